@@ -1,0 +1,84 @@
+# Needs git, make and a Python >= 3.10; uv and all else come from PyPI.
+# Another interpreter: make PYTHON=/path/to/python3.12 ...
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := check
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.9
+UV := .venv-uv/bin/uv
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := pool envs frontends
+# The first installed Python that is new enough and can make virtualenvs.
+FIND_PYTHON := bash tests/support/find_python.sh
+
+export UV_PYTHON_DOWNLOADS := never
+# The system's certificates, as pip uses them: some networks have an authority of their own.
+export UV_SYSTEM_CERTS := 1
+# An active virtualenv of the caller's is none of our business.
+unexport VIRTUAL_ENV
+
+.PHONY: check help install run test test-all test-gpu lint format typecheck bench docs clean
+
+check: lint typecheck test ## Lint, types, tests (the default)
+
+help: ## This list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
+	  || sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST))
+
+install: $(VENV)/.installed ## Make .venv with everything, when something changed
+
+run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
+	@exec $(BIN)/flashpool serve lb
+
+test: install ## Tests, without the slow and GPU ones
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+
+test-all: $(UV) ## All tests, on every supported Python installed here
+	@bash tests/support/test_all.sh $(ARGS)
+
+test-gpu: install ## The tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: install ## ruff, and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-timing
+
+format: install ## Rewrite the sources as ruff likes them
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+typecheck: install ## mypy
+	$(BIN)/mypy
+
+bench: install ## Measure against the reference of each figure (table and JSON)
+	$(UV) sync -q --frozen --inexact --group bench
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
+docs: install ## Check links and Python blocks of README and docs/
+	$(BIN)/python tests/support/check_docs.py
+
+clean: ## Remove environments, caches and builds
+	rm -rf .venv .venv-uv .venv-3.* .venv-client build dist .mypy_cache .pytest_cache .ruff_cache \
+	  .import_linter_cache .hypothesis *.egg-info
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(UV): Makefile
+	@python=$$($(FIND_PYTHON)); echo "uv $(UV_VERSION) with $$python"; \
+	  $$python -m venv --clear .venv-uv; \
+	  .venv-uv/bin/python -m pip install -q --disable-pip-version-check "uv==$(UV_VERSION)"; touch $@
+
+# An editable install links file by file, so it is made again when a file comes or goes.
+build/sources.list: FORCE
+	@mkdir -p $(@D); find $(PACKAGES) -type f -not -path '*/__pycache__/*' | LC_ALL=C sort >$@.$$$$; \
+	  if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
+
+$(VENV)/.installed: pyproject.toml uv.lock build/sources.list | $(UV)
+	@python=$$($(FIND_PYTHON) $(BIN)/python); \
+	  $(UV) sync -q --frozen --inexact --python "$$python" --reinstall-package flashpool; touch $@
+
+FORCE:

@@ -1,0 +1,1 @@
+"""Environments: from a list of requirements to a leased virtualenv."""

@@ -1,0 +1,1 @@
+"""The pool: supervisor, scheduler, zygotes, workers, GPUs, and `Pool` itself."""
