@@ -46,14 +46,15 @@ test-gpu: install ## The tests that need a GPU
 lint: install ## ruff, and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports --no-logo
 
 format: install ## Rewrite the sources as ruff likes them
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 typecheck: install ## mypy
-	$(BIN)/mypy
+	@$(BIN)/mypy -p flashpool.pool -p flashpool.envs -p flashpool.frontends | sed -E "s,build/__editable__[^/]*/flashpool/,,"
+	$(BIN)/mypy --no-strict-optional tests
 
 bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --group bench
