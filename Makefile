@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 UV_VERSION := 0.13.9
 UV := .venv-uv/bin/uv
+UV_READY := .venv-uv/.$(UV_VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := pool envs frontends
@@ -37,7 +38,7 @@ run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 test: install ## Tests, without the slow and GPU ones
 	$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
 
-test-all: $(UV) ## All tests, on every supported Python installed here
+test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(ARGS)
 
 test-gpu: install ## The tests that need a GPU
@@ -68,17 +69,17 @@ clean: ## Remove environments, caches and builds
 	  .import_linter_cache .hypothesis *.egg-info
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(UV): Makefile
+$(UV_READY):
 	@python=$$($(FIND_PYTHON)); echo "uv $(UV_VERSION) with $$python"; \
 	  $$python -m venv --clear .venv-uv; \
-	  .venv-uv/bin/python -m pip install -q --disable-pip-version-check "uv==$(UV_VERSION)"; touch $@
+	  .venv-uv/bin/python -m pip install -qq --disable-pip-version-check "uv==$(UV_VERSION)"; touch $@
 
 # An editable install links file by file, so it is made again when a file comes or goes.
 build/sources.list: FORCE
 	@mkdir -p $(@D); find $(PACKAGES) -type f -not -path '*/__pycache__/*' | LC_ALL=C sort >$@.$$$$; \
 	  if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-$(VENV)/.installed: pyproject.toml uv.lock build/sources.list | $(UV)
+$(VENV)/.installed: pyproject.toml uv.lock build/sources.list | $(UV_READY)
 	@python=$$($(FIND_PYTHON) $(BIN)/python); \
 	  $(UV) sync -q --frozen --inexact --python "$$python" --reinstall-package flashpool; touch $@
 

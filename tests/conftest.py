@@ -1,0 +1,74 @@
+"""What every test gets: a marker by folder, a private TMPDIR, and a check of what it leaves."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from support import leaks
+
+#: Folders whose tests carry the marker of the same name.
+MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu")
+#: What is still compared per test when a pool outlives it.
+OWN_KINDS: Final = frozenset({"shm", "file"})
+
+_private_tmp: Path | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _private_tmp
+    # tmp_path stays where it is, to be looked at after a failure.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    # Short, because paths of sockets may not exceed 107 bytes.
+    _private_tmp = Path(tempfile.mkdtemp(prefix="fp-"))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_private_tmp)
+    leaks.adopt_orphans()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    tempfile.tempdir = None
+    os.environ.pop("TMPDIR", None)
+    if _private_tmp:
+        shutil.rmtree(_private_tmp, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for folder in set(MARKED_FOLDERS).intersection(item.path.parts):
+            item.add_marker(folder)
+
+
+# Autouse fixtures are set up before the others of their scope and torn down after them: each
+# snapshot is older than what the test's own fixtures make, younger than what outlives it.
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_leaves_nothing() -> Iterator[None]:
+    yield from _nothing_left("the session")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_leaves_nothing(_session_leaves_nothing: None) -> Iterator[None]:
+    yield from _nothing_left("the module's fixtures")
+
+
+@pytest.fixture(autouse=True)
+def _test_leaves_nothing(
+    request: pytest.FixtureRequest, _module_leaves_nothing: None
+) -> Iterator[None]:
+    only = OWN_KINDS if request.node.get_closest_marker("shared_pool") else None
+    yield from _nothing_left("the test", only)
+
+
+def _nothing_left(who: str, only: frozenset[str] | None = None) -> Iterator[None]:
+    before = leaks.Snapshot.take()
+    yield
+    left = leaks.wait_for_leaks(before, only=only)
+    leaks.kill(left)
+    if left:
+        listing = "\n  ".join(map(str, left))
+        pytest.fail(f"{who} left behind, after {leaks.GRACE_S:g} s:\n  {listing}", pytrace=False)

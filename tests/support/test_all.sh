@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The whole suite on every supported interpreter that is installed, each in a virtualenv of
+# its own (.venv-3.x); the arguments go to pytest. Fails when one of them failed.
+set -uo pipefail
+
+uv=.venv-uv/bin/uv
+failed=() passed=()
+for version in 3.10 3.11 3.12 3.13 3.14; do
+  python=$("$uv" python find --no-project --system "$version" 2>/dev/null) || continue
+  "$python" -I -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null || continue
+  echo "== Python $version: $python"
+  if UV_PROJECT_ENVIRONMENT=.venv-$version "$uv" sync -q --frozen --python "$python" \
+      --reinstall-package flashpool && ".venv-$version/bin/python" -m pytest -m 'not gpu' "$@"
+  then passed+=("$version"); else failed+=("$version"); fi
+done
+
+[ ${#passed[@]} -gt 0 ] || [ ${#failed[@]} -gt 0 ] || { echo "no supported Python found" >&2; exit 1; }
+echo "== passed: ${passed[*]:-none}; failed: ${failed[*]:-none}"
+[ ${#failed[@]} -eq 0 ]
