@@ -6,8 +6,7 @@ set -uo pipefail
 uv=.venv-uv/bin/uv
 failed=() passed=()
 for version in 3.10 3.11 3.12 3.13 3.14; do
-  python=$("$uv" python find --no-project --system "$version" 2>/dev/null) || continue
-  "$python" -I -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null || continue
+  python=$(VERSION=$version bash tests/support/find_python.sh) || continue
   echo "== Python $version: $python"
   if UV_PROJECT_ENVIRONMENT=.venv-$version "$uv" sync -q --frozen --python "$python" \
       --reinstall-package flashpool && ".venv-$version/bin/python" -m pytest -m 'not gpu' "$@"
