@@ -36,13 +36,14 @@ run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 	@exec $(BIN)/flashpool serve lb
 
 test: install ## Tests, without the slow and GPU ones
-	$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+	@$(BIN)/python tests/support/client.py
+	$(BIN)/pytest -m 'not slow and not gpu' $(ARGS)
 
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(ARGS)
 
 test-gpu: install ## The tests that need a GPU
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/pytest -m gpu $(ARGS)
 
 lint: install ## ruff, and the direction of imports
 	$(BIN)/ruff check
@@ -65,7 +66,7 @@ docs: install ## Check links and Python blocks of README and docs/
 	$(BIN)/python tests/support/check_docs.py
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-uv .venv-3.* .venv-client build dist .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-uv .venv-3.* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis *.egg-info
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

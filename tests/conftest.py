@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from support import leaks
+from support.client import client_python as make_client_python
 
 #: Folders whose tests carry the marker of the same name.
 MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu")
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for folder in set(MARKED_FOLDERS).intersection(item.path.parts):
             item.add_marker(folder)
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Path:
+    """An interpreter that has the real client, and nothing of ours."""
+    return make_client_python()
 
 
 # Autouse fixtures are set up before the others of their scope and torn down after them: each

@@ -9,7 +9,9 @@ for version in 3.10 3.11 3.12 3.13 3.14; do
   python=$(VERSION=$version bash tests/support/find_python.sh) || continue
   echo "== Python $version: $python"
   if UV_PROJECT_ENVIRONMENT=.venv-$version "$uv" sync -q --frozen --python "$python" \
-      --reinstall-package flashpool && ".venv-$version/bin/python" -m pytest -m 'not gpu' "$@"
+      --reinstall-package flashpool \
+      && ".venv-$version/bin/python" tests/support/client.py \
+      && ".venv-$version/bin/pytest" -m 'not gpu' "$@"
   then passed+=("$version"); else failed+=("$version"); fi
 done
 

@@ -1,0 +1,152 @@
+"""Check README.md, CHANGELOG.md and docs/: links lead somewhere, Python in them is real.
+
+    links      relative ones must exist, with their #anchor; others are not fetched
+    ```python  must compile; after a line `<!-- run -->` it is also run, in a directory of its
+               own, and must exit with 0
+    ```json    must parse
+    make X     in code must be a target of the Makefile
+
+Prints what is wrong, as file:line, and exits with 1 if anything is.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+RUN_LIMIT_S: Final = 60
+_FENCE: Final = re.compile(r"^(\s*)```(\w*)\s*$")
+_LINK: Final = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+_MAKE: Final = re.compile(r"(?:^|`|\$ |&& )make ((?:-\w+ )?[a-z-]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block of code, without its indentation."""
+
+    line: int
+    language: str
+    text: str
+    is_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A Markdown file, apart into prose and code."""
+
+    path: Path
+    prose: list[tuple[int, str]]
+    blocks: list[Block]
+
+    @property
+    def anchors(self) -> set[str]:
+        return {_anchor(text) for _, text in self.prose if text.startswith("#")}
+
+
+def read_page(path: Path) -> Page:
+    prose: list[tuple[int, str]] = []
+    blocks: list[Block] = []
+    lines = list(enumerate(path.read_text("utf-8").splitlines(), 1))
+    while lines:
+        number, line = lines.pop(0)
+        opening = _FENCE.match(line)
+        if not opening:
+            prose.append((number, line))
+            continue
+        code = _take_block(lines, len(opening[1]))
+        marked = any(text.strip() == "<!-- run -->" for _, text in prose[-2:])
+        blocks.append(Block(line=number, language=opening[2], text=code, is_run=marked))
+    return Page(path=path, prose=prose, blocks=blocks)
+
+
+def _take_block(lines: list[tuple[int, str]], indent: int) -> str:
+    code = []
+    while lines:
+        _, line = lines.pop(0)
+        if _FENCE.match(line):
+            break
+        code.append(line[indent:])
+    return "\n".join(code) + "\n"
+
+
+def faults(page: Page, targets: set[str]) -> Iterator[str]:
+    for number, text in page.prose:
+        for link in _LINK.findall(text):
+            yield from _located(page, number, _link_fault(page, link))
+        for target in _MAKE.findall(text):
+            if target not in targets:
+                yield from _located(page, number, f"no such target: make {target}")
+    for block in page.blocks:
+        yield from _located(page, block.line, _block_fault(block))
+        if block.language in {"", "sh", "console", "bash"}:
+            for target in set(_MAKE.findall(block.text)) - targets:
+                yield from _located(page, block.line, f"no such target: make {target}")
+
+
+def _located(page: Page, line: int, fault: str | None) -> Iterator[str]:
+    if fault:
+        yield f"{page.path.relative_to(ROOT)}:{line}: {fault}"
+
+
+def _link_fault(page: Page, link: str) -> str | None:
+    if re.match(r"[a-z]+:", link):
+        return None
+    target, _, anchor = link.partition("#")
+    path = (page.path.parent / target) if target else page.path
+    if not path.exists():
+        return f"dead link: {link}"
+    if anchor and path.suffix == ".md" and anchor not in read_page(path).anchors:
+        return f"no such heading: {link}"
+    return None
+
+
+def _block_fault(block: Block) -> str | None:
+    try:
+        if block.language == "python":
+            compile(block.text, "block", "exec")
+        elif block.language == "json":
+            json.loads(block.text)
+    except (SyntaxError, ValueError) as error:
+        return f"{block.language} block: {error}"
+    return _run_fault(block) if block.is_run else None
+
+
+def _run_fault(block: Block) -> str | None:
+    program = [sys.executable] if block.language == "python" else ["bash", "-e"]
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "example"
+        script.write_text(block.text, "utf-8")
+        run = subprocess.run(
+            [*program, str(script)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=RUN_LIMIT_S,
+            check=False,
+        )
+    return (
+        f"block exits with {run.returncode}:\n{run.stdout}{run.stderr}" if run.returncode else None
+    )
+
+
+def _anchor(heading: str) -> str:
+    words = re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower())
+    return words.replace(" ", "-")
+
+
+def main() -> int:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    found = [fault for page in pages for fault in faults(read_page(page), targets)]
+    print("\n".join(found) if found else f"{len(pages)} pages are sound")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
