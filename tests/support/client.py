@@ -42,6 +42,7 @@ def _build() -> None:
             **{name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"},
             "UV_PROJECT_ENVIRONMENT": str(_VENV),
             "UV_PYTHON_DOWNLOADS": "never",
+            "UV_SYSTEM_CERTS": "1",
         },
         check=True,
     )
