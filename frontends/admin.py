@@ -1,0 +1,67 @@
+"""The admin listener: ``GET /stats``, on a port of its own, loopback unless told otherwise.
+
+It shares the supervisor's loop, and so needs no lock: a snapshot is taken and encoded
+between two events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import msgspec
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from flashpool.pool.settings import Settings
+
+from .listener import Listener, ListenError, bind
+from .service import CallPool
+
+
+def create_admin_app(pool: CallPool) -> FastAPI:
+    """The application of the admin listener."""
+
+    async def stats(_request: Request) -> Response:
+        return Response(msgspec.json.encode(pool.stats()), media_type="application/json")
+
+    return FastAPI(
+        title="flashpool admin",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        routes=[Route("/stats", stats, methods=["GET"])],
+    )
+
+
+def bind_admin(settings: Settings) -> socket.socket:
+    """The admin socket. The default port gives way to a free one when it is taken."""
+    try:
+        return bind(settings.admin_host, settings.admin_port, "FLASHPOOL_ADMIN_PORT")
+    except ListenError:
+        if settings.origins.get("admin_port") == "environment":
+            raise
+        # A second server on a machine should not need a second setting.
+        return bind(settings.admin_host, 0, "FLASHPOOL_ADMIN_HOST")
+
+
+class Admin:
+    """The admin listener's life."""
+
+    def __init__(self, pool: CallPool, settings: Settings, sock: socket.socket) -> None:
+        self._listener = Listener(create_admin_app(pool), settings)
+        self._sock = sock
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        self._serving = asyncio.ensure_future(self._listener.serve(sockets=[self._sock]))
+
+    async def stop(self) -> None:
+        """Close every connection and the socket."""
+        if self._serving is not None:
+            self._listener.should_exit = True
+            await self._serving
+        self._sock.close()

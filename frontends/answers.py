@@ -1,0 +1,144 @@
+"""From an `Outcome`, or a refusal, to the bytes of a response.
+
+    success   {"success":true,"result":"<base64>", ... ,"receipt":{...}}
+    failure   {"success":false,"error":"<message + traceback>","error_type": ... }
+
+The result is the largest part and arrives encoded, so a response is put together by
+joining bytes; nothing of it is parsed. The old worker's fields are all there, ours
+(``error_type``, ``exception``, ``details``, ``receipt``) stand beside them.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from flashpool.pool.calls import Outcome
+from flashpool.pool.errors import FlashpoolError
+
+#: HTTP status of the refusals; everything else is the result of a call, and 200.
+STATUS: Final[Mapping[str, int]] = {
+    "InvalidRequest": 422,
+    "Unauthorized": 401,
+    "PayloadTooLarge": 413,
+    "Overloaded": 503,
+    "PoolClosed": 503,
+}
+
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+_ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
+_encode: Final = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response: status, JSON body, and when to come back where that helps."""
+
+    status: int
+    body: bytes
+    retry_after: int | None = None
+
+
+def of_outcome(outcome: Outcome, result_limit: int | None) -> Answer:
+    """The response of a call that was taken."""
+    if outcome.ok:
+        outcome = _checked(outcome, result_limit)
+    if outcome.ok:
+        return Answer(200, _success(outcome))
+    status = 200 if outcome.from_user else STATUS.get(outcome.error_type or "", 200)
+    return Answer(status, _failure(outcome), _retry_after(status, outcome.details))
+
+
+def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
+    """The response of a request that was refused."""
+    name = type(error).__name__
+    status = status or STATUS.get(name, 200)
+    outcome = Outcome(error_type=name, error=error.message, details=error.details)
+    return Answer(status, _failure(outcome), _retry_after(status, error.details))
+
+
+def _success(outcome: Outcome) -> bytes:
+    if outcome.format == "json":
+        head, tail = b'{"success":true,"result":null,"json_result":', b',"error":null,"stdout":'
+    else:
+        head, tail = b'{"success":true,"result":"', b'","json_result":null,"error":null,"stdout":'
+    return b"".join(
+        (
+            head,
+            outcome.body,
+            tail,
+            _text(outcome.output),
+            b',"instance_id":null,"instance_info":null,"receipt":',
+            _encode(outcome.receipt.as_dict()),
+            b"}",
+        )
+    )
+
+
+def _failure(outcome: Outcome) -> bytes:
+    fields = {
+        "success": False,
+        "result": None,
+        "json_result": None,
+        # An empty error would read as "unknown error" at the client.
+        "error": outcome.error or outcome.error_type,
+        "stdout": msgspec.Raw(_text(outcome.output)),
+        "instance_id": None,
+        "instance_info": None,
+        "error_type": outcome.error_type,
+        "details": outcome.details,
+        "receipt": outcome.receipt.as_dict(),
+    }
+    if outcome.exception:
+        fields["exception"] = base64.b64encode(outcome.exception).decode("ascii")
+    return _encode(fields)
+
+
+def _text(output: bytes) -> bytes:
+    return _encode(output.decode("utf-8", "replace")) if output else b'""'
+
+
+def _checked(outcome: Outcome, limit: int | None) -> Outcome:
+    """The outcome, or a failure in its place when its body cannot stand in a response."""
+    size = len(outcome.body)
+    if limit is not None and size > limit:
+        return _instead(
+            outcome,
+            "ResultTooLarge",
+            f"The encoded result has {size} bytes, the limit is {limit} "
+            "(FLASHPOOL_RESULT_LIMIT_MB). Return less, or write it to the volume.",
+            size=size,
+            limit=limit,
+        )
+    if _may_stand(outcome):
+        return outcome
+    # Only user code that found the worker's channel can have written this.
+    return _instead(outcome, "WorkerCrashed", "The worker sent a result that is none.")
+
+
+def _may_stand(outcome: Outcome) -> bool:
+    if outcome.format != "json":
+        return not outcome.body.translate(None, _BASE64)
+    try:
+        outcome.body.decode()
+        _ANY_JSON.decode(outcome.body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _instead(outcome: Outcome, error_type: str, message: str, **details: int) -> Outcome:
+    error = f"{error_type}: {message}"
+    return replace(outcome, body=b"", error_type=error_type, error=error, details=details)
+
+
+def _retry_after(status: int, details: Mapping[str, object]) -> int | None:
+    if status != 503:
+        return None
+    seconds = details.get("retry_after_s")
+    return max(1, math.ceil(seconds)) if isinstance(seconds, (int, float)) else 1

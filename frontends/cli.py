@@ -1,0 +1,148 @@
+"""The ``flashpool`` command. What a subcommand needs is imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    import socket
+
+    from flashpool.pool.settings import Settings
+
+#: Exit status of a call that failed; click's own for a wrong command line is 2.
+CALL_FAILED = 1
+CANNOT_START = 2
+
+
+def _print_version(context: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(f"flashpool {_version()}")
+        context.exit()
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("flashpool")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """Run every call in a process of its own.
+
+    Settings are FLASHPOOL_* variables: `flashpool settings` lists them.
+    """
+
+
+@main.group()
+def serve() -> None:
+    """Serve calls to clients."""
+
+
+@serve.command("lb")
+@click.option("--host", help="Address to listen on, instead of FLASHPOOL_HOST.")
+@click.option("--port", type=int, help="Port to listen on, instead of FLASHPOOL_PORT.")
+def serve_lb(host: str | None, port: int | None) -> None:
+    """Serve POST /execute, GET /ping and GET /health.
+
+    The first SIGTERM or SIGINT lets running calls finish, the second ends them.
+    """
+    settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
+    _configure_log(settings)
+    from . import serving
+    from .listener import ListenError
+
+    try:
+        serving.serve_lb(settings, lambda sock, admin: _announce(settings, sock, admin))
+    except (ListenError, serving.OpenServerError) as error:
+        _die(str(error))
+
+
+@main.command()
+@click.argument("target", metavar="FILE.py:FUNCTION")
+@click.argument("arguments", metavar="[ARGS]", default="[]")
+@click.option("--timeout", type=float, help="Seconds it may run; no limit when left out.")
+@click.option("--memory-mb", type=int, help="MiB its processes may hold.")
+def call(target: str, arguments: str, timeout: float | None, memory_mb: int | None) -> None:
+    """Run one function of a file, in a process of its own.
+
+    ARGS is JSON: a list of arguments, an object of keyword arguments, or a single value.
+    The function's output goes to stderr as it comes, its result to stdout as JSON. The
+    exit status is 1 when the call failed.
+    """
+    settings = _settings()
+    _configure_log(settings)
+    from . import local_call
+
+    try:
+        request = local_call.read_request(target, arguments)
+    except local_call.UsageError as error:
+        raise click.UsageError(str(error)) from None
+    outcome = local_call.run(request, settings, timeout_s=timeout, memory_mb=memory_mb)
+    if outcome.ok:
+        click.echo(outcome.body)
+        return
+    local_call.show_failure(outcome)
+    sys.exit(CALL_FAILED)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
+def settings(as_json: bool) -> None:
+    """List every setting: value, where it came from, default, meaning."""
+    values = _settings()
+    from . import settings_table
+
+    click.echo(settings_table.as_json(values) if as_json else settings_table.as_table(values))
+
+
+def _settings(**given: str | int | None) -> Settings:
+    """The settings in force, options of the command line included; exits when they are wrong."""
+    import os
+
+    from flashpool.pool.settings import Settings, SettingsError, unknown
+
+    options = {name: str(value) for name, value in given.items() if value is not None}
+    for sentence in unknown():
+        click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+    try:
+        return Settings.from_environ({**os.environ, **options})
+    except SettingsError as error:
+        _die("\n".join(error.problems))
+
+
+def _die(message: str) -> NoReturn:
+    for line in message.splitlines():
+        click.secho(f"Error: {line}", fg="red", err=True)
+    sys.exit(CANNOT_START)
+
+
+def _configure_log(settings: Settings) -> None:
+    import logging
+
+    logging.basicConfig(
+        level=settings.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    # Its start-up lines say what ours say; its warnings are about single clients.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:
+    from .banner import banner
+    from .listener import url
+
+    click.echo(banner(settings, _version(), url(sock), url(admin)), err=True)

@@ -1,0 +1,128 @@
+"""``flashpool call``: one function of a file, in a pool of its own, its output live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flashpool.pool.calls import Call, Codec, Limits, Outcome
+from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.settings import Settings
+from flashpool.pool.supervisor import Supervisor
+
+
+class UsageError(Exception):
+    """The command line names no function, or no JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A function, where it lives, and the request that calls it."""
+
+    function: str
+    folder: str
+    body: bytes
+
+
+def read_request(target: str, arguments: str) -> Request:
+    """What the command line asks for."""
+    path, separator, function = target.rpartition(":")
+    if not separator or not function.isidentifier():
+        raise UsageError(f"{target!r} is not FILE.py:FUNCTION")
+    try:
+        source = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {path}: {error}") from None
+    try:
+        values = json.loads(arguments)
+    except ValueError as error:
+        raise UsageError(f"ARGS is not JSON: {error}") from None
+    body = {
+        "function_name": function,
+        # The whole file: the function keeps its imports, constants and neighbours.
+        "function_code": source,
+        "args": values if isinstance(values, list) else [],
+        "kwargs": values if isinstance(values, dict) else {},
+        "serialization_format": "json",
+    }
+    if not isinstance(values, (list, dict)):
+        body["args"] = [values]
+    return Request(
+        function=function,
+        folder=os.path.dirname(os.path.abspath(path)),
+        body=json.dumps(body).encode(),
+    )
+
+
+class _Live:
+    """A sink that copies output to stderr as it comes."""
+
+    wants_output = True
+
+    def __init__(self, outcome: asyncio.Future[Outcome]) -> None:
+        self.outcome = outcome
+
+    def output(self, chunk: bytes) -> None:
+        """Pass it on."""
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """Not asked for: a generator's items come as a list."""
+
+    def done(self, outcome: Outcome) -> None:
+        """The end."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+def run(
+    request: Request, settings: Settings, *, timeout_s: float | None, memory_mb: int | None
+) -> Outcome:
+    """Run it in a pool made for it; Ctrl-C cancels it."""
+    config = replace(
+        settings.to_pool_config(),
+        slots=1,
+        max_spares=1,
+        call_timeout_s=None,
+        extra_path=(request.folder,),
+        # The user's own shell: their program sees what it would see without us.
+        worker_env=dict(os.environ),
+    )
+    call = Call(
+        codec=Codec.FLASH,
+        body=request.body,
+        label=request.function,
+        limits=Limits(run_s=timeout_s, memory_mb=memory_mb),
+    )
+    return asyncio.run(_run(Supervisor(config), call))
+
+
+async def _run(pool: Supervisor, call: Call) -> Outcome:
+    loop = asyncio.get_running_loop()
+    await pool.start()
+    try:
+        live = _Live(loop.create_future())
+        call_id = pool.submit(call, live)
+        loop.add_signal_handler(signal.SIGINT, pool.cancel, call_id, "interrupted")
+        return await live.outcome
+    except FlashpoolError as error:
+        return Outcome(error_type=type(error).__name__, error=error.message, details=error.details)
+    finally:
+        await pool.stop()
+
+
+def show_failure(outcome: Outcome) -> None:
+    """The failure on stderr: the traceback as it was, then what ended the call."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(outcome.error or "", style="red"))
+    if not outcome.from_user:
+        console.print(Text(f"The call ended as {outcome.error_type}.", style="bold"))

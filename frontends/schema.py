@@ -1,0 +1,172 @@
+"""What a request may say: the fields of a FunctionRequest, checked without reading it twice.
+
+Only what the server itself acts on is decoded. Source, arguments and shipped modules stay
+spans of the body (`msgspec.Raw`): their syntax is checked, the worker reads them. So a
+request is refused here for what no worker could do anything with, and user data is
+nowhere turned into objects in the server.
+
+Both ends read a body alike: of a key given twice, the last one counts; NaN, Infinity and
+lone surrogates are no JSON. No message repeats what was sent.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from flashpool.pool.errors import InvalidRequest
+
+#: Longest function name, and most entries of a list or table the server reads.
+NAME_LIMIT: Final = 256
+COUNT_LIMIT: Final = 1000
+TEXT_LIMIT: Final = 32 * 1024
+#: A year: a larger limit is a mistake, and would overflow timers.
+SECONDS_LIMIT: Final = 366 * 24 * 3600.0
+
+_NULL: Final = Raw(b"null")
+
+
+class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
+    """The control fields of a request, and spans of the rest; other fields are ignored."""
+
+    function_name: str | None = None
+    function_code: Raw = _NULL
+    args: Raw = _NULL
+    kwargs: Raw = _NULL
+    modules: Raw = _NULL
+    dependencies: list[str] | None = None
+    system_dependencies: list[str] | None = None
+    execution_type: str = "function"
+    class_name: str | None = None
+    class_code: Raw = _NULL
+    constructor_args: Raw = _NULL
+    constructor_kwargs: Raw = _NULL
+    method_name: str | None = None
+    instance_id: str | None = None
+    create_new_instance: bool | None = None
+    accelerate_downloads: bool | None = None
+    serialization_format: str | None = None
+    # Optional fields of ours.
+    timeout_s: float | None = None
+    memory_mb: int | None = None
+    gpus: int | None = None
+    env: dict[str, str] | None = None
+    python_version: str | None = None
+    refresh: bool | None = None
+    isolation: str | None = None
+    idempotent: bool | None = None
+
+
+class _Body(FunctionRequest, frozen=True, gc=False):
+    """A request as it stands, or one wrapped as a job: ``{"input": {...}}``."""
+
+    input: Raw = _NULL
+
+
+_BODY: Final = msgspec.json.Decoder(_Body)
+_REQUEST: Final = msgspec.json.Decoder(FunctionRequest)
+
+
+def decode(body: bytes) -> tuple[FunctionRequest, bytes]:
+    """The request, checked, and its own bytes without a wrapper; or `InvalidRequest`."""
+    try:
+        request: FunctionRequest = _BODY.decode(body)
+        if _is_object(request.input):  # type: ignore[attr-defined]
+            body = bytes(request.input)  # type: ignore[attr-defined]
+            request = _REQUEST.decode(body)
+        if not body.isascii():
+            body.decode()  # spans are not decoded, so their bytes were not checked
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"The request does not fit: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body is no JSON: {_without_data(error)}") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply") from None
+    _check(request)
+    return request, body
+
+
+def _without_data(error: Exception) -> str:
+    # UnicodeDecodeError would quote the byte.
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _is_object(raw: Raw) -> bool:
+    return memoryview(raw)[:1] == b"{"
+
+
+def _check(request: FunctionRequest) -> None:
+    if request.execution_type == "function":
+        _check_code("function_name", request.function_name, "function_code", request.function_code)
+    elif request.execution_type == "class":
+        _check_code("class_name", request.class_name, "class_code", request.class_code)
+        _check_name("method_name", request.method_name or "__call__")
+    else:
+        raise InvalidRequest("execution_type must be function or class")
+    _check_format(request)
+    _check_shape("args", request.args, b"[")
+    _check_shape("kwargs", request.kwargs, b"{")
+    _check_shape("modules", request.modules, b"{")
+    _check_shape("constructor_args", request.constructor_args, b"[")
+    _check_shape("constructor_kwargs", request.constructor_kwargs, b"{")
+    if request.timeout_s is not None and not 0 < request.timeout_s <= SECONDS_LIMIT:
+        raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_LIMIT:.0f}")
+    if request.memory_mb is not None and not 1 <= request.memory_mb < 1 << 40:
+        raise InvalidRequest("memory_mb must be 1 or more")
+    if request.gpus is not None and not 0 <= request.gpus <= COUNT_LIMIT:
+        raise InvalidRequest("gpus must be 0 or more")
+    if request.isolation not in (None, "call"):
+        raise InvalidRequest("isolation must be call")
+    if request.env:
+        _check_env(request.env)
+    for name in ("dependencies", "system_dependencies"):
+        _check_list(name, getattr(request, name))
+
+
+def _check_code(name_field: str, name: str | None, code_field: str, code: Raw) -> None:
+    if not name:
+        raise InvalidRequest(f"{name_field} is required")
+    _check_name(name_field, name)
+    if memoryview(code)[:1] != b'"':
+        raise InvalidRequest(f"{code_field} is required, and must be text")
+    span = bytes(code)
+    if b"\\u0000" in span and "\0" in msgspec.json.decode(span, type=str):
+        raise InvalidRequest(f"{code_field} holds a NUL character")
+
+
+def _check_name(field: str, name: str) -> None:
+    if len(name) > NAME_LIMIT or not name.isidentifier():
+        raise InvalidRequest(f"{field} must be an identifier of at most {NAME_LIMIT} characters")
+
+
+def _check_shape(field: str, raw: Raw, opening: bytes) -> None:
+    if (first := memoryview(raw)[:1]) != opening and first != b"n":
+        raise InvalidRequest(f"{field} must be {'a list' if opening == b'[' else 'an object'}")
+
+
+def _check_format(request: FunctionRequest) -> None:
+    if request.serialization_format in (None, "cloudpickle"):
+        return
+    if request.serialization_format != "json":
+        raise InvalidRequest("serialization_format must be cloudpickle or json")
+    for raw in (request.args, request.kwargs):
+        try:
+            # Not for the values: a number no float can hold would arrive as infinity.
+            msgspec.json.decode(raw)
+        except msgspec.MsgspecError as error:
+            raise InvalidRequest(f"The arguments cannot be read: {error}") from None
+
+
+def _check_env(env: dict[str, str]) -> None:
+    if len(env) > COUNT_LIMIT or sum(map(len, env.values())) > TEXT_LIMIT:
+        raise InvalidRequest("env holds too much")
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidRequest("env holds a name or value that no process can have")
+
+
+def _check_list(field: str, entries: list[str] | None) -> None:
+    if entries and (len(entries) > COUNT_LIMIT or sum(map(len, entries)) > TEXT_LIMIT):
+        raise InvalidRequest(f"{field} holds too much")

@@ -1,0 +1,182 @@
+"""What all front-ends do with a request, whatever carried it.
+
+    bytes --prepare--> Call --submit--> Pending ..outcome.. --answer--> Answer
+            |                  |
+            InvalidRequest,    Overloaded, PoolClosed
+            EnvironmentError
+
+`prepare` is where an environment is found; it alone may take time. The pool is reached
+through `CallPool`, the few methods a front-end needs, so that it may live elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+from flashpool.pool.calls import BASE_ENVIRONMENT, Call, Codec, Limits, Outcome, Sink
+from flashpool.pool.errors import FlashpoolError, InvalidRequest, Overloaded
+
+from . import answers, schema
+from .answers import Answer
+from .base_only import Environments, Spec
+
+log = logging.getLogger(__name__)
+
+
+class CallPool(Protocol):
+    """The pool as front-ends see it; `Supervisor` is one."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls start at once."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are refused."""
+
+    async def start(self) -> None:
+        """Begin to start."""
+
+    async def wait_ready(self) -> None:
+        """Until `ready`, or raise."""
+
+    def submit(self, call: Call, sink: Sink) -> int:
+        """Take a call, or raise `Overloaded` or `PoolClosed`."""
+
+    def cancel(self, call_id: int, reason: str = "cancelled") -> None:
+        """End a call."""
+
+    async def drain(self, limit_s: float) -> bool:
+        """Refuse new calls, wait for the running ones."""
+
+    async def stop(self) -> None:
+        """End everything."""
+
+    def stats(self) -> Any:
+        """Counts and lists, as dataclasses."""
+
+
+class Pending:
+    """A submitted call: the sink of its outcome."""
+
+    __slots__ = ("_pool", "call_id", "outcome")
+
+    wants_output = False
+
+    def __init__(self, pool: CallPool, outcome: asyncio.Future[Outcome]) -> None:
+        self._pool = pool
+        self.outcome = outcome
+        self.call_id = 0
+
+    def cancel(self, reason: str) -> None:
+        """Have the call ended; its outcome still comes."""
+        if not self.outcome.done():
+            self._pool.cancel(self.call_id, reason)
+
+    def output(self, chunk: bytes) -> None:
+        """Not asked for."""
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """Not asked for."""
+
+    def done(self, outcome: Outcome) -> None:
+        """The end; who waited may have left."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+class Service:
+    """Requests in, answers out, over one pool."""
+
+    def __init__(
+        self, pool: CallPool, environments: Environments, *, result_limit: int | None
+    ) -> None:
+        self.pool = pool
+        self._environments = environments
+        self._result_limit = result_limit
+        self._starting: asyncio.Task[None] | None = None
+        self._failure: FlashpoolError | None = None
+
+    async def start(self) -> None:
+        """Start the pool; returns before it is ready."""
+        await self.pool.start()
+        self._starting = asyncio.ensure_future(self._watch_start())
+
+    async def _watch_start(self) -> None:
+        try:
+            await self.pool.wait_ready()
+            log.info("Ready")
+        except FlashpoolError as error:
+            self._failure = error
+            log.error("The base environment does not start: %s", error)  # noqa: TRY400 - told in full
+
+    async def stop(self) -> None:
+        """End the pool and everything in it."""
+        if self._starting is not None:
+            self._starting.cancel()
+        await self.pool.stop()
+
+    def health(self) -> int:
+        """200 ready, 204 starting, 503 neither: as a load balancer's probe reads it."""
+        if self.pool.draining:
+            return 503
+        if self.pool.ready:
+            return 200
+        return 503 if self._failure else 204
+
+    async def prepare(self, body: bytes) -> Call:
+        """The call a request asks for."""
+        if self.pool.draining:
+            raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
+        request, body = schema.decode(body)
+        spec = _spec(request)
+        if request.gpus:
+            raise InvalidRequest("gpus: this server assigns none")
+        return Call(
+            codec=Codec.FLASH,
+            body=body,
+            label=request.function_name or request.class_name or "call",
+            function_key=_function_key(request),
+            environment=await self._environments.resolve(spec) if spec else BASE_ENVIRONMENT,
+            limits=Limits(
+                run_s=request.timeout_s,
+                memory_mb=request.memory_mb,
+                result_bytes=self._result_limit,
+            ),
+            env=request.env or {},
+            idempotent=bool(request.idempotent),
+        )
+
+    def submit(self, call: Call) -> Pending:
+        """Hand a call to the pool."""
+        pending = Pending(self.pool, asyncio.get_running_loop().create_future())
+        pending.call_id = self.pool.submit(call, pending)
+        return pending
+
+    def answer(self, outcome: Outcome) -> Answer:
+        """The response of a call that ended."""
+        return answers.of_outcome(outcome, self._result_limit)
+
+
+def _spec(request: schema.FunctionRequest) -> Spec | None:
+    if not (request.dependencies or request.system_dependencies or request.python_version):
+        return None
+    return Spec(
+        requirements=tuple(request.dependencies or ()),
+        system=tuple(request.system_dependencies or ()),
+        python_version=request.python_version,
+    )
+
+
+def _function_key(request: schema.FunctionRequest) -> int:
+    # A collision costs a preload that does not fit, nothing else: the hash will do.
+    return hash(
+        (
+            request.function_name or request.class_name,
+            bytes(request.function_code),
+            bytes(request.class_code),
+            bytes(request.modules),
+        )
+    )

@@ -1,0 +1,151 @@
+"""``flashpool serve lb``: from settings to a process that ends with exit status 0.
+
+    bind both sockets -> harden -> loop: service, admin, /execute -> first signal: drain
+      |                                                               |  (second: at once)
+      `- ListenError, OpenServerError: nothing was started            `-> stop, close, 0
+
+While it drains the listener stays open: probes must hear 503 and calls be told to come
+back, which a closed port could not say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
+from typing import Any
+
+from flashpool.pool.settings import Settings
+from flashpool.pool.supervisor import Supervisor
+
+from .admin import Admin, bind_admin
+from .base_only import BaseOnly
+from .hardening import harden
+from .lb import create_app
+from .listener import Listener, bind
+from .service import Service
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class OpenServerError(Exception):
+    """Anybody on the network could run code here; the message says how to prevent it."""
+
+
+class LbServer(Listener):
+    """The listener of ``/execute``; its first signal begins a drain, its second cuts it."""
+
+    def __init__(
+        self, service: Service, admin: Admin, settings: Settings, on_start: Callable[[], None]
+    ) -> None:
+        super().__init__(create_app(service, settings, admin), settings)
+        self._service = service
+        self._drain_s = settings.drain_s
+        self._on_start = on_start
+        self._leaving: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say where."""
+        await super().startup(sockets)
+        self._on_start()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Have signals queued for the loop."""
+        loop = asyncio.get_running_loop()
+
+        def enqueue(signum: int, _frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._on_signal, signum)
+
+        before = {signum: signal.signal(signum, enqueue) for signum in _SIGNALS}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _on_signal(self, signum: int) -> None:
+        name = signal.Signals(signum).name
+        if self._leaving is None:
+            log.info("%s: draining for at most %g s", name, self._drain_s)
+            self._leaving = asyncio.ensure_future(self._leave())
+        else:
+            log.info("%s again: leaving at once", name)
+            self._hurry.set()
+
+    async def _leave(self) -> None:
+        drained = asyncio.ensure_future(self._service.pool.drain(self._drain_s))
+        hurried = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            # Calls still there end as cancelled, and their clients hear of it before the
+            # listener closes.
+            await self._service.stop()
+        finally:
+            drained.cancel()
+            hurried.cancel()
+            self.should_exit = True
+
+
+def serve_lb(settings: Settings, announce: Callable[[socket.socket, socket.socket], None]) -> None:
+    """Serve until a signal. ``announce`` is called with both sockets once it listens."""
+    check_open(settings)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(bind(settings.host, settings.port, "FLASHPOOL_PORT"))
+        admin_sock = stack.enter_context(bind_admin(settings))
+        harden()
+        _run(_serve(settings, sock, admin_sock, announce))
+
+
+async def _serve(
+    settings: Settings,
+    sock: socket.socket,
+    admin_sock: socket.socket,
+    announce: Callable[[socket.socket, socket.socket], None],
+) -> None:
+    pool = Supervisor(settings.to_pool_config())
+    service = Service(
+        pool,
+        BaseOnly(settings.base_python),
+        result_limit=settings.result_limit_mb * 1024 * 1024,
+    )
+    admin = Admin(pool, settings, admin_sock)
+    server = LbServer(service, admin, settings, lambda: announce(sock, admin_sock))
+    await server.serve(sockets=[sock])
+
+
+def check_open(settings: Settings) -> None:
+    """Refuse to serve code execution to a whole network by accident."""
+    if settings.token or settings.on_pod or settings.allow_open or is_loopback(settings.host):
+        return
+    raise OpenServerError(
+        f"Refusing to listen on {settings.host} without a token: whoever reaches it could run "
+        "code here. Set FLASHPOOL_TOKEN, or FLASHPOOL_HOST=127.0.0.1, or, where the network "
+        "itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)

@@ -1,0 +1,124 @@
+"""Kinds of settings: how a variable's text becomes a value, and what is accepted in words."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+_YES: Final = {"1", "true", "yes", "on"}
+_NO: Final = {"0", "false", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """``parse`` raises ValueError, with the reason when it is not plain from ``accepts``."""
+
+    parse: Callable[[str], Any]
+    accepts: str
+
+
+def integer(low: int, high: int) -> Kind:
+    """A whole number from low to high."""
+
+    def parse(text: str) -> int:
+        value = _plain_int(text)
+        if not low <= value <= high:
+            raise ValueError("out of range")
+        return value
+
+    return Kind(parse=parse, accepts=f"a whole number from {low} to {high}")
+
+
+def _plain_int(text: str) -> int:
+    # int() would take 1_000 and other scripts' digits, which is never meant.
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError
+    return int(text)
+
+
+def seconds(*, zero: bool = False) -> Kind:
+    """A finite number of seconds."""
+
+    def parse(text: str) -> float:
+        value = _plain_float(text)
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            raise ValueError("out of range")
+        return value
+
+    return Kind(parse=parse, accepts="seconds, 0 or more" if zero else "seconds, more than 0")
+
+
+def _plain_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError from None
+
+
+def optional(kind: Kind) -> Kind:
+    """``none``, or a value of that kind."""
+    return Kind(
+        parse=lambda text: None if text.lower() == "none" else kind.parse(text),
+        accepts=f"{kind.accepts}, or none",
+    )
+
+
+def choice(*options: str) -> Kind:
+    """One of a few words, in any case."""
+    by_folded = {option.lower(): option for option in options}
+
+    def parse(text: str) -> str:
+        if text.lower() not in by_folded:
+            raise ValueError
+        return by_folded[text.lower()]
+
+    return Kind(parse=parse, accepts=", ".join(options))
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _YES | _NO:
+        raise ValueError
+    return text.lower() in _YES
+
+
+def _words(text: str) -> tuple[str, ...]:
+    if text.lower() == "none":
+        return ()
+    return tuple(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def _modules(text: str) -> tuple[str, ...]:
+    names = _words(text)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{name!r} is not a module's name")
+    return names
+
+
+def _interpreter(text: str) -> str:
+    found = shutil.which(os.path.expanduser(text))
+    if found is None:
+        raise ValueError("no such program")
+    return os.path.abspath(found)
+
+
+def _token(text: str) -> str:
+    if text.lower() == "none":
+        return ""
+    # Anything else could not be sent in a header, and would lock everybody out.
+    if not (text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError("a header cannot carry it")
+    return text
+
+
+TEXT: Final = Kind(parse=str, accepts="a host name or address")
+TOKEN: Final = Kind(parse=_token, accepts="printable ASCII without blanks, or none")
+PORT: Final = integer(0, 65535)
+BOOLEAN: Final = Kind(parse=_boolean, accepts="yes or no (1, 0, true, false, on, off)")
+PATTERNS: Final = Kind(parse=_words, accepts="names or patterns with *, by commas, or none")
+MODULES: Final = Kind(parse=_modules, accepts="module names, by commas, or none")
+INTERPRETER: Final = Kind(parse=_interpreter, accepts="the path or name of a Python interpreter")

@@ -1,0 +1,51 @@
+"""Which of the server's environment variables the code of calls may see.
+
+A worker runs whatever a client sends, so it gets a list of allowed names (what programs
+need to find libraries, caches, devices and certificates), what ``FLASHPOOL_PASS_ENV``
+adds, and nothing else. The server's own secrets match no pattern, ``*`` included: only
+their exact name, written out, hands one on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Final
+
+#: Never matched by a pattern.
+SECRETS: Final = frozenset(
+    {"RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "FLASHPOOL_TOKEN", "FLASHPOOL_VOLUME_KEY"}
+)
+
+#: What every call may see where the server has it.
+ALLOWED: Final = (
+    # The account and its places
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "HOSTNAME"),
+    *("TMPDIR", "TEMP", "TMP", "XDG_*"),
+    # Language and time
+    *("LANG", "LANGUAGE", "LC_*", "TZ", "TZDIR"),
+    # Libraries, compilers, processors
+    *("LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CFLAGS", "LDFLAGS"),
+    *("OMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*", "NUMEXPR_*", "KMP_*", "GOMP_*", "MALLOC_*"),
+    # Devices
+    *("CUDA_*", "CUDNN_*", "NVIDIA_*", "NCCL_*", "NV_*", "NVTE_*", "TRITON_*"),
+    # Models and their caches
+    *("HF_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "DIFFUSERS_*", "TORCH*", "PYTORCH_*"),
+    *("XLA_*", "JAX_*", "TF_*", "VLLM_*", "TOKENIZERS_PARALLELISM", "MPLBACKEND"),
+    # The way out of the network
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+)
+
+
+def worker_env(environ: Mapping[str, str], pass_env: Iterable[str]) -> dict[str, str]:
+    """The environment of workers: complete, nothing is added to it later."""
+    patterns = (*ALLOWED, *pass_env)
+    return {name: value for name, value in environ.items() if _may_pass(name, patterns)}
+
+
+def _may_pass(name: str, patterns: tuple[str, ...]) -> bool:
+    if name in SECRETS:
+        return name in patterns
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
