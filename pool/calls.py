@@ -1,0 +1,164 @@
+"""What goes into the pool and what comes out: `Call`, `Outcome`, `Receipt`.
+
+A front-end makes a `Call` (bytes the pool never looks into, and limits), submits it
+with a `Sink`, and hears of it through the sink on the supervisor's thread: output as it
+is written, items of a generator as they are yielded, and exactly one `Outcome`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+#: The environment of calls that name no packages: the base interpreter as it is.
+BASE_ENVIRONMENT: Final = "base"
+
+
+class Codec(enum.Enum):
+    """How a worker reads the body of a call and writes its result."""
+
+    #: A JSON FunctionRequest; the result is base64 text of a cloudpickle (or JSON text
+    #: when the request says ``serialization_format: json``).
+    FLASH = "flash"
+    #: Pickled callable and arguments, large buffers in descriptors beside it.
+    PICKLE = "pickle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one call may use. ``None`` is no limit."""
+
+    #: Seconds of running, from the moment a worker has the call.
+    run_s: float | None = None
+    #: Seconds in the queue.
+    queue_s: float | None = None
+    #: Mebibytes of memory of the call's whole process tree.
+    memory_mb: int | None = None
+    #: Bytes of encoded result.
+    result_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One function or method to run. The pool never looks into ``body``."""
+
+    codec: Codec
+    body: bytes
+    #: Descriptors that travel beside the body; owned by the pool once submitted, which
+    #: closes them when they were sent or the call ended.
+    fds: tuple[int, ...] = ()
+    #: What to call it in stats and messages.
+    label: str = "call"
+    #: Equal for calls of the same code: what one imported, the next finds preloaded.
+    function_key: Hashable = None
+    environment: str = BASE_ENVIRONMENT
+    limits: Limits = field(default_factory=Limits)
+    #: Environment variables of this call alone.
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Items of a generator go to the sink one by one; else they are collected to a list.
+    stream: bool = False
+    #: Safe to run again after its worker died half-way.
+    idempotent: bool = False
+
+
+class Phase(enum.Enum):
+    """Where a call is; the phase of a `Timeout` is one of these values."""
+
+    QUEUE = "queue"
+    BUILD = "build"
+    START = "start"
+    RUN = "run"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a call cost and where it ran; JSON-able through `as_dict`.
+
+    Seconds are of the monotonic clock. ``exit`` is ``"clean"``, ``"exit N"`` or
+    ``"signal N"``, or None while the worker was still leaving.
+    """
+
+    queue_s: float = 0.0
+    start_s: float = 0.0
+    run_s: float = 0.0
+    total_s: float = 0.0
+    peak_rss_mb: float | None = None
+    environment: str = BASE_ENVIRONMENT
+    start_method: str | None = None
+    preloaded: bool = False
+    attempts: int = 1
+    gpus: tuple[str, ...] = ()
+    pid: int | None = None
+    exit: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, the shape of a response's ``receipt``."""
+        return {
+            "seconds": {
+                "queue": round(self.queue_s, 6),
+                "start": round(self.start_s, 6),
+                "run": round(self.run_s, 6),
+                "total": round(self.total_s, 6),
+            },
+            "peak_rss_mb": self.peak_rss_mb,
+            "environment": self.environment,
+            "start_method": self.start_method,
+            "preloaded": self.preloaded,
+            "attempts": self.attempts,
+            "gpus": list(self.gpus),
+            "pid": self.pid,
+            "exit": self.exit,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The one end of a call.
+
+    A result has ``error_type`` None and the encoded result in ``body`` (and ``fds``,
+    which the receiver owns). Everything else is a failure: ``error_type`` is the user
+    exception's class name or one of `errors.BY_NAME`; ``error`` is message and formatted
+    traceback; ``exception`` is the tblib-pickled exception when there is one that can
+    travel, and ``details`` plain data about it either way.
+    """
+
+    body: bytes = b""
+    fds: tuple[int, ...] = ()
+    #: ``"pickle"``, ``"json"`` or ``"stream"`` (the items went to the sink).
+    format: str = "pickle"
+    error_type: str | None = None
+    error: str | None = None
+    exception: bytes | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    #: True when user code raised it, False when the pool ended the call.
+    from_user: bool = False
+    #: What the call wrote to descriptors 1 and 2, bounded, with a marker where cut.
+    output: bytes = b""
+    receipt: Receipt = field(default_factory=Receipt)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the call ended with a result."""
+        return self.error_type is None
+
+
+class Sink(Protocol):
+    """Who hears of one call. Called on the supervisor's thread; must not block.
+
+    One that has a method ``started()`` is told, too, when a worker is given the call.
+    """
+
+    #: Whether `output` wants live chunks (else all of it is in the outcome only).
+    wants_output: bool
+
+    def output(self, chunk: bytes) -> None:
+        """Bytes the call wrote to descriptor 1 or 2."""
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """One encoded item of a streaming call; answer with `Supervisor.credit`."""
+
+    def done(self, outcome: Outcome) -> None:
+        """The end; called exactly once, and nothing after it."""

@@ -1,0 +1,357 @@
+"""A pool's two threads: a loop with the supervisor on it, and the delivery of results.
+
+    any thread                     loop thread                     delivery thread
+    ----------                     -----------                     ---------------
+    post(f, ..) -> inbox --wake--> f(..) -> Supervisor.submit
+                                   Sink.done -> deliver(g, ..) --> g(..): unpickle,
+                                                                   set the future, and
+                                                                   so run callbacks
+
+What is posted while the loop is awake costs no wake-up; what is delivered in one turn of
+the loop costs one. Nothing of the user's runs on the loop thread: a callback that blocks
+or a slow unpickle holds up other results, but never the supervisor.
+
+The threads hold the engine, the engine never holds the `Pool`: a pool that nobody
+references any more closes its engine, which ends its calls' work and then leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from . import tracebacks
+from .calls import Call, Outcome
+from .config import PoolConfig
+from .errors import PoolClosed
+from .supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+#: A function and what to call it with.
+_Job = tuple[Callable[..., None], tuple[Any, ...]]
+
+_CLOSED = "cannot schedule new futures after shutdown"
+
+
+class Task(Protocol):
+    """A call as the engine knows it: the sink, and what to tell when there is no call."""
+
+    wants_output: bool
+    #: Set by the engine once the supervisor took the call.
+    call_id: int | None
+
+    def output(self, chunk: bytes) -> None: ...
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None: ...
+
+    def done(self, outcome: Outcome) -> None: ...
+
+    def fail(self, error: BaseException) -> None:
+        """It ended without an outcome. Delivery thread."""
+
+    def is_queued(self) -> bool:
+        """Whether it may be cancelled without killing anything."""
+
+    def cancel(self) -> None:
+        """Cancel its future."""
+
+    def closing(self) -> None:
+        """The pool is closing and waits for this call. Loop thread."""
+
+    def abandon(self, error: BaseException) -> None:
+        """This process is a fork of the one that made the call."""
+
+
+class Engine:
+    """Owns the threads and the supervisor of one `Pool`."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.pid = os.getpid()
+        self._config = config
+        self._inbox: deque[_Job] = deque()
+        self._woken = False
+        self._tasks: set[Task] = set()
+        #: Guards `_closed` against submissions: none slips in after the last look.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._deliveries: SimpleQueue[list[_Job] | None] = SimpleQueue()
+        self._turn: list[_Job] = []
+        self._loop = asyncio.new_event_loop()
+        self._finish = asyncio.Event()
+        self._supervisor = Supervisor(config)
+        self._threads = (
+            threading.Thread(target=self._run_loop, name="flashpool-loop", daemon=True),
+            threading.Thread(target=self._run_delivery, name="flashpool-delivery", daemon=True),
+        )
+
+    # Any thread.
+
+    def start(self) -> None:
+        """Start, and wait until calls can run.
+
+        Raises:
+            EnvironmentStartFailed: the zygote did not come up.
+            PoolClosed: the interpreter is leaving.
+        """
+        _engines.add(self)
+        if _leaving:
+            _engines.discard(self)
+            raise PoolClosed("cannot schedule new futures after interpreter shutdown")
+        for thread in self._threads:
+            thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self.join()
+            raise self._failure
+
+    def submit(self, task: Task, call: Call) -> None:
+        """Have a call run.
+
+        Raises:
+            PoolClosed: too late, or this is another process.
+        """
+        self.check_is_ours()
+        with self._lock:
+            if self._closed:
+                raise PoolClosed(_CLOSED)
+            self._tasks.add(task)
+        self.post(self._submit, task, call)
+
+    def check_is_ours(self) -> None:
+        """Raise `PoolClosed` in a fork of the program that made the pool."""
+        if self.pid != os.getpid():
+            raise PoolClosed(
+                f"this pool belongs to process {self.pid}, and this is process {os.getpid()}, "
+                "forked from it: make a Pool of its own here"
+            )
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the loop thread call a function, in the order of posting."""
+        self._inbox.append((function, args))
+        if not self._woken:
+            # Another thread may do the same now: one wake-up too many does no harm. One
+            # too few cannot be: the loop clears the flag before it empties the inbox.
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._empty_inbox)
+            except RuntimeError:
+                _log.debug("posted to a loop that has ended")
+
+    def cancel(self, task: Task, reason: str = "cancelled by its caller") -> None:
+        """End a call, wherever it is."""
+        self.post(self._cancel, task, reason)
+
+    def credit(self, task: Task, items: int) -> None:
+        """Let a stream go on."""
+        self.post(self._credit, task, items)
+
+    def stats(self) -> Any:
+        """The supervisor's statistics."""
+        answer: SimpleQueue[Any] = SimpleQueue()
+        self.post(lambda: answer.put(self._supervisor.stats()))
+        return answer.get()
+
+    @property
+    def outstanding(self) -> int:
+        """Calls that have not ended."""
+        return len(self._tasks)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self, cancel_queued: bool = False) -> None:
+        """Take no more calls; leave when those taken have ended. Does not wait."""
+        if self.pid != os.getpid():
+            return
+        with self._lock:
+            self._closed = True
+        if cancel_queued:
+            for task in list(self._tasks):
+                if task.is_queued():
+                    task.cancel()
+        self.post(self._close)
+
+    def kill(self) -> None:
+        """Close, and end every call now."""
+        self.close()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def join(self) -> None:
+        """Wait until all has ended; at once when called from a callback."""
+        if self.pid != os.getpid() or threading.current_thread() in self._threads:
+            # A callback runs on the delivery thread: it cannot wait for itself.
+            return
+        for thread in self._threads:
+            thread.join()
+
+    def disown(self) -> None:
+        """In a fork of the program: touch nothing of the parent's, fail what waits here."""
+        self._lock = threading.Lock()
+        self._closed = True
+        abandon = getattr(self._supervisor, "disown", None)
+        if abandon is not None:
+            abandon()
+        error = PoolClosed(f"the call was made in process {self.pid}, of which this one is a fork")
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.abandon(error)
+
+    # Loop thread.
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        failure: BaseException = PoolClosed(_CLOSED)
+        try:
+            self._loop.run_until_complete(self._live())
+        except BaseException as error:  # noqa: BLE001 - goes to every waiting caller
+            failure = error
+            if self._started.is_set():
+                _log.exception("the pool's loop failed")
+                failure = tracebacks.unexpected(error)
+            self._failure = failure
+        finally:
+            self._end(failure)
+
+    async def _live(self) -> None:
+        await self._supervisor.start()
+        try:
+            await self._supervisor.wait_ready()
+            self._started.set()
+            await self._finish.wait()
+        finally:
+            await self._supervisor.stop()
+
+    def _end(self, failure: BaseException) -> None:
+        with self._lock:
+            self._closed = True
+        for task in list(self._tasks):
+            self._drop(task, failure)
+        self._flush()
+        self._deliveries.put(None)
+        self._loop.close()
+        self._started.set()
+        _engines.discard(self)
+
+    def _empty_inbox(self) -> None:
+        self._woken = False
+        while self._inbox:
+            function, args = self._inbox.popleft()
+            function(*args)
+
+    def _submit(self, task: Task, call: Call) -> None:
+        if task not in self._tasks or not task.is_queued():
+            close_all(call.fds)
+            self.ended(task)
+            return
+        try:
+            task.call_id = self._supervisor.submit(call, task)
+        except Exception as error:  # noqa: BLE001 - Overloaded and its like are the call's end
+            close_all(call.fds)
+            self._drop(task, error)
+
+    def _drop(self, task: Task, error: BaseException) -> None:
+        self.deliver(task.fail, error)
+        self.ended(task)
+
+    def _cancel(self, task: Task, reason: str) -> None:
+        if task.call_id is not None:
+            self._supervisor.cancel(task.call_id, reason)
+
+    def _credit(self, task: Task, items: int) -> None:
+        if task.call_id is not None:
+            self._supervisor.credit(task.call_id, items)
+
+    def ended(self, task: Task) -> None:
+        """A call is over. Loop thread."""
+        self._tasks.discard(task)
+        if self._closed and not self._tasks:
+            self._finish.set()
+
+    def _close(self) -> None:
+        for task in list(self._tasks):
+            task.closing()
+        if not self._tasks:
+            self._finish.set()
+
+    def deliver(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the delivery thread call a function, with the rest of this turn's. Loop thread."""
+        self._turn.append((function, args))
+        if len(self._turn) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._turn:
+            self._deliveries.put(self._turn)
+            self._turn = []
+
+    # Delivery thread.
+
+    def _run_delivery(self) -> None:
+        while True:
+            jobs = self._deliveries.get()
+            if jobs is None:
+                return
+            jobs.reverse()
+            while jobs:
+                # Nothing of a job may stay in a variable while we wait for the next.
+                _run(*jobs.pop())
+
+
+def _run(function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    try:
+        function(*args)
+    except BaseException:  # noqa: BLE001 - one result's trouble must not hold up the others
+        _log.exception("delivering a result failed")
+
+
+def close_all(fds: tuple[int, ...] | list[int]) -> None:
+    """Close descriptors that nobody will read."""
+    for fd in fds:
+        os.close(fd)
+
+
+#: Engines of this process that have not ended.
+_engines: set[Engine] = set()
+_leaving = False
+
+
+def _leave() -> None:
+    """The interpreter is going: finish what was submitted, as `concurrent.futures` does."""
+    global _leaving  # noqa: PLW0603 - the interpreter leaves once
+    _leaving = True
+    engines = list(_engines)
+    try:
+        for engine in engines:
+            engine.close()
+        for engine in engines:
+            engine.join()
+    except BaseException:  # Ctrl-C: no longer wait
+        for engine in engines:
+            engine.kill()
+        for engine in engines:
+            engine.join()
+        raise
+
+
+def _disown_all() -> None:
+    for engine in list(_engines):
+        engine.disown()
+    _engines.clear()
+
+
+# Before threads are joined and before atexit's hooks, as thread pools do it; a plain
+# atexit hook would come after daemon threads can no longer run safely.
+getattr(threading, "_register_atexit", atexit.register)(_leave)
+os.register_at_fork(after_in_child=_disown_all)

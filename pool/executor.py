@@ -1,0 +1,294 @@
+"""`Pool`: a `concurrent.futures.Executor` that runs every call in a process of its own.
+
+    Pool.submit -> pack (here, in the caller's thread) -> Engine -> Supervisor -> worker
+    CallFuture  <- unpack (delivery thread)            <- Engine <- Supervisor <-'
+
+A `Pool` owns its threads and processes; `Pool.options` gives `PoolView`s that share them
+and differ in what their calls are allowed. Both submit through `_Submitter`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from . import mapping, pickling
+from ._child import payload
+from .calls import Call, Codec
+from .config import PoolConfig, usable_cores
+from .engine import Engine, close_all
+from .errors import PoolClosed
+from .futures import CallFuture, CallSink
+from .options import CallOptions
+
+T = TypeVar("T")
+
+#: Calls on their way that may hold a descriptor; beyond, their buffers travel in the message.
+MAX_CALLS_WITH_MEMORY = 256
+
+
+class _Submitter(Executor):
+    """What a pool and its views have in common."""
+
+    _options: CallOptions
+
+    def _pool(self) -> Pool:
+        raise NotImplementedError
+
+    def options(self, **changes: Any) -> PoolView:
+        """A view of this pool whose calls have other options; see `CallOptions`.
+
+        Raises:
+            InvalidRequest: an option is unknown, or its value makes no sense.
+        """
+        return PoolView(self._pool(), self._options.merged(changes))
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> CallFuture[T]:
+        """Run ``fn(*args, **kwargs)`` in a process of its own.
+
+        Arguments are pickled here and now; when that fails, the future has the error.
+        The result of a generator function is a `RemoteIterator`.
+        """
+        engine = self._pool()._engine_to_submit()
+        try:
+            call = self._pack(
+                engine, _Function(fn), (args, kwargs), payload.ONE
+            )
+        except Exception as error:  # noqa: BLE001 - any class's own __reduce__
+            return _failed(error)
+        return self._start(engine, call, stream=_is_generator_function(fn))
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Like the built-in ``map``, in parallel; results in order.
+
+        Each call has a process of its own; with ``chunksize`` n, n calls share one, which
+        makes small calls cheap. All are submitted at once, or ``buffersize`` chunks ahead
+        of the reader. A failure, the timeout or closing the iterator cancels the rest.
+        """
+        mapping.check_sizes(chunksize, buffersize)
+        engine = self._pool()._engine_to_submit()
+        arguments = zip(*iterables)  # noqa: B905 - stops at the shortest, as the built-in does
+        try:
+            function = _Function(fn, reused=True)
+        except Exception as error:  # noqa: BLE001 - any class's own __reduce__
+            return mapping.results(iter([_failed(error)]), None, timeout, chunked=False)
+        kind = payload.EACH if chunksize > 1 else payload.ONE
+        chunks = (
+            mapping.chunks(arguments, chunksize)
+            if chunksize > 1
+            else ((one, {}) for one in arguments)
+        )
+        futures = (self._submit_part(engine, function, chunk, kind) for chunk in chunks)
+        if buffersize is None and function.parcel[1]:
+            # Each waiting call holds a descriptor of the function's memory.
+            buffersize = MAX_CALLS_WITH_MEMORY // 2
+        return mapping.results(futures, buffersize, timeout, chunked=chunksize > 1)
+
+    def _submit_part(
+        self, engine: Engine, function: _Function, arguments: Any, kind: bytes
+    ) -> CallFuture[Any]:
+        try:
+            call = self._pack(engine, function, arguments, kind)
+        except Exception as error:  # noqa: BLE001 - any class's own __reduce__
+            return _failed(error)
+        return self._start(engine, call, stream=False)
+
+    def _pack(self, engine: Engine, function: _Function, arguments: Any, kind: bytes) -> Call:
+        options = self._options
+        parcel = payload.pack(
+            arguments,
+            pickling.dumps,
+            out_of_band=engine.outstanding < MAX_CALLS_WITH_MEMORY,
+        )
+        body, fds = payload.pack_call(function.take(), parcel, kind)
+        return Call(
+            codec=Codec.PICKLE,
+            body=body,
+            fds=tuple(fds),
+            label=function.label,
+            function_key=function.key,
+            environment=options.environment(),
+            limits=options.limits(),
+            env=dict(options.env),
+            idempotent=options.idempotent,
+        )
+
+    def _start(self, engine: Engine, call: Call, *, stream: bool) -> CallFuture[Any]:
+        future: CallFuture[Any] = CallFuture()
+        sink = CallSink(engine, future, stream=stream, show_output=self._pool().show_output)
+        try:
+            engine.submit(sink, replace(call, stream=True) if stream else call)
+        except BaseException:
+            close_all(call.fds)
+            raise
+        return future
+
+
+class Pool(_Submitter):
+    """Runs calls, each in a process of its own, several at a time.
+
+    ``max_workers`` calls run at once (default: one per usable core). ``timeout`` seconds
+    and ``memory_mb`` are the defaults for calls that do not bring their own through
+    `options`. What calls print shows on this program's standard output, unless
+    ``show_output`` is False; every future has it as ``output`` either way. Everything
+    else that can be set is in `PoolConfig`, and given as a keyword.
+
+    Nothing starts before the first call. ``with Pool() as pool:`` waits at the end for
+    all calls; a pool that is dropped, or left open when the interpreter exits, finishes
+    what was submitted and leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        timeout: float | None = None,
+        memory_mb: int | None = None,
+        show_output: bool = True,
+        **settings: Any,
+    ) -> None:
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        settings.setdefault("queue_limit", None)
+        settings.setdefault("worker_env", dict(os.environ))
+        settings.setdefault("extra_path", pickling.program_path())
+        self._config = PoolConfig(
+            slots=max_workers or usable_cores(),
+            call_timeout_s=timeout,
+            memory_mb=memory_mb,
+            **settings,
+        )
+        self._options = CallOptions().merged({"timeout": timeout, "memory_mb": memory_mb})
+        self._engine: Engine | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self.show_output = show_output
+
+    def _pool(self) -> Pool:
+        return self
+
+    def _engine_to_submit(self) -> Engine:
+        """The engine, started by whoever comes first.
+
+        Raises:
+            EnvironmentStartFailed: the pool's interpreter does not come up.
+            PoolClosed: the pool is shut down, or this is a fork of its process.
+        """
+        engine = self._engine
+        if engine is None:
+            with self._lock:
+                engine = self._engine or self._start_engine()
+        engine.check_is_ours()
+        if self._closed:
+            raise PoolClosed("cannot schedule new futures after shutdown")
+        return engine
+
+    def _start_engine(self) -> Engine:
+        if self._closed:
+            raise PoolClosed("cannot schedule new futures after shutdown")
+        engine = Engine(self._config)
+        engine.start()
+        # The engine's threads keep it alive; when the pool goes, it finishes and goes.
+        weakref.finalize(self, engine.close).atexit = False
+        self._engine = engine
+        return engine
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and leave when those submitted have ended.
+
+        Called from a future's callback it never waits: the callback is part of the work.
+        """
+        self._closed = True
+        engine = self._engine
+        if engine is None:
+            return
+        engine.close(cancel_futures)
+        if wait:
+            engine.join()
+
+    def stats(self) -> Any:
+        """The supervisor's statistics as of now; see `flashpool.pool.stats`."""
+        return self._engine_to_submit().stats()
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        state = "closed" if self._closed else "not started" if engine is None else "open"
+        calls = engine.outstanding if engine is not None else 0
+        return f"<Pool {state}, {self._config.slots} at once, {calls} outstanding>"
+
+
+class PoolView(_Submitter):
+    """A pool with other options for its calls. Its `shutdown` is the pool's."""
+
+    def __init__(self, pool: Pool, options: CallOptions) -> None:
+        self._shared = pool
+        self._options = options
+
+    def _pool(self) -> Pool:
+        return self._shared
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut the shared pool down."""
+        self._shared.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"<view of {self._shared!r}: {self._options!r}>"
+
+
+class _Function:
+    """A function, pickled once for any number of calls."""
+
+    def __init__(self, function: Callable[..., Any], *, reused: bool = False) -> None:
+        plain = _unwrapped(function)
+        self.label = str(getattr(plain, "__qualname__", None) or type(plain).__qualname__)
+        self.key = _key(plain)
+        self._reused = reused
+        self.parcel = payload.pack(function, pickling.dumps, sealed=reused)
+
+    def take(self) -> tuple[bytes, list[int]]:
+        """The parcel for one call, with a descriptor that the call may own."""
+        return payload.duplicate(self.parcel) if self._reused else self.parcel
+
+    def __del__(self) -> None:
+        if getattr(self, "_reused", False) and hasattr(self, "parcel"):
+            close_all(self.parcel[1])
+
+
+def _failed(error: BaseException) -> CallFuture[Any]:
+    future: CallFuture[Any] = CallFuture()
+    future.set_exception(error)
+    return future
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _is_generator_function(function: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _key(function: Callable[..., Any]) -> Hashable:
+    """Equal for calls of the same code."""
+    code = getattr(function, "__code__", None)
+    line = code.co_firstlineno if code is not None else 0
+    return (getattr(function, "__module__", None), getattr(function, "__qualname__", ""), line)
+
+
+__all__ = ["Pool", "PoolView"]

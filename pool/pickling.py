@@ -1,0 +1,126 @@
+"""Pickles a program's functions and arguments so that another process can load them.
+
+A worker imports what the program imports, from the same ``sys.path``. What it could not
+import goes by value: all of ``__main__``, lambdas and closures (cloudpickle's own
+rules), and beyond those rules everything from a module that is in ``sys.modules`` but
+that no search would find again: loaded from a path, made by hand, or by a test runner.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import site
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+import cloudpickle
+
+#: Whether a module of this name would be found by a fresh process.
+_findable: dict[str, bool] = {"__main__": True, "builtins": True}
+
+#: Types that plain pickle handles as well, and sooner.
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+
+
+def dumps(value: Any, buffers: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    """Pickle for a worker; large buffers go to ``buffers``."""
+    if _is_plain(value):
+        return pickle.dumps(value, 5)
+    file = io.BytesIO()
+    _Pickler(file, protocol=5, buffer_callback=buffers).dump(value)
+    return file.getvalue()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is arguments that hold nothing but scalars: the common small call."""
+    if type(value) is tuple and len(value) == 2 and not value[1] and type(value[0]) is tuple:
+        return _PLAIN.issuperset(map(type, value[0]))
+    return False
+
+
+class _Pickler(cloudpickle.Pickler):
+    """cloudpickle's, told about modules that cannot be imported again."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (types.FunctionType, type)):
+            _take_by_value_if_lost(obj.__module__)
+        return super().reducer_override(obj)
+
+
+def _take_by_value_if_lost(name: str | None) -> None:
+    if name is None or _findable.get(name, False):
+        return
+    module = sys.modules.get(name)
+    if name in _findable or module is None:
+        return
+    _findable[name] = found = _can_be_found(name, getattr(module, "__file__", None))
+    if not found:
+        cloudpickle.register_pickle_by_value(module)
+
+
+def _can_be_found(name: str, file: str | None) -> bool:
+    """Search anew, as if the module were not loaded; another file of that name does not count."""
+    path: Sequence[str] | None = None
+    spec: ModuleSpec | None = None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = _search(".".join(parts[:count]), path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+        if path is None and count < len(parts):
+            # Not a package, so its parent made the module by other means (as os.path is).
+            return True
+    return spec is not None and _is_same_file(spec.origin, file)
+
+
+def _search(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(name, path)
+        except Exception:  # noqa: BLE001, S112 - a finder of the program's; the next one may know
+            continue
+        if spec is not None:
+            return spec
+    return None
+
+
+def _is_same_file(origin: str | None, file: str | None) -> bool:
+    if file is None or origin is None or not os.path.isabs(origin):
+        return True
+    return (
+        os.path.splitext(os.path.realpath(origin))[0] == os.path.splitext(os.path.realpath(file))[0]
+    )
+
+
+def program_path() -> tuple[str, ...]:
+    """What a worker's ``sys.path`` needs in front to import the program's own modules.
+
+    The standard library and site-packages stay out: the worker's interpreter brings
+    them, and in front they would change what shadows what.
+    """
+    own = {os.path.realpath(path) for path in _interpreter_path()}
+    entries = (os.path.abspath(entry) for entry in sys.path if isinstance(entry, str))
+    return tuple(dict.fromkeys(entry for entry in entries if os.path.realpath(entry) not in own))
+
+
+def _interpreter_path() -> set[str]:
+    paths = sysconfig.get_paths()
+    standard = paths["stdlib"]
+    names = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    return {
+        standard,
+        paths["platstdlib"],
+        os.path.join(standard, "lib-dynload"),
+        os.path.join(os.path.dirname(standard), names),
+        os.path.join(sys.base_prefix, "lib", names),
+        paths["purelib"],
+        paths["platlib"],
+        *site.getsitepackages(),
+    }
