@@ -1,0 +1,16 @@
+"""``python -I -S boot.py CONTROL_FD SUPERVISOR_PID``: become a zygote.
+
+This folder is made importable as the package ``_flashpool`` without going on
+``sys.path``, where a file of ours could shadow a module of the user's.
+"""
+
+import os
+import sys
+
+package = type(sys)("_flashpool")
+package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+sys.modules["_flashpool"] = package
+
+from _flashpool import zygote  # type: ignore[import-not-found]  # noqa: E402 - known by now
+
+zygote.main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,162 @@
+"""What an interpreter does before it can take calls, and the check that it may fork.
+
+Used by a zygote once, or by every worker itself when the start method is ``spawn``.
+The interpreter came up with ``-S``, so that hooks can be put in place before ``site``
+(whose ``.pth`` files may import anything) runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from . import wire
+
+from .wire import LOADING, SKIPPED
+
+_deferred: list[dict[str, Any]] = []
+
+
+class NotSafe(Exception):
+    """This process must not fork workers: ``module`` made it so, ``why`` says how."""
+
+    def __init__(self, module: str, why: str) -> None:
+        super().__init__(module, why)
+        self.module = module
+        self.why = why
+
+
+def defer_lock_hooks() -> None:
+    """Import ``threading`` and ``logging`` without their hooks at fork.
+
+    The hooks renew locks that other threads may have held. A zygote has one thread and
+    holds none when it forks, so for its forks they have nothing to do, and they took
+    more than half of a worker's start. `restore_lock_hooks` arms them for forks that
+    user code does. Hooks of all other modules (such as ``random``, which must reseed)
+    are left alone.
+    """
+    register = os.register_at_fork
+    os.register_at_fork = _deferred_register  # type: ignore[assignment]
+    try:
+        import logging
+        import threading  # noqa: F401 - for its hooks
+    finally:
+        os.register_at_fork = register
+    del logging
+
+
+def _deferred_register(**hooks: Any) -> None:
+    _deferred.append(hooks)
+
+
+def restore_lock_hooks() -> None:
+    """Register what `defer_lock_hooks` held back; once, in a worker."""
+    import threading
+
+    for hooks in _deferred:
+        os.register_at_fork(**hooks)
+    # The one thing of threading's hook that matters here: the thread's kernel id.
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+
+
+def prepare(start: wire.Meta, tell: Callable[..., None]) -> None:
+    """Run ``site``, import the runtime, then the modules to preload."""
+    import site
+
+    site.main()
+    sys.path[:0] = start["path"]
+    _import_runtime(start["runtime"])
+    _configure_output()
+    _configure_logging(start["log_level"])
+    for module in start["preload"]:
+        tell(LOADING, module=module)
+        _preload(module, tell)
+
+
+def _import_runtime(packages: dict[str, str]) -> None:
+    """Import what every call needs, so that no call pays for it.
+
+    An environment may come without cloudpickle and tblib; then ours are found, after
+    everything else, so that they never shadow what it has.
+    """
+    sys.meta_path.append(_RuntimeFinder(packages))  # type: ignore[arg-type]
+    from . import exceptions, flash, invoke, payload, user_code, worker  # noqa: F401
+
+
+class _RuntimeFinder:
+    """Finds the named packages in the folders given, and nothing else beside them."""
+
+    def __init__(self, packages: dict[str, str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        folder = self.packages.get(name)
+        if folder is None:
+            return None
+        from importlib.util import spec_from_file_location
+
+        return spec_from_file_location(
+            name, f"{folder}/__init__.py", submodule_search_locations=[folder]
+        )
+
+
+def _configure_output() -> None:
+    """Lines of both streams go out in the order in which they were written."""
+    import faulthandler
+    import signal
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable(file=2, all_threads=True)
+    # The supervisor sends it before it ends a call that takes too long.
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=False)
+
+
+def _configure_logging(level: str) -> None:
+    """Show records of loggers that nobody configured; ``basicConfig`` still works."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
+    handler.setLevel(level)
+    logging.lastResort = handler
+    logging.getLogger().setLevel(level)
+
+
+def _preload(module: str, tell: Callable[..., None]) -> None:
+    try:
+        importlib.import_module(module)
+    except BaseException as error:  # noqa: BLE001 - a call will import it again and see
+        tell(SKIPPED, module=module, why=f"{type(error).__name__}: {error}"[:500])
+    check_forking_is_safe(module)
+
+
+def check_forking_is_safe(module: str) -> None:
+    """Raise `NotSafe` when a fork of this process would inherit a broken world."""
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise NotSafe(module, f"it started {threads - 1} thread(s), which a fork does not copy")
+    if _cuda_is_initialised():
+        raise NotSafe(module, "it initialised CUDA, which cannot be used after a fork")
+
+
+def _cuda_is_initialised() -> bool:
+    """Ask the driver, if it is loaded: ``cuDeviceGetCount`` fails before ``cuInit``."""
+    import ctypes
+
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        libraries = {line.split()[-1] for line in maps if "/libcuda.so" in line}
+    for path in libraries:
+        try:
+            count = ctypes.c_int()
+            #: CUDA_ERROR_NOT_INITIALIZED (cuda.h)
+            return bool(ctypes.CDLL(path).cuDeviceGetCount(ctypes.byref(count)) != 3)
+        except (OSError, AttributeError):
+            continue
+    return False

@@ -1,0 +1,308 @@
+"""The fork server of one environment: imports once, then forks a worker per call.
+
+It never runs a call, and stays small and single-threaded: whatever it maps and touches
+is paid for by every fork. Its life:
+
+    split off the guard -> START -> prepare (site, runtime, preloads) -> check that
+    forking is safe -> READY -> loop: commands in, deaths in, spares and exits out
+
+``START`` holds: ``path`` (entries in front of sys.path), ``runtime`` (folders of
+cloudpickle and tblib, for an environment that lacks them), ``preload`` (modules),
+``method`` (``fork``, or ``spawn``: prepare nothing here, every worker prepares itself),
+``workdir``, ``log_level``.
+
+Who is an orphan? Every worker is a subreaper, so what a *living* worker's children leave
+behind stays below that worker. A child of ours that we did not fork therefore belonged
+to a worker that is dead: its call is over and it must go.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+
+from . import guard, preparation, processes, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+#: Workers alive at once; one byte each tells whether user code began.
+MAX_WORKERS = 4096
+#: Between asking a worker for its stacks and asking it to end.
+DUMP_S = 0.02
+
+
+def main(control_fd: int, supervisor_pid: int) -> NoReturn:
+    """Serve until the supervisor says LEAVE or is gone."""
+    guard_fd = guard.split(control_fd, supervisor_pid)
+    control = socket.socket(fileno=control_fd)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Dumping the core of a crashed call would delay its report by seconds.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prefer_as_oom_victim()
+    status = 0
+    try:
+        start, _ = wire.receive_packet(control)
+        Zygote(control, guard_fd, start).run()
+    except (wire.Closed, BrokenPipeError, ConnectionResetError):
+        pass
+    except preparation.NotSafe as error:
+        wire.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
+    except SystemExit as error:
+        print(f"the interpreter's start-up called exit: {error}", file=sys.stderr)
+        status = 1
+    finally:
+        processes.kill_descendants()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _prefer_as_oom_victim() -> None:
+    """Let the kernel take calls before the server; inherited by every worker."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("500")
+    except OSError:
+        pass
+
+
+class _Worker:
+    """A forked child, until it is reaped."""
+
+    __slots__ = ("deadline", "mark", "pid", "pidfd", "term_at")
+
+    def __init__(self, pid: int, pidfd: int, mark: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.mark = mark
+        #: When a stopped worker gets SIGTERM, and when SIGKILL.
+        self.term_at: float | None = None
+        self.deadline: float | None = None
+
+
+class Zygote:
+    """The loop and its state."""
+
+    def __init__(self, control: socket.socket, guard_fd: int, start: wire.Meta) -> None:
+        self.control = control
+        self.start = start
+        self.grace = float(start["grace"])
+        self.workers: dict[int, _Worker] = {}
+        #: Orphans of ended calls, by pid: their pidfds.
+        self.orphans: dict[int, int] = {}
+        self.orphan_deadline: float | None = None
+        #: Ended workers whose GONE waits until no orphan is left.
+        self.ended: list[int] = []
+        #: Shared with the workers: byte `mark` is 1 once user code began.
+        self.marks = mmap.mmap(-1, MAX_WORKERS)
+        self.free_marks = list(range(MAX_WORKERS - 1, -1, -1))
+        self.by_fd: dict[int, _Worker | int] = {}
+        self.epoll = select.epoll()
+        self.epoll.register(control, select.EPOLLIN)
+        self.epoll.register(guard_fd, select.EPOLLIN)
+        self.guard_fd = guard_fd
+        self.children_fd = _open_children()
+
+    def run(self) -> None:
+        """Prepare, report, serve."""
+        spawn = self.start["method"] == "spawn"
+        preparation.defer_lock_hooks()
+        if not spawn:
+            preparation.prepare(self.start, self.tell)
+            preparation.check_forking_is_safe("start-up")
+        self.tell(
+            wire.READY, pid=os.getpid(), modules=len(sys.modules), python=sys.version.split()[0]
+        )
+        gc.collect()
+        gc.freeze()
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """One round: whatever is ready, then whatever is due. False: leave."""
+        for fd, _ in self.epoll.poll(self.seconds_until_due()):
+            if fd == self.control.fileno():
+                if not self.command():
+                    return False
+            elif fd == self.guard_fd:
+                return False
+            else:
+                self.reap(self.by_fd.pop(fd))
+        self.stop_what_is_due()
+        return True
+
+    def tell(self, op: str, fds: list[int] | None = None, **fields: object) -> None:
+        wire.send_packet(self.control, {"op": op, **fields}, fds)
+
+    def command(self) -> bool:
+        message, _ = wire.receive_packet(self.control)
+        op = message["op"]
+        if op == wire.FORK:
+            for _ in range(message["n"]):
+                self.fork()
+        elif op == wire.STOP:
+            self.stop(message["worker"], message["grace"], message["dump"])
+        return bool(op != wire.LEAVE)
+
+    # Births.
+
+    def fork(self) -> None:
+        """Fork a spare, and send the supervisor its ends of channel and output."""
+        channel, far = socket.socketpair()
+        output, output_w = os.pipe()
+        mark = self.free_marks.pop()
+        self.marks[mark] = 0
+        pid = os.fork()
+        if pid == 0:
+            from . import worker
+
+            worker.run(far.fileno(), output_w, self.start, self.marks, mark)
+        one = _Worker(pid, os.pidfd_open(pid), mark)
+        self.workers[pid] = one
+        self.watch(one.pidfd, one)
+        ready = self.start["method"] != "spawn"
+        self.tell(wire.SPARE, [channel.fileno(), output], worker=pid, ready=ready)
+        channel.close()
+        far.close()
+        os.close(output)
+        os.close(output_w)
+
+    def watch(self, fd: int, who: _Worker | int) -> None:
+        self.by_fd[fd] = who
+        self.epoll.register(fd, select.EPOLLIN)
+
+    # Deaths.
+
+    def reap(self, who: _Worker | int) -> None:
+        """A pidfd is readable: collect that process, and it alone."""
+        if isinstance(who, int):
+            os.close(self.orphans.pop(who))
+            os.waitpid(who, 0)
+            self.adopt()
+            self.report_gone()
+            return
+        _, status, usage = os.wait4(who.pid, 0)
+        os.close(who.pidfd)
+        del self.workers[who.pid]
+        began = bool(self.marks[who.mark])
+        self.free_marks.append(who.mark)
+        found = self.adopt(who.deadline)
+        self.tell(
+            wire.EXITED,
+            worker=who.pid,
+            status=status,
+            began=began,
+            orphans=found,
+            rss_kb=usage.ru_maxrss,
+            cpu_s=round(usage.ru_utime + usage.ru_stime, 6),
+        )
+        if self.orphans:
+            self.ended.append(who.pid)
+
+    def adopt(self, deadline: float | None = None) -> int:
+        """Find children we did not fork, ask them to end; how many there are."""
+        known = len(self.workers) + len(self.orphans)
+        pids = self.read_children()
+        if len(pids) <= known:
+            return 0
+        found = [pid for pid in pids if pid not in self.workers and pid not in self.orphans]
+        for pid in found:
+            self.orphans[pid] = pidfd = os.pidfd_open(pid)
+            self.watch(pidfd, pid)
+            for one in (pid, *processes.descendants(pid)):
+                processes.send(one, signal.SIGTERM)
+                processes.send(one, signal.SIGCONT)
+        if self.orphan_deadline is None:
+            self.orphan_deadline = deadline or time.monotonic() + self.grace
+        return len(found)
+
+    def read_children(self) -> list[int]:
+        if self.children_fd is None:
+            return processes.children(os.getpid())
+        size, data = 4096, os.pread(self.children_fd, 4096, 0)
+        while len(data) == size:
+            size *= 4
+            data = os.pread(self.children_fd, size, 0)
+        return [int(pid) for pid in data.split()]
+
+    def report_gone(self) -> None:
+        if self.orphans:
+            return
+        self.orphan_deadline = None
+        for pid in self.ended:
+            self.tell(wire.GONE, worker=pid)
+        self.ended.clear()
+
+    # Stops.
+
+    def stop(self, pid: int, grace: float, dump: bool) -> None:
+        """Stacks (if asked), SIGTERM to the tree, and after the grace SIGKILL."""
+        one = self.workers.get(pid)
+        if one is None:
+            return
+        now = time.monotonic()
+        if dump and grace > DUMP_S:
+            processes.send(pid, signal.SIGUSR2)
+        one.term_at = now + (DUMP_S if dump and grace > DUMP_S else 0.0)
+        one.deadline = now + grace
+        self.stop_what_is_due()
+
+    def stop_what_is_due(self) -> None:
+        if not self.orphans and all(one.deadline is None for one in self.workers.values()):
+            return
+        now = time.monotonic()
+        for one in self.workers.values():
+            if one.deadline is None:
+                continue
+            if now >= one.deadline:
+                self.signal_tree(one.pid, signal.SIGKILL)
+                one.deadline = now + 1.0
+            elif one.term_at is not None and now >= one.term_at:
+                one.term_at = None
+                self.signal_tree(one.pid, signal.SIGTERM)
+        if self.orphan_deadline is not None and now >= self.orphan_deadline:
+            self.orphan_deadline = now + 0.2
+            for pid in list(self.orphans):
+                self.signal_tree(pid, signal.SIGKILL)
+
+    def signal_tree(self, pid: int, number: int) -> None:
+        """Signal all below a process of ours, then itself.
+
+        Children first: were the parent first, those it leaves would be missed here and
+        wait for `adopt`. A stopped process cannot act on SIGTERM: wake it.
+        """
+        for one in (*reversed(processes.descendants(pid)), pid):
+            processes.send(one, number)
+            if number == signal.SIGTERM:
+                processes.send(one, signal.SIGCONT)
+
+    def seconds_until_due(self) -> float:
+        """For epoll: -1 when nothing is due."""
+        due = [
+            at
+            for one in self.workers.values()
+            for at in (one.term_at, one.deadline)
+            if at is not None
+        ]
+        if self.orphan_deadline is not None and self.orphans:
+            due.append(self.orphan_deadline)
+        return max(0.0, min(due) - time.monotonic()) if due else -1
+
+
+def _open_children() -> int | None:
+    """The kernel's list of our children, or None where it was built without one."""
+    try:
+        return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return None

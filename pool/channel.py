@@ -1,0 +1,112 @@
+"""The supervisor's ends of a worker: channel and output. Never blocks."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Final
+
+from ._child import wire
+from .output import OutputBuffer
+
+#: Most bytes of output read from one worker before others get their turn.
+_OUTPUT_TURN: Final = 256 * 1024
+_OUTPUT_CHUNK: Final = 64 * 1024
+
+
+class WorkerLink:
+    """Sends frames to a worker, and reads what it sends and prints."""
+
+    __slots__ = ("_out", "_reader", "_unsent", "output", "output_fd", "sock")
+
+    def __init__(
+        self, channel_fd: int, output_fd: int, *, output_limit: int, body_limit: int
+    ) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel_fd)
+        self.sock.setblocking(False)
+        os.set_blocking(output_fd, False)
+        self.output_fd = output_fd
+        self.output = OutputBuffer(output_limit)
+        self._reader = wire.FrameReader(body_limit)
+        self._unsent: list[memoryview] = []
+
+    def send(
+        self, kind: int, meta: wire.Meta, body: bytes = b"", fds: tuple[int, ...] = ()
+    ) -> None:
+        """Send a frame, as much of it as the socket takes; `flush` sends the rest.
+
+        Raises:
+            OSError: the worker is gone; its death is reported by its zygote.
+        """
+        head = wire.head(kind, meta, len(body), len(fds))
+        if self._unsent:
+            self._unsent += [memoryview(head), memoryview(body)]
+            return
+        sent = self.sock.sendmsg([head, body], wire.rights(list(fds)))
+        if sent < len(head):
+            self._unsent = [memoryview(head)[sent:], memoryview(body)]
+        elif sent - len(head) < len(body):
+            self._unsent = [memoryview(body)[sent - len(head) :]]
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """The socket takes more: send it."""
+        while self._unsent:
+            part = self._unsent[0]
+            try:
+                sent = self.sock.send(part)
+            except BlockingIOError:
+                return
+            if sent < len(part):
+                self._unsent[0] = part[sent:]
+                return
+            self._unsent.pop(0)
+
+    def read(self) -> list[wire.Frame] | None:
+        """Frames that have arrived; None at the end.
+
+        Raises:
+            BadFrame: something else than the runtime wrote to the channel.
+        """
+        frames: list[wire.Frame] = []
+        while True:
+            try:
+                data, fds = wire.receive(self.sock)
+            except BlockingIOError:
+                return frames
+            except ConnectionResetError:
+                data, fds = b"", []
+            if not data:
+                return frames or None
+            frames += self._reader.feed(data, fds)
+            if frames:
+                return frames
+
+    def read_output(self, turn: int = _OUTPUT_TURN) -> bytes | None:
+        """Keep what was printed, at most a turn's worth; None at the end of it."""
+        chunks: list[bytes] = []
+        size = 0
+        while size < turn:
+            try:
+                chunk = os.read(self.output_fd, _OUTPUT_CHUNK)
+            except BlockingIOError:
+                break
+            if not chunk:
+                return b"".join(chunks) or None
+            self.output.append(chunk)
+            chunks.append(chunk)
+            size += len(chunk)
+            if len(chunk) < _OUTPUT_CHUNK and size < turn:
+                break
+        return b"".join(chunks)
+
+    def close(self) -> None:
+        """Let go of both ends, and of descriptors nobody will receive."""
+        for fd in self._reader.abandoned_fds():
+            os.close(fd)
+        self.sock.close()
+        os.close(self.output_fd)

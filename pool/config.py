@@ -1,0 +1,64 @@
+"""What a pool is made with. Front-ends fill it from `settings`, `Pool` from its arguments."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (affinity respected, cgroup quota too)."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, _quota_cores() or cores))
+
+
+def _quota_cores() -> int | None:
+    """Cores a cgroup v2 CPU quota leaves, or None without one."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """Limits and defaults of one pool. Times in seconds, sizes as named."""
+
+    #: Interpreter that calls without dependencies run in.
+    base_python: str = sys.executable
+    #: Calls that run at once.
+    slots: int = field(default_factory=usable_cores)
+    #: Calls that may wait; one more is refused as `Overloaded`. None: no bound.
+    queue_limit: int | None = 1000
+    #: Defaults for calls that bring no limit of their own.
+    queue_timeout_s: float | None = None
+    call_timeout_s: float | None = None
+    memory_mb: int | None = None
+    #: Seconds between SIGTERM and SIGKILL.
+    grace_s: float = 2.0
+    #: Seconds a zygote may take to come up (site, preloads, checks).
+    start_timeout_s: float = 60.0
+    #: Bytes of output kept per call; the middle goes first.
+    output_limit: int = 1024 * 1024
+    #: Most spares kept ahead per zygote; the number in use adapts below it.
+    max_spares: int = 8
+    #: Seconds without a call after which spares are let go.
+    spare_idle_s: float = 60.0
+    #: Modules every zygote imports before it forks.
+    preload: tuple[str, ...] = ()
+    #: Glob patterns of modules that may be preloaded because calls import them.
+    preload_learn: tuple[str, ...] = ("*",)
+    #: Environment of zygotes, and so of calls: complete, nothing is added.
+    worker_env: Mapping[str, str] = field(default_factory=dict)
+    #: Put in front of the worker's ``sys.path`` (a program's own modules, for `Pool`).
+    extra_path: tuple[str, ...] = ()
+    #: Working directory of calls; ``/`` when it is gone.
+    workdir: str = field(default_factory=os.getcwd)
+    #: ``fork``, or ``spawn``: every worker does its own start-up.
+    start_method: str = "fork"
+    #: Level of the worker's root logger.
+    log_level: str = "INFO"

@@ -1,0 +1,154 @@
+"""The ends of calls as `Outcome`: what the supervisor decided, in words for the caller."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+
+from . import causes
+from ._child import wire
+from .calls import Call, Outcome, Phase, Receipt
+from .causes import Cause, Stop
+from .workers import Running, Worker
+
+
+def answered(running: Running, worker: Worker, frame: wire.Frame, now: float) -> Outcome:
+    """The worker sent its RESULT: a value, or what user code raised."""
+    meta = frame.meta
+    receipt = _receipt(
+        running, now, run_s=meta["run_s"], peak_rss_mb=round(meta["rss_kb"] / 1024, 1)
+    )
+    output = worker.link.output.value()
+    if meta["ok"]:
+        return Outcome(
+            body=frame.body,
+            fds=tuple(frame.fds),
+            format=meta["format"],
+            output=output,
+            receipt=receipt,
+        )
+    return Outcome(
+        error_type=meta["error_type"],
+        error=meta["error"],
+        exception=frame.body or None,
+        details=meta.get("details", {}),
+        from_user=meta.get("user", False),
+        output=output,
+        receipt=receipt,
+    )
+
+
+def failed(running: Running, cause: Cause, now: float, death: wire.Meta | None) -> Outcome:
+    """The worker ended without a RESULT; ``death`` is its zygote's report, if any."""
+    peak = round(death["rss_kb"] / 1024, 1) if death else None
+    exit_words = causes.exit_words(death["status"]) if death else None
+    worker = running.worker
+    return Outcome(
+        error_type=cause.error_type,
+        error=cause.message,
+        details=cause.details,
+        output=worker.link.output.value() if worker else b"",
+        receipt=_receipt(running, now, peak_rss_mb=peak, exit_words=exit_words),
+    )
+
+
+def cancelled(reason: str) -> Outcome:
+    """The caller, or the pool, has no more use for it."""
+    return Outcome(
+        error_type="Cancelled",
+        error=f"the call was cancelled: {reason}",
+        details={"reason": reason},
+    )
+
+
+def start_failed(environment: str, reason: str) -> Outcome:
+    """Its zygote does not come up."""
+    return Outcome(
+        error_type="EnvironmentStartFailed",
+        error=f"the interpreter of environment {environment!r} does not start: {reason}",
+        details={"environment": environment, "reason": reason, "phase": Phase.START.value},
+    )
+
+
+def queued_too_long(running: Running, now: float) -> Outcome:
+    """It waited for a slot longer than it may."""
+    waited = now - running.submitted_at
+    return Outcome(
+        error_type="Timeout",
+        error=f"the call waited {waited:.1f} s for a free slot, and may wait {running.call.limits.queue_s:g} s "
+        "(phase: queue). Send it again later, or give the server more slots.",
+        details={"phase": Phase.QUEUE.value, "limit_s": running.call.limits.queue_s},
+        receipt=_receipt(running, now),
+    )
+
+
+def ran_too_long(call: Call) -> Stop:
+    """It ran longer than it may."""
+    limit = call.limits.run_s
+    return Stop(
+        error_type="Timeout",
+        message=f"the call ran longer than its time limit of {limit:g} s (phase: run) and was ended, with all it had started. "
+        "Raise timeout_s if it needs longer; the stacks below, if any, show where it was.",
+        details={"phase": Phase.RUN.value, "limit_s": limit},
+    )
+
+
+def used_too_much(limit_mb: int, measured: int) -> Stop:
+    """Its process tree used more memory than it may."""
+    evidence = f"its process tree used {measured >> 20} MB and may use {limit_mb} MB"
+    return Stop(
+        error_type="OutOfMemory",
+        message=f"the call was ended for memory: {evidence}. Use less, or raise memory_mb.",
+        details={
+            "evidence": evidence,
+            "confidence": "certain",
+            "limit_mb": limit_mb,
+            "measured_mb": measured >> 20,
+        },
+    )
+
+
+def _receipt(
+    running: Running,
+    now: float,
+    *,
+    run_s: float | None = None,
+    peak_rss_mb: float | None = None,
+    exit_words: str | None = None,
+) -> Receipt:
+    worker = running.worker
+    dispatched = running.dispatched_at
+    if worker is None or dispatched is None:
+        waited = now - running.submitted_at
+        return Receipt(
+            queue_s=waited,
+            total_s=waited,
+            environment=running.call.environment,
+            attempts=running.attempts,
+        )
+    ran = now - dispatched if run_s is None else run_s
+    return Receipt(
+        queue_s=dispatched - running.submitted_at,
+        start_s=max(0.0, now - dispatched - ran),
+        run_s=ran,
+        total_s=now - running.submitted_at,
+        peak_rss_mb=peak_rss_mb,
+        environment=running.call.environment,
+        start_method=worker.zygote.method,
+        preloaded=running.key.profile > 0,
+        attempts=running.attempts,
+        pid=worker.pid,
+        exit=exit_words,
+    )
+
+
+@cache
+def runtime_packages() -> dict[str, str]:
+    """Folders of the packages a worker's runtime needs, for interpreters that lack them."""
+    import cloudpickle
+    import tblib
+
+    return {
+        package.__name__: str(Path(package.__file__).parent) for package in (cloudpickle, tblib)
+    }

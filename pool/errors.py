@@ -1,0 +1,147 @@
+"""Every way a call or a request can fail, one tree.
+
+    FlashpoolError
+    |-- InvalidRequest          the request cannot be understood; fix it and send it again
+    |-- Unauthorized            no token, or a wrong one
+    |-- PayloadTooLarge         the request is larger than the server takes
+    |-- Overloaded              queue full or draining; try again after ``retry_after_s``
+    |-- PoolClosed              submitted to a pool that was shut down (a RuntimeError too)
+    `-- CallError               the call was taken, and ended without a result of its own
+        |-- Timeout             a limit passed: queue, build, start or run (a TimeoutError too)
+        |-- WorkerCrashed       its process died: signal, exit code, last output
+        |-- OutOfMemory         its process was killed for memory, with the evidence
+        |-- ResultTooLarge      the result is larger than the answer may be
+        |-- ResultNotSerializable   the result cannot be pickled or written as JSON
+        |-- Cancelled           the caller cancelled it, or went away
+        |-- ResidentLost        a sibling's failure took the shared worker; safe to retry
+        |-- RemoteException     user code raised what cannot be rebuilt on this side
+        `-- EnvironmentError    its virtualenv could not be built or its zygote not started
+            `-- EnvironmentStartFailed
+
+Each carries a message for people and ``details``, plain data for programs; the class
+name is the ``error_type`` of a response. All survive pickling with both intact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+Details = dict[str, Any]
+
+
+class FlashpoolError(Exception):
+    """Base of all errors raised here.
+
+    ``details`` holds JSON-able facts (phase, signal, exit_code, limits).
+    """
+
+    #: Whether sending the same call again can help without changing it.
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: Details = details
+
+    def __reduce__(self) -> tuple[Callable[..., FlashpoolError], tuple[Any, ...]]:
+        # Exception's own __reduce__ replays args only and would lose the details.
+        return _rebuild, (type(self), self.message, self.details)
+
+
+def _rebuild(kind: type[FlashpoolError], message: str, details: Details) -> FlashpoolError:
+    return kind(message, **details)
+
+
+class InvalidRequest(FlashpoolError, ValueError):
+    """The request is malformed, or its arguments cannot be decoded."""
+
+
+class Unauthorized(FlashpoolError):
+    """The bearer token is missing or wrong."""
+
+
+class PayloadTooLarge(FlashpoolError):
+    """The request's body is larger than the server takes."""
+
+
+class Overloaded(FlashpoolError):
+    """The queue is full or the pool is draining; ``details['retry_after_s']`` says when."""
+
+    retryable: ClassVar[bool] = True
+
+
+class PoolClosed(FlashpoolError, RuntimeError):
+    """The pool was shut down, or belongs to another process."""
+
+
+class CallError(FlashpoolError):
+    """A call that was accepted and did not end with a result or a user exception."""
+
+
+class Timeout(CallError, TimeoutError):
+    """A time limit passed; ``details['phase']`` is queue, build, start or run."""
+
+
+class WorkerCrashed(CallError):
+    """The worker died; ``details`` has ``signal``, ``exit_code`` and ``last_output``."""
+
+
+class OutOfMemory(CallError):
+    """The worker was killed for memory; ``details`` has ``evidence`` and ``confidence``."""
+
+
+class ResultTooLarge(CallError):
+    """The result does not fit into the answer; ``details`` has ``size`` and ``limit``."""
+
+
+class ResultNotSerializable(CallError):
+    """The result cannot be carried back to the caller."""
+
+
+class Cancelled(CallError):
+    """The call was cancelled."""
+
+
+class ResidentLost(CallError):
+    """The shared worker was killed because of another call in it."""
+
+    retryable: ClassVar[bool] = True
+
+
+class RemoteException(CallError):
+    """User code raised an exception that cannot be rebuilt here.
+
+    ``details['class_name']`` is its qualified class name.
+    """
+
+
+class EnvironmentError(CallError):  # noqa: A001 - the documented error_type; the builtin is an alias of OSError
+    """The environment of the call cannot be used."""
+
+
+class EnvironmentStartFailed(EnvironmentError):
+    """The environment's interpreter did not come up; ``details`` has its last output."""
+
+
+#: error_type -> class, for building an error from what crossed the wire.
+BY_NAME: dict[str, type[FlashpoolError]] = {
+    kind.__name__: kind
+    for kind in (
+        InvalidRequest,
+        Unauthorized,
+        PayloadTooLarge,
+        Overloaded,
+        PoolClosed,
+        Timeout,
+        WorkerCrashed,
+        OutOfMemory,
+        ResultTooLarge,
+        ResultNotSerializable,
+        Cancelled,
+        ResidentLost,
+        RemoteException,
+        EnvironmentError,
+        EnvironmentStartFailed,
+    )
+}

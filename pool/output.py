@@ -1,0 +1,53 @@
+"""What a call wrote, bounded: its first and its last bytes, and how much is missing."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class OutputBuffer:
+    """Keeps the first half and the last half of ``limit`` bytes."""
+
+    __slots__ = ("_cut", "_half", "_head", "_head_size", "_tail", "_tail_size")
+
+    def __init__(self, limit: int) -> None:
+        self._half = max(1, limit // 2)
+        self._head: list[bytes] = []
+        self._head_size = 0
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self._cut = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._head)
+
+    def append(self, chunk: bytes) -> None:
+        """Take what was read next."""
+        room = self._half - self._head_size
+        if room > 0:
+            self._head.append(chunk[:room])
+            self._head_size += min(room, len(chunk))
+            chunk = chunk[room:]
+        if not chunk:
+            return
+        self._tail.append(chunk)
+        self._tail_size += len(chunk)
+        # Whole chunks only: cutting each one exactly would copy the tail over and over.
+        while self._tail_size - len(self._tail[0]) >= self._half:
+            gone = self._tail.popleft()
+            self._tail_size -= len(gone)
+            self._cut += len(gone)
+
+    def value(self) -> bytes:
+        """All that is kept, with a line in the middle that says how much is not."""
+        head = b"".join(self._head)
+        tail = b"".join(self._tail)
+        surplus = max(0, len(tail) - self._half) if self._cut or len(tail) > self._half else 0
+        cut = self._cut + surplus
+        if not cut:
+            return head + tail
+        return head + b"\n[... %d bytes of output cut ...]\n" % cut + tail[surplus:]
+
+    def tail(self, size: int) -> str:
+        """The last ``size`` bytes as text, for messages."""
+        return self.value()[-size:].decode(errors="replace")

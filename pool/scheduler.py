@@ -1,0 +1,400 @@
+"""Who runs next: decisions only. No clock, no descriptor, no process in here.
+
+    submitted, withdrawn, ended            StartZygote, RetireZygote
+    zygote_ready, zygote_lost      --->    ForkWorkers, DismissWorker
+    worker_ready, worker_gone              Dispatch, Fail
+    tick
+
+Events are methods, named for what happened and given the time; each returns the commands
+to carry out, in order. The supervisor alone calls them, and carries them out.
+
+The rules:
+
+* A call needs a slot and a spare of its zygote. It holds the slot until its worker's
+  process tree is gone (`worker_gone`), not just until its result is here.
+* Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
+  never holds up the calls of others.
+* Spares are forked ahead, as many as calls ran at once of late, at most ``max_spares``;
+  `tick` lets them go when a zygote had no call for ``spare_idle_s``.
+* A zygote that is lost is started again when a call needs it, a bounded number of times
+  a minute; past that, calls for it fail at once with the reason, until the minute is over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+#: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
+RESTART_LIMIT: Final = 5
+RESTART_WINDOW_S: Final = 60.0
+#: How often `tick` expects to be called, at least.
+TICK_S: Final = 1.0
+
+
+class ZygoteKey(NamedTuple):
+    """Which zygote: an environment, and what is preloaded in it (0: nothing)."""
+
+    environment: str
+    profile: int = 0
+
+
+class StartZygote(NamedTuple):
+    """Start it; answer with `zygote_ready` or `zygote_lost`."""
+
+    key: ZygoteKey
+
+
+class RetireZygote(NamedTuple):
+    """Nobody needs it any more: let it end when its workers have."""
+
+    key: ZygoteKey
+
+
+class ForkWorkers(NamedTuple):
+    """Fork spares; answer with as many `worker_ready` or `worker_gone`."""
+
+    key: ZygoteKey
+    number: int
+
+
+class DismissWorker(NamedTuple):
+    """End a spare; answer with `worker_gone`."""
+
+    worker: int
+
+
+class Dispatch(NamedTuple):
+    """Hand the call to the spare."""
+
+    call: int
+    worker: int
+
+
+class Fail(NamedTuple):
+    """End a waiting call: its zygote cannot be started, because of ``reason``."""
+
+    call: int
+    key: ZygoteKey
+    reason: str
+
+
+Command = StartZygote | RetireZygote | ForkWorkers | DismissWorker | Dispatch | Fail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The scheduler's settings."""
+
+    slots: int
+    queue_limit: int | None = None
+    max_spares: int = 8
+    spare_idle_s: float = 60.0
+
+
+class QueueFull(Exception):
+    """No more calls may wait."""
+
+
+@dataclass(slots=True)
+class _Zygote:
+    """What is known of one zygote."""
+
+    key: ZygoteKey
+    up: bool = False
+    starting: bool = False
+    retiring: bool = False
+    starts: deque[float] = field(default_factory=deque)
+    last_failure: str = ""
+    last_used: float = 0.0
+    waiting: dict[int, float] = field(default_factory=dict)
+    spares: deque[int] = field(default_factory=deque)
+    forking: int = 0
+    #: Workers that were dispatched to and whose tree is not gone.
+    busy: int = 0
+    #: Most busy at once, of late.
+    peak: int = 0
+
+
+class Scheduler:
+    """The pool's state: queue, slots, zygotes and their workers."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.busy = 0
+        self.waiting = 0
+        self._zygotes: dict[ZygoteKey, _Zygote] = {}
+        self._call_key: dict[int, ZygoteKey] = {}
+        self._worker_key: dict[int, ZygoteKey] = {}
+        self._holding: set[int] = set()
+
+    # Calls.
+
+    def submitted(
+        self, call: int, key: ZygoteKey, now: float, *, again: bool = False
+    ) -> list[Command]:
+        """A call arrived; ``again`` when its worker died before it began.
+
+        Raises:
+            QueueFull: the queue is at its limit; nothing was changed.
+        """
+        limit = self.policy.queue_limit
+        if not again and limit is not None and self.waiting >= limit and not self._could_run_now():
+            raise QueueFull
+        zygote = self._zygote(key)
+        zygote.last_used = now
+        if again:
+            zygote.waiting = {call: now, **zygote.waiting}
+        else:
+            zygote.waiting[call] = now
+        self.waiting += 1
+        self._call_key[call] = key
+        return self._settle(zygote, now)
+
+    def withdrawn(self, call: int, now: float) -> bool:
+        """A call is cancelled or timed out; True if it was still waiting."""
+        key = self._call_key.get(call)
+        if key is None:
+            return False
+        self._forget(self._zygotes[key], call)
+        return True
+
+    def waiting_since(self) -> float | None:
+        """When the oldest waiting call arrived."""
+        return min((_since(z) for z in self._zygotes.values() if z.waiting), default=None)
+
+    # Zygotes.
+
+    def wanted(self, key: ZygoteKey, now: float) -> list[Command]:
+        """Have this zygote up, though no call needs it yet."""
+        zygote = self._zygote(key)
+        zygote.last_used = now
+        zygote.peak = max(zygote.peak, 1)
+        return self._start(zygote, now) + self._fork(zygote)
+
+    def zygote_ready(self, key: ZygoteKey, now: float) -> list[Command]:
+        """It is up and can fork."""
+        zygote = self._zygotes[key]
+        zygote.up, zygote.starting = True, False
+        return self._settle(zygote, now)
+
+    def zygote_lost(
+        self, key: ZygoteKey, reason: str, now: float, *, curable: bool = False
+    ) -> list[Command]:
+        """It died, or never came up; `worker_gone` follows for each worker that had a call.
+
+        ``curable``: it would come up if it were started again, differently.
+        """
+        zygote = self._zygotes[key]
+        failed_start = zygote.starting
+        zygote.up = zygote.starting = False
+        zygote.forking = 0
+        zygote.last_failure = reason
+        for worker in zygote.spares:
+            self._worker_key.pop(worker)
+        zygote.spares.clear()
+        if zygote.retiring:
+            return self._retire_if_done(zygote)
+        if failed_start and not curable:
+            # What it met it will meet again: whoever waits is told now.
+            return self._fail_waiting(zygote)
+        return self._settle(zygote, now)
+
+    def retire(self, key: ZygoteKey, heir: ZygoteKey, now: float) -> list[Command]:
+        """It is replaced: its waiting calls go to the heir, it ends with its last worker."""
+        zygote = self._zygotes.get(key)
+        if zygote is None or zygote.retiring:
+            return []
+        zygote.retiring = True
+        after = self._zygote(heir)
+        after.waiting = dict(
+            sorted({**zygote.waiting, **after.waiting}.items(), key=lambda item: item[1])
+        )
+        self._call_key.update(dict.fromkeys(zygote.waiting, heir))
+        zygote.waiting = {}
+        commands: list[Command] = [DismissWorker(worker) for worker in zygote.spares]
+        zygote.spares.clear()
+        return commands + self._retire_if_done(zygote) + self._settle(after, now)
+
+    def is_up(self, key: ZygoteKey) -> bool:
+        """Whether calls may be sent its way without waiting for a start."""
+        zygote = self._zygotes.get(key)
+        return zygote is not None and zygote.up and not zygote.retiring
+
+    # Workers.
+
+    def worker_ready(self, worker: int, key: ZygoteKey, now: float) -> list[Command]:
+        """A spare was forked and can take a call."""
+        zygote = self._zygotes[key]
+        zygote.forking = max(0, zygote.forking - 1)
+        if zygote.retiring:
+            self._worker_key[worker] = key
+            return [DismissWorker(worker)]
+        self._worker_key[worker] = key
+        zygote.spares.append(worker)
+        return self._dispatch(now)
+
+    def worker_not_ready(self, key: ZygoteKey, now: float) -> list[Command]:
+        """A fork that was asked for ended before it could take a call."""
+        zygote = self._zygotes[key]
+        zygote.forking = max(0, zygote.forking - 1)
+        return self._settle(zygote, now)
+
+    def worker_gone(self, worker: int, now: float) -> list[Command]:
+        """Its whole process tree is gone: the slot it held is free."""
+        key = self._worker_key.pop(worker, None)
+        if key is None:
+            return []
+        zygote = self._zygotes[key]
+        if worker in self._holding:
+            self._holding.remove(worker)
+            zygote.busy -= 1
+            self.busy -= 1
+        else:
+            _discard(zygote.spares, worker)
+        if zygote.retiring:
+            return self._dispatch(now) + self._retire_if_done(zygote)
+        return self._dispatch(now) + self._fork(zygote)
+
+    def spare_died(self, worker: int) -> None:
+        """A spare's death is known before its tree is gone: offer it to no call."""
+        key = self._worker_key.get(worker)
+        if key is not None:
+            _discard(self._zygotes[key].spares, worker)
+
+    # Time.
+
+    def tick(self, now: float) -> list[Command]:
+        """Let go of what has not been needed for long. Call it every `TICK_S` or so."""
+        commands: list[Command] = []
+        for zygote in self._zygotes.values():
+            idle = now - zygote.last_used
+            zygote.peak = max(
+                zygote.busy, zygote.peak - 1, 0 if idle > self.policy.spare_idle_s else 1
+            )
+            surplus = len(zygote.spares) - self._spares_wanted(zygote)
+            for _ in range(surplus):
+                commands.append(DismissWorker(zygote.spares.popleft()))
+        return commands
+
+    # Views, for stats and tests.
+
+    def spares(self, key: ZygoteKey) -> int:
+        """Spares that wait for a call."""
+        zygote = self._zygotes.get(key)
+        return len(zygote.spares) if zygote else 0
+
+    def keys(self) -> Iterable[ZygoteKey]:
+        """All zygotes known."""
+        return self._zygotes.keys()
+
+    # Decisions.
+
+    def _zygote(self, key: ZygoteKey) -> _Zygote:
+        zygote = self._zygotes.get(key)
+        if zygote is None:
+            zygote = self._zygotes[key] = _Zygote(key)
+        return zygote
+
+    def _could_run_now(self) -> bool:
+        return self.waiting == 0 and self.busy < self.policy.slots
+
+    def _settle(self, zygote: _Zygote, now: float) -> list[Command]:
+        """Start, dispatch and fork for one zygote, in that order."""
+        if not zygote.up:
+            return self._start(zygote, now) if zygote.waiting else []
+        return self._dispatch(now) + self._fork(zygote)
+
+    def _start(self, zygote: _Zygote, now: float) -> list[Command]:
+        if zygote.up or zygote.starting:
+            return []
+        while zygote.starts and now - zygote.starts[0] > RESTART_WINDOW_S:
+            zygote.starts.popleft()
+        if len(zygote.starts) >= RESTART_LIMIT:
+            return self._fail_waiting(zygote)
+        zygote.starts.append(now)
+        zygote.starting = True
+        return [StartZygote(zygote.key)]
+
+    def _fail_waiting(self, zygote: _Zygote) -> list[Command]:
+        reason = zygote.last_failure
+        failed: list[Command] = [Fail(call, zygote.key, reason) for call in zygote.waiting]
+        for call in list(zygote.waiting):
+            self._forget(zygote, call)
+        return failed
+
+    def _forget(self, zygote: _Zygote, call: int) -> None:
+        del zygote.waiting[call]
+        del self._call_key[call]
+        self.waiting -= 1
+
+    def _dispatch(self, now: float) -> list[Command]:
+        """Pair waiting calls with spares while there are slots, oldest call first."""
+        commands: list[Command] = []
+        touched: list[_Zygote] = []
+        while self.waiting and self.busy < self.policy.slots:
+            zygote = self._oldest_with_spare()
+            if zygote is None:
+                break
+            call = next(iter(zygote.waiting))
+            self._forget(zygote, call)
+            worker = zygote.spares.popleft()
+            self._holding.add(worker)
+            self.busy += 1
+            zygote.busy += 1
+            zygote.peak = max(zygote.peak, zygote.busy)
+            zygote.last_used = now
+            commands.append(Dispatch(call, worker))
+            if zygote not in touched:
+                touched.append(zygote)
+        if self.waiting and self.busy < self.policy.slots:
+            # A slot is free for calls whose zygotes have not forked for want of one.
+            touched = [
+                zygote for zygote in self._zygotes.values() if zygote.waiting or zygote in touched
+            ]
+        for zygote in touched:
+            commands += self._fork(zygote)
+        return commands
+
+    def _oldest_with_spare(self) -> _Zygote | None:
+        if len(self._zygotes) == 1:
+            (zygote,) = self._zygotes.values()
+            return zygote if zygote.waiting and zygote.spares else None
+        able = [z for z in self._zygotes.values() if z.waiting and z.spares]
+        return min(able, key=_since, default=None)
+
+    def _fork(self, zygote: _Zygote) -> list[Command]:
+        if not zygote.up or zygote.retiring:
+            return []
+        missing = self._spares_wanted(zygote) - len(zygote.spares) - zygote.forking
+        if missing <= 0:
+            return []
+        zygote.forking += missing
+        return [ForkWorkers(zygote.key, missing)]
+
+    def _spares_wanted(self, zygote: _Zygote) -> int:
+        """As many as ran at once of late, and one for each that waits and could run."""
+        free = self.policy.slots - self.busy
+        could_run = min(len(zygote.waiting), free)
+        return max(could_run, min(zygote.peak, self.policy.max_spares))
+
+    def _retire_if_done(self, zygote: _Zygote) -> list[Command]:
+        if zygote.busy or zygote.forking:
+            return []
+        if zygote.up:
+            return [RetireZygote(zygote.key)]
+        self._zygotes.pop(zygote.key, None)
+        return []
+
+
+def _since(zygote: _Zygote) -> float:
+    return next(iter(zygote.waiting.values()))
+
+
+def _discard(spares: deque[int], worker: int) -> None:
+    try:
+        spares.remove(worker)
+    except ValueError:
+        pass

@@ -1,0 +1,78 @@
+"""The roles' states and their legal moves. An illegal one raises, with the story so far."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final, Generic, TypeVar
+
+
+class ZygoteState(enum.Enum):
+    """A zygote, as the supervisor sees it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    #: Asked to leave; takes no more calls.
+    LEAVING = "leaving"
+    GONE = "gone"
+
+
+class WorkerState(enum.Enum):
+    """A worker, as the supervisor sees it."""
+
+    #: Forked, not prepared yet (start method spawn).
+    PREPARING = "preparing"
+    SPARE = "spare"
+    BUSY = "busy"
+    #: Told to stop, or its result is here; its process has not been reported dead.
+    ENDING = "ending"
+    GONE = "gone"
+
+
+ZYGOTE_MOVES: Final[Mapping[ZygoteState, frozenset[ZygoteState]]] = {
+    ZygoteState.STARTING: frozenset({ZygoteState.READY, ZygoteState.LEAVING, ZygoteState.GONE}),
+    ZygoteState.READY: frozenset({ZygoteState.LEAVING, ZygoteState.GONE}),
+    ZygoteState.LEAVING: frozenset({ZygoteState.GONE}),
+    ZygoteState.GONE: frozenset(),
+}
+WORKER_MOVES: Final[Mapping[WorkerState, frozenset[WorkerState]]] = {
+    WorkerState.PREPARING: frozenset({WorkerState.SPARE, WorkerState.ENDING, WorkerState.GONE}),
+    WorkerState.SPARE: frozenset({WorkerState.BUSY, WorkerState.ENDING, WorkerState.GONE}),
+    WorkerState.BUSY: frozenset({WorkerState.ENDING, WorkerState.GONE}),
+    WorkerState.ENDING: frozenset({WorkerState.GONE}),
+    WorkerState.GONE: frozenset(),
+}
+
+
+class IllegalMove(Exception):
+    """A role was asked to move where it cannot go: a bug in the pool."""
+
+
+S = TypeVar("S", ZygoteState, WorkerState)
+
+
+class StateMachine(Generic[S]):
+    """A state that only makes the moves of its table, and remembers them."""
+
+    __slots__ = ("_history", "_moves", "_who", "now")
+
+    _moves: Mapping[S, frozenset[S]]
+    _history: list[S]
+
+    def __init__(self, who: str, start: S, moves: Mapping[S, frozenset[S]]) -> None:
+        self.now: S = start
+        self._who = who
+        self._moves = moves
+        self._history = [start]
+
+    def move(self, to: S) -> None:
+        """Go there.
+
+        Raises:
+            IllegalMove: the table has no such move.
+        """
+        if to not in self._moves[self.now]:
+            story = " -> ".join(state.value for state in self._history)
+            raise IllegalMove(f"{self._who}: {story} -> {to.value} is not a legal move")
+        self.now = to
+        self._history.append(to)

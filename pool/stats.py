@@ -1,0 +1,187 @@
+"""What an operator can ask of a pool: one typed document, collected in the supervisor.
+
+Everything is bounded: the last so many latencies and failures, counters by cause.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Final
+
+from .calls import Outcome, Receipt
+
+#: Calls whose latency is remembered, and failures.
+LATENCIES: Final = 2048
+FAILURES: Final = 50
+_ERROR_TEXT: Final = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotStats:
+    """Units of concurrency."""
+
+    total: int
+    busy: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """Calls that wait."""
+
+    depth: int
+    limit: int | None
+    oldest_age_s: float | None
+    refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZygoteStats:
+    """One fork server."""
+
+    environment: str
+    profile: int
+    pid: int | None
+    state: str
+    python: str
+    start_method: str
+    #: Why workers are spawned and not forked, when they are.
+    reason: str | None
+    start_s: float | None
+    preloaded: int
+    preload: list[str]
+    skipped: dict[str, str]
+    spares: int
+    workers: int
+    starts: int
+    last_failure: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallStats:
+    """One call that runs or waits for its worker to go."""
+
+    id: int
+    label: str
+    age_s: float
+    phase: str
+    pid: int | None
+    environment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyStats:
+    """Seconds of the last calls in one phase."""
+
+    count: int
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureStats:
+    """One recent failure."""
+
+    at: float
+    label: str
+    error_type: str
+    error: str
+    run_s: float
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorStats:
+    """The supervisor's own process."""
+
+    pid: int
+    uptime_s: float
+    rss_mb: float
+    open_files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStats:
+    """The whole document."""
+
+    ready: bool
+    draining: bool
+    slots: SlotStats
+    queue: QueueStats
+    zygotes: list[ZygoteStats]
+    running: list[CallStats]
+    calls: int
+    outcomes: dict[str, int]
+    latency: dict[str, LatencyStats]
+    recent_failures: list[FailureStats]
+    supervisor: SupervisorStats
+
+
+class Recorder:
+    """Counts ends; keeps the latest few."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.calls = 0
+        self.refused = 0
+        self.outcomes: Counter[str] = Counter()
+        self._failures: deque[FailureStats] = deque(maxlen=FAILURES)
+        self._receipts: deque[Receipt] = deque(maxlen=LATENCIES)
+
+    def ended(self, label: str, outcome: Outcome) -> None:
+        """Record the end of a call."""
+        self.calls += 1
+        self.outcomes[outcome.error_type or "ok" if not outcome.from_user else "UserException"] += 1
+        self._receipts.append(outcome.receipt)
+        if outcome.error_type is not None:
+            self._failures.append(
+                FailureStats(
+                    at=time.time(),
+                    label=label,
+                    error_type=outcome.error_type,
+                    error=(outcome.error or "")[:_ERROR_TEXT],
+                    run_s=round(outcome.receipt.run_s, 6),
+                    pid=outcome.receipt.pid,
+                )
+            )
+
+    def failures(self) -> list[FailureStats]:
+        """The latest failures, newest last."""
+        return list(self._failures)
+
+    def latency(self) -> dict[str, LatencyStats]:
+        """Percentiles by phase over the latest calls."""
+        receipts = list(self._receipts)
+        phases = {
+            "queue": [one.queue_s for one in receipts],
+            "start": [one.start_s for one in receipts],
+            "run": [one.run_s for one in receipts],
+            "total": [one.total_s for one in receipts],
+        }
+        return {phase: _percentiles(seconds) for phase, seconds in phases.items() if seconds}
+
+    def supervisor(self) -> SupervisorStats:
+        """This process, measured now."""
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[1])
+        return SupervisorStats(
+            pid=os.getpid(),
+            uptime_s=round(time.monotonic() - self.started, 3),
+            rss_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
+            open_files=len(os.listdir("/proc/self/fd")),
+        )
+
+
+def _percentiles(seconds: list[float]) -> LatencyStats:
+    ordered = sorted(seconds)
+
+    def at(fraction: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(fraction * len(ordered)))], 6)
+
+    return LatencyStats(
+        count=len(ordered), p50_s=at(0.5), p90_s=at(0.9), p99_s=at(0.99), max_s=at(1.0)
+    )

@@ -1,0 +1,111 @@
+"""What the supervisor knows of one call and of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+from .calls import Call, Phase, Sink
+from .causes import Stop
+from .channel import WorkerLink
+from .scheduler import ZygoteKey
+from .states import WORKER_MOVES, StateMachine, WorkerState
+from .zygote import ZygoteProcess
+
+
+class Running:
+    """A call between its submission and its one end."""
+
+    __slots__ = (
+        "attempts",
+        "call",
+        "dispatched_at",
+        "done",
+        "key",
+        "sink",
+        "streaming",
+        "submitted_at",
+        "timer",
+        "worker",
+    )
+
+    def __init__(self, call: Call, sink: Sink, key: ZygoteKey, now: float) -> None:
+        self.call = call
+        self.sink = sink
+        self.key = key
+        self.submitted_at = now
+        self.dispatched_at: float | None = None
+        self.worker: Worker | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.attempts = 1
+        self.streaming = False
+        self.done = False
+
+    @property
+    def phase(self) -> Phase:
+        """Where it is."""
+        return Phase.QUEUE if self.worker is None else Phase.RUN
+
+    def try_again(self) -> None:
+        """Its worker died before it began: back to the queue."""
+        self.attempts += 1
+        self.worker = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Worker:
+    """A forked process, from its zygote's report of it to that of its tree's end."""
+
+    __slots__ = (
+        "call_id",
+        "ending_since",
+        "id",
+        "link",
+        "pid",
+        "running",
+        "since",
+        "state",
+        "status",
+        "stop",
+        "stopping",
+        "zygote",
+    )
+
+    def __init__(
+        self,
+        worker_id: int,
+        pid: int,
+        zygote: ZygoteProcess,
+        link: WorkerLink,
+        *,
+        prepared: bool,
+        now: float,
+    ) -> None:
+        self.id = worker_id
+        self.pid = pid
+        self.zygote = zygote
+        self.link = link
+        self.since = now
+        first = WorkerState.SPARE if prepared else WorkerState.PREPARING
+        self.state = StateMachine(f"worker {pid}", first, WORKER_MOVES)
+        self.call_id: int | None = None
+        self.running: Running | None = None
+        #: Set when the supervisor ends it: why, if the call is to hear of it.
+        self.stop: Stop | None = None
+        self.stopping = False
+        #: Since when its process should be gone.
+        self.ending_since: float | None = None
+        #: Its wait status once it is dead.
+        self.status: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<worker {self.pid} {self.state.now.value} call={self.call_id}>"
+
+    def take(self, call_id: int, running: Running, now: float) -> None:
+        """It gets this call."""
+        self.state.move(WorkerState.BUSY)
+        self.call_id = call_id
+        self.running = running
+        running.worker = self
+        running.dispatched_at = now

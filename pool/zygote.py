@@ -1,0 +1,201 @@
+"""The supervisor's end of one zygote: its process, its control socket, its last words."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ._child import processes, wire
+from .config import PoolConfig
+from .output import OutputBuffer
+from .scheduler import ZygoteKey
+from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
+
+_BOOT: Final = Path(__file__).with_name("_child") / "boot.py"
+_WORDS_LIMIT: Final = 16 * 1024
+
+
+class ZygoteProcess:
+    """One exec'd guard with its zygote. The guard's exit means all below it is gone."""
+
+    def __init__(
+        self,
+        key: ZygoteKey,
+        python: str,
+        config: PoolConfig,
+        *,
+        preload: tuple[str, ...],
+        method: str,
+        now: float,
+    ) -> None:
+        self.key = key
+        self.python = python
+        self.method = method
+        self.preload = preload
+        self.started_at = now
+        self.ready_at: float | None = None
+        self.pid: int | None = None
+        self.version = ""
+        self.skipped: dict[str, str] = {}
+        self.loading: str | None = None
+        self.unsafe: tuple[str, str] | None = None
+        #: It ended because it was asked to.
+        self.left = False
+        #: Events of the control socket that are watched for.
+        self.watched = select.EPOLLIN
+        #: Requests it has not answered, and when it last did answer: a stopped zygote
+        #: shows by leaving them.
+        self.unanswered = 0
+        self.answered_at = now
+        self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
+        self.words = OutputBuffer(_WORDS_LIMIT)
+        self._unsent: deque[bytes] = deque()
+        self._launch(config)
+
+    def __repr__(self) -> str:
+        return f"<zygote {self.key.environment}#{self.key.profile} pid={self.pid} {self.state.now.value}>"
+
+    def _launch(self, config: PoolConfig) -> None:
+        self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.words_fd, words_w = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=words_w,
+                stderr=words_w,
+                pass_fds=[far.fileno()],
+                env=dict(config.worker_env),
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError:
+            self.control.close()
+            os.close(self.words_fd)
+            raise
+        finally:
+            far.close()
+            os.close(words_w)
+        self.guard_fd = os.pidfd_open(self.process.pid)
+        self.control.setblocking(False)
+        os.set_blocking(self.words_fd, False)
+
+    def send(self, op: str, **fields: object) -> None:
+        """Send a command; kept until the socket takes it."""
+        self._unsent.append(json.dumps({"op": op, **fields}).encode())
+        self.flush()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether commands wait to be sent."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what waits, as much as the socket takes."""
+        while self._unsent:
+            try:
+                self.control.send(self._unsent[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                # It is gone, which its pidfd tells with more certainty.
+                self._unsent.clear()
+                return
+            self._unsent.popleft()
+
+    def receive(self) -> Iterator[tuple[wire.Meta, list[int]]]:
+        """Messages that have arrived.
+
+        Raises:
+            Closed: the zygote is gone.
+        """
+        while True:
+            try:
+                yield wire.receive_packet(self.control)
+            except BlockingIOError:
+                return
+            except OSError:
+                raise wire.Closed from None
+
+    def is_ready(self, message: wire.Meta, now: float) -> None:
+        """It reported READY."""
+        self.pid = message["pid"]
+        self.version = message["python"]
+        self.ready_at = now
+        self.loading = None
+        self.state.move(ZygoteState.READY)
+
+    def read_words(self) -> bool:
+        """Keep what it printed itself; False at the end."""
+        for _ in range(4):
+            try:
+                chunk = os.read(self.words_fd, 65536)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                return False
+            self.words.append(chunk)
+        return True
+
+    def leave(self) -> None:
+        """Ask it to kill its workers and end."""
+        if self.state.now in (ZygoteState.STARTING, ZygoteState.READY):
+            self.state.move(ZygoteState.LEAVING)
+            self.send(wire.LEAVE)
+
+    def kill(self) -> None:
+        """End it at once; the guard cleans up below it, and its exit tells when."""
+        below = processes.children(self.process.pid)
+        for pid in below:
+            processes.send(pid, signal.SIGKILL)
+        if not below:
+            _signal(self.guard_fd, signal.SIGKILL)
+
+    def kill_with_guard(self) -> None:
+        """The same when the guard itself does not act (somebody stopped it)."""
+        for pid in (*processes.descendants(self.process.pid), self.process.pid):
+            processes.send(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Collect the guard, which has exited, and let go of every descriptor."""
+        self.process.wait()
+        self.control.close()
+        os.close(self.words_fd)
+        os.close(self.guard_fd)
+
+    def reason(self) -> str:
+        """Why it ended, in words, as far as is known."""
+        if self.unsafe:
+            return f"module {self.unsafe[0]!r}: {self.unsafe[1]}"
+        code = self.process.returncode
+        what = (
+            "it ended"
+            if code in (None, 0)
+            else f"it was killed by signal {code - 128}"
+            if code > 128
+            else f"it left with exit code {code}"
+        )
+        while_doing = (
+            f" while importing {self.loading!r}"
+            if self.loading
+            else " during its start-up"
+            if self.ready_at is None
+            else ""
+        )
+        words = self.words.tail(1500).strip()
+        return f"{what}{while_doing}" + (f"; its last words:\n{words}" if words else "")
+
+
+def _signal(pidfd: int, number: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,299 @@
+"""The scheduler against a world that carries out its commands in any order."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from flashpool.pool.scheduler import (
+    RESTART_LIMIT,
+    RESTART_WINDOW_S,
+    DismissWorker,
+    Dispatch,
+    Fail,
+    ForkWorkers,
+    Policy,
+    QueueFull,
+    RetireZygote,
+    Scheduler,
+    StartZygote,
+    ZygoteKey,
+)
+
+BASE = ZygoteKey("base")
+KEYS = [BASE, ZygoteKey("base", 1), ZygoteKey("other")]
+POLICY = Policy(slots=2, queue_limit=4, max_spares=3, spare_idle_s=10)
+
+
+class World(RuleBasedStateMachine):
+    """Zygotes start, fail, fork and die; workers take calls and go; time passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(POLICY)
+        self.now = 0.0
+        self.call_ids = itertools.count()
+        self.worker_ids = itertools.count()
+        self.starting: set[ZygoteKey] = set()
+        self.up: set[ZygoteKey] = set()
+        self.forks: list[ZygoteKey] = []
+        self.spares: dict[int, ZygoteKey] = {}
+        self.leaving: dict[int, ZygoteKey] = {}
+        self.running: dict[int, int] = {}
+        self.waiting: dict[int, ZygoteKey] = {}
+        self.ended: set[int] = set()
+        self.retired: set[ZygoteKey] = set()
+
+    def do(self, commands) -> None:
+        for command in commands:
+            if isinstance(command, StartZygote):
+                assert command.key not in self.up | self.starting
+                self.starting.add(command.key)
+            elif isinstance(command, ForkWorkers):
+                assert command.key in self.up and command.number > 0
+                self.forks += [command.key] * command.number
+            elif isinstance(command, Dispatch):
+                assert command.call in self.waiting, "a call is dispatched once, while it waits"
+                assert self.spares.pop(command.worker) == self.waiting.pop(command.call)
+                self.running[command.worker] = command.call
+            elif isinstance(command, DismissWorker):
+                self.leaving[command.worker] = self.spares.pop(command.worker)
+            elif isinstance(command, Fail):
+                del self.waiting[command.call]
+                self.ended.add(command.call)
+            elif isinstance(command, RetireZygote):
+                self.up.discard(command.key)
+                self.do(self.scheduler.zygote_lost(command.key, "retired", self.now))
+
+    @rule(key=st.sampled_from(KEYS))
+    def submit(self, key) -> None:
+        call = next(self.call_ids)
+        self.waiting[call] = key
+        full = self.scheduler.waiting >= POLICY.queue_limit
+        try:
+            commands = self.scheduler.submitted(call, key, self.now)
+        except QueueFull:
+            assert full
+            del self.waiting[call]
+            return
+        self.do(commands)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def withdraw(self, data) -> None:
+        call = data.draw(st.sampled_from(sorted(self.waiting)))
+        assert self.scheduler.withdrawn(call, self.now)
+        del self.waiting[call]
+        assert not self.scheduler.withdrawn(call, self.now), "only once"
+
+    @precondition(lambda self: self.starting)
+    @rule(data=st.data(), comes_up=st.booleans(), curable=st.booleans())
+    def start_ends(self, data, comes_up, curable) -> None:
+        key = data.draw(st.sampled_from(sorted(self.starting)))
+        self.starting.remove(key)
+        if comes_up:
+            self.up.add(key)
+            self.do(self.scheduler.zygote_ready(key, self.now))
+            return
+        commands = self.scheduler.zygote_lost(key, "broken", self.now, curable=curable)
+        self.do(commands)
+        if not curable:
+            assert key not in self.waiting.values(), "a failed start ends who waits for it"
+
+    @precondition(lambda self: self.up)
+    @rule(data=st.data())
+    def zygote_dies(self, data) -> None:
+        key = data.draw(st.sampled_from(sorted(self.up)))
+        self.up.remove(key)
+        self.forks = [k for k in self.forks if k != key]
+        for spare in [w for w, k in self.spares.items() if k == key]:
+            del self.spares[spare]
+        lost = [w for w, k in self.leaving.items() if k == key]
+        self.do(self.scheduler.zygote_lost(key, "killed", self.now))
+        for worker in lost:
+            del self.leaving[worker]
+            self.do(self.scheduler.worker_gone(worker, self.now))
+
+    @precondition(lambda self: self.forks)
+    @rule(lives=st.booleans())
+    def fork_ends(self, lives) -> None:
+        key = self.forks.pop(0)
+        if not lives:
+            self.do(self.scheduler.worker_not_ready(key, self.now))
+            return
+        worker = next(self.worker_ids)
+        self.spares[worker] = key
+        self.do(self.scheduler.worker_ready(worker, key, self.now))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def call_ends(self, data) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.running)))
+        self.ended.add(self.running.pop(worker))
+        self.do(self.scheduler.worker_gone(worker, self.now))
+
+    @precondition(lambda self: self.leaving)
+    @rule(data=st.data())
+    def dismissed_goes(self, data) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.leaving)))
+        del self.leaving[worker]
+        self.do(self.scheduler.worker_gone(worker, self.now))
+
+    @precondition(lambda self: self.spares)
+    @rule(data=st.data())
+    def spare_is_killed(self, data) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.spares)))
+        key = self.spares.pop(worker)
+        self.scheduler.spare_died(worker)
+        assert self.scheduler.spares(key) == sum(k == key for k in self.spares.values())
+        self.do(self.scheduler.worker_gone(worker, self.now))
+
+    @precondition(lambda self: BASE in self.up and not self.running)
+    @rule()
+    def want(self) -> None:
+        self.do(self.scheduler.wanted(BASE, self.now))
+
+    @rule(seconds=st.floats(min_value=0.1, max_value=40))
+    def time_passes(self, seconds) -> None:
+        self.now += seconds
+        self.do(self.scheduler.tick(self.now))
+
+    @invariant()
+    def slots_are_respected(self) -> None:
+        assert len(self.running) <= POLICY.slots
+        assert self.scheduler.waiting == len(self.waiting)
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        """Who waits has a reason: no slot, or a start or a fork that is under way."""
+        for key in set(self.waiting.values()):
+            if len(self.running) < POLICY.slots:
+                assert key in self.starting or key in self.forks or key in self.spares.values()
+                assert key not in self.spares.values(), "a free slot and a spare, and yet it waits"
+
+    @invariant()
+    def spares_are_bounded(self) -> None:
+        for key in KEYS:
+            spares = sum(k == key for k in self.spares.values())
+            assert (
+                spares + self.forks.count(key)
+                <= max(POLICY.max_spares, POLICY.slots) + POLICY.slots
+            )
+
+    def teardown(self) -> None:
+        """Left alone, the world ends every call."""
+        for _ in range(200):
+            for key in sorted(self.starting):
+                self.starting.remove(key)
+                self.up.add(key)
+                self.do(self.scheduler.zygote_ready(key, self.now))
+            while self.forks:
+                self._fork()
+            for worker in sorted(self.running):
+                self.ended.add(self.running.pop(worker))
+                self.do(self.scheduler.worker_gone(worker, self.now))
+            if not self.waiting:
+                break
+        assert not self.waiting
+
+    def _fork(self) -> None:
+        key = self.forks.pop(0)
+        worker = next(self.worker_ids)
+        self.spares[worker] = key
+        self.do(self.scheduler.worker_ready(worker, key, self.now))
+
+
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestWorld = World.TestCase
+
+
+def up(policy: Policy = POLICY) -> Scheduler:
+    scheduler = Scheduler(policy)
+    scheduler.wanted(BASE, 0.0)
+    scheduler.zygote_ready(BASE, 0.0)
+    return scheduler
+
+
+def test_a_spare_is_ready_before_the_first_call():
+    scheduler = Scheduler(POLICY)
+    assert scheduler.wanted(BASE, 0.0) == [StartZygote(BASE)]
+    assert scheduler.zygote_ready(BASE, 0.1) == [ForkWorkers(BASE, 1)]
+
+
+def test_a_dispatch_forks_the_next_spare_behind_it():
+    scheduler = up()
+    scheduler.worker_ready(1, BASE, 0.0)
+    assert scheduler.submitted(7, BASE, 0.0) == [Dispatch(7, 1), ForkWorkers(BASE, 1)]
+
+
+def test_a_slot_is_held_until_the_tree_is_gone():
+    scheduler = up(Policy(slots=1))
+    scheduler.worker_ready(1, BASE, 0.0)
+    scheduler.submitted(7, BASE, 0.0)
+    scheduler.worker_ready(2, BASE, 0.0)
+    assert scheduler.submitted(8, BASE, 0.0) == []
+    assert scheduler.worker_gone(1, 0.0)[0] == Dispatch(8, 2)
+
+
+def test_a_zygote_that_starts_does_not_hold_up_others():
+    scheduler = up()
+    scheduler.worker_ready(1, BASE, 0.0)
+    assert scheduler.submitted(7, ZygoteKey("slow"), 0.0) == [StartZygote(ZygoteKey("slow"))]
+    assert scheduler.submitted(8, BASE, 1.0)[0] == Dispatch(8, 1)
+
+
+def test_a_call_tried_again_goes_first():
+    scheduler = up(Policy(slots=1))
+    scheduler.submitted(1, BASE, 0.0)
+    scheduler.submitted(2, BASE, 0.0, again=True)
+    assert scheduler.worker_ready(9, BASE, 0.0)[0] == Dispatch(2, 9)
+
+
+def test_the_queue_is_bounded_and_a_refusal_changes_nothing():
+    scheduler = Scheduler(Policy(slots=1, queue_limit=1))
+    scheduler.submitted(1, BASE, 0.0)
+    with pytest.raises(QueueFull):
+        scheduler.submitted(2, BASE, 0.0)
+    assert scheduler.waiting == 1
+    assert not scheduler.withdrawn(2, 0.0)
+
+
+def test_a_crash_loop_is_cut_off_with_its_reason_and_ends_with_time():
+    scheduler = Scheduler(POLICY)
+    now = 0.0
+    for attempt in range(RESTART_LIMIT):
+        assert scheduler.submitted(attempt, BASE, now) == [StartZygote(BASE)]
+        assert scheduler.zygote_lost(BASE, "bad site", now) == [Fail(attempt, BASE, "bad site")]
+        now += 1
+    assert scheduler.submitted(99, BASE, now) == [Fail(99, BASE, "bad site")]
+    assert scheduler.submitted(100, BASE, RESTART_WINDOW_S + 1) == [StartZygote(BASE)]
+
+
+def test_idle_spares_are_let_go_and_come_back_with_calls():
+    scheduler = up()
+    scheduler.worker_ready(1, BASE, 0.0)
+    assert scheduler.tick(5.0) == []
+    assert scheduler.tick(11.0) == [DismissWorker(1)]
+    scheduler.worker_gone(1, 11.0)
+    assert scheduler.submitted(7, BASE, 12.0) == [ForkWorkers(BASE, 1)]
+
+
+def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
+    old, new = ZygoteKey("base", 1), ZygoteKey("base", 2)
+    scheduler = Scheduler(Policy(slots=1))
+    for key in (old, new):
+        scheduler.wanted(key, 0.0)
+        scheduler.zygote_ready(key, 0.0)
+    scheduler.worker_ready(1, old, 0.0)
+    scheduler.submitted(7, old, 0.0)
+    scheduler.worker_ready(3, old, 0.0)
+    scheduler.submitted(8, old, 0.0)
+    assert DismissWorker(3) in scheduler.retire(old, new, 0.0)
+    scheduler.worker_ready(2, new, 0.0)
+    commands = scheduler.worker_gone(1, 0.0)
+    assert Dispatch(8, 2) in commands
+    assert commands[-1] == RetireZygote(old)
