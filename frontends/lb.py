@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from flashpool.pool.errors import (
     FlashpoolError,
@@ -162,6 +162,33 @@ async def _discard(receive: Receive) -> None:
             return
 
 
+class LiveApp(FastAPI):
+    """FastAPI, and a table of routes that are served before its middleware and its router.
+
+    Those cost as much as all else that is done for a request here, and add nothing to
+    routes that take no parameters.
+    """
+
+    def __init__(
+        self, direct: Mapping[tuple[str, str], ASGIApp], lifespan: Lifespan[FastAPI]
+    ) -> None:
+        # No docs: whoever may call it has the contract.
+        super().__init__(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+        self._direct = direct
+        for path in {path for _, path in direct}:
+            methods = [method for method, other in direct if other == path]
+            # Reached for other methods only, which the router answers with 405.
+            self.router.routes.append(Route(path, direct[methods[0], path], methods=methods))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, or the lifespan."""
+        if scope["type"] == "http":
+            route = self._direct.get((scope["method"], scope["path"]))
+            if route is not None:
+                return await route(scope, receive, send)
+        return await super().__call__(scope, receive, send)
+
+
 def create_app(service: Service, settings: Settings, admin: Admin | None = None) -> FastAPI:
     """The application; its lifespan starts and stops the service and the admin listener."""
 
@@ -179,16 +206,7 @@ def create_app(service: Service, settings: Settings, admin: Admin | None = None)
                 await admin.stop()
 
     health = Health(service)
-    return FastAPI(
-        title="flashpool",
-        lifespan=lifespan,
-        # It documents nothing: whoever may call it has the contract.
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        routes=[
-            Route("/execute", Execute(service, settings), methods=["POST"]),
-            Route("/ping", health, methods=["GET"]),
-            Route("/health", health, methods=["GET"]),
-        ],
-    )
+    direct: dict[tuple[str, str], ASGIApp] = {("POST", "/execute"): Execute(service, settings)}
+    for path in ("/ping", "/health"):
+        direct["GET", path] = direct["HEAD", path] = health
+    return LiveApp(direct, lifespan)

@@ -121,6 +121,7 @@ class Listener(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=settings.keepalive_s,
                 timeout_graceful_shutdown=2,
             )
