@@ -1,0 +1,262 @@
+"""A FunctionRequest (JSON bytes) to a call that can be made, and its result to text.
+
+    body -> JSON -> checked fields -> modules -> code in a fresh __main__ -> function
+                                   -> base64 -> unpickled arguments       -> Invocation
+    value -> pickle -> base64 text          (or JSON text, as the request says)
+
+Arguments come last: they may refer to what the modules define. Whatever is the
+request's fault is a `BadRequest` that names the field, what was expected and what was
+found; whatever the user's own code raises on the way comes out as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from binascii import a2b_base64, b2a_base64
+
+from . import pickling, user_code
+from .exceptions import Unserializable, summary
+from .wire import BadRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Request = dict[str, Any]
+
+_JSON_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+
+
+class Invocation:
+    """What to call, with what, and how to write what it returns."""
+
+    __slots__ = ("args", "as_json", "function", "kwargs")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+        *,
+        as_json: bool,
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.as_json = as_json
+
+
+def load_call(body: bytes) -> Invocation:
+    """Read a request, make its code live and decode its arguments.
+
+    Raises:
+        BadRequest: the request is malformed.
+        BaseException: the user's code raised it while it was loaded.
+    """
+    request = read_request(body)
+    as_json = _is_json(request)
+    modules = _field(request, "modules", dict)
+    if modules:
+        for path, text in modules.items():
+            _expect(f"modules[{path!r}]", text, str)
+        user_code.install_modules(modules)
+    execution_type = request.get("execution_type") or "function"
+    if execution_type == "function":
+        function = _function(request)
+    elif execution_type == "class":
+        function = _method(request, as_json)
+    else:
+        raise BadRequest(f"execution_type: expected 'function' or 'class', got {execution_type!r}")
+    args, kwargs = _arguments(request, "args", "kwargs", as_json)
+    return Invocation(function, args, kwargs, as_json=as_json)
+
+
+# -- The request ------------------------------------------------------------------------
+
+
+def read_request(body: bytes) -> Request:
+    """Parse strictly, and unwrap ``{"input": request}``."""
+    try:
+        request = _decode(str(body, "utf-8"))
+    except RecursionError:
+        raise BadRequest("the body is nested too deep") from None
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    _expect("the body", request, dict)
+    if "input" in request and "function_name" not in request and "class_name" not in request:
+        request = _expect("input", request["input"], dict)
+    return request  # type: ignore[no-any-return]
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
+
+
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse).decode
+
+
+def _expect(field: str, value: Any, kind: type[Any]) -> Any:
+    if isinstance(value, kind):
+        return value
+    raise BadRequest(f"{field}: expected {_JSON_NAMES[kind]}, got {_JSON_NAMES[type(value)]}")
+
+
+def _field(request: Request, name: str, kind: type[Any]) -> Any:
+    """An optional field; null counts as absent, and is empty."""
+    value = request.get(name)
+    return kind() if value is None else _expect(name, value, kind)
+
+
+def _text(request: Request, name: str) -> str:
+    """A field that must be there, and not be empty."""
+    value = request.get(name)
+    if not value or type(value) is not str:
+        got = "an empty string" if value == "" else _JSON_NAMES[type(value)]
+        raise BadRequest(f"{name}: expected a string, got {got if name in request else 'nothing'}")
+    return value
+
+
+def _is_json(request: Request) -> bool:
+    name = request.get("serialization_format") or "cloudpickle"
+    if name in ("cloudpickle", "json"):
+        return bool(name == "json")
+    raise BadRequest(f"serialization_format: expected 'cloudpickle' or 'json', got {name!r:.80}")
+
+
+# -- What to call -----------------------------------------------------------------------
+
+
+def _function(request: Request) -> Callable[..., Any]:
+    name = _text(request, "function_name")
+    code = _text(request, "function_code")
+    user_code.check_text("function_code", code)
+    return user_code.find_function(user_code.run_source(code, name), name)
+
+
+def _method(request: Request, as_json: bool) -> Callable[..., Any]:
+    """An instance of this call's own; a resident builds once and finds methods often."""
+    instance = build_instance(request, build_class(request), as_json=as_json)
+    return find_method(request, instance)
+
+
+def build_class(request: Request) -> type[Any]:
+    """The class a request carries."""
+    name = _text(request, "class_name")
+    code = _text(request, "class_code")
+    user_code.check_text("class_code", code)
+    return user_code.build_class(code, name)
+
+
+def build_instance(request: Request, cls: type[Any], *, as_json: bool) -> Any:
+    """An instance of it, from the constructor's arguments in the request."""
+    args, kwargs = _arguments(request, "constructor_args", "constructor_kwargs", as_json)
+    return user_code.build_instance(cls, args, kwargs)
+
+
+def find_method(request: Request, instance: object) -> Callable[..., Any]:
+    """The method a request names, bound to an instance."""
+    name = _expect("method_name", request.get("method_name") or "__call__", str)
+    return user_code.find_method(instance, name)
+
+
+# -- Arguments --------------------------------------------------------------------------
+
+
+def _arguments(
+    request: Request, args_field: str, kwargs_field: str, as_json: bool
+) -> tuple[list[Any], dict[str, Any]]:
+    args = _field(request, args_field, list)
+    kwargs = _field(request, kwargs_field, dict)
+    if not as_json:
+        args = [_argument(f"{args_field}[{i}]", value) for i, value in enumerate(args)]
+        kwargs = {k: _argument(f"{kwargs_field}[{k!r}]", value) for k, value in kwargs.items()}
+    return args, kwargs
+
+
+def _argument(field: str, value: Any) -> Any:
+    text = _expect(field, value, str)
+    try:
+        data = _unbase64(text)
+    except ValueError as error:
+        raise BadRequest(f"{field}: expected base64 of a pickle: {error}") from None
+    try:
+        return pickling.loads(data)
+    except Exception as error:
+        hint = "; is it in 'dependencies'?" if isinstance(error, ImportError) else ""
+        raise BadRequest(f"{field}: cannot be unpickled: {summary(error)}{hint}") from error
+
+
+if sys.version_info >= (3, 11):
+
+    def _unbase64(text: str) -> bytes:
+        return a2b_base64(text, strict_mode=True)
+
+else:
+
+    def _unbase64(text: str) -> bytes:
+        data = text.encode("ascii")
+        strange = data.translate(None, _BASE64)
+        if strange:
+            raise ValueError(f"{strange[:1]!r} is not base64")
+        return a2b_base64(data)
+
+
+# -- The result -------------------------------------------------------------------------
+
+
+def dump_result(value: object, as_json: bool) -> bytes:
+    """A result as ASCII text: base64 of its pickle, or JSON.
+
+    Raises:
+        Unserializable: it cannot be, whatever its own code raised on the way.
+    """
+    try:
+        if as_json:
+            return _encode(value).encode("ascii")
+        return b2a_base64(pickling.dumps(value), newline=False)
+    except RecursionError:
+        raise Unserializable(
+            f"the result, a {_name(value)}, is nested too deep to be {_verb(as_json)}: "
+            "return it flatter"
+        ) from None
+    except BaseException as error:
+        raise Unserializable(
+            f"the result, a {_name(value)}, cannot be {_verb(as_json)}: {summary(error)}. "
+            f"{_advice(as_json)}"
+        ) from error
+
+
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+def _name(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _verb(as_json: bool) -> str:
+    return "written as JSON" if as_json else "pickled"
+
+
+def _advice(as_json: bool) -> str:
+    if as_json:
+        return "Return dicts with string keys, lists, strings, finite numbers, booleans or None"
+    return "Return plain data, or close what holds a lock, a file or a connection first"

@@ -1,0 +1,122 @@
+"""Pickles a value with as little imported as it needs.
+
+    builtins, and classes and functions of importable modules  -> the C pickler alone
+    anything of ``__main__``, lambdas, closures, locals        -> cloudpickle, by value
+
+cloudpickle takes 20 ms to import, and a zygote that has it needs half as long again for
+every fork. Most results do not need it, so it is imported by the first that does.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from _pickle import Pickler, loads
+from _pickle import dumps as _c_dumps
+
+__all__ = ["ByReference", "Pickler", "RecursionGuard", "TooLarge", "dump_with", "dumps", "loads"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    #: A pickler's class, or something like it: takes a file and a protocol.
+    NewPickler = Callable[[io.BytesIO, int], Pickler]
+
+#: What every Python from 3.8 on can read.
+PROTOCOL = 5
+#: A user's own, higher recursion limit would let the pickler overflow the C stack.
+RECURSION_LIMIT = 10_000
+
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
+class TooLarge(Exception):
+    """The pickle passed the limit; it was not finished."""
+
+
+class _NeedsCloudpickle(Exception):
+    """Something in the value is known to this process only."""
+
+
+class ByReference(Pickler):
+    """A C pickler that gives up on what another process could not import."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called for all but builtin types; NotImplemented means "go on"."""
+        if getattr(obj, "__module__", None) == "__main__":
+            raise _NeedsCloudpickle
+        return NotImplemented
+
+
+class _Bounded(io.BytesIO):
+    """A file that refuses to grow past a limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._left = limit
+
+    def write(self, data: Any) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise TooLarge
+        return super().write(data)
+
+
+class RecursionGuard:
+    """Brings a recursion limit that user code set into a range that works, for a while."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(1000, min(self._before, RECURSION_LIMIT)))
+
+    def __exit__(self, *_: object) -> None:
+        sys.setrecursionlimit(self._before)
+
+
+def dumps(value: object) -> bytes:
+    """Pickle a value. Raises whatever the value's own code raises, or the picklers."""
+    if type(value) in _SCALARS:
+        return _c_dumps(value, PROTOCOL)
+    return dump_with(value, ByReference, _cloudpickler, None)
+
+
+def dump_with(
+    value: object,
+    by_reference: NewPickler,
+    by_value: Callable[[], NewPickler],
+    limit: int | None,
+) -> bytes:
+    """Pickle with the first kind and, where that does not do, with the second.
+
+    ``by_value`` is called only when needed: it imports cloudpickle to make its answer.
+
+    Raises:
+        TooLarge: it takes more than ``limit`` bytes.
+    """
+    with RecursionGuard():
+        # Where cloudpickle is loaded already, user code may have registered modules with it.
+        if "cloudpickle" not in sys.modules:
+            try:
+                return _dump(value, by_reference, limit)
+            except (RecursionError, MemoryError, TooLarge):
+                raise  # cloudpickle would fare no better
+            except Exception:
+                pass  # its own attempt says best what is wrong
+        return _dump(value, by_value(), limit)
+
+
+def _dump(value: object, new: NewPickler, limit: int | None) -> bytes:
+    file = io.BytesIO() if limit is None else _Bounded(limit)
+    new(file, PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+def _cloudpickler() -> NewPickler:
+    import cloudpickle
+
+    pickler: NewPickler = cloudpickle.Pickler
+    return pickler
