@@ -123,6 +123,6 @@ def show_failure(outcome: Outcome) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    console.print(Text(outcome.error or "", style="red"))
+    console.print(Text(outcome.error or "", style="red"), soft_wrap=True)
     if not outcome.from_user:
         console.print(Text(f"The call ended as {outcome.error_type}.", style="bold"))

@@ -1,0 +1,129 @@
+import base64
+import json
+from typing import Any
+
+import pytest
+from unit.frontends.stand_in import NONE
+
+from flashpool.frontends import answers
+from flashpool.pool.calls import Outcome, Receipt
+from flashpool.pool.errors import BY_NAME, Overloaded, PayloadTooLarge, Timeout
+
+#: What a drop-in replacement's answer must have (the client's FunctionResponse).
+OLD_FIELDS = {
+    "success",
+    "result",
+    "json_result",
+    "error",
+    "stdout",
+    "instance_id",
+    "instance_info",
+}
+
+
+def fields(answer: answers.Answer) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(answer.body)
+    assert decoded.keys() >= OLD_FIELDS | {"receipt"}
+    return decoded
+
+
+def test_a_result() -> None:
+    answer = answers.of_outcome(
+        Outcome(body=NONE, output='a "b"\n\x00é'.encode(), receipt=Receipt(pid=3)), None
+    )
+    got = fields(answer)
+    assert answer.status == 200
+    assert (got["success"], got["result"], got["stdout"]) == (True, "gAVOLg==", 'a "b"\n\x00é')
+    assert got["receipt"]["pid"] == 3
+
+
+def test_a_json_result() -> None:
+    got = fields(answers.of_outcome(Outcome(body=b'{"a":[0]}', format="json"), None))
+    assert (got["result"], got["json_result"]) == (None, {"a": [0]})
+
+
+def test_output_that_is_no_text() -> None:
+    assert "�" in fields(answers.of_outcome(Outcome(body=NONE, output=b"\xff"), None))["stdout"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'gAVOLg==","success":false,"x":"', "pickle"),
+        (b"gAVO\nLg==", "pickle"),
+        (b"g\xff", "pickle"),
+        (b"", "json"),
+        (b"1,2", "json"),
+        (b"NaN", "json"),
+        (b'"\xff"', "json"),
+    ],
+)
+def test_a_forged_result_never_becomes_the_response(body: bytes, kind: str) -> None:
+    got = fields(answers.of_outcome(Outcome(body=body, format=kind), None))
+    assert (got["success"], got["error_type"]) == (False, "WorkerCrashed")
+
+
+def test_a_result_that_is_too_large() -> None:
+    limit = len(NONE)
+    assert fields(answers.of_outcome(Outcome(body=NONE), limit))["success"]
+    got = fields(answers.of_outcome(Outcome(body=NONE * 2), limit))
+    assert got["error_type"] == "ResultTooLarge"
+    assert got["details"] == {"size": 2 * limit, "limit": limit}
+
+
+def test_a_user_exception() -> None:
+    answer = answers.of_outcome(
+        Outcome(
+            error_type="KeyError",
+            error="'x'\n\nTraceback ...",
+            exception=b"\x80\x05.",
+            from_user=True,
+            output=b"before",
+        ),
+        None,
+    )
+    got = fields(answer)
+    assert answer.status == 200
+    assert base64.b64decode(got["exception"]) == b"\x80\x05."
+    assert (got["success"], got["stdout"], got["error_type"]) == (False, "before", "KeyError")
+
+
+def test_an_exception_that_cannot_travel_is_absent() -> None:
+    got = fields(
+        answers.of_outcome(Outcome(error_type="X", error="x", details={"args": ["1"]}), None)
+    )
+    assert "exception" not in got
+    assert got["details"] == {"args": ["1"]}
+
+
+def test_a_failure_always_has_an_error() -> None:
+    assert fields(answers.of_outcome(Outcome(error_type="X", error=""), None))["error"]
+
+
+EXPECTED_STATUS = {
+    "InvalidRequest": 422,
+    "Unauthorized": 401,
+    "PayloadTooLarge": 413,
+    "Overloaded": 503,
+    "PoolClosed": 503,
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_status_of_every_error_type(name: str) -> None:
+    expected = EXPECTED_STATUS.get(name, 200)
+    assert answers.of_outcome(Outcome(error_type=name, error="x"), None).status == expected
+    assert answers.of_error(BY_NAME[name]("x")).status == expected
+
+
+def test_a_user_exception_of_such_a_name_is_still_a_result() -> None:
+    outcome = Outcome(error_type="Overloaded", error="x", from_user=True)
+    answer = answers.of_outcome(outcome, None)
+    assert (answer.status, answer.retry_after) == (200, None)
+
+
+def test_refusals() -> None:
+    assert answers.of_error(Overloaded("full", retry_after_s=1.2)).retry_after == 2
+    assert answers.of_error(Overloaded("full")).retry_after == 1
+    assert answers.of_error(PayloadTooLarge("big")).retry_after is None
+    assert answers.of_error(Timeout("late", phase="receive"), 408).status == 408

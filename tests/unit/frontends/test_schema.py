@@ -1,0 +1,175 @@
+import json
+from typing import Any
+
+import pytest
+
+from flashpool.frontends import schema
+from flashpool.pool.errors import InvalidRequest
+
+SECRET = "sesame-1234"
+
+
+def request(**fields: Any) -> bytes:
+    fields = {"function_name": "f", "function_code": "def f(): pass", **fields}
+    return json.dumps({k: v for k, v in fields.items() if v is not ...}).encode()
+
+
+def refusal(body: bytes) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        schema.decode(body)
+    return caught.value.message
+
+
+def test_a_request_as_the_client_sends_it() -> None:
+    body = request(
+        dependencies=[],
+        system_dependencies=[],
+        accelerate_downloads=True,
+        modules={},
+        args=["gAVLAS4="],
+        timeout_s=1.5,
+        something_new={"a": [1]},
+    )
+    decoded, own = schema.decode(body)
+    assert own is body
+    assert (decoded.function_name, decoded.timeout_s) == ("f", 1.5)
+    assert bytes(decoded.args) == b'["gAVLAS4="]'
+
+
+def test_a_wrapper_is_taken_off() -> None:
+    inner = request(args=[])
+    decoded, own = schema.decode(b'{"id": "1", "input": ' + inner + b"}")
+    assert own == inner
+    assert decoded.function_name == "f"
+
+
+def test_class_requests() -> None:
+    body = json.dumps(
+        {
+            "execution_type": "class",
+            "class_name": "A",
+            "class_code": "class A: pass",
+            "method_name": "run",
+            "constructor_args": [],
+            "create_new_instance": False,
+        }
+    ).encode()
+    assert schema.decode(body)[0].class_name == "A"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{",
+        b"{} {}",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b'{"input": {}}',
+        request() + b"x",
+        b"PK\x03\x04",
+    ],
+)
+def test_bodies_that_are_none(body: bytes) -> None:
+    refusal(body)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"function_name": ...},
+        {"function_name": None},
+        {"function_name": ""},
+        {"function_name": "a b"},
+        {"function_name": "f" * 300},
+        {"function_name": 7},
+        {"function_code": ...},
+        {"function_code": None},
+        {"function_code": 7},
+        {"function_code": "x = '\0'"},
+        {"execution_type": "script"},
+        {"execution_type": "class"},
+        {"serialization_format": "pickle"},
+        {"args": {}},
+        {"kwargs": []},
+        {"modules": "x"},
+        {"constructor_args": 1},
+        {"timeout_s": 0},
+        {"timeout_s": -1},
+        {"timeout_s": "1"},
+        {"timeout_s": True},
+        {"timeout_s": 1e30},
+        {"memory_mb": 0},
+        {"memory_mb": 1.5},
+        {"memory_mb": 1 << 62},
+        {"gpus": -1},
+        {"isolation": "none"},
+        {"env": {"A": 1}},
+        {"env": {"": "x"}},
+        {"env": {"A=B": "x"}},
+        {"env": {"A": "x\0"}},
+        {"env": {"A": "x" * 40000}},
+        {"dependencies": "numpy"},
+        {"dependencies": [1]},
+        {"dependencies": ["x"] * 1001},
+    ],
+    ids=str,
+)
+def test_fields_that_do_not_fit(fields: dict[str, Any]) -> None:
+    refusal(request(**fields))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"args": [NaN]',
+        '"args": [-Infinity]',
+        '"timeout_s": NaN',
+        '"timeout_s": 1e999',
+        '"serialization_format": "json", "args": [1e999]',
+        '"function_code": "\\ud800"',
+        '"args": ["\\udc00"]',
+        '"modules": {"\\ud800": ""}',
+        '"args": ["\x01"]',
+        '"args": ' + "[" * 100_000 + "]" * 100_000,
+        '"unheard_of": ' + "[" * 100_000 + "]" * 100_000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_json_that_is_none(text: str) -> None:
+    refusal(request()[:-1] + b", " + text.encode("utf-8", "surrogatepass") + b"}")
+
+
+def test_bytes_that_are_no_utf8_are_refused_where_nothing_is_decoded() -> None:
+    assert "UTF-8" in refusal(request()[:-1] + b', "args": ["\xff"]}')
+
+
+def test_of_a_key_given_twice_the_last_counts() -> None:
+    decoded, _ = schema.decode(request()[:-1] + b', "timeout_s": 1, "timeout_s": 2}')
+    assert decoded.timeout_s == 2
+
+
+def test_an_escaped_backslash_is_no_nul() -> None:
+    schema.decode(request(function_code="x = '\\u0000'"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"function_name": SECRET},
+        {"execution_type": SECRET},
+        {"serialization_format": SECRET},
+        {"isolation": SECRET},
+        {"timeout_s": SECRET},
+        {"env": {SECRET: 1}},
+        {"env": {SECRET + "=": "x"}},
+        {"dependencies": SECRET},
+        {"args": SECRET},
+    ],
+    ids=str,
+)
+def test_no_message_repeats_what_was_sent(fields: dict[str, Any]) -> None:
+    assert SECRET not in refusal(request(**fields))
