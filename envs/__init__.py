@@ -1,1 +1,55 @@
-"""Environments: from a list of requirements to a leased virtualenv."""
+"""Environments: a spec of packages in, a lease on a ready interpreter out.
+
+    spec.normalise -> digest.request_key -> memo | resolver -> digest.digest_of
+      -> shelf (disk, archive) | builder -> store.publish -> leases -> eviction
+
+The facade is `Environments`; a lease's environment tells which Python to exec.
+Content-addressed, shared between processes and pods through a volume, and
+correct where file locks are not: scratch directories and renames do the work.
+"""
+
+from .environment import Environment, Explanation, Lease
+from .environments import Environments
+from .errors import (
+    BuildAbandoned,
+    BuildFailed,
+    BuildTimeout,
+    CompilerMissing,
+    DiskFull,
+    EnvironmentFailure,
+    InterpreterMissing,
+    RegistryUnreachable,
+    ResolutionFailed,
+    SpecRefused,
+    StoreUnavailable,
+    SystemPackagesFailed,
+    Tampered,
+    VerificationFailed,
+)
+from .plan import Decision
+from .settings import EnvSettings
+from .spec import Spec
+
+__all__ = [
+    "BuildAbandoned",
+    "BuildFailed",
+    "BuildTimeout",
+    "CompilerMissing",
+    "Decision",
+    "DiskFull",
+    "EnvSettings",
+    "Environment",
+    "EnvironmentFailure",
+    "Environments",
+    "Explanation",
+    "InterpreterMissing",
+    "Lease",
+    "RegistryUnreachable",
+    "ResolutionFailed",
+    "Spec",
+    "SpecRefused",
+    "StoreUnavailable",
+    "SystemPackagesFailed",
+    "Tampered",
+    "VerificationFailed",
+]

@@ -1,0 +1,185 @@
+"""Build one environment in scratch, complete it, publish it by one rename.
+
+    uv venv -> uv pip install --no-deps (the plan's lines) -> .pth to the base
+      -> check merged metadata -> list of files -> facts -> rename
+
+A process killed between any two of these leaves a scratch directory that bears
+its name, and nothing else. Bytecode and the seal follow after publication, so
+that the first call need not wait for them; with a volume key they come before,
+because nobody may then use what is not sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from . import manifest
+from .base import BaseFacts
+from .errors import VerificationFailed
+from .metadata import problems, read_packages, site_packages_of
+from .plan import Plan
+from .process import run
+from .settings import EnvSettings
+from .store import Store, remove_tree
+from .uv_cli import Progress, Uv
+
+__all__ = ["Builder", "Order", "Seconds", "scratch"]
+
+_log = logging.getLogger(__name__)
+
+_PTH: Final = "_flashpool_base.pth"
+_COMPILE_LIMIT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seconds:
+    """What each phase took."""
+
+    resolve: float = 0.0
+    fetch: float = 0.0
+    build: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """All a build needs to know."""
+
+    digest: str
+    plan: Plan
+    base: BaseFacts
+    roots: tuple[str, ...]
+    #: What lies under that digest is damaged.
+    replace: bool = False
+
+
+@asynccontextmanager
+async def scratch(store: Store, holder: str) -> AsyncIterator[Path]:
+    """A scratch directory whose deletion does not block the loop."""
+    path = await asyncio.to_thread(store.make_scratch, holder)
+    try:
+        yield path
+    finally:
+        await asyncio.shield(asyncio.to_thread(remove_tree, path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """Builds into one store."""
+
+    uv: Uv
+    store: Store
+    holder: str
+    settings: EnvSettings
+
+    async def build(self, order: Order, progress: Progress) -> Seconds:
+        """Build and publish; raises the typed failure of whatever stood in the way."""
+        began = time.monotonic()
+        watch = _FetchWatch(progress)
+        async with scratch(self.store, self.holder) as folder:
+            venv = folder / "env"
+            await self.uv.make_venv(venv, order.base.python)
+            await self._install(order.plan, venv, watch)
+            await asyncio.to_thread(self._complete, order, venv)
+            if self.settings.volume_key:
+                await self.finish(venv, self.store.environment(order.digest))
+            await asyncio.to_thread(self._publish, order, venv)
+        total = time.monotonic() - began
+        return Seconds(fetch=watch.seconds, build=total - watch.seconds)
+
+    async def _install(self, plan: Plan, venv: Path, watch: _FetchWatch) -> None:
+        if not plan.lines:
+            return
+        lock = venv.parent / "lock.txt"
+        await asyncio.to_thread(lock.write_text, "".join(f"{line}\n" for line in plan.lines))
+        watch.start()
+        await self.uv.install(venv, lock, progress=watch.line)
+
+    def _complete(self, order: Order, venv: Path) -> None:
+        site_packages = site_packages_of(venv)
+        if order.plan.layered:
+            _show_base(site_packages, order.base)
+        seen = order.base if order.plan.layered else order.base.bare()
+        found = problems(order.roots, read_packages(site_packages), seen)
+        if found:
+            raise VerificationFailed(
+                "The environment that was built does not hold together",
+                words="\n".join(found[:20]),
+                advice="name versions that go together",
+            )
+        files, size = manifest.list_files(venv)
+        manifest.write_facts(venv, _facts(order, seen, files, size))
+
+    def _publish(self, order: Order, venv: Path) -> None:
+        target = self.store.environment(order.digest)
+        if not self.store.publish(venv, target, replace=order.replace):
+            _log.info("environment %s was published by another process first", order.digest)
+
+    async def finish(self, environment: Path, final: Path) -> None:
+        """Bytecode, then the seal over everything; may be repeated, and interrupted anywhere."""
+        if self.settings.compile_bytecode:
+            await self._compile(environment, final)
+        await asyncio.to_thread(manifest.seal, environment, self.settings.volume_key)
+
+    async def _compile(self, environment: Path, final: Path) -> None:
+        """In a process of the environment's own Python, at low priority.
+
+        A file that does not compile (templates, code for other versions) is no
+        failure: nobody could import it either.
+        """
+        site_packages = await asyncio.to_thread(site_packages_of, environment)
+        python = environment / "bin" / "python"
+        argv = ["nice", "-n", "10", str(python), "-I", "-S", "-m", "compileall", "-qq", "-j", "0"]
+        argv += ["-s", str(environment), "-p", str(final), str(site_packages)]
+        try:
+            await run(argv, environment={"PATH": "/usr/bin:/bin"}, limit_s=_COMPILE_LIMIT_S)
+        except (OSError, TimeoutError) as error:
+            _log.warning("no bytecode for %s: %s", final.name, error)
+
+
+class _FetchWatch:
+    """Passes uv's lines on, and takes the time until everything is downloaded and built."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._began = 0.0
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+
+    def line(self, line: str) -> None:
+        if line.startswith("Prepared "):
+            self.seconds = time.monotonic() - self._began
+        self._progress(line)
+
+
+def _show_base(site_packages: Path, base: BaseFacts) -> None:
+    """Let the layer see the base, after itself.
+
+    `addsitedir` rather than a bare path: the base's own .pth files count too.
+    """
+    lines = [f"import site; site.addsitedir({str(folder)!r})\n" for folder in base.site_dirs]
+    (site_packages / _PTH).write_text("".join(lines))
+
+
+def _facts(order: Order, seen: BaseFacts, files: int, size: int) -> manifest.Facts:
+    return manifest.Facts(
+        digest=order.digest,
+        mode=order.plan.mode,
+        python_version=order.base.version,
+        base_python=str(order.base.real_python),
+        site_dirs=tuple(str(folder) for folder in seen.site_dirs),
+        lock=order.plan.lines,
+        decisions=order.plan.decisions,
+        reason=order.plan.reason,
+        created=time.time(),
+        bytes=size,
+        files=files,
+    )

@@ -1,0 +1,70 @@
+"""The two keys of an environment.
+
+    NormalSpec + index settings + base + pins  -> request key   (what was asked for)
+    lock + mode + interpreter + platform + base + pins -> digest (what it is)
+
+Two requests that resolve alike have two request keys and one digest. Both are
+40 hexadecimal characters, and nothing else is ever accepted as part of a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from .base import BaseFacts
+from .settings import EnvSettings
+from .spec import NormalSpec
+
+__all__ = ["FORMAT", "digest_of", "index_identity", "is_hex_id", "request_key"]
+
+#: Raised when the layout of an environment changes: old ones are then left to eviction.
+FORMAT: Final = 1
+_LENGTH: Final = 40
+_ID: Final = re.compile(rf"[0-9a-f]{{{_LENGTH}}}")
+
+
+def is_hex_id(text: str) -> bool:
+    """Whether a text may be used as a digest or request key in a path."""
+    return _ID.fullmatch(text) is not None
+
+
+def _hash(*parts: object) -> str:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_LENGTH]
+
+
+def index_identity(settings: EnvSettings) -> str:
+    """Tell index settings apart without writing their credentials anywhere."""
+    return _hash(settings.index_url, settings.extra_index_urls, settings.find_links)
+
+
+def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str:
+    """Key of what was asked for, on this base, from this index."""
+    return _hash(
+        "request",
+        FORMAT,
+        [requirement.identity for requirement in spec.requirements],
+        index_identity(settings),
+        base.fingerprint,
+        sorted(settings.runtime_pins),
+    )
+
+
+def digest_of(lock: Sequence[str], base: BaseFacts, settings: EnvSettings, *, layered: bool) -> str:
+    """Key of what an environment is.
+
+    An isolated environment does not see the base's packages, so it is the same
+    one on every image that has the same interpreter at the same place.
+    """
+    return _hash(
+        "environment",
+        FORMAT,
+        sorted(lock),
+        base.fingerprint if layered else base.interpreter_identity,
+        index_identity(settings),
+        sorted(settings.runtime_pins),
+    )

@@ -1,0 +1,176 @@
+"""What can go wrong between a spec and a ready environment.
+
+    EnvironmentFailure            error_type "EnvironmentError"
+      SpecRefused                 the request itself: an option, a bad name, a forbidden reference
+      InterpreterMissing          no such Python here, and downloading one is not allowed
+      ResolutionFailed            no set of versions satisfies the requirements
+      RegistryUnreachable         the index did not answer; retryable, never remembered
+      BuildFailed                 a package could not be built or installed
+        CompilerMissing           ... because a C compiler or a header is absent
+      VerificationFailed          the built environment does not hold what was asked for
+      Tampered                    checksums or signature of a stored environment do not match
+      DiskFull                    no space, also after an eviction
+      StoreUnavailable            the place for environments cannot be used
+      SystemPackagesFailed        apt (or nala) refused
+      BuildTimeout                error_type "Timeout": the build's limit or the caller's deadline
+      BuildAbandoned              the build was cancelled or the library closed
+
+Every one carries plain strings only, so that it survives pickling: the phase it
+happened in, the requirement it is about, the tool's own words (trimmed), and
+what somebody can do about it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "BuildAbandoned",
+    "BuildFailed",
+    "BuildTimeout",
+    "CompilerMissing",
+    "DiskFull",
+    "EnvironmentFailure",
+    "InterpreterMissing",
+    "RegistryUnreachable",
+    "ResolutionFailed",
+    "SpecRefused",
+    "StoreUnavailable",
+    "SystemPackagesFailed",
+    "Tampered",
+    "VerificationFailed",
+]
+
+
+def _restore(cls: type[EnvironmentFailure], what: str, facts: dict[str, str]) -> EnvironmentFailure:
+    return cls(what, **facts)
+
+
+class EnvironmentFailure(Exception):
+    """The root: an environment that was asked for cannot be had."""
+
+    #: The name a response carries as its `error_type`.
+    error_type: ClassVar[str] = "EnvironmentError"
+    #: Whether asking again, unchanged, may end differently.
+    retryable: ClassVar[bool] = False
+    #: Whether the failure is worth remembering for a short time.
+    remembered: ClassVar[bool] = False
+    default_phase: ClassVar[str] = "build"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        phase: str = "",
+        requirement: str = "",
+        words: str = "",
+        advice: str = "",
+    ) -> None:
+        self.what = what
+        self.phase = phase or self.default_phase
+        self.requirement = requirement
+        self.words = words
+        self.advice = advice
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        lines = [self.what]
+        if self.requirement and self.requirement not in self.what:
+            lines.append(f"requirement: {self.requirement}")
+        if self.words:
+            lines.append(self.words)
+        if self.advice:
+            lines.append(f"what to do: {self.advice}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {
+            "phase": self.phase,
+            "requirement": self.requirement,
+            "words": self.words,
+            "advice": self.advice,
+        }
+        return (_restore, (type(self), self.what, facts))
+
+
+class SpecRefused(EnvironmentFailure):
+    """The request names something that no environment may be built from."""
+
+    default_phase = "spec"
+
+
+class InterpreterMissing(EnvironmentFailure):
+    """The Python that was asked for is not installed."""
+
+    default_phase = "resolve"
+    remembered = True
+
+
+class ResolutionFailed(EnvironmentFailure):
+    """No set of versions satisfies the requirements."""
+
+    default_phase = "resolve"
+    remembered = True
+
+
+class RegistryUnreachable(EnvironmentFailure):
+    """The package index (or a direct URL) did not answer."""
+
+    default_phase = "resolve"
+    retryable = True
+
+
+class BuildFailed(EnvironmentFailure):
+    """A package could not be built or installed."""
+
+    remembered = True
+
+
+class CompilerMissing(BuildFailed):
+    """A source distribution needs a compiler or a header that this machine lacks."""
+
+
+class VerificationFailed(EnvironmentFailure):
+    """What was built does not hold what was asked for."""
+
+    default_phase = "verify"
+    remembered = True
+
+
+class Tampered(EnvironmentFailure):
+    """A stored environment or archive does not match its manifest or its signature."""
+
+    default_phase = "verify"
+
+
+class DiskFull(EnvironmentFailure):
+    """There is no space left, also after unused environments were evicted."""
+
+    retryable = True
+
+
+class StoreUnavailable(EnvironmentFailure):
+    """Neither the volume nor the local fallback can hold environments."""
+
+    default_phase = "store"
+    retryable = True
+
+
+class SystemPackagesFailed(EnvironmentFailure):
+    """The system's package tool refused, or may not be used here."""
+
+    default_phase = "system"
+    remembered = True
+
+
+class BuildTimeout(EnvironmentFailure):
+    """The build's own limit, or the caller's deadline, passed first."""
+
+    error_type = "Timeout"
+    retryable = True
+
+
+class BuildAbandoned(EnvironmentFailure):
+    """The build was cancelled because nobody waits for it, or at shutdown."""
+
+    retryable = True

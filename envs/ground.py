@@ -1,0 +1,173 @@
+"""What an open store consists of, wired together; and its heartbeat.
+
+    Ground   local store: holders, marks, lease table, claims, evictor, builder
+             shared store: memo, preloads, archives, claims between pods
+    Pulse    a thread that touches heartbeats and lets go of idle environments
+
+In volume and local mode the two stores are one object, with one set of holders.
+The pulse is a thread because an event loop that is busy for a minute must not
+look dead to other pods.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from .builder import Builder
+from .claims import Claims
+from .environment import Environment
+from .eviction import Evictor, Limits
+from .holders import Holders
+from .leases import LeaseTable, Marks
+from .memo import StoredMemo
+from .places import Places, choose_places
+from .settings import EnvSettings
+from .store import Store
+from .uv_cli import Uv, find_uv
+
+__all__ = ["Ground", "Pulse", "open_ground"]
+
+_log = logging.getLogger(__name__)
+_MB: Final = 1024 * 1024
+#: Heartbeats between two rounds of sweeping up.
+_SWEEP_EVERY: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """One open place for environments."""
+
+    places: Places
+    store: Store
+    shared: Store
+    holders: Holders
+    shared_holders: Holders
+    marks: Marks
+    table: LeaseTable[Environment]
+    claims: Claims
+    memo: StoredMemo
+    evictor: Evictor
+    builder: Builder
+    uv: Uv
+
+    @property
+    def archives(self) -> bool:
+        """Whether environments travel as archives."""
+        return self.places.mode == "archive"
+
+    @property
+    def archives_writable(self) -> bool:
+        return self.archives and not self.places.read_only
+
+    def beat(self) -> None:
+        """One heartbeat in each store; blocking."""
+        if not self.holders.beat():
+            self.table.mark_again()
+        if self.archives_writable:
+            self.shared_holders.beat()
+
+    def leave(self) -> None:
+        """Let go of everything; blocking."""
+        self.table.clear()
+        self.holders.leave()
+        if self.archives_writable:
+            self.shared_holders.leave()
+
+
+def open_ground(settings: EnvSettings) -> Ground:
+    """Choose the places, make the directories, start to be seen; blocking."""
+    places = choose_places(settings)
+    store = Store(places.local)
+    store.prepare()
+    shared = store if places.shared == places.local else Store(places.shared)
+    if shared is not store and not places.read_only:
+        shared.prepare()
+    holders = _holders(store, settings)
+    shared_holders = holders if shared is store else _holders(shared, settings)
+    marks = Marks(store, holders)
+    table: LeaseTable[Environment] = LeaseTable(marks, hold_s=settings.hold_s)
+    uv = Uv(
+        executable=find_uv(settings),
+        cache=store.cache,
+        settings=settings,
+        limit_s=settings.build_timeout_s,
+    )
+    ground = Ground(
+        places=places,
+        store=store,
+        shared=shared,
+        holders=holders,
+        shared_holders=shared_holders,
+        marks=marks,
+        table=table,
+        claims=_claims(places, store, shared, holders, shared_holders),
+        memo=StoredMemo(shared, settings.memo_s),
+        evictor=Evictor(store, holders, marks, table, limits_of(settings)),
+        builder=Builder(uv=uv, store=store, holder=holders.me, settings=settings),
+        uv=uv,
+    )
+    ground.beat()
+    ground.evictor.sweep()
+    _log.info("environments lie in %s (%s mode)", places.local, places.mode)
+    return ground
+
+
+def limits_of(settings: EnvSettings) -> Limits:
+    """The limits in bytes."""
+    return Limits(
+        quota=settings.quota_mb * _MB,
+        min_free=settings.min_free_mb * _MB,
+        max_age_s=settings.max_age_s,
+    )
+
+
+def _holders(store: Store, settings: EnvSettings) -> Holders:
+    return Holders(
+        store.holders,
+        heartbeat_s=settings.heartbeat_s,
+        stale_s=settings.stale_s,
+        claim_stale_s=settings.claim_stale_s,
+    )
+
+
+def _claims(places: Places, store: Store, shared: Store, mine: Holders, common: Holders) -> Claims:
+    """Claims lie where all who might build the same thing can see them."""
+    if places.read_only:
+        return Claims(store, mine)
+    return Claims(shared, common)
+
+
+class Pulse:
+    """The heartbeat thread of one ground."""
+
+    def __init__(self, ground: Ground, period_s: float) -> None:
+        self._ground = ground
+        self._period_s = period_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flashpool-envs-pulse", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        count = 0
+        while not self._stop.wait(self._period_s):
+            count += 1
+            try:
+                self._ground.beat()
+                self._ground.table.sweep()
+                if count % _SWEEP_EVERY == 0:
+                    self._ground.evictor.sweep()
+            except OSError as error:
+                # A volume that is gone for a while comes back; the next beat will tell.
+                _log.warning("no heartbeat in %s: %s", self._ground.store.root, error)
+
+    def stop(self) -> None:
+        """Stop and leave the store; blocking."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._ground.leave()
+        except OSError as error:
+            _log.info("%s was left without a word: %s", self._ground.store, error)

@@ -1,0 +1,123 @@
+"""Where environments lie: decided once, from settings and the mounts as they are.
+
+    mode       environments (local)        shared between pods
+    volume     <volume>/flashpool          the same directory
+    archive    <local>/flashpool           <volume>/flashpool, as archives
+    local      <local>/flashpool           nothing; no volume, or one that cannot be written
+
+A network or FUSE file system takes minutes to hold a virtualenv's ten thousand
+small files, and seconds for one archive: `auto` picks by the file system's type.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from .errors import StoreUnavailable
+from .settings import DEFAULT_VOLUME, EnvSettings
+
+__all__ = ["Places", "choose_places", "file_system_of"]
+
+_log = logging.getLogger(__name__)
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_NETWORK: Final = frozenset(
+    "nfs nfs4 cifs smb3 smbfs 9p ceph glusterfs lustre beegfs virtiofs gpfs afs mfs moosefs".split()
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The two roots (one and the same, in volume mode) and how they are used."""
+
+    mode: Literal["volume", "archive", "local"]
+    local: Path
+    shared: Path
+    #: Archives can be read but not written.
+    read_only: bool = False
+    note: str = ""
+
+
+def file_system_of(path: Path, mounts: str | None = None) -> str:
+    """Type of the file system that holds a path: the mount with the longest prefix."""
+    text = _MOUNTS.read_text() if mounts is None else mounts
+    target = os.path.realpath(path)
+    best, kind = "", "unknown"
+    for point, name in _mounts(text):
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, name
+    return kind
+
+
+def _mounts(text: str) -> Iterable[tuple[str, str]]:
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(), after.split()
+        if len(fields) > 4 and kinds:
+            yield fields[4].encode().decode("unicode_escape"), kinds[0]
+
+
+def is_remote(kind: str) -> bool:
+    """Whether a file system of this type is one for archives."""
+    return kind in _NETWORK or kind == "fuse" or kind.startswith("fuse.")
+
+
+def choose_places(settings: EnvSettings) -> Places:
+    """Pick mode and roots, fall back to local disk, and say so; blocking."""
+    local = _local_root(settings)
+    volume = settings.volume or (DEFAULT_VOLUME if DEFAULT_VOLUME.is_dir() else None)
+    if volume is None:
+        return Places(mode="local", local=local, shared=local, note="no volume is mounted")
+    shared = volume / "flashpool"
+    problem = _write_problem(shared)
+    if problem:
+        return _without_writing(shared, local, problem)
+    if settings.mode == "archive" or (
+        settings.mode == "auto" and is_remote(file_system_of(volume))
+    ):
+        return Places(mode="archive", local=local, shared=shared)
+    return Places(mode="volume", local=shared, shared=shared)
+
+
+def _without_writing(shared: Path, local: Path, problem: str) -> Places:
+    _log.warning("volume %s cannot be written (%s): environments go to %s", shared, problem, local)
+    if (shared / "archives").is_dir():
+        return Places(mode="archive", local=local, shared=shared, read_only=True, note=problem)
+    return Places(mode="local", local=local, shared=local, note=problem)
+
+
+def _local_root(settings: EnvSettings) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    candidates = [settings.local] if settings.local else [cache, Path(tempfile.gettempdir())]
+    problems = []
+    for candidate in candidates:
+        root = candidate / "flashpool"
+        problem = _write_problem(root)
+        if not problem:
+            return root
+        problems.append(f"{root}: {problem}")
+    raise StoreUnavailable(
+        "No directory for environments can be written: " + "; ".join(problems),
+        advice="set FLASHPOOL_LOCAL_DIR to a writable directory",
+    )
+
+
+def _write_problem(root: Path) -> str:
+    """Why a directory cannot be written; found by writing, for flags and modes lie."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        handle, name = tempfile.mkstemp(prefix=".probe-", dir=root)
+        os.close(handle)
+        Path(name).unlink()
+    except OSError as error:
+        # A full volume is not an unusable one: eviction may make room.
+        full = error.errno in {28, 122}
+        return "" if full and root.is_dir() else error.strerror or str(error)
+    return ""

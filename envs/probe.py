@@ -1,0 +1,93 @@
+"""Tell, as one JSON object on stdout, what an interpreter is and which packages it has.
+
+Run as a script by the interpreter in question: `python -I probe.py`. Standard
+library only, any Python from 3.8 on, and nothing of ours is imported. The
+reading half is `base.py`.
+"""
+
+import json
+import os
+import platform
+import sys
+import sysconfig
+
+
+def site_dirs():  # noqa: ANN201  (this file must run on interpreters without our typing)
+    """Directories on the path that hold installed packages."""
+    names = ("site-packages", "dist-packages")
+    return [
+        entry for entry in sys.path if os.path.basename(entry) in names and os.path.isdir(entry)
+    ]
+
+
+def metadata_of(path):  # noqa: ANN001, ANN201
+    """Read the headers of one METADATA file that matter to a resolver."""
+    from email.parser import HeaderParser
+
+    with open(path, encoding="utf-8", errors="replace") as file:
+        headers = HeaderParser().parse(file)
+    return {
+        "name": headers.get("Name"),
+        "version": headers.get("Version"),
+        "requires": headers.get_all("Requires-Dist") or [],
+        "extras": headers.get_all("Provides-Extra") or [],
+    }
+
+
+def packages():  # noqa: ANN201
+    """Every installed distribution; the first on the path wins, as it does for imports."""
+    found = {}
+    for folder in site_dirs():
+        for entry in sorted(os.listdir(folder)):
+            file = {".dist-info": "METADATA", ".egg-info": "PKG-INFO"}.get(
+                os.path.splitext(entry)[1]
+            )
+            if file is None:
+                continue
+            path = os.path.join(folder, entry, file)
+            if not os.path.isfile(path):
+                continue
+            facts = metadata_of(path)
+            if facts["name"] and facts["version"]:
+                found.setdefault(facts["name"].lower().replace("_", "-"), facts)
+    return list(found.values())
+
+
+def markers():  # noqa: ANN201
+    """The environment markers of PEP 508, as this interpreter has them."""
+    implementation = sys.implementation
+    version = implementation.version
+    return {
+        "implementation_name": implementation.name,
+        "implementation_version": "%d.%d.%d" % (version.major, version.minor, version.micro),
+        "os_name": os.name,
+        "platform_machine": platform.machine(),
+        "platform_python_implementation": platform.python_implementation(),
+        "platform_release": platform.release(),
+        "platform_system": platform.system(),
+        "platform_version": platform.version(),
+        "python_full_version": platform.python_version(),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "sys_platform": sys.platform,
+    }
+
+
+def main():  # noqa: ANN201
+    """Write the report."""
+    report = {
+        "executable": sys.executable,
+        "prefix": sys.prefix,
+        "base_prefix": sys.base_prefix,
+        "cache_tag": sys.implementation.cache_tag or "",
+        "soabi": sysconfig.get_config_var("SOABI") or "",
+        "platform": sysconfig.get_platform(),
+        "libc": "-".join(platform.libc_ver()),
+        "site_dirs": site_dirs(),
+        "markers": markers(),
+        "packages": packages(),
+    }
+    sys.stdout.write(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

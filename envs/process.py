@@ -1,0 +1,135 @@
+"""Run a command so that nothing of it can outlive us.
+
+    we --stdin pipe--> sh guard --fork--> the command (and all it starts)
+                          `-- a reader of that pipe: end of file -> KILL the group
+
+Every command gets a session of its own. A cancelled or late command is killed
+as a group, and when this process dies (by SIGKILL too) the kernel closes the
+pipe and the guard does the same. A death signal set with prctl would need code
+between fork and exec in a process that has threads, and follows the thread
+rather than the process; a shell costs about a millisecond and does neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Finished", "run"]
+
+#: What is kept of a command's stderr, and of its stdout.
+KEPT_LINES: Final = 400
+MAX_LINE: Final = 4000
+MAX_STDOUT: Final = 32 * 1024 * 1024
+
+#: Descriptor 3 is the pipe from us. The command's own stdin is empty.
+_GUARD: Final = """
+exec 3<&0 0</dev/null
+"$@" 3<&- & child=$!
+(read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 & reader=$!
+exec 3<&-
+wait $child; code=$?
+kill -KILL $reader 2>/dev/null
+exit $code
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    limit_s: float | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Finished:
+    """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group."""
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        _GUARD,
+        "flashpool-guard",
+        *argv,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(environment),
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        return await asyncio.wait_for(_collect(process, on_line), limit_s)
+    except asyncio.TimeoutError as error:
+        raise TimeoutError(f"{Path(argv[0]).name} took longer than {limit_s:g} s") from error
+    finally:
+        await _end(process)
+
+
+async def _collect(
+    process: asyncio.subprocess.Process, on_line: Callable[[str], None] | None
+) -> Finished:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stdout, stderr = await asyncio.gather(
+        _whole(process.stdout), _lines(process.stderr, on_line or _ignore)
+    )
+    return Finished(code=await process.wait(), stdout=stdout, stderr=stderr)
+
+
+def _ignore(_line: str) -> None:
+    return
+
+
+async def _whole(stream: asyncio.StreamReader) -> str:
+    kept = bytearray()
+    while chunk := await stream.read(65536):
+        kept += chunk[: max(0, MAX_STDOUT - len(kept))]
+    return kept.decode("utf-8", "replace")
+
+
+async def _lines(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> str:
+    """Split by hand: `readline` raises on a line longer than its buffer."""
+    kept: deque[str] = deque(maxlen=KEPT_LINES)
+    rest = b""
+    while chunk := await stream.read(65536):
+        *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        rest = rest[-MAX_LINE:]
+        for raw in lines:
+            _keep(raw, kept, on_line)
+    if rest:
+        _keep(rest, kept, on_line)
+    return "\n".join(kept)
+
+
+def _keep(raw: bytes, kept: deque[str], on_line: Callable[[str], None]) -> None:
+    line = raw[:MAX_LINE].decode("utf-8", "replace").rstrip()
+    kept.append(line)
+    if line:
+        on_line(line)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Leave nothing of the group, whatever way we got here."""
+    try:
+        # After a normal end this reaches what the command left in its group. The
+        # guard was reaped microseconds ago: its number is not in use again yet.
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    if process.stdin is not None:
+        process.stdin.close()
+    await asyncio.shield(asyncio.ensure_future(process.wait()))

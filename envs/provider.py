@@ -1,0 +1,269 @@
+"""Provide one digest: find it, wait for whoever builds it, or build it.
+
+existing -> here or in an archive
+provide  -> existing, else one flight per digest:
+              claim? build -> publish -> (background: bytecode, seal, archive, quota)
+              no claim? look again until it is there or the claim is stale
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from .base import BaseFacts
+from .builder import Order, Seconds
+from .environment import Environment
+from .errors import CompilerMissing, EnvironmentFailure
+from .flights import Flights, Report
+from .ground import Ground
+from .memo import Remembered
+from .plan import Plan
+from .settings import EnvSettings
+from .shelf import Shelf
+from .spec import NormalSpec
+
+__all__ = ["Provider", "Wanted"]
+
+_log = logging.getLogger(__name__)
+#: Nothing tells one pod that another has published: the file system must be asked.
+_FIRST_WAIT_S: Final = 0.02
+_LONGEST_WAIT_S: Final = 0.5
+_CLEANING_LIMIT_S: Final = 20.0
+
+EnsureTools = Callable[["Provider", Report], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One digest, and how it would be built."""
+
+    digest: str
+    plan: Plan
+    base: BaseFacts
+    spec: NormalSpec
+
+
+class Provider:
+    """Environments of one ground."""
+
+    def __init__(
+        self, ground: Ground, settings: EnvSettings, *, ensure_system: EnsureTools
+    ) -> None:
+        self.ground = ground
+        self.shelf = Shelf(ground=ground, settings=settings)
+        self._settings = settings
+        self._ensure_system = ensure_system
+        self._builds: Flights[Environment] = Flights()
+        self._fetches: Flights[bool] = Flights()
+        self._finishing: dict[str, asyncio.Task[None]] = {}
+        self._pressure: list[Callable[[tuple[str, ...]], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Provider {self.ground.places.mode} {self.ground.store.root}>"
+
+    def on_pressure(self, tell: Callable[[tuple[str, ...]], None]) -> None:
+        """Be told which digests would be evicted, were they not leased here."""
+        self._pressure.append(tell)
+
+    async def remembered(self, key: str) -> Remembered | None:
+        """What the volume remembers of a request; a volume that fails remembers nothing."""
+        try:
+            return await asyncio.to_thread(self.ground.memo.get, key)
+        except OSError as error:
+            _log.warning("the shared memo cannot be read: %s", error)
+            return None
+
+    async def remember(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
+        """Tell all pods what a request means."""
+        if self.ground.places.read_only:
+            return
+        try:
+            await asyncio.to_thread(self.ground.memo.put, key, digest, requirements)
+        except OSError as error:
+            _log.warning("the shared memo cannot be written: %s", error)
+
+    async def existing(self, digest: str, base: BaseFacts) -> Environment | None:
+        """The environment, when nothing has to be built for it."""
+        held = self.ground.table.take(digest)
+        if held is not None:
+            self.ground.table.give_back(digest)
+            return held
+        found = await asyncio.to_thread(self.shelf.look, digest, "disk")
+        if found is None and self.ground.archives and await self._fetch(digest, base):
+            found = await asyncio.to_thread(self.shelf.look, digest, "archive")
+        if found is not None:
+            await self._finish_if_needed(digest)
+        return found
+
+    async def _fetch(self, digest: str, base: BaseFacts) -> bool:
+        async def unpack(_report: Report) -> bool:
+            try:
+                return await asyncio.to_thread(self.shelf.fetch, digest, base)
+            except OSError as error:
+                if error.errno in {28, 122}:
+                    raise
+                _log.warning("archive %s cannot be read: %s", digest, error)
+                return False
+
+        return await self._fetches.join(digest, unpack)
+
+    async def provide(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        """The environment, built if need be, however many ask."""
+        return await self._builds.join(
+            wanted.digest, lambda line: self._provide(wanted, seconds, line), progress=report
+        )
+
+    async def _provide(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        wait_s = _FIRST_WAIT_S
+        told = False
+        while True:
+            found = await self.existing(wanted.digest, wanted.base)
+            if found is not None:
+                return replace(found, seconds=seconds)
+            if await asyncio.to_thread(self.ground.claims.take, wanted.digest):
+                return await self._claimed(wanted, seconds, report)
+            if not told:
+                report("Another process is building this environment: waiting for it")
+                told = True
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
+
+    async def _claimed(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        """With the claim: look once more, for it may have been published in between."""
+        try:
+            found = await self.existing(wanted.digest, wanted.base)
+            if found is None:
+                found = await self._build(wanted, seconds, report)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._release_claim, wanted.digest))
+            raise
+        if wanted.digest not in self._finishing:
+            await asyncio.to_thread(self._release_claim, wanted.digest)
+        return replace(found, seconds=found.seconds if not found.hit else seconds)
+
+    def _release_claim(self, digest: str) -> None:
+        try:
+            self.ground.claims.release(digest)
+        except OSError as error:
+            _log.warning("the claim on %s stays until it is stale: %s", digest, error)
+
+    async def _build(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        await self.make_room()
+        order = Order(
+            digest=wanted.digest,
+            plan=wanted.plan,
+            base=wanted.base,
+            roots=wanted.spec.lines,
+            replace=wanted.digest in self.shelf.damaged,
+        )
+        spent = await self._build_with_tools(order, report)
+        whole = Seconds(resolve=seconds.resolve, fetch=spent.fetch, build=spent.build)
+        found = await asyncio.to_thread(self.shelf.look, wanted.digest, "built", whole)
+        if found is None:
+            raise EnvironmentFailure(
+                f"environment {wanted.digest} was gone right after it was built",
+                advice="somebody else deletes from the volume; ask again",
+            )
+        await self._finish_if_needed(wanted.digest)
+        return found
+
+    async def _build_with_tools(self, order: Order, report: Report) -> Seconds:
+        try:
+            return await self.ground.builder.build(order, report)
+        except CompilerMissing:
+            if not self._settings.auto_build_tools:
+                raise
+            await self._ensure_system(self, report)
+            return await self.ground.builder.build(order, report)
+
+    # -- after publication ----------------------------------------------------------------
+
+    async def _finish_if_needed(self, digest: str) -> None:
+        """Start the background part, unless it runs, here or in another process."""
+        if digest in self._finishing or not await asyncio.to_thread(self.shelf.unfinished, digest):
+            return
+        if not await asyncio.to_thread(self.ground.claims.take, digest):
+            return
+        task = asyncio.get_running_loop().create_task(self._finish(digest))
+        self._finishing[digest] = task
+
+    async def _finish(self, digest: str) -> None:
+        """Bytecode, seal, archive, quota: the environment is in use meanwhile."""
+        ground = self.ground
+        if ground.table.take(digest) is None:
+            self._finishing.pop(digest, None)
+            return
+        try:
+            path = ground.store.environment(digest)
+            await ground.builder.finish(path, path)
+            if ground.archives_writable:
+                await asyncio.to_thread(self.shelf.pack, digest)
+        except (OSError, EnvironmentFailure) as error:
+            _log.warning("environment %s works, but is not finished: %s", digest, error)
+        finally:
+            ground.table.give_back(digest)
+            self._finishing.pop(digest, None)
+            await asyncio.shield(asyncio.to_thread(self._release_claim, digest))
+        await self.make_room(reserve=False)
+
+    async def settled(self) -> None:
+        """Wait until nothing is left to be done in the background."""
+        while self._finishing:
+            await asyncio.wait(list(self._finishing.values()))
+
+    async def make_room(self, *, reserve: bool = True) -> None:
+        """Evict until the limits are met, with room for one more where asked."""
+        evictor = self.ground.evictor
+        try:
+            bytes_more = await asyncio.to_thread(evictor.reserve) if reserve else 0
+            total = await asyncio.to_thread(evictor.total)
+            if (
+                not await asyncio.to_thread(evictor.over, total, bytes_more)
+                and not evictor.limits.max_age_s
+            ):
+                return
+            if await asyncio.to_thread(evictor.cache_is_worth_cleaning, total):
+                await self._clean_cache()
+            evicted = await asyncio.to_thread(evictor.run, reserve=bytes_more)
+        except OSError as error:
+            _log.warning("eviction failed: %s", error)
+            return
+        if evicted.wanted:
+            self._tell(evicted.wanted)
+
+    async def evict_unused(self) -> None:
+        """The disk is full: everything that nobody uses goes, and uv's cache with it."""
+        await asyncio.to_thread(self.ground.evictor.run, everything=True)
+        await self._clean_cache()
+
+    async def _clean_cache(self) -> None:
+        cleaning = self.ground.uv.clean_cache(self.ground.store.root)
+        try:
+            await asyncio.wait_for(cleaning, _CLEANING_LIMIT_S)
+        except (asyncio.TimeoutError, EnvironmentFailure) as error:
+            # Another build uses the cache: it keeps what it needs, and is cleaned another time.
+            _log.info("uv's cache is not cleaned now: %s", error)
+
+    def _tell(self, wanted: tuple[str, ...]) -> None:
+        for tell in self._pressure:
+            tell(wanted)
+
+    def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
+        """Where a digest is ready; blocking."""
+        if digest in self.ground.store.digests():
+            return "disk"
+        return "archive" if self.shelf.archived(digest) else "absent"
+
+    async def close(self) -> None:
+        """Cancel what runs and wait for its end."""
+        await self._builds.close()
+        await self._fetches.close()
+        tasks = list(self._finishing.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

@@ -1,0 +1,141 @@
+"""Settings of the environments library, and where they come from.
+
+`EnvSettings` is plain data; `from_environ` reads the `FLASHPOOL_*` variables.
+Nothing here touches a disk: `places.py` decides what the paths mean.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, cast
+
+Mode = Literal["auto", "volume", "archive"]
+
+#: Where RunPod mounts a network volume.
+DEFAULT_VOLUME: Final = Path("/runpod-volume")
+#: What a worker needs beside the standard library.
+RUNTIME_PACKAGES: Final = ("cloudpickle", "tblib")
+#: Kinds of direct reference that a request may use.
+REFERENCE_KINDS: Final = frozenset({"url", "vcs", "local"})
+
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+
+
+def runtime_pins() -> tuple[str, ...]:
+    """Pins of the runtime's packages as the server has them: both ends must agree."""
+    pins = []
+    for name in RUNTIME_PACKAGES:
+        try:
+            pins.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            pins.append(name)
+    return tuple(pins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvSettings:
+    """Everything that can be set; the defaults suit a pod."""
+
+    base_python: Path = field(default_factory=lambda: Path(sys.executable))
+    #: None: `/runpod-volume` when it is mounted, else only the local directory.
+    volume: Path | None = None
+    #: Local disk: fallback store, and where archives are unpacked. None: the user's cache.
+    local: Path | None = None
+    mode: Mode = "auto"
+    uv: Path | None = None
+
+    index_url: str | None = None
+    extra_index_urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    offline: bool = False
+    references: frozenset[str] = REFERENCE_KINDS
+    allow_python_downloads: bool = False
+    auto_build_tools: bool = False
+    runtime_pins: tuple[str, ...] = field(default_factory=runtime_pins)
+    link_mode: Literal["hardlink", "copy", "clone"] = "hardlink"
+    compile_bytecode: bool = True
+
+    quota_mb: int = 0
+    min_free_mb: int = 256
+    max_age_s: float = 0.0
+    build_timeout_s: float = 600.0
+    #: How long a request keeps meaning the same digest.
+    memo_s: float = 3600.0
+    failure_s: float = 60.0
+    #: How long an environment stays held after its last lease went back.
+    hold_s: float = 10.0
+    heartbeat_s: float = 2.0
+    #: A holder on another machine is dead after this long without a heartbeat.
+    stale_s: float = 60.0
+    #: A claim is taken over after this long without a heartbeat, also from a stopped process.
+    claim_stale_s: float = 15.0
+    volume_key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> EnvSettings:
+        """Read `FLASHPOOL_*`; what is absent keeps its default."""
+        read = _Reader(environ)
+        key = environ.get("FLASHPOOL_VOLUME_KEY", "")
+        default = cls()
+        return cls(
+            base_python=read.path("BASE_PYTHON") or default.base_python,
+            volume=read.path("VOLUME"),
+            local=read.path("LOCAL_DIR"),
+            mode=read.mode("ENV_MODE"),
+            uv=read.path("UV"),
+            index_url=read.text("INDEX_URL") or None,
+            extra_index_urls=read.words("EXTRA_INDEX_URLS"),
+            find_links=read.words("FIND_LINKS"),
+            offline=read.flag("OFFLINE", default=False),
+            references=frozenset(read.words("ENV_REFERENCES")) or REFERENCE_KINDS,
+            allow_python_downloads=read.flag("PYTHON_DOWNLOADS", default=False),
+            auto_build_tools=read.flag("AUTO_BUILD_TOOLS", default=False),
+            compile_bytecode=read.flag("COMPILE_BYTECODE", default=True),
+            quota_mb=int(read.number("ENV_QUOTA_MB", default.quota_mb)),
+            min_free_mb=int(read.number("ENV_MIN_FREE_MB", default.min_free_mb)),
+            max_age_s=read.number("ENV_MAX_AGE_S", default.max_age_s),
+            build_timeout_s=read.number("BUILD_TIMEOUT_S", default.build_timeout_s),
+            memo_s=read.number("ENV_MEMO_S", default.memo_s),
+            volume_key=key.encode() if key else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    environ: Mapping[str, str]
+
+    def text(self, name: str) -> str:
+        return self.environ.get(f"FLASHPOOL_{name}", "").strip()
+
+    def path(self, name: str) -> Path | None:
+        text = self.text(name)
+        return Path(text).expanduser() if text else None
+
+    def words(self, name: str) -> tuple[str, ...]:
+        return tuple(self.text(name).split())
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        text = self.text(name).lower()
+        return text in _TRUE if text else default
+
+    def number(self, name: str, default: float) -> float:
+        text = self.text(name)
+        if not text:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            raise ValueError(f"FLASHPOOL_{name} must be a number, not {text!r}") from None
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"FLASHPOOL_{name} must not be negative or infinite: {text!r}")
+        return number
+
+    def mode(self, name: str) -> Mode:
+        text = self.text(name).lower() or "auto"
+        if text not in ("auto", "volume", "archive"):
+            raise ValueError(f"FLASHPOOL_{name} must be auto, volume or archive, not {text!r}")
+        return cast(Mode, text)

@@ -1,0 +1,224 @@
+"""System packages through apt (nala where present), once per set on a machine.
+
+    already installed (dpkg-query) -> nothing
+    else, under one machine-wide lock: kept .debs in, install, new .debs out to the volume
+
+The lock is a real file lock on local disk: apt's state is the machine's, not the
+volume's. apt keeps a lock of its own, but fails rather than queues behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from .errors import DiskFull, SystemPackagesFailed
+from .process import Finished, run
+from .store import remove_tree
+from .uv_cli import Progress
+
+__all__ = ["SystemPackages"]
+
+_log = logging.getLogger(__name__)
+_LOCK: Final = Path("/tmp/flashpool-apt.lock")  # noqa: S108  (opened without following links)
+_ARCHIVES: Final = Path("/var/cache/flashpool-debs")
+_KEPT_WORDS: Final = 3000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemPackages:
+    """Installs sets of packages; safe for many callers and processes at once."""
+
+    debs: Path
+    limit_s: float
+    lock: Path = _LOCK
+    _done: set[tuple[str, ...]] = field(default_factory=set)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def ensure(self, names: tuple[str, ...], progress: Progress) -> None:
+        """Return once every package is installed, or raise."""
+        if not names or names in self._done:
+            return
+        async with self._turn:
+            if names in self._done:
+                return
+            missing = await self._missing(names)
+            if missing:
+                _check_allowed(missing)
+                async with _machine_lock(self.lock):
+                    await self._install(missing, progress)
+            self._done.add(names)
+
+    async def _missing(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        plain = [name.partition("=")[0] for name in names]
+        argv = [
+            "dpkg-query",
+            "--show",
+            "--showformat",
+            "${Package}\t${db:Status-Status}\t${Version}\n",
+        ]
+        try:
+            finished = await run([*argv, *plain], environment=_environment(), limit_s=60)
+        except (OSError, TimeoutError) as error:
+            raise SystemPackagesFailed(
+                "This machine has no dpkg, so system packages cannot be installed",
+                words=str(error),
+                advice="put them into the image",
+            ) from None
+        have = {tuple(row.split("\t")) for row in finished.stdout.splitlines()}
+        return tuple(name for name in names if not _is_there(name, have))
+
+    async def _install(self, names: tuple[str, ...], progress: Progress) -> None:
+        progress(f"Installing system packages: {' '.join(names)}")
+        folder = self.debs / await asyncio.to_thread(_release)
+        archives = _ARCHIVES
+        await asyncio.to_thread(_prepare, archives, folder)
+        tool = shutil.which("nala") or shutil.which("apt-get")
+        if tool is None:
+            raise SystemPackagesFailed(
+                "This machine has neither apt-get nor nala",
+                advice="put the packages into the image",
+            )
+        finished = await self._apt(tool, archives, names, progress)
+        if finished.code:
+            # No lists, or old ones: a file "not found" often only has a newer number.
+            await self._update(progress)
+            finished = await self._apt(tool, archives, names, progress)
+        if finished.code:
+            raise _failure(finished, names)
+        await asyncio.to_thread(_keep_debs, archives, folder)
+
+    async def _apt(
+        self, tool: str, archives: Path, names: Sequence[str], progress: Progress
+    ) -> Finished:
+        argv = [tool, "install", "--assume-yes", "--no-install-recommends"]
+        if not tool.endswith("nala"):
+            argv += [
+                "-o",
+                f"Dir::Cache::archives={archives}",
+                "-o",
+                "APT::Keep-Downloaded-Packages=true",
+            ]
+            argv += ["-o", "DPkg::Post-Invoke=", "-o", "APT::Update::Post-Invoke="]
+            argv += ["-o", "DPkg::Lock::Timeout=120", "-q"]
+        return await self._run([*argv, "--", *names], progress)
+
+    async def _update(self, progress: Progress) -> None:
+        progress("Updating the system's package lists")
+        finished = await self._run(["apt-get", "update", "-q"], progress)
+        if finished.code:
+            _log.warning("apt-get update failed: %s", _words(finished))
+
+    async def _run(self, argv: Sequence[str], progress: Progress) -> Finished:
+        try:
+            return await run(
+                argv, environment=_environment(), limit_s=self.limit_s, on_line=progress
+            )
+        except (OSError, TimeoutError) as error:
+            raise SystemPackagesFailed(
+                f"{Path(argv[0]).name} did not finish",
+                words=str(error),
+                advice="look at the pod's network",
+            ) from None
+
+
+def _is_there(name: str, have: set[tuple[str, ...]]) -> bool:
+    plain, _, version = name.partition("=")
+    plain = plain.partition(":")[0]
+    return any(
+        row[:2] == (plain, "installed") and (not version or row[2] == version)
+        for row in have
+        if len(row) == 3
+    )
+
+
+def _check_allowed(names: tuple[str, ...]) -> None:
+    if os.geteuid() != 0:
+        raise SystemPackagesFailed(
+            "System packages need root, and this server does not run as root",
+            requirement=", ".join(names),
+            advice="put them into the image, or run the server as root",
+        )
+
+
+def _environment() -> dict[str, str]:
+    passed = ("PATH", "HOME", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy")
+    kept = {name: os.environ[name] for name in passed if name in os.environ}
+    return {**kept, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+
+
+def _release() -> str:
+    """Name of the system release: its packages are no other's."""
+    try:
+        text = Path("/etc/os-release").read_text()
+    except OSError:
+        text = ""
+    return hashlib.sha256(f"{text}{os.uname().machine}".encode()).hexdigest()[:16]
+
+
+def _prepare(archives: Path, kept: Path) -> None:
+    """apt checks each .deb against its signed lists, so a foreign one is not installed."""
+    (archives / "partial").mkdir(parents=True, exist_ok=True)
+    for deb in kept.glob("*.deb"):
+        if not (archives / deb.name).exists():
+            _copy(deb, archives / deb.name)
+
+
+def _keep_debs(archives: Path, kept: Path) -> None:
+    """Keep what was downloaded; a volume that cannot take it costs a download, not a call."""
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.info("system packages are not kept: %s", error)
+        return
+    for deb in archives.glob("*.deb"):
+        if not (kept / deb.name).exists():
+            _copy(deb, kept / deb.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
+    except OSError as error:
+        _log.info("%s is not copied: %s", source.name, error)
+        remove_tree(unfinished)
+
+
+@asynccontextmanager
+async def _machine_lock(path: Path) -> AsyncIterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        await asyncio.to_thread(fcntl.flock, handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _words(finished: Finished) -> str:
+    lines = [*finished.stdout.splitlines(), *finished.stderr.splitlines()]
+    telling = [line for line in lines if line.startswith(("E:", "W:", "Err:", "Error:"))]
+    return "\n".join(telling or lines)[-_KEPT_WORDS:]
+
+
+def _failure(finished: Finished, names: tuple[str, ...]) -> SystemPackagesFailed | DiskFull:
+    words = _words(finished)
+    if "No space left on device" in words or "enough free space" in words:
+        return DiskFull("There is no space for system packages", phase="system", words=words)
+    named = [name for name in names if name.partition("=")[0] in words]
+    return SystemPackagesFailed(
+        "System packages could not be installed",
+        requirement=", ".join(named or names),
+        words=words,
+        advice="check the names for this image's release with `apt-cache policy NAME`",
+    )
