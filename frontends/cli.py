@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -58,8 +59,10 @@ def serve_lb(host: str | None, port: int | None) -> None:
 
     The first SIGTERM or SIGINT lets running calls finish, the second ends them.
     """
+    # Until the server minds its signals itself: nothing runs that would need a drain.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
-    _configure_log(settings)
+    _configure_log(settings.log_level)
     from . import serving
     from .listener import ListenError
 
@@ -82,7 +85,8 @@ def call(target: str, arguments: str, timeout: float | None, memory_mb: int | No
     exit status is 1 when the call failed.
     """
     settings = _settings()
-    _configure_log(settings)
+    # What the pool does is of no interest here, only what becomes of the call.
+    _configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
     from . import local_call
 
     try:
@@ -128,11 +132,11 @@ def _die(message: str) -> NoReturn:
     sys.exit(CANNOT_START)
 
 
-def _configure_log(settings: Settings) -> None:
+def _configure_log(level: str) -> None:
     import logging
 
     logging.basicConfig(
-        level=settings.log_level,
+        level=level,
         stream=sys.stderr,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )

@@ -1,0 +1,308 @@
+import asyncio
+import json
+import time
+
+import pytest
+from unit.frontends.stand_in import NONE, StandInPool
+from unit.frontends.wire import BODY, at_end, post, read_reply, run, serving, until
+
+from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome
+from flashpool.pool.errors import EnvironmentStartFailed, Overloaded
+
+DONE = Outcome(body=NONE)
+
+
+def test_a_call_and_its_answer() -> None:
+    async def main() -> None:
+        pool = StandInPool()
+        async with serving(pool) as client:
+            reply = await client.execute()
+        assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+        assert reply.json()["result"] == NONE.decode()
+        (call,) = pool.calls
+        assert call.body == BODY
+        assert call.label == "f"
+        assert call.environment == BASE_ENVIRONMENT
+        assert call.limits.result_bytes == 10 * 1024 * 1024
+        assert pool.stopped
+
+    run(main())
+
+
+def test_what_a_request_may_add_reaches_the_pool() -> None:
+    async def main() -> None:
+        pool = StandInPool()
+        fields = {
+            "timeout_s": 2,
+            "memory_mb": 64,
+            "env": {"A": "b"},
+            "idempotent": True,
+            "dependencies": ["msgspec", "not-needed; python_version < '3'"],
+        }
+        async with serving(pool) as client:
+            await client.execute(json.dumps({**json.loads(BODY), **fields}).encode())
+        (call,) = pool.calls
+        assert (call.limits.run_s, call.limits.memory_mb) == (2, 64)
+        assert (dict(call.env), call.idempotent) == ({"A": "b"}, True)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({"dependencies": ["no-such-thing>1"]}, "no-such-thing>1"),
+        ({"dependencies": ["msgspec<0.1"]}, "msgspec<0.1"),
+        ({"dependencies": ["msgspec[yaml]"]}, "msgspec[yaml]"),
+        ({"dependencies": ["msgspec @ https://example.org/x.whl"]}, "msgspec @"),
+        ({"system_dependencies": ["curl"]}, "curl"),
+        ({"python_version": "2.7"}, "Python 2.7"),
+    ],
+    ids=str,
+)
+def test_what_the_base_lacks(fields: dict[str, object], missing: str) -> None:
+    async def main() -> None:
+        async with serving(StandInPool()) as client:
+            reply = await client.execute(json.dumps({**json.loads(BODY), **fields}).encode())
+        assert reply.status == 200
+        assert reply.json()["error_type"] == "EnvironmentError"
+        assert missing in reply.json()["error"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("text", ["-r x.txt", "--index-url=http://x", "", "a b c", "../x"])
+def test_dependencies_that_are_no_requirements(text: str) -> None:
+    async def main() -> None:
+        body = {**json.loads(BODY), "dependencies": [text]}
+        async with serving(StandInPool()) as client:
+            assert (await client.execute(json.dumps(body).encode())).status == 422
+
+    run(main())
+
+
+def test_malformed_bodies() -> None:
+    async def main() -> None:
+        async with serving(StandInPool()) as client:
+            for body in (b"", b"{", b"[]", BODY[:-1]):
+                reply = await client.execute(body)
+                assert (reply.status, reply.json()["error_type"]) == (422, "InvalidRequest")
+
+    run(main())
+
+
+def test_a_full_queue_and_a_drain() -> None:
+    async def main() -> None:
+        pool = StandInPool(refusal=Overloaded("full", retry_after_s=3.0))
+        async with serving(pool) as client:
+            reply = await client.execute()
+            assert (reply.status, reply.headers["retry-after"]) == (503, "3")
+            pool.draining = True
+            assert (await client.execute()).status == 503
+            assert (await client.get("/ping")).status == 503
+
+    run(main())
+
+
+def test_probes() -> None:
+    async def main() -> None:
+        pool = StandInPool(ready=False)
+        async with serving(pool) as client:
+            for path in ("/ping", "/health"):
+                starting = await client.get(path)
+                assert (starting.status, starting.body) == (204, b"")
+                assert "content-length" not in starting.headers
+            pool.ready = True
+            for path in ("/ping", "/health"):
+                reply = await client.get(path)
+                assert (reply.status, reply.json()) == (200, {"status": "healthy"})
+                assert (await client.get(path, "HEAD")).status == 200
+
+    run(main())
+
+
+def test_a_base_that_does_not_start_is_unhealthy() -> None:
+    async def main() -> None:
+        pool = StandInPool(ready=False, start_error=EnvironmentStartFailed("no python"))
+        async with serving(pool) as client:
+            assert (await client.get("/ping")).status == 503
+            pool.ready = True
+            assert (await client.get("/ping")).status == 200
+
+    run(main())
+
+
+def test_routes_that_are_not_there() -> None:
+    async def main() -> None:
+        async with serving(StandInPool()) as client:
+            for path in ("/", "/docs", "/openapi.json", "/redoc", "/stats"):
+                assert (await client.get(path)).status == 404
+            for path in ("/execute", "/execute?x=1"):
+                assert (await client.get(path)).status == 405
+            assert (await client.get("/ping", "DELETE")).status == 405
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": "Basic s3cret"}, 401),
+        ({"Authorization": "s3cret"}, 401),
+        ({"Authorization": "Bearer s3cret"}, 200),
+        ({"Authorization": "bearer  s3cret "}, 200),
+        ({"Authorization": "Bearer s3cret", "Origin": "https://example.org"}, 200),
+    ],
+    ids=str,
+)
+def test_the_token(headers: dict[str, str], status: int) -> None:
+    async def main() -> None:
+        pool = StandInPool()
+        async with serving(pool, FLASHPOOL_TOKEN="s3cret") as client:
+            assert (await client.execute(**headers)).status == status
+            assert (await client.get("/ping")).status == 200
+        assert len(pool.calls) == (status == 200)
+
+    run(main())
+
+
+def test_a_web_page_cannot_call_a_server_without_token() -> None:
+    async def main() -> None:
+        async with serving(StandInPool()) as client:
+            assert (await client.execute(Origin="https://example.org")).status == 401
+
+    run(main())
+
+
+def test_a_body_too_large_is_refused_before_it_comes() -> None:
+    async def main() -> None:
+        async with serving(StandInPool()) as client:
+            begun = time.monotonic()
+            async with client.connect() as (reader, writer):
+                writer.write(post(b"", **{"Content-Length": str(64 << 30)}))
+                reply = await read_reply(reader)
+            assert reply.json()["error_type"] == "PayloadTooLarge"
+            assert (reply.status, reply.headers["connection"]) == (413, "close")
+            assert time.monotonic() - begun < 1
+
+    run(main())
+
+
+def test_a_client_that_sends_too_much_still_reads_its_answer() -> None:
+    async def main() -> None:
+        async with (
+            serving(StandInPool(), FLASHPOOL_MAX_BODY_MB="1") as client,
+            client.connect() as (reader, writer),
+        ):
+            writer.write(post(b"x" * (8 << 20)))
+            reply, _ = await asyncio.gather(read_reply(reader), writer.drain())
+            assert reply.status == 413
+            assert await at_end(reader) == b""
+
+    run(main())
+
+
+def test_endless_chunks() -> None:
+    async def main() -> None:
+        async with (
+            serving(StandInPool(), FLASHPOOL_MAX_BODY_MB="1") as client,
+            client.connect() as (reader, writer),
+        ):
+            writer.write(b"POST /execute HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+            reply = asyncio.ensure_future(read_reply(reader))
+            with_data = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+            try:
+                while not writer.is_closing() and not reader.at_eof():
+                    writer.write(with_data)
+                    await writer.drain()
+            except OSError:
+                pass
+            assert (await reply).status == 413
+
+    run(main())
+
+
+def test_a_body_in_pieces() -> None:
+    async def main() -> None:
+        pool = StandInPool()
+        async with serving(pool) as client, client.connect() as (reader, writer):
+            writer.write(post(BODY)[: -len(BODY)])
+            for byte in BODY:
+                writer.write(bytes((byte,)))
+                await writer.drain()
+            assert (await read_reply(reader)).status == 200
+        assert pool.calls[0].body == BODY
+
+    run(main())
+
+
+def test_a_body_that_never_comes() -> None:
+    async def main() -> None:
+        async with (
+            serving(StandInPool(), FLASHPOOL_RECEIVE_TIMEOUT_S="0.2") as client,
+            client.connect() as (reader, writer),
+        ):
+            writer.write(post(BODY)[:-3])
+            reply = await read_reply(reader)
+            assert (reply.status, reply.json()["details"]) == (408, {"phase": "receive"})
+            assert await at_end(reader) == b""
+
+    run(main())
+
+
+def test_a_client_that_goes_away_cancels_its_call() -> None:
+    async def main() -> None:
+        pool = StandInPool(outcome=None)
+        async with serving(pool) as client:
+            async with client.connect() as (_reader, writer):
+                writer.write(post(BODY))
+                await until(lambda: pool.held)
+            begun = time.monotonic()
+            await until(lambda: pool.cancelled)
+            assert time.monotonic() - begun < 0.5
+            assert pool.cancelled == ["the client went away"]
+
+    run(main())
+
+
+def test_a_client_that_goes_away_while_it_sends_calls_nothing() -> None:
+    async def main() -> None:
+        pool = StandInPool()
+        async with serving(pool) as client:
+            async with client.connect() as (_reader, writer):
+                writer.write(post(BODY)[:-3])
+                await writer.drain()
+            assert (await client.execute()).status == 200
+        assert len(pool.calls) == 1
+
+    run(main())
+
+
+def test_a_slow_call_is_answered_on_a_connection_that_goes_on() -> None:
+    async def main() -> None:
+        pool = StandInPool(outcome=None)
+        async with serving(pool) as client, client.connect() as (reader, writer):
+            for call_id in (1, 2):
+                writer.write(post(BODY))
+                await until(lambda: pool.held)
+                await asyncio.sleep(0.15)  # long enough for its client to be watched
+                pool.finish(call_id, DONE)
+                assert (await read_reply(reader)).status == 200
+        assert pool.cancelled == []
+
+    run(main())
+
+
+def test_pipelined_requests_are_answered_in_order() -> None:
+    async def main() -> None:
+        pool = StandInPool(outcome=None)
+        async with serving(pool) as client, client.connect() as (reader, writer):
+            writer.write(post(BODY) + post(b"{"))
+            await until(lambda: pool.held)
+            pool.finish(1, DONE)
+            assert (await read_reply(reader)).status == 200
+            assert (await read_reply(reader)).status == 422
+
+    run(main())

@@ -1,0 +1,138 @@
+import asyncio
+import socket
+import time
+
+import pytest
+from unit.frontends.stand_in import StandInPool
+from unit.frontends.wire import BODY, Client, at_end, post, read_reply, run, serving
+
+from flashpool.frontends.listener import HEADERS_LIMIT, ListenError, bind, url
+
+FAST = {"FLASHPOOL_HEADER_TIMEOUT_S": "0.3"}
+
+
+async def closed_within(
+    client: Client, seconds: float, *pieces: bytes, pause: float = 0.0
+) -> bytes:
+    """What the server says to a client that sends these pieces, and then goes on waiting."""
+    async with client.connect() as (reader, writer):
+        begun = time.monotonic()
+        end = asyncio.ensure_future(at_end(reader))
+        for piece in pieces:
+            if end.done():
+                break
+            writer.write(piece)
+            await asyncio.sleep(pause)
+        said = await end
+        assert time.monotonic() - begun < seconds
+        return said
+
+
+def test_a_client_that_stays_silent() -> None:
+    async def main() -> None:
+        async with serving(StandInPool(), **FAST) as client:
+            assert await closed_within(client, 3) == b""
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"G"] * 1,
+        [bytes((byte,)) for byte in b"POST /execute HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100],
+        [b"\r\n"] * 100,
+        [b"GET /ping HTTP/1.1\r\n", *[b"X-%d: y\r\n" % i for i in range(100)]],
+    ],
+    ids=["one byte", "bytes", "empty lines", "headers"],
+)
+def test_dripped_headers(pieces: list[bytes]) -> None:
+    async def main() -> None:
+        async with serving(StandInPool(), **FAST) as client:
+            said = await closed_within(client, 4, *pieces, pause=0.05)
+            assert said.startswith(b"HTTP/1.1 408 ")
+
+    run(main())
+
+
+def test_the_deadline_holds_for_later_requests_too() -> None:
+    async def main() -> None:
+        async with serving(StandInPool(), **FAST) as client, client.connect() as (reader, writer):
+            writer.write(post(BODY))
+            assert (await read_reply(reader)).status == 200
+            await asyncio.sleep(1.5)  # idle between requests is no offence
+            writer.write(post(BODY))
+            assert (await read_reply(reader)).status == 200
+            writer.write(b"POST /exec")
+            assert (await at_end(reader)).startswith(b"HTTP/1.1 408 ")
+
+    run(main())
+
+
+def test_headers_without_end() -> None:
+    async def main() -> None:
+        async with serving(StandInPool()) as client:
+            for head in (b"GET /ping HTTP/1.1\r\nX: ", b"GET /", b"GET /ping HTTP/1.1\r\n"):
+                filler = b"a: b\r\n" if head.endswith(b"\n") else b"a" * 6
+                said = await closed_within(client, 5, head, filler * (HEADERS_LIMIT // 6 + 1))
+                assert said.startswith(b"HTTP/1.1 431 ")
+
+    run(main())
+
+
+def test_a_body_nobody_asked_for_does_not_keep_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flashpool.frontends.listener._MARGIN_S", 0.0)
+
+    async def main() -> None:
+        async with (
+            serving(StandInPool(), FLASHPOOL_RECEIVE_TIMEOUT_S="0.3") as client,
+            client.connect() as (reader, writer),
+        ):
+            writer.write(b"GET /ping HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert (await read_reply(reader)).status == 200
+            end = asyncio.ensure_future(at_end(reader))
+            while not end.done():
+                writer.write(b"1\r\nx\r\n")
+                await asyncio.sleep(0.05)
+            assert await end == b""
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "data", [b"\0" * 100, b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 9]
+)
+def test_what_is_no_http(data: bytes) -> None:
+    async def main() -> None:
+        async with serving(StandInPool()) as client:
+            assert (await closed_within(client, 3, data)).startswith(b"HTTP/1.1 400 ")
+
+    run(main())
+
+
+def test_one_connection_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashpool.frontends.listener._connection_limit", lambda: 1)
+
+    async def main() -> None:
+        async with serving(StandInPool()) as client, client.connect() as (reader, writer):
+            assert await closed_within(client, 3) == b""
+            writer.write(post(BODY))
+            assert (await read_reply(reader)).status == 200
+
+    run(main())
+
+
+def test_a_port_in_use_names_the_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenError, match=f"port {port}: it is in use; set FLASHPOOL_PORT"):
+            bind("127.0.0.1", port, "FLASHPOOL_PORT")
+    with pytest.raises(ListenError, match="Cannot listen on no-such-host"):
+        bind("no-such-host.invalid", 0, "FLASHPOOL_PORT")
+
+
+def test_addresses_to_show() -> None:
+    with bind("0.0.0.0", 0, "FLASHPOOL_PORT") as sock:
+        assert url(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}"
