@@ -182,7 +182,7 @@ async def probe(python: Path) -> BaseFacts:
         report = json.loads(finished.stdout)
     except (OSError, ValueError, TimeoutError) as error:
         raise InterpreterMissing(
-            f"{python} does not work as a base interpreter: {error or type(error).__name__}",
+            f"{python} does not work as a base interpreter: {error!r}",
             advice="set FLASHPOOL_BASE_PYTHON to an interpreter that runs",
         ) from None
     return parse_report(python, report)

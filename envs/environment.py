@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -31,7 +31,7 @@ class Environment:
     site_dirs: tuple[Path, ...]
     mode: Where
     origin: Origin
-    seconds: Seconds = Seconds()
+    seconds: Seconds = field(default_factory=Seconds)
 
     @property
     def hit(self) -> bool:

@@ -19,15 +19,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
 
-from .base import BaseFacts, Bases
-from .builder import Seconds, scratch
-from .digest import digest_of, request_key
+from .builder import Seconds
 from .environment import Environment, Explanation, Lease
 from .errors import (
     BuildTimeout,
@@ -40,12 +38,11 @@ from .failures import Failures
 from .flights import Flights, Report
 from .ground import Ground, Pulse, open_ground
 from .memo import Memo, Remembered
-from .plan import Plan, from_base
+from .planner import Planner, Understood, base_environment
 from .preloads import read_preloads, write_preloads
 from .provider import Provider, Wanted
-from .resolver import Resolver
 from .settings import EnvSettings
-from .spec import NormalSpec, Spec, normalise
+from .spec import Spec
 from .system_packages import SystemPackages
 
 __all__ = ["Environments"]
@@ -65,8 +62,7 @@ class Environments:
         self._memo = Memo(settings.memo_s)
         self._base_environments: dict[str, Environment] = {}
         self._failures = Failures(settings.failure_s)
-        self._bases = Bases()
-        self._pythons: dict[str, Path] = {}
+        self._planner = Planner(settings)
         self._flights: Flights[Environment] = Flights()
         self._opening = asyncio.Lock()
         self._provider: Provider | None = None
@@ -76,7 +72,7 @@ class Environments:
     def __repr__(self) -> str:
         return f"<Environments {self._provider or 'not opened'}>"
 
-    async def __aenter__(self) -> Environments:
+    async def __aenter__(self) -> Environments:  # noqa: PYI034  (Self is not in Python 3.10)
         return self
 
     async def __aexit__(
@@ -159,141 +155,70 @@ class Environments:
     # -- from spec to environment ---------------------------------------------------------
 
     async def _prepare(self, spec: Spec, provider: Provider, report: Report) -> Environment:
-        normal, base, key = await self._understand(spec, provider)
-        self._recall(spec, key)
+        asked = await self._planner.understand(spec, provider.ground)
+        self._recall(asked)
         try:
-            return await self._found_or_made(spec, normal, base, key, provider, report)
+            return await self._found_or_made(spec, asked, provider, report)
         except EnvironmentFailure as failure:
-            self._failures.remember(key, failure)
+            self._failures.remember(asked.key, failure)
             raise
 
-    async def _understand(
-        self, spec: Spec, provider: Provider
-    ) -> tuple[NormalSpec, BaseFacts, str]:
-        normal = await asyncio.to_thread(normalise, spec, references=self.settings.references)
-        base = await self._base(normal, provider)
-        key = request_key(normal, base, self.settings)
-        return normal, base, key
-
-    async def _base(self, normal: NormalSpec, provider: Provider) -> BaseFacts:
-        base = await self._bases.facts(self.settings.base_python)
-        version = normal.python_version
-        if version is None or f"{base.version}.".startswith(f"{version}."):
-            return base
-        if version not in self._pythons:
-            python = await provider.ground.uv.find_python(version, provider.ground.store.root)
-            self._pythons[version] = python
-        # Another interpreter has packages of its own machine's history, not of the image's.
-        return (await self._bases.facts(self._pythons[version])).bare()
-
-    def _recall(self, spec: Spec, key: str) -> None:
-        if spec.refresh:
-            self._failures.forget(key)
+    def _recall(self, asked: Understood) -> None:
+        if asked.refresh:
+            self._failures.forget(asked.key)
             return
-        failure = self._failures.recall(key)
+        failure = self._failures.recall(asked.key)
         if failure is not None:
             raise failure
 
     async def _found_or_made(
-        self,
-        spec: Spec,
-        normal: NormalSpec,
-        base: BaseFacts,
-        key: str,
-        provider: Provider,
-        report: Report,
+        self, spec: Spec, asked: Understood, provider: Provider, report: Report
     ) -> Environment:
-        await self._ensure_system(normal.system_packages, provider, report)
-        plan = self._from_base(normal, base)
-        if plan is not None:
-            return self._base_environment(spec, base)
-        remembered = await provider.remembered(key)
+        await self._ensure_system(asked.spec.system_packages, provider, report)
+        if self._planner.from_base(asked) is not None:
+            return self._base_environment(spec, asked)
+        remembered = await provider.remembered(asked.key)
         if remembered is not None and remembered.fresh and not spec.refresh:
-            found = await provider.existing(remembered.digest, base)
+            found = await provider.existing(remembered.digest, asked.base)
             if found is not None:
                 self._memo.put(spec, found.digest, age_s=remembered.age_s)
                 return found
         try:
-            return await self._resolved(spec, normal, base, key, provider, report)
+            return await self._resolved(spec, asked, provider, report)
         except RegistryUnreachable as failure:
-            return await self._as_last_time(failure, remembered, base, provider, report)
+            return await self._as_last_time(failure, remembered, asked, provider, report)
 
-    def _from_base(self, normal: NormalSpec, base: BaseFacts) -> Plan | None:
-        plan = from_base(normal, base)
-        if plan is None or not normal.requirements:
-            return plan
-        # A base without cloudpickle or tblib gets a layer that has them.
-        pins = {pin.partition("==")[0] for pin in self.settings.runtime_pins}
-        return plan if pins <= set(base.packages) else None
-
-    def _base_environment(self, spec: Spec, base: BaseFacts) -> Environment:
-        environment = Environment(
-            digest=base.fingerprint,
-            python=base.python,
-            root=None,
-            site_dirs=base.site_dirs,
-            mode="base",
-            origin="base",
-        )
+    def _base_environment(self, spec: Spec, asked: Understood) -> Environment:
+        environment = base_environment(asked.base)
         self._base_environments[environment.digest] = environment
-        self._memo.put(spec, environment.digest)
+        self._memo.put(replace(spec, refresh=False), environment.digest)
         return environment
 
     async def _resolved(
-        self,
-        spec: Spec,
-        normal: NormalSpec,
-        base: BaseFacts,
-        key: str,
-        provider: Provider,
-        report: Report,
+        self, spec: Spec, asked: Understood, provider: Provider, report: Report
     ) -> Environment:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        plan = await self._plan(normal, base, provider, report, refresh=spec.refresh)
-        seconds = Seconds(resolve=loop.time() - began)
-        if plan.mode == "layer" and not plan.lines:
-            return self._base_environment(spec, base)
-        wanted = Wanted(digest=self._digest(plan, normal, base), plan=plan, base=base, spec=normal)
+        began = time.monotonic()
+        plan = await self._planner.plan(asked, provider.ground, report)
+        seconds = Seconds(resolve=time.monotonic() - began)
+        if plan.mode == "base":
+            return self._base_environment(spec, asked)
+        digest = self._planner.digest(plan, asked)
+        wanted = Wanted(digest=digest, plan=plan, base=asked.base, spec=asked.spec)
         found = await provider.provide(wanted, seconds, report)
-        await provider.remember(key, found.digest, normal.lines)
-        self._memo.put(replace(spec, refresh=False), found.digest)
+        await provider.remember(asked.key, digest, asked.spec.lines)
+        self._memo.put(replace(spec, refresh=False), digest)
         return found
-
-    async def _plan(
-        self,
-        normal: NormalSpec,
-        base: BaseFacts,
-        provider: Provider,
-        report: Report,
-        *,
-        refresh: bool = False,
-    ) -> Plan:
-        ground = provider.ground
-        resolver = Resolver(uv=ground.uv, pins=self.settings.runtime_pins)
-        async with scratch(ground.store, ground.holders.me) as folder:
-            return await resolver.plan(normal, base, folder, refresh=refresh, progress=report)
-
-    def _digest(self, plan: Plan, normal: NormalSpec, base: BaseFacts) -> str:
-        """Local files count by content: their path says nothing about them."""
-        contents = {item.name: item.identity for item in normal.requirements if item.direct}
-        lines = [
-            contents[name] if (name := line.partition(" @ ")[0].partition("[")[0]) in contents
-            and "sha256:" in contents[name] else line
-            for line in plan.lines
-        ]  # fmt: skip
-        return digest_of(lines, base, self.settings, layered=plan.layered)
 
     async def _as_last_time(
         self,
         failure: RegistryUnreachable,
         remembered: Remembered | None,
-        base: BaseFacts,
+        asked: Understood,
         provider: Provider,
         report: Report,
     ) -> Environment:
         """The index is out of reach: what the request meant last time beats an error."""
-        found = await provider.existing(remembered.digest, base) if remembered else None
+        found = await provider.existing(remembered.digest, asked.base) if remembered else None
         if found is None:
             raise failure
         report("The package index did not answer: using the versions resolved last time")
@@ -316,23 +241,18 @@ class Environments:
     async def explain(self, spec: Spec) -> Explanation:
         """Tell where each package would come from, and why; builds nothing."""
         provider = await self._open()
-        normal, base, _ = await self._understand(spec, provider)
-        plan = self._from_base(normal, base) or await self._plan(normal, base, provider, _silent)
-        if plan.mode == "base" or (plan.mode == "layer" and not plan.lines):
-            return Explanation(
-                digest=base.fingerprint,
-                mode="base",
-                reason="the base has all of it",
-                decisions=plan.decisions,
-                present="base",
-            )
-        digest = self._digest(plan, normal, base)
+        asked = await self._planner.understand(spec, provider.ground)
+        plan = self._planner.from_base(asked)
+        if plan is None:
+            plan = await self._planner.plan(asked, provider.ground, _silent)
+        digest = self._planner.digest(plan, asked)
+        on_base = plan.mode == "base"
         return Explanation(
             digest=digest,
             mode=plan.mode,
             reason=plan.reason,
             decisions=plan.decisions,
-            present=await asyncio.to_thread(provider.present, digest),
+            present="base" if on_base else await asyncio.to_thread(provider.present, digest),
         )
 
     async def preloads(self, digest: str) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class Flights(Generic[T]):
         finally:
             flight.waiting -= 1
             if progress in flight.listeners:
-                flight.listeners.remove(progress)  # type: ignore[arg-type]
+                flight.listeners.remove(progress)
             if not flight.waiting and not flight.task.done():
                 self._abandon(key, flight)
 

@@ -85,7 +85,15 @@ def _locked(row: str) -> Locked:
         name=canonicalize_name(requirement.name),
         line=line,
         version=Version(pins[0]) if pins and not requirement.url else None,
-        via=comment.strip().removeprefix("via "),
+        via=_via(comment),
+    )
+
+
+def _via(comment: str) -> str:
+    """Who needs it, without the names of our own files."""
+    names = comment.strip().removeprefix("via ").split(",")
+    return ", ".join(
+        name.strip() for name in names if name.strip() and not name.strip().startswith("-")
     )
 
 
@@ -180,7 +188,10 @@ def isolated(free: tuple[Locked, ...], reason: str) -> Plan:
     """Everything installed, nothing of the base seen."""
     decisions = tuple(
         Decision(
-            name=item.name, version=_version(item), where="isolated", why=f"{item.via}; {reason}"
+            name=item.name,
+            version=_version(item),
+            where="isolated",
+            why=f"{_origin(item)}; {reason}",
         )
         for item in free
     )
@@ -221,8 +232,12 @@ def _version(item: Locked, base: BaseFacts | None = None) -> str:
     return str(item.version) if item.version else item.line.partition(" @ ")[2]
 
 
+def _origin(item: Locked) -> str:
+    return f"needed by {item.via}" if item.via else "asked for"
+
+
 def _why(item: Locked, newest: Mapping[str, Version | None], base: BaseFacts) -> str:
-    origin = f"needed by {item.via}" if item.via else "asked for"
+    origin = _origin(item)
     if provided(item, base):
         return f"{origin}; the base has it"
     other = newest.get(item.name)

@@ -5,6 +5,8 @@ library only, any Python from 3.8 on, and nothing of ours is imported. The
 reading half is `base.py`.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import platform
@@ -12,7 +14,7 @@ import sys
 import sysconfig
 
 
-def site_dirs():  # noqa: ANN201  (this file must run on interpreters without our typing)
+def site_dirs() -> list[str]:
     """Directories on the path that hold installed packages."""
     names = ("site-packages", "dist-packages")
     return [
@@ -20,7 +22,7 @@ def site_dirs():  # noqa: ANN201  (this file must run on interpreters without ou
     ]
 
 
-def metadata_of(path):  # noqa: ANN001, ANN201
+def metadata_of(path: str) -> dict[str, object]:
     """Read the headers of one METADATA file that matter to a resolver."""
     from email.parser import HeaderParser
 
@@ -34,9 +36,9 @@ def metadata_of(path):  # noqa: ANN001, ANN201
     }
 
 
-def packages():  # noqa: ANN201
+def packages() -> list[dict[str, object]]:
     """Every installed distribution; the first on the path wins, as it does for imports."""
-    found = {}
+    found: dict[str, dict[str, object]] = {}
     for folder in site_dirs():
         for entry in sorted(os.listdir(folder)):
             file = {".dist-info": "METADATA", ".egg-info": "PKG-INFO"}.get(
@@ -49,17 +51,17 @@ def packages():  # noqa: ANN201
                 continue
             facts = metadata_of(path)
             if facts["name"] and facts["version"]:
-                found.setdefault(facts["name"].lower().replace("_", "-"), facts)
+                found.setdefault(str(facts["name"]).lower().replace("_", "-"), facts)
     return list(found.values())
 
 
-def markers():  # noqa: ANN201
+def markers() -> dict[str, str]:
     """The environment markers of PEP 508, as this interpreter has them."""
     implementation = sys.implementation
     version = implementation.version
     return {
         "implementation_name": implementation.name,
-        "implementation_version": "%d.%d.%d" % (version.major, version.minor, version.micro),
+        "implementation_version": f"{version.major}.{version.minor}.{version.micro}",
         "os_name": os.name,
         "platform_machine": platform.machine(),
         "platform_python_implementation": platform.python_implementation(),
@@ -72,7 +74,7 @@ def markers():  # noqa: ANN201
     }
 
 
-def main():  # noqa: ANN201
+def main() -> None:
     """Write the report."""
     report = {
         "executable": sys.executable,

@@ -11,6 +11,7 @@ makes uv back-track to something absurd; waiting for the one hides the other.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,21 +113,28 @@ def _unbound(pins: tuple[str, ...], base: BaseFacts) -> set[str]:
     }
 
 
-_Outcome = tuple[Locked, ...] | ResolutionFailed
+_Lock = tuple[Locked, ...]
+_Outcome = _Lock | ResolutionFailed
 
 
-async def _both(first: object, second: object) -> tuple[_Outcome, _Outcome]:
-    """Wait for both; a failed resolution is an answer, anything else is raised."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in (first, second)]  # type: ignore[call-overload]
+async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
+    """A failed resolution is an answer; anything else is raised."""
     try:
-        done = await asyncio.gather(*tasks, return_exceptions=True)
+        return await resolving
+    except ResolutionFailed as failure:
+        return failure
+
+
+async def _both(first: Awaitable[_Lock], second: Awaitable[_Lock]) -> tuple[_Outcome, _Outcome]:
+    """Run both at once; when one raises, leave nothing of the other."""
+    tasks = [asyncio.ensure_future(_outcome(each)) for each in (first, second)]
+    try:
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-    for outcome in done:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, ResolutionFailed):
-            raise outcome
-    return done[0], done[1]
+        await asyncio.wait(tasks)
+    return tasks[0].result(), tasks[1].result()
 
 
 def _judge(constrained: _Outcome, free: _Outcome, spec: NormalSpec, base: BaseFacts) -> Plan:

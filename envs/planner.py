@@ -1,0 +1,111 @@
+"""From a raw spec to a plan and its digest: everything before anything is built.
+
+understand   Spec -> NormalSpec + base facts + request key
+from_base    the base itself, where it has all that is asked for
+plan         resolver.py, in a scratch directory
+digest       of the plan; local files count by content
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from .base import BaseFacts, Bases
+from .builder import scratch
+from .digest import digest_of, request_key
+from .environment import Environment
+from .flights import Report
+from .ground import Ground
+from .plan import Plan, from_base
+from .resolver import Resolver
+from .settings import EnvSettings
+from .spec import NormalSpec, Spec, normalise
+
+__all__ = ["Planner", "Understood", "base_environment"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Understood:
+    """A spec that was read, on the base it is meant for."""
+
+    spec: NormalSpec
+    base: BaseFacts
+    key: str
+    refresh: bool
+
+
+class Planner:
+    """Reads specs, and remembers interpreters."""
+
+    def __init__(self, settings: EnvSettings) -> None:
+        self._settings = settings
+        self._bases = Bases()
+        self._pythons: dict[str, Path] = {}
+
+    async def understand(self, spec: Spec, ground: Ground) -> Understood:
+        """Normalise, find the interpreter, compute the request key."""
+        settings = self._settings
+        normal = await asyncio.to_thread(normalise, spec, references=settings.references)
+        base = await self._base(normal, ground)
+        key = request_key(normal, base, settings)
+        return Understood(spec=normal, base=base, key=key, refresh=spec.refresh)
+
+    async def _base(self, normal: NormalSpec, ground: Ground) -> BaseFacts:
+        base = await self._bases.facts(self._settings.base_python)
+        version = normal.python_version
+        if version is None or f"{base.version}.".startswith(f"{version}."):
+            return base
+        if version not in self._pythons:
+            self._pythons[version] = await ground.uv.find_python(version, ground.store.root)
+        # Another interpreter has packages of its machine's history, not of the image's.
+        return (await self._bases.facts(self._pythons[version])).bare()
+
+    def from_base(self, asked: Understood) -> Plan | None:
+        """The plan that builds nothing, where the base has everything."""
+        plan = from_base(asked.spec, asked.base)
+        if plan is None or not asked.spec.requirements:
+            return plan
+        # A base without cloudpickle or tblib gets a layer that has them.
+        pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
+        return plan if pins <= set(asked.base.packages) else None
+
+    async def plan(self, asked: Understood, ground: Ground, report: Report) -> Plan:
+        """Resolve; raises the typed failure when nothing satisfies the requirements."""
+        resolver = Resolver(uv=ground.uv, pins=self._settings.runtime_pins)
+        async with scratch(ground.store, ground.holders.me) as folder:
+            plan = await resolver.plan(
+                asked.spec, asked.base, folder, refresh=asked.refresh, progress=report
+            )
+        if plan.mode == "layer" and not plan.lines:
+            return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
+        return plan
+
+    def digest(self, plan: Plan, asked: Understood) -> str:
+        """Key of the environment a plan makes."""
+        if plan.mode == "base":
+            return asked.base.fingerprint
+        contents = {
+            item.name: item.identity
+            for item in asked.spec.requirements
+            if item.direct and "@ sha256:" in item.identity
+        }
+        lines = [contents.get(_name_of(line), line) for line in plan.lines]
+        return digest_of(lines, asked.base, self._settings, layered=plan.layered)
+
+
+def _name_of(line: str) -> str:
+    return line.partition(" @ ")[0].partition("[")[0]
+
+
+def base_environment(base: BaseFacts) -> Environment:
+    """The base itself, as an environment."""
+    return Environment(
+        digest=base.fingerprint,
+        python=base.python,
+        root=None,
+        site_dirs=base.site_dirs,
+        mode="base",
+        origin="base",
+    )
