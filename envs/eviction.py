@@ -61,10 +61,12 @@ class Stored:
 class Evicted:
     """What one round did."""
 
-    digests: tuple[str, ...]
-    wanted: tuple[str, ...]
-    bytes_before: int
-    bytes_after: int
+    digests: tuple[str, ...] = ()
+    #: Would have gone, were they not in use.
+    wanted: tuple[str, ...] = ()
+    #: Bytes of the whole store; 0 where no quota asks for counting.
+    bytes_before: int = 0
+    bytes_after: int = 0
 
 
 def choose_victims(
@@ -139,7 +141,11 @@ class Evictor:
 
     def total(self) -> int:
         """Bytes of everything under the root; not counted where no quota asks for it."""
-        return unique_bytes([self._store.root])[0] if self.limits.quota else 0
+        return self.measure() if self.limits.quota else 0
+
+    def measure(self) -> int:
+        """Bytes of everything under the root, uv's cache too."""
+        return unique_bytes([self._store.root])[0]
 
     def over(self, total: int, reserve: int = 0) -> bool:
         """Whether a limit is passed, with `reserve` bytes more than there are."""

@@ -18,6 +18,7 @@ from .base import BaseFacts
 from .builder import Order, Seconds
 from .environment import Environment
 from .errors import CompilerMissing, EnvironmentFailure
+from .eviction import Evicted
 from .flights import Flights, Report
 from .ground import Ground
 from .memo import Remembered
@@ -215,30 +216,34 @@ class Provider:
         while self._finishing:
             await asyncio.wait(list(self._finishing.values()))
 
-    async def make_room(self, *, reserve: bool = True) -> None:
+    async def make_room(self, *, reserve: bool = True) -> Evicted:
         """Evict until the limits are met, with room for one more where asked."""
-        evictor = self.ground.evictor
         try:
-            bytes_more = await asyncio.to_thread(evictor.reserve) if reserve else 0
-            total = await asyncio.to_thread(evictor.total)
-            if (
-                not await asyncio.to_thread(evictor.over, total, bytes_more)
-                and not evictor.limits.max_age_s
-            ):
-                return
-            if await asyncio.to_thread(evictor.cache_is_worth_cleaning, total):
-                await self._clean_cache()
-            evicted = await asyncio.to_thread(evictor.run, reserve=bytes_more)
+            evicted = await self._make_room(reserve=reserve)
         except OSError as error:
             _log.warning("eviction failed: %s", error)
-            return
+            return Evicted()
         if evicted.wanted:
-            self._tell(evicted.wanted)
+            for tell in self._pressure:
+                tell(evicted.wanted)
+        return evicted
 
-    async def evict_unused(self) -> None:
+    async def _make_room(self, *, reserve: bool) -> Evicted:
+        evictor = self.ground.evictor
+        more = await asyncio.to_thread(evictor.reserve) if reserve else 0
+        total = await asyncio.to_thread(evictor.total)
+        over = await asyncio.to_thread(evictor.over, total, more)
+        if not over and not evictor.limits.max_age_s:
+            return Evicted(bytes_before=total, bytes_after=total)
+        if over and await asyncio.to_thread(evictor.cache_is_worth_cleaning, total):
+            await self._clean_cache()
+        return await asyncio.to_thread(evictor.run, reserve=more)
+
+    async def evict_unused(self) -> Evicted:
         """The disk is full: everything that nobody uses goes, and uv's cache with it."""
-        await asyncio.to_thread(self.ground.evictor.run, everything=True)
+        evicted = await asyncio.to_thread(self.ground.evictor.run, everything=True)
         await self._clean_cache()
+        return evicted
 
     async def _clean_cache(self) -> None:
         cleaning = self.ground.uv.clean_cache(self.ground.store.root)
@@ -247,10 +252,6 @@ class Provider:
         except (asyncio.TimeoutError, EnvironmentFailure) as error:
             # Another build uses the cache: it keeps what it needs, and is cleaned another time.
             _log.info("uv's cache is not cleaned now: %s", error)
-
-    def _tell(self, wanted: tuple[str, ...]) -> None:
-        for tell in self._pressure:
-            tell(wanted)
 
     def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
         """Where a digest is ready; blocking."""
