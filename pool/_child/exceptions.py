@@ -99,15 +99,15 @@ def _versions() -> dict[str, str]:
 def _pickle(exc: BaseException) -> tuple[bytes, str]:
     """The pickle, or b"" and why not."""
     try:
-        return _faithful(exc, _links(exc)), ""
+        try:
+            return _faithful(exc, _links(exc)), ""
+        except Exception as error:
+            if not pickling.is_too_deep(error):
+                raise
+            # A circle through the members of a group, perhaps: without its chain it may do.
+            return _faithful(exc, {}), ""
     except pickling.TooLarge:
         return b"", f"its pickle is larger than {PICKLE_LIMIT} bytes"
-    except RecursionError:
-        pass  # a circle through a group's members, perhaps: without its chain it may do
-    except BaseException as error:
-        return b"", summary(error)
-    try:
-        return _faithful(exc, {}), ""
     except BaseException as error:
         return b"", summary(error)
 

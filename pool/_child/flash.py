@@ -232,31 +232,29 @@ def dump_result(value: object, as_json: bool) -> bytes:
         if as_json:
             return _encode(value).encode("ascii")
         return b2a_base64(pickling.dumps(value), newline=False)
-    except RecursionError:
-        raise Unserializable(
-            f"the result, a {_name(value)}, is nested too deep to be {_verb(as_json)}: "
-            "return it flatter"
-        ) from None
     except BaseException as error:
-        raise Unserializable(
-            f"the result, a {_name(value)}, cannot be {_verb(as_json)}: {summary(error)}. "
-            f"{_advice(as_json)}"
-        ) from error
+        raise Unserializable(_why_not(value, error, _FORMS[as_json])) from error
+
+
+_FORMS = {
+    False: (
+        "pickled",
+        "Return plain data, without what holds a lock, an open file or a connection",
+    ),
+    True: (
+        "written as JSON",
+        "Return dicts with string keys, lists, strings, finite numbers, booleans or None",
+    ),
+}
+
+
+def _why_not(value: object, error: BaseException, form: tuple[str, str]) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    verb, advice = form
+    if pickling.is_too_deep(error):
+        return f"the result, a {name}, is nested too deep to be {verb}. Return it flatter"
+    return f"the result, a {name}, cannot be {verb}: {summary(error)}. {advice}"
 
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-def _name(value: object) -> str:
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _verb(as_json: bool) -> str:
-    return "written as JSON" if as_json else "pickled"
-
-
-def _advice(as_json: bool) -> str:
-    if as_json:
-        return "Return dicts with string keys, lists, strings, finite numbers, booleans or None"
-    return "Return plain data, or close what holds a lock, a file or a connection first"

@@ -14,7 +14,16 @@ import sys
 from _pickle import Pickler, loads
 from _pickle import dumps as _c_dumps
 
-__all__ = ["ByReference", "Pickler", "RecursionGuard", "TooLarge", "dump_with", "dumps", "loads"]
+__all__ = [
+    "ByReference",
+    "Pickler",
+    "RecursionGuard",
+    "TooLarge",
+    "dump_with",
+    "dumps",
+    "is_too_deep",
+    "loads",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +84,11 @@ class RecursionGuard:
 
     def __exit__(self, *_: object) -> None:
         sys.setrecursionlimit(self._before)
+
+
+def is_too_deep(error: BaseException) -> bool:
+    """Whether pickling failed for depth; cloudpickle wraps the RecursionError."""
+    return isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
 
 
 def dumps(value: object) -> bytes:

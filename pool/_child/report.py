@@ -47,6 +47,7 @@ ARGS = BaseException.__dict__["args"].__get__
 _SUPPRESSED = BaseException.__dict__["__suppress_context__"].__get__
 _NAME = type.__dict__["__name__"].__get__
 _QUALNAME = type.__dict__["__qualname__"].__get__
+_MRO = type.__dict__["__mro__"].__get__
 
 _HERE = os.path.dirname(__file__) + "/"
 _ASYNCIO = os.path.dirname(os.__file__) + "/asyncio/"
@@ -107,7 +108,7 @@ def _line(name: str, message: str) -> str:
 
 def members_of(exc: BaseException) -> list[BaseException]:
     """The exceptions of a group, of Python's kind or the backport's."""
-    if not any(kind.__name__ == "BaseExceptionGroup" for kind in type(exc).__mro__):
+    if not any(_NAME(kind) == "BaseExceptionGroup" for kind in _MRO(type(exc))):
         return []
     members = read(exc, "exceptions")
     if not isinstance(members, tuple | list):

@@ -1,0 +1,322 @@
+"""Source text made live: the fresh __main__, annotations, and modules from memory."""
+
+import base64
+import json
+
+import cloudpickle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashpool.pool._child import user_code
+from flashpool.pool._child.wire import BadRequest
+
+
+def test_code_runs_in_a_fresh_main(worker):
+    assert worker.value(
+        "import sys\ndef f(): return sys.modules['__main__'].f is f, f.__module__"
+    ) == (True, "__main__")
+    assert worker.value("def f(): return sorted(globals())") == [
+        *(
+            "__builtins__",
+            "__doc__",
+            "__file__",
+            "__loader__",
+            "__name__",
+            "__package__",
+            "__spec__",
+        ),
+        "f",
+    ]
+
+
+def test_dataclasses_enums_and_pickle_find_their_module(worker):
+    code = """
+import dataclasses, enum, pickle
+@dataclasses.dataclass
+class A:
+    x: int = 1
+    y: "list[int]" = dataclasses.field(default_factory=list)
+class E(enum.Enum):
+    ONE = 1
+def f(): return pickle.loads(pickle.dumps(A(2))) == A(2), pickle.loads(pickle.dumps(E.ONE)) is E.ONE
+"""
+    assert worker.value(code) == (True, True)
+
+
+def test_our_own_future_imports_do_not_leak_in(worker):
+    assert worker.value("def f(x: int = 1): return f.__annotations__") == {"x": int}
+
+
+@pytest.mark.parametrize("module", ["inspect", "linecache"])
+def test_source_is_there_for_whoever_asks(worker, module):
+    code = f"""
+import inspect, {module}
+def f():
+    import pack.part
+    return inspect.getsource(f), inspect.getsource(C), inspect.getsource(pack.part.g)
+class C:
+    x = 1
+"""
+    sources = worker.value(code, modules={"pack/part.py": "import os\ndef g():\n    return 1\n"})
+    assert [s.splitlines()[0] for s in sources] == ["def f():", "class C:", "def g():"]
+
+
+def test_children_of_multiprocessing_do_not_run_main_again(worker):
+    code = """
+import multiprocessing, operator
+def f():
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.map(operator.neg, [1, 2])
+"""
+    assert worker.value(code) == [-1, -2]
+
+
+ITEM = "def f(item: Item) -> Item:\n    return item"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ITEM,
+        "def f(\n    a: int,\n    item: schemas.Item | None = None,\n):\n    return a",
+        "async def f(*items: Item, **more: List[Item]): return items[0]",
+        "class Other:\n    item: Item\n    def g(self, x: Item): pass\ndef f(x): return x",
+        "item: Item = 3\ndef f(x): return x",
+        "def other(a: Undefined): pass\n" + ITEM,
+    ],
+)
+def test_annotations_that_only_the_client_can_evaluate(worker, code):
+    assert worker.value(code, 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("def f(a=DEFAULT): pass", "DEFAULT"),
+        ("def f(a: Item = Item()): pass", "Item"),
+        ("def f(): pass\nundefined", "undefined"),
+        ("def g(): return missing\ndef f(a: int): pass\ng()", "missing"),
+        ("@decorate\ndef f(a: int): pass", "decorate"),
+        ("raise NameError('mine')", "mine"),
+        ("def f(a: Item): pass\nimport nothing", "Item"),
+    ],
+)
+def test_other_names_stay_errors(worker, code, name):
+    answer = worker(code)
+    assert answer.error_type == ("NameError" if "import" not in code else "ModuleNotFoundError")
+    assert name in answer.error or "nothing" in answer.error
+
+
+def test_code_runs_once_when_a_retry_would_not_help(worker):
+    code = "import sys\nsys.runs = getattr(sys, 'runs', 0) + 1\ndef f(a=MISSING{}): pass".replace(
+        "{}", ""
+    )
+    runs = worker.python(
+        "import sys\nfrom _flashpool import user_code\n"
+        f"try: user_code.run_source({code!r}, 'f')\nexcept NameError: result = sys.runs"
+    )
+    assert runs == 1
+
+
+def test_syntax_errors_show_their_line(worker):
+    answer = worker("def f():\n    return 1 +\n")
+    assert answer.error_type == "SyntaxError"
+    assert 'File "flash:f", line 2' in answer.error
+    assert "return 1 +" in answer.error
+
+
+def test_a_second_text_of_the_same_name_shows_its_own_lines(worker):
+    text = worker.python(
+        "from _flashpool import user_code, exceptions\n"
+        "result = []\n"
+        "for word in ('one', 'two'):\n"
+        "    try: user_code.run_source(f'def f(): raise ValueError # {word}', 'f').f()\n"
+        "    except ValueError as e: result.append(exceptions.capture(e)[0]['error'])\n"
+    )
+    assert "# one" in text[0]
+    assert "# two" in text[1]
+    assert "# one" not in text[1]
+
+
+# -- Modules ------------------------------------------------------------------------------
+
+PACKAGE = {
+    "helper.py": "from pack.deep.er import VALUE\ndef value(): return VALUE",
+    "pack/deep/er.py": "from . import sibling\nfrom ..top import T\nVALUE = sibling.S + T",
+    "pack/deep/sibling.py": "S = 40",
+    "pack/top.py": "T = 2",
+    "real/__init__.py": "from .part import P as Q",
+    "real/part.py": "P = 9",
+}
+
+
+def test_modules_import_at_the_top_in_the_call_and_in_its_awaits(worker):
+    code = """
+import helper
+async def f():
+    import asyncio
+    await asyncio.sleep(0)
+    from real import Q
+    def in_thread():
+        import real.part
+        return real.part.P
+    return helper.value(), Q, await asyncio.get_running_loop().run_in_executor(None, in_thread)
+"""
+    assert worker.value(code, modules=PACKAGE) == (42, 9, 9)
+
+
+def test_modules_are_never_stale(worker):
+    for number in range(3):
+        modules = {"helper.py": f"N = {number}", "pack/part.py": f"N = {number}"}
+        assert worker.value(
+            "import helper, pack.part\ndef f(): return helper.N, pack.part.N", modules=modules
+        ) == (number, number)
+
+
+def test_modules_are_not_stale_in_one_process_either(worker):
+    assert worker.python(
+        "import sys\nfrom _flashpool import user_code\n"
+        "result = []\n"
+        "for n in (1, 2):\n"
+        "    user_code.install_modules({'helper/part.py': f'N = {n}', f'only{n}.py': ''})\n"
+        "    import helper.part; result.append(helper.part.N)\n"
+        "try: import only1\n"
+        "except ImportError: result.append('gone')\n"
+        "result.append(len([f for f in sys.meta_path if type(f).__name__ == 'Finder']))\n"
+    ) == [1, 2, "gone", 1]
+
+
+def test_modules_win_over_installed_packages_but_for_the_runtimes_own(worker):
+    modules = {"pip.py": "MINE = 1", "psutil/part.py": "MINE = 2"}
+    code = "import cloudpickle\nimport pip, psutil.part\ndef f(): return pip.MINE, psutil.part.MINE"
+    assert worker.value(code, modules=modules) == (1, 2)
+
+
+def test_modules_preloaded_by_the_zygote_are_replaced(worker):
+    assert (
+        worker.python(
+            "import sys, types\nfrom _flashpool import user_code\n"
+            "sys.modules['helper'] = types.ModuleType('helper')\n"
+            "sys.modules['helper.part'] = types.ModuleType('helper.part')\n"
+            "user_code.install_modules({'helper/part.py': 'N = 7'})\n"
+            "import helper.part\nresult = helper.part.N\n"
+        )
+        == 7
+    )
+
+
+def test_a_folder_joins_an_installed_namespace_package(worker, tmp_path):
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space" / "installed.py").write_text("I = 1")
+    code = f"import sys\nsys.path.append({str(tmp_path)!r})\nimport space.mine, space.installed\ndef f(): return space.mine.M, space.installed.I"
+    assert worker.value(code, modules={"space/mine.py": "M = 2"}) == (2, 1)
+
+
+def test_a_package_wins_over_the_module_beside_it(worker):
+    modules = {"a/__init__.py": "N = 1", "a.py": "N = 2", "b.py": "N = 3", "b/__init__.py": "N = 4"}
+    assert worker.value("import a, b\ndef f(): return a.N, b.N", modules=modules) == (1, 4)
+
+
+def test_modules_know_where_they_are(worker):
+    code = "import pack.part as p, pack\ndef f(): return p.__name__, p.__package__, p.__file__, p.__spec__.origin, pack.__path__"
+    assert worker.value(code, modules={"pack/part.py": ""}) == (
+        *("pack.part", "pack", "flash:pack/part.py", "flash:pack/part.py"),
+        ["flash:pack"],
+    )
+
+
+def test_reload_runs_the_text_again(worker):
+    code = "import helper, importlib\ndef f():\n helper.N = 0\n return importlib.reload(helper).N"
+    assert worker.value(code, modules={"helper.py": "N = 4"}) == 4
+
+
+def test_nothing_is_written_to_disk(worker, tmp_path):
+    code = f"import os\nos.chdir({str(tmp_path)!r})\nimport helper\ndef f(): return os.listdir('.')"
+    assert worker.value(code, modules={"helper.py": ""}) == []
+
+
+def test_a_broken_module_shows_its_lines_and_none_of_ours(worker):
+    answer = worker("import helper\ndef f(): pass", modules={"helper.py": "x = 1\n1 / 0\n"})
+    assert [(f[0], f[1]) for f in answer.details["traceback"]] == [
+        ("flash:f", 1),
+        ("flash:helper.py", 2),
+    ]
+    assert "1 / 0" in answer.error
+    answer = worker("import helper\ndef f(): pass", modules={"helper.py": "def ("})
+    assert answer.error_type == "SyntaxError"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/etc/passwd.py",
+            "../up.py",
+            "a/../b.py",
+            "./a.py",
+            "a//b.py",
+            "a\\b.py",
+            "a.txt",
+            "a",
+            "",
+            ".py",
+            "/.py",
+        ),
+        *(
+            "a-b.py",
+            "1a.py",
+            "a b.py",
+            "a/.py",
+            "a.b.py",
+            "é\ud800.py",
+            "a\0.py",
+            "a.py/",
+            "__init__.py",
+        ),
+        *(
+            "json.py",
+            "os/path.py",
+            "sitecustomize.py",
+            "usercustomize/__init__.py",
+            "__main__.py",
+            "sys.py",
+            "_pickle.py",
+        ),
+        *("cloudpickle.py", "tblib/__init__.py", "_flashpool/wire.py", "/".join("a" * 21) + ".py"),
+    ],
+)
+def test_paths_that_are_not_modules_are_refused(path):
+    with pytest.raises(BadRequest, match="^modules: "):
+        user_code.install_modules({path: ""})
+
+
+def test_too_many_and_too_large_are_refused():
+    with pytest.raises(BadRequest, match="1001 files"):
+        user_code.install_modules({f"m{i}.py": "" for i in range(1001)})
+    with pytest.raises(BadRequest, match="bytes of source"):
+        user_code.install_modules({f"m{i}.py": "é" * (3 << 20) for i in range(2)})
+    with pytest.raises(BadRequest, match="NUL"):
+        user_code.install_modules({"m.py": "\0"})
+    with pytest.raises(BadRequest, match="surrogate"):
+        user_code.install_modules({"m.py": "\udc00"})
+
+
+@given(st.text())
+def test_a_path_is_a_module_name_or_refused(path):
+    try:
+        parts = user_code._module_parts(path)
+    except BadRequest:
+        return
+    assert path == "/".join(parts) + ".py"
+    assert all(part.isidentifier() for part in parts)
+
+
+def test_the_real_limits_hold_a_thousand_modules(worker):
+    modules = {f"pack/m{i}.py": f"N = {i}" for i in range(1000)}
+    request = {
+        "function_name": "f",
+        "function_code": "from pack import m7, m999\ndef f(): return m7.N + m999.N",
+    }
+    answer = worker.body(json.dumps({**request, "modules": modules}).encode())
+    assert cloudpickle.loads(base64.b64decode(answer.result)) == 1006
