@@ -15,19 +15,8 @@ import sys
 from types import TracebackType
 
 from . import pickling
-from .report import (
-    ARGS,
-    CAUSE,
-    CONTEXT,
-    TRACEBACK,
-    depth_of,
-    describe,
-    members_of,
-    read,
-    summary,
-    text_of,
-    user_traceback,
-)
+from .report import ARGS, CAUSE, CONTEXT, TRACEBACK, describe, members_of, read, summary, text_of
+from .stack import depth_of, user_traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

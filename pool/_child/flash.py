@@ -15,8 +15,9 @@ import json
 import sys
 from binascii import a2b_base64, b2a_base64
 
-from . import pickling, user_code
+from . import pickling, user_code, user_modules
 from .exceptions import Unserializable, summary
+from .source import check_text
 from .wire import BadRequest
 
 TYPE_CHECKING = False
@@ -70,7 +71,7 @@ def load_call(body: bytes) -> Invocation:
     if modules:
         for path, text in modules.items():
             _expect(f"modules[{path!r}]", text, str)
-        user_code.install_modules(modules)
+        user_modules.install_modules(modules)
     execution_type = request.get("execution_type") or "function"
     if execution_type == "function":
         function = _function(request)
@@ -147,7 +148,7 @@ def _is_json(request: Request) -> bool:
 def _function(request: Request) -> Callable[..., Any]:
     name = _text(request, "function_name")
     code = _text(request, "function_code")
-    user_code.check_text("function_code", code)
+    check_text("function_code", code)
     return user_code.find_function(user_code.run_source(code, name), name)
 
 
@@ -161,7 +162,7 @@ def build_class(request: Request) -> type[Any]:
     """The class a request carries."""
     name = _text(request, "class_name")
     code = _text(request, "class_code")
-    user_code.check_text("class_code", code)
+    check_text("class_code", code)
     return user_code.build_class(code, name)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
     from typing import Any, Final
 
     OnItem = Callable[[Any], None]
@@ -49,8 +49,8 @@ AsyncGenerators = type(_no_items())
 
 def run(
     function: Callable[..., Any],
-    args: list[Any],
-    kwargs: dict[str, Any],
+    args: Iterable[Any],
+    kwargs: Mapping[str, Any],
     on_item: OnItem | None = None,
 ) -> Any:
     """Call and return the result, or `STREAMED`. Raises whatever the function raises."""

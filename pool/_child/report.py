@@ -10,19 +10,23 @@ object is not needed any more.
 
 from __future__ import annotations
 
-import os
-from types import TracebackType
+from .stack import user_traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from traceback import FrameSummary
+    from types import TracebackType
     from typing import Any
 
-#: Characters of one message, of one other text (note, argument, source line), of all.
+#: Characters of one message, of one other text (note, argument), of a source line, of all.
 MESSAGE_LIMIT = 8000
 PIECE_LIMIT = 1000
+LINE_LIMIT = 300
 TEXT_LIMIT = 128_000
+#: Characters told of all exceptions of one graph: as JSON they stay far below what a
+#: frame's meta may hold.
+DATA_LIMIT = 400_000
 #: Frames of one traceback that are printed, and that are listed as data.
 TEXT_FRAMES = 1200
 DATA_FRAMES = 100
@@ -48,9 +52,6 @@ _SUPPRESSED = BaseException.__dict__["__suppress_context__"].__get__
 _NAME = type.__dict__["__name__"].__get__
 _QUALNAME = type.__dict__["__qualname__"].__get__
 _MRO = type.__dict__["__mro__"].__get__
-
-_HERE = os.path.dirname(__file__) + "/"
-_ASYNCIO = os.path.dirname(os.__file__) + "/asyncio/"
 
 
 # -- Touching an exception with gloves on -----------------------------------------------
@@ -114,52 +115,6 @@ def members_of(exc: BaseException) -> list[BaseException]:
     if not isinstance(members, tuple | list):
         return []
     return [member for member in members if isinstance(member, BaseException)]
-
-
-# -- Tracebacks -------------------------------------------------------------------------
-
-
-def user_traceback(traceback: TracebackType | None, limit: int) -> tuple[TracebackType | None, int]:
-    """The part of a traceback that is the user's, and how many frames were left out.
-
-    Our own frames go wherever they are, and asyncio's where they lead in; of the rest
-    the first and last halves of ``limit`` stay.
-    """
-    kept = [entry for entry in _entries(traceback) if not _is_plumbing(entry)]
-    first = 0
-    while first < len(kept) and _filename(kept[first]).startswith(_ASYNCIO):
-        first += 1
-    kept = kept[first:]
-    omitted = max(0, len(kept) - limit)
-    if omitted:
-        kept[limit // 2 : limit // 2 + omitted] = []
-    return _chained(kept), omitted
-
-
-def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
-    while traceback is not None:
-        yield traceback
-        traceback = traceback.tb_next
-
-
-def _filename(entry: TracebackType) -> str:
-    return entry.tb_frame.f_code.co_filename
-
-
-def _is_plumbing(entry: TracebackType) -> bool:
-    return _filename(entry).startswith((_HERE, "<frozen importlib", "<frozen runpy"))
-
-
-def _chained(entries: list[TracebackType]) -> TracebackType | None:
-    chain: TracebackType | None = None
-    for entry in reversed(entries):
-        chain = TracebackType(chain, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return chain
-
-
-def depth_of(traceback: TracebackType | None) -> int:
-    """How many frames."""
-    return sum(1 for _ in _entries(traceback))
 
 
 # -- The report -------------------------------------------------------------------------
@@ -241,6 +196,12 @@ class Report:
             told["exit_code"] = self.exit_code
         return told
 
+    def size(self) -> int:
+        """Characters in `as_dict`, without those of other reports."""
+        texts = (self.message, self.args, self.class_name, self.module, *self.notes)
+        frames = sum(len(file) + len(name) + len(line) for file, _, name, line in self.frames)
+        return sum(map(len, texts)) + frames
+
 
 def describe(exc: BaseException) -> Report:
     """Tell of an exception, its chain and its members, within all limits."""
@@ -250,6 +211,7 @@ def describe(exc: BaseException) -> Report:
 class _Describer:
     def __init__(self) -> None:
         self._left = MAX_REPORTS
+        self._characters = DATA_LIMIT
 
     def describe(self, exc: BaseException, path: tuple[int, ...]) -> Report:
         self._left -= 1
@@ -257,6 +219,7 @@ class _Describer:
         report = Report()
         _fill(report, exc)
         _fill_frames(report, TRACEBACK(exc))
+        self._characters -= report.size()
         report.cause = self._maybe(CAUSE(exc), path)
         hidden = report.cause is not None or _SUPPRESSED(exc)
         report.context = None if hidden else self._maybe(CONTEXT(exc), path)
@@ -267,6 +230,8 @@ class _Describer:
     def _maybe(self, exc: BaseException | None, path: tuple[int, ...]) -> Report | None:
         """None for what was told already, or would be too much."""
         if exc is None or id(exc) in path or len(path) >= MAX_DEPTH or self._left <= 0:
+            return None
+        if self._characters <= 0:
             return None
         return self.describe(exc, path)
 
@@ -342,5 +307,5 @@ def _fill_frames(report: Report, traceback: TracebackType | None) -> None:
 
 
 def _frame(frame: FrameSummary) -> tuple[str, int | None, str, str]:
-    source = clip(frame.line or "", PIECE_LIMIT)
-    return clip(frame.filename, PIECE_LIMIT), frame.lineno, clip(frame.name, PIECE_LIMIT), source
+    file, name, line = (clip(t, LINE_LIMIT) for t in (frame.filename, frame.name, frame.line or ""))
+    return file, frame.lineno, name, line

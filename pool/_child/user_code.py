@@ -1,74 +1,24 @@
-"""Turns the source text of a request into live functions, classes and modules.
+"""Turns the source text of a request into live functions, classes and instances.
 
-    modules {path: source} -> Finder on sys.meta_path     importable, nothing on disk
-    code                   -> run_source -> a fresh __main__ -> find_function
-                                                             -> build_class -> build_instance
-
-Every piece of source is its modules' ``__loader__`` too, and hands its text out through
-``get_source``: that is how `linecache`, and so tracebacks and ``inspect.getsource``, finds
-the lines of files that do not exist. It costs nothing until somebody asks, where filling
-``linecache.cache`` would cost its import. (`linecache` asks no loader about names in angle
-brackets, hence ``flash:NAME``.)
+code -> run_source -> a fresh __main__ -> find_function
+                                       -> build_class -> build_instance -> find_method
 """
 
 from __future__ import annotations
 
 import sys
 
+from .source import ModuleSpec, ModuleType, Source
 from .wire import BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from importlib.machinery import ModuleSpec
-    from types import CodeType, ModuleType
+    from types import CodeType
     from typing import Any
-else:
-    ModuleSpec = type(sys.__spec__)
-    ModuleType = type(sys)
-
-MAX_MODULES = 1000
-MAX_MODULE_BYTES = 8 * 1024 * 1024
-MAX_DEPTH = 20
-
-#: Top-level names that are not the standard library's, and yet not for users to replace:
-#: what the interpreter runs at its start, and what carries the result home.
-RESERVED = frozenset(
-    {"__main__", "sitecustomize", "usercustomize", "cloudpickle", "tblib", "_flashpool"}
-)
 
 #: How often a name was used in this process.
 _uses: dict[str, int] = {}
-
-
-class Source:
-    """One file of source text, and the loader of the module made of it."""
-
-    __slots__ = ("filename", "is_package", "text")
-
-    def __init__(self, text: str, filename: str, *, is_package: bool = False) -> None:
-        self.text = text
-        self.filename = filename
-        self.is_package = is_package
-
-    def get_source(self, _name: str) -> str:
-        """The text, for `linecache` (PEP 302)."""
-        return self.text
-
-    def create_module(self, _spec: ModuleSpec) -> None:
-        """Let the import system make an ordinary module."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the text in the module."""
-        exec(self.compile(), module.__dict__)
-
-    def compile(self, flags: int = 0) -> CodeType:
-        """Compile, free of this file's own ``__future__`` imports."""
-        code: CodeType = compile(self.text, self.filename, "exec", flags, dont_inherit=True)
-        return code
-
-
-# -- The code of a request --------------------------------------------------------------
 
 
 def run_source(code: str, name: str) -> ModuleType:
@@ -211,126 +161,3 @@ def _defined(module: ModuleType) -> str:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:20]) or "nothing that can be called"
     return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown
-
-
-# -- The modules beside it --------------------------------------------------------------
-
-
-class Finder:
-    """Imports the modules of a request from memory, ahead of installed packages."""
-
-    def __init__(self, sources: dict[str, Source]) -> None:
-        self.sources = sources
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, _target: object = None
-    ) -> ModuleSpec | None:
-        """Part of the import protocol (``sys.meta_path``)."""
-        source = self.sources.get(name)
-        if source is None:
-            return None
-        spec = ModuleSpec(
-            name,
-            source,  # type: ignore[arg-type]
-            origin=source.filename,
-            is_package=source.is_package,
-        )
-        spec.has_location = True
-        if source.is_package:
-            spec.submodule_search_locations = _search_path(name, source, path)
-        return spec
-
-
-def _search_path(name: str, source: Source, path: Sequence[str] | None) -> list[str]:
-    locations = [source.filename.rpartition("/")[0]]
-    if not source.text:
-        # A folder without code of its own may be a part of an installed namespace
-        # package (google, azure): keep the other parts importable.
-        from importlib.machinery import PathFinder
-
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is None:
-            locations += spec.submodule_search_locations or []
-    return locations
-
-
-def install_modules(modules: Mapping[str, str]) -> Finder:
-    """Make modules importable in this process until it ends, in place of any before.
-
-    Raises:
-        BadRequest: a path is not that of an importable module, or there is too much.
-    """
-    finder = Finder(_sources(modules))
-    sys.meta_path[:] = [finder, *(f for f in sys.meta_path if not isinstance(f, Finder))]
-    _forget({name.partition(".")[0] for name in finder.sources})
-    return finder
-
-
-def _forget(packages: set[str]) -> None:
-    """Drop what the zygote, or the call before, imported under these names."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
-        del sys.modules[name]
-
-
-def _sources(modules: Mapping[str, str]) -> dict[str, Source]:
-    if len(modules) > MAX_MODULES:
-        raise BadRequest(f"modules: {len(modules)} files, more than {MAX_MODULES}")
-    sources: dict[str, Source] = {}
-    size = 0
-    for path, text in modules.items():
-        size += check_text(f"modules[{path!r}]", text)
-        _add(sources, path, text)
-    if size > MAX_MODULE_BYTES:
-        raise BadRequest(f"modules: {size} bytes of source, more than {MAX_MODULE_BYTES}")
-    _add_packages(sources)
-    return sources
-
-
-def _add(sources: dict[str, Source], path: str, text: str) -> None:
-    parts = _module_parts(path)
-    is_package = parts[-1] == "__init__"
-    name = ".".join(parts[:-1] if is_package else parts)
-    known = sources.get(name)
-    # pkg/__init__.py wins over pkg.py, as it does on disk.
-    if known is None or not known.is_package:
-        sources[name] = Source(text, f"flash:{path}", is_package=is_package)
-
-
-def _add_packages(sources: dict[str, Source]) -> None:
-    """A folder without an ``__init__.py`` becomes an empty package."""
-    for name in tuple(sources):
-        parent = name.rpartition(".")[0]
-        while parent and parent not in sources:
-            filename = f"flash:{parent.replace('.', '/')}/__init__.py"
-            sources[parent] = Source("", filename, is_package=True)
-            parent = parent.rpartition(".")[0]
-
-
-def _module_parts(path: str) -> list[str]:
-    parts = path[:-3].split("/")
-    if not path.endswith(".py") or not all(part.isidentifier() for part in parts):
-        raise BadRequest(
-            f"modules: {path[:200]!r} is not the path of a module; expected names joined by '/' "
-            "and ending in '.py', relative to the folder of the main file"
-        )
-    if len(parts) > MAX_DEPTH:
-        raise BadRequest(f"modules: {path[:200]!r} is more than {MAX_DEPTH} folders deep")
-    if parts == ["__init__"]:
-        raise BadRequest("modules: '__init__.py' is in no package")
-    if parts[0] in sys.stdlib_module_names or parts[0] in RESERVED:
-        raise BadRequest(f"modules: {path!r} would replace the module {parts[0]!r}; rename it")
-    return parts
-
-
-def check_text(field: str, text: str) -> int:
-    """Whether it can be source at all; its size in bytes.
-
-    Raises:
-        BadRequest: it has characters that no Python source may have.
-    """
-    if "\0" in text:
-        raise BadRequest(f"{field}: has a NUL character, at {text.index(chr(0))}")
-    try:
-        return len(text) if text.isascii() else len(text.encode())
-    except UnicodeEncodeError as error:
-        raise BadRequest(f"{field}: has half a surrogate pair, at {error.start}") from None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashpool.pool._child import exceptions, report
+from flashpool.pool._child import exceptions, report, stack
 
 needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="groups are of 3.11")
 
@@ -83,7 +83,7 @@ def test_the_pickle_is_the_exception(worker):
         frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
         traceback = traceback.tb_next
     assert frames == [("flash:f", 7)]
-    assert report.depth_of(error.__cause__.__traceback__) == 2
+    assert stack.depth_of(error.__cause__.__traceback__) == 2
 
 
 def test_a_builtin_exception_needs_no_cloudpickle(worker):
@@ -137,7 +137,7 @@ def test_groups(worker):
     inner = answer.details["exceptions"][1]["exceptions"][0]
     assert (inner["class_name"], inner["traceback"][-1][2]) == ("TypeError", "g")
     group = pickle.loads(answer.pickle)
-    assert report.depth_of(group.exceptions[1].exceptions[0].__traceback__) == 2
+    assert stack.depth_of(group.exceptions[1].exceptions[0].__traceback__) == 2
     assert group.exceptions[1].exceptions[0] is group.__context__
 
 
@@ -336,6 +336,28 @@ def test_any_graph_of_exceptions_is_captured(kinds, edges):
 
 def throw(error):
     raise error
+
+
+def test_the_record_of_the_worst_graph_stays_small(worker):
+    code = f"""
+class E(Exception): pass
+def g(n, error):  # {"漢" * 2000}
+    if n: g(n - 1, error)  # {"漢" * 2000}
+    raise error
+def f():
+    last = None
+    for i in range(100):
+        error = E("漢" * 20_000, ["漢" * 5000] * 50)
+        error.__notes__ = ["漢" * 5000] * 50
+        error.__cause__ = last
+        try: g(200, error)
+        except E as e: last = e
+    raise last
+"""
+    answer = worker(code)
+    assert answer.error_type == "E"
+    assert len(json.dumps(vars(answer) | {"pickle": None})) < 6_000_000
+    assert "cause" in answer.details
 
 
 def test_clip_keeps_both_ends():

@@ -6,7 +6,7 @@ import pickle
 
 import cloudpickle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashpool.pool._child import flash, pickling
@@ -121,6 +121,7 @@ def test_a_malformed_request_is_refused_in_words(worker, request_, words):
     assert words in answer.message
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(),
@@ -132,6 +133,7 @@ def test_no_json_at_all_gets_past_the_checks(value):
         flash.load_call(json.dumps(value).encode())
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.binary())
 def test_no_bytes_get_past_the_checks(body):
     with pytest.raises(BadRequest):
@@ -214,6 +216,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(PLAIN)
 def test_plain_values_round_trip(value):
     assert pickle.loads(base64.b64decode(flash.dump_result(value, False))) == value

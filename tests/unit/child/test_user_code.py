@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashpool.pool._child import user_code
+from flashpool.pool._child import user_modules
 from flashpool.pool._child.wire import BadRequest
 
 
@@ -176,10 +176,10 @@ def test_modules_are_never_stale(worker):
 
 def test_modules_are_not_stale_in_one_process_either(worker):
     assert worker.python(
-        "import sys\nfrom _flashpool import user_code\n"
+        "import sys\nfrom _flashpool import user_modules\n"
         "result = []\n"
         "for n in (1, 2):\n"
-        "    user_code.install_modules({'helper/part.py': f'N = {n}', f'only{n}.py': ''})\n"
+        "    user_modules.install_modules({'helper/part.py': f'N = {n}', f'only{n}.py': ''})\n"
         "    import helper.part; result.append(helper.part.N)\n"
         "try: import only1\n"
         "except ImportError: result.append('gone')\n"
@@ -196,10 +196,10 @@ def test_modules_win_over_installed_packages_but_for_the_runtimes_own(worker):
 def test_modules_preloaded_by_the_zygote_are_replaced(worker):
     assert (
         worker.python(
-            "import sys, types\nfrom _flashpool import user_code\n"
+            "import sys, types\nfrom _flashpool import user_modules\n"
             "sys.modules['helper'] = types.ModuleType('helper')\n"
             "sys.modules['helper.part'] = types.ModuleType('helper.part')\n"
-            "user_code.install_modules({'helper/part.py': 'N = 7'})\n"
+            "user_modules.install_modules({'helper/part.py': 'N = 7'})\n"
             "import helper.part\nresult = helper.part.N\n"
         )
         == 7
@@ -287,25 +287,25 @@ def test_a_broken_module_shows_its_lines_and_none_of_ours(worker):
     ],
 )
 def test_paths_that_are_not_modules_are_refused(path):
-    with pytest.raises(BadRequest, match="^modules: "):
-        user_code.install_modules({path: ""})
+    with pytest.raises(BadRequest, match=r"^modules: "):
+        user_modules.install_modules({path: ""})
 
 
 def test_too_many_and_too_large_are_refused():
     with pytest.raises(BadRequest, match="1001 files"):
-        user_code.install_modules({f"m{i}.py": "" for i in range(1001)})
+        user_modules.install_modules({f"m{i}.py": "" for i in range(1001)})
     with pytest.raises(BadRequest, match="bytes of source"):
-        user_code.install_modules({f"m{i}.py": "é" * (3 << 20) for i in range(2)})
+        user_modules.install_modules({f"m{i}.py": "é" * (3 << 20) for i in range(2)})
     with pytest.raises(BadRequest, match="NUL"):
-        user_code.install_modules({"m.py": "\0"})
+        user_modules.install_modules({"m.py": "\0"})
     with pytest.raises(BadRequest, match="surrogate"):
-        user_code.install_modules({"m.py": "\udc00"})
+        user_modules.install_modules({"m.py": "\udc00"})
 
 
 @given(st.text())
 def test_a_path_is_a_module_name_or_refused(path):
     try:
-        parts = user_code._module_parts(path)
+        parts = user_modules._module_parts(path)
     except BadRequest:
         return
     assert path == "/".join(parts) + ".py"
