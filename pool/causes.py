@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: `flashpool.pool._child.worker.CHANNEL_LOST`, named here so that it need not be imported.
+#: `flashpool.pool._child.birth.CHANNEL_LOST`, named here so that it need not be imported.
 CHANNEL_LOST: Final = 81
 #: Characters of last output that go into a message.
 TAIL: Final = 2000

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-
 from . import causes
 from ._child import wire
 from .calls import Call, Outcome, Phase, Receipt

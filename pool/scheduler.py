@@ -14,8 +14,8 @@ The rules:
   process tree is gone (`worker_gone`), not just until its result is here.
 * Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
   never holds up the calls of others.
-* Spares are forked ahead, as many as calls ran at once of late, at most ``max_spares``;
-  `tick` lets them go when a zygote had no call for ``spare_idle_s``.
+* Spares are forked ahead, twice as many as calls ran at once of late, at most
+  ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
 * A zygote that is lost is started again when a call needs it, a bounded number of times
   a minute; past that, calls for it fail at once with the reason, until the minute is over.
 """
@@ -247,7 +247,9 @@ class Scheduler:
         key = self._worker_key.pop(worker, None)
         if key is None:
             return []
-        zygote = self._zygotes[key]
+        zygote = self._zygotes.get(key)
+        if zygote is None:
+            return []
         if worker in self._holding:
             self._holding.remove(worker)
             zygote.busy -= 1
@@ -275,8 +277,7 @@ class Scheduler:
                 zygote.busy, zygote.peak - 1, 0 if idle > self.policy.spare_idle_s else 1
             )
             surplus = len(zygote.spares) - self._spares_wanted(zygote)
-            for _ in range(surplus):
-                commands.append(DismissWorker(zygote.spares.popleft()))
+            commands += (DismissWorker(zygote.spares.popleft()) for _ in range(surplus))
         return commands
 
     # Views, for stats and tests.
@@ -368,17 +369,22 @@ class Scheduler:
     def _fork(self, zygote: _Zygote) -> list[Command]:
         if not zygote.up or zygote.retiring:
             return []
-        missing = self._spares_wanted(zygote) - len(zygote.spares) - zygote.forking
-        if missing <= 0:
+        wanted = self._spares_wanted(zygote)
+        have = len(zygote.spares) + zygote.forking
+        # Several at a time, when several are kept: a zygote forks them more cheaply.
+        if have >= wanted or (have > wanted // 2 and have >= self._could_run(zygote)):
             return []
+        missing = wanted - have
         zygote.forking += missing
         return [ForkWorkers(zygote.key, missing)]
 
     def _spares_wanted(self, zygote: _Zygote) -> int:
-        """As many as ran at once of late, and one for each that waits and could run."""
-        free = self.policy.slots - self.busy
-        could_run = min(len(zygote.waiting), free)
-        return max(could_run, min(zygote.peak, self.policy.max_spares))
+        """Twice as many as ran at once of late, or one for each that could run now."""
+        ahead = 2 * zygote.peak if zygote.peak > 1 else zygote.peak
+        return max(self._could_run(zygote), min(ahead, self.policy.max_spares))
+
+    def _could_run(self, zygote: _Zygote) -> int:
+        return min(len(zygote.waiting), self.policy.slots - self.busy)
 
     def _retire_if_done(self, zygote: _Zygote) -> list[Command]:
         if zygote.busy or zygote.forking:

@@ -32,8 +32,8 @@ from .learning import Learner
 from .memory import OomWatch, exact, used
 from .scheduler import (
     Command,
-    Dispatch,
     DismissWorker,
+    Dispatch,
     Fail,
     ForkWorkers,
     RetireZygote,
@@ -41,8 +41,8 @@ from .scheduler import (
     StartZygote,
     ZygoteKey,
 )
-from .stats import CallStats, PoolStats, QueueStats, Recorder, SlotStats, ZygoteStats
 from .states import WorkerState, ZygoteState
+from .stats import CallStats, PoolStats, QueueStats, Recorder, SlotStats, ZygoteStats
 from .workers import Running, Worker
 from .zygote import ZygoteProcess
 
@@ -54,6 +54,8 @@ _TURN: Final = 128
 _MEMORY_LOOK_S: Final = 0.05
 #: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
 _ANSWER_S: Final = 10.0
+#: After a fork failed.
+_FORK_AGAIN_S: Final = 0.5
 #: Beyond a stop's grace, the time its zygote has to carry it out.
 _STOP_MARGIN_S: Final = 5.0
 #: Largest frame a worker may send; large buffers travel in descriptors.
@@ -395,8 +397,10 @@ class Supervisor:
     def _on_message(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
         op = message["op"]
         zygote.answered_at = self._now()
-        if op == wire.SPARE:
-            self._on_spare(zygote, message, fds)
+        if op == wire.SPARES:
+            self._on_spares(zygote, message, fds)
+        elif op == wire.NOT_FORKED:
+            self._on_not_forked(zygote, message["n"], message["why"])
         elif op == wire.EXITED:
             self._on_exited(zygote, message)
         elif op == wire.GONE:
@@ -431,6 +435,8 @@ class Supervisor:
 
     def _on_guard_exit(self, zygote: ZygoteProcess, events: int) -> None:
         """All below the guard is gone, and what it told last is in the sockets."""
+        if zygote.process.poll() is None:
+            return  # The event was for an earlier holder of this descriptor's number.
         key = zygote.key
         try:
             for message, fds in zygote.receive():
@@ -495,26 +501,36 @@ class Supervisor:
 
     # Workers.
 
-    def _on_spare(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
-        zygote.unanswered -= 1
-        channel_fd, output_fd = fds
-        link = WorkerLink(
-            channel_fd, output_fd, output_limit=self.config.output_limit, body_limit=_RESULT_LIMIT
-        )
-        worker = Worker(
-            next(self._worker_ids),
-            message["worker"],
-            zygote,
-            link,
-            prepared=message["ready"],
-            now=self._now(),
-        )
-        self._workers[zygote.process.pid, worker.pid] = worker
-        self._by_id[worker.id] = worker
-        self._watch(channel_fd, partial(self._on_channel, worker))
-        self._watch(output_fd, partial(self._on_output, worker))
-        if message["ready"]:
-            self._do(self._scheduler.worker_ready(worker.id, zygote.key, self._now()))
+    def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
+        zygote.unanswered -= len(message["workers"])
+        for pid, channel_fd, output_fd in zip(message["workers"], fds[::2], fds[1::2], strict=True):
+            link = WorkerLink(
+                channel_fd,
+                output_fd,
+                output_limit=self.config.output_limit,
+                body_limit=_RESULT_LIMIT,
+            )
+            prepared = message["ready"]
+            worker = Worker(
+                next(self._worker_ids), pid, zygote, link, prepared=prepared, now=self._now()
+            )
+            self._workers[zygote.process.pid, pid] = self._by_id[worker.id] = worker
+            self._watch(channel_fd, partial(self._on_channel, worker))
+            self._watch(output_fd, partial(self._on_output, worker))
+            if prepared:
+                self._do(self._scheduler.worker_ready(worker.id, zygote.key, self._now()))
+
+    def _on_not_forked(self, zygote: ZygoteProcess, number: int, why: str) -> None:
+        """The machine has no room for more processes now: ask again when it may have."""
+        log.error("%r cannot fork: %s", zygote, why)
+        zygote.unanswered -= number
+        self._failures[zygote.key] = f"it cannot fork: {why}"
+        self._loop.call_later(_FORK_AGAIN_S, self._fork_again, zygote, number)
+
+    def _fork_again(self, zygote: ZygoteProcess, number: int) -> None:
+        if zygote.state.now is ZygoteState.READY:
+            for _ in range(number):
+                self._do(self._scheduler.worker_not_ready(zygote.key, self._now()))
 
     def _on_channel(self, worker: Worker, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -551,9 +567,8 @@ class Supervisor:
         elif frame.kind == wire.RESULT:
             self._on_result(worker, running, frame)
         elif frame.kind == wire.ITEM:
-            running.sink.item(frame.body, tuple(frame.fds))
-        elif frame.kind == wire.STREAM:
             running.streaming = True
+            running.sink.item(frame.body, tuple(frame.fds))
 
     def _on_result(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
         assert worker.call_id is not None

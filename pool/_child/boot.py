@@ -11,6 +11,6 @@ package = type(sys)("_flashpool")
 package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 sys.modules["_flashpool"] = package
 
-from _flashpool import zygote  # type: ignore[import-not-found]  # noqa: E402 - known by now
+from _flashpool import zygote  # type: ignore[import-not-found]
 
 zygote.main(int(sys.argv[1]), int(sys.argv[2]))

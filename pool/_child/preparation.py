@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 from .wire import LOADING, SKIPPED
 
-_deferred: list[dict[str, Any]] = []
+#: Whether the fork hooks of threading and logging act; False in a zygote.
+_armed = False
 
 
 class NotSafe(Exception):
@@ -32,17 +33,17 @@ class NotSafe(Exception):
         self.why = why
 
 
-def defer_lock_hooks() -> None:
-    """Import ``threading`` and ``logging`` without their hooks at fork.
+def disarm_lock_hooks() -> None:
+    """Import ``threading`` and ``logging`` with hooks at fork that do nothing for now.
 
     The hooks renew locks that other threads may have held. A zygote has one thread and
     holds none when it forks, so for its forks they have nothing to do, and they took
-    more than half of a worker's start. `restore_lock_hooks` arms them for forks that
+    more than half of a worker's start. `arm_lock_hooks` lets them act for forks that
     user code does. Hooks of all other modules (such as ``random``, which must reseed)
     are left alone.
     """
     register = os.register_at_fork
-    os.register_at_fork = _deferred_register  # type: ignore[assignment]
+    os.register_at_fork = _register_with_switch  # type: ignore[assignment]
     try:
         import logging
         import threading  # noqa: F401 - for its hooks
@@ -51,18 +52,20 @@ def defer_lock_hooks() -> None:
     del logging
 
 
-def _deferred_register(**hooks: Any) -> None:
-    _deferred.append(hooks)
+_register = os.register_at_fork
 
 
-def restore_lock_hooks() -> None:
-    """Register what `defer_lock_hooks` held back; once, in a worker."""
-    import threading
+def _register_with_switch(**hooks: Callable[[], None]) -> None:
+    def switched(hook: Callable[[], None]) -> Callable[[], None]:
+        return lambda: hook() if _armed else None
 
-    for hooks in _deferred:
-        os.register_at_fork(**hooks)
-    # The one thing of threading's hook that matters here: the thread's kernel id.
-    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+    _register(**{when: switched(hook) for when, hook in hooks.items()})  # type: ignore[call-overload]
+
+
+def arm_lock_hooks() -> None:
+    """From now on a fork is the user's own: let the hooks act."""
+    global _armed
+    _armed = True
 
 
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> None:
@@ -86,7 +89,7 @@ def _import_runtime(packages: dict[str, str]) -> None:
     everything else, so that they never shadow what it has.
     """
     sys.meta_path.append(_RuntimeFinder(packages))  # type: ignore[arg-type]
-    from . import exceptions, flash, invoke, payload, user_code, worker  # noqa: F401
+    from . import worker  # noqa: F401 - and all that it imports
 
 
 class _RuntimeFinder:
@@ -132,7 +135,7 @@ def _configure_logging(level: str) -> None:
 def _preload(module: str, tell: Callable[..., None]) -> None:
     try:
         importlib.import_module(module)
-    except BaseException as error:  # noqa: BLE001 - a call will import it again and see
+    except BaseException as error:
         tell(SKIPPED, module=module, why=f"{type(error).__name__}: {error}"[:500])
     check_forking_is_safe(module)
 

@@ -8,9 +8,10 @@ Two kinds of socket, both Unix, both made before the receiving process exists:
     supervisor -> zygote                       zygote -> supervisor
       START  how to prepare, see `zygote`        LOADING  module          (being imported)
       FORK   n                                   SKIPPED  module, why     (not preloaded)
-      STOP   worker, grace, dump                 READY    pid, modules, threads
+      STOP   worker, grace, dump                 READY    pid, modules, python
       LEAVE                                      UNSAFE   module, why     (must not fork)
-                                                 SPARE    worker, ready   + 2 descriptors
+                                                 SPARES   workers, ready  + 2 descriptors each
+                                                 NOT_FORKED  n, why
                                                  EXITED   worker, status, began, orphans
                                                  GONE     worker          (its tree, too)
 
@@ -20,7 +21,6 @@ JSON object (``meta``), then opaque bytes (``body``); descriptors ride on its fi
     CALL    supervisor -> worker   codec, env, stream, result_limit | the request's bytes
     CREDIT  supervisor -> worker   items: how many more may be yielded
     READY   worker -> supervisor   a spare that prepared itself can take its call
-    STREAM  worker -> supervisor   the result is a generator, items follow
     ITEM    worker -> supervisor   one item
     RESULT  worker -> supervisor   ok and timings, or the failure's record | result or pickle
 
@@ -51,7 +51,8 @@ LOADING = "loading"
 SKIPPED = "skipped"
 READY = "ready"
 UNSAFE = "unsafe"
-SPARE = "spare"
+SPARES = "spares"
+NOT_FORKED = "not_forked"
 EXITED = "exited"
 GONE = "gone"
 
@@ -59,7 +60,6 @@ GONE = "gone"
 CALL = 1
 CREDIT = 2
 WORKER_READY = 16
-STREAM = 17
 ITEM = 18
 RESULT = 19
 

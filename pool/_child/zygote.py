@@ -29,14 +29,20 @@ import socket
 import sys
 import time
 
-from . import guard, preparation, processes, wire
+from . import birth, guard, preparation, processes, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
+
+    #: Both ends of a channel and of an output pipe, and the worker's mark.
+    Link = tuple[socket.socket, socket.socket, int, int, int]
 
 #: Workers alive at once; one byte each tells whether user code began.
 MAX_WORKERS = 4096
+#: Spares forked and reported together; two descriptors each ride on the report.
+BATCH = wire.MAX_FDS // 2
 #: Between asking a worker for its stacks and asking it to end.
 DUMP_S = 0.02
 
@@ -95,6 +101,8 @@ class Zygote:
     def __init__(self, control: socket.socket, guard_fd: int, start: wire.Meta) -> None:
         self.control = control
         self.start = start
+        self.spawn = start["method"] == "spawn"
+        self.worker: Any = None
         self.grace = float(start["grace"])
         self.workers: dict[int, _Worker] = {}
         #: Orphans of ended calls, by pid: their pidfds.
@@ -114,11 +122,14 @@ class Zygote:
 
     def run(self) -> None:
         """Prepare, report, serve."""
-        spawn = self.start["method"] == "spawn"
-        preparation.defer_lock_hooks()
-        if not spawn:
+        preparation.disarm_lock_hooks()
+        if not self.spawn:
             preparation.prepare(self.start, self.tell)
             preparation.check_forking_is_safe("start-up")
+            from . import worker
+
+            worker.rehearse()
+            self.worker = worker
         self.tell(
             wire.READY, pid=os.getpid(), modules=len(sys.modules), python=sys.version.split()[0]
         )
@@ -136,7 +147,7 @@ class Zygote:
             elif fd == self.guard_fd:
                 return False
             else:
-                self.reap(self.by_fd.pop(fd))
+                self.reap(self.by_fd[fd])
         self.stop_what_is_due()
         return True
 
@@ -147,51 +158,92 @@ class Zygote:
         message, _ = wire.receive_packet(self.control)
         op = message["op"]
         if op == wire.FORK:
-            for _ in range(message["n"]):
-                self.fork()
+            self.fork(message["n"])
         elif op == wire.STOP:
             self.stop(message["worker"], message["grace"], message["dump"])
         return bool(op != wire.LEAVE)
 
     # Births.
 
-    def fork(self) -> None:
-        """Fork a spare, and send the supervisor its ends of channel and output."""
-        channel, far = socket.socketpair()
-        output, output_w = os.pipe()
-        mark = self.free_marks.pop()
-        self.marks[mark] = 0
+    def fork(self, number: int) -> None:
+        """Fork spares, and send the supervisor its ends of their channels and outputs.
+
+        Everything that can be done before or after the forks is: between two of them
+        each page this process writes to is copied once more.
+        """
+        for count in _parts(number, BATCH):
+            pids: list[int] = []
+            links: list[Link] = []
+            try:
+                links += (self.new_link() for _ in range(count))
+                pids += map(self.fork_one, links)
+            except OSError as error:
+                # No more processes or descriptors: whoever waits for a worker is told.
+                self.tell(wire.NOT_FORKED, n=count - len(pids), why=str(error))
+            for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
+                self.workers[pid] = one = _Worker(pid, os.pidfd_open(pid), link[4])
+                self.watch(one.pidfd, one)
+            ends = [end for link in links[: len(pids)] for end in (link[0].fileno(), link[2])]
+            if pids:
+                self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
+            for near, far, output, output_w, _ in links:
+                near.close()
+                far.close()
+                os.close(output)
+                os.close(output_w)
+            self.free_marks += [link[4] for link in links[len(pids) :]]
+
+    def fork_one(self, link: Link) -> int:
+        _, far, _, output_w, mark = link
         pid = os.fork()
         if pid == 0:
+            birth.live(
+                far.fileno(), output_w, self.start["workdir"], lambda fd: self.work(fd, mark)
+            )
+        return pid
+
+    def work(self, channel_fd: int, mark: int) -> None:
+        """In the worker: take one call, and serve it."""
+        if self.spawn:
+            preparation.prepare(self.start, lambda *_, **__: None)
             from . import worker
 
-            worker.run(far.fileno(), output_w, self.start, self.marks, mark)
-        one = _Worker(pid, os.pidfd_open(pid), mark)
-        self.workers[pid] = one
-        self.watch(one.pidfd, one)
-        ready = self.start["method"] != "spawn"
-        self.tell(wire.SPARE, [channel.fileno(), output], worker=pid, ready=ready)
-        channel.close()
-        far.close()
-        os.close(output)
-        os.close(output_w)
+            self.worker = worker
+        channel = self.worker.Channel(channel_fd)
+        if self.spawn:
+            channel.send(wire.WORKER_READY, {})
+        self.worker.serve(channel, lambda: self.marks.__setitem__(mark, 1))
+
+    def new_link(self) -> Link:
+        mark = self.free_marks.pop()
+        self.marks[mark] = 0
+        return (*socket.socketpair(), *os.pipe(), mark)
 
     def watch(self, fd: int, who: _Worker | int) -> None:
         self.by_fd[fd] = who
         self.epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a pidfd. Closing it is not enough: a worker forked a moment ago may still
+        have its copy, and with that the epoll would go on to report a number that stands
+        for something else by then.
+        """
+        del self.by_fd[fd]
+        self.epoll.unregister(fd)
+        os.close(fd)
 
     # Deaths.
 
     def reap(self, who: _Worker | int) -> None:
         """A pidfd is readable: collect that process, and it alone."""
         if isinstance(who, int):
-            os.close(self.orphans.pop(who))
+            self.unwatch(self.orphans.pop(who))
             os.waitpid(who, 0)
             self.adopt()
             self.report_gone()
             return
         _, status, usage = os.wait4(who.pid, 0)
-        os.close(who.pidfd)
+        self.unwatch(who.pidfd)
         del self.workers[who.pid]
         began = bool(self.marks[who.mark])
         self.free_marks.append(who.mark)
@@ -205,7 +257,7 @@ class Zygote:
             rss_kb=usage.ru_maxrss,
             cpu_s=round(usage.ru_utime + usage.ru_stime, 6),
         )
-        if self.orphans:
+        if found:
             self.ended.append(who.pid)
 
     def adopt(self, deadline: float | None = None) -> int:
@@ -296,6 +348,12 @@ class Zygote:
         if self.orphan_deadline is not None and self.orphans:
             due.append(self.orphan_deadline)
         return max(0.0, min(due) - time.monotonic()) if due else -1
+
+
+def _parts(number: int, most: int) -> Iterator[int]:
+    """A number in parts of at most so many."""
+    for left in range(number, 0, -most):
+        yield min(left, most)
 
 
 def _open_children() -> int | None:

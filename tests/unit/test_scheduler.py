@@ -46,11 +46,12 @@ class World(RuleBasedStateMachine):
         self.running: dict[int, int] = {}
         self.waiting: dict[int, ZygoteKey] = {}
         self.ended: set[int] = set()
-        self.retired: set[ZygoteKey] = set()
+        self.retiring: set[ZygoteKey] = set()
 
     def do(self, commands) -> None:
         for command in commands:
             if isinstance(command, StartZygote):
+                assert command.key not in self.retiring & set(self.scheduler.keys())
                 assert command.key not in self.up | self.starting
                 self.starting.add(command.key)
             elif isinstance(command, ForkWorkers):
@@ -71,6 +72,9 @@ class World(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS))
     def submit(self, key) -> None:
+        self.retiring &= set(self.scheduler.keys())
+        if key in self.retiring:
+            return
         call = next(self.call_ids)
         self.waiting[call] = key
         full = self.scheduler.waiting >= POLICY.queue_limit
@@ -152,6 +156,17 @@ class World(RuleBasedStateMachine):
         assert self.scheduler.spares(key) == sum(k == key for k in self.spares.values())
         self.do(self.scheduler.worker_gone(worker, self.now))
 
+    @precondition(lambda self: len(self.up) > 1)
+    @rule(data=st.data())
+    def replace(self, data) -> None:
+        old, new = data.draw(st.permutations(sorted(self.up)))[:2]
+        self.retiring &= set(self.scheduler.keys())
+        if self.retiring & {old, new}:
+            return
+        self.retiring.add(old)
+        self.waiting.update({call: new for call, key in self.waiting.items() if key == old})
+        self.do(self.scheduler.retire(old, new, self.now))
+
     @precondition(lambda self: BASE in self.up and not self.running)
     @rule()
     def want(self) -> None:
@@ -207,7 +222,7 @@ class World(RuleBasedStateMachine):
         self.do(self.scheduler.worker_ready(worker, key, self.now))
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+World.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestWorld = World.TestCase
 
 

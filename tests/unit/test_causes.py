@@ -1,0 +1,63 @@
+"""Deaths in words."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from flashpool.pool import causes
+from flashpool.pool.causes import OomKill, Stop
+
+
+def of(status, **given):
+    known = {"stop": None, "oom": None, "output_tail": "", "peak_mb": None, **given}
+    return causes.of_death(status, **known)
+
+
+def test_a_signal_is_named_and_explained():
+    cause = of(int(signal.SIGSEGV), output_tail="Fatal Python error")
+    assert cause.error_type == "WorkerCrashed"
+    assert "SIGSEGV" in cause.message and "native code" in cause.message
+    assert cause.message.endswith("Fatal Python error")
+    assert cause.details["signal"] == "SIGSEGV"
+
+
+@pytest.mark.parametrize("code", [0, 3, 7])
+def test_an_exit_is_a_death_whatever_its_code(code):
+    cause = of(code << 8)
+    assert cause.error_type == "WorkerCrashed"
+    assert f"exit code {code}" in cause.message
+    assert cause.details["exit_code"] == code
+
+
+def test_a_lost_channel_is_told_from_an_exit():
+    assert "closed or replaced the descriptor" in of(causes.CHANNEL_LOST << 8).message
+
+
+def test_a_kill_that_the_kernel_counted_is_out_of_memory():
+    cause = of(int(signal.SIGKILL), oom=OomKill(source="memory.events", kills=1), peak_mb=900.0)
+    assert cause.error_type == "OutOfMemory"
+    assert cause.details["confidence"] == "high"
+    assert "memory.events" in cause.details["evidence"]
+
+
+def test_a_kill_that_nobody_counted_is_a_crash():
+    assert of(int(signal.SIGKILL)).error_type == "WorkerCrashed"
+
+
+def test_our_own_reason_comes_before_the_signal_it_was_done_with():
+    stop = Stop(error_type="Timeout", message="too long", details={"phase": "run"})
+    cause = of(int(signal.SIGKILL), stop=stop, oom=OomKill(source="x", kills=1))
+    assert cause.error_type == "Timeout"
+    assert cause.details["phase"] == "run"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(0, "clean"), (3 << 8, "exit 3"), (9, "signal SIGKILL"), (63, "signal 63")],
+)
+def test_exit_words(status, words):
+    assert causes.exit_words(status).startswith(words.split()[0])
+    if status != 63:
+        assert causes.exit_words(status) == words
