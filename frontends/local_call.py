@@ -9,11 +9,23 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Final
 
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.settings import Settings
 from flashpool.pool.supervisor import Supervisor
+
+#: Run in the worker: the file as a module of its own, so that the function keeps its imports
+#: and constants, a main guard stays shut, and tracebacks show the file.
+_LOAD: Final = """
+import importlib.util, sys
+_spec = importlib.util.spec_from_file_location({name!r}, {path!r})
+_module = importlib.util.module_from_spec(_spec)
+sys.modules[{name!r}] = _module
+_spec.loader.exec_module(_module)
+{function} = getattr(_module, {function!r})
+"""
 
 
 class UsageError(Exception):
@@ -34,18 +46,17 @@ def read_request(target: str, arguments: str) -> Request:
     path, separator, function = target.rpartition(":")
     if not separator or not function.isidentifier():
         raise UsageError(f"{target!r} is not FILE.py:FUNCTION")
-    try:
-        source = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {path}: {error}") from None
+    if not os.access(path, os.R_OK) or not os.path.isfile(path):
+        raise UsageError(f"Cannot read {path}")
     try:
         values = json.loads(arguments)
     except ValueError as error:
         raise UsageError(f"ARGS is not JSON: {error}") from None
-    body = {
+    body: dict[str, Any] = {
         "function_name": function,
-        # The whole file: the function keeps its imports, constants and neighbours.
-        "function_code": source,
+        "function_code": _LOAD.format(
+            name=Path(path).stem, path=os.path.abspath(path), function=function
+        ),
         "args": values if isinstance(values, list) else [],
         "kwargs": values if isinstance(values, dict) else {},
         "serialization_format": "json",

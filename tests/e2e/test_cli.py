@@ -1,0 +1,203 @@
+"""The `flashpool` command as a newcomer types it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.server import FLASHPOOL, until
+
+SOURCE = """
+import time
+import beside
+
+STEP = 2
+
+def double(n, plus=0):
+    print("doubling", n, flush=True)
+    return n * STEP + plus
+
+def uses_a_neighbour():
+    return beside.VALUE
+
+def slow(path):
+    print("begun", flush=True)
+    time.sleep(60)
+
+def bad():
+    raise ValueError("no such luck")
+
+def odd():
+    return object()
+
+if __name__ == "__main__":
+    raise SystemExit("not to be run")
+"""
+
+
+def flashpool(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("FLASHPOOL_")}
+    return subprocess.run(
+        [FLASHPOOL, *arguments],
+        env={**environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "beside.py").write_text("VALUE = 'from beside'")
+    path = tmp_path / "functions.py"
+    path.write_text(SOURCE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "result"),
+    [
+        ("double", "[20, 2]", 42),
+        ("double", '{"n": 20, "plus": 2}', 42),
+        ("double", "21", 42),
+        ("uses_a_neighbour", "[]", "from beside"),
+    ],
+)
+def test_call(source: Path, function: str, arguments: str, result: Any) -> None:
+    done = flashpool("call", f"{source}:{function}", arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == result
+    assert done.stderr == (
+        "" if function != "double" else f"doubling {21 if arguments == '21' else 20}\n"
+    )
+
+
+def test_a_call_that_fails(source: Path) -> None:
+    done = flashpool("call", f"{source}:bad")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "in bad" in done.stderr
+    assert 'raise ValueError("no such luck")' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["functions.py:odd"], 1, "JSON"),
+        (["functions.py:absent"], 1, "absent"),
+        (["functions.py:slow", "[0]", "--timeout", "0.3"], 1, "Timeout"),
+        (["functions.py"], 2, "FILE.py:FUNCTION"),
+        (["absent.py:f"], 2, "absent.py"),
+        (["functions.py:double", "{"], 2, "ARGS is not JSON"),
+    ],
+    ids=str,
+)
+def test_what_goes_wrong(
+    source: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, text: str
+) -> None:
+    monkeypatch.chdir(source.parent)
+    done = flashpool("call", *arguments)
+    assert done.returncode == status
+    assert text in done.stderr
+
+
+def test_output_is_live_and_an_interrupt_ends_the_call(source: Path) -> None:
+    process = subprocess.Popen(
+        [FLASHPOOL, "call", f"{source}:slow", "[0]"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    with process, process.stderr:
+        assert process.stderr.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 1
+        assert "Cancelled" in process.stderr.read()
+
+
+def test_settings() -> None:
+    shown = flashpool("settings", FLASHPOOL_PORT="18080", FLASHPOOL_TOKEN="hush")
+    assert shown.returncode == 0
+    assert "FLASHPOOL_QUEUE_LIMIT" in shown.stdout
+    assert "hush" not in shown.stdout
+    rows = json.loads(flashpool("settings", "--json", FLASHPOOL_PORT="18080").stdout)
+    assert rows["FLASHPOOL_PORT"]["value"] == 18080
+    assert rows["FLASHPOOL_PORT"]["origin"] == "environment"
+    assert rows["FLASHPOOL_HOST"]["origin"] == "default"
+
+
+def test_wrong_settings_stop_every_command() -> None:
+    for command in (["settings"], ["serve", "lb"]):
+        done = flashpool(*command, FLASHPOOL_PORT="x", FLASHPOOL_SLOTS="0")
+        assert done.returncode == 2
+        assert "FLASHPOOL_PORT='x'" in done.stderr
+        assert "FLASHPOOL_SLOTS='0'" in done.stderr
+
+
+def test_a_misspelt_setting_is_told() -> None:
+    done = flashpool("settings", FLASHPOOL_SLOT="3")
+    assert "did you mean FLASHPOOL_SLOTS?" in done.stderr
+
+
+def test_an_open_server_is_refused() -> None:
+    done = flashpool("serve", "lb", "--host", "0.0.0.0", FLASHPOOL_PORT="0")
+    assert done.returncode == 2
+    assert "FLASHPOOL_TOKEN" in done.stderr
+    assert "FLASHPOOL_ALLOW_OPEN" in done.stderr
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = flashpool("serve", "lb", "--port", port)
+        assert done.returncode == 2
+        assert f"port {port}: it is in use" in done.stderr
+        admin = flashpool("serve", "lb", "--port", "0", FLASHPOOL_ADMIN_PORT=port)
+        assert "set FLASHPOOL_ADMIN_PORT" in admin.stderr
+
+
+def test_sigterm_while_it_starts(tmp_path: Path) -> None:
+    for wait in (0.3, 0.6):
+        process = subprocess.Popen(
+            [FLASHPOOL, "serve", "lb"],
+            env={**os.environ, "FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"},
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(wait)  # anywhere in its start-up
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_version_and_help_are_quick() -> None:
+    assert flashpool("--version").stdout.startswith("flashpool ")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", FLASHPOOL, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for module in ("fastapi", "rich", "asyncio", "msgspec"):
+        assert f"| {module}\n" not in done.stderr
+
+
+def test_the_example_of_the_banner_works(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [FLASHPOOL, "serve", "lb"],
+            env={**os.environ, "FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"},
+            stderr=file,
+        )
+    try:
+        line = until(lambda: [line for line in log.read_text().splitlines() if "curl" in line], 30)[
+            0
+        ]
+        done = subprocess.run(line, shell=True, capture_output=True, check=True)
+        assert json.loads(done.stdout)["json_result"] == 42
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
