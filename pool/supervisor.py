@@ -560,8 +560,8 @@ class Supervisor:
         if frame.kind == wire.WORKER_READY:
             worker.state.move(WorkerState.SPARE)
             self._do(self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now()))
-        elif running is None or running.done or worker.call_id is None:
-            # Its call was cancelled meanwhile: nobody wants this any more.
+        elif running is None or running.done or worker.call_id is None or worker.stop is not None:
+            # Its call was cancelled meanwhile, or told that its time is up: too late.
             for fd in frame.fds:
                 os.close(fd)
         elif frame.kind == wire.RESULT:

@@ -6,6 +6,7 @@ the way of a call would touch a dozen pages, and each page a worker touches is c
 
 from __future__ import annotations
 
+import builtins
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Larger requests than this are refused by the front-ends long before.
 _BODY_LIMIT = 1 << 40
+_BUILTINS = builtins.__dict__.copy()
 
 
 class Channel:
@@ -80,6 +82,17 @@ def serve(channel: Channel, began: Callable[[], None]) -> None:
         # User code forked and its child came back here too: only one may answer.
         os._exit(0)
     record["run_s"] = time.monotonic() - start
+    try:
+        _answer(channel, known, record, body, fds)
+    except (TypeError, AttributeError):
+        # Not ours: user code replaced builtins that we, and the standard library, use.
+        builtins.__dict__.update(_BUILTINS)
+        _answer(channel, known, record, body, fds)
+
+
+def _answer(
+    channel: Channel, known: int, record: dict[str, Any], body: bytes, fds: list[int]
+) -> None:
     record["rss_kb"] = processes.peak_rss_kb()
     if len(sys.modules) > known:
         record["modules"] = _installed(list(sys.modules)[known:])

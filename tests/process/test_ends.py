@@ -1,0 +1,217 @@
+"""Every end a call can come to: its own clear outcome, and the next call works."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from support.live import alive, value
+
+NEXT = "def f(): return 'fine'"
+
+
+def fine(live) -> None:
+    """The pool is as good as new: a call works, and no slot is lost."""
+    assert live.value(NEXT) == "fine"
+    live.until(lambda: live.stats().slots.busy == 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("dies", "details"),
+    [
+        ("os.kill(os.getpid(), 9)", {"signal": "SIGKILL"}),
+        ("os.kill(os.getpid(), 15)", {"signal": "SIGTERM"}),
+        ("os.kill(os.getpid(), 14)", {"signal": "SIGALRM"}),
+        ("os.kill(os.getpid(), 7)", {"signal": "SIGBUS"}),
+        ("os.abort()", {"signal": "SIGABRT"}),
+        ("import ctypes; ctypes.string_at(0)", {"signal": "SIGSEGV"}),
+        ("import faulthandler; faulthandler._stack_overflow()", {"signal": "SIGSEGV"}),
+        ("os._exit(0)", {"exit_code": 0}),
+        ("os._exit(7)", {"exit_code": 7}),
+        ("import ctypes; ctypes.CDLL(None).exit(3)", {"exit_code": 3}),
+    ],
+)
+def test_a_death_is_told_with_its_cause(live, dies, details):
+    outcome = live.call(f"import os\ndef f():\n    print('last words'); {dies}")
+    assert outcome.error_type == "WorkerCrashed"
+    assert not outcome.from_user
+    assert details.items() <= dict(outcome.details).items()
+    assert "last words" in outcome.error
+    assert outcome.output.startswith(b"last words")
+    assert outcome.receipt.exit.split()[-1] in {*map(str, details.values()), "clean"}
+    fine(live)
+
+
+def test_a_native_crash_shows_where_python_was(live):
+    outcome = live.call("import ctypes\ndef f():\n    ctypes.string_at(0)")
+    assert "Segmentation fault" in outcome.error
+    assert 'File "flash:f", line 3 in f' in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("raises", "error_type"),
+    [
+        ("raise ValueError('no')", "ValueError"),
+        ("import sys; sys.exit(3)", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("import os; os.kill(os.getpid(), 2); import time; time.sleep(5)", "KeyboardInterrupt"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("raise type('Mine', (BaseException,), {})('odd')", "Mine"),
+        ("return 1 +", "SyntaxError"),
+        ("import no_such_module", "ModuleNotFoundError"),
+    ],
+)
+def test_whatever_user_code_raises_is_a_result(live, raises, error_type):
+    outcome = live.call(f"def f():\n    {raises}")
+    assert outcome.error_type == error_type
+    assert outcome.from_user
+    fine(live)
+
+
+def test_an_unpicklable_result_says_so(live):
+    outcome = live.call("def f():\n    import threading; return threading.Lock()")
+    assert outcome.error_type == "ResultNotSerializable"
+    assert "lock" in outcome.error
+    fine(live)
+
+
+def test_a_result_beyond_the_limit_says_both_sizes(live):
+    outcome = live.call("def f(): return b'x' * 3000", result_bytes=1000)
+    assert outcome.error_type == "ResultTooLarge"
+    assert outcome.details == {"size": len("x" * 4020) + 4, "limit": 1000} or outcome.details["limit"] == 1000
+    assert outcome.details["size"] > 4000
+
+
+@pytest.mark.parametrize(
+    "loops",
+    [
+        "while True: pass",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n    while True: pass",
+        "import re; re.match('(a+)+$', 'a' * 50 + 'b')",
+        "import ctypes; ctypes.PyDLL(None).sleep(60)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+    ],
+    ids=["busy", "ignores-term", "blocks-all", "regex", "holds-the-gil", "stopped"],
+)
+def test_a_time_limit_ends_what_does_not_end(live, loops):
+    began = time.monotonic()
+    started = live.start(f"def f():\n    {loops}", run_s=0.2)
+    outcome = started.wait()
+    assert outcome.error_type == "Timeout"
+    assert outcome.details["phase"] == "run"
+    # The limit, the grace, and what a busy machine may add.
+    assert 0.2 <= time.monotonic() - began < 0.2 + 0.3 + 2
+    fine(live)
+
+
+def test_a_time_limit_shows_where_the_call_was(live):
+    outcome = live.call("def f():\n    while True:\n        pass", run_s=0.2)
+    assert 'File "flash:f", line 3 in f' in outcome.error or 'line 2 in f' in outcome.error
+
+
+def test_waiting_has_a_limit_of_its_own(make_live):
+    live = make_live(slots=1).ready()
+    blocker = live.start("def f():\n    import time; time.sleep(60)")
+    outcome = live.call(NEXT, queue_s=0.1)
+    assert outcome.error_type == "Timeout"
+    assert outcome.details["phase"] == "queue"
+    live.supervisor.cancel(blocker.id)
+    fine(live)
+
+
+def test_memory_beyond_the_limit_is_told_with_evidence(live):
+    outcome = live.call(
+        "def f():\n    import time; block = bytearray(400 << 20); time.sleep(30)", memory_mb=100
+    )
+    assert outcome.error_type == "OutOfMemory"
+    assert outcome.details["limit_mb"] == 100
+    assert outcome.details["measured_mb"] > 100
+    assert outcome.details["confidence"] == "certain"
+    fine(live)
+
+
+def test_memory_of_children_counts(live):
+    code = """
+def f():
+    import subprocess, sys
+    subprocess.run([sys.executable, "-c", "b = bytearray(400 << 20); import time; time.sleep(30)"])
+"""
+    outcome = live.call(code, memory_mb=100)
+    assert outcome.error_type == "OutOfMemory"
+    fine(live)
+
+
+def test_cancelling_tells_the_caller_at_once_and_ends_the_tree(live):
+    code = """
+def f():
+    import subprocess, time
+    child = subprocess.Popen(["sleep", "60"])
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+    started = live.start(code)
+    child = int(started.wait_for_output(b"\n"))
+    worker = started.pid
+    assert alive(child)
+    live.supervisor.cancel(started.id, "no longer wanted")
+    outcome = started.wait(0.1)
+    assert outcome.error_type == "Cancelled"
+    assert "no longer wanted" in outcome.error
+    live.until(lambda: not alive(child) and not alive(worker), 2)
+    fine(live)
+
+
+def test_cancelling_what_waits_never_starts_it(make_live):
+    live = make_live(slots=1).ready()
+    blocker = live.start("def f():\n    import time; time.sleep(60)")
+    assert blocker.pid
+    waiting = live.start(NEXT)
+    live.supervisor.cancel(waiting.id)
+    assert waiting.wait().error_type == "Cancelled"
+    assert live.stats().queue.depth == 0
+    live.supervisor.cancel(blocker.id)
+    fine(live)
+
+
+def test_a_user_fork_that_returns_answers_once(live):
+    assert live.value("import os\ndef f():\n    os.fork()\n    return 'once'") == "once"
+    fine(live)
+    assert live.stats().outcomes == {"ok": 2}
+
+
+def test_a_malformed_request_is_the_callers_error(live):
+    outcome = live.call(NEXT, name="g")
+    assert outcome.error_type == "InvalidRequest"
+    assert "g" in outcome.error
+    assert "f" in outcome.error
+
+
+def test_generators_over_a_stream_come_one_by_one_within_the_window(live):
+    code = "def f():\n    for i in range(100):\n        print(i, flush=True)\n        yield i"
+    started = live.start(code, call={"stream": True})
+    live.until(lambda: len(started.sink.items) == 16)
+    live.until(lambda: started.sink.chunks and b"16\n" in b"".join(started.sink.chunks))
+    assert b"17\n" not in b"".join(started.sink.chunks), "it waits for credit"
+    started.sink.on_item = lambda: live.supervisor.credit(started.id, 1)
+    live.supervisor.credit(started.id, 16)
+    outcome = started.wait()
+    assert outcome.ok
+    assert outcome.format == "stream"
+    assert len(started.sink.items) == 100
+
+
+def test_generators_without_a_stream_come_as_a_list(live):
+    assert live.value("def f():\n    yield from range(3)") == [0, 1, 2]
+    assert live.value("async def f():\n    for i in range(3):\n        yield i") == [0, 1, 2]
+
+
+def test_a_receipt_says_what_a_call_cost(live):
+    outcome = live.call("def f():\n    import time; time.sleep(0.05)")
+    receipt = outcome.receipt
+    assert 0.05 <= receipt.run_s <= receipt.total_s
+    assert receipt.peak_rss_mb > 1
+    assert receipt.start_method == "fork"
+    assert receipt.attempts == 1
+    assert value(outcome) is None

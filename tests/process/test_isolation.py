@@ -1,0 +1,284 @@
+"""What a call does to its world stays in it; and nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.live import WORKER_ENV, alive
+
+LEAVES = {
+    "popen": "subprocess.Popen(['sleep', '61'])",
+    "setsid": "subprocess.Popen(['sleep', '61'], start_new_session=True)",
+    "ignores-term": "subprocess.Popen(['sh', '-c', 'trap \"\" TERM; sleep 61 & wait'], start_new_session=True)",
+    "double-fork": """
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            import time
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(61)
+        os._exit(0)
+    os.wait()""",
+    "many": "[subprocess.Popen(['sleep', '61'], start_new_session=i % 2 == 0) for i in range(50)]",
+}
+
+
+def below(pid: int) -> list[int]:
+    from flashpool.pool._child import processes
+
+    return processes.descendants(pid)
+
+
+def workers_of(live) -> list[int]:
+    return below(live.zygote().pid)
+
+
+@pytest.mark.parametrize("ending", ["returns", "exits", "times-out"])
+@pytest.mark.parametrize("leaves", LEAVES, ids=list(LEAVES))
+def test_what_a_call_leaves_behind_goes_with_it(live, leaves, ending):
+    last = {"returns": "return 1", "exits": "os._exit(5)", "times-out": "import time; time.sleep(60)"}
+    code = f"import os, signal, subprocess\ndef f():\n    {LEAVES[leaves]}\n    {last[ending]}"
+    outcome = live.call(code, run_s=0.6 if ending == "times-out" else None)
+    expected = {"returns": None, "exits": "WorkerCrashed", "times-out": "Timeout"}
+    assert outcome.error_type == expected[ending]
+    live.until(lambda: live.stats().slots.busy == 0, 5)
+    live.until(lambda: len(workers_of(live)) == live.zygote().spares, 5)
+
+
+def test_a_living_call_keeps_its_daemons(live):
+    """Double-forked helpers are only orphans once their own call is over."""
+    code = """
+import os, subprocess, time
+def f():
+    subprocess.run("sleep 60 & echo $! > " + os.environ["NOTE"], shell=True, start_new_session=True)
+    print(open(os.environ["NOTE"]).read(), flush=True)
+    time.sleep(60)
+"""
+    note = Path(os.environ["TMPDIR"]) / "pid"
+    first = live.start(code, call={"env": {"NOTE": str(note)}})
+    daemon = int(first.wait_for_output(b"\n"))
+    assert live.value("def f(): return 1") == 1
+    live.until(lambda: live.stats().slots.busy == 1)
+    assert alive(daemon), "another call's end is not its end"
+    live.supervisor.cancel(first.id)
+    live.until(lambda: not alive(daemon), 2)
+    note.unlink()
+
+
+SPOILS = {
+    "environment": "import os; os.environ['SPOILT'] = '1'; os.environ.pop('PATH')",
+    "directory": "import os, tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)",
+    "signals": "import signal; [signal.signal(s, signal.SIG_IGN) for s in (2, 13, 15, 10, 12)]",
+    "umask": "import os; os.umask(0o777)",
+    "limits": "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))",
+    "builtins": "import builtins; builtins.len = None; builtins.print = None",
+    "modules": "import sys; sys.modules.clear()",
+    "descriptors": "import os; os.closerange(0, 1024)",
+    "streams": "import sys; sys.stdout = sys.stderr = None",
+}
+WORLD = """
+def f():
+    import os, resource, signal, sys
+    os.umask(mask := os.umask(0))
+    return (
+        sorted(os.environ), os.getcwd(), mask, [signal.getsignal(n) for n in (2, 13, 15)],
+        resource.getrlimit(resource.RLIMIT_NOFILE), len([]), sorted(os.listdir("/proc/self/fd")),
+    )
+"""
+
+
+@pytest.mark.parametrize("spoils", SPOILS, ids=list(SPOILS))
+def test_the_next_call_sees_a_fresh_world(make_live, spoils):
+    live = make_live(slots=1).ready()
+    before = live.value(WORLD)
+    outcome = live.call(f"def f():\n    {SPOILS[spoils]}\n    return 1")
+    assert outcome.ok, outcome.error
+    assert live.value(WORLD) == before
+
+
+def test_a_call_starts_with_four_descriptors_and_an_empty_stdin(live):
+    code = """
+def f():
+    import os, sys
+    return sys.stdin.read(), [(int(n), os.readlink(f"/proc/self/fd/{n}").split(":")[0])
+                              for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
+"""
+    stdin, descriptors = live.value(code)
+    assert stdin == ""
+    low = [(n, to) for n, to in descriptors if n < 1000 and to != "/proc"]
+    assert [(0, "/dev/null"), (1, "pipe"), (2, "pipe")] == [(n, to) for n, to in low if "/fd" not in to]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "os.closerange(3, 5000)",
+        "[os.dup2(1, n) for n in FDS]",
+        "[os.write(n, b'garbage' * 100) for n in FDS]",
+        "[os.write(n, b'fp' + bytes(200)) for n in FDS]",
+    ],
+    ids=["close", "dup2", "garbage", "forged"],
+)
+def test_an_attack_on_the_channel_is_a_crash_of_that_call(live, attack):
+    code = f"""
+import os
+def f():
+    FDS = [n for n in map(int, os.listdir("/proc/self/fd")) if n > 1000]
+    {attack}
+    return 1
+"""
+    outcome = live.call(code, run_s=5)
+    assert outcome.error_type == "WorkerCrashed", outcome
+    assert live.value("def f(): return 'fine'") == "fine"
+
+
+def test_output_is_all_there_and_in_order(live):
+    code = """
+import ctypes, logging, os, subprocess, sys
+def f():
+    print("print")
+    print("error", file=sys.stderr)
+    os.write(1, b"write\\n")
+    subprocess.run(["echo", "child"])
+    logging.getLogger("mine").info("record")
+    ctypes.CDLL(None).puts(b"native")
+"""
+    outcome = live.call(code)
+    assert outcome.output.split(b"\n")[:-1] == [b"print", b"error", b"write", b"child", b"INFO:mine:record", b"native"]
+
+
+def test_a_flood_of_output_is_bounded_and_says_so(make_live):
+    live = make_live(output_limit=10_000).ready()
+    outcome = live.call("def f():\n    import os\n    for i in range(20000): os.write(1, b'%08d' % i * 100)")
+    assert outcome.ok
+    assert outcome.output.startswith(b"00000000")
+    assert outcome.output.endswith(b"00019999")
+    assert b"bytes of output cut" in outcome.output
+    assert len(outcome.output) < 11_000
+
+
+def test_calls_print_apart(live):
+    started = [live.start(f"def f():\n    for _ in range(200): print({i})") for i in range(8)]
+    for i, one in enumerate(started):
+        assert set(one.wait().output.split()) == {str(i).encode()}
+
+
+def test_secrets_are_not_there(make_live, monkeypatch):
+    monkeypatch.setenv("RUNPOD_API_KEY", "secret")
+    live = make_live().ready()
+    environment = live.value("import os\ndef f(): return dict(os.environ)")
+    assert "RUNPOD_API_KEY" not in environment
+    assert set(environment) <= {*WORKER_ENV, "LC_CTYPE"}
+
+
+def test_a_pickle_that_runs_code_runs_in_the_worker(live):
+    class Trap:
+        def __reduce__(self):
+            return os.getpid, ()
+
+    assert live.value("def f(pid):\n    import os; return pid == os.getpid()", Trap())
+
+
+# -- Deaths of ours ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_zygotes_death_fails_its_calls_with_the_cause_and_the_next_works(live, number):
+    code = "def f():\n    import subprocess; subprocess.run(['setsid', 'sleep', '62'])"
+    started = live.start(code)
+    worker = started.pid
+    live.until(lambda: len(below(worker)) == 1)
+    tree = [started.pid, *below(started.pid)]
+    zygote = live.zygote().pid
+    os.kill(zygote, number)
+    outcome = started.wait(5)
+    assert outcome.error_type == "WorkerCrashed"
+    assert "zygote" in outcome.error
+    assert live.value("def f(): return 'fine'") == "fine"
+    assert not any(map(alive, [zygote, *tree]))
+
+
+def test_an_idle_zygotes_death_is_made_good_before_the_next_call(live):
+    zygote = live.zygote().pid
+    os.kill(zygote, signal.SIGKILL)
+    live.until(lambda: not alive(zygote))
+    assert live.value("def f(): return 'fine'") == "fine"
+    assert live.zygote().pid != zygote
+
+
+def test_a_guards_death_takes_all_below_it_along(live):
+    started = live.start("def f():\n    import subprocess; subprocess.run(['setsid', 'sleep', '62'])")
+    worker = started.pid
+    live.until(lambda: len(below(worker)) == 1)
+    tree = [started.pid, *below(started.pid)]
+    (guard,) = [int(pid) for pid in Path("/proc/self/task/" + str(os.getpid()) + "/children").read_text().split()]
+    os.kill(guard, signal.SIGKILL)
+    assert started.wait(5).error_type == "WorkerCrashed"
+    live.until(lambda: not any(map(alive, tree)), 5)
+    assert live.value("def f(): return 'fine'") == "fine"
+
+
+def test_a_killed_spare_costs_no_call(make_live):
+    live = make_live(slots=1).ready()
+    for _ in range(20):
+        spares = live.until(lambda: workers_of(live))
+        for spare in spares:
+            os.kill(spare, signal.SIGKILL)
+        assert live.value("def f(): return 'fine'") == "fine"
+
+
+def test_a_stopped_spare_is_a_timeout_and_not_a_hang(make_live):
+    live = make_live(slots=1).ready()
+    (spare,) = live.until(lambda: workers_of(live))
+    os.kill(spare, signal.SIGSTOP)
+    assert live.call("def f(): return 1", run_s=0.3).error_type == "Timeout"
+    assert live.value("def f(): return 'fine'") == "fine"
+
+
+def test_a_killed_worker_is_reported_at_once(live):
+    started = live.start("def f():\n    print('on', flush=True)\n    import time; time.sleep(60)")
+    started.wait_for_output(b"on")
+    os.kill(started.pid, signal.SIGKILL)
+    outcome = started.wait(2)
+    assert outcome.error_type == "WorkerCrashed"
+    assert outcome.details["signal"] == "SIGKILL"
+
+
+SERVER = """
+import asyncio, os, sys
+from support.live import Live
+live = Live().ready()
+started = live.start("def f():\\n    import subprocess; subprocess.run(['setsid', 'sleep', '63'])")
+print(started.pid)
+print(os.getpid(), flush=True)
+live.run(asyncio.sleep(60))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_when_the_supervisor_dies_nothing_survives(number):
+    tests = str(Path(__file__).parent.parent)
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": tests}
+    )
+    assert server.stdout is not None
+    server.stdout.readline()
+    deadline = time.monotonic() + 5
+    while not any(b"63" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below(server.pid)):
+        assert time.monotonic() < deadline
+    tree = below(server.pid)
+    assert len(tree) >= 4
+    server.send_signal(number)
+    server.wait()
+    server.stdout.close()
+    died = time.monotonic()
+    while any(map(alive, tree)):
+        assert time.monotonic() - died < 1, [pid for pid in tree if alive(pid)]
+        time.sleep(0.01)
