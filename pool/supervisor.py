@@ -406,7 +406,8 @@ class Supervisor:
         elif op == wire.GONE:
             self._on_gone(zygote, message["worker"])
         elif op == wire.READY:
-            self._on_zygote_ready(zygote, message)
+            if zygote.state.now is ZygoteState.STARTING:  # else it was told to leave meanwhile
+                self._on_zygote_ready(zygote, message)
         elif op == wire.LOADING:
             zygote.loading = message["module"]
         elif op == wire.SKIPPED:
@@ -471,22 +472,18 @@ class Supervisor:
     def _zygote_is_lost(
         self, key: ZygoteKey, reason: str, zygote: ZygoteProcess | None = None
     ) -> None:
-        if zygote is None or not zygote.left:
-            self._failures[key] = reason
         now = self._now()
-        lost = [worker for worker in self._workers.values() if worker.zygote is zygote]
         # An environment that must not be forked starts again at once, to be spawned.
         curable = zygote is not None and zygote.unsafe is not None and key.profile == 0
+        if not curable and (zygote is None or not zygote.left):
+            self._failures[key] = reason
+        lost = [worker for worker in self._workers.values() if worker.zygote is zygote]
         commands = self._scheduler.zygote_lost(key, reason, now, curable=curable)
         for worker in lost:
             self._lost_with_zygote(worker, reason)
         self._do(commands)
-        if (
-            key == self._base
-            and not self._closed
-            and zygote is not None
-            and zygote.ready_at is not None
-        ):
+        was_up = zygote is not None and zygote.ready_at is not None
+        if key == self._base and (was_up or curable):
             self._want(key)
         self._tell_change()
 

@@ -79,7 +79,10 @@ def test_an_unpicklable_result_says_so(live):
 def test_a_result_beyond_the_limit_says_both_sizes(live):
     outcome = live.call("def f(): return b'x' * 3000", result_bytes=1000)
     assert outcome.error_type == "ResultTooLarge"
-    assert outcome.details == {"size": len("x" * 4020) + 4, "limit": 1000} or outcome.details["limit"] == 1000
+    assert (
+        outcome.details == {"size": len("x" * 4020) + 4, "limit": 1000}
+        or outcome.details["limit"] == 1000
+    )
     assert outcome.details["size"] > 4000
 
 
@@ -108,7 +111,7 @@ def test_a_time_limit_ends_what_does_not_end(live, loops):
 
 def test_a_time_limit_shows_where_the_call_was(live):
     outcome = live.call("def f():\n    while True:\n        pass", run_s=0.2)
-    assert 'File "flash:f", line 3 in f' in outcome.error or 'line 2 in f' in outcome.error
+    assert 'File "flash:f", line 3 in f' in outcome.error or "line 2 in f" in outcome.error
 
 
 def test_waiting_has_a_limit_of_its_own(make_live):

@@ -43,7 +43,11 @@ def workers_of(live) -> list[int]:
 @pytest.mark.parametrize("ending", ["returns", "exits", "times-out"])
 @pytest.mark.parametrize("leaves", LEAVES, ids=list(LEAVES))
 def test_what_a_call_leaves_behind_goes_with_it(live, leaves, ending):
-    last = {"returns": "return 1", "exits": "os._exit(5)", "times-out": "import time; time.sleep(60)"}
+    last = {
+        "returns": "return 1",
+        "exits": "os._exit(5)",
+        "times-out": "import time; time.sleep(60)",
+    }
     code = f"import os, signal, subprocess\ndef f():\n    {LEAVES[leaves]}\n    {last[ending]}"
     outcome = live.call(code, run_s=0.6 if ending == "times-out" else None)
     expected = {"returns": None, "exits": "WorkerCrashed", "times-out": "Timeout"}
@@ -113,7 +117,9 @@ def f():
     stdin, descriptors = live.value(code)
     assert stdin == ""
     low = [(n, to) for n, to in descriptors if n < 1000 and to != "/proc"]
-    assert [(0, "/dev/null"), (1, "pipe"), (2, "pipe")] == [(n, to) for n, to in low if "/fd" not in to]
+    assert [(0, "/dev/null"), (1, "pipe"), (2, "pipe")] == [
+        (n, to) for n, to in low if "/fd" not in to
+    ]
 
 
 @pytest.mark.parametrize(
@@ -151,12 +157,21 @@ def f():
     ctypes.CDLL(None).puts(b"native")
 """
     outcome = live.call(code)
-    assert outcome.output.split(b"\n")[:-1] == [b"print", b"error", b"write", b"child", b"INFO:mine:record", b"native"]
+    assert outcome.output.split(b"\n")[:-1] == [
+        b"print",
+        b"error",
+        b"write",
+        b"child",
+        b"INFO:mine:record",
+        b"native",
+    ]
 
 
 def test_a_flood_of_output_is_bounded_and_says_so(make_live):
     live = make_live(output_limit=10_000).ready()
-    outcome = live.call("def f():\n    import os\n    for i in range(20000): os.write(1, b'%08d' % i * 100)")
+    outcome = live.call(
+        "def f():\n    import os\n    for i in range(20000): os.write(1, b'%08d' % i * 100)"
+    )
     assert outcome.ok
     assert outcome.output.startswith(b"00000000")
     assert outcome.output.endswith(b"00019999")
@@ -214,11 +229,16 @@ def test_an_idle_zygotes_death_is_made_good_before_the_next_call(live):
 
 
 def test_a_guards_death_takes_all_below_it_along(live):
-    started = live.start("def f():\n    import subprocess; subprocess.run(['setsid', 'sleep', '62'])")
+    started = live.start(
+        "def f():\n    import subprocess; subprocess.run(['setsid', 'sleep', '62'])"
+    )
     worker = started.pid
     live.until(lambda: len(below(worker)) == 1)
     tree = [started.pid, *below(started.pid)]
-    (guard,) = [int(pid) for pid in Path("/proc/self/task/" + str(os.getpid()) + "/children").read_text().split()]
+    (guard,) = [
+        int(pid)
+        for pid in Path("/proc/self/task/" + str(os.getpid()) + "/children").read_text().split()
+    ]
     os.kill(guard, signal.SIGKILL)
     assert started.wait(5).error_type == "WorkerCrashed"
     live.until(lambda: not any(map(alive, tree)), 5)
@@ -266,7 +286,9 @@ live.run(asyncio.sleep(60))
 def test_when_the_supervisor_dies_nothing_survives(number):
     tests = str(Path(__file__).parent.parent)
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": tests}
+        [sys.executable, "-c", SERVER],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": tests},
     )
     assert server.stdout is not None
     server.stdout.readline()

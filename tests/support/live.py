@@ -97,7 +97,9 @@ class Live:
         self.run(asyncio.wait_for(self.supervisor.wait_ready(), 30))
         return self
 
-    def start(self, code: str, *args: Any, name: str = "f", call: Any = None, **limits: Any) -> Started:
+    def start(
+        self, code: str, *args: Any, name: str = "f", call: Any = None, **limits: Any
+    ) -> Started:
         """Submit the function of this name in the source."""
         made = Call(
             codec=Codec.FLASH,

@@ -1,0 +1,264 @@
+"""Zygotes: how they come up, fail to, are replaced, and are made to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flashpool.pool.errors import EnvironmentStartFailed, Overloaded, PoolClosed
+from support.live import alive
+
+NEXT = "def f(): return 'fine'"
+
+
+@pytest.fixture
+def interpreter(tmp_path):
+    """Makes a virtualenv of this Python whose site-packages hold the given files."""
+
+    def make(**files: str) -> str:
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--without-pip", "--symlinks", tmp_path / "env"],
+            check=True,
+        )
+        (packages,) = (tmp_path / "env/lib").glob("python*/site-packages")
+        for name, text in files.items():
+            (packages / f"{name}.py").write_text(text)
+        return str(tmp_path / "env/bin/python")
+
+    return make
+
+
+def test_an_interpreter_without_our_packages_gets_the_runtimes_and_no_other(make_live, interpreter):
+    live = make_live(base_python=interpreter()).ready()
+    assert live.value("def f(x):\n    import cloudpickle; return lambda: x", 5)() == 5
+    assert live.call("def f():\n    import fastapi").error_type == "ModuleNotFoundError"
+
+
+@pytest.mark.parametrize(
+    ("start_up", "words"),
+    [
+        ("import sys; sys.exit('bad day')", "bad day"),
+        ("import os; os._exit(9)", "exit code 9"),
+        ("import os; os.kill(os.getpid(), 11)", "signal 11"),
+        ("raise BaseException('odd')", "odd"),
+        ("print('y' * 10_000_000, flush=True); import os; os._exit(3)", "yyyy"),
+        ("while True: pass", "did not come up within 1 s"),
+    ],
+    ids=["exits", "_exits", "segfaults", "raises", "floods", "loops"],
+)
+def test_a_start_up_that_fails_is_told_with_its_words(make_live, interpreter, start_up, words):
+    live = make_live(base_python=interpreter(sitecustomize=start_up), start_timeout_s=1.0)
+    outcome = live.call(NEXT)
+    assert outcome.error_type == "EnvironmentStartFailed", outcome
+    assert words in outcome.error
+    with pytest.raises(EnvironmentStartFailed, match="did not start"):
+        live.run(live.supervisor.wait_ready())
+
+
+def test_a_missing_interpreter_is_told(make_live, tmp_path):
+    live = make_live(base_python=str(tmp_path / "no-python"))
+    outcome = live.call(NEXT)
+    assert outcome.error_type == "EnvironmentStartFailed"
+    assert "No such file" in outcome.error
+
+
+def test_a_crash_loop_is_cut_off(make_live, interpreter):
+    live = make_live(base_python=interpreter(sitecustomize="import os; os._exit(9)"))
+    for _ in range(12):
+        assert live.call(NEXT).error_type == "EnvironmentStartFailed"
+    assert live.supervisor._starts[live.supervisor._base] <= 5
+
+
+def test_a_thread_at_start_up_makes_workers_spawn_and_says_why(make_live, interpreter):
+    threads = "import threading, time; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
+    live = make_live(base_python=interpreter(sitecustomize=threads)).ready()
+    assert live.value("import threading\ndef f(): return threading.active_count()") == 2
+    zygote = live.zygote()
+    assert zygote.start_method == "spawn"
+    assert "thread" in zygote.reason
+    assert live.call(NEXT).receipt.start_method == "spawn"
+
+
+def test_spawned_workers_that_never_prepare_are_ended(make_live, interpreter):
+    live = make_live(
+        base_python=interpreter(sitecustomize="import time; time.sleep(1000)"),
+        start_method="spawn",
+        start_timeout_s=0.5,
+        grace_s=0.1,
+    ).ready()
+    outcome = live.call(NEXT, queue_s=3)
+    assert outcome.error_type in {"Timeout", "EnvironmentStartFailed"}
+
+
+def test_what_calls_import_is_preloaded_for_that_function_alone(make_live, interpreter):
+    live = make_live(
+        base_python=interpreter(heavy="import os\nMADE_BY = os.getpid()", heavy_too="x = 1"),
+        slots=1,
+    ).ready()
+    code = "def f():\n    import os, heavy; return os.getpid() == heavy.MADE_BY"
+    assert live.value(code) is True
+    live.until(lambda: ("ready", 1) in [(z.state, z.profile) for z in live.stats().zygotes])
+    assert live.value(code) is False, "it was imported by the zygote"
+    assert live.call(code).receipt.preloaded
+    assert not live.call(NEXT).receipt.preloaded
+    other = "def f():\n    import heavy_too"
+    assert live.call(other).ok
+    live.until(lambda: [z.profile for z in live.stats().zygotes] == [0, 2])
+    assert live.call(other).receipt.preloaded
+    assert live.call(code).receipt.preloaded
+
+
+def test_a_learned_module_that_starts_a_thread_is_left_out(make_live, interpreter):
+    threads = "import threading, time; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
+    live = make_live(base_python=interpreter(threads=threads), slots=1).ready()
+    code = "def f():\n    import threads; return 1"
+    assert live.value(code) == 1
+    live.until(lambda: "threads" in live.zygote().skipped)
+    assert "thread" in live.zygote().skipped["threads"]
+    assert live.value(code) == 1
+    assert live.call(code).receipt.start_method == "fork"
+
+
+def test_a_learned_module_that_kills_is_left_out(make_live, interpreter):
+    kills = "import os\nif not os.environ.get('MAY'): os._exit(4)"
+    live = make_live(base_python=interpreter(kills=kills), slots=1).ready()
+    code = "def f():\n    import kills; return 1"
+    assert live.value(code, call={"env": {"MAY": "1"}}) == 1
+    live.until(lambda: "kills" in live.zygote().skipped)
+    assert live.value(code, call={"env": {"MAY": "1"}}) == 1
+
+
+def test_modules_of_a_setting_are_preloaded(make_live, interpreter):
+    live = make_live(base_python=interpreter(mine="x = 1"), preload=("mine", "not_there")).ready()
+    assert live.value("import sys\ndef f(): return 'mine' in sys.modules") is True
+    assert "not_there" in live.zygote().skipped
+    assert live.zygote().preloaded == 1
+
+
+def test_the_modules_of_a_request_are_not_learned(live):
+    import json
+
+    body = json.dumps(
+        {
+            "function_name": "f",
+            "function_code": "def f():\n    import helper",
+            "modules": {"helper.py": "x = 1"},
+        }
+    )
+    assert live.call("def f(): pass", call={"body": body.encode(), "function_key": "k"}).ok
+    assert [z.profile for z in live.stats().zygotes] == [0]
+
+
+def test_spares_are_let_go_when_idle_and_come_back(make_live):
+    live = make_live(spare_idle_s=0.5).ready()
+    live.until(lambda: live.zygote().spares == 1)
+    live.until(lambda: live.zygote().spares == 0, 5)
+    live.until(lambda: live.zygote().workers == 0, 5)
+    assert live.value(NEXT) == "fine"
+
+
+def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
+    from flashpool.pool import supervisor
+
+    monkeypatch.setattr(supervisor, "_ANSWER_S", 0.5)
+    live = make_live(slots=1).ready()
+    live.until(lambda: live.zygote().spares == 1)
+    stopped = live.zygote().pid
+    os.kill(stopped, signal.SIGSTOP)
+    assert live.value(NEXT) == "fine", "the spare takes it"
+    assert live.value(NEXT) == "fine", "and a new zygote the next"
+    assert live.zygote().pid != stopped
+    assert not alive(stopped)
+
+
+def test_a_stopped_guard_does_not_hold_up_a_stop(make_live):
+    live = make_live().ready()
+    guard = int(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+    os.kill(guard, signal.SIGSTOP)
+    began = time.monotonic()
+    live.run(live.supervisor.stop())
+    assert time.monotonic() - began < 10
+    assert not alive(guard)
+
+
+def test_a_drain_refuses_new_calls_and_waits_for_running_ones(live):
+    running = live.start("def f():\n    import time; time.sleep(0.3); return 'done'")
+    assert running.pid
+    draining = live.loop.create_task(live.supervisor.drain(10))
+    live.run(asyncio.sleep(0))
+    assert not live.supervisor.ready
+    with pytest.raises(Overloaded, match="draining"):
+        live.start(NEXT)
+    assert live.run(draining) is True
+    assert running.wait(0.1).ok
+
+
+def test_a_drain_has_a_limit_and_a_stop_ends_the_rest(live):
+    running = live.start("def f():\n    import time; time.sleep(60)")
+    worker = running.pid
+    assert live.run(live.supervisor.drain(0.2)) is False
+    live.run(live.supervisor.stop())
+    assert running.wait(0.1).error_type == "Cancelled"
+    assert not alive(worker)
+    with pytest.raises(PoolClosed):
+        live.start(NEXT)
+
+
+def test_a_full_queue_refuses(make_live):
+    live = make_live(slots=1, queue_limit=2).ready()
+    blocker = live.start("def f():\n    import time; time.sleep(60)")
+    assert blocker.pid
+    waiting = [live.start(NEXT) for _ in range(2)]
+    with pytest.raises(Overloaded, match="queue is full"):
+        live.start(NEXT)
+    live.supervisor.cancel(blocker.id)
+    assert all(one.wait().ok for one in waiting)
+    assert live.stats().queue.refused == 1
+
+
+def test_a_machine_without_room_for_processes_recovers(make_live):
+    """Forks that fail are tried again; who waits for them is not lost."""
+    import resource
+
+    live = make_live(slots=2).ready()
+    zygote = live.zygote().pid
+    live.until(lambda: live.zygote().spares == 1)
+    soft, hard = resource.prlimit(zygote, resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f"/proc/{zygote}/fd"))
+    resource.prlimit(zygote, resource.RLIMIT_NOFILE, (used, hard))
+    started = [live.start(NEXT) for _ in range(4)]
+    live.until(lambda: live.zygote().last_failure)
+    assert "cannot fork" in live.zygote().last_failure
+    resource.prlimit(zygote, resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(one.wait(10).ok for one in started)
+
+
+def test_nothing_grows(make_live):
+    """Descriptors and tables after many calls are what they were after some."""
+    live = make_live(slots=2).ready()
+
+    def size() -> tuple[int, int, int, int]:
+        live.until(lambda: live.stats().slots.busy == 0)
+        live.until(lambda: live.zygote().workers == live.zygote().spares)
+        one, own = live.supervisor, len(os.listdir("/proc/self/fd")) - 2 * live.zygote().spares
+        zygote = len(os.listdir(f"/proc/{live.zygote().pid}/fd")) - live.zygote().spares
+        return own, zygote, len(one._calls), len(one._handlers) - 2 * live.zygote().spares
+
+    def many() -> None:
+        waiting = [
+            live.start(NEXT if i % 10 else "import os\ndef f(): os._exit(1)") for i in range(200)
+        ]
+        for one in waiting:
+            one.wait()
+
+    many()
+    before = size()
+    many()
+    assert size() == before
