@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,7 +89,8 @@ class Builder:
             await self._install(order.plan, venv, watch)
             await asyncio.to_thread(self._complete, order, venv)
             if self.settings.volume_key:
-                await self.finish(venv, self.store.environment(order.digest))
+                final = self.store.environment(order.digest)
+                await self.finish(venv, final, jobs=os.cpu_count() or 1)
             await asyncio.to_thread(self._publish, order, venv)
         total = time.monotonic() - began
         return Seconds(fetch=watch.seconds, build=total - watch.seconds)
@@ -121,26 +123,41 @@ class Builder:
         if not self.store.publish(venv, target, replace=order.replace):
             _log.info("environment %s was published by another process first", order.digest)
 
-    async def finish(self, environment: Path, final: Path) -> None:
+    async def finish(self, environment: Path, final: Path, *, jobs: int = 1) -> None:
         """Bytecode, then the seal over everything; may be repeated, and interrupted anywhere."""
         if self.settings.compile_bytecode:
-            await self._compile(environment, final)
+            await self._compile(environment, final, jobs)
         await asyncio.to_thread(manifest.seal, environment, self.settings.volume_key)
 
-    async def _compile(self, environment: Path, final: Path) -> None:
-        """In a process of the environment's own Python, at low priority.
+    async def _compile(self, environment: Path, final: Path, jobs: int) -> None:
+        """In processes of the environment's own Python, at low priority.
 
-        A file that does not compile (templates, code for other versions) is no
-        failure: nobody could import it either.
+        Not with compileall's own workers: killed, they leave semaphores behind. A file
+        that does not compile (templates, code for other versions) is no failure:
+        nobody could import it either.
         """
-        site_packages = await asyncio.to_thread(site_packages_of, environment)
         python = environment / "bin" / "python"
-        argv = ["nice", "-n", "10", str(python), "-I", "-S", "-m", "compileall", "-qq", "-j", "0"]
-        argv += ["-s", str(environment), "-p", str(final), str(site_packages)]
+        argv = ["nice", "-n", "10", str(python), "-I", "-S", "-m", "compileall", "-qq"]
+        argv += ["-s", str(environment), "-p", str(final)]
+        shares = await asyncio.to_thread(_shares, environment, jobs)
+        runs = [
+            run([*argv, *share], environment={"PATH": "/usr/bin:/bin"}, limit_s=_COMPILE_LIMIT_S)
+            for share in shares
+        ]
         try:
-            await run(argv, environment={"PATH": "/usr/bin:/bin"}, limit_s=_COMPILE_LIMIT_S)
+            await asyncio.gather(*runs)
         except (OSError, TimeoutError) as error:
             _log.warning("no bytecode for %s: %s", final.name, error)
+
+
+def _shares(environment: Path, jobs: int) -> list[list[str]]:
+    """What is to be compiled, dealt out to so many processes."""
+    entries = sorted(
+        str(path)
+        for path in site_packages_of(environment).iterdir()
+        if path.suffix == ".py" or (path.is_dir() and path.suffix != ".dist-info")
+    )
+    return [share for start in range(jobs) if (share := entries[start::jobs])]
 
 
 class _FetchWatch:

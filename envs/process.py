@@ -35,7 +35,7 @@ exec 3<&0 0</dev/null
 (read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 & reader=$!
 exec 3<&-
 wait $child; code=$?
-kill -KILL $reader 2>/dev/null
+{ kill -KILL $reader; wait $reader; } 2>/dev/null
 exit $code
 """
 
@@ -58,25 +58,45 @@ async def run(
     on_line: Callable[[str], None] | None = None,
 ) -> Finished:
     """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group."""
-    process = await asyncio.create_subprocess_exec(
-        "/bin/sh",
-        "-c",
-        _GUARD,
-        "flashpool-guard",
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=dict(environment),
-        cwd=folder,
-        start_new_session=True,
-    )
+    process = await _start(argv, environment, folder)
     try:
         return await asyncio.wait_for(_collect(process, on_line), limit_s)
     except asyncio.TimeoutError as error:
         raise TimeoutError(f"{Path(argv[0]).name} took longer than {limit_s:g} s") from error
     finally:
         await _end(process)
+
+
+async def _start(
+    argv: Sequence[str], environment: Mapping[str, str], folder: Path | None
+) -> asyncio.subprocess.Process:
+    """Start under guard; a cancellation waits until there is something to kill.
+
+    Cancelled half-way, asyncio kills the guard alone, and keeps open the pipe whose
+    end would have made the guard's reader kill the rest.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            _GUARD,
+            "flashpool-guard",
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting})
+        if not starting.cancelled() and starting.exception() is None:
+            await _end(starting.result())
+        raise
 
 
 async def _collect(

@@ -52,8 +52,11 @@ class Resolver:
             # user's wish goes first: plain records take the place of pickled exceptions.
             loose = tuple(Requirement(pin).name for pin in self._pins(spec))
             if not any(name in failure.words for name in loose):
-                raise
+                raise _naming(failure, spec) from None
+        try:
             return await self._plan(spec, base, folder, loose, refresh, progress)
+        except ResolutionFailed as failure:
+            raise _naming(failure, spec) from None
 
     def _pins(self, spec: NormalSpec) -> tuple[str, ...]:
         return tuple(pin for pin in self.pins if _name(pin) not in spec.names)
@@ -140,7 +143,7 @@ async def _both(first: Awaitable[_Lock], second: Awaitable[_Lock]) -> tuple[_Out
 def _judge(constrained: _Outcome, free: _Outcome, spec: NormalSpec, base: BaseFacts) -> Plan:
     if isinstance(free, ResolutionFailed):
         if isinstance(constrained, ResolutionFailed):
-            raise _naming(free, spec)
+            raise free
         return decide(constrained, None, spec, base, "")
     if isinstance(constrained, ResolutionFailed):
         conflict = f"the base conflicts: {_cause(constrained.words)}"

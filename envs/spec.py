@@ -247,7 +247,7 @@ def _content_hash(path: Path, raw: str) -> str:
                     f"{raw!r} holds more than {MAX_LOCAL_FILES} files", requirement=raw
                 )
             inner = hashlib.sha256(file.read_bytes()).hexdigest()
-            relative = file.relative_to(path) if file != path else Path(file.name)
+            relative = file.relative_to(path)  # "." for a file: its name does not count
             total.update(f"{relative.as_posix()}\0{inner}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise SpecRefused(f"{raw!r} cannot be read: {error.strerror}", requirement=raw) from None

@@ -120,11 +120,10 @@ class Uv:
         argv += ["--no-header", "--annotation-style", "line", "--no-python-downloads"]
         if constraints is not None:
             argv += ["--constraints", str(constraints)]
-        if find_links is not None:
-            argv += ["--find-links", str(find_links)]
         if refresh:
             argv += ["--refresh"]
-        finished = await self._run(argv, "resolve", requirements.parent, progress)
+        links = () if find_links is None else (str(find_links),)
+        finished = await self._run(argv, "resolve", requirements.parent, progress, links)
         return finished.stdout
 
     async def make_venv(self, path: Path, python: Path) -> None:
@@ -153,13 +152,18 @@ class Uv:
         await self._run(["cache", "clean"], "store", folder, None)
 
     async def _run(
-        self, argv: Sequence[str], phase: str, folder: Path, progress: Progress | None
+        self,
+        argv: Sequence[str],
+        phase: str,
+        folder: Path,
+        progress: Progress | None,
+        links: tuple[str, ...] = (),
     ) -> Finished:
         command = [str(self.executable), "--color", "never", *self._config(), *argv]
         try:
             finished = await run(
                 command,
-                environment=self._environment(),
+                environment=self._environment(links),
                 folder=folder,
                 limit_s=self.limit_s,
                 on_line=_scrubbing(progress),
@@ -190,7 +194,7 @@ class Uv:
                 return ["--config-file", str(path)]
         return ["--no-config"]
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, links: tuple[str, ...]) -> dict[str, str]:
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -201,8 +205,10 @@ class Uv:
             kept["UV_DEFAULT_INDEX"] = settings.index_url
         if settings.extra_index_urls:
             kept["UV_INDEX"] = " ".join(settings.extra_index_urls)
-        if settings.find_links:
-            kept["UV_FIND_LINKS"] = ",".join(settings.find_links)
+        # Not as an option: that would replace the places set here and outside.
+        outside = (kept["UV_FIND_LINKS"],) if kept.get("UV_FIND_LINKS") else ()
+        if places := (*outside, *settings.find_links, *links):
+            kept["UV_FIND_LINKS"] = ",".join(places)
         if settings.offline:
             kept["UV_OFFLINE"] = "1"
         kept["UV_PYTHON_DOWNLOADS"] = "manual" if settings.allow_python_downloads else "never"

@@ -1,0 +1,457 @@
+"""Real builds with uv: layers, isolation, sharing, failures, what the facade promises."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool.envs import (
+    BuildTimeout,
+    Environments,
+    ResolutionFailed,
+    Spec,
+)
+from flashpool.envs.eviction import unique_bytes
+
+Run = Callable[[Any], Any]
+VersionIn = Callable[[Path, str], str]
+
+
+def spec(*requirements: str, **rest: Any) -> Spec:
+    return Spec(requirements=requirements, **rest)
+
+
+def test_build_then_hits(setup: Any, run: Run, version_in: VersionIn) -> None:
+    async def main() -> None:
+        lines: list[str] = []
+        async with Environments(setup.settings()) as environments:
+            first = await environments.acquire(spec("beta"), progress=lines.append)
+            assert first.environment.origin == "built"
+            assert not first.environment.hit
+            assert first.environment.seconds.resolve > 0
+            assert first.environment.seconds.build > 0
+            assert any("beta==1.0" in line for line in lines)
+            assert version_in(first.environment.python, "alpha") == "2.0"
+            again = await environments.acquire(spec("Beta "))
+            assert again.environment.origin == "memo"
+            assert again.environment.python == first.environment.python
+            assert first.release()
+            assert not first.release()
+            with again as environment:
+                assert environment.hit
+        async with Environments(setup.settings()) as environments:
+            other = await environments.acquire(spec("beta"))
+            assert other.environment.origin == "disk"
+            other.release()
+
+    run(main())
+
+
+def test_what_resolves_alike_is_shared(setup: Any, run: Run) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            digests = set()
+            for requirements in (["alpha"], ["alpha==2.0"], ["Alpha>=2"], ["alpha", "alpha<3"]):
+                lease = await environments.acquire(spec(*requirements))
+                digests.add(lease.environment.digest)
+                lease.release()
+            other = await environments.acquire(spec("alpha==1.0"))
+            other.release()
+            assert len(digests) == 1
+            assert other.environment.digest not in digests
+        assert len(os.listdir(setup.store("envs"))) == 2
+        assert len(os.listdir(setup.store("requests"))) == 5
+
+    run(main())
+
+
+def test_nothing_asked_is_the_base(setup: Any, run: Run) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec()) as found:
+                assert (found.mode, found.python) == ("base", setup.base.python)
+        assert os.listdir(setup.store("envs")) == []
+
+    run(main())
+
+
+def test_a_large_base_package_is_neither_fetched_nor_copied(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    """It is not even in the index any more: nothing but the base can have given it."""
+    index = setup.base.index
+    wheel = index.add("bigpkg", "1.0+cu128", files={"weights.bin": os.urandom(30_000_000)})
+    setup.base.install("bigpkg")
+    wheel.unlink()
+    index.add("uses-big", "1.0", "bigpkg>=1.0", "alpha")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            lease = await environments.acquire(spec("uses-big", "bigpkg==1.0"))
+            found = lease.environment
+            assert found.mode == "layer"
+            assert version_in(found.python, "bigpkg") == "1.0+cu128"
+            assert version_in(found.python, "uses_big") == "1.0"
+            explained = await environments.explain(spec("uses-big"))
+            where = {decision.name: decision.where for decision in explained.decisions}
+            assert where == {"alpha": "layer", "bigpkg": "base", "uses-big": "layer"}
+            lease.release()
+        assert unique_bytes([setup.volume])[0] < 3_000_000
+
+    run(main())
+
+
+def test_a_conflicting_pin_gives_what_was_asked_for(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    setup.base.install("alpha==1.0")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("alpha==2.0")) as found:
+                assert found.mode == "isolated"
+                assert version_in(found.python, "alpha") == "2.0"
+            with await environments.acquire(spec("beta")) as found:
+                assert found.mode == "layer"
+                assert version_in(found.python, "alpha") == "1.0"
+            with await environments.acquire(spec("alpha")) as found:
+                assert found.mode == "base"
+            explained = await environments.explain(spec("alpha==2.0"))
+            assert explained.mode == "isolated"
+            assert "the base conflicts" in explained.reason
+            assert explained.present == "disk"
+
+    run(main())
+    assert version_in(setup.base.python, "alpha") == "1.0"
+
+
+def test_no_absurd_version_in_silence(setup: Any, run: Run, version_in: VersionIn) -> None:
+    index = setup.base.index
+    index.add("tool", "1.0")
+    index.add("tool", "4.0", "alpha>=2")
+    setup.base.install("alpha==1.0")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            explained = await environments.explain(spec("tool"))
+            assert "tool would be 1.0, a major version behind 4.0" in explained.reason
+            with await environments.acquire(spec("tool")) as found:
+                assert version_in(found.python, "tool") == "4.0"
+                assert version_in(found.python, "alpha") == "2.0"
+
+    run(main())
+
+
+def test_the_base_may_contradict_itself(setup: Any, run: Run, version_in: VersionIn) -> None:
+    """An image whose own metadata disagree does not turn every request into a conflict."""
+    setup.base.index.add("gamma", "1.0", "alpha>=1")
+    setup.base.install("gamma", "alpha==1.0")
+    setup.base.index.add("gamma", "2.0")
+    metadata = next(setup.base.root.glob("lib/*/site-packages/gamma-*/METADATA"))
+    metadata.write_text(metadata.read_text().replace("alpha>=1", "alpha>=7"))
+    setup.base.index.add("delta", "1.0", "gamma<2")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("delta")) as found:
+                assert found.mode == "layer"
+                assert version_in(found.python, "gamma") == "1.0"
+
+    run(main())
+
+
+def test_runtime_pins_go_in_and_give_way(setup: Any, run: Run, version_in: VersionIn) -> None:
+    index = setup.base.index
+    index.add("cloudpickle", "3.0")
+    index.add("cloudpickle", "2.0")
+    index.add("old-fashioned", "1.0", "cloudpickle<3")
+    settings = setup.settings(runtime_pins=("cloudpickle==3.0",))
+
+    async def main() -> None:
+        async with Environments(settings) as environments:
+            for asked, expected in (
+                ("alpha", "3.0"),
+                ("cloudpickle<3", "2.0"),
+                ("old-fashioned", "2.0"),
+            ):
+                with await environments.acquire(spec(asked)) as found:
+                    assert version_in(found.python, "cloudpickle") == expected
+
+    run(main())
+
+
+def test_failures_tell_and_are_remembered(setup: Any, run: Run) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            for _ in range(2):
+                with pytest.raises(ResolutionFailed, match="alpha>=9") as caught:
+                    await environments.acquire(spec("beta", "alpha>=9"))
+                assert "alpha>=9" in caught.value.requirement
+            setup.base.index.add("alpha", "9.0")
+            with pytest.raises(ResolutionFailed):
+                await environments.acquire(spec("beta", "alpha>=9"))
+            with await environments.acquire(spec("beta", "alpha>=9", refresh=True)) as found:
+                assert found.origin == "built"
+
+    run(main())
+
+
+def test_a_package_that_does_not_build(setup: Any, run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "broken"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
+        '[project]\nname = "broken"\nversion = "1"\n'
+    )
+    (source / "own.py").write_text(
+        "def build_wheel(*a, **k):\n    raise SystemExit('the answer is no')\n"
+        "def prepare_metadata_for_build_wheel(*a, **k):\n    raise SystemExit('the answer is no')\n"
+    )
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with pytest.raises(Exception, match="the answer is no") as caught:
+                await environments.acquire(spec(f"broken @ {source.as_uri()}"))
+            assert caught.value.requirement.startswith("broken @ file:")
+
+    run(main())
+
+
+def test_local_sources_are_built_and_see_no_secrets(
+    setup: Any, run: Run, version_in: VersionIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", "top-secret")
+    monkeypatch.setenv("FLASHPOOL_TOKEN", "top-secret")
+    wheel = setup.base.index.add("local", "1.0")
+    source = tmp_path / "local"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
+        '[project]\nname = "local"\nversion = "1.0"\n'
+    )
+    seen = tmp_path / "seen"
+    (source / "own.py").write_text(
+        "import os, shutil\n"
+        "def build_wheel(folder, *a):\n"
+        f"    open({str(seen)!r}, 'w').write(repr(dict(os.environ)))\n"
+        f"    return os.path.basename(shutil.copy({str(wheel)!r}, folder))\n"
+    )
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec(f"local @ {source.as_uri()}")) as first:
+                assert version_in(first.python, "local") == "1.0"
+            (source / "more.py").write_text("changed = True\n")
+            with await environments.acquire(
+                spec(f"local @ {source.as_uri()}", refresh=True)
+            ) as second:
+                assert second.digest != first.digest
+
+    run(main())
+    assert "top-secret" not in seen.read_text()
+
+
+def test_many_at_once_build_once(setup: Any, run: Run) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            asked = [
+                environments.acquire(spec(*order))
+                for order in ([["alpha", "beta"], ["beta", "alpha"], ["BETA", "alpha"]] * 7)
+            ]
+            leases = await asyncio.gather(*asked)
+            assert len({lease.environment.digest for lease in leases}) == 1
+            held = (await environments.open()).ground.table.held()
+            assert held == {leases[0].environment.digest: 21} or max(held.values()) >= 21
+            for lease in leases:
+                lease.release()
+            await (await environments.open()).settled()
+            assert set((await environments.open()).ground.table.held().values()) == {0}
+        assert len(os.listdir(setup.store("envs"))) == 1
+
+    run(main())
+
+
+def _slow_source(tmp_path: Path) -> tuple[Path, Path]:
+    """A source whose build says that it began, then waits for ever."""
+    source = tmp_path / "slow"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
+        '[project]\nname = "slow"\nversion = "1.0"\n'
+    )
+    began = tmp_path / "began"
+    (source / "own.py").write_text(
+        "import os, time\n"
+        "def build_wheel(*a, **k):\n"
+        f"    open({str(began)!r}, 'w').write(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+    )
+    return source, began
+
+
+async def _until(condition: Callable[[], Any], limit_s: float = 20) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.01)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_cancelled_build_leaves_nothing(setup: Any, run: Run, tmp_path: Path) -> None:
+    source, began = _slow_source(tmp_path)
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            slow = spec(f"slow @ {source.as_uri()}")
+            stays = asyncio.ensure_future(environments.acquire(slow))
+            leaves = asyncio.ensure_future(environments.acquire(slow))
+            await _until(lambda: began.exists() and began.read_text())
+            pid = int(began.read_text())
+            leaves.cancel()
+            await asyncio.wait({leaves})
+            assert _alive(pid), "one waiter left, the other still waits"
+            stays.cancel()
+            await asyncio.wait({stays})
+            await _until(lambda: not _alive(pid))
+            await _until(lambda: not os.listdir(setup.store("scratch")))
+            await _until(lambda: not os.listdir(setup.store("claims")))
+
+    run(main())
+
+
+def test_deadlines_and_limits(setup: Any, run: Run, tmp_path: Path) -> None:
+    source, _ = _slow_source(tmp_path)
+
+    async def main() -> None:
+        slow = spec(f"slow @ {source.as_uri()}")
+        async with Environments(setup.settings()) as environments:
+            began = time.monotonic()
+            with pytest.raises(BuildTimeout) as caught:
+                await environments.acquire(slow, deadline=began + 0.5)
+            assert time.monotonic() - began < 3
+            assert (caught.value.error_type, caught.value.phase) == ("Timeout", "build")
+        async with Environments(setup.settings(build_timeout_s=0.5)) as environments:
+            with pytest.raises(BuildTimeout, match="FLASHPOOL_BUILD_TIMEOUT_S"):
+                await environments.acquire(slow)
+
+    run(main())
+
+
+def test_closing_ends_what_runs(setup: Any, run: Run, tmp_path: Path) -> None:
+    source, began = _slow_source(tmp_path)
+
+    async def main() -> None:
+        environments = Environments(setup.settings())
+        asked = asyncio.ensure_future(environments.acquire(spec(f"slow @ {source.as_uri()}")))
+        await _until(lambda: began.exists() and began.read_text())
+        await environments.close()
+        with pytest.raises(Exception, match="cancelled"):
+            await asked
+        assert os.listdir(setup.store("holders")) == []
+
+    run(main())
+
+
+def test_the_loop_is_never_blocked(setup: Any, run: Run) -> None:
+    """While an environment is built, finished and looked at, ticks keep coming."""
+    setup.base.index.add("many", "1.0", files={f"m{n}.py": "x = 1\n" for n in range(1500)})
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    async def main() -> None:
+        ticking = asyncio.ensure_future(tick())
+        async with Environments(setup.settings()) as environments:
+            (await environments.acquire(spec("many"))).release()
+            await (await environments.open()).settled()
+        ticking.cancel()
+
+    run(main())
+    # Threads share the interpreter lock and the machine its cores: not a tight bound.
+    assert sorted(gaps)[-1] < 0.25
+
+
+def test_another_python(setup: Any, run: Run) -> None:
+    uv = (asyncio.run(_find_other()), sys.version_info[:2])
+    if uv[0] is None:
+        pytest.skip("no other Python is installed here")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("alpha", python_version=uv[0])) as found:
+                code = "import sys, alpha; print('%d.%d' % sys.version_info[:2])"
+                done = subprocess.run(
+                    [str(found.python), "-c", code], capture_output=True, text=True
+                )
+                assert done.stdout.strip() == uv[0]
+                assert found.mode == "isolated"
+            with pytest.raises(Exception, match="No such Python is installed here"):
+                await environments.acquire(spec("alpha", python_version="3.77"))
+
+    run(main())
+
+
+async def _find_other() -> str | None:
+    for minor in (10, 11, 12, 13, 14):
+        if minor == sys.version_info.minor:
+            continue
+        found = subprocess.run(
+            ["uv", "python", "find", "--system", "--no-python-downloads", f"3.{minor}"],
+            capture_output=True,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )
+        if found.returncode == 0:
+            return f"3.{minor}"
+    return None
+
+
+def test_preloads_are_shared(setup: Any, run: Run) -> None:
+    digest = "a" * 40
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as one, Environments(setup.settings()) as two:
+            assert await one.preloads(digest) == ()
+            await one.record_preloads(digest, ["numpy", "../x", "numpy", "pandas.core", "a b"])
+            assert await two.preloads(digest) == ("numpy", "pandas.core")
+
+    run(main())
+
+
+def test_a_memo_hit_is_cheap(setup: Any, run: Run) -> None:
+    """As a ratio to the cheapest thing that touches the disk: a memo hit does not."""
+
+    async def main() -> tuple[float, float]:
+        async with Environments(setup.settings()) as environments:
+            asked = spec("alpha")
+            (await environments.acquire(asked)).release()
+            path = setup.store("envs")
+            began = time.perf_counter()
+            for _ in range(2000):
+                (await environments.acquire(asked)).release()
+            hit = time.perf_counter() - began
+            began = time.perf_counter()
+            for _ in range(2000):
+                os.listdir(path)
+            return hit / 2000, (time.perf_counter() - began) / 2000
+
+    hit, look = run(main())
+    assert hit < 10 * look
+    assert hit < 0.0002, f"{hit * 1e6:.0f} us"
