@@ -17,13 +17,13 @@ _OUTPUT_CHUNK: Final = 64 * 1024
 class WorkerLink:
     """Sends frames to a worker, and reads what it sends and prints."""
 
-    __slots__ = ("_out", "_reader", "_unsent", "output", "output_fd", "sock")
+    __slots__ = ("_out", "_reader", "_sock", "_unsent", "output", "output_fd")
 
     def __init__(
         self, channel_fd: int, output_fd: int, *, output_limit: int, body_limit: int
     ) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel_fd)
-        self.sock.setblocking(False)
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel_fd)
+        self._sock.setblocking(False)
         os.set_blocking(output_fd, False)
         self.output_fd = output_fd
         self.output = OutputBuffer(output_limit)
@@ -42,11 +42,27 @@ class WorkerLink:
         if self._unsent:
             self._unsent += [memoryview(head), memoryview(body)]
             return
-        sent = self.sock.sendmsg([head, body], wire.rights(list(fds)))
+        # A first frame, which alone may bring descriptors, always finds room for a part.
+        try:
+            sent = self._sock.sendmsg([head, body], wire.rights(list(fds)))
+        except BlockingIOError:
+            sent = 0
         if sent < len(head):
             self._unsent = [memoryview(head)[sent:], memoryview(body)]
         elif sent - len(head) < len(body):
             self._unsent = [memoryview(body)[sent - len(head) :]]
+
+    @property
+    def channel_fd(self) -> int:
+        """The channel's descriptor."""
+        return self._sock.fileno()
+
+    def hang_up(self) -> None:
+        """Tell the worker that nothing more comes."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is gone already
 
     @property
     def blocked(self) -> bool:
@@ -58,7 +74,7 @@ class WorkerLink:
         while self._unsent:
             part = self._unsent[0]
             try:
-                sent = self.sock.send(part)
+                sent = self._sock.send(part)
             except BlockingIOError:
                 return
             if sent < len(part):
@@ -75,7 +91,7 @@ class WorkerLink:
         frames: list[wire.Frame] = []
         while True:
             try:
-                data, fds = wire.receive(self.sock)
+                data, fds = wire.receive(self._sock)
             except BlockingIOError:
                 return frames
             except ConnectionResetError:
@@ -108,5 +124,5 @@ class WorkerLink:
         """Let go of both ends, and of descriptors nobody will receive."""
         for fd in self._reader.abandoned_fds():
             os.close(fd)
-        self.sock.close()
+        self._sock.close()
         os.close(self.output_fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from .calls import Call, Phase, Sink
 from .causes import Stop
@@ -45,13 +46,27 @@ class Running:
         """Where it is."""
         return Phase.QUEUE if self.worker is None else Phase.RUN
 
+    def may_run_again(self, *, began: bool) -> bool:
+        """Whether its worker's death may be made good: nothing of it ran, or it says so."""
+        harmless = self.call.idempotent or not began
+        return harmless and self.attempts == 1 and not self.streaming and not self.call.fds
+
     def try_again(self) -> None:
-        """Its worker died before it began: back to the queue."""
+        """Back to the queue."""
         self.attempts += 1
         self.worker = None
+        self.cancel_timer()
+
+    def cancel_timer(self) -> None:
+        """No limit is running now."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+    def close_fds(self) -> None:
+        """Its descriptors were sent, or will not be."""
+        for fd in self.call.fds:
+            os.close(fd)
 
 
 class Worker:
@@ -63,6 +78,7 @@ class Worker:
         "id",
         "link",
         "pid",
+        "prepared",
         "running",
         "since",
         "state",
@@ -89,6 +105,8 @@ class Worker:
         self.since = now
         first = WorkerState.SPARE if prepared else WorkerState.PREPARING
         self.state = StateMachine(f"worker {pid}", first, WORKER_MOVES)
+        #: Whether it ever was ready for a call.
+        self.prepared = prepared
         self.call_id: int | None = None
         self.running: Running | None = None
         #: Set when the supervisor ends it: why, if the call is to hear of it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -47,10 +46,6 @@ class ZygoteProcess:
         self.skipped: dict[str, str] = {}
         self.loading: str | None = None
         self.unsafe: tuple[str, str] | None = None
-        #: It ended because it was asked to.
-        self.left = False
-        #: Events of the control socket that are watched for.
-        self.watched = select.EPOLLIN
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
         self.unanswered = 0
@@ -145,19 +140,19 @@ class ZygoteProcess:
             self.words.append(chunk)
         return True
 
-    def leave(self) -> None:
-        """Ask it to kill its workers and end."""
-        if self.state.now in (ZygoteState.STARTING, ZygoteState.READY):
-            self.state.move(ZygoteState.LEAVING)
-            self.send(wire.LEAVE)
+    @property
+    def curable(self) -> bool:
+        """Whether it would come up if its workers were spawned."""
+        return self.unsafe is not None and self.key.profile == 0 and self.ready_at is None
 
-    def kill(self) -> None:
+    def kill(self, why: str) -> None:
         """End it at once; the guard cleans up below it, and its exit tells when."""
+        self.words.append(f"\n{why}".encode())
         below = processes.children(self.process.pid)
         for pid in below:
             processes.send(pid, signal.SIGKILL)
         if not below:
-            _signal(self.guard_fd, signal.SIGKILL)
+            processes.send(self.process.pid, signal.SIGKILL)
 
     def kill_with_guard(self) -> None:
         """The same when the guard itself does not act (somebody stopped it)."""
@@ -175,27 +170,20 @@ class ZygoteProcess:
         """Why it ended, in words, as far as is known."""
         if self.unsafe:
             return f"module {self.unsafe[0]!r}: {self.unsafe[1]}"
-        code = self.process.returncode
-        what = (
-            "it ended"
-            if code in (None, 0)
-            else f"it was killed by signal {code - 128}"
-            if code > 128
-            else f"it left with exit code {code}"
-        )
-        while_doing = (
-            f" while importing {self.loading!r}"
-            if self.loading
-            else " during its start-up"
-            if self.ready_at is None
-            else ""
-        )
         words = self.words.tail(1500).strip()
-        return f"{what}{while_doing}" + (f"; its last words:\n{words}" if words else "")
+        how = f"{_how_it_ended(self.process.returncode)}{self._while_doing()}"
+        return f"{how}; its last words:\n{words}" if words else how
+
+    def _while_doing(self) -> str:
+        if self.loading:
+            return f" while importing {self.loading!r}"
+        return " during its start-up" if self.ready_at is None else ""
 
 
-def _signal(pidfd: int, number: int) -> None:
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        pass
+def _how_it_ended(code: int | None) -> str:
+    """A guard passes its zygote's end on as a shell would: 128 and the signal's number."""
+    if not code:
+        return "it ended"
+    return (
+        f"it was killed by signal {code - 128}" if code > 128 else f"it left with exit code {code}"
+    )

@@ -36,6 +36,11 @@ def run_source(code: str, name: str) -> ModuleType:
     return _run(source, code_object)
 
 
+def forget() -> None:
+    """Be as if nothing had been run yet."""
+    _uses.clear()
+
+
 def _filename(name: str) -> str:
     """Not used before in this process: a traceback must not show another call's lines."""
     name = f"flash:{name if name.isidentifier() else 'code'}"

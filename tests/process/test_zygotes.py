@@ -73,7 +73,7 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
     live = make_live(base_python=interpreter(sitecustomize="import os; os._exit(9)"))
     for _ in range(12):
         assert live.call(NEXT).error_type == "EnvironmentStartFailed"
-    assert live.supervisor._starts[live.supervisor._base] <= 5
+    assert sum(live.supervisor._fleet.starts.values()) <= 5
 
 
 def test_a_thread_at_start_up_makes_workers_spawn_and_says_why(make_live, interpreter):
@@ -165,9 +165,9 @@ def test_spares_are_let_go_when_idle_and_come_back(make_live):
 
 
 def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
-    from flashpool.pool import supervisor
+    from flashpool.pool import fleet
 
-    monkeypatch.setattr(supervisor, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(fleet, "ANSWER_S", 0.5)
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 1)
     stopped = live.zygote().pid
@@ -249,7 +249,7 @@ def test_nothing_grows(make_live):
         live.until(lambda: live.zygote().workers == live.zygote().spares)
         one, own = live.supervisor, len(os.listdir("/proc/self/fd")) - 2 * live.zygote().spares
         zygote = len(os.listdir(f"/proc/{live.zygote().pid}/fd")) - live.zygote().spares
-        return own, zygote, len(one._calls), len(one._handlers) - 2 * live.zygote().spares
+        return own, zygote, len(one._calls), len(one._poller) - 2 * live.zygote().spares
 
     def many() -> None:
         waiting = [

@@ -1,0 +1,288 @@
+"""The workers: their channels and outputs read, their calls handed over, their ends noticed.
+
+    SPARES -> Worker -> Listener.worker_ready
+    hand_over(call) -> CALL --> worker --> ITEM*, RESULT -> Listener.item, result
+    stop -> zygote's STOP
+    EXITED -> what it sent before -> Listener.died -> GONE -> Listener.worker_gone
+
+Bytes that users sent or printed pass through here unread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Final, Protocol
+
+from ._child import wire
+from .causes import Stop
+from .channel import WorkerLink
+from .config import PoolConfig
+from .fleet import Clock, Fleet
+from .poller import Poller
+from .states import WorkerState
+from .workers import Running, Worker
+from .zygote import ZygoteProcess
+
+#: Largest frame a worker may send; large buffers travel in descriptors.
+RESULT_LIMIT: Final = 4 << 30
+#: Beyond a stop's grace, the time its zygote has to carry it out.
+STOP_MARGIN_S: Final = 5.0
+#: Turns of reading what a dead worker had printed: more than a pipe holds.
+_LAST_TURNS: Final = 16
+
+
+class Listener(Protocol):
+    """Who hears of workers."""
+
+    def worker_ready(self, worker: Worker) -> None:
+        """It waits for its call."""
+
+    def worker_not_ready(self, worker: Worker) -> None:
+        """It died before it could take one."""
+
+    def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+        """Its call yielded."""
+
+    def result(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+        """Its call ended."""
+
+    def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+
+    def died(self, worker: Worker, running: Running, death: wire.Meta) -> None:
+        """It died without a result."""
+
+    def worker_dead(self, worker: Worker) -> None:
+        """It is dead; some of what it started is not."""
+
+    def worker_gone(self, worker: Worker) -> None:
+        """It and all that it started are gone."""
+
+
+class Crew:
+    """All workers of a pool."""
+
+    def __init__(
+        self, config: PoolConfig, fleet: Fleet, poller: Poller, now: Clock, listener: Listener
+    ) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._poller = poller
+        self._now = now
+        self._listener = listener
+        self._ids = itertools.count(1)
+        self._by_id: dict[int, Worker] = {}
+        #: By guard's and worker's pid: a pid is free again once its zygote has reaped it.
+        self._by_pid: dict[tuple[int, int], Worker] = {}
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._by_id.values())
+
+    def __getitem__(self, worker_id: int) -> Worker:
+        return self._by_id[worker_id]
+
+    # Births.
+
+    def welcome(
+        self, zygote: ZygoteProcess, pids: list[int], fds: list[int], *, ready: bool
+    ) -> None:
+        """A zygote forked these."""
+        now = self._now()
+        for pid, channel_fd, output_fd in zip(pids, fds[::2], fds[1::2], strict=True):
+            link = WorkerLink(
+                channel_fd,
+                output_fd,
+                output_limit=self._config.output_limit,
+                body_limit=RESULT_LIMIT,
+            )
+            worker = Worker(next(self._ids), pid, zygote, link, prepared=ready, now=now)
+            self._by_pid[zygote.process.pid, pid] = self._by_id[worker.id] = worker
+            self._poller.watch(channel_fd, partial(self._on_channel, worker))
+            self._poller.watch(output_fd, partial(self._on_output, worker))
+            if ready:
+                self._listener.worker_ready(worker)
+
+    # Commands.
+
+    def hand_over(self, worker: Worker, call_id: int, running: Running) -> None:
+        """Give a spare its call."""
+        worker.take(call_id, running, self._now())
+        call = running.call
+        meta = {
+            "codec": call.codec.value,
+            "env": call.env,
+            "stream": call.stream,
+            "result_limit": call.limits.result_bytes,
+        }
+        self._send(worker, wire.CALL, meta, call.body, call.fds)
+
+    def credit(self, worker: Worker, items: int) -> None:
+        """Let it yield that many more."""
+        self._send(worker, wire.CREDIT, {"items": items})
+
+    def dismiss(self, worker: Worker) -> None:
+        """End a spare: it leaves when its channel closes."""
+        worker.state.move(WorkerState.ENDING)
+        worker.ending_since = self._now()
+        worker.link.hang_up()
+
+    def stop(self, worker: Worker, stop: Stop | None, *, grace: float, dump: bool = False) -> None:
+        """End it and its tree; ``stop`` says why, if its call is to hear of it."""
+        worker.stop = worker.stop or stop
+        worker.stopping = True
+        if worker.state.now in (WorkerState.BUSY, WorkerState.PREPARING, WorkerState.SPARE):
+            worker.state.move(WorkerState.ENDING)
+        worker.ending_since = self._now() + grace
+        self._fleet.stop(worker.zygote, worker.pid, grace=grace, dump=dump)
+
+    def check(self) -> None:
+        """End those that should have ended by now; call it every second or so."""
+        now = self._now()
+        for worker in list(self):
+            if worker.status is not None:
+                continue
+            if worker.state.now is WorkerState.PREPARING:
+                if now - worker.since > self._config.start_timeout_s:
+                    self.stop(worker, None, grace=self._config.grace_s, dump=True)
+            elif worker.ending_since is not None:
+                self._check_ending(worker, now - worker.ending_since)
+
+    def _check_ending(self, worker: Worker, overdue_s: float) -> None:
+        if not worker.stopping and overdue_s > self._config.grace_s:
+            self.stop(worker, None, grace=0.0)
+        elif worker.stopping and overdue_s > STOP_MARGIN_S:
+            worker.zygote.kill(f"it did not end worker {worker.pid} and was killed")
+
+    def _send(
+        self,
+        worker: Worker,
+        kind: int,
+        meta: wire.Meta,
+        body: bytes = b"",
+        fds: tuple[int, ...] = (),
+    ) -> None:
+        try:
+            worker.link.send(kind, meta, body, fds)
+        except OSError:
+            return  # It died: EXITED follows, and a call that had not begun is tried again.
+        if worker.link.blocked:
+            self._poller.want_to_write(worker.link.channel_fd, True)
+
+    # What they send and print.
+
+    def _on_channel(self, worker: Worker, writable: bool) -> None:
+        if writable:
+            self._flush(worker)
+        try:
+            frames = worker.link.read()
+        except wire.BadFrame as error:
+            self._on_bad_frame(worker, str(error))
+            return
+        if frames is None:
+            # Its end, or its channel was closed by user code: EXITED says which.
+            self._poller.forget(worker.link.channel_fd)
+            return
+        for frame in frames:
+            self._on_frame(worker, frame)
+
+    def _flush(self, worker: Worker) -> None:
+        try:
+            worker.link.flush()
+        except OSError:
+            return
+        if not worker.link.blocked:
+            self._poller.want_to_write(worker.link.channel_fd, False)
+
+    def _on_frame(self, worker: Worker, frame: wire.Frame) -> None:
+        running = worker.running
+        if frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
+            worker.state.move(WorkerState.SPARE)
+            worker.prepared = True
+            self._listener.worker_ready(worker)
+        elif running is None or running.done or worker.stop is not None:
+            # Its call was cancelled meanwhile, or its time is up: too late.
+            for fd in frame.fds:
+                os.close(fd)
+        elif frame.kind == wire.RESULT:
+            # What it printed before its result is in the pipe by now.
+            self._read_output(worker)
+            self._listener.result(worker, running, frame)
+            if worker.state.now is WorkerState.BUSY:
+                worker.state.move(WorkerState.ENDING)
+                worker.ending_since = self._now()
+        elif frame.kind == wire.ITEM:
+            self._listener.item(worker, running, frame)
+
+    def _on_bad_frame(self, worker: Worker, problem: str) -> None:
+        self._poller.forget(worker.link.channel_fd)
+        running = worker.running
+        self.stop(worker, None, grace=0.0)
+        if running is not None and not running.done:
+            self._read_output(worker)
+            self._listener.spoilt(worker, running, problem)
+
+    def _on_output(self, worker: Worker, _writable: bool) -> None:
+        if self._read_output(worker) is None:
+            self._poller.forget(worker.link.output_fd)
+
+    def _read_output(self, worker: Worker) -> bytes | None:
+        chunk = worker.link.read_output()
+        running = worker.running
+        if chunk and running is not None and not running.done and running.sink.wants_output:
+            running.sink.output(chunk)
+        return chunk
+
+    # Deaths.
+
+    def exited(self, zygote: ZygoteProcess, death: wire.Meta) -> None:
+        """A zygote reported this worker's death."""
+        worker = self._by_pid.get((zygote.process.pid, death["worker"]))
+        if worker is None:
+            return
+        self._read_last(worker)
+        worker.status = death["status"]
+        running = worker.running
+        if running is not None and not running.done:
+            self._listener.died(worker, running, death)
+        elif not worker.prepared:
+            self._listener.worker_not_ready(worker)
+        if death["orphans"]:
+            self._listener.worker_dead(worker)
+        else:
+            self.forget(worker)
+
+    def gone(self, zygote: ZygoteProcess, pid: int) -> None:
+        """What a dead worker had left is gone too."""
+        worker = self._by_pid.get((zygote.process.pid, pid))
+        if worker is not None:
+            self.forget(worker)
+
+    def of(self, zygote: ZygoteProcess | None) -> list[Worker]:
+        """A zygote's workers."""
+        return [worker for worker in self if worker.zygote is zygote]
+
+    def forget(self, worker: Worker) -> None:
+        """It is gone: let go of its descriptors."""
+        self._read_last(worker)
+        worker.state.move(WorkerState.GONE)
+        del self._by_pid[worker.zygote.process.pid, worker.pid]
+        del self._by_id[worker.id]
+        self._poller.forget(worker.link.channel_fd)
+        self._poller.forget(worker.link.output_fd)
+        worker.link.close()
+        self._listener.worker_gone(worker)
+
+    def _read_last(self, worker: Worker) -> None:
+        """Take what it sent and printed before: a result that made it is a result."""
+        try:
+            while frames := worker.link.read():
+                for frame in frames:
+                    self._on_frame(worker, frame)
+        except wire.BadFrame:
+            pass
+        for _ in range(_LAST_TURNS):
+            if not self._read_output(worker):
+                break

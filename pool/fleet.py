@@ -1,0 +1,257 @@
+"""The zygotes: started, listened to, retired, killed when they do not answer.
+
+    StartZygote -> start -> ZygoteProcess ... READY -> Listener.zygote_ready
+                                              SPARES, EXITED, GONE -> Listener
+    RetireZygote -> retire -> LEAVE ... guard's exit -> Listener.zygote_lost
+
+A guard's exit is the one sure sign that a zygote and all below it are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from typing import Final, Protocol
+
+from . import ends
+from ._child import wire
+from .config import PoolConfig
+from .learning import Learner
+from .poller import Poller
+from .scheduler import ZygoteKey
+from .states import ZygoteState
+from .zygote import ZygoteProcess
+
+log = logging.getLogger(__name__)
+
+#: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
+ANSWER_S: Final = 10.0
+
+
+class Listener(Protocol):
+    """Who hears of zygotes."""
+
+    def zygote_ready(self, zygote: ZygoteProcess) -> None:
+        """It can fork."""
+
+    def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
+        """It, and every process below it, is gone; None when it never was."""
+
+    def spares(self, zygote: ZygoteProcess, pids: list[int], fds: list[int], ready: bool) -> None:
+        """It forked; channel and output of each worker, in turn."""
+
+    def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
+        """It could not fork that many."""
+
+    def exited(self, zygote: ZygoteProcess, death: wire.Meta) -> None:
+        """A worker is dead; the EXITED message."""
+
+    def gone(self, zygote: ZygoteProcess, pid: int) -> None:
+        """All that a dead worker had left behind is gone too."""
+
+
+class Fleet:
+    """All zygotes of a pool. Decisions are the scheduler's and the learner's."""
+
+    def __init__(
+        self, config: PoolConfig, learner: Learner, poller: Poller, now: Clock, listener: Listener
+    ) -> None:
+        self._config = config
+        self._learner = learner
+        self._poller = poller
+        self._now = now
+        self._listener = listener
+        self._up: dict[ZygoteKey, ZygoteProcess] = {}
+        self._leaving: list[ZygoteProcess] = []
+        #: Environments whose workers are spawned, and why.
+        self.spawned: dict[str, str] = {}
+        #: How often each was started, and why it failed last.
+        self.starts: dict[ZygoteKey, int] = {}
+        self.failures: dict[ZygoteKey, str] = {}
+
+    def __iter__(self) -> Iterator[ZygoteProcess]:
+        yield from self._up.values()
+        yield from self._leaving
+
+    def __getitem__(self, key: ZygoteKey) -> ZygoteProcess:
+        return self._up[key]
+
+    def __contains__(self, one: ZygoteKey | ZygoteProcess) -> bool:
+        if isinstance(one, ZygoteProcess):
+            return self._up.get(one.key) is one
+        return one in self._up
+
+    @property
+    def all_left(self) -> bool:
+        """Whether no zygote is left of those that were asked to leave."""
+        return not self._leaving
+
+    def start(self, key: ZygoteKey) -> bool:
+        """Start it; False when its interpreter cannot be executed (see ``failures``)."""
+        method = "spawn" if key.environment in self.spawned else self._config.start_method
+        preload = (*self._config.preload, *self._learner.modules(key))
+        self.starts[key] = self.starts.get(key, 0) + 1
+        self.failures.pop(key, None)
+        python = self._config.base_python
+        try:
+            zygote = ZygoteProcess(
+                key, python, self._config, preload=preload, method=method, now=self._now()
+            )
+        except OSError as error:
+            self.failures[key] = f"{python}: {error.strerror}"
+            return False
+        self._up[key] = zygote
+        self._poller.watch(zygote.control.fileno(), partial(self._on_control, zygote))
+        self._poller.watch(zygote.words_fd, partial(self._on_words, zygote))
+        self._poller.watch(zygote.guard_fd, partial(self._on_guard_exit, zygote))
+        self._send(zygote, wire.START, **self._how_to_start(method, preload))
+        return True
+
+    def _how_to_start(self, method: str, preload: tuple[str, ...]) -> dict[str, object]:
+        return {
+            "path": list(self._config.extra_path),
+            "runtime": ends.runtime_packages(),
+            "preload": list(preload),
+            "method": method,
+            "workdir": self._config.workdir,
+            "log_level": self._config.log_level,
+            "grace": self._config.grace_s,
+        }
+
+    def fork(self, key: ZygoteKey, number: int) -> None:
+        """Have it fork spares."""
+        zygote = self._up[key]
+        if zygote.unanswered == 0:
+            zygote.answered_at = self._now()
+        zygote.unanswered += number
+        self._send(zygote, wire.FORK, n=number)
+
+    def stop(self, zygote: ZygoteProcess, pid: int, *, grace: float, dump: bool) -> None:
+        """Have it end a worker and its tree."""
+        self._send(zygote, wire.STOP, worker=pid, grace=grace, dump=dump)
+
+    def retire(self, zygote: ZygoteProcess) -> None:
+        """Ask it to kill its workers and leave."""
+        if self._up.get(zygote.key) is zygote:
+            del self._up[zygote.key]
+            self._leaving.append(zygote)
+            zygote.state.move(ZygoteState.LEAVING)
+            self._send(zygote, wire.LEAVE)
+
+    def retire_all(self) -> None:
+        """Ask every one to leave."""
+        for zygote in list(self._up.values()):
+            self.retire(zygote)
+
+    def kill_leaving(self) -> None:
+        """Kill those that were asked to leave and have not."""
+        for zygote in self._leaving:
+            zygote.kill_with_guard()
+
+    def check(self) -> None:
+        """Kill those that do not come up, or do not answer. Call it every second or so."""
+        now = self._now()
+        start_s = self._config.start_timeout_s
+        for zygote in self._up.values():
+            if zygote.state.now is ZygoteState.STARTING and now - zygote.started_at > start_s:
+                zygote.kill(f"it did not come up within {start_s:g} s and was killed")
+            elif zygote.unanswered and now - zygote.answered_at > ANSWER_S:
+                zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
+
+    # What they say.
+
+    def _send(self, zygote: ZygoteProcess, op: str, **fields: object) -> None:
+        zygote.send(op, **fields)
+        if zygote.blocked:
+            self._poller.want_to_write(zygote.control.fileno(), True)
+
+    def _on_control(self, zygote: ZygoteProcess, writable: bool) -> None:
+        if writable:
+            zygote.flush()
+            if not zygote.blocked:
+                self._poller.want_to_write(zygote.control.fileno(), False)
+        if not self._hear(zygote):
+            self._poller.forget(zygote.control.fileno())
+
+    def _hear(self, zygote: ZygoteProcess) -> bool:
+        """Act on what has arrived; False at the end."""
+        try:
+            for message, fds in zygote.receive():
+                zygote.answered_at = self._now()
+                self._on_message(zygote, message, fds)
+        except wire.Closed:
+            return False
+        return True
+
+    def _on_message(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
+        op = message["op"]
+        if op == wire.SPARES:
+            zygote.unanswered -= len(message["workers"])
+            self._listener.spares(zygote, message["workers"], fds, message["ready"])
+        elif op == wire.EXITED:
+            self._listener.exited(zygote, message)
+        elif op == wire.GONE:
+            self._listener.gone(zygote, message["worker"])
+        else:
+            self._on_rare_message(zygote, op, message)
+
+    def _on_rare_message(self, zygote: ZygoteProcess, op: str, message: wire.Meta) -> None:
+        if op == wire.LOADING:
+            zygote.loading = message["module"]
+        elif op == wire.SKIPPED:
+            zygote.skipped[message["module"]] = message["why"]
+            self._learner.skip(zygote.key, message["module"], message["why"])
+        elif op == wire.UNSAFE:
+            zygote.unsafe = (message["module"], message["why"])
+        elif op == wire.NOT_FORKED:
+            log.error("%r cannot fork: %s", zygote, message["why"])
+            self.failures[zygote.key] = f"it cannot fork: {message['why']}"
+            zygote.unanswered -= message["n"]
+            self._listener.not_forked(zygote, message["n"])
+        elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
+            # In any other state it was told to leave meanwhile.
+            zygote.is_ready(message, self._now())
+            log.info("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
+            self._listener.zygote_ready(zygote)
+
+    def _on_words(self, zygote: ZygoteProcess, _writable: bool) -> None:
+        if not zygote.read_words():
+            self._poller.forget(zygote.words_fd)
+
+    def _on_guard_exit(self, zygote: ZygoteProcess, _writable: bool) -> None:
+        """All below the guard is gone, and what it told last is in the sockets."""
+        if zygote.process.poll() is None:
+            return  # The event was for an earlier holder of this descriptor's number.
+        self._hear(zygote)
+        zygote.read_words()
+        for fd in (zygote.control.fileno(), zygote.words_fd, zygote.guard_fd):
+            self._poller.forget(fd)
+        zygote.close()
+        left = zygote.state.now is ZygoteState.LEAVING
+        zygote.state.move(ZygoteState.GONE)
+        if left:
+            self._leaving.remove(zygote)
+        else:
+            del self._up[zygote.key]
+            self._died(zygote)
+        self._listener.zygote_lost(zygote.key, zygote, zygote.reason())
+
+    def _died(self, zygote: ZygoteProcess) -> None:
+        """Remember why; do not let happen again what can be avoided."""
+        reason = zygote.reason()
+        log.warning("%r is lost: %s", zygote, reason)
+        if zygote.curable:
+            self.spawned[zygote.key.environment] = reason
+            return
+        self.failures[zygote.key] = reason
+        if zygote.key.profile and zygote.ready_at is None:
+            culprit = zygote.unsafe[0] if zygote.unsafe else zygote.loading
+            self._learner.failed(zygote.key, culprit, reason)
+
+
+class Clock(Protocol):
+    """Monotonic seconds."""
+
+    def __call__(self) -> float:
+        """The time."""

@@ -1,0 +1,93 @@
+"""Reads the pool's parts into one `PoolStats`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Final
+
+from .config import PoolConfig
+from .crew import Crew
+from .fleet import Fleet
+from .learning import Learner
+from .scheduler import Scheduler
+from .stats import CallStats, PoolStats, QueueStats, Recorder, SlotStats, ZygoteStats
+from .workers import Running
+from .zygote import ZygoteProcess
+
+#: Calls and modules listed at most.
+_CALLS: Final = 1000
+_MODULES: Final = 100
+
+
+def of_pool(
+    *,
+    now: float,
+    ready: bool,
+    draining: bool,
+    config: PoolConfig,
+    scheduler: Scheduler,
+    fleet: Fleet,
+    crew: Crew,
+    calls: Mapping[int, Running],
+    learner: Learner,
+    recorder: Recorder,
+) -> PoolStats:
+    """The pool as it is now."""
+    oldest = scheduler.waiting_since()
+    return PoolStats(
+        ready=ready,
+        draining=draining,
+        slots=SlotStats(total=config.slots, busy=scheduler.busy),
+        queue=QueueStats(
+            depth=scheduler.waiting,
+            limit=config.queue_limit,
+            oldest_age_s=None if oldest is None else round(now - oldest, 3),
+            refused=recorder.refused,
+        ),
+        zygotes=[_zygote(one, scheduler, fleet, crew, learner) for one in fleet],
+        running=[
+            _call(call_id, running, now)
+            for call_id, running in itertools.islice(calls.items(), _CALLS)
+        ],
+        calls=recorder.calls,
+        outcomes=dict(recorder.outcomes),
+        latency=recorder.latency(),
+        recent_failures=recorder.failures(),
+        supervisor=recorder.supervisor(),
+    )
+
+
+def _call(call_id: int, running: Running, now: float) -> CallStats:
+    return CallStats(
+        id=call_id,
+        label=running.call.label,
+        age_s=round(now - running.submitted_at, 3),
+        phase=running.phase.value,
+        pid=running.worker.pid if running.worker else None,
+        environment=running.call.environment,
+    )
+
+
+def _zygote(
+    zygote: ZygoteProcess, scheduler: Scheduler, fleet: Fleet, crew: Crew, learner: Learner
+) -> ZygoteStats:
+    key = zygote.key
+    ready_at = zygote.ready_at
+    return ZygoteStats(
+        environment=key.environment,
+        profile=key.profile,
+        pid=zygote.pid,
+        state=zygote.state.now.value,
+        python=zygote.version,
+        start_method=zygote.method,
+        reason=fleet.spawned.get(key.environment),
+        start_s=None if ready_at is None else round(ready_at - zygote.started_at, 4),
+        preloaded=len(zygote.preload) - len(zygote.skipped),
+        preload=list(zygote.preload[:_MODULES]),
+        skipped={**zygote.skipped, **learner.denied(key.environment)},
+        spares=scheduler.spares(key),
+        workers=len(crew.of(zygote)),
+        starts=fleet.starts.get(key, 0),
+        last_failure=fleet.failures.get(key),
+    )
