@@ -1,14 +1,15 @@
 """Requests being answered, and what becomes of those whose client is slow or gone.
 
-A request is *receiving* until its body is here, then *running*. Most are over within
-milliseconds, so nothing is set up for a single one: a sweep looks at those that have
-lasted, cancels those that received for too long, and only then gives a running one a task
-that waits for its client to hang up.
+A request is *receiving* until its body is here; then its environment is found and its call
+runs. Most are over within milliseconds, so nothing is set up for a single one: a sweep
+looks at those that have lasted, cuts off those that received for too long, and only then
+gives the others a task that waits for their client to hang up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import Final
 
 from starlette.types import Receive
@@ -19,20 +20,29 @@ from .service import Pending
 SWEEP_S: Final = 0.05
 
 
+class Cut(enum.Enum):
+    """Why the task of a request was cancelled from here."""
+
+    OVERDUE = "its body did not arrive in time"
+    GONE = "its client went away"
+
+
 class Exchange:
     """One request, from its headers to its response."""
 
-    __slots__ = ("_receive", "_watcher", "overdue", "pending", "started", "task")
+    __slots__ = ("_receive", "_watcher", "cut", "pending", "received", "started", "task")
 
     def __init__(self, receive: Receive, task: asyncio.Task[object], started: float) -> None:
         self._receive = receive
         self._watcher: asyncio.Task[None] | None = None
         self.task = task
         self.started = started
-        #: The call, once the request is complete.
+        #: Whether the request is complete.
+        self.received = False
+        #: The call, once the pool has it.
         self.pending: Pending | None = None
-        #: Set before its task is cancelled for taking too long to send.
-        self.overdue = False
+        #: Set before its task is cancelled.
+        self.cut: Cut | None = None
 
     def watch(self) -> None:
         """Begin to wait for the client to go away."""
@@ -43,6 +53,13 @@ class Exchange:
             pass
         if self.pending is not None:
             self.pending.cancel("the client went away")
+        else:
+            self.cut_off(Cut.GONE)
+
+    def cut_off(self, why: Cut) -> None:
+        """Cancel the task, which finds the reason in ``cut``."""
+        self.cut = why
+        self.task.cancel()
 
     def close(self) -> None:
         """The request is answered, or nobody waits for an answer."""
@@ -80,13 +97,12 @@ class Exchanges:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for exchange in self._older_than(now - SWEEP_S):
-            if exchange.pending is not None:
+            if exchange.received:
                 del self._unwatched[exchange]
                 exchange.watch()
             elif now - exchange.started > self._receive_limit_s:
                 del self._unwatched[exchange]
-                exchange.overdue = True
-                exchange.task.cancel()
+                exchange.cut_off(Cut.OVERDUE)
         self._sweeping = bool(self._unwatched)
         if self._sweeping:
             loop.call_later(SWEEP_S, self._sweep, loop)

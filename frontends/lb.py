@@ -27,7 +27,7 @@ from flashpool.pool.settings import Settings
 from . import answers
 from .admin import Admin
 from .answers import Answer
-from .exchanges import Exchange, Exchanges
+from .exchanges import Cut, Exchange, Exchanges
 from .service import Service
 
 #: Seconds a client that sent too much may go on sending, so that it reads its answer: closing
@@ -63,8 +63,10 @@ class Execute:
         except FlashpoolError as error:
             await _respond(send, answers.of_error(error))
         except asyncio.CancelledError:
-            if not exchange.overdue:
+            if exchange.cut is None:
                 raise
+            if exchange.cut is Cut.GONE:
+                return
             late = Timeout("The request did not arrive within the limit", phase="receive")
             await _respond(send, answers.of_error(late, 408), close=True)
         finally:
@@ -74,6 +76,7 @@ class Execute:
         headers = dict(scope["headers"])
         self._authorize(headers)
         body = await self._read(headers, receive)
+        exchange.received = True
         call = await self._service.prepare(body)
         exchange.pending = self._service.submit(call)
         return self._service.answer(await exchange.pending.outcome)

@@ -34,6 +34,8 @@ class Server:
                 stdout=file,
                 stderr=file,
                 env={**environ, **ports, **variables},
+                # A group of its own, as a terminal's shell gives it.
+                start_new_session=True,
             )
         self.http = httpx.Client(timeout=60, trust_env=False)
 

@@ -114,6 +114,13 @@ def test_sigterm_lets_running_calls_finish(server: Server, tmp_path: Path) -> No
     assert not alive(tree)
 
 
+def test_ctrl_c_in_a_terminal_drains_too(server: Server, tmp_path: Path) -> None:
+    with staying(server, tmp_path / "begun", 1.5) as caller:
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert caller.reply.result().json()["json_result"] == "done"
+        assert server.process.wait(10) == 0
+
+
 def test_what_does_not_finish_in_time_is_ended(tmp_path: Path) -> None:
     limits = {"FLASHPOOL_DRAIN_S": "0.5", "FLASHPOOL_GRACE_S": "0.2"}
     with serving(tmp_path, **limits) as server, staying(server, tmp_path / "b", 60) as caller:

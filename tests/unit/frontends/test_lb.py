@@ -6,6 +6,7 @@ import pytest
 from unit.frontends.stand_in import NONE, StandInPool
 from unit.frontends.wire import BODY, at_end, post, read_reply, run, serving, until
 
+from flashpool.frontends.base_only import Spec
 from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded
 
@@ -304,5 +305,49 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             pool.finish(1, DONE)
             assert (await read_reply(reader)).status == 200
             assert (await read_reply(reader)).status == 422
+
+    run(main())
+
+
+class SlowEnvironments:
+    """Takes its time, and notes when it is cancelled."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.asked = self.cancelled = False
+
+    async def resolve(self, spec: Spec) -> str:
+        self.asked = True
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return "made"
+
+
+NEEDS = json.dumps({**json.loads(BODY), "dependencies": ["x"]}).encode()
+
+
+def test_building_is_not_receiving() -> None:
+    async def main() -> None:
+        pool = StandInPool()
+        limit = {"FLASHPOOL_RECEIVE_TIMEOUT_S": "0.1"}
+        async with serving(pool, SlowEnvironments(0.5), **limit) as client:
+            assert (await client.execute(NEEDS)).status == 200
+        assert pool.calls[0].environment == "made"
+
+    run(main())
+
+
+def test_a_client_that_goes_away_while_its_environment_is_made() -> None:
+    async def main() -> None:
+        pool, environments = StandInPool(), SlowEnvironments(20)
+        async with serving(pool, environments) as client:
+            async with client.connect() as (_reader, writer):
+                writer.write(post(NEEDS))
+                await until(lambda: environments.asked)
+            await until(lambda: environments.cancelled)
+        assert pool.calls == []
 
     run(main())

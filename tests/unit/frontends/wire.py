@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, NamedTuple
 
-from flashpool.frontends.base_only import BaseOnly
+from flashpool.frontends.base_only import BaseOnly, Environments
 from flashpool.frontends.lb import create_app
 from flashpool.frontends.listener import Listener, bind
 from flashpool.frontends.service import CallPool, Service
@@ -85,10 +85,14 @@ async def at_end(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def serving(pool: CallPool, **variables: str) -> AsyncIterator[Client]:
+async def serving(
+    pool: CallPool, environments: Environments | None = None, **variables: str
+) -> AsyncIterator[Client]:
     settings = Settings.from_environ(variables)
     service = Service(
-        pool, BaseOnly(sys.executable), result_limit=settings.result_limit_mb * 1024 * 1024
+        pool,
+        environments or BaseOnly(sys.executable),
+        result_limit=settings.result_limit_mb * 1024 * 1024,
     )
     with bind("127.0.0.1", 0, "FLASHPOOL_PORT") as sock:
         listener = Listener(create_app(service, settings), settings)
