@@ -1,0 +1,35 @@
+"""Waiting for what must come true, and for calls that are known to run."""
+
+import time
+from contextlib import contextmanager
+
+from contract import executor_functions as there
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def eventually(condition, limit=10.0):
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.005)
+
+
+def written(path):
+    return path.exists() and path.read_text() != ""
+
+
+@contextmanager
+def running(pool, tmp_path, seconds=60):
+    """A call that is known to run, and its pid."""
+    mark = tmp_path / "running"
+    future = pool.submit(there.touch_then_sleep, str(mark), seconds)
+    eventually(lambda: written(mark))
+    yield future, int(mark.read_text())
+    future.cancel()
