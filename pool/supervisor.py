@@ -223,6 +223,9 @@ class Supervisor:
         running = self._calls[call_id]
         self._crew.hand_over(worker, call_id, running)
         running.close_fds()
+        started = getattr(running.sink, "started", None)
+        if started is not None:
+            started()
         running.cancel_timer()
         limits = running.call.limits
         if limits.run_s is not None:
