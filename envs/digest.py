@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -24,6 +25,17 @@ __all__ = ["FORMAT", "digest_of", "index_identity", "is_hex_id", "request_key"]
 #: Raised when the layout of an environment changes: old ones are then left to eviction.
 FORMAT: Final = 1
 _LENGTH: Final = 40
+_INDEX_VARIABLES: Final = (
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS",
+    "UV_INDEX_STRATEGY",
+    "UV_TORCH_BACKEND",
+    "UV_EXCLUDE_NEWER",
+    "UV_PRERELEASE",
+)
 _ID: Final = re.compile(rf"[0-9a-f]{{{_LENGTH}}}")
 
 
@@ -38,8 +50,9 @@ def _hash(*parts: object) -> str:
 
 
 def index_identity(settings: EnvSettings) -> str:
-    """Tell index settings apart without writing their credentials anywhere."""
-    return _hash(settings.index_url, settings.extra_index_urls, settings.find_links)
+    """Tell index settings apart, uv's own variables too, without writing credentials anywhere."""
+    outside = [os.environ.get(name, "") for name in _INDEX_VARIABLES]
+    return _hash(settings.index_url, settings.extra_index_urls, settings.find_links, outside)
 
 
 def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str:

@@ -37,6 +37,7 @@ class Shelf:
     ground: Ground
     settings: EnvSettings
     damaged: set[str] = field(default_factory=set)
+    bad_archives: set[str] = field(default_factory=set)
     _verified: dict[str, float] = field(default_factory=dict)
 
     def look(
@@ -98,6 +99,7 @@ class Shelf:
             self._unpack(info, base)
         except (Tampered, FileNotFoundError) as error:
             _log.warning("archive %s cannot be used: %s", digest, error)
+            self.bad_archives.add(digest)
             return False
         self._touch_archive(digest)
         return True
@@ -118,8 +120,10 @@ class Shelf:
             pass  # a volume that cannot be written keeps no order of use
 
     def archived(self, digest: str) -> bool:
-        """Whether a complete archive is on the volume."""
-        return self.ground.archives and self.ground.shared.archive_manifest(digest).is_file()
+        """Whether an archive is on the volume, and not known to be bad."""
+        if not self.ground.archives or digest in self.bad_archives:
+            return False
+        return self.ground.shared.archive_manifest(digest).is_file()
 
     def unfinished(self, digest: str) -> bool:
         """Whether bytecode, seal or archive are still to be made."""
@@ -135,6 +139,7 @@ class Shelf:
             self.ground.shared_holders.me,
             self.settings.volume_key,
         )
+        self.bad_archives.discard(digest)
         evict_archives(self.ground.shared, self.ground.evictor.limits.quota)
 
 

@@ -81,7 +81,7 @@ def test_a_refusal_says_what_to_do() -> None:
 
 def test_references_outside_the_policy_say_so() -> None:
     spec = Spec(requirements=("x @ git+https://example.org/x.git",))
-    with pytest.raises(SpecRefused, match="kind 'vcs'.*allowed: url"):
+    with pytest.raises(SpecRefused, match=r"kind 'vcs'.*allowed: url"):
         normalise(spec, references=frozenset({"url"}))
 
 

@@ -1,0 +1,415 @@
+"""Several processes on one volume; builders that die, stop, or run out of disk."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool.envs import DiskFull, Environments, Spec
+from flashpool.envs.manifest import check_sizes, read_facts
+
+Run = Callable[[Any], Any]
+VersionIn = Callable[[Path, str], str]
+
+
+def spec(*requirements: str, **rest: Any) -> Spec:
+    return Spec(requirements=requirements, **rest)
+
+
+def results(child: "subprocess.Popen[str]") -> list[dict[str, str]]:
+    out, err = child.communicate(timeout=50)
+    assert child.returncode == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def wait_for(condition: Callable[[], Any], limit_s: float = 30) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+def entries(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def all_published_are_complete(setup: Any) -> None:
+    for digest in entries(setup.store("envs")):
+        path = setup.store("envs", digest)
+        facts = read_facts(path)
+        assert facts is not None
+        assert facts.digest == digest
+        check_sizes(path)
+
+
+def processes_in(path: Path) -> list[str]:
+    """Command lines that mention a path."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if str(path) in line and "child_acquire" not in line:
+                found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["volume", "archive"])
+def test_racers_build_once(mode: str, setup: Any, version_in: VersionIn, tmp_path: Path) -> None:
+    """Several processes, twenty requests each, one new set: one build."""
+    setup.base.index.add("many", "1.0", "beta", files={f"m{n}.py": "x = 1\n" for n in range(300)})
+    children = [
+        setup.child("many", times=20, mode=mode, local=str(tmp_path / f"disk{n}")) for n in range(4)
+    ]
+    rows = [results(child) for child in children]
+    assert [len(each) for each in rows] == [20] * 4
+    assert len({row["digest"] for each in rows for row in each}) == 1
+    builders = [each for each in rows if each[0]["origin"] == "built"]
+    assert len(builders) == 1
+    for each in rows:
+        assert version_in(Path(each[0]["python"]), "many") == "1.0"
+    assert entries(setup.store("scratch")) == []
+    assert entries(setup.store("claims")) == []
+    assert entries(setup.store("holders")) == []
+
+
+def _stages(setup: Any) -> dict[str, Callable[[], bool]]:
+    """Instants of a build that can be seen from outside."""
+
+    def scratch(*parts: str) -> list[Path]:
+        return list(setup.store("scratch").glob("/".join(("*", *parts))))
+
+    return {
+        "began": lambda: bool(entries(setup.store("scratch"))),
+        "resolving": lambda: bool(scratch("requirements.in")),
+        "claimed": lambda: bool(entries(setup.store("claims"))),
+        "venv": lambda: bool(scratch("env")),
+        "lock": lambda: bool(scratch("lock.txt")),
+        "installing": lambda: bool(scratch("env", "lib", "*", "site-packages", "many")),
+        "listed": lambda: bool(scratch("env", "flashpool.files")),
+        "facts": lambda: bool(scratch("env", "flashpool.json")),
+        "published": lambda: bool(entries(setup.store("envs"))),
+        "sealed": lambda: bool(list(setup.store("envs").glob("*/flashpool.seal"))),
+    }
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "began",
+        "resolving",
+        "claimed",
+        "venv",
+        "lock",
+        "installing",
+        "listed",
+        "facts",
+        "published",
+        "sealed",
+    ],
+)
+def test_a_builder_killed_at_any_stage(stage: str, setup: Any, version_in: VersionIn) -> None:
+    setup.base.index.add("many", "1.0", "beta", files={f"m{n}.py": "x = 1\n" for n in range(800)})
+    victim = setup.child("many", hold=False)
+    reached = _stages(setup)[stage]
+    wait_for(lambda: reached() or victim.poll() is not None)
+    waiting = setup.child("many", times=3)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    wait_for(lambda: not [line for line in processes_in(setup.volume) if "guard" in line] or waiting.poll() is not None)
+    all_published_are_complete(setup)
+    rows = results(waiting)
+    assert len(rows) == 3
+    assert version_in(Path(rows[0]["python"]), "many") == "1.0"
+    all_published_are_complete(setup)
+    assert processes_in(setup.volume) == []
+    # Whoever came next has cleaned up after the dead, or does when it comes.
+    results(setup.child("many"))
+    assert entries(setup.store("scratch")) == []
+    assert entries(setup.store("claims")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_builders_killed_again_and_again(setup: Any, version_in: VersionIn) -> None:
+    """At instants spread over the whole build, ten times over, with others waiting."""
+    setup.base.index.add("many", "1.0", "beta", files={f"m{n}.py": "x = 1\n" for n in range(800)})
+    outcomes: Counter[str] = Counter()
+    for number in range(10):
+        victims = [setup.child("many", times=10), setup.child("many", times=10)]
+        time.sleep(0.25 + number * 0.06)  # not a hope: any instant must do
+        os.kill(victims[0].pid, signal.SIGKILL)
+        victims[0].communicate()
+        rows = results(victims[1])
+        assert len(rows) == 10
+        assert version_in(Path(rows[0]["python"]), "many") == "1.0"
+        outcomes[rows[0]["origin"]] += 1
+        all_published_are_complete(setup)
+        wait_for(lambda: not processes_in(setup.volume))
+        subprocess.run(["rm", "-rf", str(setup.store())], check=True)
+    assert sum(outcomes.values()) == 10
+
+
+def test_a_stopped_builder_is_overtaken(setup: Any, version_in: VersionIn) -> None:
+    setup.base.index.add("many", "1.0", "beta", files={f"m{n}.py": "x = 1\n" for n in range(800)})
+    stopped = setup.child("many")
+    wait_for(lambda: entries(setup.store("claims")))
+    os.kill(stopped.pid, signal.SIGSTOP)
+    published = bool(entries(setup.store("envs")))
+    row = results(setup.child("many", claim_stale_s=1.0))[0]
+    assert row["origin"] == "built" or published
+    assert version_in(Path(row["python"]), "many") == "1.0"
+    os.kill(stopped.pid, signal.SIGCONT)
+    late = results(stopped)[0]
+    assert late["digest"] == row["digest"]
+    all_published_are_complete(setup)
+    assert entries(setup.store("scratch")) == []
+
+
+def test_a_leased_environment_of_another_process_stays(setup: Any, run: Run) -> None:
+    holder = subprocess_with_lease(setup, "alpha")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            provider = await environments.open()
+            evicted = await provider.evict_unused()
+            assert evicted.digests == ()
+            assert len(evicted.wanted) == 1
+            os.killpg(holder.pid, signal.SIGKILL)
+            holder.communicate()
+            evicted = await provider.evict_unused()
+            assert len(evicted.digests) == 1
+
+    run(main())
+
+
+def subprocess_with_lease(setup: Any, *requirements: str) -> "subprocess.Popen[str]":
+    import sys
+
+    child = CHILD_WITH_STDIN(setup, requirements, sys.executable)
+    assert child.stdout is not None
+    assert json.loads(child.stdout.readline())["origin"] == "built"
+    return child
+
+
+def CHILD_WITH_STDIN(
+    setup: Any, requirements: tuple[str, ...], python: str
+) -> "subprocess.Popen[str]":
+    order = {
+        "base_python": str(setup.base.python),
+        "volume": str(setup.volume),
+        "local": str(setup.local),
+        "find_links": [str(setup.base.index.folder)],
+        "requirements": list(requirements),
+        "hold": True,
+    }
+    script = Path(__file__).with_name("child_acquire.py")
+    child = subprocess.Popen(
+        [python, str(script), json.dumps(order)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    setup.children.append(child)
+    return child
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: next(path.glob("lib/*/site-packages/beta/__init__.py")).write_text(""),
+        lambda path: (path / "pyvenv.cfg").write_text(""),
+        lambda path: (path / "bin" / "python").unlink(),
+        lambda path: (path / "flashpool.json").unlink(),
+        lambda path: (path / "flashpool.json").write_text("{"),
+    ],
+)
+def test_a_damaged_environment_is_built_anew(
+    damage: Callable[[Path], Any], setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("beta")) as found:
+                root = found.root
+            await (await environments.open()).settled()
+        assert root is not None
+        damage(root)
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("beta")) as found:
+                assert found.origin == "built"
+                assert found.root == root
+                assert version_in(found.python, "beta") == "1.0"
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("beta")) as found:
+                assert found.origin == "disk"
+
+    run(main())
+
+
+def test_a_tampered_environment_is_built_anew(setup: Any, run: Run, version_in: VersionIn) -> None:
+    settings = setup.settings(volume_key=b"key")
+
+    async def main() -> None:
+        async with Environments(settings) as environments:
+            with await environments.acquire(spec("beta")) as found:
+                root = found.root
+        async with Environments(settings) as environments:
+            with await environments.acquire(spec("beta")) as found:
+                assert found.origin == "disk"
+                assert version_in(found.python, "beta") == "1.0"
+        module = next(root.glob("lib/*/site-packages/beta/__init__.py"))
+        size = module.stat().st_size
+        module.unlink()
+        module.write_text("version = 'bad'\n".ljust(size)[:size])
+        async with Environments(settings) as environments:
+            with await environments.acquire(spec("beta")) as found:
+                assert found.origin == "built"
+                assert version_in(found.python, "beta") == "1.0"
+
+    run(main())
+
+
+def test_a_quota_holds_with_environments_used_in_turn(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    quota_mb = 12
+    for number in range(10):
+        setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(2_000_000)})
+
+    async def main() -> None:
+        most = 0
+        async with Environments(setup.settings(quota_mb=quota_mb)) as environments:
+            provider = await environments.open()
+            for number in [*range(10), *range(10)]:
+                with await environments.acquire(spec(f"big==1.{number}")) as found:
+                    assert version_in(found.python, "big") == f"1.{number}"
+                    await provider.settled()
+                    assert found.python.exists()
+                    most = max(most, provider.ground.evictor.measure())
+        assert most <= quota_mb * 1024 * 1024
+        assert len(entries(setup.store("envs"))) > 1
+
+    run(main())
+
+
+def test_a_quota_never_breaks_what_is_leased(setup: Any, run: Run, version_in: VersionIn) -> None:
+    for number in range(4):
+        setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(2_000_000)})
+
+    async def main() -> None:
+        pressed: list[tuple[str, ...]] = []
+        async with Environments(setup.settings(quota_mb=5)) as environments:
+            provider = await environments.open()
+            provider.on_pressure(pressed.append)
+            leases = [await environments.acquire(spec(f"big==1.{number}")) for number in range(4)]
+            await provider.settled()
+            for number, lease in enumerate(leases):
+                assert version_in(lease.environment.python, "big") == f"1.{number}"
+                lease.release()
+            assert pressed
+            await provider.make_room(reserve=False)
+            assert provider.ground.evictor.measure() <= 5 * 1024 * 1024
+
+    run(main())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk_evicts_then_tells(
+    small_disk: Path, setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    for number in range(3):
+        setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(5_000_000)})
+    setup.base.index.add("huge", "1.0", files={"data.bin": os.urandom(30_000_000)})
+
+    async def main() -> None:
+        async with Environments(setup.settings(volume=small_disk)) as environments:
+            provider = await environments.open()
+            for number in (0, 1, 2, 0):
+                with await environments.acquire(spec(f"big==1.{number}")) as found:
+                    assert version_in(found.python, "big") == f"1.{number}"
+            with pytest.raises(DiskFull) as caught:
+                await environments.acquire(spec("huge"))
+            assert caught.value.error_type == "EnvironmentError"
+            assert "enlarge the volume" in str(caught.value)
+            with await environments.acquire(spec("alpha")) as found:
+                assert version_in(found.python, "alpha") == "2.0"
+            assert entries(small_disk / "flashpool" / "scratch") == []
+            await provider.settled()
+
+    run(main())
+
+
+def test_a_disk_that_others_fill_and_free(small_disk: Path, setup: Any, run: Run) -> None:
+    """Not even a heartbeat fits: a typed error; and all is well once there is space again."""
+    ballast = small_disk / "ballast"
+
+    def fill() -> None:
+        with ballast.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+                    file.flush()
+            except OSError:
+                pass
+
+    async def main() -> None:
+        async with Environments(setup.settings(volume=small_disk)) as environments:
+            with await environments.acquire(spec("alpha")):
+                await (await environments.open()).settled()
+                await asyncio.to_thread(fill)
+                with pytest.raises(DiskFull):
+                    await environments.acquire(spec("beta"))
+                ballast.unlink()
+            with await environments.acquire(spec("beta", refresh=True)) as found:
+                assert found.origin == "built"
+
+    try:
+        run(main())
+    finally:
+        ballast.unlink(missing_ok=True)
+
+
+def test_a_volume_that_goes_away(setup: Any, run: Run, version_in: VersionIn) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings(hold_s=0.0)) as environments:
+            with await environments.acquire(spec("alpha")) as found:
+                assert version_in(found.python, "alpha") == "2.0"
+            aside = setup.volume.rename(setup.volume.with_name("aside"))
+            setup.volume.write_text("no directory any more")
+            with await environments.acquire(spec("beta")) as found:
+                assert setup.local in found.python.parents
+                assert version_in(found.python, "beta") == "1.0"
+            setup.volume.unlink()
+            aside.rename(setup.volume)
+
+    run(main())

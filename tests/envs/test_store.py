@@ -1,0 +1,352 @@
+"""Leases, claims, holders, eviction, trash: the store's rules, on a real directory."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool.envs import manifest
+from flashpool.envs.claims import Claims
+from flashpool.envs.errors import Tampered
+from flashpool.envs.eviction import Evictor, Limits, unique_bytes
+from flashpool.envs.holders import Holders, parse_holder
+from flashpool.envs.leases import LeaseTable, Marks
+from flashpool.envs.store import Store, read_json, write_json
+
+A, B = "a" * 40, "b" * 40
+
+
+class Pod:
+    """One process's view of a store."""
+
+    def __init__(self, store: Store, *, stale_s: float = 60, claim_stale_s: float = 60) -> None:
+        self.holders = Holders(
+            store.holders, heartbeat_s=0.01, stale_s=stale_s, claim_stale_s=claim_stale_s
+        )
+        self.holders.beat()
+        self.marks = Marks(store, self.holders)
+        self.table: LeaseTable[str] = LeaseTable(self.marks, hold_s=0.0)
+        self.claims = Claims(store, self.holders)
+
+    def evictor(self, store: Store, **limits: Any) -> Evictor:
+        return Evictor(store, self.holders, self.marks, self.table, Limits(**limits))
+
+    def elsewhere(self) -> "Pod":
+        """Make it a pod of another machine."""
+        self.holders.leave()
+        self.holders.me = "feed" + self.holders.me
+        self.holders.beat()
+        return self
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "flashpool")
+    made.prepare()
+    return made
+
+
+def environment(store: Store, digest: str, size: int = 1000) -> Path:
+    """A directory that passes for an environment."""
+    path = store.environment(digest)
+    (path / "lib" / "python3.12" / "site-packages").mkdir(parents=True)
+    (path / "data").write_bytes(os.urandom(size))
+    files, total = manifest.list_files(path)
+    manifest.write_facts(
+        path,
+        manifest.Facts(
+            digest=digest,
+            mode="layer",
+            python_version="3.12.1",
+            base_python="/x",
+            site_dirs=(),
+            lock=(),
+            decisions=(),
+            reason="",
+            created=1.0,
+            bytes=total,
+            files=files,
+        ),
+    )
+    return path
+
+
+def backdate(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_ids_are_hex(store: Store) -> None:
+    for bad in ("../x", "A" * 40, "a" * 39, "", "a" * 41):
+        with pytest.raises(ValueError, match="not an id"):
+            store.environment(bad)
+
+
+def test_json_is_whole_or_absent(store: Store) -> None:
+    path = store.request(A)
+    assert read_json(path) is None
+    write_json(path, {"x": 1})
+    assert read_json(path) == {"x": 1}
+    path.write_text('{"x":')
+    assert read_json(path) is None
+
+
+def test_the_first_to_publish_wins(store: Store, tmp_path: Path) -> None:
+    for number in (1, 2):
+        made = tmp_path / f"made{number}"
+        made.mkdir()
+        (made / "who").write_text(str(number))
+    target = store.environment(A)
+    assert store.publish(tmp_path / "made1", target)
+    assert not store.publish(tmp_path / "made2", target)
+    assert (target / "who").read_text() == "1"
+    assert store.publish(tmp_path / "made2", target, replace=True)
+    assert (target / "who").read_text() == "2"
+    assert store.empty_trash() == 1
+
+
+def test_a_dead_process_of_this_host_is_known_at_once(store: Store) -> None:
+    pod = Pod(store)
+    mine = parse_holder(pod.holders.me)
+    assert mine is not None
+    gone = f"{mine.host}-{mine.pid}-{int(mine.start) + 1}-00000000"
+    assert pod.holders.dead(gone)
+    assert not pod.holders.dead(pod.holders.me)
+    assert not Pod(store).holders.dead(pod.holders.me)
+    assert pod.holders.dead("nonsense")
+
+
+def test_another_host_is_dead_after_long_silence_only(store: Store) -> None:
+    here, there = Pod(store), Pod(store).elsewhere()
+    assert not here.holders.dead(there.holders.me)
+    backdate(store.holders / there.holders.me, 120)
+    assert not here.holders.dead(there.holders.me), "one look is not enough: the clock may have jumped"
+    deadline = time.monotonic() + 5
+    while not here.holders.dead(there.holders.me):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    there.holders.beat()
+    assert not here.holders.dead(there.holders.me)
+
+
+def test_a_stopped_process_loses_its_claim_but_not_its_leases(store: Store) -> None:
+    here, stopped = Pod(store, claim_stale_s=5), Pod(store)
+    backdate(store.holders / stopped.holders.me, 30)
+    here.holders.stalled(stopped.holders.me)
+    time.sleep(0.05)
+    assert here.holders.stalled(stopped.holders.me)
+    assert not here.holders.dead(stopped.holders.me)
+
+
+def test_claims(store: Store) -> None:
+    one, two = Pod(store), Pod(store)
+    assert one.claims.take(A)
+    assert one.claims.take(A), "one's own claim is no obstacle"
+    assert not two.claims.take(A)
+    assert two.claims.owner(A) == one.holders.me
+    two.claims.release(A)
+    assert one.claims.owner(A) == one.holders.me, "only the owner gives it back"
+    one.claims.release(A)
+    assert two.claims.take(A)
+
+
+def test_a_dead_builder_s_claim_is_taken_by_one(store: Store) -> None:
+    me = parse_holder(Pod(store).holders.me)
+    assert me is not None
+    store.claim(A).symlink_to(f"{me.host}-{me.pid}-1-00000000")
+    pods = [Pod(store) for _ in range(8)]
+    barrier = threading.Barrier(8)
+    got: list[bool] = []
+
+    def take(pod: Pod) -> None:
+        barrier.wait()
+        got.append(pod.claims.take(A))
+
+    threads = [threading.Thread(target=take, args=(pod,)) for pod in pods]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # More than one is possible (both moved a claim away), and costs work only.
+    assert any(got)
+    assert store.claim(A).is_symlink()
+
+
+def test_leased_environments_stay(store: Store) -> None:
+    environment(store, A)
+    environment(store, B)
+    here, there = Pod(store), Pod(store)
+    there.marks.put(A)
+    evictor = here.evictor(store)
+    assert not evictor.evict(A)
+    assert evictor.evict(B)
+    assert store.digests() == [A]
+    there.marks.take_away(A)
+    assert evictor.evict(A)
+    assert os.listdir(store.trash) == []
+
+
+def test_marks_of_the_dead_do_not_count(store: Store) -> None:
+    environment(store, A)
+    pod = Pod(store)
+    me = parse_holder(pod.holders.me)
+    assert me is not None
+    folder = store.leases(A)
+    folder.mkdir()
+    (folder / f"{me.host}-{me.pid}-1-00000000").touch()
+    assert pod.marks.users(A) == []
+    assert pod.evictor(store).evict(A)
+
+
+def test_own_leases_stay_and_idle_ones_go(store: Store) -> None:
+    environment(store, A)
+    pod = Pod(store)
+    with pod.table.pinning(A):
+        pod.marks.put(A)
+        assert not pod.evictor(store).evict(A), "being looked at"
+        pod.table.enter(A, "x")
+    assert not pod.evictor(store).evict(A)
+    pod.table.give_back(A)
+    assert pod.table.take(A) == "x"
+    pod.table.give_back(A)
+    assert pod.evictor(store).evict(A)
+    assert pod.table.take(A) is None
+
+
+def test_sweeping_lets_go_after_the_hold(store: Store) -> None:
+    pod = Pod(store)
+    pod.marks.put(A)
+    pod.table.enter(A, "x")
+    pod.table.sweep()
+    assert pod.table.held() == {A: 1}
+    pod.table.give_back(A)
+    time.sleep(0.001)
+    pod.table.sweep()
+    assert pod.table.held() == {}
+    assert pod.marks.users(A) == []
+
+
+def test_user_and_evictor_never_both_win(store: Store) -> None:
+    """Dekker's order, tried: either the user finds it there to stay, or it is gone."""
+    user, other = Pod(store), Pod(store)
+    outcomes = set()
+    for _ in range(150):
+        environment(store, A, size=10)
+        barrier = threading.Barrier(2)
+        results: dict[str, bool] = {}
+
+        def use() -> None:
+            barrier.wait()
+            user.marks.put(A)
+            results["there"] = store.environment(A).is_dir()
+
+        def evict() -> None:
+            barrier.wait()
+            results["evicted"] = other.evictor(store).evict(A)
+
+        threads = [threading.Thread(target=use), threading.Thread(target=evict)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        outcomes.add((results["there"], results["evicted"]))
+        assert results["there"] != results["evicted"] or not results["evicted"]
+        assert not (results["there"] and not store.environment(A).is_dir())
+        user.marks.take_away(A)
+        other.evictor(store).evict(A)
+    assert outcomes <= {(True, False), (False, True)}
+
+
+def test_eviction_by_quota_takes_the_least_recently_used(store: Store) -> None:
+    digests = [character * 40 for character in "abcdef"]
+    pod = Pod(store)
+    for age, digest in enumerate(digests):
+        environment(store, digest, size=200_000)
+        pod.marks.used(digest)
+        backdate(store.leases(digest) / "used", 1000 - age)
+    pod.marks.used(digests[0])
+    in_use = Pod(store)
+    in_use.marks.put(digests[1])
+    backdate(store.leases(digests[1]) / "used", 5000)
+    done = pod.evictor(store, quota=1_000_000).run()
+    assert done.bytes_after <= 1_000_000 < done.bytes_before
+    assert done.digests == tuple(digests[2:4])
+    assert done.wanted == (digests[1],)
+    assert store.digests() == [digests[0], digests[1], digests[4], digests[5]]
+
+
+def test_eviction_by_age(store: Store) -> None:
+    pod = Pod(store)
+    for digest, age in ((A, 100), (B, 1)):
+        environment(store, digest)
+        pod.marks.used(digest)
+        backdate(store.leases(digest) / "used", age)
+    assert pod.evictor(store, max_age_s=50).run().digests == (A,)
+
+
+def test_sweeping_up_after_the_dead(store: Store) -> None:
+    pod = Pod(store)
+    me = parse_holder(pod.holders.me)
+    assert me is not None
+    dead = f"{me.host}-{me.pid}-1-00000000"
+    (store.holders / dead).touch()
+    (store.scratch_root / f"{dead}.0000").mkdir()
+    (store.scratch_root / f"{pod.holders.me}.0000").mkdir()
+    (store.trash / "x").mkdir()
+    pod.evictor(store).sweep()
+    assert os.listdir(store.holders) == [pod.holders.me]
+    assert os.listdir(store.scratch_root) == [f"{pod.holders.me}.0000"]
+    assert os.listdir(store.trash) == []
+
+
+def test_bytes_count_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    os.link(tmp_path / "a", tmp_path / "b")
+    alone = unique_bytes([tmp_path])[0]
+    (tmp_path / "b").unlink()
+    assert unique_bytes([tmp_path])[0] == alone
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "data").write_bytes(b"short"),
+        lambda path: (path / "data").unlink(),
+        lambda path: (path / manifest.FILES).unlink(),
+    ],
+)
+def test_damage_is_found_by_size(store: Store, damage: Callable[[Path], Any]) -> None:
+    path = environment(store, A)
+    manifest.check_sizes(path)
+    damage(path)
+    with pytest.raises(Tampered):
+        manifest.check_sizes(path)
+
+
+def _same_size(path: Path) -> None:
+    (path / "data").write_bytes(os.urandom(1000))
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        _same_size,
+        lambda path: (path / "lib" / "extra.py").write_text("import os"),
+        lambda path: (path / "__pycache__").mkdir() or (path / "__pycache__" / "x.pyc").touch(),
+        lambda path: manifest.seal(path, b"another key"),
+        lambda path: manifest.seal(path, None),
+        lambda path: (path / manifest.SEAL).unlink(),
+        lambda path: (path / manifest.FACTS).write_text("{}"),
+    ],
+)
+def test_tampering_is_found_with_a_key(store: Store, tamper: Callable[[Path], Any]) -> None:
+    path = environment(store, A)
+    manifest.seal(path, b"key")
+    manifest.check_seal(path, b"key")
+    tamper(path)
+    with pytest.raises(Tampered):
+        manifest.check_seal(path, b"key")
