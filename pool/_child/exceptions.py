@@ -157,13 +157,33 @@ def _reduce(exc: BaseException, links: dict[int, _Link]) -> tuple[Any, ...]:
     tblib's own way is to register the class for all pickles of the process, and misses
     exceptions that are attributes; this does neither.
     """
-    from tblib.pickling_support import pickle_exception
-
-    function, arguments, *rest = pickle_exception(exc)
+    function, arguments, *rest = _tblib_reduction(exc)
     # An exception that is only an attribute of another keeps its traceback, not its chain.
     link = links.get(id(exc)) or _Link(exc, chained=False)
     chain = (link.cause, link.traceback, link.context)
     return (function, (*arguments[:2], *chain, *arguments[5:]), *rest)
+
+
+def _tblib_reduction(exc: BaseException) -> tuple[Any, ...]:
+    """tblib's, but for constructors of builtins, which it takes for ones it must not call.
+
+    It would lose what only they set: ``SystemExit.code``, ``StopIteration.value``, all of
+    a `SyntaxError` and of a `UnicodeDecodeError`.
+    """
+    from tblib import pickling_support
+
+    kind = type(exc)
+    maker = next(base for base in kind.__mro__ if "__init__" in vars(base))
+    # A group's members may lead back to it: tblib's way is kinder to circles.
+    ours = maker.__module__ == "builtins" and maker.__name__ != "BaseExceptionGroup"
+    reduced: Any
+    if not ours or kind.__reduce__ is not BaseException.__reduce__:
+        reduced = pickling_support.pickle_exception(exc)
+        return tuple(reduced)
+    reduced = exc.__reduce__()
+    function, arguments, *rest = reduced
+    chain = (None, None, None, exc.__suppress_context__, getattr(exc, "__notes__", None))
+    return (pickling_support.unpickle_exception, (function, arguments, *chain), *rest)
 
 
 def _reduce_traceback(traceback: TracebackType) -> tuple[Any, ...]:
