@@ -63,9 +63,7 @@ class _Submitter(Executor):
         """
         engine = self._pool()._engine_to_submit()
         try:
-            call = self._pack(
-                engine, _Function(fn), (args, kwargs), payload.ONE
-            )
+            call = self._pack(engine, _Function(fn), (args, kwargs), payload.ONE)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
             return _failed(error)
         return self._start(engine, call, stream=_is_generator_function(fn))
@@ -92,12 +90,10 @@ class _Submitter(Executor):
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
             return mapping.results(iter([_failed(error)]), None, timeout, chunked=False)
         kind = payload.EACH if chunksize > 1 else payload.ONE
-        chunks = (
-            mapping.chunks(arguments, chunksize)
-            if chunksize > 1
-            else ((one, {}) for one in arguments)
-        )
-        futures = (self._submit_part(engine, function, chunk, kind) for chunk in chunks)
+        parts: Iterable[Any] = ((one, {}) for one in arguments)
+        if chunksize > 1:
+            parts = mapping.chunks(arguments, chunksize)
+        futures = (self._submit_part(engine, function, part, kind) for part in parts)
         if buffersize is None and function.parcel[1]:
             # Each waiting call holds a descriptor of the function's memory.
             buffersize = MAX_CALLS_WITH_MEMORY // 2

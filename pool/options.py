@@ -69,9 +69,7 @@ def _check(options: CallOptions) -> None:
     for name in ("timeout", "queue_timeout", "memory_mb"):
         value = getattr(options, name)
         if value is not None and not (_is_number(value) and value > 0):
-            raise InvalidRequest(
-                f"{name} is a number above 0, or None for no limit; got {value!r}"
-            )
+            raise InvalidRequest(f"{name} is a number above 0, or None for no limit; got {value!r}")
     _check_env(options.env)
     if options.isolation != "call":
         raise InvalidRequest(

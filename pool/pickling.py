@@ -44,7 +44,7 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's, told about modules that cannot be imported again."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -106,7 +106,7 @@ def program_path() -> tuple[str, ...]:
     them, and in front they would change what shadows what.
     """
     own = {os.path.realpath(path) for path in _interpreter_path()}
-    entries = (os.path.abspath(entry) for entry in sys.path if isinstance(entry, str))
+    entries = map(os.path.abspath, sys.path)
     return tuple(dict.fromkeys(entry for entry in entries if os.path.realpath(entry) not in own))
 
 

@@ -100,7 +100,9 @@ def dump_result(value: Any) -> Parcel:
     except Exception as error:
         from .exceptions import Unserializable
 
-        message = f"the result, of type {type(value).__qualname__}, cannot be pickled: {_say(error)}"
+        message = (
+            f"the result, of type {type(value).__qualname__}, cannot be pickled: {_say(error)}"
+        )
         raise Unserializable(message) from error
 
 
@@ -114,7 +116,7 @@ def _each(function: Any, calls: list[tuple[Any, ...]]) -> list[Any]:
 def _say(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a __str__ of the user's
+    except Exception:  # a __str__ of the user's
         return type(error).__name__
 
 
@@ -176,10 +178,12 @@ def dumps(value: Any, buffers: Buffers | None) -> bytes:
             buffers.views.clear()  # of the first attempt
         return lambda file, protocol: cloudpickle.Pickler(file, protocol, buffer_callback=buffers)
 
-    return pickling.dump_with(value, by_reference, by_value, None)  # type: ignore[arg-type]
+    return pickling.dump_with(value, by_reference, by_value, None)
 
 
-def pack(value: Any, dumps: Dumps = dumps, *, sealed: bool = False, out_of_band: bool = True) -> Parcel:
+def pack(
+    value: Any, dumps: Dumps = dumps, *, sealed: bool = False, out_of_band: bool = True
+) -> Parcel:
     """Make a parcel of a value; the caller owns the descriptor in it, if there is one."""
     if type(value) in _PLAIN:
         data = pickle.dumps(value, 5)

@@ -128,7 +128,7 @@ class TestSubmit:
 @pytest.mark.shared_pool
 class TestOptions:
     def test_unknown(self, shared):
-        with pytest.raises(InvalidRequest, match="unknown option colour; there are: .*timeout"):
+        with pytest.raises(InvalidRequest, match=r"unknown option colour; there are: .*timeout"):
             shared.options(colour="red")
 
     @pytest.mark.parametrize(
@@ -397,8 +397,7 @@ class TestCancel:
         async def main():
             mark = tmp_path / "pid"
             task = asyncio.wrap_future(shared.submit(there.touch_then_sleep, str(mark), 60))
-            while not written(mark):
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(eventually, lambda: written(mark))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -440,9 +439,7 @@ class TestWaiting:
         async def main():
             loop = asyncio.get_running_loop()
             wrapped = asyncio.wrap_future(shared.submit(there.add, 1, 2))
-            return await asyncio.gather(
-                wrapped, loop.run_in_executor(shared, there.add, 3, 4)
-            )
+            return await asyncio.gather(wrapped, loop.run_in_executor(shared, there.add, 3, 4))
 
         assert asyncio.run(main()) == [3, 7]
 

@@ -269,7 +269,9 @@ def load_module(name, tmp_path, text):
 
 @pytest.fixture
 def lost_module(tmp_path):
-    module = load_module("a_lost_module", tmp_path, "def f(x):\n    return x + K\nK = 5\nclass C: pass\n")
+    module = load_module(
+        "a_lost_module", tmp_path, "def f(x):\n    return x + K\nK = 5\nclass C: pass\n"
+    )
     yield module
     import cloudpickle
 

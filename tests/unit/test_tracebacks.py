@@ -79,7 +79,10 @@ def test_base_exceptions_are_not_raised_here():
 
 def test_without_a_pickle_a_stand_in_says_what_it_was():
     outcome = Outcome(
-        error_type="Odd", error=TEXT, from_user=True, details={"class_name": "their.Odd", "args": [1]}
+        error_type="Odd",
+        error=TEXT,
+        from_user=True,
+        details={"class_name": "their.Odd", "args": [1]},
     )
     error = tracebacks.restore(outcome)
     assert type(error) is errors.RemoteException
