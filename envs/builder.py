@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -86,7 +86,9 @@ class Builder:
         async with scratch(self.store, self.holder) as folder:
             venv = folder / "env"
             await self.uv.make_venv(venv, order.base.python)
-            await self._install(order.plan, venv, watch)
+            # What is damaged may be damaged in the shared cache: take nothing from there.
+            uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
+            await self._install(uv, order.plan, venv, watch)
             await asyncio.to_thread(self._complete, order, venv)
             if self.settings.volume_key:
                 final = self.store.environment(order.digest)
@@ -95,13 +97,13 @@ class Builder:
         total = time.monotonic() - began
         return Seconds(fetch=watch.seconds, build=total - watch.seconds)
 
-    async def _install(self, plan: Plan, venv: Path, watch: _FetchWatch) -> None:
+    async def _install(self, uv: Uv, plan: Plan, venv: Path, watch: _FetchWatch) -> None:
         if not plan.lines:
             return
         lock = venv.parent / "lock.txt"
         await asyncio.to_thread(lock.write_text, "".join(f"{line}\n" for line in plan.lines))
         watch.start()
-        await self.uv.install(venv, lock, progress=watch.line)
+        await uv.install(venv, lock, progress=watch.line)
 
     def _complete(self, order: Order, venv: Path) -> None:
         site_packages = site_packages_of(venv)

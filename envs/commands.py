@@ -115,7 +115,7 @@ def _listing(provider: Provider) -> Listing:
         store_mode=ground.places.mode,
         note=ground.places.note,
         quota=ground.evictor.limits.quota,
-        total_bytes=ground.evictor.measure(),
+        total_bytes=ground.evictor.measure().total,
         environments=tuple(row for row in rows if row is not None),
         archived_only=tuple(digest for digest in archived if digest not in here),
     )
@@ -227,7 +227,7 @@ def _find(provider: Provider, beginning: str) -> str:
 async def gc(environments: Environments, *, everything: bool = False) -> Evicted:
     """Sweep up after the dead and evict until the limits are met, or all that nobody uses."""
     provider = await environments.open()
-    await asyncio.to_thread(provider.ground.evictor.sweep)
+    await asyncio.to_thread(provider.ground.sweep)
     if everything:
         return await provider.evict_unused()
     return await provider.make_room(reserve=False)

@@ -1,12 +1,11 @@
 """Make room: which environments go, and how.
 
-    plan (pure)   least recently used first, until bytes, age and free space are met
-    Evictor       retire here, announce, look for other pods' marks, rename to trash, delete
+    usage -> over a limit? -> least recently used first:
+      retire here, announce, look for other pods' marks, rename to trash, delete
 
-A leased environment, of any pod, is never a victim that moves: the plan may name
-it, and the announcement (leases.py) stops it. uv's cache shares its files with
-the environments, so a file counts once however many names it has; what only the
-cache still needs goes before environments do.
+A leased environment, of any pod, never moves: the announcement (leases.py) meets
+its mark, and the next one is tried. uv's cache shares its files with
+the environments, so a file counts once however many names it has.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from .holders import Holders
 from .leases import LeaseTable, Marks
@@ -30,13 +29,13 @@ __all__ = [
     "Evictor",
     "Limits",
     "Stored",
-    "choose_victims",
+    "Usage",
     "evict_archives",
+    "sweep",
     "unique_bytes",
 ]
 
 _log = logging.getLogger(__name__)
-_MB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,32 +57,25 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a store takes: everything, and the part of it that only uv's cache needs."""
+
+    total: int = 0
+    cache_only: int = 0
+
+    @property
+    def needed(self) -> int:
+        return self.total - self.cache_only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted:
     """What one round did."""
 
     digests: tuple[str, ...] = ()
     #: Would have gone, were they not in use.
     wanted: tuple[str, ...] = ()
-    #: Bytes of the whole store; 0 where no quota asks for counting.
-    bytes_before: int = 0
-    bytes_after: int = 0
-
-
-def choose_victims(
-    stored: Iterable[Stored], *, total: int, free: int, now: float, limits: Limits
-) -> list[Stored]:
-    """Pick victims, least recently used first; decides only."""
-    over = max(
-        total - limits.quota if limits.quota else 0,
-        limits.min_free - free if limits.min_free else 0,
-    )
-    victims = []
-    for item in sorted(stored, key=lambda item: (item.last_used, item.digest)):
-        aged = bool(limits.max_age_s) and now - item.last_used > limits.max_age_s
-        if over > 0 or aged:
-            victims.append(item)
-            over -= item.bytes
-    return victims
+    cache_cleaned: bool = False
 
 
 def unique_bytes(roots: Sequence[Path]) -> tuple[int, int]:
@@ -139,30 +131,30 @@ class Evictor:
         facts = read_facts(self._store.environment(digest))
         return facts.bytes if facts else 0
 
-    def total(self) -> int:
-        """Bytes of everything under the root; not counted where no quota asks for it."""
-        return self.measure() if self.limits.quota else 0
+    def usage(self) -> Usage:
+        """What the store takes; not counted where no limit asks for it."""
+        if not self.limits.quota and self._free() >= self.limits.min_free * 2:
+            return Usage()
+        return self.measure()
 
-    def measure(self) -> int:
-        """Bytes of everything under the root, uv's cache too."""
-        return unique_bytes([self._store.root])[0]
+    def measure(self) -> Usage:
+        """Count everything under the root, each file once."""
+        total, _ = unique_bytes([self._store.root])
+        _, alone = unique_bytes([self._store.cache])
+        return Usage(total=total, cache_only=min(alone, total))
 
-    def over(self, total: int, reserve: int = 0) -> bool:
-        """Whether a limit is passed, with `reserve` bytes more than there are."""
+    def over(self, usage: Usage, reserve: int = 0, *, without_cache: bool = False) -> bool:
+        """Whether a limit is passed with `reserve` bytes more: now, or with the cache cleaned."""
         limits = self.limits
+        total = usage.needed if without_cache else usage.total
+        gain = usage.cache_only if without_cache else 0
         if limits.quota and total + reserve > limits.quota:
             return True
-        return self._free() < limits.min_free + reserve
+        return self._free() + gain < limits.min_free + (reserve if limits.min_free else 0)
 
     def reserve(self) -> int:
         """What the next environment may take: as much as the largest one did."""
         return min(max((item.bytes for item in self.stored()), default=0), self.limits.quota // 2)
-
-    def cache_is_worth_cleaning(self, total: int) -> bool:
-        """Whether much of uv's cache serves no environment any more."""
-        _, alone = unique_bytes([self._store.cache])
-        overrun = total - self.limits.quota if self.limits.quota else 0
-        return alone > max(overrun // 2, _MB)
 
     def evict(self, digest: str) -> bool:
         """Delete one environment unless anybody uses it."""
@@ -177,30 +169,24 @@ class Evictor:
         return moved
 
     def run(self, *, reserve: int = 0, everything: bool = False) -> Evicted:
-        """One round: until the limits are met, or all that nobody uses."""
-        before = total = self.total()
+        """One round: until the limits can be met, or all that nobody uses.
+
+        An environment's files live on in uv's cache, so what is compared is the store
+        without what only the cache needs; cleaning that is the caller's last step.
+        """
+        usage = self.usage()
         gone: list[str] = []
         wanted: list[str] = []
-        for victim in self._candidates(total, reserve, everything=everything):
-            if not everything and not self._aged(victim) and not self.over(total, reserve):
-                break
+        for victim in self.stored():
+            needed = everything or self.over(usage, reserve, without_cache=True)
+            if not needed and not self._aged(victim):
+                continue
             if self.evict(victim.digest):
                 gone.append(victim.digest)
-                total = self.total()
+                usage = self.usage()
             else:
                 wanted.append(victim.digest)
-        return Evicted(
-            digests=tuple(gone), wanted=tuple(wanted), bytes_before=before, bytes_after=total
-        )
-
-    def _candidates(self, total: int, reserve: int, *, everything: bool) -> list[Stored]:
-        """More than the plan names when room is needed: one in use is passed over for the next."""
-        stored = self.stored()
-        if everything or self.over(total, reserve):
-            return stored
-        return choose_victims(
-            stored, total=total, free=self._free(), now=time.time(), limits=self.limits
-        )
+        return Evicted(digests=tuple(gone), wanted=tuple(wanted))
 
     def _aged(self, item: Stored) -> bool:
         return bool(self.limits.max_age_s) and time.time() - item.last_used > self.limits.max_age_s
@@ -208,13 +194,17 @@ class Evictor:
     def _free(self) -> int:
         return shutil.disk_usage(self._store.root).free
 
-    def sweep(self) -> None:
-        """Clean up after the dead: trash, heartbeats, scratch directories."""
-        self._store.empty_trash()
-        self._holders.bury()
-        for name in self._store.scratch_names():
-            if self._holders.dead(name.partition(".")[0]):
-                remove_tree(self._store.scratch_root / name)
+
+def sweep(store: Store, holders: Holders) -> None:
+    """Clean up after the dead: trash, heartbeats, scratch directories, claims; blocking."""
+    store.empty_trash()
+    holders.bury()
+    for name in store.scratch_names():
+        if holders.dead(name.partition(".")[0]):
+            remove_tree(store.scratch_root / name)
+    for path, owner in store.claims():
+        if holders.dead(owner):
+            path.unlink(missing_ok=True)
 
 
 def evict_archives(store: Store, quota: int) -> list[str]:

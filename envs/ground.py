@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from .builder import Builder
 from .claims import Claims
 from .environment import Environment
-from .eviction import Evictor, Limits
+from .eviction import Evictor, Limits, sweep
 from .holders import Holders
 from .leases import LeaseTable, Marks
 from .memo import StoredMemo
@@ -69,6 +69,12 @@ class Ground:
         if self.archives_writable:
             self.shared_holders.beat()
 
+    def sweep(self) -> None:
+        """Clean up after dead processes, in each store; blocking."""
+        sweep(self.store, self.holders)
+        if self.archives_writable:
+            sweep(self.shared, self.shared_holders)
+
     def leave(self) -> None:
         """Let go of everything; blocking."""
         self.table.clear()
@@ -91,8 +97,8 @@ def open_ground(settings: EnvSettings) -> Ground:
     table: LeaseTable[Environment] = LeaseTable(marks, hold_s=settings.hold_s)
     uv = Uv(
         executable=find_uv(settings),
-        cache=store.cache,
-        settings=settings,
+        cache=places.cache,
+        settings=_linking(settings, places),
         limit_s=settings.build_timeout_s,
     )
     ground = Ground(
@@ -110,9 +116,16 @@ def open_ground(settings: EnvSettings) -> Ground:
         uv=uv,
     )
     ground.beat()
-    ground.evictor.sweep()
+    ground.sweep()
     _log.info("environments lie in %s (%s mode)", places.local, places.mode)
     return ground
+
+
+def _linking(settings: EnvSettings, places: Places) -> EnvSettings:
+    """From a cache elsewhere nothing can be linked."""
+    if places.cache.parent == places.local:
+        return settings
+    return replace(settings, link_mode="copy")
 
 
 def limits_of(settings: EnvSettings) -> Limits:
@@ -158,7 +171,7 @@ class Pulse:
                 self._ground.beat()
                 self._ground.table.sweep()
                 if count % _SWEEP_EVERY == 0:
-                    self._ground.evictor.sweep()
+                    self._ground.sweep()
             except OSError as error:
                 # A volume that is gone for a while comes back; the next beat will tell.
                 _log.warning("no heartbeat in %s: %s", self._ground.store.root, error)

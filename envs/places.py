@@ -39,6 +39,8 @@ class Places:
     mode: Literal["volume", "archive", "local"]
     local: Path
     shared: Path
+    #: uv's: beside the environments, so that it can hardlink.
+    cache: Path
     #: Archives can be read but not written.
     read_only: bool = False
     note: str = ""
@@ -74,7 +76,7 @@ def choose_places(settings: EnvSettings) -> Places:
     local = _local_root(settings)
     volume = settings.volume or (DEFAULT_VOLUME if DEFAULT_VOLUME.is_dir() else None)
     if volume is None:
-        return Places(mode="local", local=local, shared=local, note="no volume is mounted")
+        return _local(local, "no volume is mounted")
     shared = volume / "flashpool"
     problem = _write_problem(shared)
     if problem:
@@ -82,15 +84,28 @@ def choose_places(settings: EnvSettings) -> Places:
     if settings.mode == "archive" or (
         settings.mode == "auto" and is_remote(file_system_of(volume))
     ):
-        return Places(mode="archive", local=local, shared=shared)
-    return Places(mode="volume", local=shared, shared=shared)
+        return Places(mode="archive", local=local, shared=shared, cache=local / "cache")
+    # With a key the volume is not trusted, and a cache cannot be verified: keep it here.
+    cache = (local if settings.volume_key else shared) / "cache"
+    return Places(mode="volume", local=shared, shared=shared, cache=cache)
+
+
+def _local(local: Path, note: str) -> Places:
+    return Places(mode="local", local=local, shared=local, cache=local / "cache", note=note)
 
 
 def _without_writing(shared: Path, local: Path, problem: str) -> Places:
     _log.warning("volume %s cannot be written (%s): environments go to %s", shared, problem, local)
     if (shared / "archives").is_dir():
-        return Places(mode="archive", local=local, shared=shared, read_only=True, note=problem)
-    return Places(mode="local", local=local, shared=local, note=problem)
+        return Places(
+            mode="archive",
+            local=local,
+            shared=shared,
+            cache=local / "cache",
+            read_only=True,
+            note=problem,
+        )
+    return _local(local, problem)
 
 
 def _local_root(settings: EnvSettings) -> Path:

@@ -161,6 +161,9 @@ class Provider:
             roots=wanted.spec.lines,
             replace=wanted.digest in self.shelf.damaged,
         )
+        if order.replace:
+            # A file that was written to in place is the cache's file too.
+            await self._clean_cache(tuple(item.name for item in wanted.plan.decisions))
         spent = await self._build_with_tools(order, report)
         whole = Seconds(resolve=seconds.resolve, fetch=spent.fetch, build=spent.build)
         found = await asyncio.to_thread(self.shelf.look, wanted.digest, "built", whole)
@@ -231,27 +234,29 @@ class Provider:
     async def _make_room(self, *, reserve: bool) -> Evicted:
         evictor = self.ground.evictor
         more = await asyncio.to_thread(evictor.reserve) if reserve else 0
-        total = await asyncio.to_thread(evictor.total)
-        over = await asyncio.to_thread(evictor.over, total, more)
-        if not over and not evictor.limits.max_age_s:
-            return Evicted(bytes_before=total, bytes_after=total)
-        if over and await asyncio.to_thread(evictor.cache_is_worth_cleaning, total):
-            await self._clean_cache()
-        return await asyncio.to_thread(evictor.run, reserve=more)
+        usage = await asyncio.to_thread(evictor.usage)
+        if not evictor.over(usage, more) and not evictor.limits.max_age_s:
+            return Evicted()
+        evicted = await asyncio.to_thread(evictor.run, reserve=more)
+        usage = await asyncio.to_thread(evictor.usage)
+        if not evictor.over(usage, more):
+            return evicted
+        return replace(evicted, cache_cleaned=await self._clean_cache())
 
     async def evict_unused(self) -> Evicted:
         """The disk is full: everything that nobody uses goes, and uv's cache with it."""
         evicted = await asyncio.to_thread(self.ground.evictor.run, everything=True)
-        await self._clean_cache()
-        return evicted
+        return replace(evicted, cache_cleaned=await self._clean_cache())
 
-    async def _clean_cache(self) -> None:
-        cleaning = self.ground.uv.clean_cache(self.ground.store.root)
+    async def _clean_cache(self, packages: tuple[str, ...] = ()) -> bool:
+        cleaning = self.ground.uv.clean_cache(self.ground.store.root, packages)
         try:
             await asyncio.wait_for(cleaning, _CLEANING_LIMIT_S)
         except (asyncio.TimeoutError, EnvironmentFailure) as error:
             # Another build uses the cache: it keeps what it needs, and is cleaned another time.
             _log.info("uv's cache is not cleaned now: %s", error)
+            return False
+        return True
 
     def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
         """Where a digest is ready; blocking."""

@@ -83,6 +83,17 @@ class Store:
     def claim(self, digest: str) -> Path:
         return self.root / "claims" / _checked(digest)
 
+    def claims(self) -> list[tuple[Path, str]]:
+        """Every claim, with its owner."""
+        folder = self.root / "claims"
+        found = []
+        for name in _listed(folder):
+            try:
+                found.append((folder / name, os.readlink(folder / name)))
+            except OSError:
+                continue
+        return found
+
     def digests(self) -> list[str]:
         """Every published environment."""
         return sorted(name for name in _listed(self.root / "envs") if is_hex_id(name))

@@ -147,9 +147,9 @@ class Uv:
         finished = await self._run(argv, "resolve", folder, None)
         return Path(finished.stdout.strip())
 
-    async def clean_cache(self, folder: Path) -> None:
-        """Drop the whole cache; environments keep their files, which are links of their own."""
-        await self._run(["cache", "clean"], "store", folder, None)
+    async def clean_cache(self, folder: Path, packages: Sequence[str] = ()) -> None:
+        """Drop some packages from the cache, or all; environments keep links of their own."""
+        await self._run(["cache", "clean", *packages], "store", folder, None)
 
     async def _run(
         self,

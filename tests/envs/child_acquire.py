@@ -1,10 +1,15 @@
 """A process of its own that acquires an environment and tells what it got, as JSON.
 
-With `hold`, it says so and keeps its lease until its stdin ends.
+With `hold` it keeps its leases until its stdin ends. With `die_at` ("module:Class.name:before"
+or "...:after") it kills itself with SIGKILL around the first call of that function.
 """
 
 import asyncio
+import importlib
+import inspect
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -43,9 +48,36 @@ async def main(order: dict) -> None:
         await (await environments.open()).settled()
 
 
+def die_at(where: str) -> None:
+    module, path, when = where.split(":")
+    owner = importlib.import_module(f"flashpool.envs.{module}")
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    real = getattr(owner, name)
+
+    def dying(*args, **kwargs):
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if inspect.isawaitable(result):
+            return dying_later(result)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    async def dying_later(result):
+        await result
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, dying)
+
+
 def say(what: dict) -> None:
     print(json.dumps(what), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))
+    the_order = json.loads(sys.argv[1])
+    if the_order.get("die_at"):
+        die_at(the_order["die_at"])
+    asyncio.run(main(the_order))

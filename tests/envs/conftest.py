@@ -159,6 +159,7 @@ class Setup:
         }
         process = subprocess.Popen(
             [sys.executable, str(CHILD), json.dumps(values)],
+            stdin=subprocess.PIPE if changes.get("hold") else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

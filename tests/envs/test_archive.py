@@ -218,7 +218,9 @@ def test_a_read_only_volume_still_serves_archives(
 
         probe = places._write_problem
         monkeypatch.setattr(
-            places, "_write_problem", lambda root: "read-only" if setup.volume in root.parents else probe(root)
+            places,
+            "_write_problem",
+            lambda root: "read-only" if setup.volume in root.parents else probe(root),
         )
         before = sorted(path.name for path in setup.store().rglob("*"))
         async with Environments(setup.settings(local=tmp_path / "fresh")) as environments:

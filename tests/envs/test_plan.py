@@ -9,7 +9,6 @@ from packaging.version import Version
 
 from flashpool.envs import errors
 from flashpool.envs.base import BaseFacts, BasePackage
-from flashpool.envs.eviction import Limits, Stored, choose_victims
 from flashpool.envs.failures import Failures
 from flashpool.envs.memo import Memo
 from flashpool.envs.metadata import problems
@@ -208,23 +207,6 @@ def test_memo_has_a_lifetime_and_refresh_skips_it() -> None:
     assert memo.get(Spec(requirements=("a",), refresh=True)) is None
     now[0] = 11
     assert memo.get(Spec(requirements=("a",))) is None
-
-
-def test_victims() -> None:
-    stored = [Stored(digest=d, bytes=10, last_used=t) for d, t in (("b", 2), ("a", 1), ("c", 3))]
-
-    def names(**limits: float) -> str:
-        free = int(limits.pop("free", 1000))
-        chosen = Limits(**limits)  # type: ignore[arg-type]
-        found = choose_victims(stored, total=30, free=free, now=10, limits=chosen)
-        return "".join(item.digest for item in found)
-
-    assert names() == ""
-    assert names(quota=30) == ""
-    assert names(quota=25) == "a"
-    assert names(quota=11) == "ab"
-    assert names(min_free=20, free=5) == "ab"
-    assert names(max_age_s=7.5) == "ab"
 
 
 def test_file_systems() -> None:

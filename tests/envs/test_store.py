@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from flashpool.envs import manifest
 from flashpool.envs.claims import Claims
 from flashpool.envs.errors import Tampered
-from flashpool.envs.eviction import Evictor, Limits, unique_bytes
+from flashpool.envs.eviction import Evictor, Limits, sweep, unique_bytes
 from flashpool.envs.holders import Holders, parse_holder
 from flashpool.envs.leases import LeaseTable, Marks
 from flashpool.envs.store import Store, read_json, write_json
@@ -124,7 +125,9 @@ def test_another_host_is_dead_after_long_silence_only(store: Store) -> None:
     here, there = Pod(store), Pod(store).elsewhere()
     assert not here.holders.dead(there.holders.me)
     backdate(store.holders / there.holders.me, 120)
-    assert not here.holders.dead(there.holders.me), "one look is not enough: the clock may have jumped"
+    assert not here.holders.dead(there.holders.me), (
+        "one look is not enough: the clock may have jumped"
+    )
     deadline = time.monotonic() + 5
     while not here.holders.dead(there.holders.me):
         assert time.monotonic() < deadline
@@ -159,18 +162,7 @@ def test_a_dead_builder_s_claim_is_taken_by_one(store: Store) -> None:
     assert me is not None
     store.claim(A).symlink_to(f"{me.host}-{me.pid}-1-00000000")
     pods = [Pod(store) for _ in range(8)]
-    barrier = threading.Barrier(8)
-    got: list[bool] = []
-
-    def take(pod: Pod) -> None:
-        barrier.wait()
-        got.append(pod.claims.take(A))
-
-    threads = [threading.Thread(target=take, args=(pod,)) for pod in pods]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    got = _race(*[partial(pod.claims.take, A) for pod in pods])
     # More than one is possible (both moved a claim away), and costs work only.
     assert any(got)
     assert store.claim(A).is_symlink()
@@ -230,35 +222,38 @@ def test_sweeping_lets_go_after_the_hold(store: Store) -> None:
     assert pod.marks.users(A) == []
 
 
+def _race(*actions: Callable[[], bool]) -> list[bool]:
+    """Run the actions at the same instant; answer what each said."""
+    barrier = threading.Barrier(len(actions))
+    said = [False] * len(actions)
+
+    def act(number: int) -> None:
+        barrier.wait()
+        said[number] = actions[number]()
+
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(len(actions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
 def test_user_and_evictor_never_both_win(store: Store) -> None:
-    """Dekker's order, tried: either the user finds it there to stay, or it is gone."""
+    """Dekker's order, tried: either the user finds it, there to stay, or it is gone."""
     user, other = Pod(store), Pod(store)
-    outcomes = set()
+
+    def use() -> bool:
+        user.marks.put(A)
+        return store.environment(A).is_dir()
+
     for _ in range(150):
         environment(store, A, size=10)
-        barrier = threading.Barrier(2)
-        results: dict[str, bool] = {}
-
-        def use() -> None:
-            barrier.wait()
-            user.marks.put(A)
-            results["there"] = store.environment(A).is_dir()
-
-        def evict() -> None:
-            barrier.wait()
-            results["evicted"] = other.evictor(store).evict(A)
-
-        threads = [threading.Thread(target=use), threading.Thread(target=evict)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        outcomes.add((results["there"], results["evicted"]))
-        assert results["there"] != results["evicted"] or not results["evicted"]
-        assert not (results["there"] and not store.environment(A).is_dir())
+        there, evicted = _race(use, lambda: other.evictor(store).evict(A))
+        assert there != evicted
+        assert there == store.environment(A).is_dir()
         user.marks.take_away(A)
         other.evictor(store).evict(A)
-    assert outcomes <= {(True, False), (False, True)}
 
 
 def test_eviction_by_quota_takes_the_least_recently_used(store: Store) -> None:
@@ -272,8 +267,10 @@ def test_eviction_by_quota_takes_the_least_recently_used(store: Store) -> None:
     in_use = Pod(store)
     in_use.marks.put(digests[1])
     backdate(store.leases(digests[1]) / "used", 5000)
-    done = pod.evictor(store, quota=1_000_000).run()
-    assert done.bytes_after <= 1_000_000 < done.bytes_before
+    evictor = pod.evictor(store, quota=1_000_000)
+    assert evictor.over(evictor.usage())
+    done = evictor.run()
+    assert not evictor.over(evictor.usage())
     assert done.digests == tuple(digests[2:4])
     assert done.wanted == (digests[1],)
     assert store.digests() == [digests[0], digests[1], digests[4], digests[5]]
@@ -297,10 +294,13 @@ def test_sweeping_up_after_the_dead(store: Store) -> None:
     (store.scratch_root / f"{dead}.0000").mkdir()
     (store.scratch_root / f"{pod.holders.me}.0000").mkdir()
     (store.trash / "x").mkdir()
-    pod.evictor(store).sweep()
+    store.claim(A).symlink_to(dead)
+    store.claim(B).symlink_to(pod.holders.me)
+    sweep(store, pod.holders)
     assert os.listdir(store.holders) == [pod.holders.me]
     assert os.listdir(store.scratch_root) == [f"{pod.holders.me}.0000"]
     assert os.listdir(store.trash) == []
+    assert [path.name for path, _ in store.claims()] == [B]
 
 
 def test_bytes_count_once(tmp_path: Path) -> None:
