@@ -30,9 +30,7 @@ class WorkerLink:
         self._reader = wire.FrameReader(body_limit)
         self._unsent: list[memoryview] = []
 
-    def send(
-        self, kind: int, meta: wire.Meta, body: bytes = b"", fds: tuple[int, ...] = ()
-    ) -> None:
+    def send(self, kind: int, meta: bytes, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
         """Send a frame, as much of it as the socket takes; `flush` sends the rest.
 
         Raises:

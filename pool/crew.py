@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from ._child import wire
+from .calls import Codec
 from .causes import Stop
 from .channel import WorkerLink
 from .config import PoolConfig
@@ -46,13 +47,15 @@ class Listener(Protocol):
     def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
         """Its call yielded."""
 
-    def result(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+    def result(
+        self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta
+    ) -> None:
         """Its call ended."""
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """Something else than a frame came over its channel."""
 
-    def died(self, worker: Worker, running: Running, death: wire.Meta) -> None:
+    def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
         """It died without a result."""
 
     def worker_dead(self, worker: Worker) -> None:
@@ -111,17 +114,17 @@ class Crew:
         """Give a spare its call."""
         worker.take(call_id, running, self._now())
         call = running.call
-        meta = {
-            "codec": call.codec.value,
-            "env": call.env,
-            "stream": call.stream,
-            "result_limit": call.limits.result_bytes,
-        }
+        meta = wire.CallMeta(
+            pickled=call.codec is Codec.PICKLE,
+            stream=call.stream,
+            result_limit=call.limits.result_bytes,
+            env=dict(call.env),
+        ).pack()
         self._send(worker, wire.CALL, meta, call.body, call.fds)
 
     def credit(self, worker: Worker, items: int) -> None:
         """Let it yield that many more."""
-        self._send(worker, wire.CREDIT, {"items": items})
+        self._send(worker, wire.CREDIT, wire.CREDIT_META.pack(items))
 
     def dismiss(self, worker: Worker) -> None:
         """End a spare: it leaves when its channel closes."""
@@ -160,7 +163,7 @@ class Crew:
         self,
         worker: Worker,
         kind: int,
-        meta: wire.Meta,
+        meta: bytes,
         body: bytes = b"",
         fds: tuple[int, ...] = (),
     ) -> None:
@@ -186,7 +189,10 @@ class Crew:
             self._poller.forget(worker.link.channel_fd)
             return
         for frame in frames:
-            self._on_frame(worker, frame)
+            try:
+                self._on_frame(worker, frame)
+            except wire.BadFrame as error:
+                self._on_bad_frame(worker, str(error))
 
     def _flush(self, worker: Worker) -> None:
         try:
@@ -207,9 +213,10 @@ class Crew:
             for fd in frame.fds:
                 os.close(fd)
         elif frame.kind == wire.RESULT:
+            meta = wire.ResultMeta.unpack(frame.meta)
             # What it printed before its result is in the pipe by now.
             self._read_output(worker)
-            self._listener.result(worker, running, frame)
+            self._listener.result(worker, running, frame, meta)
             if worker.state.now is WorkerState.BUSY:
                 worker.state.move(WorkerState.ENDING)
                 worker.ending_since = self._now()
@@ -237,19 +244,19 @@ class Crew:
 
     # Deaths.
 
-    def exited(self, zygote: ZygoteProcess, death: wire.Meta) -> None:
+    def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
         """A zygote reported this worker's death."""
-        worker = self._by_pid.get((zygote.process.pid, death["worker"]))
+        worker = self._by_pid.get((zygote.process.pid, death.worker))
         if worker is None:
             return
         self._read_last(worker)
-        worker.status = death["status"]
+        worker.status = death.status
         running = worker.running
         if running is not None and not running.done:
             self._listener.died(worker, running, death)
         elif not worker.prepared:
             self._listener.worker_not_ready(worker)
-        if death["orphans"]:
+        if death.orphans:
             self._listener.worker_dead(worker)
         else:
             self.forget(worker)

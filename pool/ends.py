@@ -12,36 +12,30 @@ from .causes import Cause, Stop
 from .workers import Running, Worker
 
 
-def answered(running: Running, worker: Worker, frame: wire.Frame, now: float) -> Outcome:
+def answered(
+    running: Running, worker: Worker, frame: wire.Frame, meta: wire.ResultMeta, now: float
+) -> Outcome:
     """The worker sent its RESULT: a value, or what user code raised."""
-    meta = frame.meta
-    receipt = _receipt(
-        running, now, run_s=meta["run_s"], peak_rss_mb=round(meta["rss_kb"] / 1024, 1)
-    )
+    receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=round(meta.rss_kb / 1024, 1))
     output = worker.link.output.value()
-    if meta["ok"]:
-        return Outcome(
-            body=frame.body,
-            fds=tuple(frame.fds),
-            format=meta["format"],
-            output=output,
-            receipt=receipt,
-        )
+    if meta.ok:
+        fds = tuple(frame.fds)
+        return Outcome(body=frame.body, fds=fds, format=meta.form, output=output, receipt=receipt)
     return Outcome(
-        error_type=meta["error_type"],
-        error=meta["error"],
+        error_type=meta.more["error_type"],
+        error=meta.more["error"],
         exception=frame.body or None,
-        details=meta.get("details", {}),
-        from_user=meta.get("user", False),
+        details=meta.more.get("details", {}),
+        from_user=meta.more.get("user", False),
         output=output,
         receipt=receipt,
     )
 
 
-def failed(running: Running, cause: Cause, now: float, death: wire.Meta | None) -> Outcome:
+def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
     """The worker ended without a RESULT; ``death`` is its zygote's report, if any."""
-    peak = round(death["rss_kb"] / 1024, 1) if death else None
-    exit_words = causes.exit_words(death["status"]) if death else None
+    peak = round(death.rss_kb / 1024, 1) if death else None
+    exit_words = causes.exit_words(death.status) if death else None
     worker = running.worker
     return Outcome(
         error_type=cause.error_type,

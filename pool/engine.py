@@ -78,7 +78,8 @@ class Engine:
         self._config = config
         self._inbox: deque[_Job] = deque()
         self._woken = False
-        self._tasks: set[Task] = set()
+        #: A dict for its order: that of submission.
+        self._tasks: dict[Task, None] = {}
         #: Guards `_closed` against submissions: none slips in after the last look.
         self._lock = threading.Lock()
         self._closed = False
@@ -124,7 +125,7 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise PoolClosed(_CLOSED)
-            self._tasks.add(task)
+            self._tasks[task] = None
         self.post(self._submit, task, call)
 
     def check_is_ours(self) -> None:
@@ -171,15 +172,20 @@ class Engine:
         return self._closed
 
     def close(self, cancel_queued: bool = False) -> None:
-        """Take no more calls; leave when those taken have ended. Does not wait."""
+        """Take no more calls; leave when those taken have ended. Does not wait.
+
+        A call that a free slot is waiting for counts as running, not as queued.
+        """
         if self.pid != os.getpid():
             return
         with self._lock:
             self._closed = True
         if cancel_queued:
-            for task in list(self._tasks):
-                if task.is_queued():
-                    task.cancel()
+            tasks = list(self._tasks)
+            queued = [task for task in tasks if task.is_queued()]
+            free = max(0, self._config.slots - (len(tasks) - len(queued)))
+            for task in queued[free:]:
+                task.cancel()
         self.post(self._close)
 
     def kill(self) -> None:
@@ -204,7 +210,7 @@ class Engine:
         if abandon is not None:
             abandon()
         error = PoolClosed(f"the call was made in process {self.pid}, of which this one is a fork")
-        tasks, self._tasks = self._tasks, set()
+        tasks, self._tasks = self._tasks, {}
         for task in tasks:
             task.abandon(error)
 
@@ -275,7 +281,7 @@ class Engine:
 
     def ended(self, task: Task) -> None:
         """A call is over. Loop thread."""
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if self._closed and not self._tasks:
             self._finish.set()
 

@@ -44,8 +44,8 @@ class Listener(Protocol):
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
         """It could not fork that many."""
 
-    def exited(self, zygote: ZygoteProcess, death: wire.Meta) -> None:
-        """A worker is dead; the EXITED message."""
+    def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
+        """A worker is dead."""
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
         """All that a dead worker had left behind is gone too."""
@@ -184,13 +184,16 @@ class Fleet:
             return False
         return True
 
-    def _on_message(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
+    def _on_message(
+        self, zygote: ZygoteProcess, message: wire.Meta | wire.Exited, fds: list[int]
+    ) -> None:
+        if isinstance(message, wire.Exited):
+            self._listener.exited(zygote, message)
+            return
         op = message["op"]
         if op == wire.SPARES:
             zygote.unanswered -= len(message["workers"])
             self._listener.spares(zygote, message["workers"], fds, message["ready"])
-        elif op == wire.EXITED:
-            self._listener.exited(zygote, message)
         elif op == wire.GONE:
             self._listener.gone(zygote, message["worker"])
         else:

@@ -286,7 +286,7 @@ class Supervisor:
 
         self._loop.call_later(_FORK_AGAIN_S, again)
 
-    def exited(self, zygote: ZygoteProcess, death: wire.Meta) -> None:
+    def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
         """A worker is dead."""
         self._crew.exited(zygote, death)
 
@@ -309,14 +309,16 @@ class Supervisor:
         running.streaming = True
         running.sink.item(frame.body, tuple(frame.fds))
 
-    def result(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+    def result(
+        self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta
+    ) -> None:
         """A call ended by itself."""
         assert worker.call_id is not None
-        modules = frame.meta.get("modules")
+        modules = meta.more.get("modules")
         if modules:
             call = running.call
             self._want(self._learner.observed(call.environment, call.function_key, modules))
-        self._finish(worker.call_id, ends.answered(running, worker, frame, self._now()))
+        self._finish(worker.call_id, ends.answered(running, worker, frame, meta, self._now()))
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """User code wrote to the channel."""
@@ -324,22 +326,22 @@ class Supervisor:
         cause = causes.of_bad_frame(problem, worker.link.output.tail(causes.TAIL))
         self._finish(worker.call_id, ends.failed(running, cause, self._now(), None))
 
-    def died(self, worker: Worker, running: Running, death: wire.Meta) -> None:
+    def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
         """A worker died without a result: once more, if nothing of the call had run."""
         call_id = worker.call_id
         assert call_id is not None
-        if worker.stop is None and running.may_run_again(began=death["began"]):
+        if worker.stop is None and running.may_run_again(began=death.began):
             running.try_again()
             self._limited.discard(call_id)
             now = self._now()
             self._do(self._scheduler.submitted(call_id, running.key, now, again=True))
             return
         cause = causes.of_death(
-            death["status"],
+            death.status,
             stop=worker.stop,
             oom=self._oom.rose(),
             output_tail=worker.link.output.tail(causes.TAIL),
-            peak_mb=round(death["rss_kb"] / 1024, 1),
+            peak_mb=round(death.rss_kb / 1024, 1),
         )
         self._finish(call_id, ends.failed(running, cause, self._now(), death))
 

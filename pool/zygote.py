@@ -106,7 +106,7 @@ class ZygoteProcess:
                 return
             self._unsent.popleft()
 
-    def receive(self) -> Iterator[tuple[wire.Meta, list[int]]]:
+    def receive(self) -> Iterator[tuple[wire.Meta | wire.Exited, list[int]]]:
         """Messages that have arrived.
 
         Raises:

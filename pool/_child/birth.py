@@ -26,14 +26,25 @@ CHANNEL_FD = min(2011, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
 
 
 def live(channel_fd: int, output_fd: int, workdir: str, work: Callable[[int], None]) -> NoReturn:
-    """Set this process apart, let it work, and end it."""
+    """Set this process apart, let it work, and end it.
+
+    One straight run of calls, because each further function would be pages to copy.
+    """
     status = CHANNEL_LOST
     try:
         os.setsid()
         processes.become_subreaper()
-        _settle_descriptors(channel_fd, output_fd)
-        _enter(workdir)
-        preparation.arm_lock_hooks()
+        # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
+        os.dup2(output_fd, 1)
+        os.dup2(output_fd, 2)
+        os.dup2(channel_fd, CHANNEL_FD, False)
+        os.closerange(3, CHANNEL_FD)
+        try:
+            os.chdir(workdir)
+        except OSError:
+            # An earlier call removed it; that is no reason for this one to fail.
+            os.chdir("/")
+        preparation.lock_hooks_armed = True
         work(CHANNEL_FD)
         status = 0
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
@@ -45,19 +56,3 @@ def live(channel_fd: int, output_fd: int, workdir: str, work: Callable[[int], No
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
-
-
-def _settle_descriptors(channel_fd: int, output_fd: int) -> None:
-    """Keep 0 (``/dev/null``), 1, 2 and the channel; close all that the zygote had."""
-    os.dup2(output_fd, 1)
-    os.dup2(output_fd, 2)
-    os.dup2(channel_fd, CHANNEL_FD, inheritable=False)
-    os.closerange(3, CHANNEL_FD)
-
-
-def _enter(workdir: str) -> None:
-    try:
-        os.chdir(workdir)
-    except OSError:
-        # An earlier call removed it; that is no reason for this one to fail.
-        os.chdir("/")

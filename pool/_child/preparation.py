@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 from .wire import LOADING, SKIPPED
 
-#: Whether the fork hooks of threading and logging act; False in a zygote.
-_armed = False
+#: Whether the fork hooks of threading and logging act. False in a zygote; True in a worker,
+#: where a fork is the user's own.
+lock_hooks_armed = False
 
 
 class NotSafe(Exception):
@@ -38,9 +39,8 @@ def disarm_lock_hooks() -> None:
 
     The hooks renew locks that other threads may have held. A zygote has one thread and
     holds none when it forks, so for its forks they have nothing to do, and they took
-    more than half of a worker's start. `arm_lock_hooks` lets them act for forks that
-    user code does. Hooks of all other modules (such as ``random``, which must reseed)
-    are left alone.
+    more than half of a worker's start. In a worker they act (`lock_hooks_armed`). Hooks
+    of all other modules (such as ``random``, which must reseed) are left alone.
     """
     register = os.register_at_fork
     os.register_at_fork = _register_with_switch  # type: ignore[assignment]
@@ -57,15 +57,9 @@ _register = os.register_at_fork
 
 def _register_with_switch(**hooks: Callable[[], None]) -> None:
     def switched(hook: Callable[[], None]) -> Callable[[], None]:
-        return lambda: hook() if _armed else None
+        return lambda: hook() if lock_hooks_armed else None
 
-    _register(**{when: switched(hook) for when, hook in hooks.items()})  # type: ignore[call-overload]
-
-
-def arm_lock_hooks() -> None:
-    """From now on a fork is the user's own: let the hooks act."""
-    global _armed
-    _armed = True
+    _register(**{when: switched(hook) for when, hook in hooks.items()})
 
 
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> None:
@@ -88,7 +82,7 @@ def _import_runtime(packages: dict[str, str]) -> None:
     An environment may come without cloudpickle and tblib; then ours are found, after
     everything else, so that they never shadow what it has.
     """
-    sys.meta_path.append(_RuntimeFinder(packages))  # type: ignore[arg-type]
+    sys.meta_path.append(_RuntimeFinder(packages))
     from . import worker  # noqa: F401 - and all that it imports
 
 

@@ -12,8 +12,8 @@ import signal
 #: linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_libc = ctypes.CDLL(None)
+_prctl = _libc.prctl
 _rusage = ctypes.create_string_buffer(256)
 _getrusage = _libc.getrusage
 _fflush = _libc.fflush
@@ -21,9 +21,8 @@ _fflush = _libc.fflush
 
 def become_subreaper() -> None:
     """Make orphaned descendants of this process its children, instead of init's."""
-    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"PR_SET_CHILD_SUBREAPER: {os.strerror(code)}")
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError("PR_SET_CHILD_SUBREAPER failed: is this Linux 3.4 or later?")
 
 
 def peak_rss_kb() -> int:

@@ -2,8 +2,8 @@
 
 Two kinds of socket, both Unix, both made before the receiving process exists:
 
-*Control* (supervisor <-> zygote, ``SOCK_SEQPACKET``): one JSON object a packet, its
-``op`` one of the names below.
+*Control* (supervisor <-> zygote, ``SOCK_SEQPACKET``): one message a packet, a JSON object
+whose ``op`` is one of the names below; `Exited` alone, which every call brings, is a struct.
 
     supervisor -> zygote                       zygote -> supervisor
       START  how to prepare, see `zygote`        LOADING  module          (being imported)
@@ -12,32 +12,42 @@ Two kinds of socket, both Unix, both made before the receiving process exists:
       LEAVE                                      UNSAFE   module, why     (must not fork)
                                                  SPARES   workers, ready  + 2 descriptors each
                                                  NOT_FORKED  n, why
-                                                 EXITED   worker, status, began, orphans
+                                                 Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
 
-*Channel* (supervisor <-> worker, ``SOCK_STREAM``): frames. A frame is `HEADER`, then a
-JSON object (``meta``), then opaque bytes (``body``); descriptors ride on its first byte.
+*Channel* (supervisor <-> worker, ``SOCK_STREAM``): frames. A frame is `HEADER`, ``meta``
+(a struct, then JSON where there is more to say), and ``body``, opaque bytes; descriptors
+ride on its first byte.
 
-    CALL    supervisor -> worker   codec, env, stream, result_limit | the request's bytes
-    CREDIT  supervisor -> worker   items: how many more may be yielded
+    CALL    supervisor -> worker   `CallMeta`    | the request's bytes
+    CREDIT  supervisor -> worker   `CREDIT_META`: how many more items may be yielded
     READY   worker -> supervisor   a spare that prepared itself can take its call
-    ITEM    worker -> supervisor   one item
-    RESULT  worker -> supervisor   ok and timings, or the failure's record | result or pickle
+    ITEM    worker -> supervisor                 | one item
+    RESULT  worker -> supervisor   `ResultMeta`  | result, or pickled exception
 
-Only what JSON can say crosses, and bytes nobody but user code interprets: the two ends
-may run different Pythons.
+Only numbers, JSON and bytes that nobody but user code interprets: the two ends may run
+different Pythons. Structs where every call passes, because a worker pays for each page of
+memory that it is the first to touch, and the `json` module's encoder has many.
 """
 
 from __future__ import annotations
 
 import array
 import json
-import socket
 import struct
+
+# The C module: socket's own constants are enums and its class is a wrapper, which a worker
+# would pay for.
+from _socket import (
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    SCM_RIGHTS,
+    SOL_SOCKET,
+    socket,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     Meta = dict[str, Any]
@@ -53,7 +63,6 @@ READY = "ready"
 UNSAFE = "unsafe"
 SPARES = "spares"
 NOT_FORKED = "not_forked"
-EXITED = "exited"
 GONE = "gone"
 
 # Kinds of frame on a channel.
@@ -75,7 +84,7 @@ PACKET_LIMIT = 128 * 1024
 #: Items of a stream a worker sends before it waits for credit.
 WINDOW = 16
 
-_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
+_ANCILLARY = CMSG_SPACE(MAX_FDS * 4)
 _CHUNK = 256 * 1024
 
 
@@ -92,21 +101,144 @@ class Closed(Exception):
 
 
 class Frame:
-    """One frame, complete."""
+    """One frame, complete; ``meta`` is still packed."""
 
     __slots__ = ("body", "fds", "kind", "meta")
 
-    def __init__(self, kind: int, meta: Meta, body: bytes, fds: list[int]) -> None:
+    def __init__(self, kind: int, meta: bytes, body: bytes, fds: list[int]) -> None:
         self.kind = kind
         self.meta = meta
         self.body = body
         self.fds = fds
 
 
-def head(kind: int, meta: Meta, body_length: int, fds: int) -> bytes:
+class CallMeta:
+    """How to run a call."""
+
+    __slots__ = ("env", "pickled", "result_limit", "stream")
+
+    #: flags (1: pickled, 2: stream), limit of the result (-1: none); then ``env`` as JSON.
+    _FORM = struct.Struct("<Bq")
+
+    def __init__(
+        self, *, pickled: bool, stream: bool, result_limit: int | None, env: dict[str, str]
+    ) -> None:
+        self.pickled = pickled
+        self.stream = stream
+        self.result_limit = result_limit
+        self.env = env
+
+    def pack(self) -> bytes:
+        """For the wire."""
+        limit = -1 if self.result_limit is None else self.result_limit
+        form = self._FORM.pack(self.pickled | self.stream << 1, limit)
+        return form + json.dumps(self.env).encode() if self.env else form
+
+    @classmethod
+    def unpack(cls, data: bytes) -> CallMeta:
+        """From the wire."""
+        flags, limit = cls._FORM.unpack_from(data)
+        env = json.loads(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
+        return cls(
+            pickled=bool(flags & 1),
+            stream=bool(flags & 2),
+            result_limit=None if limit < 0 else limit,
+            env=env,
+        )
+
+
+class ResultMeta:
+    """How a call ended.
+
+    ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any and,
+    of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
+    """
+
+    __slots__ = ("form", "more", "ok", "rss_kb", "run_s")
+
+    #: ok, index of the form, seconds of running, peak resident KiB; then ``more`` as JSON.
+    _FORM = struct.Struct("<BBdQ")
+
+    def __init__(
+        self, *, ok: bool, form: str, run_s: float, rss_kb: int, more: dict[str, Any]
+    ) -> None:
+        self.ok = ok
+        self.form = form
+        self.run_s = run_s
+        self.rss_kb = rss_kb
+        self.more = more
+
+    def pack(self) -> bytes:
+        """For the wire."""
+        form = self._FORM.pack(self.ok, FORMS.index(self.form), self.run_s, self.rss_kb)
+        return form + json.dumps(self.more).encode() if self.more else form
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ResultMeta:
+        """From the wire.
+
+        Raises:
+            BadFrame: it is none.
+        """
+        try:
+            ok, form, run_s, rss_kb = cls._FORM.unpack_from(data)
+            more = json.loads(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
+            return cls(ok=bool(ok), form=FORMS[form], run_s=run_s, rss_kb=rss_kb, more=more)
+        except (struct.error, ValueError, IndexError) as error:
+            raise BadFrame(f"not the end of a call: {error}") from None
+
+
+class Exited:
+    """A worker is dead: its wait status, whether user code had begun, what it left."""
+
+    __slots__ = ("began", "orphans", "rss_kb", "status", "worker")
+
+    #: A letter that no JSON begins with, then the fields.
+    _FORM = struct.Struct("<cIiBIQ")
+    _MARK = b"x"
+
+    def __init__(self, worker: int, status: int, began: bool, orphans: int, rss_kb: int) -> None:
+        self.worker = worker
+        self.status = status
+        self.began = began
+        self.orphans = orphans
+        self.rss_kb = rss_kb
+
+    def pack(self) -> bytes:
+        """For the wire."""
+        return self._FORM.pack(
+            self._MARK, self.worker, self.status, self.began, self.orphans, self.rss_kb
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Exited | None:
+        """From the wire; None when it is another message."""
+        if data[:1] != cls._MARK:
+            return None
+        _, worker, status, began, orphans, rss_kb = cls._FORM.unpack(data)
+        return cls(worker, status, bool(began), orphans, rss_kb)
+
+
+#: What a result can be: a pickle (as the codec writes it), JSON text, or nothing more,
+#: because the items have gone before.
+FORMS = ("pickle", "json", "stream")
+CREDIT_META = struct.Struct("<I")
+
+
+def head(kind: int, meta: bytes, body_length: int, fds: int) -> bytes:
     """Header and meta of a frame; the body follows them on the wire."""
-    text = json.dumps(meta, separators=(",", ":")).encode()
-    return HEADER.pack(MAGIC, kind, fds, len(text), body_length) + text
+    return HEADER.pack(MAGIC, kind, fds, len(meta), body_length) + meta
+
+
+def whole(data: bytes, fds: list[int]) -> Frame | None:
+    """The frame that ``data`` is, exactly, if it is one: what nearly all are."""
+    if len(data) < HEADER.size:
+        return None
+    magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data)
+    body_at = HEADER.size + meta_length
+    if magic != MAGIC or n_fds != len(fds) or len(data) != body_at + body_length:
+        return None
+    return Frame(kind, data[HEADER.size : body_at], data[body_at:], fds)
 
 
 class FrameReader:
@@ -123,15 +255,20 @@ class FrameReader:
         self._need = HEADER.size
         self._fds: list[int] = []
 
-    def feed(self, data: bytes, fds: list[int]) -> Iterator[Frame]:
-        """Take bytes and descriptors in; yield each frame they complete.
+    def feed(self, data: bytes, fds: list[int]) -> list[Frame]:
+        """Take bytes and descriptors in; the frames they complete.
 
         Raises:
             BadFrame: the bytes are not a frame, or it is larger than allowed.
         """
+        if not self._have:
+            frame = whole(data, fds)
+            if frame is not None:
+                return [frame]
         self._fds += fds
         self._chunks.append(data)
         self._have += len(data)
+        frames = []
         while self._have >= self._need:
             data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             self._chunks = [data]
@@ -141,22 +278,17 @@ class FrameReader:
             end = HEADER.size + meta_length + body_length
             if self._have < end:
                 self._need = end
-                return
-            yield self._frame(data, kind, n_fds, meta_length, end)
+                break
+            frames.append(self._frame(data, kind, n_fds, HEADER.size + meta_length, end))
+        return frames
 
-    def _frame(self, data: bytes, kind: int, n_fds: int, meta_length: int, end: int) -> Frame:
-        body_at = HEADER.size + meta_length
-        try:
-            meta = json.loads(data[HEADER.size : body_at])
-        except ValueError as error:
-            raise BadFrame(f"the meta of a frame is not JSON: {error}") from None
-        body = data[body_at:end]
+    def _frame(self, data: bytes, kind: int, n_fds: int, body_at: int, end: int) -> Frame:
         rest = data[end:]
         fds, self._fds = self._fds[:n_fds], self._fds[n_fds:]
         self._chunks = [rest] if rest else []
         self._have = len(rest)
         self._need = HEADER.size
-        return Frame(kind, meta, body, fds)
+        return Frame(kind, data[HEADER.size : body_at], data[body_at:end], fds)
 
     def abandoned_fds(self) -> list[int]:
         """Descriptors of a frame that never became complete; the caller closes them."""
@@ -164,16 +296,16 @@ class FrameReader:
         return fds
 
 
-def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+def receive(sock: socket) -> tuple[bytes, list[int]]:
     """Whatever is there (``b""`` at the end), with the descriptors that rode along."""
-    data, ancillary, _, _ = sock.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = sock.recvmsg(_CHUNK, _ANCILLARY, MSG_CMSG_CLOEXEC)
     return data, _fds_in(ancillary) if ancillary else []
 
 
 def _fds_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     fds = array.array("i")
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
 
@@ -182,23 +314,23 @@ def rights(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
     """The ancillary part of ``sendmsg`` that carries descriptors."""
     if not fds:
         return []
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+    return [(SOL_SOCKET, SCM_RIGHTS, array.array("i", fds))]
 
 
-def send_packet(sock: socket.socket, message: Meta, fds: list[int] | None = None) -> None:
+def send_packet(sock: socket, message: Meta, fds: list[int] | None = None) -> None:
     """Send one control message."""
     data = json.dumps(message, separators=(",", ":")).encode()
     sock.sendmsg([data], rights(fds) if fds else [])
 
 
-def receive_packet(sock: socket.socket) -> tuple[Meta, list[int]]:
+def receive_packet(sock: socket) -> tuple[Meta | Exited, list[int]]:
     """Receive one control message.
 
     Raises:
         Closed: the other end is gone.
     """
-    data, ancillary, _, _ = sock.recvmsg(PACKET_LIMIT, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = sock.recvmsg(PACKET_LIMIT, _ANCILLARY, MSG_CMSG_CLOEXEC)
     if not data:
         raise Closed
-    message: Meta = json.loads(data)
-    return message, _fds_in(ancillary) if ancillary else []
+    message = Exited.unpack(data)
+    return message or json.loads(data), _fds_in(ancillary) if ancillary else []

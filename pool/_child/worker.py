@@ -1,16 +1,17 @@
 """A worker's one call: wait for CALL -> decode -> user code -> RESULT.
 
-All it needs is imported here, at the top, once in the zygote: an ``import`` statement on
-the way of a call would touch a dozen pages, and each page a worker touches is copied.
+Lean on purpose. A worker copies each page of memory that it is the first to touch, and
+that is most of what a small call costs: so everything is imported at the top, once in the
+zygote; calls go straight to C where they can; and functions are few and long.
 """
 
 from __future__ import annotations
 
 import builtins
 import os
-import socket
 import sys
-import time
+from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
+from time import monotonic
 
 from . import exceptions, flash, invoke, payload, processes, user_code, wire
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    #: A record for the RESULT's meta, its body, its descriptors.
-    Outcome = tuple[dict[str, Any], bytes, list[int]]
+    #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
+    Outcome = tuple[str, bytes, list[int], dict[str, Any]]
 
 #: Larger requests than this are refused by the front-ends long before.
 _BODY_LIMIT = 1 << 40
@@ -31,9 +32,8 @@ class Channel:
     """The worker's end of its channel; blocking."""
 
     def __init__(self, fd: int) -> None:
-        # Named in full, or the constructor asks the kernel what it is.
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-        self.reader = wire.FrameReader(_BODY_LIMIT)
+        self.sock = socket(AF_UNIX, SOCK_STREAM, 0, fd)
+        self.reader: wire.FrameReader | None = None
         self.frames: list[wire.Frame] = []
 
     def receive(self) -> wire.Frame:
@@ -46,16 +46,19 @@ class Channel:
             data, fds = wire.receive(self.sock)
             if not data:
                 raise wire.Closed
+            if self.reader is None:
+                frame = wire.whole(data, fds)
+                if frame is not None:
+                    return frame
+                self.reader = wire.FrameReader(_BODY_LIMIT)
             self.frames += self.reader.feed(data, fds)
         return self.frames.pop(0)
 
-    def send(
-        self, kind: int, meta: wire.Meta, body: bytes = b"", fds: list[int] | None = None
-    ) -> None:
+    def send(self, kind: int, meta: bytes, body: bytes, fds: list[int]) -> None:
         """Send a frame whole; closes the descriptors that went with it."""
-        head = wire.head(kind, meta, len(body), len(fds) if fds else 0)
+        head = wire.head(kind, meta, len(body), len(fds))
         sent = self.sock.sendmsg([head, body], wire.rights(fds) if fds else ())
-        for fd in fds or ():
+        for fd in fds:
             os.close(fd)
         if sent < len(head):
             self.sock.sendall(head[sent:])
@@ -70,77 +73,71 @@ def serve(channel: Channel, began: Callable[[], None]) -> None:
     ``began`` is called when user code may run from there on.
     """
     call = channel.receive()
+    meta = wire.CallMeta.unpack(call.meta)
     began()
     pid = os.getpid()
-    env = call.meta["env"]
-    if env:
-        os.environ.update(env)
+    if meta.env:
+        os.environ.update(meta.env)
     known = len(sys.modules)
-    start = time.monotonic()
-    record, body, fds = _outcome(channel, call)
+    start = monotonic()
+    outcome = _run(channel, call, meta)
+    run_s = monotonic() - start
     if os.getpid() != pid:
         # User code forked and its child came back here too: only one may answer.
         os._exit(0)
-    record["run_s"] = time.monotonic() - start
     try:
-        _answer(channel, known, record, body, fds)
+        _answer(channel, outcome, run_s, known)
     except (TypeError, AttributeError):
         # Not ours: user code replaced builtins that we, and the standard library, use.
         builtins.__dict__.update(_BUILTINS)
-        _answer(channel, known, record, body, fds)
+        _answer(channel, outcome, run_s, known)
 
 
-def _answer(
-    channel: Channel, known: int, record: dict[str, Any], body: bytes, fds: list[int]
-) -> None:
-    record["rss_kb"] = processes.peak_rss_kb()
-    if len(sys.modules) > known:
-        record["modules"] = _installed(list(sys.modules)[known:])
-    _flush()
-    channel.send(wire.RESULT, record, body, fds)
-
-
-def _outcome(channel: Channel, call: wire.Frame) -> Outcome:
+def _run(channel: Channel, call: wire.Frame, meta: wire.CallMeta) -> Outcome:
     """The call's end, whatever happened."""
     try:
-        return _flash(channel, call) if call.meta["codec"] == "flash" else _pickle(channel, call)
+        if meta.pickled:
+            function, args, kwargs = payload.load_call(call.body, call.fds)
+        else:
+            request = flash.load_call(call.body)
+            function, args, kwargs = request.function, request.args, request.kwargs
+        on_item = _ItemSender(channel).send if meta.stream else None
+        value = invoke.run(function, args, kwargs, on_item)
+        if value is invoke.STREAMED:
+            return "stream", b"", [], {}
+        if meta.pickled:
+            return "pickle", *payload.dump_result(value), {}
+        body = flash.dump_result(value, request.as_json)
+        if meta.result_limit is not None and len(body) > meta.result_limit:
+            return "pickle", b"", [], _too_large(len(body), meta.result_limit)
+        return "json" if request.as_json else "pickle", body, [], {}
     except wire.BadRequest as error:
-        return {"ok": False, "error_type": "InvalidRequest", "error": str(error)}, b"", []
+        return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
     except exceptions.Unserializable as error:
-        return {"ok": False, "error_type": "ResultNotSerializable", "error": str(error)}, b"", []
+        return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
     except BaseException as error:  # SystemExit and its like are results
         record, pickled = exceptions.capture(error)
-        return {"ok": False, "user": True, **record}, pickled, []
+        return "pickle", pickled, [], {"user": True, **record}
 
 
-def _flash(channel: Channel, call: wire.Frame) -> Outcome:
-    request = flash.load_call(call.body)
-    value = invoke.run(request.function, request.args, request.kwargs, _items(channel, call))
-    if value is invoke.STREAMED:
-        return {"ok": True, "format": "stream"}, b"", []
-    body = flash.dump_result(value, request.as_json)
-    limit = call.meta["result_limit"]
-    if limit is not None and len(body) > limit:
-        return _too_large(len(body), limit), b"", []
-    return {"ok": True, "format": "json" if request.as_json else "pickle"}, body, []
-
-
-def _pickle(channel: Channel, call: wire.Frame) -> Outcome:
-    function, args, kwargs = payload.load_call(call.body, call.fds)
-    value = invoke.run(function, args, kwargs, _items(channel, call))
-    if value is invoke.STREAMED:
-        return {"ok": True, "format": "stream"}, b"", []
-    body, fds = payload.dump_result(value)
-    return {"ok": True, "format": "pickle"}, body, fds
-
-
-def _items(channel: Channel, call: wire.Frame) -> Callable[[Any], None] | None:
-    return _ItemSender(channel).send if call.meta["stream"] else None
+def _answer(channel: Channel, outcome: Outcome, run_s: float, known: int) -> None:
+    form, body, fds, failure = outcome
+    more = {**failure}
+    if len(sys.modules) > known:
+        more["modules"] = _installed(list(sys.modules)[known:])
+    rss_kb = processes.peak_rss_kb()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:  # replaced, closed or broken by user code
+            pass
+    processes.flush_c_streams()
+    meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
+    channel.send(wire.RESULT, meta.pack(), body, fds)
 
 
 def _too_large(size: int, limit: int) -> dict[str, Any]:
     return {
-        "ok": False,
         "error_type": "ResultTooLarge",
         "error": f"the result is {size} bytes encoded and the answer may hold {limit}. "
         "Return less, or write it to a file or object store and return where it is.",
@@ -159,31 +156,20 @@ def _installed(names: list[str]) -> list[str]:
     return found
 
 
-def _flush() -> None:
-    """Push out what Python and C have buffered; the streams may be anything by now."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BaseException:  # replaced, closed or broken by user code
-            pass
-    processes.flush_c_streams()
-
-
 class _ItemSender:
     """Sends a generator's items, at most a window ahead of whoever takes them."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.left = wire.WINDOW
-        self.told = False
 
     def send(self, item: Any) -> None:
         """Send one item; blocks while the window is used up."""
         while self.left == 0:
-            self.left += self.channel.receive().meta["items"]
+            self.left += wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
         self.left -= 1
         body, fds = payload.dump_result(item)
-        self.channel.send(wire.ITEM, {}, body, fds)
+        self.channel.send(wire.ITEM, b"", body, fds)
 
 
 # -- Warming up --------------------------------------------------------------------------
@@ -200,15 +186,16 @@ def rehearse() -> None:
     copied by every call. More than halves a call's time on CPython 3.11.
     """
     main = sys.modules["__main__"]
-    near, far = socket.socketpair()
-    with near, far:
-        channel = Channel(far.detach())
-        meta = {"codec": "flash", "env": {}, "stream": False, "result_limit": None}
-        for _ in range(_ROUNDS):
-            near.sendmsg([wire.head(wire.CALL, meta, len(_REHEARSAL), 0), _REHEARSAL])
-            serve(channel, _nothing)
-            wire.receive(near)
-        channel.sock.close()
+    near, far = socketpair()
+    channel = Channel(far.detach())
+    meta = wire.CallMeta(pickled=False, stream=False, result_limit=1 << 20, env={}).pack()
+    call = wire.head(wire.CALL, meta, len(_REHEARSAL), 0) + _REHEARSAL
+    for _ in range(_ROUNDS):
+        near.send(call)
+        serve(channel, _nothing)
+        wire.receive(near)
+    near.close()
+    channel.sock.close()
     _rehearse_failure()
     user_code.forget()
     sys.modules["__main__"] = main

@@ -58,6 +58,7 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     status = 0
     try:
         start, _ = wire.receive_packet(control)
+        assert isinstance(start, dict)
         Zygote(control, guard_fd, start).run()
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
         pass
@@ -156,6 +157,7 @@ class Zygote:
 
     def command(self) -> bool:
         message, _ = wire.receive_packet(self.control)
+        assert isinstance(message, dict)
         op = message["op"]
         if op == wire.FORK:
             self.fork(message["n"])
@@ -211,7 +213,7 @@ class Zygote:
             self.worker = worker
         channel = self.worker.Channel(channel_fd)
         if self.spawn:
-            channel.send(wire.WORKER_READY, {})
+            channel.send(wire.WORKER_READY, b"", b"", [])
         self.worker.serve(channel, lambda: self.marks.__setitem__(mark, 1))
 
     def new_link(self) -> Link:
@@ -248,15 +250,8 @@ class Zygote:
         began = bool(self.marks[who.mark])
         self.free_marks.append(who.mark)
         found = self.adopt(who.deadline)
-        self.tell(
-            wire.EXITED,
-            worker=who.pid,
-            status=status,
-            began=began,
-            orphans=found,
-            rss_kb=usage.ru_maxrss,
-            cpu_s=round(usage.ru_utime + usage.ru_stime, 6),
-        )
+        death = wire.Exited(who.pid, status, began, found, usage.ru_maxrss)
+        self.control.send(death.pack())
         if found:
             self.ended.append(who.pid)
 
