@@ -28,7 +28,7 @@ class Codec(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one call may use. ``None`` is no limit."""
+    """What one call may use. ``None``: the pool's default; in a default: no limit."""
 
     #: Seconds of running, from the moment a worker has the call.
     run_s: float | None = None
@@ -38,6 +38,15 @@ class Limits:
     memory_mb: int | None = None
     #: Bytes of encoded result.
     result_bytes: int | None = None
+
+    def or_else(self, defaults: Limits) -> Limits:
+        """These, and the defaults where there is none."""
+        return Limits(
+            run_s=defaults.run_s if self.run_s is None else self.run_s,
+            queue_s=defaults.queue_s if self.queue_s is None else self.queue_s,
+            memory_mb=defaults.memory_mb if self.memory_mb is None else self.memory_mb,
+            result_bytes=defaults.result_bytes if self.result_bytes is None else self.result_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

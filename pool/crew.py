@@ -117,7 +117,7 @@ class Crew:
         meta = wire.CallMeta(
             pickled=call.codec is Codec.PICKLE,
             stream=call.stream,
-            result_limit=call.limits.result_bytes,
+            result_limit=running.limits.result_bytes,
             env=dict(call.env),
         ).pack()
         self._send(worker, wire.CALL, meta, call.body, call.fds)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import causes
 from ._child import wire
-from .calls import Call, Outcome, Phase, Receipt
+from .calls import Outcome, Phase, Receipt
 from .causes import Cause, Stop
 from .workers import Running, Worker
 
@@ -69,16 +69,15 @@ def queued_too_long(running: Running, now: float) -> Outcome:
     waited = now - running.submitted_at
     return Outcome(
         error_type="Timeout",
-        error=f"the call waited {waited:.1f} s for a free slot, and may wait {running.call.limits.queue_s:g} s "
+        error=f"the call waited {waited:.1f} s for a free slot, and may wait {running.limits.queue_s:g} s "
         "(phase: queue). Send it again later, or give the server more slots.",
-        details={"phase": Phase.QUEUE.value, "limit_s": running.call.limits.queue_s},
+        details={"phase": Phase.QUEUE.value, "limit_s": running.limits.queue_s},
         receipt=_receipt(running, now),
     )
 
 
-def ran_too_long(call: Call) -> Stop:
+def ran_too_long(limit: float) -> Stop:
     """It ran longer than it may."""
-    limit = call.limits.run_s
     return Stop(
         error_type="Timeout",
         message=f"the call ran longer than its time limit of {limit:g} s (phase: run) and was ended, with all it had started. "

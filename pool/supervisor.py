@@ -18,7 +18,7 @@ from typing import Final
 
 from . import causes, ends, scheduler, survey
 from ._child import wire
-from .calls import BASE_ENVIRONMENT, Call, Outcome, Sink
+from .calls import BASE_ENVIRONMENT, Call, Limits, Outcome, Sink
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S, Crew
 from .errors import EnvironmentStartFailed, Overloaded, PoolClosed
@@ -62,6 +62,11 @@ class Supervisor:
                 max_spares=config.max_spares,
                 spare_idle_s=config.spare_idle_s,
             )
+        )
+        self._defaults = Limits(
+            run_s=config.call_timeout_s,
+            queue_s=config.queue_timeout_s,
+            memory_mb=config.memory_mb,
         )
         self._learner = Learner(config.preload_learn)
         self._recorder = Recorder()
@@ -153,7 +158,8 @@ class Supervisor:
         call_id = next(self._ids)
         now = self._now()
         key = self._learner.route(call.environment, call.function_key)
-        running = self._calls[call_id] = Running(call, sink, key, now)
+        limits = call.limits.or_else(self._defaults)
+        running = self._calls[call_id] = Running(call, sink, key, limits, now)
         try:
             commands = self._scheduler.submitted(call_id, key, now)
         except scheduler.QueueFull:
@@ -165,9 +171,8 @@ class Supervisor:
                 retry_after_s=1,
             ) from None
         self._do(commands)
-        limit = call.limits.queue_s
-        if limit is not None and running.worker is None and not running.done:
-            running.timer = self._loop.call_later(limit, self._queued_too_long, call_id)
+        if limits.queue_s is not None and running.worker is None and not running.done:
+            running.timer = self._loop.call_later(limits.queue_s, self._queued_too_long, call_id)
         return call_id
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
@@ -227,7 +232,7 @@ class Supervisor:
         if started is not None:
             started()
         running.cancel_timer()
-        limits = running.call.limits
+        limits = running.limits
         if limits.run_s is not None:
             running.timer = self._loop.call_later(limits.run_s, self._ran_too_long, call_id)
         if limits.memory_mb is not None:
@@ -375,8 +380,8 @@ class Supervisor:
     def _ran_too_long(self, call_id: int) -> None:
         running = self._calls[call_id]
         worker = running.worker
-        if worker is not None and not worker.stopping:
-            stop = ends.ran_too_long(running.call)
+        if worker is not None and running.limits.run_s is not None and not worker.stopping:
+            stop = ends.ran_too_long(running.limits.run_s)
             self._crew.stop(worker, stop, grace=self.config.grace_s, dump=True)
 
     # Time.
@@ -401,7 +406,7 @@ class Supervisor:
     def _look_at_memory(self) -> None:
         for call_id in list(self._limited):
             running = self._calls[call_id]
-            limit_mb, worker = running.call.limits.memory_mb, running.worker
+            limit_mb, worker = running.limits.memory_mb, running.worker
             if limit_mb is None or worker is None or worker.stopping:
                 continue
             if used(worker.pid) > limit_mb << 20:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from .calls import Call, Phase, Sink
+from .calls import Call, Limits, Phase, Sink
 from .causes import Stop
 from .channel import WorkerLink
 from .scheduler import ZygoteKey
@@ -22,6 +22,7 @@ class Running:
         "dispatched_at",
         "done",
         "key",
+        "limits",
         "sink",
         "streaming",
         "submitted_at",
@@ -29,8 +30,10 @@ class Running:
         "worker",
     )
 
-    def __init__(self, call: Call, sink: Sink, key: ZygoteKey, now: float) -> None:
+    def __init__(self, call: Call, sink: Sink, key: ZygoteKey, limits: Limits, now: float) -> None:
         self.call = call
+        #: The call's own, and the pool's defaults where it has none.
+        self.limits = limits
         self.sink = sink
         self.key = key
         self.submitted_at = now

@@ -124,6 +124,19 @@ def test_waiting_has_a_limit_of_its_own(make_live):
     fine(live)
 
 
+def test_limits_have_defaults_that_a_call_may_change(make_live):
+    live = make_live(slots=1, call_timeout_s=0.2, queue_timeout_s=0.1, memory_mb=100).ready()
+    sleeps = "def f():\n    import time; time.sleep(0.5)"
+    assert live.call(sleeps).details["limit_s"] == 0.2
+    long = live.start(sleeps, run_s=5)
+    assert long.pid
+    assert live.call(NEXT).details == {"phase": "queue", "limit_s": 0.1}
+    assert long.wait().ok
+    grows = "def f():\n    block = bytearray(200 << 20); import time; time.sleep(0.15)"
+    assert live.call(grows, run_s=5, memory_mb=400).ok
+    assert live.call(grows + "; time.sleep(5)", run_s=9).details["limit_mb"] == 100
+
+
 def test_memory_beyond_the_limit_is_told_with_evidence(live):
     outcome = live.call(
         "def f():\n    import time; block = bytearray(400 << 20); time.sleep(30)", memory_mb=100
