@@ -114,12 +114,12 @@ class Crew:
         """Give a spare its call."""
         worker.take(call_id, running, self._now())
         call = running.call
-        meta = wire.CallMeta(
+        meta = wire.pack_call_meta(
             pickled=call.codec is Codec.PICKLE,
             stream=call.stream,
             result_limit=running.limits.result_bytes,
             env=dict(call.env),
-        ).pack()
+        )
         self._send(worker, wire.CALL, meta, call.body, call.fds)
 
     def credit(self, worker: Worker, items: int) -> None:

@@ -146,7 +146,17 @@ class Engine:
             try:
                 self._loop.call_soon_threadsafe(self._empty_inbox)
             except RuntimeError:
-                _log.debug("posted to a loop that has ended")
+                # The loop has ended, and every task heard of it.
+                self._empty_inbox_unread()
+
+    def _empty_inbox_unread(self) -> None:
+        while True:
+            try:
+                function, args = self._inbox.popleft()
+            except IndexError:
+                return
+            if function == self._submit:
+                close_all(args[1].fds)
 
     def cancel(self, task: Task, reason: str = "cancelled by its caller") -> None:
         """End a call, wherever it is."""
@@ -247,6 +257,7 @@ class Engine:
         self._flush()
         self._deliveries.put(None)
         self._loop.close()
+        self._empty_inbox_unread()
         self._started.set()
         _engines.discard(self)
 

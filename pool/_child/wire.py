@@ -19,7 +19,7 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
 (a struct, then JSON where there is more to say), and ``body``, opaque bytes; descriptors
 ride on its first byte.
 
-    CALL    supervisor -> worker   `CallMeta`    | the request's bytes
+    CALL    supervisor -> worker   `pack_call_meta` | the request's bytes
     CREDIT  supervisor -> worker   `CREDIT_META`: how many more items may be yielded
     READY   worker -> supervisor   a spare that prepared itself can take its call
     ITEM    worker -> supervisor                 | one item
@@ -85,7 +85,8 @@ PACKET_LIMIT = 128 * 1024
 WINDOW = 16
 
 _ANCILLARY = CMSG_SPACE(MAX_FDS * 4)
-_CHUNK = 256 * 1024
+#: Below what malloc would map, and give back, for every read.
+_CHUNK = 64 * 1024
 
 
 class BadRequest(Exception):
@@ -112,39 +113,24 @@ class Frame:
         self.fds = fds
 
 
-class CallMeta:
-    """How to run a call."""
+#: flags (1: pickled, 2: stream), limit of the result (-1: none); then ``env`` as JSON.
+_CALL_META = struct.Struct("<Bq")
 
-    __slots__ = ("env", "pickled", "result_limit", "stream")
 
-    #: flags (1: pickled, 2: stream), limit of the result (-1: none); then ``env`` as JSON.
-    _FORM = struct.Struct("<Bq")
+def pack_call_meta(
+    *, pickled: bool, stream: bool, result_limit: int | None, env: dict[str, str]
+) -> bytes:
+    """How to run a call, for the wire."""
+    limit = -1 if result_limit is None else result_limit
+    form = _CALL_META.pack(pickled | stream << 1, limit)
+    return form + json.dumps(env).encode() if env else form
 
-    def __init__(
-        self, *, pickled: bool, stream: bool, result_limit: int | None, env: dict[str, str]
-    ) -> None:
-        self.pickled = pickled
-        self.stream = stream
-        self.result_limit = result_limit
-        self.env = env
 
-    def pack(self) -> bytes:
-        """For the wire."""
-        limit = -1 if self.result_limit is None else self.result_limit
-        form = self._FORM.pack(self.pickled | self.stream << 1, limit)
-        return form + json.dumps(self.env).encode() if self.env else form
-
-    @classmethod
-    def unpack(cls, data: bytes) -> CallMeta:
-        """From the wire."""
-        flags, limit = cls._FORM.unpack_from(data)
-        env = json.loads(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
-        return cls(
-            pickled=bool(flags & 1),
-            stream=bool(flags & 2),
-            result_limit=None if limit < 0 else limit,
-            env=env,
-        )
+def unpack_call_meta(data: bytes) -> tuple[bool, bool, int | None, dict[str, str] | None]:
+    """``pickled, stream, result_limit, env`` of `pack_call_meta`."""
+    flags, limit = _CALL_META.unpack_from(data)
+    env = json.loads(data[_CALL_META.size :]) if len(data) > _CALL_META.size else None
+    return flags & 1 > 0, flags & 2 > 0, None if limit < 0 else limit, env
 
 
 class ResultMeta:

@@ -31,6 +31,8 @@ _BUILTINS = builtins.__dict__.copy()
 class Channel:
     """The worker's end of its channel; blocking."""
 
+    __slots__ = ("frames", "reader", "sock")
+
     def __init__(self, fd: int) -> None:
         self.sock = socket(AF_UNIX, SOCK_STREAM, 0, fd)
         self.reader: wire.FrameReader | None = None
@@ -73,14 +75,14 @@ def serve(channel: Channel, began: Callable[[], None]) -> None:
     ``began`` is called when user code may run from there on.
     """
     call = channel.receive()
-    meta = wire.CallMeta.unpack(call.meta)
+    pickled, stream, result_limit, env = wire.unpack_call_meta(call.meta)
     began()
     pid = os.getpid()
-    if meta.env:
-        os.environ.update(meta.env)
+    if env:
+        os.environ.update(env)
     known = len(sys.modules)
     start = monotonic()
-    outcome = _run(channel, call, meta)
+    outcome = _run(channel, call, pickled, stream, result_limit)
     run_s = monotonic() - start
     if os.getpid() != pid:
         # User code forked and its child came back here too: only one may answer.
@@ -93,31 +95,33 @@ def serve(channel: Channel, began: Callable[[], None]) -> None:
         _answer(channel, outcome, run_s, known)
 
 
-def _run(channel: Channel, call: wire.Frame, meta: wire.CallMeta) -> Outcome:
+def _run(
+    channel: Channel, call: wire.Frame, pickled: bool, stream: bool, result_limit: int | None
+) -> Outcome:
     """The call's end, whatever happened."""
     try:
-        if meta.pickled:
+        if pickled:
             function, args, kwargs = payload.load_call(call.body, call.fds)
         else:
             request = flash.load_call(call.body)
             function, args, kwargs = request.function, request.args, request.kwargs
-        on_item = _ItemSender(channel).send if meta.stream else None
+        on_item = _ItemSender(channel).send if stream else None
         value = invoke.run(function, args, kwargs, on_item)
         if value is invoke.STREAMED:
             return "stream", b"", [], {}
-        if meta.pickled:
+        if pickled:
             return "pickle", *payload.dump_result(value), {}
         body = flash.dump_result(value, request.as_json)
-        if meta.result_limit is not None and len(body) > meta.result_limit:
-            return "pickle", b"", [], _too_large(len(body), meta.result_limit)
+        if result_limit is not None and len(body) > result_limit:
+            return "pickle", b"", [], _too_large(len(body), result_limit)
         return "json" if request.as_json else "pickle", body, [], {}
     except wire.BadRequest as error:
         return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
     except exceptions.Unserializable as error:
         return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
     except BaseException as error:  # SystemExit and its like are results
-        record, pickled = exceptions.capture(error)
-        return "pickle", pickled, [], {"user": True, **record}
+        record, body = exceptions.capture(error)
+        return "pickle", body, [], {"user": True, **record}
 
 
 def _answer(channel: Channel, outcome: Outcome, run_s: float, known: int) -> None:
@@ -188,7 +192,7 @@ def rehearse() -> None:
     main = sys.modules["__main__"]
     near, far = socketpair()
     channel = Channel(far.detach())
-    meta = wire.CallMeta(pickled=False, stream=False, result_limit=1 << 20, env={}).pack()
+    meta = wire.pack_call_meta(pickled=False, stream=False, result_limit=1 << 20, env={})
     call = wire.head(wire.CALL, meta, len(_REHEARSAL), 0) + _REHEARSAL
     for _ in range(_ROUNDS):
         near.send(call)
