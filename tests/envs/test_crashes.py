@@ -90,7 +90,7 @@ def test_racers_build_once(mode: str, setup: Any, version_in: VersionIn, tmp_pat
 STEPS = (
     "claims:Claims.take:before",
     "claims:Claims.take:after",
-    "uv_cli:Uv.make_venv:after",
+    "skeletons:make_virtualenv:after",
     "uv_cli:Uv.install:after",
     "manifest:list_files:after",
     "manifest:write_facts:before",

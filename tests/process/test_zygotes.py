@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded, PoolClosed
 from support.live import alive
 
@@ -180,7 +180,7 @@ def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
 
 def test_a_stopped_guard_does_not_hold_up_a_stop(make_live):
     live = make_live().ready()
-    guard = int(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+    guard = processes.parent(live.zygote().pid)
     os.kill(guard, signal.SIGSTOP)
     began = time.monotonic()
     live.run(live.supervisor.stop())
