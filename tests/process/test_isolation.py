@@ -116,9 +116,11 @@ def f():
     stdin, descriptors = live.value(code)
     assert stdin == ""
     low = [(n, to) for n, to in descriptors if n < 1000 and to != "/proc"]
-    assert [
-        (n, to) for n, to in low if "/fd" not in to
-    ] == [(0, "/dev/null"), (1, "pipe"), (2, "pipe")]
+    assert [(n, to) for n, to in low if "/fd" not in to] == [
+        (0, "/dev/null"),
+        (1, "pipe"),
+        (2, "pipe"),
+    ]
 
 
 @pytest.mark.parametrize(

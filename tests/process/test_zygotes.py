@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,3 +263,45 @@ def test_nothing_grows(make_live):
     before = size()
     many()
     assert size() == before
+
+
+STAND_IN_DRIVER = """
+static int initialised = 0;
+int cuInit(unsigned flags) { initialised = 1; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return initialised ? 0 : 3; }
+"""
+
+
+@pytest.fixture(scope="module")
+def cuda_driver(tmp_path_factory):
+    """A library with the driver's name and the two functions that the check relies on."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "cuda.c").write_text(STAND_IN_DRIVER)
+    library = folder / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "cuda.c"], check=True)
+    return library
+
+
+def test_a_module_that_initialises_cuda_is_not_forked_with(make_live, interpreter, cuda_driver):
+    loads = f"import ctypes\nDRIVER = ctypes.CDLL({str(cuda_driver)!r})\n"
+    live = make_live(
+        base_python=interpreter(loads=loads, uses=loads + "DRIVER.cuInit(0)"), slots=1
+    ).ready()
+    for module in ("loads", "uses"):
+        assert live.call(f"def f():\n    import {module}").ok
+    live.until(lambda: "uses" in live.zygote().skipped)
+    assert "CUDA" in live.zygote().skipped["uses"]
+    live.until(lambda: any(z.profile and z.state == "ready" for z in live.stats().zygotes))
+    assert live.call("def f():\n    import loads").receipt.preloaded, "to load it is harmless"
+    assert live.call("def f():\n    import uses").ok
+
+
+def test_cuda_initialised_at_start_up_makes_workers_spawn(make_live, interpreter, cuda_driver):
+    start_up = f"import ctypes; ctypes.CDLL({str(cuda_driver)!r}).cuInit(0)"
+    live = make_live(base_python=interpreter(sitecustomize=start_up)).ready()
+    assert live.value(NEXT) == "fine"
+    assert live.zygote().start_method == "spawn"
+    assert "CUDA" in live.zygote().reason
