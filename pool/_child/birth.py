@@ -45,6 +45,7 @@ def live(channel_fd: int, output_fd: int, workdir: str, work: Callable[[int], No
             # An earlier call removed it; that is no reason for this one to fail.
             os.chdir("/")
         preparation.lock_hooks_armed = True
+        preparation.main_thread._native_id = os.getpid()  # type: ignore[attr-defined]
         work(CHANNEL_FD)
         status = 0
     except (wire.Closed, BrokenPipeError, ConnectionResetError):

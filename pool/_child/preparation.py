@@ -13,6 +13,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
     from typing import Any
 
@@ -23,6 +24,8 @@ from .wire import LOADING, SKIPPED
 #: Whether the fork hooks of threading and logging act. False in a zygote; True in a worker,
 #: where a fork is the user's own.
 lock_hooks_armed = False
+#: The main thread's object, for what the hooks would have told it: its new kernel id.
+main_thread: threading.Thread
 
 
 class NotSafe(Exception):
@@ -45,11 +48,12 @@ def disarm_lock_hooks() -> None:
     register = os.register_at_fork
     os.register_at_fork = _register_with_switch  # type: ignore[assignment]
     try:
-        import logging
-        import threading  # noqa: F401 - for its hooks
+        import logging  # noqa: F401 - for its hooks
+        import threading
     finally:
         os.register_at_fork = register
-    del logging
+    global main_thread
+    main_thread = threading.main_thread()
 
 
 _register = os.register_at_fork
@@ -68,12 +72,27 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> None:
 
     site.main()
     sys.path[:0] = start["path"]
+    _look_like_any_interpreter()
     _import_runtime(start["runtime"])
     _configure_output()
     _configure_logging(start["log_level"])
     for module in start["preload"]:
         tell(LOADING, module=module)
         _preload(module, tell)
+
+
+def _look_like_any_interpreter() -> None:
+    """Hide how we were started: multiprocessing starts children with the same flags.
+
+    With ours they would come up without ``site``, and so without what its ``.pth`` files
+    make importable.
+    """
+    sys.argv = [""]
+    ours = {"isolated", "no_site", "no_user_site", "ignore_environment", "safe_path"}
+    names = [name for name in dir(sys.flags) if name[0] != "_" and not name.startswith("n_")]
+    values = {name: 0 if name in ours else getattr(sys.flags, name) for name in names}
+    del values["count"], values["index"]
+    sys.flags = type("flags", (), {"__slots__": (), **values})()
 
 
 def _import_runtime(packages: dict[str, str]) -> None:

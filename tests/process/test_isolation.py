@@ -146,6 +146,46 @@ def f():
     assert live.value("def f(): return 'fine'") == "fine"
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_works_in_a_call(live, method):
+    code = """
+def f(method):
+    import multiprocessing, os, operator
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        flags = pool.apply(eval, ("__import__('sys').flags.no_site",))
+        return pool.map(operator.neg, range(3)), flags
+"""
+    assert live.value(code, method) == ([0, -1, -2], 0)
+
+
+def test_a_worker_looks_like_any_interpreter(live):
+    code = """
+def f():
+    import os, subprocess, sys, threading
+    assert sys.argv == [""]
+    assert threading.main_thread().native_id == os.getpid() == threading.get_native_id()
+    assert subprocess._args_from_interpreter_flags() == []
+    exit, quit, sys.flags.dev_mode, sys.flags.utf8_mode
+    return __name__, sys.modules["__main__"].__dict__ is globals()
+"""
+    assert live.value(code) == ("__main__", True)
+
+
+def test_hooks_at_fork_act_on_the_forks_of_user_code(live):
+    code = """
+def f():
+    import os, threading
+    threading.Timer(60, print).start()
+    ran = []
+    os.register_at_fork(after_in_child=lambda: ran.append(1))
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(ran) + 10 * threading.active_count())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+    assert live.value(code) == 11, "threading's hook dropped the timer, ours ran"
+
+
 def test_output_is_all_there_and_in_order(live):
     code = """
 import ctypes, logging, os, subprocess, sys
