@@ -24,6 +24,7 @@ from .errors import Tampered
 from .extraction import Hashing, Promise, extract
 from .manifest import Facts, decode_facts, encode_facts, list_files, read_facts, sign
 from .store import Store, read_json, write_json
+from .virtualenv import link_interpreter
 
 __all__ = ["ArchiveInfo", "pack", "read_manifest", "unpack"]
 
@@ -43,11 +44,13 @@ class ArchiveInfo:
 
 
 def _members(root: Path) -> Iterator[tuple[str, Path]]:
-    """Directories and files; not the links to the interpreter, which unpacking makes itself."""
+    """Directories, each followed by its files; not the links to the interpreter."""
     for folder, names, files in os.walk(root):
         here = Path(folder)
         names[:] = sorted(name for name in names if not (here / name).is_symlink())
-        for name in (*names, *sorted(files)):
+        if here != root:
+            yield here.relative_to(root).as_posix(), here
+        for name in sorted(files):
             path = here / name
             relative = path.relative_to(root).as_posix()
             if not (relative.startswith("bin/python") and path.is_symlink()):
@@ -154,17 +157,5 @@ def unpack(info: ArchiveInfo, archive: Path, target: Path, python: Path) -> None
     """Extract into `target` (which must not exist), verified; blocking, in a stream."""
     target.mkdir(parents=True)
     extract(archive, info.promise, target)
-    _link_interpreter(target, python, info.facts)
+    link_interpreter(target, python, info.facts.python_version)
     list_files(target)
-
-
-def _link_interpreter(target: Path, python: Path, facts: Facts) -> None:
-    """The links of a virtualenv, made new: an archive holds none."""
-    minor = ".".join(facts.python_version.split(".")[:2])
-    folder = target / "bin"
-    folder.mkdir(exist_ok=True)
-    links = (("python", str(python)), ("python3", "python"), (f"python{minor}", "python"))
-    for name, meaning in links:
-        (folder / name).symlink_to(meaning)
-    if not (target / "lib64").exists():
-        (target / "lib64").symlink_to("lib")

@@ -1,6 +1,6 @@
 """Build one environment in scratch, complete it, publish it by one rename.
 
-    uv venv -> uv pip install --no-deps (the plan's lines) -> .pth to the base
+    virtualenv -> uv pip install --no-deps (the plan's lines) -> .pth to the base
       -> check merged metadata -> list of files -> facts -> rename
 
 A process killed between any two of these leaves a scratch directory that bears
@@ -28,6 +28,7 @@ from .metadata import problems, read_packages, site_packages_of
 from .plan import Plan
 from .process import run
 from .settings import EnvSettings
+from .skeletons import Skeletons
 from .store import Store, remove_tree
 from .uv_cli import Progress, Uv
 
@@ -76,16 +77,15 @@ class Builder:
 
     uv: Uv
     store: Store
-    holder: str
+    skeletons: Skeletons
     settings: EnvSettings
 
     async def build(self, order: Order, progress: Progress) -> Seconds:
         """Build and publish; raises the typed failure of whatever stood in the way."""
         began = time.monotonic()
         watch = _FetchWatch(progress)
-        async with scratch(self.store, self.holder) as folder:
+        async with self.skeletons.workshop(order.base) as folder:
             venv = folder / "env"
-            await self.uv.make_venv(venv, order.base.python)
             # What is damaged may be damaged in the shared cache: take nothing from there.
             uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
             await self._install(uv, order.plan, venv, watch)

@@ -267,8 +267,10 @@ class Environments:
         await _quietly(lambda: write_preloads(provider.ground.shared, digest, names), None)
 
     async def open(self) -> Provider:
-        """Open the store now rather than on first use; for commands and start-up."""
-        return await self._open()
+        """Open the store and look at the base now rather than on first use."""
+        provider, base = await asyncio.gather(self._open(), self._planner.look_at_base())
+        provider.ground.skeletons.prepare(base)
+        return provider
 
     async def close(self) -> None:
         """Cancel builds, let go of every environment, stop the heartbeat."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +92,43 @@ class _Capped(io.RawIOBase):
         return data
 
 
+class _Folder:
+    """The directory being filled: an open descriptor, kept while its files follow each other."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        self._here = os.dup(self._root)
+        self._parts: list[str] = []
+
+    def enter(self, parts: list[str]) -> int:
+        """Walk there by descriptors, through real directories only; they are made on the way."""
+        if parts == self._parts:
+            return self._here
+        below = parts[: len(self._parts)] == self._parts
+        here = os.dup(self._here if below else self._root)
+        for part in parts[len(self._parts) :] if below else parts:
+            here = _step(here, part)
+        os.close(self._here)
+        self._here, self._parts = here, parts
+        return here
+
+    def close(self) -> None:
+        os.close(self._here)
+        os.close(self._root)
+
+
+def _step(here: int, part: str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        try:
+            return os.open(part, flags, dir_fd=here)
+        except FileNotFoundError:
+            os.mkdir(part, 0o755, dir_fd=here)
+            return os.open(part, flags, dir_fd=here)
+    finally:
+        os.close(here)
+
+
 def extract(archive: Path, promise: Promise, target: Path) -> None:
     """Extract into an empty directory; raise Tampered unless all of it is as promised."""
     with archive.open("rb") as file:
@@ -111,32 +147,29 @@ def _extract_all(hashing: Hashing, promise: Promise, target: Path) -> None:
     unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
     reader = unpacker.stream_reader(cast("IO[bytes]", hashing), closefd=False)
     stream = cast("IO[bytes]", _Capped(reader, promise))
-    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    folder = _Folder(target)
     try:
-        with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as tar:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, errorlevel=2) as tar:
             for number, member in enumerate(tar):
                 if number >= promise.members:
                     raise promise.broken("holds more than its manifest says")
-                _extract_member(tar, member, root, promise)
+                _extract_member(tar, member, folder, promise)
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
     finally:
-        os.close(root)
+        folder.close()
 
 
 def _extract_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, root: int, promise: Promise
+    tar: tarfile.TarFile, member: tarfile.TarInfo, folder: _Folder, promise: Promise
 ) -> None:
     if not (member.isdir() or member.isreg()) or member.issparse():
         raise promise.broken(f"holds {member.name!r}, which is neither a file nor a directory")
     *folders, name = _parts(member, promise)
     try:
         if member.isdir():
-            os.close(_descend(root, [*folders, name]))
-            return
-        parent = _descend(root, folders)
-        try:
-            _write_file(tar, member, parent, name)
-        finally:
-            os.close(parent)
+            folder.enter([*folders, name])
+        else:
+            _write_file(tar, member, folder.enter(folders), name)
     except (FileExistsError, NotADirectoryError) as error:
         raise promise.broken(f"holds {member.name!r} twice") from error
 
@@ -149,28 +182,21 @@ def _parts(member: tarfile.TarInfo, promise: Promise) -> list[str]:
     return parts
 
 
-def _descend(root: int, folders: list[str]) -> int:
-    """Walk down by descriptors, through real directories only; answers an open one."""
-    here = os.dup(root)
-    for folder in folders:
-        try:
-            try:
-                os.mkdir(folder, 0o755, dir_fd=here)
-            except FileExistsError:
-                pass
-            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
-        finally:
-            os.close(here)
-        here = below
-    return here
-
-
 def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+    """By bare descriptors: thousands of small files, and each call counts."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    mode = member.mode & 0o755 | 0o600
     source = tar.extractfile(member)
     assert source is not None
-    with os.fdopen(os.open(name, flags, mode, dir_fd=parent), "wb") as file:
-        shutil.copyfileobj(source, file, _BLOCK)
-        file.flush()
-        os.utime(file.fileno(), (member.mtime, member.mtime))
+    target = os.open(name, flags, member.mode & 0o755 | 0o600, dir_fd=parent)
+    try:
+        while block := source.read(_BLOCK):
+            _write_all(target, block)
+        os.utime(target, (member.mtime, member.mtime))
+    finally:
+        os.close(target)
+
+
+def _write_all(target: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(target, rest) :]

@@ -25,6 +25,7 @@ from .leases import LeaseTable, Marks
 from .memo import StoredMemo
 from .places import Places, choose_places
 from .settings import EnvSettings
+from .skeletons import Skeletons
 from .store import Store
 from .uv_cli import Uv, find_uv
 
@@ -51,6 +52,7 @@ class Ground:
     memo: StoredMemo
     evictor: Evictor
     builder: Builder
+    skeletons: Skeletons
     uv: Uv
 
     @property
@@ -101,6 +103,7 @@ def open_ground(settings: EnvSettings) -> Ground:
         settings=_linking(settings, places),
         limit_s=settings.build_timeout_s,
     )
+    skeletons = Skeletons(uv, store, holders.me)
     ground = Ground(
         places=places,
         store=store,
@@ -112,7 +115,8 @@ def open_ground(settings: EnvSettings) -> Ground:
         claims=_claims(places, store, shared, holders, shared_holders),
         memo=StoredMemo(shared, settings.memo_s),
         evictor=Evictor(store, holders, marks, table, limits_of(settings)),
-        builder=Builder(uv=uv, store=store, holder=holders.me, settings=settings),
+        builder=Builder(uv=uv, store=store, skeletons=skeletons, settings=settings),
+        skeletons=skeletons,
         uv=uv,
     )
     ground.beat()

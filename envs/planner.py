@@ -44,6 +44,10 @@ class Planner:
         self._bases = Bases()
         self._pythons: dict[str, Path] = {}
 
+    async def look_at_base(self) -> BaseFacts:
+        """Probe the base now, so that no request waits for it."""
+        return await self._bases.facts(self._settings.base_python)
+
     async def understand(self, spec: Spec, ground: Ground) -> Understood:
         """Normalise, find the interpreter, compute the request key."""
         settings = self._settings

@@ -173,6 +173,7 @@ class Provider:
                 advice="somebody else deletes from the volume; ask again",
             )
         await self._finish_if_needed(wanted.digest)
+        self.ground.skeletons.prepare(wanted.base)
         return found
 
     async def _build_with_tools(self, order: Order, report: Report) -> Seconds:
@@ -218,6 +219,7 @@ class Provider:
         """Wait until nothing is left to be done in the background."""
         while self._finishing:
             await asyncio.wait(list(self._finishing.values()))
+        await self.ground.skeletons.settled()
 
     async def make_room(self, *, reserve: bool = True) -> Evicted:
         """Evict until the limits are met, with room for one more where asked."""
@@ -273,3 +275,4 @@ class Provider:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self.ground.skeletons.close()

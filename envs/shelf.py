@@ -108,7 +108,7 @@ class Shelf:
         store = self.ground.store
         with store.scratch(self.ground.holders.me) as folder:
             target = folder / "env"
-            archive.unpack(info, self.ground.shared.archive(info.digest), target, base.python)
+            archive.unpack(info, self.ground.shared.archive(info.digest), target, base.real_python)
             manifest.write_facts(target, info.facts)
             replace = info.digest in self.damaged
             store.publish(target, store.environment(info.digest), replace=replace)

@@ -18,6 +18,7 @@ Every write that another process may read is a rename of something complete.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -29,6 +30,8 @@ from typing import Any, Final
 from .digest import is_hex_id
 
 __all__ = ["Store", "read_json", "remove_tree", "write_json"]
+
+_log = logging.getLogger(__name__)
 
 #: Files larger than this are not ours.
 _MAX_JSON: Final = 64 * 1024 * 1024
@@ -174,11 +177,17 @@ def _listed(folder: Path) -> list[str]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file or a tree; others may be deleting it at the same time."""
+    """Delete a file or a tree, as far as it goes; others may be deleting it at the same time.
+
+    What stays (a volume that is gone, say) is swept up by whoever comes next.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+        return
+    try:
         path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.info("%s is not deleted: %s", path, error)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -126,16 +126,23 @@ class Uv:
         finished = await self._run(argv, "resolve", requirements.parent, progress, links)
         return finished.stdout
 
-    async def make_venv(self, path: Path, python: Path) -> None:
-        """Make a relocatable virtualenv."""
-        argv = ["venv", "--relocatable", "--no-project", "--no-python-downloads"]
-        await self._run([*argv, "--python", str(python), str(path)], "build", path.parent, None)
-
     async def install(self, venv: Path, lock: Path, *, progress: Progress | None = None) -> None:
-        """Install exactly the lock's lines, without looking at dependencies."""
+        """Install exactly the lock's lines, without looking at dependencies.
+
+        First with what the cache has: the resolution has just asked the index, and asking
+        it once more about every package takes longer than linking their files.
+        """
         argv = ["pip", "install", "--no-deps", "--link-mode", self.settings.link_mode]
         argv += ["--python", str(venv / "bin" / "python"), "--requirements", str(lock)]
-        await self._run(argv, "build", lock.parent, progress)
+        try:
+            await self._run([*argv, "--offline"], "build", lock.parent, _hopeful(progress))
+        except (RegistryUnreachable, ResolutionFailed):
+            await self._run(argv, "build", lock.parent, progress)
+
+    async def look_at(self, venv: Path) -> None:
+        """Have uv ask an interpreter what it is, and remember the answer."""
+        argv = ["pip", "list", "--offline", "--python", str(venv / "bin" / "python")]
+        await self._run(argv, "build", venv.parent, None)
 
     async def find_python(self, version: str, folder: Path) -> Path:
         """An installed interpreter of that version."""
@@ -224,6 +231,13 @@ def _scrubbing(progress: Progress | None) -> Progress | None:
     if progress is None:
         return None
     return lambda line: progress(_CREDENTIALS.sub(r"\1***@", line))
+
+
+def _hopeful(progress: Progress | None) -> Progress | None:
+    """Pass on what went well: the failure of a first try is nobody's concern."""
+    if progress is None:
+        return None
+    return lambda line: None if line.startswith(("error", "  cause", "hint")) else progress(line)
 
 
 def trimmed(words: str) -> str:

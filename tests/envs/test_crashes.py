@@ -364,8 +364,8 @@ def test_a_full_disk_evicts_then_tells(
             assert "enlarge the volume" in str(caught.value)
             with await environments.acquire(spec("alpha")) as found:
                 assert version_in(found.python, "alpha") == "2.0"
-            assert entries(small_disk / "flashpool" / "scratch") == []
             await provider.settled()
+        assert entries(small_disk / "flashpool" / "scratch") == []
 
     run(main())
 

@@ -1,0 +1,98 @@
+"""Virtualenvs made ahead of need: empty, but known to uv.
+
+uv asks every interpreter path it has not seen what it is, which means to start a
+Python: a third of the time that a small build takes. So one empty virtualenv lies
+ready in scratch, and uv has been asked about it; a build takes it, and the next is
+made in the background. Without one, a build makes its own: nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from .base import BaseFacts
+from .errors import EnvironmentFailure
+from .store import Store, remove_tree
+from .uv_cli import Uv
+from .virtualenv import make_virtualenv
+
+__all__ = ["Skeletons"]
+
+_log = logging.getLogger(__name__)
+
+
+class Skeletons:
+    """At most one spare, for the interpreter that was used last; on one event loop."""
+
+    def __init__(self, uv: Uv, store: Store, holder: str) -> None:
+        self._uv = uv
+        self._store = store
+        self._holder = holder
+        self._spare: tuple[Path, Path] | None = None
+        self._making: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def workshop(self, base: BaseFacts) -> AsyncIterator[Path]:
+        """A scratch directory with an empty virtualenv in `env`; gone afterwards."""
+        folder = self._take(base.real_python)
+        if folder is None:
+            folder = await asyncio.to_thread(self._new, base)
+        try:
+            yield folder
+        finally:
+            await asyncio.shield(asyncio.to_thread(remove_tree, folder))
+
+    def _take(self, python: Path) -> Path | None:
+        if self._spare is None or self._spare[0] != python:
+            return None
+        _, folder = self._spare
+        self._spare = None
+        # Somebody may have swept it up, were we taken for dead.
+        return folder if (folder / "env" / "pyvenv.cfg").is_file() else None
+
+    def _new(self, base: BaseFacts) -> Path:
+        folder = self._store.make_scratch(self._holder)
+        make_virtualenv(folder / "env", base.real_python, base.version)
+        return folder
+
+    def prepare(self, base: BaseFacts) -> None:
+        """See to it, in the background, that a spare lies ready."""
+        if self._making is None or self._making.done():
+            self._making = asyncio.get_running_loop().create_task(self._prepare(base))
+
+    async def settled(self) -> None:
+        """Wait until no spare is being made."""
+        if self._making is not None:
+            await asyncio.wait({self._making})
+
+    async def _prepare(self, base: BaseFacts) -> None:
+        if self._spare is not None and self._spare[0] == base.real_python:
+            return
+        await self._drop()
+        folder = None
+        try:
+            folder = await asyncio.to_thread(self._new, base)
+            await self._uv.look_at(folder / "env")
+            self._spare = (base.real_python, folder)
+        except (OSError, EnvironmentFailure) as error:
+            _log.info("no spare virtualenv: %s", error)
+        finally:
+            if folder is not None and self._spare is None:
+                await asyncio.shield(asyncio.to_thread(remove_tree, folder))
+
+    async def _drop(self) -> None:
+        if self._spare is not None:
+            _, folder = self._spare
+            self._spare = None
+            await asyncio.to_thread(remove_tree, folder)
+
+    async def close(self) -> None:
+        """Leave nothing in scratch."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait({self._making})
+        await self._drop()

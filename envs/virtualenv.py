@@ -1,0 +1,43 @@
+"""A virtualenv's skeleton, made by hand: three links, a directory, one file of settings.
+
+The same as `uv venv --relocatable` makes, but for the activation scripts that nobody
+sources here; at a hundredth of its time, and of the files to archive.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["link_interpreter", "make_virtualenv"]
+
+
+def make_virtualenv(path: Path, python: Path, version: str) -> None:
+    """Make one at a path that does not exist; `python` is the real interpreter, not a link."""
+    minor = _minor(version)
+    (path / "lib" / f"python{minor}" / "site-packages").mkdir(parents=True)
+    lines = {
+        "home": str(python.parent),
+        "implementation": "CPython",
+        "version_info": version,
+        "include-system-site-packages": "false",
+        # uv reads this one: entry points are written so that they may be moved.
+        "relocatable": "true",
+    }
+    text = "".join(f"{key} = {value}\n" for key, value in lines.items())
+    (path / "pyvenv.cfg").write_text(text, encoding="utf-8")
+    link_interpreter(path, python, version)
+
+
+def link_interpreter(path: Path, python: Path, version: str) -> None:
+    """The links of a virtualenv; an archive holds none."""
+    folder = path / "bin"
+    folder.mkdir(exist_ok=True)
+    names = (("python", str(python)), ("python3", "python"), (f"python{_minor(version)}", "python"))
+    for name, meaning in names:
+        (folder / name).symlink_to(meaning)
+    if not (path / "lib64").exists():
+        (path / "lib64").symlink_to("lib")
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])

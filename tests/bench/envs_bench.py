@@ -1,0 +1,199 @@
+"""Environments against plain uv: `rows()` measures, the bench runner prints.
+
+The reference of a cold build is `uv venv` and `uv pip install` of the same set, with
+the same uv, cache and interpreter. Both caches are filled before, so that it is our
+own work that is compared and not the registry's mood; ours and plain runs alternate,
+and medians are compared. What calls wait for is measured: bytecode and checksums
+follow after publication (the `settled` row tells how long those take).
+"""
+
+import asyncio
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashpool.envs import Environments, EnvSettings, Spec
+from flashpool.envs.settings import runtime_pins
+from flashpool.envs.uv_cli import find_uv
+
+SETS = {
+    "small": ("idna", "six"),
+    "requests": ("requests", "rich"),
+    "numpy+pandas": ("numpy", "pandas"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure beside its reference: `ratio` is value / reference."""
+
+    name: str
+    value: float
+    unit: str
+    reference: float | None = None
+    reference_name: str = ""
+    reach: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.value / self.reference if self.reference else None
+
+
+def plain(folder: Path, cache: Path, requirements: tuple[str, ...], *, compiled: bool) -> float:
+    """What somebody types who has no flashpool."""
+    uv = str(find_uv(EnvSettings()))
+    shutil.rmtree(folder, ignore_errors=True)
+    environment = {**os.environ, "UV_CACHE_DIR": str(cache), "UV_NO_PROGRESS": "1"}
+    began = time.perf_counter()
+    subprocess.run(
+        [uv, "venv", "-q", "--no-project", "--python", sys.executable, str(folder)],
+        check=True,
+        env=environment,
+    )
+    argv = [uv, "pip", "install", "-q", "--python", str(folder / "bin" / "python"), *requirements]
+    subprocess.run(
+        [*argv, *(["--compile-bytecode"] if compiled else [])], check=True, env=environment
+    )
+    return time.perf_counter() - began
+
+
+async def ours(settings: EnvSettings, requirements: tuple[str, ...]) -> tuple[float, float]:
+    """Until the lease, and until nothing is left to be done; the server has been started."""
+    async with Environments(settings) as environments:
+        await (await environments.open()).settled()
+        began = time.perf_counter()
+        lease = await environments.acquire(Spec(requirements=requirements))
+        waited = time.perf_counter() - began
+        assert lease.environment.origin == "built"
+        lease.release()
+        await (await environments.open()).settled()
+        return waited, time.perf_counter() - began
+
+
+def forget(volume: Path) -> None:
+    """Everything but uv's cache goes."""
+    for name in ("envs", "requests", "leases", "archives"):
+        shutil.rmtree(volume / "flashpool" / name, ignore_errors=True)
+
+
+def cold(root: Path, name: str, requirements: tuple[str, ...], rounds: int) -> list[Row]:
+    volume = root / "volume"
+    volume.mkdir(exist_ok=True)
+    settings = EnvSettings(volume=volume, local=root / "local", mode="volume", min_free_mb=0)
+    cache = volume / "flashpool" / "cache"
+    pinned = (*requirements, *runtime_pins())  # what a worker needs is in both
+    asyncio.run(ours(settings, requirements))
+    measured: dict[str, list[float]] = {"ours": [], "settled": [], "plain": [], "compiled": []}
+    for _ in range(rounds):
+        forget(volume)
+        waited, settled = asyncio.run(ours(settings, requirements))
+        measured["ours"].append(waited)
+        measured["settled"].append(settled)
+        measured["plain"].append(plain(root / "plain", cache, pinned, compiled=False))
+        measured["compiled"].append(plain(root / "plain", cache, pinned, compiled=True))
+    middle = {key: statistics.median(values) for key, values in measured.items()}
+    return [
+        Row(
+            name=f"cold environment: {name}",
+            value=middle["ours"],
+            unit="s",
+            reference=middle["plain"],
+            reference_name="uv venv + uv pip install",
+            reach="<= 1.2",
+        ),
+        Row(
+            name=f"cold environment with bytecode and seal: {name}",
+            value=middle["settled"],
+            unit="s",
+            reference=middle["compiled"],
+            reference_name="the same with --compile-bytecode",
+        ),
+    ]
+
+
+async def hits(settings: EnvSettings, count: int) -> float:
+    async with Environments(settings) as environments:
+        spec = Spec(requirements=SETS["small"])
+        (await environments.acquire(spec)).release()
+        began = time.perf_counter()
+        for _ in range(count):
+            (await environments.acquire(spec)).release()
+        return (time.perf_counter() - began) / count
+
+
+async def unpacking(settings: EnvSettings, other: EnvSettings) -> tuple[float, float]:
+    """A build in archive mode, and the same set on a pod with an empty disk."""
+    spec = Spec(requirements=SETS["numpy+pandas"])
+    async with Environments(settings) as environments:
+        began = time.perf_counter()
+        (await environments.acquire(spec)).release()
+        built = time.perf_counter() - began
+        await (await environments.open()).settled()
+    async with Environments(other) as environments:
+        began = time.perf_counter()
+        lease = await environments.acquire(spec)
+        assert lease.environment.origin == "archive"
+        lease.release()
+        return time.perf_counter() - began, built
+
+
+def rows(
+    rounds: int = 5, folder: Path | None = None, say: Callable[[str], None] = len
+) -> list[Row]:
+    """Measure everything; takes about half a minute, and the network once."""
+    root = Path(tempfile.mkdtemp(prefix="envs-bench-", dir=folder))
+    found: list[Row] = []
+    try:
+        for name, requirements in SETS.items():
+            say(f"cold environment: {name}")
+            found += cold(root, name, requirements, rounds)
+        warm = EnvSettings(
+            volume=root / "volume", local=root / "local", mode="volume", min_free_mb=0
+        )
+        say("memo hits")
+        found.append(
+            Row(
+                name="environment already built",
+                value=asyncio.run(hits(warm, 5000)) * 1000,
+                unit="ms",
+                reference=0.2,
+                reference_name="0.2 ms",
+                reach="<= 1",
+            )
+        )
+        say("archive")
+        pods = [
+            EnvSettings(volume=root / "volume2", local=root / pod, mode="archive", min_free_mb=0)
+            for pod in ("pod1", "pod2")
+        ]
+        (root / "volume2").mkdir()
+        unpacked, built = asyncio.run(unpacking(*pods))
+        found.append(
+            Row(
+                name="from an archive, empty disk: numpy+pandas",
+                value=unpacked,
+                unit="s",
+                reference=built,
+                reference_name="built with an empty cache",
+            )
+        )
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    return found
+
+
+def main() -> None:
+    for row in rows(say=lambda text: print("...", text, flush=True)):
+        ratio = "" if row.ratio is None else f"{row.ratio:6.2f} x {row.reference_name} {row.reach}"
+        print(f"{row.name:55} {row.value:9.4f} {row.unit:3} {ratio}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What `flashpool envs` does, without a terminal."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool.envs import Environments, ResolutionFailed, Spec, SpecRefused, commands
+
+Run = Callable[[Any], Any]
+
+
+@pytest.mark.parametrize("mode", ["volume", "archive"])
+def test_a_life_in_commands(mode: str, setup: Any, run: Run) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings(mode=mode)) as environments:
+            built = await commands.build(environments, ["beta"])
+            assert built.environment is not None
+            digest = built.environment.digest
+            failed = await commands.build(environments, ["alpha==7"])
+            assert isinstance(failed.failure, ResolutionFailed)
+
+            listed = await commands.listing(environments)
+            assert [row.digest for row in listed.environments] == [digest]
+            assert listed.environments[0].archived == (mode == "archive")
+            assert (listed.store_mode, listed.archived_only) == (mode, ())
+            assert listed.total_bytes > listed.environments[0].bytes > 0
+
+            await environments.record_preloads(digest, ["alpha"])
+            shown = await commands.show(environments, digest[:6])
+            assert shown.facts.lock == ("alpha==2.0", "beta==1.0")
+            assert (shown.preloads, shown.sealed) == (("alpha",), True)
+            with pytest.raises(SpecRefused, match="no environment begins"):
+                await commands.show(environments, "xyz")
+
+            assert [check.problem for check in await commands.verify(environments)] == [""]
+            module = next(shown.path.glob("lib/*/site-packages/beta/__init__.py"))
+            await asyncio.to_thread(module.write_text, "version = '9.9'\n"[: module.stat().st_size])
+            (check,) = await commands.verify(environments, [digest])
+            assert "differs from what was sealed" in check.problem
+
+            with await environments.acquire(Spec(requirements=("beta",))):
+                assert not await commands.remove(environments, digest)
+            assert await commands.remove(environments, digest)
+            listed = await commands.listing(environments)
+            assert (listed.environments, listed.archived_only) == ((), ())
+
+    run(main())
+
+
+def test_warm_and_gc(setup: Any, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "sets.txt"
+    file.write_text("# the first\nalpha\nbeta  # both\n\n\nalpha==1.0\n\nnothing-such\n")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            built = await commands.warm(environments, file)
+            assert [each.requirements for each in built] == [
+                ("alpha", "beta"),
+                ("alpha==1.0",),
+                ("nothing-such",),
+            ]
+            assert [each.failure is None for each in built] == [True, True, False]
+            assert (await commands.gc(environments)).digests == ()
+            explained = await commands.explain(environments, ["alpha==1.0"])
+            assert explained.present == "disk"
+            with await environments.acquire(Spec(requirements=("alpha==1.0",))) as kept:
+                evicted = await commands.gc(environments, everything=True)
+                assert len(evicted.digests) == 1
+                assert evicted.wanted == (kept.digest,)
+
+    run(main())
