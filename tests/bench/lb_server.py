@@ -1,0 +1,96 @@
+"""`flashpool serve lb`, as it is started by its users, for as long as the rows need it."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench import http_load
+
+T = TypeVar("T")
+
+START_S = 30.0
+STOP_S = 20.0
+_LISTENS = re.compile(r"live calls on http://(\S+?):(\d+),.*\nstats: http://(\S+?):(\d+)/stats\n")
+
+
+class LbServer:
+    """One server process; ``address`` and ``admin`` say where it listens."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.log = folder / "server.log"
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("FLASHPOOL_", "RUNPOD_"))
+        }
+        ports = {"FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"}
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).with_name("flashpool"), "serve", "lb"],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**inherited, **ports, **variables},
+                cwd=folder,
+            )
+
+    def wait_ready(self) -> None:
+        until(self._listens, START_S)
+        until(self._is_healthy, START_S)
+
+    def _listens(self) -> bool:
+        text = self.log.read_text("utf-8", "replace")
+        assert self.process.poll() is None, f"the server left: {text}"
+        found = _LISTENS.search(text)
+        if found:
+            host, port, admin_host, admin_port = found.groups()
+            self.address, self.admin = (host, int(port)), (admin_host, int(admin_port))
+        return found is not None
+
+    def _is_healthy(self) -> bool:
+        with http_load.connected(self.address, 1) as (one,):
+            one.call(http_load.PING)
+            return one.answer.startswith(b"HTTP/1.1 200")
+
+    def stats(self) -> dict[str, Any]:
+        asked = http.client.HTTPConnection(*self.admin, timeout=10)
+        with contextlib.closing(asked):
+            asked.request("GET", "/stats")
+            return json.load(asked.getresponse())
+
+    def close(self) -> None:
+        """SIGTERM, and SIGKILL when that takes too long: its guards clean up behind it."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **variables: str) -> Iterator[LbServer]:
+    server = LbServer(folder, **variables)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()
+
+
+def until(condition: Callable[[], T], seconds: float, pause: float = 0.01) -> T:
+    """Wait until it holds; its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{condition.__name__}: still not so after {seconds:g} s"
+        time.sleep(pause)
+    return value
