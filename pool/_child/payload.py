@@ -20,6 +20,9 @@ Every descriptor made here is sealed against resizing, so that a mapping of it c
 fault. One that is also sealed against writing may be read more than once (the same
 function in many calls, a call that may be repeated): its reader gets copy-on-write
 pages. Any other is mapped shared, and the reader owns it: arrays are writable in place.
+
+A result that lies in the memory its call's arguments came in (the argument itself, perhaps
+changed in place, or most of it) goes back in that memory, and is not copied at all.
 """
 
 from __future__ import annotations
@@ -71,6 +74,8 @@ _SEAL_WRITE = 0x8
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 _mappings: weakref.WeakSet[mmap.mmap] | None = None
+#: In a worker: what its call's arguments came in.
+_received: _Received | None = None
 
 
 # In the worker.
@@ -80,7 +85,7 @@ def load_call(body: bytes, fds: list[int]) -> tuple[Any, Any, Any]:
     """What to run: a function, its positional and its keyword arguments."""
     try:
         function, at = unpack(body, len(ONE), fds)
-        arguments, _ = unpack(body, at, fds)
+        arguments, _ = unpack(body, at, fds, keep=True)
     finally:
         _close(fds)
     if body[: len(EACH)] == EACH:
@@ -89,14 +94,14 @@ def load_call(body: bytes, fds: list[int]) -> tuple[Any, Any, Any]:
     return function, args, kwargs
 
 
-def dump_result(value: Any) -> Parcel:
-    """The value as a parcel.
+def dump_result(value: Any, *, last: bool = False) -> Parcel:
+    """The value as a parcel. ``last``: the process ends now, so that nothing changes it later.
 
     Raises:
         Unserializable: it cannot be pickled.
     """
     try:
-        return pack(value)
+        return pack(value, in_place=last)
     except Exception as error:
         from .exceptions import Unserializable
 
@@ -182,7 +187,12 @@ def dumps(value: Any, buffers: Buffers | None) -> bytes:
 
 
 def pack(
-    value: Any, dumps: Dumps = dumps, *, sealed: bool = False, out_of_band: bool = True
+    value: Any,
+    dumps: Dumps = dumps,
+    *,
+    sealed: bool = False,
+    out_of_band: bool = True,
+    in_place: bool = False,
 ) -> Parcel:
     """Make a parcel of a value; the caller owns the descriptor in it, if there is one."""
     if type(value) in _PLAIN:
@@ -195,6 +205,8 @@ def pack(
     if not out_of_band or (not views and len(data) <= LARGE_PICKLE):
         return HEAD.pack(0, 0, len(data)) + data, []
     try:
+        if in_place and (parcel := _pack_in_place(data, views)):
+            return parcel
         return _pack_out_of_band(data, views, sealed)
     except OSError:
         # No descriptor or no shared memory to be had: slower, but it arrives.
@@ -218,6 +230,69 @@ def _pack_out_of_band(data: bytes, buffers: list[memoryview], sealed: bool) -> P
     return HEAD.pack(flags, len(spans), len(data)) + b"".join(spans) + data, [fd]
 
 
+def _pack_in_place(data: bytes, views: list[memoryview]) -> Parcel | None:
+    """A parcel of buffers that all lie in the memory of the arguments, and are most of it."""
+    if _received is None or len(data) > LARGE_PICKLE:
+        return None
+    size = _received.size
+    spans = [(_address(view) - _received.address, view.nbytes) for view in views]
+    # Two buffers over the same bytes would, at the reader, change together.
+    end = 0
+    for start, length in sorted(spans):
+        if start < end:
+            return None
+        end = start + length
+    if end > size or 2 * sum(length for _, length in spans) < size:
+        return None
+    fd = _received.descriptor()
+    if fd is None:
+        return None
+    head = HEAD.pack(_HAS_FD, len(spans), len(data))
+    return head + b"".join(SPAN.pack(*span) for span in spans) + data, [fd]
+
+
+class _Received:
+    """Memory that arguments came in, for as long as the process lives."""
+
+    __slots__ = ("_fd", "_identity", "address", "size")
+
+    def __init__(self, memory: mmap.mmap, fd: int) -> None:
+        self.address = _address(memory)
+        self.size = len(memory)
+        self._fd = os.dup(fd)
+        self._identity = _identity(fd)
+
+    def descriptor(self) -> int | None:
+        """One to give away; None when user code closed ours, and perhaps reused its number."""
+        try:
+            fd = os.dup(self._fd)
+        except OSError:
+            return None
+        if _identity(fd) == self._identity:
+            return fd
+        os.close(fd)
+        return None
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _address(view: memoryview | mmap.mmap) -> int:
+    """Where it is in memory, or -1 for what is read-only."""
+    import ctypes
+
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+    except TypeError:
+        return -1
+
+
 def _write_all(fd: int, buffers: list[memoryview]) -> list[tuple[int, int]]:
     """Write buffers one after the other, aligned; where each one is."""
     spans = []
@@ -232,10 +307,11 @@ def _write_all(fd: int, buffers: list[memoryview]) -> list[tuple[int, int]]:
     return spans
 
 
-def unpack(body: bytes, at: int, fds: list[int]) -> tuple[Any, int]:
+def unpack(body: bytes, at: int, fds: list[int], *, keep: bool = False) -> tuple[Any, int]:
     """The value of the parcel that begins at ``at``, and where it ends.
 
-    Takes the parcel's descriptor off the front of ``fds`` and closes it.
+    Takes the parcel's descriptor off the front of ``fds`` and closes it, unless it is to
+    be kept for a result.
     """
     flags, count, length = HEAD.unpack_from(body, at)
     at += HEAD.size
@@ -244,20 +320,24 @@ def unpack(body: bytes, at: int, fds: list[int]) -> tuple[Any, int]:
     data: bytes | memoryview = memoryview(body)[at : at + length]
     if not flags & _HAS_FD:
         return pickle.loads(data), at + length
-    memory = memoryview(_open(fds.pop(0)))
+    memory = memoryview(_open(fds.pop(0), keep=keep))
     buffers = [memory[start : start + size] for start, size in spans]
     if flags & _PICKLE_IN_FD:
         data = buffers.pop(0)
     return pickle.loads(data, buffers=buffers), at + length
 
 
-def _open(fd: int) -> mmap.mmap | bytearray:
+def _open(fd: int, *, keep: bool) -> mmap.mmap | bytearray:
     """The memory behind a descriptor, which is closed."""
+    global _received
     try:
         size = os.fstat(fd).st_size
-        if size > COPY_BELOW and _may_map():
-            return _map(fd, size)
-        return _read(fd, size)
+        if size <= COPY_BELOW or not _may_map():
+            return _read(fd, size)
+        memory = _map(fd, size)
+        if keep and not isinstance(memory, bytearray) and not _is_sealed(fd):
+            _received = _Received(memory, fd)
+        return memory
     finally:
         os.close(fd)
 

@@ -110,7 +110,7 @@ def _run(
         if value is invoke.STREAMED:
             return "stream", b"", [], {}
         if pickled:
-            return "pickle", *payload.dump_result(value), {}
+            return "pickle", *payload.dump_result(value, last=True), {}
         body = flash.dump_result(value, request.as_json)
         if result_limit is not None and len(body) > result_limit:
             return "pickle", b"", [], _too_large(len(body), result_limit)

@@ -204,6 +204,14 @@ def add(a, b, *, c=0):
     return a + b + c
 
 
+@pytest.fixture(autouse=True)
+def _nothing_received():
+    yield
+    if payload._received is not None:
+        payload._received.close()
+        payload._received = None
+
+
 def pack_call(function, arguments, kind=payload.ONE):
     return payload.pack_call(
         payload.pack(function, pickling.dumps), payload.pack(arguments, pickling.dumps), kind
@@ -250,6 +258,72 @@ def test_a_result_of_a_worker_reads_here():
     back = payload.load_result(body, fds)
     assert back["f"]() == 7
     assert back["x"][-1] == MIB - 1
+
+
+@pytest.fixture
+def received():
+    """Arguments as a worker has them, in memory that it shares with nobody."""
+    array = np.arange(MIB, dtype="f8")
+    _, args, _ = payload.load_call(*pack_call(add, ((array, np.arange(20_000)), {})))
+    args = list(args)
+    yield args
+    args.clear()  # pytest keeps it, and with it the mapping
+
+
+def same_memory(result, last=True):
+    """Whether a result travels in the memory that the arguments came in; and what arrives."""
+    body, fds = payload.dump_result(result, last=last)
+    in_place = os.fstat(fds[0]).st_ino == payload._received._identity[1]
+    return payload.load_result(body, fds), in_place
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(1, -1), slice(0, 600_000)], ids=str)
+def test_arguments_go_back_in_place(received, part):
+    received[0][:] *= 2
+    back, in_place = same_memory({"x": received[0][part]})
+    assert in_place
+    assert np.array_equal(back["x"], 2 * np.arange(MIB, dtype="f8")[part])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda x: x[:100_000],
+        lambda x: [x, x.view()],
+        lambda x: x + 1,
+        lambda x: [x, np.zeros(MIB)],
+        lambda x: x[::2].copy(),
+    ],
+    ids=["a small part", "twice the same", "something new", "something new beside it", "a copy"],
+)
+def test_what_must_be_copied_is(received, result):
+    expected = result(np.arange(MIB, dtype="f8"))
+    back, in_place = same_memory(result(received[0]))
+    assert not in_place
+    assert all(map(np.array_equal, back, expected))
+
+
+def test_nothing_goes_back_in_place_while_the_process_lives_on(received):
+    back, in_place = same_memory(received[0], last=False)
+    assert not in_place
+    assert np.array_equal(back, received[0])
+
+
+def test_a_descriptor_that_user_code_closed_or_reused_is_not_sent(received):
+    fd = payload._received._fd
+    os.close(fd)
+    assert not same_memory(received[0])[1]
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, fd)
+    os.close(null) if null != fd else None
+    assert not same_memory(received[0])[1]
+
+
+def test_what_went_back_in_place_is_independent_of_read_only_views(received):
+    received[0].flags.writeable = False
+    back, in_place = same_memory(received[0])
+    assert not in_place
+    assert not back.flags.writeable
 
 
 # The program's pickler.
