@@ -6,6 +6,17 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+#: What OpenMP, OpenBLAS, MKL, BLIS, numexpr and Apple's library take their number from.
+_THREAD_LIMITS: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 def usable_cores() -> int:
@@ -52,7 +63,7 @@ class PoolConfig:
     preload: tuple[str, ...] = ()
     #: Glob patterns of modules that may be preloaded because calls import them.
     preload_learn: tuple[str, ...] = ("*",)
-    #: Environment of zygotes, and so of calls: complete, nothing is added.
+    #: Environment of zygotes, and so of calls; `thread_limits` fill in what it leaves open.
     worker_env: Mapping[str, str] = field(default_factory=dict)
     #: Put in front of the worker's ``sys.path`` (a program's own modules, for `Pool`).
     extra_path: tuple[str, ...] = ()
@@ -62,3 +73,16 @@ class PoolConfig:
     start_method: str = "fork"
     #: Level of the worker's root logger.
     log_level: str = "INFO"
+
+    def zygote_env(self) -> dict[str, str]:
+        """The environment that zygotes are started with."""
+        return {**thread_limits(usable_cores(), self.slots), **self.worker_env}
+
+
+def thread_limits(cores: int, slots: int) -> dict[str, str]:
+    """Variables that give the native libraries of each call its share of the cores.
+
+    They are read when a library is loaded. Without them, calls side by side would each
+    start a thread per core.
+    """
+    return dict.fromkeys(_THREAD_LIMITS, str(max(1, cores // slots)))

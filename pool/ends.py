@@ -9,6 +9,7 @@ from . import causes
 from ._child import wire
 from .calls import Outcome, Phase, Receipt
 from .causes import Cause, Stop
+from .output import without_our_frames
 from .workers import Running, Worker
 
 
@@ -41,7 +42,7 @@ def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None
         error_type=cause.error_type,
         error=cause.message,
         details=cause.details,
-        output=worker.link.output.value() if worker else b"",
+        output=without_our_frames(worker.link.output.value()) if worker else b"",
         receipt=_receipt(running, now, peak_rss_mb=peak, exit_words=exit_words),
     )
 

@@ -14,7 +14,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -28,14 +28,9 @@ from .errors import PoolClosed
 from .futures import CallFuture, CallSink
 from .options import CallOptions
 
-T = TypeVar("T")
-
-#: How numerical libraries are told the number of their threads.
-THREAD_LIMITS: Final = (
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
-    *("NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
-)
-#: Calls on their way that may hold a descriptor; beyond, their buffers travel in the message.
+T = TypeVar(
+    "T"
+)  #: Calls on their way that may hold a descriptor; beyond, their buffers travel in the message.
 MAX_CALLS_WITH_MEMORY: Final = 256
 
 
@@ -267,15 +262,6 @@ class _Function:
     def __del__(self) -> None:
         if getattr(self, "_reused", False) and hasattr(self, "parcel"):
             close_all(self.parcel[1])
-
-
-def _with_thread_limits(environ: Mapping[str, str], slots: int) -> dict[str, str]:
-    """The program's variables, and a fair share of the cores for each call's libraries.
-
-    They read it when they are loaded, and with one thread a zygote can load them ahead.
-    """
-    share = str(max(1, usable_cores() // slots))
-    return {**dict.fromkeys(THREAD_LIMITS, share), **environ}
 
 
 def _failed(error: BaseException) -> CallFuture[Any]:

@@ -122,7 +122,8 @@ class Learner:
         if known is None:
             return
         for name in (module,) if module is not None else self.modules(key):
-            known.denied[name] = why
+            # The whole package: the next of its modules would fail for the same reason.
+            known.denied[name.partition(".")[0]] = why
         if key.profile == known.pending_profile:
             known.pending, known.pending_profile = (), 0
         elif key.profile == known.loaded_profile:

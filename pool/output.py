@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
+from typing import Final
+
+#: A frame of the worker's runtime in a stack that `faulthandler` wrote.
+_OUR_FRAME: Final = re.compile(
+    rb'^  File "[^"\n]*/pool/_child/\w+\.py", line \d+ in [^\n]*\n', re.MULTILINE
+)
+
+
+def without_our_frames(written: bytes) -> bytes:
+    """Output whose dumped stacks show the user's code only."""
+    return _OUR_FRAME.sub(b"", written)
 
 
 class OutputBuffer:
@@ -50,4 +62,4 @@ class OutputBuffer:
 
     def tail(self, size: int) -> str:
         """The last ``size`` bytes as text, for messages."""
-        return self.value()[-size:].decode(errors="replace")
+        return without_our_frames(self.value())[-size:].decode(errors="replace")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -82,7 +83,8 @@ class Supervisor:
     async def start(self) -> None:
         """Begin; the base zygote starts in the background."""
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        # Not the loop's time, which is that of its last turn.
+        self._now = time.monotonic
         self._changed = asyncio.Event()
         self._poller = Poller(self._loop)
         self._fleet = Fleet(self.config, self._learner, self._poller, self._now, self)

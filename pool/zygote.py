@@ -68,7 +68,7 @@ class ZygoteProcess:
                 stdout=words_w,
                 stderr=words_w,
                 pass_fds=[far.fileno()],
-                env=dict(config.worker_env),
+                env=config.zygote_env(),
                 cwd="/",
                 start_new_session=True,
             )
@@ -184,6 +184,8 @@ def _how_it_ended(code: int | None) -> str:
     """A guard passes its zygote's end on as a shell would: 128 and the signal's number."""
     if not code:
         return "it ended"
+    if code < 0:
+        return f"its guard was killed by signal {-code}"
     return (
         f"it was killed by signal {code - 128}" if code > 128 else f"it left with exit code {code}"
     )

@@ -155,11 +155,22 @@ def _preload(module: str, tell: Callable[..., None]) -> None:
 
 def check_forking_is_safe(module: str) -> None:
     """Raise `NotSafe` when a fork of this process would inherit a broken world."""
-    threads = len(os.listdir("/proc/self/task"))
+    if _threads() > 1:
+        # A library that knows of forks, as OpenBLAS, ends its threads before one, and
+        # starts them again when they are needed. Try it.
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    threads = _threads()
     if threads > 1:
         raise NotSafe(module, f"it started {threads - 1} thread(s), which a fork does not copy")
     if _cuda_is_initialised():
         raise NotSafe(module, "it initialised CUDA, which cannot be used after a fork")
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
 
 
 def _cuda_is_initialised() -> bool:

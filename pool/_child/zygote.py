@@ -177,6 +177,8 @@ class Zygote:
             pids: list[int] = []
             links: list[Link] = []
             try:
+                if len(self.free_marks) < count:
+                    raise OSError(f"it has {len(self.workers)} workers already")
                 links += (self.new_link() for _ in range(count))
                 pids += map(self.fork_one, links)
             except OSError as error:

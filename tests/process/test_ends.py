@@ -47,6 +47,7 @@ def test_a_native_crash_shows_where_python_was(live):
     outcome = live.call("import ctypes\ndef f():\n    ctypes.string_at(0)")
     assert "Segmentation fault" in outcome.error
     assert 'File "flash:f", line 3 in f' in outcome.error
+    assert "_child" not in outcome.error + outcome.output.decode()
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,27 @@ def test_a_learned_module_that_kills_is_left_out(make_live, interpreter):
     assert live.value(code, call={"env": {"MAY": "1"}}) == 1
 
 
+def test_a_library_that_ends_its_threads_before_a_fork_is_preloaded(make_live):
+    """As NumPy's OpenBLAS does, where it starts any."""
+    live = make_live(slots=1, worker_env={"OPENBLAS_NUM_THREADS": "2"}).ready()
+    code = (
+        "def f():\n    import numpy; return float((numpy.ones((300, 300)) @ numpy.ones(300)).sum())"
+    )
+    assert live.value(code) == 300.0**2 * 300 / 300
+    live.until(lambda: any(z.profile and z.state == "ready" for z in live.stats().zygotes))
+    outcome = live.call(code)
+    assert outcome.receipt.preloaded, live.zygote().skipped
+    assert live.value(code) == 90000.0
+
+
+def test_calls_get_their_share_of_the_cores(make_live):
+    from flashpool.pool.config import usable_cores
+
+    code = "import os\ndef f(): return os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS']"
+    live = make_live(slots=1, worker_env={"MKL_NUM_THREADS": "7"}).ready()
+    assert live.value(code) == (str(usable_cores()), "7")
+
+
 def test_modules_of_a_setting_are_preloaded(make_live, interpreter):
     live = make_live(base_python=interpreter(mine="x = 1"), preload=("mine", "not_there")).ready()
     assert live.value("import sys\ndef f(): return 'mine' in sys.modules") is True
