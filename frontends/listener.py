@@ -93,7 +93,7 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, response: bytes) -> None:
         if self.transport.is_closing():
             return
-        between = self.cycle is None or self.cycle.response_complete
+        between = getattr(self.cycle, "response_complete", True)
         if response and between:
             self.transport.write(response)
             self.transport.close()

@@ -94,7 +94,7 @@ def _without_data(error: Exception) -> str:
 
 
 def _is_object(raw: Raw) -> bool:
-    return memoryview(raw)[:1] == b"{"
+    return bytes(memoryview(raw)[:1]) == b"{"
 
 
 def _check(request: FunctionRequest) -> None:
@@ -129,7 +129,7 @@ def _check_code(name_field: str, name: str | None, code_field: str, code: Raw) -
     if not name:
         raise InvalidRequest(f"{name_field} is required")
     _check_name(name_field, name)
-    if memoryview(code)[:1] != b'"':
+    if bytes(memoryview(code)[:1]) != b'"':
         raise InvalidRequest(f"{code_field} is required, and must be text")
     span = bytes(code)
     if b"\\u0000" in span and "\0" in msgspec.json.decode(span, type=str):
@@ -142,7 +142,7 @@ def _check_name(field: str, name: str) -> None:
 
 
 def _check_shape(field: str, raw: Raw, opening: bytes) -> None:
-    if (first := memoryview(raw)[:1]) != opening and first != b"n":
+    if (first := bytes(memoryview(raw)[:1])) != opening and first != b"n":
         raise InvalidRequest(f"{field} must be {'a list' if opening == b'[' else 'an object'}")
 
 

@@ -123,13 +123,27 @@ async def _serve(
 
 
 def check_open(settings: Settings) -> None:
-    """Refuse to serve code execution to a whole network by accident."""
-    if settings.token or settings.on_pod or settings.allow_open or is_loopback(settings.host):
+    """Refuse to serve code execution, or the pool's inside, to a whole network by accident."""
+    if settings.allow_open:
         return
-    raise OpenServerError(
-        f"Refusing to listen on {settings.host} without a token: whoever reaches it could run "
-        "code here. Set FLASHPOOL_TOKEN, or FLASHPOOL_HOST=127.0.0.1, or, where the network "
-        "itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+    if not is_loopback(settings.admin_host):
+        raise OpenServerError(
+            f"Refusing to show stats on {settings.admin_host}: they hold names and error texts "
+            "of calls, and no token guards them. Set FLASHPOOL_ADMIN_HOST=127.0.0.1 or, where "
+            "the network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+        )
+    if settings.token or is_loopback(settings.host):
+        return
+    if not settings.on_pod:
+        raise OpenServerError(
+            f"Refusing to listen on {settings.host} without a token: whoever reaches it could "
+            "run code here. Set FLASHPOOL_TOKEN, or FLASHPOOL_HOST=127.0.0.1, or, where the "
+            "network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+        )
+    log.warning(
+        "Listening on %s without a token, as RunPod's pods do: the platform is the only guard. "
+        "FLASHPOOL_TOKEN adds one",
+        settings.host,
     )
 
 

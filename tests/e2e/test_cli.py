@@ -149,6 +149,12 @@ def test_an_open_server_is_refused() -> None:
     assert "FLASHPOOL_ALLOW_OPEN" in done.stderr
 
 
+def test_stats_are_not_shown_to_a_network_by_accident():
+    done = flashpool("serve", "lb", FLASHPOOL_PORT="0", FLASHPOOL_ADMIN_HOST="0.0.0.0")
+    assert done.returncode != 0
+    assert "FLASHPOOL_ADMIN_HOST=127.0.0.1" in done.stderr
+
+
 def test_a_port_in_use_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
