@@ -21,8 +21,8 @@ fault. One that is also sealed against writing may be read more than once (the s
 function in many calls, a call that may be repeated): its reader gets copy-on-write
 pages. Any other is mapped shared, and the reader owns it: arrays are writable in place.
 
-A result that lies in the memory its call's arguments came in (the argument itself, perhaps
-changed in place, or most of it) goes back in that memory, and is not copied at all.
+A result of about the size of its call's arguments goes back in the memory they came in:
+uncopied where it lies there already (the argument itself, changed in place or most of it).
 """
 
 from __future__ import annotations
@@ -231,36 +231,64 @@ def _pack_out_of_band(data: bytes, buffers: list[memoryview], sealed: bool) -> P
 
 
 def _pack_in_place(data: bytes, views: list[memoryview]) -> Parcel | None:
-    """A parcel of buffers that all lie in the memory of the arguments, and are most of it."""
+    """A parcel in the memory of the arguments, which nobody else will read again.
+
+    Buffers that lie in it stay where they are. Buffers that all lie elsewhere are written
+    over it: its pages exist, and making new ones is most of the work of a copy.
+    """
     if _received is None or len(data) > LARGE_PICKLE:
         return None
     size = _received.size
-    spans = [(_address(view) - _received.address, view.nbytes) for view in views]
-    # Two buffers over the same bytes would, at the reader, change together.
+    starts = [_received.offset(view) for view in views]
+    spans = [(at, view.nbytes) for at, view in zip(starts, views, strict=True) if at is not None]
+    used = sum(ALIGNMENT * -(-view.nbytes // ALIGNMENT) for view in views)
+    if len(spans) < len(views) or 2 * used < size:
+        return None
+    inside = _lie_apart_inside(spans, size)
+    outside = used <= size and all(at >= size or at + length <= 0 for at, length in spans)
+    fd = _received.descriptor() if inside or outside else None
+    if fd is None:
+        return None
+    if outside:
+        spans = _write_all(fd, views)
+    head = HEAD.pack(_HAS_FD, len(spans), len(data))
+    return head + b"".join(SPAN.pack(*span) for span in spans) + data, [fd]
+
+
+def _lie_apart_inside(spans: list[tuple[int, int]], size: int) -> bool:
+    """Whether all are within the memory, no two over the same bytes.
+
+    Two that are would change together at the reader.
+    """
     end = 0
     for start, length in sorted(spans):
         if start < end:
-            return None
+            return False
         end = start + length
-    if end > size or 2 * sum(length for _, length in spans) < size:
-        return None
-    fd = _received.descriptor()
-    if fd is None:
-        return None
-    head = HEAD.pack(_HAS_FD, len(spans), len(data))
-    return head + b"".join(SPAN.pack(*span) for span in spans) + data, [fd]
+    return end <= size
 
 
 class _Received:
     """Memory that arguments came in, for as long as the process lives."""
 
-    __slots__ = ("_fd", "_identity", "address", "size")
+    __slots__ = ("_address", "_fd", "_identity", "size")
 
     def __init__(self, memory: mmap.mmap, fd: int) -> None:
-        self.address = _address(memory)
+        import ctypes
+
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         self.size = len(memory)
         self._fd = os.dup(fd)
         self._identity = _identity(fd)
+
+    def offset(self, view: memoryview) -> int | None:
+        """Where a buffer begins, counted from here; None for what is read-only."""
+        import ctypes
+
+        try:
+            return ctypes.addressof(ctypes.c_char.from_buffer(view)) - self._address
+        except TypeError:
+            return None
 
     def descriptor(self) -> int | None:
         """One to give away; None when user code closed ours, and perhaps reused its number."""
@@ -281,16 +309,6 @@ class _Received:
 def _identity(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
-
-
-def _address(view: memoryview | mmap.mmap) -> int:
-    """Where it is in memory, or -1 for what is read-only."""
-    import ctypes
-
-    try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(view))
-    except TypeError:
-        return -1
 
 
 def _write_all(fd: int, buffers: list[memoryview]) -> list[tuple[int, int]]:

@@ -290,16 +290,26 @@ def test_arguments_go_back_in_place(received, part):
     [
         lambda x: x[:100_000],
         lambda x: [x, x.view()],
-        lambda x: x + 1,
+        lambda x: np.append(x, x),
         lambda x: [x, np.zeros(MIB)],
-        lambda x: x[::2].copy(),
+        lambda x: x[::4].copy(),
     ],
-    ids=["a small part", "twice the same", "something new", "something new beside it", "a copy"],
+    ids=["a small part", "twice the same", "something larger", "something new beside it", "less"],
 )
 def test_what_must_be_copied_is(received, result):
     expected = result(np.arange(MIB, dtype="f8"))
     back, in_place = same_memory(result(received[0]))
     assert not in_place
+    assert all(map(np.array_equal, back, expected))
+
+
+@pytest.mark.parametrize(
+    "result", [lambda x: [x + 1], lambda x: np.split(x + 1, 8), lambda x: [x[::-1].copy()]]
+)
+def test_something_new_of_that_size_is_written_over_the_arguments(received, result):
+    expected = result(np.arange(MIB, dtype="f8"))
+    back, in_place = same_memory(result(received[0]))
+    assert in_place
     assert all(map(np.array_equal, back, expected))
 
 
