@@ -52,7 +52,10 @@ class Started:
         self.sink = sink
 
     def wait(self, seconds: float = 30) -> Outcome:
-        return self.live.run(asyncio.wait_for(asyncio.shield(self.sink.future), seconds))
+        outcome: Outcome = self.live.run(
+            asyncio.wait_for(asyncio.shield(self.sink.future), seconds)
+        )
+        return outcome
 
     def wait_for_output(self, text: bytes, seconds: float = 10) -> bytes:
         """Until the call has printed this; all it printed."""
@@ -62,7 +65,8 @@ class Started:
     @property
     def pid(self) -> int:
         """Its worker's, once it has one."""
-        return self.live.until(self._pid)
+        pid: int = self.live.until(self._pid)
+        return pid
 
     def _pid(self) -> "int | None":
         (pid,) = (one.pid for one in self.live.stats().running if one.id == self.id)
