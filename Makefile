@@ -59,7 +59,7 @@ typecheck: install ## mypy
 	$(BIN)/mypy tests/support
 
 bench: install ## Measure against the reference of each figure (table and JSON)
-	$(UV) sync -q --frozen --inexact --group bench
+	$(UV) sync -q --frozen --inexact --no-install-project --group bench
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 docs: install ## Check links and Python blocks of README and docs/

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 Address = tuple[str, int]
 
@@ -98,8 +99,9 @@ class Connection:
         assert self.answer.startswith(b"HTTP/1.1 200"), self.answer[:600]
         assert b'"success":true' in self.answer, self.answer[:1500]
 
-    def body(self) -> dict[str, object]:
-        return json.loads(self.answer.partition(b"\r\n\r\n")[2])
+    def body(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.answer.partition(b"\r\n\r\n")[2])
+        return found
 
     def close(self) -> None:
         self.sock.close()

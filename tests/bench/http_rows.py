@@ -166,9 +166,7 @@ def _has_learned(server: LbServer) -> bool:
 def _is_preloaded(one: http_load.Connection) -> bool:
     one.call(PANDAS)
     one.check()
-    receipt = one.body()["receipt"]
-    assert isinstance(receipt, dict)
-    return bool(receipt["preloaded"])
+    return bool(one.body()["receipt"]["preloaded"])
 
 
 def ping(bench: Bench) -> Row:
@@ -262,7 +260,8 @@ def _idle_zygote(server: LbServer) -> int | None:
     stats = server.stats()
     lean = next(zygote for zygote in stats["zygotes"] if zygote["profile"] == 0)
     only_spares = lean["spares"] > 0 and lean["workers"] == lean["spares"]
-    return lean["pid"] if only_spares and not stats["running"] else None
+    pid: int = lean["pid"]
+    return pid if only_spares and not stats["running"] else None
 
 
 def _children(pid: int) -> list[int]:

@@ -65,7 +65,8 @@ class LbServer:
         asked = http.client.HTTPConnection(*self.admin, timeout=10)
         with contextlib.closing(asked):
             asked.request("GET", "/stats")
-            return json.load(asked.getresponse())
+            found: dict[str, Any] = json.load(asked.getresponse())
+            return found
 
     def close(self) -> None:
         """SIGTERM, and SIGKILL when that takes too long: its guards clean up behind it."""

@@ -33,7 +33,7 @@ ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
     "time-limit": pool_rows.overshoot,
     "pandas": http_rows.second_import,
     "ping": http_rows.ping,
-    "array": pool_rows.array,
+    "array": pool_rows.arrays,
     "server-memory": http_rows.server_memory,
     "spare-memory": http_rows.spare_memory,
 }

@@ -37,6 +37,10 @@ def same(value):
     return value
 
 
+def plus_one(value):
+    return value + 1
+
+
 def wait_for_pids(path, seconds=10.0):
     """Those that one of the above wrote, once user code runs; the file goes."""
     end = time.monotonic() + seconds

@@ -1,0 +1,116 @@
+"""``python -I -S profile_zygote.py CHILD_FOLDER CALLS``: a real zygote that measures its workers.
+
+Started by `profile_call`, which says on standard input (JSON) how to start and what to
+call. It prepares itself as a zygote does, with the product's own code, and then forks
+workers one at a time that live their life up to a point and leave there: a function of
+the product is replaced, before the fork, by one that exits. What workers that get one
+point further cost more is the price of the stage between.
+
+Prints JSON: ``zygote``, CPU microseconds of a fork in the zygote itself, and ``stages``,
+of each its name and CPU microseconds and page faults of a worker that lives to its end.
+All are medians. It imports nothing that a zygote does not: all it holds, its workers pay for.
+"""
+
+import json
+import os
+import resource
+import socket
+import sys
+from binascii import a2b_base64
+
+package = type(sys)("_flashpool")
+package.__path__ = [sys.argv[1]]
+sys.modules["_flashpool"] = package
+
+from _flashpool import wire, zygote  # type: ignore[import-not-found] # noqa: E402
+
+CALLS = int(sys.argv[2])
+
+
+def leave(*_args, **_kwargs):
+    os._exit(0)
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
+class Profiled(zygote.Zygote):  # type: ignore[misc]
+    """Its first turn measures, and is its last."""
+
+    def __init__(self, near, far, order):
+        self.near = near
+        self.order = order
+        super().__init__(far, os.pidfd_open(os.getpid()), order["start"])
+
+    def turn(self):
+        found = []
+        worker = self.worker
+        pickled = self.order["pickled"]
+        decoder = worker.payload if pickled else worker.flash
+        stages = [
+            ("fork and exit", zygote.birth, "live"),
+            ("set itself apart (session, descriptors)", worker, "Channel"),
+            ("receive the call", decoder, "load_call"),
+            *(
+                [("load function and arguments (unpickle)", worker.invoke, "run")]
+                if pickled
+                else [
+                    ("parse the request (JSON)", worker.user_code, "run_source"),
+                    ("compile the source", worker.user_code, "_run"),
+                    ("run it, find the function, decode arguments", worker.invoke, "run"),
+                ]
+            ),
+            ("invoke the function", decoder, "dump_result"),
+            ("dump the result", worker, "_answer"),
+            ("answer", None, ""),
+        ]
+        own = []
+        for name, module, attribute in stages:
+            cpu, faults = self.until(module, attribute, own)
+            found.append([name, cpu, faults])
+        print(json.dumps({"zygote": median(own), "stages": found}), flush=True)
+        return False
+
+    def until(self, module, attribute, own):
+        """Median CPU microseconds and page faults of workers that leave at a function."""
+        original = module and getattr(module, attribute)
+        if module:
+            setattr(module, attribute, leave)
+        try:
+            usages = [self.one(own) for _ in range(CALLS)]
+        finally:
+            if module:
+                setattr(module, attribute, original)
+        warm = usages[CALLS // 5 :]
+        return (
+            median([(one.ru_utime + one.ru_stime) * 1e6 for one in warm]),
+            median([one.ru_minflt for one in warm]),
+        )
+
+    def one(self, own):
+        link = near, far, output, output_w, mark = self.new_link()
+        body = a2b_base64(self.order["body"])
+        meta = wire.pack_call_meta(
+            pickled=self.order["pickled"], stream=False, result_limit=10 << 20, env={}
+        )
+        near.sendall(wire.head(wire.CALL, meta, len(body), 0) + body)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        pid = self.fork_one(link)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        own.append(used * 1e6)
+        _, status, usage = os.wait4(pid, 0)
+        os.close(output_w)
+        printed = os.read(output, 65536)
+        assert status == 0, printed.decode(errors="replace")
+        near.close()
+        far.close()
+        os.close(output)
+        self.free_marks.append(mark)
+        return usage
+
+
+near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+zygote.processes.become_subreaper()
+Profiled(near, far, json.load(sys.stdin)).run()
