@@ -213,12 +213,13 @@ class Engine:
             thread.join()
 
     def disown(self) -> None:
-        """In a fork of the program: touch nothing of the parent's, fail what waits here."""
+        """In a fork of the program: touch nothing of the parent's, fail what waits here.
+
+        Inherited descriptors stay open: closing the loop would change the parent's epoll,
+        and no process of the pool takes an open end of them for its supervisor's life.
+        """
         self._lock = threading.Lock()
         self._closed = True
-        abandon = getattr(self._supervisor, "disown", None)
-        if abandon is not None:
-            abandon()
         error = PoolClosed(f"the call was made in process {self.pid}, of which this one is a fork")
         tasks, self._tasks = self._tasks, {}
         for task in tasks:

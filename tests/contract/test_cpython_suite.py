@@ -25,7 +25,8 @@ except ImportError:
 def mixin(module: str, name: str) -> type:
     """A test class of the suite, wherever this Python version has it."""
     home = importlib.import_module(f"{NAME}.{module}") if hasattr(BASE, "__path__") else BASE
-    return getattr(home, name)
+    found: type = getattr(home, name)
+    return found
 
 
 class ForkMixin:
