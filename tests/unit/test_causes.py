@@ -18,7 +18,8 @@ def of(status, **given):
 def test_a_signal_is_named_and_explained():
     cause = of(int(signal.SIGSEGV), output_tail="Fatal Python error")
     assert cause.error_type == "WorkerCrashed"
-    assert "SIGSEGV" in cause.message and "native code" in cause.message
+    assert "SIGSEGV" in cause.message
+    assert "native code" in cause.message
     assert cause.message.endswith("Fatal Python error")
     assert cause.details["signal"] == "SIGSEGV"
 

@@ -55,7 +55,8 @@ class World(RuleBasedStateMachine):
                 assert command.key not in self.up | self.starting
                 self.starting.add(command.key)
             elif isinstance(command, ForkWorkers):
-                assert command.key in self.up and command.number > 0
+                assert command.key in self.up
+                assert command.number > 0
                 self.forks += [command.key] * command.number
             elif isinstance(command, Dispatch):
                 assert command.call in self.waiting, "a call is dispatched once, while it waits"
