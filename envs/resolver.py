@@ -128,16 +128,20 @@ async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
         return failure
 
 
-async def _both(first: Awaitable[_Lock], second: Awaitable[_Lock]) -> tuple[_Outcome, _Outcome]:
-    """Run both at once; when one raises, leave nothing of the other."""
-    tasks = [asyncio.ensure_future(_outcome(each)) for each in (first, second)]
+async def _both(constrained: Awaitable[_Lock], free: Awaitable[_Lock]) -> tuple[_Outcome, _Outcome]:
+    """Run both at once, wait for both; leave nothing running, however it ends.
+
+    No short cut when the constrained lock holds nothing of the base: uv may have gone
+    back to a version so old that it did not need the base's package yet.
+    """
+    first, second = (asyncio.ensure_future(_outcome(each)) for each in (constrained, free))
     try:
-        await asyncio.gather(*tasks)
+        await asyncio.gather(first, second)
+        return first.result(), second.result()
     finally:
-        for task in tasks:
+        for task in (first, second):
             task.cancel()
-        await asyncio.wait(tasks)
-    return tasks[0].result(), tasks[1].result()
+        await asyncio.wait({first, second})
 
 
 def _judge(constrained: _Outcome, free: _Outcome, spec: NormalSpec, base: BaseFacts) -> Plan:

@@ -144,8 +144,12 @@ async def unpacking(settings: EnvSettings, other: EnvSettings) -> tuple[float, f
         return time.perf_counter() - began, built
 
 
+def silent(_text: str) -> None:
+    return
+
+
 def rows(
-    rounds: int = 5, folder: Path | None = None, say: Callable[[str], None] = len
+    rounds: int = 5, folder: Path | None = None, say: Callable[[str], None] = silent
 ) -> list[Row]:
     """Measure everything; takes about half a minute, and the network once."""
     root = Path(tempfile.mkdtemp(prefix="envs-bench-", dir=folder))

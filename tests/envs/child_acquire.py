@@ -12,11 +12,12 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from flashpool.envs import EnvironmentFailure, Environments, EnvSettings, Spec
 
 
-async def main(order: dict) -> None:
+async def main(order: dict[str, Any]) -> None:
     settings = EnvSettings(
         base_python=Path(order["base_python"]),
         volume=Path(order["volume"]),
@@ -56,7 +57,7 @@ def die_at(where: str) -> None:
         owner = getattr(owner, parent)
     real = getattr(owner, name)
 
-    def dying(*args, **kwargs):
+    def dying(*args: Any, **kwargs: Any) -> Any:
         if when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = real(*args, **kwargs)
@@ -65,14 +66,14 @@ def die_at(where: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    async def dying_later(result):
+    async def dying_later(result: Any) -> None:
         await result
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(owner, name, dying)
 
 
-def say(what: dict) -> None:
+def say(what: dict[str, str]) -> None:
     print(json.dumps(what), flush=True)
 
 

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import BuildTimeout, Environments, EnvSettings, ResolutionFailed, Spec
+from flashpool.envs import (
+    BuildFailed,
+    BuildTimeout,
+    Environments,
+    EnvSettings,
+    ResolutionFailed,
+    Spec,
+)
 from flashpool.envs.eviction import unique_bytes
 from flashpool.envs.uv_cli import find_uv
 
@@ -212,7 +219,7 @@ def test_a_package_that_does_not_build(setup: Any, run: Run, tmp_path: Path) -> 
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
-            with pytest.raises(Exception, match="the answer is no") as caught:
+            with pytest.raises(BuildFailed, match="the answer is no") as caught:
                 await environments.acquire(spec(f"broken @ {source.as_uri()}"))
             assert caught.value.requirement.startswith("broken @ file:")
 

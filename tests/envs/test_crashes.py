@@ -222,7 +222,7 @@ def test_a_leased_environment_of_another_process_stays(setup: Any, run: Run) -> 
 
 
 def subprocess_with_lease(setup: Any, *requirements: str) -> "subprocess.Popen[str]":
-    child = setup.child(*requirements, hold=True)
+    child: subprocess.Popen[str] = setup.child(*requirements, hold=True)
     assert child.stdout is not None
     assert json.loads(child.stdout.readline())["origin"] == "built"
     return child

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setattr(system_packages, "_ARCHIVES", tmp_path / "archives")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(system_packages.shutil, "which", _only(folder))
+    monkeypatch.setattr(shutil, "which", _only(folder))
     return tmp_path
 
 
