@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from .channel import Channel
+
 #: Exit status of a worker whose channel user code destroyed.
 CHANNEL_LOST = 81
-#: The channel's descriptor, beyond what ``closerange(3, 1024)`` and friends reach.
-CHANNEL_FD = min(2011, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
+#: Workers forked together; two descriptors of each ride on the report of them.
+BATCH = wire.MAX_FDS // 2
+#: From here on the channels of a batch, beyond what ``closerange(3, 1024)`` and its like reach.
+FIRST_CHANNEL = min(2011, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - BATCH)
 
 
-def live(channel_fd: int, output_fd: int, workdir: str, work: Callable[[int], None]) -> NoReturn:
+def live(channel: Channel, output_fd: int, work: Callable[[], None]) -> NoReturn:
     """Set this process apart, let it work, and end it.
 
     One straight run of calls, because each further function would be pages to copy.
@@ -37,16 +41,11 @@ def live(channel_fd: int, output_fd: int, workdir: str, work: Callable[[int], No
         # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
         os.dup2(output_fd, 1)
         os.dup2(output_fd, 2)
-        os.dup2(channel_fd, CHANNEL_FD, False)
-        os.closerange(3, CHANNEL_FD)
-        try:
-            os.chdir(workdir)
-        except OSError:
-            # An earlier call removed it; that is no reason for this one to fail.
-            os.chdir("/")
-        preparation.lock_hooks_armed = True
+        own = channel.fd
+        os.closerange(3, own)
+        os.closerange(own + 1, FIRST_CHANNEL + BATCH)
         preparation.main_thread._native_id = os.getpid()  # type: ignore[attr-defined]
-        work(CHANNEL_FD)
+        work()
         status = 0
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
         status = 0

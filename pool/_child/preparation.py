@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 from .wire import LOADING, SKIPPED
 
-#: Whether the fork hooks of threading and logging act. False in a zygote; True in a worker,
-#: where a fork is the user's own.
-lock_hooks_armed = False
+#: Forks without the hooks that `defer_lock_hooks` holds back.
+fork = os.fork
+_deferred: list[dict[str, Callable[[], None]]] = []
 #: The main thread's object, for what the hooks would have told it: its new kernel id.
 main_thread: threading.Thread
 
@@ -37,33 +37,35 @@ class NotSafe(Exception):
         self.why = why
 
 
-def disarm_lock_hooks() -> None:
-    """Import ``threading`` and ``logging`` with hooks at fork that do nothing for now.
+def defer_lock_hooks() -> None:
+    """Import ``threading`` and ``logging`` without their hooks at fork.
 
     The hooks renew locks that other threads may have held. A zygote has one thread and
     holds none when it forks, so for its forks they have nothing to do, and they took
-    more than half of a worker's start. In a worker they act (`lock_hooks_armed`). Hooks
+    more than half of a worker's start. They are registered when user code forks. Hooks
     of all other modules (such as ``random``, which must reseed) are left alone.
     """
+    global main_thread
     register = os.register_at_fork
-    os.register_at_fork = _register_with_switch  # type: ignore[assignment]
+    os.register_at_fork = lambda **hooks: _deferred.append(hooks)
     try:
         import logging  # noqa: F401 - for its hooks
         import threading
     finally:
         os.register_at_fork = register
-    global main_thread
     main_thread = threading.main_thread()
+    os.fork = _hooks_first(os.fork)
+    os.forkpty = _hooks_first(os.forkpty)
 
 
-_register = os.register_at_fork
+def _hooks_first(function: Callable[[], Any]) -> Callable[[], Any]:
+    def fork() -> Any:
+        while _deferred:
+            os.register_at_fork(**_deferred.pop(0))
+        return function()
 
-
-def _register_with_switch(**hooks: Callable[[], None]) -> None:
-    def switched(hook: Callable[[], None]) -> Callable[[], None]:
-        return lambda: hook() if lock_hooks_armed else None
-
-    _register(**{when: switched(hook) for when, hook in hooks.items()})
+    fork.__doc__ = function.__doc__
+    return fork
 
 
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> None:
@@ -158,7 +160,7 @@ def check_forking_is_safe(module: str) -> None:
     if _threads() > 1:
         # A library that knows of forks, as OpenBLAS, ends its threads before one, and
         # starts them again when they are needed. Try it.
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)

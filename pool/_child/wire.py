@@ -32,7 +32,6 @@ memory that it is the first to touch, and the `json` module's encoder has many.
 
 from __future__ import annotations
 
-import array
 import json
 import struct
 
@@ -289,18 +288,19 @@ def receive(sock: socket) -> tuple[bytes, list[int]]:
 
 
 def _fds_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
+    fds: list[int] = []
     for level, kind, data in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
+            number = len(data) // 4
+            fds += struct.unpack(f"{number}i", data[: 4 * number])
+    return fds
 
 
-def rights(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
+def rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
     """The ancillary part of ``sendmsg`` that carries descriptors."""
     if not fds:
         return []
-    return [(SOL_SOCKET, SCM_RIGHTS, array.array("i", fds))]
+    return [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
 
 
 def send_packet(sock: socket, message: Meta, fds: list[int] | None = None) -> None:

@@ -25,24 +25,20 @@ import os
 import resource
 import select
 import signal
-import socket
 import sys
 import time
+from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
 from . import birth, guard, preparation, processes, wire
+from .channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
-    #: Both ends of a channel and of an output pipe, and the worker's mark.
-    Link = tuple[socket.socket, socket.socket, int, int, int]
-
 #: Workers alive at once; one byte each tells whether user code began.
 MAX_WORKERS = 4096
-#: Spares forked and reported together; two descriptors each ride on the report.
-BATCH = wire.MAX_FDS // 2
 #: Between asking a worker for its stacks and asking it to end.
 DUMP_S = 0.02
 
@@ -50,7 +46,7 @@ DUMP_S = 0.02
 def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     """Serve until the supervisor says LEAVE or is gone."""
     guard_fd = guard.split(control_fd, supervisor_pid)
-    control = socket.socket(fileno=control_fd)
+    control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Dumping the core of a crashed call would delay its report by seconds.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -96,10 +92,33 @@ class _Worker:
         self.deadline: float | None = None
 
 
+class _Link:
+    """Channel and output of a worker to be, both ends, and its mark."""
+
+    __slots__ = ("channel", "mark", "near", "output", "output_w")
+
+    def __init__(self, channel_fd: int, mark: int) -> None:
+        self.mark = mark
+        self.near, far = socketpair()
+        try:
+            self.output, self.output_w = os.pipe()
+            os.dup2(far.fileno(), channel_fd, False)
+        finally:
+            far.close()
+        self.channel = Channel(channel_fd)
+
+    def close(self) -> None:
+        """The worker has its ends, the supervisor the others."""
+        self.near.close()
+        self.channel.sock.close()
+        os.close(self.output)
+        os.close(self.output_w)
+
+
 class Zygote:
     """The loop and its state."""
 
-    def __init__(self, control: socket.socket, guard_fd: int, start: wire.Meta) -> None:
+    def __init__(self, control: socket, guard_fd: int, start: wire.Meta) -> None:
         self.control = control
         self.start = start
         self.spawn = start["method"] == "spawn"
@@ -123,7 +142,7 @@ class Zygote:
 
     def run(self) -> None:
         """Prepare, report, serve."""
-        preparation.disarm_lock_hooks()
+        preparation.defer_lock_hooks()
         if not self.spawn:
             preparation.prepare(self.start, self.tell)
             preparation.check_forking_is_safe("start-up")
@@ -173,55 +192,62 @@ class Zygote:
         Everything that can be done before or after the forks is: between two of them
         each page this process writes to is copied once more.
         """
-        for count in _parts(number, BATCH):
+        for count in _parts(number, birth.BATCH):
+            self.enter_workdir()
+            links: list[_Link] = []
             pids: list[int] = []
-            links: list[Link] = []
             try:
-                if len(self.free_marks) < count:
-                    raise OSError(f"it has {len(self.workers)} workers already")
-                links += (self.new_link() for _ in range(count))
+                links += map(self.new_link, range(count))
                 pids += map(self.fork_one, links)
             except OSError as error:
                 # No more processes or descriptors: whoever waits for a worker is told.
                 self.tell(wire.NOT_FORKED, n=count - len(pids), why=str(error))
             for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
-                self.workers[pid] = one = _Worker(pid, os.pidfd_open(pid), link[4])
+                self.workers[pid] = one = _Worker(pid, os.pidfd_open(pid), link.mark)
                 self.watch(one.pidfd, one)
-            ends = [end for link in links[: len(pids)] for end in (link[0].fileno(), link[2])]
             if pids:
+                ends = [
+                    end for link in links[: len(pids)] for end in (link.near.fileno(), link.output)
+                ]
                 self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
-            for near, far, output, output_w, _ in links:
-                near.close()
-                far.close()
-                os.close(output)
-                os.close(output_w)
-            self.free_marks += [link[4] for link in links[len(pids) :]]
+            for link in links:
+                link.close()
+            self.free_marks += [link.mark for link in links[len(pids) :]]
 
-    def fork_one(self, link: Link) -> int:
-        _, far, _, output_w, mark = link
-        pid = os.fork()
+    def fork_one(self, link: _Link) -> int:
+        pid = preparation.fork()
         if pid == 0:
-            birth.live(
-                far.fileno(), output_w, self.start["workdir"], lambda fd: self.work(fd, mark)
-            )
+            birth.live(link.channel, link.output_w, lambda: self.work(link))
         return pid
 
-    def work(self, channel_fd: int, mark: int) -> None:
+    def work(self, link: _Link) -> None:
         """In the worker: take one call, and serve it."""
         if self.spawn:
             preparation.prepare(self.start, lambda *_, **__: None)
             from . import worker
 
             self.worker = worker
-        channel = self.worker.Channel(channel_fd)
-        if self.spawn:
-            channel.send(wire.WORKER_READY, b"", b"", [])
-        self.worker.serve(channel, lambda: self.marks.__setitem__(mark, 1))
+            link.channel.send(wire.WORKER_READY, b"", b"", [])
+        self.worker.serve(link.channel, lambda: self.marks.__setitem__(link.mark, 1))
 
-    def new_link(self) -> Link:
+    def new_link(self, index: int) -> _Link:
+        """What a worker and the supervisor need to talk; one of a batch."""
+        if not self.free_marks:
+            raise OSError(f"it has {len(self.workers)} workers already")
         mark = self.free_marks.pop()
         self.marks[mark] = 0
-        return (*socket.socketpair(), *os.pipe(), mark)
+        try:
+            return _Link(birth.FIRST_CHANNEL + index, mark)
+        except OSError:
+            self.free_marks.append(mark)
+            raise
+
+    def enter_workdir(self) -> None:
+        """Where workers begin; again each time, as an earlier call may have removed it."""
+        try:
+            os.chdir(self.start["workdir"])
+        except OSError:
+            os.chdir("/")
 
     def watch(self, fd: int, who: _Worker | int) -> None:
         self.by_fd[fd] = who

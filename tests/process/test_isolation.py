@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -289,7 +290,8 @@ def test_a_killed_spare_costs_no_call(make_live):
     for _ in range(20):
         spares = live.until(lambda: workers_of(live))
         for spare in spares:
-            os.kill(spare, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the last call's worker, leaving
+                os.kill(spare, signal.SIGKILL)
         assert live.value("def f(): return 'fine'") == "fine"
 
 

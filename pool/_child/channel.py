@@ -1,0 +1,53 @@
+"""A worker's end of its channel. Made by the zygote before the fork: it costs less there."""
+
+from __future__ import annotations
+
+import os
+from _socket import AF_UNIX, SOCK_STREAM, socket
+
+from . import wire
+
+#: Larger requests than this are refused by the front-ends long before.
+_BODY_LIMIT = 1 << 40
+
+
+class Channel:
+    """The worker's end of its channel; blocking."""
+
+    __slots__ = ("fd", "frames", "reader", "sock")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.sock = socket(AF_UNIX, SOCK_STREAM, 0, fd)
+        self.reader: wire.FrameReader | None = None
+        self.frames: list[wire.Frame] = []
+
+    def receive(self) -> wire.Frame:
+        """The next frame.
+
+        Raises:
+            Closed: the supervisor is gone, or has no use for this worker.
+        """
+        while not self.frames:
+            data, fds = wire.receive(self.sock)
+            if not data:
+                raise wire.Closed
+            if self.reader is None:
+                frame = wire.whole(data, fds)
+                if frame is not None:
+                    return frame
+                self.reader = wire.FrameReader(_BODY_LIMIT)
+            self.frames += self.reader.feed(data, fds)
+        return self.frames.pop(0)
+
+    def send(self, kind: int, meta: bytes, body: bytes, fds: list[int]) -> None:
+        """Send a frame whole; closes the descriptors that went with it."""
+        head = wire.head(kind, meta, len(body), len(fds))
+        sent = self.sock.sendmsg([head, body], wire.rights(fds) if fds else ())
+        for fd in fds:
+            os.close(fd)
+        if sent < len(head):
+            self.sock.sendall(head[sent:])
+            sent = len(head)
+        if sent - len(head) < len(body):
+            self.sock.sendall(memoryview(body)[sent - len(head) :])
