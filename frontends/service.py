@@ -1,6 +1,6 @@
 """What all front-ends do with a request, whatever carried it.
 
-    bytes --prepare--> Call --submit--> Pending ..outcome.. --answer--> Answer
+    bytes --prepare--> Prepared --submit--> Pending ..outcome.. --answer--> Answer
             |                  |
             InvalidRequest,    Overloaded, PoolClosed
             EnvironmentError
@@ -13,16 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
-from flashpool.pool.calls import BASE_ENVIRONMENT, Call, Codec, Limits, Outcome, Sink
+from flashpool.envs import Spec
+from flashpool.pool.calls import Call, Codec, Limits, Outcome, Provision, Sink
 from flashpool.pool.errors import FlashpoolError, InvalidRequest, Overloaded
 
 from . import answers, schema
 from .answers import Answer
-from .base_only import Environments, Spec
+from .environments import Environments
 
 log = logging.getLogger(__name__)
+
+#: Lines told of the making of one environment, and the length of one.
+NOTES: Final = 200
+NOTE_LIMIT: Final = 500
 
 
 class CallPool(Protocol):
@@ -58,15 +66,25 @@ class CallPool(Protocol):
         """Counts and lists, as dataclasses."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call whose environment is there."""
+
+    call: Call
+    #: What was told while its environment was made; it stands before the call's output.
+    notes: bytes = b""
+
+
 class Pending:
     """A submitted call: the sink of its outcome."""
 
-    __slots__ = ("_pool", "call_id", "outcome")
+    __slots__ = ("_notes", "_pool", "call_id", "outcome")
 
     wants_output = False
 
-    def __init__(self, pool: CallPool, outcome: asyncio.Future[Outcome]) -> None:
+    def __init__(self, pool: CallPool, outcome: asyncio.Future[Outcome], notes: bytes) -> None:
         self._pool = pool
+        self._notes = notes
         self.outcome = outcome
         self.call_id = 0
 
@@ -83,6 +101,8 @@ class Pending:
 
     def done(self, outcome: Outcome) -> None:
         """The end; who waited may have left."""
+        if self._notes:
+            outcome = replace(outcome, output=self._notes + outcome.output)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -117,6 +137,7 @@ class Service:
         if self._starting is not None:
             self._starting.cancel()
         await self.pool.stop()
+        await self._environments.close()
 
     def health(self) -> int:
         """200 ready, 204 starting, 503 neither: as a load balancer's probe reads it."""
@@ -126,7 +147,7 @@ class Service:
             return 200
         return 503 if self._failure else 204
 
-    async def prepare(self, body: bytes) -> Call:
+    async def prepare(self, body: bytes) -> Prepared:
         """The call a request asks for."""
         if self.pool.draining:
             raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
@@ -134,12 +155,14 @@ class Service:
         spec = _spec(request)
         if request.gpus:
             raise InvalidRequest("gpus: this server assigns none")
-        return Call(
+        notes: deque[str] = deque(maxlen=NOTES)
+        provision = await self._environments.resolve(spec, notes.append) if spec else Provision()
+        call = Call(
             codec=Codec.FLASH,
             body=body,
             label=request.function_name or request.class_name or "call",
             function_key=_function_key(request),
-            environment=await self._environments.resolve(spec) if spec else BASE_ENVIRONMENT,
+            provision=provision,
             limits=Limits(
                 run_s=request.timeout_s,
                 memory_mb=request.memory_mb,
@@ -148,11 +171,14 @@ class Service:
             env=request.env or {},
             idempotent=bool(request.idempotent),
         )
+        # Of a build only: what is said while an environment is looked up is nobody's news.
+        return Prepared(call, _joined(notes) if provision.origin == "built" else b"")
 
-    def submit(self, call: Call) -> Pending:
+    def submit(self, prepared: Prepared) -> Pending:
         """Hand a call to the pool."""
-        pending = Pending(self.pool, asyncio.get_running_loop().create_future())
-        pending.call_id = self.pool.submit(call, pending)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        pending = Pending(self.pool, future, prepared.notes)
+        pending.call_id = self.pool.submit(prepared.call, pending)
         return pending
 
     def answer(self, outcome: Outcome) -> Answer:
@@ -165,9 +191,15 @@ def _spec(request: schema.FunctionRequest) -> Spec | None:
         return None
     return Spec(
         requirements=tuple(request.dependencies or ()),
-        system=tuple(request.system_dependencies or ()),
+        system_packages=tuple(request.system_dependencies or ()),
         python_version=request.python_version,
+        refresh=bool(request.refresh),
     )
+
+
+def _joined(notes: Iterable[str]) -> bytes:
+    text = "".join(f"{line[:NOTE_LIMIT]}\n" for line in notes)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _function_key(request: schema.FunctionRequest) -> int:

@@ -24,7 +24,7 @@ from flashpool.pool.settings import Settings
 from flashpool.pool.supervisor import Supervisor
 
 from .admin import Admin, bind_admin
-from .base_only import BaseOnly
+from .environments import StoredEnvironments
 from .hardening import harden
 from .lb import create_app
 from .listener import Listener, bind
@@ -114,7 +114,7 @@ async def _serve(
     pool = Supervisor(settings.to_pool_config())
     service = Service(
         pool,
-        BaseOnly(settings.base_python),
+        StoredEnvironments(settings.to_env_settings(), pool),
         result_limit=settings.result_limit_mb * 1024 * 1024,
     )
     admin = Admin(pool, settings, admin_sock)

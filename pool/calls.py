@@ -50,6 +50,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Provision:
+    """Which environment a call was given, and what that took before it was submitted."""
+
+    environment: str = BASE_ENVIRONMENT
+    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``.
+    origin: str = "base"
+    resolve_s: float = 0.0
+    fetch_s: float = 0.0
+    build_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One function or method to run. The pool never looks into ``body``."""
 
@@ -62,7 +74,7 @@ class Call:
     label: str = "call"
     #: Equal for calls of the same code: what one imported, the next finds preloaded.
     function_key: Hashable = None
-    environment: str = BASE_ENVIRONMENT
+    provision: Provision = field(default_factory=Provision)
     limits: Limits = field(default_factory=Limits)
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +82,11 @@ class Call:
     stream: bool = False
     #: Safe to run again after its worker died half-way.
     idempotent: bool = False
+
+    @property
+    def environment(self) -> str:
+        """The name of its environment in the pool."""
+        return self.provision.environment
 
 
 class Phase(enum.Enum):
@@ -86,7 +103,9 @@ class Phase(enum.Enum):
 class Receipt:
     """What a call cost and where it ran; JSON-able through `as_dict`.
 
-    Seconds are of the monotonic clock. ``exit`` is ``"clean"``, ``"exit N"`` or
+    Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) were
+    spent before the call was submitted, and are not in the total; what a call waited for its
+    interpreter to come up counts as start, not as queue. ``exit`` is ``"clean"``, ``"exit N"`` or
     ``"signal N"``, or None while the worker was still leaving.
     """
 
@@ -95,7 +114,7 @@ class Receipt:
     run_s: float = 0.0
     total_s: float = 0.0
     peak_rss_mb: float | None = None
-    environment: str = BASE_ENVIRONMENT
+    provision: Provision = field(default_factory=Provision)
     start_method: str | None = None
     preloaded: bool = False
     attempts: int = 1
@@ -103,10 +122,18 @@ class Receipt:
     pid: int | None = None
     exit: str | None = None
 
+    @property
+    def environment(self) -> str:
+        """``base``, or the digest of the environment."""
+        return self.provision.environment
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, the shape of a response's ``receipt``."""
         return {
             "seconds": {
+                "resolve": round(self.provision.resolve_s, 6),
+                "fetch": round(self.provision.fetch_s, 6),
+                "build": round(self.provision.build_s, 6),
                 "queue": round(self.queue_s, 6),
                 "start": round(self.start_s, 6),
                 "run": round(self.run_s, 6),
@@ -114,6 +141,8 @@ class Receipt:
             },
             "peak_rss_mb": self.peak_rss_mb,
             "environment": self.environment,
+            "environment_origin": self.provision.origin,
+            "environment_hit": self.provision.origin != "built",
             "start_method": self.start_method,
             "preloaded": self.preloaded,
             "attempts": self.attempts,

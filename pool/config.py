@@ -59,6 +59,10 @@ class PoolConfig:
     max_spares: int = 8
     #: Seconds without a call after which spares are let go.
     spare_idle_s: float = 60.0
+    #: Environments beside the base whose zygotes may be up at once, and the seconds without
+    #: a call after which one is let go.
+    max_environments: int = 32
+    environment_idle_s: float = 900.0
     #: Modules every zygote imports before it forks.
     preload: tuple[str, ...] = ()
     #: Glob patterns of modules that may be preloaded because calls import them.

@@ -117,19 +117,22 @@ def _receipt(
         return Receipt(
             queue_s=waited,
             total_s=waited,
-            environment=running.call.environment,
+            provision=running.call.provision,
             attempts=running.attempts,
         )
     ran = now - dispatched if run_s is None else run_s
+    # It may have come while its zygote was still starting.
+    up_at = worker.zygote.ready_at or 0.0
+    starting_s = max(0.0, min(up_at, dispatched) - running.submitted_at)
     return Receipt(
-        queue_s=dispatched - running.submitted_at,
-        start_s=max(0.0, now - dispatched - ran),
+        queue_s=dispatched - running.submitted_at - starting_s,
+        start_s=starting_s + max(0.0, now - dispatched - ran),
         run_s=ran,
         total_s=now - running.submitted_at,
         peak_rss_mb=peak_rss_mb,
-        environment=running.call.environment,
+        provision=running.call.provision,
         start_method=worker.zygote.method,
-        preloaded=running.key.profile > 0,
+        preloaded=worker.zygote.key.profile > 0,
         attempts=running.attempts,
         pid=worker.pid,
         exit=exit_words,

@@ -117,7 +117,6 @@ class _Submitter(Executor):
             fds=tuple(fds),
             label=function.label,
             function_key=function.key,
-            environment=options.environment(),
             limits=options.limits(),
             env=dict(options.env),
             idempotent=options.idempotent,

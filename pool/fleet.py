@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from . import ends
 from ._child import wire
+from .calls import BASE_ENVIRONMENT
 from .config import PoolConfig
 from .learning import Learner
 from .poller import Poller
@@ -64,6 +65,8 @@ class Fleet:
         self._listener = listener
         self._up: dict[ZygoteKey, ZygoteProcess] = {}
         self._leaving: list[ZygoteProcess] = []
+        #: The interpreter of each environment.
+        self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         #: Environments whose workers are spawned, and why.
         self.spawned: dict[str, str] = {}
         #: How often each was started, and why it failed last.
@@ -93,7 +96,10 @@ class Fleet:
         preload = (*self._config.preload, *self._learner.modules(key))
         self.starts[key] = self.starts.get(key, 0) + 1
         self.failures.pop(key, None)
-        python = self._config.base_python
+        python = self.pythons.get(key.environment)
+        if python is None:
+            self.failures[key] = "it is not known any more; send the call again"
+            return False
         try:
             zygote = ZygoteProcess(
                 key, python, self._config, preload=preload, method=method, now=self._now()
@@ -138,6 +144,14 @@ class Fleet:
             self._leaving.append(zygote)
             zygote.state.move(ZygoteState.LEAVING)
             self._send(zygote, wire.LEAVE)
+
+    def forget(self, environment: str) -> None:
+        """Nothing of it is left, and no call will ask for it under this name."""
+        del self.pythons[environment]
+        self.spawned.pop(environment, None)
+        for key in [key for key in self.starts if key.environment == environment]:
+            del self.starts[key]
+            self.failures.pop(key, None)
 
     def retire_all(self) -> None:
         """Ask every one to leave."""

@@ -36,6 +36,8 @@ class _Environment:
     pending_profile: int = 0
     denied: dict[str, str] = field(default_factory=dict)
     last_profile: int = 0
+    #: What is loaded was learned before, from functions that are not known by name here.
+    seeded: bool = False
 
 
 def _cheap(names: list[str]) -> bool:
@@ -58,9 +60,23 @@ class Learner:
         if known is None or function is None:
             return ZygoteKey(environment)
         needs = known.functions.get(function)
+        if needs is None and known.seeded and known.loaded_profile:
+            return ZygoteKey(environment, known.loaded_profile)
         if needs and known.loaded_profile and not needs.isdisjoint(known.loaded):
             return ZygoteKey(environment, known.loaded_profile)
         return ZygoteKey(environment)
+
+    def seed(self, environment: str, modules: Iterable[str]) -> None:
+        """What calls of a new environment imported at another time: its first zygote has it."""
+        known = _Environment(seeded=True)
+        names = tuple(name for name in modules if self._allowed(name, known))[:MODULES]
+        if names and environment not in self._environments:
+            known.loaded, known.loaded_profile, known.last_profile = names, 1, 1
+            self._environments[environment] = known
+
+    def forget(self, environment: str) -> None:
+        """It is used no more."""
+        self._environments.pop(environment, None)
 
     def observed(
         self, environment: str, function: Hashable, imported: Iterable[str]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .calls import BASE_ENVIRONMENT, Limits
+from .calls import Limits
 from .errors import InvalidRequest
 
 
@@ -53,10 +53,6 @@ class CallOptions:
     def limits(self) -> Limits:
         """The limits of a call."""
         return Limits(run_s=self.timeout, queue_s=self.queue_timeout, memory_mb=self.memory_mb)
-
-    def environment(self) -> str:
-        """The key of the environment to run in."""
-        return BASE_ENVIRONMENT
 
 
 def _requirements(value: Iterable[str] | str | None) -> tuple[str, ...]:

@@ -79,6 +79,18 @@ def choice(*options: str) -> Kind:
     return Kind(parse=parse, accepts=", ".join(options))
 
 
+def some_of(*options: str) -> Kind:
+    """Some of a few words, or none."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        words = _words(text.lower())
+        if not set(words) <= set(options):
+            raise ValueError
+        return words
+
+    return Kind(parse=parse, accepts=f"{', '.join(options)}, by commas, or none")
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in _YES | _NO:
         raise ValueError
@@ -106,6 +118,17 @@ def _interpreter(text: str) -> str:
     return os.path.abspath(found)
 
 
+def _path(text: str) -> str:
+    path = os.path.expanduser(text)
+    if not os.path.isabs(path):
+        raise ValueError("not a whole path")
+    return path
+
+
+def _word(text: str) -> str:
+    return "" if text.lower() == "none" else text
+
+
 def _token(text: str) -> str:
     if text.lower() == "none":
         return ""
@@ -117,6 +140,8 @@ def _token(text: str) -> str:
 
 TEXT: Final = Kind(parse=str, accepts="a host name or address")
 TOKEN: Final = Kind(parse=_token, accepts="printable ASCII without blanks, or none")
+WORD: Final = Kind(parse=_word, accepts="text, or none")
+PATH: Final = Kind(parse=_path, accepts="a whole path")
 PORT: Final = integer(0, 65535)
 BOOLEAN: Final = Kind(parse=_boolean, accepts="yes or no (1, 0, true, false, on, off)")
 PATTERNS: Final = Kind(parse=_words, accepts="names or patterns with *, by commas, or none")

@@ -16,6 +16,9 @@ The rules:
   never holds up the calls of others.
 * Spares are forked ahead, four times as many as calls ran at once of late, at most
   ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
+* Environments other than the base's may be up in a bounded number (``max_environments``).
+  One more is started in place of the one that is idle for longest; while none is idle, its
+  calls wait. One that had no call for ``environment_idle_s`` is retired by `tick`.
 * A zygote that is lost is started again when a call needs it, a bounded number of times
   a minute; past that, calls for it fail at once with the reason, until the minute is over.
 """
@@ -26,6 +29,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from .calls import BASE_ENVIRONMENT
 
 #: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
 RESTART_LIMIT: Final = 5
@@ -92,6 +97,9 @@ class Policy:
     queue_limit: int | None = None
     max_spares: int = 8
     spare_idle_s: float = 60.0
+    #: Environments beside the base that may be up at once.
+    max_environments: int = 32
+    environment_idle_s: float = 900.0
 
 
 class QueueFull(Exception):
@@ -106,6 +114,8 @@ class _Zygote:
     up: bool = False
     starting: bool = False
     retiring: bool = False
+    #: It was told to leave; `zygote_lost` follows.
+    leaving: bool = False
     starts: deque[float] = field(default_factory=deque)
     last_failure: str = ""
     last_used: float = 0.0
@@ -145,6 +155,8 @@ class Scheduler:
             raise QueueFull
         zygote = self._zygote(key)
         zygote.last_used = now
+        if not zygote.up:
+            zygote.retiring = False
         if again:
             zygote.waiting = {call: now, **zygote.waiting}
         else:
@@ -178,7 +190,7 @@ class Scheduler:
         """It is up and can fork."""
         zygote = self._zygotes[key]
         zygote.up, zygote.starting = True, False
-        return self._settle(zygote, now)
+        return self._settle(zygote, now) + self._start_held_up(now)
 
     def zygote_lost(
         self, key: ZygoteKey, reason: str, now: float, *, curable: bool = False
@@ -187,20 +199,27 @@ class Scheduler:
 
         ``curable``: it would come up if it were started again, differently.
         """
-        zygote = self._zygotes[key]
+        zygote = self._zygotes.get(key)
+        if zygote is None:
+            return []
         failed_start = zygote.starting
-        zygote.up = zygote.starting = False
+        zygote.up = zygote.starting = zygote.leaving = False
         zygote.forking = 0
         zygote.last_failure = reason
         for worker in zygote.spares:
             self._worker_key.pop(worker)
         zygote.spares.clear()
+        if zygote.retiring and zygote.waiting:
+            # Calls came for it while it left: it is needed again.
+            zygote.retiring = False
         if zygote.retiring:
-            return self._retire_if_done(zygote)
-        if failed_start and not curable:
+            commands = self._retire_if_done(zygote)
+        elif failed_start and not curable:
             # What it met it will meet again: whoever waits is told now.
-            return self._fail_waiting(zygote)
-        return self._settle(zygote, now)
+            commands = self._fail_waiting(zygote)
+        else:
+            commands = self._settle(zygote, now)
+        return commands + self._start_held_up(now)
 
     def retire(self, key: ZygoteKey, heir: ZygoteKey, now: float) -> list[Command]:
         """It is replaced: its waiting calls go to the heir, it ends with its last worker."""
@@ -218,6 +237,15 @@ class Scheduler:
         zygote.spares.clear()
         return commands + self._retire_if_done(zygote) + self._settle(after, now)
 
+    def retire_idle(self, environment: str, now: float) -> list[Command]:
+        """Nobody insists on this environment any more: let it go, unless a call uses it."""
+        zygotes = self._of(environment)
+        return self._let_go(zygotes) if zygotes and _idle(zygotes) else []
+
+    def uses(self, environment: str) -> bool:
+        """Whether it has a zygote, or a call that waits for one."""
+        return any(key.environment == environment for key in self._zygotes)
+
     def is_up(self, key: ZygoteKey) -> bool:
         """Whether calls may be sent its way without waiting for a start."""
         zygote = self._zygotes.get(key)
@@ -231,7 +259,8 @@ class Scheduler:
         zygote.forking = max(0, zygote.forking - 1)
         if zygote.retiring:
             self._worker_key[worker] = key
-            return [DismissWorker(worker)]
+            done = self._retire_if_done(zygote)
+            return [DismissWorker(worker), *done, *self._start_held_up(now)]
         self._worker_key[worker] = key
         zygote.spares.append(worker)
         return self._dispatch(now)
@@ -240,6 +269,8 @@ class Scheduler:
         """A fork that was asked for ended before it could take a call."""
         zygote = self._zygotes[key]
         zygote.forking = max(0, zygote.forking - 1)
+        if zygote.retiring:
+            return self._retire_if_done(zygote) + self._start_held_up(now)
         return self._settle(zygote, now)
 
     def worker_gone(self, worker: int, now: float) -> list[Command]:
@@ -257,8 +288,10 @@ class Scheduler:
         else:
             _discard(zygote.spares, worker)
         if zygote.retiring:
-            return self._dispatch(now) + self._retire_if_done(zygote)
-        return self._dispatch(now) + self._fork(zygote)
+            commands = self._dispatch(now) + self._retire_if_done(zygote)
+        else:
+            commands = self._dispatch(now) + self._fork(zygote)
+        return commands + self._start_held_up(now)
 
     def spare_died(self, worker: int) -> None:
         """A spare's death is known before its tree is gone: offer it to no call."""
@@ -278,7 +311,7 @@ class Scheduler:
             )
             surplus = len(zygote.spares) - self._spares_wanted(zygote)
             commands += (DismissWorker(zygote.spares.popleft()) for _ in range(surplus))
-        return commands
+        return commands + self._retire_unused(now) + self._start_held_up(now)
 
     # Views, for stats and tests.
 
@@ -315,9 +348,12 @@ class Scheduler:
             zygote.starts.popleft()
         if len(zygote.starts) >= RESTART_LIMIT:
             return self._fail_waiting(zygote)
+        commands = self._make_room_for(zygote.key.environment)
+        if zygote.retiring or not self._has_room(zygote.key.environment):
+            return commands
         zygote.starts.append(now)
         zygote.starting = True
-        return [StartZygote(zygote.key)]
+        return [*commands, StartZygote(zygote.key)]
 
     def _fail_waiting(self, zygote: _Zygote) -> list[Command]:
         reason = zygote.last_failure
@@ -387,12 +423,84 @@ class Scheduler:
         return min(len(zygote.waiting), self.policy.slots - self.busy)
 
     def _retire_if_done(self, zygote: _Zygote) -> list[Command]:
-        if zygote.busy or zygote.forking:
+        if zygote.busy or zygote.forking or zygote.leaving:
             return []
         if zygote.up:
+            zygote.leaving = True
             return [RetireZygote(zygote.key)]
         self._zygotes.pop(zygote.key, None)
         return []
+
+    # Environments beside the base: how many, and which one goes.
+
+    def _of(self, environment: str) -> list[_Zygote]:
+        return [z for key, z in self._zygotes.items() if key.environment == environment]
+
+    def _beside_base(self) -> dict[str, list[_Zygote]]:
+        found: dict[str, list[_Zygote]] = {}
+        for key, zygote in self._zygotes.items():
+            if key.environment != BASE_ENVIRONMENT:
+                found.setdefault(key.environment, []).append(zygote)
+        return found
+
+    def _has_room(self, environment: str) -> bool:
+        live = [name for name, zygotes in self._beside_base().items() if _live(zygotes)]
+        beside = environment != BASE_ENVIRONMENT and environment not in live
+        return not beside or len(live) < self.policy.max_environments
+
+    def _make_room_for(self, environment: str) -> list[Command]:
+        """Let the least recently used idle environment go, when there is no room."""
+        if self._has_room(environment):
+            return []
+        live = [zygotes for zygotes in self._beside_base().values() if _live(zygotes)]
+        if any(zygote.retiring for zygotes in live for zygote in zygotes if _idle(zygotes)):
+            return []  # one is about to leave
+        idle = [zygotes for zygotes in live if _idle(zygotes)]
+        return self._let_go(min(idle, key=_last_used)) if idle else []
+
+    def _start_held_up(self, now: float) -> list[Command]:
+        """Start zygotes whose calls waited for room, the longest first."""
+        if not self.waiting:
+            return []
+        held_up = [z for z in self._zygotes.values() if z.waiting and not (z.up or z.starting)]
+        commands: list[Command] = []
+        for zygote in sorted(held_up, key=_since):
+            commands += self._start(zygote, now)
+        return commands
+
+    def _retire_unused(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for zygotes in self._beside_base().values():
+            age = now - _last_used(zygotes)
+            # One that does not come up is remembered for as long as its starts count.
+            limit = 0.0 if _live(zygotes) else RESTART_WINDOW_S
+            if age > max(limit, self.policy.environment_idle_s) and _idle(zygotes):
+                commands += self._let_go(zygotes)
+        return commands
+
+    def _let_go(self, zygotes: list[_Zygote]) -> list[Command]:
+        commands: list[Command] = []
+        for zygote in zygotes:
+            if zygote.retiring:
+                continue
+            zygote.retiring = True
+            commands += (DismissWorker(worker) for worker in zygote.spares)
+            zygote.spares.clear()
+            commands += self._retire_if_done(zygote)
+        return commands
+
+
+def _live(zygotes: list[_Zygote]) -> bool:
+    """Whether the environment takes room; what leaves does not."""
+    return any((z.up or z.starting) and not z.leaving for z in zygotes)
+
+
+def _idle(zygotes: list[_Zygote]) -> bool:
+    return not any(z.waiting or z.busy or z.starting for z in zygotes)
+
+
+def _last_used(zygotes: list[_Zygote]) -> float:
+    return max(z.last_used for z in zygotes)
 
 
 def _since(zygote: _Zygote) -> float:

@@ -19,11 +19,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from . import parsers as kind
 from .config import PoolConfig, usable_cores
 from .worker_env import worker_env
+
+if TYPE_CHECKING:
+    from flashpool.envs import EnvSettings
 
 PREFIX: Final = "FLASHPOOL_"
 _KEY: Final = "setting"
@@ -168,6 +172,16 @@ class Settings:
     spare_idle_s: float = _setting(
         kind.seconds(), "60", "Seconds without a call after which spares are let go."
     )
+    max_environments: int = _setting(
+        kind.integer(1, 1024),
+        "32",
+        "Environments beside the base whose processes are kept up at once.",
+    )
+    environment_idle_s: float = _setting(
+        kind.seconds(),
+        "900",
+        "Seconds without a call after which an environment's processes are let go.",
+    )
     preload: tuple[str, ...] = _setting(
         kind.MODULES, "none", "Modules imported before workers are forked."
     )
@@ -182,6 +196,76 @@ class Settings:
         "Patterns of further variables calls may see; a secret only by its exact name.",
         pod="*",
     )
+    # Environments
+    volume: str | None = _setting(
+        kind.optional(kind.PATH),
+        "none",
+        "Volume that keeps environments for all pods; none: /runpod-volume where it is mounted.",
+    )
+    local_dir: str | None = _setting(
+        kind.optional(kind.PATH),
+        "none",
+        "Directory on local disk for environments; none: the user's cache directory.",
+    )
+    env_mode: str = _setting(
+        kind.choice("auto", "volume", "archive"),
+        "auto",
+        "Environments in place on the volume, or as archives that are unpacked on local disk; auto: by its filesystem.",
+    )
+    env_quota_mb: int = _setting(
+        kind.integer(0, 1 << 30), "0", "MiB that environments may take; 0: no limit."
+    )
+    env_min_free_mb: int = _setting(
+        kind.integer(0, 1 << 30), "256", "MiB that are kept free where environments lie."
+    )
+    env_max_age_s: float = _setting(
+        kind.seconds(zero=True),
+        "0",
+        "Seconds without use after which an environment is deleted; 0: never for its age.",
+    )
+    env_memo_s: float = _setting(
+        kind.seconds(zero=True), "3600", "Seconds for which a request means the same versions."
+    )
+    env_references: tuple[str, ...] = _setting(
+        kind.some_of("url", "vcs", "local"),
+        "url,vcs,local",
+        "Kinds of direct references that requests may name.",
+    )
+    build_timeout_s: float = _setting(
+        kind.seconds(), "600", "Seconds that making an environment may take."
+    )
+    auto_build_tools: bool = _setting(
+        kind.BOOLEAN,
+        "no",
+        "Install build-essential when a package needs a compiler and there is none.",
+    )
+    compile_bytecode: bool = _setting(
+        kind.BOOLEAN, "yes", "Compile the modules of new environments ahead of calls."
+    )
+    python_downloads: bool = _setting(
+        kind.BOOLEAN, "no", "Download a Python that a request names and that is not installed."
+    )
+    uv: str | None = _setting(kind.optional(kind.PATH), "none", "The uv program; none: our own.")
+    index_url: str = _setting(
+        kind.WORD,
+        "none",
+        "Package index in place of PyPI; may hold a password, so it is not shown.",
+        secret=True,
+    )
+    extra_index_urls: tuple[str, ...] = _setting(
+        kind.PATTERNS, "none", "Further package indexes; not shown either.", secret=True
+    )
+    find_links: tuple[str, ...] = _setting(
+        kind.PATTERNS, "none", "Directories or pages with further packages."
+    )
+    offline: bool = _setting(kind.BOOLEAN, "no", "Use no network for environments.")
+    volume_key: str = _setting(
+        kind.WORD,
+        "none",
+        "Key that signs environments on a shared volume; without it only damage is noticed.",
+        secret=True,
+    )
+
     log_level: str = _setting(
         kind.choice("DEBUG", "INFO", "WARNING", "ERROR"),
         "INFO",
@@ -231,12 +315,44 @@ class Settings:
             output_limit=self.output_limit_kb * 1024,
             max_spares=self.spares,
             spare_idle_s=self.spare_idle_s,
+            max_environments=self.max_environments,
+            environment_idle_s=self.environment_idle_s,
             preload=self.preload,
             preload_learn=self.preload_learn,
             worker_env=self.worker_env,
             start_method=self.start_method,
             log_level=self.log_level,
         )
+
+    def to_env_settings(self) -> EnvSettings:
+        """What the library of environments is made with."""
+        from flashpool.envs import EnvSettings
+
+        return EnvSettings(
+            base_python=Path(self.base_python),
+            volume=_path(self.volume),
+            local=_path(self.local_dir),
+            mode=cast("Literal['auto', 'volume', 'archive']", self.env_mode),
+            uv=_path(self.uv),
+            index_url=self.index_url or None,
+            extra_index_urls=self.extra_index_urls,
+            find_links=self.find_links,
+            offline=self.offline,
+            references=frozenset(self.env_references),
+            allow_python_downloads=self.python_downloads,
+            auto_build_tools=self.auto_build_tools,
+            compile_bytecode=self.compile_bytecode,
+            quota_mb=self.env_quota_mb,
+            min_free_mb=self.env_min_free_mb,
+            max_age_s=self.env_max_age_s,
+            build_timeout_s=self.build_timeout_s,
+            memo_s=self.env_memo_s,
+            volume_key=self.volume_key.encode() or None,
+        )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def table() -> dict[str, Setting]:

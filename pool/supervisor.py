@@ -62,6 +62,8 @@ class Supervisor:
                 queue_limit=config.queue_limit,
                 max_spares=config.max_spares,
                 spare_idle_s=config.spare_idle_s,
+                max_environments=config.max_environments,
+                environment_idle_s=config.environment_idle_s,
             )
         )
         self._defaults = Limits(
@@ -77,6 +79,10 @@ class Supervisor:
         self._limited: set[int] = set()
         self._ids = itertools.count(1)
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        #: Told when an environment that was added has no process and no call left.
+        self.on_unused: Callable[[str], None] = _nobody
+        #: Told which modules an environment's calls import, when a zygote preloads them.
+        self.on_learned: Callable[[str, tuple[str, ...]], None] = _nobody
 
     # Life.
 
@@ -140,6 +146,35 @@ class Supervisor:
         for timer in self._timers.values():
             timer.cancel()
         self._poller.close()
+
+    # Environments.
+
+    def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
+        """Calls may name this environment from now on, until `on_unused` is told of it.
+
+        A call must be submitted in the same turn of the loop, or the environment may be
+        unused before it is used. ``preload``: what its calls imported at another time.
+        """
+        if name not in self._fleet.pythons:
+            self._fleet.pythons[name] = python
+            self._learner.seed(name, preload)
+
+    def has_environment(self, name: str) -> bool:
+        """Whether calls may name it."""
+        return name in self._fleet.pythons
+
+    def retire_idle(self, name: str) -> None:
+        """Let an environment's processes go, unless a call uses it."""
+        self._do(self._scheduler.retire_idle(name, self._now()))
+
+    def _forget_unused(self) -> None:
+        if self._closed:
+            return
+        for name in list(self._fleet.pythons):
+            if name != BASE_ENVIRONMENT and not self._scheduler.uses(name):
+                self._fleet.forget(name)
+                self._learner.forget(name)
+                self.on_unused(name)
 
     # Calls.
 
@@ -255,6 +290,8 @@ class Supervisor:
         """It can fork; what it replaces may go."""
         self._do(self._scheduler.zygote_ready(zygote.key, self._now()))
         replaced = self._learner.started(zygote.key)
+        if zygote.key.profile and zygote.key.environment != BASE_ENVIRONMENT:
+            self.on_learned(zygote.key.environment, self._learner.modules(zygote.key))
         if replaced is not None:
             self._do(self._scheduler.retire(replaced, zygote.key, self._now()))
         self._want(self._learner.behind(zygote.key.environment))
@@ -263,6 +300,10 @@ class Supervisor:
     def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
         """It is gone: its workers' calls fail, or wait for the next start."""
         curable = zygote is not None and zygote.curable
+        if key.profile and (zygote is None or zygote.ready_at is None):
+            # What it should have preloaded may be to blame: calls need not have it.
+            lean = ZygoteKey(key.environment)
+            self._do(self._scheduler.retire(key, lean, self._now()))
         commands = self._scheduler.zygote_lost(key, reason, self._now(), curable=curable)
         for worker in self._crew.of(zygote):
             self._fail_with_zygote(worker, reason)
@@ -399,6 +440,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._do(self._scheduler.tick(self._now()))
+        self._forget_unused()
         self._crew.check()
         self._fleet.check()
         if not self._calls:
@@ -428,3 +470,7 @@ class Supervisor:
 
     def _tell_change(self) -> None:
         self._changed.set()
+
+
+def _nobody(*_told: object) -> None:
+    """Nobody has asked to be told."""

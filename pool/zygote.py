@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ._child import processes, wire
+from .calls import BASE_ENVIRONMENT
 from .config import PoolConfig
 from .output import OutputBuffer
 from .scheduler import ZygoteKey
@@ -68,7 +69,7 @@ class ZygoteProcess:
                 stdout=words_w,
                 stderr=words_w,
                 pass_fds=[far.fileno()],
-                env=config.zygote_env(),
+                env=self._environ(config),
                 cwd="/",
                 start_new_session=True,
             )
@@ -82,6 +83,14 @@ class ZygoteProcess:
         self.guard_fd = os.pidfd_open(self.process.pid)
         self.control.setblocking(False)
         os.set_blocking(self.words_fd, False)
+
+    def _environ(self, config: PoolConfig) -> dict[str, str]:
+        """Programs that an environment's packages bring are found before others."""
+        environ = config.zygote_env()
+        if self.key.environment != BASE_ENVIRONMENT:
+            folders = (os.path.dirname(self.python), environ.get("PATH", os.defpath))
+            environ["PATH"] = os.pathsep.join(folders)
+        return environ
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command; kept until the socket takes it."""

@@ -25,8 +25,16 @@ from flashpool.pool.scheduler import (
 )
 
 BASE = ZygoteKey("base")
-KEYS = [BASE, ZygoteKey("base", 1), ZygoteKey("other")]
-POLICY = Policy(slots=2, queue_limit=4, max_spares=3, spare_idle_s=10)
+OTHER, THIRD = ZygoteKey("other"), ZygoteKey("third")
+KEYS = [BASE, ZygoteKey("base", 1), OTHER, ZygoteKey("other", 1), THIRD]
+POLICY = Policy(
+    slots=2,
+    queue_limit=4,
+    max_spares=3,
+    spare_idle_s=10,
+    max_environments=1,
+    environment_idle_s=20,
+)
 
 
 class World(RuleBasedStateMachine):
@@ -42,18 +50,26 @@ class World(RuleBasedStateMachine):
         self.up: set[ZygoteKey] = set()
         self.forks: list[ZygoteKey] = []
         self.spares: dict[int, ZygoteKey] = {}
+        self.keys: dict[int, ZygoteKey] = {}
         self.leaving: dict[int, ZygoteKey] = {}
         self.running: dict[int, int] = {}
         self.waiting: dict[int, ZygoteKey] = {}
         self.ended: set[int] = set()
+        #: Replaced by another profile: no call is sent there any more.
         self.retiring: set[ZygoteKey] = set()
+        #: Told to leave, and not gone yet.
+        self.going: set[ZygoteKey] = set()
+
+    def room_taken(self) -> set[str]:
+        return {key.environment for key in self.up | self.starting} - {"base"}
 
     def do(self, commands) -> None:
         for command in commands:
             if isinstance(command, StartZygote):
                 assert command.key not in self.retiring & set(self.scheduler.keys())
-                assert command.key not in self.up | self.starting
+                assert command.key not in self.up | self.starting | self.going
                 self.starting.add(command.key)
+                assert len(self.room_taken()) <= POLICY.max_environments
             elif isinstance(command, ForkWorkers):
                 assert command.key in self.up
                 assert command.number > 0
@@ -62,14 +78,36 @@ class World(RuleBasedStateMachine):
                 assert command.call in self.waiting, "a call is dispatched once, while it waits"
                 assert self.spares.pop(command.worker) == self.waiting.pop(command.call)
                 self.running[command.worker] = command.call
+                assert self.keys[command.worker] in self.up
             elif isinstance(command, DismissWorker):
                 self.leaving[command.worker] = self.spares.pop(command.worker)
             elif isinstance(command, Fail):
                 del self.waiting[command.call]
                 self.ended.add(command.call)
             elif isinstance(command, RetireZygote):
-                self.up.discard(command.key)
-                self.do(self.scheduler.zygote_lost(command.key, "retired", self.now))
+                assert command.key not in self.running_keys(), "a call runs there"
+                self.up.remove(command.key)
+                self.going.add(command.key)
+
+    def running_keys(self) -> set[ZygoteKey]:
+        return {self.keys[worker] for worker in self.running}
+
+    @precondition(lambda self: self.going)
+    @rule(data=st.data())
+    def retired_zygote_is_gone(self, data) -> None:
+        self._gone(data.draw(st.sampled_from(sorted(self.going))))
+
+    def _gone(self, key: ZygoteKey) -> None:
+        self.going.remove(key)
+        dismissed = [w for w, k in self.leaving.items() if k == key]
+        self.do(self.scheduler.zygote_lost(key, "retired", self.now))
+        for worker in dismissed:
+            del self.leaving[worker]
+            self.do(self.scheduler.worker_gone(worker, self.now))
+
+    @rule(name=st.sampled_from(["other", "third"]))
+    def let_go(self, name) -> None:
+        self.do(self.scheduler.retire_idle(name, self.now))
 
     @rule(key=st.sampled_from(KEYS))
     def submit(self, key) -> None:
@@ -131,7 +169,7 @@ class World(RuleBasedStateMachine):
             self.do(self.scheduler.worker_not_ready(key, self.now))
             return
         worker = next(self.worker_ids)
-        self.spares[worker] = key
+        self.spares[worker] = self.keys[worker] = key
         self.do(self.scheduler.worker_ready(worker, key, self.now))
 
     @precondition(lambda self: self.running)
@@ -162,7 +200,7 @@ class World(RuleBasedStateMachine):
     def replace(self, data) -> None:
         old, new = data.draw(st.permutations(sorted(self.up)))[:2]
         self.retiring &= set(self.scheduler.keys())
-        if self.retiring & {old, new}:
+        if self.retiring & {old, new} or old.environment != new.environment:
             return
         self.retiring.add(old)
         self.waiting.update({call: new for call, key in self.waiting.items() if key == old})
@@ -187,9 +225,22 @@ class World(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         """Who waits has a reason: no slot, or a start or a fork that is under way."""
         for key in set(self.waiting.values()):
+            if self._held_up(key):
+                continue
             if len(self.running) < POLICY.slots:
                 assert key in self.starting or key in self.forks or key in self.spares.values()
                 assert key not in self.spares.values(), "a free slot and a spare, and yet it waits"
+
+    def _held_up(self, key: ZygoteKey) -> bool:
+        """It leaves, and comes back; or as many environments are up as may be."""
+        taken = self.room_taken()
+        full = key.environment != "base" and len(taken) >= POLICY.max_environments
+        return key in self.going or key in self.retired or (full and key.environment not in taken)
+
+    @property
+    def retired(self) -> set[ZygoteKey]:
+        """Those that leave as soon as their forks are answered."""
+        return {key for key in self.up if not self.scheduler.is_up(key)}
 
     @invariant()
     def spares_are_bounded(self) -> None:
@@ -212,6 +263,10 @@ class World(RuleBasedStateMachine):
             for worker in sorted(self.running):
                 self.ended.add(self.running.pop(worker))
                 self.do(self.scheduler.worker_gone(worker, self.now))
+            for key in sorted(self.going):
+                self._gone(key)
+            self.now += 1
+            self.do(self.scheduler.tick(self.now))
             if not self.waiting:
                 break
         assert not self.waiting
@@ -219,7 +274,7 @@ class World(RuleBasedStateMachine):
     def _fork(self) -> None:
         key = self.forks.pop(0)
         worker = next(self.worker_ids)
-        self.spares[worker] = key
+        self.spares[worker] = self.keys[worker] = key
         self.do(self.scheduler.worker_ready(worker, key, self.now))
 
 
@@ -313,3 +368,50 @@ def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
     commands = scheduler.worker_gone(1, 0.0)
     assert Dispatch(8, 2) in commands
     assert commands[-1] == RetireZygote(old)
+
+
+def beside_base(number: int) -> Scheduler:
+    """A scheduler with that many environments beside the base, as many as may be."""
+    scheduler = up(Policy(slots=4, max_environments=number, environment_idle_s=20))
+    for one in range(number):
+        key = ZygoteKey(f"env{one}")
+        scheduler.submitted(one, key, float(one))
+        scheduler.zygote_ready(key, float(one))
+        assert scheduler.worker_ready(one, key, float(one))[0] == Dispatch(one, one)
+        scheduler.worker_ready(100 + one, key, float(one))
+        scheduler.worker_gone(one, float(one))
+    return scheduler
+
+
+def test_one_environment_more_takes_the_place_of_the_least_recently_used():
+    scheduler = beside_base(2)
+    commands = scheduler.submitted(9, THIRD, 5.0)
+    assert commands == [DismissWorker(100), RetireZygote(ZygoteKey("env0")), StartZygote(THIRD)]
+
+
+def test_without_an_idle_one_it_waits_for_the_first_that_becomes_idle():
+    scheduler = beside_base(1)
+    assert Dispatch(8, 100) in scheduler.submitted(8, ZygoteKey("env0"), 5.0)
+    assert scheduler.submitted(9, THIRD, 5.0) == []
+    assert scheduler.tick(6.0) == []
+    scheduler.worker_ready(101, ZygoteKey("env0"), 6.0)
+    commands = scheduler.worker_gone(100, 7.0)
+    assert commands[-1] == StartZygote(THIRD)
+
+
+def test_an_environment_without_calls_is_retired_and_the_base_is_not():
+    scheduler = beside_base(2)
+    assert scheduler.uses("env0")
+    assert scheduler.tick(20.5) == [DismissWorker(100), RetireZygote(ZygoteKey("env0"))]
+    assert scheduler.zygote_lost(ZygoteKey("env0"), "retired", 20.6) == []
+    assert not scheduler.uses("env0")
+    scheduler.tick(500.0)
+    assert scheduler.is_up(BASE)
+
+
+def test_a_call_for_an_environment_that_leaves_starts_it_again():
+    scheduler = beside_base(1)
+    key = ZygoteKey("env0")
+    assert scheduler.retire_idle("env0", 3.0) == [DismissWorker(100), RetireZygote(key)]
+    assert scheduler.submitted(5, key, 3.1) == []
+    assert scheduler.zygote_lost(key, "retired", 3.2) == [StartZygote(key)]

@@ -6,8 +6,9 @@ import pytest
 from unit.frontends.stand_in import NONE, StandInPool
 from unit.frontends.wire import BODY, at_end, post, read_reply, run, serving, until
 
-from flashpool.frontends.base_only import Spec
-from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome
+from flashpool.envs import Spec
+from flashpool.frontends.environments import Report
+from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome, Provision
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded
 
 DONE = Outcome(body=NONE)
@@ -45,39 +46,6 @@ def test_what_a_request_may_add_reaches_the_pool() -> None:
         (call,) = pool.calls
         assert (call.limits.run_s, call.limits.memory_mb) == (2, 64)
         assert (dict(call.env), call.idempotent) == ({"A": "b"}, True)
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    ("fields", "missing"),
-    [
-        ({"dependencies": ["no-such-thing>1"]}, "no-such-thing>1"),
-        ({"dependencies": ["msgspec<0.1"]}, "msgspec<0.1"),
-        ({"dependencies": ["msgspec[yaml]"]}, "msgspec[yaml]"),
-        ({"dependencies": ["msgspec @ https://example.org/x.whl"]}, "msgspec @"),
-        ({"system_dependencies": ["curl"]}, "curl"),
-        ({"python_version": "2.7"}, "Python 2.7"),
-    ],
-    ids=str,
-)
-def test_what_the_base_lacks(fields: dict[str, object], missing: str) -> None:
-    async def main() -> None:
-        async with serving(StandInPool()) as client:
-            reply = await client.execute(json.dumps({**json.loads(BODY), **fields}).encode())
-        assert reply.status == 200
-        assert reply.json()["error_type"] == "EnvironmentError"
-        assert missing in reply.json()["error"]
-
-    run(main())
-
-
-@pytest.mark.parametrize("text", ["-r x.txt", "--index-url=http://x", "", "a b c", "../x"])
-def test_dependencies_that_are_no_requirements(text: str) -> None:
-    async def main() -> None:
-        body = {**json.loads(BODY), "dependencies": [text]}
-        async with serving(StandInPool()) as client:
-            assert (await client.execute(json.dumps(body).encode())).status == 422
 
     run(main())
 
@@ -316,14 +284,18 @@ class SlowEnvironments:
         self.seconds = seconds
         self.asked = self.cancelled = False
 
-    async def resolve(self, spec: Spec) -> str:
+    async def close(self) -> None:
+        pass
+
+    async def resolve(self, spec: Spec, report: Report) -> Provision:
+        report("Resolving")
         self.asked = True
         try:
             await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
             self.cancelled = True
             raise
-        return "made"
+        return Provision(environment="made", origin="built", resolve_s=0.5)
 
 
 NEEDS = json.dumps({**json.loads(BODY), "dependencies": ["x"]}).encode()
@@ -334,7 +306,8 @@ def test_building_is_not_receiving() -> None:
         pool = StandInPool()
         limit = {"FLASHPOOL_RECEIVE_TIMEOUT_S": "0.1"}
         async with serving(pool, SlowEnvironments(0.5), **limit) as client:
-            assert (await client.execute(NEEDS)).status == 200
+            reply = await client.execute(NEEDS)
+            assert (reply.status, reply.json()["stdout"]) == (200, "Resolving\n")
         assert pool.calls[0].environment == "made"
 
     run(main())

@@ -3,19 +3,31 @@
 import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, NamedTuple
 
-from flashpool.frontends.base_only import BaseOnly, Environments
+from flashpool.envs import Spec
+from flashpool.frontends.environments import Environments, Report
 from flashpool.frontends.lb import create_app
 from flashpool.frontends.listener import Listener, bind
 from flashpool.frontends.service import CallPool, Service
+from flashpool.pool.calls import Provision
 from flashpool.pool.settings import Settings
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()
 #: Longest a test waits for bytes that must come.
 PATIENCE_S = 10.0
+
+
+class NoEnvironments:
+    """All there is, is in the base."""
+
+    async def resolve(self, spec: Spec, report: Report) -> Provision:
+        report("looked")
+        return Provision()
+
+    async def close(self) -> None:
+        pass
 
 
 class Reply(NamedTuple):
@@ -91,7 +103,7 @@ async def serving(
     settings = Settings.from_environ(variables)
     service = Service(
         pool,
-        environments or BaseOnly(sys.executable),
+        environments or NoEnvironments(),
         result_limit=settings.result_limit_mb * 1024 * 1024,
     )
     with bind("127.0.0.1", 0, "FLASHPOOL_PORT") as sock:
