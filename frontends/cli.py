@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from .envs_cli import SETTINGS, envs
+
 if TYPE_CHECKING:
     import socket
 
@@ -39,11 +41,16 @@ def _version() -> str:
     callback=_print_version,
     help="Show the version and exit.",
 )
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Run every call in a process of its own.
 
     Settings are FLASHPOOL_* variables: `flashpool settings` lists them.
     """
+    context.meta[SETTINGS] = _settings_of_envs
+
+
+main.add_command(envs)
 
 
 @main.group()
@@ -124,6 +131,13 @@ def _settings(**given: str | int | None) -> Settings:
         return Settings.from_environ({**os.environ, **options})
     except SettingsError as error:
         _die("\n".join(error.problems))
+
+
+def _settings_of_envs() -> Settings:
+    settings = _settings()
+    # What the store does is told by the command itself.
+    _configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
+    return settings
 
 
 def _die(message: str) -> NoReturn:
