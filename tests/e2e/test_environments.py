@@ -1,0 +1,174 @@
+"""Packages that requests name, over HTTP: real builds from a small index of wheels."""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.server import FLASHPOOL, Server, report, request, serving, until
+from envs.conftest import Index
+
+VERSION = "def f():\n    import alpha\n    return alpha.version"
+
+
+class World:
+    """An index, a volume, and the variables of servers that use them."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("index", "empty", "volume"):
+            (folder / name).mkdir()
+        self.folder = folder
+        index = Index(folder / "index")
+        index.add("alpha", "1.0")
+        index.add("alpha", "2.0")
+        index.add("beta", "1.0", "alpha>=1.0")
+        index.add("quitter", "1.0", files={"now.py": "import os; os._exit(3)"})
+        self.variables = {
+            "FLASHPOOL_VOLUME": str(folder / "volume"),
+            "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
+            "FLASHPOOL_FIND_LINKS": str(folder / "index"),
+            "FLASHPOOL_INDEX_URL": (folder / "empty").as_uri(),
+            "FLASHPOOL_ENV_MIN_FREE_MB": "0",
+            "FLASHPOOL_SLOTS": "4",
+        }
+
+    @contextlib.contextmanager
+    def server(self, **variables: str) -> Iterator[Server]:
+        with serving(self.folder, **{**self.variables, **variables}) as server:
+            yield server
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
+        return subprocess.run(
+            [FLASHPOOL, "envs", *arguments],
+            env={**environ, **self.variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_built_once_then_remembered(world: World) -> None:
+    with world.server() as server:
+        assert server.execute("def f(): return 1")["receipt"]["environment_origin"] == "base"
+        assert list((world.folder / "volume").iterdir()) == [], "nothing was asked of the store"
+        first = server.execute(VERSION, dependencies=["alpha==1.0"])
+        assert first["json_result"] == "1.0", report(first)
+        assert "+ alpha==1.0" in first["stdout"]
+        receipt = first["receipt"]
+        assert (receipt["environment_origin"], receipt["environment_hit"]) == ("built", False)
+        assert receipt["seconds"]["resolve"] > 0
+        assert receipt["seconds"]["start"] > 0
+        again = server.execute(VERSION, dependencies=["Alpha == 1.0 "])
+        assert again["json_result"] == "1.0", report(again)
+        third = server.execute(VERSION, dependencies=["alpha==1.0"])
+        assert third["stdout"] == ""
+        assert third["receipt"]["environment"] == receipt["environment"]
+        assert third["receipt"]["environment_hit"]
+        assert third["receipt"]["seconds"]["resolve"] == 0
+        names = {zygote["environment"] for zygote in server.stats()["zygotes"]}
+        assert names == {"base", receipt["environment"]}
+        until(lambda: list((world.folder / "volume").glob("flashpool/preloads/*.json")))
+    with world.server() as other:
+        answer = other.execute(VERSION, dependencies=["alpha==1.0"])
+        assert answer["receipt"]["environment_origin"] == "disk", report(answer)
+        assert answer["receipt"]["preloaded"], "what was imported before is there at once"
+
+
+def test_versions_that_conflict_side_by_side(world: World) -> None:
+    with world.server() as server:
+
+        def one(number: int) -> bool:
+            wanted = ("1.0", "2.0")[number % 2]
+            answer = server.execute(VERSION, dependencies=[f"alpha=={wanted}"])
+            return bool(answer["json_result"] == wanted)
+
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(one, range(100)))
+        lists = world.command("ls", "--json")
+        assert len(json.loads(lists.stdout)["environments"]) == 2, lists.stderr
+
+
+def test_failures_say_what_uv_said(world: World) -> None:
+    with world.server() as server:
+        answer = server.execute(VERSION, dependencies=["alpha==7"])
+        assert answer["error_type"] == "EnvironmentError", report(answer)
+        assert "alpha==7" in answer["error"]
+        details: dict[str, Any] = answer["details"]
+        assert (details["kind"], details["phase"]) == ("ResolutionFailed", "resolve")
+        for text in ("-r x.txt", "--index-url=http://x", "", "a b c", "../x"):
+            reply = server.http.post("/execute", json=request(VERSION, dependencies=[text]))
+            assert reply.status_code == 422, reply.text
+            assert reply.json()["error_type"] == "InvalidRequest"
+        answer = server.execute(VERSION, python_version="2.7")
+        assert answer["error_type"] == "InvalidRequest", report(answer)
+        assert server.execute("def f(): return 3")["json_result"] == 3
+
+
+def test_the_time_for_building_is_limited_by_itself(world: World) -> None:
+    with world.server(FLASHPOOL_BUILD_TIMEOUT_S="0.01") as server:
+        answer = server.execute(VERSION, dependencies=["alpha"], timeout_s=60)
+        assert answer["error_type"] == "Timeout", report(answer)
+        assert answer["details"]["phase"] == "build"
+        assert server.execute("def f(): return 3")["json_result"] == 3
+
+
+def test_an_environment_in_use_is_not_deleted_and_an_idle_one_is_let_go(world: World) -> None:
+    with world.server(FLASHPOOL_ENVIRONMENT_IDLE_S="1") as server:
+        answer = server.execute(VERSION, dependencies=["alpha"])
+        digest = answer["receipt"]["environment"]
+        kept = world.command("rm", digest)
+        assert (kept.returncode, kept.stdout.split()[0]) == (1, "kept,"), kept.stderr
+
+        def others() -> set[str]:
+            return {zygote["environment"] for zygote in server.stats()["zygotes"]} - {"base"}
+
+        until(lambda: not others())
+        # The store keeps its mark for a moment, for the sake of the next request.
+        until(lambda: world.command("rm", digest).returncode == 0, 40)
+        answer = server.execute(VERSION, dependencies=["alpha"])
+        assert answer["receipt"]["environment_origin"] == "built", report(answer)
+
+
+def test_a_package_that_ends_the_interpreter_ends_its_own_call_only(world: World) -> None:
+    code = "def f():\n    import quitter.now"
+    with world.server() as server:
+        for _ in range(3):
+            answer = server.execute(code, dependencies=["quitter"])
+            assert answer["error_type"] == "WorkerCrashed", report(answer)
+        assert server.execute("def f(): return 1", dependencies=["quitter"])["json_result"] == 1
+
+
+def test_the_commands(world: World, tmp_path: Path) -> None:
+    built = world.command("build", "beta")
+    assert built.returncode == 0, built.stderr
+    digest = built.stdout.split()[0]
+    assert "+ beta==1.0" in built.stderr
+    failed = world.command("build", "beta==9")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "beta==9" in failed.stderr
+
+    sets = tmp_path / "sets.txt"
+    sets.write_text("alpha==1.0\n\nbeta\n")
+    warmed = world.command("warm", str(sets))
+    assert warmed.stdout.splitlines()[1].startswith(f"{digest}  disk"), warmed.stderr
+
+    assert digest[:12] in world.command("ls").stdout
+    assert "alpha" in world.command("show", digest[:8]).stdout
+    explained = json.loads(world.command("explain", "beta", "--json").stdout)
+    assert (explained["digest"], explained["present"]) == (digest, "disk")
+    assert world.command("verify").stdout.count("good") == 2
+    assert world.command("rm", digest[:8]).returncode == 0
+    assert "deleted" in world.command("gc", "--all").stdout
+    assert json.loads(world.command("ls", "--json").stdout)["environments"] == []
+    assert world.command("show", "zzz").returncode == 1

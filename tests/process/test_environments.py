@@ -1,0 +1,139 @@
+"""Environments in the pool: other interpreters, how many, when they go, what they preload."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from flashpool.pool.calls import Provision
+from support.live import alive
+
+VERSION = "def f():\n    import thing\n    return thing.version"
+
+
+@pytest.fixture
+def interpreter(tmp_path):
+    """Makes virtualenvs of this Python, each with its own version of ``thing``."""
+
+    def make(name: str, text: str | None = None) -> str:
+        root = tmp_path / name
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--without-pip", "--symlinks", root], check=True
+        )
+        (packages,) = root.glob("lib/python*/site-packages")
+        (packages / "thing.py").write_text(text or f"version = {name!r}\n")
+        return str(root / "bin/python")
+
+    return make
+
+
+def of(name: str) -> dict[str, Provision]:
+    return {"provision": Provision(environment=name, origin="memo")}
+
+
+def test_each_call_runs_in_its_own_environment(live, interpreter):
+    for name in ("one", "two"):
+        live.supervisor.add_environment(name, interpreter(name))
+    started = [(name, live.start(VERSION, call=of(name))) for name in ("one", "two") * 20]
+    for name, call in started:
+        outcome = call.wait()
+        assert outcome.ok, outcome.error
+        assert outcome.receipt.as_dict()["environment"] == name
+    assert live.value(VERSION, call=of("one")) == "one"
+    assert live.value(VERSION, call=of("two")) == "two"
+    assert live.call(VERSION).error_type == "ModuleNotFoundError"
+
+
+def test_programs_of_an_environment_are_found_first(live, interpreter):
+    live.supervisor.add_environment("one", interpreter("one"))
+    found = live.value("import shutil\ndef f(): return shutil.which('python')", call=of("one"))
+    assert found.endswith("/one/bin/python")
+
+
+def test_an_environment_nobody_added_is_told(live):
+    outcome = live.call(VERSION, call=of("never"))
+    assert outcome.error_type == "EnvironmentStartFailed"
+    assert "not known" in outcome.error
+
+
+def test_more_environments_than_may_be_up_take_turns(make_live, interpreter):
+    live = make_live(max_environments=1).ready()
+    for name in ("one", "two", "three"):
+        live.supervisor.add_environment(name, interpreter(name))
+    for name in ("one", "two", "three") * 3:
+        assert live.value(VERSION, call=of(name)) == name
+        up = {z.environment for z in live.stats().zygotes if z.state == "ready"}
+        assert len(up - {"base"}) <= 1
+
+
+def test_without_calls_it_goes_and_is_told_so_once(make_live, interpreter):
+    live = make_live(environment_idle_s=0.3).ready()
+    gone: list[str] = []
+    live.supervisor.on_unused = gone.append
+    python = interpreter("one")
+    live.supervisor.add_environment("one", python)
+    assert live.value(VERSION, call=of("one")) == "one"
+    pids = [z.pid for z in live.stats().zygotes if z.environment == "one"]
+    live.until(lambda: gone)
+    assert gone == ["one"]
+    assert not any(alive(pid) for pid in pids if pid)
+    assert not live.supervisor.has_environment("one")
+    live.supervisor.add_environment("one", python)
+    assert live.value(VERSION, call=of("one")) == "one"
+
+
+def test_an_environment_that_no_call_was_submitted_for_is_given_back(live, interpreter):
+    gone: list[str] = []
+    live.supervisor.on_unused = gone.append
+    live.supervisor.add_environment("one", interpreter("one"))
+    live.until(lambda: gone == ["one"])
+
+
+def test_a_running_call_keeps_its_environment(make_live, interpreter):
+    live = make_live(environment_idle_s=0.1).ready()
+    gone: list[str] = []
+    live.supervisor.on_unused = gone.append
+    live.supervisor.add_environment("one", interpreter("one"))
+    code = "def f():\n    import time; print('here', flush=True); time.sleep(2.5); return 7"
+    call = live.start(code, call=of("one"))
+    call.wait_for_output(b"here")
+    live.supervisor.retire_idle("one")
+    assert call.wait().ok
+    assert gone == []
+    live.until(lambda: gone == ["one"])
+
+
+def test_what_calls_imported_is_told_and_preloaded_next_time(live, interpreter):
+    learned: list[tuple[str, tuple[str, ...]]] = []
+    live.supervisor.on_learned = lambda name, modules: learned.append((name, modules))
+    python = interpreter("one")
+    live.supervisor.add_environment("one", python)
+    assert live.value(VERSION, call=of("one")) == "one"
+    live.until(lambda: learned)
+    assert learned == [("one", ("thing",))]
+
+    live.supervisor.add_environment("again", python, preload=learned[0][1])
+    outcome = live.call(VERSION, call=of("again"))
+    assert outcome.ok, outcome.error
+    assert outcome.receipt.preloaded
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os; os._exit(3)",
+        "import threading as t; t.Thread(target=t.Event().wait, daemon=True).start()",
+    ],
+)
+def test_what_cannot_be_preloaded_this_time_fails_no_call(live, interpreter, text):
+    live.supervisor.add_environment("one", interpreter("one", text), preload=["thing"])
+    assert live.value("def f(): return 5", call=of("one")) == 5
+
+
+def test_a_wait_for_the_interpreter_counts_as_start(live, interpreter):
+    live.supervisor.add_environment("one", interpreter("one"))
+    first = live.call(VERSION, call=of("one")).receipt
+    assert first.start_s > first.queue_s
+    assert first.total_s >= first.start_s + first.run_s
