@@ -69,3 +69,24 @@ def test_environments_are_apart():
     learner = Learner(("*",))
     learner.started(learner.observed("one", "f", PANDAS))
     assert learner.route("two", "f") == ZygoteKey("two")
+
+
+def test_what_was_learned_elsewhere_serves_functions_not_known_here():
+    learner = Learner(("*",))
+    learner.seed("env", PANDAS)
+    loaded = ZygoteKey("env", 1)
+    assert learner.route("env", "f") == loaded
+    assert learner.modules(loaded) == tuple(PANDAS)
+    assert learner.route("env", None) == ZygoteKey("env")
+    learner.failed(loaded, None, "it died")
+    assert learner.route("env", "f") == ZygoteKey("env")
+    learner.forget("env")
+    assert learner.modules(loaded) == ()
+
+
+def test_a_seed_keeps_to_the_patterns():
+    learner = Learner(("numpy",))
+    learner.seed("env", ["pandas", "numpy"])
+    assert learner.modules(ZygoteKey("env", 1)) == ("numpy",)
+    learner.seed("other", ["pandas"])
+    assert learner.route("other", "f") == ZygoteKey("other")

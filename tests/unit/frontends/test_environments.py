@@ -1,0 +1,215 @@
+"""The adapter between the store and the pool: leases, errors, and what the two tell each other."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool import envs
+from flashpool.envs import EnvSettings, Spec
+from flashpool.envs.environment import Environment, Lease
+from flashpool.frontends.environments import StoredEnvironments
+from flashpool.pool.calls import BASE_ENVIRONMENT
+from flashpool.pool.errors import EnvironmentError, InvalidRequest, Overloaded, Timeout
+
+BASE = Path("/base/python")
+SPEC = Spec(requirements=("thing",))
+
+
+class Pool:
+    """Notes what it is told."""
+
+    on_unused: Callable[[str], None]
+    on_learned: Callable[[str, tuple[str, ...]], None]
+
+    def __init__(self) -> None:
+        self.added: list[tuple[str, str, tuple[str, ...]]] = []
+        self.retired: list[str] = []
+
+    def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
+        self.added.append((name, python, tuple(preload)))
+
+    def retire_idle(self, name: str) -> None:
+        self.retired.append(name)
+
+
+class Provider:
+    """Notes who wants to hear of pressure, and how often room was made."""
+
+    def __init__(self) -> None:
+        self.rooms = 0
+
+    def on_pressure(self, tell: Callable[[tuple[str, ...]], None]) -> None:
+        self.tell = tell
+
+    async def make_room(self, *, reserve: bool) -> None:
+        assert not reserve
+        self.rooms += 1
+
+
+class Store:
+    """Gives leases on one environment, or fails."""
+
+    def __init__(self, failure: Exception | None = None, root: Path | None = BASE) -> None:
+        self.failure = failure
+        self.environment = Environment(
+            digest="abc",
+            python=Path("/made/python") if root else BASE,
+            root=root,
+            site_dirs=(),
+            mode="layer",
+            origin="memo",
+        )
+        self.leased = 0
+        self.recorded: list[tuple[str, tuple[str, ...]]] = []
+        self.provider = Provider()
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def acquire(self, spec: Spec, *, progress: Any) -> Lease:
+        if self.failure:
+            raise self.failure
+        self.leased += 1
+        return Lease(self.environment, self._give_back)
+
+    def _give_back(self, _digest: str) -> None:
+        self.leased -= 1
+
+    async def preloads(self, digest: str) -> tuple[str, ...]:
+        await self.go.wait()
+        return ("numpy",)
+
+    async def record_preloads(self, digest: str, modules: tuple[str, ...]) -> None:
+        self.recorded.append((digest, modules))
+
+    async def open(self) -> Provider:
+        return self.provider
+
+    async def close(self) -> None:
+        pass
+
+
+def made(store: Store) -> tuple[StoredEnvironments, Pool]:
+    pool = Pool()
+    environments = StoredEnvironments(EnvSettings(base_python=BASE), pool)
+    environments._store = store  # type: ignore[assignment]
+    return environments, pool
+
+
+def ignore(_line: str) -> None:
+    pass
+
+
+def test_one_lease_for_all_calls_until_the_pool_has_no_more_use() -> None:
+    async def main() -> None:
+        store = Store()
+        environments, pool = made(store)
+        store.go.clear()
+        asking = [asyncio.ensure_future(environments.resolve(SPEC, ignore)) for _ in range(5)]
+        await asyncio.sleep(0)
+        store.go.set()
+        found = await asyncio.gather(*asking)
+        assert {one.environment for one in found} == {"abc"}
+        assert pool.added == [("abc", "/made/python", ("numpy",))]
+        assert store.leased == 1
+        pool.on_unused("abc")
+        assert store.leased == 0
+        await environments.resolve(SPEC, ignore)
+        assert (store.leased, len(pool.added)) == (1, 2)
+        await environments.close()
+        assert store.leased == 0
+
+    asyncio.run(main())
+
+
+def test_who_leaves_while_it_is_introduced_leaves_no_lease() -> None:
+    async def main() -> None:
+        store = Store()
+        environments, pool = made(store)
+        store.go.clear()
+        asking = asyncio.ensure_future(environments.resolve(SPEC, ignore))
+        await asyncio.sleep(0)
+        assert store.leased == 1
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert (store.leased, pool.added) == (0, [])
+
+    asyncio.run(main())
+
+
+def test_the_base_needs_no_lease() -> None:
+    async def main() -> None:
+        store = Store(root=None)
+        environments, pool = made(store)
+        found = await environments.resolve(SPEC, ignore)
+        assert found.environment == BASE_ENVIRONMENT
+        assert (store.leased, pool.added) == (0, [])
+
+    asyncio.run(main())
+
+
+def test_under_pressure_idle_ones_are_let_go_and_room_is_made_then() -> None:
+    async def main() -> None:
+        store = Store()
+        environments, pool = made(store)
+        await environments.resolve(SPEC, ignore)
+        store.provider.tell(("abc", "not ours"))
+        assert pool.retired == ["abc"]
+        pool.on_unused("abc")
+        await asyncio.sleep(0)
+        assert (store.leased, store.provider.rooms) == (0, 1)
+
+    asyncio.run(main())
+
+
+def test_what_was_learned_is_recorded() -> None:
+    async def main() -> None:
+        store = Store()
+        environments, pool = made(store)
+        await environments.resolve(SPEC, ignore)
+        pool.on_learned("abc", ("numpy", "pandas"))
+        await asyncio.sleep(0)
+        assert store.recorded == [("abc", ("numpy", "pandas"))]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "details"),
+    [
+        (envs.SpecRefused("no", requirement="-r x"), InvalidRequest, {"requirement": "-r x"}),
+        (envs.BuildTimeout("late"), Timeout, {"phase": "build"}),
+        (
+            envs.ResolutionFailed("no", requirement="a==7", words="uv said"),
+            EnvironmentError,
+            {"kind": "ResolutionFailed", "phase": "resolve", "requirement": "a==7"},
+        ),
+        (envs.DiskFull("full"), EnvironmentError, {"kind": "DiskFull", "retryable": True}),
+        (envs.BuildAbandoned("left"), EnvironmentError, {"retryable": True}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_failures_in_the_pools_words(
+    failure: Exception, error: type[Exception], details: dict[str, Any]
+) -> None:
+    async def main() -> None:
+        environments, _pool = made(Store(failure))
+        with pytest.raises(error) as caught:
+            await environments.resolve(SPEC, ignore)
+        assert str(failure) in str(caught.value)
+        assert details.items() <= caught.value.details.items()  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+def test_a_build_that_a_stop_cut_off_may_be_sent_elsewhere() -> None:
+    async def main() -> None:
+        environments, _pool = made(Store(envs.BuildAbandoned("left")))
+        await environments.close()
+        with pytest.raises(Overloaded):
+            await environments.resolve(SPEC, ignore)
+
+    asyncio.run(main())
