@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.server import Server, serving
+from e2e.server import Server
+from e2e.test_environments import World
 
 pytestmark = pytest.mark.shared_pool
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server")) as server:
+    with World(tmp_path_factory.mktemp("server")).server() as server:
         yield server
 
 
@@ -45,6 +46,7 @@ def outcomes(
     ("function", "value"),
     [
         ("add", "42"),
+        ("uses_a_package", "'1.0'"),
         ("add_later", "42"),
         ("nothing", "None"),
         ("imports_module", "42"),
@@ -62,6 +64,7 @@ def test_values(outcomes: dict[str, Any], function: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("function", "texts"),
     [
+        ("needs_what_is_not_there", ["No set of versions", "alpha==7"]),
         ("fails", ["ValueError: no such luck", "in fails", "raise ValueError"]),
         ("too_large", ["bytes", "Return less"]),
         ("unpicklable", ["lock"]),

@@ -6,6 +6,7 @@ Prints one JSON object: function -> what came of the call.
 import asyncio
 import json
 import os
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -71,7 +72,24 @@ def dies():
     os._exit(7)
 
 
+def uses_a_package():
+    import alpha
+
+    return alpha.version
+
+
+def needs_what_is_not_there():
+    pass
+
+
+#: By function: packages, system packages (such as every Debian has), accelerate_downloads.
+NEEDS = {
+    uses_a_package: (["alpha==1.0"], ["bash"] if shutil.which("dpkg-query") else [], False),
+    needs_what_is_not_there: (["alpha==7"], [], True),
+}
 CALLS = [
+    (uses_a_package, (), {}),
+    (needs_what_is_not_there, (), {}),
     (add, (40,), {"b": 2}),
     (add_later, (40, 2), {}),
     (nothing, (), {}),
@@ -86,11 +104,15 @@ CALLS = [
 ]
 
 
+def needs(function):
+    return NEEDS.get(function, ([], [], True))
+
+
 def stub_a():
     from runpod_flash.stubs.load_balancer_sls import LoadBalancerSlsStub
 
     stub = LoadBalancerSlsStub(SimpleNamespace(name="local", endpoint_url=URL))
-    return lambda function, args, kwargs: stub(function, [], [], True, *args, **kwargs)
+    return lambda function, args, kwargs: stub(function, *needs(function), *args, **kwargs)
 
 
 def stub_b():
@@ -103,7 +125,7 @@ def stub_b():
             return URL
 
     stub = stub_resource(Local(name="local"))
-    return lambda function, args, kwargs: stub(function, [], [], True, *args, **kwargs)
+    return lambda function, args, kwargs: stub(function, *needs(function), *args, **kwargs)
 
 
 async def outcome(call, function, args, kwargs):
