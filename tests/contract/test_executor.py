@@ -381,7 +381,7 @@ class TestCancel:
             threading.Timer(0.1, future.cancel).start()
             done, not_done = futures.wait([future], timeout=10)
             assert (done, not_done) == ({future}, set())
-            assert heard == [True]
+            eventually(lambda: heard == [True])
 
     def test_as_completed_yields_it(self, shared, tmp_path):
         with running(shared, tmp_path) as (future, _):
