@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from . import causes, ends, scheduler, survey
@@ -76,7 +76,7 @@ class Supervisor:
         #: Running calls that have a memory limit.
         self._limited: set[int] = set()
         self._ids = itertools.count(1)
-        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._looking: asyncio.TimerHandle | None = None
 
     # Life.
 
@@ -89,8 +89,7 @@ class Supervisor:
         self._poller = Poller(self._loop)
         self._fleet = Fleet(self.config, self._learner, self._poller, self._now, self)
         self._crew = Crew(self.config, self._fleet, self._poller, self._now, self)
-        self._every(scheduler.TICK_S, self._tick)
-        self._every(_MEMORY_LOOK_S, self._look_at_memory)
+        self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
         self._want(_BASE)
 
     @property
@@ -137,8 +136,9 @@ class Supervisor:
             if self._now() > deadline:
                 self._fleet.kill_leaving()
             await self._change(0.5)
-        for timer in self._timers.values():
-            timer.cancel()
+        self._ticking.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         self._poller.close()
 
     # Calls.
@@ -239,6 +239,7 @@ class Supervisor:
             running.timer = self._loop.call_later(limits.run_s, self._ran_too_long, call_id)
         if limits.memory_mb is not None:
             self._limited.add(call_id)
+            self._watch_memory()
 
     def _start_zygote(self, key: ZygoteKey) -> None:
         if not self._fleet.start(key):
@@ -388,16 +389,9 @@ class Supervisor:
 
     # Time.
 
-    def _every(self, seconds: float, act: Callable[[], None]) -> None:
-        """Call it again and again until the pool is stopped."""
-
-        def again() -> None:
-            self._timers[act] = self._loop.call_later(seconds, again)
-            act()
-
-        self._timers[act] = self._loop.call_later(seconds, again)
-
     def _tick(self) -> None:
+        """Once a second: what is late, idle or forgotten."""
+        self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
         self._do(self._scheduler.tick(self._now()))
         self._crew.check()
         self._fleet.check()
@@ -405,7 +399,14 @@ class Supervisor:
             # With nothing running, a kill that the kernel counted was of nobody of ours.
             self._oom.rose()
 
+    def _watch_memory(self) -> None:
+        """Look at it again soon, while there is a call that has a limit."""
+        if self._limited and self._looking is None:
+            self._looking = self._loop.call_later(_MEMORY_LOOK_S, self._look_at_memory)
+
     def _look_at_memory(self) -> None:
+        self._looking = None
+        self._watch_memory()
         for call_id in list(self._limited):
             running = self._calls[call_id]
             limit_mb, worker = running.limits.memory_mb, running.worker
