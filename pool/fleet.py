@@ -204,6 +204,8 @@ class Fleet:
             zygote.loading = message["module"]
         elif op == wire.SKIPPED:
             zygote.skipped[message["module"]] = message["why"]
+            if message["module"] in self._config.preload:
+                log.warning("%s is not preloaded: %s", message["module"], message["why"])
             self._learner.skip(zygote.key, message["module"], message["why"])
         elif op == wire.UNSAFE:
             zygote.unsafe = (message["module"], message["why"])
@@ -215,7 +217,7 @@ class Fleet:
         elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
             # In any other state it was told to leave meanwhile.
             zygote.is_ready(message, self._now())
-            log.info("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
+            log.debug("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
             self._listener.zygote_ready(zygote)
 
     def _on_words(self, zygote: ZygoteProcess, _writable: bool) -> None:

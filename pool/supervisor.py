@@ -123,13 +123,13 @@ class Supervisor:
             await self._change(deadline - self._now())
         return not self._calls
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "the pool is shut down") -> None:
         """End every call as cancelled and every process; returns when all is gone."""
         if self._closed:
             return
         self.draining = self._closed = True
-        for call_id in list(self._calls):
-            self._finish(call_id, ends.cancelled("the pool is shut down"))
+        for call_id, running in list(self._calls.items()):
+            self._finish(call_id, ends.cancelled(running, reason, self._now()))
         self._fleet.retire_all()
         deadline = self._now() + STOP_MARGIN_S
         while not self._fleet.all_left:
@@ -184,7 +184,7 @@ class Supervisor:
             return
         if running.worker is not None and not running.worker.stopping:
             self._crew.stop(running.worker, None, grace=self.config.grace_s)
-        self._finish(call_id, ends.cancelled(reason))
+        self._finish(call_id, ends.cancelled(running, reason, self._now()))
 
     def credit(self, call_id: int, items: int) -> None:
         """The sink took that many items of a stream: the worker may send as many more."""

@@ -223,11 +223,19 @@ def test_a_drain_refuses_new_calls_and_waits_for_running_ones(live):
 
 
 def test_a_drain_has_a_limit_and_a_stop_ends_the_rest(live):
-    running = live.start("def f():\n    import time; time.sleep(60)")
+    running = live.start(
+        "def f():\n    print('working', flush=True)\n    import time; time.sleep(60)"
+    )
+    running.wait_for_output(b"working")
     worker = running.pid
     assert live.run(live.supervisor.drain(0.2)) is False
-    live.run(live.supervisor.stop())
-    assert running.wait(0.1).error_type == "Cancelled"
+    live.run(live.supervisor.stop("the machine is needed"))
+    outcome = running.wait(0.1)
+    assert outcome.error_type == "Cancelled"
+    assert "the machine is needed" in outcome.error
+    assert outcome.output == b"working\n"
+    assert outcome.receipt.pid == worker
+    assert outcome.receipt.total_s >= 0.2
     assert not alive(worker)
     with pytest.raises(PoolClosed):
         live.start(NEXT)
