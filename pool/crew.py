@@ -188,6 +188,8 @@ class Crew:
         if frames is None:
             # Its end, or its channel was closed by user code: EXITED says which.
             self._poller.forget(worker.link.channel_fd)
+            if worker.state.now is WorkerState.SPARE:
+                self._listener.worker_dead(worker)
             return
         for frame in frames:
             try:

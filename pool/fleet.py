@@ -119,13 +119,13 @@ class Fleet:
             "grace": self._config.grace_s,
         }
 
-    def fork(self, key: ZygoteKey, number: int) -> None:
-        """Have it fork spares."""
+    def fork(self, key: ZygoteKey, number: int, practise: str) -> None:
+        """Have it fork spares, which limber up for this codec unless it is empty."""
         zygote = self._up[key]
         if zygote.unanswered == 0:
             zygote.answered_at = self._now()
         zygote.unanswered += number
-        self._send(zygote, wire.FORK, n=number)
+        self._send(zygote, wire.FORK, n=number, practise=practise)
 
     def stop(self, zygote: ZygoteProcess, pid: int, *, grace: float, dump: bool) -> None:
         """Have it end a worker and its tree."""

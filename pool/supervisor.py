@@ -19,7 +19,7 @@ from typing import Final
 
 from . import causes, ends, scheduler, survey
 from ._child import wire
-from .calls import BASE_ENVIRONMENT, Call, Limits, Outcome, Sink
+from .calls import BASE_ENVIRONMENT, Call, Codec, Limits, Outcome, Sink
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S, Crew
 from .errors import EnvironmentStartFailed, Overloaded, PoolClosed
@@ -73,6 +73,8 @@ class Supervisor:
         self._recorder = Recorder()
         self._oom = OomWatch()
         self._calls: dict[int, Running] = {}
+        #: Of the latest call: most likely that of the next.
+        self._codec = Codec.FLASH
         #: Running calls that have a memory limit.
         self._limited: set[int] = set()
         self._ids = itertools.count(1)
@@ -172,6 +174,7 @@ class Supervisor:
                 "send it again later, or raise FLASHPOOL_QUEUE_LIMIT",
                 retry_after_s=1,
             ) from None
+        self._codec = call.codec
         self._do(commands)
         if limits.queue_s is not None and running.worker is None and not running.done:
             running.timer = self._loop.call_later(limits.queue_s, self._queued_too_long, call_id)
@@ -214,7 +217,9 @@ class Supervisor:
             if isinstance(command, Dispatch):
                 self._dispatch(command.call, self._crew[command.worker])
             elif isinstance(command, ForkWorkers):
-                self._fleet.fork(command.key, command.number)
+                # Spares that somebody waits for already have no time to limber up.
+                practise = "" if self._scheduler.waiting else self._codec.value
+                self._fleet.fork(command.key, command.number, practise)
             elif isinstance(command, DismissWorker):
                 self._crew.dismiss(self._crew[command.worker])
             elif isinstance(command, StartZygote):
