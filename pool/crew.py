@@ -22,6 +22,7 @@ from .causes import Stop
 from .channel import WorkerLink
 from .config import PoolConfig
 from .fleet import Clock, Fleet
+from .output import without_our_frames
 from .poller import Poller
 from .states import WorkerState
 from .workers import Running, Worker
@@ -187,6 +188,8 @@ class Crew:
         if frames is None:
             # Its end, or its channel was closed by user code: EXITED says which.
             self._poller.forget(worker.link.channel_fd)
+            if worker.state.now is WorkerState.SPARE:
+                self._listener.worker_dead(worker)
             return
         for frame in frames:
             try:
@@ -238,8 +241,11 @@ class Crew:
     def _read_output(self, worker: Worker) -> bytes | None:
         chunk = worker.link.read_output()
         running = worker.running
-        if chunk and running is not None and not running.done and running.sink.wants_output:
-            running.sink.output(chunk)
+        if not chunk or running is None or running.done:
+            return chunk
+        # After its time is up it prints its stacks, which come with its end.
+        if running.sink.wants_output and worker.stop is None:
+            running.sink.output(without_our_frames(chunk))
         return chunk
 
     # Deaths.

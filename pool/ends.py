@@ -47,12 +47,15 @@ def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None
     )
 
 
-def cancelled(reason: str) -> Outcome:
+def cancelled(running: Running, reason: str, now: float) -> Outcome:
     """The caller, or the pool, has no more use for it."""
+    worker = running.worker
     return Outcome(
         error_type="Cancelled",
         error=f"the call was cancelled: {reason}",
         details={"reason": reason},
+        output=worker.link.output.value() if worker else b"",
+        receipt=_receipt(running, now),
     )
 
 

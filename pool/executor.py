@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Final, TypeVar
 
 from . import mapping, pickling
@@ -26,11 +26,11 @@ from .config import PoolConfig, usable_cores
 from .engine import Engine, close_all
 from .errors import PoolClosed
 from .futures import CallFuture, CallSink
-from .options import CallOptions
+from .options import CallOptions, check_names
 
-T = TypeVar(
-    "T"
-)  #: Calls on their way that may hold a descriptor; beyond, their buffers travel in the message.
+T = TypeVar("T")
+
+#: Calls on their way that may hold a descriptor; beyond, their buffers travel in the message.
 MAX_CALLS_WITH_MEMORY: Final = 256
 
 
@@ -158,6 +158,8 @@ class Pool(_Submitter):
     ) -> None:
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
+        check_names("parameter", settings, [*_PARAMETERS, *_settings()])
+        self._options = CallOptions().merged({"timeout": timeout, "memory_mb": memory_mb})
         settings.setdefault("queue_limit", None)
         settings.setdefault("worker_env", dict(os.environ))
         settings.setdefault("extra_path", pickling.program_path())
@@ -167,7 +169,6 @@ class Pool(_Submitter):
             memory_mb=memory_mb,
             **settings,
         )
-        self._options = CallOptions().merged({"timeout": timeout, "memory_mb": memory_mb})
         self._engine: Engine | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -224,6 +225,16 @@ class Pool(_Submitter):
         state = "closed" if self._closed else "not started" if engine is None else "open"
         calls = engine.outstanding if engine is not None else 0
         return f"<Pool {state}, {self._config.slots} at once, {calls} outstanding>"
+
+
+#: Parameters of `Pool` that stand for a setting of another name, or for none.
+_PARAMETERS: Final = ["max_workers", "timeout", "memory_mb", "show_output"]
+
+
+def _settings() -> list[str]:
+    """The fields of `PoolConfig` that `Pool` takes as keywords."""
+    taken = ("slots", "call_timeout_s", "memory_mb")
+    return [one.name for one in fields(PoolConfig) if one.name not in taken]
 
 
 class PoolView(_Submitter):

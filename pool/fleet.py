@@ -125,13 +125,13 @@ class Fleet:
             "grace": self._config.grace_s,
         }
 
-    def fork(self, key: ZygoteKey, number: int) -> None:
-        """Have it fork spares."""
+    def fork(self, key: ZygoteKey, number: int, practise: str) -> None:
+        """Have it fork spares, which limber up for this codec unless it is empty."""
         zygote = self._up[key]
         if zygote.unanswered == 0:
             zygote.answered_at = self._now()
         zygote.unanswered += number
-        self._send(zygote, wire.FORK, n=number)
+        self._send(zygote, wire.FORK, n=number, practise=practise)
 
     def stop(self, zygote: ZygoteProcess, pid: int, *, grace: float, dump: bool) -> None:
         """Have it end a worker and its tree."""
@@ -218,6 +218,8 @@ class Fleet:
             zygote.loading = message["module"]
         elif op == wire.SKIPPED:
             zygote.skipped[message["module"]] = message["why"]
+            if message["module"] in self._config.preload:
+                log.warning("%s is not preloaded: %s", message["module"], message["why"])
             self._learner.skip(zygote.key, message["module"], message["why"])
         elif op == wire.UNSAFE:
             zygote.unsafe = (message["module"], message["why"])
@@ -229,7 +231,7 @@ class Fleet:
         elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
             # In any other state it was told to leave meanwhile.
             zygote.is_ready(message, self._now())
-            log.info("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
+            log.debug("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
             self._listener.zygote_ready(zygote)
 
     def _on_words(self, zygote: ZygoteProcess, _writable: bool) -> None:

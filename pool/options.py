@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Final
 
 from .calls import Limits
 from .errors import InvalidRequest
 
+#: Least of MiB a call can be limited to: a worker alone needs that much.
+MEMORY_MB_MIN: Final = 16
+#: A year: a larger limit is a mistake, and would overflow timers.
+SECONDS_MAX: Final = 366 * 24 * 3600
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
-    """Options of the calls made through one view of a pool. ``None`` is no limit."""
+    """Options of the calls made through one view of a pool. ``None``: the pool's default."""
 
     #: Requirements of the environment the call runs in; none is the base environment.
     dependencies: tuple[str, ...] = ()
@@ -37,12 +43,7 @@ class CallOptions:
         Raises:
             InvalidRequest: an option is unknown, or its value makes no sense.
         """
-        known = [one.name for one in fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise InvalidRequest(
-                f"unknown option {', '.join(unknown)}; there are: {', '.join(known)}"
-            )
+        check_names("option", changes, [one.name for one in fields(self)])
         values = dict(changes)
         if "dependencies" in values:
             values["dependencies"] = _requirements(values["dependencies"])
@@ -55,6 +56,14 @@ class CallOptions:
         return Limits(run_s=self.timeout, queue_s=self.queue_timeout, memory_mb=self.memory_mb)
 
 
+def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
+    """Refuse names that are none, with the nearest one that is, and all there are."""
+    for name in sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InvalidRequest(f"unknown {what} {name}{hint}; there are: {', '.join(known)}")
+
+
 def _requirements(value: Iterable[str] | str | None) -> tuple[str, ...]:
     if isinstance(value, str):
         raise InvalidRequest(f"dependencies is a list of requirements, not one string: [{value!r}]")
@@ -62,10 +71,19 @@ def _requirements(value: Iterable[str] | str | None) -> tuple[str, ...]:
 
 
 def _check(options: CallOptions) -> None:
-    for name in ("timeout", "queue_timeout", "memory_mb"):
+    for name in ("timeout", "queue_timeout"):
         value = getattr(options, name)
-        if value is not None and not (_is_number(value) and value > 0):
-            raise InvalidRequest(f"{name} is a number above 0, or None for no limit; got {value!r}")
+        if value is not None and not (_is_number(value) and 0 < value <= SECONDS_MAX):
+            raise InvalidRequest(
+                f"{name} is seconds, more than 0 and at most {SECONDS_MAX}, or None; got {value!r}"
+            )
+    memory_mb = options.memory_mb
+    whole = isinstance(memory_mb, int) and not isinstance(memory_mb, bool)
+    if memory_mb is not None and not (whole and memory_mb >= MEMORY_MB_MIN):
+        raise InvalidRequest(
+            f"memory_mb is a whole number of MiB, {MEMORY_MB_MIN} or more, or None; "
+            f"got {memory_mb!r}"
+        )
     _check_env(options.env)
     if options.isolation != "call":
         raise InvalidRequest(

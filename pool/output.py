@@ -14,7 +14,7 @@ _OUR_FRAME: Final = re.compile(
 
 def without_our_frames(written: bytes) -> bytes:
     """Output whose dumped stacks show the user's code only."""
-    return _OUR_FRAME.sub(b"", written)
+    return _OUR_FRAME.sub(b"", written) if b"/pool/_child/" in written else written
 
 
 class OutputBuffer:

@@ -14,7 +14,7 @@ The rules:
   process tree is gone (`worker_gone`), not just until its result is here.
 * Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
   never holds up the calls of others.
-* Spares are forked ahead, four times as many as calls ran at once of late, at most
+* Spares are forked ahead, some times as many as calls ran at once of late, at most
   ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
 * Environments other than the base's may be up in a bounded number (``max_environments``).
   One more is started in place of the one that is idle for longest; while none is idle, its
@@ -415,8 +415,11 @@ class Scheduler:
         return [ForkWorkers(zygote.key, missing)]
 
     def _spares_wanted(self, zygote: _Zygote) -> int:
-        """Four times as many as ran at once of late, or one for each that could run now."""
-        ahead = 4 * zygote.peak if zygote.peak > 1 else zygote.peak
+        """A multiple of those that ran at once of late, or one for each that could run now.
+
+        Two for a single caller, who comes back before the next one is forked.
+        """
+        ahead = 4 * zygote.peak if zygote.peak > 1 else 2 * zygote.peak
         return max(self._could_run(zygote), min(ahead, self.policy.max_spares))
 
     def _could_run(self, zygote: _Zygote) -> int:

@@ -19,7 +19,7 @@ from typing import Final
 
 from . import causes, ends, scheduler, survey
 from ._child import wire
-from .calls import BASE_ENVIRONMENT, Call, Limits, Outcome, Sink
+from .calls import BASE_ENVIRONMENT, Call, Codec, Limits, Outcome, Sink
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S, Crew
 from .errors import EnvironmentStartFailed, Overloaded, PoolClosed
@@ -75,10 +75,12 @@ class Supervisor:
         self._recorder = Recorder()
         self._oom = OomWatch()
         self._calls: dict[int, Running] = {}
+        #: Of the latest call: most likely that of the next.
+        self._codec = Codec.FLASH
         #: Running calls that have a memory limit.
         self._limited: set[int] = set()
         self._ids = itertools.count(1)
-        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._looking: asyncio.TimerHandle | None = None
         #: Told when an environment that was added has no process and no call left.
         self.on_unused: Callable[[str], None] = _nobody
         #: Told which modules an environment's calls import, when a zygote preloads them.
@@ -95,8 +97,7 @@ class Supervisor:
         self._poller = Poller(self._loop)
         self._fleet = Fleet(self.config, self._learner, self._poller, self._now, self)
         self._crew = Crew(self.config, self._fleet, self._poller, self._now, self)
-        self._every(scheduler.TICK_S, self._tick)
-        self._every(_MEMORY_LOOK_S, self._look_at_memory)
+        self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
         self._want(_BASE)
 
     @property
@@ -130,21 +131,22 @@ class Supervisor:
             await self._change(deadline - self._now())
         return not self._calls
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "the pool is shut down") -> None:
         """End every call as cancelled and every process; returns when all is gone."""
         if self._closed:
             return
         self.draining = self._closed = True
-        for call_id in list(self._calls):
-            self._finish(call_id, ends.cancelled("the pool is shut down"))
+        for call_id, running in list(self._calls.items()):
+            self._finish(call_id, ends.cancelled(running, reason, self._now()))
         self._fleet.retire_all()
         deadline = self._now() + STOP_MARGIN_S
         while not self._fleet.all_left:
             if self._now() > deadline:
                 self._fleet.kill_leaving()
             await self._change(0.5)
-        for timer in self._timers.values():
-            timer.cancel()
+        self._ticking.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         self._poller.close()
 
     # Environments.
@@ -207,6 +209,7 @@ class Supervisor:
                 "send it again later, or raise FLASHPOOL_QUEUE_LIMIT",
                 retry_after_s=1,
             ) from None
+        self._codec = call.codec
         self._do(commands)
         if limits.queue_s is not None and running.worker is None and not running.done:
             running.timer = self._loop.call_later(limits.queue_s, self._queued_too_long, call_id)
@@ -219,7 +222,7 @@ class Supervisor:
             return
         if running.worker is not None and not running.worker.stopping:
             self._crew.stop(running.worker, None, grace=self.config.grace_s)
-        self._finish(call_id, ends.cancelled(reason))
+        self._finish(call_id, ends.cancelled(running, reason, self._now()))
 
     def credit(self, call_id: int, items: int) -> None:
         """The sink took that many items of a stream: the worker may send as many more."""
@@ -249,7 +252,9 @@ class Supervisor:
             if isinstance(command, Dispatch):
                 self._dispatch(command.call, self._crew[command.worker])
             elif isinstance(command, ForkWorkers):
-                self._fleet.fork(command.key, command.number)
+                # Spares that somebody waits for already have no time to limber up.
+                practise = "" if self._scheduler.waiting else self._codec.value
+                self._fleet.fork(command.key, command.number, practise)
             elif isinstance(command, DismissWorker):
                 self._crew.dismiss(self._crew[command.worker])
             elif isinstance(command, StartZygote):
@@ -274,6 +279,7 @@ class Supervisor:
             running.timer = self._loop.call_later(limits.run_s, self._ran_too_long, call_id)
         if limits.memory_mb is not None:
             self._limited.add(call_id)
+            self._watch_memory()
 
     def _start_zygote(self, key: ZygoteKey) -> None:
         if not self._fleet.start(key):
@@ -429,16 +435,9 @@ class Supervisor:
 
     # Time.
 
-    def _every(self, seconds: float, act: Callable[[], None]) -> None:
-        """Call it again and again until the pool is stopped."""
-
-        def again() -> None:
-            self._timers[act] = self._loop.call_later(seconds, again)
-            act()
-
-        self._timers[act] = self._loop.call_later(seconds, again)
-
     def _tick(self) -> None:
+        """Once a second: what is late, idle or forgotten."""
+        self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
         self._do(self._scheduler.tick(self._now()))
         self._forget_unused()
         self._crew.check()
@@ -447,7 +446,14 @@ class Supervisor:
             # With nothing running, a kill that the kernel counted was of nobody of ours.
             self._oom.rose()
 
+    def _watch_memory(self) -> None:
+        """Look at it again soon, while there is a call that has a limit."""
+        if self._limited and self._looking is None:
+            self._looking = self._loop.call_later(_MEMORY_LOOK_S, self._look_at_memory)
+
     def _look_at_memory(self) -> None:
+        self._looking = None
+        self._watch_memory()
         for call_id in list(self._limited):
             running = self._calls[call_id]
             limit_mb, worker = running.limits.memory_mb, running.worker

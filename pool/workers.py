@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Final
 
 from .calls import Call, Limits, Phase, Sink
 from .causes import Stop
@@ -11,6 +12,9 @@ from .channel import WorkerLink
 from .scheduler import ZygoteKey
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
+
+#: Workers a call may be handed to that die before they begin with it.
+ATTEMPTS: Final = 3
 
 
 class Running:
@@ -51,8 +55,11 @@ class Running:
 
     def may_run_again(self, *, began: bool) -> bool:
         """Whether its worker's death may be made good: nothing of it ran, or it says so."""
-        harmless = self.call.idempotent or not began
-        return harmless and self.attempts == 1 and not self.streaming and not self.call.fds
+        if self.streaming or self.call.fds:
+            return False
+        if not began:
+            return self.attempts < ATTEMPTS
+        return self.call.idempotent and self.attempts == 1
 
     def try_again(self) -> None:
         """Back to the queue."""

@@ -7,7 +7,7 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
 
     supervisor -> zygote                       zygote -> supervisor
       START  how to prepare, see `zygote`        LOADING  module          (being imported)
-      FORK   n                                   SKIPPED  module, why     (not preloaded)
+      FORK   n, practise                         SKIPPED  module, why     (not preloaded)
       STOP   worker, grace, dump                 READY    pid, modules, python
       LEAVE                                      UNSAFE   module, why     (must not fork)
                                                  SPARES   workers, ready  + 2 descriptors each

@@ -123,6 +123,7 @@ class Zygote:
         self.start = start
         self.spawn = start["method"] == "spawn"
         self.worker: Any = None
+        self.practise = ""
         self.grace = float(start["grace"])
         self.workers: dict[int, _Worker] = {}
         #: Orphans of ended calls, by pid: their pidfds.
@@ -179,21 +180,24 @@ class Zygote:
         assert isinstance(message, dict)
         op = message["op"]
         if op == wire.FORK:
-            self.fork(message["n"])
+            self.fork(message["n"], message["practise"])
         elif op == wire.STOP:
             self.stop(message["worker"], message["grace"], message["dump"])
         return bool(op != wire.LEAVE)
 
     # Births.
 
-    def fork(self, number: int) -> None:
+    def fork(self, number: int, practise: str) -> None:
         """Fork spares, and send the supervisor its ends of their channels and outputs.
+
+        With a codec to ``practise``, they limber up while they wait.
 
         Everything that can be done before or after the forks is: between two of them
         each page this process writes to is copied once more.
         """
         for count in _parts(number, birth.BATCH):
             self.enter_workdir()
+            self.practise = practise
             links: list[_Link] = []
             pids: list[int] = []
             try:
@@ -228,6 +232,8 @@ class Zygote:
 
             self.worker = worker
             link.channel.send(wire.WORKER_READY, b"", b"", [])
+        elif self.practise:
+            self.worker.limber_up(self.practise == "pickle")
         self.worker.serve(link.channel, lambda: self.marks.__setitem__(link.mark, 1))
 
     def new_link(self, index: int) -> _Link:

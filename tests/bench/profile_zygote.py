@@ -50,7 +50,7 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         decoder = worker.payload if pickled else worker.flash
         stages = [
             ("fork and exit", zygote.birth, "live"),
-            ("set itself apart (session, descriptors)", worker, "Channel"),
+            ("set itself apart (session, descriptors)", self, "work"),
             ("receive the call", decoder, "load_call"),
             *(
                 [("load function and arguments (unpickle)", worker.invoke, "run")]
@@ -89,25 +89,22 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         )
 
     def one(self, own):
-        link = near, far, output, output_w, mark = self.new_link()
+        link = self.new_link(0)
         body = a2b_base64(self.order["body"])
         meta = wire.pack_call_meta(
             pickled=self.order["pickled"], stream=False, result_limit=10 << 20, env={}
         )
-        near.sendall(wire.head(wire.CALL, meta, len(body), 0) + body)
+        link.near.sendall(wire.head(wire.CALL, meta, len(body), 0) + body)
         before = resource.getrusage(resource.RUSAGE_SELF)
         pid = self.fork_one(link)
         after = resource.getrusage(resource.RUSAGE_SELF)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         own.append(used * 1e6)
         _, status, usage = os.wait4(pid, 0)
-        os.close(output_w)
-        printed = os.read(output, 65536)
+        printed = os.read(link.output, 65536) if status else b""
+        link.close()
+        self.free_marks.append(link.mark)
         assert status == 0, printed.decode(errors="replace")
-        near.close()
-        far.close()
-        os.close(output)
-        self.free_marks.append(mark)
         return usage
 
 

@@ -130,6 +130,16 @@ class TestOptions:
     def test_unknown(self, shared):
         with pytest.raises(InvalidRequest, match=r"unknown option colour; there are: .*timeout"):
             shared.options(colour="red")
+        with pytest.raises(InvalidRequest, match=r"did you mean memory_mb\?"):
+            shared.options(memory=64)
+
+    def test_unknown_parameters_of_the_pool(self):
+        with pytest.raises(
+            InvalidRequest, match=r"unknown parameter preloads \(did you mean preload"
+        ):
+            Pool(preloads=("json",))
+        with pytest.raises(InvalidRequest, match=r"there are: max_workers, .*grace_s"):
+            Pool(slots=3)
 
     @pytest.mark.parametrize(
         "options",
@@ -137,6 +147,8 @@ class TestOptions:
             {"timeout": 0},
             {"timeout": "3"},
             {"memory_mb": -1},
+            {"memory_mb": 15},
+            {"memory_mb": 16.5},
             {"env": {"A=B": "x"}},
             {"env": {"A": 1}},
             {"isolation": "none"},
@@ -381,7 +393,7 @@ class TestCancel:
             threading.Timer(0.1, future.cancel).start()
             done, not_done = futures.wait([future], timeout=10)
             assert (done, not_done) == ({future}, set())
-            assert heard == [True]
+            eventually(lambda: heard == [True])
 
     def test_as_completed_yields_it(self, shared, tmp_path):
         with running(shared, tmp_path) as (future, _):

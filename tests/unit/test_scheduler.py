@@ -292,7 +292,7 @@ def up(policy: Policy = POLICY) -> Scheduler:
 def test_a_spare_is_ready_before_the_first_call():
     scheduler = Scheduler(POLICY)
     assert scheduler.wanted(BASE, 0.0) == [StartZygote(BASE)]
-    assert scheduler.zygote_ready(BASE, 0.1) == [ForkWorkers(BASE, 1)]
+    assert scheduler.zygote_ready(BASE, 0.1) == [ForkWorkers(BASE, 2)]
 
 
 def test_a_dispatch_forks_the_next_spare_behind_it():
@@ -346,10 +346,12 @@ def test_a_crash_loop_is_cut_off_with_its_reason_and_ends_with_time():
 
 def test_idle_spares_are_let_go_and_come_back_with_calls():
     scheduler = up()
-    scheduler.worker_ready(1, BASE, 0.0)
+    for worker in (1, 2):
+        scheduler.worker_ready(worker, BASE, 0.0)
     assert scheduler.tick(5.0) == []
-    assert scheduler.tick(11.0) == [DismissWorker(1)]
-    scheduler.worker_gone(1, 11.0)
+    assert scheduler.tick(11.0) == [DismissWorker(1), DismissWorker(2)]
+    for worker in (1, 2):
+        scheduler.worker_gone(worker, 11.0)
     assert scheduler.submitted(7, BASE, 12.0) == [ForkWorkers(BASE, 1)]
 
 
@@ -359,20 +361,23 @@ def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
     for key in (old, new):
         scheduler.wanted(key, 0.0)
         scheduler.zygote_ready(key, 0.0)
-    scheduler.worker_ready(1, old, 0.0)
+    for worker in (1, 3):
+        scheduler.worker_ready(worker, old, 0.0)
     scheduler.submitted(7, old, 0.0)
-    scheduler.worker_ready(3, old, 0.0)
     scheduler.submitted(8, old, 0.0)
     assert DismissWorker(3) in scheduler.retire(old, new, 0.0)
     scheduler.worker_ready(2, new, 0.0)
     commands = scheduler.worker_gone(1, 0.0)
     assert Dispatch(8, 2) in commands
-    assert commands[-1] == RetireZygote(old)
+    assert RetireZygote(old) not in commands, "its dismissed spare and a fork are on their way"
+    scheduler.worker_gone(3, 0.0)
+    assert scheduler.worker_ready(4, old, 0.0) == [DismissWorker(4), RetireZygote(old)]
+    assert scheduler.worker_gone(4, 0.0) == [], "it is told once"
 
 
 def beside_base(number: int) -> Scheduler:
     """A scheduler with that many environments beside the base, as many as may be."""
-    scheduler = up(Policy(slots=4, max_environments=number, environment_idle_s=20))
+    scheduler = up(Policy(slots=4, max_spares=1, max_environments=number, environment_idle_s=20))
     for one in range(number):
         key = ZygoteKey(f"env{one}")
         scheduler.submitted(one, key, float(one))
