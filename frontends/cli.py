@@ -82,8 +82,14 @@ def serve_lb(host: str | None, port: int | None) -> None:
 @main.command()
 @click.argument("target", metavar="FILE.py:FUNCTION")
 @click.argument("arguments", metavar="[ARGS]", default="[]")
-@click.option("--timeout", type=float, help="Seconds it may run; no limit when left out.")
-@click.option("--memory-mb", type=int, help="MiB its processes may hold.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 366 * 24 * 3600, min_open=True),
+    help="Seconds it may run; no limit when left out.",
+)
+@click.option(
+    "--memory-mb", type=click.IntRange(16, 1 << 30), help="MiB its processes may hold, 16 or more."
+)
 def call(target: str, arguments: str, timeout: float | None, memory_mb: int | None) -> None:
     """Run one function of a file, in a process of its own.
 

@@ -24,8 +24,21 @@ _spec = importlib.util.spec_from_file_location({name!r}, {path!r})
 _module = importlib.util.module_from_spec(_spec)
 sys.modules[{name!r}] = _module
 _spec.loader.exec_module(_module)
-{function} = getattr(_module, {function!r})
+{function} = getattr(_module, {function!r}, None)
+if not callable({function}):
+    class MissingFunction(Exception): pass
+    _there = [name for name, value in vars(_module).items()
+              if callable(value) and getattr(value, "__module__", None) == {name!r}]
+    _there = ", ".join(_there[:20]) or "nothing that can be called"
+    raise MissingFunction({file!r} + " defines no function {function!r}; it defines " + _there)
 """
+
+
+#: What messages call a limit, and what it is called here.
+_OPTIONS: Final = {"timeout_s": "--timeout", "memory_mb": "--memory-mb"}
+#: Begins the last output in a message (`causes`); it is at most that long.
+_TAIL: Final = "\n\nLast output of the call:\n"
+_SHOWN_KEPT: Final = 16 * 1024
 
 
 class UsageError(Exception):
@@ -46,16 +59,18 @@ def read_request(target: str, arguments: str) -> Request:
     path, separator, function = target.rpartition(":")
     if not separator or not function.isidentifier():
         raise UsageError(f"{target!r} is not FILE.py:FUNCTION")
-    if not os.access(path, os.R_OK) or not os.path.isfile(path):
-        raise UsageError(f"Cannot read {path}")
+    _check_file(path)
     try:
         values = json.loads(arguments)
     except ValueError as error:
-        raise UsageError(f"ARGS is not JSON: {error}") from None
+        raise UsageError(
+            f"ARGS is not JSON: {error}. Put all of it between single quotes, and text between "
+            'double quotes within: \'[1, "two"]\', \'{"name": "Ada"}\', \'"two"\''
+        ) from None
     body: dict[str, Any] = {
         "function_name": function,
         "function_code": _LOAD.format(
-            name=Path(path).stem, path=os.path.abspath(path), function=function
+            name=Path(path).stem, path=os.path.abspath(path), file=path, function=function
         ),
         "args": values if isinstance(values, list) else [],
         "kwargs": values if isinstance(values, dict) else {},
@@ -70,6 +85,14 @@ def read_request(target: str, arguments: str) -> Request:
     )
 
 
+def _check_file(path: str) -> None:
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        return
+    why = "it may not be read" if os.path.isfile(path) else "no such file"
+    hint = f"; did you mean {path}.py?" if os.path.isfile(f"{path}.py") else ""
+    raise UsageError(f"Cannot read {path}: {why}{hint}")
+
+
 class _Live:
     """A sink that copies output to stderr as it comes."""
 
@@ -77,9 +100,12 @@ class _Live:
 
     def __init__(self, outcome: asyncio.Future[Outcome]) -> None:
         self.outcome = outcome
+        #: The end of what was shown.
+        self.shown = b""
 
     def output(self, chunk: bytes) -> None:
         """Pass it on."""
+        self.shown = (self.shown + chunk)[-_SHOWN_KEPT:]
         sys.stderr.buffer.write(chunk)
         sys.stderr.buffer.flush()
 
@@ -121,11 +147,33 @@ async def _run(pool: Supervisor, call: Call) -> Outcome:
         live = _Live(loop.create_future())
         call_id = pool.submit(call, live)
         loop.add_signal_handler(signal.SIGINT, pool.cancel, call_id, "interrupted")
-        return await live.outcome
+        outcome = await live.outcome
+        return outcome if outcome.ok else _for_terminal(outcome, live.shown)
     except FlashpoolError as error:
         return Outcome(error_type=type(error).__name__, error=error.message, details=error.details)
     finally:
         await pool.stop()
+
+
+def _for_terminal(outcome: Outcome, shown: bytes) -> Outcome:
+    """The failure in the words of the command line, without output that was shown already."""
+    if outcome.from_user:
+        missing = outcome.error_type == "MissingFunction"
+        return replace(outcome, error=outcome.details["message"]) if missing else outcome
+    message, heading, tail = (outcome.error or "").partition(_TAIL)
+    for name, option in _OPTIONS.items():
+        message = message.replace(name, option)
+    rest = _not_shown(tail, shown.decode("utf-8", "replace"))
+    return replace(outcome, error=f"{message}{heading}{rest}" if rest else message)
+
+
+def _not_shown(tail: str, shown: str) -> str:
+    """The tail of the output, without what the end of ``shown`` has of it."""
+    shown = shown.rstrip()
+    for end in range(len(tail), 0, -1):
+        if shown.endswith(tail[:end].rstrip()):
+            return tail[end:].lstrip("\n")
+    return tail
 
 
 def show_failure(outcome: Outcome) -> None:

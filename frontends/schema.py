@@ -18,6 +18,8 @@ from msgspec import Raw
 
 from flashpool.pool.errors import InvalidRequest
 
+from . import mistakes
+
 #: Longest function name, and most entries of a list or table the server reads.
 NAME_LIMIT: Final = 256
 COUNT_LIMIT: Final = 1000
@@ -65,12 +67,19 @@ class _Body(FunctionRequest, frozen=True, gc=False):
     input: Raw = _NULL
 
 
+_KNOWN: Final = frozenset(FunctionRequest.__struct_fields__) | {"input"}
+#: Larger bodies are not searched for misspelt fields: that reads them once more.
+_SEARCH_LIMIT: Final = 64 * 1024
+
+_NAMES: Final = msgspec.json.Decoder(dict[str, Raw])
 _BODY: Final = msgspec.json.Decoder(_Body)
 _REQUEST: Final = msgspec.json.Decoder(FunctionRequest)
 
 
 def decode(body: bytes) -> tuple[FunctionRequest, bytes]:
     """The request, checked, and its own bytes without a wrapper; or `InvalidRequest`."""
+    if not body:
+        raise InvalidRequest("The body is empty; it must be a JSON object")
     try:
         request: FunctionRequest = _BODY.decode(body)
         if _is_object(request.input):  # type: ignore[attr-defined]
@@ -78,8 +87,10 @@ def decode(body: bytes) -> tuple[FunctionRequest, bytes]:
             request = _REQUEST.decode(body)
         if not body.isascii():
             body.decode()  # spans are not decoded, so their bytes were not checked
+        if len(body) <= _SEARCH_LIMIT:
+            mistakes.warn_of_near_misses(_NAMES.decode(body), _KNOWN)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"The request does not fit: {error}") from None
+        raise InvalidRequest(mistakes.misfit(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is no JSON: {_without_data(error)}") from None
     except RecursionError:

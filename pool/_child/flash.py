@@ -36,6 +36,7 @@ _JSON_NAMES = {
     bool: "a boolean",
     type(None): "null",
 }
+_JSON_HINT = '(for plain JSON values set "serialization_format": "json")'
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
@@ -203,11 +204,13 @@ def _arguments(
 
 
 def _argument(field: str, value: Any) -> Any:
-    text = _expect(field, value, str)
+    if type(value) is not str:
+        got = _JSON_NAMES[type(value)]
+        raise BadRequest(f"{field}: expected base64 of a pickle, got {got} {_JSON_HINT}")
     try:
-        data = _unbase64(text)
+        data = _unbase64(value)
     except ValueError as error:
-        raise BadRequest(f"{field}: expected base64 of a pickle: {error}") from None
+        raise BadRequest(f"{field}: expected base64 of a pickle: {error} {_JSON_HINT}") from None
     try:
         return pickling.loads(data)
     except Exception as error:

@@ -159,8 +159,11 @@ class Report:
 
     def text(self) -> str:
         """The message, and the traceback as Python prints it."""
+        whole = "".join(self._lines())
+        if whole == f"{self.heading}\n":
+            return whole  # no frames, notes or causes: nothing to add
         first = self.heading.rstrip().rpartition("\n")[2]
-        return f"{first}\n\n{clip(''.join(self._lines()), TEXT_LIMIT)}"
+        return f"{first}\n\n{clip(whole, TEXT_LIMIT)}"
 
     def _lines(self) -> Iterator[str]:
         if self.cause is not None:

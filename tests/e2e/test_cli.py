@@ -32,6 +32,11 @@ def slow(path):
 def bad():
     raise ValueError("no such luck")
 
+def dies():
+    import os
+    print("last words", flush=True)
+    os._exit(3)
+
 def odd():
     return object()
 
@@ -89,8 +94,16 @@ def test_a_call_that_fails(source: Path) -> None:
     ("arguments", "status", "text"),
     [
         (["functions.py:odd"], 1, "JSON"),
-        (["functions.py:absent"], 1, "absent"),
-        (["functions.py:slow", "[0]", "--timeout", "0.3"], 1, "Timeout"),
+        (
+            ["functions.py:absent"],
+            1,
+            "functions.py defines no function 'absent'; it defines double,",
+        ),
+        (["functions.py:STEP"], 1, "defines no function 'STEP'"),
+        (["functions.py:slow", "[0]", "--timeout", "0.3"], 1, "Raise --timeout"),
+        (["functions.py:slow", "[0]", "--timeout", "0"], 2, "0.0 is not in the range"),
+        (["functions.py:slow", "[0]", "--memory-mb", "15"], 2, "15 is not in the range"),
+        (["functions:slow"], 2, "no such file; did you mean functions.py?"),
         (["functions.py"], 2, "FILE.py:FUNCTION"),
         (["absent.py:f"], 2, "absent.py"),
         (["functions.py:double", "{"], 2, "ARGS is not JSON"),
@@ -104,6 +117,17 @@ def test_what_goes_wrong(
     done = flashpool("call", *arguments)
     assert done.returncode == status
     assert text in done.stderr
+
+
+def test_nothing_is_told_twice(source: Path) -> None:
+    died = flashpool("call", f"{source}:dies")
+    assert died.stderr.count("last words") == 1
+    assert "exit code 3" in died.stderr
+    slow = flashpool("call", f"{source}:slow", "[0]", "--timeout", "0.5")
+    assert slow.stderr.count("begun") == 1
+    assert slow.stderr.count("in slow") == 1
+    assert flashpool("call", f"{source}:double").stderr.count("missing 1 required") == 1
+    assert "Traceback" not in flashpool("call", f"{source}:absent").stderr
 
 
 def test_output_is_live_and_an_interrupt_ends_the_call(source: Path) -> None:

@@ -123,6 +123,33 @@ def test_fields_that_do_not_fit(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"function_name": 7}, "function_name: expected a string or null, got a whole number"),
+        ({"env": {"A": 1}}, "env: one of its values: expected a string, got a whole number"),
+        ({"dependencies": [True]}, "dependencies[0]: expected a string, got true or false"),
+        ({"timeout_s": "1"}, "timeout_s: expected a number or null, got a string"),
+    ],
+    ids=str,
+)
+def test_messages_say_field_expected_and_got(fields: dict[str, Any], message: str) -> None:
+    assert refusal(request(**fields)) == message
+
+
+def test_messages_about_the_body() -> None:
+    assert "The body is empty" in refusal(b"")
+    assert refusal(b"[]") == "The body: expected an object, got a list"
+
+
+def test_a_misspelt_field_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        schema.decode(request(agrs=[], something_else=1))
+    assert [record.getMessage() for record in caplog.records] == [
+        "A request has a field 'agrs', which is ignored: was args meant?"
+    ]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         '"args": [NaN]',

@@ -1,0 +1,62 @@
+"""What is said of mistakes in a request: msgspec's findings in plain words, misspelt fields.
+
+Nothing here repeats what was sent, apart from names that are close to those of fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+_FINDING: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.?(.*)`)?")
+_WORDS: Final = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+#: A name is looked at once; whoever sends ever new ones must not fill the memory or the log.
+_seen: Final[set[str]] = set()
+_SEEN_LIMIT: Final = 1000
+_NAME_LIMIT: Final = 40
+_CLOSE: Final = 0.75
+
+
+def misfit(error: msgspec.ValidationError) -> str:
+    """Field, what was expected, what was found."""
+    found = _FINDING.fullmatch(str(error))
+    if not found:
+        return f"The request does not fit: {error}"
+    expected, got, field = found.groups()
+    expected = " or ".join(_word(kind) for kind in expected.split(" | "))
+    return f"{_place(field)}: expected {expected}, got {_word(got)}"
+
+
+def _word(kind: str) -> str:
+    return _WORDS.get(kind, kind)
+
+
+def _place(path: str | None) -> str:
+    if not path:
+        return "The body"
+    return path.replace("[...]", ": one of its values")
+
+
+def warn_of_near_misses(names: Iterable[str], known: frozenset[str]) -> None:
+    """Log, once for each, fields that are ignored but look like a misspelt one."""
+    for name in names:
+        if name in known or name in _seen or len(name) > _NAME_LIMIT or len(_seen) >= _SEEN_LIMIT:
+            continue
+        _seen.add(name)
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=_CLOSE)
+        if near:
+            log.warning("A request has a field %r, which is ignored: was %s meant?", name, near[0])
