@@ -13,6 +13,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
@@ -165,6 +168,18 @@ async def _discard(receive: Receive) -> None:
             return
 
 
+async def _not_served(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    hint = "This port serves POST /execute, GET /ping and GET /health"
+    if request.scope["path"] == "/stats":
+        hint = (
+            "Stats are on the admin port: FLASHPOOL_ADMIN_PORT, 8001 when it is not set; "
+            "the server prints the address when it starts"
+        )
+    detail = f"{error.detail}. {hint}."
+    return JSONResponse({"detail": detail}, error.status_code, headers=error.headers)
+
+
 class LiveApp(FastAPI):
     """FastAPI, and a table of routes that are served before its middleware and its router.
 
@@ -176,7 +191,13 @@ class LiveApp(FastAPI):
         self, direct: Mapping[tuple[str, str], ASGIApp], lifespan: Lifespan[FastAPI]
     ) -> None:
         # No docs: whoever may call it has the contract.
-        super().__init__(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+        super().__init__(
+            lifespan=lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            exception_handlers={404: _not_served, 405: _not_served},
+        )
         self._direct = direct
         for path in {path for _, path in direct}:
             methods = [method for method, other in direct if other == path]

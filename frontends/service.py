@@ -59,8 +59,8 @@ class CallPool(Protocol):
     async def drain(self, limit_s: float) -> bool:
         """Refuse new calls, wait for the running ones."""
 
-    async def stop(self) -> None:
-        """End everything."""
+    async def stop(self, reason: str = ...) -> None:
+        """End everything; calls still there are told the reason."""
 
     def stats(self) -> Any:
         """Counts and lists, as dataclasses."""
@@ -132,11 +132,11 @@ class Service:
             self._failure = error
             log.error("The base environment does not start: %s", error)  # noqa: TRY400 - told in full
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "the server stops") -> None:
         """End the pool and everything in it."""
         if self._starting is not None:
             self._starting.cancel()
-        await self.pool.stop()
+        await self.pool.stop(reason)
         await self._environments.close()
 
     def health(self) -> int:

@@ -75,7 +75,9 @@ class LbServer(Listener):
     def _on_signal(self, signum: int) -> None:
         name = signal.Signals(signum).name
         if self._leaving is None:
-            log.info("%s: draining for at most %g s", name, self._drain_s)
+            stats = self._service.pool.stats()
+            running = _calls(stats.slots.busy + stats.queue.depth)
+            log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
             self._leaving = asyncio.ensure_future(self._leave())
         else:
             log.info("%s again: leaving at once", name)
@@ -88,11 +90,21 @@ class LbServer(Listener):
             await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
             # Calls still there end as cancelled, and their clients hear of it before the
             # listener closes.
-            await self._service.stop()
+            why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
+            before = self._cancelled()
+            await self._service.stop(f"the server stopped before the call had finished ({why})")
+            log.info("Stopped; %s cancelled", _calls(self._cancelled() - before))
         finally:
             drained.cancel()
             hurried.cancel()
             self.should_exit = True
+
+    def _cancelled(self) -> int:
+        return int(self._service.pool.stats().outcomes.get("Cancelled", 0))
+
+
+def _calls(number: int) -> str:
+    return "1 call" if number == 1 else f"{number} calls"
 
 
 def serve_lb(settings: Settings, announce: Callable[[socket.socket, socket.socket], None]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+import textwrap
+from typing import Any, Final
 
 import msgspec
 from rich import box
@@ -11,6 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flashpool.pool.settings import Setting, Settings, table, variable
+
+#: Columns without a terminal, and those a table needs at least.
+_FILE_WIDTH: Final = 160
+_TABLE_WIDTH: Final = 110
 
 
 def as_json(settings: Settings) -> str:
@@ -29,7 +34,11 @@ def as_json(settings: Settings) -> str:
 
 
 def as_table(settings: Settings) -> str:
-    """Rows to read, in colour on a terminal."""
+    """Rows to read, in colour on a terminal; a list where the terminal is narrow."""
+    terminal = Console()
+    width = terminal.width if terminal.is_terminal else _FILE_WIDTH
+    if width < _TABLE_WIDTH:
+        return as_list(settings, width)
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("variable", no_wrap=True)
     for heading in ("value", "default", "from"):
@@ -45,15 +54,23 @@ def as_table(settings: Settings) -> str:
             f"{row.meaning} Accepted: {row.kind.accepts}.",
             style="bold" if origin == "environment" else None,
         )
-    return _rendered(rows)
-
-
-def _rendered(rows: Table) -> str:
-    terminal = Console()
-    width = terminal.width if terminal.is_terminal else 160
     text = io.StringIO()
     Console(file=text, width=width, force_terminal=terminal.is_terminal).print(rows)
     return text.getvalue().rstrip()
+
+
+def as_list(settings: Settings, width: int) -> str:
+    """A paragraph for each setting."""
+    parts = []
+    for name, row in table().items():
+        value, origin = _shown(_value(settings, name, row)), settings.origins[name]
+        of = "the default" if origin == "default" else f"from {origin}; default: {row.default()}"
+        meaning = f"{row.meaning} Accepted: {row.kind.accepts}."
+        folded = textwrap.fill(
+            meaning, max(width, 30), initial_indent="    ", subsequent_indent="    "
+        )
+        parts.append(f"{variable(name)} = {value} ({of})\n{folded}")
+    return "\n".join(parts)
 
 
 def _value(settings: Settings, name: str, row: Setting) -> Any:

@@ -127,7 +127,13 @@ def test_what_does_not_finish_in_time_is_ended(tmp_path: Path) -> None:
         begun = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - begun < 4
-        assert caller.reply.result().json()["error_type"] == "Cancelled"
+        reply = caller.reply.result().json()
+        assert reply["error_type"] == "Cancelled"
+        assert (
+            "the server stopped before the call had finished (FLASHPOOL_DRAIN_S)" in reply["error"]
+        )
+        assert "draining for at most 0.5 s: 1 call to finish" in server.log()
+        assert "Stopped; 1 call cancelled" in server.log()
 
 
 def test_a_second_signal_ends_at_once(server: Server, tmp_path: Path) -> None:

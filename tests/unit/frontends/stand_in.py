@@ -68,10 +68,10 @@ class StandInPool:
         self.draining = True
         return not self.held
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "the pool stops") -> None:
         self.stopped = True
         for call_id in list(self.held):
-            self.cancel(call_id, "the pool stops")
+            self.cancel(call_id, reason)
 
     def stats(self) -> Stats:
         return Stats(calls=len(self.calls))

@@ -108,7 +108,11 @@ def test_routes_that_are_not_there() -> None:
                 assert (await client.get(path)).status == 404
             for path in ("/execute", "/execute?x=1"):
                 assert (await client.get(path)).status == 405
-            assert (await client.get("/ping", "DELETE")).status == 405
+            refused = await client.get("/ping", "DELETE")
+            assert refused.status == 405
+            assert "GET" in refused.headers["allow"]
+            assert "POST /execute" in refused.json()["detail"]
+            assert "FLASHPOOL_ADMIN_PORT" in (await client.get("/stats")).json()["detail"]
 
     run(main())
 

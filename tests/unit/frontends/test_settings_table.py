@@ -1,0 +1,12 @@
+from flashpool.frontends import settings_table
+from flashpool.pool.settings import Settings, table, variable
+
+
+def test_narrow_terminals_get_a_list_that_fits() -> None:
+    settings = Settings.from_environ({"FLASHPOOL_SLOTS": "3", "FLASHPOOL_TOKEN": "hush"})
+    text = settings_table.as_list(settings, 60)
+    assert "FLASHPOOL_SLOTS = 3 (from environment; default: " in text
+    assert "hush" not in text
+    assert all(variable(name) in text for name in table())
+    meanings = [line for line in text.splitlines() if line.startswith("    ")]
+    assert max(map(len, meanings)) <= 60
