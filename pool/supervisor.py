@@ -442,6 +442,9 @@ class Supervisor:
         self._forget_unused()
         self._crew.check()
         self._fleet.check()
+        if _BASE not in self._fleet:
+            # Without it no probe says "ready", and so no call comes that would start it.
+            self._want(_BASE)
         if not self._calls:
             # With nothing running, a kill that the kernel counted was of nobody of ours.
             self._oom.rose()

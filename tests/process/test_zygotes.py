@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 
 import pytest
 
+from flashpool.pool import scheduler
 from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded, PoolClosed
 from support.live import alive
@@ -75,6 +77,21 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
     for _ in range(12):
         assert live.call(NEXT).error_type == "EnvironmentStartFailed"
     assert sum(live.supervisor._fleet.starts.values()) <= 5
+
+
+def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_live, monkeypatch):
+    monkeypatch.setattr(scheduler, "RESTART_WINDOW_S", 3.0)
+    live = make_live().ready()
+
+    def kill_all() -> None:
+        for zygote in live.stats().zygotes:
+            if zygote.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(zygote.pid, signal.SIGKILL)
+
+    live.until(lambda: kill_all() or not live.stats().zygotes)
+    assert not live.supervisor.ready
+    live.until(lambda: live.supervisor.ready, 10)
 
 
 def test_a_thread_at_start_up_makes_workers_spawn_and_says_why(make_live, interpreter):
