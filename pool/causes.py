@@ -90,6 +90,13 @@ def of_bad_frame(problem: str, output_tail: str) -> Cause:
     )
 
 
+CHANNEL_CLOSED: Final = Stop(
+    error_type="WorkerCrashed",
+    message="the call closed or replaced the descriptor that carries its result, which is lost",
+    details={},
+)
+
+
 def exit_facts(status: int | None) -> dict[str, Any]:
     """A wait status as ``signal`` or ``exit_code``."""
     if status is None:
@@ -134,7 +141,7 @@ def _crash(facts: dict[str, Any]) -> str:
         usually = f" ({_USUALLY[name]})" if name in _USUALLY else ""
         return f"the worker was killed by {name}{usually} before the call had a result"
     if facts.get("exit_code") == CHANNEL_LOST:
-        return "the call closed or replaced the descriptor that carries its result, which is lost"
+        return CHANNEL_CLOSED.message
     if "exit_code" in facts:
         return (
             f"the worker left with exit code {facts['exit_code']} before the call had a result: "

@@ -50,6 +50,10 @@ class WorkerLink:
         elif sent - len(head) < len(body):
             self._unsent = [memoryview(body)[sent - len(head) :]]
 
+    def limit(self, body_limit: int) -> None:
+        """Refuse larger frames from now on."""
+        self._reader.limit(body_limit)
+
     @property
     def channel_fd(self) -> int:
         """The channel's descriptor."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final, Protocol
 
+from . import causes
 from ._child import wire
 from .calls import Codec
 from .causes import Stop
@@ -30,6 +31,10 @@ from .zygote import ZygoteProcess
 
 #: Largest frame a worker may send; large buffers travel in descriptors.
 RESULT_LIMIT: Final = 4 << 30
+#: Room for a pickled exception, beside the limit of a result.
+EXCEPTION_LIMIT: Final = 32 << 20
+#: From the end of a busy worker's channel to the report of its death, at most.
+HUNG_UP_S: Final = 1.0
 #: Beyond a stop's grace, the time its zygote has to carry it out.
 STOP_MARGIN_S: Final = 5.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
@@ -121,7 +126,13 @@ class Crew:
             result_limit=running.limits.result_bytes,
             env=dict(call.env),
         )
+        if running.limits.result_bytes is not None:
+            worker.link.limit(running.limits.result_bytes + EXCEPTION_LIMIT)
         self._send(worker, wire.CALL, meta, call.body, call.fds)
+
+    def catch_up(self, worker: Worker) -> None:
+        """Take what it has sent already, before something is decided about it."""
+        self._on_channel(worker, False)
 
     def credit(self, worker: Worker, items: int) -> None:
         """Let it yield that many more."""
@@ -153,6 +164,10 @@ class Crew:
                     self.stop(worker, None, grace=self._config.grace_s, dump=True)
             elif worker.ending_since is not None:
                 self._check_ending(worker, now - worker.ending_since)
+            elif worker.hung_up_at is not None and now - worker.hung_up_at > HUNG_UP_S:
+                # It closed its channel and lives, or it died and its zygote does not say so:
+                # either way its call has no result to wait for.
+                self.stop(worker, causes.CHANNEL_CLOSED, grace=self._config.grace_s)
 
     def _check_ending(self, worker: Worker, overdue_s: float) -> None:
         if not worker.stopping and overdue_s > self._config.grace_s:
@@ -188,6 +203,7 @@ class Crew:
         if frames is None:
             # Its end, or its channel was closed by user code: EXITED says which.
             self._poller.forget(worker.link.channel_fd)
+            worker.hung_up_at = self._now()
             if worker.state.now is WorkerState.SPARE:
                 self._listener.worker_dead(worker)
             return

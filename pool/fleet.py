@@ -10,6 +10,7 @@ A guard's exit is the one sure sign that a zygote and all below it are gone.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Final, Protocol
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
 ANSWER_S: Final = 10.0
+#: From a zygote's death to its guard's exit, at most.
+HUNG_UP_S: Final = 1.0
 
 
 class Listener(Protocol):
@@ -167,6 +170,10 @@ class Fleet:
         """Kill those that do not come up, or do not answer. Call it every second or so."""
         now = self._now()
         start_s = self._config.start_timeout_s
+        for zygote in self:
+            if zygote.hung_up_at is not None and now - zygote.hung_up_at > HUNG_UP_S:
+                # It is dead, and its guard, which should have cleaned up and left, has not.
+                zygote.kill_with_guard()
         for zygote in self._up.values():
             if zygote.state.now is ZygoteState.STARTING and now - zygote.started_at > start_s:
                 zygote.kill(f"it did not come up within {start_s:g} s and was killed")
@@ -187,6 +194,7 @@ class Fleet:
                 self._poller.want_to_write(zygote.control.fileno(), False)
         if not self._hear(zygote):
             self._poller.forget(zygote.control.fileno())
+            zygote.hung_up_at = self._now()
 
     def _hear(self, zygote: ZygoteProcess) -> bool:
         """Act on what has arrived; False at the end."""
@@ -207,11 +215,22 @@ class Fleet:
         op = message["op"]
         if op == wire.SPARES:
             zygote.unanswered -= len(message["workers"])
-            self._listener.spares(zygote, message["workers"], fds, message["ready"])
+            if len(fds) == 2 * len(message["workers"]):
+                self._listener.spares(zygote, message["workers"], fds, message["ready"])
+            else:
+                self._lost_descriptors(zygote, len(message["workers"]), fds)
         elif op == wire.GONE:
             self._listener.gone(zygote, message["worker"])
         else:
             self._on_rare_message(zygote, op, message)
+
+    def _lost_descriptors(self, zygote: ZygoteProcess, number: int, fds: list[int]) -> None:
+        """This process may open no more: what came is closed, and so the workers leave."""
+        for fd in fds:
+            os.close(fd)
+        log.error("%r forked, but this process has too many open files to use it", zygote)
+        self.failures[zygote.key] = "the supervisor has too many open files"
+        self._listener.not_forked(zygote, number)
 
     def _on_rare_message(self, zygote: ZygoteProcess, op: str, message: wire.Meta) -> None:
         if op == wire.LOADING:

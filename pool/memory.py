@@ -22,13 +22,12 @@ _COUNTERS: Final = (
 
 
 def used(pid: int) -> int:
-    """Bytes the process and all below it use.
+    """Bytes the process and all below it use, at most.
 
-    Private resident pages are quick to read, but count pages that processes share since
-    a fork once for each. Only a tree that seems to use much is worth the exact measure
-    (`exact`).
+    Resident pages are quick to read, but count what processes share once for each. Only
+    a tree that seems to use too much is worth the exact measure (`exact`).
     """
-    return sum(map(_private, (pid, *processes.descendants(pid))))
+    return sum(map(_resident, (pid, *processes.descendants(pid))))
 
 
 def exact(pid: int) -> int:
@@ -36,13 +35,13 @@ def exact(pid: int) -> int:
     return sum(map(_proportional, (pid, *processes.descendants(pid))))
 
 
-def _private(pid: int) -> int:
+def _resident(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            _, resident, shared = file.read().split()[:3]
-    except (OSError, ValueError):
+            resident = file.read().split()[1]
+    except (OSError, IndexError):
         return 0
-    return (int(resident) - int(shared)) * _PAGE
+    return int(resident) * _PAGE
 
 
 def _proportional(pid: int) -> int:
@@ -52,7 +51,7 @@ def _proportional(pid: int) -> int:
                 if line.startswith("Pss:"):
                     return int(line.split()[1]) * 1024
     except OSError:
-        return _private(pid)
+        return _resident(pid)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +18,10 @@ class Kind:
 
     parse: Callable[[str], Any]
     accepts: str
+
+
+#: A week, in seconds.
+LONGEST_S: Final = 7 * 24 * 3600.0
 
 
 def integer(low: int, high: int) -> Kind:
@@ -41,15 +44,17 @@ def _plain_int(text: str) -> int:
 
 
 def seconds(*, zero: bool = False) -> Kind:
-    """A finite number of seconds."""
+    """Seconds, at most a week: what timers of the kernel bear."""
 
     def parse(text: str) -> float:
         value = _plain_float(text)
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        if not 0 <= value <= LONGEST_S or (value == 0 and not zero):
             raise ValueError("out of range")
         return value
 
-    return Kind(parse=parse, accepts="seconds, 0 or more" if zero else "seconds, more than 0")
+    return Kind(
+        parse=parse, accepts=f"seconds, {'0 or more' if zero else 'more than 0'}, at most a week"
+    )
 
 
 def _plain_float(text: str) -> float:

@@ -429,7 +429,15 @@ class Supervisor:
     def _ran_too_long(self, call_id: int) -> None:
         running = self._calls[call_id]
         worker = running.worker
-        if worker is not None and running.limits.run_s is not None and not worker.stopping:
+        if worker is not None:
+            # Its result may be here, if it was this process that was held up.
+            self._crew.catch_up(worker)
+        if (
+            worker is not None
+            and not running.done
+            and running.limits.run_s is not None
+            and not worker.stopping
+        ):
             stop = ends.ran_too_long(running.limits.run_s)
             self._crew.stop(worker, stop, grace=self.config.grace_s, dump=True)
 

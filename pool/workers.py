@@ -85,6 +85,7 @@ class Worker:
     __slots__ = (
         "call_id",
         "ending_since",
+        "hung_up_at",
         "id",
         "link",
         "pid",
@@ -124,6 +125,8 @@ class Worker:
         self.stopping = False
         #: Since when its process should be gone.
         self.ending_since: float | None = None
+        #: When its channel came to its end.
+        self.hung_up_at: float | None = None
         #: Its wait status once it is dead.
         self.status: int | None = None
 

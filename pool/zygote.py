@@ -50,6 +50,8 @@ class ZygoteProcess:
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
         self.unanswered = 0
+        #: When its control socket came to its end.
+        self.hung_up_at: float | None = None
         self.answered_at = now
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)

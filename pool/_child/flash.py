@@ -93,7 +93,7 @@ def read_request(body: bytes) -> Request:
         # The scanner itself, not `json.loads` around it: see `worker` on being lean.
         text = str(body, "utf-8")
         request: Any
-        request, end = _scan(text, 0)
+        request, end = _scan(text, 0) if text[:1] == "{" else (None, -1)
         if end != len(text):
             request = _decode(text)
     except RecursionError:
@@ -244,7 +244,10 @@ def dump_result(value: object, as_json: bool) -> bytes:
     """
     try:
         if as_json:
-            return _encode(value).encode("ascii")
+            text = _encode(value)
+            if "\\ud" in text:
+                _encode_as_is(value).encode()  # half a surrogate pair is no text anywhere
+            return text.encode("ascii")
         return b2a_base64(pickling.dumps(value), newline=False)
     except BaseException as error:
         raise Unserializable(_why_not(value, error, _FORMS[as_json])) from error
@@ -272,3 +275,4 @@ def _why_not(value: object, error: BaseException, form: tuple[str, str]) -> str:
 
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_encode_as_is = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode

@@ -240,6 +240,10 @@ class FrameReader:
         self._need = HEADER.size
         self._fds: list[int] = []
 
+    def limit(self, body_limit: int) -> None:
+        """Refuse larger bodies from now on."""
+        self._body_limit = body_limit
+
     def feed(self, data: bytes, fds: list[int]) -> list[Frame]:
         """Take bytes and descriptors in; the frames they complete.
 

@@ -160,6 +160,39 @@ def f():
     fine(live)
 
 
+@pytest.mark.parametrize(
+    "takes",
+    [
+        "import mmap; block = mmap.mmap(-1, 300 << 20); block.write(bytes(300 << 20))",
+        "import mmap, os; fd = os.memfd_create('x'); os.truncate(fd, 3 << 27); block = mmap.mmap(fd, 3 << 27); block.write(bytes(3 << 27))",
+    ],
+    ids=["anonymous", "memfd"],
+)
+def test_shared_memory_counts(live, takes):
+    outcome = live.call(f"def f():\n    {takes}; import time; time.sleep(30)", memory_mb=100)
+    assert outcome.error_type == "OutOfMemory"
+
+
+def test_a_flood_on_the_channel_is_refused_before_it_is_kept(live):
+    code = """
+def f():
+    import os, struct
+    fd = max(map(int, os.listdir("/proc/self/fd")))
+    os.write(fd, struct.pack("<2sBBIQ", b"fp", 19, 0, 0, 3 << 30) + bytes(1000))
+    import time; time.sleep(30)
+"""
+    outcome = live.call(code, result_bytes=1000)
+    assert outcome.error_type == "WorkerCrashed"
+    assert "channel" in outcome.error
+
+
+def test_a_result_that_is_here_counts_though_this_process_was_held_up(live):
+    started = live.start("def f():\n    import time; time.sleep(0.1); return 1", run_s=0.3)
+    assert started.pid
+    time.sleep(0.6)  # the loop does not run, as in a paused container
+    assert started.wait().ok
+
+
 def test_cancelling_tells_the_caller_at_once_and_ends_the_tree(live):
     code = """
 def f():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import time
 
 import pytest
 
-from flashpool.pool import scheduler
+from flashpool.pool import crew, scheduler
 from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded, PoolClosed
 from support.live import alive
@@ -273,8 +274,6 @@ def test_a_full_queue_refuses(make_live):
 
 def test_a_machine_without_room_for_processes_recovers(make_live):
     """Forks that fail are tried again; who waits for them is not lost."""
-    import resource
-
     live = make_live(slots=2).ready()
     zygote = live.zygote().pid
     live.until(lambda: live.zygote().spares == 2)
@@ -352,3 +351,39 @@ def test_cuda_initialised_at_start_up_makes_workers_spawn(make_live, interpreter
     assert live.value(NEXT) == "fine"
     assert live.zygote().start_method == "spawn"
     assert "CUDA" in live.zygote().reason
+
+
+def test_a_lack_of_descriptors_here_passes(make_live):
+    """Workers whose descriptors cannot be taken in are let go, and asked for again."""
+    live = make_live(slots=8).ready()
+    assert live.value(NEXT) == "fine"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, hard))
+    try:
+        started = [live.start(NEXT) for _ in range(12)]
+        live.run(asyncio.sleep(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(one.wait(15).ok for one in started)
+
+
+def test_a_zygote_that_dies_under_a_stopped_guard_is_cleaned_up(live):
+    running = live.start("def f():\n    import time; time.sleep(60)")
+    worker, zygote = running.pid, live.zygote().pid
+    guard = processes.parent(zygote)
+    os.kill(guard, signal.SIGSTOP)
+    os.kill(zygote, signal.SIGKILL)
+    assert running.wait(10).error_type == "WorkerCrashed"
+    assert live.value(NEXT) == "fine"
+    assert not any(map(alive, (guard, worker)))
+
+
+def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):
+    monkeypatch.setattr(crew, "STOP_MARGIN_S", 0.5)
+    code = "import os, time\ndef f():\n    print('on', flush=True); time.sleep(0.3); os._exit(3)"
+    started = live.start(code)
+    started.wait_for_output(b"on")
+    os.kill(live.zygote().pid, signal.SIGSTOP)
+    assert started.wait(10).error_type == "WorkerCrashed"
+    assert live.value(NEXT) == "fine"

@@ -345,9 +345,21 @@ def test_circles_and_depth_in_json():
 
 
 def test_json_results_are_ascii():
-    assert flash.dump_result({"é": "\ud800"}, True) == b'{"\\u00e9":"\\ud800"}'
+    assert flash.dump_result({"é": "ü"}, True) == b'{"\\u00e9":"\\u00fc"}'
 
 
 def test_a_pickle_beyond_its_limit_is_not_finished():
     with pytest.raises(pickling.TooLarge):
         pickling.dump_with(b"x" * 1000, pickling.ByReference, lambda: pickling.ByReference, 100)
+
+
+@pytest.mark.parametrize("space", [" ", "\n\t", "\r\n "])
+def test_space_around_a_request_is_json(space):
+    body = f'{space}{{"function_name": "f", "function_code": "def f(): return 7"}}{space}'
+    assert flash.load_call(body.encode()).function() == 7
+
+
+def test_half_a_surrogate_pair_is_no_json_text():
+    with pytest.raises(Unserializable, match="surrogates"):
+        flash.dump_result(["\ud800"], as_json=True)
+    assert json.loads(flash.dump_result(["\U0001f600"], as_json=True)) == ["\U0001f600"]
