@@ -1,0 +1,193 @@
+"""From the packages a call names to an environment that the pool knows by name.
+
+    resolve(spec) -> the store's lease -> Supervisor.add_environment -> Provision
+                                 held here, one per environment ...
+    Supervisor.on_unused(name)   ... until none of its processes and calls is left
+    Supervisor.on_learned(...)   noted in the store, preloaded next time, elsewhere too
+
+Front-ends and `Pool` share it. A call that names nothing never comes here, and the store
+is opened by the first that does. What goes wrong there becomes one of the pool's errors,
+in the store's words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from flashpool import envs
+from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
+from flashpool.envs.provider import Provider
+
+from .calls import Phase, Provision
+from .errors import EnvironmentError, FlashpoolError, InvalidRequest, Overloaded, Timeout
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[str], None]
+
+#: Requests that may wait for environments at once; one more is refused as `Overloaded`.
+MOST_WAITING: Final = 1000
+
+
+class Environments(Protocol):
+    """Finds, or makes, the environment of a spec."""
+
+    async def resolve(self, spec: Spec, report: Report) -> Provision:
+        """The environment, known to the pool; ``report`` hears of the progress.
+
+        The call must be submitted in the same turn of the loop.
+
+        Raises:
+            InvalidRequest: the spec is refused as it stands.
+            EnvironmentError, Timeout: it cannot be had.
+            Overloaded: too many wait, or the server is leaving.
+        """
+
+    async def close(self) -> None:
+        """Let go of everything; the pool has stopped."""
+
+
+class EnvironmentPool(Protocol):
+    """The part of a pool that has environments; `Supervisor` is one."""
+
+    on_unused: Callable[[str], None]
+    on_learned: Callable[[str, tuple[str, ...]], None]
+
+    def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
+        """Make it known."""
+
+    def retire_idle(self, name: str) -> None:
+        """Let its processes go, unless a call uses it."""
+
+
+class StoredEnvironments:
+    """Environments of the store, for one pool on one machine."""
+
+    def __init__(self, settings: EnvSettings, pool: EnvironmentPool) -> None:
+        self._store = envs.Environments(settings)
+        self._base_python = settings.base_python
+        self._limit_s = settings.build_timeout_s
+        self._pool = pool
+        #: One lease for each environment that the pool knows.
+        self._held: dict[str, Lease] = {}
+        self._provider: Provider | None = None
+        #: Environments in use that the store would rather delete.
+        self._unwanted: set[str] = set()
+        self._waiting = 0
+        self._closing = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        pool.on_unused = self._unused
+        pool.on_learned = self._learned
+
+    async def resolve(self, spec: Spec, report: Report) -> Provision:
+        """The environment, held until the pool has no more use for it."""
+        if self._waiting >= MOST_WAITING:
+            raise Overloaded("too many requests wait for their environments", retry_after_s=5)
+        self._waiting += 1
+        try:
+            return await self._leased(await self._store.acquire(spec, progress=report))
+        except EnvironmentFailure as failure:
+            raise self._error(failure) from failure
+        finally:
+            self._waiting -= 1
+
+    async def _leased(self, lease: Lease) -> Provision:
+        environment = lease.environment
+        if environment.root is None and environment.python == Path(self._base_python):
+            lease.release()
+            return Provision()
+        name = environment.digest
+        if name in self._held:
+            lease.release()
+        else:
+            await self._introduce(name, lease)
+        seconds = environment.seconds
+        return Provision(
+            environment=name,
+            origin=environment.origin,
+            resolve_s=seconds.resolve,
+            fetch_s=seconds.fetch,
+            build_s=seconds.build,
+        )
+
+    async def _introduce(self, name: str, lease: Lease) -> None:
+        """Make it known to the pool, with what its calls imported at other times."""
+        try:
+            modules = await self._store.preloads(name)
+            await self._watch_pressure()
+        except BaseException:
+            lease.release()
+            raise
+        if name in self._held or self._closing:
+            lease.release()  # another request was faster
+        else:
+            self._held[name] = lease
+            self._pool.add_environment(name, str(lease.environment.python), modules)
+
+    def _error(self, failure: EnvironmentFailure) -> FlashpoolError:
+        if isinstance(failure, envs.BuildAbandoned) and self._closing:
+            return Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
+        if isinstance(failure, envs.BuildTimeout):
+            return Timeout(str(failure), phase=Phase.BUILD.value, limit_s=self._limit_s)
+        if isinstance(failure, envs.SpecRefused):
+            return InvalidRequest(str(failure), requirement=failure.requirement)
+        return EnvironmentError(
+            str(failure),
+            kind=type(failure).__name__,
+            phase=failure.phase,
+            requirement=failure.requirement,
+            advice=failure.advice,
+            retryable=failure.retryable,
+        )
+
+    # What the pool tells.
+
+    def _unused(self, name: str) -> None:
+        lease = self._held.pop(name, None)
+        if lease is not None:
+            lease.release()
+        if name in self._unwanted and self._provider is not None:
+            self._begin(self._provider.make_room(reserve=False))
+        self._unwanted.discard(name)
+
+    def _learned(self, name: str, modules: tuple[str, ...]) -> None:
+        if not self._closing:
+            self._begin(self._store.record_preloads(name, modules))
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("The store of environments: %s", error)
+
+    # What the store tells.
+
+    async def _watch_pressure(self) -> None:
+        provider = await self._store.open()
+        if provider is not self._provider:
+            self._provider = provider
+            provider.on_pressure(self._pressed)
+
+    def _pressed(self, digests: tuple[str, ...]) -> None:
+        """They would be deleted for room, were they not in use: idle ones are not worth it."""
+        for name in self._held.keys() & set(digests):
+            self._unwanted.add(name)
+            self._pool.retire_idle(name)
+
+    async def close(self) -> None:
+        """Cancel builds, release what is held."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        held, self._held = self._held, {}
+        for lease in held.values():
+            lease.release()
+        await self._store.close()
