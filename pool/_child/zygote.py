@@ -51,13 +51,14 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     # Dumping the core of a crashed call would delay its report by seconds.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prefer_as_oom_victim()
-    status = 0
+    status, supervised = 0, True
     try:
         start, _ = wire.receive_packet(control)
         assert isinstance(start, dict)
         Zygote(control, guard_fd, start).run()
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
-        pass
+        # The supervisor is gone. Its guard, if somebody stopped it, will never see that.
+        supervised = False
     except preparation.NotSafe as error:
         wire.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
     except SystemExit as error:
@@ -65,8 +66,18 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
         status = 1
     finally:
         processes.kill_descendants()
+    if not supervised:
+        _kill_guard(guard_fd)
     sys.stderr.flush()
     os._exit(status)
+
+
+def _kill_guard(guard_fd: int) -> None:
+    """By its pidfd: its number may be somebody else's by now."""
+    try:
+        signal.pidfd_send_signal(guard_fd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _prefer_as_oom_victim() -> None:

@@ -387,3 +387,29 @@ def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):
     os.kill(live.zygote().pid, signal.SIGSTOP)
     assert started.wait(10).error_type == "WorkerCrashed"
     assert live.value(NEXT) == "fine"
+
+
+def test_a_stopped_guard_goes_with_a_killed_server():
+    """It cannot see the server's death, but its zygote does."""
+    script = "\n".join(
+        [
+            "import os, signal",
+            "from flashpool.pool import Pool",
+            "pool = Pool(max_workers=1)",
+            "pool.submit(abs, 1).result()",
+            "print(pool.stats().zygotes[0].pid, flush=True)",
+            "signal.pause()",
+        ]
+    )
+    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    with server.stdout:
+        zygote = int(server.stdout.readline())
+    guard = processes.parent(zygote)
+    os.kill(guard, signal.SIGSTOP)
+    server.kill()
+    server.wait()
+    deadline = time.monotonic() + 5
+    while alive(guard) or alive(zygote):
+        assert time.monotonic() < deadline, (alive(guard), alive(zygote))
+        time.sleep(0.01)
