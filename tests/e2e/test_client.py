@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from e2e.server import Server
-from e2e.test_environments import World
+from e2e.world import World
 
 pytestmark = pytest.mark.shared_pool
 

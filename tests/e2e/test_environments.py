@@ -1,56 +1,13 @@
 """Packages that requests name, over HTTP: real builds from a small index of wheels."""
 
-import contextlib
 import json
-import os
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.server import FLASHPOOL, Server, report, request, serving, until
-from envs.conftest import Index
-
-VERSION = "def f():\n    import alpha\n    return alpha.version"
-
-
-class World:
-    """An index, a volume, and the variables of servers that use them."""
-
-    def __init__(self, folder: Path) -> None:
-        for name in ("index", "empty", "volume"):
-            (folder / name).mkdir()
-        self.folder = folder
-        index = Index(folder / "index")
-        index.add("alpha", "1.0")
-        index.add("alpha", "2.0")
-        index.add("beta", "1.0", "alpha>=1.0")
-        index.add("quitter", "1.0", files={"now.py": "import os; os._exit(3)"})
-        self.variables = {
-            "FLASHPOOL_VOLUME": str(folder / "volume"),
-            "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
-            "FLASHPOOL_FIND_LINKS": str(folder / "index"),
-            "FLASHPOOL_INDEX_URL": (folder / "empty").as_uri(),
-            "FLASHPOOL_ENV_MIN_FREE_MB": "0",
-            "FLASHPOOL_SLOTS": "4",
-        }
-
-    @contextlib.contextmanager
-    def server(self, **variables: str) -> Iterator[Server]:
-        with serving(self.folder, **{**self.variables, **variables}) as server:
-            yield server
-
-    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
-        return subprocess.run(
-            [FLASHPOOL, "envs", *arguments],
-            env={**environ, **self.variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+from e2e.server import report, request, until
+from e2e.world import VERSION, World
 
 
 @pytest.fixture
