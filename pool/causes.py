@@ -7,8 +7,10 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: `flashpool.pool._child.birth.CHANNEL_LOST`, named here so that it need not be imported.
+#: Of `flashpool.pool._child.birth`, named here so that it need not be imported.
 CHANNEL_LOST: Final = 81
+DAMAGED: Final = 82
+NOT_BEGUN: Final = 83
 #: Characters of last output that go into a message.
 TAIL: Final = 2000
 
@@ -142,6 +144,13 @@ def _crash(facts: dict[str, Any]) -> str:
         return f"the worker was killed by {name}{usually} before the call had a result"
     if facts.get("exit_code") == CHANNEL_LOST:
         return CHANNEL_CLOSED.message
+    if facts.get("exit_code") == DAMAGED:
+        return (
+            "the worker could not report how the call ended, because the call damaged its "
+            "interpreter: it changed builtins, modules or hooks that Python itself needs"
+        )
+    if facts.get("exit_code") == NOT_BEGUN:
+        return "the worker failed before user code began; its last output says why"
     if "exit_code" in facts:
         return (
             f"the worker left with exit code {facts['exit_code']} before the call had a result: "

@@ -12,6 +12,10 @@ import os
 import resource
 import sys
 
+# Bound here: user code may have changed or deleted them when they are needed.
+from builtins import BaseException, BrokenPipeError, ConnectionResetError, OSError
+from os import _exit, write
+
 from . import preparation, processes, wire
 
 TYPE_CHECKING = False
@@ -21,8 +25,12 @@ if TYPE_CHECKING:
 
     from .channel import Channel
 
-#: Exit status of a worker whose channel user code destroyed.
+#: Exit statuses of workers without a RESULT: user code destroyed the channel; user code
+#: damaged the interpreter so that none could be made; no user code had begun.
 CHANNEL_LOST = 81
+DAMAGED = 82
+NOT_BEGUN = 83
+_LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EINVAL)
 #: Workers forked together; two descriptors of each ride on the report of them.
 BATCH = wire.MAX_FDS // 2
 #: From here on the channels of a batch, beyond what ``closerange(3, 1024)`` and its like reach.
@@ -34,7 +42,7 @@ def live(channel: Channel, output_fd: int, work: Callable[[], None]) -> NoReturn
 
     One straight run of calls, because each further function would be pages to copy.
     """
-    status = CHANNEL_LOST
+    status = NOT_BEGUN
     try:
         os.setsid()
         processes.become_subreaper()
@@ -49,10 +57,15 @@ def live(channel: Channel, output_fd: int, work: Callable[[], None]) -> NoReturn
         status = 0
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
         status = 0
+    except wire.Damaged as damage:
+        status = DAMAGED
+        write(2, f"{damage.what}\n".encode("utf-8", "replace"))
     except OSError as error:
-        if error.errno != errno.EBADF:
+        if error.errno in _LOST:
+            status = CHANNEL_LOST
+        else:
             sys.excepthook(*sys.exc_info())
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        os._exit(status)
+        _exit(status)

@@ -65,11 +65,12 @@ def _record(exc: BaseException) -> dict[str, Any]:
 def _least(exc: BaseException, error: BaseException) -> dict[str, Any]:
     """What can be said when even telling about it failed."""
     name = type.__dict__["__name__"].__get__(type(exc))  # a metaclass may lie, or raise
-    text = f"{name} (the exception cannot be described: {summary(error)})"
+    message = text_of(exc)
+    told = f"{name}: {message}" if message else name
     return {
         "error_type": name,
-        "error": text,
-        "details": {"class_name": name, "module": None, "message": text},
+        "error": f"{told} (no more can be told of it: {summary(error)})",
+        "details": {"class_name": name, "module": None, "message": message},
     }
 
 

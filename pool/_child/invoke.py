@@ -12,6 +12,9 @@ Items are handed to ``on_item`` as they come, or collected to a list without it.
 
 from __future__ import annotations
 
+# Bound here: what these say of a result must not change when user code changes builtins.
+from builtins import hasattr, list, type  # noqa: UP029
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio

@@ -100,6 +100,14 @@ class Closed(Exception):
     """The other end is gone."""
 
 
+class Damaged(Exception):
+    """No RESULT can be made or sent any more, because of ``what``."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
 class Frame:
     """One frame, complete; ``meta`` is still packed."""
 

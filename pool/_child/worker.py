@@ -11,6 +11,10 @@ import builtins
 import os
 import sys
 from _socket import socketpair
+
+# Bound here: user code may have changed or deleted them when its end is reported.
+from builtins import BaseException, OSError, getattr, isinstance, len, list, type  # noqa: UP029
+from os import _exit, getpid
 from time import monotonic
 
 from . import exceptions, flash, invoke, payload, processes, user_code, wire
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
     Outcome = tuple[str, bytes, list[int], dict[str, Any]]
 
-_BUILTINS = builtins.__dict__.copy()
+#: What everything in this process finds its builtins in, and what they were at first.
+_BUILTINS = builtins.__dict__
+_OWN_BUILTINS = _BUILTINS.copy()
 
 
 def serve(channel: Channel, began: Callable[[], None]) -> None:
@@ -35,22 +41,32 @@ def serve(channel: Channel, began: Callable[[], None]) -> None:
     call = channel.receive()
     pickled, stream, result_limit, env = wire.unpack_call_meta(call.meta)
     began()
-    pid = os.getpid()
-    if env:
-        os.environ.update(env)
+    pid = getpid()
     known = len(sys.modules)
     start = monotonic()
-    outcome = _run(channel, call, pickled, stream, result_limit)
+    outcome = _enter(env) if env else None
+    if outcome is None:
+        outcome = _run(channel, call, pickled, stream, result_limit)
     run_s = monotonic() - start
-    if os.getpid() != pid:
+    if getpid() != pid:
         # User code forked and its child came back here too: only one may answer.
-        os._exit(0)
+        _exit(0)
     try:
         _answer(channel, outcome, run_s, known)
-    except (TypeError, AttributeError):
-        # Not ours: user code replaced builtins that we, and the standard library, use.
-        builtins.__dict__.update(_BUILTINS)
-        _answer(channel, outcome, run_s, known)
+    except OSError:
+        raise
+    except BaseException as error:
+        _answer_damaged(channel, outcome, run_s, error)
+
+
+def _enter(env: dict[str, str]) -> Outcome | None:
+    """Set the call's variables; what is wrong with them, if they cannot be."""
+    try:
+        os.environ.update(env)
+    except (ValueError, OSError) as error:
+        why = f"env: a variable cannot be set: {error}"
+        return "pickle", b"", [], {"error_type": "InvalidRequest", "error": why}
+    return None
 
 
 def _run(
@@ -68,8 +84,8 @@ def _run(
         if value is invoke.STREAMED:
             return "stream", b"", [], {}
         if pickled:
-            return "pickle", *payload.dump_result(value, last=True), {}
-        body = flash.dump_result(value, request.as_json)
+            return "pickle", *_dump(lambda: payload.dump_result(value, last=True)), {}
+        body = _dump(lambda: flash.dump_result(value, request.as_json))
         if result_limit is not None and len(body) > result_limit:
             return "pickle", b"", [], _too_large(len(body), result_limit)
         return "json" if request.as_json else "pickle", body, [], {}
@@ -78,8 +94,60 @@ def _run(
     except exceptions.Unserializable as error:
         return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
     except BaseException as error:  # SystemExit and its like are results
+        return "pickle", *_capture(error)
+
+
+def _dump(dump: Callable[[], Any]) -> Any:
+    """Dump a result; once more with Python's own builtins where user code changed them."""
+    try:
+        return dump()
+    except BaseException:
+        if _BUILTINS == _OWN_BUILTINS:
+            raise
+        _BUILTINS.update(_OWN_BUILTINS)
+        return dump()
+
+
+def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
+    """What user code raised; or, where it left nothing to tell that with, what is amiss."""
+    _BUILTINS.update(_OWN_BUILTINS)
+    try:
         record, body = exceptions.capture(error)
-        return "pickle", body, [], {"user": True, **record}
+    except BaseException as problem:
+        return b"", [], _damaged(problem, error)
+    return body, [], {"user": True, **record}
+
+
+def _damaged(problem: BaseException, raised: BaseException | None = None) -> dict[str, Any]:
+    """A failure in words: this worker cannot do its part any more."""
+    what = exceptions.summary(problem)
+    error = (
+        "the worker could not report how the call ended, because the call damaged its "
+        f"interpreter (builtins, modules or hooks that Python itself needs): {what}"
+    )
+    if raised is not None:
+        error += f". The call had raised {exceptions.summary(raised)}"
+    return {"error_type": "WorkerCrashed", "error": error, "details": {"internal": what}}
+
+
+def _answer_damaged(channel: Channel, outcome: Outcome, run_s: float, error: BaseException) -> None:
+    """Answer although `_answer` failed, with as little of Python as can be."""
+    _BUILTINS.update(_OWN_BUILTINS)
+    form, body, fds, failure = outcome
+    try:
+        try:
+            meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=0, more=failure)
+            channel.send(wire.RESULT, meta.pack(), body, fds)
+        except OSError:
+            raise
+        except BaseException as again:
+            more = _damaged(again)
+            meta = wire.ResultMeta(ok=False, form="pickle", run_s=run_s, rss_kb=0, more=more)
+            channel.send(wire.RESULT, meta.pack(), b"", [])
+    except OSError:
+        raise
+    except BaseException:
+        raise wire.Damaged(exceptions.summary(error)) from None
 
 
 def _answer(channel: Channel, outcome: Outcome, run_s: float, known: int) -> None:
@@ -88,9 +156,9 @@ def _answer(channel: Channel, outcome: Outcome, run_s: float, known: int) -> Non
     if len(sys.modules) > known:
         more["modules"] = _installed(list(sys.modules)[known:])
     rss_kb = processes.peak_rss_kb()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in ("stdout", "stderr"):
         try:
-            stream.flush()
+            getattr(sys, stream).flush()
         except BaseException:  # replaced, closed or broken by user code
             pass
     processes.flush_c_streams()

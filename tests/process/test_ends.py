@@ -265,3 +265,69 @@ def test_a_receipt_says_what_a_call_cost(live):
     assert receipt.start_method == "fork"
     assert receipt.attempts == 1
     assert value(outcome) is None
+
+
+DAMAGES = {
+    "no-builtins": "import builtins; builtins.__dict__.clear()",
+    "no-len": "import builtins; builtins.len = None",
+    "no-type": "import builtins; builtins.type = builtins.hasattr = builtins.BaseException = None",
+    "no-getpid": "import os; del os.getpid; del os._exit",
+    "no-streams": "import sys; del sys.stdout; sys.excepthook = None",
+    "audit": "import sys; sys.addaudithook(REFUSE)",
+}
+REFUSES = """
+def REFUSE(event, args):
+    raise RuntimeError("refused: " + event)
+"""
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=list(DAMAGES))
+def test_a_result_is_reported_from_a_damaged_interpreter(live, damage):
+    code = f"{REFUSES}\ndef f():\n    {DAMAGES[damage]}\n    return [7]"
+    assert live.value(code) == [7]
+    fine(live)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=list(DAMAGES))
+def test_an_exception_is_reported_from_a_damaged_interpreter(live, damage):
+    error = "error = ValueError('mine')"
+    code = f"{REFUSES}\ndef f():\n    {error}\n    {DAMAGES[damage]}\n    raise error"
+    outcome = live.call(code)
+    assert outcome.error_type == "ValueError", outcome
+    assert outcome.error.startswith("ValueError: mine")
+    assert "_child" not in outcome.error
+    fine(live)
+
+
+def test_what_broken_builtins_raise_in_user_code_is_described(live):
+    code = "import builtins\ndef f():\n    builtins.len = None\n    return len([])"
+    outcome = live.call(code)
+    assert outcome.error_type == "TypeError"
+    assert "'NoneType' object is not callable" in outcome.error
+    assert "line 4, in f" in outcome.error
+    assert "_child" not in outcome.error
+
+
+def test_a_worker_that_cannot_report_says_why(live):
+    code = """
+import sys
+def f():
+    wire = sys.modules["_flashpool.wire"]
+    def broken(**_): raise LookupError("gone")
+    wire.ResultMeta = broken
+    return 1
+"""
+    outcome = live.call(code)
+    assert outcome.error_type == "WorkerCrashed"
+    assert "damaged its interpreter" in outcome.error
+    assert "LookupError" in outcome.error
+    assert "closed" not in outcome.error
+    fine(live)
+
+
+@pytest.mark.parametrize("env", [{"A": "\ud800"}, {"A=B": "1"}, {"A": "x\0y"}])
+def test_variables_that_cannot_be_set_are_the_callers_error(live, env):
+    outcome = live.call(NEXT, call={"env": env})
+    assert outcome.error_type == "InvalidRequest", outcome
+    assert "env" in outcome.error
+    fine(live)
