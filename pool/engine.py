@@ -157,6 +157,8 @@ class Engine:
                 return
             if function == self._submit:
                 close_all(args[1].fds)
+            elif function == self._answer_stats:
+                args[0].put(None)
 
     def cancel(self, task: Task, reason: str = "cancelled by its caller") -> None:
         """End a call, wherever it is."""
@@ -167,10 +169,17 @@ class Engine:
         self.post(self._credit, task, items)
 
     def stats(self) -> Any:
-        """The supervisor's statistics."""
+        """The supervisor's statistics.
+
+        Raises:
+            PoolClosed: the loop has ended.
+        """
         answer: SimpleQueue[Any] = SimpleQueue()
-        self.post(lambda: answer.put(self._supervisor.stats()))
-        return answer.get()
+        self.post(self._answer_stats, answer)
+        stats = answer.get()
+        if stats is None:
+            raise PoolClosed("the pool is shut down: it has no statistics any more")
+        return stats
 
     @property
     def outstanding(self) -> int:
@@ -278,6 +287,9 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - Overloaded and its like are the call's end
             close_all(call.fds)
             self._drop(task, error)
+
+    def _answer_stats(self, answer: SimpleQueue[Any]) -> None:
+        answer.put(self._supervisor.stats())
 
     def _drop(self, task: Task, error: BaseException) -> None:
         self.deliver(task.fail, error)

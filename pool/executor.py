@@ -16,17 +16,17 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from . import mapping, pickling
+from . import mapping, parameters, pickling
 from ._child import payload
 from .calls import Call, Codec
 from .config import PoolConfig, usable_cores
 from .engine import Engine, close_all
 from .errors import PoolClosed
 from .futures import CallFuture, CallSink
-from .options import CallOptions, check_names
+from .options import CallOptions, is_whole
 
 T = TypeVar("T")
 
@@ -156,9 +156,12 @@ class Pool(_Submitter):
         show_output: bool = True,
         **settings: Any,
     ) -> None:
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        check_names("parameter", settings, [*_PARAMETERS, *_settings()])
+        if is_whole(max_workers) and max_workers <= 0:
+            raise ValueError(f"max_workers must be greater than 0; got {max_workers!r}")
+        given = {"max_workers": max_workers, "timeout": timeout, "memory_mb": memory_mb}
+        settings = parameters.check({**given, "show_output": show_output, **settings})
+        for name in parameters.OWN:
+            del settings[name]
         self._options = CallOptions().merged({"timeout": timeout, "memory_mb": memory_mb})
         settings.setdefault("queue_limit", None)
         settings.setdefault("worker_env", dict(os.environ))
@@ -171,7 +174,10 @@ class Pool(_Submitter):
         )
         self._engine: Engine | None = None
         self._closed = False
-        self._lock = threading.Lock()
+        #: Held while the engine is started. Reentrant: a signal handler may shut us down
+        #: in the middle of that, in the same thread.
+        self._lock = threading.RLock()
+        _pools.add(self)
         self.show_output = show_output
 
     def _pool(self) -> Pool:
@@ -189,18 +195,26 @@ class Pool(_Submitter):
             with self._lock:
                 engine = self._engine or self._start_engine()
         engine.check_is_ours()
-        if self._closed:
-            raise PoolClosed("cannot schedule new futures after shutdown")
+        self._check_open()
         return engine
 
-    def _start_engine(self) -> Engine:
+    def _check_open(self) -> None:
         if self._closed:
             raise PoolClosed("cannot schedule new futures after shutdown")
+
+    def _start_engine(self) -> Engine:
+        self._check_open()
         engine = Engine(self._config)
         engine.start()
         # The engine's threads keep it alive; when the pool goes, it finishes and goes.
         weakref.finalize(self, engine.close).atexit = False
         self._engine = engine
+        try:
+            self._check_open()
+        except PoolClosed:
+            # `shutdown` came meanwhile, and may have found no engine to close.
+            engine.close()
+            raise
         return engine
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -209,6 +223,11 @@ class Pool(_Submitter):
         Called from a future's callback it never waits: the callback is part of the work.
         """
         self._closed = True
+        if wait:
+            # Another thread's first `submit` may be starting the engine. Without waiting
+            # it is that thread that closes it: it looks at `_closed` after `_engine` is set.
+            self._lock.acquire()
+            self._lock.release()
         engine = self._engine
         if engine is None:
             return
@@ -227,14 +246,17 @@ class Pool(_Submitter):
         return f"<Pool {state}, {self._config.slots} at once, {calls} outstanding>"
 
 
-#: Parameters of `Pool` that stand for a setting of another name, or for none.
-_PARAMETERS: Final = ["max_workers", "timeout", "memory_mb", "show_output"]
+#: Pools of this process, for its forks.
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
-def _settings() -> list[str]:
-    """The fields of `PoolConfig` that `Pool` takes as keywords."""
-    taken = ("slots", "call_timeout_s", "memory_mb")
-    return [one.name for one in fields(PoolConfig) if one.name not in taken]
+def _free_locks() -> None:
+    """In a fork: a thread that is not here may have held them, starting an engine."""
+    for pool in list(_pools):
+        pool._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_free_locks)
 
 
 class PoolView(_Submitter):

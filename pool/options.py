@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from .calls import Limits
 from .errors import InvalidRequest
@@ -73,18 +73,17 @@ def _requirements(value: Iterable[str] | str | None) -> tuple[str, ...]:
 def _check(options: CallOptions) -> None:
     for name in ("timeout", "queue_timeout"):
         value = getattr(options, name)
-        if value is not None and not (_is_number(value) and 0 < value <= SECONDS_MAX):
+        if value is not None and not (is_number(value) and 0 < value <= SECONDS_MAX):
             raise InvalidRequest(
                 f"{name} is seconds, more than 0 and at most {SECONDS_MAX}, or None; got {value!r}"
             )
     memory_mb = options.memory_mb
-    whole = isinstance(memory_mb, int) and not isinstance(memory_mb, bool)
-    if memory_mb is not None and not (whole and memory_mb >= MEMORY_MB_MIN):
+    if memory_mb is not None and not (is_whole(memory_mb) and memory_mb >= MEMORY_MB_MIN):
         raise InvalidRequest(
             f"memory_mb is a whole number of MiB, {MEMORY_MB_MIN} or more, or None; "
             f"got {memory_mb!r}"
         )
-    _check_env(options.env)
+    check_env("env", options.env)
     if options.isolation != "call":
         raise InvalidRequest(
             f"isolation is 'call' (a process for each call); got {options.isolation!r}"
@@ -101,17 +100,24 @@ def _check(options: CallOptions) -> None:
         )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_env(env: object) -> None:
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_env(what: str, env: object) -> None:
+    """Refuse what cannot be environment variables."""
     if not isinstance(env, Mapping):
-        raise InvalidRequest(f"env maps names to values; got {env!r}")
+        raise InvalidRequest(f"{what} maps names to values; got {env!r}")
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
             raise InvalidRequest(
-                f"an environment variable is a name and a text; got {name!r}: {value!r}"
+                f"{what}: a variable is a name and a text; got {name!r}: {value!r}"
             )
         if "\0" in name + value:
-            raise InvalidRequest(f"environment variable {name!r} contains a NUL byte")
+            raise InvalidRequest(f"{what}: variable {name!r} contains a NUL byte")

@@ -12,6 +12,11 @@ from contract import executor_functions as there
 from contract.waiting import eventually, is_alive, running
 
 from flashpool.pool import Pool, PoolClosed, WorkerCrashed
+from flashpool.pool.engine import Engine
+
+
+def engine_threads():
+    return [t.name for t in threading.enumerate() if t.name.startswith("flashpool")]
 
 
 @pytest.fixture(params=["fork", "spawn"])
@@ -86,6 +91,72 @@ class TestShutdown:
         for thread in threads:
             thread.join(10)
         assert future.result(0) == 5
+
+    @pytest.mark.parametrize("wait", [True, False])
+    def test_during_the_first_submit_of_another_thread(self, method, monkeypatch, wait):
+        starting, go = threading.Event(), threading.Event()
+        start = Engine.start
+
+        def start_late(engine):
+            starting.set()
+            assert go.wait(10)
+            start(engine)
+
+        monkeypatch.setattr(Engine, "start", start_late)
+        pool = Pool(1, start_method=method)
+        errors = []
+
+        def submit():
+            try:
+                pool.submit(abs, -1)
+            except PoolClosed as error:
+                errors.append(str(error))
+
+        submitter = threading.Thread(target=submit)
+        submitter.start()
+        assert starting.wait(10)
+        closer = threading.Thread(target=pool.shutdown, args=(wait,))
+        closer.start()
+        if wait:
+            eventually(lambda: pool._closed)
+        else:
+            closer.join(10)
+            assert not closer.is_alive(), "it waits for the start"
+        go.set()
+        closer.join(10)
+        submitter.join(10)
+        assert errors == ["cannot schedule new futures after shutdown"]
+        if wait:
+            assert not engine_threads()
+        eventually(lambda: not engine_threads())
+
+    def test_in_a_signal_handler_during_the_first_submit(self, method, monkeypatch):
+        pool = Pool(1, start_method=method)
+        before = signal.signal(signal.SIGUSR1, lambda *_: pool.shutdown())
+        start = Engine.start
+
+        def start_interrupted(engine):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            start(engine)
+
+        monkeypatch.setattr(Engine, "start", start_interrupted)
+        try:
+            with pytest.raises(PoolClosed):
+                pool.submit(abs, -1)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        eventually(lambda: not engine_threads())
+
+    def test_between_the_look_and_the_question_for_stats(self, method):
+        pool = Pool(1, start_method=method)
+        pool.submit(abs, -1).result()
+        engine = pool._engine_to_submit()
+        pool.shutdown()
+        asked = threading.Thread(target=lambda: pytest.raises(PoolClosed, engine.stats))
+        asked.daemon = True
+        asked.start()
+        asked.join(10)
+        assert not asked.is_alive(), "it hangs"
 
     def test_while_others_submit(self, method):
         pool = Pool(2, start_method=method)

@@ -1,0 +1,96 @@
+"""What `Pool` takes: each value that makes no sense is refused by name, before anything starts."""
+
+import math
+from dataclasses import fields
+
+import pytest
+
+from flashpool.pool import InvalidRequest, Pool
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.parameters import KINDS, check
+
+NAN, INFINITE = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("queue_limit", value) for value in (-1, 1.5, NAN, "10", True)],
+        *[("max_workers", value) for value in (1.5, True, "2", 10**6)],
+        *[("timeout", value) for value in (0, -1, NAN, INFINITE, "1", True)],
+        *[("queue_timeout_s", value) for value in (0, -1, NAN, INFINITE)],
+        *[("memory_mb", value) for value in (0, -1, 1.5, NAN)],
+        *[("grace_s", value) for value in (-0.1, NAN, INFINITE, None)],
+        *[("start_timeout_s", value) for value in (0, NAN, None)],
+        *[("output_limit", value) for value in (-1, 1.5, None)],
+        *[("max_spares", value) for value in (-1, 1.5, None)],
+        *[("spare_idle_s", value) for value in (0, NAN)],
+        *[("max_environments", value) for value in (0, 0.5)],
+        *[("environment_idle_s", value) for value in (0, NAN)],
+        *[("start_method", value) for value in ("forkserver", None, 3)],
+        *[("log_level", value) for value in ("LOUD", 10, None)],
+        *[("preload", value) for value in ("numpy", 3, [3], [""])],
+        *[("preload_learn", value) for value in ("*", None)],
+        *[("extra_path", value) for value in ("/a", [1])],
+        ("worker_env", []),
+        *[("workdir", value) for value in (3, "", "a\0b")],
+        *[("base_python", value) for value in (3, "", None)],
+        *[("show_output", value) for value in ("no", None)],
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(name, value):
+    with pytest.raises(InvalidRequest, match=f"{name}.*; got ") as caught:
+        Pool(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("variables", [{"A": 1}, {"A=B": "1"}, {"": "1"}, {"A": "\0"}])
+def test_variables_that_no_environment_can_have(variables):
+    with pytest.raises(InvalidRequest, match=r"^worker_env: .*variable"):
+        Pool(worker_env=variables)
+
+
+def test_it_says_what_is_accepted():
+    with pytest.raises(InvalidRequest) as caught:
+        Pool(queue_limit=-1)
+    assert str(caught.value) == "queue_limit is a whole number, 0 or more, or None; got -1"
+
+
+@pytest.mark.parametrize("name", ["slots", "call_timeout_s", "max_tasks_per_child"])
+def test_names_that_are_none(name):
+    with pytest.raises(InvalidRequest, match=f"unknown parameter {name}.*there are: max_workers"):
+        Pool(**{name: 1})
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_as_the_standard_library_has_it(value):
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        Pool(value)
+
+
+def test_what_makes_sense_is_taken(tmp_path):
+    pool = Pool(
+        3,
+        timeout=1,
+        memory_mb=64,
+        queue_limit=0,
+        queue_timeout_s=None,
+        grace_s=0,
+        max_spares=0,
+        preload=["json"],
+        preload_learn=(),
+        extra_path=[tmp_path],
+        workdir=tmp_path,
+        worker_env={"A": "1"},
+        log_level="DEBUG",
+    )
+    config = pool._config
+    assert (config.slots, config.call_timeout_s, config.memory_mb) == (3, 1, 64)
+    assert (config.preload, config.extra_path) == (("json",), (str(tmp_path),))
+    assert config.workdir == str(tmp_path)
+
+
+def test_defaults_are_accepted():
+    defaults = PoolConfig()
+    names = {one.name for one in fields(PoolConfig)} & KINDS.keys()
+    check({name: getattr(defaults, name) for name in names})
