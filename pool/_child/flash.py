@@ -70,9 +70,7 @@ def load_call(body: bytes) -> Invocation:
     as_json = _is_json(request)
     modules = _field(request, "modules", dict)
     if modules:
-        for path, text in modules.items():
-            _expect(f"modules[{path!r}]", text, str)
-        user_modules.install_modules(modules)
+        _install(modules)
     execution_type = request.get("execution_type") or "function"
     if execution_type == "function":
         function = _function(request)
@@ -82,6 +80,40 @@ def load_call(body: bytes) -> Invocation:
         raise BadRequest(f"execution_type: expected 'function' or 'class', got {execution_type!r}")
     args, kwargs = _arguments(request, "args", "kwargs", as_json)
     return Invocation(function, args, kwargs, as_json=as_json)
+
+
+def load_instance(body: bytes) -> Any:
+    """Make the instance a request describes.
+
+    Raises:
+        BadRequest: the request is malformed.
+        BaseException: the user's code raised it.
+    """
+    request = read_request(body)
+    modules = _field(request, "modules", dict)
+    if modules:
+        _install(modules)
+    return _instance(request, _is_json(request))
+
+
+def load_method(body: bytes, instance: object) -> Invocation:
+    """What a request calls in an instance that is there already.
+
+    Raises:
+        BadRequest: the request is malformed, or the instance has no such method.
+    """
+    request = read_request(body)
+    as_json = _is_json(request)
+    name = _expect("method_name", request.get("method_name") or "__call__", str)
+    method = user_code.find_method(instance, name)
+    args, kwargs = _arguments(request, "args", "kwargs", as_json)
+    return Invocation(method, args, kwargs, as_json=as_json)
+
+
+def _install(modules: dict[str, Any]) -> None:
+    for path, text in modules.items():
+        _expect(f"modules[{path!r}]", text, str)
+    user_modules.install_modules(modules)
 
 
 # -- The request ------------------------------------------------------------------------
@@ -164,29 +196,18 @@ def _function(request: Request) -> Callable[..., Any]:
 
 
 def _method(request: Request, as_json: bool) -> Callable[..., Any]:
-    """An instance of this call's own; a resident builds once and finds methods often."""
-    instance = build_instance(request, build_class(request), as_json=as_json)
-    return find_method(request, instance)
+    """A method of an instance of this call's own."""
+    name = _expect("method_name", request.get("method_name") or "__call__", str)
+    return user_code.find_method(_instance(request, as_json), name)
 
 
-def build_class(request: Request) -> type[Any]:
-    """The class a request carries."""
+def _instance(request: Request, as_json: bool) -> Any:
     name = _text(request, "class_name")
     code = _text(request, "class_code")
     check_text("class_code", code)
-    return user_code.build_class(code, name)
-
-
-def build_instance(request: Request, cls: type[Any], *, as_json: bool) -> Any:
-    """An instance of it, from the constructor's arguments in the request."""
+    cls = user_code.build_class(code, name)
     args, kwargs = _arguments(request, "constructor_args", "constructor_kwargs", as_json)
     return user_code.build_instance(cls, args, kwargs)
-
-
-def find_method(request: Request, instance: object) -> Callable[..., Any]:
-    """The method a request names, bound to an instance."""
-    name = _expect("method_name", request.get("method_name") or "__call__", str)
-    return user_code.find_method(instance, name)
 
 
 # -- Arguments --------------------------------------------------------------------------

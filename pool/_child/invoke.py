@@ -58,11 +58,16 @@ def run(
 ) -> Any:
     """Call and return the result, or `STREAMED`. Raises whatever the function raises."""
     value = function(*args, **kwargs)
-    if _is_awaitable(value) or type(value) is AsyncGenerators:
+    if needs_loop(value):
         return _run_loop(value, on_item)
     if type(value) is Generators:
         return _drain(value, on_item)
     return value
+
+
+def needs_loop(value: object) -> bool:
+    """Whether what a function returned is seen through by `complete`."""
+    return _is_awaitable(value) or type(value) is AsyncGenerators
 
 
 def _is_awaitable(value: object) -> bool:
@@ -93,7 +98,8 @@ async def _adrain(items: AsyncGenerator[Any, None], on_item: OnItem | None) -> A
     return STREAMED
 
 
-async def _complete(value: Any, on_item: OnItem | None) -> Any:
+async def complete(value: Any, on_item: OnItem | None) -> Any:
+    """See through, on the running loop, what a function returned."""
     if _is_awaitable(value):
         value = await value
     if type(value) is AsyncGenerators:
@@ -112,7 +118,7 @@ def _run_loop(value: Any, on_item: OnItem | None) -> Any:
     loop = _loop_of(value) or asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return _result(loop, _complete(value, on_item))
+        return _result(loop, complete(value, on_item))
     finally:
         _close(loop)
 

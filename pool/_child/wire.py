@@ -9,8 +9,8 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
       START  how to prepare, see `zygote`        LOADING  module          (being imported)
       FORK   n, practise                         SKIPPED  module, why     (not preloaded)
       STOP   worker, grace, dump                 READY    pid, modules, python
-      LEAVE                                      UNSAFE   module, why     (must not fork)
-                                                 SPARES   workers, ready  + 2 descriptors each
+      DROP   worker: unless user code began      UNSAFE   module, why     (must not fork)
+      LEAVE                                      SPARES   workers, ready  + 2 descriptors each
                                                  NOT_FORKED  n, why
                                                  Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
@@ -24,6 +24,15 @@ ride on its first byte.
     READY   worker -> supervisor   a spare that prepared itself can take its call
     ITEM    worker -> supervisor                 | one item
     RESULT  worker -> supervisor   `ResultMeta`  | result, or pickled exception
+
+A spare that gets LOAD becomes a resident: it has many calls, so from there on each meta,
+but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER`).
+
+    LOAD    supervisor -> worker   `pack_call_meta` | what to make the instance of
+    LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, when it failed
+    OUTPUT  worker -> supervisor   number        | what an overlapping call printed
+    CANCEL  supervisor -> worker   number: an overlapping call is to end
+    CLOSE   supervisor -> worker   close the instance, and leave
 
 Only numbers, JSON and bytes that nobody but user code interprets: the two ends may run
 different Pythons. Structs where every call passes, because a worker pays for each page of
@@ -55,6 +64,7 @@ if TYPE_CHECKING:
 START = "start"
 FORK = "fork"
 STOP = "stop"
+DROP = "drop"
 LEAVE = "leave"
 LOADING = "loading"
 SKIPPED = "skipped"
@@ -67,9 +77,14 @@ GONE = "gone"
 # Kinds of frame on a channel.
 CALL = 1
 CREDIT = 2
+LOAD = 3
+CANCEL = 4
+CLOSE = 5
 WORKER_READY = 16
 ITEM = 18
 RESULT = 19
+LOADED = 20
+OUTPUT = 21
 
 #: magic, kind, number of descriptors, length of meta, length of body.
 HEADER = struct.Struct("<2sBBIQ")
@@ -140,11 +155,40 @@ def unpack_call_meta(data: bytes) -> tuple[bool, bool, int | None, dict[str, str
     return flags & 1 > 0, flags & 2 > 0, None if limit < 0 else limit, env
 
 
+#: In front of the metas of a resident's frames: which of its calls.
+NUMBER = struct.Struct("<Q")
+#: The bit of a number that marks a CALL which may overlap with others.
+_OVERLAPS = 1 << 63
+
+
+def numbered(number: int, meta: bytes = b"", *, overlaps: bool = False) -> bytes:
+    """The meta of a frame on a resident's channel."""
+    return NUMBER.pack(number | _OVERLAPS if overlaps else number) + meta
+
+
+def split_number(meta: bytes) -> tuple[int, bytes]:
+    """The number of the call, and the rest.
+
+    Raises:
+        BadFrame: there is none.
+    """
+    if len(meta) < NUMBER.size:
+        raise BadFrame("a resident's frame without the number of its call")
+    return NUMBER.unpack_from(meta)[0] & ~_OVERLAPS, meta[NUMBER.size :]
+
+
+def overlaps(meta: bytes) -> bool:
+    """Whether a CALL to a resident may run beside others."""
+    return bool(NUMBER.unpack_from(meta)[0] & _OVERLAPS)
+
+
 class ResultMeta:
     """How a call ended.
 
     ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any and,
     of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
+    Of a resident also ``overlapping`` (LOADED: methods whose calls may run together) and
+    ``poisoned`` (why nothing more can be run in it).
     """
 
     __slots__ = ("form", "more", "ok", "rss_kb", "run_s")

@@ -36,11 +36,18 @@ _OWN_BUILTINS = _BUILTINS.copy()
 def serve(channel: Channel, began: Callable[[], None]) -> None:
     """Run the one call; send exactly one RESULT, from the process that got the call.
 
+    A spare that is told to load an instance becomes a `resident`, and returns when that ends.
+
     ``began`` is called when user code may run from there on.
     """
     call = channel.receive()
-    pickled, stream, result_limit, env = wire.unpack_call_meta(call.meta)
     began()
+    if call.kind == wire.LOAD:
+        from . import resident
+
+        resident.live(channel, call, _installed)
+        return
+    pickled, stream, result_limit, env = wire.unpack_call_meta(call.meta)
     pid = getpid()
     known = len(sys.modules)
     start = monotonic()

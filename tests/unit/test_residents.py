@@ -1,0 +1,291 @@
+"""The table of instances against a world that carries out its commands in any order."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from flashpool.pool.residents import (
+    CRASH_WINDOW_S,
+    CRASHES,
+    Abandon,
+    Close,
+    Command,
+    Conflict,
+    Invoke,
+    Load,
+    NotThere,
+    Policy,
+    Refuse,
+    Residents,
+    Rest,
+    State,
+    Want,
+    WantSlot,
+)
+
+NAMES = ["a", "b", "c", "d"]
+POLICY = Policy(limit=2, idle_s=30.0, memory_bytes=1000)
+
+
+class World(RuleBasedStateMachine):
+    """Instances are loaded, called, closed and killed; time passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Residents(POLICY)
+        self.now = 0.0
+        self.ids = itertools.count()
+        self.asked: list[str] = []
+        self.loading: list[str] = []
+        self.ready: set[str] = set()
+        self.leaving: list[str] = []
+        self.slots: set[str] = set()
+        self.want_slot: list[str] = []
+        self.open: dict[int, str] = {}
+        self.running: dict[int, str] = {}
+
+    def carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Load):
+                assert command.instance not in self.with_worker()
+                self.asked.append(command.instance)
+            elif isinstance(command, Abandon):
+                self.asked.remove(command.instance)
+            elif isinstance(command, WantSlot):
+                assert command.instance in self.ready - self.slots
+                self.want_slot.append(command.instance)
+            elif isinstance(command, Rest):
+                self.slots.remove(command.instance)
+                assert command.instance not in self.running.values()
+            elif isinstance(command, Invoke):
+                assert command.instance in self.ready & self.slots
+                assert self.open[command.call] == command.instance
+                self.running[command.call] = command.instance
+            elif isinstance(command, Close):
+                assert command.instance in self.ready
+                assert command.instance not in self.running.values()
+                self.end(command.instance)
+            elif isinstance(command, Refuse):
+                assert self.open.pop(command.call) == command.instance
+
+    def with_worker(self) -> set[str]:
+        return {*self.asked, *self.loading, *self.ready, *self.leaving}
+
+    def end(self, name: str) -> None:
+        self.ready.discard(name)
+        self.slots.discard(name)
+        if name in self.want_slot:
+            self.want_slot.remove(name)
+        self.leaving.append(name)
+
+    @rule(name=st.sampled_from(NAMES), method=st.sampled_from("sa"), anew=st.booleans())
+    def call(self, name: str, method: str, anew: bool) -> None:
+        call = next(self.ids)
+        self.open[call] = name
+        want = Want(instance=name, code=1, method=method, concurrency=2, anew=anew)
+        self.carry_out(self.table.called(call, want, self.now))
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def begin_to_load(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.asked))
+        self.asked.remove(name)
+        self.loading.append(name)
+        self.slots.add(name)
+        self.table.loading(name)
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data())
+    def load(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.loading))
+        self.loading.remove(name)
+        self.ready.add(name)
+        self.carry_out(self.table.loaded(name, ["a"], self.now))
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data())
+    def refuse_to_load(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.loading))
+        self.loading.remove(name)
+        for call in self.table.not_loaded(name, "it raised"):
+            assert self.open.pop(call) == name
+        self.end(name)
+
+    @precondition(lambda self: self.loading or self.ready)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted({*self.loading, *self.ready})))
+        if name in self.loading:
+            self.loading.remove(name)
+        self.end(name)
+        self.leaving.remove(name)
+        self.forget_running(name)
+        self.carry_out(self.table.gone(name, "it died", self.now, crashed=True))
+
+    @precondition(lambda self: self.leaving)
+    @rule(data=st.data())
+    def go(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.leaving))
+        self.leaving.remove(name)
+        self.forget_running(name)
+        self.carry_out(self.table.gone(name, "it closed", self.now))
+
+    def forget_running(self, name: str) -> None:
+        for call, instance in list(self.running.items()):
+            if instance == name:
+                del self.running[call], self.open[call]
+
+    @precondition(lambda self: self.want_slot)
+    @rule(data=st.data())
+    def grant(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.want_slot))
+        self.want_slot.remove(name)
+        self.slots.add(name)
+        self.carry_out(self.table.granted(name, self.now))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(sorted(self.running)))
+        del self.running[call], self.open[call]
+        self.carry_out(self.table.answered(call, self.now))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(sorted(self.open)))
+        commands = self.table.withdrawn(call, self.now)
+        assert (commands is None) == (call in self.running)
+        if commands is not None:
+            del self.open[call]
+            self.carry_out(commands)
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data())
+    def kill(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.ready)))
+        self.table.leaving(name, "a call in it ran too long")
+        self.end(name)
+
+    @rule(seconds=st.floats(0, 40))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.carry_out(self.table.tick(self.now))
+
+    @rule(name=st.sampled_from(NAMES), size=st.integers(0, 1500))
+    def measure(self, name: str, size: int) -> None:
+        self.table.measured(name, size)
+
+    @rule()
+    def need(self) -> None:
+        self.carry_out(self.table.needed(list(self.ready), "a call needs its GPU"))
+
+    @invariant()
+    def no_more_than_the_limit_have_a_worker(self) -> None:
+        assert len(self.with_worker()) <= POLICY.limit
+
+    @invariant()
+    def calls_of_one_instance_run_alone_or_overlap_within_its_concurrency(self) -> None:
+        for instance in self.table:
+            if len(instance.running) > 1:
+                assert all(instance.running.values())
+                assert len(instance.running) <= 2
+
+    @invariant()
+    def the_table_counts_its_waiting_calls(self) -> None:
+        assert self.table.waiting == len(self.open) - len(self.running)
+
+    @invariant()
+    def nothing_waits_for_ever(self) -> None:
+        """Whoever waits has something under way that will move it."""
+        for instance in self.table:
+            if not instance.waiting:
+                continue
+            name = instance.name
+            moving = name in {*self.asked, *self.loading, *self.want_slot, *self.leaving}
+            called = any(one == name for one in self.running.values())
+            full = instance.state is State.PENDING and not any(one.idle for one in self.table)
+            room_comes = instance.state is State.PENDING and bool(self.leaving)
+            assert moving or called or full or room_comes, instance
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def _ready(table: Residents, name: str, call: int, now: float) -> None:
+    """Have one loaded by a call, and the call over."""
+    assert table.called(call, Want(instance=name, code=1), now) == [Load(name)]
+    table.loading(name)
+    assert Invoke(call, name) in table.loaded(name, [], now)
+    assert Rest(name) in table.answered(call, now)
+
+
+def test_the_one_idle_for_longest_makes_room() -> None:
+    table = Residents(Policy(limit=2))
+    _ready(table, "a", 1, 1.0)
+    _ready(table, "b", 2, 2.0)
+    (close,) = table.called(3, Want(instance="c", code=1), 3.0)
+    assert isinstance(close, Close)
+    assert close.instance == "a"
+    assert table.gone("a", "closed", 4.0) == [Load("c")]
+
+
+def test_other_code_under_one_name_is_refused_unless_it_replaces() -> None:
+    table = Residents(Policy())
+    _ready(table, "a", 1, 0.0)
+    with pytest.raises(Conflict):
+        table.called(2, Want(instance="a", code=2), 1.0)
+    commands = table.called(3, Want(instance="a", code=2, anew=True), 1.0)
+    assert commands == [Close("a", "it was replaced")]
+    assert table.gone("a", "closed", 2.0) == [Load("a")]
+    instance = table.get("a")
+    assert instance is not None
+    assert (instance.code, instance.generation) == (2, 2)
+
+
+def test_one_that_must_exist_is_not_made_again() -> None:
+    table = Residents(Policy(idle_s=10))
+    _ready(table, "a", 1, 0.0)
+    assert [type(one) for one in table.tick(11.0)] == [Close]
+    table.gone("a", "closed", 12.0)
+    with pytest.raises(NotThere, match="nobody called it for 10 s"):
+        table.called(2, Want(instance="a", code=1, must_exist=True), 13.0)
+    assert table.called(3, Want(instance="a", code=1), 14.0) == [Load("a")]
+    instance = table.get("a")
+    assert instance is not None
+    assert instance.generation == 2
+
+
+def test_a_crash_loop_is_cut_off_and_tried_again_later() -> None:
+    table = Residents(Policy())
+    table.called(1, Want(instance="a", code=1), 0.0)
+    for _ in range(CRASHES):
+        table.loading("a")
+        commands = table.gone("a", "killed by SIGSEGV", 1.0, crashed=True)
+    (refusal,) = commands
+    assert isinstance(refusal, Refuse)
+    assert "killed by SIGSEGV" in refusal.reason
+    (refusal,) = table.called(2, Want(instance="a", code=1), 2.0)
+    assert isinstance(refusal, Refuse)
+    assert table.called(3, Want(instance="a", code=1), 2.0 + CRASH_WINDOW_S) == [Load("a")]
+
+
+def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() -> None:
+    table = Residents(Policy())
+    want = Want(instance="a", code=1, method="a", concurrency=2)
+    table.called(1, want, 0.0)
+    table.called(2, Want(instance="a", code=1, method="s"), 0.0)
+    table.called(3, want, 0.0)
+    table.loading("a")
+    assert table.loaded("a", ["a"], 1.0) == [Invoke(1, "a")]
+    assert table.answered(1, 2.0) == [Rest("a"), WantSlot("a", 0.0)]
+    assert table.granted("a", 2.0) == [Invoke(2, "a")]
+    assert table.called(4, want, 2.0) == []
+    table.answered(2, 3.0)
+    assert table.granted("a", 3.0) == [Invoke(3, "a"), Invoke(4, "a")]
