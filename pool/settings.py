@@ -118,6 +118,9 @@ class Settings:
     header_timeout_s: float = _setting(
         kind.seconds(), "10", "Seconds a client has to send the headers of a request."
     )
+    send_timeout_s: float = _setting(
+        kind.seconds(), "60", "Seconds a client may go without taking a byte of its response."
+    )
     keepalive_s: int = _setting(
         kind.integer(1, 86400), "600", "Seconds an idle connection is kept open."
     )

@@ -6,7 +6,8 @@ import pytest
 from unit.frontends.stand_in import StandInPool
 from unit.frontends.wire import BODY, Client, at_end, post, read_reply, run, serving
 
-from flashpool.frontends.listener import HEADERS_LIMIT, ListenError, bind, url
+from flashpool.frontends.connections import HEADERS_LIMIT
+from flashpool.frontends.listener import ListenError, bind, url
 
 FAST = {"FLASHPOOL_HEADER_TIMEOUT_S": "0.3"}
 
@@ -114,7 +115,7 @@ def test_what_is_no_http(data: bytes) -> None:
 
 
 def test_one_connection_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashpool.frontends.listener._connection_limit", lambda: 1)
+    monkeypatch.setattr("flashpool.frontends.connections._connection_limit", lambda: 1)
 
     async def main() -> None:
         async with serving(StandInPool()) as client, client.connect() as (reader, writer):
