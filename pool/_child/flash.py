@@ -43,7 +43,7 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 class Invocation:
     """What to call, with what, and how to write what it returns."""
 
-    __slots__ = ("args", "as_json", "function", "kwargs")
+    __slots__ = ("args", "as_json", "function", "items", "kwargs")
 
     def __init__(
         self,
@@ -52,11 +52,20 @@ class Invocation:
         kwargs: dict[str, Any],
         *,
         as_json: bool,
+        keep_items: bool = True,
     ) -> None:
         self.function = function
         self.args = args
         self.kwargs = kwargs
         self.as_json = as_json
+        #: What a generator yielded while its items were sent one by one; None: not kept.
+        self.items: list[Any] | None = [] if keep_items else None
+
+    def dump_item(self, item: Any) -> tuple[bytes, list[int]]:
+        """An item as text, kept for the result if that is wanted."""
+        if self.items is not None:
+            self.items.append(item)
+        return dump_result(item, self.as_json), []
 
 
 def load_call(body: bytes) -> Invocation:
@@ -79,7 +88,8 @@ def load_call(body: bytes) -> Invocation:
     else:
         raise BadRequest(f"execution_type: expected 'function' or 'class', got {execution_type!r}")
     args, kwargs = _arguments(request, "args", "kwargs", as_json)
-    return Invocation(function, args, kwargs, as_json=as_json)
+    keep = request.get("return_aggregate_stream") is not False
+    return Invocation(function, args, kwargs, as_json=as_json, keep_items=keep)
 
 
 def load_instance(body: bytes) -> Any:
