@@ -99,6 +99,14 @@ CHANNEL_CLOSED: Final = Stop(
 )
 
 
+NEVER_BEGAN: Final = Stop(
+    error_type="WorkerCrashed",
+    message="no worker began with the call: each was stopped or stuck, and was killed. "
+    "Does something outside stop the pool's processes, or a preloaded module act after a fork?",
+    details={},
+)
+
+
 def exit_facts(status: int | None) -> dict[str, Any]:
     """A wait status as ``signal`` or ``exit_code``."""
     if status is None:

@@ -35,6 +35,8 @@ RESULT_LIMIT: Final = 4 << 30
 EXCEPTION_LIMIT: Final = 32 << 20
 #: From the end of a busy worker's channel to the report of its death, at most.
 HUNG_UP_S: Final = 1.0
+#: A worker that has its call, and no user code running, this long is stopped or stuck.
+BEGIN_S: Final = 10.0
 #: Beyond a stop's grace, the time its zygote has to carry it out.
 STOP_MARGIN_S: Final = 5.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
@@ -168,6 +170,12 @@ class Crew:
                 # It closed its channel and lives, or it died and its zygote does not say so:
                 # either way its call has no result to wait for.
                 self.stop(worker, causes.CHANNEL_CLOSED, grace=self._config.grace_s)
+            elif (
+                worker.running is not None and not worker.doubted and now - worker.fed_at > BEGIN_S
+            ):
+                # Its zygote knows whether it began. If not, the call is tried elsewhere.
+                worker.doubted = True
+                self._fleet.drop(worker.zygote, worker.pid)
 
     def _check_ending(self, worker: Worker, overdue_s: float) -> None:
         if not worker.stopping and overdue_s > self._config.grace_s:
@@ -218,6 +226,7 @@ class Crew:
             worker.link.flush()
         except OSError:
             return
+        worker.fed_at = self._now()
         if not worker.link.blocked:
             self._poller.want_to_write(worker.link.channel_fd, False)
 

@@ -140,6 +140,10 @@ class Fleet:
         """Have it end a worker and its tree."""
         self._send(zygote, wire.STOP, worker=pid, grace=grace, dump=dump)
 
+    def drop(self, zygote: ZygoteProcess, pid: int) -> None:
+        """Have it kill a worker, unless user code has begun there."""
+        self._send(zygote, wire.DROP, worker=pid)
+
     def retire(self, zygote: ZygoteProcess) -> None:
         """Ask it to kill its workers and leave."""
         if self._up.get(zygote.key) is zygote:

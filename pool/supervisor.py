@@ -269,7 +269,6 @@ class Supervisor:
     def _dispatch(self, call_id: int, worker: Worker) -> None:
         running = self._calls[call_id]
         self._crew.hand_over(worker, call_id, running)
-        running.close_fds()
         started = getattr(running.sink, "started", None)
         if started is not None:
             started()
@@ -384,7 +383,7 @@ class Supervisor:
         """A worker died without a result: once more, if nothing of the call had run."""
         call_id = worker.call_id
         assert call_id is not None
-        if worker.stop is None and running.may_run_again(began=death.began):
+        if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
             running.try_again()
             self._limited.discard(call_id)
             now = self._now()
@@ -392,7 +391,8 @@ class Supervisor:
             return
         cause = causes.of_death(
             death.status,
-            stop=worker.stop,
+            stop=worker.stop
+            or (causes.NEVER_BEGAN if worker.doubted and not death.began else None),
             oom=self._oom.rose(),
             output_tail=worker.link.output.tail(causes.TAIL),
             peak_mb=round(death.rss_kb / 1024, 1),
@@ -417,7 +417,7 @@ class Supervisor:
         self._limited.discard(call_id)
         if running.worker is None:
             self._scheduler.withdrawn(call_id, self._now())
-            running.close_fds()
+        running.close_fds()
         self._recorder.ended(running.call.label, outcome)
         running.sink.done(outcome)
         if self.draining:
@@ -487,6 +487,12 @@ class Supervisor:
 
     def _tell_change(self) -> None:
         self._changed.set()
+
+
+def _not_its_fault(worker: Worker, death: wire.Exited) -> bool:
+    """Whether the call had no part in its worker's death; a large one needs memory to begin."""
+    stop = worker.stop
+    return stop is None or (not death.began and stop.error_type != "OutOfMemory")
 
 
 def _nobody(*_told: object) -> None:

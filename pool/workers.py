@@ -55,11 +55,11 @@ class Running:
 
     def may_run_again(self, *, began: bool) -> bool:
         """Whether its worker's death may be made good: nothing of it ran, or it says so."""
-        if self.streaming or self.call.fds:
-            return False
         if not began:
             return self.attempts < ATTEMPTS
-        return self.call.idempotent and self.attempts == 1
+        # What came in descriptors may have been written to.
+        once_more = self.call.idempotent and self.attempts == 1
+        return once_more and not self.streaming and not self.call.fds
 
     def try_again(self) -> None:
         """Back to the queue."""
@@ -74,7 +74,7 @@ class Running:
             self.timer = None
 
     def close_fds(self) -> None:
-        """Its descriptors were sent, or will not be."""
+        """Its descriptors are not needed for another attempt."""
         for fd in self.call.fds:
             os.close(fd)
 
@@ -84,7 +84,9 @@ class Worker:
 
     __slots__ = (
         "call_id",
+        "doubted",
         "ending_since",
+        "fed_at",
         "hung_up_at",
         "id",
         "link",
@@ -125,6 +127,9 @@ class Worker:
         self.stopping = False
         #: Since when its process should be gone.
         self.ending_since: float | None = None
+        #: When it last took a part of its call, and whether it was asked if it had begun.
+        self.fed_at = now
+        self.doubted = False
         #: When its channel came to its end.
         self.hung_up_at: float | None = None
         #: Its wait status once it is dead.
@@ -139,4 +144,4 @@ class Worker:
         self.call_id = call_id
         self.running = running
         running.worker = self
-        running.dispatched_at = now
+        running.dispatched_at = self.fed_at = now

@@ -194,6 +194,8 @@ class Zygote:
             self.fork(message["n"], message["practise"])
         elif op == wire.STOP:
             self.stop(message["worker"], message["grace"], message["dump"])
+        elif op == wire.DROP:
+            self.drop(message["worker"])
         return bool(op != wire.LEAVE)
 
     # Births.
@@ -347,6 +349,12 @@ class Zygote:
         one.term_at = now + (DUMP_S if dump and grace > DUMP_S else 0.0)
         one.deadline = now + grace
         self.stop_what_is_due()
+
+    def drop(self, pid: int) -> None:
+        """Kill a worker that has not begun: it is not slow, but stopped or stuck."""
+        one = self.workers.get(pid)
+        if one is not None and not self.marks[one.mark]:
+            self.stop(pid, 0.0, False)
 
     def stop_what_is_due(self) -> None:
         if not self.orphans and all(one.deadline is None for one in self.workers.values()):

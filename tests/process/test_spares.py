@@ -1,0 +1,101 @@
+"""Spares that are stopped, stuck or killed before their call begins: it is run elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from flashpool.pool import Pool, crew
+from flashpool.pool._child import processes
+from support.live import alive
+
+NEXT = "def f(): return 'fine'"
+
+
+def stop_spares(live) -> list[int]:
+    """Stop all there are, as somebody outside might."""
+    live.until(lambda: live.zygote().spares == 2)
+    spares = processes.children(live.zygote().pid)
+    for pid in spares:
+        os.kill(pid, signal.SIGSTOP)
+    return spares
+
+
+def test_a_call_that_meets_stopped_spares_is_run_elsewhere(make_live, monkeypatch):
+    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    live = make_live(slots=1).ready()
+    spares = stop_spares(live)
+    outcome = live.call(NEXT)
+    assert outcome.ok, outcome.error
+    assert outcome.receipt.attempts == 3
+    live.until(lambda: not any(map(alive, spares)))
+
+
+def test_a_large_call_that_a_stopped_spare_took_a_part_of_is_run_elsewhere(make_live, monkeypatch):
+    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    live = make_live(slots=1).ready()
+    stop_spares(live)
+    assert live.value("def f(x): return len(x)", bytes(5_000_000)) == 5_000_000
+
+
+def test_a_time_limit_does_not_count_what_never_began(make_live):
+    live = make_live(slots=1).ready()
+    stop_spares(live)
+    outcome = live.call(NEXT, run_s=0.5)
+    assert outcome.ok, outcome.error
+
+
+def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
+    monkeypatch.setattr(crew, "BEGIN_S", 0.1)
+    live = make_live(slots=1).ready()
+    outcome = live.call("import time\ndef f():\n    time.sleep(2.5); return 1")
+    assert outcome.ok, outcome.error
+    assert outcome.receipt.attempts == 1
+
+
+def test_a_call_for_which_no_worker_begins_says_so(make_live, monkeypatch):
+    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    live = make_live(slots=1).ready()
+
+    def stop_all() -> None:
+        for pid in processes.children(live.zygote().pid):
+            os.kill(pid, signal.SIGSTOP)
+
+    live.until(lambda: live.zygote().spares == 2)
+    stop_all()
+    started = live.start(NEXT)
+    live.until(lambda: stop_all() or started.sink.future.done(), 20)
+    outcome = started.wait()
+    assert outcome.error_type == "WorkerCrashed"
+    assert "no worker began" in outcome.error
+
+
+def test_a_call_with_arrays_is_run_again_too():
+    numpy = pytest.importorskip("numpy")
+    with Pool(max_workers=1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+        zygote = pool.stats().zygotes[0].pid
+        wait_until(lambda: len(waiting_in(zygote)) == pool.stats().zygotes[0].spares == 2)
+        spares = waiting_in(zygote)
+        for pid in spares:
+            os.kill(pid, signal.SIGSTOP)
+        future = pool.submit(numpy.sum, numpy.ones(2_000_000))
+        wait_until(future.running)
+        for pid in spares:
+            os.kill(pid, signal.SIGKILL)
+        assert future.result(20) == 2_000_000
+
+
+def waiting_in(zygote: int) -> list[int]:
+    return [pid for pid in processes.children(zygote) if alive(pid)]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
