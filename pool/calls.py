@@ -10,7 +10,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Final, Protocol
+
+from .residents import Want
 
 #: The environment of calls that name no packages: the base interpreter as it is.
 BASE_ENVIRONMENT: Final = "base"
@@ -75,6 +78,8 @@ class Call:
     #: Equal for calls of the same code: what one imported, the next finds preloaded.
     function_key: Hashable = None
     provision: Provision = field(default_factory=Provision)
+    #: The instance it is a method call of; None: a function, in a process of its own.
+    want: Want | None = None
     limits: Limits = field(default_factory=Limits)
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +158,41 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRecord:
+    """The instance a call ran in, as the answer tells of it. Times are seconds of the epoch."""
+
+    instance: str
+    class_name: str
+    created_at: float
+    last_used_at: float
+    #: Calls that began in it, this one included.
+    method_calls: int
+    #: Counts how often it was made under this name; 1 is the first.
+    generation: int
+    #: What became of the one before, when this one was made in its place.
+    rebuilt_because: str | None = None
+    #: Whether this call brought the constructor arguments it was made with.
+    same_arguments: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, the shape of a response's ``instance_info``."""
+        return {
+            "class_name": self.class_name,
+            "created_at": _utc(self.created_at),
+            "last_used": _utc(self.last_used_at),
+            "method_calls": self.method_calls,
+            "generation": self.generation,
+            "rebuilt": self.rebuilt_because is not None,
+            "rebuilt_because": self.rebuilt_because,
+            "same_arguments": self.same_arguments,
+        }
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The one end of a call.
 
@@ -176,6 +216,7 @@ class Outcome:
     #: What the call wrote to descriptors 1 and 2, bounded, with a marker where cut.
     output: bytes = b""
     receipt: Receipt = field(default_factory=Receipt)
+    instance: InstanceRecord | None = None
 
     @property
     def ok(self) -> bool:

@@ -3,6 +3,7 @@
     FlashpoolError
     |-- InvalidRequest          the request cannot be understood; fix it and send it again
     |-- Unauthorized            no token, or a wrong one
+    |-- InstanceConflict        another class, or other packages, under a name in use
     |-- PayloadTooLarge         the request is larger than the server takes
     |-- Overloaded              queue full or draining; try again after ``retry_after_s``
     |-- PoolClosed              submitted to a pool that was shut down (a RuntimeError too)
@@ -14,6 +15,7 @@
         |-- ResultNotSerializable   the result cannot be pickled or written as JSON
         |-- Cancelled           the caller cancelled it, or went away
         |-- ResidentLost        a sibling's failure took the shared worker; safe to retry
+        |-- InstanceLost        the instance the call insisted on is no more; says why
         |-- RemoteException     user code raised what cannot be rebuilt on this side
         `-- EnvironmentError    its virtualenv could not be built or its zygote not started
             `-- EnvironmentStartFailed
@@ -75,6 +77,10 @@ class PoolClosed(FlashpoolError, RuntimeError):
     """The pool was shut down, or belongs to another process."""
 
 
+class InstanceConflict(FlashpoolError):
+    """The instance of that name has other code, packages or resources."""
+
+
 class CallError(FlashpoolError):
     """A call that was accepted and did not end with a result or a user exception."""
 
@@ -109,6 +115,10 @@ class ResidentLost(CallError):
     retryable: ClassVar[bool] = True
 
 
+class InstanceLost(CallError):
+    """The instance was evicted, closed or lost, and the call asked not to make it anew."""
+
+
 class RemoteException(CallError):
     """User code raised an exception that cannot be rebuilt here.
 
@@ -130,6 +140,7 @@ BY_NAME: dict[str, type[FlashpoolError]] = {
     for kind in (
         InvalidRequest,
         Unauthorized,
+        InstanceConflict,
         PayloadTooLarge,
         Overloaded,
         PoolClosed,
@@ -140,6 +151,7 @@ BY_NAME: dict[str, type[FlashpoolError]] = {
         ResultNotSerializable,
         Cancelled,
         ResidentLost,
+        InstanceLost,
         RemoteException,
         EnvironmentError,
         EnvironmentStartFailed,

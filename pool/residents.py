@@ -123,6 +123,7 @@ class Want:
     instance: str
     #: Equal for calls that mean the same class, environment and resources.
     code: object
+    class_name: str = ""
     #: Equal for calls with the same constructor arguments.
     arguments: object = None
     method: str = "__call__"
@@ -130,6 +131,8 @@ class Want:
     concurrency: int = 1
     #: Replace the one that is there.
     anew: bool = False
+    #: What a worker makes it of; None: the body of the call. Nobody here looks into it.
+    load: bytes | None = None
     #: Do not load it: it must be there, of this generation (0: any).
     must_exist: bool = False
     generation: int = 0
@@ -260,9 +263,14 @@ class Residents:
         instance.crashes.clear()
         return self._settle(instance, now) + self._fill_room(now)
 
-    def not_loaded(self, name: str, reason: str) -> list[int]:
-        """User code refused to be loaded; who waited for it is to be told. `gone` follows."""
+    def not_loaded(self, name: str, reason: str, crashed_at: float | None = None) -> list[int]:
+        """It could not be loaded; those that waited, to be told. `gone` follows.
+
+        ``crashed_at``: when its worker died of it.
+        """
         instance = self._instances[name]
+        if crashed_at is not None:
+            instance.crashes.append(crashed_at)
         calls = list(instance.waiting)
         for call in calls:
             self._forget(instance, call)

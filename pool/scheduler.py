@@ -2,8 +2,8 @@
 
     submitted, withdrawn, ended            StartZygote, RetireZygote
     zygote_ready, zygote_lost      --->    ForkWorkers, DismissWorker
-    worker_ready, worker_gone              Dispatch, Fail
-    tick
+    worker_ready, worker_gone              Dispatch, Grant, Fail
+    rested, wants_slot, tick
 
 Events are methods, named for what happened and given the time; each returns the commands
 to carry out, in order. The supervisor alone calls them, and carries them out.
@@ -14,6 +14,8 @@ The rules:
   process tree is gone (`worker_gone`), not just until its result is here.
 * Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
   never holds up the calls of others.
+* A resident is a worker that gives its slot back (`rested`) and stays. Each time it has
+  something to do it asks for one (`wants_slot`), and waits its turn with the calls.
 * Spares are forked ahead, some times as many as calls ran at once of late, at most
   ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
 * Environments other than the base's may be up in a bounded number (``max_environments``).
@@ -78,6 +80,12 @@ class Dispatch(NamedTuple):
     worker: int
 
 
+class Grant(NamedTuple):
+    """The resident that asked for a slot has one."""
+
+    worker: int
+
+
 class Fail(NamedTuple):
     """End a waiting call: its zygote cannot be started, because of ``reason``."""
 
@@ -86,7 +94,7 @@ class Fail(NamedTuple):
     reason: str
 
 
-Command = StartZygote | RetireZygote | ForkWorkers | DismissWorker | Dispatch | Fail
+Command = StartZygote | RetireZygote | ForkWorkers | DismissWorker | Dispatch | Grant | Fail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,8 @@ class _Zygote:
     forking: int = 0
     #: Workers that were dispatched to and whose tree is not gone.
     busy: int = 0
+    #: Workers that stay between calls.
+    residents: int = 0
     #: Most busy at once, of late.
     peak: int = 0
 
@@ -139,20 +149,41 @@ class Scheduler:
         self._call_key: dict[int, ZygoteKey] = {}
         self._worker_key: dict[int, ZygoteKey] = {}
         self._holding: set[int] = set()
+        #: Residents, and those of them that want a slot: since when.
+        self._residents: set[int] = set()
+        self._asking: dict[int, float] = {}
 
     # Calls.
 
+    def check_room(self, beside: int = 0) -> None:
+        """Whether one more call may wait; ``beside`` wait elsewhere.
+
+        Raises:
+            QueueFull: the queue is at its limit.
+        """
+        limit = self.policy.queue_limit
+        waiting = self.waiting + beside
+        if limit is not None and waiting >= limit and (waiting or self.busy >= self.policy.slots):
+            raise QueueFull
+
     def submitted(
-        self, call: int, key: ZygoteKey, now: float, *, again: bool = False
+        self,
+        call: int,
+        key: ZygoteKey,
+        now: float,
+        *,
+        again: bool = False,
+        beside: int | None = 0,
     ) -> list[Command]:
         """A call arrived; ``again`` when its worker died before it began.
+
+        ``beside``: calls that wait elsewhere, or None when the queue's limit is of no concern.
 
         Raises:
             QueueFull: the queue is at its limit; nothing was changed.
         """
-        limit = self.policy.queue_limit
-        if not again and limit is not None and self.waiting >= limit and not self._could_run_now():
-            raise QueueFull
+        if not again and beside is not None:
+            self.check_room(beside)
         zygote = self._zygote(key)
         zygote.last_used = now
         if not zygote.up:
@@ -283,10 +314,14 @@ class Scheduler:
             return []
         if worker in self._holding:
             self._holding.remove(worker)
-            zygote.busy -= 1
             self.busy -= 1
+            zygote.busy -= worker not in self._residents
         else:
             _discard(zygote.spares, worker)
+        if worker in self._residents:
+            self._residents.remove(worker)
+            self._asking.pop(worker, None)
+            zygote.residents -= 1
         if zygote.retiring:
             commands = self._dispatch(now) + self._retire_if_done(zygote)
         else:
@@ -298,6 +333,27 @@ class Scheduler:
         key = self._worker_key.get(worker)
         if key is not None:
             _discard(self._zygotes[key].spares, worker)
+
+    # Residents.
+
+    def rested(self, worker: int, now: float) -> list[Command]:
+        """It has nothing to do for now, and stays; its slot is free."""
+        if worker not in self._holding:
+            return []
+        self._holding.remove(worker)
+        self.busy -= 1
+        if worker not in self._residents:
+            self._residents.add(worker)
+            zygote = self._zygotes[self._worker_key[worker]]
+            zygote.busy -= 1
+            zygote.residents += 1
+        return self._dispatch(now)
+
+    def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
+        """It has something to do, since then."""
+        self._asking[worker] = since
+        self._zygotes[self._worker_key[worker]].last_used = now
+        return self._dispatch(now)
 
     # Time.
 
@@ -331,9 +387,6 @@ class Scheduler:
         if zygote is None:
             zygote = self._zygotes[key] = _Zygote(key)
         return zygote
-
-    def _could_run_now(self) -> bool:
-        return self.waiting == 0 and self.busy < self.policy.slots
 
     def _settle(self, zygote: _Zygote, now: float) -> list[Command]:
         """Start, dispatch and fork for one zygote, in that order."""
@@ -371,8 +424,11 @@ class Scheduler:
         """Pair waiting calls with spares while there are slots, oldest call first."""
         commands: list[Command] = []
         touched: list[_Zygote] = []
-        while self.waiting and self.busy < self.policy.slots:
-            zygote = self._oldest_with_spare()
+        while (self.waiting or self._asking) and self.busy < self.policy.slots:
+            zygote = self._oldest_with_spare() if self.waiting else None
+            if self._asking and (asking := self._longest_asking(zygote)) is not None:
+                commands.append(self._grant(asking))
+                continue
             if zygote is None:
                 break
             call = next(iter(zygote.waiting))
@@ -394,6 +450,17 @@ class Scheduler:
         for zygote in touched:
             commands += self._fork(zygote)
         return commands
+
+    def _longest_asking(self, rival: _Zygote | None) -> int | None:
+        """The resident that wants a slot for longest, if for longer than the rival's call."""
+        worker = min(self._asking, key=self._asking.__getitem__)
+        return None if rival and _since(rival) < self._asking[worker] else worker
+
+    def _grant(self, worker: int) -> Command:
+        del self._asking[worker]
+        self._holding.add(worker)
+        self.busy += 1
+        return Grant(worker)
 
     def _oldest_with_spare(self) -> _Zygote | None:
         if len(self._zygotes) == 1:
@@ -426,7 +493,7 @@ class Scheduler:
         return min(len(zygote.waiting), self.policy.slots - self.busy)
 
     def _retire_if_done(self, zygote: _Zygote) -> list[Command]:
-        if zygote.busy or zygote.forking or zygote.leaving:
+        if zygote.busy or zygote.residents or zygote.forking or zygote.leaving:
             return []
         if zygote.up:
             zygote.leaving = True
@@ -499,7 +566,7 @@ def _live(zygotes: list[_Zygote]) -> bool:
 
 
 def _idle(zygotes: list[_Zygote]) -> bool:
-    return not any(z.waiting or z.busy or z.starting for z in zygotes)
+    return not any(z.waiting or z.busy or z.residents or z.starting for z in zygotes)
 
 
 def _last_used(zygotes: list[_Zygote]) -> float:

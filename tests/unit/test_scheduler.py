@@ -16,6 +16,7 @@ from flashpool.pool.scheduler import (
     Dispatch,
     Fail,
     ForkWorkers,
+    Grant,
     Policy,
     QueueFull,
     RetireZygote,
@@ -57,6 +58,9 @@ class World(RuleBasedStateMachine):
         self.ended: set[int] = set()
         #: Replaced by another profile: no call is sent there any more.
         self.retiring: set[ZygoteKey] = set()
+        #: Residents without a slot, and those of them that want one.
+        self.resting: set[int] = set()
+        self.asking: set[int] = set()
         #: Told to leave, and not gone yet.
         self.going: set[ZygoteKey] = set()
 
@@ -79,6 +83,10 @@ class World(RuleBasedStateMachine):
                 assert self.spares.pop(command.worker) == self.waiting.pop(command.call)
                 self.running[command.worker] = command.call
                 assert self.keys[command.worker] in self.up
+            elif isinstance(command, Grant):
+                self.asking.remove(command.worker)
+                self.resting.remove(command.worker)
+                self.running[command.worker] = -1
             elif isinstance(command, DismissWorker):
                 self.leaving[command.worker] = self.spares.pop(command.worker)
             elif isinstance(command, Fail):
@@ -90,7 +98,7 @@ class World(RuleBasedStateMachine):
                 self.going.add(command.key)
 
     def running_keys(self) -> set[ZygoteKey]:
-        return {self.keys[worker] for worker in self.running}
+        return {self.keys[worker] for worker in (*self.running, *self.resting)}
 
     @precondition(lambda self: self.going)
     @rule(data=st.data())
@@ -179,6 +187,29 @@ class World(RuleBasedStateMachine):
         self.ended.add(self.running.pop(worker))
         self.do(self.scheduler.worker_gone(worker, self.now))
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def resident_rests(self, data) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.running)))
+        self.ended.add(self.running.pop(worker))
+        self.resting.add(worker)
+        self.do(self.scheduler.rested(worker, self.now))
+
+    @precondition(lambda self: self.resting - self.asking)
+    @rule(data=st.data())
+    def resident_wants_a_slot(self, data) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.resting - self.asking)))
+        self.asking.add(worker)
+        self.do(self.scheduler.wants_slot(worker, self.now, self.now))
+
+    @precondition(lambda self: self.resting)
+    @rule(data=st.data())
+    def resident_goes(self, data) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.resting)))
+        self.resting.remove(worker)
+        self.asking.discard(worker)
+        self.do(self.scheduler.worker_gone(worker, self.now))
+
     @precondition(lambda self: self.leaving)
     @rule(data=st.data())
     def dismissed_goes(self, data) -> None:
@@ -219,11 +250,13 @@ class World(RuleBasedStateMachine):
     @invariant()
     def slots_are_respected(self) -> None:
         assert len(self.running) <= POLICY.slots
+        assert self.scheduler.busy == len(self.running)
         assert self.scheduler.waiting == len(self.waiting)
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
         """Who waits has a reason: no slot, or a start or a fork that is under way."""
+        assert not self.asking or len(self.running) == POLICY.slots
         for key in set(self.waiting.values()):
             if self._held_up(key):
                 continue
@@ -262,6 +295,9 @@ class World(RuleBasedStateMachine):
                 self._fork()
             for worker in sorted(self.running):
                 self.ended.add(self.running.pop(worker))
+                self.do(self.scheduler.worker_gone(worker, self.now))
+            for worker in sorted(self.resting - self.asking):
+                self.resting.remove(worker)
                 self.do(self.scheduler.worker_gone(worker, self.now))
             for key in sorted(self.going):
                 self._gone(key)
