@@ -224,7 +224,12 @@ async def _readable(fd: int) -> None:
 
     loop = asyncio.get_running_loop()
     found = loop.create_future()
-    loop.add_reader(fd, lambda: found.done() or found.set_result(None))
+
+    def settle() -> None:
+        if not found.done():
+            found.set_result(None)
+
+    loop.add_reader(fd, settle)
     try:
         await found
     finally:
