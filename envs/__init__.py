@@ -24,6 +24,7 @@ from .errors import (
     StoreUnavailable,
     SystemPackagesFailed,
     Tampered,
+    UvKilled,
     VerificationFailed,
 )
 from .plan import Decision
@@ -51,5 +52,6 @@ __all__ = [
     "StoreUnavailable",
     "SystemPackagesFailed",
     "Tampered",
+    "UvKilled",
     "VerificationFailed",
 ]

@@ -33,6 +33,7 @@ from .errors import (
     EnvironmentFailure,
     RegistryUnreachable,
     StoreUnavailable,
+    UvKilled,
 )
 from .failures import Failures
 from .flights import Flights, Report
@@ -135,10 +136,14 @@ class Environments:
             ) from None
 
     async def _recovering(self, spec: Spec, report: Report) -> Environment:
-        """Once more after a full disk (with room made) or a store that went away."""
+        """Once more after uv was killed, a full disk (with room made) or a store that went away."""
         provider = await self._open()
         try:
             return await self._prepare(spec, provider, report)
+        except UvKilled as error:
+            # All of it: the virtualenv that uv was filling may look complete to the next one.
+            report("uv was killed: trying once more")
+            _log.warning("second try for an environment: %s", error)
         except (DiskFull, OSError) as error:
             report("No space left: evicting environments" if _is_full(error) else f"Store: {error}")
             _log.warning("second try for an environment: %s", error)
@@ -244,7 +249,7 @@ class Environments:
         asked = await self._planner.understand(spec, provider.ground)
         plan = self._planner.from_base(asked)
         if plan is None:
-            plan = await self._planner.plan(asked, provider.ground, _silent)
+            plan = await self._planner.plan(asked, provider.ground, _silent, thorough=True)
         digest = self._planner.digest(plan, asked)
         on_base = plan.mode == "base"
         return Explanation(

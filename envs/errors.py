@@ -7,6 +7,7 @@
       RegistryUnreachable         the index did not answer; retryable, never remembered
       BuildFailed                 a package could not be built or installed
         CompilerMissing           ... because a C compiler or a header is absent
+      UvKilled                    uv died of a signal; retryable, never remembered
       VerificationFailed          the built environment does not hold what was asked for
       Tampered                    checksums or signature of a stored environment do not match
       DiskFull                    no space, also after an eviction
@@ -38,6 +39,7 @@ __all__ = [
     "StoreUnavailable",
     "SystemPackagesFailed",
     "Tampered",
+    "UvKilled",
     "VerificationFailed",
 ]
 
@@ -128,6 +130,12 @@ class BuildFailed(EnvironmentFailure):
 
 class CompilerMissing(BuildFailed):
     """A source distribution needs a compiler or a header that this machine lacks."""
+
+
+class UvKilled(EnvironmentFailure):
+    """Somebody, or the kernel for want of memory, killed uv: nothing is wrong with the request."""
+
+    retryable = True
 
 
 class VerificationFailed(EnvironmentFailure):

@@ -27,6 +27,7 @@ from .places import Places, choose_places
 from .settings import EnvSettings
 from .skeletons import Skeletons
 from .store import Store
+from .stubs import Stubs
 from .uv_cli import Uv, find_uv
 
 __all__ = ["Ground", "Pulse", "open_ground"]
@@ -53,6 +54,7 @@ class Ground:
     evictor: Evictor
     builder: Builder
     skeletons: Skeletons
+    stubs: Stubs
     uv: Uv
 
     @property
@@ -117,6 +119,7 @@ def open_ground(settings: EnvSettings) -> Ground:
         evictor=Evictor(store, holders, marks, table, limits_of(settings)),
         builder=Builder(uv=uv, store=store, skeletons=skeletons, settings=settings),
         skeletons=skeletons,
+        stubs=Stubs(store, holders.me),
         uv=uv,
     )
     ground.beat()

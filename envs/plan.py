@@ -24,9 +24,12 @@ __all__ = [
     "Locked",
     "Plan",
     "Where",
+    "clash",
     "decide",
     "fallen_behind",
     "from_base",
+    "isolated",
+    "open_lines",
     "parse_lock",
 ]
 
@@ -142,6 +145,32 @@ def _of_extras(requirement: Requirement, base: BaseFacts) -> Iterable[Requiremen
         if base.applies(needed, requirement.extras):
             needed.marker = None
             yield needed
+
+
+def clash(spec: NormalSpec, base: BaseFacts) -> str:
+    """Why the base is out of the question, where the lines alone tell; empty if they do not."""
+    for item in spec.requirements:
+        package = base.packages.get(item.name)
+        requirement = Requirement(item.line)
+        if package is None or item.direct or not base.applies(requirement):
+            continue
+        if not requirement.specifier.contains(package.version, prereleases=True):
+            return f"the base conflicts: it has {item.name} {package.version}, not {item.line}"
+    return ""
+
+
+def open_lines(spec: NormalSpec, base: BaseFacts) -> tuple[str, ...]:
+    """Lines whose version is uv's choice: neither the base's, nor pinned, nor a file's."""
+    return tuple(
+        item.line
+        for item in spec.requirements
+        if not item.direct and item.name not in base.packages and not _pinned(item.line)
+    )
+
+
+def _pinned(line: str) -> bool:
+    parts = Requirement(line).specifier
+    return any(part.operator == "==" and "*" not in part.version for part in parts)
 
 
 def fallen_behind(

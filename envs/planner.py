@@ -19,7 +19,7 @@ from .environment import Environment
 from .flights import Report
 from .ground import Ground
 from .plan import Plan, from_base
-from .resolver import Resolver
+from .resolver import Question, Resolver
 from .settings import EnvSettings
 from .spec import NormalSpec, Spec, normalise
 
@@ -75,13 +75,21 @@ class Planner:
         pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
         return plan if pins <= set(asked.base.packages) else None
 
-    async def plan(self, asked: Understood, ground: Ground, report: Report) -> Plan:
+    async def plan(
+        self, asked: Understood, ground: Ground, report: Report, *, thorough: bool = False
+    ) -> Plan:
         """Resolve; raises the typed failure when nothing satisfies the requirements."""
-        resolver = Resolver(uv=ground.uv, pins=self._settings.runtime_pins)
+        resolver = Resolver(uv=ground.uv, stubs=ground.stubs, pins=self._settings.runtime_pins)
         async with scratch(ground.store, ground.holders.me) as folder:
-            plan = await resolver.plan(
-                asked.spec, asked.base, folder, refresh=asked.refresh, progress=report
+            question = Question(
+                spec=asked.spec,
+                base=asked.base,
+                folder=folder,
+                refresh=asked.refresh,
+                thorough=thorough,
+                progress=report,
             )
+            plan = await resolver.plan(question)
         if plan.mode == "layer" and not plan.lines:
             return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
         return plan

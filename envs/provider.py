@@ -276,3 +276,4 @@ class Provider:
         if tasks:
             await asyncio.wait(tasks)
         await self.ground.skeletons.close()
+        await self.ground.stubs.close()

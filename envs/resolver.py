@@ -1,17 +1,20 @@
 """Requirements to plan: two resolutions, side by side.
 
     constrained   the user's lines + runtime pins, base versions as constraints and stubs
-    free          the same lines, without the base
+    newest        the lines that may fall behind, alone, without their dependencies
+    free          all lines, without the base: asked for when those two do not agree
     plan.decide   layer if the first worked and holds nothing back, else isolated
 
-Both are asked for at once, because only their comparison tells whether the base
-makes uv back-track to something absurd; waiting for the one hides the other.
+No version of a named package is newer than the one it has alone. So a constrained
+lock that keeps up with `newest` keeps up with any free one, and the free resolution,
+which takes as long as all the rest, is for conflicts only; and for `explain`, which
+tells of every package what else there is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,83 +23,102 @@ from packaging.utils import canonicalize_name
 
 from .base import BaseFacts
 from .errors import ResolutionFailed
-from .plan import Locked, Plan, decide, isolated, parse_lock
+from .plan import Locked, Plan, clash, decide, fallen_behind, isolated, open_lines, parse_lock
 from .spec import NormalSpec
-from .stubs import StubBase, write_stubs
+from .stubs import StubBase, Stubs
 from .uv_cli import Progress, Uv
 
-__all__ = ["Resolver"]
+__all__ = ["Question", "Resolver"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One spec on one base; `folder` is a scratch directory of the caller's."""
+
+    spec: NormalSpec
+    base: BaseFacts
+    folder: Path
+    refresh: bool = False
+    #: Compare every package with a resolution that is free of the base.
+    thorough: bool = False
+    progress: Progress | None = None
+
+    async def write(self, name: str, lines: Iterable[str]) -> Path:
+        """Requirements as a file, the only way they reach uv."""
+        path = self.folder / name
+        await asyncio.to_thread(path.write_text, "".join(f"{line}\n" for line in lines))
+        return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolver:
-    """Resolves specs on bases; `folder` is a scratch directory of the caller's."""
+    """Resolves specs on bases."""
 
     uv: Uv
+    stubs: Stubs
     pins: tuple[str, ...]
 
-    async def plan(
-        self,
-        spec: NormalSpec,
-        base: BaseFacts,
-        folder: Path,
-        *,
-        refresh: bool = False,
-        progress: Progress | None = None,
-    ) -> Plan:
+    async def plan(self, question: Question) -> Plan:
         """Decide what to build, or raise what stands in the way."""
+        spec = question.spec
+        pins = tuple(pin for pin in self.pins if _name(pin) not in spec.names)
         try:
-            return await self._plan(spec, base, folder, self._pins(spec), refresh, progress)
+            return await self._plan(question, pins)
         except ResolutionFailed as failure:
             # A dependency may want another cloudpickle or tblib than the server's. The
             # user's wish goes first: plain records take the place of pickled exceptions.
-            loose = tuple(Requirement(pin).name for pin in self._pins(spec))
+            loose = tuple(Requirement(pin).name for pin in pins)
             if not any(name in failure.words for name in loose):
                 raise _naming(failure, spec) from None
         try:
-            return await self._plan(spec, base, folder, loose, refresh, progress)
+            return await self._plan(question, loose)
         except ResolutionFailed as failure:
             raise _naming(failure, spec) from None
 
-    def _pins(self, spec: NormalSpec) -> tuple[str, ...]:
-        return tuple(pin for pin in self.pins if _name(pin) not in spec.names)
-
-    async def _plan(
-        self,
-        spec: NormalSpec,
-        base: BaseFacts,
-        folder: Path,
-        pins: tuple[str, ...],
-        refresh: bool,
-        progress: Progress | None,
-    ) -> Plan:
-        wanted = folder / "requirements.in"
-        await asyncio.to_thread(
-            wanted.write_text, "".join(f"{line}\n" for line in (*spec.lines, *pins))
-        )
-        free = self._free(wanted, base, refresh, progress)
+    async def _plan(self, question: Question, pins: tuple[str, ...]) -> Plan:
+        spec, base = question.spec, question.base
+        wanted = await question.write("requirements.in", (*spec.lines, *pins))
         if not base.packages:
-            return isolated(await free, "the base has no packages")
-        stubs = await asyncio.to_thread(write_stubs, base, folder, without=_unbound(pins, base))
-        constrained = self._constrained(wanted, base, stubs, refresh)
-        first, second = await _both(constrained, free)
-        return _judge(first, second, spec, base)
+            return isolated(await self._free(question, wanted), "the base has no packages")
+        if excluded := clash(spec, base):
+            return isolated(await self._free(question, wanted), excluded)
+        stubs = await self.stubs.of(base, without=_unbound(pins, base))
+        constrained, other = await _both(
+            self._constrained(question, wanted, stubs), self._compared(question, wanted)
+        )
+        if question.thorough or _keeps_up(constrained, other, spec, base):
+            return _judge(constrained, other, spec, base)
+        free = await _outcome(self._free(question, wanted))
+        return _judge(constrained, free, spec, base)
 
-    async def _free(
-        self, wanted: Path, base: BaseFacts, refresh: bool, progress: Progress | None
-    ) -> tuple[Locked, ...]:
-        text = await self.uv.resolve(wanted, base.python, refresh=refresh, progress=progress)
+    async def _free(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
+        text = await self.uv.resolve(
+            wanted, question.base.python, refresh=question.refresh, progress=question.progress
+        )
         return parse_lock(text)
 
     async def _constrained(
-        self, wanted: Path, base: BaseFacts, stubs: StubBase, refresh: bool
+        self, question: Question, wanted: Path, stubs: StubBase
     ) -> tuple[Locked, ...]:
         text = await self.uv.resolve(
             wanted,
-            base.python,
+            question.base.python,
             constraints=stubs.constraints,
             find_links=stubs.wheels,
-            refresh=refresh,
+            refresh=question.refresh,
+        )
+        return parse_lock(text)
+
+    async def _compared(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
+        """What the constrained lock is held against; nothing, when no line leaves a choice."""
+        if question.thorough:
+            return await self._free(question, wanted)
+        lines = open_lines(question.spec, question.base)
+        if not lines:
+            return ()
+        alone = await question.write("named.in", lines)
+        text = await self.uv.resolve(
+            alone, question.base.python, dependencies=False, refresh=question.refresh
         )
         return parse_lock(text)
 
@@ -128,13 +150,13 @@ async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
         return failure
 
 
-async def _both(constrained: Awaitable[_Lock], free: Awaitable[_Lock]) -> tuple[_Outcome, _Outcome]:
+async def _both(constrained: Awaitable[_Lock], other: Awaitable[_Lock]) -> tuple[_Outcome, _Outcome]:
     """Run both at once, wait for both; leave nothing running, however it ends.
 
     No short cut when the constrained lock holds nothing of the base: uv may have gone
     back to a version so old that it did not need the base's package yet.
     """
-    first, second = (asyncio.ensure_future(_outcome(each)) for each in (constrained, free))
+    first, second = (asyncio.ensure_future(_outcome(each)) for each in (constrained, other))
     try:
         await asyncio.gather(first, second)
         return first.result(), second.result()
@@ -142,6 +164,12 @@ async def _both(constrained: Awaitable[_Lock], free: Awaitable[_Lock]) -> tuple[
         for task in (first, second):
             task.cancel()
         await asyncio.wait({first, second})
+
+
+def _keeps_up(constrained: _Outcome, newest: _Outcome, spec: NormalSpec, base: BaseFacts) -> bool:
+    if isinstance(constrained, ResolutionFailed) or isinstance(newest, ResolutionFailed):
+        return False
+    return not fallen_behind(constrained, newest, spec, base)
 
 
 def _judge(constrained: _Outcome, free: _Outcome, spec: NormalSpec, base: BaseFacts) -> Plan:

@@ -10,11 +10,13 @@ stub: a wheel that holds only metadata, in a directory given as `--find-links`.
 The local label makes a stub distinct from the index's file of that version. A
 public pin (`numpy==1.26.4`) still accepts it, as PEP 440 says. A stub keeps only
 the dependencies of its extras: what is in the base works as it is, and an image
-whose own metadata disagree must not turn every request into a conflict.
+whose own metadata disagree must not turn every request into a conflict. They are
+written once for a base, and kept in scratch while the process lives.
 """
 
 from __future__ import annotations
 
+import asyncio
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ from typing import Final
 from packaging.requirements import Requirement
 
 from .base import BaseFacts, BasePackage
+from .store import Store, remove_tree
 
-__all__ = ["StubBase", "stub_version", "write_stubs"]
+__all__ = ["StubBase", "Stubs", "stub_version", "write_stubs"]
 
 _LABEL: Final = "flashpool.base"
 
@@ -36,7 +39,42 @@ class StubBase:
 
     wheels: Path
     constraints: Path
-    names: frozenset[str]
+
+
+class Stubs:
+    """The stubs of each base that was asked about; on one event loop."""
+
+    def __init__(self, store: Store, holder: str) -> None:
+        self._store = store
+        self._holder = holder
+        self._known: dict[tuple[str, frozenset[str]], StubBase] = {}
+        self._writing = asyncio.Lock()
+
+    async def of(self, base: BaseFacts, *, without: Iterable[str]) -> StubBase:
+        """Stubs of a base's packages, but for some."""
+        key = (base.fingerprint, frozenset(without))
+        async with self._writing:
+            found = self._known.get(key)
+            # Somebody may have swept them up, were we taken for dead.
+            if found is None or not found.constraints.is_file():
+                found = await asyncio.to_thread(self._write, base, key[1])
+                self._known[key] = found
+            return found
+
+    def _write(self, base: BaseFacts, without: frozenset[str]) -> StubBase:
+        folder = self._store.make_scratch(self._holder)
+        try:
+            return write_stubs(base, folder, without=without)
+        except BaseException:
+            remove_tree(folder)
+            raise
+
+    async def close(self) -> None:
+        """Leave nothing in scratch."""
+        async with self._writing:
+            for stubs in self._known.values():
+                await asyncio.to_thread(remove_tree, stubs.constraints.parent)
+            self._known.clear()
 
 
 def stub_version(package: BasePackage) -> str:
@@ -56,11 +94,7 @@ def write_stubs(base: BaseFacts, folder: Path, *, without: Iterable[str]) -> Stu
     constraints = folder / "base-constraints.txt"
     lines = [f"{package.name}=={stub_version(package)}\n" for package in packages]
     constraints.write_text("".join(sorted(lines)))
-    return StubBase(
-        wheels=wheels,
-        constraints=constraints,
-        names=frozenset(package.name for package in packages),
-    )
+    return StubBase(wheels=wheels, constraints=constraints)
 
 
 def _write_wheel(package: BasePackage, folder: Path) -> None:

@@ -28,6 +28,7 @@ from .errors import (
     RegistryUnreachable,
     ResolutionFailed,
     StoreUnavailable,
+    UvKilled,
 )
 from .process import Finished, run
 from .settings import EnvSettings
@@ -53,6 +54,8 @@ _WITHHELD_UV: Final = frozenset(
     "UV_COMPILE_BYTECODE UV_CONFIG_FILE UV_NO_CONFIG UV_PYTHON_DOWNLOADS".split()
 )
 _MAX_WORDS: Final = 4000
+#: What the shell that guards uv leaves with when uv died of SIGKILL.
+_KILLED: Final = 128 + 9
 _CREDENTIALS: Final = re.compile(r"(\w+://)[^/\s@]+@")
 _NOISE: Final = re.compile(
     r"^\s*(Using |Resolved |Prepared |Installed |Audited |Creating |Activate |Downloading |"
@@ -112,6 +115,7 @@ class Uv:
         *,
         constraints: Path | None = None,
         find_links: Path | None = None,
+        dependencies: bool = True,
         refresh: bool = False,
         progress: Progress | None = None,
     ) -> str:
@@ -120,6 +124,8 @@ class Uv:
         argv += ["--no-header", "--annotation-style", "line", "--no-python-downloads"]
         if constraints is not None:
             argv += ["--constraints", str(constraints)]
+        if not dependencies:
+            argv += ["--no-deps"]
         if refresh:
             argv += ["--refresh"]
         links = () if find_links is None else (str(find_links),)
@@ -181,6 +187,13 @@ class Uv:
                 phase="build",
                 advice="raise FLASHPOOL_BUILD_TIMEOUT_S, or build it beforehand",
             ) from None
+        if finished.code == _KILLED:
+            raise UvKilled(
+                "uv was killed while it worked",
+                phase=phase,
+                words=trimmed(finished.stderr),
+                advice="it may have been for want of memory: give the machine more, then ask again",
+            )
         if finished.code != 0:
             raise classify(finished.stderr or finished.stdout, phase)
         return finished

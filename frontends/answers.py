@@ -65,6 +65,9 @@ def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
 def _success(outcome: Outcome) -> bytes:
     if outcome.format == "json":
         head, tail = b'{"success":true,"result":null,"json_result":', b',"error":null,"stdout":'
+    elif outcome.format == "stream":
+        # Its items are elsewhere. A client must find a result, and finds none in it.
+        head, tail = b'{"success":true,"result":null,"json_result":[]', b',"error":null,"stdout":'
     else:
         head, tail = b'{"success":true,"result":"', b'","json_result":null,"error":null,"stdout":'
     return b"".join(

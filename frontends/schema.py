@@ -59,6 +59,8 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     refresh: bool | None = None
     isolation: str | None = None
     idempotent: bool | None = None
+    #: Read by the worker: whether a generator's items are the result as well as streamed.
+    return_aggregate_stream: bool | None = None
 
 
 class _Body(FunctionRequest, frozen=True, gc=False):

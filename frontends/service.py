@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 #: Lines told of the making of one environment, and the length of one.
 NOTES: Final = 200
 NOTE_LIMIT: Final = 500
+
+
+def _unheard(_line: str) -> None:
+    """For those who do not want to hear of the progress."""
 
 
 class CallPool(Protocol):
@@ -56,6 +60,9 @@ class CallPool(Protocol):
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         """End a call."""
 
+    def credit(self, call_id: int, items: int) -> None:
+        """A streaming call may send so many items more."""
+
     async def drain(self, limit_s: float) -> bool:
         """Refuse new calls, wait for the running ones."""
 
@@ -73,6 +80,19 @@ class Prepared:
     call: Call
     #: What was told while its environment was made; it stands before the call's output.
     notes: bytes = b""
+
+
+class Watcher(Protocol):
+    """Who hears of a call before it ends; on the pool's loop, and must not block."""
+
+    def started(self) -> None:
+        """A worker has it."""
+
+    def output(self, chunk: bytes) -> None:
+        """It wrote that to descriptor 1 or 2."""
+
+    def item(self, body: bytes) -> None:
+        """It yielded, and waits when a window of items has not been credited."""
 
 
 class Pending:
@@ -105,6 +125,31 @@ class Pending:
             outcome = replace(outcome, output=self._notes + outcome.output)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
+
+
+class Watched(Pending):
+    """One that somebody watches meanwhile."""
+
+    __slots__ = ("_watcher", "started")
+
+    wants_output = True
+
+    def __init__(
+        self, pool: CallPool, outcome: asyncio.Future[Outcome], notes: bytes, watcher: Watcher
+    ) -> None:
+        super().__init__(pool, outcome, notes)
+        self._watcher = watcher
+        self.started = watcher.started
+        if notes:
+            watcher.output(notes)
+
+    def output(self, chunk: bytes) -> None:
+        """Pass it on."""
+        self._watcher.output(chunk)
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """Pass it on; items of flash calls are text, without descriptors."""
+        self._watcher.item(body)
 
 
 class Service:
@@ -147,8 +192,14 @@ class Service:
             return 200
         return 503 if self._failure else 204
 
-    async def prepare(self, body: bytes) -> Prepared:
-        """The call a request asks for."""
+    async def prepare(
+        self, body: bytes, report: Callable[[str], None] = _unheard, *, stream: bool = False
+    ) -> Prepared:
+        """The call a request asks for.
+
+        ``report`` hears what is told while its environment is made. With ``stream``, a generator
+        function's items go to whoever watches the call, one by one.
+        """
         if self.pool.draining:
             raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
         request, body = schema.decode(body)
@@ -156,7 +207,12 @@ class Service:
         if request.gpus:
             raise InvalidRequest("gpus: this server assigns none")
         notes: deque[str] = deque(maxlen=NOTES)
-        provision = await self._environments.resolve(spec, notes.append) if spec else Provision()
+
+        def told(line: str) -> None:
+            notes.append(line)
+            report(line)
+
+        provision = await self._environments.resolve(spec, told) if spec else Provision()
         call = Call(
             codec=Codec.FLASH,
             body=body,
@@ -169,15 +225,19 @@ class Service:
                 result_bytes=self._result_limit,
             ),
             env=request.env or {},
+            stream=stream and request.execution_type == "function",
             idempotent=bool(request.idempotent),
         )
         # Of a build only: what is said while an environment is looked up is nobody's news.
         return Prepared(call, _joined(notes) if provision.origin == "built" else b"")
 
-    def submit(self, prepared: Prepared) -> Pending:
+    def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> Pending:
         """Hand a call to the pool."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        pending = Pending(self.pool, future, prepared.notes)
+        if watcher is None:
+            pending = Pending(self.pool, future, prepared.notes)
+        else:
+            pending = Watched(self.pool, future, prepared.notes, watcher)
         pending.call_id = self.pool.submit(prepared.call, pending)
         return pending
 

@@ -6,7 +6,9 @@
                                  -> generator          items
                     -> async generator                 items
 
-Items are handed to ``on_item`` as they come, or collected to a list without it.
+Items are handed to ``on_item`` as they come, or collected to a list without it. It may
+have a coroutine function ``room``: what has a loop awaits that before each item, in place
+of blocking the loop's other tasks until somebody reads.
 `asyncio` is imported when the first awaitable turns up: most calls never pay for it.
 """
 
@@ -90,8 +92,11 @@ def _drain(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
 async def _adrain(items: AsyncGenerator[Any, None], on_item: OnItem | None) -> Any:
     if on_item is None:
         return [item async for item in items]
+    room = getattr(on_item, "room", None)
     try:
         async for item in items:
+            if room is not None:
+                await room()
             on_item(item)
     finally:
         await items.aclose()

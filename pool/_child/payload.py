@@ -7,19 +7,13 @@ A value becomes a *parcel*: a few bytes for the message, and at most one descrip
                                   v  each span is one buffer of pickle protocol 5
     descriptor (memfd): ....buffer....pad....buffer....pad..
 
-The writer copies each large buffer once, with ``pwrite`` (which beats a mapping by far:
-no page fault per page), and lets go. The reader maps the descriptor and unpickles views
-of the mapping: no copy, and the memory is returned when the last array over it is gone.
-A pickle that is itself large (a huge ``bytes``, many objects) goes into the descriptor
+The descriptor is that of shared memory, see `segments`. The reader maps it and unpickles
+views of the mapping: no copy, and the memory is returned when the last array over it is
+gone. A pickle that is itself large (a huge ``bytes``, many objects) goes into the descriptor
 too, as the first span, so that messages stay small.
 
 A *call* is a kind and two parcels, function and arguments; they may have been packed
 apart, so that `Pool.map` pickles its function once. A *result* is one parcel.
-
-Every descriptor made here is sealed against resizing, so that a mapping of it can never
-fault. One that is also sealed against writing may be read more than once (the same
-function in many calls, a call that may be repeated): its reader gets copy-on-write
-pages. Any other is mapped shared, and the reader owns it: arrays are writable in place.
 
 A result of about the size of its call's arguments goes back in the memory they came in:
 uncopied where it lies there already (the argument itself, changed in place or most of it).
@@ -30,12 +24,11 @@ from __future__ import annotations
 import os
 import pickle
 import struct
-import sys
+
+from . import segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import mmap
-    import weakref
     from collections.abc import Callable
     from typing import Any
 
@@ -46,14 +39,6 @@ if TYPE_CHECKING:
 OUT_OF_BAND = 64 * 1024
 #: A pickle longer than this goes into the descriptor as well.
 LARGE_PICKLE = 1024 * 1024
-#: Memory this small is copied out rather than mapped: cheaper, and holds no descriptor.
-COPY_BELOW = 512 * 1024
-#: Live mappings beyond which memory is copied out. Before Python 3.13 each holds a
-#: descriptor, and a program may keep any number of results.
-MAX_MAPPINGS = 256
-#: What vector instructions and NumPy like best.
-ALIGNMENT = 64
-
 #: flags, number of spans, length of the pickle.
 HEAD = struct.Struct("<BIQ")
 #: offset and length in the descriptor.
@@ -65,17 +50,8 @@ _PICKLE_IN_FD = 2
 ONE = b"1"
 EACH = b"*"
 
-# fcntl(2); the module has names for them from Python 3.8 on, but only where libc does.
-_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
-_SEAL_SIZE = 0x2 | 0x4
-_SEAL_WRITE = 0x8
-
 #: Types for which cloudpickle has nothing to add.
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
-
-_mappings: weakref.WeakSet[mmap.mmap] | None = None
-#: In a worker: what its call's arguments came in.
-_received: _Received | None = None
 
 
 # In the worker.
@@ -205,124 +181,27 @@ def pack(
     if not out_of_band or (not views and len(data) <= LARGE_PICKLE):
         return HEAD.pack(0, 0, len(data)) + data, []
     try:
-        if in_place and (parcel := _pack_in_place(data, views)):
-            return parcel
-        return _pack_out_of_band(data, views, sealed)
+        return _pack_out_of_band(data, views, sealed, in_place)
     except OSError:
         # No descriptor or no shared memory to be had: slower, but it arrives.
         del data, views
         return pack(value, dumps, out_of_band=False)
 
 
-def _pack_out_of_band(data: bytes, buffers: list[memoryview], sealed: bool) -> Parcel:
+def _pack_out_of_band(
+    data: bytes, buffers: list[memoryview], sealed: bool, in_place: bool
+) -> Parcel:
     flags = _HAS_FD
-    if len(data) > LARGE_PICKLE:
-        flags |= _PICKLE_IN_FD
-        buffers = [memoryview(data), *buffers]
-        data = b""
-    fd = _memory()
-    try:
-        spans = [SPAN.pack(*span) for span in _write_all(fd, buffers)]
-        _seal(fd, _SEAL_SIZE | _SEAL_WRITE if sealed else _SEAL_SIZE)
-    except BaseException:
-        os.close(fd)
-        raise
-    return HEAD.pack(flags, len(spans), len(data)) + b"".join(spans) + data, [fd]
-
-
-def _pack_in_place(data: bytes, views: list[memoryview]) -> Parcel | None:
-    """A parcel in the memory of the arguments, which nobody else will read again.
-
-    Buffers that lie in it stay where they are. Buffers that all lie elsewhere are written
-    over it: its pages exist, and making new ones is most of the work of a copy.
-    """
-    if _received is None or len(data) > LARGE_PICKLE:
-        return None
-    size = _received.size
-    starts = [_received.offset(view) for view in views]
-    spans = [(at, view.nbytes) for at, view in zip(starts, views, strict=True) if at is not None]
-    used = sum(ALIGNMENT * -(-view.nbytes // ALIGNMENT) for view in views)
-    if len(spans) < len(views) or 2 * used < size:
-        return None
-    inside = _lie_apart_inside(spans, size)
-    outside = used <= size and all(at >= size or at + length <= 0 for at, length in spans)
-    fd = _received.descriptor() if inside or outside else None
-    if fd is None:
-        return None
-    if outside:
-        spans = _write_all(fd, views)
-    head = HEAD.pack(_HAS_FD, len(spans), len(data))
+    found = segments.reuse(buffers) if in_place and len(data) <= LARGE_PICKLE else None
+    if found is None:
+        if len(data) > LARGE_PICKLE:
+            flags |= _PICKLE_IN_FD
+            buffers = [memoryview(data), *buffers]
+            data = b""
+        found = segments.write(buffers, sealed=sealed)
+    fd, spans = found
+    head = HEAD.pack(flags, len(spans), len(data))
     return head + b"".join(SPAN.pack(*span) for span in spans) + data, [fd]
-
-
-def _lie_apart_inside(spans: list[tuple[int, int]], size: int) -> bool:
-    """Whether all are within the memory, no two over the same bytes.
-
-    Two that are would change together at the reader.
-    """
-    end = 0
-    for start, length in sorted(spans):
-        if start < end:
-            return False
-        end = start + length
-    return end <= size
-
-
-class _Received:
-    """Memory that arguments came in, for as long as the process lives."""
-
-    __slots__ = ("_address", "_fd", "_identity", "size")
-
-    def __init__(self, memory: mmap.mmap, fd: int) -> None:
-        import ctypes
-
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        self.size = len(memory)
-        self._fd = os.dup(fd)
-        self._identity = _identity(fd)
-
-    def offset(self, view: memoryview) -> int | None:
-        """Where a buffer begins, counted from here; None for what is read-only."""
-        import ctypes
-
-        try:
-            return ctypes.addressof(ctypes.c_char.from_buffer(view)) - self._address
-        except TypeError:
-            return None
-
-    def descriptor(self) -> int | None:
-        """One to give away; None when user code closed ours, and perhaps reused its number."""
-        try:
-            fd = os.dup(self._fd)
-        except OSError:
-            return None
-        if _identity(fd) == self._identity:
-            return fd
-        os.close(fd)
-        return None
-
-    def close(self) -> None:
-        """Let go of it."""
-        os.close(self._fd)
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
-
-
-def _write_all(fd: int, buffers: list[memoryview]) -> list[tuple[int, int]]:
-    """Write buffers one after the other, aligned; where each one is."""
-    spans = []
-    at = 0
-    for buffer in buffers:
-        length = buffer.nbytes
-        spans.append((at, length))
-        done = 0
-        while done < length:
-            done += os.pwrite(fd, buffer[done:], at + done)
-        at += -(-length // ALIGNMENT) * ALIGNMENT
-    return spans
 
 
 def unpack(body: bytes, at: int, fds: list[int], *, keep: bool = False) -> tuple[Any, int]:
@@ -338,93 +217,11 @@ def unpack(body: bytes, at: int, fds: list[int], *, keep: bool = False) -> tuple
     data: bytes | memoryview = memoryview(body)[at : at + length]
     if not flags & _HAS_FD:
         return pickle.loads(data), at + length
-    memory = memoryview(_open(fds.pop(0), keep=keep))
+    memory = memoryview(segments.load(fds.pop(0), keep=keep))
     buffers = [memory[start : start + size] for start, size in spans]
     if flags & _PICKLE_IN_FD:
         data = buffers.pop(0)
     return pickle.loads(data, buffers=buffers), at + length
-
-
-def _open(fd: int, *, keep: bool) -> mmap.mmap | bytearray:
-    """The memory behind a descriptor, which is closed."""
-    global _received
-    try:
-        size = os.fstat(fd).st_size
-        if size <= COPY_BELOW or not _may_map():
-            return _read(fd, size)
-        memory = _map(fd, size)
-        if keep and not isinstance(memory, bytearray) and not _is_sealed(fd):
-            _received = _Received(memory, fd)
-        return memory
-    finally:
-        os.close(fd)
-
-
-def _may_map() -> bool:
-    return sys.version_info >= (3, 13) or _mappings is None or len(_mappings) < MAX_MAPPINGS
-
-
-def _map(fd: int, size: int) -> mmap.mmap | bytearray:
-    import mmap
-    import weakref
-
-    global _mappings
-    flags = mmap.MAP_PRIVATE if _is_sealed(fd) else mmap.MAP_SHARED
-    try:
-        if sys.version_info >= (3, 13):
-            return mmap.mmap(fd, size, flags, trackfd=False)
-        mapping = mmap.mmap(fd, size, flags)
-    except OSError:
-        # Out of descriptors (it duplicates ours) or of mappings.
-        return _read(fd, size)
-    if _mappings is None:
-        _mappings = weakref.WeakSet()
-    _mappings.add(mapping)
-    return mapping
-
-
-def _read(fd: int, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    done = 0
-    while done < size:
-        count = os.preadv(fd, [view[done:]], done)
-        if count == 0:
-            raise EOFError(f"shared memory of {size} bytes ends after {done}")
-        done += count
-    return data
-
-
-def _memory() -> int:
-    """An empty file in memory that has no name."""
-    try:
-        return os.memfd_create("flashpool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    except (AttributeError, OSError):
-        import tempfile
-
-        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return os.dup(file.fileno())
-
-
-def _seal(fd: int, seals: int) -> None:
-    import fcntl
-
-    try:
-        fcntl.fcntl(fd, _F_ADD_SEALS, seals)
-    except OSError:
-        # A plain file cannot be sealed; nobody but the two of us can reach it.
-        pass
-
-
-def _is_sealed(fd: int) -> bool:
-    import fcntl
-
-    try:
-        return bool(fcntl.fcntl(fd, _F_GET_SEALS) & _SEAL_WRITE)
-    except OSError:
-        # A plain file: whether it is read again is not known, so leave it as it is.
-        return True
 
 
 def _close(fds: list[int]) -> None:

@@ -86,7 +86,7 @@ def _run(
         else:
             request = flash.load_call(call.body)
             function, args, kwargs = request.function, request.args, request.kwargs
-        on_item = _ItemSender(channel).send if stream else None
+        on_item = _ItemSender(channel) if stream else None
         value = invoke.run(function, args, kwargs, on_item)
         if value is invoke.STREAMED:
             return "stream", b"", [], {}
@@ -200,13 +200,40 @@ class _ItemSender:
         self.channel = channel
         self.left = wire.WINDOW
 
-    def send(self, item: Any) -> None:
+    def __call__(self, item: Any) -> None:
         """Send one item; blocks while the window is used up."""
         while self.left == 0:
-            self.left += wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
+            self._take_credit()
         self.left -= 1
         body, fds = payload.dump_result(item)
         self.channel.send(wire.ITEM, b"", body, fds)
+
+    async def room(self) -> None:
+        """Until the window is open, without blocking the loop."""
+        while self.left == 0:
+            if not self.channel.frames:
+                await _readable(self.channel.fd)
+            self._take_credit()
+
+    def _take_credit(self) -> None:
+        self.left += wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
+
+
+async def _readable(fd: int) -> None:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    found = loop.create_future()
+
+    def settle() -> None:
+        if not found.done():
+            found.set_result(None)
+
+    loop.add_reader(fd, settle)
+    try:
+        await found
+    finally:
+        loop.remove_reader(fd)
 
 
 # -- Warming up --------------------------------------------------------------------------

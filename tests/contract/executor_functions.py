@@ -186,3 +186,18 @@ def nested(n):
 
     with Pool(1) as pool:
         return pool.submit(add, n, 1).result()
+
+
+async def acount_beside_a_clock(n, path):
+    """Counts, while a task of the same loop appends to a file."""
+
+    async def tick():
+        while True:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(".")
+            await asyncio.sleep(0.01)
+
+    clock = asyncio.create_task(tick())
+    for i in range(n):
+        yield i
+    clock.cancel()

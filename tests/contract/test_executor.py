@@ -492,6 +492,13 @@ class TestStreams:
     def test_async_generator(self, shared):
         assert list(shared.submit(there.acount, 20).result()) == list(range(20))
 
+    def test_a_loop_goes_on_while_nobody_reads(self, shared, tmp_path):
+        clock = tmp_path / "clock"
+        items = shared.submit(there.acount_beside_a_clock, 100, str(clock)).result()
+        # Its window is full long before that many ticks.
+        eventually(lambda: clock.exists() and clock.stat().st_size > 50)
+        assert list(items) == list(range(100))
+
     def test_async_iteration(self, shared):
         async def main():
             iterator = await asyncio.wrap_future(shared.submit(there.count, 40))

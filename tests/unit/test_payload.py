@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flashpool.pool import pickling
-from flashpool.pool._child import payload
+from flashpool.pool._child import payload, segments
 
 MIB = 1 << 20
 
@@ -66,7 +66,7 @@ def test_many_buffers_share_one_descriptor_and_are_aligned():
     assert len(fds) == 1
     back = payload.load_result(body, fds)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, back, strict=True))
-    assert all(one.ctypes.data % payload.ALIGNMENT == 0 for one in back)
+    assert all(one.ctypes.data % segments.ALIGNMENT == 0 for one in back)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -116,9 +116,9 @@ def test_no_descriptor_is_left_once_the_value_is_gone():
 
 
 def test_values_held_in_any_number_do_not_use_up_descriptors(monkeypatch):
-    monkeypatch.setattr(payload, "MAX_MAPPINGS", 4)
+    monkeypatch.setattr(segments, "MAX_MAPPINGS", 4)
     before = descriptors()
-    held = [round_trip(np.full(payload.COPY_BELOW + 1, i, dtype="u1")) for i in range(10)]
+    held = [round_trip(np.full(segments.COPY_BELOW + 1, i, dtype="u1")) for i in range(10)]
     assert [one[0] for one in held] == list(range(10))
     assert descriptors() - before <= (0 if sys.version_info >= (3, 13) else 4)
 
@@ -180,7 +180,7 @@ def test_without_any_descriptor_the_buffers_travel_in_the_message(monkeypatch):
     def refuse(*_):
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(payload, "_memory", refuse)
+    monkeypatch.setattr(segments, "_new", refuse)
     body, fds = payload.pack(np.arange(MIB), pickling.dumps)
     assert fds == []
     assert np.array_equal(payload.load_result(body, fds), np.arange(MIB))
@@ -207,9 +207,9 @@ def add(a, b, *, c=0):
 @pytest.fixture(autouse=True)
 def _nothing_received():
     yield
-    if payload._received is not None:
-        payload._received.close()
-        payload._received = None
+    if segments.received is not None:
+        segments.received.close()
+        segments.received = None
 
 
 def pack_call(function, arguments, kind=payload.ONE):
@@ -273,7 +273,7 @@ def received():
 def same_memory(result, last=True):
     """Whether a result travels in the memory that the arguments came in; and what arrives."""
     body, fds = payload.dump_result(result, last=last)
-    in_place = os.fstat(fds[0]).st_ino == payload._received._identity[1]
+    in_place = os.fstat(fds[0]).st_ino == segments.received._identity[1]
     return payload.load_result(body, fds), in_place
 
 
@@ -320,7 +320,7 @@ def test_nothing_goes_back_in_place_while_the_process_lives_on(received):
 
 
 def test_a_descriptor_that_user_code_closed_or_reused_is_not_sent(received):
-    fd = payload._received._fd
+    fd = segments.received._fd
     os.close(fd)
     assert not same_memory(received[0])[1]
     null = os.open(os.devnull, os.O_RDONLY)

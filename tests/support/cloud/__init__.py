@@ -4,7 +4,9 @@ It is not called "platform": scripts in tests/support are run with that folder o
 where such a name would hide the standard library's module.
 """
 
+from support.cloud.addresses import Urls
 from support.cloud.faults import Fault
+from support.cloud.pods import Worker
 from support.cloud.records import (
     FINAL,
     Chunk,
@@ -16,7 +18,7 @@ from support.cloud.records import (
     Progress,
     Status,
 )
-from support.cloud.stand_in import ENDPOINT, Platform, Urls
+from support.cloud.stand_in import ENDPOINT, Platform
 
 __all__ = [
     "ENDPOINT",
@@ -32,4 +34,5 @@ __all__ = [
     "Progress",
     "Status",
     "Urls",
+    "Worker",
 ]

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 class Fault:
     """One thing to do wrong; see the module."""
 
-    #: The verb of the URL; "job-take" means "job-take-batch" too.
+    #: The verb of the URL; "job-take" means "job-take-batch" too. "duplicate" is no request: it
+    #: meets the handing out of a job.
     on: str
     #: How many requests it meets; None: any number.
     times: int | None = 1
@@ -44,8 +45,6 @@ class Fault:
     content_type: str = "application/json"
     #: The request takes effect first: only its answer is wrong.
     carried_out: bool = False
-    #: The job stays in the queue as well.
-    duplicate: bool = False
 
     @classmethod
     def answers(
@@ -92,4 +91,56 @@ class Fault:
 
     @classmethod
     def duplicates(cls, *, times: int | None = 1) -> "Fault":
-        return cls(on="job-take", duplicate=True, times=times)
+        return cls(on="duplicate", times=times)
+
+
+class Script:
+    """The faults in force; used on the stand-in's loop."""
+
+    def __init__(self) -> None:
+        self._lines: list[_Line] = []
+
+    def add(self, fault: Fault, now: float) -> None:
+        self._lines.append(_Line(fault, now))
+
+    def clear(self) -> None:
+        self._lines.clear()
+
+    def holds(self, fault: Fault, now: float) -> bool:
+        """Whether it is in force still."""
+        return any(line.fault is fault and line.in_time(now) for line in self._lines)
+
+    def meets(self, verb: str, *, job: str | None, worker: str | None, now: float) -> Fault | None:
+        """What befalls this request, if anything."""
+        for line in self._lines:
+            if line.matches(verb, job, worker, now) and line.acts():
+                return line.fault
+        return None
+
+
+class _Line:
+    """A fault, and how often it has been met."""
+
+    def __init__(self, fault: Fault, since: float) -> None:
+        self.fault = fault
+        self._until = None if fault.for_s is None else since + fault.for_s
+        self._seen = 0
+
+    def matches(self, verb: str, job: str | None, worker: str | None, now: float) -> bool:
+        fault = self.fault
+        return (
+            verb.removesuffix("-batch") == fault.on
+            and fault.job in {None, job}
+            and fault.worker in {None, worker}
+            and self.in_time(now)
+        )
+
+    def in_time(self, now: float) -> bool:
+        return self._until is None or now < self._until
+
+    def acts(self) -> bool:
+        """Counts the request; whether the fault is for it."""
+        if self.fault.times is not None and self._seen >= self.fault.skip + self.fault.times:
+            return False
+        self._seen += 1
+        return self._seen > self.fault.skip

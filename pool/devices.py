@@ -1,0 +1,53 @@
+"""What is known of GPUs, as plain data: `Device`, `Inventory`, `Reading`.
+
+`nvml` fills them in, `visible` chooses among them, `gpus` decides with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A GPU, or a MIG device: a part of one that is a device of its own."""
+
+    uuid: str
+    #: NVML's number, in the order of the PCI bus; that of the whole GPU for a MIG device.
+    index: int
+    name: str
+    #: None where the driver cannot say: such a device is never judged by its memory.
+    memory_bytes: int | None
+    #: When it was listed.
+    used_bytes: int = 0
+    #: The UUID of the GPU it is a part of.
+    parent: str | None = None
+    #: Its number among the parts of one GPU.
+    part: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """All devices NVML shows, or why there are none."""
+
+    devices: tuple[Device, ...] = ()
+    #: Why there are none; empty when there are some.
+    reason: str = ""
+    #: There should be some, by all signs: asking again later may find them.
+    ill: bool = False
+    driver: str = ""
+    #: Devices that are there and could not be read, each with the reason.
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One look at a device."""
+
+    uuid: str
+    #: None: it could not be read, because of ``failure``.
+    used_bytes: int | None
+    failure: str = ""
+    #: Processes on it and what each holds; None when nobody asked, or the driver does not say.
+    #: In a container they may be missing, or be numbers of another namespace.
+    processes: tuple[tuple[int, int | None], ...] | None = None

@@ -1,0 +1,118 @@
+"""What the table of GPUs (`gpus`) is made of: policy, leases, states, evidence."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from .devices import Device
+
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPolicy:
+    """The table's settings."""
+
+    calls_per_gpu: int = 1
+    #: Seconds for a device's memory to come back.
+    settle_s: float = 10.0
+    #: More than the level before counts as not back. A left-over CUDA context is larger.
+    tolerance_bytes: int = 64 * MIB
+    #: Seconds between looks at devices that have a share to give, to know their level.
+    idle_look_s: float = 5.0
+    #: Seconds to the first new look at a quarantined device; doubled each time, up to the last.
+    retry_s: float = 1.0
+    retry_most_s: float = 60.0
+
+
+class GpuState(enum.Enum):
+    """Whether a device may be given out."""
+
+    FREE = "free"
+    SETTLING = "settling"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to these devices, until it is released."""
+
+    id: int
+    uuids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Why a device is in quarantine."""
+
+    level_bytes: int
+    used_bytes: int | None
+    #: What the driver knows of processes on it; may be nothing, in a container.
+    processes: tuple[tuple[int, int | None], ...] = ()
+    failure: str = ""
+
+    def __str__(self) -> str:
+        if self.used_bytes is None:
+            return f"it cannot be read: {self.failure}"
+        over = (self.used_bytes - self.level_bytes) / MIB
+        held = ", ".join(
+            f"{pid}" if size is None else f"{pid} ({size / MIB:.0f} MiB)"
+            for pid, size in self.processes
+        )
+        seen = f"processes on it: {held}" if held else "no process is seen on it"
+        return f"{over:.0f} MiB more are in use than before its last call; {seen}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A device to be read now, with its processes when they may be evidence."""
+
+    uuid: str
+    processes: bool
+
+
+class Change(enum.Enum):
+    """What a reading brought about."""
+
+    FREED = "freed"
+    QUARANTINED = "quarantined"
+    RECOVERED = "recovered"
+
+
+@dataclass(slots=True)
+class Gpu:
+    """One device in the table. For others to read, not to write."""
+
+    device: Device
+    state: GpuState = GpuState.FREE
+    shares_out: int = 0
+    #: What was in use at the latest look.
+    used_bytes: int = 0
+    #: What is in use without us; None: unknown.
+    level_bytes: int | None = None
+    #: When it was last given out or back: a look before that says nothing of it now.
+    changed_at: float = 0.0
+    last_used: float = 0.0
+    next_look: float = 0.0
+    #: When it is to be back, while it settles.
+    deadline: float = 0.0
+    looks: int = 0
+    evidence: Evidence | None = None
+    quarantined_at: float | None = None
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+        return self.device.uuid
+
+    @property
+    def measurable(self) -> bool:
+        """Whether its memory says anything."""
+        return self.device.memory_bytes is not None
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory not in use at the latest look."""
+        return (self.device.memory_bytes or 0) - self.used_bytes

@@ -1,0 +1,281 @@
+"""Asks NVIDIA's driver about GPUs, through pynvml. Nothing else does, and no worker ever.
+
+    supervisor's loop --question--> one thread --> pynvml --> libnvidia-ml.so.1
+                      <--answer----
+
+Calls into an ill driver may never return. So they are made on a thread of their own, and
+the loop waits for an answer no longer than a deadline. While a question is overdue, further
+ones fail at once, instead of standing in line behind it; when it comes back, all goes on.
+
+pynvml is a large module. It is imported when the library itself could be loaded, so a pod
+without GPUs pays one failed look-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from .devices import Device, Inventory, Reading
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+LIBRARY: Final = "libnvidia-ml.so.1"
+#: Seconds for one question about devices that are up.
+DEADLINE_S: Final = 5.0
+#: Seconds for the list of devices: the first process to ask may have to wake all of them.
+INVENTORY_DEADLINE_S: Final = 20.0
+#: No driver, no library of it, no permission to see one: a machine without GPUs, for us.
+_NO_GPUS: Final = frozenset({9, 12})
+#: The driver does not do this on this device, or not for us: no sign of an illness.
+_WILL_NOT_SAY: Final = frozenset({3, 4, 13})
+
+
+class NvmlError(Exception):
+    """The driver could not be asked, or answered with an error; ``code`` is NVML's own."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[NvmlError], tuple[str, int | None]]:
+        return type(self), (self.message, self.code)
+
+
+class NvmlSilent(NvmlError):
+    """It did not answer in time."""
+
+
+def library_is_there() -> bool:
+    """Whether the driver's library is installed, which says nothing of a GPU."""
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
+class Nvml:
+    """Questions from the loop, answered by the one thread. All methods belong to the loop."""
+
+    def __init__(self, deadline_s: float = DEADLINE_S) -> None:
+        self._deadline_s = deadline_s
+        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._driver = _Driver()
+        #: The question that the thread is at, when that is overdue.
+        self._overdue: _Question | None = None
+
+    async def inventory(self, deadline_s: float = INVENTORY_DEADLINE_S) -> Inventory:
+        """The devices there are. Never raises: an empty list comes with its reason."""
+        if not library_is_there():
+            return Inventory(reason=f"there is no NVIDIA driver here ({LIBRARY} is not found)")
+        try:
+            return await self._ask(self._driver.inventory, max(deadline_s, self._deadline_s))
+        except NvmlError as error:
+            return Inventory(reason=str(error), ill=error.code not in _NO_GPUS)
+
+    async def read(self, uuids: Iterable[str], *, processes: bool = False) -> list[Reading]:
+        """Look at these devices, in this order. Never raises."""
+        wanted = list(uuids)
+        try:
+            return await self._ask(
+                lambda: [self._driver.read(uuid, processes=processes) for uuid in wanted],
+                self._deadline_s,
+            )
+        except NvmlError as error:
+            return [Reading(uuid=uuid, used_bytes=None, failure=str(error)) for uuid in wanted]
+
+    def close(self) -> None:
+        """Let the thread go, when it has answered. One that hangs goes with the process."""
+        if self._thread is not None:
+            self._questions.put(None)
+            self._thread = None
+
+    async def _ask(self, ask: Callable[[], _T], deadline_s: float) -> _T:
+        if self._overdue is not None:
+            if not self._overdue.done.is_set():
+                seconds = time.monotonic() - self._overdue.asked_at
+                raise NvmlSilent(f"the NVIDIA driver has not answered for {seconds:.0f} s")
+            self._overdue = None
+        question = _Question(ask, asyncio.get_running_loop())
+        self._start()
+        self._questions.put(question)
+        try:
+            return await asyncio.wait_for(question.answer, deadline_s)
+        except asyncio.TimeoutError:
+            self._overdue = question
+            raise NvmlSilent(f"the NVIDIA driver did not answer within {deadline_s:g} s") from None
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._answer, name="nvml", daemon=True)
+            self._thread.start()
+
+    def _answer(self) -> None:
+        while (question := self._questions.get()) is not None:
+            question.put()
+        self._driver.close()
+
+
+class _Question:
+    """Something to ask on the thread, and the future that waits for it on the loop."""
+
+    def __init__(self, ask: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._ask = ask
+        self._loop = loop
+        self.answer: asyncio.Future[Any] = loop.create_future()
+        self.asked_at = time.monotonic()
+        self.done = threading.Event()
+
+    def put(self) -> None:
+        """Ask, and hand the answer over; the loop may have given up, or be closed."""
+        try:
+            hand_over = partial(self._settle, self._ask())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the loop is told
+            hand_over = partial(self._fail, error)
+        self.done.set()
+        try:
+            self._loop.call_soon_threadsafe(hand_over)
+        except RuntimeError:
+            _log.debug("NVML answered after its loop was closed")
+
+    def _settle(self, answer: Any) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Driver:
+    """NVML itself. Used by the one thread only."""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        self._handles: dict[str, Any] = {}
+
+    def inventory(self) -> Inventory:
+        """Every device that calls can use: a GPU in MIG mode is its parts."""
+        nvml = self._open()
+        devices: list[Device] = []
+        unreadable: list[str] = []
+        for index in range(self._call(nvml.nvmlDeviceGetCount)):
+            try:
+                devices += self._of_gpu(index)
+            except NvmlError as error:
+                unreadable.append(f"GPU {index}: {error}")
+        return Inventory(
+            devices=tuple(devices),
+            reason="" if devices else "; ".join(unreadable) or "the NVIDIA driver shows no GPU",
+            ill=bool(unreadable) and not devices,
+            driver=self._optional(nvml.nvmlSystemGetDriverVersion) or "",
+            unreadable=tuple(unreadable),
+        )
+
+    def read(self, uuid: str, *, processes: bool) -> Reading:
+        """One look; an error is told in the reading."""
+        try:
+            nvml = self._open()
+            handle = self._handle(uuid)
+            used = self._call(nvml.nvmlDeviceGetMemoryInfo, handle).used
+            holders = self._processes(handle) if processes else None
+        except NvmlError as error:
+            if error.code not in _WILL_NOT_SAY:
+                # After a reset, or a restart of the driver, all handles are void.
+                self.close()
+            return Reading(uuid=uuid, used_bytes=None, failure=str(error))
+        return Reading(uuid=uuid, used_bytes=used, processes=holders)
+
+    def close(self) -> None:
+        """Forget all; the next question begins anew."""
+        nvml, self._nvml = self._nvml, None
+        self._handles.clear()
+        if nvml is not None:
+            self._optional(nvml.nvmlShutdown)
+
+    def _open(self) -> Any:
+        if self._nvml is None:
+            import pynvml
+
+            try:
+                pynvml.nvmlInit()
+            except pynvml.NVMLError as error:
+                raise _told(error, "nvmlInit") from None
+            self._nvml = pynvml
+        return self._nvml
+
+    def _of_gpu(self, index: int) -> list[Device]:
+        nvml = self._nvml
+        handle = self._call(nvml.nvmlDeviceGetHandleByIndex, index)
+        gpu = self._device(handle, index)
+        mode = self._optional(nvml.nvmlDeviceGetMigMode, handle)
+        if not mode or not mode[0]:
+            return [gpu]
+        return self._parts(handle, gpu)
+
+    def _parts(self, handle: Any, gpu: Device) -> list[Device]:
+        nvml = self._nvml
+        parts: list[Device] = []
+        for number in range(self._optional(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+            # Numbers may have gaps: a part that was removed leaves its place empty.
+            part = self._optional(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+            if part is not None:
+                parts.append(self._device(part, gpu.index, parent=gpu.uuid, part=number))
+        return parts
+
+    def _device(
+        self, handle: Any, index: int, parent: str | None = None, part: int | None = None
+    ) -> Device:
+        nvml = self._nvml
+        uuid = self._call(nvml.nvmlDeviceGetUUID, handle)
+        self._handles[uuid] = handle
+        memory = self._optional(nvml.nvmlDeviceGetMemoryInfo, handle)
+        return Device(
+            uuid=uuid,
+            index=index,
+            name=self._optional(nvml.nvmlDeviceGetName, handle) or "",
+            memory_bytes=None if memory is None else memory.total,
+            used_bytes=0 if memory is None else memory.used,
+            parent=parent,
+            part=part,
+        )
+
+    def _handle(self, uuid: str) -> Any:
+        if uuid not in self._handles:
+            self._handles[uuid] = self._call(self._nvml.nvmlDeviceGetHandleByUUID, uuid)
+        return self._handles[uuid]
+
+    def _processes(self, handle: Any) -> tuple[tuple[int, int | None], ...] | None:
+        found = self._optional(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        return None if found is None else tuple((one.pid, one.usedGpuMemory) for one in found)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        import pynvml
+
+        try:
+            return function(*args)
+        except pynvml.NVMLError as error:
+            raise _told(error, function.__name__) from None
+
+    def _optional(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The value, or None where the driver does not say."""
+        try:
+            return self._call(function, *args)
+        except NvmlError as error:
+            _log.debug("%s", error)
+            return None
+
+
+def _told(error: Any, function: str) -> NvmlError:
+    return NvmlError(f"{function}: {error}", error.value)

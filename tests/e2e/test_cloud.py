@@ -1,0 +1,167 @@
+"""The stand-in for the cloud, tried with the real SDK as its worker."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cloud import Fault, Platform, Status, Worker
+
+PLAIN = [sys.executable, str(Path(__file__).parent / "cloud" / "plain_worker.py")]
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    with Platform() as platform:
+        yield platform
+
+
+def started(platform: Platform, *args: str) -> Worker:
+    """A worker that has asked for work."""
+    worker = platform.start_worker([*PLAIN, *args])
+    platform.until(lambda: platform.exchanges("job-stop", worker=worker.id))
+    return worker
+
+
+def test_a_job_runs_once_and_everything_about_it_is_known(platform: Platform) -> None:
+    worker = started(platform)
+    job = platform.submit({"echo": [1, None, "ä"]})
+    record = platform.wait(job)
+    assert record.status is Status.COMPLETED
+    assert record.output == {"echo": [1, None, "ä"]}
+    assert (record.done_count, len(record.deliveries)) == (1, 1)
+    assert record.worker == worker.id
+    (done,) = platform.exchanges("job-done", job=job)
+    assert done.query["isStream"] == "false"
+    assert done.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    (ping,) = platform.until(lambda: platform.pings(worker.id)[:1])
+    assert ping.query["runpod_version"]
+
+
+def test_an_error_is_lifted_and_the_worker_goes_on(platform: Platform) -> None:
+    started(platform)
+    failed, fine = platform.submit({"fail": "no luck"}), platform.submit({"echo": 1})
+    platform.wait_all([failed, fine])
+    assert platform.job(failed).status is Status.FAILED
+    assert "no luck" in (platform.job(failed).error or "")
+    assert platform.job(fine).output == {"echo": 1}
+
+
+def test_items_and_progress_arrive_in_order(platform: Platform) -> None:
+    started(platform, "1", "stream")
+    record = platform.wait(platform.submit({"stream": 5}))
+    assert record.items == [{"item": n} for n in range(5)]
+    assert record.output == record.items
+    assert record.dones[0].is_stream
+
+
+def test_progress_is_told_apart_from_the_result(platform: Platform) -> None:
+    started(platform)
+    record = platform.wait(platform.submit({"progress": 3, "sleep": 0.5, "echo": 1}))
+    platform.until(lambda: len(platform.job(record.id).progress) == 3)
+    assert record.done_count == 1
+    assert record.output == {"echo": 1}
+
+
+def test_many_jobs_at_once_are_taken_in_batches(platform: Platform) -> None:
+    jobs = [platform.submit({"sleep": 0.2, "echo": n}) for n in range(12)]
+    started(platform, "4")
+    records = platform.wait_all(jobs)
+    assert [record.output["echo"] for record in records] == list(range(12))
+    assert {record.done_count for record in records} == {1}
+    assert platform.exchanges("job-take-batch")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.answers("job-take", 500, times=3),
+        Fault.bad_json("job-take", times=3),
+        Fault.cuts("job-take", times=3),
+    ],
+    ids=["500", "bad_json", "cut"],
+)
+def test_the_sdk_asks_again_after_a_fault(platform: Platform, fault: Fault) -> None:
+    platform.script(fault)
+    started(platform)
+    record = platform.wait(platform.submit({"echo": 1}))
+    assert record.status is Status.COMPLETED
+    statuses = [one.status for one in platform.exchanges("job-take")]
+    assert statuses[:3] == [fault.status] * 3
+
+
+def test_a_refused_result_is_posted_again(platform: Platform) -> None:
+    platform.script(Fault.answers("job-done", 500, times=1))
+    started(platform)
+    record = platform.wait(platform.submit({"echo": 1}))
+    statuses = [one.status for one in platform.exchanges("job-done", job=record.id)]
+    assert statuses == [500, 200]
+
+
+def test_an_answer_that_is_lost_makes_a_second_post(platform: Platform) -> None:
+    platform.script(Fault.answers("job-done", 502, carried_out=True))
+    started(platform)
+    job = platform.submit({"echo": 1})
+    platform.until(lambda: platform.job(job).done_count == 2)
+    assert [done.counted for done in platform.job(job).dones] == [True, False]
+
+
+def test_a_job_can_be_handed_out_twice(platform: Platform) -> None:
+    platform.script(Fault.duplicates())
+    started(platform)
+    job = platform.submit({"echo": 1})
+    platform.until(lambda: platform.job(job).done_count == 2)
+    assert len(platform.job(job).deliveries) == 2
+    assert platform.job(job).status is Status.COMPLETED
+
+
+def test_what_hangs_goes_on_when_it_is_cleared(platform: Platform) -> None:
+    platform.script(Fault.hangs("job-done"))
+    started(platform)
+    job = platform.submit({"echo": 1})
+    platform.until(lambda: platform.exchanges("job-done", job=job))
+    assert not platform.job(job).final
+    platform.clear_faults()
+    assert platform.wait(job).done_count == 1
+
+
+def test_cancelling_stops_it_and_nothing_is_posted(platform: Platform) -> None:
+    worker = started(platform)
+    job = platform.submit({"sleep": 600})
+    platform.until(lambda: platform.job(job).deliveries)
+    platform.cancel(job)
+    assert platform.job(job).status is Status.CANCELLED
+    platform.until(lambda: "Job stopped." in worker.output())
+    assert platform.wait(platform.submit({"echo": 1})).output == {"echo": 1}
+    assert platform.job(job).done_count == 0
+
+
+def test_the_time_limit_of_a_job_ends_it(platform: Platform) -> None:
+    worker = started(platform)
+    job = platform.submit({"sleep": 600}, policy={"executionTimeout": 300})
+    record = platform.wait(job)
+    assert record.status is Status.TIMED_OUT
+    platform.until(lambda: "Job stopped." in worker.output())
+
+
+def test_sigterm_lets_it_finish(platform: Platform) -> None:
+    worker = started(platform)
+    job = platform.submit({"sleep": 1, "echo": 1})
+    platform.until(lambda: platform.job(job).deliveries)
+    assert worker.stop() == 0
+    assert platform.job(job).output == {"echo": 1}
+
+
+def test_a_lost_worker_s_job_is_given_to_another() -> None:
+    with Platform(lost_after_s=2.5, redeliveries=1) as platform:
+        lost = started(platform)
+        job = platform.submit({"sleep": 1})
+        platform.until(lambda: platform.job(job).deliveries)
+        # Its heartbeat would go on.
+        os.killpg(lost.process.pid, signal.SIGKILL)
+        started(platform)
+        record = platform.wait(job)
+    assert [one.worker for one in record.deliveries] == ["pod1", "pod2"]
+    assert record.status is Status.COMPLETED

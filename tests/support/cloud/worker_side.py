@@ -1,0 +1,106 @@
+"""What workers ask: job-take, job-take-batch, job-stop, job-done, job-stream, ping."""
+
+import json
+import time
+from typing import Any
+
+from aiohttp import web
+
+from support.cloud.jobs import CHUNK_LIMIT, Job
+from support.cloud.recording import json_answer, refuse, state
+from support.cloud.records import Chunk, Ping
+from support.cloud.state import Endpoint
+
+
+def add_routes(app: web.Application) -> None:
+    at = "/v2/{endpoint}/"
+    for verb in ("job-take", "job-take-batch"):
+        app.router.add_get(f"{at}{verb}/{{worker}}", take, name=verb)
+    app.router.add_get(at + "job-stop/{worker}", stop, name="job-stop")
+    app.router.add_post(at + "job-done/{worker}/{job}", done, name="job-done")
+    app.router.add_post(at + "job-stream/{worker}/{job}", stream, name="job-stream")
+    app.router.add_get(at + "ping/{worker}", ping, name="ping")
+
+
+async def take(request: web.Request) -> web.Response:
+    """204 when nothing comes while the poll is held open."""
+    endpoint = _endpoint(request)
+    batch = request.match_info.route.name == "job-take-batch"
+    most = int(request.query.get("batch_size", "1")) if batch else 1
+    taken = await state(request).take(endpoint, request.match_info["worker"], most)
+    if request.transport is None or request.transport.is_closing():
+        # It left at that moment: nobody has them.
+        for job in reversed(taken):
+            endpoint.queue.give_back(job)
+        state(request).changes.tell()
+        taken = []
+    if not taken:
+        return web.Response(status=204)
+    payloads = [job.payload for job in taken]
+    return json_answer(payloads if batch else payloads[0])
+
+
+async def stop(request: web.Request) -> web.Response:
+    jobs = await state(request).stops(_endpoint(request), request.match_info["worker"])
+    return json_answer({"jobsToStop": jobs}) if jobs else web.Response(status=204)
+
+
+async def done(request: web.Request) -> web.Response:
+    """The result, or with the status IN_PROGRESS how far it is."""
+    endpoint = _endpoint(request)
+    job, body = _job(request, endpoint), await _posted(request)
+    if len(await request.read()) > job.limit:
+        refuse(413, f"a result may have {job.limit} bytes")
+    counted = state(request).done(
+        job,
+        request.match_info["worker"],
+        body,
+        is_stream=request.query.get("isStream") == "true",
+    )
+    if counted:
+        return json_answer({})
+    return json_answer({"error": "the job has ended"}, status=state(request).config.gone)
+
+
+async def stream(request: web.Request) -> web.Response:
+    job, body = _job(request, _endpoint(request)), await _posted(request)
+    if len(await request.read()) > CHUNK_LIMIT:
+        refuse(413, f"a chunk may have {CHUNK_LIMIT} bytes")
+    job.stream.append(Chunk(at=time.monotonic(), output=body.get("output")))
+    state(request).changes.tell()
+    return json_answer({})
+
+
+async def ping(request: web.Request) -> web.Response:
+    jobs = request.query.get("job_id", "")
+    state(request).ping(
+        _endpoint(request),
+        Ping(
+            at=time.monotonic(),
+            worker=request.match_info["worker"],
+            jobs=tuple(job for job in jobs.split(",") if job),
+            query=dict(request.query),
+        ),
+    )
+    return json_answer({})
+
+
+def _endpoint(request: web.Request) -> Endpoint:
+    """Where the worker belongs, if its key is right: it is sent bare, without "Bearer"."""
+    if request.headers.get("Authorization") != state(request).config.worker_key:
+        refuse(401, "not a worker's key")
+    endpoint = state(request).endpoints.get(request.match_info["endpoint"])
+    return endpoint or refuse(404, "no such endpoint")
+
+
+def _job(request: web.Request, endpoint: Endpoint) -> Job:
+    return endpoint.queue.jobs.get(request.match_info["job"]) or refuse(404, "no such job")
+
+
+async def _posted(request: web.Request) -> dict[str, Any]:
+    """JSON, although the SDK declares a form."""
+    try:
+        body = json.loads(await request.read())
+    except ValueError as error:
+        refuse(400, f"no JSON: {error}")
+    return body if isinstance(body, dict) else refuse(400, "no JSON object")
