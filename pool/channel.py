@@ -28,7 +28,8 @@ class WorkerLink:
         self.output_fd = output_fd
         self.output = OutputBuffer(output_limit)
         self._reader = wire.FrameReader(body_limit)
-        self._unsent: list[memoryview] = []
+        #: What waits to be sent; descriptors, our own copies, with the first byte of a part.
+        self._unsent: list[tuple[memoryview, list[int]]] = []
 
     def send(self, kind: int, meta: bytes, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
         """Send a frame, as much of it as the socket takes; `flush` sends the rest.
@@ -37,18 +38,17 @@ class WorkerLink:
             OSError: the worker is gone; its death is reported by its zygote.
         """
         head = wire.head(kind, meta, len(body), len(fds))
-        if self._unsent:
-            self._unsent += [memoryview(head), memoryview(body)]
-            return
-        # A first frame, which alone may bring descriptors, always finds room for a part.
-        try:
-            sent = self._sock.sendmsg([head, body], wire.rights(list(fds)))
-        except BlockingIOError:
-            sent = 0
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._sock.sendmsg([head, body], wire.rights(list(fds)))
+            except BlockingIOError:
+                pass
         if sent < len(head):
-            self._unsent = [memoryview(head)[sent:], memoryview(body)]
+            copies = [] if sent else [os.dup(fd) for fd in fds]
+            self._unsent += [(memoryview(head)[sent:], copies), (memoryview(body), [])]
         elif sent - len(head) < len(body):
-            self._unsent = [memoryview(body)[sent - len(head) :]]
+            self._unsent.append((memoryview(body)[sent - len(head) :], []))
 
     def limit(self, body_limit: int) -> None:
         """Refuse larger frames from now on."""
@@ -74,13 +74,15 @@ class WorkerLink:
     def flush(self) -> None:
         """The socket takes more: send it."""
         while self._unsent:
-            part = self._unsent[0]
+            part, fds = self._unsent[0]
             try:
-                sent = self._sock.send(part)
+                sent = self._sock.sendmsg([part], wire.rights(fds))
             except BlockingIOError:
                 return
+            for fd in fds:
+                os.close(fd)
             if sent < len(part):
-                self._unsent[0] = part[sent:]
+                self._unsent[0] = part[sent:], []
                 return
             self._unsent.pop(0)
 
@@ -124,7 +126,7 @@ class WorkerLink:
 
     def close(self) -> None:
         """Let go of both ends, and of descriptors nobody will receive."""
-        for fd in self._reader.abandoned_fds():
+        for fd in (*self._reader.abandoned_fds(), *(fd for _, fds in self._unsent for fd in fds)):
             os.close(fd)
         self._sock.close()
         os.close(self.output_fd)

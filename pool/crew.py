@@ -66,6 +66,15 @@ class Listener(Protocol):
     def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
         """It died without a result."""
 
+    def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """Something of one of its calls."""
+
+    def resident_spoilt(self, worker: Worker, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+
+    def resident_died(self, worker: Worker, death: wire.Exited) -> None:
+        """It died, with the calls in it."""
+
     def worker_dead(self, worker: Worker) -> None:
         """It is dead; some of what it started is not."""
 
@@ -130,7 +139,7 @@ class Crew:
         )
         if running.limits.result_bytes is not None:
             worker.link.limit(running.limits.result_bytes + EXCEPTION_LIMIT)
-        self._send(worker, wire.CALL, meta, call.body, call.fds)
+        self.send(worker, wire.CALL, meta, call.body, call.fds)
 
     def catch_up(self, worker: Worker) -> None:
         """Take what it has sent already, before something is decided about it."""
@@ -138,7 +147,7 @@ class Crew:
 
     def credit(self, worker: Worker, items: int) -> None:
         """Let it yield that many more."""
-        self._send(worker, wire.CREDIT, wire.CREDIT_META.pack(items))
+        self.send(worker, wire.CREDIT, wire.CREDIT_META.pack(items))
 
     def dismiss(self, worker: Worker) -> None:
         """End a spare: it leaves when its channel closes."""
@@ -183,7 +192,7 @@ class Crew:
         elif worker.stopping and overdue_s > STOP_MARGIN_S:
             worker.zygote.kill(f"it did not end worker {worker.pid} and was killed")
 
-    def _send(
+    def send(
         self,
         worker: Worker,
         kind: int,
@@ -191,6 +200,7 @@ class Crew:
         body: bytes = b"",
         fds: tuple[int, ...] = (),
     ) -> None:
+        """Send it a frame; what does not go at once follows when it can."""
         try:
             worker.link.send(kind, meta, body, fds)
         except OSError:
@@ -232,7 +242,11 @@ class Crew:
 
     def _on_frame(self, worker: Worker, frame: wire.Frame) -> None:
         running = worker.running
-        if frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
+        if worker.instance is not None:
+            # What it printed before, above all for the call that this frame ends.
+            self._read_output(worker)
+            self._listener.resident_sent(worker, frame)
+        elif frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
             worker.state.move(WorkerState.SPARE)
             worker.prepared = True
             self._listener.worker_ready(worker)
@@ -255,7 +269,9 @@ class Crew:
         self._poller.forget(worker.link.channel_fd)
         running = worker.running
         self.stop(worker, None, grace=0.0)
-        if running is not None and not running.done:
+        if worker.instance is not None:
+            self._listener.resident_spoilt(worker, problem)
+        elif running is not None and not running.done:
             self._read_output(worker)
             self._listener.spoilt(worker, running, problem)
 
@@ -264,8 +280,11 @@ class Crew:
             self._poller.forget(worker.link.output_fd)
 
     def _read_output(self, worker: Worker) -> bytes | None:
-        chunk = worker.link.read_output()
         running = worker.running
+        if worker.instance is not None:
+            running = next(iter(worker.calls.values()), None)
+            worker.link.output = (running and running.own_output) or worker.aside
+        chunk = worker.link.read_output()
         if not chunk or running is None or running.done:
             return chunk
         # After its time is up it prints its stacks, which come with its end.
@@ -283,7 +302,9 @@ class Crew:
         self._read_last(worker)
         worker.status = death.status
         running = worker.running
-        if running is not None and not running.done:
+        if worker.instance is not None:
+            self._listener.resident_died(worker, death)
+        elif running is not None and not running.done:
             self._listener.died(worker, running, death)
         elif not worker.prepared:
             self._listener.worker_not_ready(worker)

@@ -18,7 +18,7 @@ def answered(
 ) -> Outcome:
     """The worker sent its RESULT: a value, or what user code raised."""
     receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=round(meta.rss_kb / 1024, 1))
-    output = worker.link.output.value()
+    output = _written(running)
     if meta.ok:
         fds = tuple(frame.fds)
         return Outcome(body=frame.body, fds=fds, format=meta.form, output=output, receipt=receipt)
@@ -37,26 +37,28 @@ def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None
     """The worker ended without a RESULT; ``death`` is its zygote's report, if any."""
     peak = round(death.rss_kb / 1024, 1) if death else None
     exit_words = causes.exit_words(death.status) if death else None
-    worker = running.worker
     return Outcome(
         error_type=cause.error_type,
         error=cause.message,
         details=cause.details,
-        output=without_our_frames(worker.link.output.value()) if worker else b"",
+        output=without_our_frames(_written(running)),
         receipt=_receipt(running, now, peak_rss_mb=peak, exit_words=exit_words),
     )
 
 
 def cancelled(running: Running, reason: str, now: float) -> Outcome:
     """The caller, or the pool, has no more use for it."""
-    worker = running.worker
     return Outcome(
         error_type="Cancelled",
         error=f"the call was cancelled: {reason}",
         details={"reason": reason},
-        output=worker.link.output.value() if worker else b"",
+        output=_written(running),
         receipt=_receipt(running, now),
     )
+
+
+def _written(running: Running) -> bytes:
+    return running.written.value() if running.written is not None else b""
 
 
 def start_failed(environment: str, reason: str) -> Outcome:
@@ -77,6 +79,37 @@ def queued_too_long(running: Running, now: float) -> Outcome:
         "(phase: queue). Send it again later, or give the server more slots.",
         details={"phase": Phase.QUEUE.value, "limit_s": running.limits.queue_s},
         receipt=_receipt(running, now),
+    )
+
+
+def loaded_too_long(running: Running, now: float) -> Outcome:
+    """Its instance was not made in the time that the call may run."""
+    limit = running.limits.run_s
+    return Outcome(
+        error_type="Timeout",
+        error=f"the instance of the call was not made within its time limit of {limit:g} s (phase: start). "
+        "Raise timeout_s if the constructor needs longer.",
+        details={"phase": Phase.START.value, "limit_s": limit},
+        receipt=_receipt(running, now),
+    )
+
+
+def instance_refused(instance: str, reason: str) -> Outcome:
+    """Its instance cannot be made now."""
+    return Outcome(
+        error_type="WorkerCrashed",
+        error=f"the instance {instance!r} cannot be made: {reason}.",
+        details={"instance": instance, "reason": reason, "phase": Phase.START.value},
+    )
+
+
+def sibling_lost(reason: str) -> Stop:
+    """The resident it ran in was ended because of another call."""
+    return Stop(
+        error_type="ResidentLost",
+        message=f"the instance the call ran in was ended for another call's sake: {reason}. "
+        "The call did nothing to cause this, and may be sent again.",
+        details={"reason": reason},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from .calls import Call, Limits, Phase, Sink
 from .causes import Stop
 from .channel import WorkerLink
+from .output import OutputBuffer
 from .scheduler import ZygoteKey
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
@@ -27,7 +28,9 @@ class Running:
         "done",
         "key",
         "limits",
+        "own_output",
         "sink",
+        "stop",
         "streaming",
         "submitted_at",
         "timer",
@@ -43,6 +46,10 @@ class Running:
         self.submitted_at = now
         self.dispatched_at: float | None = None
         self.worker: Worker | None = None
+        #: In a resident: what it wrote; else its worker writes for it alone.
+        self.own_output: OutputBuffer | None = None
+        #: In a resident: why it is being ended there, when its caller is to hear of it.
+        self.stop: Stop | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 1
         self.streaming = False
@@ -52,6 +59,13 @@ class Running:
     def phase(self) -> Phase:
         """Where it is."""
         return Phase.QUEUE if self.worker is None else Phase.RUN
+
+    @property
+    def written(self) -> OutputBuffer | None:
+        """What it wrote so far."""
+        if self.own_output is not None or self.worker is None:
+            return self.own_output
+        return self.worker.link.output
 
     def may_run_again(self, *, began: bool) -> bool:
         """Whether its worker's death may be made good: nothing of it ran, or it says so."""
@@ -64,7 +78,7 @@ class Running:
     def try_again(self) -> None:
         """Back to the queue."""
         self.attempts += 1
-        self.worker = None
+        self.worker = self.own_output = self.stop = None
         self.cancel_timer()
 
     def cancel_timer(self) -> None:
@@ -83,12 +97,16 @@ class Worker:
     """A forked process, from its zygote's report of it to that of its tree's end."""
 
     __slots__ = (
+        "aside",
         "call_id",
+        "calls",
+        "culprit",
         "doubted",
         "ending_since",
         "fed_at",
         "hung_up_at",
         "id",
+        "instance",
         "link",
         "pid",
         "prepared",
@@ -122,6 +140,12 @@ class Worker:
         self.prepared = prepared
         self.call_id: int | None = None
         self.running: Running | None = None
+        #: Of a resident: its instance, the calls in it, and the one it is being ended for.
+        self.instance: str | None = None
+        self.calls: dict[int, Running] = {}
+        self.culprit: int | None = None
+        #: What it prints while no call is in it.
+        self.aside = link.output
         #: Set when the supervisor ends it: why, if the call is to hear of it.
         self.stop: Stop | None = None
         self.stopping = False
