@@ -32,7 +32,7 @@ from .skeletons import Skeletons
 from .store import Store, remove_tree
 from .uv_cli import Progress, Uv
 
-__all__ = ["Builder", "Order", "Seconds", "scratch"]
+__all__ = ["Builder", "Made", "Order", "Seconds", "scratch"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,14 @@ class Order:
     replace: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A finished build: `created` tells it from one that another process published first."""
+
+    seconds: Seconds
+    created: float
+
+
 @asynccontextmanager
 async def scratch(store: Store, holder: str) -> AsyncIterator[Path]:
     """A scratch directory whose deletion does not block the loop."""
@@ -80,7 +88,7 @@ class Builder:
     skeletons: Skeletons
     settings: EnvSettings
 
-    async def build(self, order: Order, progress: Progress) -> Seconds:
+    async def build(self, order: Order, progress: Progress) -> Made:
         """Build and publish; raises the typed failure of whatever stood in the way."""
         began = time.monotonic()
         watch = _FetchWatch(progress)
@@ -89,13 +97,14 @@ class Builder:
             # What is damaged may be damaged in the shared cache: take nothing from there.
             uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
             await self._install(uv, order.plan, venv, watch)
-            await asyncio.to_thread(self._complete, order, venv)
+            facts = await asyncio.to_thread(self._complete, order, venv)
             if self.settings.volume_key:
                 final = self.store.environment(order.digest)
                 await self.finish(venv, final, jobs=os.cpu_count() or 1)
             await asyncio.to_thread(self._publish, order, venv)
         total = time.monotonic() - began
-        return Seconds(fetch=watch.seconds, build=total - watch.seconds)
+        seconds = Seconds(fetch=watch.seconds, build=total - watch.seconds)
+        return Made(seconds=seconds, created=facts.created)
 
     async def _install(self, uv: Uv, plan: Plan, venv: Path, watch: _FetchWatch) -> None:
         if not plan.lines:
@@ -105,7 +114,7 @@ class Builder:
         watch.start()
         await uv.install(venv, lock, progress=watch.line)
 
-    def _complete(self, order: Order, venv: Path) -> None:
+    def _complete(self, order: Order, venv: Path) -> manifest.Facts:
         site_packages = site_packages_of(venv)
         if order.plan.layered:
             _show_base(site_packages, order.base)
@@ -118,7 +127,9 @@ class Builder:
                 advice="name versions that go together",
             )
         files, size = manifest.list_files(venv)
-        manifest.write_facts(venv, _facts(order, seen, files, size))
+        facts = _facts(order, seen, files, size)
+        manifest.write_facts(venv, facts)
+        return facts
 
     def _publish(self, order: Order, venv: Path) -> None:
         target = self.store.environment(order.digest)

@@ -273,8 +273,8 @@ class Environments:
 
     async def open(self) -> Provider:
         """Open the store and look at the base now rather than on first use."""
-        provider, base = await asyncio.gather(self._open(), self._planner.look_at_base())
-        provider.ground.skeletons.prepare(base)
+        provider, _ = await asyncio.gather(self._open(), self._planner.look_at_base())
+        await self._planner.prepare(provider.ground)
         return provider
 
     async def close(self) -> None:

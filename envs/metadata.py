@@ -36,8 +36,9 @@ def read_packages(site_packages: Path) -> dict[str, BasePackage]:
 
 
 def _read(path: Path) -> BasePackage | None:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        headers = HeaderParser().parse(file)
+    # The headers end at the first empty line; the description after it can be long.
+    text = path.read_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    headers = HeaderParser().parsestr(text.decode("utf-8", "replace"))
     try:
         version = Version(headers["Version"])
     except (InvalidVersion, TypeError):

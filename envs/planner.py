@@ -9,6 +9,7 @@ digest       of the plan; local files count by content
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from .settings import EnvSettings
 from .spec import NormalSpec, Spec, normalise
 
 __all__ = ["Planner", "Understood", "base_environment"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,18 @@ class Planner:
     async def look_at_base(self) -> BaseFacts:
         """Probe the base now, so that no request waits for it."""
         return await self._bases.facts(self._settings.base_python)
+
+    async def prepare(self, ground: Ground) -> None:
+        """Do what does not depend on a request: the first one waits the less."""
+        base = await self.look_at_base()
+        ground.skeletons.prepare(base)
+        try:
+            await self._resolver(ground).prepare(base)
+        except OSError as error:
+            _log.info("no stubs of the base beforehand: %s", error)
+
+    def _resolver(self, ground: Ground) -> Resolver:
+        return Resolver(uv=ground.uv, stubs=ground.stubs, pins=self._settings.runtime_pins)
 
     async def understand(self, spec: Spec, ground: Ground) -> Understood:
         """Normalise, find the interpreter, compute the request key."""
@@ -79,7 +94,6 @@ class Planner:
         self, asked: Understood, ground: Ground, report: Report, *, thorough: bool = False
     ) -> Plan:
         """Resolve; raises the typed failure when nothing satisfies the requirements."""
-        resolver = Resolver(uv=ground.uv, stubs=ground.stubs, pins=self._settings.runtime_pins)
         async with scratch(ground.store, ground.holders.me) as folder:
             question = Question(
                 spec=asked.spec,
@@ -89,7 +103,7 @@ class Planner:
                 thorough=thorough,
                 progress=report,
             )
-            plan = await resolver.plan(question)
+            plan = await self._resolver(ground).plan(question)
         if plan.mode == "layer" and not plan.lines:
             return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
         return plan

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from .base import BaseFacts
-from .builder import Order, Seconds
+from .builder import Made, Order, Seconds
 from .environment import Environment
 from .errors import CompilerMissing, EnvironmentFailure
 from .eviction import Evicted
@@ -164,8 +164,9 @@ class Provider:
         if order.replace:
             # A file that was written to in place is the cache's file too.
             await self._clean_cache(tuple(item.name for item in wanted.plan.decisions))
-        spent = await self._build_with_tools(order, report)
-        whole = Seconds(resolve=seconds.resolve, fetch=spent.fetch, build=spent.build)
+        made = await self._build_with_tools(order, report)
+        self.shelf.trust(wanted.digest, made.created)
+        whole = replace(made.seconds, resolve=seconds.resolve)
         found = await asyncio.to_thread(self.shelf.look, wanted.digest, "built", whole)
         if found is None:
             raise EnvironmentFailure(
@@ -176,7 +177,7 @@ class Provider:
         self.ground.skeletons.prepare(wanted.base)
         return found
 
-    async def _build_with_tools(self, order: Order, report: Report) -> Seconds:
+    async def _build_with_tools(self, order: Order, report: Report) -> Made:
         try:
             return await self.ground.builder.build(order, report)
         except CompilerMissing:

@@ -58,6 +58,11 @@ class Resolver:
     stubs: Stubs
     pins: tuple[str, ...]
 
+    async def prepare(self, base: BaseFacts) -> None:
+        """Write the base's stubs before anybody asks."""
+        if base.packages:
+            await self.stubs.of(base, without=_unbound(self.pins, base))
+
     async def plan(self, question: Question) -> Plan:
         """Decide what to build, or raise what stands in the way."""
         spec = question.spec
@@ -150,7 +155,9 @@ async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
         return failure
 
 
-async def _both(constrained: Awaitable[_Lock], other: Awaitable[_Lock]) -> tuple[_Outcome, _Outcome]:
+async def _both(
+    constrained: Awaitable[_Lock], other: Awaitable[_Lock]
+) -> tuple[_Outcome, _Outcome]:
     """Run both at once, wait for both; leave nothing running, however it ends.
 
     No short cut when the constrained lock holds nothing of the base: uv may have gone

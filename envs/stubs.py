@@ -65,7 +65,7 @@ class Stubs:
         folder = self._store.make_scratch(self._holder)
         try:
             return write_stubs(base, folder, without=without)
-        except BaseException:
+        except OSError:
             remove_tree(folder)
             raise
 

@@ -99,6 +99,9 @@ class Connection(HttpToolsProtocol):
         """Tell every request; uvicorn tells the newest only, which may not have begun."""
         super().connection_lost(exc)
         self._held.clear()
+        self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -159,6 +162,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A first byte, which may have come together with the message before."""
         super().on_message_begin()
+        self._empty_bytes = self._empty_bytes or 1
         if self.since is None:
             self.since = self.loop.time()
 
@@ -236,12 +240,20 @@ class Connection(HttpToolsProtocol):
             return
         self._refused_at = self.loop.time()
         self._held.clear()
-        if response and not self._unanswered:
+        if response and self._may_answer():
+            self._tell_of_end()
             self.transport.write(response)
             self.transport.write_eof()
         else:
             # A response may be half written, or its reader asleep: nothing to wait for.
             self.transport.abort()
+
+    def _may_answer(self) -> bool:
+        """Whether the client would take what is written now for the answer to its message."""
+        if not self._unanswered:
+            return True
+        first = self._unanswered[0]
+        return first.more_body and not first.response_started
 
     def _drop(self) -> None:
         _socket(self).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)

@@ -58,13 +58,13 @@ class Execute:
         """One request."""
         exchange = self._exchanges.open(receive)
         try:
-            await _respond(send, await self._answer(exchange, scope, receive))
+            await self._respond(send, await self._answer(exchange, scope, receive))
         except ClientGone:
             return
         except (PayloadTooLarge, Unauthorized) as error:
             await _respond_and_linger(receive, send, answers.of_error(error))
         except FlashpoolError as error:
-            await _respond(send, answers.of_error(error))
+            await self._respond(send, answers.of_error(error))
         except asyncio.CancelledError:
             if exchange.cut is None:
                 raise
@@ -74,6 +74,10 @@ class Execute:
             await _respond(send, answers.of_error(late, 408), close=True)
         finally:
             self._exchanges.close(exchange)
+
+    async def _respond(self, send: Send, answer: Answer) -> None:
+        # A connection that is kept would bring the next request to a server that is leaving.
+        await _respond(send, answer, close=self._service.pool.draining)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> Answer:
         headers = dict(scope["headers"])
@@ -135,7 +139,7 @@ class Health:
         """One probe."""
         status = self._service.health()
         body = {200: _HEALTHY, 204: b""}.get(status, _UNHEALTHY)
-        await _respond(send, Answer(status, body))
+        await _respond(send, Answer(status, body), close=self._service.pool.draining)
 
 
 async def _respond(send: Send, answer: Answer, *, close: bool = False, finish: bool = True) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 #: Lines told of the making of one environment, and the length of one.
 NOTES: Final = 200
 NOTE_LIMIT: Final = 500
+#: A caller who waited for so long is told why, whoever built what it waited for.
+NOTEWORTHY_S: Final = 1.0
 
 
 def _unheard(_line: str) -> None:
@@ -63,8 +66,8 @@ class CallPool(Protocol):
     def credit(self, call_id: int, items: int) -> None:
         """A streaming call may send so many items more."""
 
-    async def drain(self, limit_s: float) -> bool:
-        """Refuse new calls, wait for the running ones."""
+    async def drain(self, limit_s: float, first: Awaitable[object] | None = None) -> bool:
+        """Refuse new calls once ``first`` is done, wait for the running ones."""
 
     async def stop(self, reason: str = ...) -> None:
         """End everything; calls still there are told the reason."""
@@ -140,8 +143,6 @@ class Watched(Pending):
         super().__init__(pool, outcome, notes)
         self._watcher = watcher
         self.started = watcher.started
-        if notes:
-            watcher.output(notes)
 
     def output(self, chunk: bytes) -> None:
         """Pass it on."""
@@ -163,6 +164,9 @@ class Service:
         self._result_limit = result_limit
         self._starting: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
+        #: Requests whose environments are being found or made.
+        self.preparing = 0
+        self._all_prepared = asyncio.Event()
 
     async def start(self) -> None:
         """Start the pool; returns before it is ready."""
@@ -177,8 +181,20 @@ class Service:
             self._failure = error
             log.error("The base environment does not start: %s", error)  # noqa: TRY400 - told in full
 
+    async def drain(self, limit_s: float) -> bool:
+        """Take no new requests; True when all that were accepted have ended in time.
+
+        Those whose environments are being made are among them: their calls are still taken.
+        """
+        return await self.pool.drain(limit_s, self._until_prepared())
+
+    async def _until_prepared(self) -> None:
+        while self.preparing:
+            self._all_prepared.clear()
+            await self._all_prepared.wait()
+
     async def stop(self, reason: str = "the server stops") -> None:
-        """End the pool and everything in it."""
+        """End the pool and everything in it, builds too."""
         if self._starting is not None:
             self._starting.cancel()
         await self.pool.stop(reason)
@@ -212,7 +228,9 @@ class Service:
             notes.append(line)
             report(line)
 
-        provision = await self._environments.resolve(spec, told) if spec else Provision()
+        began = time.monotonic()
+        provision = await self._resolve(spec, told) if spec else Provision()
+        waited = time.monotonic() - began
         call = Call(
             codec=Codec.FLASH,
             body=body,
@@ -228,8 +246,19 @@ class Service:
             stream=stream and request.execution_type == "function",
             idempotent=bool(request.idempotent),
         )
-        # Of a build only: what is said while an environment is looked up is nobody's news.
-        return Prepared(call, _joined(notes) if provision.origin == "built" else b"")
+        # What is said while an environment is looked up quickly is nobody's news.
+        news = provision.origin == "built" or waited > NOTEWORTHY_S
+        return Prepared(call, _joined(notes) if news else b"")
+
+    async def _resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:
+        self.preparing += 1
+        try:
+            return await self._environments.resolve(spec, report)
+        finally:
+            self.preparing -= 1
+            if not self.preparing:
+                # Who waits for that runs in a later turn, after the call was submitted.
+                self._all_prepared.set()
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> Pending:
         """Hand a call to the pool."""

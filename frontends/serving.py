@@ -76,7 +76,7 @@ class LbServer(Listener):
         name = signal.Signals(signum).name
         if self._leaving is None:
             stats = self._service.pool.stats()
-            running = _calls(stats.slots.busy + stats.queue.depth)
+            running = _calls(stats.slots.busy + stats.queue.depth + self._service.preparing)
             log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
             self._leaving = asyncio.ensure_future(self._leave())
         else:
@@ -84,7 +84,7 @@ class LbServer(Listener):
             self._hurry.set()
 
     async def _leave(self) -> None:
-        drained = asyncio.ensure_future(self._service.pool.drain(self._drain_s))
+        drained = asyncio.ensure_future(self._service.drain(self._drain_s))
         hurried = asyncio.ensure_future(self._hurry.wait())
         try:
             await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)

@@ -63,6 +63,13 @@ class PoolConfig:
     #: a call after which one is let go.
     max_environments: int = 32
     environment_idle_s: float = 900.0
+    #: GPUs of calls that do not say how many; None: one, where there are GPUs.
+    gpus_per_call: int | None = None
+    #: Calls that may be on one GPU at once.
+    calls_per_gpu: int = 1
+    #: Seconds for a GPU's memory to come back after a call, and the MiB that may be missing.
+    gpu_settle_s: float = 10.0
+    gpu_tolerance_mb: int = 64
     #: Modules every zygote imports before it forks.
     preload: tuple[str, ...] = ()
     #: Glob patterns of modules that may be preloaded because calls import them.

@@ -198,6 +198,9 @@ class GpuTable:
     def __len__(self) -> int:
         return len(self._gpus)
 
+    def __getitem__(self, uuid: str) -> Gpu:
+        return self._gpus[uuid]
+
     def __iter__(self) -> Iterator[Gpu]:
         return iter(self._gpus.values())
 

@@ -19,7 +19,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -84,12 +84,14 @@ class Nvml:
         except NvmlError as error:
             return Inventory(reason=str(error), ill=error.code not in _NO_GPUS)
 
-    async def read(self, uuids: Iterable[str], *, processes: bool = False) -> list[Reading]:
-        """Look at these devices, in this order. Never raises."""
+    async def read(
+        self, uuids: Iterable[str], *, processes: Container[str] = ()
+    ) -> list[Reading]:
+        """Look at these devices, in this order, and at the ``processes`` of some. Never raises."""
         wanted = list(uuids)
         try:
             return await self._ask(
-                lambda: [self._driver.read(uuid, processes=processes) for uuid in wanted],
+                lambda: [self._driver.read(uuid, processes=uuid in processes) for uuid in wanted],
                 self._deadline_s,
             )
         except NvmlError as error:

@@ -72,6 +72,14 @@ def optional(kind: Kind) -> Kind:
     )
 
 
+def automatic(kind: Kind) -> Kind:
+    """``auto``, or a value of that kind."""
+    return Kind(
+        parse=lambda text: None if text.lower() == "auto" else kind.parse(text),
+        accepts=f"{kind.accepts}, or auto",
+    )
+
+
 def choice(*options: str) -> Kind:
     """One of a few words, in any case."""
     by_folded = {option.lower(): option for option in options}

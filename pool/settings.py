@@ -155,6 +155,24 @@ class Settings:
         kind.integer(1, 1 << 20), "1024", "KiB of output kept per call; the middle goes first."
     )
 
+    # GPUs
+    gpus_per_call: int | None = _setting(
+        kind.automatic(kind.integer(0, 64)),
+        "auto",
+        "GPUs a call gets, unless its request says gpus; auto: 1 where there are GPUs, else 0.",
+    )
+    calls_per_gpu: int = _setting(kind.integer(1, 64), "1", "Calls that may be on one GPU at once.")
+    gpu_settle_s: float = _setting(
+        kind.seconds(),
+        "10",
+        "Seconds for a GPU's memory to come back after a call; past that it is quarantined.",
+    )
+    gpu_tolerance_mb: int = _setting(
+        kind.integer(1, 1 << 20),
+        "64",
+        "MiB more in use than before its calls that count as come back.",
+    )
+
     # Workers
     base_python: str = _setting(
         kind.INTERPRETER,
@@ -370,6 +388,10 @@ class Settings:
             preload_learn=self.preload_learn,
             worker_env=self.worker_env,
             start_method=self.start_method,
+            gpus_per_call=self.gpus_per_call,
+            calls_per_gpu=self.calls_per_gpu,
+            gpu_settle_s=self.gpu_settle_s,
+            gpu_tolerance_mb=self.gpu_tolerance_mb,
             log_level=self.log_level,
         )
 

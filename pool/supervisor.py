@@ -12,9 +12,10 @@ even reads what a user sent: bytes go from the front-end to a worker and back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from . import causes, ends, scheduler, survey
@@ -55,6 +56,8 @@ class Supervisor:
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
         self.draining = False
+        #: Draining, and nobody is expected any more.
+        self._refusing = False
         self._closed = False
         self._scheduler = Scheduler(
             scheduler.Policy(
@@ -123,10 +126,18 @@ class Supervisor:
                 )
             await self._change()
 
-    async def drain(self, limit_s: float) -> bool:
-        """Refuse new calls; True when all that were accepted have ended in time."""
+    async def drain(self, limit_s: float, first: Awaitable[object] | None = None) -> bool:
+        """Refuse new calls; True when all that were accepted have ended in time.
+
+        Until ``first`` is done, calls are taken: their environments were being made when
+        this began. Whoever begins something new has looked at `draining` before.
+        """
         self.draining = True
         deadline = self._now() + limit_s
+        if first is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(first, limit_s)
+        self._refusing = True
         while self._calls and self._now() < deadline:
             await self._change(deadline - self._now())
         return not self._calls
@@ -135,7 +146,7 @@ class Supervisor:
         """End every call as cancelled and every process; returns when all is gone."""
         if self._closed:
             return
-        self.draining = self._closed = True
+        self.draining = self._refusing = self._closed = True
         for call_id, running in list(self._calls.items()):
             self._finish(call_id, ends.cancelled(running, reason, self._now()))
         self._fleet.retire_all()
@@ -189,7 +200,7 @@ class Supervisor:
         """
         if self._closed:
             raise PoolClosed("the pool is shut down")
-        if self.draining:
+        if self._refusing:
             raise Overloaded(
                 "the server is draining and takes no more calls; send it to another worker",
                 retry_after_s=1,
@@ -305,7 +316,7 @@ class Supervisor:
     def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
         """It is gone: its workers' calls fail, or wait for the next start."""
         curable = zygote is not None and zygote.curable
-        if key.profile and (zygote is None or zygote.ready_at is None):
+        if key.profile and (zygote is None or not zygote.forked):
             # What it should have preloaded may be to blame: calls need not have it.
             lean = ZygoteKey(key.environment)
             self._do(self._scheduler.retire(key, lean, self._now()))
@@ -379,6 +390,13 @@ class Supervisor:
         cause = causes.of_bad_frame(problem, worker.link.output.tail(causes.TAIL))
         self._finish(worker.call_id, ends.failed(running, cause, self._now(), None))
 
+    def stillborn(self, worker: Worker, death: wire.Exited) -> None:
+        """It ended before user code began: calls need not have what its zygote preloaded."""
+        zygote = worker.zygote
+        if self._fleet.stillborn(zygote, causes.exit_words(death.status)):
+            lean = ZygoteKey(zygote.key.environment)
+            self._do(self._scheduler.retire(zygote.key, lean, self._now()))
+
     def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
         """A worker died without a result: once more, if nothing of the call had run."""
         call_id = worker.call_id
@@ -386,8 +404,10 @@ class Supervisor:
         if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
             running.try_again()
             self._limited.discard(call_id)
-            now = self._now()
-            self._do(self._scheduler.submitted(call_id, running.key, now, again=True))
+            call = running.call
+            # Not where it was: that zygote may be on its way out.
+            running.key = self._learner.route(call.environment, call.function_key)
+            self._do(self._scheduler.submitted(call_id, running.key, self._now(), again=True))
             return
         cause = causes.of_death(
             death.status,

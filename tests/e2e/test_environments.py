@@ -1,13 +1,15 @@
 """Packages that requests name, over HTTP: real builds from a small index of wheels."""
 
 import json
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from e2e.server import report, request, until
-from e2e.world import VERSION, World
+from e2e.world import VERSION, World, processes_with
 
 
 @pytest.fixture
@@ -129,3 +131,61 @@ def test_the_commands(world: World, tmp_path: Path) -> None:
     assert "deleted" in world.command("gc", "--all").stdout
     assert json.loads(world.command("ls", "--json").stdout)["environments"] == []
     assert world.command("show", "zzz").returncode == 1
+
+
+# Leaving while something is built.
+
+
+@pytest.fixture
+def watched(world: World) -> World:
+    world.watch_uv()
+    return world
+
+
+def test_a_drain_waits_for_builds_and_runs_their_calls(watched: World) -> None:
+    with watched.server() as server, ThreadPoolExecutor(1) as threads:
+        with watched.holding("install"):
+            asked = threads.submit(server.execute, VERSION, dependencies=["alpha==1.0"])
+            until(lambda: watched.uv_runs("install"))
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: server.http.get("/ping").status_code == 503)
+            refused = server.http.post("/execute", json=request(VERSION, dependencies=["beta"]))
+            assert refused.status_code == 503
+            assert "1 call to finish" in server.log()
+        answer = asked.result()
+        assert answer["json_result"] == "1.0", report(answer)
+        assert server.process.wait(20) == 0
+    assert processes_with(str(watched.volume)) == []
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_a_build_that_does_not_end_in_time_is_cancelled(watched: World, hurry: bool) -> None:
+    limits = {"FLASHPOOL_DRAIN_S": "30" if hurry else "0.5"}
+    with watched.server(**limits) as server, ThreadPoolExecutor(1) as threads:
+        body = request(VERSION, dependencies=["alpha==1.0"])
+        with watched.holding("install"):
+            asked = threads.submit(server.http.post, "/execute", json=body)
+            until(lambda: watched.uv_runs("install"))
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: "draining" in server.log())
+            if hurry:
+                server.process.send_signal(signal.SIGTERM)
+            reply = asked.result()
+            assert server.process.wait(20) == 0
+            assert processes_with(str(watched.volume)) == []
+        assert (reply.status_code, reply.json()["error_type"]) == (503, "Overloaded")
+        assert "retry-after" in reply.headers
+    assert watched.stored("scratch") == []
+    assert watched.stored("claims") == []
+    assert watched.stored("envs") == []
+
+
+def test_a_client_that_hangs_up_takes_its_build_along(watched: World) -> None:
+    with watched.server() as server, watched.holding("install"):
+        body = request(VERSION, dependencies=["alpha==1.0"])
+        with pytest.raises(httpx.ReadTimeout):
+            server.http.post("/execute", json=body, timeout=2)
+        until(lambda: watched.uv_runs("install"))
+        until(lambda: processes_with(f"{watched.volume}/flashpool/scratch") == [])
+        until(lambda: watched.stored("claims") == [])
+        assert server.execute("def f(): return 3")["json_result"] == 3

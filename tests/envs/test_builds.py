@@ -18,6 +18,7 @@ from flashpool.envs import (
     EnvSettings,
     ResolutionFailed,
     Spec,
+    uv_cli,
 )
 from flashpool.envs.eviction import unique_bytes
 from flashpool.envs.uv_cli import find_uv
@@ -149,6 +150,47 @@ def test_no_absurd_version_in_silence(setup: Any, run: Run, version_in: VersionI
                 assert version_in(found.python, "alpha") == "2.0"
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("asked", "resolutions"),
+    [
+        (("beta",), ["constrained", "alone"]),
+        (("beta==1.0",), ["constrained"]),
+        (("beta", "gamma==2.0"), ["free"]),
+        (("tool",), ["alone", "constrained", "free"]),
+    ],
+)
+def test_no_more_is_resolved_than_the_answer_needs(
+    asked: tuple[str, ...],
+    resolutions: list[str],
+    setup: Any,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The full resolution without the base doubles the work: it is for conflicts."""
+    index = setup.base.index
+    index.add("tool", "1.0")
+    index.add("tool", "4.0", "alpha>=2")
+    index.add("gamma", "1.0")
+    index.add("gamma", "2.0")
+    setup.base.install("alpha==1.0", "gamma==1.0")
+    seen: list[str] = []
+    real = uv_cli.Uv.resolve
+
+    async def counted(self: uv_cli.Uv, *args: Any, **options: Any) -> str:
+        alone = not options.get("dependencies", True)
+        seen.append("constrained" if options.get("constraints") else "alone" if alone else "free")
+        return await real(self, *args, **options)
+
+    monkeypatch.setattr(uv_cli.Uv, "resolve", counted)
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            (await environments.acquire(spec(*asked))).release()
+
+    run(main())
+    assert sorted(seen) == sorted(resolutions)
 
 
 def test_the_base_may_contradict_itself(setup: Any, run: Run, version_in: VersionIn) -> None:

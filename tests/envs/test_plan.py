@@ -13,7 +13,7 @@ from flashpool.envs.failures import Failures
 from flashpool.envs.memo import Memo
 from flashpool.envs.metadata import problems
 from flashpool.envs.places import file_system_of, is_remote
-from flashpool.envs.plan import decide, from_base, parse_lock
+from flashpool.envs.plan import clash, decide, from_base, open_lines, parse_lock
 from flashpool.envs.settings import REFERENCE_KINDS, EnvSettings
 from flashpool.envs.spec import NormalSpec, Spec, normalise
 from flashpool.envs.stubs import stub_version
@@ -105,6 +105,21 @@ def test_a_conflict_is_isolated() -> None:
     plan = decide(None, free, spec("numpy==2.2.6"), base, "the base conflicts: ...")
     assert plan.mode == "isolated"
     assert plan.lines == ("numpy==2.2.6",)
+
+
+def test_a_clash_that_the_lines_alone_tell() -> None:
+    base = facts(package("numpy", "1.26.4"), package("torch", "2.4.0+cu128"))
+    assert clash(spec("numpy==2.2.6"), base) == (
+        "the base conflicts: it has numpy 1.26.4, not numpy==2.2.6"
+    )
+    for fine in ("numpy", "numpy<2", "torch==2.4.0", "pandas==9", "numpy>2 ; sys_platform == 'x'"):
+        assert clash(spec(fine), base) == ""
+
+
+def test_lines_that_leave_a_choice() -> None:
+    base = facts(package("numpy", "1.26.4"))
+    asked = spec("numpy", "a==1.0", "b>=1", "c==1.*", "d @ https://x/d.whl", "e==1.0,>0")
+    assert open_lines(asked, base) == ("b>=1", "c==1.*")
 
 
 def test_stub_versions() -> None:

@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Container, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -41,7 +41,7 @@ def inventory(asked: tuple[Nvml, Ask]) -> Inventory:
     return found
 
 
-def read(asked: tuple[Nvml, Ask], *uuids: str, processes: bool = False) -> list[Reading]:
+def read(asked: tuple[Nvml, Ask], *uuids: str, processes: Container[str] = ()) -> list[Reading]:
     reader, run = asked
     found: list[Reading] = run(reader.read(uuids, processes=processes))
     return found
@@ -130,7 +130,7 @@ def test_memory_and_processes(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> 
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     driver.hold(uuid, GIB, os.getpid())
     driver.hold(uuid, 2 * GIB, child.pid)
-    (reading,) = read(asked, uuid, processes=True)
+    (reading,) = read(asked, uuid, processes={uuid})
     assert reading.used_bytes == 4 * MIB + 3 * GIB
     assert reading.processes == ((os.getpid(), GIB), (child.pid, 2 * GIB))
     child.kill()
@@ -140,7 +140,7 @@ def test_memory_and_processes(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> 
 
 def test_processes_may_be_unknown(driver: ScriptedNvml, asked: tuple[Nvml, Ask]) -> None:
     uuid = driver.gpu(0, nvmlDeviceGetComputeRunningProcesses=script.NOT_SUPPORTED)
-    (reading,) = read(asked, uuid, processes=True)
+    (reading,) = read(asked, uuid, processes={uuid})
     assert (reading.used_bytes, reading.processes) == (4 * MIB, None)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from flashpool.pool.calls import Call, Outcome, Receipt, Sink
@@ -64,8 +64,10 @@ class StandInPool:
             self.cancelled.append(reason)
             self.finish(call_id, Outcome(error_type="Cancelled", error=f"Cancelled: {reason}"))
 
-    async def drain(self, limit_s: float) -> bool:
+    async def drain(self, limit_s: float, first: Awaitable[object] | None = None) -> bool:
         self.draining = True
+        if first is not None:
+            await first
         return not self.held
 
     async def stop(self, reason: str = "the pool stops") -> None:
