@@ -70,6 +70,13 @@ class PoolConfig:
     #: Seconds for a GPU's memory to come back after a call, and the MiB that may be missing.
     gpu_settle_s: float = 10.0
     gpu_tolerance_mb: int = 64
+    #: Class instances that may have a worker at once, the seconds without a call after which
+    #: one is closed, and the MiB all may use before idle ones are.
+    instances: int = 16
+    instance_idle_s: float | None = 900.0
+    instances_mb: int | None = None
+    #: Calls of one instance's async methods that run together, where a call does not say.
+    instance_concurrency: int = 32
     #: Modules every zygote imports before it forks.
     preload: tuple[str, ...] = ()
     #: Glob patterns of modules that may be preloaded because calls import them.

@@ -143,14 +143,14 @@ class Residency:
         self._limit_waiting(call_id, running, instance)
         self._do(commands)
 
-    def withdraw(self, call_id: int) -> None:
+    def withdraw(self, call_id: int, running: Running) -> None:
         """A call that has not begun has ended."""
-        name = self._host.running(call_id).call.want
+        want = running.call.want
         commands = self.table.withdrawn(call_id, self._now())
-        if commands is None:
+        if commands is None or want is None:
             return
         self._do(commands)
-        instance = self.table.get(name.instance) if name is not None else None
+        instance = self.table.get(want.instance)
         if instance is not None and instance.state is State.LOADING and not instance.waiting:
             self._end(instance.name, None, None, "nobody waited for it any more")
 
@@ -398,10 +398,6 @@ class Residency:
             same_arguments=want.arguments == instance.arguments,
         )
 
-    def spoilt(self, worker: Worker, problem: str) -> None:
-        """User code wrote to its channel: nothing that comes over it can be believed."""
-        self.lost(worker, causes.of_bad_frame(problem, ""), None)
-
     def died(self, worker: Worker, death: wire.Exited, oom: causes.OomKill | None) -> None:
         """It is dead."""
         name = worker.instance
@@ -442,7 +438,7 @@ class Residency:
             # Nothing of the user's ran: whoever waits goes on waiting, for the next one.
             life.died_loading = True
             return
-        crashed_at = None if worker.stopping else self._now()
+        crashed_at = None if worker.stopping or death is None else self._now()
         for call_id in self.table.not_loaded(name, life.reason, crashed_at):
             running = self._host.running(call_id)
             running.own_output = worker.aside
@@ -459,9 +455,10 @@ class Residency:
         if worker.culprit is not None and worker.culprit != call_id and running.stop is None:
             words = ends.sibling_lost(cause.message.partition("\n")[0])
             cause = Cause(error_type=words.error_type, message=words.message, details=words.details)
+        want = running.call.want
         may_again = running.stop is None and running.may_run_again(began=True)
-        self.table.answered(call_id, self._now())
-        if may_again:
+        self._do(self.table.answered(call_id, self._now()))
+        if may_again and want is not None and not want.must_exist:
             running.try_again()
             self.submit(call_id, running)
             return

@@ -23,17 +23,19 @@ from ._child import wire
 from .calls import BASE_ENVIRONMENT, Call, Codec, Limits, Outcome, Sink
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S, Crew
-from .errors import EnvironmentStartFailed, Overloaded, PoolClosed
+from .errors import EnvironmentStartFailed, InstanceConflict, InstanceLost, Overloaded, PoolClosed
 from .fleet import Fleet
 from .learning import Learner
 from .memory import OomWatch, exact, used
 from .poller import Poller
+from .residency import Residency
 from .scheduler import (
     Command,
     DismissWorker,
     Dispatch,
     Fail,
     ForkWorkers,
+    Grant,
     RetireZygote,
     Scheduler,
     StartZygote,
@@ -100,6 +102,7 @@ class Supervisor:
         self._poller = Poller(self._loop)
         self._fleet = Fleet(self.config, self._learner, self._poller, self._now, self)
         self._crew = Crew(self.config, self._fleet, self._poller, self._now, self)
+        self._residency = Residency(self.config, self._scheduler, self._crew, self, self._now)
         self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
         self._want(_BASE)
 
@@ -140,7 +143,15 @@ class Supervisor:
         self._refusing = True
         while self._calls and self._now() < deadline:
             await self._change(deadline - self._now())
+        await self._close_residents()
         return not self._calls
+
+    async def _close_residents(self) -> None:
+        """Let instances close themselves, those that nobody calls."""
+        self._residency.close_idle("the server drains")
+        deadline = self._now() + self.config.grace_s
+        while self._residency.any_left and self._now() < deadline:
+            await self._change(deadline - self._now())
 
     async def stop(self, reason: str = "the pool is shut down") -> None:
         """End every call as cancelled and every process; returns when all is gone."""
@@ -148,7 +159,7 @@ class Supervisor:
             return
         self.draining = self._refusing = self._closed = True
         for call_id, running in list(self._calls.items()):
-            self._finish(call_id, ends.cancelled(running, reason, self._now()))
+            self.finish(call_id, ends.cancelled(running, reason, self._now()))
         self._fleet.retire_all()
         deadline = self._now() + STOP_MARGIN_S
         while not self._fleet.all_left:
@@ -178,7 +189,7 @@ class Supervisor:
 
     def retire_idle(self, name: str) -> None:
         """Let an environment's processes go, unless a call uses it."""
-        self._do(self._scheduler.retire_idle(name, self._now()))
+        self.do(self._scheduler.retire_idle(name, self._now()))
 
     def _forget_unused(self) -> None:
         if self._closed:
@@ -211,7 +222,10 @@ class Supervisor:
         limits = call.limits.or_else(self._defaults)
         running = self._calls[call_id] = Running(call, sink, key, limits, now)
         try:
-            commands = self._scheduler.submitted(call_id, key, now)
+            self._enqueue(call_id, running)
+        except (InstanceConflict, InstanceLost):
+            del self._calls[call_id]
+            raise
         except scheduler.QueueFull:
             del self._calls[call_id]
             self._recorder.refused += 1
@@ -221,25 +235,46 @@ class Supervisor:
                 retry_after_s=1,
             ) from None
         self._codec = call.codec
-        self._do(commands)
-        if limits.queue_s is not None and running.worker is None and not running.done:
-            running.timer = self._loop.call_later(limits.queue_s, self._queued_too_long, call_id)
         return call_id
+
+    def _enqueue(self, call_id: int, running: Running) -> None:
+        waiting_in_residents = self._residency.table.waiting
+        if running.call.want is not None:
+            self._scheduler.check_room(waiting_in_residents)
+            self._residency.submit(call_id, running)
+            return
+        self.do(
+            self._scheduler.submitted(
+                call_id, running.key, running.submitted_at, beside=waiting_in_residents
+            )
+        )
+        if running.worker is None and not running.done:
+            self.limit(running, running.limits.queue_s, lambda: self.queued_too_long(call_id))
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         """End a call; its sink hears of it at once, its process tree goes meanwhile."""
         running = self._calls.get(call_id)
         if running is None:
             return
-        if running.worker is not None and not running.worker.stopping:
+        if running.call.want is not None:
+            self._residency.cancel(call_id, running, reason)
+        elif running.worker is not None and not running.worker.stopping:
             self._crew.stop(running.worker, None, grace=self.config.grace_s)
-        self._finish(call_id, ends.cancelled(running, reason, self._now()))
+        self.finish(call_id, ends.cancelled(running, reason, self._now()))
 
     def credit(self, call_id: int, items: int) -> None:
         """The sink took that many items of a stream: the worker may send as many more."""
         running = self._calls.get(call_id)
-        if running is not None and running.worker is not None:
+        if running is None or running.worker is None:
+            return
+        if running.call.want is not None:
+            self._residency.credit(call_id, running.worker, items)
+        else:
             self._crew.credit(running.worker, items)
+
+    def release(self, instance: str, reason: str) -> None:
+        """Close an instance when its calls are over."""
+        self._residency.release(instance, reason)
 
     def stats(self) -> PoolStats:
         """The pool as it is now."""
@@ -258,10 +293,12 @@ class Supervisor:
 
     # The scheduler's commands.
 
-    def _do(self, commands: Iterable[Command]) -> None:
+    def do(self, commands: Iterable[Command]) -> None:
         for command in commands:
             if isinstance(command, Dispatch):
                 self._dispatch(command.call, self._crew[command.worker])
+            elif isinstance(command, Grant):
+                self._residency.granted(self._crew[command.worker])
             elif isinstance(command, ForkWorkers):
                 # Spares that somebody waits for already have no time to limber up.
                 practise = "" if self._scheduler.waiting else self._codec.value
@@ -272,21 +309,57 @@ class Supervisor:
                 self._start_zygote(command.key)
             elif isinstance(command, RetireZygote):
                 self._fleet.retire(self._fleet[command.key])
+            elif isinstance(command, Fail) and self._residency.loads(command.call):
+                self._residency.not_started(command.call, command.key, command.reason)
             elif isinstance(command, Fail):
-                self._finish(
+                self.finish(
                     command.call, ends.start_failed(command.key.environment, command.reason)
                 )
 
     def _dispatch(self, call_id: int, worker: Worker) -> None:
+        if self._residency.loads(call_id):
+            self._residency.dispatched(call_id, worker)
+            return
         running = self._calls[call_id]
         self._crew.hand_over(worker, call_id, running)
+        self.begin(call_id, running)
+
+    # What residents need of the supervisor (`residency.Host`).
+
+    def new_id(self) -> int:
+        """A number for a call."""
+        return next(self._ids)
+
+    def running(self, call_id: int) -> Running:
+        """A call that has not ended."""
+        return self._calls[call_id]
+
+    def route(self, call: Call) -> ZygoteKey:
+        """The zygote its worker is to come from."""
+        return self._learner.route(call.environment, call.function_key)
+
+    def learn(self, call: Call, modules: list[str]) -> None:
+        """A call imported these."""
+        if modules:
+            self._want(self._learner.observed(call.environment, call.function_key, modules))
+
+    def limit(self, running: Running, seconds: float | None, late: Callable[[], None]) -> None:
+        """Have something done about a call after so many seconds, in place of what was."""
+        running.cancel_timer()
+        if seconds is not None:
+            running.timer = self._loop.call_later(seconds, late)
+
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function then."""
+        self._loop.call_later(seconds, function)
+
+    def begin(self, call_id: int, running: Running) -> None:
+        """A call was handed to its worker: tell its sink, start its limits."""
         started = getattr(running.sink, "started", None)
         if started is not None:
             started()
-        running.cancel_timer()
         limits = running.limits
-        if limits.run_s is not None:
-            running.timer = self._loop.call_later(limits.run_s, self._ran_too_long, call_id)
+        self.limit(running, limits.run_s, lambda: self._ran_too_long(call_id))
         if limits.memory_mb is not None:
             self._limited.add(call_id)
             self._watch_memory()
@@ -298,20 +371,20 @@ class Supervisor:
 
     def _want(self, key: ZygoteKey | None) -> None:
         if key is not None and not self._closed:
-            self._do(self._scheduler.wanted(key, self._now()))
+            self.do(self._scheduler.wanted(key, self._now()))
 
     # What zygotes report (`fleet.Listener`).
 
     def zygote_ready(self, zygote: ZygoteProcess) -> None:
         """It can fork; what it replaces may go."""
-        self._do(self._scheduler.zygote_ready(zygote.key, self._now()))
+        self.do(self._scheduler.zygote_ready(zygote.key, self._now()))
         replaced = self._learner.started(zygote.key)
         if zygote.key.profile and zygote.key.environment != BASE_ENVIRONMENT:
             self.on_learned(zygote.key.environment, self._learner.modules(zygote.key))
         if replaced is not None:
-            self._do(self._scheduler.retire(replaced, zygote.key, self._now()))
+            self.do(self._scheduler.retire(replaced, zygote.key, self._now()))
         self._want(self._learner.behind(zygote.key.environment))
-        self._tell_change()
+        self.changed()
 
     def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
         """It is gone: its workers' calls fail, or wait for the next start."""
@@ -319,22 +392,24 @@ class Supervisor:
         if key.profile and (zygote is None or not zygote.forked):
             # What it should have preloaded may be to blame: calls need not have it.
             lean = ZygoteKey(key.environment)
-            self._do(self._scheduler.retire(key, lean, self._now()))
+            self.do(self._scheduler.retire(key, lean, self._now()))
         commands = self._scheduler.zygote_lost(key, reason, self._now(), curable=curable)
         for worker in self._crew.of(zygote):
             self._fail_with_zygote(worker, reason)
             self._crew.forget(worker)
-        self._do(commands)
+        self.do(commands)
         if key == _BASE and zygote is not None and (zygote.ready_at is not None or curable):
             self._want(key)
-        self._tell_change()
+        self.changed()
 
     def _fail_with_zygote(self, worker: Worker, reason: str) -> None:
         running = worker.running
+        if worker.instance is not None:
+            self._residency.lost(worker, causes.of_lost_zygote(reason, ""), None)
         if running is None or running.done or worker.call_id is None:
             return
         cause = causes.of_lost_zygote(reason, worker.link.output.tail(causes.TAIL))
-        self._finish(worker.call_id, ends.failed(running, cause, self._now(), None))
+        self.finish(worker.call_id, ends.failed(running, cause, self._now(), None))
 
     def spares(self, zygote: ZygoteProcess, pids: list[int], fds: list[int], ready: bool) -> None:
         """It forked."""
@@ -346,7 +421,7 @@ class Supervisor:
         def again() -> None:
             if zygote in self._fleet:
                 for _ in range(number):
-                    self._do(self._scheduler.worker_not_ready(zygote.key, self._now()))
+                    self.do(self._scheduler.worker_not_ready(zygote.key, self._now()))
 
         self._loop.call_later(_FORK_AGAIN_S, again)
 
@@ -362,11 +437,11 @@ class Supervisor:
 
     def worker_ready(self, worker: Worker) -> None:
         """It waits for a call."""
-        self._do(self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now()))
+        self.do(self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now()))
 
     def worker_not_ready(self, worker: Worker) -> None:
         """It will never take one."""
-        self._do(self._scheduler.worker_not_ready(worker.zygote.key, self._now()))
+        self.do(self._scheduler.worker_not_ready(worker.zygote.key, self._now()))
 
     def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
         """A generator yielded."""
@@ -378,24 +453,21 @@ class Supervisor:
     ) -> None:
         """A call ended by itself."""
         assert worker.call_id is not None
-        modules = meta.more.get("modules")
-        if modules:
-            call = running.call
-            self._want(self._learner.observed(call.environment, call.function_key, modules))
-        self._finish(worker.call_id, ends.answered(running, worker, frame, meta, self._now()))
+        self.learn(running.call, meta.more.get("modules", []))
+        self.finish(worker.call_id, ends.answered(running, worker, frame, meta, self._now()))
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """User code wrote to the channel."""
         assert worker.call_id is not None
         cause = causes.of_bad_frame(problem, worker.link.output.tail(causes.TAIL))
-        self._finish(worker.call_id, ends.failed(running, cause, self._now(), None))
+        self.finish(worker.call_id, ends.failed(running, cause, self._now(), None))
 
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
         """It ended before user code began: calls need not have what its zygote preloaded."""
         zygote = worker.zygote
         if self._fleet.stillborn(zygote, causes.exit_words(death.status)):
             lean = ZygoteKey(zygote.key.environment)
-            self._do(self._scheduler.retire(zygote.key, lean, self._now()))
+            self.do(self._scheduler.retire(zygote.key, lean, self._now()))
 
     def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
         """A worker died without a result: once more, if nothing of the call had run."""
@@ -407,7 +479,7 @@ class Supervisor:
             call = running.call
             # Not where it was: that zygote may be on its way out.
             running.key = self._learner.route(call.environment, call.function_key)
-            self._do(self._scheduler.submitted(call_id, running.key, self._now(), again=True))
+            self.do(self._scheduler.submitted(call_id, running.key, self._now(), again=True))
             return
         cause = causes.of_death(
             death.status,
@@ -417,7 +489,7 @@ class Supervisor:
             output_tail=worker.link.output.tail(causes.TAIL),
             peak_mb=round(death.rss_kb / 1024, 1),
         )
-        self._finish(call_id, ends.failed(running, cause, self._now(), death))
+        self.finish(call_id, ends.failed(running, cause, self._now(), death))
 
     def worker_dead(self, worker: Worker) -> None:
         """It is no spare any more, but its slot is not free yet."""
@@ -425,26 +497,42 @@ class Supervisor:
 
     def worker_gone(self, worker: Worker) -> None:
         """Its slot is free."""
-        self._do(self._scheduler.worker_gone(worker.id, self._now()))
+        self.do(self._scheduler.worker_gone(worker.id, self._now()))
+        self._residency.gone(worker)
+
+    def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """Something of one of its calls."""
+        self._residency.sent(worker, frame)
+
+    def resident_spoilt(self, worker: Worker, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+        self._residency.lost(worker, causes.of_bad_frame(problem, ""), None)
+
+    def resident_died(self, worker: Worker, death: wire.Exited) -> None:
+        """It died, with the calls in it."""
+        self._residency.died(worker, death, self._oom.rose())
 
     # Ends.
 
-    def _finish(self, call_id: int, outcome: Outcome) -> None:
+    def finish(self, call_id: int, outcome: Outcome) -> None:
         """The one place where a call ends."""
         running = self._calls.pop(call_id)
         running.done = True
         running.cancel_timer()
         self._limited.discard(call_id)
-        if running.worker is None:
+        if running.call.want is not None:
+            self._residency.withdraw(call_id, running)
+        elif running.worker is None:
             self._scheduler.withdrawn(call_id, self._now())
         running.close_fds()
         self._recorder.ended(running.call.label, outcome)
         running.sink.done(outcome)
         if self.draining:
-            self._tell_change()
+            self.changed()
 
-    def _queued_too_long(self, call_id: int) -> None:
-        self._finish(call_id, ends.queued_too_long(self._calls[call_id], self._now()))
+    def queued_too_long(self, call_id: int) -> None:
+        """It waited for longer than it may."""
+        self.finish(call_id, ends.queued_too_long(self._calls[call_id], self._now()))
 
     def _ran_too_long(self, call_id: int) -> None:
         running = self._calls[call_id]
@@ -459,15 +547,22 @@ class Supervisor:
             and not worker.stopping
         ):
             stop = ends.ran_too_long(running.limits.run_s)
-            self._crew.stop(worker, stop, grace=self.config.grace_s, dump=True)
+            self._stop(call_id, running, stop, grace=self.config.grace_s)
+
+    def _stop(self, call_id: int, running: Running, stop: Stop, *, grace: float) -> None:
+        if running.call.want is not None:
+            self._residency.stop(call_id, running, stop, grace=grace)
+        elif running.worker is not None:
+            self._crew.stop(running.worker, stop, grace=grace, dump=grace > 0)
 
     # Time.
 
     def _tick(self) -> None:
         """Once a second: what is late, idle or forgotten."""
         self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
-        self._do(self._scheduler.tick(self._now()))
+        self.do(self._scheduler.tick(self._now()))
         self._forget_unused()
+        self._residency.tick()
         self._crew.check()
         self._fleet.check()
         if _BASE not in self._fleet:
@@ -493,7 +588,8 @@ class Supervisor:
             if used(worker.pid) > limit_mb << 20:
                 measured = exact(worker.pid)
                 if measured > limit_mb << 20:
-                    self._crew.stop(worker, ends.used_too_much(limit_mb, measured), grace=0.0)
+                    stop = ends.used_too_much(limit_mb, measured)
+                    self._stop(call_id, running, stop, grace=0.0)
 
     # Waiting.
 
@@ -505,7 +601,7 @@ class Supervisor:
             return
         self._changed.clear()
 
-    def _tell_change(self) -> None:
+    def changed(self) -> None:
         self._changed.set()
 
 
