@@ -86,10 +86,14 @@ def _run(
         else:
             request = flash.load_call(call.body)
             function, args, kwargs = request.function, request.args, request.kwargs
-        on_item = _ItemSender(channel) if stream else None
+        on_item = None
+        if stream:
+            on_item = _ItemSender(channel, payload.dump_result if pickled else request.dump_item)
         value = invoke.run(function, args, kwargs, on_item)
         if value is invoke.STREAMED:
-            return "stream", b"", [], {}
+            if pickled or request.items is None:
+                return "stream", b"", [], {}
+            value = request.items
         if pickled:
             return "pickle", *_dump(lambda: payload.dump_result(value, last=True)), {}
         body = _dump(lambda: flash.dump_result(value, request.as_json))
@@ -196,8 +200,9 @@ def _installed(names: list[str]) -> list[str]:
 class _ItemSender:
     """Sends a generator's items, at most a window ahead of whoever takes them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, dump: Callable[[Any], tuple[bytes, list[int]]]) -> None:
         self.channel = channel
+        self.dump = dump
         self.left = wire.WINDOW
 
     def __call__(self, item: Any) -> None:
@@ -205,7 +210,7 @@ class _ItemSender:
         while self.left == 0:
             self._take_credit()
         self.left -= 1
-        body, fds = payload.dump_result(item)
+        body, fds = self.dump(item)
         self.channel.send(wire.ITEM, b"", body, fds)
 
     async def room(self) -> None:
