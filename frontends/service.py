@@ -51,6 +51,10 @@ class CallPool(Protocol):
     def draining(self) -> bool:
         """Whether new calls are refused."""
 
+    @property
+    def free_slots(self) -> int:
+        """Calls that could begin now."""
+
     async def start(self) -> None:
         """Begin to start."""
 

@@ -114,7 +114,7 @@ def serve_lb(settings: Settings, announce: Callable[[socket.socket, socket.socke
         sock = stack.enter_context(bind(settings.host, settings.port, "FLASHPOOL_PORT"))
         admin_sock = stack.enter_context(bind_admin(settings))
         harden()
-        _run(_serve(settings, sock, admin_sock, announce))
+        run_loop(_serve(settings, sock, admin_sock, announce))
 
 
 async def _serve(
@@ -168,7 +168,8 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """``asyncio.run``, on uvloop where that is installed."""
     try:
         import uvloop
     except ImportError:

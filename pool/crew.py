@@ -37,6 +37,8 @@ EXCEPTION_LIMIT: Final = 32 << 20
 HUNG_UP_S: Final = 1.0
 #: A worker that has its call, and no user code running, this long is stopped or stuck.
 BEGIN_S: Final = 10.0
+#: A call that ran into its limit in less has no say about why it had not begun.
+TO_BEGIN_S: Final = 1.0
 #: Beyond a stop's grace, the time its zygote has to carry it out.
 STOP_MARGIN_S: Final = 5.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
@@ -62,6 +64,9 @@ class Listener(Protocol):
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """Something else than a frame came over its channel."""
+
+    def stillborn(self, worker: Worker, death: wire.Exited) -> None:
+        """It ended though nobody asked it to, before user code began in it."""
 
     def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
         """It died without a result."""
@@ -302,6 +307,10 @@ class Crew:
         self._read_last(worker)
         worker.status = death.status
         running = worker.running
+        if death.began:
+            zygote.proven, zygote.stillborn = True, 0
+        elif worker.prepared and self._should_have_begun(worker):
+            self._listener.stillborn(worker, death)
         if worker.instance is not None:
             self._listener.resident_died(worker, death)
         elif running is not None and not running.done:
@@ -312,6 +321,13 @@ class Crew:
             self._listener.worker_dead(worker)
         else:
             self.forget(worker)
+
+    def _should_have_begun(self, worker: Worker) -> bool:
+        if worker.doubted:
+            return True
+        if worker.stop is not None:
+            return self._now() - worker.fed_at > TO_BEGIN_S
+        return not worker.stopping and worker.ending_since is None
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
         """What a dead worker had left is gone too."""

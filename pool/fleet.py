@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from typing import Final, Protocol
@@ -21,7 +22,7 @@ from .calls import BASE_ENVIRONMENT
 from .config import PoolConfig
 from .learning import Learner
 from .poller import Poller
-from .scheduler import ZygoteKey
+from .scheduler import RESTART_WINDOW_S, ZygoteKey
 from .states import ZygoteState
 from .zygote import ZygoteProcess
 
@@ -29,6 +30,12 @@ log = logging.getLogger(__name__)
 
 #: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
 ANSWER_S: Final = 10.0
+#: Workers in a row that end before user code began in them, past which what their zygote
+#: has preloaded is to blame: where none ever began, where some did; and past which workers
+#: of a lean one, where none ever began, are spawned.
+STILLBORN: Final = 2
+STILLBORN_PROVEN: Final = 5
+STILLBORN_LEAN: Final = 8
 #: From a zygote's death to its guard's exit, at most.
 HUNG_UP_S: Final = 1.0
 
@@ -72,9 +79,11 @@ class Fleet:
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         #: Environments whose workers are spawned, and why.
         self.spawned: dict[str, str] = {}
-        #: How often each was started, and why it failed last.
+        #: How often each was started, why that failed last, and why it was lost when it was up.
         self.starts: dict[ZygoteKey, int] = {}
         self.failures: dict[ZygoteKey, str] = {}
+        self.losses: dict[ZygoteKey, str] = {}
+        self._lost_at: dict[ZygoteKey, deque[float]] = {}
 
     def __iter__(self) -> Iterator[ZygoteProcess]:
         yield from self._up.values()
@@ -144,6 +153,27 @@ class Fleet:
         """Have it kill a worker, unless user code has begun there."""
         self._send(zygote, wire.DROP, worker=pid)
 
+    def stillborn(self, zygote: ZygoteProcess, how: str) -> bool:
+        """One of its workers ended before user code began, so: whether its preload is to blame."""
+        zygote.stillborn += 1
+        why = f"{zygote.stillborn} workers in a row ended before user code began in them: {how}"
+        if zygote not in self:
+            return False
+        if not zygote.key.profile:
+            self._spawn_instead(zygote, why)
+            return False
+        if zygote.stillborn < (STILLBORN_PROVEN if zygote.proven else STILLBORN):
+            return False
+        log.warning("%r is not used any more: %s", zygote, why)
+        self._learner.failed(zygote.key, None, why)
+        return True
+
+    def _spawn_instead(self, zygote: ZygoteProcess, why: str) -> None:
+        """No fork of this interpreter lives, for reasons of its own."""
+        if zygote.stillborn == STILLBORN_LEAN and zygote.method == "fork" and not zygote.proven:
+            self.spawned[zygote.key.environment] = why
+            zygote.kill(why)
+
     def retire(self, zygote: ZygoteProcess) -> None:
         """Ask it to kill its workers and leave."""
         if self._up.get(zygote.key) is zygote:
@@ -158,7 +188,8 @@ class Fleet:
         self.spawned.pop(environment, None)
         for key in [key for key in self.starts if key.environment == environment]:
             del self.starts[key]
-            self.failures.pop(key, None)
+            for told in (self.failures, self.losses, self._lost_at):
+                told.pop(key, None)
 
     def retire_all(self) -> None:
         """Ask every one to leave."""
@@ -219,6 +250,7 @@ class Fleet:
         op = message["op"]
         if op == wire.SPARES:
             zygote.unanswered -= len(message["workers"])
+            zygote.forked = True
             if len(fds) == 2 * len(message["workers"]):
                 self._listener.spares(zygote, message["workers"], fds, message["ready"])
             else:
@@ -272,24 +304,36 @@ class Fleet:
         zygote.close()
         left = zygote.state.now is ZygoteState.LEAVING
         zygote.state.move(ZygoteState.GONE)
+        reason = zygote.reason()
         if left:
             self._leaving.remove(zygote)
         else:
             del self._up[zygote.key]
-            self._died(zygote)
-        self._listener.zygote_lost(zygote.key, zygote, zygote.reason())
+            reason = self._died(zygote, reason)
+        self._listener.zygote_lost(zygote.key, zygote, reason)
 
-    def _died(self, zygote: ZygoteProcess) -> None:
+    def _died(self, zygote: ZygoteProcess, reason: str) -> str:
         """Remember why; do not let happen again what can be avoided."""
-        reason = zygote.reason()
+        if zygote.forked:
+            reason = self.losses[zygote.key] = f"{reason}{self._how_often(zygote.key)}"
         log.warning("%r is lost: %s", zygote, reason)
         if zygote.curable:
             self.spawned[zygote.key.environment] = reason
-            return
-        self.failures[zygote.key] = reason
-        if zygote.key.profile and zygote.ready_at is None:
+        elif not zygote.forked:
+            self.failures[zygote.key] = reason
+        if zygote.key.profile and not zygote.forked:
             culprit = zygote.unsafe[0] if zygote.unsafe else zygote.loading
             self._learner.failed(zygote.key, culprit, reason)
+        return reason
+
+    def _how_often(self, key: ZygoteKey) -> str:
+        """It was up, and is lost: how often that was so of late."""
+        times = self._lost_at.setdefault(key, deque())
+        times.append(self._now())
+        while times[-1] - times[0] > RESTART_WINDOW_S:
+            times.popleft()
+        often = len(times)
+        return f" ({often} times in {times[-1] - times[0]:.0f} s)" if often > 1 else ""
 
 
 class Clock(Protocol):

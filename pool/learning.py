@@ -137,7 +137,9 @@ class Learner:
         known = self._environments.get(key.environment)
         if known is None:
             return
-        for name in (module,) if module is not None else self.modules(key):
+        in_use = key.profile in (known.pending_profile, known.loaded_profile)
+        whole = self.modules(key) if in_use else ()
+        for name in (module,) if module is not None else whole:
             # The whole package: the next of its modules would fail for the same reason.
             known.denied[name.partition(".")[0]] = why
         if key.profile == known.pending_profile:

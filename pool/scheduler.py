@@ -21,8 +21,11 @@ The rules:
 * Environments other than the base's may be up in a bounded number (``max_environments``).
   One more is started in place of the one that is idle for longest; while none is idle, its
   calls wait. One that had no call for ``environment_idle_s`` is retired by `tick`.
-* A zygote that is lost is started again when a call needs it, a bounded number of times
-  a minute; past that, calls for it fail at once with the reason, until the minute is over.
+* A zygote that does not come up, or forks nothing, is started again when a call needs it,
+  a bounded number of times a minute; past that, calls for it fail at once with the reason,
+  until the minute is over.
+* One that was killed when it had forked workers can start: it is started again however
+  often that happens, at once at first, then after a pause in which its calls wait.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ from .calls import BASE_ENVIRONMENT
 #: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
 RESTART_LIMIT: Final = 5
 RESTART_WINDOW_S: Final = 60.0
+#: Before the next start of one that was killed: by how often it was, in that window.
+RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 1.0, 2.0, 5.0)
 #: How often `tick` expects to be called, at least.
 TICK_S: Final = 1.0
 
@@ -124,7 +129,11 @@ class _Zygote:
     retiring: bool = False
     #: It was told to leave; `zygote_lost` follows.
     leaving: bool = False
+    #: When it was started, without those starts that came to a worker.
     starts: deque[float] = field(default_factory=deque)
+    #: Whether this start came to a worker; when those that did were killed.
+    proven: bool = False
+    kills: deque[float] = field(default_factory=deque)
     last_failure: str = ""
     last_used: float = 0.0
     waiting: dict[int, float] = field(default_factory=dict)
@@ -234,7 +243,9 @@ class Scheduler:
         if zygote is None:
             return []
         failed_start = zygote.starting
-        zygote.up = zygote.starting = zygote.leaving = False
+        if zygote.proven and not zygote.retiring:
+            zygote.kills.append(now)
+        zygote.up = zygote.starting = zygote.leaving = zygote.proven = False
         zygote.forking = 0
         zygote.last_failure = reason
         for worker in zygote.spares:
@@ -288,6 +299,9 @@ class Scheduler:
         """A spare was forked and can take a call."""
         zygote = self._zygotes[key]
         zygote.forking = max(0, zygote.forking - 1)
+        if not zygote.proven:
+            zygote.proven = True
+            zygote.starts.pop()
         if zygote.retiring:
             self._worker_key[worker] = key
             done = self._retire_if_done(zygote)
@@ -397,8 +411,11 @@ class Scheduler:
     def _start(self, zygote: _Zygote, now: float) -> list[Command]:
         if zygote.up or zygote.starting:
             return []
-        while zygote.starts and now - zygote.starts[0] > RESTART_WINDOW_S:
-            zygote.starts.popleft()
+        for times in (zygote.starts, zygote.kills):
+            while times and now - times[0] > RESTART_WINDOW_S:
+                times.popleft()
+        if _pauses(zygote, now):
+            return []
         if len(zygote.starts) >= RESTART_LIMIT:
             return self._fail_waiting(zygote)
         commands = self._make_room_for(zygote.key.environment)
@@ -558,6 +575,14 @@ class Scheduler:
             zygote.spares.clear()
             commands += self._retire_if_done(zygote)
         return commands
+
+
+def _pauses(zygote: _Zygote, now: float) -> bool:
+    """Whether it was killed so often of late that its next start must wait a little."""
+    if not zygote.kills:
+        return False
+    pause = RESTART_PAUSES_S[min(len(zygote.kills), len(RESTART_PAUSES_S) - 1)]
+    return now - zygote.kills[-1] < pause
 
 
 def _live(zygotes: list[_Zygote]) -> bool:

@@ -111,6 +111,11 @@ class Supervisor:
         """Whether a call would find its zygote up."""
         return self._scheduler.is_up(_BASE) and not self.draining
 
+    @property
+    def free_slots(self) -> int:
+        """Calls that could begin now, were their zygotes up."""
+        return max(0, self.config.slots - self._scheduler.busy)
+
     async def wait_ready(self) -> None:
         """Until the base zygote is up.
 

@@ -89,5 +89,5 @@ def _zygote(
         spares=scheduler.spares(key),
         workers=len(crew.of(zygote)),
         starts=fleet.starts.get(key, 0),
-        last_failure=fleet.failures.get(key),
+        last_failure=fleet.failures.get(key) or fleet.losses.get(key),
     )

@@ -50,6 +50,11 @@ class ZygoteProcess:
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
         self.unanswered = 0
+        #: Whether it forked workers; whether user code began in one; how many ended since
+        #: without that.
+        self.forked = False
+        self.proven = False
+        self.stillborn = 0
         #: When its control socket came to its end.
         self.hung_up_at: float | None = None
         self.answered_at = now

@@ -117,7 +117,8 @@ def load_method(body: bytes, instance: object) -> Invocation:
     name = _expect("method_name", request.get("method_name") or "__call__", str)
     method = user_code.find_method(instance, name)
     args, kwargs = _arguments(request, "args", "kwargs", as_json)
-    return Invocation(method, args, kwargs, as_json=as_json)
+    keep = request.get("return_aggregate_stream") is not False
+    return Invocation(method, args, kwargs, as_json=as_json, keep_items=keep)
 
 
 def _install(modules: dict[str, Any]) -> None:

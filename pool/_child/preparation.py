@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
+import signal
 import sys
 
 TYPE_CHECKING = False
@@ -169,6 +171,28 @@ def check_forking_is_safe(module: str) -> None:
         raise NotSafe(module, f"it started {threads - 1} thread(s), which a fork does not copy")
     if _cuda_is_initialised():
         raise NotSafe(module, "it initialised CUDA, which cannot be used after a fork")
+    if not _child_ends_are_told():
+        raise NotSafe(module, "it ignores or handles SIGCHLD, without which no fork's end is seen")
+    if any(now < before for now, before in zip(_limits(), _LIMITS, strict=True)):
+        raise NotSafe(module, "it lowered a limit (RLIMIT_NOFILE, RLIMIT_NPROC) that forks need")
+
+
+def _child_ends_are_told() -> bool:
+    """Whether SIGCHLD is as a zygote needs it: ignored, its workers would leave no status."""
+    bit = 1 << (signal.SIGCHLD - 1)
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        masks = [line.split()[1] for line in status if line.startswith(("SigIgn", "SigCgt"))]
+    return not any(int(mask, 16) & bit for mask in masks)
+
+
+def _limits() -> tuple[float, ...]:
+    """How many descriptors and processes this one may have."""
+    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)
+    softs = (resource.getrlimit(kind)[0] for kind in kinds)
+    return tuple(float("inf") if soft == resource.RLIM_INFINITY else soft for soft in softs)
+
+
+_LIMITS = _limits()
 
 
 def _threads() -> int:

@@ -23,7 +23,7 @@ import os
 import sys
 from time import monotonic
 
-from . import exceptions, flash, invoke, payload, processes, user_code, wire
+from . import exceptions, flash, invoke, payload, processes, user_code, wire, worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
     from .channel import Channel
 
-    #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
-    Outcome = tuple[str, bytes, list[int], dict[str, Any]]
+    from .worker import Outcome
 
 #: Code flags of functions whose calls may overlap: coroutines and async generators.
 _ASYNC = 0x80 | 0x200
@@ -45,9 +44,9 @@ _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 _LINE_LIMIT = 8192
 
 
-def live(channel: Channel, load: wire.Frame, installed: Callable[[list[str]], list[str]]) -> None:
-    """Load, serve, close. ``installed`` tells which modules others could import as well."""
-    resident = Resident(channel, load, installed)
+def live(channel: Channel, load: wire.Frame) -> None:
+    """Load, serve, close."""
+    resident = Resident(channel, load)
     if resident.load(load):
         resident.serve()
 
@@ -55,13 +54,10 @@ def live(channel: Channel, load: wire.Frame, installed: Callable[[list[str]], li
 class Resident:
     """The instance and the calls in it."""
 
-    def __init__(
-        self, channel: Channel, load: wire.Frame, installed: Callable[[list[str]], list[str]]
-    ) -> None:
+    def __init__(self, channel: Channel, load: wire.Frame) -> None:
         import threading
 
         self.channel = channel
-        self.installed = installed
         self.pid = os.getpid()
         self.pickled, _, _, env = wire.unpack_call_meta(load.meta)
         if env:
@@ -70,7 +66,8 @@ class Resident:
         self.instance: Any = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: dict[int, asyncio.Task[None]] = {}
-        self.credits: dict[int, _Credit] = {}
+        #: Streams under way, by the numbers of their calls.
+        self.streams: dict[int, _Items] = {}
         #: Frames go out whole, though threads of user code print meanwhile.
         self.sending = threading.Lock()
 
@@ -84,7 +81,7 @@ class Resident:
         try:
             self.instance = self.make(frame)
         except BaseException as error:  # SystemExit and its like are results
-            _, body, _, failure = failed(error)
+            _, body, _, failure = worker.failed(error)
         if os.getpid() != self.pid:
             os._exit(0)
         more: dict[str, Any] = {**failure, "modules": self.new_modules()}
@@ -102,7 +99,7 @@ class Resident:
     def new_modules(self) -> list[str]:
         new = [name for name in sys.modules if name not in self.known]
         self.known.update(new)
-        return self.installed(new) if new else []
+        return worker.installed(new) if new else []
 
     # Serving.
 
@@ -128,21 +125,33 @@ class Resident:
 
     def run_alone(self, frame: wire.Frame) -> None:
         number, meta = wire.split_number(frame.meta)
-        pickled, stream, limit, _ = wire.unpack_call_meta(meta)
+        _, stream, limit, _ = wire.unpack_call_meta(meta)
         start = monotonic()
         try:
-            method, args, kwargs, as_json = self.read(frame)
-            on_item = _Items(self, number).send if stream else None
+            method, args, kwargs, request = self.read(frame)
+            on_item = self.items_of(number, request) if stream else None
             value = self.finish(method(*args, **kwargs), on_item)
-            outcome = encoded(value, pickled, as_json, limit)
+            outcome = worker.encoded(value, request, limit, last=False)
         except BaseException as error:  # SystemExit and its like are results
             outcome = failed(error)
-        del frame
+        self.streams.pop(number, None)
         if os.getpid() != self.pid:
             # User code forked and its child came back here too: only one may answer.
             os._exit(0)
-        flush_output()
+        worker.flush_output()
         self.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
+
+    def items_of(self, number: int, request: flash.Invocation | None) -> _Items:
+        """The stream of a call's items."""
+        dump = payload.dump_result if request is None else request.dump_item
+        self.streams[number] = items = _Items(self, number, dump)
+        return items
+
+    def take_credit(self, frame: wire.Frame) -> None:
+        """Somebody took items of a stream."""
+        number, meta = wire.split_number(frame.meta)
+        if number in self.streams:
+            self.streams[number].add(wire.CREDIT_META.unpack(meta)[0])
 
     def finish(self, value: Any, on_item: Callable[[Any], None] | None) -> Any:
         """See through what a method returned; all that is async shares one loop."""
@@ -152,13 +161,15 @@ class Resident:
             self.loop = self.new_loop()
         return self.loop.run_until_complete(invoke.complete(value, on_item))
 
-    def read(self, frame: wire.Frame) -> tuple[Callable[..., Any], Any, Any, bool]:
-        """What a call names, and its arguments."""
+    def read(
+        self, frame: wire.Frame
+    ) -> tuple[Callable[..., Any], Any, Any, flash.Invocation | None]:
+        """What a call names, its arguments, and the request where it is not pickled."""
         if not self.pickled:
             call = flash.load_method(frame.body, self.instance)
-            return call.function, call.args, call.kwargs, call.as_json
+            return call.function, call.args, call.kwargs, call
         name, args, kwargs = payload.load_call(frame.body, frame.fds)
-        return user_code.find_method(self.instance, name), args, kwargs, False
+        return user_code.find_method(self.instance, name), args, kwargs, None
 
     # Overlapping.
 
@@ -197,9 +208,7 @@ class Resident:
             if task is not None:
                 task.cancel()
         elif frame.kind == wire.CREDIT:
-            number, meta = wire.split_number(frame.meta)
-            if number in self.credits:
-                self.credits[number].add(wire.CREDIT_META.unpack(meta)[0])
+            self.take_credit(frame)
         elif _overlaps(frame):
             assert self.loop is not None
             number, _ = wire.split_number(frame.meta)
@@ -208,38 +217,21 @@ class Resident:
             alone.set_result(frame)
 
     async def run_overlapping(self, number: int, frame: wire.Frame) -> None:
-        pickled, stream, limit, _ = wire.unpack_call_meta(wire.split_number(frame.meta)[1])
+        _, stream, limit, _ = wire.unpack_call_meta(wire.split_number(frame.meta)[1])
         written = _Written(self, number)
         _current.set(written)
         start = monotonic()
         try:
-            method, args, kwargs, as_json = self.read(frame)
-            if stream:
-                value = await self.stream(number, method(*args, **kwargs))
-            else:
-                value = await invoke.complete(method(*args, **kwargs), None)
-            outcome = encoded(value, pickled, as_json, limit)
+            method, args, kwargs, request = self.read(frame)
+            on_item = self.items_of(number, request) if stream else None
+            value = await invoke.complete(method(*args, **kwargs), on_item)
+            outcome = worker.encoded(value, request, limit, last=False)
         except BaseException as error:
             outcome = failed(error)
-        finally:
-            del self.tasks[number]
+        self.streams.pop(number, None)
+        del self.tasks[number]
         written.flush()
         self.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
-
-    async def stream(self, number: int, items: Any) -> Any:
-        """Send the items of an async generator; wait where they are not taken."""
-        if not hasattr(items, "__aiter__"):
-            return await invoke.complete(items, None)
-        credit = self.credits[number] = _Credit(self.loop)
-        sender = _Items(self, number)
-        try:
-            async for item in items:
-                await credit.take()
-                sender.put(item)
-        finally:
-            del self.credits[number]
-            await items.aclose()
-        return invoke.STREAMED
 
     # Ends.
 
@@ -268,7 +260,7 @@ class Resident:
             sys.excepthook(*sys.exc_info())
         self.instance = None
         gc.collect()
-        flush_output()
+        worker.flush_output()
 
     def run_closer(self, closer: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.finish(closer(*args), None)
@@ -285,39 +277,12 @@ def overlapping_methods(cls: type[Any]) -> list[str]:
     return found
 
 
-def encoded(value: Any, pickled: bool, as_json: bool, limit: int | None) -> Outcome:
-    """The end of a call that returned."""
-    if value is invoke.STREAMED:
-        return "stream", b"", [], {}
-    if pickled:
-        return "pickle", *payload.dump_result(value), {}
-    body = flash.dump_result(value, as_json)
-    if limit is not None and len(body) > limit:
-        return "pickle", b"", [], too_large(len(body), limit)
-    return "json" if as_json else "pickle", body, [], {}
-
-
 def failed(error: BaseException) -> Outcome:
-    """The end of a call that raised."""
-    if isinstance(error, wire.BadRequest):
-        return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
-    if isinstance(error, exceptions.Unserializable):
-        return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
-    record, body = exceptions.capture(error)
-    more = {"user": True, **record}
+    """The end of a call that raised; it may be the instance's as well."""
+    form, body, fds, more = worker.failed(error)
     if _leaves_cuda_unusable(error):
-        more["poisoned"] = "a CUDA error that the process cannot recover from"
-    return "pickle", body, [], more
-
-
-def too_large(size: int, limit: int) -> dict[str, Any]:
-    """What is told of a result that does not fit into an answer."""
-    return {
-        "error_type": "ResultTooLarge",
-        "error": f"the result is {size} bytes encoded and the answer may hold {limit}. "
-        "Return less, or write it to a file or object store and return where it is.",
-        "details": {"size": size, "limit": limit},
-    }
+        more["poisoned"] = "it met a CUDA error that a process does not recover from"
+    return form, body, fds, more
 
 
 def _leaves_cuda_unusable(error: BaseException) -> bool:
@@ -328,16 +293,6 @@ def _leaves_cuda_unusable(error: BaseException) -> bool:
     return "CUDA error" in text and "out of memory" not in text
 
 
-def flush_output() -> None:
-    """What was printed goes out before the result does."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BaseException:  # replaced, closed or broken by user code
-            pass
-    processes.flush_c_streams()
-
-
 def _overlaps(frame: wire.Frame) -> bool:
     return frame.kind == wire.CALL and wire.overlaps(frame.meta)
 
@@ -345,42 +300,37 @@ def _overlaps(frame: wire.Frame) -> bool:
 class _Items:
     """Sends a generator's items, at most a window ahead of whoever takes them."""
 
-    def __init__(self, resident: Resident, number: int) -> None:
+    def __init__(
+        self, resident: Resident, number: int, dump: Callable[[Any], tuple[bytes, list[int]]]
+    ) -> None:
         self.resident = resident
         self.number = wire.NUMBER.pack(number)
+        self.dump = dump
         self.left = wire.WINDOW
+        #: Set while somebody waits for the window to open, on the loop.
+        self.opened: asyncio.Future[None] | None = None
 
-    def send(self, item: Any) -> None:
-        """Of a call that runs alone: only credit can arrive meanwhile."""
+    def __call__(self, item: Any) -> None:
+        """Send one item; blocks while the window is used up, as no other call runs then."""
         while self.left == 0:
-            frame = self.resident.channel.receive()
-            self.left += wire.CREDIT_META.unpack(wire.split_number(frame.meta)[1])[0]
+            self.resident.take_credit(self.resident.channel.receive())
         self.left -= 1
-        self.put(item)
-
-    def put(self, item: Any) -> None:
-        body, fds = payload.dump_result(item)
+        body, fds = self.dump(item)
         self.resident.send_frame(wire.ITEM, self.number, body, fds)
 
-
-class _Credit:
-    """How many more items an overlapping call may send."""
-
-    def __init__(self, loop: Any) -> None:
-        self.loop = loop
-        self.left = wire.WINDOW
-        self.waiter: asyncio.Future[None] | None = None
+    async def room(self) -> None:
+        """Until the window is open, without blocking the loop."""
+        while self.left == 0:
+            loop = self.resident.loop
+            assert loop is not None
+            self.opened = loop.create_future()
+            await self.opened
 
     def add(self, items: int) -> None:
+        """Its reader took some."""
         self.left += items
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    async def take(self) -> None:
-        while self.left == 0:
-            self.waiter = self.loop.create_future()
-            await self.waiter
-        self.left -= 1
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_result(None)
 
 
 # -- What overlapping calls print --------------------------------------------------------

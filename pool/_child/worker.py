@@ -45,7 +45,7 @@ def serve(channel: Channel, began: Callable[[], None]) -> None:
     if call.kind == wire.LOAD:
         from . import resident
 
-        resident.live(channel, call, _installed)
+        resident.live(channel, call)
         return
     pickled, stream, result_limit, env = wire.unpack_call_meta(call.meta)
     pid = getpid()
@@ -86,22 +86,42 @@ def _run(
         else:
             request = flash.load_call(call.body)
             function, args, kwargs = request.function, request.args, request.kwargs
-        on_item = _ItemSender(channel) if stream else None
+        on_item = None
+        if stream:
+            on_item = _ItemSender(channel, payload.dump_result if pickled else request.dump_item)
         value = invoke.run(function, args, kwargs, on_item)
-        if value is invoke.STREAMED:
-            return "stream", b"", [], {}
-        if pickled:
-            return "pickle", *_dump(lambda: payload.dump_result(value, last=True)), {}
-        body = _dump(lambda: flash.dump_result(value, request.as_json))
-        if result_limit is not None and len(body) > result_limit:
-            return "pickle", b"", [], _too_large(len(body), result_limit)
-        return "json" if request.as_json else "pickle", body, [], {}
-    except wire.BadRequest as error:
-        return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
-    except exceptions.Unserializable as error:
-        return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
+        return encoded(value, None if pickled else request, result_limit, last=True)
     except BaseException as error:  # SystemExit and its like are results
-        return "pickle", *_capture(error)
+        return failed(error)
+
+
+def encoded(
+    value: Any, request: flash.Invocation | None, result_limit: int | None, *, last: bool
+) -> Outcome:
+    """The end of a call that returned; ``request`` is None where it came pickled.
+
+    ``last``: this process ends now, and with it whatever else has a hold on the value.
+    """
+    if value is invoke.STREAMED:
+        if request is None or request.items is None:
+            return "stream", b"", [], {}
+        value = request.items
+    if request is None:
+        return "pickle", *_dump(lambda: payload.dump_result(value, last=last)), {}
+    body = _dump(lambda: flash.dump_result(value, request.as_json))
+    if result_limit is not None and len(body) > result_limit:
+        return "pickle", b"", [], _too_large(len(body), result_limit)
+    return "json" if request.as_json else "pickle", body, [], {}
+
+
+def failed(error: BaseException) -> Outcome:
+    """The end of a call that raised, or that could not be begun or answered."""
+    _BUILTINS.update(_OWN_BUILTINS)
+    if isinstance(error, wire.BadRequest):
+        return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
+    if isinstance(error, exceptions.Unserializable):
+        return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
+    return "pickle", *_capture(error)
 
 
 def _dump(dump: Callable[[], Any]) -> Any:
@@ -117,7 +137,6 @@ def _dump(dump: Callable[[], Any]) -> Any:
 
 def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
     """What user code raised; or, where it left nothing to tell that with, what is amiss."""
-    _BUILTINS.update(_OWN_BUILTINS)
     try:
         record, body = exceptions.capture(error)
     except BaseException as problem:
@@ -161,16 +180,21 @@ def _answer(channel: Channel, outcome: Outcome, run_s: float, known: int) -> Non
     form, body, fds, failure = outcome
     more = {**failure}
     if len(sys.modules) > known:
-        more["modules"] = _installed(list(sys.modules)[known:])
+        more["modules"] = installed(list(sys.modules)[known:])
     rss_kb = processes.peak_rss_kb()
+    flush_output()
+    meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
+    channel.send(wire.RESULT, meta.pack(), body, fds)
+
+
+def flush_output() -> None:
+    """What was printed goes out before the result does."""
     for stream in ("stdout", "stderr"):
         try:
             getattr(sys, stream).flush()
         except BaseException:  # replaced, closed or broken by user code
             pass
     processes.flush_c_streams()
-    meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
-    channel.send(wire.RESULT, meta.pack(), body, fds)
 
 
 def _too_large(size: int, limit: int) -> dict[str, Any]:
@@ -182,7 +206,7 @@ def _too_large(size: int, limit: int) -> dict[str, Any]:
     }
 
 
-def _installed(names: list[str]) -> list[str]:
+def installed(names: list[str]) -> list[str]:
     """Those of the modules that any process of this environment could import as well."""
     found = []
     for name in names:
@@ -196,8 +220,9 @@ def _installed(names: list[str]) -> list[str]:
 class _ItemSender:
     """Sends a generator's items, at most a window ahead of whoever takes them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, dump: Callable[[Any], tuple[bytes, list[int]]]) -> None:
         self.channel = channel
+        self.dump = dump
         self.left = wire.WINDOW
 
     def __call__(self, item: Any) -> None:
@@ -205,7 +230,7 @@ class _ItemSender:
         while self.left == 0:
             self._take_credit()
         self.left -= 1
-        body, fds = payload.dump_result(item)
+        body, fds = self.dump(item)
         self.channel.send(wire.ITEM, b"", body, fds)
 
     async def room(self) -> None:

@@ -45,6 +45,8 @@ DUMP_S = 0.02
 
 def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     """Serve until the supervisor says LEAVE or is gone."""
+    # Whoever started the server may have ignored it, and that is inherited.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     guard_fd = guard.split(control_fd, supervisor_pid)
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -154,6 +154,76 @@ def test_a_learned_module_that_kills_is_left_out(make_live, interpreter):
     assert live.value(code, call={"env": {"MAY": "1"}}) == 1
 
 
+BREAKS_FORKS = {
+    "exits": "os.register_at_fork(after_in_child=lambda: os._exit(3))",
+    "crashes": "os.register_at_fork(after_in_child=lambda: os.abort())",
+    "hangs": "os.register_at_fork(after_in_child=lambda: time.sleep(1000))",
+    "exits-before": "os.register_at_fork(before=lambda: os._exit(3))",
+    "ignores-children": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+    "few-files": "resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(7)[1]))",
+}
+
+
+@pytest.mark.parametrize("breaks", BREAKS_FORKS, ids=list(BREAKS_FORKS))
+def test_a_learned_module_that_breaks_forks_is_left_out(
+    make_live, interpreter, monkeypatch, breaks
+):
+    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    module = f"import os, resource, signal, time\n{BREAKS_FORKS[breaks]}"
+    live = make_live(base_python=interpreter(breaks=module), slots=2).ready()
+    code = "def f():\n    import breaks; return 1"
+    assert live.value(code) == 1
+
+    def left_out() -> bool:
+        return any("breaks" in z.skipped for z in live.stats().zygotes if not z.profile)
+
+    deadline = time.monotonic() + 30
+    while not left_out():
+        assert time.monotonic() < deadline
+        for one in [live.start(code) for _ in range(3)]:
+            outcome = one.wait()
+            assert outcome.ok, outcome.error
+    assert live.zygote().skipped["breaks"]
+    outcome = live.call(code)
+    assert outcome.ok
+    assert not outcome.receipt.preloaded
+    assert outcome.receipt.start_method == "fork"
+    live.until(lambda: [z.profile for z in live.stats().zygotes] == [0])
+
+
+def test_an_interpreter_whose_forks_die_spawns(make_live, interpreter):
+    exits = "import os, sys\nos.register_at_fork(after_in_child=lambda: os._exit(3))"
+    live = make_live(base_python=interpreter(sitecustomize=exits)).ready()
+    live.until(lambda: [z.start_method for z in live.stats().zygotes] == ["spawn"])
+    assert live.value(NEXT) == "fine"
+    assert "before user code began" in live.zygote().reason
+
+
+def test_spares_killed_from_outside_blame_no_module(make_live, interpreter):
+    live = make_live(base_python=interpreter(mine="x = 1"), slots=1).ready()
+    code = "def f():\n    import mine; return 1"
+    assert live.value(code) == 1
+    live.until(lambda: any(z.profile and z.spares for z in live.stats().zygotes))
+    assert live.call(code).receipt.preloaded
+    for _ in range(4):
+        live.until(lambda: live.zygote(1).spares and live.stats().slots.busy == 0)
+        pid = next(pid for pid in processes.children(live.zygote(1).pid) if alive(pid))
+        os.kill(pid, signal.SIGKILL)
+        assert live.call(code).receipt.preloaded
+
+
+def test_a_zygote_that_is_killed_often_comes_back_and_that_is_told(live):
+    """By its own calls, say. It can start: nobody is told that it cannot."""
+    kills = "import os, time\ndef f(): os.kill(os.getppid(), 9); time.sleep(60)"
+    for _ in range(7):
+        outcome = live.start(kills).wait()
+        assert outcome.error_type == "WorkerCrashed", outcome
+    assert "7 times in" in outcome.error
+    assert live.value(NEXT) == "fine"
+    live.until(lambda: live.supervisor.ready, 6)
+    assert "killed by signal 9 (7 times in" in live.zygote().last_failure
+
+
 def test_a_library_that_ends_its_threads_before_a_fork_is_preloaded(make_live):
     """As NumPy's OpenBLAS does, where it starts any."""
     live = make_live(slots=1, worker_env={"OPENBLAS_NUM_THREADS": "2"}).ready()

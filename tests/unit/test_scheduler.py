@@ -380,6 +380,27 @@ def test_a_crash_loop_is_cut_off_with_its_reason_and_ends_with_time():
     assert scheduler.submitted(100, BASE, RESTART_WINDOW_S + 1) == [StartZygote(BASE)]
 
 
+def test_one_that_is_killed_when_it_works_is_started_again_always_but_with_pauses():
+    scheduler = Scheduler(POLICY)
+    now, waits = 0.0, []
+    commands = scheduler.wanted(BASE, now)
+    for worker in range(10):
+        assert StartZygote(BASE) in commands
+        scheduler.zygote_ready(BASE, now)
+        scheduler.worker_ready(worker, BASE, now)
+        killed = now
+        commands = scheduler.zygote_lost(BASE, "killed", now)
+        commands += scheduler.submitted(worker, BASE, now)
+        while StartZygote(BASE) not in commands:
+            assert not any(isinstance(command, Fail) for command in commands)
+            now += 0.5
+            commands = scheduler.tick(now)
+        waits.append(now - killed)
+        scheduler.withdrawn(worker, now)
+    assert waits[:3] == [0, 0, 1]
+    assert max(waits) == 5
+
+
 def test_idle_spares_are_let_go_and_come_back_with_calls():
     scheduler = up()
     for worker in (1, 2):

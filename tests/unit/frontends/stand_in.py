@@ -28,11 +28,13 @@ class StandInPool:
     start_error: FlashpoolError | None = None
     ready: bool = True
     draining: bool = False
+    free_slots: int = 2
     calls: list[Call] = field(default_factory=list)
     held: dict[int, Sink] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     on_submit: Callable[[int], None] = lambda _call_id: None
     stopped: bool = False
+    credits: int = 0
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     async def start(self) -> None:
@@ -63,6 +65,9 @@ class StandInPool:
         if call_id in self.held:
             self.cancelled.append(reason)
             self.finish(call_id, Outcome(error_type="Cancelled", error=f"Cancelled: {reason}"))
+
+    def credit(self, call_id: int, items: int) -> None:
+        self.credits += items
 
     async def drain(self, limit_s: float, first: Awaitable[object] | None = None) -> bool:
         self.draining = True
