@@ -18,13 +18,14 @@ from typing import Final
 
 import msgspec
 
-from flashpool.pool.calls import Outcome
+from flashpool.pool.calls import InstanceRecord, Outcome
 from flashpool.pool.errors import FlashpoolError
 
 #: HTTP status of the refusals; everything else is the result of a call, and 200.
 STATUS: Final[Mapping[str, int]] = {
     "InvalidRequest": 422,
     "Unauthorized": 401,
+    "InstanceConflict": 409,
     "PayloadTooLarge": 413,
     "Overloaded": 503,
     "PoolClosed": 503,
@@ -76,7 +77,9 @@ def _success(outcome: Outcome) -> bytes:
             outcome.body,
             tail,
             _text(outcome.output),
-            b',"instance_id":null,"instance_info":null,"receipt":',
+            b',"instance_id":null,"instance_info":null,"receipt":'
+            if outcome.instance is None
+            else _instance(outcome.instance),
             _encode(outcome.receipt.as_dict()),
             b"}",
         )
@@ -91,8 +94,8 @@ def _failure(outcome: Outcome) -> bytes:
         # An empty error would read as "unknown error" at the client.
         "error": outcome.error or outcome.error_type,
         "stdout": msgspec.Raw(_text(outcome.output)),
-        "instance_id": None,
-        "instance_info": None,
+        "instance_id": outcome.instance.instance if outcome.instance else None,
+        "instance_info": outcome.instance.as_dict() if outcome.instance else None,
         "error_type": outcome.error_type,
         "details": outcome.details,
         "receipt": outcome.receipt.as_dict(),
@@ -100,6 +103,11 @@ def _failure(outcome: Outcome) -> bytes:
     if outcome.exception:
         fields["exception"] = base64.b64encode(outcome.exception).decode("ascii")
     return _encode(fields)
+
+
+def _instance(record: InstanceRecord) -> bytes:
+    name, facts = _encode(record.instance), _encode(record.as_dict())
+    return b',"instance_id":%b,"instance_info":%b,"receipt":' % (name, facts)
 
 
 def _text(output: bytes) -> bytes:

@@ -54,6 +54,8 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     timeout_s: float | None = None
     memory_mb: int | None = None
     gpus: int | None = None
+    max_concurrency: int | None = None
+    instance_must_exist: bool | None = None
     env: dict[str, str] | None = None
     python_version: str | None = None
     refresh: bool | None = None
@@ -130,6 +132,7 @@ def _check(request: FunctionRequest) -> None:
         raise InvalidRequest("memory_mb must be 1 or more")
     if request.gpus is not None and not 0 <= request.gpus <= COUNT_LIMIT:
         raise InvalidRequest("gpus must be 0 or more")
+    _check_instance(request)
     if request.isolation not in (None, "call"):
         raise InvalidRequest("isolation must be call")
     if request.env:
@@ -152,6 +155,16 @@ def _check_code(name_field: str, name: str | None, code_field: str, code: Raw) -
 def _check_name(field: str, name: str) -> None:
     if len(name) > NAME_LIMIT or not name.isidentifier():
         raise InvalidRequest(f"{field} must be an identifier of at most {NAME_LIMIT} characters")
+
+
+def _check_instance(request: FunctionRequest) -> None:
+    if request.max_concurrency is not None and not 1 <= request.max_concurrency <= COUNT_LIMIT:
+        raise InvalidRequest(f"max_concurrency must be 1 or more, and at most {COUNT_LIMIT}")
+    name = request.instance_id
+    if name is None and request.instance_must_exist:
+        raise InvalidRequest("instance_must_exist needs an instance_id")
+    if name is not None and not (0 < len(name) <= NAME_LIMIT and name.isprintable()):
+        raise InvalidRequest(f"instance_id must be printable, of 1 to {NAME_LIMIT} characters")
 
 
 def _check_shape(field: str, raw: Raw, opening: bytes) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -22,6 +23,7 @@ from typing import Any, Final, Protocol
 from flashpool.envs import Spec
 from flashpool.pool.calls import Call, Codec, Limits, Outcome, Provision, Sink
 from flashpool.pool.errors import FlashpoolError, InvalidRequest, Overloaded
+from flashpool.pool.residents import Want
 
 from . import answers, schema
 from .answers import Answer
@@ -161,11 +163,18 @@ class Service:
     """Requests in, answers out, over one pool."""
 
     def __init__(
-        self, pool: CallPool, environments: Environments, *, result_limit: int | None
+        self,
+        pool: CallPool,
+        environments: Environments,
+        *,
+        result_limit: int | None,
+        concurrency: int = 1,
     ) -> None:
         self.pool = pool
         self._environments = environments
         self._result_limit = result_limit
+        #: Calls of an instance's async methods that run together, where a request does not say.
+        self._concurrency = concurrency
         self._starting: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
         #: Requests whose environments are being found or made.
@@ -241,18 +250,35 @@ class Service:
             label=request.function_name or request.class_name or "call",
             function_key=_function_key(request),
             provision=provision,
+            want=self._want(request, provision.environment),
             limits=Limits(
                 run_s=request.timeout_s,
                 memory_mb=request.memory_mb,
                 result_bytes=self._result_limit,
             ),
             env=request.env or {},
-            stream=stream and request.execution_type == "function",
+            stream=stream,
             idempotent=bool(request.idempotent),
         )
         # What is said while an environment is looked up quickly is nobody's news.
         news = provision.origin == "built" or waited > NOTEWORTHY_S
         return Prepared(call, _joined(notes) if news else b"")
+
+    def _want(self, request: schema.FunctionRequest, environment: str) -> Want | None:
+        """The instance a method is called of; without one, or in a process of its own, None."""
+        if request.execution_type != "class" or request.isolation == "call":
+            return None
+        name = request.class_name or ""
+        return Want(
+            instance=request.instance_id or f"{name}_{secrets.token_hex(4)}",
+            class_name=name,
+            code=(_function_key(request), environment, request.gpus),
+            arguments=hash((bytes(request.constructor_args), bytes(request.constructor_kwargs))),
+            method=request.method_name or "__call__",
+            concurrency=request.max_concurrency or self._concurrency,
+            anew=bool(request.create_new_instance) and request.instance_id is not None,
+            must_exist=bool(request.instance_must_exist),
+        )
 
     async def _resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:
         self.preparing += 1

@@ -128,6 +128,7 @@ async def _serve(
         pool,
         StoredEnvironments(settings.to_env_settings(), pool),
         result_limit=settings.result_limit_mb * 1024 * 1024,
+        concurrency=settings.instance_concurrency,
     )
     admin = Admin(pool, settings, admin_sock)
     server = LbServer(service, admin, settings, lambda: announce(sock, admin_sock))

@@ -10,12 +10,10 @@ from ._child import wire
 from .calls import Outcome, Phase, Receipt
 from .causes import Cause, Stop
 from .output import without_our_frames
-from .workers import Running, Worker
+from .workers import Running
 
 
-def answered(
-    running: Running, worker: Worker, frame: wire.Frame, meta: wire.ResultMeta, now: float
-) -> Outcome:
+def answered(running: Running, frame: wire.Frame, meta: wire.ResultMeta, now: float) -> Outcome:
     """The worker sent its RESULT: a value, or what user code raised."""
     receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=round(meta.rss_kb / 1024, 1))
     output = _written(running)

@@ -351,7 +351,7 @@ class Residency:
             running = self._host.running(call_id)
             running.worker, running.dispatched_at = worker, running.submitted_at
             running.own_output = worker.aside
-            self._finish(call_id, ends.answered(running, worker, frame, meta, self._now()))
+            self._finish(call_id, ends.answered(running, frame, meta, self._now()))
         worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now()
 
@@ -375,7 +375,7 @@ class Residency:
             self._finish(call_id, ends.failed(running, cause, self._now(), None))
         else:
             self._host.learn(running.call, meta.more.get("modules", []))
-            outcome = ends.answered(running, worker, frame, meta, self._now())
+            outcome = ends.answered(running, frame, meta, self._now())
             self._finish(call_id, replace(outcome, instance=self._record(name, running)))
         commands = self.table.answered(call_id, self._now())
         poisoned = meta.more.get("poisoned")

@@ -203,6 +203,22 @@ class Settings:
         "900",
         "Seconds without a call after which an environment's processes are let go.",
     )
+    instances: int = _setting(kind.integer(1, 4096), "16", "Class instances that are kept at once.")
+    instance_idle_s: float | None = _setting(
+        kind.optional(kind.seconds()),
+        "900",
+        "Seconds without a call after which an instance is closed.",
+    )
+    instances_mb: int | None = _setting(
+        kind.optional(kind.integer(1, 1 << 40)),
+        "none",
+        "Memory all instances may use before idle ones are closed, MiB.",
+    )
+    instance_concurrency: int = _setting(
+        kind.integer(1, 1000),
+        "32",
+        "Calls of one instance's async methods that run together, unless the request says.",
+    )
     preload: tuple[str, ...] = _setting(
         kind.MODULES, "none", "Modules imported before workers are forked."
     )
@@ -384,6 +400,10 @@ class Settings:
             spare_idle_s=self.spare_idle_s,
             max_environments=self.max_environments,
             environment_idle_s=self.environment_idle_s,
+            instances=self.instances,
+            instance_idle_s=self.instance_idle_s,
+            instances_mb=self.instances_mb,
+            instance_concurrency=self.instance_concurrency,
             preload=self.preload,
             preload_learn=self.preload_learn,
             worker_env=self.worker_env,

@@ -21,6 +21,7 @@ from typing import Final
 from . import causes, ends, scheduler, survey
 from ._child import wire
 from .calls import BASE_ENVIRONMENT, Call, Codec, Limits, Outcome, Sink
+from .causes import Stop
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S, Crew
 from .errors import EnvironmentStartFailed, InstanceConflict, InstanceLost, Overloaded, PoolClosed
@@ -314,12 +315,14 @@ class Supervisor:
                 self._start_zygote(command.key)
             elif isinstance(command, RetireZygote):
                 self._fleet.retire(self._fleet[command.key])
-            elif isinstance(command, Fail) and self._residency.loads(command.call):
-                self._residency.not_started(command.call, command.key, command.reason)
             elif isinstance(command, Fail):
-                self.finish(
-                    command.call, ends.start_failed(command.key.environment, command.reason)
-                )
+                self._fail(command)
+
+    def _fail(self, failed: Fail) -> None:
+        if self._residency.loads(failed.call):
+            self._residency.not_started(failed.call, failed.key, failed.reason)
+        else:
+            self.finish(failed.call, ends.start_failed(failed.key.environment, failed.reason))
 
     def _dispatch(self, call_id: int, worker: Worker) -> None:
         if self._residency.loads(call_id):
@@ -459,7 +462,7 @@ class Supervisor:
         """A call ended by itself."""
         assert worker.call_id is not None
         self.learn(running.call, meta.more.get("modules", []))
-        self.finish(worker.call_id, ends.answered(running, worker, frame, meta, self._now()))
+        self.finish(worker.call_id, ends.answered(running, frame, meta, self._now()))
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """User code wrote to the channel."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .channel import Channel
-
     from .worker import Outcome
 
 #: Code flags of functions whose calls may overlap: coroutines and async generators.
