@@ -288,7 +288,7 @@ class Crew:
         running = worker.running
         if worker.instance is not None:
             running = next(iter(worker.calls.values()), None)
-            worker.link.output = (running and running.own_output) or worker.aside
+            worker.link.output = worker.taker()
         chunk = worker.link.read_output()
         if not chunk or running is None or running.done:
             return chunk

@@ -75,7 +75,6 @@ class _Life:
     """One loaded instance, beside what the table knows of it."""
 
     worker: Worker
-    class_name: str
     created_at: float
     rebuilt_because: str | None
     #: Whether it was called since its memory was measured.
@@ -208,7 +207,7 @@ class Residency:
         call, want = first.call, first.call.want
         assert want is not None
         past = self._ends.pop(name, None)
-        self._lives[name] = _Life(worker, want.class_name, time.time(), past)
+        self._lives[name] = _Life(worker, time.time(), past)
         worker.state.move(WorkerState.BUSY)
         worker.instance = name
         meta = _meta(call)
@@ -389,7 +388,7 @@ class Residency:
             return None
         return InstanceRecord(
             instance=name,
-            class_name=life.class_name,
+            class_name=instance.class_name,
             created_at=life.created_at,
             last_used_at=time.time(),
             method_calls=instance.calls,
@@ -542,9 +541,7 @@ def _meta(call: Call, result_limit: int | None = None) -> bytes:
 
 
 def _tail(worker: Worker) -> str:
-    running = next(iter(worker.calls.values()), None)
-    written = (running and running.own_output) or worker.aside
-    return written.tail(causes.TAIL)
+    return worker.taker().tail(causes.TAIL)
 
 
 def _close_fds(frame: wire.Frame) -> None:

@@ -151,6 +151,7 @@ class Instance:
     """What is known of one instance."""
 
     name: str
+    class_name: str
     code: object
     arguments: object
     concurrency: int
@@ -355,15 +356,21 @@ class Residents:
         if instance is None:
             generation = past.generation + 1 if past else 1
             instance = self._instances[want.instance] = Instance(
-                want.instance, want.code, want.arguments, want.concurrency, generation, since=now
+                want.instance,
+                want.class_name,
+                want.code,
+                want.arguments,
+                want.concurrency,
+                generation,
+                since=now,
             )
             if past is not None:
                 instance.crashes = past.crashes
         elif instance.code != want.code:
             if not want.anew:
                 raise Conflict
-            instance.code, instance.concurrency = want.code, want.concurrency
-            instance.arguments = want.arguments
+            instance.class_name, instance.code = want.class_name, want.code
+            instance.concurrency, instance.arguments = want.concurrency, want.arguments
         elif want.anew:
             instance.arguments = want.arguments
         return instance
@@ -481,6 +488,7 @@ class Residents:
         """It is gone, and calls wait for it: have it loaded anew, unless that is hopeless."""
         fresh = Instance(
             instance.name,
+            instance.class_name,
             instance.code,
             instance.arguments,
             instance.concurrency,

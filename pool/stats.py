@@ -72,6 +72,24 @@ class CallStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceStats:
+    """One class instance."""
+
+    instance: str
+    class_name: str
+    #: ``pending``, ``wanted``, ``loading``, ``ready`` or ``leaving``.
+    state: str
+    generation: int
+    pid: int | None
+    environment: str | None
+    calls: int
+    running: int
+    waiting: int
+    idle_s: float
+    memory_mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyStats:
     """Seconds of the last calls in one phase."""
 
@@ -114,6 +132,7 @@ class PoolStats:
     queue: QueueStats
     zygotes: list[ZygoteStats]
     running: list[CallStats]
+    instances: list[InstanceStats]
     calls: int
     outcomes: dict[str, int]
     latency: dict[str, LatencyStats]

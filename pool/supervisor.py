@@ -292,6 +292,7 @@ class Supervisor:
             scheduler=self._scheduler,
             fleet=self._fleet,
             crew=self._crew,
+            residency=self._residency,
             calls=self._calls,
             learner=self._learner,
             recorder=self._recorder,

@@ -10,8 +10,18 @@ from .config import PoolConfig
 from .crew import Crew
 from .fleet import Fleet
 from .learning import Learner
+from .residency import Residency
+from .residents import Instance
 from .scheduler import Scheduler
-from .stats import CallStats, PoolStats, QueueStats, Recorder, SlotStats, ZygoteStats
+from .stats import (
+    CallStats,
+    InstanceStats,
+    PoolStats,
+    QueueStats,
+    Recorder,
+    SlotStats,
+    ZygoteStats,
+)
 from .workers import Running
 from .zygote import ZygoteProcess
 
@@ -29,6 +39,7 @@ def of_pool(
     scheduler: Scheduler,
     fleet: Fleet,
     crew: Crew,
+    residency: Residency,
     calls: Mapping[int, Running],
     learner: Learner,
     recorder: Recorder,
@@ -40,7 +51,7 @@ def of_pool(
         draining=draining,
         slots=SlotStats(total=config.slots, busy=scheduler.busy),
         queue=QueueStats(
-            depth=scheduler.waiting,
+            depth=scheduler.waiting + residency.table.waiting,
             limit=config.queue_limit,
             oldest_age_s=None if oldest is None else round(now - oldest, 3),
             refused=recorder.refused,
@@ -49,6 +60,9 @@ def of_pool(
         running=[
             _call(call_id, running, now)
             for call_id, running in itertools.islice(calls.items(), _CALLS)
+        ],
+        instances=[
+            _instance(one, residency, now) for one in itertools.islice(residency.table, _CALLS)
         ],
         calls=recorder.calls,
         outcomes=dict(recorder.outcomes),
@@ -66,6 +80,23 @@ def _call(call_id: int, running: Running, now: float) -> CallStats:
         phase=running.phase.value,
         pid=running.worker.pid if running.worker else None,
         environment=running.call.environment,
+    )
+
+
+def _instance(instance: Instance, residency: Residency, now: float) -> InstanceStats:
+    worker = residency.worker_of(instance)
+    return InstanceStats(
+        instance=instance.name,
+        class_name=instance.class_name,
+        state=instance.state.value,
+        generation=instance.generation,
+        pid=worker.pid if worker else None,
+        environment=worker.zygote.key.environment if worker else None,
+        calls=instance.calls,
+        running=len(instance.running),
+        waiting=len(instance.waiting),
+        idle_s=round(now - instance.last_used, 3) if instance.idle else 0.0,
+        memory_mb=round(instance.memory_bytes / (1 << 20), 1),
     )
 
 

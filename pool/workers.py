@@ -162,6 +162,13 @@ class Worker:
     def __repr__(self) -> str:
         return f"<worker {self.pid} {self.state.now.value} call={self.call_id}>"
 
+    def taker(self) -> OutputBuffer:
+        """Of a resident: who gets what is printed now, the call that began first."""
+        for running in self.calls.values():
+            if running.own_output is not None:
+                return running.own_output
+        return self.aside
+
     def take(self, call_id: int, running: Running, now: float) -> None:
         """It gets this call."""
         self.state.move(WorkerState.BUSY)

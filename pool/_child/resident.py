@@ -186,8 +186,7 @@ class Resident:
         alone: asyncio.Future[wire.Frame] = self.loop.create_future()
         self.loop.add_reader(self.channel.fd, self.on_readable, alone)
         try:
-            while self.channel.frames and not alone.done():
-                self.on_frame(self.channel.frames.pop(0), alone)
+            self.on_buffered(alone)
             return await alone
         finally:
             self.loop.remove_reader(self.channel.fd)
@@ -200,6 +199,12 @@ class Resident:
                 alone.set_exception(error)
             return
         self.on_frame(frame, alone)
+        self.on_buffered(alone)
+
+    def on_buffered(self, alone: asyncio.Future[wire.Frame]) -> None:
+        """Frames that were read together with an earlier one."""
+        while self.channel.frames and not alone.done():
+            self.on_frame(self.channel.frames.pop(0), alone)
 
     def on_frame(self, frame: wire.Frame, alone: asyncio.Future[wire.Frame]) -> None:
         if frame.kind == wire.CANCEL:

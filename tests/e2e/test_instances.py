@@ -1,0 +1,303 @@
+"""Class instances over /execute: they keep their state, share nothing, and go when told."""
+
+import base64
+import concurrent.futures
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from e2e.server import Server, report, serving, until
+
+pytestmark = pytest.mark.shared_pool
+
+COUNTER = """
+class Counter:
+    def __init__(self, start=0):
+        print("made from", start)
+        self.n = start
+    def inc(self, by=1):
+        self.n += by
+        return self.n
+    def pid(self):
+        import os
+        return os.getpid()
+    def slow(self, seconds):
+        import time
+        time.sleep(seconds)
+        return self.inc()
+    def say(self, text):
+        import os
+        print(text)
+        os.system("echo native " + text)
+    def fail(self):
+        raise ValueError("not today")
+    def die(self, number=11):
+        import os
+        os.kill(os.getpid(), number)
+    def spin(self):
+        while True: pass
+    def leave(self):
+        raise SystemExit(3)
+    def items(self, n):
+        yield from range(n)
+    def __call__(self, x):
+        return x * self.n
+    async def nap(self, seconds, text=""):
+        import asyncio
+        print("begin", text)
+        await asyncio.sleep(seconds)
+        print("end", text)
+        return self.n
+    async def stubborn(self, seconds):
+        import time
+        time.sleep(seconds)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, FLASHPOOL_GRACE_S="0.5", FLASHPOOL_INSTANCES="4") as server:
+        yield server
+
+
+def call(server: Server, instance: str, method: str, *args: Any, **fields: Any) -> dict[str, Any]:
+    request = {
+        "execution_type": "class",
+        "class_name": "Counter",
+        "class_code": COUNTER,
+        "constructor_args": [10],
+        "method_name": method,
+        "args": list(args),
+        "instance_id": instance,
+        "create_new_instance": False,
+        "serialization_format": "json",
+        **fields,
+    }
+    return server.http.post("/execute", json=request).json()  # type: ignore[no-any-return]
+
+
+def value(answer: dict[str, Any]) -> Any:
+    assert answer["success"], report(answer)
+    return answer["json_result"]
+
+
+def test_an_instance_keeps_its_state_over_requests(server: Server) -> None:
+    first = call(server, "keeps", "inc")
+    assert value(first) == 11
+    second = call(server, "keeps", "inc", 5)
+    assert value(second) == 16
+    assert second["instance_id"] == "keeps"
+    facts = second["instance_info"]
+    assert facts["class_name"] == "Counter"
+    assert (facts["method_calls"], facts["generation"], facts["rebuilt"]) == (2, 1, False)
+    assert first["receipt"]["pid"] == second["receipt"]["pid"]
+    assert value(call(server, "keeps", "__call__", 3)) == 48
+    assert value(call(server, "keeps", "items", 3)) == [0, 1, 2]
+
+
+def test_the_clients_own_encoding(server: Server) -> None:
+    dumped = base64.b64encode(pickle.dumps(20)).decode()
+    answer = call(
+        server, "pickled", "inc", serialization_format="cloudpickle", constructor_args=[dumped]
+    )
+    assert pickle.loads(base64.b64decode(answer["result"])) == 21
+
+
+def test_without_an_id_one_is_given(server: Server) -> None:
+    first = call(server, "", "inc", instance_id=None, create_new_instance=True)
+    assert value(first) == 11
+    assert first["instance_id"].startswith("Counter_")
+    assert value(call(server, first["instance_id"], "inc")) == 12
+
+
+def test_each_call_has_its_own_output_and_error(server: Server) -> None:
+    value(call(server, "output", "say", "one"))
+    answer = call(server, "output", "say", "two")
+    assert answer["stdout"] == "two\nnative two\n"
+    failed = call(server, "output", "fail")
+    assert (failed["error_type"], failed["success"]) == ("ValueError", False)
+    assert "not today" in failed["error"]
+    left = call(server, "output", "leave")
+    assert left["error_type"] == "SystemExit"
+    assert value(call(server, "output", "inc")) == 11, "the instance outlives what a call raises"
+
+
+def test_a_constructor_that_raises(server: Server) -> None:
+    answer = call(server, "broken", "inc", constructor_args=[{"a": 1}, 2, 3])
+    assert answer["error_type"] == "TypeError", report(answer)
+    assert value(call(server, "broken", "inc")) == 11
+
+
+def test_a_method_that_is_not_there(server: Server) -> None:
+    answer = call(server, "methods", "missing")
+    assert answer["error_type"] == "InvalidRequest", report(answer)
+    assert "inc" in answer["error"]
+
+
+def test_a_crash_ends_the_call_in_it_and_the_next_one_makes_it_anew(server: Server) -> None:
+    assert value(call(server, "crash", "inc")) == 11
+    dead = call(server, "crash", "die")
+    assert dead["error_type"] == "WorkerCrashed"
+    assert "SIGSEGV" in dead["error"]
+    answer = call(server, "crash", "inc")
+    assert value(answer) == 11
+    facts = answer["instance_info"]
+    assert (facts["generation"], facts["rebuilt"]) == (2, True)
+    assert "SIGSEGV" in facts["rebuilt_because"]
+
+
+def test_a_time_limit(server: Server) -> None:
+    value(call(server, "limit", "inc"))
+    begun = time.monotonic()
+    answer = call(server, "limit", "spin", timeout_s=0.5)
+    assert answer["error_type"] == "Timeout", report(answer)
+    assert time.monotonic() - begun < 2
+    assert value(call(server, "limit", "inc")) == 11
+
+
+def test_a_constructor_that_takes_too_long(server: Server) -> None:
+    code = COUNTER.replace('print("made from", start)', "__import__('time').sleep(60)")
+    answer = call(server, "slow-made", "inc", class_code=code, timeout_s=0.5)
+    assert answer["error_type"] == "Timeout", report(answer)
+    assert answer["details"]["phase"] == "start"
+    until(lambda: "slow-made" not in names(server))
+
+
+def names(server: Server) -> list[str]:
+    return [one["instance"] for one in server.stats()["instances"]]
+
+
+def test_other_code_or_arguments_under_one_name(server: Server) -> None:
+    value(call(server, "name", "inc"))
+    other = call(server, "name", "inc", class_code=COUNTER + "\n# other")
+    assert other["error_type"] == "InstanceConflict"
+    assert "create_new_instance" in other["error"]
+    kept = call(server, "name", "inc", constructor_args=[99])
+    assert value(kept) == 12, "the instance that is there counts, not the arguments"
+    assert kept["instance_info"]["same_arguments"] is False
+    anew = call(server, "name", "inc", class_code=COUNTER + "\n# other", create_new_instance=True)
+    assert value(anew) == 11
+    assert anew["instance_info"]["generation"] == 2
+
+
+def test_one_that_must_exist(server: Server) -> None:
+    answer = call(server, "must", "inc", instance_must_exist=True)
+    assert answer["error_type"] == "InstanceLost", report(answer)
+    value(call(server, "must", "inc"))
+    assert value(call(server, "must", "inc", instance_must_exist=True)) == 12
+    call(server, "must", "die")
+    answer = call(server, "must", "inc", instance_must_exist=True)
+    assert answer["error_type"] == "InstanceLost"
+    assert "SIGSEGV" in answer["error"]
+
+
+def test_calls_at_once_make_one_instance_and_run_one_after_another(server: Server) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: call(server, "one", "inc"), range(8)))
+    assert sorted(map(value, answers)) == list(range(11, 19))
+    assert len({answer["receipt"]["pid"] for answer in answers}) == 1
+
+
+def test_async_methods_overlap_and_keep_their_outputs_apart(server: Server) -> None:
+    value(call(server, "async", "inc"))
+    begun = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(5) as threads:
+        answers = list(threads.map(lambda i: call(server, "async", "nap", 1, str(i)), range(5)))
+    assert time.monotonic() - begun < 2.5
+    for i, answer in enumerate(answers):
+        assert value(answer) == 11
+        assert answer["stdout"] == f"begin {i}\nend {i}\n"
+
+
+def test_the_time_limit_of_one_async_call_leaves_the_others_alone(server: Server) -> None:
+    value(call(server, "async-limit", "inc"))
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        long = threads.submit(call, server, "async-limit", "nap", 1.5)
+        late = threads.submit(call, server, "async-limit", "nap", 60, timeout_s=0.3)
+        assert late.result()["error_type"] == "Timeout", report(late.result())
+        assert value(long.result()) == 11
+    assert value(call(server, "async-limit", "inc")) == 12, "it is the same instance"
+
+
+def test_a_sibling_is_told_when_the_resident_had_to_go(server: Server) -> None:
+    value(call(server, "siblings", "inc"))
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        long = threads.submit(call, server, "siblings", "nap", 60)
+        until(lambda: any(one["running"] for one in server.stats()["instances"]))
+        late = threads.submit(call, server, "siblings", "stubborn", 60, timeout_s=0.3)
+        assert late.result()["error_type"] == "Timeout", report(late.result())
+        assert long.result()["error_type"] == "ResidentLost", report(long.result())
+
+
+def test_a_client_that_leaves_ends_its_call(server: Server) -> None:
+    pid = value(call(server, "leaver", "pid"))
+    import httpx
+
+    with pytest.raises(httpx.ReadTimeout):
+        with httpx.Client(base_url=server.url, timeout=0.5, trust_env=False) as client:
+            request = {
+                "execution_type": "class",
+                "class_name": "Counter",
+                "class_code": COUNTER,
+                "constructor_args": [10],
+                "method_name": "spin",
+                "instance_id": "leaver",
+                "create_new_instance": False,
+                "serialization_format": "json",
+            }
+            client.post("/execute", json=request)
+    until(lambda: not os.path.exists(f"/proc/{pid}"), 3)
+
+
+def test_killed_from_outside_while_idle(server: Server) -> None:
+    pid = value(call(server, "idle", "pid"))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: "idle" not in names(server))
+    answer = call(server, "idle", "inc")
+    assert value(answer) == 11
+    assert answer["instance_info"]["generation"] == 2
+
+
+def test_a_crash_loop_in_a_constructor_is_cut_off(server: Server) -> None:
+    code = COUNTER.replace('print("made from", start)', "__import__('os')._exit(9)")
+    answers = [call(server, "loop", "inc", class_code=code) for _ in range(5)]
+    assert all(answer["error_type"] == "WorkerCrashed" for answer in answers)
+    assert "exit code 9" in answers[0]["error"]
+    assert "died 3 times" in answers[-1]["error"], report(answers[-1])
+    assert "exit code 9" in answers[-1]["error"]
+
+
+def test_many_calls_over_more_instances_than_there_is_room_for(server: Server) -> None:
+    """Those used longest ago go; a state is lost only when its instance says so."""
+    totals = {f"room-{i}": (10, 0) for i in range(8)}
+
+    def step(i: int) -> None:
+        name = f"room-{i % 8}"
+        answer = call(server, name, "inc")
+        got, generation = value(answer), answer["instance_info"]["generation"]
+        before, was = totals[name]
+        assert got == (before + 1 if generation == was else 11)
+        totals[name] = (got, generation)
+
+    for i in range(120):
+        step(i)
+        assert len(names(server)) <= 4
+
+
+def test_close_is_called_when_an_instance_is_let_go(tmp_path: Any) -> None:
+    code = COUNTER + f"""
+    def close(self):
+        open({str(tmp_path / "closed")!r}, "a").write(f"{{self.n}} ")
+"""
+    with serving(tmp_path, FLASHPOOL_INSTANCE_IDLE_S="0.5", FLASHPOOL_DRAIN_S="5") as server:
+        value(call(server, "a", "inc", class_code=code))
+        until(lambda: (tmp_path / "closed").exists(), 5)
+        until(lambda: not names(server), 5)
+        value(call(server, "b", "inc", 5, class_code=code))
+        assert server.stop() == 0
+    assert (tmp_path / "closed").read_text() == "11 15 "
