@@ -76,6 +76,8 @@ class Call:
     function_key: Hashable = None
     provision: Provision = field(default_factory=Provision)
     limits: Limits = field(default_factory=Limits)
+    #: GPUs it gets; None: as many as is usual in the pool.
+    gpus: int | None = None
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
     #: Items of a generator go to the sink one by one; else they are collected to a list.

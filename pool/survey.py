@@ -11,7 +11,7 @@ from .crew import Crew
 from .fleet import Fleet
 from .learning import Learner
 from .scheduler import Scheduler
-from .stats import CallStats, PoolStats, QueueStats, Recorder, SlotStats, ZygoteStats
+from .stats import CallStats, GpusStats, PoolStats, QueueStats, Recorder, SlotStats, ZygoteStats
 from .workers import Running
 from .zygote import ZygoteProcess
 
@@ -20,11 +20,13 @@ _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
-def of_pool(
+def of_pool(  # noqa: PLR0913 - it reads every part
     *,
     now: float,
     ready: bool,
+    unfit: str,
     draining: bool,
+    gpus: GpusStats,
     config: PoolConfig,
     scheduler: Scheduler,
     fleet: Fleet,
@@ -37,6 +39,7 @@ def of_pool(
     oldest = scheduler.waiting_since()
     return PoolStats(
         ready=ready,
+        unfit=unfit or None,
         draining=draining,
         slots=SlotStats(total=config.slots, busy=scheduler.busy),
         queue=QueueStats(
@@ -45,6 +48,7 @@ def of_pool(
             oldest_age_s=None if oldest is None else round(now - oldest, 3),
             refused=recorder.refused,
         ),
+        gpus=gpus,
         zygotes=[_zygote(one, scheduler, fleet, crew, learner) for one in fleet],
         running=[
             _call(call_id, running, now)
@@ -66,6 +70,7 @@ def _call(call_id: int, running: Running, now: float) -> CallStats:
         phase=running.phase.value,
         pid=running.worker.pid if running.worker else None,
         environment=running.call.environment,
+        gpus=list(running.gpus),
     )
 
 

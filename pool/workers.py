@@ -25,6 +25,7 @@ class Running:
         "call",
         "dispatched_at",
         "done",
+        "gpus",
         "key",
         "limits",
         "sink",
@@ -43,6 +44,8 @@ class Running:
         self.submitted_at = now
         self.dispatched_at: float | None = None
         self.worker: Worker | None = None
+        #: The devices it has, from when it has a worker.
+        self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 1
         self.streaming = False
@@ -65,6 +68,7 @@ class Running:
         """Back to the queue."""
         self.attempts += 1
         self.worker = None
+        self.gpus = ()
         self.cancel_timer()
 
     def cancel_timer(self) -> None:
