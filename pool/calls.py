@@ -81,6 +81,8 @@ class Call:
     #: The instance it is a method call of; None: a function, in a process of its own.
     want: Want | None = None
     limits: Limits = field(default_factory=Limits)
+    #: GPUs it gets; None: as many as is usual in the pool.
+    gpus: int | None = None
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
     #: Items of a generator go to the sink one by one; else they are collected to a list.

@@ -132,15 +132,17 @@ class Crew:
 
     # Commands.
 
-    def hand_over(self, worker: Worker, call_id: int, running: Running) -> None:
-        """Give a spare its call."""
+    def hand_over(
+        self, worker: Worker, call_id: int, running: Running, env: dict[str, str]
+    ) -> None:
+        """Give a spare its call, to run with these variables."""
         worker.take(call_id, running, self._now())
         call = running.call
         meta = wire.pack_call_meta(
             pickled=call.codec is Codec.PICKLE,
             stream=call.stream,
             result_limit=running.limits.result_bytes,
-            env=dict(call.env),
+            env=env,
         )
         if running.limits.result_bytes is not None:
             worker.link.limit(running.limits.result_bytes + EXCEPTION_LIMIT)

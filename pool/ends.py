@@ -168,6 +168,7 @@ def _receipt(
         start_method=worker.zygote.method,
         preloaded=worker.zygote.key.profile > 0,
         attempts=running.attempts,
+        gpus=running.gpus,
         pid=worker.pid,
         exit=exit_words,
     )

@@ -74,9 +74,15 @@ class GpuTable:
 
         ``claim`` is any number of the caller's; those of one instant are served by it.
         """
+        if claim in self._arrivals:
+            return
         place = (arrived, claim, number)
         self._arrivals[claim] = place
         bisect.insort(self._line, place)
+
+    def has(self, number: int) -> bool:
+        """Whether a claim for so many could be taken at once: nobody waits, and they are free."""
+        return not self._line and sum(map(self._has_share, self._gpus.values())) >= number
 
     def withdraw(self, claim: int) -> bool:
         """Leave the line; True if it stood there."""
@@ -91,10 +97,10 @@ class GpuTable:
 
         All of them can be taken, in any order: what each would get is kept for it.
         """
+        if not self._line:
+            return []
         free = {
-            gpu.uuid: self.policy.calls_per_gpu - gpu.shares_out
-            for gpu in self._gpus.values()
-            if self._has_share(gpu)
+            gpu.uuid: self.shares_left(gpu) for gpu in self._gpus.values() if self._has_share(gpu)
         }
         found: list[tuple[int, tuple[str, ...]]] = []
         usable = self.usable
@@ -203,6 +209,10 @@ class GpuTable:
 
     def __iter__(self) -> Iterator[Gpu]:
         return iter(self._gpus.values())
+
+    def shares_left(self, gpu: Gpu) -> int:
+        """Calls that could be put on it now."""
+        return self.policy.calls_per_gpu - gpu.shares_out if self._has_share(gpu) else 0
 
     @property
     def usable(self) -> int:

@@ -3,7 +3,8 @@
     submitted, withdrawn, ended            StartZygote, RetireZygote
     zygote_ready, zygote_lost      --->    ForkWorkers, DismissWorker
     worker_ready, worker_gone              Dispatch, Grant, Fail
-    rested, wants_slot, tick
+    rested, wants_slot
+    tick, gpus_changed
 
 Events are methods, named for what happened and given the time; each returns the commands
 to carry out, in order. The supervisor alone calls them, and carries them out.
@@ -12,6 +13,9 @@ The rules:
 
 * A call needs a slot and a spare of its zygote. It holds the slot until its worker's
   process tree is gone (`worker_gone`), not just until its result is here.
+* A call for GPUs needs a lease of them (see `gpus`) in place of a slot, and holds that for
+  as long. It stands in line for them while its zygote can fork: one that is still starting
+  keeps no device from others.
 * Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
   never holds up the calls of others.
 * A resident is a worker that gives its slot back (`rested`) and stays. Each time it has
@@ -36,6 +40,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from .calls import BASE_ENVIRONMENT
+from .gpu_states import GpuPolicy, Lease
+from .gpus import GpuTable
 
 #: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
 RESTART_LIMIT: Final = 5
@@ -79,10 +85,11 @@ class DismissWorker(NamedTuple):
 
 
 class Dispatch(NamedTuple):
-    """Hand the call to the spare."""
+    """Hand the call to the spare, with these GPUs."""
 
     call: int
     worker: int
+    gpus: tuple[str, ...] = ()
 
 
 class Grant(NamedTuple):
@@ -137,6 +144,8 @@ class _Zygote:
     last_failure: str = ""
     last_used: float = 0.0
     waiting: dict[int, float] = field(default_factory=dict)
+    #: Calls for GPUs that wait, since when, and for how many.
+    for_gpus: dict[int, tuple[float, int]] = field(default_factory=dict)
     spares: deque[int] = field(default_factory=deque)
     forking: int = 0
     #: Workers that were dispatched to and whose tree is not gone.
@@ -146,25 +155,33 @@ class _Zygote:
     #: Most busy at once, of late.
     peak: int = 0
 
+    @property
+    def needed(self) -> bool:
+        """Whether calls wait for it."""
+        return bool(self.waiting or self.for_gpus)
+
 
 class Scheduler:
     """The pool's state: queue, slots, zygotes and their workers."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, gpus: GpuTable | None = None) -> None:
         self.policy = policy
+        self.gpus = GpuTable(GpuPolicy()) if gpus is None else gpus
         self.busy = 0
         self.waiting = 0
         self._zygotes: dict[ZygoteKey, _Zygote] = {}
         self._call_key: dict[int, ZygoteKey] = {}
         self._worker_key: dict[int, ZygoteKey] = {}
+        #: Workers that hold a slot, and those that hold GPUs.
         self._holding: set[int] = set()
         #: Residents, and those of them that want a slot: since when.
         self._residents: set[int] = set()
         self._asking: dict[int, float] = {}
+        self._leases: dict[int, Lease] = {}
 
     # Calls.
 
-    def check_room(self, beside: int = 0) -> None:
+    def check_room(self, gpus: int = 0, beside: int = 0) -> None:
         """Whether one more call may wait; ``beside`` wait elsewhere.
 
         Raises:
@@ -172,7 +189,9 @@ class Scheduler:
         """
         limit = self.policy.queue_limit
         waiting = self.waiting + beside
-        if limit is not None and waiting >= limit and (waiting or self.busy >= self.policy.slots):
+        if limit is None or waiting < limit:
+            return
+        if waiting or not self._could_run_now(gpus):
             raise QueueFull
 
     def submitted(
@@ -181,10 +200,11 @@ class Scheduler:
         key: ZygoteKey,
         now: float,
         *,
+        gpus: int = 0,
         again: bool = False,
         beside: int | None = 0,
     ) -> list[Command]:
-        """A call arrived; ``again`` when its worker died before it began.
+        """A call arrived, for so many GPUs; ``again`` when its worker died before it began.
 
         ``beside``: calls that wait elsewhere, or None when the queue's limit is of no concern.
 
@@ -192,12 +212,16 @@ class Scheduler:
             QueueFull: the queue is at its limit; nothing was changed.
         """
         if not again and beside is not None:
-            self.check_room(beside)
+            self.check_room(gpus, beside)
         zygote = self._zygote(key)
         zygote.last_used = now
         if not zygote.up:
             zygote.retiring = False
-        if again:
+        if gpus:
+            zygote.for_gpus[call] = now, gpus
+            if self._can_fork(zygote):
+                self.gpus.claim(call, gpus, 0.0 if again else now)
+        elif again:
             zygote.waiting = {call: now, **zygote.waiting}
         else:
             zygote.waiting[call] = now
@@ -215,7 +239,7 @@ class Scheduler:
 
     def waiting_since(self) -> float | None:
         """When the oldest waiting call arrived."""
-        return min((_since(z) for z in self._zygotes.values() if z.waiting), default=None)
+        return min((_since(z) for z in self._zygotes.values() if z.needed), default=None)
 
     # Zygotes.
 
@@ -230,6 +254,7 @@ class Scheduler:
         """It is up and can fork."""
         zygote = self._zygotes[key]
         zygote.up, zygote.starting = True, False
+        self._line_up(zygote)
         return self._settle(zygote, now) + self._start_held_up(now)
 
     def zygote_lost(
@@ -251,7 +276,8 @@ class Scheduler:
         for worker in zygote.spares:
             self._worker_key.pop(worker)
         zygote.spares.clear()
-        if zygote.retiring and zygote.waiting:
+        self._line_up(zygote)
+        if zygote.retiring and zygote.needed:
             # Calls came for it while it left: it is needed again.
             zygote.retiring = False
         if zygote.retiring:
@@ -273,8 +299,13 @@ class Scheduler:
         after.waiting = dict(
             sorted({**zygote.waiting, **after.waiting}.items(), key=lambda item: item[1])
         )
-        self._call_key.update(dict.fromkeys(zygote.waiting, heir))
-        zygote.waiting = {}
+        after.for_gpus = dict(
+            sorted({**zygote.for_gpus, **after.for_gpus}.items(), key=lambda item: item[1])
+        )
+        self._call_key.update(dict.fromkeys((*zygote.waiting, *zygote.for_gpus), heir))
+        self._line_up(zygote)
+        zygote.waiting, zygote.for_gpus = {}, {}
+        self._line_up(after)
         commands: list[Command] = [DismissWorker(worker) for worker in zygote.spares]
         zygote.spares.clear()
         return commands + self._retire_if_done(zygote) + self._settle(after, now)
@@ -326,7 +357,10 @@ class Scheduler:
         zygote = self._zygotes.get(key)
         if zygote is None:
             return []
-        if worker in self._holding:
+        if lease := self._leases.pop(worker, None):
+            self.gpus.release(lease, now)
+            zygote.busy -= worker not in self._residents
+        elif worker in self._holding:
             self._holding.remove(worker)
             self.busy -= 1
             zygote.busy -= worker not in self._residents
@@ -351,22 +385,31 @@ class Scheduler:
     # Residents.
 
     def rested(self, worker: int, now: float) -> list[Command]:
-        """It has nothing to do for now, and stays; its slot is free."""
+        """It has nothing to do for now, and stays; its slot is free, its GPUs are not."""
+        key = self._worker_key.get(worker)
+        if key is None:
+            return []
+        if worker not in self._residents:
+            self._residents.add(worker)
+            zygote = self._zygotes[key]
+            zygote.busy -= 1
+            zygote.residents += 1
         if worker not in self._holding:
             return []
         self._holding.remove(worker)
         self.busy -= 1
-        if worker not in self._residents:
-            self._residents.add(worker)
-            zygote = self._zygotes[self._worker_key[worker]]
-            zygote.busy -= 1
-            zygote.residents += 1
         return self._dispatch(now)
 
     def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
-        """It has something to do, since then."""
-        self._asking[worker] = since
+        """It has something to do, since then. One that has GPUs needs no slot."""
         self._zygotes[self._worker_key[worker]].last_used = now
+        if worker in self._leases:
+            return [Grant(worker)]
+        self._asking[worker] = since
+        return self._dispatch(now)
+
+    def gpus_changed(self, now: float) -> list[Command]:
+        """Devices became free, or were lost."""
         return self._dispatch(now)
 
     # Time.
@@ -402,10 +445,25 @@ class Scheduler:
             zygote = self._zygotes[key] = _Zygote(key)
         return zygote
 
+    def _could_run_now(self, gpus: int) -> bool:
+        return self.gpus.has(gpus) if gpus else self.busy < self.policy.slots
+
+    def _can_fork(self, zygote: _Zygote) -> bool:
+        return zygote.up and not zygote.retiring
+
+    def _line_up(self, zygote: _Zygote) -> None:
+        """Have its calls stand in line for GPUs exactly while it can fork for them."""
+        ready = self._can_fork(zygote)
+        for call, (since, number) in zygote.for_gpus.items():
+            if ready:
+                self.gpus.claim(call, number, since)
+            else:
+                self.gpus.withdraw(call)
+
     def _settle(self, zygote: _Zygote, now: float) -> list[Command]:
         """Start, dispatch and fork for one zygote, in that order."""
         if not zygote.up:
-            return self._start(zygote, now) if zygote.waiting else []
+            return self._start(zygote, now) if zygote.needed else []
         return self._dispatch(now) + self._fork(zygote)
 
     def _start(self, zygote: _Zygote, now: float) -> list[Command]:
@@ -427,20 +485,23 @@ class Scheduler:
 
     def _fail_waiting(self, zygote: _Zygote) -> list[Command]:
         reason = zygote.last_failure
-        failed: list[Command] = [Fail(call, zygote.key, reason) for call in zygote.waiting]
-        for call in list(zygote.waiting):
+        calls = [*zygote.waiting, *zygote.for_gpus]
+        for call in calls:
             self._forget(zygote, call)
-        return failed
+        return [Fail(call, zygote.key, reason) for call in calls]
 
     def _forget(self, zygote: _Zygote, call: int) -> None:
-        del zygote.waiting[call]
+        if zygote.for_gpus.pop(call, None):
+            self.gpus.withdraw(call)
+        else:
+            del zygote.waiting[call]
         del self._call_key[call]
         self.waiting -= 1
 
     def _dispatch(self, now: float) -> list[Command]:
-        """Pair waiting calls with spares while there are slots, oldest call first."""
-        commands: list[Command] = []
+        """Pair waiting calls with spares while there are GPUs and slots, oldest call first."""
         touched: list[_Zygote] = []
+        commands = self._dispatch_to_gpus(touched, now)
         while (self.waiting or self._asking) and self.busy < self.policy.slots:
             zygote = self._oldest_with_spare() if self.waiting else None
             if self._asking and (asking := self._longest_asking(zygote)) is not None:
@@ -453,16 +514,12 @@ class Scheduler:
             worker = zygote.spares.popleft()
             self._holding.add(worker)
             self.busy += 1
-            zygote.busy += 1
-            zygote.peak = max(zygote.peak, zygote.busy)
-            zygote.last_used = now
             commands.append(Dispatch(call, worker))
-            if zygote not in touched:
-                touched.append(zygote)
-        if self.waiting and self.busy < self.policy.slots:
-            # A slot is free for calls whose zygotes have not forked for want of one.
+            self._got_busy(zygote, touched, now)
+        if self.waiting and (self.busy < self.policy.slots or self.gpus.waiting):
+            # One is free for calls whose zygotes have not forked for want of it.
             touched = [
-                zygote for zygote in self._zygotes.values() if zygote.waiting or zygote in touched
+                zygote for zygote in self._zygotes.values() if zygote.needed or zygote in touched
             ]
         for zygote in touched:
             commands += self._fork(zygote)
@@ -478,13 +535,33 @@ class Scheduler:
         self._holding.add(worker)
         self.busy += 1
         return Grant(worker)
+    def _dispatch_to_gpus(self, touched: list[_Zygote], now: float) -> list[Command]:
+        commands: list[Command] = []
+        for call, _uuids in self.gpus.grants():
+            zygote = self._zygotes[self._call_key[call]]
+            if not zygote.spares:
+                continue  # its devices are kept; a fork is under way
+            lease = self.gpus.take(call, now)
+            self._forget(zygote, call)
+            worker = zygote.spares.popleft()
+            self._leases[worker] = lease
+            commands.append(Dispatch(call, worker, lease.uuids))
+            self._got_busy(zygote, touched, now)
+        return commands
+
+    def _got_busy(self, zygote: _Zygote, touched: list[_Zygote], now: float) -> None:
+        zygote.busy += 1
+        zygote.peak = max(zygote.peak, zygote.busy)
+        zygote.last_used = now
+        if zygote not in touched:
+            touched.append(zygote)
 
     def _oldest_with_spare(self) -> _Zygote | None:
         if len(self._zygotes) == 1:
             (zygote,) = self._zygotes.values()
             return zygote if zygote.waiting and zygote.spares else None
         able = [z for z in self._zygotes.values() if z.waiting and z.spares]
-        return min(able, key=_since, default=None)
+        return min(able, key=lambda zygote: next(iter(zygote.waiting.values())), default=None)
 
     def _fork(self, zygote: _Zygote) -> list[Command]:
         if not zygote.up or zygote.retiring:
@@ -507,7 +584,10 @@ class Scheduler:
         return max(self._could_run(zygote), min(ahead, self.policy.max_spares))
 
     def _could_run(self, zygote: _Zygote) -> int:
-        return min(len(zygote.waiting), self.policy.slots - self.busy)
+        able = min(len(zygote.waiting), self.policy.slots - self.busy)
+        if not zygote.for_gpus:
+            return able
+        return able + sum(call in zygote.for_gpus for call, _uuids in self.gpus.grants())
 
     def _retire_if_done(self, zygote: _Zygote) -> list[Command]:
         if zygote.busy or zygote.residents or zygote.forking or zygote.leaving:
@@ -549,7 +629,7 @@ class Scheduler:
         """Start zygotes whose calls waited for room, the longest first."""
         if not self.waiting:
             return []
-        held_up = [z for z in self._zygotes.values() if z.waiting and not (z.up or z.starting)]
+        held_up = [z for z in self._zygotes.values() if z.needed and not (z.up or z.starting)]
         commands: list[Command] = []
         for zygote in sorted(held_up, key=_since):
             commands += self._start(zygote, now)
@@ -591,7 +671,7 @@ def _live(zygotes: list[_Zygote]) -> bool:
 
 
 def _idle(zygotes: list[_Zygote]) -> bool:
-    return not any(z.waiting or z.busy or z.residents or z.starting for z in zygotes)
+    return not any(z.needed or z.busy or z.residents or z.starting for z in zygotes)
 
 
 def _last_used(zygotes: list[_Zygote]) -> float:
@@ -599,7 +679,9 @@ def _last_used(zygotes: list[_Zygote]) -> float:
 
 
 def _since(zygote: _Zygote) -> float:
-    return next(iter(zygote.waiting.values()))
+    first = [next(iter(calls.values())) for calls in (zygote.waiting,) if calls]
+    first += [next(iter(calls.values()))[0] for calls in (zygote.for_gpus,) if calls]
+    return min(first)
 
 
 def _discard(spares: deque[int], worker: int) -> None:

@@ -38,6 +38,41 @@ class QueueStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuStats:
+    """One GPU, or MIG device."""
+
+    uuid: str
+    index: int
+    name: str
+    parent: str | None
+    #: ``free`` (calls may be on it), ``settling`` or ``quarantined``.
+    state: str
+    calls: int
+    memory_bytes: int | None
+    #: At the latest look, which is never while all its shares are out.
+    used_bytes: int
+    #: What is in use without calls.
+    level_bytes: int | None
+    #: Why it is quarantined, and for how long it has been.
+    evidence: str | None
+    quarantined_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpusStats:
+    """The GPUs calls may have."""
+
+    total: int
+    usable: int
+    #: Calls that stand in line for some.
+    waiting: int
+    driver: str
+    #: Why there are none.
+    reason: str | None
+    devices: list[GpuStats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ZygoteStats:
     """One fork server."""
 
@@ -69,6 +104,7 @@ class CallStats:
     phase: str
     pid: int | None
     environment: str
+    gpus: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +163,12 @@ class PoolStats:
     """The whole document."""
 
     ready: bool
+    #: Why it is up and yet not ready.
+    unfit: str | None
     draining: bool
     slots: SlotStats
     queue: QueueStats
+    gpus: GpusStats
     zygotes: list[ZygoteStats]
     running: list[CallStats]
     instances: list[InstanceStats]

@@ -314,7 +314,8 @@ class Supervisor:
                 self._crew.dismiss(self._crew[command.worker])
             elif isinstance(command, StartZygote):
                 self._start_zygote(command.key)
-            elif isinstance(command, RetireZygote):
+            elif isinstance(command, RetireZygote) and command.key in self._fleet:
+                # It may just have died, before it had a worker.
                 self._fleet.retire(self._fleet[command.key])
             elif isinstance(command, Fail):
                 self._fail(command)
@@ -477,6 +478,8 @@ class Supervisor:
         if self._fleet.stillborn(zygote, causes.exit_words(death.status)):
             lean = ZygoteKey(zygote.key.environment)
             self.do(self._scheduler.retire(zygote.key, lean, self._now()))
+            if lean != _BASE:
+                self.on_learned(lean.environment, ())
 
     def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
         """A worker died without a result: once more, if nothing of the call had run."""

@@ -15,6 +15,7 @@ from .residents import Instance
 from .scheduler import Scheduler
 from .stats import (
     CallStats,
+    GpusStats,
     InstanceStats,
     PoolStats,
     QueueStats,
@@ -30,11 +31,13 @@ _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
-def of_pool(
+def of_pool(  # noqa: PLR0913 - it reads every part
     *,
     now: float,
     ready: bool,
+    unfit: str,
     draining: bool,
+    gpus: GpusStats,
     config: PoolConfig,
     scheduler: Scheduler,
     fleet: Fleet,
@@ -48,6 +51,7 @@ def of_pool(
     oldest = scheduler.waiting_since()
     return PoolStats(
         ready=ready,
+        unfit=unfit or None,
         draining=draining,
         slots=SlotStats(total=config.slots, busy=scheduler.busy),
         queue=QueueStats(
@@ -56,6 +60,7 @@ def of_pool(
             oldest_age_s=None if oldest is None else round(now - oldest, 3),
             refused=recorder.refused,
         ),
+        gpus=gpus,
         zygotes=[_zygote(one, scheduler, fleet, crew, learner) for one in fleet],
         running=[
             _call(call_id, running, now)
@@ -80,6 +85,7 @@ def _call(call_id: int, running: Running, now: float) -> CallStats:
         phase=running.phase.value,
         pid=running.worker.pid if running.worker else None,
         environment=running.call.environment,
+        gpus=list(running.gpus),
     )
 
 

@@ -26,6 +26,7 @@ class Running:
         "call",
         "dispatched_at",
         "done",
+        "gpus",
         "key",
         "limits",
         "own_output",
@@ -50,6 +51,8 @@ class Running:
         self.own_output: OutputBuffer | None = None
         #: In a resident: why it is being ended there, when its caller is to hear of it.
         self.stop: Stop | None = None
+        #: The devices it has, from when it has a worker.
+        self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 1
         self.streaming = False
@@ -79,6 +82,7 @@ class Running:
         """Back to the queue."""
         self.attempts += 1
         self.worker = self.own_output = self.stop = None
+        self.gpus = ()
         self.cancel_timer()
 
     def cancel_timer(self) -> None:

@@ -191,6 +191,21 @@ def test_a_learned_module_that_breaks_forks_is_left_out(
     live.until(lambda: [z.profile for z in live.stats().zygotes] == [0])
 
 
+def test_a_loaded_zygote_that_dies_before_it_forks_is_given_up(make_live, interpreter):
+    live = make_live(base_python=interpreter(mine="x = 1"), slots=1, max_spares=0).ready()
+    errors: list[object] = []
+    live.loop.set_exception_handler(lambda _loop, context: errors.append(context))
+    code = "def f():\n    import mine; return 1"
+    assert live.value(code) == 1
+    live.until(lambda: any(z.profile and z.state == "ready" for z in live.stats().zygotes))
+    os.kill(live.zygote(1).pid, signal.SIGKILL)
+    live.until(lambda: [z.profile for z in live.stats().zygotes] == [0])
+    outcome = live.call(code)
+    assert outcome.ok
+    assert not outcome.receipt.preloaded
+    assert not errors
+
+
 def test_an_interpreter_whose_forks_die_spawns(make_live, interpreter):
     exits = "import os, sys\nos.register_at_fork(after_in_child=lambda: os._exit(3))"
     live = make_live(base_python=interpreter(sitecustomize=exits)).ready()

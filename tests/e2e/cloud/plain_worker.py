@@ -3,7 +3,7 @@
 Its input is a FunctionRequest, run right here (instances are kept), or one of
     {"sleep": seconds}  {"echo": value}  {"stream": n}  {"progress": n}  {"fail": text}
 
-    python plain_worker.py [CONCURRENCY [stream]]
+Its concurrency is PLAIN_CONCURRENCY; with PLAIN_STREAM, it is a generator. Arguments are the SDK's.
 """
 
 import asyncio
@@ -11,16 +11,15 @@ import base64
 import contextlib
 import inspect
 import io
-import sys
+import os
 import traceback
 
 import cloudpickle
 import runpod
 
-CONCURRENCY = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-STREAMS = "stream" in sys.argv
+CONCURRENCY = int(os.environ.get("PLAIN_CONCURRENCY", "1"))
+STREAMS = "PLAIN_STREAM" in os.environ
 INSTANCES = {}
-sys.argv[1:] = []
 
 
 async def work(job):
@@ -46,7 +45,7 @@ async def flash(request):
             )
             if inspect.isawaitable(value):
                 value = await value
-    except BaseException:
+    except Exception:
         return {"success": False, "error": traceback.format_exc(), "stdout": out.getvalue()}
     result = base64.b64encode(cloudpickle.dumps(value)).decode()
     return {"success": True, "result": result, "stdout": out.getvalue()}

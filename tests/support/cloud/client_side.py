@@ -148,7 +148,9 @@ def _workers(request: web.Request, endpoint: Endpoint) -> dict[str, int]:
 
 
 def _check_key(request: web.Request) -> None:
-    if request.headers.get("Authorization") != f"Bearer {state(request).config.api_key}":
+    config = state(request).config
+    keys = {f"Bearer {config.api_key}", f"Bearer {config.endpoint_key}"}
+    if request.headers.get("Authorization") not in keys:
         refuse(401, "not a client's key")
 
 

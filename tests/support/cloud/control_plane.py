@@ -17,7 +17,7 @@ Answer = Callable[[State, dict[str, Any]], Any]
 
 _FIELD: Final = re.compile(r"\{\s*(\w+)")
 #: What a saved endpoint is answered with beyond what was sent.
-_UNSENT: Final = {"aiKey": "ai-key", "userId": "user", "version": 1, "type": "QB"}
+_UNSENT: Final = {"userId": "user", "version": 1, "type": "QB"}
 
 
 def add_routes(app: web.Application) -> None:
@@ -45,7 +45,9 @@ def _save_endpoint(here: State, variables: dict[str, Any]) -> dict[str, Any]:
     if known:
         known.saved |= sent
         return known.saved
-    made = here.add_endpoint(f"ep{len(here.endpoints):02d}", {**_UNSENT, **sent})
+    made = here.add_endpoint(
+        f"ep{len(here.endpoints):02d}", {**_UNSENT, "aiKey": here.config.endpoint_key, **sent}
+    )
     made.saved["id"] = made.id
     _start_worker(here, made)
     return made.saved

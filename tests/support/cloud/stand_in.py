@@ -52,6 +52,7 @@ class Platform:
         redeliveries: int = 0,
         ping_interval_s: int = 1,
         api_key: str = "client-key",
+        endpoint_key: str = "endpoint-key",
         worker_key: str = "worker-key",
     ) -> None:
         """Say how it differs from the usual.
@@ -73,6 +74,7 @@ class Platform:
             lost_after_s=lost_after_s,
             redeliveries=redeliveries,
             api_key=api_key,
+            endpoint_key=endpoint_key,
             worker_key=worker_key,
         )
         self._port = port

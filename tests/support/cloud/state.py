@@ -27,6 +27,8 @@ class Config:
     lost_after_s: float | None
     redeliveries: int
     api_key: str
+    #: The `aiKey` of endpoints: clients ask with it after their jobs.
+    endpoint_key: str
     worker_key: str
 
 

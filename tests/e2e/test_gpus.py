@@ -1,0 +1,236 @@
+"""A server on a machine whose GPUs are scripted: who gets which, and what happens to dirty ones."""
+
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.server import Server, serving, until
+
+from support.nvml.fixtures import nvml_library, scripted  # noqa: F401
+from support.nvml.scripted import GIB, ScriptedNvml
+
+Serve = Callable[..., AbstractContextManager[Server]]
+
+#: Tells its devices when as many calls as that are in here at once.
+MEET = """def meet(folder, name, number):
+    import os, time
+    open(os.path.join(folder, name), "w").close()
+    end = time.monotonic() + 20
+    while len(os.listdir(folder)) < number:
+        assert time.monotonic() < end, "the others did not come"
+        time.sleep(0.002)
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]
+"""
+SEEN = """def seen():
+    import os
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+"""
+HOLD = """def hold(seconds):
+    import os, time
+    begun = time.monotonic()
+    time.sleep(seconds)
+    return os.environ["CUDA_VISIBLE_DEVICES"], begun
+"""
+#: "Allocates" on its device: memory that goes when its process does, or never.
+ALLOCATE = """def allocate(folder, size, stuck=False):
+    import os
+    path = os.path.join(folder, "processes", os.environ["CUDA_VISIBLE_DEVICES"])
+    with open(path, "a") as file:
+        file.write(f"{'stuck' if stuck else os.getpid()} {size}\\n")
+    return os.getpid()
+"""
+
+
+@pytest.fixture
+def pod(tmp_path: Path, scripted: ScriptedNvml) -> Serve:  # noqa: F811
+    def serve(**variables: str) -> AbstractContextManager[Server]:
+        quick = {"FLASHPOOL_GPU_SETTLE_S": "0.3", "FLASHPOOL_GRACE_S": "0.3"}
+        return serving(tmp_path, **{**scripted.variables, **quick, **variables})
+
+    return serve
+
+
+def result(answer: dict[str, Any]) -> Any:
+    assert answer["success"], answer
+    return answer["json_result"]
+
+
+def together(server: Server, number: int, *args: Any, **fields: Any) -> list[dict[str, Any]]:
+    with concurrent.futures.ThreadPoolExecutor(number) as threads:
+        calls = [
+            threads.submit(server.execute, MEET, args[0], str(index), number, **fields)
+            for index in range(number)
+        ]
+        return [call.result() for call in calls]
+
+
+def test_eight_calls_at_once_have_eight_different_devices(
+    pod: Serve,
+    scripted: ScriptedNvml,
+    tmp_path: Path,  # noqa: F811
+) -> None:
+    uuids = scripted.gpus(8)
+    (tmp_path / "met").mkdir()
+    with pod(FLASHPOOL_SLOTS="1") as server:
+        answers = together(server, 8, str(tmp_path / "met"))
+        assert sorted(result(answer)[0] for answer in answers) == sorted(uuids)
+        assert {result(answer)[1] for answer in answers} == {"PCI_BUS_ID"}
+        for answer in answers:
+            assert answer["receipt"]["gpus"] == [result(answer)[0]]
+        # They hold no CPU slot, and a call that wants no GPU sees none.
+        assert result(server.execute(SEEN, gpus=0)) == ""
+        four = server.execute(SEEN, gpus=4)
+        assert result(four).split(",") == four["receipt"]["gpus"]
+        assert len(set(four["receipt"]["gpus"])) == 4
+        stats = server.stats()["gpus"]
+        assert (stats["total"], stats["usable"], stats["driver"]) == (8, 8, "580.95.05")
+        assert [one["uuid"] for one in stats["devices"]] == uuids
+
+
+def test_a_call_cannot_choose_its_device_by_its_environment(
+    pod: Serve,
+    scripted: ScriptedNvml,  # noqa: F811
+) -> None:
+    (uuid,) = scripted.gpus(1)
+    with pod() as server:
+        assert result(server.execute(SEEN, env={"CUDA_VISIBLE_DEVICES": "7"})) == uuid
+        assert result(server.execute(SEEN, env={"CUDA_VISIBLE_DEVICES": "0"}, gpus=0)) == ""
+
+
+def test_what_the_pod_inherited_is_honoured(pod: Serve, scripted: ScriptedNvml) -> None:  # noqa: F811
+    uuids = scripted.gpus(4)
+    with pod(CUDA_VISIBLE_DEVICES="2,3") as server:
+        assert result(server.execute(SEEN)) in uuids[2:]
+        refused = server.http.post("/execute", json={**_seen(), "gpus": 3})
+        assert refused.status_code == 422
+        assert "asks for 3 GPUs, and there are 2 here" in refused.text
+
+
+def _seen() -> dict[str, Any]:
+    return {"function_name": "seen", "function_code": SEEN, "serialization_format": "json"}
+
+
+def test_a_large_call_runs_amid_a_stream_of_small_ones(
+    pod: Serve,
+    scripted: ScriptedNvml,  # noqa: F811
+) -> None:
+    scripted.gpus(8)
+    over = threading.Event()
+    begun: list[float] = []
+
+    def stream(server: Server) -> None:
+        while not over.is_set():
+            begun.append(result(server.execute(HOLD, 0.03))[1])
+
+    with pod() as server, concurrent.futures.ThreadPoolExecutor(16) as threads:
+        callers = [threads.submit(stream, server) for _ in range(16)]
+        try:
+            until(lambda: len(begun) > 32)
+            for _ in range(3):
+                sent = time.monotonic()
+                answer = server.execute(HOLD, 0.03, gpus=4)
+                devices, large = result(answer)
+                assert len(devices.split(",")) == 4
+                # Those that stood in line before it, and those that were just being sent.
+                between = [at for at in begun if sent < at < large]
+                assert len(between) <= 32, (sent, large, sorted(between))
+        finally:
+            over.set()
+        for caller in callers:
+            caller.result()
+
+
+def test_memory_that_goes_with_its_process_is_no_reason_to_wait(
+    pod: Serve,
+    scripted: ScriptedNvml,  # noqa: F811
+) -> None:
+    scripted.gpus(1)
+    with pod() as server:
+        for _ in range(5):
+            result(server.execute(ALLOCATE, str(scripted.folder), 30 * GIB))
+        (device,) = server.stats()["gpus"]["devices"]
+        assert device["state"] in ("free", "settling")
+
+
+def test_a_device_whose_memory_stays_is_quarantined_and_readiness_says_so(
+    pod: Serve,
+    scripted: ScriptedNvml,  # noqa: F811
+) -> None:
+    first, second = scripted.gpus(2)
+    with pod() as server:
+        dirty = _leave_memory(server, scripted)
+        other = second if dirty == first else first
+        assert server.http.get("/ping").status_code == 200, "one is left"
+        assert [result(server.execute(SEEN)) for _ in range(3)] == [other] * 3
+        assert _leave_memory(server, scripted) == other
+        until(lambda: server.http.get("/ping").status_code == 503)
+        answer = server.http.get("/health")
+        assert answer.status_code == 503
+        assert "every GPU is quarantined" in answer.json()["reason"]
+        assert server.stats()["ready"] is False
+        # A call waits for one to come back.
+        waiting = threading.Thread(target=server.execute, args=(SEEN,))
+        waiting.start()
+        scripted.free_stuck(dirty)
+        until(lambda: server.http.get("/ping").status_code == 200)
+        waiting.join(10)
+        assert not waiting.is_alive()
+        assert result(server.execute(SEEN)) == dirty
+
+
+def _leave_memory(server: Server, machine: ScriptedNvml) -> str:
+    answer = server.execute(ALLOCATE, str(machine.folder), GIB, True)
+    (uuid,) = answer["receipt"]["gpus"]
+
+    def quarantined() -> bool:
+        (one,) = (d for d in server.stats()["gpus"]["devices"] if d["uuid"] == uuid)
+        return one["state"] == "quarantined" and "1024 MiB more" in one["evidence"]
+
+    until(quarantined)
+    return str(uuid)
+
+
+def test_a_driver_that_hangs_holds_up_no_probe(pod: Serve, scripted: ScriptedNvml) -> None:  # noqa: F811
+    scripted.gpus(2)
+    with pod() as server:
+        scripted.driver(hang="nvmlDeviceGetMemoryInfo")
+        result(server.execute(SEEN))
+        before = time.monotonic()
+        assert server.stats()["gpus"]["total"] == 2
+        assert result(server.execute(SEEN, gpus=0)) == ""
+        assert time.monotonic() - before < 5
+        scripted.driver()
+        result(server.execute(SEEN, gpus=2))
+
+
+def test_gpus_that_cannot_be_listed_are_told_and_found_later(
+    pod: Serve,
+    scripted: ScriptedNvml,
+    tmp_path: Path,  # noqa: F811
+) -> None:
+    scripted.gpus(1)
+    scripted.driver(nvmlInit=999)
+    server = Server(tmp_path / "server.log", scripted.variables)
+    try:
+        until(server._listening, 30)
+        server.url, server.admin = (text.decode() for text in server._listening().groups())
+        server.http.base_url = server.url
+        until(lambda: server.http.get("/ping").status_code == 503, 30)
+        assert "nvmlInit: Unknown Error" in server.http.get("/health").json()["reason"]
+    finally:
+        server.close()
+
+
+def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        answer = server.http.post("/execute", json={**_seen(), "gpus": 1})
+        assert answer.status_code == 422
+        assert "asks for 1 GPU, and there are 0 here" in answer.text
+        assert result(server.execute(SEEN)) is None
+        assert server.stats()["gpus"]["total"] == 0
+        assert result(server.execute(SEEN, gpus=0)) is None
