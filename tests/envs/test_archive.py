@@ -212,10 +212,13 @@ def test_an_archive_is_much_faster_than_a_build(
         origin, built = await start("warm", other)
         assert origin == "built"
         assert started
-        origin, unpacked = await start("fresh", shared)
-        assert origin == "archive"
-        assert started == []
-        assert unpacked < built / 2
+        unpacked = []
+        for number in range(3):
+            origin, seconds = await start(f"fresh{number}", shared)
+            assert origin == "archive"
+            assert started == []
+            unpacked.append(seconds)
+        assert min(unpacked) < built / 2
 
     for module in (uv_cli, builder):
         real = module.run
