@@ -2,7 +2,7 @@
 
     pack:   env/ --tar--> zstd --hash--> scratch file --rename--> archives/<digest>.tar.zst
                                             then the manifest --> archives/<digest>.json
-    unpack: manifest (HMAC) -> extraction.py -> links to the interpreter -> list of files
+    unpack: manifest (HMAC) -> extraction.py -> links to the interpreter
 
 Nothing unpacked is used before the whole file's hash matched. Links are made by
 us, from the base interpreter, not taken from the archive.
@@ -22,7 +22,7 @@ import zstandard
 
 from .errors import Tampered
 from .extraction import Hashing, Promise, extract
-from .manifest import Facts, decode_facts, encode_facts, list_files, read_facts, sign
+from .manifest import Facts, decode_facts, encode_facts, read_facts, sign
 from .store import Store, read_json, write_json
 from .virtualenv import link_interpreter
 
@@ -154,8 +154,10 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
 
 
 def unpack(info: ArchiveInfo, archive: Path, target: Path, python: Path) -> None:
-    """Extract into `target` (which must not exist), verified; blocking, in a stream."""
+    """Extract into `target` (which must not exist), verified; blocking, in a stream.
+
+    The list of its files came along: what matches the archive's checksum matches it too.
+    """
     target.mkdir(parents=True)
     extract(archive, info.promise, target)
     link_interpreter(target, python, info.facts.python_version)
-    list_files(target)

@@ -1,11 +1,13 @@
 """Take an archive apart: everything in it is the word of a stranger.
 
-    file --hash--> zstd --cap--> tar --> directories and regular files, nothing else
+    file --hash--> zstd --cap--> tar --> this thread: directories, and the order of things
+                                     `-> writing threads: files, a directory's run at a time
 
 Walks by directory descriptors that follow no link, creates files exclusively, and
 stops as soon as there is more than was promised. The standard library's "data"
 filter has let files escape; this one cannot, for it never opens a path of more
-than one component.
+than one component. Decompression and the creation of files each take as long as the
+other, and both let go of the interpreter's lock: so they go side by side.
 """
 
 from __future__ import annotations
@@ -13,37 +15,25 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tarfile
-from dataclasses import dataclass
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
 import zstandard
 
-from .errors import Tampered
+from .tar_stream import BLOCK, Member, Plain, Promise, members, padding
 
 __all__ = ["Hashing", "Promise", "extract"]
 
-_BLOCK: Final = 1 << 20
-_MAX_DEPTH: Final = 40
 _MAX_WINDOW: Final = 1 << 27
-#: Room for tar's headers: 512 bytes a member, padding, long names.
-_TAR_OVERHEAD: Final = 4096
-_ADVICE: Final = "the archive is set aside and the environment built anew"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
-    """What an archive must be: checked, not believed."""
-
-    name: str
-    sha256: str
-    size: int
-    members: int
-    content_bytes: int
-
-    def broken(self, how: str) -> Tampered:
-        return Tampered(f"archive {self.name} {how}", advice=_ADVICE)
+_THREADS: Final = min(4, max(2, os.cpu_count() or 1))
+#: Pieces of work that wait to be written; each holds little more than a block.
+_BACKLOG: Final = 32
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Hashing(io.RawIOBase):
@@ -65,30 +55,10 @@ class Hashing(io.RawIOBase):
         self.count += len(data)
         return self._file.write(data)
 
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
         self.sha256.update(data)
         self.count += len(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _Capped(io.RawIOBase):
-    """At most so many bytes out of a decompressor."""
-
-    def __init__(self, source: Any, promise: Promise) -> None:
-        self._source = source
-        self._left = promise.content_bytes + (promise.members + 8) * _TAR_OVERHEAD
-        self._promise = promise
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._source.read(_BLOCK if size < 0 else size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise self._promise.broken("holds more than its manifest says")
         return data
 
 
@@ -96,20 +66,20 @@ class _Folder:
     """The directory being filled: an open descriptor, kept while its files follow each other."""
 
     def __init__(self, root: Path) -> None:
-        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        self._root = os.open(root, _FOLDER)
         self._here = os.dup(self._root)
-        self._parts: list[str] = []
+        self.parts: tuple[str, ...] = ()
 
-    def enter(self, parts: list[str]) -> int:
+    def enter(self, parts: tuple[str, ...]) -> int:
         """Walk there by descriptors, through real directories only; they are made on the way."""
-        if parts == self._parts:
+        if parts == self.parts:
             return self._here
-        below = parts[: len(self._parts)] == self._parts
+        below = parts[: len(self.parts)] == self.parts
         here = os.dup(self._here if below else self._root)
-        for part in parts[len(self._parts) :] if below else parts:
+        for part in parts[len(self.parts) :] if below else parts:
             here = _step(here, part)
         os.close(self._here)
-        self._here, self._parts = here, parts
+        self._here, self.parts = here, parts
         return here
 
     def close(self) -> None:
@@ -118,85 +88,178 @@ class _Folder:
 
 
 def _step(here: int, part: str) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         try:
-            return os.open(part, flags, dir_fd=here)
+            return os.open(part, _FOLDER, dir_fd=here)
         except FileNotFoundError:
             os.mkdir(part, 0o755, dir_fd=here)
-            return os.open(part, flags, dir_fd=here)
+            return os.open(part, _FOLDER, dir_fd=here)
     finally:
         os.close(here)
 
 
-def extract(archive: Path, promise: Promise, target: Path) -> None:
-    """Extract into an empty directory; raise Tampered unless all of it is as promised."""
-    with archive.open("rb") as file:
-        hashing = Hashing(file)
+class _Run:
+    """Files of one directory that follow each other, created together."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = os.dup(parent)
+        self._files: list[tuple[Member, bytes]] = []
+        self.size = 0
+
+    def add(self, member: Member, data: bytes) -> None:
+        self._files.append((member, data))
+        self.size += len(data)
+
+    def write(self) -> None:
         try:
-            _extract_all(hashing, promise, target)
-        except (zstandard.ZstdError, tarfile.TarError, EOFError, UnicodeError) as error:
-            raise promise.broken(f"is damaged ({type(error).__name__})") from error
-        while hashing.read(_BLOCK):
-            pass
-    if hashing.count != promise.size or hashing.sha256.hexdigest() != promise.sha256:
-        raise promise.broken("does not match its checksum")
+            for member, data in self._files:
+                _write_file(member, data, self._parent)
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Nothing more of it is written."""
+        os.close(self._parent)
 
 
-def _extract_all(hashing: Hashing, promise: Promise, target: Path) -> None:
-    unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-    reader = unpacker.stream_reader(cast("IO[bytes]", hashing), closefd=False)
-    stream = cast("IO[bytes]", _Capped(reader, promise))
-    folder = _Folder(target)
+def _write_file(member: Member, data: bytes, parent: int) -> None:
+    target = os.open(member.parts[-1], _NEW_FILE, _mode(member), dir_fd=parent)
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, errorlevel=2) as tar:
-            for number, member in enumerate(tar):
-                if number >= promise.members:
-                    raise promise.broken("holds more than its manifest says")
-                _extract_member(tar, member, folder, promise)
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-    finally:
-        folder.close()
-
-
-def _extract_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, folder: _Folder, promise: Promise
-) -> None:
-    if not (member.isdir() or member.isreg()) or member.issparse():
-        raise promise.broken(f"holds {member.name!r}, which is neither a file nor a directory")
-    *folders, name = _parts(member, promise)
-    try:
-        if member.isdir():
-            folder.enter([*folders, name])
-        else:
-            _write_file(tar, member, folder.enter(folders), name)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise promise.broken(f"holds {member.name!r} twice") from error
-
-
-def _parts(member: tarfile.TarInfo, promise: Promise) -> list[str]:
-    parts = member.name.rstrip("/").split("/")
-    odd = any(part in {"", ".", ".."} or "\0" in part for part in parts)
-    if odd or len(parts) > _MAX_DEPTH:
-        raise promise.broken(f"holds the path {member.name!r}")
-    return parts
-
-
-def _write_file(tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
-    """By bare descriptors: thousands of small files, and each call counts."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    source = tar.extractfile(member)
-    assert source is not None
-    target = os.open(name, flags, member.mode & 0o755 | 0o600, dir_fd=parent)
-    try:
-        while block := source.read(_BLOCK):
-            _write_all(target, block)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(target, rest) :]
         os.utime(target, (member.mtime, member.mtime))
     finally:
         os.close(target)
 
 
-def _write_all(target: int, block: bytes) -> None:
-    rest = memoryview(block)
-    while rest:
-        rest = rest[os.write(target, rest) :]
+class _Large:
+    """A file of many blocks, which may be written in any order."""
+
+    def __init__(self, member: Member, parent: int) -> None:
+        self._member = member
+        self._target = os.open(member.parts[-1], _NEW_FILE, _mode(member), dir_fd=parent)
+        self._missing = member.size
+        self._lock = threading.Lock()
+
+    def write(self, data: bytes, at: int) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(self._target, rest, at)
+            rest, at = rest[written:], at + written
+        with self._lock:
+            self._missing -= len(data)
+            if self._missing:
+                return
+        os.utime(self._target, (self._member.mtime, self._member.mtime))
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            target, self._target = self._target, -1
+        if target >= 0:
+            os.close(target)
+
+
+def _mode(member: Member) -> int:
+    return member.mode | 0o600
+
+
+class _Writers:
+    """Threads that write, and a bound on what waits for them."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="flashpool-unpack")
+        self._pending: deque[Future[None]] = deque()
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        """Have it done; raises what went wrong with something earlier."""
+        self._pending.append(self._pool.submit(work, *arguments))
+        while len(self._pending) > _BACKLOG:
+            self._pending.popleft().result()
+
+    def finish(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
+
+    def close(self) -> None:
+        """Wait until nothing is being written; what has begun is not left half-way."""
+        self._pool.shutdown(wait=True)
+
+
+def extract(archive: Path, promise: Promise, target: Path) -> None:
+    """Extract into an empty directory; raise Tampered unless all of it is as promised."""
+    with archive.open("rb", buffering=0) as file:
+        hashing = Hashing(file)
+        unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+        reader = unpacker.stream_reader(
+            cast("IO[bytes]", hashing), read_size=BLOCK // 4, closefd=False
+        )
+        try:
+            _Extraction(Plain(reader, promise), promise, target).run()
+        except zstandard.ZstdError as error:
+            raise promise.broken("is damaged (no zstd)") from error
+        except (FileExistsError, NotADirectoryError) as error:
+            raise promise.broken(f"holds {error.filename!r} twice") from error
+        while hashing.read(BLOCK):
+            pass
+    if hashing.count != promise.size or hashing.sha256.hexdigest() != promise.sha256:
+        raise promise.broken("does not match its checksum")
+
+
+class _Extraction:
+    """One archive on its way to the disk."""
+
+    def __init__(self, plain: Plain, promise: Promise, target: Path) -> None:
+        self._plain = plain
+        self._promise = promise
+        self._folder = _Folder(target)
+        self._writers = _Writers()
+        self._run: _Run | None = None
+        self._large: list[_Large] = []
+
+    def run(self) -> None:
+        """All of it, to the end of the stream."""
+        try:
+            for member in members(self._plain, self._promise):
+                self._extract(member)
+            self._flush()
+            self._plain.drain()
+            self._writers.finish()
+        finally:
+            self._writers.close()
+            if self._run is not None:
+                self._run.drop()
+            for large in self._large:
+                large.close()
+            self._folder.close()
+
+    def _extract(self, member: Member) -> None:
+        folder = member.parts[:-1] if member.is_file else member.parts
+        if folder != self._folder.parts:
+            self._flush()
+        parent = self._folder.enter(folder)
+        if member.is_file and member.size > BLOCK:
+            self._extract_large(member, parent)
+        elif member.is_file:
+            self._extract_small(member, parent)
+        self._plain.take(padding(member.size))
+
+    def _extract_small(self, member: Member, parent: int) -> None:
+        if self._run is None:
+            self._run = _Run(parent)
+        self._run.add(member, self._plain.take(member.size))
+        if self._run.size >= BLOCK:
+            self._flush()
+
+    def _extract_large(self, member: Member, parent: int) -> None:
+        large = _Large(member, parent)
+        self._large.append(large)
+        for at in range(0, member.size, BLOCK):
+            data = self._plain.take(min(BLOCK, member.size - at))
+            self._writers.submit(large.write, data, at)
+
+    def _flush(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            self._writers.submit(run.write)

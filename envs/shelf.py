@@ -116,6 +116,7 @@ class Shelf:
             manifest.write_facts(target, info.facts)
             replace = info.digest in self.damaged
             store.publish(target, store.environment(info.digest), replace=replace)
+        self.trust(info.digest, info.facts.created)
 
     def _touch_archive(self, digest: str) -> None:
         try:

@@ -72,7 +72,9 @@ class Connection(HttpToolsProtocol):
 
     #: When the current message began, None between messages.
     since: float | None = None
-    #: When its client was told to leave.
+    #: What its client is told when all before is answered; nothing more is received.
+    _last_word: bytes | None = None
+    #: When it was told.
     _refused_at: float | None = None
     _in_headers: bool = True
     #: Bytes since the message began, or since the last of its body came.
@@ -110,7 +112,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, or keep it for later."""
-        if self._refused_at is not None:
+        if self._last_word is not None:
             return
         if self._held or len(data) > _PIECE or self._answering():
             self._held += data
@@ -206,6 +208,8 @@ class Connection(HttpToolsProtocol):
             self.since = self.loop.time()
         if self._held:
             self._feed_held()
+        elif self._last_word is not None and not self._unanswered:
+            self._leave(self._last_word)
 
     # What the listener looks at
 
@@ -236,10 +240,15 @@ class Connection(HttpToolsProtocol):
         return untaken > 0 and now - self._untaken_since > limit_s
 
     def _refuse(self, response: bytes) -> None:
-        if self._refused_at is not None or self.transport.is_closing():
+        if self._last_word is not None or self.transport.is_closing():
             return
-        self._refused_at = self.loop.time()
+        self._last_word = response
         self._held.clear()
+        if not self._answering():
+            self._leave(response)
+
+    def _leave(self, response: bytes) -> None:
+        self._refused_at = self.loop.time()
         if response and self._may_answer():
             self._tell_of_end()
             self.transport.write(response)

@@ -65,8 +65,12 @@ class Exchange:
         """The request is answered, or nobody waits for an answer."""
         if self._watcher is not None:
             self._watcher.cancel()
+            # A cancelled task keeps its frames, hence us: a circle with the result in it, which
+            # would stay until the garbage collector's next full round.
+            self._watcher = None
         if self.pending is not None:
             self.pending.cancel("the server gave up the request")
+            self.pending = None
 
 
 class Exchanges:

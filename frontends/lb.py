@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -139,6 +140,8 @@ class Health:
         """One probe."""
         status = self._service.health()
         body = {200: _HEALTHY, 204: b""}.get(status, _UNHEALTHY)
+        if status == 503 and (reason := self._service.ailment):
+            body = json.dumps({"status": "unhealthy", "reason": reason}).encode()
         await _respond(send, Answer(status, body), close=self._service.pool.draining)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 from flashpool.envs import Spec
 from flashpool.pool.calls import Call, Codec, Limits, Outcome, Provision, Sink
-from flashpool.pool.errors import FlashpoolError, InvalidRequest, Overloaded
+from flashpool.pool.errors import FlashpoolError, Overloaded
 from flashpool.pool.residents import Want
 
 from . import answers, schema
@@ -54,8 +54,15 @@ class CallPool(Protocol):
         """Whether new calls are refused."""
 
     @property
+    def unfit(self) -> str:
+        """Why no call can be served here for now, although all is up; or nothing."""
+
+    @property
     def free_slots(self) -> int:
         """Calls that could begin now."""
+
+    def check_gpus(self, asked: int | None) -> None:
+        """Refuse what asks for more GPUs than there are."""
 
     async def start(self) -> None:
         """Begin to start."""
@@ -219,7 +226,14 @@ class Service:
             return 503
         if self.pool.ready:
             return 200
-        return 503 if self._failure else 204
+        return 503 if self._failure or self.pool.unfit else 204
+
+    @property
+    def ailment(self) -> str:
+        """What is wrong, in words, when `health` is 503; or nothing."""
+        if self._failure:
+            return f"the base environment does not start: {self._failure}"
+        return self.pool.unfit
 
     async def prepare(
         self, body: bytes, report: Callable[[str], None] = _unheard, *, stream: bool = False
@@ -233,8 +247,8 @@ class Service:
             raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
         request, body = schema.decode(body)
         spec = _spec(request)
-        if request.gpus:
-            raise InvalidRequest("gpus: this server assigns none")
+        # Before its environment is made, which may take minutes.
+        self.pool.check_gpus(request.gpus)
         notes: deque[str] = deque(maxlen=NOTES)
 
         def told(line: str) -> None:
@@ -256,6 +270,7 @@ class Service:
                 memory_mb=request.memory_mb,
                 result_bytes=self._result_limit,
             ),
+            gpus=request.gpus,
             env=request.env or {},
             stream=stream,
             idempotent=bool(request.idempotent),

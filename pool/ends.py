@@ -9,6 +9,7 @@ from . import causes
 from ._child import wire
 from .calls import Outcome, Phase, Receipt
 from .causes import Cause, Stop
+from .errors import FlashpoolError
 from .output import without_our_frames
 from .workers import Running
 
@@ -89,6 +90,13 @@ def loaded_too_long(running: Running, now: float) -> Outcome:
         "Raise timeout_s if the constructor needs longer.",
         details={"phase": Phase.START.value, "limit_s": limit},
         receipt=_receipt(running, now),
+    )
+
+
+def refused(error: FlashpoolError) -> Outcome:
+    """What it needs is not there any more."""
+    return Outcome(
+        error_type=type(error).__name__, error=error.message, details=dict(error.details)
     )
 
 

@@ -24,7 +24,7 @@ from .visible import visible
 log = logging.getLogger(__name__)
 
 #: Between two tries to list the devices of a driver that is ill.
-FIND_AGAIN_S: Final = 10.0
+FIND_AGAIN_S: Final = 5.0
 
 
 class GpuWatch:

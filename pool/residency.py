@@ -10,19 +10,23 @@ that gives its slot back and asks for it again.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from . import causes, ends, memory, residents
 from ._child import wire
+from .accepted import Accepted
 from .calls import Call, Codec, InstanceRecord, Outcome
 from .causes import Cause, Stop
 from .config import PoolConfig
 from .crew import EXCEPTION_LIMIT, Crew
-from .errors import InstanceConflict, InstanceLost
+from .errors import FlashpoolError, InstanceConflict, InstanceLost
+from .fleet import Clock
+from .gpu_access import GpuAccess
 from .output import OutputBuffer
 from .residents import Conflict, Instance, NotThere, Residents, State
 from .scheduler import Command, Scheduler, ZygoteKey
@@ -36,35 +40,14 @@ _LOOKS: Final = 4
 class Host(Protocol):
     """What the supervisor does for its residents."""
 
-    def new_id(self) -> int:
-        """A number for a call."""
-
-    def running(self, call_id: int) -> Running:
-        """A call that has not ended."""
-
     def route(self, call: Call) -> ZygoteKey:
         """The zygote its worker is to come from."""
-
-    def do(self, commands: Iterable[Command]) -> None:
-        """Carry out what the scheduler says."""
-
-    def begin(self, call_id: int, running: Running) -> None:
-        """A call was handed to its worker: tell its sink, start its limits."""
-
-    def limit(self, running: Running, seconds: float | None, late: Callable[[], None]) -> None:
-        """Have something done about a call after so many seconds, in place of what was."""
-
-    def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function then."""
 
     def learn(self, call: Call, modules: list[str]) -> None:
         """A call imported these."""
 
-    def finish(self, call_id: int, outcome: Outcome) -> None:
-        """End a call."""
-
-    def queued_too_long(self, call_id: int) -> None:
-        """It waited for longer than it may."""
+    def do(self, commands: Iterable[Command]) -> None:
+        """Carry out what the scheduler says."""
 
     def changed(self) -> None:
         """Something happened that somebody may wait for."""
@@ -75,6 +58,7 @@ class _Life:
     """One loaded instance, beside what the table knows of it."""
 
     worker: Worker
+    gpus: tuple[str, ...]
     created_at: float
     rebuilt_because: str | None
     #: Whether it was called since its memory was measured.
@@ -89,16 +73,22 @@ class Residency:
     def __init__(
         self,
         config: PoolConfig,
+        *,
         scheduler: Scheduler,
         crew: Crew,
+        calls: Accepted,
+        gpus: GpuAccess,
+        now: Clock,
         host: Host,
-        now: Callable[[], float],
     ) -> None:
         self._config = config
         self._scheduler = scheduler
         self._crew = crew
-        self._host = host
+        self._calls = calls
+        self._gpus = gpus
         self._now = now
+        self._host = host
+        self._loop = asyncio.get_running_loop()
         limit_mb = config.instances_mb
         self.table = Residents(
             residents.Policy(
@@ -114,13 +104,14 @@ class Residency:
 
     # Calls.
 
-    def submit(self, call_id: int, running: Running) -> None:
+    def submit(self, call_id: int) -> None:
         """Take a call for an instance.
 
         Raises:
             InstanceConflict: there is another one of that name.
             InstanceLost: it had to be there, and is not.
         """
+        running = self._calls[call_id]
         want = running.call.want
         assert want is not None
         try:
@@ -184,7 +175,7 @@ class Residency:
             if call_id in worker.calls and not worker.stopping:
                 self._end(name, call_id, stop, reason, grace=0.0)
 
-        self._host.later(self._config.grace_s, still_there)
+        self._loop.call_later(self._config.grace_s, still_there)
 
     def credit(self, call_id: int, worker: Worker, items: int) -> None:
         """Let a generator of its yield that many more."""
@@ -197,29 +188,34 @@ class Residency:
         """Whether this number stands for a load."""
         return call_id in self._loads
 
-    def dispatched(self, load_id: int, worker: Worker) -> None:
+    def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
         """A worker is there for a load."""
         name = self._loads.pop(load_id)
         instance = self.table.get(name)
         assert instance is not None
         self.table.loading(name)
-        first = self._host.running(next(iter(instance.waiting)))
+        first = self._calls[next(iter(instance.waiting))]
         call, want = first.call, first.call.want
         assert want is not None
         past = self._ends.pop(name, None)
-        self._lives[name] = _Life(worker, time.time(), past)
+        self._lives[name] = _Life(worker, gpus, time.time(), past)
         worker.state.move(WorkerState.BUSY)
         worker.instance = name
-        meta = _meta(call)
+        meta = _meta(call, env=self._gpus.variables(gpus, call.env))
         self._crew.send(worker, wire.LOAD, meta, call.body if want.load is None else want.load)
         for call_id in instance.waiting:
-            self._limit_waiting(call_id, self._host.running(call_id), instance)
+            self._limit_waiting(call_id, self._calls[call_id], instance)
 
     def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
         """No worker can be had for a load."""
         name = self._loads.pop(load_id)
+        self._not_loaded(name, ends.start_failed(key.environment, reason))
+
+    def _not_loaded(self, name: str, outcome: Outcome) -> None:
+        """No worker has begun with it, nor will."""
+        reason = outcome.error or ""
         for call_id in self.table.not_loaded(name, reason):
-            self._finish(call_id, ends.start_failed(key.environment, reason))
+            self._calls.finish(call_id, outcome)
         self._do(self.table.gone(name, reason, self._now()))
 
     def granted(self, worker: Worker) -> None:
@@ -247,16 +243,22 @@ class Residency:
                 self._close(self._lives[command.instance].worker)
             elif isinstance(command, residents.Refuse):
                 outcome = ends.instance_refused(command.instance, command.reason)
-                self._finish(command.call, outcome)
+                self._calls.finish(command.call, outcome)
 
     def _load(self, name: str) -> None:
         instance = self.table.get(name)
         assert instance is not None
-        first = self._host.running(next(iter(instance.waiting)))
-        load_id = self._host.new_id()
+        first = self._calls[next(iter(instance.waiting))]
+        try:
+            gpus = self._gpus.number(first.call.gpus)
+        except FlashpoolError as error:
+            # They were there when its calls were accepted.
+            self._not_loaded(name, ends.refused(error))
+            return
+        load_id = self._calls.new_id()
         self._loads[load_id] = name
         key = self._host.route(first.call)
-        self._host.do(self._scheduler.submitted(load_id, key, self._now(), beside=None))
+        self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
 
     def _abandon(self, name: str) -> None:
         for load_id, loaded in list(self._loads.items()):
@@ -265,20 +267,21 @@ class Residency:
                 self._scheduler.withdrawn(load_id, self._now())
 
     def _invoke(self, call_id: int, life: _Life) -> None:
-        running = self._host.running(call_id)
+        running = self._calls[call_id]
         worker, call = life.worker, running.call
         instance = self.table.get(worker.instance or "")
         assert instance is not None
         life.used = True
         worker.calls[call_id] = running
         running.worker, running.dispatched_at = worker, self._now()
+        running.gpus = life.gpus
         running.own_output = OutputBuffer(self._config.output_limit)
         limit = running.limits.result_bytes
         if limit is not None:
             worker.link.limit(limit + EXCEPTION_LIMIT)
         meta = wire.numbered(call_id, _meta(call, limit), overlaps=instance.running[call_id])
         self._crew.send(worker, wire.CALL, meta, call.body, call.fds)
-        self._host.begin(call_id, running)
+        self._calls.handed_over(call_id)
 
     def _close(self, worker: Worker) -> None:
         """Ask it; `Crew.check` sees to it that it goes."""
@@ -334,23 +337,23 @@ class Residency:
             return
         meta = wire.ResultMeta.unpack(frame.meta)
         for call_id in instance.waiting:
-            waiting = self._host.running(call_id)
+            waiting = self._calls[call_id]
             self._host.learn(waiting.call, meta.more.get("modules", []))
             break
         if meta.ok:
             overlapping = meta.more.get("overlapping", [])
             commands = self.table.loaded(name, overlapping, self._now())
             for call_id in instance.waiting:
-                self._limit_waiting(call_id, self._host.running(call_id), instance)
+                self._limit_waiting(call_id, self._calls[call_id], instance)
             self._do(commands)
             return
         life = self._lives[name]
         life.reason = f"its constructor raised {meta.more.get('error_type')}"
         for call_id in self.table.not_loaded(name, life.reason):
-            running = self._host.running(call_id)
+            running = self._calls[call_id]
             running.worker, running.dispatched_at = worker, running.submitted_at
             running.own_output = worker.aside
-            self._finish(call_id, ends.answered(running, frame, meta, self._now()))
+            self._calls.finish(call_id, ends.answered(running, frame, meta, self._now()))
         worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now()
 
@@ -371,11 +374,11 @@ class Residency:
             _close_fds(frame)
             stop = running.stop
             cause = Cause(error_type=stop.error_type, message=stop.message, details=stop.details)
-            self._finish(call_id, ends.failed(running, cause, self._now(), None))
+            self._calls.finish(call_id, ends.failed(running, cause, self._now(), None))
         else:
             self._host.learn(running.call, meta.more.get("modules", []))
             outcome = ends.answered(running, frame, meta, self._now())
-            self._finish(call_id, replace(outcome, instance=self._record(name, running)))
+            self._calls.finish(call_id, replace(outcome, instance=self._record(name, running)))
         commands = self.table.answered(call_id, self._now())
         poisoned = meta.more.get("poisoned")
         if poisoned and not worker.stopping:
@@ -439,9 +442,9 @@ class Residency:
             return
         crashed_at = None if worker.stopping or death is None else self._now()
         for call_id in self.table.not_loaded(name, life.reason, crashed_at):
-            running = self._host.running(call_id)
+            running = self._calls[call_id]
             running.own_output = worker.aside
-            self._finish(call_id, ends.failed(running, cause, self._now(), death))
+            self._calls.finish(call_id, ends.failed(running, cause, self._now(), death))
 
     def _lose(
         self,
@@ -459,9 +462,9 @@ class Residency:
         self._do(self.table.answered(call_id, self._now()))
         if may_again and want is not None and not want.must_exist:
             running.try_again()
-            self.submit(call_id, running)
+            self.submit(call_id)
             return
-        self._finish(call_id, ends.failed(running, cause, self._now(), death))
+        self._calls.finish(call_id, ends.failed(running, cause, self._now(), death))
 
     def gone(self, worker: Worker) -> None:
         """Its process tree is gone."""
@@ -512,31 +515,28 @@ class Residency:
 
     # Parts.
 
-    def _finish(self, call_id: int, outcome: Outcome) -> None:
-        self._host.finish(call_id, outcome)
-
     def _limit_waiting(self, call_id: int, running: Running, instance: Instance | None) -> None:
         """How long it may wait: for its instance to be made as long as it may run, else as
         for a slot.
         """
         if instance is not None and instance.state is State.LOADING:
-            self._host.limit(running, running.limits.run_s, lambda: self._load_too_long(call_id))
+            self._calls.limit(running, running.limits.run_s, self._load_too_long, call_id)
         else:
-            self._host.limit(
-                running, running.limits.queue_s, lambda: self._host.queued_too_long(call_id)
-            )
+            self._calls.waits(call_id)
 
     def _load_too_long(self, call_id: int) -> None:
-        running = self._host.running(call_id)
-        self._finish(call_id, ends.loaded_too_long(running, self._now()))
+        running = self._calls[call_id]
+        self._calls.finish(call_id, ends.loaded_too_long(running, self._now()))
 
 
-def _meta(call: Call, result_limit: int | None = None) -> bytes:
+def _meta(
+    call: Call, result_limit: int | None = None, env: Mapping[str, str] | None = None
+) -> bytes:
     return wire.pack_call_meta(
         pickled=call.codec is Codec.PICKLE,
         stream=call.stream,
         result_limit=result_limit,
-        env=dict(call.env),
+        env=dict(env or {}),
     )
 
 

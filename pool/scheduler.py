@@ -535,6 +535,7 @@ class Scheduler:
         self._holding.add(worker)
         self.busy += 1
         return Grant(worker)
+
     def _dispatch_to_gpus(self, touched: list[_Zygote], now: float) -> list[Command]:
         commands: list[Command] = []
         for call, _uuids in self.gpus.grants():

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from . import causes, ends, scheduler, survey
 from ._child import wire
-from .calls import BASE_ENVIRONMENT, Call, Codec, Limits, Outcome, Sink
-from .causes import Stop
+from .accepted import Accepted
+from .calls import BASE_ENVIRONMENT, Call, Codec, Sink
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S, Crew
-from .errors import EnvironmentStartFailed, InstanceConflict, InstanceLost, Overloaded, PoolClosed
+from .errors import EnvironmentStartFailed, FlashpoolError, Overloaded, PoolClosed
 from .fleet import Fleet
+from .gpu_access import GpuAccess
 from .learning import Learner
-from .memory import OomWatch, exact, used
+from .memory import OomWatch
 from .poller import Poller
 from .residency import Residency
 from .scheduler import (
@@ -46,8 +46,6 @@ from .stats import PoolStats, Recorder
 from .workers import Running, Worker
 from .zygote import ZygoteProcess
 
-#: Between looks at the memory of calls that have a limit.
-_MEMORY_LOOK_S: Final = 0.05
 #: After a fork failed for want of processes or descriptors.
 _FORK_AGAIN_S: Final = 0.5
 _BASE: Final = ZygoteKey(BASE_ENVIRONMENT)
@@ -62,6 +60,9 @@ class Supervisor:
         #: Draining, and nobody is expected any more.
         self._refusing = False
         self._closed = False
+        # Not the loop's time, which is that of its last turn.
+        self._now = time.monotonic
+        self._gpus = GpuAccess(config, self._now)
         self._scheduler = Scheduler(
             scheduler.Policy(
                 slots=config.slots,
@@ -70,23 +71,14 @@ class Supervisor:
                 spare_idle_s=config.spare_idle_s,
                 max_environments=config.max_environments,
                 environment_idle_s=config.environment_idle_s,
-            )
-        )
-        self._defaults = Limits(
-            run_s=config.call_timeout_s,
-            queue_s=config.queue_timeout_s,
-            memory_mb=config.memory_mb,
+            ),
+            self._gpus.table,
         )
         self._learner = Learner(config.preload_learn)
         self._recorder = Recorder()
         self._oom = OomWatch()
-        self._calls: dict[int, Running] = {}
         #: Of the latest call: most likely that of the next.
         self._codec = Codec.FLASH
-        #: Running calls that have a memory limit.
-        self._limited: set[int] = set()
-        self._ids = itertools.count(1)
-        self._looking: asyncio.TimerHandle | None = None
         #: Told when an environment that was added has no process and no call left.
         self.on_unused: Callable[[str], None] = _nobody
         #: Told which modules an environment's calls import, when a zygote preloads them.
@@ -97,24 +89,57 @@ class Supervisor:
     async def start(self) -> None:
         """Begin; the base zygote starts in the background."""
         self._loop = asyncio.get_running_loop()
-        # Not the loop's time, which is that of its last turn.
-        self._now = time.monotonic
         self._changed = asyncio.Event()
         self._poller = Poller(self._loop)
         self._fleet = Fleet(self.config, self._learner, self._poller, self._now, self)
         self._crew = Crew(self.config, self._fleet, self._poller, self._now, self)
-        self._residency = Residency(self.config, self._scheduler, self._crew, self, self._now)
+        self._calls = Accepted(
+            self.config,
+            scheduler=self._scheduler,
+            crew=self._crew,
+            recorder=self._recorder,
+            now=self._now,
+            ended=self._call_ended,
+        )
+        self._residency = Residency(
+            self.config,
+            scheduler=self._scheduler,
+            crew=self._crew,
+            calls=self._calls,
+            gpus=self._gpus,
+            now=self._now,
+            host=self,
+        )
+        self._calls.residency = self._residency
         self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
+        self._gpus.watch.on_change = self._gpus_changed
+        await self._gpus.open()
         self._want(_BASE)
 
     @property
     def ready(self) -> bool:
-        """Whether a call would find its zygote up."""
-        return self._scheduler.is_up(_BASE) and not self.draining
+        """Whether a call would find its zygote up, and a GPU that may be used if it needs one."""
+        return self._scheduler.is_up(_BASE) and not self.draining and not self.unfit
+
+    @property
+    def unfit(self) -> str:
+        """Why calls cannot be served here for now, although all is up; or nothing."""
+        return self._gpus.unfit
+
+    def check_gpus(self, asked: int | None) -> None:
+        """Refuse what asks for more GPUs than there are.
+
+        Raises:
+            InvalidRequest: it does.
+            Overloaded: there should be some, and they cannot be listed for now.
+        """
+        self._gpus.number(asked)
 
     @property
     def free_slots(self) -> int:
         """Calls that could begin now, were their zygotes up."""
+        if self._gpus.per_call:
+            return self._gpus.free_shares
         return max(0, self.config.slots - self._scheduler.busy)
 
     async def wait_ready(self) -> None:
@@ -149,10 +174,10 @@ class Supervisor:
         self._refusing = True
         while self._calls and self._now() < deadline:
             await self._change(deadline - self._now())
-        await self._close_residents()
+        await self._close_instances()
         return not self._calls
 
-    async def _close_residents(self) -> None:
+    async def _close_instances(self) -> None:
         """Let instances close themselves, those that nobody calls."""
         self._residency.close_idle("the server drains")
         deadline = self._now() + self.config.grace_s
@@ -164,8 +189,7 @@ class Supervisor:
         if self._closed:
             return
         self.draining = self._refusing = self._closed = True
-        for call_id, running in list(self._calls.items()):
-            self.finish(call_id, ends.cancelled(running, reason, self._now()))
+        self._calls.end_all(reason)
         self._fleet.retire_all()
         deadline = self._now() + STOP_MARGIN_S
         while not self._fleet.all_left:
@@ -173,9 +197,9 @@ class Supervisor:
                 self._fleet.kill_leaving()
             await self._change(0.5)
         self._ticking.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
+        self._calls.close()
         self._poller.close()
+        await self._gpus.close()
 
     # Environments.
 
@@ -213,6 +237,8 @@ class Supervisor:
 
         Raises:
             Overloaded: the queue is full, or the pool drains.
+            InstanceConflict, InstanceLost: the instance it is for is another, or no more.
+            InvalidRequest: it asks for more GPUs than there are.
             PoolClosed: the pool is shut down.
         """
         if self._closed:
@@ -222,19 +248,16 @@ class Supervisor:
                 "the server is draining and takes no more calls; send it to another worker",
                 retry_after_s=1,
             )
-        call_id = next(self._ids)
-        now = self._now()
+        gpus = self._gpus.number(call.gpus)
         key = self._learner.route(call.environment, call.function_key)
-        limits = call.limits.or_else(self._defaults)
-        running = self._calls[call_id] = Running(call, sink, key, limits, now)
+        call_id = self._calls.accept(call, sink, key)
         try:
-            self._enqueue(call_id, running)
-        except (InstanceConflict, InstanceLost):
-            del self._calls[call_id]
+            self._enqueue(call_id, key, gpus)
+        except FlashpoolError:
+            self._calls.refuse(call_id)
             raise
         except scheduler.QueueFull:
-            del self._calls[call_id]
-            self._recorder.refused += 1
+            self._calls.refuse(call_id)
             raise Overloaded(
                 f"the queue is full: {self.config.queue_limit} calls wait already; "
                 "send it again later, or raise FLASHPOOL_QUEUE_LIMIT",
@@ -243,30 +266,18 @@ class Supervisor:
         self._codec = call.codec
         return call_id
 
-    def _enqueue(self, call_id: int, running: Running) -> None:
-        waiting_in_residents = self._residency.table.waiting
-        if running.call.want is not None:
-            self._scheduler.check_room(waiting_in_residents)
-            self._residency.submit(call_id, running)
+    def _enqueue(self, call_id: int, key: ZygoteKey, gpus: int) -> None:
+        beside = self._residency.table.waiting
+        if self._calls[call_id].call.want is not None:
+            self._scheduler.check_room(gpus, beside)
+            self._residency.submit(call_id)
             return
-        self.do(
-            self._scheduler.submitted(
-                call_id, running.key, running.submitted_at, beside=waiting_in_residents
-            )
-        )
-        if running.worker is None and not running.done:
-            self.limit(running, running.limits.queue_s, lambda: self.queued_too_long(call_id))
+        self.do(self._scheduler.submitted(call_id, key, self._now(), gpus=gpus, beside=beside))
+        self._calls.waits(call_id)
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         """End a call; its sink hears of it at once, its process tree goes meanwhile."""
-        running = self._calls.get(call_id)
-        if running is None:
-            return
-        if running.call.want is not None:
-            self._residency.cancel(call_id, running, reason)
-        elif running.worker is not None and not running.worker.stopping:
-            self._crew.stop(running.worker, None, grace=self.config.grace_s)
-        self.finish(call_id, ends.cancelled(running, reason, self._now()))
+        self._calls.cancel(call_id, reason)
 
     def credit(self, call_id: int, items: int) -> None:
         """The sink took that many items of a stream: the worker may send as many more."""
@@ -287,13 +298,15 @@ class Supervisor:
         return survey.of_pool(
             now=self._now(),
             ready=self.ready,
+            unfit=self.unfit,
             draining=self.draining,
+            gpus=self._gpus.stats(),
             config=self.config,
             scheduler=self._scheduler,
             fleet=self._fleet,
             crew=self._crew,
             residency=self._residency,
-            calls=self._calls,
+            calls=self._calls.by_id,
             learner=self._learner,
             recorder=self._recorder,
         )
@@ -301,9 +314,10 @@ class Supervisor:
     # The scheduler's commands.
 
     def do(self, commands: Iterable[Command]) -> None:
+        """Carry them out."""
         for command in commands:
             if isinstance(command, Dispatch):
-                self._dispatch(command.call, self._crew[command.worker])
+                self._dispatch(command.call, self._crew[command.worker], command.gpus)
             elif isinstance(command, Grant):
                 self._residency.granted(self._crew[command.worker])
             elif isinstance(command, ForkWorkers):
@@ -324,55 +338,18 @@ class Supervisor:
         if self._residency.loads(failed.call):
             self._residency.not_started(failed.call, failed.key, failed.reason)
         else:
-            self.finish(failed.call, ends.start_failed(failed.key.environment, failed.reason))
+            outcome = ends.start_failed(failed.key.environment, failed.reason)
+            self._calls.finish(failed.call, outcome)
 
-    def _dispatch(self, call_id: int, worker: Worker) -> None:
+    def _dispatch(self, call_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
         if self._residency.loads(call_id):
-            self._residency.dispatched(call_id, worker)
+            self._residency.dispatched(call_id, worker, gpus)
             return
         running = self._calls[call_id]
-        self._crew.hand_over(worker, call_id, running)
-        self.begin(call_id, running)
-
-    # What residents need of the supervisor (`residency.Host`).
-
-    def new_id(self) -> int:
-        """A number for a call."""
-        return next(self._ids)
-
-    def running(self, call_id: int) -> Running:
-        """A call that has not ended."""
-        return self._calls[call_id]
-
-    def route(self, call: Call) -> ZygoteKey:
-        """The zygote its worker is to come from."""
-        return self._learner.route(call.environment, call.function_key)
-
-    def learn(self, call: Call, modules: list[str]) -> None:
-        """A call imported these."""
-        if modules:
-            self._want(self._learner.observed(call.environment, call.function_key, modules))
-
-    def limit(self, running: Running, seconds: float | None, late: Callable[[], None]) -> None:
-        """Have something done about a call after so many seconds, in place of what was."""
-        running.cancel_timer()
-        if seconds is not None:
-            running.timer = self._loop.call_later(seconds, late)
-
-    def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call a function then."""
-        self._loop.call_later(seconds, function)
-
-    def begin(self, call_id: int, running: Running) -> None:
-        """A call was handed to its worker: tell its sink, start its limits."""
-        started = getattr(running.sink, "started", None)
-        if started is not None:
-            started()
-        limits = running.limits
-        self.limit(running, limits.run_s, lambda: self._ran_too_long(call_id))
-        if limits.memory_mb is not None:
-            self._limited.add(call_id)
-            self._watch_memory()
+        running.gpus = gpus
+        env = self._gpus.variables(gpus, running.call.env)
+        self._crew.hand_over(worker, call_id, running, env)
+        self._calls.handed_over(call_id)
 
     def _start_zygote(self, key: ZygoteKey) -> None:
         if not self._fleet.start(key):
@@ -419,7 +396,7 @@ class Supervisor:
         if running is None or running.done or worker.call_id is None:
             return
         cause = causes.of_lost_zygote(reason, worker.link.output.tail(causes.TAIL))
-        self.finish(worker.call_id, ends.failed(running, cause, self._now(), None))
+        self._calls.finish(worker.call_id, ends.failed(running, cause, self._now(), None))
 
     def spares(self, zygote: ZygoteProcess, pids: list[int], fds: list[int], ready: bool) -> None:
         """It forked."""
@@ -464,13 +441,22 @@ class Supervisor:
         """A call ended by itself."""
         assert worker.call_id is not None
         self.learn(running.call, meta.more.get("modules", []))
-        self.finish(worker.call_id, ends.answered(running, frame, meta, self._now()))
+        self._calls.finish(worker.call_id, ends.answered(running, frame, meta, self._now()))
+
+    def learn(self, call: Call, modules: list[str]) -> None:
+        """A call imported these."""
+        if modules:
+            self._want(self._learner.observed(call.environment, call.function_key, modules))
+
+    def route(self, call: Call) -> ZygoteKey:
+        """The zygote its worker is to come from."""
+        return self._learner.route(call.environment, call.function_key)
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """User code wrote to the channel."""
         assert worker.call_id is not None
         cause = causes.of_bad_frame(problem, worker.link.output.tail(causes.TAIL))
-        self.finish(worker.call_id, ends.failed(running, cause, self._now(), None))
+        self._calls.finish(worker.call_id, ends.failed(running, cause, self._now(), None))
 
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
         """It ended before user code began: calls need not have what its zygote preloaded."""
@@ -486,12 +472,12 @@ class Supervisor:
         call_id = worker.call_id
         assert call_id is not None
         if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
-            running.try_again()
-            self._limited.discard(call_id)
             call = running.call
             # Not where it was: that zygote may be on its way out.
-            running.key = self._learner.route(call.environment, call.function_key)
-            self.do(self._scheduler.submitted(call_id, running.key, self._now(), again=True))
+            key = self._learner.route(call.environment, call.function_key)
+            self._calls.again(call_id, key)
+            now, gpus = self._now(), self._gpus.number(call.gpus)
+            self.do(self._scheduler.submitted(call_id, key, now, gpus=gpus, again=True))
             return
         cause = causes.of_death(
             death.status,
@@ -501,15 +487,16 @@ class Supervisor:
             output_tail=worker.link.output.tail(causes.TAIL),
             peak_mb=round(death.rss_kb / 1024, 1),
         )
-        self.finish(call_id, ends.failed(running, cause, self._now(), death))
+        self._calls.finish(call_id, ends.failed(running, cause, self._now(), death))
 
     def worker_dead(self, worker: Worker) -> None:
         """It is no spare any more, but its slot is not free yet."""
         self._scheduler.spare_died(worker.id)
 
     def worker_gone(self, worker: Worker) -> None:
-        """Its slot is free."""
+        """Its slot is free, and its GPUs are to be looked at."""
         self.do(self._scheduler.worker_gone(worker.id, self._now()))
+        self._gpus.given_back()
         self._residency.gone(worker)
 
     def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
@@ -524,48 +511,11 @@ class Supervisor:
         """It died, with the calls in it."""
         self._residency.died(worker, death, self._oom.rose())
 
-    # Ends.
+    # What the GPUs' watch reports.
 
-    def finish(self, call_id: int, outcome: Outcome) -> None:
-        """The one place where a call ends."""
-        running = self._calls.pop(call_id)
-        running.done = True
-        running.cancel_timer()
-        self._limited.discard(call_id)
-        if running.call.want is not None:
-            self._residency.withdraw(call_id, running)
-        elif running.worker is None:
-            self._scheduler.withdrawn(call_id, self._now())
-        running.close_fds()
-        self._recorder.ended(running.call.label, outcome)
-        running.sink.done(outcome)
-        if self.draining:
-            self.changed()
-
-    def queued_too_long(self, call_id: int) -> None:
-        """It waited for longer than it may."""
-        self.finish(call_id, ends.queued_too_long(self._calls[call_id], self._now()))
-
-    def _ran_too_long(self, call_id: int) -> None:
-        running = self._calls[call_id]
-        worker = running.worker
-        if worker is not None:
-            # Its result may be here, if it was this process that was held up.
-            self._crew.catch_up(worker)
-        if (
-            worker is not None
-            and not running.done
-            and running.limits.run_s is not None
-            and not worker.stopping
-        ):
-            stop = ends.ran_too_long(running.limits.run_s)
-            self._stop(call_id, running, stop, grace=self.config.grace_s)
-
-    def _stop(self, call_id: int, running: Running, stop: Stop, *, grace: float) -> None:
-        if running.call.want is not None:
-            self._residency.stop(call_id, running, stop, grace=grace)
-        elif running.worker is not None:
-            self._crew.stop(running.worker, stop, grace=grace, dump=grace > 0)
+    def _gpus_changed(self) -> None:
+        if not self._closed:
+            self.do(self._scheduler.gpus_changed(self._now()))
 
     # Time.
 
@@ -584,25 +534,6 @@ class Supervisor:
             # With nothing running, a kill that the kernel counted was of nobody of ours.
             self._oom.rose()
 
-    def _watch_memory(self) -> None:
-        """Look at it again soon, while there is a call that has a limit."""
-        if self._limited and self._looking is None:
-            self._looking = self._loop.call_later(_MEMORY_LOOK_S, self._look_at_memory)
-
-    def _look_at_memory(self) -> None:
-        self._looking = None
-        self._watch_memory()
-        for call_id in list(self._limited):
-            running = self._calls[call_id]
-            limit_mb, worker = running.limits.memory_mb, running.worker
-            if limit_mb is None or worker is None or worker.stopping:
-                continue
-            if used(worker.pid) > limit_mb << 20:
-                measured = exact(worker.pid)
-                if measured > limit_mb << 20:
-                    stop = ends.used_too_much(limit_mb, measured)
-                    self._stop(call_id, running, stop, grace=0.0)
-
     # Waiting.
 
     async def _change(self, seconds: float | None = None) -> None:
@@ -614,7 +545,15 @@ class Supervisor:
         self._changed.clear()
 
     def changed(self) -> None:
+        """Something happened that a waiting coroutine may be waiting for."""
         self._changed.set()
+
+    def _call_ended(self) -> None:
+        if self._gpus.table.waiting:
+            # It may have been the first in line, and what was kept for it is for others now.
+            self._loop.call_soon(self._gpus_changed)
+        if self.draining:
+            self.changed()
 
 
 def _not_its_fault(worker: Worker, death: wire.Exited) -> bool:

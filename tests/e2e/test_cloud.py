@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from e2e.queue_client import local_api, run_client
 
@@ -189,7 +191,7 @@ def test_the_real_client_provisions_and_calls(client_python: Path, tmp_path: Pat
 
 
 def test_the_real_client_s_jobs(platform: Platform, client_python: Path, tmp_path: Path) -> None:
-    started(platform, PLAIN_CONCURRENCY="2")
+    worker = started(platform, PLAIN_CONCURRENCY="2")
     told = run_client(
         client_python,
         tmp_path / "home",
@@ -202,7 +204,30 @@ def test_the_real_client_s_jobs(platform: Platform, client_python: Path, tmp_pat
     assert told.value("fails")[0] == "FAILED"
     job, status, done = told.value("cancel_asleep")
     assert (status, done) == ("CANCELLED", True)
+    # Before SIGTERM: the SDK asks for no stops after it.
+    platform.until(lambda: "Job stopped." in worker.output())
     assert platform.job(job).done_count == 0
+
+
+def test_it_runs_as_a_process_too() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support.cloud"],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        lines = list(iter(process.stdout.readline, "# ready\n"))
+        exports = dict(line[7:].strip().split("=", 1) for line in lines if line[0] != "#")
+        health = httpx.get(
+            f"{exports['RUNPOD_ENDPOINT_BASE_URL']}/ep-local/health",
+            headers={"Authorization": f"Bearer {exports['RUNPOD_API_KEY']}"},
+            trust_env=False,
+        )
+        process.terminate()
+        assert (health.status_code, process.wait(10)) == (200, 0)
+    assert "RUNPOD_WEBHOOK_GET_JOB" in exports
 
 
 def test_the_sdk_s_local_api(platform: Platform, client_python: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from e2e.server import Server, serving, until
 
-from support.nvml.fixtures import nvml_library, scripted  # noqa: F401
 from support.nvml.scripted import GIB, ScriptedNvml
 
 Serve = Callable[..., AbstractContextManager[Server]]
@@ -47,7 +47,7 @@ ALLOCATE = """def allocate(folder, size, stuck=False):
 
 
 @pytest.fixture
-def pod(tmp_path: Path, scripted: ScriptedNvml) -> Serve:  # noqa: F811
+def pod(tmp_path: Path, scripted: ScriptedNvml) -> Serve:
     def serve(**variables: str) -> AbstractContextManager[Server]:
         quick = {"FLASHPOOL_GPU_SETTLE_S": "0.3", "FLASHPOOL_GRACE_S": "0.3"}
         return serving(tmp_path, **{**scripted.variables, **quick, **variables})
@@ -72,7 +72,7 @@ def together(server: Server, number: int, *args: Any, **fields: Any) -> list[dic
 def test_eight_calls_at_once_have_eight_different_devices(
     pod: Serve,
     scripted: ScriptedNvml,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     uuids = scripted.gpus(8)
     (tmp_path / "met").mkdir()
@@ -94,7 +94,7 @@ def test_eight_calls_at_once_have_eight_different_devices(
 
 def test_a_call_cannot_choose_its_device_by_its_environment(
     pod: Serve,
-    scripted: ScriptedNvml,  # noqa: F811
+    scripted: ScriptedNvml,
 ) -> None:
     (uuid,) = scripted.gpus(1)
     with pod() as server:
@@ -102,7 +102,7 @@ def test_a_call_cannot_choose_its_device_by_its_environment(
         assert result(server.execute(SEEN, env={"CUDA_VISIBLE_DEVICES": "0"}, gpus=0)) == ""
 
 
-def test_what_the_pod_inherited_is_honoured(pod: Serve, scripted: ScriptedNvml) -> None:  # noqa: F811
+def test_what_the_pod_inherited_is_honoured(pod: Serve, scripted: ScriptedNvml) -> None:
     uuids = scripted.gpus(4)
     with pod(CUDA_VISIBLE_DEVICES="2,3") as server:
         assert result(server.execute(SEEN)) in uuids[2:]
@@ -117,7 +117,7 @@ def _seen() -> dict[str, Any]:
 
 def test_a_large_call_runs_amid_a_stream_of_small_ones(
     pod: Serve,
-    scripted: ScriptedNvml,  # noqa: F811
+    scripted: ScriptedNvml,
 ) -> None:
     scripted.gpus(8)
     over = threading.Event()
@@ -147,7 +147,7 @@ def test_a_large_call_runs_amid_a_stream_of_small_ones(
 
 def test_memory_that_goes_with_its_process_is_no_reason_to_wait(
     pod: Serve,
-    scripted: ScriptedNvml,  # noqa: F811
+    scripted: ScriptedNvml,
 ) -> None:
     scripted.gpus(1)
     with pod() as server:
@@ -159,7 +159,7 @@ def test_memory_that_goes_with_its_process_is_no_reason_to_wait(
 
 def test_a_device_whose_memory_stays_is_quarantined_and_readiness_says_so(
     pod: Serve,
-    scripted: ScriptedNvml,  # noqa: F811
+    scripted: ScriptedNvml,
 ) -> None:
     first, second = scripted.gpus(2)
     with pod() as server:
@@ -195,7 +195,7 @@ def _leave_memory(server: Server, machine: ScriptedNvml) -> str:
     return str(uuid)
 
 
-def test_a_driver_that_hangs_holds_up_no_probe(pod: Serve, scripted: ScriptedNvml) -> None:  # noqa: F811
+def test_a_driver_that_hangs_holds_up_no_probe(pod: Serve, scripted: ScriptedNvml) -> None:
     scripted.gpus(2)
     with pod() as server:
         scripted.driver(hang="nvmlDeviceGetMemoryInfo")
@@ -209,21 +209,43 @@ def test_a_driver_that_hangs_holds_up_no_probe(pod: Serve, scripted: ScriptedNvm
 
 
 def test_gpus_that_cannot_be_listed_are_told_and_found_later(
-    pod: Serve,
     scripted: ScriptedNvml,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
-    scripted.gpus(1)
+    (uuid,) = scripted.gpus(1)
     scripted.driver(nvmlInit=999)
     server = Server(tmp_path / "server.log", scripted.variables)
     try:
-        until(server._listening, 30)
-        server.url, server.admin = (text.decode() for text in server._listening().groups())
+        listens = until(server._listening, 30)
+        server.url, server.admin = (text.decode() for text in listens.groups())
         server.http.base_url = server.url
         until(lambda: server.http.get("/ping").status_code == 503, 30)
         assert "nvmlInit: Unknown Error" in server.http.get("/health").json()["reason"]
+        refused = server.http.post("/execute", json=_seen())
+        assert refused.status_code == 503
+        assert "no GPU can be used here for now" in refused.text
+        scripted.driver()
+        until(lambda: server.http.get("/ping").status_code == 200, 20)
+        assert result(server.execute(SEEN)) == uuid
     finally:
         server.close()
+
+
+def test_a_call_that_gives_up_its_place_lets_others_go(
+    pod: Serve,
+    scripted: ScriptedNvml,
+) -> None:
+    scripted.gpus(2)
+    with pod() as server, concurrent.futures.ThreadPoolExecutor(3) as threads:
+        long = threads.submit(server.execute, HOLD, 8.0)
+        until(lambda: server.stats()["gpus"]["devices"][0]["calls"] == 1)
+        large = httpx.Client(timeout=0.5, trust_env=False)
+        with large, pytest.raises(httpx.ReadTimeout):
+            large.post(f"{server.url}/execute", json={**_seen(), "gpus": 2})
+        # It had the second device kept for it, and has hung up.
+        small = server.execute(HOLD, 0.0)
+        assert not long.done()
+        result(small)
 
 
 def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:

@@ -175,7 +175,6 @@ def _kill_a_builder(world: World, servers: list[Server | None], number: int) -> 
     servers[killed] = None
     server.process.kill()
     server.process.wait()
-    server.http.close()
     return killed
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from flashpool.envs import Environments, Spec, Tampered
+from flashpool.envs import Environments, Spec, Tampered, builder, uv_cli
 from flashpool.envs.extraction import Promise, extract
 
 Run = Callable[[Any], Any]
@@ -83,6 +84,10 @@ def test_honest_archives_come_out(tmp_path: Path, target: Path) -> None:
         [member("a", b"1"), member("a", b"2")],
         [member("a", b"1"), member("a/b", b"2")],
         [member("/".join("a" * 60), b"1")],
+        [member("a/b", b"1"), member("a", b"2")],
+        [member("big", bytes(3_000_000)), member("big", b"2")],
+        [member("x" * 70_000, b"1")],
+        [member("sparse", b"1", pax_headers={"GNU.sparse.size": "1"})],
     ],
 )
 def test_hostile_members_are_refused(
@@ -173,6 +178,69 @@ def test_bytecode_survives_the_journey(setup: Any, run: Run, tmp_path: Path) -> 
         assert b"matches" in next(line for line in words.splitlines() if b"alpha" in line)
 
     run(main())
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all that it started: says what was done, however busy others are."""
+    return sum(os.times()[:4])
+
+
+def test_an_archive_is_much_faster_than_a_build(
+    setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even than one whose packages uv has unpacked already: no process runs for it."""
+    modules = {f"m{n}.py": f"def f{n}(x):\n    return [x, {n}]\n" * 40 for n in range(1000)}
+    setup.base.index.add("many", "1.0", files=modules)
+    started: list[str] = []
+    shared, other = tmp_path / "shared", tmp_path / "other"
+    shared.mkdir()
+    other.mkdir()
+
+    async def start(name: str, volume: Path) -> tuple[str, float]:
+        settings = setup.settings(mode="archive", local=tmp_path / name, volume=volume)
+        async with Environments(settings) as environments:
+            await (await environments.open()).settled()
+            started.clear()
+            began = cpu_seconds()
+            with await environments.acquire(Spec(requirements=("many",))) as found:
+                await (await environments.open()).settled()
+                return found.origin, cpu_seconds() - began
+
+    async def main() -> None:
+        await start("warm", shared)
+        shutil.rmtree(tmp_path / "warm" / "flashpool" / "envs")
+        origin, built = await start("warm", other)
+        assert origin == "built"
+        assert started
+        unpacked = []
+        for number in range(3):
+            origin, seconds = await start(f"fresh{number}", shared)
+            assert origin == "archive"
+            assert started == []
+            unpacked.append(seconds)
+        assert min(unpacked) < built / 2
+
+    for module in (uv_cli, builder):
+        real = module.run
+
+        async def noted(argv: Any, _real: Any = real, **options: Any) -> Any:
+            started.append(" ".join(argv))
+            return await _real(argv, **options)
+
+        monkeypatch.setattr(module, "run", noted)
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["long", "wide"])
+def test_paths_and_files_of_any_length(kind: str, tmp_path: Path, target: Path) -> None:
+    """Long paths are told in records of their own, large files written in pieces."""
+    name = "/".join(["d" * 60] * 4) + "/\u00e9" if kind == "long" else "big"
+    data = b"" if kind == "long" else os.urandom(5_000_001)
+    archive = tmp_path / "a"
+    extract(archive, hostile(archive, member(name, data, mtime=77), member("next", b"n")), target)
+    assert (target / name).read_bytes() == data
+    assert (target / name).stat().st_mtime == 77
+    assert (target / "next").read_bytes() == b"n"
 
 
 @pytest.mark.parametrize("damage", ["archive", "manifest", "signature", "missing", "unsigned"])

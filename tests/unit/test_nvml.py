@@ -15,14 +15,13 @@ from flashpool.pool import nvml
 from flashpool.pool.devices import Inventory, Reading
 from flashpool.pool.nvml import Nvml, NvmlSilent
 from support.nvml import scripted as script
-from support.nvml.fixtures import nvml_here, nvml_library, scripted  # noqa: F401
 from support.nvml.scripted import GIB, MIB, ScriptedNvml, uuid_of
 
 Ask = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 @pytest.fixture
-def driver(nvml_here: ScriptedNvml) -> ScriptedNvml:  # noqa: F811
+def driver(nvml_here: ScriptedNvml) -> ScriptedNvml:
     return nvml_here
 
 

@@ -46,6 +46,10 @@ class Worker:
         """All it has written."""
         return self._log.read_text(errors="replace")
 
+    def last_words(self) -> str:
+        lines = [line for line in self.output().splitlines() if "Heartbeat Sent" not in line]
+        return "\n".join(lines[-40:])
+
     def stamped(self) -> list[str]:
         """Its lines as the platform shows them: each with the time when it was first seen."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -70,13 +74,17 @@ class Worker:
         self.terminate()
         return self.wait(seconds)
 
-    def sweep(self, seconds: float) -> None:
-        """SIGTERM, and after so long SIGKILL to it and to all it has left in its session."""
+    def sweep(self, seconds: float) -> bool:
+        """SIGTERM, and after so long SIGKILL to it and to all it has left in its session.
+
+        Whether it left by itself.
+        """
         self.terminate()
-        end = time.monotonic() + seconds
+        left = True
         try:
-            self.process.wait(max(0.0, end - time.monotonic()))
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            left = False
             self.process.kill()
         # Its number stays the session's while anybody is in it.
         try:
@@ -84,6 +92,7 @@ class Worker:
         except ProcessLookupError:
             pass
         self.process.wait()
+        return left
 
 
 class Pods:
@@ -116,7 +125,7 @@ class Pods:
             "LANG": "C.UTF-8",
             # As images set it: the log is read while it is written.
             "PYTHONUNBUFFERED": "1",
-            "TMPDIR": tempfile.gettempdir(),
+            "TMPDIR": str(folder),
             **self._pod_env(endpoint, id_),
             **self._variables,
             **variables,
@@ -144,9 +153,11 @@ class Pods:
         return [line for one in self.workers if one.id == worker for line in one.stamped()]
 
     def close(self) -> None:
+        """End them all; fails, afterwards, when one had to be killed."""
         for worker in self.workers:
             worker.terminate()
         end = time.monotonic() + LEAVE_S
-        for worker in self.workers:
-            worker.sweep(max(0.0, end - time.monotonic()))
+        stuck = [one for one in self.workers if not one.sweep(max(0.0, end - time.monotonic()))]
+        told = [f"{one!r} did not leave:\n{one.last_words()}" for one in stuck]
         shutil.rmtree(self._folder, ignore_errors=True)
+        assert not told, "\n".join(told)

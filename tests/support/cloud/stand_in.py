@@ -101,11 +101,16 @@ class Platform:
         return self
 
     def stop(self) -> None:
-        """Ends its workers (SIGTERM, then SIGKILL) and its server; also on leaving `with`."""
+        """Ends its workers (SIGTERM, then SIGKILL) and its server; also on leaving `with`.
+
+        It fails, after that, if a worker had to be killed.
+        """
         self.clear_faults()
-        self.pods.close()
-        self._loop.call_soon_threadsafe(self._leave.set)
-        self._thread.join(_CALL_LIMIT_S)
+        try:
+            self.pods.close()
+        finally:
+            self._loop.call_soon_threadsafe(self._leave.set)
+            self._thread.join(_CALL_LIMIT_S)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)

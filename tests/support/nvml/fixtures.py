@@ -1,4 +1,4 @@
-"""Fixtures of scripted GPUs; a test module that wants them imports them by name."""
+"""Fixtures of scripted GPUs, for every test (tests/conftest.py imports them)."""
 
 from collections.abc import Iterator
 from pathlib import Path

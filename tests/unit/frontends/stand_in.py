@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from flashpool.pool.calls import Call, Outcome, Receipt, Sink
-from flashpool.pool.errors import FlashpoolError, PoolClosed
+from flashpool.pool.errors import FlashpoolError, InvalidRequest, PoolClosed
 
 #: base64 of cloudpickle.dumps(None).
 NONE = b"gAVOLg=="
@@ -29,6 +29,8 @@ class StandInPool:
     ready: bool = True
     draining: bool = False
     free_slots: int = 2
+    unfit: str = ""
+    gpus: int = 0
     calls: list[Call] = field(default_factory=list)
     held: dict[int, Sink] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
@@ -39,6 +41,10 @@ class StandInPool:
 
     async def start(self) -> None:
         pass
+
+    def check_gpus(self, asked: int | None) -> None:
+        if asked is not None and asked > self.gpus:
+            raise InvalidRequest(f"gpus: asks for {asked}, and there are {self.gpus} here")
 
     async def wait_ready(self) -> None:
         if self.start_error:

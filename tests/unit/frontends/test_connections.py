@@ -113,6 +113,27 @@ def test_what_clients_do_not_read_does_not_pile_up(run: Run) -> None:
     run(main())
 
 
+def test_the_result_of_a_call_that_was_watched_leaves_no_garbage(run: Run) -> None:
+    async def main() -> None:
+        pool = StandInPool(outcome=None)
+        async with serving(pool) as client, client.connect() as (reader, writer):
+            gc.collect()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                writer.write(post(BODY))
+                await until(lambda: pool.held)
+                await asyncio.sleep(0.2)  # long enough for its client to be watched
+                pool.finish(1, Outcome(body=NONE, receipt=Receipt(pid=7)))
+                assert (await read_reply(reader)).status == 200
+                gc.collect()
+                assert not [one for one in gc.garbage if isinstance(one, Outcome)]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+
+    run(main())
+
+
 def test_a_slow_reader_gets_it_all(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -233,13 +254,15 @@ def test_a_flood_of_pipelined_requests_is_not_taken_in(run: Run) -> None:
     run(main())
 
 
-def test_garbage_behind_a_request_is_not_taken_for_its_answer(run: Run) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_garbage_behind_a_request_is_not_taken_for_its_answer(run: Run, at_once: bool) -> None:
     async def main() -> None:
+        garbage = b"{}garbage\r\n\r\n"
         pool = StandInPool(outcome=None)
         async with serving(pool) as client, client.connect() as (reader, writer):
-            writer.write(post(BODY))
+            writer.write(post(BODY) + (garbage if at_once else b""))
             await until(lambda: pool.held)
-            writer.write(b"\0garbage\r\n\r\n")
+            writer.write(garbage)
             await asyncio.sleep(0.2)
             pool.finish(1, DONE)
             assert (await read_reply(reader)).status == 200
