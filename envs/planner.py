@@ -19,6 +19,7 @@ from .digest import digest_of, request_key
 from .environment import Environment
 from .flights import Report
 from .ground import Ground
+from .interpreters import find_interpreter, is_version
 from .plan import Plan, from_base
 from .resolver import Question, Resolver
 from .settings import EnvSettings
@@ -74,10 +75,11 @@ class Planner:
     async def _base(self, normal: NormalSpec, ground: Ground) -> BaseFacts:
         base = await self._bases.facts(self._settings.base_python)
         version = normal.python_version
-        if version is None or f"{base.version}.".startswith(f"{version}."):
+        if version is None or is_version(base, version):
             return base
         if version not in self._pythons:
-            self._pythons[version] = await ground.uv.find_python(version, ground.store.root)
+            found = await find_interpreter(version, self._bases, ground.uv, ground.store.root)
+            self._pythons[version] = found.python
         # Another interpreter has packages of its machine's history, not of the image's.
         return (await self._bases.facts(self._pythons[version])).bare()
 

@@ -151,7 +151,7 @@ class Uv:
         await self._run(argv, "build", venv.parent, None)
 
     async def find_python(self, version: str, folder: Path) -> Path:
-        """An installed interpreter of that version."""
+        """Where uv would find that version; what it names may be a shim that does not run."""
         argv = ["python", "find", "--system", "--no-project", version]
         if not self.settings.allow_python_downloads:
             argv.append("--no-python-downloads")

@@ -235,8 +235,9 @@ class GpuTable:
         return gpu.state is GpuState.FREE and gpu.shares_out < self.policy.calls_per_gpu
 
     def _choose(self, free: dict[str, int], number: int) -> tuple[str, ...]:
-        """The best, at most so many."""
-        return tuple(sorted(free, key=lambda uuid: self._rank(uuid, free[uuid]))[:number])
+        """The best, at most so many, in the order of the bus."""
+        best = sorted(free, key=lambda uuid: self._rank(uuid, free[uuid]))[:number]
+        return tuple(uuid for uuid in free if uuid in best)
 
     def _rank(self, uuid: str, shares: int) -> tuple[int, int, float]:
         gpu = self._gpus[uuid]

@@ -287,7 +287,8 @@ class Scheduler:
             commands = self._fail_waiting(zygote)
         else:
             commands = self._settle(zygote, now)
-        return commands + self._start_held_up(now)
+        # GPUs that were kept for its calls may be for others now.
+        return commands + self._dispatch(now) + self._start_held_up(now)
 
     def retire(self, key: ZygoteKey, heir: ZygoteKey, now: float) -> list[Command]:
         """It is replaced: its waiting calls go to the heir, it ends with its last worker."""

@@ -1,6 +1,9 @@
 """A server on a machine whose GPUs are scripted: who gets which, and what happens to dirty ones."""
 
 import concurrent.futures
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -256,3 +259,45 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
         assert result(server.execute(SEEN)) is None
         assert server.stats()["gpus"]["total"] == 0
         assert result(server.execute(SEEN, gpus=0)) is None
+
+
+PROGRAM = """
+import os
+from flashpool.pool import Pool
+from flashpool.pool.errors import InvalidRequest
+
+def seen():
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+with Pool() as pool:
+    assert pool.submit(seen).result() == "", "it did not ask for any"
+    with_one = pool.options(gpus=1)
+    future = with_one.submit(seen)
+    print(future.result())
+    assert future.receipt.gpus == (future.result(),)
+    assert len(pool.options(gpus=2).submit(seen).result().split(",")) == 2
+    try:
+        pool.options(gpus=3).submit(seen).result()
+    except InvalidRequest as error:
+        assert "asks for 3 GPUs, and there are 2 here" in str(error), error
+    else:
+        raise AssertionError("three of two")
+    assert len(pool.stats().gpus.devices) == 2
+"""
+
+
+def test_a_program_s_pool_leases_them_to_calls_that_ask(
+    scripted: ScriptedNvml, tmp_path: Path
+) -> None:
+    uuids = scripted.gpus(2)
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, program],
+        env={**os.environ, **scripted.variables},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=50,
+    )
+    assert done.stdout.strip() in uuids

@@ -9,6 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from flashpool.pool.devices import Device
+from flashpool.pool.gpu_states import GpuPolicy
+from flashpool.pool.gpus import GpuTable
 from flashpool.pool.scheduler import (
     RESTART_LIMIT,
     RESTART_WINDOW_S,
@@ -43,7 +46,7 @@ class World(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(POLICY)
+        self.scheduler = Scheduler(POLICY, gpus(2))
         self.now = 0.0
         self.call_ids = itertools.count()
         self.worker_ids = itertools.count()
@@ -55,6 +58,9 @@ class World(RuleBasedStateMachine):
         self.leaving: dict[int, ZygoteKey] = {}
         self.running: dict[int, int] = {}
         self.waiting: dict[int, ZygoteKey] = {}
+        #: Calls for GPUs, and for how many; the devices of workers that have some.
+        self.for_gpus: dict[int, int] = {}
+        self.devices: dict[int, tuple[str, ...]] = {}
         self.ended: set[int] = set()
         #: Replaced by another profile: no call is sent there any more.
         self.retiring: set[ZygoteKey] = set()
@@ -82,6 +88,10 @@ class World(RuleBasedStateMachine):
                 assert command.call in self.waiting, "a call is dispatched once, while it waits"
                 assert self.spares.pop(command.worker) == self.waiting.pop(command.call)
                 self.running[command.worker] = command.call
+                number = self.for_gpus.get(command.call, 0)
+                assert len(set(command.gpus)) == number
+                if number:
+                    self.devices[command.worker] = command.gpus
                 assert self.keys[command.worker] in self.up
             elif isinstance(command, Grant):
                 self.asking.remove(command.worker)
@@ -117,16 +127,18 @@ class World(RuleBasedStateMachine):
     def let_go(self, name) -> None:
         self.do(self.scheduler.retire_idle(name, self.now))
 
-    @rule(key=st.sampled_from(KEYS))
-    def submit(self, key) -> None:
+    @rule(key=st.sampled_from(KEYS), number=st.sampled_from([0, 0, 1, 2]))
+    def submit(self, key, number) -> None:
         self.retiring &= set(self.scheduler.keys())
         if key in self.retiring:
             return
         call = next(self.call_ids)
         self.waiting[call] = key
+        if number:
+            self.for_gpus[call] = number
         full = self.scheduler.waiting >= POLICY.queue_limit
         try:
-            commands = self.scheduler.submitted(call, key, self.now)
+            commands = self.scheduler.submitted(call, key, self.now, gpus=number)
         except QueueFull:
             assert full
             del self.waiting[call]
@@ -140,6 +152,7 @@ class World(RuleBasedStateMachine):
         assert self.scheduler.withdrawn(call, self.now)
         del self.waiting[call]
         assert not self.scheduler.withdrawn(call, self.now), "only once"
+        self.do(self.scheduler.gpus_changed(self.now))
 
     @precondition(lambda self: self.starting)
     @rule(data=st.data(), comes_up=st.booleans(), curable=st.booleans())
@@ -184,7 +197,11 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def call_ends(self, data) -> None:
         worker = data.draw(st.sampled_from(sorted(self.running)))
+        self._end(worker)
+
+    def _end(self, worker: int) -> None:
         self.ended.add(self.running.pop(worker))
+        self.devices.pop(worker, None)
         self.do(self.scheduler.worker_gone(worker, self.now))
 
     @precondition(lambda self: self.running)
@@ -205,9 +222,12 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.resting)
     @rule(data=st.data())
     def resident_goes(self, data) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.resting)))
+        self._leave(data.draw(st.sampled_from(sorted(self.resting))))
+
+    def _leave(self, worker: int) -> None:
         self.resting.remove(worker)
         self.asking.discard(worker)
+        self.devices.pop(worker, None)
         self.do(self.scheduler.worker_gone(worker, self.now))
 
     @precondition(lambda self: self.leaving)
@@ -249,20 +269,37 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def slots_are_respected(self) -> None:
-        assert len(self.running) <= POLICY.slots
-        assert self.scheduler.busy == len(self.running)
+        assert self.scheduler.busy == self.on_slots <= POLICY.slots
+        leased = [uuid for uuids in self.devices.values() for uuid in uuids]
+        assert len(leased) == len(set(leased)), "a device is one call's"
         assert self.scheduler.waiting == len(self.waiting)
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
         """Who waits has a reason: no slot, or a start or a fork that is under way."""
-        assert not self.asking or len(self.running) == POLICY.slots
-        for key in set(self.waiting.values()):
-            if self._held_up(key):
-                continue
-            if len(self.running) < POLICY.slots:
+        assert not self.asking or self.on_slots == POLICY.slots
+        able = [call for call in self.waiting if not self._held_up(self.waiting[call])]
+        for key in {self.waiting[call] for call in able if call not in self.for_gpus}:
+            if self.on_slots < POLICY.slots:
                 assert key in self.starting or key in self.forks or key in self.spares.values()
                 assert key not in self.spares.values(), "a free slot and a spare, and yet it waits"
+
+    @invariant()
+    def nobody_waits_for_a_gpu_that_is_free(self) -> None:
+        free = 2 - sum(map(len, self.devices.values()))
+        line = [
+            call
+            for call, key in self.waiting.items()
+            if call in self.for_gpus and self.scheduler.is_up(key)
+        ]
+        if line and self.for_gpus[min(line)] <= free:
+            key = self.waiting[min(line)]
+            assert key in self.forks
+            assert key not in self.spares.values()
+
+    @property
+    def on_slots(self) -> int:
+        return sum(worker not in self.devices for worker in self.running)
 
     def _held_up(self, key: ZygoteKey) -> bool:
         """It leaves, and comes back; or as many environments are up as may be."""
@@ -281,7 +318,7 @@ class World(RuleBasedStateMachine):
             spares = sum(k == key for k in self.spares.values())
             assert (
                 spares + self.forks.count(key)
-                <= max(POLICY.max_spares, POLICY.slots) + POLICY.slots
+                <= max(POLICY.max_spares, POLICY.slots) + POLICY.slots + 2
             )
 
     def teardown(self) -> None:
@@ -294,11 +331,9 @@ class World(RuleBasedStateMachine):
             while self.forks:
                 self._fork()
             for worker in sorted(self.running):
-                self.ended.add(self.running.pop(worker))
-                self.do(self.scheduler.worker_gone(worker, self.now))
+                self._end(worker)
             for worker in sorted(self.resting - self.asking):
-                self.resting.remove(worker)
-                self.do(self.scheduler.worker_gone(worker, self.now))
+                self._leave(worker)
             for key in sorted(self.going):
                 self._gone(key)
             self.now += 1
@@ -318,8 +353,14 @@ World.TestCase.settings = settings(max_examples=100, stateful_step_count=50, dea
 TestWorld = World.TestCase
 
 
-def up(policy: Policy = POLICY) -> Scheduler:
-    scheduler = Scheduler(policy)
+def gpus(number: int) -> GpuTable:
+    """Devices whose memory nobody can tell, so that they are free as soon as they are back."""
+    devices = (Device(uuid=f"GPU-{n}", index=n, name="", memory_bytes=None) for n in range(number))
+    return GpuTable(GpuPolicy(), devices)
+
+
+def up(policy: Policy = POLICY, gpus: GpuTable | None = None) -> Scheduler:
+    scheduler = Scheduler(policy, gpus)
     scheduler.wanted(BASE, 0.0)
     scheduler.zygote_ready(BASE, 0.0)
     return scheduler
@@ -351,6 +392,43 @@ def test_a_zygote_that_starts_does_not_hold_up_others():
     scheduler.worker_ready(1, BASE, 0.0)
     assert scheduler.submitted(7, ZygoteKey("slow"), 0.0) == [StartZygote(ZygoteKey("slow"))]
     assert scheduler.submitted(8, BASE, 1.0)[0] == Dispatch(8, 1)
+
+
+def test_a_call_with_gpus_holds_no_slot_and_gives_them_back_with_its_tree():
+    scheduler = up(Policy(slots=1), gpus(2))
+    for worker in (1, 2, 3):
+        scheduler.worker_ready(worker, BASE, 0.0)
+    assert scheduler.submitted(7, BASE, 0.0, gpus=2)[0] == Dispatch(7, 1, ("GPU-0", "GPU-1"))
+    assert scheduler.submitted(8, BASE, 0.0)[0] == Dispatch(8, 2)
+    assert scheduler.submitted(9, BASE, 0.0, gpus=1) == []
+    assert scheduler.worker_gone(1, 0.0)[0] == Dispatch(9, 3, ("GPU-0",))
+
+
+def test_a_zygote_that_starts_keeps_no_gpu_from_others_and_one_that_forks_does():
+    slow = ZygoteKey("slow")
+    scheduler = up(POLICY, gpus(2))
+    scheduler.worker_ready(1, BASE, 0.0)
+    assert scheduler.submitted(7, slow, 0.0, gpus=2) == [StartZygote(slow)]
+    assert scheduler.submitted(8, BASE, 1.0, gpus=1)[0] == Dispatch(8, 1, ("GPU-0",))
+    scheduler.worker_ready(2, BASE, 1.0)
+    assert ForkWorkers(slow, 1) not in scheduler.zygote_ready(slow, 2.0)
+    assert scheduler.submitted(9, BASE, 3.0, gpus=1) == [], "the free one is kept for the first"
+    assert scheduler.gpus.wanted() == 1
+    assert ForkWorkers(slow, 1) in scheduler.worker_gone(1, 4.0)
+    assert scheduler.worker_ready(3, slow, 5.0)[0] == Dispatch(7, 3, ("GPU-0", "GPU-1"))
+
+
+def test_calls_for_gpus_wait_for_their_zygote_s_return_and_keep_their_place():
+    scheduler = up(POLICY, gpus(1))
+    scheduler.worker_ready(1, BASE, 0.0)
+    scheduler.submitted(7, BASE, 0.0, gpus=1)
+    for call in (8, 9):
+        scheduler.submitted(call, BASE, float(call), gpus=1)
+    scheduler.zygote_lost(BASE, "killed", 10.0)
+    assert scheduler.gpus.waiting == 0
+    scheduler.worker_gone(1, 10.0)
+    scheduler.zygote_ready(BASE, 11.0)
+    assert scheduler.worker_ready(2, BASE, 11.0)[0] == Dispatch(8, 2, ("GPU-0",))
 
 
 def test_a_call_tried_again_goes_first():

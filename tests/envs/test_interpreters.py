@@ -1,0 +1,103 @@
+"""The Python that a request names, where PATH begins with shims that do not run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool.envs import Environments, InterpreterMissing, Spec
+from flashpool.envs.uv_cli import find_uv
+
+Run = Callable[[Any], Any]
+
+_SHIM = """#!/bin/sh
+echo "shims: $0: the command exists in these Python versions: 3.99" >&2
+exit 127
+"""
+_LIAR = """#!/bin/sh
+exec {python} "$@"
+"""
+
+
+def _script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def other(setup: Any) -> tuple[str, Path]:
+    """Another Python of this machine: its version and its path."""
+    mine = ".".join(map(str, sys.version_info[:2]))
+    uv = find_uv(setup.settings())
+    for version in ("3.10", "3.11", "3.12", "3.13"):
+        argv = [str(uv), "python", "find", "--system", "--no-project", version]
+        found = subprocess.run(argv, capture_output=True, text=True)
+        if version != mine and found.returncode == 0:
+            return version, Path(found.stdout.strip()).resolve()
+    pytest.skip("no other Python is installed here")
+
+
+def _acquired(setup: Any, run: Run, version: str) -> str:
+    """What the Python of an environment for that version says it is."""
+
+    async def main() -> Path:
+        async with Environments(setup.settings()) as environments:
+            spec = Spec(requirements=("alpha",), python_version=version)
+            with await environments.acquire(spec) as found:
+                python: Path = found.python
+                return python
+
+    code = "import sys, alpha; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([str(run(main())), "-c", code], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("where", ["next on PATH", "behind the shims"])
+def test_shims_that_fail_are_passed_over(
+    where: str,
+    other: tuple[str, Path],
+    setup: Any,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version, python = other
+    shims = tmp_path / "tool" / "shims"
+    for name in ("python", "python3", f"python{version}"):
+        _script(shims / name, _SHIM)
+    folders = [shims]
+    if where == "next on PATH":
+        folders.append(python.parent)
+    else:
+        folder = tmp_path / "tool" / "versions" / f"{version}.1" / "bin"
+        folder.mkdir(parents=True)
+        (folder / f"python{version}").symlink_to(python)
+    monkeypatch.setenv("PATH", os.pathsep.join([*map(str, folders), "/usr/bin", "/bin"]))
+    assert _acquired(setup, run, version) == version
+
+
+def test_one_that_is_of_another_version_is_passed_over(
+    other: tuple[str, Path], setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, python = other
+    _script(tmp_path / "first" / f"python{version}", _LIAR.format(python=sys.executable))
+    folders = [str(tmp_path / "first"), str(python.parent), "/usr/bin", "/bin"]
+    monkeypatch.setenv("PATH", os.pathsep.join(folders))
+    assert _acquired(setup, run, version) == version
+
+
+def test_none_that_works_is_told_with_advice(
+    setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _script(tmp_path / "shims" / "python3.7", _SHIM)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "shims"), "/usr/bin", "/bin"]))
+    with pytest.raises(InterpreterMissing) as caught:
+        _acquired(setup, run, "3.7")
+    assert "Python 3.7 is not installed here" in str(caught.value)
+    assert "FLASHPOOL_PYTHON_DOWNLOADS" in caught.value.advice
