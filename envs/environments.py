@@ -25,6 +25,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, TypeVar
 
+from .berths import Berths
 from .builder import Seconds
 from .environment import Environment, Explanation, Lease
 from .errors import (
@@ -65,6 +66,7 @@ class Environments:
         self._failures = Failures(settings.failure_s)
         self._planner = Planner(settings)
         self._flights: Flights[Environment] = Flights()
+        self._berths = Berths(settings.builds)
         self._opening = asyncio.Lock()
         self._provider: Provider | None = None
         self._system: SystemPackages | None = None
@@ -202,8 +204,9 @@ class Environments:
     async def _resolved(
         self, spec: Spec, asked: Understood, provider: Provider, report: Report
     ) -> Environment:
-        began = time.monotonic()
-        plan = await self._planner.plan(asked, provider.ground, report)
+        async with self._berths.place(report):
+            began = time.monotonic()
+            plan = await self._planner.plan(asked, provider.ground, report)
         seconds = Seconds(resolve=time.monotonic() - began)
         if plan.mode == "base":
             return self._base_environment(spec, asked)
@@ -306,8 +309,10 @@ class Environments:
 
     async def _new_provider(self) -> Provider:
         ground: Ground = await asyncio.to_thread(open_ground, self.settings)
-        self._pulses.append(Pulse(ground, self.settings.heartbeat_s))
-        return Provider(ground, self.settings, ensure_system=self._ensure_tools)
+        self._pulses.append(Pulse(ground, self.settings.beat_s))
+        return Provider(
+            ground, self.settings, berths=self._berths, ensure_system=self._ensure_tools
+        )
 
     async def _ensure_tools(self, provider: Provider, report: Report) -> None:
         await self._ensure_system(("build-essential",), provider, report)

@@ -147,7 +147,7 @@ def limits_of(settings: EnvSettings) -> Limits:
 def _holders(store: Store, settings: EnvSettings) -> Holders:
     return Holders(
         store.holders,
-        heartbeat_s=settings.heartbeat_s,
+        heartbeat_s=settings.beat_s,
         stale_s=settings.stale_s,
         claim_stale_s=settings.claim_stale_s,
     )

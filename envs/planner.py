@@ -86,9 +86,11 @@ class Planner:
     def from_base(self, asked: Understood) -> Plan | None:
         """The plan that builds nothing, where the base has everything."""
         plan = from_base(asked.spec, asked.base)
-        if plan is None or not asked.spec.requirements:
+        own = asked.base.python == self._settings.base_python
+        if plan is None or (own and not asked.spec.requirements):
             return plan
-        # A base without cloudpickle or tblib gets a layer that has them.
+        # A base without cloudpickle or tblib gets a layer that has them; so does another
+        # Python, which may have any version of them, or another's packages altogether.
         pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
         return plan if pins <= set(asked.base.packages) else None
 

@@ -2,6 +2,7 @@
 
 existing -> here or in an archive
 provide  -> existing, else one flight per digest:
+              a place among the builds, then
               claim? build -> publish -> (background: bytecode, seal, archive, quota)
               no claim? look again until it is there or the claim is stale
 """
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from .base import BaseFacts
+from .berths import Berths
 from .builder import Made, Order, Seconds
 from .environment import Environment
 from .errors import CompilerMissing, EnvironmentFailure
@@ -34,6 +37,8 @@ _log = logging.getLogger(__name__)
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
 _CLEANING_LIMIT_S: Final = 20.0
+#: The end of idle processes takes milliseconds.
+_LETTING_GO_LIMIT_S: Final = 5.0
 
 EnsureTools = Callable[["Provider", Report], Coroutine[Any, Any, None]]
 
@@ -52,22 +57,32 @@ class Provider:
     """Environments of one ground."""
 
     def __init__(
-        self, ground: Ground, settings: EnvSettings, *, ensure_system: EnsureTools
+        self,
+        ground: Ground,
+        settings: EnvSettings,
+        *,
+        berths: Berths,
+        ensure_system: EnsureTools,
     ) -> None:
         self.ground = ground
         self.shelf = Shelf(ground=ground, settings=settings)
         self._settings = settings
+        self._berths = berths
+        self._finishers = asyncio.Semaphore(settings.builds)
         self._ensure_system = ensure_system
         self._builds: Flights[Environment] = Flights()
         self._fetches: Flights[bool] = Flights()
         self._finishing: dict[str, asyncio.Task[None]] = {}
-        self._pressure: list[Callable[[tuple[str, ...]], None]] = []
+        self._pressure: list[Callable[[tuple[str, ...]], Iterable[str] | None]] = []
 
     def __repr__(self) -> str:
         return f"<Provider {self.ground.places.mode} {self.ground.store.root}>"
 
-    def on_pressure(self, tell: Callable[[tuple[str, ...]], None]) -> None:
-        """Be told which digests would be evicted, were they not leased here."""
+    def on_pressure(self, tell: Callable[[tuple[str, ...]], Iterable[str] | None]) -> None:
+        """Be told which digests would be evicted, were they not leased here.
+
+        Answer those whose leases come back within moments.
+        """
         self._pressure.append(tell)
 
     async def remembered(self, key: str) -> Remembered | None:
@@ -125,8 +140,10 @@ class Provider:
             found = await self.existing(wanted.digest, wanted.base)
             if found is not None:
                 return replace(found, seconds=seconds)
-            if await asyncio.to_thread(self.ground.claims.take, wanted.digest):
-                return await self._claimed(wanted, seconds, report)
+            # A place first: with the claim in hand it would keep other processes waiting.
+            async with self._berths.place(report, begun=True):
+                if await asyncio.to_thread(self.ground.claims.take, wanted.digest):
+                    return await self._claimed(wanted, seconds, report)
             if not told:
                 report("Another process is building this environment: waiting for it")
                 told = True
@@ -205,7 +222,8 @@ class Provider:
             return
         try:
             path = ground.store.environment(digest)
-            await ground.builder.finish(path, path)
+            async with self._finishers:
+                await ground.builder.finish(path, path)
             if ground.archives_writable:
                 await asyncio.to_thread(self.shelf.pack, digest)
         except (OSError, EnvironmentFailure) as error:
@@ -223,16 +241,34 @@ class Provider:
         await self.ground.skeletons.settled()
 
     async def make_room(self, *, reserve: bool = True) -> Evicted:
-        """Evict until the limits are met, with room for one more where asked."""
+        """Evict until the limits are met, with room for one more where asked.
+
+        What is to be added waits for what is about to be let go of, or the two together
+        would pass the limit.
+        """
         try:
             evicted = await self._make_room(reserve=reserve)
+            coming = self._press(evicted.wanted)
+            if reserve and coming:
+                await self._until_free(coming)
+                evicted = await self._make_room(reserve=reserve)
         except OSError as error:
             _log.warning("eviction failed: %s", error)
             return Evicted()
-        if evicted.wanted:
-            for tell in self._pressure:
-                tell(evicted.wanted)
         return evicted
+
+    def _press(self, digests: tuple[str, ...]) -> set[str]:
+        if not digests:
+            return set()
+        return {one for tell in self._pressure for one in tell(digests) or ()}
+
+    async def _until_free(self, digests: set[str]) -> None:
+        deadline = time.monotonic() + _LETTING_GO_LIMIT_S
+        while time.monotonic() < deadline:
+            held = self.ground.table.held()
+            if not any(held.get(digest) for digest in digests):
+                return
+            await asyncio.sleep(_FIRST_WAIT_S)
 
     async def _make_room(self, *, reserve: bool) -> Evicted:
         evictor = self.ground.evictor

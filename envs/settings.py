@@ -62,9 +62,12 @@ class EnvSettings:
     quota_mb: int = 0
     min_free_mb: int = 256
     max_age_s: float = 0.0
+    #: Builds at once, on this pod; more of them wait in a queue.
+    builds: int = 4
     build_timeout_s: float = 600.0
     #: How long a request keeps meaning the same digest.
     memo_s: float = 3600.0
+    #: How long the same words answer a request that could not be built.
     failure_s: float = 60.0
     #: How long an environment stays held after its last lease went back.
     hold_s: float = 10.0
@@ -74,6 +77,11 @@ class EnvSettings:
     #: A claim is taken over after this long without a heartbeat, also from a stopped process.
     claim_stale_s: float = 15.0
     volume_key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def beat_s(self) -> float:
+        """Between two heartbeats: several within the limits, whatever those are set to."""
+        return max(min(self.heartbeat_s, self.stale_s / 4, self.claim_stale_s / 4), 0.05)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EnvSettings:
@@ -98,8 +106,14 @@ class EnvSettings:
             quota_mb=int(read.number("ENV_QUOTA_MB", default.quota_mb)),
             min_free_mb=int(read.number("ENV_MIN_FREE_MB", default.min_free_mb)),
             max_age_s=read.number("ENV_MAX_AGE_S", default.max_age_s),
+            builds=max(1, int(read.number("ENV_BUILDS", default.builds))),
             build_timeout_s=read.number("BUILD_TIMEOUT_S", default.build_timeout_s),
             memo_s=read.number("ENV_MEMO_S", default.memo_s),
+            failure_s=read.number("ENV_FAILURE_S", default.failure_s),
+            hold_s=read.number("ENV_HOLD_S", default.hold_s),
+            heartbeat_s=read.number("ENV_HEARTBEAT_S", default.heartbeat_s),
+            stale_s=read.number("ENV_STALE_S", default.stale_s),
+            claim_stale_s=read.number("ENV_CLAIM_STALE_S", default.claim_stale_s),
             volume_key=key.encode() if key else None,
         )
 

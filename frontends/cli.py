@@ -79,6 +79,49 @@ def serve_lb(host: str | None, port: int | None) -> None:
         _die(str(error))
 
 
+#: The SDK reads its flags itself, and knows more than are listed.
+_SDK_FLAGS = """\b
+Flags of the SDK:
+  --test_input JSON           Run one job, '{"input": {...}}', and exit.
+  --rp_serve_api              Serve the SDK's own API, without a cloud.
+  --rp_api_host HOST          Its address; localhost.
+  --rp_api_port PORT          Its port; 8000.
+  --rp_api_concurrency N      Its number of processes; 1.
+  --rp_log_level LEVEL        ERROR, WARN, INFO or DEBUG.
+  --rp_debugger               Add the SDK's debugger output.
+"""
+
+
+@serve.command("qb", epilog=_SDK_FLAGS, context_settings={"ignore_unknown_options": True})
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+def serve_qb(flags: tuple[str, ...]) -> None:
+    """Serve the jobs of a RunPod queue.
+
+    RUNPOD_WEBHOOK_GET_JOB and its like, which the platform sets, say where the queue is. The
+    first SIGTERM or SIGINT lets jobs finish for FLASHPOOL_DRAIN_S, the second ends them; each is
+    reported.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = _settings()
+    _configure_log(settings.log_level)
+    from flashpool.pool.errors import EnvironmentStartFailed
+
+    from . import modes, qb
+    from .listener import ListenError
+    from .serving import OpenServerError
+
+    try:
+        qb.serve_qb(settings, list(flags))
+    except (
+        ListenError,
+        OpenServerError,
+        modes.ModeError,
+        qb.UnknownSdk,
+        EnvironmentStartFailed,
+    ) as error:
+        _die(str(error))
+
+
 @main.command()
 @click.argument("target", metavar="FILE.py:FUNCTION")
 @click.argument("arguments", metavar="[ARGS]", default="[]")

@@ -135,17 +135,20 @@ async def _serve(
     await server.serve(sockets=[sock])
 
 
-def check_open(settings: Settings) -> None:
-    """Refuse to serve code execution, or the pool's inside, to a whole network by accident."""
-    if settings.allow_open:
-        return
-    if not is_loopback(settings.admin_host):
+def check_admin(settings: Settings) -> None:
+    """Refuse to show the pool's inside to a whole network by accident."""
+    if not settings.allow_open and not is_loopback(settings.admin_host):
         raise OpenServerError(
             f"Refusing to show stats on {settings.admin_host}: they hold names and error texts "
             "of calls, and no token guards them. Set FLASHPOOL_ADMIN_HOST=127.0.0.1 or, where "
             "the network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
         )
-    if settings.token or is_loopback(settings.host):
+
+
+def check_open(settings: Settings) -> None:
+    """The same, and refuse to serve code execution to one."""
+    check_admin(settings)
+    if settings.allow_open or settings.token or is_loopback(settings.host):
         return
     if not settings.on_pod:
         raise OpenServerError(

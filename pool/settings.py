@@ -263,6 +263,32 @@ class Settings:
     env_memo_s: float = _setting(
         kind.seconds(zero=True), "3600", "Seconds for which a request means the same versions."
     )
+    env_failure_s: float = _setting(
+        kind.seconds(zero=True),
+        "60",
+        "Seconds for which a request that could not be built gets the same answer again.",
+    )
+    env_builds: int = _setting(
+        kind.integer(1, 256), "4", "Environments that are built at once; more wait in a queue."
+    )
+    env_hold_s: float = _setting(
+        kind.seconds(zero=True),
+        "10",
+        "Seconds for which an environment stays reserved after its last call, on all pods.",
+    )
+    env_heartbeat_s: float = _setting(
+        kind.seconds(), "2", "Seconds between two signs of life that this pod leaves on the volume."
+    )
+    env_stale_s: float = _setting(
+        kind.seconds(),
+        "60",
+        "Seconds without a sign of life after which a pod's reservations no longer count.",
+    )
+    env_claim_stale_s: float = _setting(
+        kind.seconds(),
+        "15",
+        "Seconds without a sign of life after which another pod takes over its build.",
+    )
     env_references: tuple[str, ...] = _setting(
         kind.some_of("url", "vcs", "local"),
         "url,vcs,local",
@@ -438,6 +464,12 @@ class Settings:
             max_age_s=self.env_max_age_s,
             build_timeout_s=self.build_timeout_s,
             memo_s=self.env_memo_s,
+            failure_s=self.env_failure_s,
+            builds=self.env_builds,
+            hold_s=self.env_hold_s,
+            heartbeat_s=self.env_heartbeat_s,
+            stale_s=self.env_stale_s,
+            claim_stale_s=self.env_claim_stale_s,
             volume_key=self.volume_key.encode() or None,
         )
 

@@ -1,0 +1,8 @@
+"""The load-balanced images' application: ``uvicorn lb_handler:app --port 80``.
+
+The mode is read from the environment; `flashpool serve lb` is the same with deadlines of its own.
+"""
+
+from flashpool.frontends.hosted import create_hosted_app
+
+app = create_hosted_app()

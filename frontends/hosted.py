@@ -1,0 +1,85 @@
+"""The load-balanced front-end for a server that is not ours: ``uvicorn lb_handler:app``.
+
+What `serving` does around its listener is done here as far as an application can: settings,
+the refusal of open addresses (uvicorn's ``--host`` is looked for on its command line), the
+hardening of the process, and the admin port while the application lives. Signals, deadlines
+and the drain are uvicorn's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from flashpool.pool.settings import Settings, SettingsError
+from flashpool.pool.supervisor import Supervisor
+
+from . import modes
+from .admin import Admin, bind_admin
+from .environments import StoredEnvironments
+from .hardening import harden
+from .lb import create_app
+from .service import Service
+from .serving import OpenServerError, check_open
+
+log = logging.getLogger(__name__)
+
+_LOCAL = "127.0.0.1"
+
+
+def create_hosted_app() -> FastAPI:
+    """The application, by the environment; exits with a message where there can be none."""
+    try:
+        modes.check_live(modes.of_balanced(os.environ), os.environ)
+        settings = Settings.from_environ({**os.environ, "FLASHPOOL_HOST": _host(sys.argv)})
+        check_open(settings)
+    except (modes.ModeError, SettingsError, OpenServerError) as error:
+        # uvicorn would print the traceback of an exception around it.
+        raise SystemExit(f"Error: {error}") from None
+    _configure_log(settings.log_level)
+    harden()
+    pool = Supervisor(settings.to_pool_config())
+    environments = StoredEnvironments(settings.to_env_settings(), pool)
+    limit = settings.result_limit_mb * 1024 * 1024
+    app = create_app(Service(pool, environments, result_limit=limit), settings)
+    _add_admin(app, pool, settings)
+    return app
+
+
+def _add_admin(app: FastAPI, pool: Supervisor, settings: Settings) -> None:
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(of: FastAPI) -> AsyncIterator[None]:
+        # Bound here: a process that only imports the application has no business with ports.
+        sock = await asyncio.to_thread(bind_admin, settings)
+        admin = Admin(pool, settings, sock)
+        async with inner(of):
+            await admin.start()
+            try:
+                yield
+            finally:
+                await admin.stop()
+
+    app.router.lifespan_context = lifespan
+
+
+def _host(command: Sequence[str]) -> str:
+    """Where uvicorn is told to listen."""
+    for option, value in zip(command, [*command[1:], ""], strict=True):
+        if option == "--host":
+            return value or _LOCAL
+        if option.startswith("--host="):
+            return option.partition("=")[2]
+    return _LOCAL
+
+
+def _configure_log(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,122 @@
+"""The queue front-end: jobs of RunPod's queue through `runpod.serverless.start`.
+
+    variables, flags --> serve_qb --> runpod.serverless.start
+       |                               |-- a queue (RUNPOD_WEBHOOK_GET_JOB): `qb_loop`
+       `- ModeError, OpenServerError   |-- --rp_serve_api: the SDK's API   }  `qb_local`
+                                       `-- --test_input: one job           }
+
+The SDK starts its own loop, and the pool lives on that. `runpod` is imported here and by what
+this imports when it runs: the load-balanced server never pays for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from flashpool.pool.settings import Settings
+from flashpool.pool.supervisor import Supervisor
+
+from . import modes
+from .admin import Admin, bind_admin
+from .environments import StoredEnvironments
+from .hardening import harden
+from .service import Service
+from .serving import OpenServerError, check_admin, is_loopback
+
+if TYPE_CHECKING:
+    from .qb_worker import Worker
+
+_SDK_LEVELS: Final = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
+
+
+class UnknownSdk(Exception):
+    """The installed runpod is not one that we know how to drive."""
+
+
+def serve_qb(settings: Settings, given: list[str]) -> None:
+    """Serve jobs until a signal, or do what the SDK's flags say."""
+    modes.check_live(modes.of_queue(os.environ), os.environ)
+    check_admin(settings)
+    _set_defaults(settings)
+    from . import qb_sdk
+
+    if missing := qb_sdk.missing_parts():
+        raise UnknownSdk(
+            f"The installed runpod has no {', '.join(missing)}: flashpool drives version 1.12"
+        )
+    flags = qb_sdk.arguments(given)
+    _check_api(settings, flags)
+    harden()
+    # Until the loop minds its signals itself, and for the SDK's API after it has closed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    Queue(settings).start(given, flags)
+
+
+class Queue:
+    """What the parts of the front-end are made with, once the SDK's loop runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._admin_socket: socket.socket | None = None
+        self._worker: Worker | None = None
+
+    def start(self, given: list[str], flags: Any) -> None:
+        """Returns when it was told to leave."""
+        from . import qb_sdk
+        from .qb_local import LocalHandler
+
+        serves = flags.rp_serve_api or (qb_sdk.has_queue() and not flags.test_input)
+        if serves:
+            self._admin_socket = bind_admin(self._settings)
+        local = LocalHandler(self._settings, self._open)
+        drain_s = self._settings.drain_s
+        try:
+            qb_sdk.start(
+                given, local, self._concurrency, self._make_worker, local.lifespan, drain_s
+            )
+        finally:
+            if self._admin_socket is not None:
+                self._admin_socket.close()
+
+    def _open(self) -> tuple[Service, Admin | None]:
+        from .qb_worker import result_limit
+
+        settings = self._settings
+        pool = Supervisor(settings.to_pool_config())
+        environments = StoredEnvironments(settings.to_env_settings(), pool)
+        service = Service(pool, environments, result_limit=result_limit(settings))
+        sock = self._admin_socket
+        return service, None if sock is None else Admin(pool, settings, sock)
+
+    def _make_worker(self) -> Worker:
+        from . import qb_sdk
+        from .qb_worker import Worker
+
+        service, admin = self._open()
+        self._worker = Worker(self._settings, service, qb_sdk.session(), qb_sdk.addresses(), admin)
+        return self._worker
+
+    def _concurrency(self, current: int) -> int:
+        return current if self._worker is None else self._worker.concurrency(current)
+
+
+def _set_defaults(settings: Settings) -> None:
+    """Of the SDK's own variables, which it reads when it is imported."""
+    # Its checks dial out to a public name server, and end the process when nobody answers.
+    os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
+    if "RUNPOD_DEBUG_LEVEL" not in os.environ:
+        os.environ.setdefault("RUNPOD_LOG_LEVEL", _SDK_LEVELS[settings.log_level])
+
+
+def _check_api(settings: Settings, flags: Any) -> None:
+    """The SDK's API runs code for whoever reaches it, and knows no token."""
+    if flags.rp_serve_api and not settings.allow_open and not is_loopback(flags.rp_api_host):
+        raise OpenServerError(
+            f"Refusing to serve the SDK's API on {flags.rp_api_host}: it has no token, and whoever "
+            "reaches it could run code here. Use --rp_api_host localhost or, where the network "
+            "itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+        )

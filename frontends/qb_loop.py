@@ -1,0 +1,236 @@
+"""The SDK's loop (`rp_scale.JobScaler`), with jobs that run side by side and are all reported.
+
+    take --> begin --> run (`qb_run`) --> report (`qb_reports`) --> forget
+     ^ as many as there are slots free        ^ frees no memory, but the slot
+    stop  --> the run is cancelled, and reported
+    SIGTERM --> take no more --> wait for poll and jobs --> cancel what is left --> leave
+
+The SDK's own, of which this is a subclass: session, heartbeat, stop channel, and the record of
+jobs in progress that the heartbeat tells. Not the SDK's: `get_jobs` and `run_jobs`, which
+look every 0.1 to 1 s, change their concurrency only while idle, and drop a job that arrives
+after the signal to leave.
+
+A poll that is under way when the signal comes is not broken off: the platform may be about to
+answer it, and takes a job that it has answered for given. It ends by itself, or with the drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+import aiohttp
+from runpod.serverless.modules import rp_job, rp_scale
+
+from .qb_jobs import Job
+from .qb_take import Taken, Taker
+from .qb_worker import Running, Worker
+from .serving import run_loop
+
+log = logging.getLogger(__name__)
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+#: Seconds between looks while slots are held by what ended jobs left behind.
+_LOOK_S: Final = 0.05
+#: Of the drain: what may pass before all is ended; and kept of that for the reports of what is
+#: cancelled, at most, and as a share.
+_DRAIN_SHARE: Final = 0.9
+_REPORT_S: Final = 2.0
+_REPORT_SHARE: Final = 0.2
+
+
+class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
+    """Takes jobs and sees each through to its report."""
+
+    def __init__(
+        self, config: dict[str, Any], *, make: Callable[[], Worker], drain_s: float
+    ) -> None:
+        super().__init__(config)
+        self._make = make
+        self._drain_s = drain_s
+        self._taker = Taker(rp_job._job_get_url)
+        self._polling: asyncio.Task[Taken] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Run until a signal; returns when all is reported and stopped."""
+        run_loop(self.run())
+
+    async def run(self) -> None:
+        """The SDK's, with the pool around it."""
+        self._loop = asyncio.get_running_loop()
+        self._leaving = asyncio.Event()
+        self._hurry = asyncio.Event()
+        #: Set, and replaced, when there may be room for a job, or none is left.
+        self._changed = asyncio.Event()
+        self._left = asyncio.Event()
+        for signum in _SIGNALS:
+            signal.signal(signum, self.handle_shutdown)
+        self._worker = self._make()
+        try:
+            await self._worker.start()
+            await super().run()
+        finally:
+            await self._worker.stop("the server stops")
+
+    # Signals.
+
+    def handle_shutdown(self, signum: int, frame: FrameType | None) -> None:
+        """The first one begins to leave, the second hurries."""
+        self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(signum).name)
+
+    def _on_signal(self, name: str) -> None:
+        if not self._leaving.is_set():
+            count = len(self._worker.jobs)
+            log.info("%s: leaving within %g s; jobs to finish: %d", name, self._drain_s, count)
+            self._leaving.set()
+        else:
+            log.info("%s again: leaving at once", name)
+            self._hurry.set()
+        self._change()
+
+    def kill_worker(self) -> None:
+        """Leave, as after a signal."""
+        self._on_signal("The worker is to end")
+
+    # Taking.
+
+    async def get_jobs(self, session: aiohttp.ClientSession) -> None:
+        """Poll while there is room, until it is to leave."""
+        await self._ready()
+        while (room := await self._room()) > 0:
+            self._polling = asyncio.ensure_future(self._taker.take(session, room))
+            try:
+                taken = await self._polling
+            except asyncio.CancelledError:
+                if not self._leaving.is_set():
+                    raise
+                break
+            finally:
+                self._polling = None
+            for job in taken.jobs:
+                self._begin(job)
+            if taken.pause_s:
+                await _within(self._leaving.wait(), taken.pause_s)
+        self._change()
+
+    async def _ready(self) -> None:
+        ready = asyncio.ensure_future(self._worker.wait_ready())
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({ready, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+        finally:
+            ready.cancel()
+            leaving.cancel()
+
+    async def _room(self) -> int:
+        """How many jobs to ask for; waits until that is one at least. 0: it is to leave."""
+        while not self._leaving.is_set():
+            changed = self._changed
+            await self.set_scale()
+            room = self.current_concurrency - self._worker.active
+            if room > 0:
+                return room
+            # A slot is free again some time after its job has ended, when nothing tells us.
+            await _within(changed.wait(), _LOOK_S)
+        return 0
+
+    async def set_scale(self) -> None:
+        """Ask how many jobs there may be; unlike the SDK's, also while some are in progress."""
+        self.current_concurrency = self.concurrency_modifier(self.current_concurrency)
+
+    def _begin(self, job: Job) -> None:
+        if job.id in self._worker.reports:
+            log.warning("Job %s: taken again while its result waits to be taken", job.id)
+            self._worker.reports.hurry()
+        elif job.id in self._worker.jobs:
+            log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
+        else:
+            running = self._worker.begin(job, self._change)
+            self.job_progress.add(job.id)
+            task = asyncio.ensure_future(self._see_through(running))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _see_through(self, running: Running) -> None:
+        try:
+            await running.see_through()
+        finally:
+            del self._worker.jobs[running.job.id]
+            self.job_progress.remove(running.job.id)
+            self._change()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # Stopping one.
+
+    async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
+        """The SDK's, for as long as there are jobs."""
+        watching = asyncio.ensure_future(super().monitor_stop_signals(session))
+        leaving = asyncio.ensure_future(self._left.wait())
+        try:
+            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and not watching.cancelled() and (error := watching.exception()):
+                log.error("Stop requests of the platform are not heard any more: %s", error)
+            await leaving
+        finally:
+            watching.cancel()
+            leaving.cancel()
+
+    async def stop_job(self, job_id: str) -> bool:
+        """The platform's stop request."""
+        running = self._worker.jobs.get(job_id)
+        if running is None:
+            return False
+        log.info("Job %s: the platform stops it", job_id)
+        running.stop("the platform stopped the job")
+        return True
+
+    # Leaving.
+
+    async def run_jobs(self, session: aiohttp.ClientSession) -> None:
+        """Wait for the end, and see to it that nothing that was taken is dropped."""
+        await self._leaving.wait()
+        end = self._loop.time() + self._drain_s * _DRAIN_SHARE
+        try:
+            await self._idle(end - min(_REPORT_S, _REPORT_SHARE * self._drain_s))
+            await self._break_off()
+            await self._idle(end)
+            await self._worker.reports.save()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            self._left.set()
+
+    async def _break_off(self) -> None:
+        """End the poll and the jobs that are still there; those are reported as cancelled."""
+        if self._polling is not None:
+            self._polling.cancel()
+        why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
+        self._hurry.clear()
+        for running in list(self._worker.jobs.values()):
+            running.stop(f"the server stopped before the job had finished ({why})")
+
+    async def _idle(self, end: float) -> None:
+        """Until no poll and no job is left, the time is up, or it is to hurry."""
+        while (self._polling or self._worker.jobs) and not self._hurry.is_set():
+            left = end - self._loop.time()
+            if left <= 0:
+                return
+            await _within(self._changed.wait(), left)
+
+
+async def _within(awaitable: Any, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(awaitable, seconds)
+    except asyncio.TimeoutError:
+        pass

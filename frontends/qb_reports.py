@@ -1,0 +1,164 @@
+"""Delivery of reports: each is offered until the platform takes it, and is on disk meanwhile.
+
+    deliver --> post --taken--> done
+                 |  refused, unreachable
+                 v
+               disk --> pause (0.25 s .. 15 s) --> post --> ...     until `limit_s`
+                          ^
+                          `-- cut short when any other post is taken: the platform is back
+
+A job the platform does not know any more (410, or 404 again and again) is let go; one whose
+report is too large is told so instead. Whatever waits when the process leaves is offered by
+the next one of the same worker (`resume`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from .qb_outbox import Outbox, Report
+from .qb_posts import Posts, Verdict
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 15.0
+#: Answers of 404 in a row that are believed.
+_UNKNOWN_LIMIT: Final = 4
+#: Posts at once: when the platform is back, all that waits is due.
+_AT_ONCE: Final = 16
+#: Reports, and bytes of them, that may wait; no job is taken beyond.
+_MOST: Final = 1000
+_MOST_BYTES: Final = 256 * 1024 * 1024
+
+
+class Reports:
+    """All reports of one worker on their way."""
+
+    def __init__(
+        self, posts: Posts, outbox: Outbox, limit_s: float, shrink: Callable[[Report], Report]
+    ) -> None:
+        self._posts = posts
+        self._outbox = outbox
+        self._limit_s = limit_s
+        #: Makes one in its place of a report that is too large.
+        self._shrink = shrink
+        self._waiting: dict[str, Report] = {}
+        #: Those of them that are on disk.
+        self._kept: set[str] = set()
+        self._resumed: set[asyncio.Task[None]] = set()
+        self._gate = asyncio.Semaphore(_AT_ONCE)
+        #: Set, and replaced, when a post is taken.
+        self._taken = asyncio.Event()
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._waiting
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more work should be taken on."""
+        held = sum(len(report.body) for report in self._waiting.values())
+        return len(self._waiting) >= _MOST or held >= _MOST_BYTES
+
+    async def resume(self) -> None:
+        """Go on with what an earlier process has left."""
+        found = await asyncio.to_thread(lambda: list(self._outbox.waiting(self._limit_s)))
+        if found:
+            log.info("%d results of an earlier process are offered again", len(found))
+        for report in found:
+            task = asyncio.ensure_future(self.deliver(report, kept=True))
+            self._resumed.add(task)
+            task.add_done_callback(self._resumed.discard)
+
+    def hurry(self) -> None:
+        """Post what waits now."""
+        self._taken.set()
+        self._taken = asyncio.Event()
+
+    async def close(self) -> None:
+        """Leave what an earlier process had left to the next one."""
+        for task in list(self._resumed):
+            task.cancel()
+        await asyncio.gather(*self._resumed, return_exceptions=True)
+
+    async def save(self) -> None:
+        """Have all that waits on disk: the process leaves."""
+        for report in list(self._waiting.values()):
+            await self._keep(report)
+        if self._waiting:
+            log.warning("%d results were not taken; they are on disk", len(self._waiting))
+
+    async def deliver(self, report: Report, *, kept: bool = False) -> None:
+        """Returns when it was taken, or cannot be."""
+        self._waiting[report.job_id] = report
+        if kept:
+            self._kept.add(report.job_id)
+        try:
+            await self._deliver(report)
+        finally:
+            del self._waiting[report.job_id]
+            self._kept.discard(report.job_id)
+
+    async def _deliver(self, report: Report) -> None:
+        loop = asyncio.get_running_loop()
+        end, pause, unknown = loop.time() + self._limit_s, _FIRST_PAUSE_S, 0
+        while True:
+            verdict = await self._post(report)
+            if verdict is Verdict.TAKEN:
+                self.hurry()
+                break
+            unknown = unknown + 1 if verdict is Verdict.UNKNOWN else 0
+            if verdict is Verdict.GONE or unknown >= _UNKNOWN_LIMIT:
+                log.warning("Job %s: the platform does not want its result", report.job_id)
+                break
+            if loop.time() >= end:
+                log.error("Job %s: its result was not taken in time, and is lost", report.job_id)
+                break
+            if verdict is Verdict.TOO_LARGE:
+                report = self._waiting[report.job_id] = self._shrink(report)
+            await self._keep(report)
+            await self._pause(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+        if report.job_id in self._kept:
+            await asyncio.to_thread(self._outbox.drop, report.job_id)
+
+    async def _post(self, report: Report) -> Verdict:
+        async with self._gate:
+            verdict = await self._posts.report(report)
+            if verdict is Verdict.UNREACHABLE:
+                # Most often a connection that was kept open for too long: not worth a pause.
+                verdict = await self._posts.report(report)
+            return verdict
+
+    async def _keep(self, report: Report) -> None:
+        if report.job_id in self._kept:
+            return
+        try:
+            await asyncio.to_thread(self._outbox.keep, report)
+        except OSError as error:
+            log.error("Job %s: its result cannot be written down: %s", report.job_id, error)  # noqa: TRY400 - told
+            return
+        if report.job_id not in self._waiting:
+            # It was taken meanwhile.
+            await asyncio.to_thread(self._outbox.drop, report.job_id)
+            return
+        self._kept.add(report.job_id)
+        log.warning(
+            "Job %s: its result was not taken; it is kept in %s and offered again",
+            report.job_id,
+            self._outbox.folder,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        some = seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        try:
+            await asyncio.wait_for(self._taken.wait(), some)
+        except asyncio.TimeoutError:
+            pass

@@ -1,0 +1,145 @@
+"""What goes to the platform while a job runs: a generator's items, and how far it is.
+
+    item -> [ at most a window ] -> job-stream, one after the other -> credit -> worker goes on
+    tell -> the latest only, every half second                     -> job-done IN_PROGRESS
+
+Items must all arrive, in order: a refused one is offered again, and its generator waits.
+Progress may be skipped, but must never arrive after the job's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from .qb_posts import Posts, Verdict
+
+log = logging.getLogger(__name__)
+
+#: Bytes of an item that the platform takes.
+CHUNK_LIMIT: Final = 1_000_000
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+_PROGRESS_S: Final = 0.5
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+#: How the base64 of a pickle begins (protocol 2 and later); no JSON does.
+_PICKLE: Final = b"gA"
+_ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
+_NO_MORE: Final = (Verdict.GONE, Verdict.UNKNOWN)
+
+
+class Items:
+    """The items of one job on their way."""
+
+    def __init__(self, job_id: str, posts: Posts, credit: Callable[[], None]) -> None:
+        self._job_id = job_id
+        self._posts = posts
+        #: Lets the worker send one more.
+        self._credit = credit
+        self._waiting: deque[bytes] = deque()
+        self._sending: asyncio.Task[None] | None = None
+        self._wanted = True
+        #: Whether there were any.
+        self.any = False
+
+    def put(self, item: bytes) -> None:
+        """An item came: the base64 of a pickle, or JSON."""
+        self.any = True
+        self._waiting.append(_chunk(item))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.ensure_future(self._send())
+
+    async def close(self, limit_s: float) -> None:
+        """Wait until all are there; give up those that are not in time."""
+        if self._sending is None:
+            return
+        await asyncio.wait({self._sending}, timeout=max(0.0, limit_s))
+        if not self._sending.done():
+            log.warning("Job %s: items of it were not taken in time", self._job_id)
+            self._sending.cancel()
+
+    async def _send(self) -> None:
+        while self._waiting:
+            if self._wanted:
+                self._wanted = await self._offer(self._waiting[0])
+            self._waiting.popleft()
+            self._credit()
+
+    async def _offer(self, item: bytes) -> bool:
+        """Post it until it is taken; False when the platform wants no more."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            verdict = await self._posts.item(self._job_id, item)
+            if verdict is Verdict.TAKEN:
+                return True
+            if verdict in _NO_MORE:
+                return False
+            if verdict is Verdict.TOO_LARGE:
+                item = _too_large(len(item))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+class Progress:
+    """How far one job is."""
+
+    def __init__(self, job_id: str, posts: Posts) -> None:
+        self._job_id = job_id
+        self._posts = posts
+        self._latest: dict[str, object] | None = None
+        self._posting: asyncio.Task[None] | None = None
+        self._pause = asyncio.Event()
+
+    def tell(self, phase: str, message: str = "") -> None:
+        """Post it, if nothing newer comes first."""
+        self._latest = {"phase": phase, "message": message}
+        if self._posting is None or self._posting.done():
+            self._posting = asyncio.ensure_future(self._post())
+
+    async def close(self) -> None:
+        """No more; returns when the last one has arrived, or failed."""
+        self._latest = None
+        self._pause.set()
+        if self._posting is not None:
+            await asyncio.wait({self._posting})
+
+    async def _post(self) -> None:
+        while self._latest is not None:
+            output, self._latest = self._latest, None
+            await self._posts.progress(self._job_id, output)
+            await _within(self._pause.wait(), _PROGRESS_S)
+
+
+async def _within(awaitable: Awaitable[object], seconds: float) -> None:
+    try:
+        await asyncio.wait_for(awaitable, seconds)
+    except asyncio.TimeoutError:
+        pass
+
+
+def _chunk(item: bytes) -> bytes:
+    """As it stands in a post. What is no item comes from user code that found the channel."""
+    if len(item) > CHUNK_LIMIT:
+        return _too_large(len(item))
+    if item.startswith(_PICKLE) and not item.translate(None, _BASE64):
+        return b'"' + item + b'"'
+    try:
+        item.decode()
+        _ANY_JSON.decode(item)
+    except (ValueError, RecursionError):
+        return msgspec.json.encode(
+            {"success": False, "error": "The worker sent an item that is none"}
+        )
+    return item
+
+
+def _too_large(size: int) -> bytes:
+    error = f"ResultTooLarge: the item has {size} bytes, the platform takes {CHUNK_LIMIT}"
+    return msgspec.json.encode(
+        {"success": False, "error_type": "ResultTooLarge", "error": error, "size": size}
+    )

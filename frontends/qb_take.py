@@ -1,0 +1,95 @@
+"""Takes jobs from the platform, one long poll at a time.
+
+    GET job-take, job-take-batch --> 200 jobs | 204, 400 nothing | 429 | anything else
+
+Unlike the SDK's own loop it tells of a job that it cannot read, where that has an id, and
+pauses where it would ask again at once: after errors, and after empty answers of a platform
+that does not hold the poll open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+from . import qb_jobs
+from .qb_jobs import Job
+
+log = logging.getLogger(__name__)
+
+#: Seconds the platform may hold a poll open.
+POLL_S: Final = 90.0
+_TOO_MANY_PAUSE_S: Final = 5.0
+_ERROR_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 10.0
+#: An empty answer that came sooner was no long poll.
+_SOON_S: Final = 0.1
+_EMPTY_PAUSE_S: Final = 0.05
+_LONGEST_EMPTY_PAUSE_S: Final = 1.0
+_EMPTY: Final = (204, 400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What a poll brought, and how long to wait before the next."""
+
+    jobs: list[Job]
+    pause_s: float = 0.0
+
+
+class Taker:
+    """Polls, and remembers how the last ones went."""
+
+    def __init__(self, address: Callable[[int], str]) -> None:
+        #: The URL for so many jobs.
+        self._address = address
+        self._errors = 0
+        self._soon = 0
+
+    async def take(self, session: aiohttp.ClientSession, wanted: int) -> Taken:
+        """One poll; fails only by being cancelled."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            status, body = await asyncio.wait_for(self._ask(session, wanted), POLL_S)
+        except asyncio.TimeoutError:
+            return Taken(jobs=[])
+        except (aiohttp.ClientError, OSError) as error:
+            return self._failed(f"{type(error).__name__}: {error}")
+        if status == 429:
+            return Taken(jobs=[], pause_s=_TOO_MANY_PAUSE_S)
+        if status in _EMPTY or (status == 200 and not body.strip()):
+            return self._empty(loop.time() - began)
+        if status != 200:
+            return self._failed(f"status {status}")
+        try:
+            jobs = qb_jobs.decode(body)
+        except qb_jobs.NoJobs as error:
+            return self._failed(f"the answer is no JSON ({error}); a job in it is lost")
+        self._errors = self._soon = 0
+        return Taken(jobs=jobs)
+
+    async def _ask(self, session: aiohttp.ClientSession, wanted: int) -> tuple[int, bytes]:
+        async with session.get(self._address(wanted)) as response:
+            return response.status, await response.read()
+
+    def _empty(self, took_s: float) -> Taken:
+        self._errors = 0
+        self._soon = self._soon + 1 if took_s < _SOON_S else 0
+        if not self._soon:
+            return Taken(jobs=[])
+        return Taken(jobs=[], pause_s=min(_EMPTY_PAUSE_S * self._soon, _LONGEST_EMPTY_PAUSE_S))
+
+    def _failed(self, why: str) -> Taken:
+        self._errors += 1
+        if self._errors & (self._errors - 1) == 0:
+            # The 1st, 2nd, 4th, 8th ...: an hour of it is not to fill the log.
+            log.warning("Jobs cannot be taken (%d in a row): %s", self._errors, why)
+        pause = min(_ERROR_PAUSE_S * 2 ** min(self._errors - 1, 10), _LONGEST_PAUSE_S)
+        return Taken(jobs=[], pause_s=pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret

@@ -1,0 +1,187 @@
+"""What the loop runs jobs with: service, reports, admin listener; and one job in it, `Running`.
+
+job --> run --> outcome --> items and progress are through --> report --> delivered
+                   `-- its slot is free
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from flashpool.pool.settings import Settings
+
+from .admin import Admin
+from .qb_jobs import Job
+from .qb_outbox import Outbox, Report
+from .qb_output import LiveLines
+from .qb_places import outbox_folder, spill_folder
+from .qb_posts import Addresses, Posts
+from .qb_reports import Reports
+from .qb_results import Results
+from .qb_run import JobRun, Ways
+from .qb_spill import Spill
+from .qb_stream import Items, Progress
+from .service import Service
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a job's last items may take after its end, if its own limit leaves them.
+_ITEMS_S: Final = 30.0
+_RESERVE: Final = 64 * 1024
+
+
+class Worker:
+    """All that outlives one job. Made on the loop that it lives on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: Service,
+        session: aiohttp.ClientSession,
+        addresses: Addresses,
+        admin: Admin | None,
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._session = session
+        self._admin = admin
+        self._posts = Posts(session, addresses)
+        self._results = Results(service, report_limit(settings), spill_of(settings))
+        outbox = Outbox(outbox_folder(settings))
+        self.reports = Reports(self._posts, outbox, settings.report_retry_s, self._results.refused)
+        #: By id: those that run, and those whose reports are on their way.
+        self.jobs: dict[str, Running] = {}
+
+    async def start(self) -> None:
+        """Returns before calls can run."""
+        await self._service.start()
+        if self._admin is not None:
+            await self._admin.start()
+        await self.reports.resume()
+
+    async def wait_ready(self) -> None:
+        """Until calls can run.
+
+        Raises:
+            EnvironmentStartFailed: they never will.
+        """
+        await self._service.pool.wait_ready()
+
+    async def stop(self, reason: str) -> None:
+        """End what is left."""
+        await self.reports.close()
+        await self._service.stop(reason)
+        await self._session.close()
+        if self._admin is not None:
+            await self._admin.stop()
+
+    @property
+    def active(self) -> int:
+        """Jobs that have, or will want, a slot; those that only wait to be reported do not."""
+        return sum(not job.ended for job in self.jobs.values())
+
+    def concurrency(self, _current: int) -> int:
+        """How many jobs there may be: the SDK's ``concurrency_modifier``."""
+        pool, active = self._service.pool, self.active
+        if not pool.ready or self.reports.full:
+            return active
+        # A job that has no slot yet is counted by `active`, one that has left by the pool.
+        slots = self._settings.slots
+        free = min(pool.free_slots, slots - active)
+        return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
+
+    def begin(self, job: Job, freed: Callable[[], None]) -> Running:
+        """A job to see through; ``freed`` hears when its slot may be free."""
+        posts, settings = self._posts, self._settings
+        ways = Ways(
+            lines=LiveLines(job.id, settings.output_limit_kb * 1024),
+            items=partial(Items, job.id, posts) if posts.streams else None,
+            progress=Progress(job.id, posts) if settings.qb_progress else None,
+        )
+        run = JobRun(job, self._service, settings, ways)
+        running = self.jobs[job.id] = Running(run, ways, self._results, self.reports, freed)
+        return running
+
+
+class Running:
+    """One job, until the platform has its report."""
+
+    def __init__(
+        self,
+        run: JobRun,
+        ways: Ways,
+        results: Results,
+        reports: Reports,
+        freed: Callable[[], None],
+    ) -> None:
+        self.job = run.job
+        self.ended = False
+        self._run = run
+        self._ways = ways
+        self._results = results
+        self._reports = reports
+        self._freed = freed
+
+    def stop(self, reason: str) -> None:
+        """End it; it is reported as cancelled."""
+        self._run.cancel(reason)
+
+    async def see_through(self) -> None:
+        """Run it, and deliver its report."""
+        self._ways.lines.say("Started.")
+        report = await self._report()
+        await self._reports.deliver(report)
+        self._ways.lines.say("Finished.")
+
+    async def _report(self) -> Report:
+        items, progress = self._run.items, self._ways.progress
+        try:
+            outcome = await self._run.outcome()
+            self.ended = True
+            self._freed()
+            if items is not None:
+                await items.close(_ITEMS_S)
+            if progress is not None:
+                await progress.close()
+            streamed = items is not None and items.any
+            return await self._results.report(self.job.id, outcome, streamed=streamed)
+        except Exception as error:  # a mistake of ours must not lose the job
+            log.exception("Job %s: it cannot be reported as it is", self.job.id)
+            return Report(job_id=self.job.id, body=_failure(error))
+        finally:
+            self.ended = True
+
+
+def _failure(error: Exception) -> bytes:
+    text = f"FlashpoolError: the server failed: {type(error).__name__}: {error}"
+    output = {"success": False, "result": None, "stdout": "", "error_type": "FlashpoolError"}
+    return msgspec.json.encode({"output": output, "error": text})
+
+
+def report_limit(settings: Settings) -> int:
+    """Bytes of a report."""
+    return settings.job_result_limit_mb * 1_000_000
+
+
+def result_limit(settings: Settings) -> int:
+    """Bytes of an encoded result: what fits into a report, or is written to the volume."""
+    if settings.result_spill and spill_folder(settings) is not None:
+        return settings.spill_limit_mb * 1024 * 1024
+    return report_limit(settings) - _RESERVE
+
+
+def spill_of(settings: Settings) -> Spill | None:
+    """Where large results go, if they may."""
+    if not settings.result_spill:
+        return None
+    folder = spill_folder(settings)
+    if folder is None:
+        log.warning("FLASHPOOL_RESULT_SPILL has no effect: there is no volume (FLASHPOOL_VOLUME)")
+        return None
+    return Spill(folder, settings.spill_keep_s)
