@@ -43,6 +43,8 @@ class PoolConfig:
     base_python: str = sys.executable
     #: Calls that run at once.
     slots: int = field(default_factory=usable_cores)
+    #: Calls that share the cores, as a rule; None: as many as there are slots.
+    sharing: int | None = None
     #: Calls that may wait; one more is refused as `Overloaded`. None: no bound.
     queue_limit: int | None = 1000
     #: Defaults for calls that bring no limit of their own.
@@ -94,7 +96,7 @@ class PoolConfig:
 
     def zygote_env(self) -> dict[str, str]:
         """The environment that zygotes are started with."""
-        return {**thread_limits(usable_cores(), self.slots), **self.worker_env}
+        return {**thread_limits(usable_cores(), self.sharing or self.slots), **self.worker_env}
 
 
 def thread_limits(cores: int, slots: int) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from .config import PoolConfig, thread_limits, usable_cores
@@ -88,15 +89,17 @@ class GpuAccess:
         """The variables of a call that has these devices; its own never name other ones."""
         if not self._expected:
             return dict(env)
-        threads = self._threads(len(uuids)) if uuids else {}
+        threads = self._threads(len(uuids))
         return {**threads, **env, **_ORDER, _VISIBLE: ",".join(uuids)}
 
-    @property
-    def shares(self) -> int:
-        """Calls of the usual kind that can be on GPUs at once; 0: the usual kind needs none."""
-        if not self.per_call:
-            return 0
-        return len(self.table) * self._config.calls_per_gpu // self.per_call
+    def for_zygotes(self) -> PoolConfig:
+        """The pool's settings, so that its usual calls share the cores among them.
+
+        Libraries that are preloaded take their number of threads when the zygote loads them.
+        """
+        if not self.per_call or not len(self.table):
+            return self._config
+        return replace(self._config, sharing=self._sharing(self.per_call))
 
     @property
     def free_shares(self) -> int:
@@ -128,10 +131,14 @@ class GpuAccess:
     def _expected(self) -> bool:
         return len(self.table) > 0 or self.watch.ill
 
+    def _sharing(self, number: int) -> int:
+        """How many calls for so many GPUs can be there at once."""
+        return max(1, len(self.table) * self._config.calls_per_gpu // number)
+
     def _threads(self, number: int) -> dict[str, str]:
         """A call's part of the cores is as large as that of the GPUs, unless the server says."""
-        shares = max(1, len(self.table) * self._config.calls_per_gpu // number)
-        limits = thread_limits(usable_cores(), shares)
+        sharing = self._sharing(number) if number else self._config.slots
+        limits = thread_limits(usable_cores(), sharing)
         return {name: n for name, n in limits.items() if name not in self._config.worker_env}
 
     def _device(self, gpu: Gpu) -> GpuStats:

@@ -29,10 +29,9 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 LIBRARY: Final = "libnvidia-ml.so.1"
-#: Seconds for one question about devices that are up.
+#: Seconds for one question. The first may take longer, where the driver has to wake every
+#: device for it: then the list of devices is there when it is asked for again.
 DEADLINE_S: Final = 5.0
-#: Seconds for the list of devices: the first process to ask may have to wake all of them.
-INVENTORY_DEADLINE_S: Final = 20.0
 #: No driver, no library of it, no permission to see one: a machine without GPUs, for us.
 _NO_GPUS: Final = frozenset({9, 12})
 #: The driver does not do this on this device, or not for us: no sign of an illness.
@@ -75,24 +74,21 @@ class Nvml:
         #: The question that the thread is at, when that is overdue.
         self._overdue: _Question | None = None
 
-    async def inventory(self, deadline_s: float = INVENTORY_DEADLINE_S) -> Inventory:
+    async def inventory(self) -> Inventory:
         """The devices there are. Never raises: an empty list comes with its reason."""
         if not library_is_there():
             return Inventory(reason=f"there is no NVIDIA driver here ({LIBRARY} is not found)")
         try:
-            return await self._ask(self._driver.inventory, max(deadline_s, self._deadline_s))
+            return await self._ask(self._driver.inventory)
         except NvmlError as error:
             return Inventory(reason=str(error), ill=error.code not in _NO_GPUS)
 
-    async def read(
-        self, uuids: Iterable[str], *, processes: Container[str] = ()
-    ) -> list[Reading]:
+    async def read(self, uuids: Iterable[str], *, processes: Container[str] = ()) -> list[Reading]:
         """Look at these devices, in this order, and at the ``processes`` of some. Never raises."""
         wanted = list(uuids)
         try:
             return await self._ask(
-                lambda: [self._driver.read(uuid, processes=uuid in processes) for uuid in wanted],
-                self._deadline_s,
+                lambda: [self._driver.read(uuid, processes=uuid in processes) for uuid in wanted]
             )
         except NvmlError as error:
             return [Reading(uuid=uuid, used_bytes=None, failure=str(error)) for uuid in wanted]
@@ -103,7 +99,7 @@ class Nvml:
             self._questions.put(None)
             self._thread = None
 
-    async def _ask(self, ask: Callable[[], _T], deadline_s: float) -> _T:
+    async def _ask(self, ask: Callable[[], _T]) -> _T:
         if self._overdue is not None:
             if not self._overdue.done.is_set():
                 seconds = time.monotonic() - self._overdue.asked_at
@@ -113,10 +109,12 @@ class Nvml:
         self._start()
         self._questions.put(question)
         try:
-            return await asyncio.wait_for(question.answer, deadline_s)
+            return await asyncio.wait_for(question.answer, self._deadline_s)
         except asyncio.TimeoutError:
             self._overdue = question
-            raise NvmlSilent(f"the NVIDIA driver did not answer within {deadline_s:g} s") from None
+            raise NvmlSilent(
+                f"the NVIDIA driver did not answer within {self._deadline_s:g} s"
+            ) from None
 
     def _start(self) -> None:
         if self._thread is None:

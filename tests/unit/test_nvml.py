@@ -27,8 +27,10 @@ def driver(nvml_here: ScriptedNvml) -> ScriptedNvml:
 
 @pytest.fixture
 def asked() -> Iterator[tuple[Nvml, Ask]]:
+    import pynvml  # noqa: F401 - takes a while, which is not the driver's
+
     loop = asyncio.new_event_loop()
-    reader = Nvml(deadline_s=0.2)
+    reader = Nvml(deadline_s=0.5)
     yield reader, loop.run_until_complete
     reader.close()
     loop.close()
@@ -36,7 +38,7 @@ def asked() -> Iterator[tuple[Nvml, Ask]]:
 
 def inventory(asked: tuple[Nvml, Ask]) -> Inventory:
     reader, run = asked
-    found: Inventory = run(reader.inventory(10))
+    found: Inventory = run(reader.inventory())
     return found
 
 
@@ -168,11 +170,11 @@ def test_a_driver_that_hangs_holds_up_nobody(driver: ScriptedNvml, asked: tuple[
     inventory(asked)
     driver.driver(hang="nvmlDeviceGetMemoryInfo")
     (reading,) = read(asked, uuid)
-    assert reading.failure == "the NVIDIA driver did not answer within 0.2 s"
+    assert reading.failure == "the NVIDIA driver did not answer within 0.5 s"
     before = time.monotonic()
     (reading,) = read(asked, uuid)
     assert "has not answered for" in reading.failure
-    assert time.monotonic() - before < 0.15, "it stood in line behind the one that hangs"
+    assert time.monotonic() - before < 0.4, "it stood in line behind the one that hangs"
     driver.driver()
 
     end = time.monotonic() + 10
