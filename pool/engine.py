@@ -24,14 +24,21 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import tracebacks
 from .calls import Call, Outcome
 from .config import PoolConfig
 from .errors import PoolClosed
 from .supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from flashpool.envs import EnvSettings, Spec
+
+    from .provisioning import Provisioning
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +52,15 @@ class Task(Protocol):
     """A call as the engine knows it: the sink, and what to tell when there is no call."""
 
     wants_output: bool
+    #: What was said while its environment was built; stands before the call's output.
+    notes: bytes
+    #: Whether its environment is known, or it needs none.
+    provided: bool
     #: Set by the engine once the supervisor took the call.
     call_id: int | None
+
+    def told(self, line: str) -> None:
+        """Its environment is being made: a line of progress. Loop thread."""
 
     def output(self, chunk: bytes) -> None: ...
 
@@ -73,9 +87,12 @@ class Task(Protocol):
 class Engine:
     """Owns the threads and the supervisor of one `Pool`."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, environments: EnvSettings | None = None) -> None:
         self.pid = os.getpid()
         self._config = config
+        self._environments = environments
+        #: Made by the first call that names an environment.
+        self._provisioning: Provisioning | None = None
         self._inbox: deque[_Job] = deque()
         self._woken = False
         #: A dict for its order: that of submission.
@@ -115,18 +132,26 @@ class Engine:
             self.join()
             raise self._failure
 
-    def submit(self, task: Task, call: Call) -> None:
-        """Have a call run.
+    def submit(self, task: Task, call: Call, spec: Spec | None = None) -> None:
+        """Have a call run, in the environment of a spec. Its descriptors are ours now.
 
         Raises:
             PoolClosed: too late, or this is another process.
         """
-        self.check_is_ours()
-        with self._lock:
-            if self._closed:
-                raise PoolClosed(_CLOSED)
-            self._tasks[task] = None
-        self.post(self._submit, task, call)
+        try:
+            self.check_is_ours()
+            with self._lock:
+                if self._closed:
+                    raise PoolClosed(_CLOSED)
+                self._tasks[task] = None
+        except PoolClosed:
+            close_all(call.fds)
+            raise
+        if spec is None:
+            self.post(self._submit, task, call)
+        else:
+            task.provided = False
+            self.post(self._provide, task, call, spec)
 
     def check_is_ours(self) -> None:
         """Raise `PoolClosed` in a fork of the program that made the pool."""
@@ -155,7 +180,7 @@ class Engine:
                 function, args = self._inbox.popleft()
             except IndexError:
                 return
-            if function == self._submit:
+            if function in (self._submit, self._provide):
                 close_all(args[1].fds)
             elif function == self._answer_stats:
                 args[0].put(None)
@@ -193,7 +218,8 @@ class Engine:
     def close(self, cancel_queued: bool = False) -> None:
         """Take no more calls; leave when those taken have ended. Does not wait.
 
-        A call that a free slot is waiting for counts as running, not as queued.
+        A call that a free slot is waiting for counts as running, not as queued; one that
+        waits for its environment is queued.
         """
         if self.pid != os.getpid():
             return
@@ -202,9 +228,12 @@ class Engine:
         if cancel_queued:
             tasks = list(self._tasks)
             queued = [task for task in tasks if task.is_queued()]
+            ready = [task for task in queued if task.provided]
             free = max(0, self._config.slots - (len(tasks) - len(queued)))
-            for task in queued[free:]:
-                task.cancel()
+            kept = set(ready[:free])
+            for task in queued:
+                if task not in kept:
+                    task.cancel()
         self.post(self._close)
 
     def kill(self) -> None:
@@ -258,6 +287,8 @@ class Engine:
             await self._finish.wait()
         finally:
             await self._supervisor.stop()
+            if self._provisioning is not None:
+                await self._provisioning.close()
 
     def _end(self, failure: BaseException) -> None:
         with self._lock:
@@ -278,6 +309,7 @@ class Engine:
             function(*args)
 
     def _submit(self, task: Task, call: Call) -> None:
+        task.provided = True
         if task not in self._tasks or not task.is_queued():
             close_all(call.fds)
             self.ended(task)
@@ -287,6 +319,28 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - Overloaded and its like are the call's end
             close_all(call.fds)
             self._drop(task, error)
+
+    def _provide(self, task: Task, call: Call, spec: Spec) -> None:
+        if task not in self._tasks or not task.is_queued():
+            self._submit(task, call)
+            return
+        if self._provisioning is None:
+            self._provisioning = self._open_provisioning()
+        self._provisioning.add(task, call, spec)
+
+    def _open_provisioning(self) -> Provisioning:
+        # Late: most programs never name a package, and should not pay for the import.
+        from flashpool.envs import EnvSettings
+
+        from .provisioning import Provisioning
+
+        settings = self._environments or EnvSettings.from_environ(os.environ)
+        settings = replace(settings, base_python=Path(self._config.base_python))
+        return Provisioning(settings, self._supervisor, self._submit, self._not_provided)
+
+    def _not_provided(self, task: Task, call: Call, error: BaseException) -> None:
+        close_all(call.fds)
+        self._drop(task, error)
 
     def _answer_stats(self, answer: SimpleQueue[Any]) -> None:
         answer.put(self._supervisor.stats())
@@ -298,6 +352,12 @@ class Engine:
     def _cancel(self, task: Task, reason: str) -> None:
         if task.call_id is not None:
             self._supervisor.cancel(task.call_id, reason)
+        elif task in self._tasks:
+            # It waits for its environment, or an interrupt (Ctrl-C) kept it from being posted.
+            call = self._provisioning.withdraw(task) if self._provisioning is not None else None
+            if call is not None:
+                close_all(call.fds)
+            self.ended(task)
 
     def _credit(self, task: Task, items: int) -> None:
         if task.call_id is not None:

@@ -17,9 +17,9 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from . import mapping, parameters, pickling
+from . import mapping, parameters, pickling, portable
 from ._child import payload
 from .calls import Call, Codec
 from .config import PoolConfig, usable_cores
@@ -27,6 +27,9 @@ from .engine import Engine, close_all
 from .errors import PoolClosed
 from .futures import CallFuture, CallSink
 from .options import CallOptions, is_whole
+
+if TYPE_CHECKING:
+    from flashpool.envs import EnvSettings, Spec
 
 T = TypeVar("T")
 
@@ -38,6 +41,8 @@ class _Submitter(Executor):
     """What a pool and its views have in common."""
 
     _options: CallOptions
+    #: What the calls' environment is made of; None: the base environment.
+    _spec: Spec | None
 
     def _pool(self) -> Pool:
         raise NotImplementedError
@@ -58,7 +63,8 @@ class _Submitter(Executor):
         """
         engine = self._pool()._engine_to_submit()
         try:
-            call = self._pack(engine, _Function(fn), (args, kwargs), payload.ONE)
+            function = _Function(fn, self._dumps())
+            call = self._pack(engine, function, (args, kwargs), payload.ONE)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
             return _failed(error)
         return self._start(engine, call, stream=_is_generator_function(fn))
@@ -81,7 +87,7 @@ class _Submitter(Executor):
         engine = self._pool()._engine_to_submit()
         arguments = zip(*iterables)  # noqa: B905 - stops at the shortest, as the built-in does
         try:
-            function = _Function(fn, reused=True)
+            function = _Function(fn, self._dumps(), reused=True)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
             return mapping.results(iter([_failed(error)]), None, timeout, chunked=False)
         kind = payload.EACH if chunksize > 1 else payload.ONE
@@ -103,11 +109,16 @@ class _Submitter(Executor):
             return _failed(error)
         return self._start(engine, call, stream=False)
 
+    def _dumps(self) -> pickling.Dumps:
+        """How to pickle for the Python that the calls run in."""
+        base_python = self._pool()._config.base_python
+        return pickling.dumps_for(portable.wanted(self._options.python_version, base_python))
+
     def _pack(self, engine: Engine, function: _Function, arguments: Any, kind: bytes) -> Call:
         options = self._options
         parcel = payload.pack(
             arguments,
-            pickling.dumps,
+            function.dumps,
             out_of_band=engine.outstanding < MAX_CALLS_WITH_MEMORY,
         )
         body, fds = payload.pack_call(function.take(), parcel, kind)
@@ -118,6 +129,7 @@ class _Submitter(Executor):
             label=function.label,
             function_key=function.key,
             limits=options.limits(),
+            gpus=options.gpus,
             env=dict(options.env),
             idempotent=options.idempotent,
         )
@@ -126,9 +138,10 @@ class _Submitter(Executor):
         future: CallFuture[Any] = CallFuture()
         sink = CallSink(engine, future, stream=stream, show_output=self._pool().show_output)
         try:
-            engine.submit(sink, replace(call, stream=True) if stream else call)
+            engine.submit(sink, replace(call, stream=True) if stream else call, self._spec)
         except BaseException:
-            close_all(call.fds)
+            # Refused, or interrupted (Ctrl-C) half-way: nobody will have this future.
+            future.cancel()
             raise
         return future
 
@@ -138,7 +151,8 @@ class Pool(_Submitter):
 
     ``max_workers`` calls run at once (default: one per usable core). ``timeout`` seconds
     and ``memory_mb`` are the defaults for calls that do not bring their own through
-    `options`. What calls print shows on this program's standard output, unless
+    `options`, as are ``dependencies``, ``python_version`` and ``system_dependencies``, what
+    the environment of calls is made of. What calls print shows on this program's standard output, unless
     ``show_output`` is False; every future has it as ``output`` either way. Everything
     else that can be set is in `PoolConfig`, and given as a keyword.
 
@@ -153,17 +167,31 @@ class Pool(_Submitter):
         *,
         timeout: float | None = None,
         memory_mb: int | None = None,
+        dependencies: Iterable[str] = (),
+        python_version: str | None = None,
+        system_dependencies: Iterable[str] = (),
+        environments: EnvSettings | None = None,
         show_output: bool = True,
         **settings: Any,
     ) -> None:
         if is_whole(max_workers) and max_workers <= 0:
             raise ValueError(f"max_workers must be greater than 0; got {max_workers!r}")
-        given = {"max_workers": max_workers, "timeout": timeout, "memory_mb": memory_mb}
-        settings = parameters.check({**given, "show_output": show_output, **settings})
+        options = {
+            "timeout": timeout,
+            "memory_mb": memory_mb,
+            "dependencies": dependencies,
+            "python_version": python_version,
+            "system_dependencies": system_dependencies,
+        }
+        own = {"max_workers": max_workers, "show_output": show_output}
+        settings = parameters.check({**options, **own, "environments": environments, **settings})
         for name in parameters.OWN:
             del settings[name]
-        self._options = CallOptions().merged({"timeout": timeout, "memory_mb": memory_mb})
+        self._options = CallOptions().merged(options)
+        self._spec = self._options.environment()
         settings.setdefault("queue_limit", None)
+        # A program's calls are not all for GPUs: those that are say so.
+        settings.setdefault("gpus_per_call", 0)
         settings.setdefault("worker_env", dict(os.environ))
         settings.setdefault("extra_path", pickling.program_path())
         self._config = PoolConfig(
@@ -172,6 +200,7 @@ class Pool(_Submitter):
             memory_mb=memory_mb,
             **settings,
         )
+        self._environments = environments
         self._engine: Engine | None = None
         self._closed = False
         #: Held while the engine is started. Reentrant: a signal handler may shut us down
@@ -204,7 +233,7 @@ class Pool(_Submitter):
 
     def _start_engine(self) -> Engine:
         self._check_open()
-        engine = Engine(self._config)
+        engine = Engine(self._config, self._environments)
         engine.start()
         # The engine's threads keep it alive; when the pool goes, it finishes and goes.
         weakref.finalize(self, engine.close).atexit = False
@@ -265,6 +294,7 @@ class PoolView(_Submitter):
     def __init__(self, pool: Pool, options: CallOptions) -> None:
         self._shared = pool
         self._options = options
+        self._spec = options.environment()
 
     def _pool(self) -> Pool:
         return self._shared
@@ -280,12 +310,15 @@ class PoolView(_Submitter):
 class _Function:
     """A function, pickled once for any number of calls."""
 
-    def __init__(self, function: Callable[..., Any], *, reused: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], dumps: pickling.Dumps, *, reused: bool = False
+    ) -> None:
         plain = _unwrapped(function)
         self.label = str(getattr(plain, "__qualname__", None) or type(plain).__qualname__)
         self.key = _key(plain)
         self._reused = reused
-        self.parcel = payload.pack(function, pickling.dumps, sealed=reused)
+        self.dumps = dumps
+        self.parcel = payload.pack(function, dumps, sealed=reused)
 
     def take(self) -> tuple[bytes, list[int]]:
         """The parcel for one call, with a descriptor that the call may own."""

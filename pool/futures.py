@@ -79,7 +79,7 @@ class CallFuture(Future[T]):
 class CallSink:
     """Hears of one call; the engine's `Task`."""
 
-    __slots__ = ("_engine", "_future", "_stream", "call_id", "wants_output")
+    __slots__ = ("_engine", "_future", "_stream", "call_id", "notes", "provided", "wants_output")
 
     def __init__(
         self, engine: Engine, future: CallFuture[Any], *, stream: bool, show_output: bool
@@ -88,6 +88,8 @@ class CallSink:
         self._future: CallFuture[Any] | None = future
         self._stream = Stream(engine, self) if stream else None
         self.call_id: int | None = None
+        self.notes = b""
+        self.provided = True
         self.wants_output = show_output
         future._sink = self
 
@@ -97,6 +99,10 @@ class CallSink:
         """A worker has the call."""
         if self._future is not None:
             self._future.start_running()
+
+    def told(self, line: str) -> None:
+        """Show how its environment gets on."""
+        _shown.add(self._engine, f"{line}\n".encode("utf-8", "backslashreplace"))
 
     def output(self, chunk: bytes) -> None:
         """Show what the call wrote."""
@@ -131,7 +137,7 @@ class CallSink:
     def _hand_out(self, stream: Stream, outcome: Outcome | None) -> None:
         future, self._future = self._future, None
         if future is not None:
-            self._engine.deliver(_finish_with, future, stream, outcome)
+            self._engine.deliver(_finish_with, future, stream, outcome, self.notes)
 
     # Delivery thread.
 
@@ -140,7 +146,7 @@ class CallSink:
         if future is None:
             close_all(outcome.fds)
             return
-        future.receipt, future.output = outcome.receipt, outcome.output
+        future.receipt, future.output = outcome.receipt, self.notes + outcome.output
         if future.cancelled():
             close_all(outcome.fds)
             return
@@ -188,9 +194,11 @@ def _is_of_generator(outcome: Outcome) -> bool:
     return outcome.ok or outcome.from_user
 
 
-def _finish_with(future: CallFuture[Any], stream: Stream, outcome: Outcome | None) -> None:
+def _finish_with(
+    future: CallFuture[Any], stream: Stream, outcome: Outcome | None, notes: bytes
+) -> None:
     if outcome is not None:
-        future.receipt, future.output = outcome.receipt, outcome.output
+        future.receipt, future.output = outcome.receipt, notes + outcome.output
     # When the future was cancelled meanwhile, dropping the iterator ends the call.
     future.finish(RemoteIterator(stream), None)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from .calls import Limits
 from .errors import InvalidRequest
 
+if TYPE_CHECKING:
+    from flashpool.envs import Spec
+
 #: Least of MiB a call can be limited to: a worker alone needs that much.
 MEMORY_MB_MIN: Final = 16
+_PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
 #: A year: a larger limit is a mistake, and would overflow timers.
 SECONDS_MAX: Final = 366 * 24 * 3600
 
@@ -20,9 +25,14 @@ SECONDS_MAX: Final = 366 * 24 * 3600
 class CallOptions:
     """Options of the calls made through one view of a pool. ``None``: the pool's default."""
 
-    #: Requirements of the environment the call runs in; none is the base environment.
+    #: What the environment it runs in is made of: requirements, the Python, system packages.
+    #: Nothing of all that is the base environment.
     dependencies: tuple[str, ...] = ()
-    #: GPUs the call gets for its own.
+    python_version: str | None = None
+    system_dependencies: tuple[str, ...] = ()
+    #: Resolve the requirements again, in place of what they meant a while ago.
+    refresh: bool = False
+    #: GPUs the call gets for its own; it sees no others.
     gpus: int | None = None
     #: Seconds it may run.
     timeout: float | None = None
@@ -45,11 +55,25 @@ class CallOptions:
         """
         check_names("option", changes, [one.name for one in fields(self)])
         values = dict(changes)
-        if "dependencies" in values:
-            values["dependencies"] = _requirements(values["dependencies"])
+        for name in ("dependencies", "system_dependencies"):
+            if name in values:
+                values[name] = _names(name, values[name])
         merged = replace(self, **values)
         _check(merged)
         return merged
+
+    def environment(self) -> Spec | None:
+        """What its environment is made of; None: the base environment."""
+        if not (self.dependencies or self.system_dependencies or self.python_version):
+            return None
+        from flashpool.envs import Spec
+
+        return Spec(
+            requirements=self.dependencies,
+            system_packages=self.system_dependencies,
+            python_version=self.python_version,
+            refresh=self.refresh,
+        )
 
     def limits(self) -> Limits:
         """The limits of a call."""
@@ -64,10 +88,14 @@ def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
         raise InvalidRequest(f"unknown {what} {name}{hint}; there are: {', '.join(known)}")
 
 
-def _requirements(value: Iterable[str] | str | None) -> tuple[str, ...]:
+def _names(option: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise InvalidRequest(f"dependencies is a list of requirements, not one string: [{value!r}]")
-    return tuple(value or ())
+        raise InvalidRequest(f"{option} is a list of requirements, not one string: [{value!r}]")
+    names = tuple(value or ())
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise InvalidRequest(f"{option} is a list of requirements; got {name!r} in it")
+    return names
 
 
 def _check(options: CallOptions) -> None:
@@ -88,16 +116,11 @@ def _check(options: CallOptions) -> None:
         raise InvalidRequest(
             f"isolation is 'call' (a process for each call); got {options.isolation!r}"
         )
-    if options.dependencies:
-        raise InvalidRequest(
-            "this build runs calls in the base environment only, so dependencies cannot be "
-            f"installed: {', '.join(options.dependencies)}. Install them where the pool's "
-            "interpreter finds them."
-        )
-    if options.gpus:
-        raise InvalidRequest(
-            f"this build does not lease GPUs, so gpus must be 0 or None; got {options.gpus!r}"
-        )
+    version: object = options.python_version
+    if version is not None and not (isinstance(version, str) and _PYTHON.fullmatch(version)):
+        raise InvalidRequest(f"python_version is a text like '3.12' or '3.12.1'; got {version!r}")
+    if options.gpus is not None and not (is_whole(options.gpus) and options.gpus >= 0):
+        raise InvalidRequest(f"gpus is a whole number, 0 or more, or None; got {options.gpus!r}")
 
 
 def is_number(value: object) -> bool:

@@ -95,6 +95,15 @@ def _environment(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+def _store(value: Any) -> Any:
+    if value is not None:
+        from flashpool.envs import EnvSettings
+
+        if not isinstance(value, EnvSettings):
+            raise TypeError
+    return value
+
+
 _LEVELS: Final = tuple(logging.getLevelName(level) for level in (10, 20, 30, 40, 50))
 
 #: By parameter. One that is not here is taken as it is.
@@ -103,6 +112,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "timeout": _or_none(_seconds()),
     "memory_mb": _or_none(_whole(MEMORY_MB_MIN, unit="a whole number of MiB")),
     "show_output": Kind(accepts="True or False", read=_boolean),
+    "environments": Kind(accepts="an EnvSettings of flashpool.envs, or None", read=_store),
     "base_python": Kind(accepts="the path of a Python interpreter", read=_path),
     "queue_limit": _or_none(_whole(0)),
     "queue_timeout_s": _or_none(_seconds()),
@@ -113,6 +123,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "spare_idle_s": _seconds(),
     "max_environments": _whole(1, WORKERS_MAX),
     "environment_idle_s": _seconds(),
+    "gpus_per_call": _or_none(_whole(0)),
+    "calls_per_gpu": _whole(1),
+    "gpu_settle_s": _seconds(),
+    "gpu_tolerance_mb": _whole(1, unit="a whole number of MiB"),
     "instances": _whole(1, WORKERS_MAX),
     "instance_idle_s": _or_none(_seconds()),
     "instances_mb": _or_none(_whole(1, unit="a whole number of MiB")),
@@ -127,7 +141,16 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 
 #: Parameters of `Pool` that stand for a setting of another name, or for none.
-OWN: Final = ("max_workers", "timeout", "memory_mb", "show_output")
+OWN: Final = (
+    "max_workers",
+    "timeout",
+    "memory_mb",
+    "dependencies",
+    "python_version",
+    "system_dependencies",
+    "environments",
+    "show_output",
+)
 _TAKEN: Final = ("slots", "call_timeout_s", "memory_mb")
 
 

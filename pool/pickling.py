@@ -21,6 +21,11 @@ from typing import Any
 
 import cloudpickle
 
+from . import portable
+
+BufferCallback = Callable[[pickle.PickleBuffer], bool]
+Dumps = Callable[[Any, "BufferCallback | None"], bytes]
+
 #: Whether a module of this name would be found by a fresh process.
 _findable: dict[str, bool] = {"__main__": True, "builtins": True}
 
@@ -28,13 +33,30 @@ _findable: dict[str, bool] = {"__main__": True, "builtins": True}
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
-def dumps(value: Any, buffers: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
     """Pickle for a worker; large buffers go to ``buffers``."""
     if _is_plain(value):
         return pickle.dumps(value, 5)
     file = io.BytesIO()
     _Pickler(file, protocol=5, buffer_callback=buffers).dump(value)
     return file.getvalue()
+
+
+def dumps_for(version: portable.Version) -> Dumps:
+    """The same for a worker whose Python is of that version.
+
+    Raises (when it is called):
+        InvalidRequest: a function cannot go there.
+    """
+    if version == portable.OURS:
+        return dumps
+
+    def dumps_portably(value: Any, buffers: BufferCallback | None = None) -> bytes:
+        file = io.BytesIO()
+        _PortablePickler(file, version, buffers).dump(value)
+        return file.getvalue()
+
+    return dumps_portably
 
 
 def _is_plain(value: Any) -> bool:
@@ -50,6 +72,21 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (types.FunctionType, type)):
             _take_by_value_if_lost(obj.__module__)
+        return super().reducer_override(obj)
+
+
+class _PortablePickler(_Pickler):
+    """Sends source in place of bytecode."""
+
+    def __init__(
+        self, file: io.BytesIO, version: portable.Version, buffers: BufferCallback | None
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffers)
+        self._version = version
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.CodeType):
+            return portable.reduce_code(obj, self._version)
         return super().reducer_override(obj)
 
 

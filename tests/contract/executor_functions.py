@@ -190,11 +190,11 @@ def nested(n):
 
 async def acount_beside_a_clock(n, path):
     """Counts, while a task of the same loop appends to a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def tick():
         while True:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(".")
+            os.write(file, b".")
             await asyncio.sleep(0.01)
 
     clock = asyncio.create_task(tick())

@@ -152,8 +152,12 @@ class TestShutdown:
         pool.submit(abs, -1).result()
         engine = pool._engine_to_submit()
         pool.shutdown()
-        asked = threading.Thread(target=lambda: pytest.raises(PoolClosed, engine.stats))
-        asked.daemon = True
+
+        def ask():
+            with pytest.raises(PoolClosed):
+                engine.stats()
+
+        asked = threading.Thread(target=ask, daemon=True)
         asked.start()
         asked.join(10)
         assert not asked.is_alive(), "it hangs"

@@ -1,0 +1,135 @@
+"""Functions for a worker whose Python is another version than ours.
+
+    code object -> its source, if that can be read and gives the same code here
+                -> compiled there, the function of that name taken out of it
+
+Bytecode is good for one minor version of Python: another one refuses it, or worse, runs
+it. Whatever goes by reference needs none of this, and data does not either. What has no
+readable source (code made by ``exec``, part of a longer statement) is refused, with what to do about it.
+"""
+
+from __future__ import annotations
+import __future__
+
+import functools
+import inspect
+import subprocess
+import sys
+import textwrap
+from types import CodeType
+from typing import Any, Final
+
+from .errors import InvalidRequest
+
+#: ``from __future__ import annotations``, as a flag of the compiler and of code.
+_FUTURES: Final = __future__.annotations.compiler_flag
+
+Version = tuple[int, int]
+
+OURS: Final[Version] = sys.version_info[:2]
+
+#: Evaluated in the worker, where nothing of ours can be imported by name: compile the
+#: factory, take the code of the function in it.
+_THERE: Final = (
+    "[inner for outer in compile(source, filename, 'exec', flags, True).co_consts"
+    " if hasattr(outer, 'co_consts') for inner in outer.co_consts"
+    " if getattr(inner, 'co_name', None) == name][index]"
+)
+
+
+def wanted(python_version: str | None, base_python: str) -> Version:
+    """The Python that a call runs in: the one it names, else the pool's."""
+    if python_version is not None:
+        major, minor = python_version.split(".")[:2]
+        return int(major), int(minor)
+    return OURS if base_python == sys.executable else _version_of(base_python)
+
+
+@functools.lru_cache(maxsize=16)
+def _version_of(python: str) -> Version:
+    code = "import sys; print(*sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-S", "-c", code], capture_output=True, check=True, timeout=30
+        )
+        major, minor = map(int, done.stdout.split())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return OURS  # it will not start, and then says why
+    return major, minor
+
+
+def reduce_code(code: CodeType, version: Version) -> tuple[Any, ...]:
+    """How to pickle a code object for another version.
+
+    Raises:
+        InvalidRequest: its source cannot be read.
+    """
+    source = _factory(code)
+    index = None if source is None else _index(source, code)
+    if index is None:
+        raise InvalidRequest(_refusal(code, version))
+    names = {
+        "source": source,
+        "filename": code.co_filename,
+        "flags": code.co_flags & _FUTURES,
+        "name": code.co_name,
+        "index": index,
+    }
+    return eval, (_THERE, names)
+
+
+def _factory(code: CodeType) -> str | None:
+    """Source of a function that defines ours: its parameters are what ours closes over."""
+    try:
+        text = textwrap.dedent(inspect.getsource(code))
+    except (OSError, TypeError):
+        return None
+    # Lines stay where they are in the file, for tracebacks.
+    above = "\n" * max(0, code.co_firstlineno - 2)
+    return f"{above}def factory({', '.join(code.co_freevars)}):\n{textwrap.indent(text, ' ')}"
+
+
+def _index(source: str, code: CodeType) -> int | None:
+    """Which function of that name in the source it is; None when it is not in there.
+
+    Files change, a line may hold two lambdas: it is the one that compiles to the same.
+    """
+    flags = code.co_flags & _FUTURES
+    try:
+        module = compile(source, code.co_filename, "exec", flags, dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
+    factories = [one for one in module.co_consts if isinstance(one, CodeType)]
+    inner = [one for outer in factories for one in outer.co_consts if isinstance(one, CodeType)]
+    same = [_essence(one) == _essence(code) for one in inner if one.co_name == code.co_name]
+    return same.index(True) if True in same else None
+
+
+def _essence(code: CodeType) -> tuple[Any, ...]:
+    constants = tuple(map(_constant, code.co_consts))
+    return (
+        code.co_code,
+        code.co_names,
+        code.co_varnames,
+        code.co_freevars,
+        code.co_cellvars,
+        constants,
+    )
+
+
+def _constant(value: object) -> object:
+    if isinstance(value, CodeType):
+        return _essence(value)
+    # 1, True and 1.0 are equal, and a set's order is its own.
+    text = sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
+    return type(value), text
+
+
+def _refusal(code: CodeType, version: Version) -> str:
+    ours, theirs = (".".join(map(str, one)) for one in (OURS, version))
+    where = f"{code.co_filename}:{code.co_firstlineno}"
+    return (
+        f"{code.co_name} ({where}) cannot go to Python {theirs}: its bytecode is that of "
+        f"Python {ours}, and its source could not be read, or is not its own. Define it with "
+        "def in a file, or put it in a module that the call can import"
+    )
