@@ -60,8 +60,8 @@ class EnvironmentPool(Protocol):
     def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
         """Make it known."""
 
-    def retire_idle(self, name: str) -> None:
-        """Let its processes go, unless a call uses it."""
+    def retire_idle(self, name: str) -> bool:
+        """Let its processes go, unless a call uses it: then False."""
 
 
 class StoredEnvironments:
@@ -176,11 +176,11 @@ class StoredEnvironments:
             self._provider = provider
             provider.on_pressure(self._pressed)
 
-    def _pressed(self, digests: tuple[str, ...]) -> None:
+    def _pressed(self, digests: tuple[str, ...]) -> list[str]:
         """They would be deleted for room, were they not in use: idle ones are not worth it."""
-        for name in self._held.keys() & set(digests):
-            self._unwanted.add(name)
-            self._pool.retire_idle(name)
+        pressed = self._held.keys() & set(digests)
+        self._unwanted |= pressed
+        return [name for name in pressed if self._pool.retire_idle(name)]
 
     async def close(self) -> None:
         """Cancel builds, release what is held."""

@@ -316,6 +316,10 @@ class Scheduler:
         zygotes = self._of(environment)
         return self._let_go(zygotes) if zygotes and _idle(zygotes) else []
 
+    def is_idle(self, environment: str) -> bool:
+        """Whether it could be let go of now."""
+        return _idle(self._of(environment))
+
     def uses(self, environment: str) -> bool:
         """Whether it has a zygote, or a call that waits for one."""
         return any(key.environment == environment for key in self._zygotes)

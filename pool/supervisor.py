@@ -91,7 +91,10 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._poller = Poller(self._loop)
-        self._fleet = Fleet(self.config, self._learner, self._poller, self._now, self)
+        self._gpus.watch.on_change = self._gpus_changed
+        await self._gpus.open()
+        config = self._gpus.for_zygotes()
+        self._fleet = Fleet(config, self._learner, self._poller, self._now, self)
         self._crew = Crew(self.config, self._fleet, self._poller, self._now, self)
         self._calls = Accepted(
             self.config,
@@ -112,8 +115,6 @@ class Supervisor:
         )
         self._calls.residency = self._residency
         self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
-        self._gpus.watch.on_change = self._gpus_changed
-        await self._gpus.open()
         self._want(_BASE)
 
     @property
@@ -174,12 +175,12 @@ class Supervisor:
         self._refusing = True
         while self._calls and self._now() < deadline:
             await self._change(deadline - self._now())
-        await self._close_instances()
+        await self._close_instances("the server drains")
         return not self._calls
 
-    async def _close_instances(self) -> None:
+    async def _close_instances(self, reason: str) -> None:
         """Let instances close themselves, those that nobody calls."""
-        self._residency.close_idle("the server drains")
+        self._residency.close_idle(reason)
         deadline = self._now() + self.config.grace_s
         while self._residency.any_left and self._now() < deadline:
             await self._change(deadline - self._now())
@@ -190,6 +191,7 @@ class Supervisor:
             return
         self.draining = self._refusing = self._closed = True
         self._calls.end_all(reason)
+        await self._close_instances(reason)
         self._fleet.retire_all()
         deadline = self._now() + STOP_MARGIN_S
         while not self._fleet.all_left:
@@ -217,15 +219,21 @@ class Supervisor:
         """Whether calls may name it."""
         return name in self._fleet.pythons
 
-    def retire_idle(self, name: str) -> None:
-        """Let an environment's processes go, unless a call uses it."""
+    def retire_idle(self, name: str) -> bool:
+        """Let an environment's processes go, unless a call uses it: then False."""
+        if not self._scheduler.is_idle(name):
+            return False
         self.do(self._scheduler.retire_idle(name, self._now()))
+        return True
 
-    def _forget_unused(self) -> None:
+    def _forget_unused(self, *names: str) -> None:
+        """These, or all, that have neither a process nor a call."""
         if self._closed:
             return
-        for name in list(self._fleet.pythons):
-            if name != BASE_ENVIRONMENT and not self._scheduler.uses(name):
+        for name in names or list(self._fleet.pythons):
+            if name not in self._fleet.pythons or name == BASE_ENVIRONMENT:
+                continue
+            if not self._scheduler.uses(name):
                 self._fleet.forget(name)
                 self._learner.forget(name)
                 self.on_unused(name)
@@ -387,6 +395,8 @@ class Supervisor:
         self.do(commands)
         if key == _BASE and zygote is not None and (zygote.ready_at is not None or curable):
             self._want(key)
+        # Not with the next tick: somebody may wait for the room that it takes.
+        self._forget_unused(key.environment)
         self.changed()
 
     def _fail_with_zygote(self, worker: Worker, reason: str) -> None:

@@ -60,9 +60,10 @@ def test_an_environment_nobody_added_is_told(live):
 
 def test_more_environments_than_may_be_up_take_turns(make_live, interpreter):
     live = make_live(max_environments=1).ready()
-    for name in ("one", "two", "three"):
-        live.supervisor.add_environment(name, interpreter(name))
+    pythons = {name: interpreter(name) for name in ("one", "two", "three")}
     for name in ("one", "two", "three") * 3:
+        # What made room for another one is forgotten.
+        live.supervisor.add_environment(name, pythons[name])
         assert live.value(VERSION, call=of(name)) == name
         up = {z.environment for z in live.stats().zygotes if z.state == "ready"}
         assert len(up - {"base"}) <= 1

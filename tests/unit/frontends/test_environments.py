@@ -31,8 +31,9 @@ class Pool:
     def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
         self.added.append((name, python, tuple(preload)))
 
-    def retire_idle(self, name: str) -> None:
+    def retire_idle(self, name: str) -> bool:
         self.retired.append(name)
+        return True
 
 
 class Provider:
@@ -41,7 +42,7 @@ class Provider:
     def __init__(self) -> None:
         self.rooms = 0
 
-    def on_pressure(self, tell: Callable[[tuple[str, ...]], None]) -> None:
+    def on_pressure(self, tell: Callable[[tuple[str, ...]], list[str]]) -> None:
         self.tell = tell
 
     async def make_room(self, *, reserve: bool) -> None:
@@ -156,7 +157,7 @@ def test_under_pressure_idle_ones_are_let_go_and_room_is_made_then() -> None:
         store = Store()
         environments, pool = made(store)
         await environments.resolve(SPEC, ignore)
-        store.provider.tell(("abc", "not ours"))
+        assert store.provider.tell(("abc", "not ours")) == ["abc"]
         assert pool.retired == ["abc"]
         pool.on_unused("abc")
         await asyncio.sleep(0)
