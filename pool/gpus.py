@@ -214,6 +214,10 @@ class GpuTable:
         """Calls that could be put on it now."""
         return self.policy.calls_per_gpu - gpu.shares_out if self._has_share(gpu) else 0
 
+    def has_share(self, uuid: str) -> bool:
+        """Whether a call could be put on this device now."""
+        return self._has_share(self._gpus[uuid])
+
     @property
     def usable(self) -> int:
         """Devices out of quarantine."""

@@ -27,6 +27,7 @@ from .crew import EXCEPTION_LIMIT, Crew
 from .errors import FlashpoolError, InstanceConflict, InstanceLost
 from .fleet import Clock
 from .gpu_access import GpuAccess
+from .gpus import GpuTable
 from .output import OutputBuffer
 from .residents import Conflict, Instance, NotThere, Residents, State
 from .scheduler import Command, Scheduler, ZygoteKey
@@ -502,6 +503,28 @@ class Residency:
     def release(self, name: str, reason: str) -> None:
         """Close one when its calls are over: whoever made it has no more use for it."""
         self._do(self.table.release(name, reason, self._now()))
+
+    def give_up_gpus(self) -> None:
+        """Close what is idle, as far as the first call in line for GPUs needs what it holds."""
+        table = self._gpus.table
+        missing = table.wanted() - len(self._held(table, leaving=True))
+        while missing > 0:
+            held = self._held(table, leaving=False)
+            commands = self.table.needed(held.values(), "a call needed its GPU")
+            if not commands:
+                return
+            closed = {one.instance for one in commands if isinstance(one, residents.Close)}
+            missing -= sum(name in closed for name in held.values())
+            self._do(commands)
+
+    def _held(self, table: GpuTable, *, leaving: bool) -> dict[str, str]:
+        """Devices with no share left -> an instance that holds one, of those that leave or stay."""
+        held: dict[str, str] = {}
+        for name, life in self._lives.items():
+            instance = self.table.get(name)
+            if instance is not None and (instance.state is State.LEAVING) is leaving:
+                held.update((uuid, name) for uuid in life.gpus if not table.has_share(uuid))
+        return held
 
     @property
     def any_left(self) -> bool:

@@ -341,6 +341,8 @@ class Supervisor:
                 self._fleet.retire(self._fleet[command.key])
             elif isinstance(command, Fail):
                 self._fail(command)
+        if self._gpus.table.waiting:
+            self._residency.give_up_gpus()
 
     def _fail(self, failed: Fail) -> None:
         if self._residency.loads(failed.call):

@@ -301,3 +301,52 @@ def test_a_program_s_pool_leases_them_to_calls_that_ask(
         timeout=50,
     )
     assert done.stdout.strip() in uuids
+
+
+HOLDER = """class Holder:
+    def __init__(self, folder):
+        import os
+        self.devices = os.environ["CUDA_VISIBLE_DEVICES"]
+        with open(os.path.join(folder, "processes", self.devices), "a") as file:
+            file.write(f"{os.getpid()} 1000000000\\n")
+
+    def where(self):
+        import os
+        return os.environ["CUDA_VISIBLE_DEVICES"], self.devices, os.getpid()
+"""
+
+
+def where(server: Server, machine: ScriptedNvml, name: str) -> dict[str, Any]:
+    fields = {
+        "execution_type": "class",
+        "class_name": "Holder",
+        "class_code": HOLDER,
+        "constructor_args": [str(machine.folder)],
+        "method_name": "where",
+        "instance_id": name,
+        "create_new_instance": False,
+        "serialization_format": "json",
+    }
+    return dict(server.http.post("/execute", json=fields).json())
+
+
+def test_an_instance_keeps_its_device_and_gives_it_up_when_idle_to_a_call_that_waits(
+    pod: Serve, scripted: ScriptedNvml
+) -> None:
+    uuids = scripted.gpus(2)
+    with pod() as server:
+        first, other = (where(server, scripted, name) for name in ("one", "two"))
+        assert {result(first)[0], result(other)[0]} == set(uuids)
+        again = where(server, scripted, "one")
+        assert result(again) == result(first)
+        assert again["receipt"]["gpus"] == [result(first)[0]]
+        # "two" is idle for longer: it goes, and "one" stays.
+        call = server.execute(SEEN)
+        assert result(call) == result(other)[0]
+        assert result(where(server, scripted, "one"))[2] == result(first)[2]
+        both = server.execute(SEEN, gpus=2)
+        assert sorted(result(both).split(",")) == sorted(uuids)
+        rebuilt = where(server, scripted, "one")
+        assert result(rebuilt)[2] != result(first)[2]
+        assert rebuilt["instance_info"]["generation"] == 2
+        assert server.stats()["gpus"]["usable"] == 2
