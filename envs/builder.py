@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,10 @@ _log = logging.getLogger(__name__)
 
 _PTH: Final = "_flashpool_base.pth"
 _COMPILE_LIMIT_S: Final = 600.0
+
+
+#: Asked before publication; raises where there is no room.
+Admit = Callable[[str, Path, Progress], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,7 @@ class Builder:
     skeletons: Skeletons
     settings: EnvSettings
 
-    async def build(self, order: Order, progress: Progress) -> Made:
+    async def build(self, order: Order, progress: Progress, admit: Admit) -> Made:
         """Build and publish; raises the typed failure of whatever stood in the way."""
         began = time.monotonic()
         watch = _FetchWatch(progress)
@@ -101,6 +105,7 @@ class Builder:
             if self.settings.volume_key:
                 final = self.store.environment(order.digest)
                 await self.finish(venv, final, jobs=os.cpu_count() or 1)
+            await admit(order.digest, venv, progress)
             await asyncio.to_thread(self._publish, order, venv)
         total = time.monotonic() - began
         seconds = Seconds(fetch=watch.seconds, build=total - watch.seconds)

@@ -11,6 +11,7 @@
       VerificationFailed          the built environment does not hold what was asked for
       Tampered                    checksums or signature of a stored environment do not match
       DiskFull                    no space, also after an eviction
+      QuotaReached                what calls use fills the quota; retryable, never remembered
       StoreUnavailable            the place for environments cannot be used
       SystemPackagesFailed        apt (or nala) refused
       BuildTimeout                error_type "Timeout": the build's limit or the caller's deadline
@@ -33,6 +34,7 @@ __all__ = [
     "DiskFull",
     "EnvironmentFailure",
     "InterpreterMissing",
+    "QuotaReached",
     "RegistryUnreachable",
     "ResolutionFailed",
     "SpecRefused",
@@ -153,6 +155,12 @@ class Tampered(EnvironmentFailure):
 
 class DiskFull(EnvironmentFailure):
     """There is no space left, also after unused environments were evicted."""
+
+    retryable = True
+
+
+class QuotaReached(EnvironmentFailure):
+    """The quota leaves no room: what fills it is in use, or it is smaller than one environment."""
 
     retryable = True
 

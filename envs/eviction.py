@@ -153,8 +153,9 @@ class Evictor:
         return self._free() + gain < limits.min_free + (reserve if limits.min_free else 0)
 
     def reserve(self) -> int:
-        """What the next environment may take: as much as the largest one did."""
-        return min(max((item.bytes for item in self.stored()), default=0), self.limits.quota // 2)
+        """What the next environment may take: as much as the largest one did, with bytecode."""
+        largest = max((item.bytes for item in self.stored()), default=0)
+        return min(2 * largest, self.limits.quota // 2)
 
     def evict(self, digest: str) -> bool:
         """Delete one environment unless anybody uses it."""

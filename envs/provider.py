@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -26,6 +25,7 @@ from .flights import Flights, Report
 from .ground import Ground
 from .memo import Remembered
 from .plan import Plan
+from .room import Room
 from .settings import EnvSettings
 from .shelf import Shelf
 from .spec import NormalSpec
@@ -36,7 +36,6 @@ _log = logging.getLogger(__name__)
 #: Nothing tells one pod that another has published: the file system must be asked.
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
-_CLEANING_LIMIT_S: Final = 20.0
 #: The end of idle processes takes milliseconds.
 _LETTING_GO_LIMIT_S: Final = 5.0
 
@@ -66,6 +65,7 @@ class Provider:
     ) -> None:
         self.ground = ground
         self.shelf = Shelf(ground=ground, settings=settings)
+        self.room = Room(ground, settings)
         self._settings = settings
         self._berths = berths
         self._finishers = asyncio.Semaphore(settings.builds)
@@ -77,13 +77,6 @@ class Provider:
 
     def __repr__(self) -> str:
         return f"<Provider {self.ground.places.mode} {self.ground.store.root}>"
-
-    def on_pressure(self, tell: Callable[[tuple[str, ...]], Iterable[str] | None]) -> None:
-        """Be told which digests would be evicted, were they not leased here.
-
-        Answer those whose leases come back within moments.
-        """
-        self._pressure.append(tell)
 
     async def remembered(self, key: str) -> Remembered | None:
         """What the volume remembers of a request; a volume that fails remembers nothing."""
@@ -156,11 +149,11 @@ class Provider:
             found = await self.existing(wanted.digest, wanted.base)
             if found is None:
                 found = await self._build(wanted, seconds, report)
-        except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._release_claim, wanted.digest))
-            raise
-        if wanted.digest not in self._finishing:
-            await asyncio.to_thread(self._release_claim, wanted.digest)
+        finally:
+            # What goes on in the background keeps the claim, and its bytes to come.
+            if wanted.digest not in self._finishing:
+                self.room.finished(wanted.digest)
+                await asyncio.shield(asyncio.to_thread(self._release_claim, wanted.digest))
         return replace(found, seconds=found.seconds if not found.hit else seconds)
 
     def _release_claim(self, digest: str) -> None:
@@ -180,8 +173,9 @@ class Provider:
         )
         if order.replace:
             # A file that was written to in place is the cache's file too.
-            await self._clean_cache(tuple(item.name for item in wanted.plan.decisions))
-        made = await self._build_with_tools(order, report)
+            await self.room.clean_cache(tuple(item.name for item in wanted.plan.decisions))
+        async with self.room.guard():
+            made = await self._build_with_tools(order, report)
         self.shelf.trust(wanted.digest, made.created)
         whole = replace(made.seconds, resolve=seconds.resolve)
         found = await asyncio.to_thread(self.shelf.look, wanted.digest, "built", whole)
@@ -196,12 +190,12 @@ class Provider:
 
     async def _build_with_tools(self, order: Order, report: Report) -> Made:
         try:
-            return await self.ground.builder.build(order, report)
+            return await self.ground.builder.build(order, report, self.room.admit)
         except CompilerMissing:
             if not self._settings.auto_build_tools:
                 raise
             await self._ensure_system(self, report)
-            return await self.ground.builder.build(order, report)
+            return await self.ground.builder.build(order, report, self.room.admit)
 
     # -- after publication ----------------------------------------------------------------
 
@@ -231,6 +225,7 @@ class Provider:
         finally:
             ground.table.give_back(digest)
             self._finishing.pop(digest, None)
+            self.room.finished(digest)
             await asyncio.shield(asyncio.to_thread(self._release_claim, digest))
         await self.make_room(reserve=False)
 
@@ -240,62 +235,17 @@ class Provider:
             await asyncio.wait(list(self._finishing.values()))
         await self.ground.skeletons.settled()
 
+    def on_pressure(self, tell: Callable[[tuple[str, ...]], object]) -> None:
+        """Be told which digests would be evicted, were they not leased here."""
+        self.room.on_pressure(tell)
+
     async def make_room(self, *, reserve: bool = True) -> Evicted:
-        """Evict until the limits are met, with room for one more where asked.
-
-        What is to be added waits for what is about to be let go of, or the two together
-        would pass the limit.
-        """
-        try:
-            evicted = await self._make_room(reserve=reserve)
-            coming = self._press(evicted.wanted)
-            if reserve and coming:
-                await self._until_free(coming)
-                evicted = await self._make_room(reserve=reserve)
-        except OSError as error:
-            _log.warning("eviction failed: %s", error)
-            return Evicted()
-        return evicted
-
-    def _press(self, digests: tuple[str, ...]) -> set[str]:
-        if not digests:
-            return set()
-        return {one for tell in self._pressure for one in tell(digests) or ()}
-
-    async def _until_free(self, digests: set[str]) -> None:
-        deadline = time.monotonic() + _LETTING_GO_LIMIT_S
-        while time.monotonic() < deadline:
-            held = self.ground.table.held()
-            if not any(held.get(digest) for digest in digests):
-                return
-            await asyncio.sleep(_FIRST_WAIT_S)
-
-    async def _make_room(self, *, reserve: bool) -> Evicted:
-        evictor = self.ground.evictor
-        more = await asyncio.to_thread(evictor.reserve) if reserve else 0
-        usage = await asyncio.to_thread(evictor.usage)
-        if not evictor.over(usage, more) and not evictor.limits.max_age_s:
-            return Evicted()
-        evicted = await asyncio.to_thread(evictor.run, reserve=more)
-        usage = await asyncio.to_thread(evictor.usage)
-        if not evictor.over(usage, more):
-            return evicted
-        return replace(evicted, cache_cleaned=await self._clean_cache())
+        """Evict until the limits are met, with room for one more where asked."""
+        return await self.room.make(reserve=reserve)
 
     async def evict_unused(self) -> Evicted:
-        """The disk is full: everything that nobody uses goes, and uv's cache with it."""
-        evicted = await asyncio.to_thread(self.ground.evictor.run, everything=True)
-        return replace(evicted, cache_cleaned=await self._clean_cache())
-
-    async def _clean_cache(self, packages: tuple[str, ...] = ()) -> bool:
-        cleaning = self.ground.uv.clean_cache(self.ground.store.root, packages)
-        try:
-            await asyncio.wait_for(cleaning, _CLEANING_LIMIT_S)
-        except (asyncio.TimeoutError, EnvironmentFailure) as error:
-            # Another build uses the cache: it keeps what it needs, and is cleaned another time.
-            _log.info("uv's cache is not cleaned now: %s", error)
-            return False
-        return True
+        """Everything that nobody uses goes."""
+        return await self.room.everything()
 
     def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
         """Where a digest is ready; blocking."""

@@ -60,6 +60,8 @@ class EnvSettings:
     compile_bytecode: bool = True
 
     quota_mb: int = 0
+    #: How long a built environment waits for others to be let go, where the quota is full.
+    room_wait_s: float = 10.0
     min_free_mb: int = 256
     max_age_s: float = 0.0
     #: Builds at once, on this pod; more of them wait in a queue.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import DiskFull, Environments, Spec
+from flashpool.envs import DiskFull, Environments, QuotaReached, Spec
 from flashpool.envs.manifest import check_sizes, read_facts
 
 Run = Callable[[Any], Any]
@@ -283,24 +283,38 @@ def test_a_tampered_environment_is_built_anew(setup: Any, run: Run, version_in: 
     run(main())
 
 
+async def _most(measure: Callable[[], int], seen: list[int]) -> None:
+    while True:
+        seen.append(await asyncio.to_thread(measure))
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("sizes", [(2_000_000,) * 10, (500_000, 500_000, 500_000, 4_000_000) * 2])
 def test_a_quota_holds_with_environments_used_in_turn(
-    setup: Any, run: Run, version_in: VersionIn
+    sizes: tuple[int, ...], setup: Any, run: Run, version_in: VersionIn
 ) -> None:
+    """At every instant: bytecode, which follows after publication, is not to pass it either."""
     quota_mb = 12
-    for number in range(10):
-        setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(2_000_000)})
+    code = "".join(f"def f{n}(x):\n    return [x, {n}]\n" for n in range(300))
+    modules: dict[str, str | bytes] = {f"m{n}.py": code for n in range(30)}
+    for number, size in enumerate(sizes):
+        files = {**modules, "data.bin": os.urandom(size)}
+        setup.base.index.add("big", f"1.{number}", files=files)
+    turns = [*range(len(sizes)), 0, 1]
 
     async def main() -> None:
-        most = 0
+        seen: list[int] = []
         async with Environments(setup.settings(quota_mb=quota_mb)) as environments:
             provider = await environments.open()
-            for number in [*range(10), *range(10)]:
+            measure = provider.ground.evictor.measure
+            watching = asyncio.create_task(_most(lambda: measure().total, seen))
+            for number in turns:
                 with await environments.acquire(spec(f"big==1.{number}")) as found:
                     assert version_in(found.python, "big") == f"1.{number}"
                     await provider.settled()
                     assert found.python.exists()
-                    most = max(most, provider.ground.evictor.measure().total)
-        assert most <= quota_mb * 1024 * 1024
+            watching.cancel()
+        assert max(seen) <= quota_mb * 1024 * 1024
         assert len(entries(setup.store("envs"))) > 1
 
     run(main())
@@ -309,20 +323,61 @@ def test_a_quota_holds_with_environments_used_in_turn(
 def test_a_quota_never_breaks_what_is_leased(setup: Any, run: Run, version_in: VersionIn) -> None:
     for number in range(4):
         setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(2_000_000)})
+    settings = setup.settings(quota_mb=5, room_wait_s=0.3)
 
     async def main() -> None:
         pressed: list[tuple[str, ...]] = []
-        async with Environments(setup.settings(quota_mb=5)) as environments:
+        async with Environments(settings) as environments:
             provider = await environments.open()
             provider.on_pressure(pressed.append)
-            leases = [await environments.acquire(spec(f"big==1.{number}")) for number in range(4)]
+            leases = [await environments.acquire(spec(f"big==1.{number}")) for number in range(2)]
+            said: list[str] = []
+            with pytest.raises(QuotaReached, match="in use fill the quota of 5 MB") as caught:
+                await environments.acquire(spec("big==1.2"), progress=said.append)
+            assert caught.value.retryable
+            assert any("waiting for one to be let go" in line for line in said)
+            assert pressed
             await provider.settled()
+            assert provider.ground.evictor.measure().total <= 5 * 1024 * 1024
             for number, lease in enumerate(leases):
                 assert version_in(lease.environment.python, "big") == f"1.{number}"
                 lease.release()
-            assert pressed
-            await provider.make_room(reserve=False)
+            with await environments.acquire(spec("big==1.3")) as found:
+                assert version_in(found.python, "big") == "1.3"
+                await provider.settled()
             assert provider.ground.evictor.measure().total <= 5 * 1024 * 1024
+
+    run(main())
+
+
+def test_a_lease_that_goes_back_makes_room_for_who_waits(setup: Any, run: Run) -> None:
+    for number in range(3):
+        setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(2_000_000)})
+
+    async def main() -> None:
+        async with Environments(setup.settings(quota_mb=5, room_wait_s=20)) as environments:
+            provider = await environments.open()
+            first = await environments.acquire(spec("big==1.0"))
+            second = await environments.acquire(spec("big==1.1"))
+            provider.on_pressure(lambda _digests: first.released or first.release())
+            with await environments.acquire(spec("big==1.2")) as found:
+                assert found.origin == "built"
+            second.release()
+            await provider.settled()
+
+    run(main())
+
+
+def test_an_environment_larger_than_the_quota_is_refused(setup: Any, run: Run) -> None:
+    setup.base.index.add("big", "1.0", files={"data.bin": os.urandom(7_000_000)})
+
+    async def main() -> None:
+        settings = setup.settings(quota_mb=5, room_wait_s=0.1)
+        async with Environments(settings) as environments:
+            with pytest.raises(QuotaReached, match="more than the quota of 5 MB for all"):
+                await environments.acquire(spec("big"))
+            with await environments.acquire(spec("alpha")) as found:
+                assert found.origin == "built"
 
     run(main())
 
