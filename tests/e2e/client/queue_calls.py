@@ -10,6 +10,7 @@ Prints, last of all, one JSON object: call -> what came of it.
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -119,7 +120,13 @@ class Counter:
         return self.more()
 
     def breaks(self):
+        self.value = 1000
         raise KeyError("inside the class")
+
+    def dies(self):
+        import os
+
+        os._exit(9)
 
 
 async def counts():
@@ -131,6 +138,30 @@ async def counts():
         await other.more(),
         await counter.more_later(),
     ]
+
+
+async def counts_together():
+    """Three instances, five calls of each at once."""
+    counters = [Counter(100 * n) for n in range(3)]
+    rounds = await asyncio.gather(*(one.more() for one in counters for _ in range(5)))
+    return sorted(rounds)
+
+
+async def outlives_an_error():
+    counter = Counter(0)
+    with contextlib.suppress(Exception):
+        await counter.breaks()
+    return await counter.more()
+
+
+async def begins_anew_after_a_crash():
+    counter = Counter(50)
+    await counter.more()
+    try:
+        await counter.dies()
+    except Exception as error:
+        told = str(error)
+    return await counter.more(), "exit code 9" in told
 
 
 def plain(text):
@@ -151,6 +182,9 @@ CALLS_F = {
     "class": lambda: Counter(5).more(),
     "class_breaks": lambda: Counter(5).breaks(),
     "class_state": counts,
+    "class_together": counts_together,
+    "class_outlives_an_error": outlives_an_error,
+    "class_after_a_crash": begins_anew_after_a_crash,
     "uses_a_package": uses_a_package,
     "needs_what_is_not_there": needs_what_is_not_there,
 }
@@ -168,6 +202,9 @@ def unpickled(output):
 
 SUM = request("def f(a, b):\n    print('adding')\n    return a + b\n", "f", 40, 2)
 FAILURE = request("def f():\n    print('soon')\n    raise ValueError('no luck')\n", "f")
+ITEMS = request(
+    "def f(n):\n    for k in range(n):\n        print('item', k)\n        yield k * k\n", "f", 5
+)
 BUSY = request("def f():\n    while True:\n        pass\n", "f")
 ASLEEP = request("async def f():\n    import asyncio\n    await asyncio.sleep(600)\n", "f")
 
@@ -188,6 +225,13 @@ async def job_fails():
     job = await ENDPOINT.run(FAILURE)
     await job.wait(timeout=40)
     return await job.status(), job.error, job.output["success"], job.output["stdout"]
+
+
+async def job_stream():
+    """The SDK's own client: flash has none for streams."""
+    job = await asyncio.to_thread(runpod.Endpoint(ENDPOINT.id).run, {"input": ITEMS})
+    items = await asyncio.to_thread(lambda: list(job.stream()))
+    return [cloudpickle.loads(base64.b64decode(item)) for item in items], job.status()
 
 
 async def job_cancel(given):
@@ -211,6 +255,7 @@ CALLS_J = {
     "run": job_run,
     "runsync": job_runsync,
     "fails": job_fails,
+    "stream": job_stream,
     "cancel_asleep": lambda: job_cancel(ASLEEP),
     "cancel_busy": lambda: job_cancel(BUSY),
     "cancel_by_id": job_cancel_by_id,
