@@ -193,6 +193,10 @@ class Engine:
         """Let a stream go on."""
         self.post(self._credit, task, items)
 
+    def release(self, instance: str) -> None:
+        """Close an instance when its calls are over."""
+        self.post(self._release, instance)
+
     def stats(self) -> Any:
         """The supervisor's statistics.
 
@@ -362,6 +366,9 @@ class Engine:
     def _credit(self, task: Task, items: int) -> None:
         if task.call_id is not None:
             self._supervisor.credit(task.call_id, items)
+
+    def _release(self, instance: str) -> None:
+        self._supervisor.release(instance, "its handle was closed or dropped")
 
     def ended(self, task: Task) -> None:
         """A call is over. Loop thread."""

@@ -165,6 +165,19 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _read(name, value) for name, value in given.items()}
 
 
+def concurrency(value: Any) -> int:
+    """``max_concurrency`` of an instance.
+
+    Raises:
+        InvalidRequest: its value makes no sense.
+    """
+    try:
+        return int(KINDS["instance_concurrency"].read(value))
+    except (TypeError, ValueError):
+        accepts = KINDS["instance_concurrency"].accepts
+        raise InvalidRequest(f"max_concurrency is {accepts}; got {value!r}") from None
+
+
 def _read(name: str, value: Any) -> Any:
     kind = KINDS.get(name)
     if kind is None:

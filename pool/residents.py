@@ -133,7 +133,8 @@ class Want:
     anew: bool = False
     #: What a worker makes it of; None: the body of the call. Nobody here looks into it.
     load: bytes | None = None
-    #: Do not load it: it must be there, of this generation (0: any).
+    #: Do not load it again: it must be there, of this generation (0: any), or else be the
+    #: first of its name and asked for as such.
     must_exist: bool = False
     generation: int = 0
 
@@ -169,6 +170,8 @@ class Instance:
     asked_slot: bool = False
     #: No more calls; it closes when those that run have ended.
     replaced: bool = False
+    #: Why nobody has a use for it once its calls are over; or nothing.
+    released: str = ""
     why_leaving: str = ""
     crashes: deque[float] = field(default_factory=deque)
     memory_bytes: int = 0
@@ -342,8 +345,7 @@ class Residents:
         instance = self._instances.get(name)
         if instance is None:
             return []
-        instance.replaced = True
-        instance.why_leaving = reason
+        instance.released = reason
         return self._settle(instance, now)
 
     # Decisions.
@@ -380,7 +382,10 @@ class Residents:
             if instance.state is not State.LEAVING:
                 return
             raise NotThere(instance.why_leaving)
-        raise NotThere(past.reason if past else "there was none of this name")
+        if past is not None:
+            raise NotThere(past.reason)
+        if instance is None and want.generation != 1:
+            raise NotThere("there was none of this name")
 
     def _crash_loop(self, instance: Instance, now: float) -> str:
         crashes = instance.crashes
@@ -412,11 +417,17 @@ class Residents:
         if instance.replaced:
             return [] if instance.running else self._close(instance, "it was replaced")
         if instance.has_slot:
-            return self._invoke(instance, now) + self._rest(instance)
+            commands = self._invoke(instance, now) + self._rest(instance)
+            return commands + self._close_released(instance)
         if instance.waiting and not instance.asked_slot:
             instance.asked_slot = True
             return [WantSlot(instance.name, _since(instance))]
-        return []
+        return self._close_released(instance)
+
+    def _close_released(self, instance: Instance) -> list[Command]:
+        if not (instance.released and instance.idle):
+            return []
+        return self._close(instance, instance.released)
 
     def _rest(self, instance: Instance) -> list[Command]:
         """Give the slot back when nothing runs.
@@ -495,6 +506,7 @@ class Residents:
             instance.generation + 1,
             since=now,
             waiting=instance.waiting,
+            released=instance.released,
             crashes=instance.crashes,
         )
         self._instances[fresh.name] = fresh

@@ -185,6 +185,14 @@ class World(RuleBasedStateMachine):
     def need(self) -> None:
         self.carry_out(self.table.needed(list(self.ready), "a call needs its GPU"))
 
+    @rule(name=st.sampled_from(NAMES))
+    def release(self, name: str) -> None:
+        self.carry_out(self.table.release(name, "its handle was dropped", self.now))
+
+    @invariant()
+    def released_ones_do_not_idle(self) -> None:
+        assert not any(one.released and one.idle for one in self.table)
+
     @invariant()
     def no_more_than_the_limit_have_a_worker(self) -> None:
         assert len(self.with_worker()) <= POLICY.limit
