@@ -127,23 +127,26 @@ def test_a_full_disk_fails_its_call_and_no_other(world: World) -> None:
     add_big(world, "2.0", 60 * MB)
     go_on = world.folder / "go-on"
     go_on.touch()
-    with ThreadPoolExecutor(1) as threads, small_disk(world.folder / "small", 24) as disk:
-        with world.server(FLASHPOOL_VOLUME=str(disk)) as server:
-            reading = threads.submit(server.execute, READER, str(go_on), dependencies=["big==1.0"])
-            until(lambda: server.stats()["slots"]["busy"] == 1, 30)
-            for _ in range(2):
-                reply = server.http.post("/execute", json=request(SIZE, dependencies=["big==2.0"]))
-                answer = reply.json()
-                assert (reply.status_code, answer["success"]) == (200, False)
-                assert answer["error_type"] == "EnvironmentError", report(answer)
-                assert answer["details"]["kind"] == "DiskFull"
-                assert "no space" in answer["error"]
-                assert "enlarge the volume" in answer["error"]
-                assert answer["details"]["advice"]
-                assert answer["details"]["retryable"]
-            assert server.execute("def f(): return 3")["json_result"] == 3
-            assert server.execute(VERSION, dependencies=["alpha"])["json_result"] == "2.0"
-            assert server.http.get("/ping").status_code == 200
-            go_on.unlink()
-            answer = reading.result()
-            assert answer["json_result"] == ["1.0", True], report(answer)
+    with (
+        ThreadPoolExecutor(1) as threads,
+        small_disk(world.folder / "small", 24) as disk,
+        world.server(FLASHPOOL_VOLUME=str(disk)) as server,
+    ):
+        reading = threads.submit(server.execute, READER, str(go_on), dependencies=["big==1.0"])
+        until(lambda: server.stats()["slots"]["busy"] == 1, 30)
+        for _ in range(2):
+            reply = server.http.post("/execute", json=request(SIZE, dependencies=["big==2.0"]))
+            answer = reply.json()
+            assert (reply.status_code, answer["success"]) == (200, False)
+            assert answer["error_type"] == "EnvironmentError", report(answer)
+            assert answer["details"]["kind"] == "DiskFull"
+            assert "no space" in answer["error"]
+            assert "enlarge the volume" in answer["error"]
+            assert answer["details"]["advice"]
+            assert answer["details"]["retryable"]
+        assert server.execute("def f(): return 3")["json_result"] == 3
+        assert server.execute(VERSION, dependencies=["alpha"])["json_result"] == "2.0"
+        assert server.http.get("/ping").status_code == 200
+        go_on.unlink()
+        answer = reading.result()
+        assert answer["json_result"] == ["1.0", True], report(answer)

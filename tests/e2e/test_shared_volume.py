@@ -189,9 +189,10 @@ def test_uv_is_killed_again_and_again(world: World) -> None:
                 add_bulk(world, version)
                 step = ("compile", "install")[number % 2]
                 before = len(world.uv_runs(step))
+                begun = _begun(world, step, before)
                 with world.holding(step):
                     answers = callers.ask(version)
-                    until(lambda: len(world.uv_runs(step)) > before)
+                    until(begun)
                     for run in world.uv_runs(step)[before:]:
                         os.kill(run.pid, signal.SIGKILL)
                 for answer in answers():

@@ -1,0 +1,151 @@
+"""What a stranger would try first, with packages of the real index: slow, and it needs the network.
+
+The base is an interpreter that numpy 1.26 has wheels for; that may be another one than the
+server's own.
+"""
+
+import json
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from e2e.server import Server, report, serving, until
+
+from flashpool.envs import EnvSettings
+from flashpool.envs.uv_cli import find_uv
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.shared_pool]
+
+NUMPY: Final = "def f():\n    import numpy\n    return numpy.__version__"
+PANDAS: Final = (
+    "def f():\n    import numpy, pandas\n    return int(pandas.Series(numpy.ones(3)).sum())"
+)
+#: No packet leaves: whoever asks for anything outside is refused at once.
+CUT_OFF: Final = dict.fromkeys(
+    ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"),
+    "http://127.0.0.1:9",
+)
+
+
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of servers that share a volume."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "volume").mkdir()
+    return {
+        "FLASHPOOL_VOLUME": str(folder / "volume"),
+        "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
+        "FLASHPOOL_ENV_MIN_FREE_MB": "0",
+        "FLASHPOOL_SLOTS": "4",
+        "FLASHPOOL_BASE_PYTHON": str(_base(folder)),
+    }
+
+
+def _base(folder: Path) -> Path:
+    uv = find_uv(EnvSettings())
+    find = [uv, "python", "find", "--no-python-downloads", "--no-project", "--system", "<3.13"]
+    found = subprocess.run(find, capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip("no Python before 3.13 is installed, and numpy 1.26 has no wheels for later")
+    make = [found.stdout.strip(), "-m", "venv", "--without-pip", folder / "base"]
+    subprocess.run(make, check=True)
+    return folder / "base" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def server(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), **variables) as server:
+        yield server
+
+
+def test_two_numpys_in_turn(server: Server) -> None:
+    versions = ("1.26.4", "2.2.6")
+
+    def one(number: int) -> dict[str, Any]:
+        wanted = versions[number % 2]
+        answer = server.execute(NUMPY, dependencies=[f"numpy=={wanted}"])
+        assert answer["json_result"] == wanted, report(answer)
+        return answer
+
+    for _ in range(2):
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(one, range(200)))
+    origins = Counter(answer["receipt"]["environment_origin"] for answer in answers)
+    assert origins == {"memo": 200}
+    spent = [answer["receipt"]["seconds"] for answer in answers]
+    assert not any(s["resolve"] + s["fetch"] + s["build"] for s in spent)
+
+
+def test_spelling_and_order_and_pins_do_not_matter(server: Server) -> None:
+    first = server.execute(PANDAS, dependencies=["NumPy ", "pandas"])
+    again = server.execute(PANDAS, dependencies=["pandas", "numpy"])
+    for answer in (first, again):
+        assert answer["json_result"] == 3, report(answer)
+    assert first["receipt"]["environment"] == again["receipt"]["environment"]
+    assert again["receipt"]["environment_hit"]
+
+    loose = server.execute(NUMPY, dependencies=["numpy"])
+    version = loose["json_result"]
+    pinned = server.execute(NUMPY, dependencies=[f"numpy=={version}"])
+    assert pinned["json_result"] == version, report(pinned)
+    assert loose["receipt"]["environment"] == pinned["receipt"]["environment"]
+
+
+def test_an_import_of_pandas_is_preloaded(server: Server) -> None:
+    """The figure itself is a row of `make bench`; here, that the way there is taken."""
+    dependencies = ["numpy", "pandas"]
+
+    def preloaded() -> bool:
+        answer = server.execute(PANDAS, dependencies=dependencies)
+        assert answer["json_result"] == 3, report(answer)
+        return bool(answer["receipt"]["preloaded"])
+
+    until(preloaded, 60)
+    runs: dict[str, list[float]] = {code: [] for code in (PANDAS, "def f(): return 3")}
+    for _ in range(30):
+        for code, took in runs.items():
+            answer = server.execute(code, dependencies=dependencies)
+            assert answer["json_result"] == 3, report(answer)
+            took.append(answer["receipt"]["seconds"]["run"])
+    pandas, noop = (statistics.median(took) for took in runs.values())
+    # Without a preload it is some hundred milliseconds.
+    assert pandas - noop < 0.05
+
+
+def test_from_the_archive_with_the_network_cut_off(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "volume").mkdir()
+    archives = {
+        **variables,
+        "FLASHPOOL_ENV_MODE": "archive",
+        "FLASHPOOL_VOLUME": str(tmp_path / "volume"),
+    }
+
+    def asked(name: str, **more: str) -> tuple[dict[str, Any], float]:
+        (tmp_path / name).mkdir()
+        disk = {"FLASHPOOL_LOCAL_DIR": str(tmp_path / name / "disk")}
+        with serving(tmp_path / name, **{**archives, **disk, **more}) as server:
+            began = time.monotonic()
+            answer = server.execute(PANDAS, dependencies=["numpy", "pandas"])
+            took = time.monotonic() - began
+            assert answer["json_result"] == 3, report(answer)
+            until(lambda: list((tmp_path / "volume/flashpool/archives").glob("*.json")), 120)
+            if more:
+                refused = server.execute(NUMPY, dependencies=["numpy<1.20", "six"])
+                assert refused["details"]["kind"] == "RegistryUnreachable", report(refused)
+        return answer, took
+
+    built, build_s = asked("one")
+    assert built["receipt"]["environment_origin"] == "built"
+    unpacked, unpack_s = asked("two", **CUT_OFF, UV_HTTP_RETRIES="0")
+    assert unpacked["receipt"]["environment_origin"] == "archive"
+    assert unpacked["receipt"]["environment"] == built["receipt"]["environment"]
+    print(json.dumps({"built s": build_s, "from the archive s": unpack_s}))
+    assert unpack_s < build_s
