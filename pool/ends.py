@@ -72,10 +72,13 @@ def start_failed(environment: str, reason: str) -> Outcome:
 def queued_too_long(running: Running, now: float) -> Outcome:
     """It waited for a slot longer than it may."""
     waited = now - running.submitted_at
+    number = running.gpus_wanted
+    what = f"{number} free GPU{'s'[: number > 1]}" if number else "a free slot"
+    advice = "" if number else ", or give the server more slots"
     return Outcome(
         error_type="Timeout",
-        error=f"the call waited {waited:.1f} s for a free slot, and may wait {running.limits.queue_s:g} s "
-        "(phase: queue). Send it again later, or give the server more slots.",
+        error=f"the call waited {waited:.1f} s for {what}, and may wait {running.limits.queue_s:g} s "
+        f"(phase: queue). Send it again later{advice}.",
         details={"phase": Phase.QUEUE.value, "limit_s": running.limits.queue_s},
         receipt=_receipt(running, now),
     )

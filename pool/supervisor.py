@@ -276,6 +276,7 @@ class Supervisor:
 
     def _enqueue(self, call_id: int, key: ZygoteKey, gpus: int) -> None:
         beside = self._residency.table.waiting
+        self._calls[call_id].gpus_wanted = gpus
         if self._calls[call_id].call.want is not None:
             self._scheduler.check_room(gpus, beside)
             self._residency.submit(call_id)
@@ -488,7 +489,7 @@ class Supervisor:
             # Not where it was: that zygote may be on its way out.
             key = self._learner.route(call.environment, call.function_key)
             self._calls.again(call_id, key)
-            now, gpus = self._now(), self._gpus.number(call.gpus)
+            now, gpus = self._now(), running.gpus_wanted
             self.do(self._scheduler.submitted(call_id, key, now, gpus=gpus, again=True))
             return
         cause = causes.of_death(

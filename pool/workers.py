@@ -27,6 +27,7 @@ class Running:
         "dispatched_at",
         "done",
         "gpus",
+        "gpus_wanted",
         "key",
         "limits",
         "own_output",
@@ -51,7 +52,8 @@ class Running:
         self.own_output: OutputBuffer | None = None
         #: In a resident: why it is being ended there, when its caller is to hear of it.
         self.stop: Stop | None = None
-        #: The devices it has, from when it has a worker.
+        #: How many devices it needs; those it has, from when it has a worker.
+        self.gpus_wanted = 0
         self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 1

@@ -261,6 +261,20 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
         assert result(server.execute(SEEN, gpus=0)) is None
 
 
+def test_a_call_that_waits_too_long_is_told_what_for(pod: Serve, scripted: ScriptedNvml) -> None:
+    scripted.gpus(2)
+    with (
+        pod(FLASHPOOL_QUEUE_TIMEOUT_S="0.5") as server,
+        concurrent.futures.ThreadPoolExecutor(1) as threads,
+    ):
+        held = threads.submit(server.execute, HOLD, 3.0)
+        until(lambda: server.stats()["gpus"]["devices"][0]["calls"] == 1)
+        late = server.execute(SEEN, gpus=2)
+        assert late["error_type"] == "Timeout"
+        assert "s for 2 free GPUs, and may wait 0.5 s" in late["error"]
+        result(held.result())
+
+
 PROGRAM = """
 import os
 from flashpool.pool import Pool
