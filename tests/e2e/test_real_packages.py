@@ -5,6 +5,8 @@ server's own.
 """
 
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import time
@@ -149,3 +151,22 @@ def test_from_the_archive_with_the_network_cut_off(
     assert unpacked["receipt"]["environment"] == built["receipt"]["environment"]
     print(json.dumps({"built s": build_s, "from the archive s": unpack_s}))
     assert unpack_s < build_s
+
+
+@pytest.mark.skipif(
+    not shutil.which("dpkg-query") or not (shutil.which("curl") or os.geteuid() == 0),
+    reason="curl is not installed, and cannot be installed",
+)
+def test_the_real_client_asks_for_packages(
+    server: Server, client_python: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [client_python, Path(__file__).parent / "client" / "packages.py", server.url],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    outcomes = json.loads(done.stdout.splitlines()[-1])
+    assert outcomes == [[{"status": "healthy"}, "curl"]] * 2
