@@ -45,7 +45,7 @@ def run_client(
     *,
     url: str = "",
     only: Sequence[str] = (),
-    limit_s: float = 55.0,
+    limit_s: float = 110.0,
 ) -> Told:
     """Make the calls of this recipe, or only some."""
     home.mkdir(exist_ok=True)

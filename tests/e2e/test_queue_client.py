@@ -17,7 +17,7 @@ from e2e.world import World
 
 from support.cloud import ENDPOINT, Platform, Status
 
-pytestmark = pytest.mark.shared_pool
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
 
 #: The image's command, from its own folder.
 WORKER: Final = [sys.executable, str(Path(__file__).parents[2] / "docker" / "handler.py")]
