@@ -1,7 +1,8 @@
 """A process of its own that acquires an environment and tells what it got, as JSON.
 
 With `hold` it keeps its leases until its stdin ends. With `die_at` ("module:Class.name:before"
-or "...:after") it kills itself with SIGKILL around the first call of that function.
+or "...:after") it kills itself with SIGKILL around the first call of that function. With
+`file_limit` no file may grow larger.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import importlib
 import inspect
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -79,6 +81,9 @@ def say(what: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     the_order = json.loads(sys.argv[1])
+    if the_order.get("file_limit"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (the_order["file_limit"], resource.RLIM_INFINITY))
     if the_order.get("die_at"):
         die_at(the_order["die_at"])
     asyncio.run(main(the_order))
