@@ -23,10 +23,12 @@ from . import mapping, parameters, pickling, portable
 from ._child import payload
 from .calls import Call, Codec
 from .config import PoolConfig, usable_cores
-from .engine import Engine, close_all
+from .engine import Engine, Task, close_all
 from .errors import PoolClosed
 from .futures import CallFuture, CallSink
+from .instances import InstanceMethod, RemoteInstance
 from .options import CallOptions, is_whole
+from .residents import Want
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings, Spec
@@ -89,32 +91,70 @@ class _Submitter(Executor):
         try:
             function = _Function(fn, self._dumps(), reused=True)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
-            return mapping.results(iter([_failed(error)]), None, timeout, chunked=False)
+            return mapping.results(iter([mapping.Failed(error)]), None, timeout, chunked=False)
         kind = payload.EACH if chunksize > 1 else payload.ONE
         parts: Iterable[Any] = ((one, {}) for one in arguments)
         if chunksize > 1:
             parts = mapping.chunks(arguments, chunksize)
-        futures = (self._submit_part(engine, function, part, kind) for part in parts)
+        gate = mapping.Gate()
+        calls = (self._submit_part(engine, gate, function, part, kind) for part in parts)
         if buffersize is None and function.parcel[1]:
             # Each waiting call holds a descriptor of the function's memory.
             buffersize = MAX_CALLS_WITH_MEMORY // 2
-        return mapping.results(futures, buffersize, timeout, chunked=chunksize > 1)
+        return mapping.results(calls, buffersize, timeout, chunked=chunksize > 1)
+
+    def instance(
+        self,
+        cls: Callable[..., Any],
+        /,
+        *args: Any,
+        max_concurrency: int | None = None,
+        rebuild: bool = False,
+        **options: Any,
+    ) -> RemoteInstance:
+        """An object of that class in a worker of its own; see `RemoteInstance`.
+
+        ``cls(*args)`` is called there with the first call of a method; for keywords pass a
+        `functools.partial`. ``options`` are those of `options`, and hold for all its calls.
+
+        Raises:
+            InvalidRequest: an option is unknown, or its value makes no sense.
+        """
+        concurrency = self._pool()._config.instance_concurrency
+        if max_concurrency is not None:
+            concurrency = parameters.concurrency(max_concurrency)
+        submitter = self.options(**options) if options else self
+        return RemoteInstance(submitter, cls, args, max_concurrency=concurrency, rebuild=rebuild)
+
+    def _submit_method(
+        self, method: InstanceMethod, arguments: Any, want: Want, *, stream: bool
+    ) -> CallFuture[Any]:
+        engine = self._pool()._engine_to_submit()
+        try:
+            call = self._pack(engine, method, arguments, payload.ONE)
+        except Exception as error:  # noqa: BLE001 - any class's own __reduce__
+            return _failed(error)
+        return self._start(engine, replace(call, want=want), stream=stream)
 
     def _submit_part(
-        self, engine: Engine, function: _Function, arguments: Any, kind: bytes
-    ) -> CallFuture[Any]:
+        self, engine: Engine, gate: mapping.Gate, function: _Function, arguments: Any, kind: bytes
+    ) -> mapping.AnyCall:
         try:
             call = self._pack(engine, function, arguments, kind)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
-            return _failed(error)
-        return self._start(engine, call, stream=False)
+            return mapping.Failed(error)
+        task = mapping.MapCall(engine, gate, show_output=self._pool().show_output)
+        self._submit_to(engine, task, call)
+        return task
 
     def _dumps(self) -> pickling.Dumps:
         """How to pickle for the Python that the calls run in."""
         base_python = self._pool()._config.base_python
         return pickling.dumps_for(portable.wanted(self._options.python_version, base_python))
 
-    def _pack(self, engine: Engine, function: _Function, arguments: Any, kind: bytes) -> Call:
+    def _pack(
+        self, engine: Engine, function: _Function | InstanceMethod, arguments: Any, kind: bytes
+    ) -> Call:
         options = self._options
         parcel = payload.pack(
             arguments,
@@ -137,13 +177,16 @@ class _Submitter(Executor):
     def _start(self, engine: Engine, call: Call, *, stream: bool) -> CallFuture[Any]:
         future: CallFuture[Any] = CallFuture()
         sink = CallSink(engine, future, stream=stream, show_output=self._pool().show_output)
-        try:
-            engine.submit(sink, replace(call, stream=True) if stream else call, self._spec)
-        except BaseException:
-            # Refused, or interrupted (Ctrl-C) half-way: nobody will have this future.
-            future.cancel()
-            raise
+        self._submit_to(engine, sink, replace(call, stream=True) if stream else call)
         return future
+
+    def _submit_to(self, engine: Engine, task: Task, call: Call) -> None:
+        try:
+            engine.submit(task, call, self._spec)
+        except BaseException:
+            # Refused, or interrupted (Ctrl-C) half-way: nobody will read the result.
+            task.cancel()
+            raise
 
 
 class Pool(_Submitter):
@@ -192,6 +235,9 @@ class Pool(_Submitter):
         settings.setdefault("queue_limit", None)
         # A program's calls are not all for GPUs: those that are say so.
         settings.setdefault("gpus_per_call", 0)
+        # Whoever holds an instance says when it may go.
+        settings.setdefault("instances", parameters.WORKERS_MAX)
+        settings.setdefault("instance_idle_s", None)
         settings.setdefault("worker_env", dict(os.environ))
         settings.setdefault("extra_path", pickling.program_path())
         self._config = PoolConfig(
@@ -263,6 +309,11 @@ class Pool(_Submitter):
         engine.close(cancel_futures)
         if wait:
             engine.join()
+
+    def _release(self, instance: str) -> None:
+        """Nobody here has a use for this instance any more."""
+        if self._engine is not None:
+            self._engine.release(instance)
 
     def stats(self) -> Any:
         """The supervisor's statistics as of now; see `flashpool.pool.stats`."""

@@ -7,8 +7,10 @@ delivery thread; once that is done neither knows the other, and the pool knows n
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
+from collections.abc import Generator
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import Any, TypeVar
@@ -57,6 +59,10 @@ class CallFuture(Future[T]):
         self._invoke_callbacks()  # type: ignore[attr-defined]
         return True
 
+    def __await__(self) -> Generator[Any, None, T]:
+        """In a coroutine: its result, without blocking the loop."""
+        return asyncio.wrap_future(self).__await__()
+
     def start_running(self) -> None:
         """Show as running, unless it was cancelled."""
         with self._condition:
@@ -102,11 +108,11 @@ class CallSink:
 
     def told(self, line: str) -> None:
         """Show how its environment gets on."""
-        _shown.add(self._engine, f"{line}\n".encode("utf-8", "backslashreplace"))
+        show(self._engine, f"{line}\n".encode("utf-8", "backslashreplace"))
 
     def output(self, chunk: bytes) -> None:
         """Show what the call wrote."""
-        _shown.add(self._engine, chunk)
+        show(self._engine, chunk)
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """One item of a stream; the first makes the iterator the future's result."""
@@ -150,7 +156,7 @@ class CallSink:
         if future.cancelled():
             close_all(outcome.fds)
             return
-        future.finish(*_decode(outcome))
+        future.finish(*decode(outcome))
 
     def fail(self, error: BaseException) -> None:
         """There will be no outcome."""
@@ -203,7 +209,7 @@ def _finish_with(
     future.finish(RemoteIterator(stream), None)
 
 
-def _decode(outcome: Outcome) -> tuple[Any, BaseException | None]:
+def decode(outcome: Outcome) -> tuple[Any, BaseException | None]:
     """Result, or exception."""
     if not outcome.ok:
         return None, tracebacks.restore(outcome)
@@ -249,3 +255,8 @@ class _Output:
 
 
 _shown = _Output()
+
+
+def show(engine: Engine, chunk: bytes) -> None:
+    """Write what a call wrote to this program's standard output, in time. Loop thread."""
+    _shown.add(engine, chunk)
