@@ -47,11 +47,11 @@ class LocalHandler:
         """Run one job; the answer, with `error` when it failed."""
         if self._service is not None:
             return await self._run(self._service, job)
-        async with self.lifespan():
-            return await self._run(self._service, job)
+        async with self.lifespan() as service:
+            return await self._run(service, job)
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
+    async def lifespan(self, _app: object = None) -> AsyncIterator[Service]:
         """Have one pool for all jobs meanwhile."""
         service, admin = self._make()
         await service.start()
@@ -59,7 +59,7 @@ class LocalHandler:
             if admin is not None:
                 await admin.start()
             self._service = service
-            yield
+            yield service
         finally:
             self._service = None
             await service.stop()

@@ -141,6 +141,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             await _within(changed.wait(), _LOOK_S)
         return 0
 
+    #: How many jobs there may be; the SDK's name for it.
+    current_concurrency: int
+
     async def set_scale(self) -> None:
         """Ask how many jobs there may be; unlike the SDK's, also while some are in progress."""
         self.current_concurrency = self.concurrency_modifier(self.current_concurrency)

@@ -12,7 +12,8 @@ an SDK which has others is refused and not silently run without us.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -94,11 +95,17 @@ def start(
 def _give_lifespan(lifespan: Callable[..., Any]) -> None:
     from runpod.serverless.modules import rp_fastapi
 
-    class Api(rp_fastapi.WorkerAPI):  # type: ignore[misc, name-defined]
+    @asynccontextmanager
+    async def without_state(app: Any) -> AsyncIterator[None]:
+        # What a lifespan yields is the state of its requests.
+        async with lifespan(app):
+            yield
+
+    class Api(rp_fastapi.WorkerAPI):  # type: ignore[misc]
         """The SDK's API, whose pool lives as long as it does."""
 
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config)
-            self.rp_app.router.lifespan_context = lifespan
+            self.rp_app.router.lifespan_context = without_state
 
     rp_fastapi.WorkerAPI = Api

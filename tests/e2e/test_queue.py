@@ -1,0 +1,286 @@
+"""Jobs of the queue, run by the image's entry point under the real SDK's loop."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+import pytest
+from e2e.queue_jobs import NOTHING, STAYS, failure, run, value, working
+from e2e.server import alive, request, until
+
+from support.cloud import Fault, Platform, Status, Worker
+
+pytestmark = pytest.mark.shared_pool
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with Platform() as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def worker(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    folder = tmp_path_factory.mktemp("worker")
+    with working(folder, platform, FLASHPOOL_QB_PROGRESS="yes") as worker:
+        yield worker
+
+
+@pytest.fixture(autouse=True)
+def _same_worker(platform: Platform, worker: Worker) -> Iterator[None]:
+    platform.clear_faults()
+    yield
+    assert worker.running, worker.last_words()
+    assert platform.workers() == [worker]
+
+
+def log_lines(worker: Worker, job: str) -> list[str]:
+    entries = [json.loads(line) for line in worker.output().splitlines() if line[:1] == "{"]
+    return [one["message"] for one in entries if one["requestId"] == job]
+
+
+def test_a_result_and_its_output(platform: Platform, worker: Worker) -> None:
+    record = run(platform, "def f(a, b):\n    print('adding')\n    return a + b", 40, 2)
+    assert value(record) == 42
+    assert record.output["stdout"] == "adding\n"
+    assert record.output["receipt"]["environment"] == "base"
+    until(lambda: log_lines(worker, record.id) == ["Started.", "adding", "Finished."])
+
+
+def test_pickles_as_the_client_sends_them(platform: Platform) -> None:
+    pickled = base64.b64encode(cloudpickle.dumps({1, 2})).decode()
+    fields = {"function_name": "f", "function_code": "def f(x): return x | {3}", "args": [pickled]}
+    record = platform.wait(platform.submit(fields))
+    assert cloudpickle.loads(base64.b64decode(record.output["result"])) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("code", "error_type", "text"),
+    [
+        ("def f(): raise ValueError('no luck')", "ValueError", "in f"),
+        ("def f():\n    import sys\n    sys.exit(3)", "SystemExit", "3"),
+        ("def f(): raise KeyboardInterrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
+        ("def f():\n    import os\n    os._exit(7)", "WorkerCrashed", "exit code 7"),
+        ("def f(): return {1, 2}", "ResultNotSerializable", "set"),
+        ("def f(): return float('nan')", "ResultNotSerializable", "float"),
+        ("def f(: pass", "SyntaxError", "invalid syntax"),
+    ],
+)
+def test_failures(platform: Platform, code: str, error_type: str, text: str) -> None:
+    fields = {"function_name": "f", "function_code": code, "serialization_format": "json"}
+    record = platform.wait(platform.submit(fields))
+    assert failure(record) == error_type
+    assert text in (record.error or "")
+    assert record.output["receipt"]
+    assert value(run(platform, NOTHING, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [None, [], "text", 5, True, {}, {"input": None}, {"function_name": 3}, float("nan"),
+     {"function_name": "f", "function_code": NOTHING, "args": [float("inf")]},
+     {"x": "y" * (33 * 1024 * 1024)}],
+    ids=lambda poison: repr(poison)[:30],
+)  # fmt: skip
+def test_poison_is_reported_and_the_loop_goes_on(platform: Platform, poison: Any) -> None:
+    record = platform.wait(platform.submit(poison))
+    assert failure(record) in ("InvalidRequest", "PayloadTooLarge")
+    assert value(run(platform, NOTHING, 1)) == 1
+
+
+def test_one_poisoned_job_of_a_batch_fails_alone(platform: Platform) -> None:
+    # Both are there before the worker asks again.
+    platform.script(Fault.slow("job-take", 0.5, times=2))
+    run(platform, NOTHING)
+    jobs = [platform.submit(float("nan")), platform.submit(request(NOTHING, 7))]
+    poisoned, fine = platform.wait_all(jobs)
+    assert failure(poisoned) == "InvalidRequest"
+    assert value(fine) == 7
+
+
+def test_jobs_run_side_by_side_and_each_starts_at_once(platform: Platform, tmp_path: Path) -> None:
+    """The SDK's own loop changes its concurrency only while idle, and looks now and then."""
+    first = platform.submit(request(STAYS, str(tmp_path / "1"), 60))
+    until((tmp_path / "1").exists)
+    second = platform.submit(request(STAYS, str(tmp_path / "2"), 0))
+    assert value(platform.wait(second)) == "done"
+    platform.cancel(first)
+
+
+def test_cancelling_a_job_kills_its_tree(platform: Platform, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    job = platform.submit(request(STAYS, str(mark), 60))
+    until(mark.exists)
+    process = psutil.Process(int(mark.read_text()))
+    platform.cancel(job)
+    until(lambda: not alive([process]), 5)
+    record = platform.job(job)
+    assert record.status is Status.CANCELLED
+    # It is reported for the log; the platform has decided already.
+    platform.until(lambda: platform.job(job).dones, 5)
+    assert [done.counted for done in platform.job(job).dones] == [False]
+    assert value(run(platform, NOTHING, 1)) == 1
+
+
+def test_a_stop_request_alone_is_reported(platform: Platform, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    job = platform.submit(request(STAYS, str(mark), 60))
+    until(mark.exists)
+    platform.send_stop("nobody", worker=platform.job(job).worker)
+    platform.send_stop(job)
+    record = platform.wait(job, 10)
+    assert failure(record) == "Cancelled"
+    assert record.output["stdout"] == "begun\n"
+
+
+def test_a_job_is_reported_before_the_platform_gives_it_up(platform: Platform) -> None:
+    code = "def f():\n    print('looping', flush=True)\n    while True: pass"
+    job = platform.submit(request(code), policy={"executionTimeout": 3000})
+    record = platform.wait(job)
+    assert failure(record) == "Timeout"
+    assert "executionTimeout" in (record.error or "")
+    assert record.output["details"]["phase"] == "run"
+    assert "looping" in record.output["stdout"]
+
+
+def test_a_job_that_ignores_sigterm_is_reported_in_time_too(platform: Platform) -> None:
+    code = """def f():
+    import signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True: time.sleep(1)"""
+    job = platform.submit(request(code), policy={"executionTimeout": 1000})
+    assert failure(platform.wait(job)) == "Timeout"
+
+
+def test_items_stream_as_they_come(platform: Platform, tmp_path: Path) -> None:
+    code = """def f(path):
+    import os, time
+    for n in range(3):
+        yield {"n": n}
+    while not os.path.exists(path): time.sleep(0.01)
+    yield "last" """
+    job = platform.submit(request(code, str(tmp_path / "go")))
+    platform.until(lambda: len(platform.job(job).stream) == 3)
+    assert not platform.job(job).final
+    (tmp_path / "go").touch()
+    record = platform.wait(job)
+    assert record.items == [{"n": 0}, {"n": 1}, {"n": 2}, "last"]
+    assert value(record) == record.items
+    assert record.dones[0].is_stream
+
+
+def test_a_slow_consumer_slows_the_generator(platform: Platform, tmp_path: Path) -> None:
+    code = """async def f(path):
+    for n in range(60):
+        with open(path, "w") as file: file.write(str(n))
+        yield n"""
+    mark = tmp_path / "count"
+    platform.script(Fault.slow("job-stream", 0.05))
+    job = platform.submit(request(code, str(mark), return_aggregate_stream=False))
+    platform.until(lambda: len(platform.job(job).stream) >= 5)
+    ahead = int(mark.read_text() or 0) - len(platform.job(job).stream)
+    assert ahead <= 20
+    platform.clear_faults()
+    record = platform.wait(job)
+    assert record.items == list(range(60))
+    assert value(record) == []
+
+
+def test_refused_items_are_offered_again(platform: Platform) -> None:
+    platform.script(Fault.answers("job-stream", 500, times=5, skip=1))
+    record = run(platform, "def f():\n    for n in range(4): yield n")
+    assert record.items == [0, 1, 2, 3]
+    assert value(record) == record.items
+
+
+def test_pickled_items_are_text(platform: Platform) -> None:
+    fields = {"function_name": "f", "function_code": "def f():\n    yield {1}\n    yield b'x'"}
+    record = platform.wait(platform.submit(fields))
+    items = [cloudpickle.loads(base64.b64decode(item)) for item in record.items]
+    assert items == [{1}, b"x"]
+    assert cloudpickle.loads(base64.b64decode(record.output["result"])) == items
+
+
+def test_progress_comes_before_the_result_and_never_after(platform: Platform) -> None:
+    record = run(platform, "def f():\n    import time\n    time.sleep(1.2)\n    return 1")
+    assert value(record) == 1
+    phases = [one.output["phase"] for one in record.progress]
+    assert phases[-1] == "run"
+    assert all(one.at < record.dones[0].at for one in record.progress)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.answers("job-take", 429),
+        Fault.answers("job-take", 500, times=3),
+        Fault.answers("job-take", 401),
+        Fault.bad_json("job-take", times=2),
+        Fault.cuts("job-take"),
+        Fault.answers("job-stop", 500),
+        Fault.bad_json("job-stop"),
+    ],
+    ids=lambda fault: f"{fault.on}-{fault.status or 'cut'}",
+)
+def test_the_loop_survives_the_platform(platform: Platform, fault: Fault) -> None:
+    platform.script(fault)
+    assert value(run(platform, NOTHING, 1)) == 1
+    assert value(run(platform, NOTHING, 2)) == 2
+
+
+def test_a_job_handed_out_twice_runs_once(platform: Platform, tmp_path: Path) -> None:
+    platform.script(Fault.duplicates())
+    code = """def f(path):
+    import time
+    with open(path, "a") as file: file.write("x")
+    time.sleep(0.5)"""
+    record = run(platform, code, str(tmp_path / "runs"))
+    assert len(record.deliveries) == 2
+    assert value(record) is None
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_a_result_larger_than_the_platform_takes(platform: Platform) -> None:
+    record = run(platform, "def f(): return 'x' * 11_000_000")
+    assert failure(record) == "ResultTooLarge"
+    assert "FLASHPOOL_RESULT_SPILL" in (record.error or "")
+    assert record.output["details"]["size"] > 11_000_000
+
+
+def test_a_failure_larger_than_the_platform_takes_is_cut(platform: Platform) -> None:
+    code = """def f():
+    class Large(Exception):
+        pass
+    error = Large("small")
+    error.data = "x" * 12_000_000
+    raise error"""
+    record = run(platform, code)
+    assert failure(record) == "Large"
+
+
+def test_the_heartbeat_tells_what_is_in_progress(
+    platform: Platform, worker: Worker, tmp_path: Path
+) -> None:
+    job = platform.submit(request(STAYS, str(tmp_path / "begun"), 60))
+    platform.until(lambda: any(job in ping.jobs for ping in platform.pings(worker.id)))
+    platform.cancel(job)
+    platform.until(lambda: not platform.pings(worker.id)[-1].jobs)
+
+
+def test_stats_are_served(worker: Worker) -> None:
+    found = [
+        connection.laddr
+        for connection in psutil.Process(worker.process.pid).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(found) == 1
+    assert found[0].ip == "127.0.0.1"
+    import httpx
+
+    stats = httpx.get(f"http://127.0.0.1:{found[0].port}/stats", trust_env=False).json()
+    assert stats["ready"]
+    assert stats["slots"]["total"] == 2

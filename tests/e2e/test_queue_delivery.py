@@ -1,0 +1,270 @@
+"""Every job that was taken is reported once: with a platform that refuses, and by a worker that
+is told to leave, or killed.
+"""
+
+import base64
+import json
+import pickle
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from e2e.queue_jobs import HANDLER, NOTHING, STAYS, failure, run, started, value, working
+from e2e.server import alive, request, until
+
+from support.cloud import Fault, Platform, Status, Worker
+
+ENDS = """def f(n):
+    import os, signal, time
+    if n % 10:
+        time.sleep(0.01)
+        return n
+    way = n // 10 % 4
+    if way == 0:
+        os._exit(7)
+    if way == 1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if way == 2:
+        kept = []
+        while True:
+            kept.append(b'x' * (4 << 20))
+            time.sleep(0.001)
+    while True:
+        pass"""
+CAUSES = {
+    0: ("WorkerCrashed", "exit code 7"),
+    1: ("WorkerCrashed", "SIGSEGV"),
+    2: ("OutOfMemory", "256"),
+    3: ("Timeout", "1"),
+}
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    with Platform() as platform:
+        yield platform
+
+
+def kept(folder: Path) -> list[Path]:
+    """Results that wait on disk."""
+    return [path for path in (folder / "state").rglob("*.json") if path.is_file()]
+
+
+def pids(worker: Worker) -> list[psutil.Process]:
+    return psutil.Process(worker.process.pid).children(recursive=True)
+
+
+def staying(platform: Platform, mark: Path, seconds: float) -> str:
+    job = platform.submit(request(STAYS, str(mark), seconds))
+    until(mark.exists)
+    return job
+
+
+@pytest.mark.timeout(180)
+def test_200_jobs_of_which_every_tenth_kills_itself(platform: Platform, tmp_path: Path) -> None:
+    limits: dict[str, Any] = {"timeout_s": 1, "memory_mb": 256}
+    jobs = [platform.submit(request(ENDS, n, **limits)) for n in range(200)]
+    with working(tmp_path, platform, FLASHPOOL_SLOTS="4") as worker:
+        records = platform.wait_all(jobs, 150)
+        assert worker.output().count("Starting Serverless Worker") == 1
+    assert Counter(record.done_count for record in records) == {1: 200}
+    assert Counter(len(record.deliveries) for record in records) == {1: 200}
+    for n, record in enumerate(records):
+        if n % 10:
+            assert value(record) == n
+        else:
+            error_type, text = CAUSES[n // 10 % 4]
+            assert (n, failure(record)) == (n, error_type)
+            assert text in (record.error or "")
+
+
+def refused_for(platform: Platform, tmp_path: Path, seconds: float) -> None:
+    platform.script(Fault.answers("job-done", 500, for_s=seconds))
+    with working(tmp_path, platform) as worker:
+        began = time.monotonic()
+        jobs = [platform.submit(request(NOTHING, n)) for n in range(20)]
+        until(lambda: len(kept(tmp_path)) == 20, min(seconds, 20))
+        # The heartbeat goes on naming them: they are not lost.
+        platform.until(lambda: set(jobs) <= set(platform.pings(worker.id)[-1].jobs), 10)
+        records = platform.wait_all(jobs, seconds + 40)
+        assert [value(record) for record in records] == list(range(20))
+        assert all(record.finished_at and record.finished_at - began > 1 for record in records)
+        until(lambda: not kept(tmp_path))
+        assert worker.running
+
+
+def test_results_that_are_refused_arrive_later_and_once(platform: Platform, tmp_path: Path) -> None:
+    refused_for(platform, tmp_path, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_results_refused_for_a_minute_arrive_and_once(platform: Platform, tmp_path: Path) -> None:
+    refused_for(platform, tmp_path, 60)
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_a_refusal_of_any_kind_is_not_the_end(
+    platform: Platform, tmp_path: Path, status: int
+) -> None:
+    with working(tmp_path, platform):
+        platform.script(Fault.answers("job-done", status, times=2))
+        assert value(run(platform, NOTHING, 5)) == 5
+
+
+def test_connections_that_break_and_answers_that_are_too_large(
+    platform: Platform, tmp_path: Path
+) -> None:
+    with working(tmp_path, platform):
+        platform.script(Fault.cuts("job-done", times=5))
+        assert value(run(platform, NOTHING, 5)) == 5
+        platform.script(Fault.answers("job-done", 413))
+        assert failure(run(platform, NOTHING, 5)) == "ResultTooLarge"
+        # What the platform does not know any more is let go.
+        platform.script(Fault.answers("job-done", 410, times=None))
+        job = platform.submit(request(NOTHING, 6))
+        platform.until(lambda: platform.exchanges("job-done", job=job))
+        platform.clear_faults()
+        assert value(run(platform, NOTHING, 7)) == 7
+        assert not kept(tmp_path)
+        assert len(platform.exchanges("job-done", job=job)) == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_restarted_worker_goes_on_reporting(
+    platform: Platform, tmp_path: Path, how: signal.Signals
+) -> None:
+    platform.script(Fault.answers("job-done", 500, times=None))
+    same = {"RUNPOD_POD_ID": "the-pod", "FLASHPOOL_DRAIN_S": "3"}
+    worker = started_as(platform, tmp_path, same)
+    job = platform.submit(request(NOTHING, 9))
+    until(lambda: kept(tmp_path), 20)
+    worker.process.send_signal(how)
+    assert worker.wait(10) == (0 if how is signal.SIGTERM else -signal.SIGKILL)
+    assert platform.job(job).status is Status.IN_PROGRESS
+    assert len(kept(tmp_path)) == 1
+    platform.clear_faults()
+    second = started_as(platform, tmp_path, same)
+    assert value(platform.wait(job, 20)) == 9
+    until(lambda: not kept(tmp_path))
+    assert second.stop() == 0
+
+
+def started_as(platform: Platform, folder: Path, same: dict[str, str]) -> Worker:
+    """One whose polls are another pod's: wait for its log instead."""
+    ours = {
+        "FLASHPOOL_SLOTS": "2",
+        "FLASHPOOL_ADMIN_PORT": "0",
+        "FLASHPOOL_STATE_DIR": str(folder / "state"),
+        **same,
+    }
+    worker = platform.start_worker(HANDLER, variables=ours)
+    until(lambda: "Ready" in worker.output(), 30)
+    return worker
+
+
+def test_sigterm_under_load_reports_every_job(platform: Platform, tmp_path: Path) -> None:
+    worker = started(tmp_path, platform, FLASHPOOL_SLOTS="4", FLASHPOOL_DRAIN_S="6")
+    code = "def f(n):\n    import time\n    time.sleep(0.05)\n    return n"
+    jobs = [platform.submit(request(code, n)) for n in range(300)]
+    long = [platform.submit(request("def f():\n    import time\n    time.sleep(60)"))]
+    platform.until(lambda: sum(one.final for one in platform.jobs()) > 20)
+    began = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - began < 6
+    taken = [one for one in map(platform.job, jobs + long) if one.deliveries]
+    assert len(taken) > 20
+    assert {one.done_count for one in taken} == {1}
+    assert {one.status for one in taken} <= {Status.COMPLETED, Status.FAILED}
+    rest = [one for one in map(platform.job, jobs + long) if not one.deliveries]
+    assert {one.status for one in rest} <= {Status.IN_QUEUE}
+
+
+def test_what_does_not_end_in_time_is_reported_as_cancelled(
+    platform: Platform, tmp_path: Path
+) -> None:
+    worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="3")
+    tree = pids(worker)
+    long = staying(platform, tmp_path / "long", 60)
+    short = staying(platform, tmp_path / "short", 1)
+    began = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - began < 3
+    assert value(platform.job(short)) == "done"
+    assert failure(platform.job(long)) == "Cancelled"
+    assert "FLASHPOOL_DRAIN_S" in (platform.job(long).error or "")
+    until(lambda: not alive(tree))
+
+
+def test_a_second_signal_hurries(platform: Platform, tmp_path: Path) -> None:
+    worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="60")
+    job = staying(platform, tmp_path / "begun", 60)
+    worker.process.send_signal(signal.SIGINT)
+    until(lambda: "leaving within" in worker.output())
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert failure(platform.job(job)) == "Cancelled"
+
+
+def test_a_job_taken_while_the_signal_comes_is_done(tmp_path: Path) -> None:
+    """The SDK's own loop takes it from the poll that is still open, and drops it."""
+    with Platform(poll_s=3) as platform:
+        worker = started(tmp_path, platform)
+        worker.terminate()
+        until(lambda: "leaving within" in worker.output())
+        job = platform.submit(request(NOTHING, 4))
+        assert worker.wait(10) == 0
+        assert value(platform.job(job)) == 4
+
+
+def test_a_poll_is_not_waited_for_beyond_the_drain(tmp_path: Path) -> None:
+    with Platform(poll_s=60) as platform:
+        with working(tmp_path, platform, FLASHPOOL_DRAIN_S="1") as worker:
+            began = time.monotonic()
+            assert worker.stop() == 0
+            assert time.monotonic() - began < 2
+        job = platform.submit(request(NOTHING))
+        assert not platform.job(job).deliveries
+
+
+def test_cancelling_works_while_it_leaves(platform: Platform, tmp_path: Path) -> None:
+    worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="30")
+    job = staying(platform, tmp_path / "begun", 60)
+    worker.terminate()
+    until(lambda: "leaving within" in worker.output())
+    platform.cancel(job)
+    assert worker.wait(10) == 0
+
+
+def test_a_killed_worker_leaves_nothing_and_no_heartbeat(
+    platform: Platform, tmp_path: Path
+) -> None:
+    worker = started(tmp_path, platform)
+    staying(platform, tmp_path / "begun", 60)
+    platform.until(lambda: platform.pings(worker.id))
+    tree = pids(worker)
+    assert len(tree) >= 3
+    worker.process.kill()
+    worker.process.wait()
+    until(lambda: not alive(tree), 3)
+
+
+def test_large_results_go_to_the_volume(platform: Platform, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    variables = {"FLASHPOOL_RESULT_SPILL": "yes", "FLASHPOOL_VOLUME": str(volume)}
+    with working(tmp_path, platform, **variables):
+        record = run(platform, "def f(): return ['x' * 11_000_000, 5]")
+        reference = value(record)["flashpool_result"]
+        assert record.output["spilled"] == reference
+        assert Path(reference["path"]).is_relative_to(volume)
+        assert json.loads(Path(reference["path"]).read_bytes())[1] == 5
+        fields = {"function_name": "f", "function_code": "def f(): return b'x' * 9_000_000"}
+        record = platform.wait(platform.submit(fields))
+        reference = pickle.loads(base64.b64decode(record.output["result"]))["flashpool_result"]
+        assert len(pickle.loads(Path(reference["path"]).read_bytes())) == 9_000_000
