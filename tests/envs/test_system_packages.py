@@ -3,13 +3,20 @@
 import asyncio
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flashpool.envs import SystemPackagesFailed, system_packages
+from flashpool.envs import (
+    CompilerMissing,
+    Environments,
+    Spec,
+    SystemPackagesFailed,
+    system_packages,
+)
 from flashpool.envs.system_packages import SystemPackages
 
 Run = Callable[[Any], Any]
@@ -109,3 +116,102 @@ def test_without_root_it_says_so(machine: Path, run: Run, monkeypatch: pytest.Mo
     with pytest.raises(SystemPackagesFailed, match="need root"):
         run(packages(machine).ensure(("curl",), print))
     assert log(machine) == []
+
+
+_BACKEND = """
+import os, shutil, subprocess
+def build_wheel(folder, *rest):
+    subprocess.run(["cc", "--version"], check=True)
+    return os.path.basename(shutil.copy({wheel!r}, folder))
+"""
+
+
+@pytest.fixture
+def compiled(machine: Path, setup: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A requirement that runs `cc` to be built, on a machine where apt is what brings it."""
+    tools = machine / "bin"
+    for name in ("sh", "touch", "date", "sleep", "rm", "env"):
+        found = next(path for path in (Path("/usr/bin", name), Path("/bin", name)) if path.exists())
+        (tools / name).symlink_to(found)
+    text = (tools / "apt-get").read_text()
+    cc = f"printf '#!/bin/sh\\nexit 0\\n' > {tools}/cc; /bin/chmod +x {tools}/cc"
+    (tools / "apt-get").write_text(text.replace("rm ", f"{cc}; rm ", 1))
+    monkeypatch.setenv("PATH", str(tools))
+    source = machine / "native"
+    source.mkdir()
+    wheel = setup.base.index.add("native", "1.0")
+    (source / "own.py").write_text(_BACKEND.format(wheel=str(wheel)))
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
+        '[project]\nname = "native"\nversion = "1.0"\n'
+    )
+    return f"native @ {source.as_uri()}"
+
+
+def test_a_missing_compiler_is_told(compiled: str, machine: Path, setup: Any, run: Run) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            await environments.acquire(Spec(requirements=(compiled,)))
+
+    with pytest.raises(CompilerMissing) as caught:
+        run(main())
+    assert "FLASHPOOL_AUTO_BUILD_TOOLS" in caught.value.advice
+    assert caught.value.requirement.startswith("native @")
+    assert log(machine) == []
+
+
+def test_build_tools_are_installed_where_they_may_be(
+    compiled: str, machine: Path, setup: Any, run: Run
+) -> None:
+    """Two sets that need them, at once: installed once, and both are built."""
+    said: list[str] = []
+
+    async def main() -> None:
+        async with Environments(setup.settings(auto_build_tools=True)) as environments:
+            asked = [(compiled,), (compiled, "alpha")]
+            leases = await asyncio.gather(
+                *[
+                    environments.acquire(Spec(requirements=each), progress=said.append)
+                    for each in asked
+                ]
+            )
+            for lease in leases:
+                assert lease.environment.origin == "built"
+                lease.release()
+
+    run(main())
+    installed = [line for line in log(machine) if line.startswith("install")]
+    assert len(installed) == 1
+    assert installed[0].endswith("-- build-essential")
+    assert any("build-essential" in line for line in said)
+
+
+#: A package to install on this machine and to remove again, such as `hello`.
+_REAL = os.environ.get("FLASHPOOL_TEST_APT", "")
+
+
+@pytest.mark.skipif(
+    not _REAL, reason="installs on this machine: name a package in FLASHPOOL_TEST_APT"
+)
+@pytest.mark.timeout(300)
+def test_a_real_package_for_two_at_once(run: Run, tmp_path: Path) -> None:
+    def installed() -> bool:
+        argv = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", _REAL]
+        return subprocess.run(argv, capture_output=True, text=True).stdout == "installed"
+
+    assert not installed(), "this test would remove what somebody wants"
+    said: list[str] = []
+
+    async def main() -> None:
+        pools = [SystemPackages(debs=tmp_path / "debs", limit_s=240) for _ in range(2)]
+        await asyncio.gather(*[pool.ensure((_REAL,), said.append) for pool in pools])
+        with pytest.raises(SystemPackagesFailed, match="no-such-package-at-all"):
+            await pools[0].ensure(("no-such-package-at-all",), said.append)
+
+    try:
+        run(main())
+        assert installed()
+        assert list((tmp_path / "debs").glob(f"*/{_REAL}_*.deb"))
+        assert any(line.startswith("Installing system packages") for line in said)
+    finally:
+        subprocess.run(["apt-get", "purge", "-qq", "-y", _REAL], capture_output=True, check=True)
