@@ -175,6 +175,14 @@ def test_sigterm_lets_it_finish() -> None:
         assert platform.job(job).output == {"echo": 1}
 
 
+def test_a_worker_that_asks_for_it_is_stopped() -> None:
+    with Platform(poll_s=0.3) as platform:
+        worker = started(platform)
+        record = platform.wait(platform.submit({"echo": 1, "refresh": True}))
+        assert record.output == {"echo": 1}
+        assert worker.wait() == 0
+
+
 def test_a_lost_worker_s_job_is_given_to_another() -> None:
     with Platform(poll_s=0.3, lost_after_s=2.5, redeliveries=1) as platform:
         lost = started(platform)

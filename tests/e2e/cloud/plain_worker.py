@@ -2,6 +2,7 @@
 
 Its input is a FunctionRequest, run right here (instances are kept), or one of
     {"sleep": seconds}  {"echo": value}  {"stream": n}  {"progress": n}  {"fail": text}
+    {"refresh": true}: wants to be stopped afterwards
 
 Its concurrency is PLAIN_CONCURRENCY; with PLAIN_STREAM, it is a generator. Arguments are the SDK's.
 """
@@ -32,7 +33,7 @@ async def work(job):
         raise ValueError(given["fail"])
     if "function_code" in given or "class_code" in given:
         return await flash(given)
-    return {"echo": given.get("echo")}
+    return {"echo": given.get("echo"), "refresh_worker": given.get("refresh")}
 
 
 async def flash(request):

@@ -144,6 +144,12 @@ class Pods:
             if worker.endpoint == endpoint:
                 worker.terminate()
 
+    def stop(self, worker: str) -> None:
+        """It has asked for it: `stopPod` in a job-done."""
+        for one in self.workers:
+            if one.id == worker:
+                one.terminate()
+
     def initializing(self, endpoint: str, ready: set[str]) -> int:
         return sum(
             one.endpoint == endpoint and one.id not in ready and one.running for one in self.workers

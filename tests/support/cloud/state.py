@@ -52,6 +52,8 @@ class Pods(Protocol):
 
     def remove(self, endpoint: str) -> None: ...
 
+    def stop(self, worker: str) -> None: ...
+
     def initializing(self, endpoint: str, ready: set[str]) -> int: ...
 
     def log(self, worker: str) -> list[str]: ...
@@ -141,6 +143,8 @@ class State:
     def done(self, job: Job, worker: str, body: Mapping[str, Any], *, is_stream: bool) -> bool:
         queue = self.endpoints[job.endpoint].queue
         counted = queue.done(job, worker, body, is_stream=is_stream, now=time.monotonic())
+        if body.get("stopPod"):
+            self.pods.stop(worker)
         self.changes.tell()
         return counted
 
