@@ -1,0 +1,209 @@
+"""The images' entry points without a cloud: every way the SDK's flags start them, and the modes."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+import pytest
+from e2e.queue_client import _free_port
+from e2e.queue_jobs import NOTHING
+from e2e.server import FLASHPOOL, alive, request, until
+
+DOCKER: Final = Path(__file__).parents[2] / "docker"
+HANDLER: Final = [sys.executable, "handler.py"]
+ADD: Final = "def f(a, b):\n    print('adding')\n    return a + b"
+
+
+def environ(**variables: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FLASH", "RUNPOD"))}
+    return {**kept, "FLASHPOOL_ADMIN_PORT": "0", **variables}
+
+
+def done(
+    command: list[Any], *arguments: str, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=DOCKER,
+        env=environ(**variables),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def running(command: list[Any], log: Path, **variables: str) -> "Iterator[subprocess.Popen[bytes]]":
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=DOCKER, env=environ(**variables), stdout=file, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("command", [HANDLER, [FLASHPOOL, "serve", "qb"]], ids=["image", "cli"])
+def test_one_job_from_the_command_line(command: list[Any]) -> None:
+    job = json.dumps({"input": request(ADD, 40, 2)})
+    ended = done(command, "--test_input", job)
+    assert ended.returncode == 0, ended.stderr
+    assert "'json_result': 42" in ended.stdout
+    assert "adding" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        ({"input": request("def f(): raise ValueError('no luck')")}, "no luck"),
+        ({"input": request("def f():\n    import os\n    os._exit(7)")}, "exit code 7"),
+        ({"input": {"function_name": "f"}}, "function_code"),
+        ({"input": None}, "no input"),
+    ],
+)
+def test_a_job_from_the_command_line_that_fails(job: dict[str, Any], text: str) -> None:
+    ended = done(HANDLER, "--test_input", json.dumps(job))
+    assert ended.returncode == 1
+    assert text in ended.stdout
+
+
+def test_the_job_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "test_input.json").write_text(json.dumps({"input": request(NOTHING, 7)}))
+    ended = subprocess.run(
+        [sys.executable, DOCKER / "handler.py", "--rp_log_level", "ERROR"],
+        cwd=tmp_path,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Job result" not in ended.stdout
+    ended = done(HANDLER)
+    assert ended.returncode == 1
+    assert "test_input.json not found" in ended.stdout
+
+
+def test_help_tells_of_the_sdks_flags() -> None:
+    ended = done([FLASHPOOL], "serve", "qb", "--help")
+    for flag in ("--test_input", "--rp_serve_api", "--rp_api_port", "RUNPOD_WEBHOOK_GET_JOB"):
+        assert flag in ended.stdout
+
+
+@contextlib.contextmanager
+def api(log: Path, **variables: str) -> "Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]":
+    port = _free_port()
+    command = [FLASHPOOL, "serve", "qb", "--rp_serve_api", "--rp_api_port", str(port)]
+    with (
+        running(command, log, **variables) as process,
+        httpx.Client(base_url=f"http://localhost:{port}", trust_env=False, timeout=30) as http,
+    ):
+        until(lambda: http.get("/openapi.json").status_code == 200, 30)
+        yield http, process
+
+
+def test_the_sdks_api_as_a_queue_on_loopback(tmp_path: Path) -> None:
+    with api(tmp_path / "log", FLASHPOOL_SLOTS="2") as (http, process):
+
+        def ask(code: str, *args: Any) -> dict[str, Any]:
+            return http.post("/runsync", json={"input": request(code, *args)}).json()  # type: ignore[no-any-return]
+
+        answer = ask(ADD, 40, 2)
+        assert answer["status"] == "COMPLETED"
+        assert answer["output"]["json_result"] == 42
+        assert answer["output"]["stdout"] == "adding\n"
+        failed = ask("def f(): raise ValueError('no luck')")
+        assert failed["status"] == "FAILED"
+        assert "no luck" in failed["error"]
+        assert ask("def f():\n    for n in range(3): yield n")["output"]["json_result"] == [0, 1, 2]
+        with ThreadPoolExecutor(8) as threads:
+            found = threads.map(lambda n: ask(NOTHING, n)["output"]["json_result"], range(20))
+            assert list(found) == list(range(20))
+        job = http.post("/run", json={"input": request(ADD, 1, 2)}).json()["id"]
+        assert http.post(f"/status/{job}").json()["output"]["json_result"] == 3
+        tree = psutil.Process(process.pid).children(recursive=True)
+        assert len(tree) >= 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    assert not alive(tree)
+
+
+def test_the_sdks_api_is_not_opened_to_the_network() -> None:
+    ended = done(HANDLER, "--rp_serve_api", "--rp_api_host", "0.0.0.0")
+    assert ended.returncode == 2
+    assert "FLASHPOOL_ALLOW_OPEN" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"FLASH_RESOURCE_NAME": "my_gpu"}, "'deployed queue' (FLASH_RESOURCE_NAME=my_gpu)"),
+        ({"FLASH_ENDPOINT_TYPE": "lb", "FLASH_RESOURCE_NAME": "x"}, "lb_handler:app"),
+        ({"FLASHPOOL_JOB_TIMEOUT_S": "soon"}, "FLASHPOOL_JOB_TIMEOUT_S='soon'"),
+        ({"FLASHPOOL_ADMIN_HOST": "0.0.0.0"}, "FLASHPOOL_ADMIN_HOST"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(variables: dict[str, str], text: str) -> None:
+    ended = done(HANDLER, **variables)
+    assert ended.returncode == 2
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_whose_interpreter_does_not_start_ends(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
+    broken.chmod(0o755)
+    queue = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/v2/e/job-take/$ID?gpu=none"}
+    ended = done(HANDLER, FLASHPOOL_BASE_PYTHON=str(broken), **queue)
+    assert ended.returncode == 2
+    assert "did not start" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+UVICORN: Final = [sys.executable, "-m", "uvicorn", "lb_handler:app"]
+
+
+def test_the_load_balanced_images_application(tmp_path: Path) -> None:
+    port = _free_port()
+    command = [*UVICORN, "--port", str(port), "--timeout-keep-alive", "600"]
+    with (
+        running(command, tmp_path / "log") as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
+    ):
+        until(lambda: http.get("/ping").status_code == 200, 30)
+        assert http.post("/execute", json=request(ADD, 40, 2)).json()["json_result"] == 42
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    assert not alive(tree)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "text"),
+    [
+        (["--host", "0.0.0.0"], {}, "FLASHPOOL_TOKEN"),
+        ([], {"FLASH_ENDPOINT_TYPE": "lb"}, "FLASH_RESOURCE_NAME"),
+        ([], {"FLASH_ENDPOINT_TYPE": "lb", "FLASH_RESOURCE_NAME": "api"}, "deployed load-balanced"),
+    ],
+)
+def test_what_the_application_refuses(
+    arguments: list[str], variables: dict[str, str], text: str
+) -> None:
+    ended = done(UVICORN, *arguments, "--port", "0", **variables)
+    assert ended.returncode != 0
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
