@@ -206,7 +206,10 @@ class Environments:
     ) -> Environment:
         async with self._berths.place(report):
             began = time.monotonic()
-            plan = await self._planner.plan(asked, provider.ground, report)
+            # Some packages have to be compiled before they tell what they depend on.
+            plan = await provider.with_tools(
+                lambda: self._planner.plan(asked, provider.ground, report), report
+            )
         seconds = Seconds(resolve=time.monotonic() - began)
         if plan.mode == "base":
             return self._base_environment(spec, asked)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from .base import BaseFacts
 from .berths import Berths
-from .builder import Made, Order, Seconds
+from .builder import Order, Seconds
 from .environment import Environment
 from .errors import CompilerMissing, EnvironmentFailure
 from .eviction import Evicted
@@ -33,6 +33,8 @@ from .spec import NormalSpec
 __all__ = ["Provider", "Wanted"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 #: Nothing tells one pod that another has published: the file system must be asked.
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
@@ -175,7 +177,9 @@ class Provider:
             # A file that was written to in place is the cache's file too.
             await self.room.clean_cache(tuple(item.name for item in wanted.plan.decisions))
         async with self.room.guard():
-            made = await self._build_with_tools(order, report)
+            made = await self.with_tools(
+                lambda: self.ground.builder.build(order, report, self.room.admit), report
+            )
         self.shelf.trust(wanted.digest, made.created)
         whole = replace(made.seconds, resolve=seconds.resolve)
         found = await asyncio.to_thread(self.shelf.look, wanted.digest, "built", whole)
@@ -188,14 +192,15 @@ class Provider:
         self.ground.skeletons.prepare(wanted.base)
         return found
 
-    async def _build_with_tools(self, order: Order, report: Report) -> Made:
+    async def with_tools(self, work: Callable[[], Awaitable[T]], report: Report) -> T:
+        """Do it; again with build tools installed, where they were missing and may be."""
         try:
-            return await self.ground.builder.build(order, report, self.room.admit)
+            return await work()
         except CompilerMissing:
             if not self._settings.auto_build_tools:
                 raise
-            await self._ensure_system(self, report)
-            return await self.ground.builder.build(order, report, self.room.admit)
+        await self._ensure_system(self, report)
+        return await work()
 
     # -- after publication ----------------------------------------------------------------
 

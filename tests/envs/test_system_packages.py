@@ -126,9 +126,11 @@ def build_wheel(folder, *rest):
 """
 
 
-@pytest.fixture
-def compiled(machine: Path, setup: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A requirement that runs `cc` to be built, on a machine where apt is what brings it."""
+@pytest.fixture(params=["at the build", "for the metadata"])
+def compiled(
+    request: pytest.FixtureRequest, machine: Path, setup: Any, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """A requirement that runs `cc`, on a machine where apt is what brings it."""
     tools = machine / "bin"
     for name in ("sh", "touch", "date", "sleep", "rm", "env"):
         found = next(path for path in (Path("/usr/bin", name), Path("/bin", name)) if path.exists())
@@ -137,13 +139,15 @@ def compiled(machine: Path, setup: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     cc = f"printf '#!/bin/sh\\nexit 0\\n' > {tools}/cc; /bin/chmod +x {tools}/cc"
     (tools / "apt-get").write_text(text.replace("rm ", f"{cc}; rm ", 1))
     monkeypatch.setenv("PATH", str(tools))
+    known = request.param == "at the build"
+    version = 'version = "1.0"' if known else 'dynamic = ["version"]'
     source = machine / "native"
     source.mkdir()
     wheel = setup.base.index.add("native", "1.0")
     (source / "own.py").write_text(_BACKEND.format(wheel=str(wheel)))
     (source / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
-        '[project]\nname = "native"\nversion = "1.0"\n'
+        f'[project]\nname = "native"\n{version}\n'
     )
     return f"native @ {source.as_uri()}"
 
