@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT / "tests")]
 
-from bench import http_rows, pool_rows  # noqa: E402 - found only now
+from bench import http_rows, pool_rows, queue_rows  # noqa: E402 - found only now
 from bench.context import Bench  # noqa: E402
 from bench.figures import Failed, Row, keep, machine, show  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -33,6 +33,7 @@ ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
     "time-limit": pool_rows.overshoot,
     "pandas": http_rows.second_import,
     "ping": http_rows.ping,
+    "queue": queue_rows.overhead,
     "array": pool_rows.arrays,
     "server-memory": http_rows.server_memory,
     "spare-memory": http_rows.spare_memory,
