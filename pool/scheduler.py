@@ -23,8 +23,10 @@ The rules:
 * Spares are forked ahead, some times as many as calls ran at once of late, at most
   ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
 * Environments other than the base's may be up in a bounded number (``max_environments``).
-  One more is started in place of the one that is idle for longest; while none is idle, its
-  calls wait. One that had no call for ``environment_idle_s`` is retired by `tick`.
+  One more is started in place of the one that is idle for longest. While none is idle its
+  calls wait, for `TURN_S` at most: then the one that is up for longest takes no call that
+  came after them, and goes when it is idle. So under a steady load environments take turns.
+  One that had no call for ``environment_idle_s`` is retired by `tick`.
 * A zygote that does not come up, or forks nothing, is started again when a call needs it,
   a bounded number of times a minute; past that, calls for it fail at once with the reason,
   until the minute is over.
@@ -48,6 +50,8 @@ RESTART_LIMIT: Final = 5
 RESTART_WINDOW_S: Final = 60.0
 #: Before the next start of one that was killed: by how often it was, in that window.
 RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 1.0, 2.0, 5.0)
+#: How long calls wait for an environment to become idle before one has to.
+TURN_S: Final = 2.0
 #: How often `tick` expects to be called, at least.
 TICK_S: Final = 1.0
 
@@ -143,6 +147,7 @@ class _Zygote:
     kills: deque[float] = field(default_factory=deque)
     last_failure: str = ""
     last_used: float = 0.0
+    up_since: float = 0.0
     waiting: dict[int, float] = field(default_factory=dict)
     #: Calls for GPUs that wait, since when, and for how many.
     for_gpus: dict[int, tuple[float, int]] = field(default_factory=dict)
@@ -178,6 +183,8 @@ class Scheduler:
         self._residents: set[int] = set()
         self._asking: dict[int, float] = {}
         self._leases: dict[int, Lease] = {}
+        #: Environments that take no calls younger than this, for others to have their turn.
+        self._yielding: dict[str, float] = {}
 
     # Calls.
 
@@ -253,7 +260,7 @@ class Scheduler:
     def zygote_ready(self, key: ZygoteKey, now: float) -> list[Command]:
         """It is up and can fork."""
         zygote = self._zygotes[key]
-        zygote.up, zygote.starting = True, False
+        zygote.up, zygote.starting, zygote.up_since = True, False, now
         self._line_up(zygote)
         return self._settle(zygote, now) + self._start_held_up(now)
 
@@ -481,7 +488,9 @@ class Scheduler:
             return []
         if len(zygote.starts) >= RESTART_LIMIT:
             return self._fail_waiting(zygote)
-        commands = self._make_room_for(zygote.key.environment)
+        if not self._is_next(zygote, now):
+            return []
+        commands = self._make_room_for(zygote, now)
         if zygote.retiring or not self._has_room(zygote.key.environment):
             return commands
         zygote.starts.append(now)
@@ -545,8 +554,8 @@ class Scheduler:
         commands: list[Command] = []
         for call, _uuids in self.gpus.grants():
             zygote = self._zygotes[self._call_key[call]]
-            if not zygote.spares:
-                continue  # its devices are kept; a fork is under way
+            if not zygote.spares or self._yields(zygote, zygote.for_gpus[call][0]):
+                continue  # its devices are kept; a fork is under way, or it stands in line anew
             lease = self.gpus.take(call, now)
             self._forget(zygote, call)
             worker = zygote.spares.popleft()
@@ -567,6 +576,8 @@ class Scheduler:
             (zygote,) = self._zygotes.values()
             return zygote if zygote.waiting and zygote.spares else None
         able = [z for z in self._zygotes.values() if z.waiting and z.spares]
+        if self._yielding:
+            able = [z for z in able if not self._yields(z, next(iter(z.waiting.values())))]
         return min(able, key=lambda zygote: next(iter(zygote.waiting.values())), default=None)
 
     def _fork(self, zygote: _Zygote) -> list[Command]:
@@ -621,24 +632,80 @@ class Scheduler:
         beside = environment != BASE_ENVIRONMENT and environment not in live
         return not beside or len(live) < self.policy.max_environments
 
-    def _make_room_for(self, environment: str) -> list[Command]:
-        """Let the least recently used idle environment go, when there is no room."""
-        if self._has_room(environment):
+    def _is_next(self, zygote: _Zygote, now: float) -> bool:
+        """Whether the room there is goes to no environment whose calls wait for longer."""
+        environment = zygote.key.environment
+        beside = self._beside_base()
+        live = {name for name, zygotes in beside.items() if _live(zygotes)}
+        if environment == BASE_ENVIRONMENT or environment in live or not zygote.needed:
+            return True
+        since = _since(zygote)
+        before = {
+            name
+            for name, zygotes in beside.items()
+            if name not in live and name != environment
+            if any(z.needed and _since(z) < since and not _pauses(z, now) for z in zygotes)
+        }
+        return len(before) < max(1, self.policy.max_environments - len(live))
+
+    def _make_room_for(self, zygote: _Zygote, now: float) -> list[Command]:
+        """Let an environment go when there is no room: the least recently used idle one.
+
+        While all have calls, one of them has to become idle when this one has waited enough.
+        """
+        if self._has_room(zygote.key.environment):
             return []
         live = [zygotes for zygotes in self._beside_base().values() if _live(zygotes)]
-        if any(zygote.retiring for zygotes in live for zygote in zygotes if _idle(zygotes)):
-            return []  # one is about to leave
-        idle = [zygotes for zygotes in live if _idle(zygotes)]
-        return self._let_go(min(idle, key=_last_used)) if idle else []
+        if any(_leaves(zygotes) for zygotes in live):
+            return []
+        if idle := [zygotes for zygotes in live if _idle(zygotes)]:
+            return self._let_go(min(idle, key=_last_used))
+        if not zygote.needed or now - _since(zygote) < TURN_S:
+            return []
+        return self._take_turn(live, _since(zygote), now)
+
+    def _take_turn(self, live: list[list[_Zygote]], since: float, now: float) -> list[Command]:
+        """Have one environment run what came before ``since``, and go then."""
+        able = [
+            zygotes
+            for zygotes in live
+            if any(z.up for z in zygotes)
+            if not any(z.residents or z.starting for z in zygotes)
+        ]
+        chosen = [zygotes for zygotes in able if zygotes[0].key.environment in self._yielding]
+        if not chosen and able:
+            longest = min(able, key=_up_since)
+            if now - _up_since(longest) < TURN_S:
+                return []
+            chosen = [longest]
+        changed = False
+        for zygotes in chosen:
+            environment = zygotes[0].key.environment
+            if not any(z.busy or (z.needed and _since(z) <= since) for z in zygotes):
+                self._yielding.pop(environment, None)
+                return self._let_go(zygotes)
+            changed |= self._yielding.get(environment, since) != since
+            self._yielding[environment] = since
+        # The one that it was for went away, and the next one came later.
+        return self._dispatch(now) if changed else []
+
+    def _yields(self, zygote: _Zygote, since: float) -> bool:
+        """Whether a call that came then has to wait until the environment's next turn."""
+        limit = self._yielding.get(zygote.key.environment)
+        return limit is not None and since > limit
 
     def _start_held_up(self, now: float) -> list[Command]:
         """Start zygotes whose calls waited for room, the longest first."""
-        if not self.waiting:
+        if not self.waiting and not self._yielding:
             return []
         held_up = [z for z in self._zygotes.values() if z.needed and not (z.up or z.starting)]
         commands: list[Command] = []
         for zygote in sorted(held_up, key=_since):
             commands += self._start(zygote, now)
+        if self._yielding and all(self._has_room(z.key.environment) for z in held_up):
+            # Those it was for have their turn, or went away.
+            self._yielding.clear()
+            commands += self._dispatch(now)
         return commands
 
     def _retire_unused(self, now: float) -> list[Command]:
@@ -657,6 +724,7 @@ class Scheduler:
             if zygote.retiring:
                 continue
             zygote.retiring = True
+            self._line_up(zygote)
             commands += (DismissWorker(worker) for worker in zygote.spares)
             zygote.spares.clear()
             commands += self._retire_if_done(zygote)
@@ -678,6 +746,17 @@ def _live(zygotes: list[_Zygote]) -> bool:
 
 def _idle(zygotes: list[_Zygote]) -> bool:
     return not any(z.needed or z.busy or z.residents or z.starting for z in zygotes)
+
+
+def _leaves(zygotes: list[_Zygote]) -> bool:
+    """Whether it is on its way out: no call is in it, and no zygote of it stays."""
+    return all(z.retiring or not z.up for z in zygotes) and not any(
+        z.busy or z.residents or z.starting for z in zygotes
+    )
+
+
+def _up_since(zygotes: list[_Zygote]) -> float:
+    return min(z.up_since for z in zygotes if z.up)
 
 
 def _last_used(zygotes: list[_Zygote]) -> float:

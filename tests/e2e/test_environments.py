@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,34 @@ def test_the_commands(world: World, tmp_path: Path) -> None:
     assert "deleted" in world.command("gc", "--all").stdout
     assert json.loads(world.command("ls", "--json").stdout)["environments"] == []
     assert world.command("show", "zzz").returncode == 1
+
+
+def test_a_new_environment_gets_its_turn_when_all_that_may_be_up_are_busy(world: World) -> None:
+    """A call in each of two slots all the time, in the one environment that may be up."""
+    code = "def f():\n    import alpha, time\n    time.sleep(0.2)\n    return alpha.version"
+    done = threading.Event()
+
+    def steadily(_number: int) -> int:
+        count = 0
+        while not done.is_set():
+            answer = server.execute(code, dependencies=["alpha==1.0"])
+            assert answer["json_result"] == "1.0", report(answer)
+            count += 1
+        return count
+
+    limits = {"FLASHPOOL_MAX_ENVIRONMENTS": "1", "FLASHPOOL_SLOTS": "2"}
+    with world.server(**limits) as server, ThreadPoolExecutor(6) as threads:
+        assert world.command("build", "alpha==2.0").returncode == 0
+        assert server.execute(code, dependencies=["alpha==1.0"])["json_result"] == "1.0"
+        busy = [threads.submit(steadily, number) for number in range(6)]
+        try:
+            for _ in range(2):
+                answer = server.execute(VERSION, dependencies=["alpha==2.0"])
+                assert answer["json_result"] == "2.0", report(answer)
+                assert answer["receipt"]["seconds"]["total"] < 10
+        finally:
+            done.set()
+        assert all(future.result() for future in busy)
 
 
 # Leaving while something is built.
