@@ -93,7 +93,9 @@ class ZygoteProcess:
 
     def _environ(self, config: PoolConfig) -> dict[str, str]:
         """Programs that an environment's packages bring are found before others."""
-        environ = config.zygote_env()
+        # Symbols that are bound when first used are bound by each worker again, on pages of
+        # its own; the zygote hides this from calls.
+        environ = {**config.zygote_env(), wire.BIND_NOW: "1"}
         if self.key.environment != BASE_ENVIRONMENT:
             folders = (os.path.dirname(self.python), environ.get("PATH", os.defpath))
             environ["PATH"] = os.pathsep.join(folders)

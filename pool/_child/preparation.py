@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from . import wire
 
+from . import lasting
 from .wire import LOADING, SKIPPED
 
 #: Forks without the hooks that `defer_lock_hooks` holds back.
@@ -70,8 +71,11 @@ def _hooks_first(function: Callable[[], Any]) -> Callable[[], Any]:
     return fork
 
 
-def prepare(start: wire.Meta, tell: Callable[..., None]) -> None:
-    """Run ``site``, import the runtime, then the modules to preload."""
+def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
+    """Run ``site``, import the runtime, then the modules to preload.
+
+    Returns the objects that were there before the preloads (see `lasting`).
+    """
     import site
 
     site.main()
@@ -80,9 +84,11 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> None:
     _import_runtime(start["runtime"])
     _configure_output()
     _configure_logging(start["log_level"])
+    lasting_objects = lasting.here()
     for module in start["preload"]:
         tell(LOADING, module=module)
         _preload(module, tell)
+    return lasting_objects
 
 
 def _look_like_any_interpreter() -> None:

@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 
     Meta = dict[str, Any]
 
+#: The variable that has the loader bind all symbols at once; in a zygote's environment only.
+BIND_NOW = "LD_BIND_NOW"
+
 # Operations on the control socket.
 START = "start"
 FORK = "fork"

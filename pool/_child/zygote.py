@@ -29,7 +29,7 @@ import sys
 import time
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
-from . import birth, guard, preparation, processes, wire
+from . import birth, guard, lasting, preparation, processes, wire
 from .channel import Channel
 
 TYPE_CHECKING = False
@@ -48,6 +48,7 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     # Whoever started the server may have ignored it, and that is inherited.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     guard_fd = guard.split(control_fd, supervisor_pid)
+    os.environ.pop(wire.BIND_NOW, None)
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Dumping the core of a crashed call would delay its report by seconds.
@@ -158,11 +159,12 @@ class Zygote:
         """Prepare, report, serve."""
         preparation.defer_lock_hooks()
         if not self.spawn:
-            preparation.prepare(self.start, self.tell)
+            objects = preparation.prepare(self.start, self.tell)
             preparation.check_forking_is_safe("start-up")
             from . import worker
 
             worker.rehearse()
+            lasting.make(objects)
             self.worker = worker
         self.tell(
             wire.READY, pid=os.getpid(), modules=len(sys.modules), python=sys.version.split()[0]
