@@ -92,7 +92,7 @@ class Worker:
         if not pool.ready or self.reports.full:
             return active
         # A job that has no slot yet is counted by `active`, one that has left by the pool.
-        slots = self._settings.slots
+        slots = pool.slots
         free = min(pool.free_slots, slots - active)
         return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
 

@@ -58,8 +58,12 @@ class CallPool(Protocol):
         """Why no call can be served here for now, although all is up; or nothing."""
 
     @property
+    def slots(self) -> int:
+        """Calls of the usual kind that can run at once: on slots, or on GPUs."""
+
+    @property
     def free_slots(self) -> int:
-        """Calls that could begin now."""
+        """Those that could begin now."""
 
     def check_gpus(self, asked: int | None) -> None:
         """Refuse what asks for more GPUs than there are."""

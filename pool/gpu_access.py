@@ -102,10 +102,14 @@ class GpuAccess:
         return replace(self._config, sharing=self._sharing(self.per_call))
 
     @property
-    def free_shares(self) -> int:
-        """Calls of the usual kind that could begin now."""
-        free = sum(max(0, self.table.shares_left(gpu)) for gpu in self.table)
-        return free // max(1, self.per_call)
+    def calls(self) -> int:
+        """Calls of the usual kind that can be on GPUs at once."""
+        return self.table.usable * self._config.calls_per_gpu // max(1, self.per_call)
+
+    def free_calls(self, given_up: int) -> int:
+        """Those that could begin now, when so many shares more are given up for them."""
+        free = sum(self.table.shares_left(gpu) for gpu in self.table)
+        return (free + given_up) // max(1, self.per_call)
 
     def given_back(self) -> None:
         """A lease ended: its devices are looked at now."""

@@ -504,6 +504,16 @@ class Residency:
         """Close one when its calls are over: whoever made it has no more use for it."""
         self._do(self.table.release(name, reason, self._now()))
 
+    @property
+    def idle_gpus(self) -> int:
+        """Devices that calls could have for the asking, because who holds them is idle."""
+        idle = (life for name, life in self._lives.items() if self._is_idle(name))
+        return sum(len(life.gpus) for life in idle)
+
+    def _is_idle(self, name: str) -> bool:
+        instance = self.table.get(name)
+        return instance is not None and instance.idle
+
     def give_up_gpus(self) -> None:
         """Close what is idle, as far as the first call in line for GPUs needs what it holds."""
         table = self._gpus.table

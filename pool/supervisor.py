@@ -137,10 +137,15 @@ class Supervisor:
         self._gpus.number(asked)
 
     @property
+    def slots(self) -> int:
+        """Calls of the usual kind that can run at once."""
+        return self._gpus.calls if self._gpus.per_call else self.config.slots
+
+    @property
     def free_slots(self) -> int:
-        """Calls that could begin now, were their zygotes up."""
+        """Calls of the usual kind that could begin now, were their zygotes up."""
         if self._gpus.per_call:
-            return self._gpus.free_shares
+            return self._gpus.free_calls(self._residency.idle_gpus)
         return max(0, self.config.slots - self._scheduler.busy)
 
     async def wait_ready(self) -> None:

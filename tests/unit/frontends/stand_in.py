@@ -28,6 +28,7 @@ class StandInPool:
     start_error: FlashpoolError | None = None
     ready: bool = True
     draining: bool = False
+    slots: int = 2
     free_slots: int = 2
     unfit: str = ""
     gpus: int = 0
