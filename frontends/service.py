@@ -24,6 +24,7 @@ from flashpool.envs import Spec
 from flashpool.pool.calls import Call, Codec, Limits, Outcome, Provision, Sink
 from flashpool.pool.errors import FlashpoolError, Overloaded
 from flashpool.pool.residents import Want
+from flashpool.pool.sources import SOURCE_LIMIT
 
 from . import answers, schema
 from .answers import Answer
@@ -267,6 +268,7 @@ class Service:
             body=body,
             label=request.function_name or request.class_name or "call",
             function_key=_function_key(request),
+            source=_source(request),
             provision=provision,
             want=self._want(request, provision.environment),
             limits=Limits(
@@ -338,6 +340,14 @@ def _spec(request: schema.FunctionRequest) -> Spec | None:
 def _joined(notes: Iterable[str]) -> bytes:
     text = "".join(f"{line[:NOTE_LIMIT]}\n" for line in notes)
     return text.encode("utf-8", "backslashreplace")
+
+
+def _source(request: schema.FunctionRequest) -> bytes:
+    """What is worth compiling ahead of the next call; of a class, its instance is kept."""
+    code = request.function_code
+    if request.execution_type != "function" or len(memoryview(code)) > SOURCE_LIMIT:
+        return b""
+    return bytes(code)
 
 
 def _function_key(request: schema.FunctionRequest) -> int:

@@ -77,6 +77,9 @@ class Call:
     label: str = "call"
     #: Equal for calls of the same code: what one imported, the next finds preloaded.
     function_key: Hashable = None
+    #: The source of the function that is its label, as JSON text, if its zygote may compile
+    #: that ahead of the next call.
+    source: bytes = b""
     provision: Provision = field(default_factory=Provision)
     #: The instance it is a method call of; None: a function, in a process of its own.
     want: Want | None = None

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from . import ends
 from ._child import wire
-from .calls import BASE_ENVIRONMENT
+from .calls import BASE_ENVIRONMENT, Call
 from .config import PoolConfig
 from .learning import Learner
 from .poller import Poller
@@ -152,6 +152,11 @@ class Fleet:
     def drop(self, zygote: ZygoteProcess, pid: int) -> None:
         """Have it kill a worker, unless user code has begun there."""
         self._send(zygote, wire.DROP, worker=pid)
+
+    def ran(self, zygote: ZygoteProcess, call: Call) -> None:
+        """A call of this source had a result in one of its workers."""
+        if zygote in self and zygote.sources.ran(call.function_key):
+            self._send(zygote, wire.COMPILE, name=call.label, source=call.source.decode())
 
     def stillborn(self, zygote: ZygoteProcess, how: str) -> bool:
         """One of its workers ended before user code began, so: whether its preload is to blame."""

@@ -459,6 +459,8 @@ class Supervisor:
         """A call ended by itself."""
         assert worker.call_id is not None
         self.learn(running.call, meta.more.get("modules", []))
+        if running.call.source:
+            self._fleet.ran(worker.zygote, running.call)
         self._calls.finish(worker.call_id, ends.answered(running, frame, meta, self._now()))
 
     def learn(self, call: Call, modules: list[str]) -> None:

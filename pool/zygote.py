@@ -17,6 +17,7 @@ from .calls import BASE_ENVIRONMENT
 from .config import PoolConfig
 from .output import OutputBuffer
 from .scheduler import ZygoteKey
+from .sources import Sources
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 
 _BOOT: Final = Path(__file__).with_name("_child") / "boot.py"
@@ -55,6 +56,7 @@ class ZygoteProcess:
         self.forked = False
         self.proven = False
         self.stillborn = 0
+        self.sources = Sources()
         #: When its control socket came to its end.
         self.hung_up_at: float | None = None
         self.answered_at = now

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _count_at = ctypes.c_uint32.from_address
 
 
-def _is_known() -> bool:
+def is_known() -> bool:
     """Whether references are counted here as `make` thinks they are.
 
     Builds without the global lock count in two places, and 32-bit ones have another constant.
@@ -40,7 +40,7 @@ def _is_known() -> bool:
 
 def here() -> list[Any]:
     """What there is so far, that the collector knows of; nothing where nothing can be done."""
-    return gc.get_objects() if _is_known() else []
+    return gc.get_objects() if is_known() else []
 
 
 def make(objects: list[Any]) -> None:

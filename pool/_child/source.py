@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from .wire import BadRequest
+from .wire import SOURCES, BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ else:
     ModuleSpec = type(sys.__spec__)
     ModuleType = type(sys)
 
-__all__ = ["ModuleSpec", "ModuleType", "Source", "check_text"]
+__all__ = ["ModuleSpec", "ModuleType", "Source", "check_text", "compile_ahead"]
+
+#: Code that the zygote compiled, by file name and text.
+_compiled: dict[tuple[str, str], CodeType] = {}
 
 
 class Source:
@@ -48,8 +51,29 @@ class Source:
 
     def compile(self, flags: int = 0) -> CodeType:
         """Compile, free of this file's own ``__future__`` imports."""
-        code: CodeType = compile(self.text, self.filename, "exec", flags, dont_inherit=True)
+        code = _compiled.get((self.filename, self.text)) if not flags else None
+        if code is None:
+            code = compile(self.text, self.filename, "exec", flags, dont_inherit=True)
         return code
+
+
+def compile_ahead(text: str, filename: str) -> CodeType | None:
+    """In a zygote: have the code at hand when this source comes again.
+
+    Not of one that the compiler has something to say about: it says so in every call.
+    """
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            code = Source(text, filename).compile()
+    except (SyntaxError, ValueError, Warning, RecursionError, MemoryError):
+        return None
+    _compiled[filename, text] = code
+    while len(_compiled) > SOURCES:
+        del _compiled[next(iter(_compiled))]
+    return code
 
 
 def check_text(field: str, text: str) -> int:

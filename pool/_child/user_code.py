@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from .source import ModuleSpec, ModuleType, Source
+from .source import compile_ahead as compile_source
 from .wire import BadRequest
 
 TYPE_CHECKING = False
@@ -36,6 +37,11 @@ def run_source(code: str, name: str) -> ModuleType:
     return _run(source, code_object)
 
 
+def compile_ahead(code: str, name: str) -> CodeType | None:
+    """Have the first run of this source, in any worker forked from here, find it compiled."""
+    return compile_source(code, _first_filename(name))
+
+
 def forget() -> None:
     """Be as if nothing had been run yet."""
     _uses.clear()
@@ -43,9 +49,13 @@ def forget() -> None:
 
 def _filename(name: str) -> str:
     """Not used before in this process: a traceback must not show another call's lines."""
-    name = f"flash:{name if name.isidentifier() else 'code'}"
+    name = _first_filename(name)
     number = _uses[name] = _uses.get(name, 0) + 1
     return name if number == 1 else f"{name}#{number}"
+
+
+def _first_filename(name: str) -> str:
+    return f"flash:{name if name.isidentifier() else 'code'}"
 
 
 def _run(source: Source, code: CodeType) -> ModuleType:

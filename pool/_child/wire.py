@@ -10,7 +10,8 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
       FORK   n, practise                         SKIPPED  module, why     (not preloaded)
       STOP   worker, grace, dump                 READY    pid, modules, python
       DROP   worker: unless user code began      UNSAFE   module, why     (must not fork)
-      LEAVE                                      SPARES   workers, ready  + 2 descriptors each
+      COMPILE  name, source (JSON text)          SPARES   workers, ready  + 2 descriptors each
+      LEAVE
                                                  NOT_FORKED  n, why
                                                  Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
@@ -68,6 +69,7 @@ START = "start"
 FORK = "fork"
 STOP = "stop"
 DROP = "drop"
+COMPILE = "compile"
 LEAVE = "leave"
 LOADING = "loading"
 SKIPPED = "skipped"
@@ -96,6 +98,10 @@ MAGIC = b"fp"
 META_LIMIT = 16 * 1024 * 1024
 #: Descriptors that can ride on one frame.
 MAX_FDS = 16
+#: Sources that a zygote has compiled ahead, at most; the oldest goes first.
+SOURCES = 64
+#: Bytes of one, as JSON text; larger ones are compiled by each worker.
+SOURCE_LIMIT = 32 * 1024
 #: Largest control packet; a socket buffer takes it whole.
 PACKET_LIMIT = 128 * 1024
 #: Items of a stream a worker sends before it waits for credit.

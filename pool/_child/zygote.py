@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import mmap
 import os
 import resource
@@ -200,7 +201,15 @@ class Zygote:
             self.stop(message["worker"], message["grace"], message["dump"])
         elif op == wire.DROP:
             self.drop(message["worker"])
+        elif op == wire.COMPILE and self.worker is not None:
+            self.compile_ahead(message["name"], message["source"])
         return bool(op != wire.LEAVE)
+
+    def compile_ahead(self, name: str, source: str) -> None:
+        """A source that came several times: its next workers find it compiled."""
+        code = self.worker.user_code.compile_ahead(json.loads(source), name)
+        if code is not None and lasting.is_known():
+            lasting.make([(code,)])
 
     # Births.
 

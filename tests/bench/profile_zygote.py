@@ -47,6 +47,10 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         found = []
         worker = self.worker
         pickled = self.order["pickled"]
+        if not pickled:
+            # As after a few calls of it.
+            request = json.loads(a2b_base64(self.order["body"]))
+            self.compile_ahead(request["function_name"], json.dumps(request["function_code"]))
         decoder = worker.payload if pickled else worker.flash
         stages = [
             ("fork and exit", zygote.birth, "live"),
@@ -57,7 +61,7 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
                 if pickled
                 else [
                     ("parse the request (JSON)", worker.user_code, "run_source"),
-                    ("compile the source", worker.user_code, "_run"),
+                    ("make a module, find the source compiled", worker.user_code, "_run"),
                     ("run it, find the function, decode arguments", worker.invoke, "run"),
                 ]
             ),

@@ -110,6 +110,7 @@ class Live:
             body=request(code, *args, name=name),
             label=name,
             function_key=code,
+            source=json.dumps(code).encode(),
             limits=Limits(**limits),
         )
         sink = Sink(self.loop.create_future())
