@@ -40,6 +40,7 @@ from .failures import Failures
 from .flights import Flights, Report
 from .ground import Ground, Pulse, open_ground
 from .memo import Memo, Remembered
+from .plan import Plan
 from .planner import Planner, Understood, base_environment
 from .preloads import read_preloads, write_preloads
 from .provider import Provider, Wanted
@@ -217,7 +218,7 @@ class Environments:
         if plan.mode == "base":
             return self._base_environment(spec, asked)
         digest = self._planner.digest(plan, asked)
-        report(f"Resolved: {len(plan.lines)} to install ({plan.mode}: {plan.reason})")
+        report(_told_of(plan))
         wanted = Wanted(digest=digest, plan=plan, base=asked.base, spec=asked.spec)
         found = await provider.provide(wanted, seconds, report)
         await provider.remember(asked.key, digest, asked.spec.lines)
@@ -327,6 +328,13 @@ class Environments:
 
 def _silent(_line: str) -> None:
     return
+
+
+def _told_of(plan: Plan) -> str:
+    number = len(plan.lines)
+    packages = "1 package" if number == 1 else f"{number} packages"
+    where = "on top of the base" if plan.layered else "apart from the base"
+    return f"Resolved: {packages} to install, {where}{plan.reason and f': {plan.reason}'}"
 
 
 def _logging(spec: Spec, report: Report) -> Report:
