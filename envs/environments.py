@@ -40,6 +40,7 @@ from .failures import Failures
 from .flights import Flights, Report
 from .ground import Ground, Pulse, open_ground
 from .memo import Memo, Remembered
+from .plan import Plan
 from .planner import Planner, Understood, base_environment
 from .preloads import read_preloads, write_preloads
 from .provider import Provider, Wanted
@@ -51,6 +52,8 @@ __all__ = ["Environments"]
 
 _log = logging.getLogger(__name__)
 _TRIES: Final = 5
+#: What of a spec's requirements the log repeats.
+_LABEL: Final = 80
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
@@ -113,7 +116,7 @@ class Environments:
         for _ in range(_TRIES):
             seen = await self._flights.join(
                 spec,
-                lambda report: self._limited(spec, report),
+                lambda report: self._limited(spec, _logging(spec, report)),
                 progress=progress,
                 deadline=deadline,
             )
@@ -206,6 +209,7 @@ class Environments:
     ) -> Environment:
         async with self._berths.place(report):
             began = time.monotonic()
+            report("Resolving versions")
             # Some packages have to be compiled before they tell what they depend on.
             plan = await provider.with_tools(
                 lambda: self._planner.plan(asked, provider.ground, report), report
@@ -214,6 +218,7 @@ class Environments:
         if plan.mode == "base":
             return self._base_environment(spec, asked)
         digest = self._planner.digest(plan, asked)
+        report(_told_of(plan))
         wanted = Wanted(digest=digest, plan=plan, base=asked.base, spec=asked.spec)
         found = await provider.provide(wanted, seconds, report)
         await provider.remember(asked.key, digest, asked.spec.lines)
@@ -323,6 +328,24 @@ class Environments:
 
 def _silent(_line: str) -> None:
     return
+
+
+def _told_of(plan: Plan) -> str:
+    number = len(plan.lines)
+    packages = "1 package" if number == 1 else f"{number} packages"
+    where = "on top of the base" if plan.layered else "apart from the base"
+    return f"Resolved: {packages} to install, {where}{plan.reason and f': {plan.reason}'}"
+
+
+def _logging(spec: Spec, report: Report) -> Report:
+    """Log each line once, however many callers hear it."""
+    label = " ".join((*spec.requirements, *spec.system_packages))[:_LABEL] or "the environment"
+
+    def tell(line: str) -> None:
+        _log.info("%s: %s", label, line)
+        report(line)
+
+    return tell
 
 
 def _is_full(error: BaseException) -> bool:

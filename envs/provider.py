@@ -25,7 +25,7 @@ from .flights import Flights, Report
 from .ground import Ground
 from .memo import Remembered
 from .plan import Plan
-from .room import Room
+from .room import Room, Tell
 from .settings import EnvSettings
 from .shelf import Shelf
 from .spec import NormalSpec
@@ -38,8 +38,6 @@ T = TypeVar("T")
 #: Nothing tells one pod that another has published: the file system must be asked.
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
-#: The end of idle processes takes milliseconds.
-_LETTING_GO_LIMIT_S: Final = 5.0
 
 EnsureTools = Callable[["Provider", Report], Coroutine[Any, Any, None]]
 
@@ -240,8 +238,8 @@ class Provider:
             await asyncio.wait(list(self._finishing.values()))
         await self.ground.skeletons.settled()
 
-    def on_pressure(self, tell: Callable[[tuple[str, ...]], object]) -> None:
-        """Be told which digests would be evicted, were they not leased here."""
+    def on_pressure(self, tell: Tell) -> None:
+        """Be told which digests would be evicted, were they not leased here; see `Room`."""
         self.room.on_pressure(tell)
 
     async def make_room(self, *, reserve: bool = True) -> Evicted:

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,15 @@ from .flights import Report
 from .ground import Ground
 from .settings import EnvSettings
 
-__all__ = ["Room"]
+__all__ = ["Room", "Tell"]
+
+Tell = Callable[[tuple[str, ...]], Iterable[str] | None]
 
 _log = logging.getLogger(__name__)
 _CLEANING_LIMIT_S: Final = 20.0
+#: The end of idle processes takes milliseconds.
+_LETTING_GO_S: Final = 0.02
+_LETTING_GO_LIMIT_S: Final = 5.0
 _MB: Final = 1024 * 1024
 _BLOCK: Final = 4096
 #: Bytecode against its source: with few comments it is the larger of the two.
@@ -50,13 +55,16 @@ class Room:
         self._settings = settings
         #: Bytes that published environments will still take, by digest.
         self._coming: dict[str, int] = {}
-        self._pressure: list[Callable[[tuple[str, ...]], object]] = []
+        self._pressure: list[Tell] = []
 
     def __repr__(self) -> str:
         return f"<Room quota={self._ground.evictor.limits.quota} coming={self._coming}>"
 
-    def on_pressure(self, tell: Callable[[tuple[str, ...]], object]) -> None:
-        """Be told which digests would be evicted, were they not leased here."""
+    def on_pressure(self, tell: Tell) -> None:
+        """Be told which digests would be evicted, were they not leased here.
+
+        Answer those whose leases come back within moments.
+        """
         self._pressure.append(tell)
 
     async def make(self, *, reserve: bool = True) -> Evicted:
@@ -65,15 +73,32 @@ class Room:
         return await self._make(more)
 
     async def _make(self, more: int) -> Evicted:
+        """What is to be added waits for what is about to be let go of, or both together
+        would pass the limit.
+        """
         try:
             evicted = await self._evict(more + sum(self._coming.values()))
+            leaving = self._press(evicted.wanted)
+            if more and leaving:
+                await self._until_free(leaving)
+                evicted = await self._evict(more + sum(self._coming.values()))
         except OSError as error:
             _log.warning("eviction failed: %s", error)
             return Evicted()
-        if evicted.wanted:
-            for tell in self._pressure:
-                tell(evicted.wanted)
         return evicted
+
+    def _press(self, digests: tuple[str, ...]) -> set[str]:
+        if not digests:
+            return set()
+        return {one for tell in self._pressure for one in tell(digests) or ()}
+
+    async def _until_free(self, digests: set[str]) -> None:
+        deadline = time.monotonic() + _LETTING_GO_LIMIT_S
+        while time.monotonic() < deadline:
+            held = self._ground.table.held()
+            if not any(held.get(digest) for digest in digests):
+                return
+            await asyncio.sleep(_LETTING_GO_S)
 
     async def _evict(self, more: int) -> Evicted:
         evictor = self._ground.evictor

@@ -133,7 +133,20 @@ def serve_qb(flags: tuple[str, ...]) -> None:
 @click.option(
     "--memory-mb", type=click.IntRange(16, 1 << 30), help="MiB its processes may hold, 16 or more."
 )
-def call(target: str, arguments: str, timeout: float | None, memory_mb: int | None) -> None:
+@click.option(
+    "--with",
+    "requirements",
+    multiple=True,
+    metavar="REQUIREMENT",
+    help="A package it needs, such as 'numpy>=2'; may be repeated.",
+)
+def call(
+    target: str,
+    arguments: str,
+    timeout: float | None,
+    memory_mb: int | None,
+    requirements: tuple[str, ...],
+) -> None:
     """Run one function of a file, in a process of its own.
 
     ARGS is JSON: a list of arguments, an object of keyword arguments, or a single value.
@@ -149,7 +162,9 @@ def call(target: str, arguments: str, timeout: float | None, memory_mb: int | No
         request = local_call.read_request(target, arguments)
     except local_call.UsageError as error:
         raise click.UsageError(str(error)) from None
-    outcome = local_call.run(request, settings, timeout_s=timeout, memory_mb=memory_mb)
+    outcome = local_call.run(
+        request, settings, timeout_s=timeout, memory_mb=memory_mb, requirements=requirements
+    )
     if outcome.ok:
         click.echo(outcome.body)
         return

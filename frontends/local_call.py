@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from flashpool.envs import Spec
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.settings import Settings
 from flashpool.pool.supervisor import Supervisor
+
+from .environments import StoredEnvironments
 
 #: Run in the worker: the file as a module of its own, so that the function keeps its imports
 #: and constants, a main guard stays shut, and tracebacks show the file.
@@ -109,6 +112,10 @@ class _Live:
         sys.stderr.buffer.write(chunk)
         sys.stderr.buffer.flush()
 
+    def told(self, line: str) -> None:
+        """Show how its environment gets on."""
+        self.output(f"{line}\n".encode("utf-8", "backslashreplace"))
+
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """Not asked for: a generator's items come as a list."""
 
@@ -119,7 +126,12 @@ class _Live:
 
 
 def run(
-    request: Request, settings: Settings, *, timeout_s: float | None, memory_mb: int | None
+    request: Request,
+    settings: Settings,
+    *,
+    timeout_s: float | None,
+    memory_mb: int | None,
+    requirements: tuple[str, ...] = (),
 ) -> Outcome:
     """Run it in a pool made for it; Ctrl-C cancels it."""
     config = replace(
@@ -137,14 +149,20 @@ def run(
         label=request.function,
         limits=Limits(run_s=timeout_s, memory_mb=memory_mb),
     )
-    return asyncio.run(_run(Supervisor(config), call))
+    return asyncio.run(_run(Supervisor(config), call, settings, requirements))
 
 
-async def _run(pool: Supervisor, call: Call) -> Outcome:
+async def _run(
+    pool: Supervisor, call: Call, settings: Settings, requirements: tuple[str, ...]
+) -> Outcome:
     loop = asyncio.get_running_loop()
     await pool.start()
+    environments = StoredEnvironments(settings.to_env_settings(), pool)
     try:
         live = _Live(loop.create_future())
+        if requirements:
+            spec = Spec(requirements=requirements)
+            call = replace(call, provision=await environments.resolve(spec, live.told))
         call_id = pool.submit(call, live)
         loop.add_signal_handler(signal.SIGINT, pool.cancel, call_id, "interrupted")
         outcome = await live.outcome
@@ -153,6 +171,7 @@ async def _run(pool: Supervisor, call: Call) -> Outcome:
         return Outcome(error_type=type(error).__name__, error=error.message, details=error.details)
     finally:
         await pool.stop()
+        await environments.close()
 
 
 def _for_terminal(outcome: Outcome, shown: bytes) -> Outcome:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
+
+# The C class: its wrapper in `socket` costs microseconds, and every call makes one.
+from _socket import AF_UNIX, SHUT_RDWR, SOCK_STREAM, socket
 from typing import Final
 
 from ._child import wire
@@ -17,15 +19,26 @@ _OUTPUT_CHUNK: Final = 64 * 1024
 class WorkerLink:
     """Sends frames to a worker, and reads what it sends and prints."""
 
-    __slots__ = ("_out", "_reader", "_sock", "_unsent", "output", "output_fd")
+    __slots__ = (
+        "_ended",
+        "_out",
+        "_output_ended",
+        "_reader",
+        "_sock",
+        "_unsent",
+        "output",
+        "output_fd",
+    )
 
     def __init__(
         self, channel_fd: int, output_fd: int, *, output_limit: int, body_limit: int
     ) -> None:
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel_fd)
+        self._sock = socket(AF_UNIX, SOCK_STREAM, 0, channel_fd)
         self._sock.setblocking(False)
         os.set_blocking(output_fd, False)
         self.output_fd = output_fd
+        # Nothing comes after an end: whoever asks once more shall not ask the kernel.
+        self._ended = self._output_ended = False
         self.output = OutputBuffer(output_limit)
         self._reader = wire.FrameReader(body_limit)
         #: What waits to be sent; descriptors, our own copies, with the first byte of a part.
@@ -62,7 +75,7 @@ class WorkerLink:
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes."""
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._sock.shutdown(SHUT_RDWR)
         except OSError:
             pass  # it is gone already
 
@@ -93,7 +106,7 @@ class WorkerLink:
             BadFrame: something else than the runtime wrote to the channel.
         """
         frames: list[wire.Frame] = []
-        while True:
+        while not self._ended:
             try:
                 data, fds = wire.receive(self._sock)
             except BlockingIOError:
@@ -101,21 +114,26 @@ class WorkerLink:
             except ConnectionResetError:
                 data, fds = b"", []
             if not data:
+                self._ended = True
                 return frames or None
             frames += self._reader.feed(data, fds)
             if frames:
                 return frames
+        return None
 
     def read_output(self, turn: int = _OUTPUT_TURN) -> bytes | None:
         """Keep what was printed, at most a turn's worth; None at the end of it."""
         chunks: list[bytes] = []
         size = 0
+        if self._output_ended:
+            return None
         while size < turn:
             try:
                 chunk = os.read(self.output_fd, _OUTPUT_CHUNK)
             except BlockingIOError:
                 break
             if not chunk:
+                self._output_ended = True
                 return b"".join(chunks) or None
             self.output.append(chunk)
             chunks.append(chunk)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from e2e.server import report, request, until
+from e2e.server import FLASHPOOL, report, request, until
 from e2e.world import VERSION, World, processes_with
 
 
@@ -160,6 +161,44 @@ def test_a_new_environment_gets_its_turn_when_all_that_may_be_up_are_busy(world:
         finally:
             done.set()
         assert all(future.result() for future in busy)
+
+
+# Progress, while it goes on.
+
+
+def test_the_log_and_the_command_line_show_progress_while_they_wait(world: World) -> None:
+    world.watch_uv()
+    (world.folder / "work.py").write_text(VERSION)
+    with world.server() as server, ThreadPoolExecutor(20) as threads:
+        with world.holding("install"):
+            many = [
+                threads.submit(server.execute, VERSION, dependencies=["beta", "alpha"])
+                for _ in range(20)
+            ]
+            until(lambda: world.uv_runs("install"))
+            assert server.log().count("beta alpha: Resolved") == 1
+            assert not any(future.done() for future in many)
+        for future in many:
+            assert "+ beta==1.0" in future.result()["stdout"]
+        assert server.log().count("beta alpha:  + beta==1.0") == 1
+    with world.holding("install"):
+        one = subprocess.Popen(
+            [FLASHPOOL, "call", "--with", "alpha==1.0", f"{world.folder}/work.py:f"],
+            env=world.environ(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert one.stderr
+        assert "Resolving" in one.stderr.readline()
+        assert "Resolved" in one.stderr.readline()
+    out, err = one.communicate(timeout=30)
+    assert (one.returncode, json.loads(out)) == (0, "1.0"), err
+    assert "+ alpha==1.0" in err
+    failed = world.command("--with", "alpha==7", f"{world.folder}/work.py:f", group="call")
+    assert failed.returncode == 1
+    assert "alpha==7" in failed.stderr
+    assert "The call ended as EnvironmentError" in failed.stderr
 
 
 # Leaving while something is built.

@@ -95,9 +95,9 @@ def test_one_that_is_of_another_version_is_passed_over(
 def test_none_that_works_is_told_with_advice(
     setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _script(tmp_path / "shims" / "python3.7", _SHIM)
+    _script(tmp_path / "shims" / "python3.77", _SHIM)
     monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "shims"), "/usr/bin", "/bin"]))
     with pytest.raises(InterpreterMissing) as caught:
-        _acquired(setup, run, "3.7")
-    assert "Python 3.7 is not installed here" in str(caught.value)
+        _acquired(setup, run, "3.77")
+    assert "Python 3.77 is not installed here" in str(caught.value)
     assert "FLASHPOOL_PYTHON_DOWNLOADS" in caught.value.advice

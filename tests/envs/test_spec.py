@@ -1,10 +1,11 @@
 """Normalisation: what does not matter, what is refused, and with which words."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from flashpool.envs import Spec, SpecRefused
+from flashpool.envs import Spec, SpecRefused, references
 from flashpool.envs.settings import REFERENCE_KINDS
 from flashpool.envs.spec import NormalSpec, normalise
 
@@ -65,12 +66,33 @@ def test_duplicates_with_other_markers_stay_apart() -> None:
         "numpy==",
         "./relative",
         "x @ ftp://example.org/x.whl",
+        "x @ https://[bad/x.whl",
+        "x @ hg+https://example.org/x",
+        "x @ git+ext://sh -c whoami",
+        "x @ git+foo://example.org/x",
+        "x @ file:///a%00b.whl",
+        "x @ file:///no/such/file.whl",
+        "x @ /no/such/file.whl",
+        "~nobody-of-this-name/x-1.0-py3-none-any.whl",
+        "/no/such/x-1.0-py3-none-any.whl",
+        "/not-a-wheel-name.whl",
+        "x @ file://",
+        "file://[x/a.whl",
+        "x @ file:///dev/zero",
+        "/dev/zero",
+        "numpy; python_version",
+        "numpy[",
+        "n\u00fampy",
+        "\ud800",
     ],
 )
 def test_refused(text: str) -> None:
+    """With a reason, and with what to do about it."""
     with pytest.raises(SpecRefused) as caught:
         normal(text)
     assert caught.value.phase == "spec"
+    assert caught.value.advice
+    assert "what to do:" in str(caught.value)
 
 
 def test_a_refusal_says_what_to_do() -> None:
@@ -83,6 +105,10 @@ def test_references_outside_the_policy_say_so() -> None:
     spec = Spec(requirements=("x @ git+https://example.org/x.git",))
     with pytest.raises(SpecRefused, match=r"kind 'vcs'.*allowed: url"):
         normalise(spec, references=frozenset({"url"}))
+    local = Spec(requirements=("x @ git+file:///srv/x.git",))
+    with pytest.raises(SpecRefused, match="kind 'local'") as caught:
+        normalise(local, references=frozenset({"url", "vcs"}))
+    assert "FLASHPOOL_ENV_REFERENCES" in caught.value.advice
 
 
 def test_local_files_count_by_content(tmp_path: Path) -> None:
@@ -97,6 +123,23 @@ def test_local_files_count_by_content(tmp_path: Path) -> None:
     assert normal(str(moved)).requirements[0].identity == first.requirements[0].identity
 
 
+def test_directories_without_end_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.py").write_text("x" * 100)
+    (tmp_path / ".git").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    text = f"x @ {tmp_path.as_uri()}"
+    assert normal(text).requirements[0].direct
+    monkeypatch.setattr(references, "MAX_LOCAL_BYTES", 99)
+    with pytest.raises(SpecRefused, match="a file of more than"):
+        normal(text)
+    monkeypatch.setattr(references, "MAX_LOCAL_FILES", 19)
+    with pytest.raises(SpecRefused, match="more than 19 files"):
+        normal(text)
+
+
 def test_directories_need_a_name(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     with pytest.raises(SpecRefused, match="does not tell"):
@@ -106,17 +149,20 @@ def test_directories_need_a_name(tmp_path: Path) -> None:
 
 def test_python_versions() -> None:
     assert normal(python_version=" 3.12 ").python_version == "3.12"
-    for bad in ("2.7", "3", "3.12; rm", "/bin/python"):
-        with pytest.raises(SpecRefused):
+    for bad in ("2.7", "3", "3.12; rm", "/bin/python", ">=3.12", "latest", "3.9", "3.9.18"):
+        with pytest.raises(SpecRefused) as caught:
             normal(python_version=bad)
+        assert caught.value.advice
+    assert normal(python_version="3.10").python_version == "3.10"
 
 
 def test_system_packages() -> None:
     spec = normal(system_packages=("libgl1", "curl", "curl ", ""))
     assert spec.system_packages == ("curl", "libgl1")
     for bad in ("--yes", "a b", "../x", "UPPER", "x;y"):
-        with pytest.raises(SpecRefused):
+        with pytest.raises(SpecRefused) as caught:
             normal(system_packages=(bad,))
+        assert caught.value.advice
 
 
 def test_too_many() -> None:
