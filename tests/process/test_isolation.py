@@ -295,16 +295,6 @@ def test_a_killed_spare_costs_no_call(make_live):
         assert live.value("def f(): return 'fine'") == "fine"
 
 
-def test_a_stopped_spare_is_a_timeout_and_not_a_hang(make_live):
-    live = make_live(slots=1).ready()
-    live.until(lambda: live.zygote().spares == 2)
-    for spare in workers_of(live):
-        os.kill(spare, signal.SIGSTOP)
-    for _ in range(2):
-        assert live.call("def f(): return 1", run_s=0.3).error_type == "Timeout"
-    assert live.value("def f(): return 'fine'") == "fine"
-
-
 def test_a_killed_worker_is_reported_at_once(live):
     started = live.start("def f():\n    print('on', flush=True)\n    import time; time.sleep(60)")
     started.wait_for_output(b"on")
