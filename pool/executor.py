@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from . import mapping, parameters, pickling, portable
 from ._child import payload
-from .calls import Call, Codec
+from .calls import Call, Codec, Limits
 from .config import PoolConfig, usable_cores
 from .engine import Engine, Task, close_all
 from .errors import PoolClosed
@@ -45,6 +45,12 @@ class _Submitter(Executor):
     _options: CallOptions
     #: What the calls' environment is made of; None: the base environment.
     _spec: Spec | None
+    _limits: Limits
+
+    def _use(self, options: CallOptions) -> None:
+        self._options = options
+        self._spec = options.environment()
+        self._limits = options.limits()
 
     def _pool(self) -> Pool:
         raise NotImplementedError
@@ -161,16 +167,20 @@ class _Submitter(Executor):
             function.dumps,
             out_of_band=engine.outstanding < MAX_CALLS_WITH_MEMORY,
         )
-        body, fds = payload.pack_call(function.take(), parcel, kind)
+        try:
+            body, fds = payload.pack_call(function.take(), parcel, kind)
+        except OSError:
+            close_all(parcel[1])
+            raise
         return Call(
             codec=Codec.PICKLE,
             body=body,
             fds=tuple(fds),
             label=function.label,
             function_key=function.key,
-            limits=options.limits(),
+            limits=self._limits,
             gpus=options.gpus,
-            env=dict(options.env),
+            env=options.env,
             idempotent=options.idempotent,
         )
 
@@ -230,8 +240,7 @@ class Pool(_Submitter):
         settings = parameters.check({**options, **own, "environments": environments, **settings})
         for name in parameters.OWN:
             del settings[name]
-        self._options = CallOptions().merged(options)
-        self._spec = self._options.environment()
+        self._use(CallOptions().merged(options))
         settings.setdefault("queue_limit", None)
         # A program's calls are not all for GPUs: those that are say so.
         settings.setdefault("gpus_per_call", 0)
@@ -344,8 +353,8 @@ class PoolView(_Submitter):
 
     def __init__(self, pool: Pool, options: CallOptions) -> None:
         self._shared = pool
-        self._options = options
-        self._spec = options.environment()
+        self._shared = pool
+        self._use(options)
 
     def _pool(self) -> Pool:
         return self._shared
@@ -373,10 +382,14 @@ class _Function:
 
     def take(self) -> tuple[bytes, list[int]]:
         """The parcel for one call, with a descriptor that the call may own."""
-        return payload.duplicate(self.parcel) if self._reused else self.parcel
+        if self._reused:
+            return payload.duplicate(self.parcel)
+        taken, self.parcel = self.parcel, (b"", [])
+        return taken
 
     def __del__(self) -> None:
-        if getattr(self, "_reused", False) and hasattr(self, "parcel"):
+        # Whatever was not taken: all calls of a map have copies, others may not have been made.
+        if hasattr(self, "parcel"):
             close_all(self.parcel[1])
 
 

@@ -58,6 +58,8 @@ class CallOptions:
         for name in ("dependencies", "system_dependencies"):
             if name in values:
                 values[name] = _names(name, values[name])
+        if isinstance(values.get("env"), Mapping):
+            values["env"] = dict(values["env"])  # what its owner changes later is not ours
         merged = replace(self, **values)
         _check(merged)
         return merged

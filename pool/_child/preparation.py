@@ -103,6 +103,8 @@ def _look_like_any_interpreter() -> None:
     values = {name: 0 if name in ours else getattr(sys.flags, name) for name in names}
     del values["count"], values["index"]
     sys.flags = type("flags", (), {"__slots__": (), **values})()
+    # Children that are spawned run the main module again: ours would wait for a supervisor.
+    sys.modules["__main__"] = type(sys)("__main__")
 
 
 def _import_runtime(packages: dict[str, str]) -> None:

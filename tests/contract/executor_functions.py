@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -201,3 +202,21 @@ async def acount_beside_a_clock(n, path):
     for i in range(n):
         yield i
     clock.cancel()
+
+
+def double_into(queue, value):
+    queue.put(2 * value)
+
+
+def in_a_child(method, value):
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    child = context.Process(target=double_into, args=(queue, value))
+    child.start()
+    child.join(20)
+    return child.exitcode, None if queue.empty() else queue.get()
+
+
+def in_a_pool(method, values):
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        return pool.map(abs, values)

@@ -1,6 +1,7 @@
 """One Executor suite, over every way workers are started: what one pool does for its callers."""
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
@@ -548,3 +549,54 @@ class TestStreams:
                 yield np.full(1 << 17, i)
 
         assert [int(a[-1]) for a in shared.submit(arrays).result()] == list(range(30))
+
+
+@pytest.mark.shared_pool
+class TestMultiprocessing:
+    """Inside of a call."""
+
+    @pytest.mark.parametrize("child", ["fork", "spawn"])
+    def test_children(self, shared, child):
+        view = shared.options(timeout=40)
+        assert view.submit(there.in_a_child, child, 4).result() == (0, 8)
+        assert view.submit(there.in_a_pool, child, [-1, -2]).result() == [1, 2]
+
+
+@pytest.mark.shared_pool
+class TestDescriptors:
+    def test_arguments_that_cannot_be_pickled_leave_none_of_the_function(self, shared):
+        shared.submit(abs, 1).result()
+        captured = np.zeros(1 << 20, dtype="u1")
+        for _ in range(3):
+            future = shared.submit(lambda _: captured.sum(), threading.Lock())
+            assert isinstance(future.exception(10), TypeError)
+            assert isinstance(
+                next(iter_errors(shared.map(lambda _: captured.sum(), [threading.Lock()]))),
+                TypeError,
+            )
+        del future
+        gc.collect()
+        assert segments_open() == 0
+
+    def test_results_that_nobody_reads_yet_hold_none(self, shared):
+        shared.submit(abs, 1).result()
+        results = shared.map(np.zeros, [20_000] * 20)
+        eventually(lambda: shared.stats().slots.busy == 0 and not shared._engine.outstanding)
+        eventually(lambda: segments_open() == 0)
+        assert sum(one.nbytes for one in results) == 20 * 160_000
+
+
+def segments_open():
+    """Descriptors of shared memory that this process has, and that no mapping needs."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += "memfd:flashpool" in os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def iter_errors(results):
+    try:
+        yield from results
+    except Exception as error:
+        yield error
