@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from flashpool.pool.calls import InstanceRecord, Outcome
+from flashpool.pool.calls import InstanceRecord, Outcome, Provision, Receipt
 from flashpool.pool.errors import FlashpoolError
 
 #: HTTP status of the refusals; everything else is the result of a call, and 200.
@@ -31,6 +31,8 @@ STATUS: Final[Mapping[str, int]] = {
     "PoolClosed": 503,
 }
 
+#: Of a call whose environment could not be had.
+_UNPROVIDED: Final = Receipt(provision=Provision(environment="", origin="failed"))
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 _encode: Final = msgspec.json.encode
@@ -59,7 +61,13 @@ def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
     """The response of a request that was refused."""
     name = type(error).__name__
     status = status or STATUS.get(name, 200)
-    outcome = Outcome(error_type=name, error=error.message, details=error.details)
+    outcome = Outcome(
+        error_type=name,
+        error=error.message,
+        details=error.details,
+        output=error.told,
+        receipt=_UNPROVIDED if status == 200 else Receipt(),
+    )
     return Answer(status, _failure(outcome), _retry_after(status, error.details))
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 from flashpool.envs import Spec
 from flashpool.pool.calls import Call, Codec, Limits, Outcome, Provision, Sink
 from flashpool.pool.errors import FlashpoolError, Overloaded
-from flashpool.pool.residents import Want
+from flashpool.pool.resident_states import Want
 from flashpool.pool.sources import SOURCE_LIMIT
 
 from . import answers, schema
@@ -261,7 +261,11 @@ class Service:
             report(line)
 
         began = time.monotonic()
-        provision = await self._resolve(spec, told) if spec else Provision()
+        try:
+            provision = await self._resolve(spec, told) if spec else Provision()
+        except FlashpoolError as error:
+            error.told = _joined(notes)
+            raise
         waited = time.monotonic() - began
         call = Call(
             codec=Codec.FLASH,

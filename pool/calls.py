@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final, Protocol
 
-from .residents import Want
+from .resident_states import Want
 
 #: The environment of calls that name no packages: the base interpreter as it is.
 BASE_ENVIRONMENT: Final = "base"
@@ -57,7 +57,7 @@ class Provision:
     """Which environment a call was given, and what that took before it was submitted."""
 
     environment: str = BASE_ENVIRONMENT
-    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``.
+    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` when there is none.
     origin: str = "base"
     resolve_s: float = 0.0
     fetch_s: float = 0.0
@@ -150,9 +150,9 @@ class Receipt:
                 "total": round(self.total_s, 6),
             },
             "peak_rss_mb": self.peak_rss_mb,
-            "environment": self.environment,
+            "environment": self.environment or None,
             "environment_origin": self.provision.origin,
-            "environment_hit": self.provision.origin != "built",
+            "environment_hit": self.provision.origin not in ("built", "failed"),
             "start_method": self.start_method,
             "preloaded": self.preloaded,
             "attempts": self.attempts,

@@ -40,6 +40,8 @@ class FlashpoolError(Exception):
 
     #: Whether sending the same call again can help without changing it.
     retryable: ClassVar[bool] = False
+    #: What the caller was told before it came to this: the output of a call that never ran.
+    told: bytes = b""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)

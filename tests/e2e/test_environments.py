@@ -67,6 +67,10 @@ def test_failures_say_what_uv_said(world: World) -> None:
         assert "alpha==7" in answer["error"]
         details: dict[str, Any] = answer["details"]
         assert (details["kind"], details["phase"]) == ("ResolutionFailed", "resolve")
+        assert "Resolving versions" in answer["stdout"]
+        receipt = answer["receipt"]
+        assert (receipt["environment"], receipt["environment_origin"]) == (None, "failed")
+        assert not receipt["environment_hit"]
         for text in ("-r x.txt", "--index-url=http://x", "", "a b c", "../x"):
             reply = server.http.post("/execute", json=request(VERSION, dependencies=[text]))
             assert reply.status_code == 422, reply.text
