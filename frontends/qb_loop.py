@@ -24,7 +24,8 @@ from types import FrameType
 from typing import Any, Final
 
 import aiohttp
-from runpod.serverless.modules import rp_job, rp_scale
+from runpod.serverless.modules import rp_job, rp_scale, worker_state
+from runpod.serverless.utils import rp_debugger
 
 from .qb_jobs import Job
 from .qb_take import Taken, Taker
@@ -67,15 +68,28 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._hurry = asyncio.Event()
         #: Set, and replaced, when there may be room for a job, or none is left.
         self._changed = asyncio.Event()
+        #: No job is taken any more.
+        self._took_last = asyncio.Event()
         self._left = asyncio.Event()
+        self._failure: Exception | None = None
         for signum in _SIGNALS:
             signal.signal(signum, self.handle_shutdown)
         self._worker = self._make()
+        if self.config.get("rp_args", {}).get("rp_debugger"):
+            self._worker.results.more = self._debugger
         try:
             await self._worker.start()
             await super().run()
         finally:
             await self._worker.stop("the server stops")
+        if self._failure is not None:
+            raise self._failure
+
+    def _debugger(self) -> dict[str, Any]:
+        """What the SDK adds for ``--rp_debugger``; of this process, not of calls."""
+        found = dict(rp_debugger.get_debugger_output())
+        ready_s = self.config["reference_counter_start"] - worker_state.REF_COUNT_ZERO
+        return {"rp_debugger": {**found, "ready_delay_ms": ready_s * 1000}}
 
     # Signals.
 
@@ -102,21 +116,31 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     async def get_jobs(self, session: aiohttp.ClientSession) -> None:
         """Poll while there is room, until it is to leave."""
         await self._ready()
-        while (room := await self._room()) > 0:
-            self._polling = asyncio.ensure_future(self._taker.take(session, room))
-            try:
-                taken = await self._polling
-            except asyncio.CancelledError:
-                if not self._leaving.is_set():
-                    raise
-                break
-            finally:
-                self._polling = None
-            for job in taken.jobs:
-                self._begin(job)
-            if taken.pause_s:
-                await _within(self._leaving.wait(), taken.pause_s)
-        self._change()
+        try:
+            while (room := await self._room()) > 0:
+                await self._poll(session, room)
+        except Exception as error:  # a mistake of ours: what runs is still to be reported
+            log.exception("Taking jobs failed; leaving")
+            self._failure = error
+            self._leaving.set()
+        finally:
+            self._took_last.set()
+            self._change()
+
+    async def _poll(self, session: aiohttp.ClientSession, room: int) -> None:
+        self._polling = asyncio.ensure_future(self._taker.take(session, room))
+        try:
+            taken = await self._polling
+        except asyncio.CancelledError:
+            if not self._leaving.is_set():
+                raise
+            return
+        finally:
+            self._polling = None
+        for job in taken.jobs:
+            self._begin(job)
+        if taken.pause_s:
+            await _within(self._leaving.wait(), taken.pause_s)
 
     async def _ready(self) -> None:
         ready = asyncio.ensure_future(self._worker.wait_ready())
@@ -218,6 +242,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         """End the poll and the jobs that are still there; those are reported as cancelled."""
         if self._polling is not None:
             self._polling.cancel()
+        # It may have brought jobs at this moment.
+        await _within(self._took_last.wait(), _LOOK_S)
         why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
         self._hurry.clear()
         for running in list(self._worker.jobs.values()):
@@ -225,7 +251,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
 
     async def _idle(self, end: float) -> None:
         """Until no poll and no job is left, the time is up, or it is to hurry."""
-        while (self._polling or self._worker.jobs) and not self._hurry.is_set():
+        while not (self._took_last.is_set() and not self._worker.jobs) and not self._hurry.is_set():
             left = end - self._loop.time()
             if left <= 0:
                 return

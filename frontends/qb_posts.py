@@ -99,9 +99,9 @@ class Posts:
             ) as response:
                 await response.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            log.warning("Job %s: a post failed: %s: %s", job_id, type(error).__name__, error)
+            log.debug("Job %s: a post failed: %s: %s", job_id, type(error).__name__, error)
             return Verdict.UNREACHABLE
         if response.status < 300:
             return Verdict.TAKEN
-        log.warning("Job %s: a post was answered with status %d", job_id, response.status)
+        log.debug("Job %s: a post was answered with status %d", job_id, response.status)
         return _VERDICTS.get(response.status, Verdict.REFUSED)

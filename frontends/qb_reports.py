@@ -91,7 +91,7 @@ class Reports:
     async def save(self) -> None:
         """Have all that waits on disk: the process leaves."""
         for report in list(self._waiting.values()):
-            await self._keep(report)
+            await self._keep(report, Verdict.UNREACHABLE)
         if self._waiting:
             log.warning("%d results were not taken; they are on disk", len(self._waiting))
 
@@ -123,7 +123,7 @@ class Reports:
                 break
             if verdict is Verdict.TOO_LARGE:
                 report = self._waiting[report.job_id] = self._shrink(report)
-            await self._keep(report)
+            await self._keep(report, verdict)
             await self._pause(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
         if report.job_id in self._kept:
@@ -137,7 +137,7 @@ class Reports:
                 verdict = await self._posts.report(report)
             return verdict
 
-    async def _keep(self, report: Report) -> None:
+    async def _keep(self, report: Report, verdict: Verdict) -> None:
         if report.job_id in self._kept:
             return
         try:
@@ -151,8 +151,9 @@ class Reports:
             return
         self._kept.add(report.job_id)
         log.warning(
-            "Job %s: its result was not taken; it is kept in %s and offered again",
+            "Job %s: its result was not taken (%s); it is kept in %s and offered again",
             report.job_id,
+            verdict.value,
             self._outbox.folder,
         )
 

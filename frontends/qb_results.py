@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -43,10 +44,14 @@ class Results:
         self._service = service
         self._limit = limit
         self._spill = spill
+        #: Further fields of every report: the SDK's debugger.
+        self.more: Callable[[], dict[str, Any]] | None = None
 
     async def report(self, job_id: str, outcome: Outcome, *, streamed: bool) -> Report:
         """The report of a job that ended."""
         fields = self.fields(outcome)
+        if self.more is not None:
+            fields |= {name: _raw(value) for name, value in self.more().items()}
         body = _body(fields)
         if len(body) > self._limit:
             body = _body(await self._fitting(job_id, outcome, fields, len(body)))

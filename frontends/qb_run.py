@@ -129,6 +129,13 @@ class JobRun:
 
     # Time.
 
+    def left_s(self) -> float | None:
+        """Seconds until it has to be reported; None: no such limit."""
+        if self._limit_s is None:
+            return None
+        spent = asyncio.get_running_loop().time() - self._began
+        return max(0.0, self._limit_s - self._reserve_s() - spent)
+
     def _reserve_s(self) -> float:
         """Kept of the platform's time for the report."""
         assert self._limit_s is not None

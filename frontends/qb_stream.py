@@ -26,6 +26,7 @@ CHUNK_LIMIT: Final = 1_000_000
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _PROGRESS_S: Final = 0.5
+_CLOSE_S: Final = 2.0
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 #: How the base64 of a pickle begins (protocol 2 and later); no JSON does.
 _PICKLE: Final = b"gA"
@@ -60,6 +61,12 @@ class Items:
             return
         await asyncio.wait({self._sending}, timeout=max(0.0, limit_s))
         if not self._sending.done():
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Post no more of them."""
+        self._wanted = False
+        if self._sending is not None and not self._sending.done():
             log.warning("Job %s: items of it were not taken in time", self._job_id)
             self._sending.cancel()
 
@@ -79,6 +86,8 @@ class Items:
                 return True
             if verdict in _NO_MORE:
                 return False
+            if pause == _FIRST_PAUSE_S:
+                log.warning("Job %s: an item is not taken (%s)", self._job_id, verdict.value)
             if verdict is Verdict.TOO_LARGE:
                 item = _too_large(len(item))
             await asyncio.sleep(pause)
@@ -102,11 +111,12 @@ class Progress:
             self._posting = asyncio.ensure_future(self._post())
 
     async def close(self) -> None:
-        """No more; returns when the last one has arrived, or failed."""
+        """No more; returns when the last one has arrived, or failed, or takes too long."""
         self._latest = None
         self._pause.set()
         if self._posting is not None:
-            await asyncio.wait({self._posting})
+            await asyncio.wait({self._posting}, timeout=_CLOSE_S)
+            self._posting.cancel()
 
     async def _post(self) -> None:
         while self._latest is not None:

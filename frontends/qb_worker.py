@@ -52,9 +52,9 @@ class Worker:
         self._session = session
         self._admin = admin
         self._posts = Posts(session, addresses)
-        self._results = Results(service, report_limit(settings), spill_of(settings))
+        self.results = Results(service, report_limit(settings), spill_of(settings))
         outbox = Outbox(outbox_folder(settings))
-        self.reports = Reports(self._posts, outbox, settings.report_retry_s, self._results.refused)
+        self.reports = Reports(self._posts, outbox, settings.report_retry_s, self.results.refused)
         #: By id: those that run, and those whose reports are on their way.
         self.jobs: dict[str, Running] = {}
 
@@ -105,7 +105,7 @@ class Worker:
             progress=Progress(job.id, posts) if settings.qb_progress else None,
         )
         run = JobRun(job, self._service, settings, ways)
-        running = self.jobs[job.id] = Running(run, ways, self._results, self.reports, freed)
+        running = self.jobs[job.id] = Running(run, ways, self.results, self.reports, freed)
         return running
 
 
@@ -129,8 +129,10 @@ class Running:
         self._freed = freed
 
     def stop(self, reason: str) -> None:
-        """End it; it is reported as cancelled."""
+        """End it; it is reported as cancelled, if it has not ended yet."""
         self._run.cancel(reason)
+        if self._run.items is not None:
+            self._run.items.give_up()
 
     async def see_through(self) -> None:
         """Run it, and deliver its report."""
@@ -146,7 +148,8 @@ class Running:
             self.ended = True
             self._freed()
             if items is not None:
-                await items.close(_ITEMS_S)
+                left = self._run.left_s()
+                await items.close(_ITEMS_S if left is None else min(_ITEMS_S, left))
             if progress is not None:
                 await progress.close()
             streamed = items is not None and items.any

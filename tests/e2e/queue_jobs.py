@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +25,11 @@ SLOTS: Final = "2"
 
 
 @contextlib.contextmanager
-def working(folder: Path, platform: Platform, **variables: str) -> Iterator[Worker]:
+def working(
+    folder: Path, platform: Platform, *, flags: Sequence[str] = (), **variables: str
+) -> Iterator[Worker]:
     """A worker that has asked for work; told to leave, and waited for, at the end."""
-    worker = started(folder, platform, **variables)
+    worker = started(folder, platform, flags=flags, **variables)
     try:
         yield worker
     finally:
@@ -35,7 +37,9 @@ def working(folder: Path, platform: Platform, **variables: str) -> Iterator[Work
             assert worker.stop() == 0, worker.last_words()
 
 
-def started(folder: Path, platform: Platform, **variables: str) -> Worker:
+def started(
+    folder: Path, platform: Platform, *, flags: Sequence[str] = (), **variables: str
+) -> Worker:
     ours = {
         "FLASHPOOL_SLOTS": SLOTS,
         "FLASHPOOL_GRACE_S": "0.3",
@@ -45,7 +49,7 @@ def started(folder: Path, platform: Platform, **variables: str) -> Worker:
         "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
         **variables,
     }
-    worker = platform.start_worker(HANDLER, variables=ours)
+    worker = platform.start_worker([*HANDLER, *flags], variables=ours)
 
     def polls() -> bool:
         assert worker.running, worker.last_words()
