@@ -42,9 +42,9 @@ ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
 
 def environments(bench: Bench) -> list[Row]:
     """What `envs_bench` measures, in our form; it needs the network."""
-    from bench import envs_bench
+    from bench import envs_bench, envs_http_rows
 
-    found = []
+    found = envs_http_rows.rows(bench)
     for row in envs_bench.rows(rounds=bench.rounds, folder=bench.folder):
         if row.ratio is None or row.reference is None:
             continue
