@@ -109,6 +109,9 @@ class Crew:
     def __getitem__(self, worker_id: int) -> Worker:
         return self._by_id[worker_id]
 
+    def __contains__(self, worker_id: int) -> bool:
+        return worker_id in self._by_id
+
     # Births.
 
     def welcome(
@@ -187,7 +190,9 @@ class Crew:
                 # either way its call has no result to wait for.
                 self.stop(worker, causes.CHANNEL_CLOSED, grace=self._config.grace_s)
             elif (
-                worker.running is not None and not worker.doubted and now - worker.fed_at > BEGIN_S
+                (worker.running is not None or worker.loading)
+                and not worker.doubted
+                and now - worker.fed_at > BEGIN_S
             ):
                 # Its zygote knows whether it began. If not, the call is tried elsewhere.
                 worker.doubted = True

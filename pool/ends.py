@@ -7,20 +7,33 @@ from pathlib import Path
 
 from . import causes
 from ._child import wire
-from .calls import Outcome, Phase, Receipt
+from .calls import InstanceRecord, Outcome, Phase, Receipt
 from .causes import Cause, Stop
 from .errors import FlashpoolError
 from .output import without_our_frames
 from .workers import Running
 
 
-def answered(running: Running, frame: wire.Frame, meta: wire.ResultMeta, now: float) -> Outcome:
-    """The worker sent its RESULT: a value, or what user code raised."""
+def answered(
+    running: Running,
+    frame: wire.Frame,
+    meta: wire.ResultMeta,
+    now: float,
+    instance: InstanceRecord | None = None,
+) -> Outcome:
+    """The worker sent its RESULT: a value, or what user code raised; the instance it ran in."""
     receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=round(meta.rss_kb / 1024, 1))
     output = _written(running)
     if meta.ok:
         fds = tuple(frame.fds)
-        return Outcome(body=frame.body, fds=fds, format=meta.form, output=output, receipt=receipt)
+        return Outcome(
+            body=frame.body,
+            fds=fds,
+            format=meta.form,
+            output=output,
+            receipt=receipt,
+            instance=instance,
+        )
     return Outcome(
         error_type=meta.more["error_type"],
         error=meta.more["error"],
@@ -29,6 +42,7 @@ def answered(running: Running, frame: wire.Frame, meta: wire.ResultMeta, now: fl
         from_user=meta.more.get("user", False),
         output=output,
         receipt=receipt,
+        instance=instance,
     )
 
 
@@ -109,6 +123,23 @@ def instance_refused(instance: str, reason: str) -> Outcome:
         error_type="WorkerCrashed",
         error=f"the instance {instance!r} cannot be made: {reason}.",
         details={"instance": instance, "reason": reason, "phase": Phase.START.value},
+    )
+
+
+def instance_lost_words(instance: str, reason: str) -> str:
+    """What a call hears that insists on an instance which is no more."""
+    return (
+        f"the instance {instance!r} is not there: {reason}. Call it without "
+        "insisting that it exists, and it is made anew"
+    )
+
+
+def instance_lost(instance: str, reason: str) -> Outcome:
+    """Its instance went while it waited for it."""
+    return Outcome(
+        error_type="InstanceLost",
+        error=instance_lost_words(instance, reason),
+        details={"instance": instance, "reason": reason},
     )
 
 

@@ -21,7 +21,7 @@ from . import pickling
 from ._child import payload
 from .errors import InstanceLost
 from .futures import CallFuture
-from .residents import Want
+from .resident_states import Want
 
 if TYPE_CHECKING:
     from typing_extensions import Self

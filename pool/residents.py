@@ -1,7 +1,7 @@
 """Class instances that live on in workers: decisions only. No clock, no process in here.
 
     called, withdrawn                            Load, Abandon, WantSlot, Rest
-    loading, loaded, not_loaded        --->      Invoke, Close, Refuse
+    loading, loaded, not_loaded        --->      Invoke, Close, Refuse, Lose
     granted, answered, leaving, gone
     measured, needed, tick
 
@@ -17,175 +17,41 @@ The rules:
 * The first call for an instance has it loaded, once, however many follow; they wait for it.
 * Its calls begin in the order of their arrival. Those to methods that may overlap (async
   ones) run together, up to its concurrency; every other one runs alone.
+* A call that wants it anew waits its turn like any other. When it comes, the instance that
+  is there closes, and another one is made for this call; those behind it get that one.
 * It holds a CPU slot while a call runs in it, and none while it is idle; what GPUs it was
   given it keeps for as long as its worker lives.
 * At most ``limit`` have a worker. For one more, the one that is idle for longest is closed
   first; while none is idle, the new one waits. Loading or called ones are never closed.
 * One that died, was closed or replaced is loaded again by the next call that allows it,
-  with a ``generation`` one higher. One whose loading killed its worker `CRASHES` times within
-  `CRASH_WINDOW_S` is not loaded again until that time is over.
+  with a ``generation`` one higher; calls that wait and insist on the one that was are told.
+  One whose loading killed its worker `CRASHES` times within `CRASH_WINDOW_S` is not loaded
+  again until that time is over.
 """
 
 from __future__ import annotations
 
-import enum
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
 
-#: Deaths while loading within `CRASH_WINDOW_S`, past which nobody tries again.
-CRASHES: Final = 3
-CRASH_WINDOW_S: Final = 60.0
-#: Instances that are no more, but whose generation and end are remembered.
-REMEMBERED: Final = 4096
-
-
-class Load(NamedTuple):
-    """Have a worker load it; `loading`, then `loaded`, `not_loaded` or `gone` follow."""
-
-    instance: str
-
-
-class Abandon(NamedTuple):
-    """Nobody waits for it any more: take `Load` back, which no worker has begun with."""
-
-    instance: str
-
-
-class WantSlot(NamedTuple):
-    """Calls wait for it since that time; answer with `granted`."""
-
-    instance: str
-    since: float
-
-
-class Rest(NamedTuple):
-    """Nothing runs in it: its slot is free."""
-
-    instance: str
-
-
-class Invoke(NamedTuple):
-    """Hand it the call."""
-
-    call: int
-    instance: str
-
-
-class Close(NamedTuple):
-    """Let it close itself, then end its worker; `gone` follows."""
-
-    instance: str
-    reason: str
-
-
-class Refuse(NamedTuple):
-    """End a waiting call: its instance cannot be loaded, because of ``reason``."""
-
-    call: int
-    instance: str
-    reason: str
-
-
-Command = Load | Abandon | WantSlot | Rest | Invoke | Close | Refuse
-
-
-class State(enum.Enum):
-    """Of one instance."""
-
-    #: Called for; there is no room for it, or its former worker is not gone yet.
-    PENDING = "pending"
-    #: It waits for a worker.
-    WANTED = "wanted"
-    LOADING = "loading"
-    READY = "ready"
-    #: Told to close, or being killed; its worker is not gone yet.
-    LEAVING = "leaving"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """The table's settings."""
-
-    #: Instances that may have a worker at once.
-    limit: int = 16
-    #: Seconds without a call after which one is closed; None: never.
-    idle_s: float | None = 900.0
-    #: Bytes that all together may use before idle ones are closed; None: no limit.
-    memory_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
-    """What a call says of the instance it is for."""
-
-    instance: str
-    #: Equal for calls that mean the same class, environment and resources.
-    code: object
-    class_name: str = ""
-    #: Equal for calls with the same constructor arguments.
-    arguments: object = None
-    method: str = "__call__"
-    #: Calls to async methods that may run in it together.
-    concurrency: int = 1
-    #: Replace the one that is there.
-    anew: bool = False
-    #: What a worker makes it of; None: the body of the call. Nobody here looks into it.
-    load: bytes | None = None
-    #: Do not load it again: it must be there, of this generation (0: any), or else be the
-    #: first of its name and asked for as such.
-    must_exist: bool = False
-    generation: int = 0
-
-
-class Conflict(Exception):
-    """There is an instance of that name with other code."""
-
-
-class NotThere(Exception):
-    """The call asked for an instance that must be there, and is not; says what became of it."""
-
-
-@dataclass(slots=True)
-class Instance:
-    """What is known of one instance."""
-
-    name: str
-    class_name: str
-    code: object
-    arguments: object
-    concurrency: int
-    generation: int
-    state: State = State.PENDING
-    since: float = 0.0
-    last_used: float = 0.0
-    #: Calls that began in it, in this generation.
-    calls: int = 0
-    waiting: dict[int, tuple[float, str]] = field(default_factory=dict)
-    running: dict[int, bool] = field(default_factory=dict)
-    #: Methods whose calls may overlap; known once it is loaded.
-    overlapping: frozenset[str] = frozenset()
-    has_slot: bool = False
-    asked_slot: bool = False
-    #: No more calls; it closes when those that run have ended.
-    replaced: bool = False
-    #: Why nobody has a use for it once its calls are over; or nothing.
-    released: str = ""
-    why_leaving: str = ""
-    crashes: deque[float] = field(default_factory=deque)
-    memory_bytes: int = 0
-
-    @property
-    def idle(self) -> bool:
-        """Loaded, and nobody needs it now."""
-        return self.state is State.READY and not self.running and not self.waiting
-
-
-class _Past(NamedTuple):
-    generation: int
-    reason: str
-    crashes: deque[float]
+from .resident_states import (
+    Abandon,
+    Close,
+    Command,
+    Conflict,
+    History,
+    Instance,
+    Invoke,
+    Load,
+    Lose,
+    Policy,
+    Refuse,
+    Rest,
+    State,
+    Waiting,
+    Want,
+    WantSlot,
+    check_there,
+)
 
 
 class Residents:
@@ -196,8 +62,10 @@ class Residents:
         #: Calls that wait for an instance, or in one.
         self.waiting = 0
         self._instances: dict[str, Instance] = {}
+        #: Those of them that wait for room.
+        self._pending: dict[str, Instance] = {}
         self._of_call: dict[int, Instance] = {}
-        self._past: OrderedDict[str, _Past] = OrderedDict()
+        self._history = History()
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(self._instances.values())
@@ -218,29 +86,34 @@ class Residents:
             Conflict: the instance has other code; nothing was changed.
             NotThere: it had to be there, and is not; nothing was changed.
         """
-        instance = self._wanted(want, now)
-        refusal = self._crash_loop(instance, now)
-        instance.waiting[call] = (now, want.method)
+        instance, anew = self._wanted(want, now)
+        instance.waiting[call] = Waiting(want, now, anew)
         self._of_call[call] = instance
         self.waiting += 1
-        if refusal:
-            return self._refuse(instance, refusal)
-        if want.anew and instance.state in (State.LOADING, State.READY):
-            instance.replaced = True
-        return self._settle(instance, now)
+        if instance.state is State.READY:
+            return self._settle(instance, now)
+        if instance.state is not State.PENDING:
+            return []
+        refusal = self._history.crash_loop(instance, now)
+        return self._refuse(instance, refusal) if refusal else self._fill_room(now)
 
     def withdrawn(self, call: int, now: float) -> list[Command] | None:
         """A call is cancelled or timed out; None when it runs already, or is not of here."""
         instance = self._of_call.get(call)
         if instance is None or call not in instance.waiting:
             return None
+        heir = instance.heir(call)
         self._forget(instance, call)
-        if not instance.waiting and instance.state is State.WANTED:
-            self._end(instance, "nobody waited for it any more")
+        if instance.waiting:
+            if heir is not None:
+                heir.anew = True
+            return self._settle(instance, now) if instance.state is State.READY else []
+        if instance.state is State.WANTED:
+            self._end(instance, instance.rebuilt_because or "", made=False)
             return [Abandon(instance.name), *self._fill_room(now)]
-        if not instance.waiting and instance.state is State.PENDING:
-            self._end(instance, "nobody waited for it any more")
-        return []
+        if instance.state is State.PENDING:
+            self._end(instance, instance.rebuilt_because or "", made=False)
+        return self._close_released(instance)
 
     def answered(self, call: int, now: float) -> list[Command]:
         """A call that ran is over; the instance lives."""
@@ -253,10 +126,14 @@ class Residents:
 
     # Instances.
 
-    def loading(self, name: str) -> None:
-        """A worker begins to load it; it has a slot."""
+    def loading(self, name: str) -> int:
+        """A worker begins to load it, and has a slot; the call whose class and arguments count."""
         instance = self._instances[name]
         instance.state, instance.has_slot = State.LOADING, True
+        first = next(iter(instance.waiting))
+        one = instance.waiting[first]
+        instance.want, one.anew = one.want, False
+        return first
 
     def loaded(self, name: str, overlapping: Iterable[str], now: float) -> list[Command]:
         """It can be called; these methods may overlap."""
@@ -284,29 +161,35 @@ class Residents:
     def leaving(self, name: str, reason: str) -> None:
         """Its worker is being ended: no more calls for it. `gone` follows."""
         instance = self._instances[name]
+        self._pending.pop(name, None)
         instance.state = State.LEAVING
         instance.why_leaving = instance.why_leaving or reason
 
-    def gone(self, name: str, reason: str, now: float, *, crashed: bool = False) -> list[Command]:
+    def gone(self, name: str, reason: str, now: float, *, unmade: bool = False) -> list[Command]:
         """Its worker's process tree is no more, and the calls that ran in it have ended.
 
-        ``crashed``: it died by itself.
+        ``unmade``: its worker died by itself before it began to make it.
         """
         instance = self._instances[name]
         for call in list(instance.running):
             self._of_call.pop(call, None)
-        if crashed and instance.state is State.LOADING:
+        if unmade:
             instance.crashes.append(now)
-        self._end(instance, instance.why_leaving or reason)
+        reason = instance.why_leaving or reason
+        self._end(instance, reason, made=not unmade)
         commands: list[Command] = []
         if instance.waiting:
-            commands = self._again(instance, now)
+            commands = self._again(instance, reason, now, made=not unmade)
         return commands + self._fill_room(now)
 
     def granted(self, name: str, now: float) -> list[Command]:
         """It has a slot."""
         instance = self._instances[name]
-        instance.has_slot, instance.asked_slot = True, False
+        instance.asked_slot = False
+        if instance.state is not State.READY:
+            # It was closed meanwhile, because those that had asked for it have left.
+            return [Rest(name)]
+        instance.has_slot = True
         return self._settle(instance, now)
 
     # Eviction.
@@ -326,17 +209,24 @@ class Residents:
         if instance is not None:
             instance.memory_bytes = memory_bytes
 
+    @property
+    def memory_bytes(self) -> int:
+        """What those use, by their last measure, that are to stay."""
+        return sum(one.memory_bytes for one in self if one.state is not State.LEAVING)
+
     def needed(self, holders: Iterable[str], reason: str) -> list[Command]:
         """One of these holds what a call waits for: close the one idle for longest, if any."""
         idle = [one for name in holders if (one := self._instances.get(name)) and one.idle]
-        return self._close(_oldest(idle), reason) if idle else []
+        return self._close(min(idle, key=_last_used), reason) if idle else []
 
-    def close_idle(self, reason: str) -> list[Command]:
-        """Close all that nobody needs now."""
+    def close_idle(
+        self, reason: str, which: Callable[[Instance], bool] | None = None
+    ) -> list[Command]:
+        """Close all, of which that holds, that nobody needs now."""
         return [
             command
             for instance in list(self._instances.values())
-            if instance.idle
+            if instance.idle and (which is None or which(instance))
             for command in self._close(instance, reason)
         ]
 
@@ -350,78 +240,40 @@ class Residents:
 
     # Decisions.
 
-    def _wanted(self, want: Want, now: float) -> Instance:
+    def _wanted(self, want: Want, now: float) -> tuple[Instance, bool]:
+        """The instance of a call, and whether it has to be made for it first."""
         instance = self._instances.get(want.instance)
-        past = self._past.get(want.instance)
         if want.must_exist:
-            self._check_there(want, instance, past)
+            check_there(want, instance, self._history.of(want.instance))
         if instance is None:
-            generation = past.generation + 1 if past else 1
-            instance = self._instances[want.instance] = Instance(
-                want.instance,
-                want.class_name,
-                want.code,
-                want.arguments,
-                want.concurrency,
-                generation,
-                since=now,
-            )
-            if past is not None:
-                instance.crashes = past.crashes
-        elif instance.code != want.code:
-            if not want.anew:
-                raise Conflict
-            instance.class_name, instance.code = want.class_name, want.code
-            instance.concurrency, instance.arguments = want.concurrency, want.arguments
-        elif want.anew:
-            instance.arguments = want.arguments
-        return instance
-
-    def _check_there(self, want: Want, instance: Instance | None, past: _Past | None) -> None:
-        if instance is not None and want.generation in (0, instance.generation):
-            if instance.state is not State.LEAVING:
-                return
-            raise NotThere(instance.why_leaving)
-        if past is not None:
-            raise NotThere(past.reason)
-        if instance is None and want.generation != 1:
-            raise NotThere("there was none of this name")
-
-    def _crash_loop(self, instance: Instance, now: float) -> str:
-        crashes = instance.crashes
-        while crashes and now - crashes[0] > CRASH_WINDOW_S:
-            crashes.popleft()
-        if len(crashes) < CRASHES or instance.state is not State.PENDING:
-            return ""
-        past = self._past.get(instance.name)
-        wait_s = CRASH_WINDOW_S - (now - crashes[0])
-        return (
-            f"its worker died {len(crashes)} times while it was loaded, within "
-            f"{CRASH_WINDOW_S:.0f} s, the last time because: {past.reason if past else 'unknown'}. "
-            f"It is not tried again for {wait_s:.0f} s"
-        )
+            instance = self._history.next_of(want)
+            self._instances[want.instance] = self._pending[want.instance] = instance
+            return instance, False
+        unmade = instance.state is State.LEAVING and not instance.waiting
+        if not (want.anew or unmade) and want.code != instance.code_at_the_end:
+            raise Conflict
+        # The next one that is made is for whoever comes first, whatever it asks for.
+        return instance, want.anew and not unmade
 
     def _refuse(self, instance: Instance, reason: str) -> list[Command]:
         refused: list[Command] = [Refuse(call, instance.name, reason) for call in instance.waiting]
         for call in list(instance.waiting):
             self._forget(instance, call)
-        self._instances.pop(instance.name, None)
+        self._drop(instance)
         return refused
 
     def _settle(self, instance: Instance, now: float) -> list[Command]:
-        """What can be done for one instance now."""
-        if instance.state is State.PENDING:
-            return self._fill_room(now)
+        """What can be done for one instance that is loaded."""
         if instance.state is not State.READY:
             return []
-        if instance.replaced:
-            return [] if instance.running else self._close(instance, "it was replaced")
+        if not instance.running and instance.next_is_anew:
+            return self._close(instance, "it was replaced")
         if instance.has_slot:
             commands = self._invoke(instance, now) + self._rest(instance)
             return commands + self._close_released(instance)
         if instance.waiting and not instance.asked_slot:
             instance.asked_slot = True
-            return [WantSlot(instance.name, _since(instance))]
+            return [WantSlot(instance.name, instance.since)]
         return self._close_released(instance)
 
     def _close_released(self, instance: Instance) -> list[Command]:
@@ -443,11 +295,13 @@ class Residents:
     def _invoke(self, instance: Instance, now: float) -> list[Command]:
         """Begin with the calls that may run now, in the order of their arrival."""
         commands: list[Command] = []
-        for call, (_, method) in list(instance.waiting.items()):
-            overlaps = method in instance.overlapping and instance.concurrency > 1
+        concurrency = instance.want.concurrency
+        while (call := next(iter(instance.waiting), None)) is not None:
+            one = instance.waiting[call]
+            overlaps = one.want.method in instance.overlapping and concurrency > 1
             if instance.running and not (overlaps and all(instance.running.values())):
                 break
-            if len(instance.running) >= instance.concurrency:
+            if one.anew or len(instance.running) >= concurrency:
                 break
             del instance.waiting[call]
             self.waiting -= 1
@@ -459,22 +313,21 @@ class Residents:
 
     def _fill_room(self, now: float) -> list[Command]:
         """Load those that wait for room, the longest first, and make room for the rest."""
-        pending = [one for one in self._instances.values() if one.state is State.PENDING]
+        if not self._pending:
+            return []
         commands: list[Command] = []
-        for instance in sorted(pending, key=_since):
-            if self._with_worker() >= self.policy.limit:
+        for instance in sorted(self._pending.values(), key=_since):
+            if len(self._instances) - len(self._pending) >= self.policy.limit:
                 break
+            del self._pending[instance.name]
             instance.state = State.WANTED
             commands.append(Load(instance.name))
-        missing = sum(one.state is State.PENDING for one in pending)
-        leaving = sum(one.state is State.LEAVING for one in self._instances.values())
-        idle = sorted((one for one in self._instances.values() if one.idle), key=_last_used)
-        for instance in idle[: max(0, missing - leaving)]:
-            commands += self._close(instance, "others needed its room (FLASHPOOL_INSTANCES)")
+        leaving = sum(one.state is State.LEAVING for one in self)
+        missing = len(self._pending) - leaving
+        if missing > 0:
+            for instance in sorted((one for one in self if one.idle), key=_last_used)[:missing]:
+                commands += self._close(instance, "others needed its room (FLASHPOOL_INSTANCES)")
         return commands
-
-    def _with_worker(self) -> int:
-        return sum(one.state is not State.PENDING for one in self._instances.values())
 
     def _close(self, instance: Instance, reason: str) -> list[Command]:
         reason = instance.why_leaving or reason
@@ -484,10 +337,11 @@ class Residents:
 
     def _trim_memory(self) -> list[Command]:
         limit = self.policy.memory_bytes
-        used = sum(one.memory_bytes for one in self._instances.values())
+        if limit is None or (used := self.memory_bytes) <= limit:
+            return []
         commands: list[Command] = []
         for instance in sorted((one for one in self if one.idle), key=_last_used):
-            if limit is None or used <= limit:
+            if used <= limit:
                 break
             used -= instance.memory_bytes
             commands += self._close(
@@ -495,31 +349,38 @@ class Residents:
             )
         return commands
 
-    def _again(self, instance: Instance, now: float) -> list[Command]:
+    def _again(self, instance: Instance, reason: str, now: float, *, made: bool) -> list[Command]:
         """It is gone, and calls wait for it: have it loaded anew, unless that is hopeless."""
+        lost: list[Command] = []
+        for call in instance.insisting() if made else ():
+            self._forget(instance, call)
+            lost.append(Lose(call, instance.name, reason))
+        if not instance.waiting:
+            return lost
+        first = next(iter(instance.waiting.values()))
+        first.anew = False
         fresh = Instance(
             instance.name,
-            instance.class_name,
-            instance.code,
-            instance.arguments,
-            instance.concurrency,
-            instance.generation + 1,
-            since=now,
+            first.want,
+            instance.generation + made,
+            reason if made else instance.rebuilt_because,
             waiting=instance.waiting,
             released=instance.released,
             crashes=instance.crashes,
         )
-        self._instances[fresh.name] = fresh
+        self._instances[fresh.name] = self._pending[fresh.name] = fresh
         self._of_call.update(dict.fromkeys(fresh.waiting, fresh))
-        refusal = self._crash_loop(fresh, now)
-        return self._refuse(fresh, refusal) if refusal else []
+        refusal = self._history.crash_loop(fresh, now)
+        return lost + (self._refuse(fresh, refusal) if refusal else [])
 
-    def _end(self, instance: Instance, reason: str) -> None:
+    def _end(self, instance: Instance, reason: str, *, made: bool = True) -> None:
+        """It is no more; ``made``: its making had at least begun."""
+        self._drop(instance)
+        self._history.remember(instance, reason, made=made)
+
+    def _drop(self, instance: Instance) -> None:
         del self._instances[instance.name]
-        self._past[instance.name] = _Past(instance.generation, reason, instance.crashes)
-        self._past.move_to_end(instance.name)
-        if len(self._past) > REMEMBERED:
-            self._past.popitem(last=False)
+        self._pending.pop(instance.name, None)
 
     def _forget(self, instance: Instance, call: int) -> None:
         del instance.waiting[call]
@@ -528,12 +389,8 @@ class Residents:
 
 
 def _since(instance: Instance) -> float:
-    return next((since for since, _ in instance.waiting.values()), instance.since)
+    return instance.since
 
 
 def _last_used(instance: Instance) -> float:
     return instance.last_used
-
-
-def _oldest(instances: list[Instance]) -> Instance:
-    return min(instances, key=_last_used)

@@ -185,6 +185,8 @@ class Scheduler:
         self._leases: dict[int, Lease] = {}
         #: Environments that take no calls younger than this, for others to have their turn.
         self._yielding: dict[str, float] = {}
+        #: Whether calls may be waiting for the room of an environment; see `kept_by_residents`.
+        self.crowded = False
 
     # Calls.
 
@@ -326,6 +328,23 @@ class Scheduler:
     def is_idle(self, environment: str) -> bool:
         """Whether it could be let go of now."""
         return _idle(self._of(environment))
+
+    def is_kept_by_residents(self, environment: str) -> bool:
+        """Whether it could be let go of, were it not for its residents."""
+        return _kept_by_residents(self._of(environment))
+
+    def kept_by_residents(self) -> list[str]:
+        """While calls wait for the room of an environment: those that residents keep up.
+
+        Rather ones that nothing else does. None, when one is about to leave.
+        """
+        beside = self._beside_base()
+        held_up = [one for one, zygotes in beside.items() if any(map(_is_held_up, zygotes))]
+        self.crowded = any(not self._has_room(one) for one in held_up)
+        if not self.crowded or any(_live(zs) and _leaves(zs) for zs in beside.values()):
+            return []
+        kept = [name for name, zygotes in beside.items() if any(z.residents for z in zygotes)]
+        return [name for name in kept if _kept_by_residents(beside[name])] or kept
 
     def uses(self, environment: str) -> bool:
         """Whether it has a zygote, or a call that waits for one."""
@@ -492,6 +511,7 @@ class Scheduler:
             return []
         commands = self._make_room_for(zygote, now)
         if zygote.retiring or not self._has_room(zygote.key.environment):
+            self.crowded = self.crowded or not commands
             return commands
         zygote.starts.append(now)
         zygote.starting = True
@@ -698,7 +718,7 @@ class Scheduler:
         """Start zygotes whose calls waited for room, the longest first."""
         if not self.waiting and not self._yielding:
             return []
-        held_up = [z for z in self._zygotes.values() if z.needed and not (z.up or z.starting)]
+        held_up = [z for z in self._zygotes.values() if _is_held_up(z)]
         commands: list[Command] = []
         for zygote in sorted(held_up, key=_since):
             commands += self._start(zygote, now)
@@ -757,6 +777,16 @@ def _leaves(zygotes: list[_Zygote]) -> bool:
 
 def _up_since(zygotes: list[_Zygote]) -> float:
     return min(z.up_since for z in zygotes if z.up)
+
+
+def _is_held_up(zygote: _Zygote) -> bool:
+    return zygote.needed and not (zygote.up or zygote.starting)
+
+
+def _kept_by_residents(zygotes: list[_Zygote]) -> bool:
+    return any(z.residents for z in zygotes) and not any(
+        z.needed or z.busy or z.starting for z in zygotes
+    )
 
 
 def _last_used(zygotes: list[_Zygote]) -> float:

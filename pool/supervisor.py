@@ -81,6 +81,8 @@ class Supervisor:
         self._codec = Codec.FLASH
         #: Told when an environment that was added has no process and no call left.
         self.on_unused: Callable[[str], None] = _nobody
+        #: Environments to let go of when their last resident is gone.
+        self._unwanted: set[str] = set()
         #: Told which modules an environment's calls import, when a zygote preloads them.
         self.on_learned: Callable[[str, tuple[str, ...]], None] = _nobody
 
@@ -145,7 +147,7 @@ class Supervisor:
     def free_slots(self) -> int:
         """Calls of the usual kind that could begin now, were their zygotes up."""
         if self._gpus.per_call:
-            return self._gpus.free_calls(self._residency.idle_gpus)
+            return self._gpus.free_calls(self._residency.room.idle_gpus)
         return max(0, self.config.slots - self._scheduler.busy)
 
     async def wait_ready(self) -> None:
@@ -187,7 +189,7 @@ class Supervisor:
         """Let instances close themselves, those that nobody calls."""
         self._residency.close_idle(reason)
         deadline = self._now() + self.config.grace_s
-        while self._residency.any_left and self._now() < deadline:
+        while self._residency.any_closing and self._now() < deadline:
             await self._change(deadline - self._now())
 
     async def stop(self, reason: str = "the pool is shut down") -> None:
@@ -204,6 +206,7 @@ class Supervisor:
                 self._fleet.kill_leaving()
             await self._change(0.5)
         self._ticking.cancel()
+        await self._residency.room.close()
         self._calls.close()
         self._poller.close()
         await self._gpus.close()
@@ -226,10 +229,15 @@ class Supervisor:
 
     def retire_idle(self, name: str) -> bool:
         """Let an environment's processes go, unless a call uses it: then False."""
-        if not self._scheduler.is_idle(name):
+        if self._scheduler.is_idle(name):
+            self.do(self._scheduler.retire_idle(name, self._now()))
+            return True
+        if not self._scheduler.is_kept_by_residents(name):
             return False
-        self.do(self._scheduler.retire_idle(name, self._now()))
-        return True
+        # It goes when they have closed themselves.
+        self._unwanted.add(name)
+        reason = "its environment is to be deleted, to make room on the disk"
+        return self._residency.room.leave_environment(name, reason)
 
     def _forget_unused(self, *names: str) -> None:
         """These, or all, that have neither a process nor a call."""
@@ -241,6 +249,7 @@ class Supervisor:
             if not self._scheduler.uses(name):
                 self._fleet.forget(name)
                 self._learner.forget(name)
+                self._unwanted.discard(name)
                 self.on_unused(name)
 
     # Calls.
@@ -280,7 +289,7 @@ class Supervisor:
         return call_id
 
     def _enqueue(self, call_id: int, key: ZygoteKey, gpus: int) -> None:
-        beside = self._residency.table.waiting
+        beside = self._residency.table.waiting - self._residency.loads_waiting
         self._calls[call_id].gpus_wanted = gpus
         if self._calls[call_id].call.want is not None:
             self._scheduler.check_room(gpus, beside)
@@ -333,7 +342,7 @@ class Supervisor:
             if isinstance(command, Dispatch):
                 self._dispatch(command.call, self._crew[command.worker], command.gpus)
             elif isinstance(command, Grant):
-                self._residency.granted(self._crew[command.worker])
+                self._grant(command.worker)
             elif isinstance(command, ForkWorkers):
                 # Spares that somebody waits for already have no time to limber up.
                 practise = "" if self._scheduler.waiting else self._codec.value
@@ -347,8 +356,11 @@ class Supervisor:
                 self._fleet.retire(self._fleet[command.key])
             elif isinstance(command, Fail):
                 self._fail(command)
-        if self._gpus.table.waiting:
-            self._residency.give_up_gpus()
+        self._residency.room.give_up(crowded=self._scheduler.crowded)
+
+    def _grant(self, worker: int) -> None:
+        if worker in self._crew:  # else it went down with its zygote just now
+            self._residency.granted(self._crew[worker])
 
     def _fail(self, failed: Fail) -> None:
         if self._residency.loads(failed.call):
@@ -518,6 +530,10 @@ class Supervisor:
         self.do(self._scheduler.worker_gone(worker.id, self._now()))
         self._gpus.given_back()
         self._residency.gone(worker)
+        environment = worker.zygote.key.environment
+        if environment in self._unwanted and self._scheduler.is_idle(environment):
+            self._unwanted.remove(environment)
+            self.do(self._scheduler.retire_idle(environment, self._now()))
 
     def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
         """Something of one of its calls."""

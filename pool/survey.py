@@ -11,7 +11,7 @@ from .crew import Crew
 from .fleet import Fleet
 from .learning import Learner
 from .residency import Residency
-from .residents import Instance
+from .resident_states import Instance
 from .scheduler import Scheduler
 from .stats import (
     CallStats,
@@ -55,7 +55,7 @@ def of_pool(  # noqa: PLR0913 - it reads every part
         draining=draining,
         slots=SlotStats(total=config.slots, busy=scheduler.busy),
         queue=QueueStats(
-            depth=scheduler.waiting + residency.table.waiting,
+            depth=scheduler.waiting + residency.table.waiting - residency.loads_waiting,
             limit=config.queue_limit,
             oldest_age_s=None if oldest is None else round(now - oldest, 3),
             refused=recorder.refused,
@@ -93,7 +93,7 @@ def _instance(instance: Instance, residency: Residency, now: float) -> InstanceS
     worker = residency.worker_of(instance)
     return InstanceStats(
         instance=instance.name,
-        class_name=instance.class_name,
+        class_name=instance.want.class_name,
         state=instance.state.value,
         generation=instance.generation,
         pid=worker.pid if worker else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from dataclasses import dataclass, field
 from typing import Final
 
 from .calls import Call, Limits, Phase, Sink
@@ -99,6 +101,27 @@ class Running:
             os.close(fd)
 
 
+@dataclass(slots=True, eq=False)
+class Life:
+    """One instance in its worker, beside what the table of instances knows of it."""
+
+    worker: Worker
+    gpus: tuple[str, ...]
+    #: What its constructor may use.
+    limit_mb: int | None
+    created_at: float = field(default_factory=time.time)
+    #: Whether a call has what its constructor wrote.
+    heard: bool = False
+    #: Whether it was called since its memory was measured; that measure, and when.
+    used: bool = True
+    memory_bytes: int = 0
+    measured_at: float = 0.0
+    #: Its worker died before it began to make it.
+    unmade: bool = False
+    #: Why it ended.
+    reason: str = ""
+
+
 class Worker:
     """A forked process, from its zygote's report of it to that of its tree's end."""
 
@@ -114,6 +137,7 @@ class Worker:
         "id",
         "instance",
         "link",
+        "loading",
         "pid",
         "prepared",
         "running",
@@ -150,6 +174,8 @@ class Worker:
         self.instance: str | None = None
         self.calls: dict[int, Running] = {}
         self.culprit: int | None = None
+        #: Whether it makes its instance just now.
+        self.loading = False
         #: What it prints while no call is in it.
         self.aside = link.output
         #: Set when the supervisor ends it: why, if the call is to hear of it.

@@ -229,9 +229,28 @@ class ResultMeta:
         try:
             ok, form, run_s, rss_kb = cls._FORM.unpack_from(data)
             more = json.loads(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
+            if type(more) is not dict or not (ok or _is_told(more)):
+                raise ValueError("it says nothing of what went wrong")
             return cls(ok=bool(ok), form=FORMS[form], run_s=run_s, rss_kb=rss_kb, more=more)
         except (struct.error, ValueError, IndexError) as error:
             raise BadFrame(f"not the end of a call: {error}") from None
+
+    def texts(self, name: str) -> list[str]:
+        """A list of strings in ``more``; empty when there is none.
+
+        Raises:
+            BadFrame: it is something else.
+        """
+        found = self.more.get(name)
+        if not found:
+            return []
+        if type(found) is list and all(type(one) is str for one in found):
+            return found
+        raise BadFrame(f"not the end of a call: {name} is no list of strings")
+
+
+def _is_told(more: Meta) -> bool:
+    return type(more.get("error_type")) is str and type(more.get("error")) is str
 
 
 class Exited:

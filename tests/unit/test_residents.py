@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flashpool.pool.residents import (
+from flashpool.pool.resident_states import (
     CRASH_WINDOW_S,
     CRASHES,
     Abandon,
@@ -18,15 +18,16 @@ from flashpool.pool.residents import (
     Conflict,
     Invoke,
     Load,
+    Lose,
     NotThere,
     Policy,
     Refuse,
-    Residents,
     Rest,
     State,
     Want,
     WantSlot,
 )
+from flashpool.pool.residents import Residents
 
 NAMES = ["a", "b", "c", "d"]
 POLICY = Policy(limit=2, idle_s=30.0, memory_bytes=1000)
@@ -48,6 +49,9 @@ class World(RuleBasedStateMachine):
         self.want_slot: list[str] = []
         self.open: dict[int, str] = {}
         self.running: dict[int, str] = {}
+        self.codes: dict[int, int] = {}
+        #: What the instances that have a worker are made of.
+        self.made_of: dict[str, int] = {}
 
     def carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -60,17 +64,18 @@ class World(RuleBasedStateMachine):
                 assert command.instance in self.ready - self.slots
                 self.want_slot.append(command.instance)
             elif isinstance(command, Rest):
-                self.slots.remove(command.instance)
+                self.slots.discard(command.instance)
                 assert command.instance not in self.running.values()
             elif isinstance(command, Invoke):
                 assert command.instance in self.ready & self.slots
                 assert self.open[command.call] == command.instance
+                assert self.made_of[command.instance] == self.codes[command.call]
                 self.running[command.call] = command.instance
             elif isinstance(command, Close):
                 assert command.instance in self.ready
                 assert command.instance not in self.running.values()
                 self.end(command.instance)
-            elif isinstance(command, Refuse):
+            elif isinstance(command, (Refuse, Lose)):
                 assert self.open.pop(command.call) == command.instance
 
     def with_worker(self) -> set[str]:
@@ -83,12 +88,30 @@ class World(RuleBasedStateMachine):
             self.want_slot.remove(name)
         self.leaving.append(name)
 
-    @rule(name=st.sampled_from(NAMES), method=st.sampled_from("sa"), anew=st.booleans())
-    def call(self, name: str, method: str, anew: bool) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        method=st.sampled_from("sa"),
+        anew=st.booleans(),
+        must_exist=st.booleans(),
+        code=st.sampled_from([1, 1, 1, 2]),
+    )
+    def call(self, name: str, method: str, anew: bool, must_exist: bool, code: int) -> None:
         call = next(self.ids)
+        want = Want(
+            instance=name,
+            code=code,
+            method=method,
+            concurrency=2,
+            anew=anew,
+            must_exist=must_exist,
+        )
+        try:
+            commands = self.table.called(call, want, self.now)
+        except (Conflict, NotThere):
+            return
         self.open[call] = name
-        want = Want(instance=name, code=1, method=method, concurrency=2, anew=anew)
-        self.carry_out(self.table.called(call, want, self.now))
+        self.codes[call] = code
+        self.carry_out(commands)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -97,7 +120,7 @@ class World(RuleBasedStateMachine):
         self.asked.remove(name)
         self.loading.append(name)
         self.slots.add(name)
-        self.table.loading(name)
+        self.made_of[name] = self.codes[self.table.loading(name)]
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data())
@@ -120,12 +143,13 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted({*self.loading, *self.ready})))
-        if name in self.loading:
+        unmade = name in self.loading
+        if unmade:
             self.loading.remove(name)
         self.end(name)
         self.leaving.remove(name)
         self.forget_running(name)
-        self.carry_out(self.table.gone(name, "it died", self.now, crashed=True))
+        self.carry_out(self.table.gone(name, "it died", self.now, unmade=unmade))
 
     @precondition(lambda self: self.leaving)
     @rule(data=st.data())
@@ -254,7 +278,7 @@ def test_other_code_under_one_name_is_refused_unless_it_replaces() -> None:
     assert table.gone("a", "closed", 2.0) == [Load("a")]
     instance = table.get("a")
     assert instance is not None
-    assert (instance.code, instance.generation) == (2, 2)
+    assert (instance.want.code, instance.generation) == (2, 2)
 
 
 def test_one_that_must_exist_is_not_made_again() -> None:
@@ -275,7 +299,7 @@ def test_a_crash_loop_is_cut_off_and_tried_again_later() -> None:
     table.called(1, Want(instance="a", code=1), 0.0)
     for _ in range(CRASHES):
         table.loading("a")
-        commands = table.gone("a", "killed by SIGSEGV", 1.0, crashed=True)
+        commands = table.gone("a", "killed by SIGSEGV", 1.0, unmade=True)
     (refusal,) = commands
     assert isinstance(refusal, Refuse)
     assert "killed by SIGSEGV" in refusal.reason
@@ -297,3 +321,123 @@ def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() 
     assert table.called(4, want, 2.0) == []
     table.answered(2, 3.0)
     assert table.granted("a", 3.0) == [Invoke(3, "a"), Invoke(4, "a")]
+
+
+def _made(table: Residents, name: str, call: int, now: float = 0.0) -> list[Command]:
+    """Have one loaded; what follows."""
+    table.loading(name)
+    commands = table.loaded(name, ["a"], now)
+    assert Invoke(call, name) in commands
+    return commands
+
+
+def test_calls_that_want_it_anew_wait_their_turn_and_each_gets_its_own() -> None:
+    table = Residents(Policy())
+    for call in range(3):
+        table.called(call, Want(instance="a", code=call, anew=True), 0.0)
+    for call in range(3):
+        _made(table, "a", call)
+        instance = table.get("a")
+        assert instance is not None
+        assert (instance.generation, instance.want.code) == (call + 1, call)
+        commands = table.answered(call, 1.0)
+        if call < 2:
+            assert commands == [Rest("a"), Close("a", "it was replaced")]
+            assert table.gone("a", "closed", 1.0) == [Load("a")]
+        else:
+            assert commands == [Rest("a")]
+
+
+def test_calls_get_the_code_they_were_accepted_for() -> None:
+    """A call of the old code that waits is not run in what replaces it, nor the reverse."""
+    table = Residents(Policy())
+    table.called(1, Want(instance="a", code="old"), 0.0)
+    _made(table, "a", 1)
+    table.called(2, Want(instance="a", code="old"), 0.0)
+    table.called(3, Want(instance="a", code="new", anew=True), 0.0)
+    with pytest.raises(Conflict):
+        table.called(4, Want(instance="a", code="old"), 0.0)
+    table.called(5, Want(instance="a", code="new"), 0.0)
+    assert table.withdrawn(3, 0.5) == [], "5 was accepted for what would have been made for 3"
+    table.answered(1, 1.0)
+    assert table.granted("a", 1.0) == [Invoke(2, "a")]
+    assert Close("a", "it was replaced") in table.answered(2, 2.0)
+    assert table.gone("a", "closed", 3.0) == [Load("a")]
+    assert table.loading("a") == 5
+
+
+def test_arguments_are_those_of_the_call_it_was_made_for() -> None:
+    table = Residents(Policy())
+    table.called(1, Want(instance="a", code=1, arguments="first"), 0.0)
+    _made(table, "a", 1)
+    table.called(2, Want(instance="a", code=1, arguments="second"), 0.0)
+    table.called(3, Want(instance="a", code=1, arguments="third", anew=True), 0.0)
+    instance = table.get("a")
+    assert instance is not None
+    assert instance.want.arguments == "first"
+    table.leaving("a", "killed")
+    table.answered(1, 1.0)
+    table.gone("a", "killed", 1.0)
+    table.loading("a")
+    instance = table.get("a")
+    assert instance is not None
+    assert instance.want.arguments == "second"
+
+
+def test_calls_that_insist_on_it_are_told_when_it_dies_while_they_wait() -> None:
+    table = Residents(Policy())
+    table.called(1, Want(instance="a", code=1), 0.0)
+    _made(table, "a", 1)
+    table.called(2, Want(instance="a", code=1, must_exist=True), 0.0)
+    table.called(3, Want(instance="a", code=1), 0.0)
+    table.leaving("a", "killed by SIGKILL")
+    table.answered(1, 1.0)
+    commands = table.gone("a", "killed by SIGKILL", 1.0)
+    assert commands == [Lose(2, "a", "killed by SIGKILL"), Load("a")]
+    assert table.waiting == 1
+
+
+def test_what_is_leaving_counts_no_more_for_the_memory() -> None:
+    table = Residents(Policy(memory_bytes=100))
+    for call, name in enumerate("abc"):
+        _ready(table, name, call, float(call))
+        table.measured(name, 50)
+    assert [one.instance for one in table.tick(5.0) if isinstance(one, Close)] == ["a"]
+    assert table.tick(6.0) == [], "the rest uses no more than it may"
+
+
+def test_a_slot_that_comes_too_late_is_given_back() -> None:
+    table = Residents(Policy(idle_s=10))
+    _ready(table, "a", 1, 0.0)
+    assert table.called(2, Want(instance="a", code=1), 1.0) == [WantSlot("a", 1.0)]
+    assert table.withdrawn(2, 2.0) == []
+    assert [type(one) for one in table.tick(20.0)] == [Close]
+    assert table.granted("a", 21.0) == [Rest("a")]
+
+
+def test_one_that_leaves_makes_way_for_other_code() -> None:
+    table = Residents(Policy(idle_s=10))
+    _ready(table, "a", 1, 0.0)
+    table.tick(20.0)
+    assert table.called(2, Want(instance="a", code=2), 21.0) == []
+    assert table.gone("a", "closed", 22.0) == [Load("a")]
+
+
+def test_the_one_behind_begins_when_the_one_that_had_to_wait_leaves_the_line() -> None:
+    table = Residents(Policy())
+    want = Want(instance="a", code=1, method="a", concurrency=2)
+    table.called(1, want, 0.0)
+    _made(table, "a", 1)
+    table.called(2, Want(instance="a", code=1, method="s"), 0.0)
+    table.called(3, want, 0.0)
+    assert table.withdrawn(2, 1.0) == [Invoke(3, "a")]
+
+
+def test_one_that_was_never_begun_is_no_generation() -> None:
+    table = Residents(Policy())
+    want = Want(instance="a", code=1, must_exist=True, generation=1)
+    table.called(1, want, 0.0)
+    table.loading("a")
+    assert table.gone("a", "its spare was killed", 0.0, unmade=True) == [Load("a")]
+    assert Invoke(1, "a") in _made(table, "a", 1)
+    assert table.called(2, want, 1.0) == []

@@ -1,0 +1,162 @@
+"""Who has to go when something is short: memory, GPUs, environments.
+
+    measure        every second: what residents use; more than they may -> Residents.tick
+    give_up        a call stands in line for GPUs that idle residents hold, or
+                   its zygote cannot start, because residents keep other ones up
+
+Only idle ones go, whoever was called longest ago first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from . import memory
+from . import resident_states as states
+from .fleet import Clock
+from .gpus import GpuTable
+from .resident_states import Instance, State
+from .residents import Residents
+from .scheduler import Scheduler
+from .workers import Life
+
+#: Residents whose memory is looked at in one turn.
+_LOOKS: Final = 16
+
+
+class ResidentRoom:
+    """The room that all residents of a pool take."""
+
+    def __init__(
+        self,
+        table: Residents,
+        lives: dict[str, Life],
+        scheduler: Scheduler,
+        gpus: GpuTable,
+        now: Clock,
+        do: Callable[[Iterable[states.Command]], None],
+    ) -> None:
+        self._table = table
+        self._lives = lives
+        self._scheduler = scheduler
+        self._gpus = gpus
+        self._now = now
+        self._do = do
+        self._measuring: asyncio.Task[None] | None = None
+
+    # Memory.
+
+    def measure(self) -> None:
+        """Look at those that were called since, or not for longest."""
+        used = [life for life in self._lives.values() if life.used and not life.worker.stopping]
+        for life in sorted(used, key=lambda life: life.measured_at)[:_LOOKS]:
+            life.used, life.measured_at = False, self._now()
+            life.memory_bytes = memory.used(life.worker.pid)
+        limit = self._table.policy.memory_bytes
+        if limit is not None and sum(life.memory_bytes for life in self._lives.values()) > limit:
+            self._measure_exactly()
+            return
+        for name, life in self._lives.items():
+            self._table.measured(name, life.memory_bytes)
+
+    def _measure_exactly(self) -> None:
+        """Without counting what they share. A large process takes long, so on a thread."""
+        if self._measuring is None or self._measuring.done():
+            self._measuring = asyncio.ensure_future(self._measure_all())
+
+    async def _measure_all(self) -> None:
+        lives = dict(self._lives)
+        pids = {name: life.worker.pid for name, life in lives.items()}
+        found = await asyncio.to_thread(_exact, pids)
+        for name, used in found.items():
+            if self._lives.get(name) is lives[name]:
+                self._table.measured(name, used)
+        self._do(self._table.tick(self._now()))
+
+    async def close(self) -> None:
+        """Measure no more."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._measuring
+
+    def give_up(self, *, crowded: bool) -> None:
+        """Close what keeps a call from running; ``crowded``: for want of an environment's room."""
+        if self._gpus.waiting:
+            self.give_up_gpus()
+        if crowded:
+            self.give_up_environment()
+
+    # GPUs.
+
+    @property
+    def idle_gpus(self) -> int:
+        """Devices that calls could have for the asking, because who holds them is idle."""
+        return sum(len(life.gpus) for name, life in self._lives.items() if self._is_idle(name))
+
+    def _is_idle(self, name: str) -> bool:
+        instance = self._table.get(name)
+        return instance is not None and instance.idle
+
+    def give_up_gpus(self) -> None:
+        """Close what is idle, as far as the first call in line for GPUs needs what it holds."""
+        missing = self._gpus.wanted() - len(self._held(leaving=True))
+        while missing > 0:
+            held = self._held(leaving=False)
+            commands = self._table.needed(held.values(), "a call needed its GPU")
+            if not commands:
+                return
+            closed = {one.instance for one in commands if isinstance(one, states.Close)}
+            missing -= sum(name in closed for name in held.values())
+            self._do(commands)
+
+    def _held(self, *, leaving: bool) -> dict[str, str]:
+        """Devices with no share left -> an instance that holds one, of those that leave or stay."""
+        held: dict[str, str] = {}
+        for name, life in self._lives.items():
+            instance = self._table.get(name)
+            if instance is not None and (instance.state is State.LEAVING) is leaving:
+                held.update((uuid, name) for uuid in life.gpus if not self._gpus.has_share(uuid))
+        return held
+
+    # Environments.
+
+    def give_up_environment(self) -> None:
+        """Close all residents of one environment, so that another one's zygote may start."""
+        kept = {name: self.in_environment(name) for name in self._scheduler.kept_by_residents()}
+        if any(all(one.state is State.LEAVING for one in found) for found in kept.values()):
+            return  # one is about to be free
+        free = [found for found in kept.values() if all(map(_may_go, found))]
+        if free:
+            oldest = min(free, key=lambda found: max(one.last_used for one in found))
+            self._close(oldest, "another environment needed its room (FLASHPOOL_MAX_ENVIRONMENTS)")
+
+    def leave_environment(self, environment: str, reason: str) -> bool:
+        """Close its residents that nobody needs; whether none will be left."""
+        found = self.in_environment(environment)
+        self._close([one for one in found if one.idle], reason)
+        return all(one.state is State.LEAVING for one in found)
+
+    def in_environment(self, environment: str) -> list[Instance]:
+        """Those that have a worker in it."""
+        found = []
+        for name, life in self._lives.items():
+            instance = self._table.get(name)
+            if instance is not None and life.worker.zygote.key.environment == environment:
+                found.append(instance)
+        return found
+
+    def _close(self, instances: list[Instance], reason: str) -> None:
+        names = {one.name for one in instances}
+        self._do(self._table.close_idle(reason, lambda one: one.name in names))
+
+
+def _may_go(instance: Instance) -> bool:
+    return instance.idle or instance.state is State.LEAVING
+
+
+def _exact(pids: dict[str, int]) -> dict[str, int]:
+    return {name: memory.exact(pid) for name, pid in pids.items()}
