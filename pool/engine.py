@@ -18,7 +18,6 @@ references any more closes its engine, which ends its calls' work and then leave
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import os
 import threading
@@ -27,13 +26,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from . import tracebacks
-from .calls import Call, Outcome
+from . import leaving, tracebacks
+from .calls import Call
 from .config import PoolConfig
 from .errors import PoolClosed
 from .supervisor import Supervisor
+from .tasks import Task
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings, Spec
@@ -46,42 +46,6 @@ _log = logging.getLogger(__name__)
 _Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 _CLOSED = "cannot schedule new futures after shutdown"
-
-
-class Task(Protocol):
-    """A call as the engine knows it: the sink, and what to tell when there is no call."""
-
-    wants_output: bool
-    #: What was said while its environment was built; stands before the call's output.
-    notes: bytes
-    #: Whether its environment is known, or it needs none.
-    provided: bool
-    #: Set by the engine once the supervisor took the call.
-    call_id: int | None
-
-    def told(self, line: str) -> None:
-        """Its environment is being made: a line of progress. Loop thread."""
-
-    def output(self, chunk: bytes) -> None: ...
-
-    def item(self, body: bytes, fds: tuple[int, ...]) -> None: ...
-
-    def done(self, outcome: Outcome) -> None: ...
-
-    def fail(self, error: BaseException) -> None:
-        """It ended without an outcome. Delivery thread."""
-
-    def is_queued(self) -> bool:
-        """Whether it may be cancelled without killing anything."""
-
-    def cancel(self) -> None:
-        """Cancel its future."""
-
-    def closing(self) -> None:
-        """The pool is closing and waits for this call. Loop thread."""
-
-    def abandon(self, error: BaseException) -> None:
-        """This process is a fork of the one that made the call."""
 
 
 class Engine:
@@ -121,9 +85,9 @@ class Engine:
             EnvironmentStartFailed: the zygote did not come up.
             PoolClosed: the interpreter is leaving.
         """
-        _engines.add(self)
-        if _leaving:
-            _engines.discard(self)
+        leaving.engines.add(self)
+        if leaving.leaving:
+            leaving.engines.discard(self)
             raise PoolClosed("cannot schedule new futures after interpreter shutdown")
         for thread in self._threads:
             thread.start()
@@ -304,7 +268,7 @@ class Engine:
         self._loop.close()
         self._empty_inbox_unread()
         self._started.set()
-        _engines.discard(self)
+        leaving.engines.discard(self)
 
     def _empty_inbox(self) -> None:
         self._woken = False
@@ -417,38 +381,3 @@ def close_all(fds: tuple[int, ...] | list[int]) -> None:
     """Close descriptors that nobody will read."""
     for fd in fds:
         os.close(fd)
-
-
-#: Engines of this process that have not ended.
-_engines: set[Engine] = set()
-_leaving = False
-
-
-def _leave() -> None:
-    """The interpreter is going: finish what was submitted, as `concurrent.futures` does."""
-    global _leaving  # noqa: PLW0603 - the interpreter leaves once
-    _leaving = True
-    engines = list(_engines)
-    try:
-        for engine in engines:
-            engine.close()
-        for engine in engines:
-            engine.join()
-    except BaseException:  # Ctrl-C: no longer wait
-        for engine in engines:
-            engine.kill()
-        for engine in engines:
-            engine.join()
-        raise
-
-
-def _disown_all() -> None:
-    for engine in list(_engines):
-        engine.disown()
-    _engines.clear()
-
-
-# Before threads are joined and before atexit's hooks, as thread pools do it; a plain
-# atexit hook would come after daemon threads can no longer run safely.
-getattr(threading, "_register_atexit", atexit.register)(_leave)
-os.register_at_fork(after_in_child=_disown_all)

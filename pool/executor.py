@@ -9,12 +9,10 @@ and differ in what their calls are allowed. Both submit through `_Submitter`.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -23,12 +21,14 @@ from . import mapping, parameters, pickling, portable
 from ._child import payload
 from .calls import Call, Codec, Limits
 from .config import PoolConfig, usable_cores
-from .engine import Engine, Task, close_all
+from .engine import Engine, close_all
 from .errors import PoolClosed
+from .functions import Function, is_generator_function
 from .futures import CallFuture, CallSink
 from .instances import InstanceMethod, RemoteInstance
 from .options import CallOptions, is_whole
-from .residents import Want
+from .resident_states import Want
+from .tasks import Task
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings, Spec
@@ -71,11 +71,11 @@ class _Submitter(Executor):
         """
         engine = self._pool()._engine_to_submit()
         try:
-            function = _Function(fn, self._dumps())
+            function = Function(fn, self._dumps())
             call = self._pack(engine, function, (args, kwargs), payload.ONE)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
             return _failed(error)
-        return self._start(engine, call, stream=_is_generator_function(fn))
+        return self._start(engine, call, stream=is_generator_function(fn))
 
     def map(
         self,
@@ -95,7 +95,7 @@ class _Submitter(Executor):
         engine = self._pool()._engine_to_submit()
         arguments = zip(*iterables)  # noqa: B905 - stops at the shortest, as the built-in does
         try:
-            function = _Function(fn, self._dumps(), reused=True)
+            function = Function(fn, self._dumps(), reused=True)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
             return mapping.results(iter([mapping.Failed(error)]), None, timeout, chunked=False)
         kind = payload.EACH if chunksize > 1 else payload.ONE
@@ -143,7 +143,7 @@ class _Submitter(Executor):
         return self._start(engine, replace(call, want=want), stream=stream)
 
     def _submit_part(
-        self, engine: Engine, gate: mapping.Gate, function: _Function, arguments: Any, kind: bytes
+        self, engine: Engine, gate: mapping.Gate, function: Function, arguments: Any, kind: bytes
     ) -> mapping.AnyCall:
         try:
             call = self._pack(engine, function, arguments, kind)
@@ -159,7 +159,7 @@ class _Submitter(Executor):
         return pickling.dumps_for(portable.wanted(self._options.python_version, base_python))
 
     def _pack(
-        self, engine: Engine, function: _Function | InstanceMethod, arguments: Any, kind: bytes
+        self, engine: Engine, function: Function | InstanceMethod, arguments: Any, kind: bytes
     ) -> Call:
         options = self._options
         parcel = payload.pack(
@@ -353,7 +353,6 @@ class PoolView(_Submitter):
 
     def __init__(self, pool: Pool, options: CallOptions) -> None:
         self._shared = pool
-        self._shared = pool
         self._use(options)
 
     def _pool(self) -> Pool:
@@ -367,53 +366,10 @@ class PoolView(_Submitter):
         return f"<view of {self._shared!r}: {self._options!r}>"
 
 
-class _Function:
-    """A function, pickled once for any number of calls."""
-
-    def __init__(
-        self, function: Callable[..., Any], dumps: pickling.Dumps, *, reused: bool = False
-    ) -> None:
-        plain = _unwrapped(function)
-        self.label = str(getattr(plain, "__qualname__", None) or type(plain).__qualname__)
-        self.key = _key(plain)
-        self._reused = reused
-        self.dumps = dumps
-        self.parcel = payload.pack(function, dumps, sealed=reused)
-
-    def take(self) -> tuple[bytes, list[int]]:
-        """The parcel for one call, with a descriptor that the call may own."""
-        if self._reused:
-            return payload.duplicate(self.parcel)
-        taken, self.parcel = self.parcel, (b"", [])
-        return taken
-
-    def __del__(self) -> None:
-        # Whatever was not taken: all calls of a map have copies, others may not have been made.
-        if hasattr(self, "parcel"):
-            close_all(self.parcel[1])
-
-
 def _failed(error: BaseException) -> CallFuture[Any]:
     future: CallFuture[Any] = CallFuture()
     future.set_exception(error)
     return future
-
-
-def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
-
-
-def _is_generator_function(function: Callable[..., Any]) -> bool:
-    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-
-
-def _key(function: Callable[..., Any]) -> Hashable:
-    """Equal for calls of the same code."""
-    code = getattr(function, "__code__", None)
-    line = code.co_firstlineno if code is not None else 0
-    return (getattr(function, "__module__", None), getattr(function, "__qualname__", ""), line)
 
 
 __all__ = ["Pool", "PoolView"]

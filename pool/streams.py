@@ -21,7 +21,8 @@ from typing import Any
 from . import tracebacks
 from ._child import payload, wire
 from .calls import Outcome, Receipt
-from .engine import Engine, Task, close_all
+from .engine import Engine, close_all
+from .tasks import Task
 
 #: Items read before the worker is told; a message for each would be wasteful.
 _CREDIT_EVERY = wire.WINDOW // 2
