@@ -43,6 +43,7 @@ class GpuWatch:
         self._nvml = Nvml()
         self._poked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def open(self, environ: Mapping[str, str]) -> None:
         """List the devices that are ours, and watch them from now on."""
@@ -52,6 +53,8 @@ class GpuWatch:
 
     async def close(self) -> None:
         """Look no more."""
+        # Before Python 3.12, `wait_for` swallows a cancellation that comes with what it waits for.
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -72,7 +75,7 @@ class GpuWatch:
         return f"every GPU is quarantined ({each})"
 
     async def _watch(self, environ: Mapping[str, str]) -> None:
-        while True:
+        while not self._closed:
             if not len(self.table):
                 await self._wait(FIND_AGAIN_S)
                 await self._find(environ)
