@@ -8,11 +8,10 @@ supervisor. The platform, and the client that reads its log, find a job's lines 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 #: Bytes of one message; the platform's own logger cuts at as many characters.
 LINE_LIMIT: Final = 4096
@@ -72,7 +71,8 @@ class LiveLines:
 
     def _entry(self, message: str, level: str) -> str:
         entry = {"requestId": self._job_id, "message": message, "level": level}
-        return msgspec.json.encode(entry).decode() + "\n"
+        # ASCII: to some readers of a log, U+2028 and its like end a line.
+        return json.dumps(entry) + "\n"
 
 
 def _pieces(line: bytes) -> list[bytes]:
