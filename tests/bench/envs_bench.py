@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashpool.envs import Environments, EnvSettings, Spec
-from flashpool.envs.settings import runtime_pins
+from flashpool.envs.settings import Mode, runtime_pins
 from flashpool.envs.uv_cli import find_uv
 
 SETS = {
@@ -77,6 +77,25 @@ async def ours(settings: EnvSettings, requirements: tuple[str, ...]) -> tuple[fl
         return waited, time.perf_counter() - began
 
 
+def bare(root: Path) -> Path:
+    """A base without packages: what the server's own has must not count as built already."""
+    python = root / "base" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "base"], check=True)
+    return python
+
+
+def settings_of(root: Path, volume: str, local: str, mode: Mode) -> EnvSettings:
+    (root / volume).mkdir(exist_ok=True)
+    return EnvSettings(
+        base_python=bare(root),
+        volume=root / volume,
+        local=root / local,
+        mode=mode,
+        min_free_mb=0,
+    )
+
+
 def forget(volume: Path) -> None:
     """Everything but uv's cache goes."""
     for name in ("envs", "requests", "leases", "archives"):
@@ -85,8 +104,7 @@ def forget(volume: Path) -> None:
 
 def cold(root: Path, name: str, requirements: tuple[str, ...], rounds: int) -> list[Row]:
     volume = root / "volume"
-    volume.mkdir(exist_ok=True)
-    settings = EnvSettings(volume=volume, local=root / "local", mode="volume", min_free_mb=0)
+    settings = settings_of(root, "volume", "local", "volume")
     cache = volume / "flashpool" / "cache"
     pinned = (*requirements, *runtime_pins())  # what a worker needs is in both
     asyncio.run(ours(settings, requirements))
@@ -158,9 +176,7 @@ def rows(
         for name, requirements in SETS.items():
             say(f"cold environment: {name}")
             found += cold(root, name, requirements, rounds)
-        warm = EnvSettings(
-            volume=root / "volume", local=root / "local", mode="volume", min_free_mb=0
-        )
+        warm = settings_of(root, "volume", "local", "volume")
         say("memo hits")
         found.append(
             Row(
@@ -173,11 +189,7 @@ def rows(
             )
         )
         say("archive")
-        pods = [
-            EnvSettings(volume=root / "volume2", local=root / pod, mode="archive", min_free_mb=0)
-            for pod in ("pod1", "pod2")
-        ]
-        (root / "volume2").mkdir()
+        pods = [settings_of(root, "volume2", pod, "archive") for pod in ("pod1", "pod2")]
         unpacked, built = asyncio.run(unpacking(*pods))
         found.append(
             Row(
