@@ -69,14 +69,18 @@ class Queue:
         from . import qb_sdk
         from .qb_local import LocalHandler
 
-        serves = flags.rp_serve_api or (qb_sdk.has_queue() and not flags.test_input)
-        if serves:
+        serves_api = flags.rp_serve_api or os.environ.get("RUNPOD_REALTIME_PORT", "0") != "0"
+        if serves_api or (qb_sdk.has_queue() and not flags.test_input):
             self._admin_socket = bind_admin(self._settings)
         local = LocalHandler(self._settings, self._open)
-        drain_s = self._settings.drain_s
         try:
             qb_sdk.start(
-                given, local, self._concurrency, self._make_worker, local.lifespan, drain_s
+                given,
+                local,
+                self._concurrency,
+                self._make_worker,
+                local.lifespan if serves_api else None,
+                self._settings.drain_s,
             )
         finally:
             if self._admin_socket is not None:

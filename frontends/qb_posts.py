@@ -41,8 +41,9 @@ class Verdict(enum.Enum):
     GONE = "gone"
     TOO_LARGE = "too large"
     REFUSED = "refused"
-    #: No answer came.
+    #: The connection could not be made, or broke.
     UNREACHABLE = "unreachable"
+    SILENT = "no answer in time"
 
 
 _VERDICTS: Final = {404: Verdict.UNKNOWN, 410: Verdict.GONE, 413: Verdict.TOO_LARGE}
@@ -98,7 +99,9 @@ class Posts:
                 url, data=body, headers={**_HEADERS, **name}, timeout=limit
             ) as response:
                 await response.read()
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except asyncio.TimeoutError:
+            return Verdict.SILENT
+        except (aiohttp.ClientError, OSError) as error:
             log.debug("Job %s: a post failed: %s: %s", job_id, type(error).__name__, error)
             return Verdict.UNREACHABLE
         if response.status < 300:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 15.0
+#: Seconds without an answer after which a report is written down.
+_SLOW_S: Final = 2.0
 #: Answers of 404 in a row that are believed.
 _UNKNOWN_LIMIT: Final = 4
 #: Posts at once: when the platform is back, all that waits is due.
@@ -110,7 +112,7 @@ class Reports:
         loop = asyncio.get_running_loop()
         end, pause, unknown = loop.time() + self._limit_s, _FIRST_PAUSE_S, 0
         while True:
-            verdict = await self._post(report)
+            verdict = await self._offered(report)
             if verdict is Verdict.TAKEN:
                 self.hurry()
                 break
@@ -128,6 +130,17 @@ class Reports:
             pause = min(pause * 2, _LONGEST_PAUSE_S)
         if report.job_id in self._kept:
             await asyncio.to_thread(self._outbox.drop, report.job_id)
+
+    async def _offered(self, report: Report) -> Verdict:
+        """Post it; have it on disk if the answer takes its time."""
+        posting = asyncio.ensure_future(self._post(report))
+        try:
+            await asyncio.wait({posting}, timeout=_SLOW_S)
+            if not posting.done():
+                await self._keep(report, Verdict.SILENT)
+            return await posting
+        finally:
+            posting.cancel()
 
     async def _post(self, report: Report) -> Verdict:
         async with self._gate:

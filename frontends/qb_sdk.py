@@ -79,14 +79,15 @@ def start(
     handler: Callable[..., Any],
     concurrency: Callable[[int], int],
     make: Callable[[], Worker],
-    lifespan: Callable[..., Any],
+    lifespan: Callable[..., Any] | None,
     drain_s: float,
 ) -> None:
-    """``runpod.serverless.start``, driving ours."""
+    """``runpod.serverless.start``, driving ours; with a ``lifespan`` when it serves its API."""
     rp_scale.JobScaler = partial(JobLoop, make=make, drain_s=drain_s)
     heartbeat = Heartbeat(rp_ping.Heartbeat.process_loop)
     rp_ping.Heartbeat.process_loop = staticmethod(heartbeat)
-    _give_lifespan(lifespan)
+    if lifespan is not None:
+        _give_lifespan(lifespan)
     # It reads its flags from there.
     sys.argv[1:] = given
     serverless.start({"handler": handler, "concurrency_modifier": concurrency})

@@ -120,6 +120,17 @@ def test_a_refusal_of_any_kind_is_not_the_end(
         assert value(run(platform, NOTHING, 5)) == 5
 
 
+def test_a_platform_that_says_nothing(platform: Platform, tmp_path: Path) -> None:
+    worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="3")
+    platform.script(Fault.hangs("job-done", times=None), Fault.hangs("job-take", times=None))
+    job = platform.submit(request(NOTHING, 5))
+    # The poll that is open is answered.
+    until(lambda: kept(tmp_path), 20)
+    assert worker.stop() == 0
+    assert not platform.job(job).final
+    assert len(kept(tmp_path)) == 1
+
+
 def test_connections_that_break_and_answers_that_are_too_large(
     platform: Platform, tmp_path: Path
 ) -> None:
