@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import http_load
-from bench.context import Bench, in_turn
+from bench.context import Bench
 from bench.figures import Row, limited, percentile
 
 JOBS = 200
@@ -109,7 +109,7 @@ class Queue:
 
 
 def overhead(bench: Bench) -> Row:
-    """The median job above the median call, in each round."""
+    """What a job takes longer than the call beside it, in the median of each round."""
     above: list[float] = []
     jobs: list[float] = []
     calls: list[float] = []
@@ -119,21 +119,13 @@ def overhead(bench: Bench) -> Row:
     try:
         queue.run(WARM_UP)
         http_load.one_by_one(address, http_load.NOOP, 0.3)
-        for number in bench.turns("a job of the queue"):
-            took: dict[str, float] = {}
-
-            def measure_jobs(into: dict[str, float] = took) -> None:
-                found = queue.run(JOBS)
-                jobs.extend(found)
-                into["job"] = statistics.median(found)
-
-            def measure_calls(into: dict[str, float] = took) -> None:
-                load = http_load.one_by_one(address, http_load.NOOP, 0.5)
-                calls.extend(load.latencies)
-                into["call"] = statistics.median(load.latencies)
-
-            in_turn(number, measure_jobs, measure_calls)
-            above.append((took["job"] - took["call"]) * 1e3)
+        with http_load.connected(address, 1) as (one,):
+            for _ in bench.turns("a job of the queue"):
+                pairs = [_pair(queue, one, first=number % 2) for number in range(JOBS)]
+                jobs.extend(job for job, _ in pairs)
+                calls.extend(call for _, call in pairs)
+                # Of neighbours in time: a machine that is slow for a moment slows both.
+                above.append(statistics.median(job - call for job, call in pairs) * 1e3)
     finally:
         queue.close()
         worker.send_signal(signal.SIGTERM)
@@ -154,6 +146,15 @@ def overhead(bench: Bench) -> Row:
             "job p99 ms": percentile(jobs, 0.99) * 1e3,
         },
     )
+
+
+def _pair(queue: Queue, one: http_load.Connection, *, first: int) -> tuple[float, float]:
+    """One job and one call, taking turns at who is first."""
+    if first:
+        call = one.call(http_load.NOOP)
+        return queue.run(1)[0], call
+    job = queue.run(1)[0]
+    return job, one.call(http_load.NOOP)
 
 
 def _worker(port: int, folder: Path) -> "subprocess.Popen[bytes]":
