@@ -89,6 +89,20 @@ def _drain(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
     return STREAMED
 
 
+async def _drain_on_loop(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
+    """As `_drain`, but other tasks go on while nobody takes the items."""
+    room = getattr(on_item, "room", None)
+    if on_item is None or room is None:
+        return _drain(items, on_item)
+    try:
+        for item in items:
+            await room()
+            on_item(item)
+    finally:
+        items.close()
+    return STREAMED
+
+
 async def _adrain(items: AsyncGenerator[Any, None], on_item: OnItem | None) -> Any:
     if on_item is None:
         return [item async for item in items]
@@ -110,7 +124,7 @@ async def complete(value: Any, on_item: OnItem | None) -> Any:
     if type(value) is AsyncGenerators:
         return await _adrain(value, on_item)
     if type(value) is Generators:
-        return _drain(value, on_item)
+        return await _drain_on_loop(value, on_item)
     return value
 
 
@@ -125,7 +139,7 @@ def _run_loop(value: Any, on_item: OnItem | None) -> Any:
     try:
         return _result(loop, complete(value, on_item))
     finally:
-        _close(loop)
+        close_loop(loop)
 
 
 def _loop_of(value: Any) -> asyncio.AbstractEventLoop | None:
@@ -151,7 +165,8 @@ def _result(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]
     return task.result()
 
 
-def _close(loop: asyncio.AbstractEventLoop) -> None:
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left on it, and wait a little for that."""
     import asyncio
     import time
 

@@ -2,7 +2,7 @@
 
     LOAD   -> class -> instance -> LOADED
     CALL n -> method(*args)     -> RESULT n         one at a time, or,
-    CALL n -> task on one loop  -> OUTPUT n*, RESULT n   where calls may overlap
+    CALL n -> task on one loop  -> OUTPUT n*, RESULT n   where calls may overlap (`overlapping`)
     CANCEL n                    (an overlapping call only: others end with their process)
     CLOSE  -> close() or its like, and the end
 
@@ -11,9 +11,8 @@ overlapping call is marked, and while one runs every other is. So a plain method
 finds itself in a running loop, and may use `asyncio.run` as anywhere else; and between
 plain calls the loop, once there is one, goes on with the tasks that the instance left on it.
 
-What a call prints is its own: a plain one has descriptors 1 and 2 to itself. Overlapping
-ones share them, so what their Python code prints is sent with the number of the call whose
-context it is in.
+What a call prints is its own: a plain one has descriptors 1 and 2 to itself, for others see
+`printing`.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ import os
 import sys
 from time import monotonic
 
-from . import exceptions, flash, invoke, payload, processes, user_code, wire, worker
+from . import flash, invoke, payload, processes, user_code, wire, worker
+from .overlapping import Items, Overlapping, failed, is_overlapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
-    from contextvars import ContextVar
     from typing import Any
 
     from .channel import Channel
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 _ASYNC = 0x80 | 0x200
 #: What an instance may have to close itself with; the first one there is called.
 _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
-#: Bytes of unfinished line kept of an overlapping call before they are sent.
-_LINE_LIMIT = 8192
 
 
 def live(channel: Channel, load: wire.Frame) -> None:
@@ -58,17 +54,21 @@ class Resident:
 
         self.channel = channel
         self.pid = os.getpid()
-        self.pickled, _, _, env = wire.unpack_call_meta(load.meta)
-        if env:
-            os.environ.update(env)
+        self.pickled, _, _, self.env = wire.unpack_call_meta(load.meta)
         self.known = set(sys.modules)
         self.instance: Any = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.tasks: dict[int, asyncio.Task[None]] = {}
+        #: There as soon as something needs a loop.
+        self.overlapping: Overlapping | None = None
         #: Streams under way, by the numbers of their calls.
-        self.streams: dict[int, _Items] = {}
+        self.streams: dict[int, Items] = {}
         #: Frames go out whole, though threads of user code print meanwhile.
         self.sending = threading.Lock()
+        #: Whether this is a process that user code forked: it must not touch the channel.
+        self.forked = False
+        os.register_at_fork(after_in_child=self.on_forked)
+
+    def on_forked(self) -> None:
+        self.forked = True
 
     # Loading.
 
@@ -77,15 +77,20 @@ class Resident:
         start = monotonic()
         body = b""
         failure: dict[str, Any] = {}
+        overlapping: list[str] = []
         try:
+            if self.env:
+                os.environ.update(self.env)
             self.instance = self.make(frame)
+            overlapping = overlapping_methods(type(self.instance))
         except BaseException as error:  # SystemExit and its like are results
             _, body, _, failure = worker.failed(error)
         if os.getpid() != self.pid:
             os._exit(0)
+        worker.flush_output()
         more: dict[str, Any] = {**failure, "modules": self.new_modules()}
         if not failure:
-            more["overlapping"] = overlapping_methods(type(self.instance))
+            more["overlapping"] = overlapping
         self.send(wire.LOADED, b"", ("pickle", body, [], more), monotonic() - start)
         return not failure
 
@@ -96,7 +101,7 @@ class Resident:
         return flash.load_instance(frame.body)
 
     def new_modules(self) -> list[str]:
-        new = [name for name in sys.modules if name not in self.known]
+        new = [name for name in list(sys.modules) if name not in self.known]
         self.known.update(new)
         return worker.installed(new) if new else []
 
@@ -114,13 +119,18 @@ class Resident:
 
     def next_alone(self) -> wire.Frame:
         """The next frame that is for when nothing runs; overlapping calls run meanwhile."""
-        if self.loop is None:
+        if self.overlapping is None:
             frame = self.channel.receive()
-            if not _overlaps(frame):
+            if not is_overlapping(frame):
                 return frame
             self.channel.frames.insert(0, frame)
-            self.loop = self.new_loop()
-        return self.loop.run_until_complete(self.serve_overlapping())
+        return self.on_loop().serve()
+
+    def on_loop(self) -> Overlapping:
+        """What runs on the loop; from here on there is one."""
+        if self.overlapping is None:
+            self.overlapping = Overlapping(self)
+        return self.overlapping
 
     def run_alone(self, frame: wire.Frame) -> None:
         number, meta = wire.split_number(frame.meta)
@@ -140,25 +150,11 @@ class Resident:
         worker.flush_output()
         self.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
 
-    def items_of(self, number: int, request: flash.Invocation | None) -> _Items:
-        """The stream of a call's items."""
-        dump = payload.dump_result if request is None else request.dump_item
-        self.streams[number] = items = _Items(self, number, dump)
-        return items
-
-    def take_credit(self, frame: wire.Frame) -> None:
-        """Somebody took items of a stream."""
-        number, meta = wire.split_number(frame.meta)
-        if number in self.streams:
-            self.streams[number].add(wire.CREDIT_META.unpack(meta)[0])
-
     def finish(self, value: Any, on_item: Callable[[Any], None] | None) -> Any:
         """See through what a method returned; all that is async shares one loop."""
         if not invoke.needs_loop(value):
             return invoke.run(lambda: value, (), {}, on_item)
-        if self.loop is None:
-            self.loop = self.new_loop()
-        return self.loop.run_until_complete(invoke.complete(value, on_item))
+        return self.on_loop().run(invoke.complete(value, on_item))
 
     def read(
         self, frame: wire.Frame
@@ -170,85 +166,41 @@ class Resident:
         name, args, kwargs = payload.load_call(frame.body, frame.fds)
         return user_code.find_method(self.instance, name), args, kwargs, None
 
-    # Overlapping.
+    def items_of(self, number: int, request: flash.Invocation | None) -> Items:
+        """The stream of a call's items."""
+        dump = payload.dump_result if request is None else request.dump_item
+        self.streams[number] = items = Items(self, number, dump)
+        return items
 
-    def new_loop(self) -> asyncio.AbstractEventLoop:
-        import asyncio
-
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-        _route_output()
-        return loop
-
-    async def serve_overlapping(self) -> wire.Frame:
-        """Start overlapping calls as they come; returns what is none."""
-        assert self.loop is not None
-        alone: asyncio.Future[wire.Frame] = self.loop.create_future()
-        self.loop.add_reader(self.channel.fd, self.on_readable, alone)
-        try:
-            self.on_buffered(alone)
-            return await alone
-        finally:
-            self.loop.remove_reader(self.channel.fd)
-
-    def on_readable(self, alone: asyncio.Future[wire.Frame]) -> None:
-        try:
-            frame = self.channel.receive()
-        except (wire.Closed, OSError) as error:
-            if not alone.done():
-                alone.set_exception(error)
+    def take_credit(self, frame: wire.Frame) -> None:
+        """Somebody took items of a stream."""
+        if frame.kind != wire.CREDIT:
             return
-        self.on_frame(frame, alone)
-        self.on_buffered(alone)
-
-    def on_buffered(self, alone: asyncio.Future[wire.Frame]) -> None:
-        """Frames that were read together with an earlier one."""
-        while self.channel.frames and not alone.done():
-            self.on_frame(self.channel.frames.pop(0), alone)
-
-    def on_frame(self, frame: wire.Frame, alone: asyncio.Future[wire.Frame]) -> None:
-        if frame.kind == wire.CANCEL:
-            task = self.tasks.get(wire.split_number(frame.meta)[0])
-            if task is not None:
-                task.cancel()
-        elif frame.kind == wire.CREDIT:
-            self.take_credit(frame)
-        elif _overlaps(frame):
-            assert self.loop is not None
-            number, _ = wire.split_number(frame.meta)
-            self.tasks[number] = self.loop.create_task(self.run_overlapping(number, frame))
-        else:
-            alone.set_result(frame)
-
-    async def run_overlapping(self, number: int, frame: wire.Frame) -> None:
-        _, stream, limit, _ = wire.unpack_call_meta(wire.split_number(frame.meta)[1])
-        written = _Written(self, number)
-        _current.set(written)
-        start = monotonic()
-        try:
-            method, args, kwargs, request = self.read(frame)
-            on_item = self.items_of(number, request) if stream else None
-            value = await invoke.complete(method(*args, **kwargs), on_item)
-            outcome = worker.encoded(value, request, limit, last=False)
-        except BaseException as error:
-            outcome = failed(error)
-        self.streams.pop(number, None)
-        del self.tasks[number]
-        written.flush()
-        self.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
+        number, meta = wire.split_number(frame.meta)
+        if number in self.streams:
+            self.streams[number].add(wire.CREDIT_META.unpack(meta)[0])
 
     # Ends.
 
     def send(self, kind: int, number: bytes, outcome: Outcome, run_s: float) -> None:
+        """Send the end of a call, or of the loading."""
         form, body, fds, more = outcome
-        rss_kb = processes.peak_rss_kb()
-        ok = "error_type" not in more
-        if len(sys.modules) > len(self.known):
-            more = {**more, "modules": self.new_modules()}
-        meta = wire.ResultMeta(ok=ok, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
-        self.send_frame(kind, number + meta.pack(), body, fds)
+        try:
+            rss_kb = processes.peak_rss_kb()
+            ok = "error_type" not in more
+            if len(sys.modules) > len(self.known):
+                more = {**more, "modules": self.new_modules()}
+            meta = wire.ResultMeta(ok=ok, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
+            self.send_frame(kind, number + meta.pack(), body, fds)
+        except OSError:
+            raise
+        except BaseException as error:
+            worker.answer_damaged(self.channel, outcome, run_s, error, kind, number)
 
     def send_frame(self, kind: int, meta: bytes, body: bytes, fds: list[int]) -> None:
+        if self.forked:
+            # It came back from a call that it was forked in: the first process answers.
+            os._exit(0)
         with self.sending:
             self.channel.send(kind, meta, body, fds)
 
@@ -258,16 +210,16 @@ class Resident:
             for name in _CLOSERS:
                 closer = getattr(self.instance, name, None)
                 if callable(closer):
-                    self.run_closer(closer, (None, None, None) if "exit" in name else ())
+                    self.finish(closer(*((None,) * 3 if "exit" in name else ())), None)
                     break
+            closer = None
+            if self.overlapping is not None:
+                self.overlapping.close()
         except BaseException:
             sys.excepthook(*sys.exc_info())
         self.instance = None
         gc.collect()
         worker.flush_output()
-
-    def run_closer(self, closer: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.finish(closer(*args), None)
 
 
 def overlapping_methods(cls: type[Any]) -> list[str]:
@@ -276,132 +228,6 @@ def overlapping_methods(cls: type[Any]) -> list[str]:
     for name in dir(cls):
         method = getattr(cls, name, None)
         code = getattr(getattr(method, "__func__", method), "__code__", None)
-        if code is not None and code.co_flags & _ASYNC:
+        if getattr(code, "co_flags", 0) & _ASYNC:
             found.append(name)
     return found
-
-
-def failed(error: BaseException) -> Outcome:
-    """The end of a call that raised; it may be the instance's as well."""
-    form, body, fds, more = worker.failed(error)
-    if _leaves_cuda_unusable(error):
-        more["poisoned"] = "it met a CUDA error that a process does not recover from"
-    return form, body, fds, more
-
-
-def _leaves_cuda_unusable(error: BaseException) -> bool:
-    """After most errors of the driver each further use of its context fails; a lack of memory is none."""
-    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
-        return False
-    text = exceptions.summary(error)
-    return "CUDA error" in text and "out of memory" not in text
-
-
-def _overlaps(frame: wire.Frame) -> bool:
-    return frame.kind == wire.CALL and wire.overlaps(frame.meta)
-
-
-class _Items:
-    """Sends a generator's items, at most a window ahead of whoever takes them."""
-
-    def __init__(
-        self, resident: Resident, number: int, dump: Callable[[Any], tuple[bytes, list[int]]]
-    ) -> None:
-        self.resident = resident
-        self.number = wire.NUMBER.pack(number)
-        self.dump = dump
-        self.left = wire.WINDOW
-        #: Set while somebody waits for the window to open, on the loop.
-        self.opened: asyncio.Future[None] | None = None
-
-    def __call__(self, item: Any) -> None:
-        """Send one item; blocks while the window is used up, as no other call runs then."""
-        while self.left == 0:
-            self.resident.take_credit(self.resident.channel.receive())
-        self.left -= 1
-        body, fds = self.dump(item)
-        self.resident.send_frame(wire.ITEM, self.number, body, fds)
-
-    async def room(self) -> None:
-        """Until the window is open, without blocking the loop."""
-        while self.left == 0:
-            loop = self.resident.loop
-            assert loop is not None
-            self.opened = loop.create_future()
-            await self.opened
-
-    def add(self, items: int) -> None:
-        """Its reader took some."""
-        self.left += items
-        if self.opened is not None and not self.opened.done():
-            self.opened.set_result(None)
-
-
-# -- What overlapping calls print --------------------------------------------------------
-
-
-class _Written:
-    """What one overlapping call wrote, sent line by line."""
-
-    def __init__(self, resident: Resident, number: int) -> None:
-        self.resident = resident
-        self.number = wire.NUMBER.pack(number)
-        self.line = ""
-
-    def write(self, text: str) -> None:
-        self.line += text
-        if "\n" in text or len(self.line) > _LINE_LIMIT:
-            self.flush()
-
-    def flush(self) -> None:
-        line, self.line = self.line, ""
-        if line:
-            data = line.encode("utf-8", "backslashreplace")
-            self.resident.send_frame(wire.OUTPUT, self.number, data, [])
-
-
-class _Routed:
-    """A standard stream: text goes to the call in whose context it is written, else on."""
-
-    def __init__(self, stream: Any, current: ContextVar[_Written | None]) -> None:
-        self._stream = stream
-        self._current = current
-
-    def write(self, text: str) -> int:
-        """As any text stream's."""
-        written = self._current.get()
-        if written is None:
-            return int(self._stream.write(text))
-        written.write(text)
-        return len(text)
-
-    def writelines(self, lines: Any) -> None:
-        """As any text stream's."""
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        """As any text stream's; a call's unfinished line waits for its end."""
-        self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-_current: ContextVar[_Written | None]
-
-
-def _route_output() -> None:
-    """From now on overlapping calls may print."""
-    global _current
-    from contextvars import ContextVar
-
-    _current = ContextVar("flashpool_call", default=None)
-    old = sys.stderr
-    sys.stdout = _Routed(sys.stdout, _current)
-    sys.stderr = _Routed(sys.stderr, _current)
-    logging = sys.modules["logging"]
-    handlers = [*logging.root.handlers, logging.lastResort]
-    for handler in handlers:
-        if getattr(handler, "stream", None) is old:
-            handler.stream = sys.stderr

@@ -63,7 +63,7 @@ def serve(channel: Channel, began: Callable[[], None]) -> None:
     except OSError:
         raise
     except BaseException as error:
-        _answer_damaged(channel, outcome, run_s, error)
+        answer_damaged(channel, outcome, run_s, error)
 
 
 def _enter(env: dict[str, str]) -> Outcome | None:
@@ -156,20 +156,27 @@ def _damaged(problem: BaseException, raised: BaseException | None = None) -> dic
     return {"error_type": "WorkerCrashed", "error": error, "details": {"internal": what}}
 
 
-def _answer_damaged(channel: Channel, outcome: Outcome, run_s: float, error: BaseException) -> None:
-    """Answer although `_answer` failed, with as little of Python as can be."""
+def answer_damaged(
+    channel: Channel,
+    outcome: Outcome,
+    run_s: float,
+    error: BaseException,
+    kind: int = wire.RESULT,
+    number: bytes = b"",
+) -> None:
+    """Answer although that failed, with as little of Python as can be."""
     _BUILTINS.update(_OWN_BUILTINS)
     form, body, fds, failure = outcome
     try:
         try:
             meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=0, more=failure)
-            channel.send(wire.RESULT, meta.pack(), body, fds)
+            channel.send(kind, number + meta.pack(), body, fds)
         except OSError:
             raise
         except BaseException as again:
             more = _damaged(again)
             meta = wire.ResultMeta(ok=False, form="pickle", run_s=run_s, rss_kb=0, more=more)
-            channel.send(wire.RESULT, meta.pack(), b"", [])
+            channel.send(kind, number + meta.pack(), b"", [])
     except OSError:
         raise
     except BaseException:
@@ -237,14 +244,15 @@ class _ItemSender:
         """Until the window is open, without blocking the loop."""
         while self.left == 0:
             if not self.channel.frames:
-                await _readable(self.channel.fd)
+                await readable(self.channel.fd)
             self._take_credit()
 
     def _take_credit(self) -> None:
         self.left += wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
 
 
-async def _readable(fd: int) -> None:
+async def readable(fd: int) -> None:
+    """Until there is something to read."""
     import asyncio
 
     loop = asyncio.get_running_loop()
