@@ -153,3 +153,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.stdin is not None:
         process.stdin.close()
     await asyncio.shield(asyncio.ensure_future(process.wait()))
+    # Not read to their end, the pipes would stay open until Python 3.10 collects them.
+    process._transport.close()  # type: ignore[attr-defined]  # there is no public way
+    await asyncio.sleep(0)
