@@ -11,6 +11,7 @@ this imports when it runs: the load-balanced server never pays for it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -24,11 +25,14 @@ from . import modes
 from .admin import Admin, bind_admin
 from .environments import StoredEnvironments
 from .hardening import harden
+from .listener import url
 from .service import Service
 from .serving import OpenServerError, check_admin, is_loopback
 
 if TYPE_CHECKING:
     from .qb_worker import Worker
+
+log = logging.getLogger(__name__)
 
 _SDK_LEVELS: Final = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
 
@@ -72,6 +76,8 @@ class Queue:
         serves_api = flags.rp_serve_api or os.environ.get("RUNPOD_REALTIME_PORT", "0") != "0"
         if serves_api or (qb_sdk.has_queue() and not flags.test_input):
             self._admin_socket = bind_admin(self._settings)
+            slots, where = self._settings.slots, url(self._admin_socket)
+            log.info("Live jobs, on slots: %d; stats: %s/stats", slots, where)
         local = LocalHandler(self._settings, self._open)
         try:
             qb_sdk.start(

@@ -42,6 +42,8 @@ _LOOK_S: Final = 0.05
 _DRAIN_SHARE: Final = 0.9
 _REPORT_S: Final = 2.0
 _REPORT_SHARE: Final = 0.2
+#: What was cancelled is reported in any case, with no drain at all too.
+_LEAST_REPORT_S: Final = 1.0
 
 
 class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
@@ -230,7 +232,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             await self._idle(end - min(_REPORT_S, _REPORT_SHARE * self._drain_s))
             await self._break_off()
-            await self._idle(end)
+            await self._idle(max(end, self._loop.time() + _LEAST_REPORT_S))
             await self._worker.reports.save()
             for task in list(self._tasks):
                 task.cancel()

@@ -215,6 +215,13 @@ def test_what_does_not_end_in_time_is_reported_as_cancelled(
     until(lambda: not alive(tree))
 
 
+def test_without_a_drain_all_is_reported_too(platform: Platform, tmp_path: Path) -> None:
+    worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="0")
+    jobs = [staying(platform, tmp_path / name, 60) for name in ("one", "two")]
+    assert worker.stop() == 0
+    assert [failure(platform.job(job)) for job in jobs] == ["Cancelled", "Cancelled"]
+
+
 def test_a_second_signal_hurries(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="60")
     job = staying(platform, tmp_path / "begun", 60)

@@ -1,0 +1,125 @@
+"""One job's time, its ends from outside, and what its call is made with; the pool is a stand-in."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from unit.frontends.stand_in import StandInPool
+
+from flashpool.envs import Spec
+from flashpool.frontends.qb_jobs import Job
+from flashpool.frontends.qb_output import LiveLines
+from flashpool.frontends.qb_run import JobRun, Ways
+from flashpool.frontends.service import Service
+from flashpool.pool.calls import Outcome, Provision
+from flashpool.pool.errors import Overloaded
+from flashpool.pool.settings import Settings
+
+REQUEST = {"function_name": "f", "function_code": "def f(): pass"}
+
+
+class Builds:
+    """Environments that never get ready."""
+
+    async def resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:
+        report("building")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def close(self) -> None: ...
+
+
+def ran(
+    pool: StandInPool,
+    meanwhile: Callable[[JobRun], Awaitable[None]] | None = None,
+    *,
+    limit_s: float | None = None,
+    variables: dict[str, str] | None = None,
+    **fields: Any,
+) -> Outcome:
+    """The outcome of a job with this request."""
+    settings = Settings.from_environ(variables or {})
+
+    async def run() -> Outcome:
+        service = Service(pool, Builds(), result_limit=None)  # type: ignore[arg-type]
+        job = Job(id="a", input=json.dumps({**REQUEST, **fields}).encode(), limit_s=limit_s)
+        lines = LiveLines("a", 1000, lambda _text: None)
+        one = JobRun(job, service, settings, Ways(lines=lines))
+        task = asyncio.ensure_future(one.outcome())
+        if meanwhile is not None:
+            await asyncio.sleep(0.01)
+            await meanwhile(one)
+        return await asyncio.wait_for(task, 10)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "fields", "low", "high"),
+    [
+        # 2 s for the report, the grace of 2 s and half a second to end the call.
+        (None, {}, 595, 595.5),
+        (100, {}, 95, 95.5),
+        (5, {}, 3.4, 3.5),
+        (100, {"timeout_s": 7}, 7, 7),
+        (5, {"timeout_s": 7}, 3.4, 3.5),
+    ],
+)
+def test_a_call_gets_less_time_than_the_platform_gives(
+    limit_s: float | None, fields: dict[str, Any], low: float, high: float
+) -> None:
+    pool = StandInPool()
+    assert ran(pool, limit_s=limit_s, **fields).ok
+    run_s = pool.calls[0].limits.run_s
+    assert run_s is not None
+    assert low - 0.1 <= run_s <= high + 0.1
+
+
+def test_without_a_limit_the_pools_own_counts() -> None:
+    pool = StandInPool()
+    ran(pool, variables={"FLASHPOOL_JOB_TIMEOUT_S": "none"})
+    assert pool.calls[0].limits.run_s is None
+
+
+def test_a_job_whose_call_does_not_end_is_reported_in_time() -> None:
+    pool = StandInPool(outcome=None)
+    outcome = ran(pool, limit_s=0.2)
+    assert outcome.error_type == "Timeout"
+    assert outcome.details["limit_s"] == 0.2
+    assert "executionTimeout" in (outcome.error or "")
+    assert len(pool.cancelled) == 1
+
+
+def test_a_job_whose_environment_is_not_made_is_reported_in_time() -> None:
+    outcome = ran(StandInPool(), limit_s=0.2, dependencies=["thing"])
+    assert outcome.error_type == "Timeout"
+    assert outcome.details["phase"] == "build"
+
+
+@pytest.mark.parametrize("fields", [{}, {"dependencies": ["thing"]}], ids=["run", "build"])
+def test_a_job_is_stopped_wherever_it_is(fields: dict[str, Any]) -> None:
+    async def stop(run: JobRun) -> None:
+        run.cancel("the platform stopped the job")
+        run.cancel("twice does no harm")
+
+    outcome = ran(StandInPool(outcome=None), stop, **fields)
+    assert outcome.error_type == "Cancelled"
+    assert "the platform stopped the job" in (outcome.error or "")
+
+
+def test_a_refusal_is_an_outcome() -> None:
+    outcome = ran(StandInPool(refusal=Overloaded("full", retry_after_s=1)))
+    assert outcome.error_type == "Overloaded"
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "kept"),
+    [({}, "no", False), ({"return_aggregate_stream": True}, "no", True), ({}, "yes", True)],
+)
+def test_whether_items_are_kept(given: dict[str, Any], setting: str, kept: bool) -> None:
+    pool = StandInPool()
+    ran(pool, variables={"FLASHPOOL_RETURN_AGGREGATE_STREAM": setting}, **given)
+    # As the worker reads it.
+    assert json.loads(pool.calls[0].body).get("return_aggregate_stream", True) is kept
