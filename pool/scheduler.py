@@ -320,6 +320,19 @@ class Scheduler:
         zygote.spares.clear()
         return commands + self._retire_if_done(zygote) + self._settle(after, now)
 
+    def rerouted(self, calls: Iterable[int], key: ZygoteKey, now: float) -> list[Command]:
+        """These go to another zygote, if they wait for a slot still; their turn is what it was."""
+        moved: dict[int, float] = {}
+        for call in calls:
+            before = self._call_key.get(call)
+            since = self._zygotes[before].waiting.pop(call, None) if before is not None else None
+            if since is not None:
+                moved[call] = since
+                self._call_key[call] = key
+        after = self._zygote(key)
+        after.waiting = dict(sorted({**moved, **after.waiting}.items(), key=lambda item: item[1]))
+        return self._settle(after, now)
+
     def retire_idle(self, environment: str, now: float) -> list[Command]:
         """Nobody insists on this environment any more: let it go, unless a call uses it."""
         zygotes = self._of(environment)

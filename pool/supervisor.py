@@ -398,8 +398,25 @@ class Supervisor:
             self.on_learned(zygote.key.environment, self._learner.modules(zygote.key))
         if replaced is not None:
             self.do(self._scheduler.retire(replaced, zygote.key, self._now()))
+        self._reroute(zygote.key)
         self._want(self._learner.behind(zygote.key.environment))
         self.changed()
+
+    def _reroute(self, key: ZygoteKey) -> None:
+        """Have calls that came before anybody knew what they import wait here, where it is.
+
+        Else a thousand that came at once would all import it.
+        """
+        calls = [
+            call_id
+            for call_id, running in self._calls.by_id.items()
+            if running.worker is None and running.call.want is None and running.key != key
+            if running.call.environment == key.environment and self.route(running.call) == key
+        ]
+        for call_id in calls:
+            self._calls[call_id].key = key
+        if calls:
+            self.do(self._scheduler.rerouted(calls, key, self._now()))
 
     def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
         """It is gone: its workers' calls fail, or wait for the next start."""

@@ -257,6 +257,20 @@ class World(RuleBasedStateMachine):
         self.waiting.update({call: new for call, key in self.waiting.items() if key == old})
         self.do(self.scheduler.retire(old, new, self.now))
 
+    @precondition(lambda self: len(self.up) > 1 and self.waiting)
+    @rule(data=st.data())
+    def reroute(self, data) -> None:
+        new = data.draw(st.sampled_from(sorted(self.up)))
+        self.retiring &= set(self.scheduler.keys())
+        if new in self.retiring:
+            return
+        calls = data.draw(st.lists(st.sampled_from(sorted(self.waiting)), unique=True))
+        calls = [one for one in calls if self.waiting[one].environment == new.environment]
+        # Those for GPUs stay: their line is another.
+        moved = [one for one in calls if one not in self.for_gpus]
+        self.waiting.update(dict.fromkeys(moved, new))
+        self.do(self.scheduler.rerouted(calls, new, self.now))
+
     @precondition(lambda self: BASE in self.up and not self.running)
     @rule()
     def want(self) -> None:
@@ -508,6 +522,26 @@ def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
     scheduler.worker_gone(3, 0.0)
     assert scheduler.worker_ready(4, old, 0.0) == [DismissWorker(4), RetireZygote(old)]
     assert scheduler.worker_gone(4, 0.0) == [], "it is told once"
+
+
+def test_calls_that_are_rerouted_keep_their_turn_and_others_stay():
+    lean, loaded = BASE, ZygoteKey("base", 1)
+    scheduler = Scheduler(Policy(slots=1))
+    for key in (lean, loaded):
+        scheduler.wanted(key, 0.0)
+        scheduler.zygote_ready(key, 0.0)
+    scheduler.worker_ready(1, lean, 0.0)
+    assert Dispatch(1, 1) in scheduler.submitted(1, lean, 0.0)
+    for call, key in ((2, lean), (3, loaded), (4, lean), (5, lean)):
+        scheduler.submitted(call, key, float(call))
+    scheduler.rerouted([4, 2, 1, 99], loaded, 6.0)
+    assert scheduler.waiting == 4
+    began = []
+    for worker in (2, 3, 4):
+        scheduler.worker_ready(worker, loaded, 7.0)
+        commands = scheduler.worker_gone(worker - 1, 7.0)
+        began += [one.call for one in commands if isinstance(one, Dispatch)]
+    assert began == [2, 3, 4], "one that runs, or is none, is left alone"
 
 
 def beside_base(number: int) -> Scheduler:
