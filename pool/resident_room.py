@@ -135,10 +135,12 @@ class ResidentRoom:
             self._close(oldest, "another environment needed its room (FLASHPOOL_MAX_ENVIRONMENTS)")
 
     def leave_environment(self, environment: str, reason: str) -> bool:
-        """Close its residents that nobody needs; whether none will be left."""
+        """Close all its residents, unless one is in use: then none, and False."""
         found = self.in_environment(environment)
-        self._close([one for one in found if one.idle], reason)
-        return all(one.state is State.LEAVING for one in found)
+        if not all(map(_may_go, found)):
+            return False
+        self._close(found, reason)
+        return True
 
     def in_environment(self, environment: str) -> list[Instance]:
         """Those that have a worker in it."""
