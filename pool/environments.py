@@ -13,6 +13,7 @@ in the store's words.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -116,17 +117,16 @@ class StoredEnvironments:
 
     async def _introduce(self, name: str, lease: Lease) -> None:
         """Make it known to the pool, with what its calls imported at other times."""
-        try:
+        with contextlib.ExitStack() as unless_kept:
+            # Also when the caller leaves meanwhile, and this is cancelled.
+            unless_kept.callback(lease.release)
             modules = await self._store.preloads(name)
             await self._watch_pressure()
-        except BaseException:
-            lease.release()
-            raise
-        if name in self._held or self._closing:
-            lease.release()  # another request was faster
-        else:
-            self._held[name] = lease
-            self._pool.add_environment(name, str(lease.environment.python), modules)
+            if name in self._held or self._closing:
+                return  # another request was faster
+            unless_kept.pop_all()
+        self._held[name] = lease
+        self._pool.add_environment(name, str(lease.environment.python), modules)
 
     def _error(self, failure: EnvironmentFailure) -> FlashpoolError:
         if isinstance(failure, envs.BuildAbandoned) and self._closing:
