@@ -87,6 +87,18 @@ class Outbox:
             else:
                 yield report
 
+    def forget_others(self, older_than_s: float) -> None:
+        """Delete what workers have left that never came back; their jobs are long over."""
+        for path in self.folder.parent.glob(f"*/*{_SUFFIX}"):
+            try:
+                if time.time() - path.stat().st_mtime <= older_than_s:
+                    continue
+                log.warning("A result that no worker came back to report is deleted: %s", path)
+                path.unlink()
+                path.parent.rmdir()
+            except OSError as error:
+                log.debug("Not deleted: %s", error)  # another file is there, or another worker did
+
     def _path(self, job_id: str) -> Path:
         # An id is the platform's to choose, and no file name.
         name = hashlib.sha256(job_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -33,6 +33,8 @@ _SLOW_S: Final = 2.0
 _UNKNOWN_LIMIT: Final = 4
 #: Posts at once: when the platform is back, all that waits is due.
 _AT_ONCE: Final = 16
+#: Seconds beyond the limit after which other workers' reports are nobody's.
+_FORGET_S: Final = 24 * 3600.0
 #: Reports, and bytes of them, that may wait; no job is taken beyond.
 _MOST: Final = 1000
 _MOST_BYTES: Final = 256 * 1024 * 1024
@@ -71,13 +73,18 @@ class Reports:
 
     async def resume(self) -> None:
         """Go on with what an earlier process has left."""
-        found = await asyncio.to_thread(lambda: list(self._outbox.waiting(self._limit_s)))
+        found = await asyncio.to_thread(self._left_over)
         if found:
             log.info("%d results of an earlier process are offered again", len(found))
         for report in found:
             task = asyncio.ensure_future(self.deliver(report, kept=True))
             self._resumed.add(task)
             task.add_done_callback(self._resumed.discard)
+
+    def _left_over(self) -> list[Report]:
+        found = list(self._outbox.waiting(self._limit_s))
+        self._outbox.forget_others(self._limit_s + _FORGET_S)
+        return found
 
     def hurry(self) -> None:
         """Post what waits now."""

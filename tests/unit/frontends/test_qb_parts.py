@@ -5,6 +5,8 @@ import base64
 import json
 import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -82,6 +84,13 @@ def test_a_job_that_refers_to_itself() -> None:
     assert found is not None
     assert found.input is None
     assert "Circular" in found.problem
+
+
+def test_the_load_balanced_server_never_imports_the_sdk() -> None:
+    code = """import sys
+from flashpool.frontends import cli, hosted, lb, serving, qb
+sys.exit('runpod' in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # -- Lines of the log ---------------------------------------------------------------------
@@ -176,6 +185,17 @@ def test_reports_that_are_too_old_are_dropped(
     monkeypatch.setattr(time, "time", lambda: now + 61)
     assert list(outbox.waiting(60)) == []
     assert not os.listdir(tmp_path)
+
+
+def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
+    ours, lost, young = (Outbox(tmp_path / name) for name in ("ours", "lost", "young"))
+    for outbox in (ours, lost, young):
+        outbox.keep(Report(job_id="a", body=b"{}"))
+    for path in lost.folder.iterdir():
+        os.utime(path, (1, 1))
+    ours.forget_others(60)
+    assert not lost.folder.exists()
+    assert len(list(ours.waiting(60))) == len(list(young.waiting(60))) == 1
 
 
 # -- Delivery -----------------------------------------------------------------------------
