@@ -18,11 +18,12 @@ from typing import Final, Protocol
 from . import ends
 from .calls import Call, Limits, Outcome, Sink
 from .causes import Stop
+from .commands import ZygoteKey
 from .config import PoolConfig
 from .crew import Crew
 from .fleet import Clock
 from .memory import exact, used
-from .scheduler import Scheduler, ZygoteKey
+from .scheduler import Scheduler
 from .stats import Recorder
 from .workers import Running, Worker
 

@@ -19,10 +19,11 @@ from typing import Final, Protocol
 from . import ends
 from ._child import wire
 from .calls import BASE_ENVIRONMENT, Call
+from .commands import ZygoteKey
 from .config import PoolConfig
 from .learning import Learner
 from .poller import Poller
-from .scheduler import RESTART_WINDOW_S, ZygoteKey
+from .roster import RESTART_WINDOW_S
 from .states import ZygoteState
 from .zygote import ZygoteProcess
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
-from .scheduler import ZygoteKey
+from .commands import ZygoteKey
 
 #: Functions remembered per environment; the least recently called is forgotten.
 FUNCTIONS: Final = 4096

@@ -20,6 +20,7 @@ from ._child import wire
 from .accepted import Accepted
 from .calls import Call, Codec, Outcome
 from .causes import Cause, Stop
+from .commands import Command, ZygoteKey
 from .config import PoolConfig
 from .crew import EXCEPTION_LIMIT, Crew
 from .errors import FlashpoolError, InstanceConflict, InstanceLost
@@ -30,7 +31,7 @@ from .resident_reports import ResidentReports
 from .resident_room import ResidentRoom
 from .resident_states import Conflict, Instance, NotThere, State
 from .residents import Residents
-from .scheduler import Command, Scheduler, ZygoteKey
+from .scheduler import Scheduler
 from .states import WorkerState
 from .workers import Life, Running, Worker
 

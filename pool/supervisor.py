@@ -17,10 +17,23 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from . import causes, ends, scheduler, survey
+from . import causes, ends, survey
 from ._child import wire
 from .accepted import Accepted
 from .calls import BASE_ENVIRONMENT, Call, Codec, Sink
+from .commands import (
+    Command,
+    DismissWorker,
+    Dispatch,
+    Fail,
+    ForkWorkers,
+    Grant,
+    Policy,
+    QueueFull,
+    RetireZygote,
+    StartZygote,
+    ZygoteKey,
+)
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S, Crew
 from .errors import EnvironmentStartFailed, FlashpoolError, Overloaded, PoolClosed
@@ -30,18 +43,7 @@ from .learning import Learner
 from .memory import OomWatch
 from .poller import Poller
 from .residency import Residency
-from .scheduler import (
-    Command,
-    DismissWorker,
-    Dispatch,
-    Fail,
-    ForkWorkers,
-    Grant,
-    RetireZygote,
-    Scheduler,
-    StartZygote,
-    ZygoteKey,
-)
+from .scheduler import TICK_S, Scheduler
 from .stats import PoolStats, Recorder
 from .workers import Running, Worker
 from .zygote import ZygoteProcess
@@ -64,7 +66,7 @@ class Supervisor:
         self._now = time.monotonic
         self._gpus = GpuAccess(config, self._now)
         self._scheduler = Scheduler(
-            scheduler.Policy(
+            Policy(
                 slots=config.slots,
                 queue_limit=config.queue_limit,
                 max_spares=config.max_spares,
@@ -116,7 +118,7 @@ class Supervisor:
             host=self,
         )
         self._calls.residency = self._residency
-        self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
+        self._ticking = self._loop.call_later(TICK_S, self._tick)
         self._want(_BASE)
 
     @property
@@ -234,10 +236,12 @@ class Supervisor:
             return True
         if not self._scheduler.is_kept_by_residents(name):
             return False
+        reason = "its environment is to be deleted, to make room on the disk"
+        if not self._residency.room.leave_environment(name, reason):
+            return False
         # It goes when they have closed themselves.
         self._unwanted.add(name)
-        reason = "its environment is to be deleted, to make room on the disk"
-        return self._residency.room.leave_environment(name, reason)
+        return True
 
     def _forget_unused(self, *names: str) -> None:
         """These, or all, that have neither a process nor a call."""
@@ -278,7 +282,7 @@ class Supervisor:
         except FlashpoolError:
             self._calls.refuse(call_id)
             raise
-        except scheduler.QueueFull:
+        except QueueFull:
             self._calls.refuse(call_id)
             raise Overloaded(
                 f"the queue is full: {self.config.queue_limit} calls wait already; "
@@ -574,7 +578,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         """Once a second: what is late, idle or forgotten."""
-        self._ticking = self._loop.call_later(scheduler.TICK_S, self._tick)
+        self._ticking = self._loop.call_later(TICK_S, self._tick)
         self.do(self._scheduler.tick(self._now()))
         self._forget_unused()
         self._residency.tick()

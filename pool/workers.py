@@ -11,8 +11,8 @@ from typing import Final
 from .calls import Call, Limits, Phase, Sink
 from .causes import Stop
 from .channel import WorkerLink
+from .commands import ZygoteKey
 from .output import OutputBuffer
-from .scheduler import ZygoteKey
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
 

@@ -14,9 +14,9 @@ from typing import Final
 
 from ._child import processes, wire
 from .calls import BASE_ENVIRONMENT
+from .commands import ZygoteKey
 from .config import PoolConfig
 from .output import OutputBuffer
-from .scheduler import ZygoteKey
 from .sources import Sources
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 

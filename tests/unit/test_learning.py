@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from flashpool.pool.commands import ZygoteKey
 from flashpool.pool.learning import Learner
-from flashpool.pool.scheduler import ZygoteKey
 
 LEAN = ZygoteKey("base")
 PANDAS = ["pandas", "pandas.core", "numpy"]

@@ -9,12 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flashpool.pool.devices import Device
-from flashpool.pool.gpu_states import GpuPolicy
-from flashpool.pool.gpus import GpuTable
-from flashpool.pool.scheduler import (
-    RESTART_LIMIT,
-    RESTART_WINDOW_S,
+from flashpool.pool.commands import (
     DismissWorker,
     Dispatch,
     Fail,
@@ -23,10 +18,14 @@ from flashpool.pool.scheduler import (
     Policy,
     QueueFull,
     RetireZygote,
-    Scheduler,
     StartZygote,
     ZygoteKey,
 )
+from flashpool.pool.devices import Device
+from flashpool.pool.gpu_states import GpuPolicy
+from flashpool.pool.gpus import GpuTable
+from flashpool.pool.roster import RESTART_LIMIT, RESTART_WINDOW_S
+from flashpool.pool.scheduler import Scheduler
 
 BASE = ZygoteKey("base")
 OTHER, THIRD = ZygoteKey("other"), ZygoteKey("third")

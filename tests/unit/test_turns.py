@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from flashpool.pool.scheduler import (
-    TURN_S,
+from flashpool.pool.commands import (
     DismissWorker,
     Dispatch,
     Fail,
     ForkWorkers,
     Policy,
     RetireZygote,
-    Scheduler,
     StartZygote,
     ZygoteKey,
 )
+from flashpool.pool.scheduler import Scheduler
+from flashpool.pool.turns import TURN_S
 
 START_S, LEAVE_S, RUN_S = 0.1, 0.05, 0.2
 

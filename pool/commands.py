@@ -1,0 +1,86 @@
+"""What the scheduler and the supervisor say to each other: keys, commands, and the policy.
+
+    Supervisor -- an event, at a time --> Scheduler -- a list of commands --> Supervisor
+
+A command is plain data: it names calls, workers and zygotes, and says what is to be done
+with them. Each tells in its docstring which events answer it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class ZygoteKey(NamedTuple):
+    """Which zygote: an environment, and what is preloaded in it (0: nothing)."""
+
+    environment: str
+    profile: int = 0
+
+
+class StartZygote(NamedTuple):
+    """Start it; answer with `zygote_ready` or `zygote_lost`."""
+
+    key: ZygoteKey
+
+
+class RetireZygote(NamedTuple):
+    """Nobody needs it any more: let it end when its workers have."""
+
+    key: ZygoteKey
+
+
+class ForkWorkers(NamedTuple):
+    """Fork spares; answer with as many `worker_ready` or `worker_gone`."""
+
+    key: ZygoteKey
+    number: int
+
+
+class DismissWorker(NamedTuple):
+    """End a spare; answer with `worker_gone`."""
+
+    worker: int
+
+
+class Dispatch(NamedTuple):
+    """Hand the call to the spare, with these GPUs."""
+
+    call: int
+    worker: int
+    gpus: tuple[str, ...] = ()
+
+
+class Grant(NamedTuple):
+    """The resident that asked for a slot has one."""
+
+    worker: int
+
+
+class Fail(NamedTuple):
+    """End a waiting call: its zygote cannot be started, because of ``reason``."""
+
+    call: int
+    key: ZygoteKey
+    reason: str
+
+
+Command = StartZygote | RetireZygote | ForkWorkers | DismissWorker | Dispatch | Grant | Fail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The scheduler's settings."""
+
+    slots: int
+    queue_limit: int | None = None
+    max_spares: int = 8
+    spare_idle_s: float = 60.0
+    #: Environments beside the base that may be up at once.
+    max_environments: int = 32
+    environment_idle_s: float = 900.0
+
+
+class QueueFull(Exception):
+    """No more calls may wait."""
