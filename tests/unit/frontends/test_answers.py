@@ -101,6 +101,7 @@ def test_a_failure_always_has_an_error() -> None:
 
 
 EXPECTED_STATUS = {
+    "InstanceConflict": 409,
     "InvalidRequest": 422,
     "Unauthorized": 401,
     "PayloadTooLarge": 413,
