@@ -86,7 +86,7 @@ Flags of the SDK:
   --rp_serve_api              Serve the SDK's own API, without a cloud.
   --rp_api_host HOST          Its address; localhost.
   --rp_api_port PORT          Its port; 8000.
-  --rp_api_concurrency N      Its number of processes; 1.
+  --rp_api_concurrency N      Taken; FLASHPOOL_SLOTS jobs run side by side anyway.
   --rp_log_level LEVEL        ERROR, WARN, INFO or DEBUG.
   --rp_debugger               Add the SDK's debugger output.
 """

@@ -109,4 +109,13 @@ def _give_lifespan(lifespan: Callable[..., Any]) -> None:
             super().__init__(config)
             self.rp_app.router.lifespan_context = without_state
 
+        def start_uvicorn(
+            self, api_host: str = "localhost", api_port: int = 8000, api_concurrency: int = 1
+        ) -> None:
+            """In one process: uvicorn refuses an application object for more.
+
+            Side by side is what the pool does, so a larger number is granted all the same.
+            """
+            super().start_uvicorn(api_host, api_port, min(int(api_concurrency), 1))
+
     rp_fastapi.WorkerAPI = Api

@@ -107,6 +107,7 @@ def test_help_tells_of_the_sdks_flags() -> None:
 def api(log: Path, **variables: str) -> "Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]":
     port = _free_port()
     command = [FLASHPOOL, "serve", "qb", "--rp_serve_api", "--rp_api_port", str(port)]
+    command += ["--rp_api_concurrency", "3", "--rp_log_level", "WARN"]
     with (
         running(command, log, **variables) as process,
         httpx.Client(base_url=f"http://localhost:{port}", trust_env=False, timeout=30) as http,
