@@ -38,6 +38,7 @@ class Bench:
         self._say = say
         self._stack = stack
         self._server: LbServer | None = None
+        self._plain: tuple[str, int] | None = None
 
     @property
     def server(self) -> LbServer:
@@ -45,6 +46,22 @@ class Bench:
         if self._server is None:
             self._server = self._stack.enter_context(serving(self.folder))
         return self._server
+
+    @property
+    def plain(self) -> tuple[str, int]:
+        """Where a FastAPI route that does nothing is served: see `plain_server`."""
+        if self._plain is None:
+            process = subprocess.Popen(
+                [sys.executable, "plain_server.py"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=HERE,
+            )
+            # Leaving it closes its input, which ends it.
+            self._stack.enter_context(process)
+            assert process.stdout is not None
+            self._plain = "127.0.0.1", int(process.stdout.readline())
+        return self._plain
 
     def turns(self, name: str) -> Iterable[int]:
         """The rounds' numbers."""
