@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from flashpool.pool import crew, scheduler
+from flashpool.pool import crew, roster
 from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded, PoolClosed
 from support.live import alive
@@ -81,7 +81,7 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
 
 
 def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_live, monkeypatch):
-    monkeypatch.setattr(scheduler, "RESTART_WINDOW_S", 3.0)
+    monkeypatch.setattr(roster, "RESTART_WINDOW_S", 3.0)
     live = make_live().ready()
 
     def kill_all() -> None:
