@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from . import parsers as kind
 from .config import PoolConfig, usable_cores
-from .worker_env import worker_env
+from .worker_env import ON_A_POD, worker_env
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings
@@ -231,8 +231,9 @@ class Settings:
         kind.PATTERNS,
         "none",
         "Patterns of further variables calls may see; a secret only by its exact name.",
-        pod="*",
+        pod=ON_A_POD,
     )
+
     # Environments
     volume: str | None = _setting(
         kind.optional(kind.PATH),

@@ -4,6 +4,11 @@ A worker runs whatever a client sends, so it gets a list of allowed names (what 
 need to find libraries, caches, devices and certificates), what ``FLASHPOOL_PASS_ENV``
 adds, and nothing else. The server's own secrets match no pattern, ``*`` included: only
 their exact name, written out, hands one on.
+
+On a RunPod pod that adds everything by default: the variables there are what the user
+declared for the endpoint, and the client puts its API key among them, for functions that
+call other endpoints. What belongs to the worker itself (its token, the addresses and the key
+it takes jobs with) is kept all the same.
 """
 
 from __future__ import annotations
@@ -13,9 +18,12 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 #: Never matched by a pattern.
-SECRETS: Final = frozenset(
-    {"RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "FLASHPOOL_TOKEN", "FLASHPOOL_VOLUME_KEY"}
+SECRETS: Final = (
+    *("RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_*"),
+    *("FLASHPOOL_TOKEN", "FLASHPOOL_VOLUME_KEY"),
 )
+#: What `FLASHPOOL_PASS_ENV` is on a pod.
+ON_A_POD: Final = "*,RUNPOD_API_KEY"
 
 #: What every call may see where the server has it.
 ALLOWED: Final = (
@@ -26,7 +34,17 @@ ALLOWED: Final = (
     *("LANG", "LANGUAGE", "LC_*", "TZ", "TZDIR"),
     # Libraries, compilers, processors
     *("LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CFLAGS", "LDFLAGS"),
-    *("OMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*", "NUMEXPR_*", "KMP_*", "GOMP_*", "MALLOC_*"),
+    *(
+        "OMP_*",
+        "MKL_*",
+        "OPENBLAS_*",
+        "BLIS_*",
+        "NUMEXPR_*",
+        "VECLIB_*",
+        "KMP_*",
+        "GOMP_*",
+        "MALLOC_*",
+    ),
     # Devices
     *("CUDA_*", "CUDNN_*", "NVIDIA_*", "NCCL_*", "NV_*", "NVTE_*", "TRITON_*"),
     # Models and their caches
@@ -46,6 +64,6 @@ def worker_env(environ: Mapping[str, str], pass_env: Iterable[str]) -> dict[str,
 
 
 def _may_pass(name: str, patterns: tuple[str, ...]) -> bool:
-    if name in SECRETS:
+    if any(fnmatchcase(name, secret) for secret in SECRETS):
         return name in patterns
     return any(fnmatchcase(name, pattern) for pattern in patterns)

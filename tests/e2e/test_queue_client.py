@@ -30,12 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def variables(world: World) -> dict[str, str]:
-    """Of every worker: several share this machine, and stacked calls need the key."""
-    return {
-        **world.variables,
-        "FLASHPOOL_ADMIN_PORT": "0",
-        "FLASHPOOL_PASS_ENV": "RUNPOD_API_KEY,RUNPOD_ENDPOINT_BASE_URL",
-    }
+    """Of every worker: several share this machine."""
+    return {**world.variables, "FLASHPOOL_ADMIN_PORT": "0"}
 
 
 @pytest.fixture(scope="module")

@@ -95,12 +95,15 @@ def test_every_variable_reaches_the_pool_config() -> None:
 
 
 def test_a_pod_has_other_defaults_and_is_overruled() -> None:
-    pod = {"RUNPOD_POD_ID": "p1", "PORT": "80", "MINE": "1", "RUNPOD_API_KEY": "secret"}
+    pod = {
+        **{"RUNPOD_POD_ID": "p1", "PORT": "80", "MINE": "1", "RUNPOD_API_KEY": "the client's"},
+        **{"RUNPOD_AI_API_KEY": "the worker's", "RUNPOD_WEBHOOK_GET_JOB": "http://x"},
+        "FLASHPOOL_TOKEN": "ours",
+    }
     settings = Settings.from_environ(pod)
-    assert (settings.host, settings.port, settings.pass_env) == ("0.0.0.0", 80, ("*",))
+    assert (settings.host, settings.port) == ("0.0.0.0", 80)
     assert settings.origins["port"] == "pod"
-    assert settings.worker_env["MINE"] == "1"
-    assert "RUNPOD_API_KEY" not in settings.worker_env
+    assert settings.worker_env.keys() == {"RUNPOD_POD_ID", "PORT", "MINE", "RUNPOD_API_KEY"}
     ours = Settings.from_environ(
         {**pod, "FLASHPOOL_PASS_ENV": "none", "FLASHPOOL_HOST": "127.0.0.1"}
     )
