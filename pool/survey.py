@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from typing import Final
 
-from .config import PoolConfig
-from .crew import Crew
-from .fleet import Fleet
-from .learning import Learner
+from .parts import Parts
 from .residency import Residency
 from .resident_states import Instance
-from .scheduler import Scheduler
 from .stats import (
     CallStats,
-    GpusStats,
     InstanceStats,
     PoolStats,
     QueueStats,
-    Recorder,
     SlotStats,
     ZygoteStats,
 )
@@ -31,40 +24,27 @@ _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
-def of_pool(  # noqa: PLR0913 - it reads every part
-    *,
-    now: float,
-    ready: bool,
-    unfit: str,
-    draining: bool,
-    gpus: GpusStats,
-    config: PoolConfig,
-    scheduler: Scheduler,
-    fleet: Fleet,
-    crew: Crew,
-    residency: Residency,
-    calls: Mapping[int, Running],
-    learner: Learner,
-    recorder: Recorder,
-) -> PoolStats:
+def of_pool(parts: Parts, *, ready: bool, draining: bool) -> PoolStats:
     """The pool as it is now."""
+    scheduler, residency, recorder = parts.scheduler, parts.residency, parts.recorder
+    now = parts.now()
     oldest = scheduler.waiting_since()
     return PoolStats(
         ready=ready,
-        unfit=unfit or None,
+        unfit=parts.gpus.unfit or None,
         draining=draining,
-        slots=SlotStats(total=config.slots, busy=scheduler.busy),
+        slots=SlotStats(total=parts.config.slots, busy=scheduler.busy),
         queue=QueueStats(
             depth=scheduler.waiting + residency.table.waiting - residency.loads_waiting,
-            limit=config.queue_limit,
+            limit=parts.config.queue_limit,
             oldest_age_s=None if oldest is None else round(now - oldest, 3),
             refused=recorder.refused,
         ),
-        gpus=gpus,
-        zygotes=[_zygote(one, scheduler, fleet, crew, learner) for one in fleet],
+        gpus=parts.gpus.stats(),
+        zygotes=[_zygote(one, parts) for one in parts.fleet],
         running=[
             _call(call_id, running, now)
-            for call_id, running in itertools.islice(calls.items(), _CALLS)
+            for call_id, running in itertools.islice(parts.calls.by_id.items(), _CALLS)
         ],
         instances=[
             _instance(one, residency, now) for one in itertools.islice(residency.table, _CALLS)
@@ -106,10 +86,8 @@ def _instance(instance: Instance, residency: Residency, now: float) -> InstanceS
     )
 
 
-def _zygote(
-    zygote: ZygoteProcess, scheduler: Scheduler, fleet: Fleet, crew: Crew, learner: Learner
-) -> ZygoteStats:
-    key = zygote.key
+def _zygote(zygote: ZygoteProcess, parts: Parts) -> ZygoteStats:
+    key, fleet = zygote.key, parts.fleet
     ready_at = zygote.ready_at
     return ZygoteStats(
         environment=key.environment,
@@ -122,9 +100,9 @@ def _zygote(
         start_s=None if ready_at is None else round(ready_at - zygote.started_at, 4),
         preloaded=len(zygote.preload) - len(zygote.skipped),
         preload=list(zygote.preload[:_MODULES]),
-        skipped={**zygote.skipped, **learner.denied(key.environment)},
-        spares=scheduler.spares(key),
-        workers=len(crew.of(zygote)),
+        skipped={**zygote.skipped, **parts.learner.denied(key.environment)},
+        spares=parts.scheduler.spares(key),
+        workers=len(parts.crew.of(zygote)),
         starts=fleet.starts.get(key, 0),
         last_failure=fleet.failures.get(key) or fleet.losses.get(key),
     )

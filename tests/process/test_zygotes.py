@@ -77,7 +77,7 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
     live = make_live(base_python=interpreter(sitecustomize="import os; os._exit(9)"))
     for _ in range(12):
         assert live.call(NEXT).error_type == "EnvironmentStartFailed"
-    assert sum(live.supervisor._fleet.starts.values()) <= 5
+    assert sum(live.supervisor._parts.fleet.starts.values()) <= 5
 
 
 def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_live, monkeypatch):
