@@ -681,7 +681,7 @@ def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
     monkeypatch.setattr("flashpool.pool.crew.BEGIN_S", 0.5)
     live = make_live().ready()
     live.value("def f(): return 1")
-    spares = live.until(lambda: [w.pid for w in live.supervisor._crew if w.running is None])
+    spares = live.until(lambda: [w.pid for w in live.supervisor._parts.crew if w.running is None])
     for pid in spares:
         os.kill(pid, signal.SIGSTOP)
     assert value(begin(live, "a", "inc").wait(20)) == 1
