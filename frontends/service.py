@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 #: Lines told of the making of one environment, and the length of one.
 NOTES: Final = 200
 NOTE_LIMIT: Final = 500
+_BASE: Final = Provision()
 #: A caller who waited for so long is told why, whoever built what it waited for.
 NOTEWORTHY_S: Final = 1.0
 
@@ -185,6 +186,7 @@ class Service:
         self.pool = pool
         self._environments = environments
         self._result_limit = result_limit
+        self._usual_limits = Limits(result_bytes=result_limit)
         #: Calls of an instance's async methods that run together, where a request does not say.
         self._concurrency = concurrency
         self._starting: asyncio.Task[None] | None = None
@@ -262,24 +264,21 @@ class Service:
 
         began = time.monotonic()
         try:
-            provision = await self._resolve(spec, told) if spec else Provision()
+            provision = await self._resolve(spec, told) if spec else _BASE
         except FlashpoolError as error:
             error.told = _joined(notes)
             raise
         waited = time.monotonic() - began
+        key = _function_key(request)
         call = Call(
             codec=Codec.FLASH,
             body=body,
             label=request.function_name or request.class_name or "call",
-            function_key=_function_key(request),
+            function_key=key,
             source=_source(request),
             provision=provision,
-            want=self._want(request, provision.environment),
-            limits=Limits(
-                run_s=request.timeout_s,
-                memory_mb=request.memory_mb,
-                result_bytes=self._result_limit,
-            ),
+            want=self._want(request, (key, provision.environment, request.gpus)),
+            limits=self._limits(request),
             gpus=request.gpus,
             env=request.env or {},
             stream=stream,
@@ -289,16 +288,25 @@ class Service:
         news = provision.origin == "built" or waited > NOTEWORTHY_S
         return Prepared(call, _joined(notes) if news else b"")
 
-    def _want(self, request: schema.FunctionRequest, environment: str) -> Want | None:
+    def _limits(self, request: schema.FunctionRequest) -> Limits:
+        if request.timeout_s is None and request.memory_mb is None:
+            return self._usual_limits
+        return Limits(
+            run_s=request.timeout_s,
+            memory_mb=request.memory_mb,
+            result_bytes=self._result_limit,
+        )
+
+    def _want(self, request: schema.FunctionRequest, code: object) -> Want | None:
         """The instance a method is called of; without one, or in a process of its own, None."""
         if request.execution_type != "class" or request.isolation == "call":
             return None
         name = request.class_name or ""
         return Want(
-            instance=request.instance_id or f"{name}_{secrets.token_hex(4)}",
+            instance=request.instance_id or f"{name}_{secrets.token_hex(8)}",
             class_name=name,
-            code=(_function_key(request), environment, request.gpus),
-            arguments=hash((bytes(request.constructor_args), bytes(request.constructor_kwargs))),
+            code=code,
+            arguments=_arguments_key(request),
             method=request.method_name or "__call__",
             concurrency=request.max_concurrency or self._concurrency,
             anew=bool(request.create_new_instance) and request.instance_id is not None,
@@ -352,6 +360,12 @@ def _source(request: schema.FunctionRequest) -> bytes:
     if request.execution_type != "function" or len(memoryview(code)) > SOURCE_LIMIT:
         return b""
     return bytes(code)
+
+
+def _arguments_key(request: schema.FunctionRequest) -> int:
+    """Equal for requests that make an instance with the same arguments and variables."""
+    env = tuple(sorted(request.env.items())) if request.env else ()
+    return hash((bytes(request.constructor_args), bytes(request.constructor_kwargs), env))
 
 
 def _function_key(request: schema.FunctionRequest) -> int:

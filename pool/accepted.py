@@ -70,6 +70,8 @@ class Accepted:
             queue_s=config.queue_timeout_s,
             memory_mb=config.memory_mb,
         )
+        #: The limits of the latest call, and what they come to: most calls have the same.
+        self._usual = self._defaults, self._defaults
         self._ids = itertools.count(1)
         self._calls: dict[int, Running] = {}
         #: Running calls that have a memory limit.
@@ -101,8 +103,9 @@ class Accepted:
     def accept(self, call: Call, sink: Sink, key: ZygoteKey) -> int:
         """It has an id, and no worker yet."""
         call_id = self.new_id()
-        limits = call.limits.or_else(self._defaults)
-        self._calls[call_id] = Running(call, sink, key, limits, self._now())
+        if call.limits is not self._usual[0]:
+            self._usual = call.limits, call.limits.or_else(self._defaults)
+        self._calls[call_id] = Running(call, sink, key, self._usual[1], self._now())
         return call_id
 
     def refuse(self, call_id: int) -> None:

@@ -11,8 +11,8 @@ that gives its slot back and asks for it again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from . import causes, ends, memory
 from . import resident_states as states
@@ -88,6 +88,17 @@ class Residency:
         self._lives: dict[str, Life] = {}
         #: Numbers by which the scheduler knows loads that no worker has begun with.
         self._loads: dict[int, str] = {}
+        self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
+            states.Load: self._load,
+            states.Abandon: self._abandon,
+            states.WantSlot: self._want_slot,
+            states.GoOn: self._go_on,
+            states.Rest: self._rest,
+            states.Invoke: self._invoke,
+            states.Close: self._close,
+            states.Refuse: self._refuse,
+            states.Lose: self._lose,
+        }
         self._reports = ResidentReports(self.table, self._lives, calls, now, self)
         self.room = ResidentRoom(self.table, self._lives, scheduler, gpus.table, now, self.do)
 
@@ -231,28 +242,33 @@ class Residency:
     def do(self, commands: Iterable[states.Command]) -> None:
         """Carry them out."""
         for command in commands:
-            if isinstance(command, states.Invoke):
-                self._invoke(command.call, self._lives[command.instance])
-            elif isinstance(command, states.WantSlot):
-                worker = self._lives[command.instance].worker
-                self._host.do(self._scheduler.wants_slot(worker.id, command.since, self._now()))
-            elif isinstance(command, states.Rest):
-                worker = self._lives[command.instance].worker
-                self._host.do(self._scheduler.rested(worker.id, self._now()))
-            elif isinstance(command, states.Load):
-                self._load(command.instance)
-            elif isinstance(command, states.Abandon):
-                self._abandon(command.instance)
-            elif isinstance(command, states.Close):
-                self._close(self._lives[command.instance].worker)
-            elif isinstance(command, states.Refuse):
-                outcome = ends.instance_refused(command.instance, command.reason)
-                self._calls.finish(command.call, outcome)
-            elif isinstance(command, states.Lose):
-                outcome = ends.instance_lost(command.instance, command.reason)
-                self._calls.finish(command.call, outcome)
+            self._carry_out[type(command)](command)
 
-    def _load(self, name: str) -> None:
+    def _want_slot(self, command: states.WantSlot) -> None:
+        worker = self._lives[command.instance].worker
+        self._host.do(self._scheduler.wants_slot(worker.id, command.since, self._now()))
+
+    def _rest(self, command: states.Rest) -> None:
+        worker = self._lives[command.instance].worker
+        self._host.do(self._scheduler.rested(worker.id, self._now()))
+
+    def _refuse(self, command: states.Refuse) -> None:
+        outcome = ends.instance_refused(command.instance, command.reason)
+        self._calls.finish(command.call, outcome)
+
+    def _lose(self, command: states.Lose) -> None:
+        self._calls.finish(command.call, ends.instance_lost(command.instance, command.reason))
+
+    def _go_on(self, command: states.GoOn) -> None:
+        worker, now = self._lives[command.instance].worker, self._now()
+        if self._scheduler.may_go_on(worker.id):
+            self.do(self.table.granted(command.instance, now))
+            return
+        self._host.do(self._scheduler.rested(worker.id, now))
+        self._host.do(self._scheduler.wants_slot(worker.id, command.since, now))
+
+    def _load(self, command: states.Load) -> None:
+        name = command.instance
         instance = self.table.get(name)
         assert instance is not None
         first = self._calls[next(iter(instance.waiting))]
@@ -267,16 +283,17 @@ class Residency:
         key = self._host.route(first.call)
         self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
 
-    def _abandon(self, name: str) -> None:
+    def _abandon(self, command: states.Abandon) -> None:
         for load_id, loaded in list(self._loads.items()):
-            if loaded == name:
+            if loaded == command.instance:
                 del self._loads[load_id]
                 self._scheduler.withdrawn(load_id, self._now())
 
-    def _invoke(self, call_id: int, life: Life) -> None:
+    def _invoke(self, command: states.Invoke) -> None:
+        call_id, life = command.call, self._lives[command.instance]
         running = self._calls[call_id]
         worker, call = life.worker, running.call
-        instance = self.table.get(worker.instance or "")
+        instance = self.table.get(command.instance)
         assert instance is not None
         life.used = True
         worker.calls[call_id] = running
@@ -301,8 +318,9 @@ class Residency:
             running.sink.output(written.value())
         return written
 
-    def _close(self, worker: Worker) -> None:
+    def _close(self, command: states.Close) -> None:
         """Ask it; `Crew.check` sees to it that it goes."""
+        worker = self._lives[command.instance].worker
         worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now()
         self._crew.send(worker, wire.CLOSE, b"")

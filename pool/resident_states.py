@@ -33,6 +33,15 @@ class WantSlot(NamedTuple):
     since: float
 
 
+class GoOn(NamedTuple):
+    """The next of its calls, that waits since then, may have its slot, unless somebody else
+    has waited for longer; answer with `granted`.
+    """
+
+    instance: str
+    since: float
+
+
 class Rest(NamedTuple):
     """Nothing runs in it: its slot is free."""
 
@@ -69,7 +78,7 @@ class Lose(NamedTuple):
     reason: str
 
 
-Command = Load | Abandon | WantSlot | Rest | Invoke | Close | Refuse | Lose
+Command = Load | Abandon | WantSlot | GoOn | Rest | Invoke | Close | Refuse | Lose
 
 
 class State(enum.Enum):
@@ -97,9 +106,8 @@ class Policy:
     memory_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
-    """What a call says of the instance it is for."""
+class Want(NamedTuple):
+    """What a call says of the instance it is for. A tuple, as every call makes one."""
 
     instance: str
     #: Equal for calls that mean the same class, environment and resources.

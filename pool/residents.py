@@ -1,6 +1,6 @@
 """Class instances that live on in workers: decisions only. No clock, no process in here.
 
-    called, withdrawn                            Load, Abandon, WantSlot, Rest
+    called, withdrawn                            Load, Abandon, WantSlot, GoOn, Rest
     loading, loaded, not_loaded        --->      Invoke, Close, Refuse, Lose
     granted, answered, leaving, gone
     measured, needed, tick
@@ -38,6 +38,7 @@ from .resident_states import (
     Close,
     Command,
     Conflict,
+    GoOn,
     History,
     Instance,
     Invoke,
@@ -122,6 +123,9 @@ class Residents:
             return []
         instance.running.pop(call, None)
         instance.last_used = now
+        if _goes_on(instance):
+            instance.has_slot, instance.asked_slot = False, True
+            return [GoOn(instance.name, instance.since), *self._fill_room(now)]
         return self._rest(instance) + self._settle(instance, now) + self._fill_room(now)
 
     # Instances.
@@ -386,6 +390,12 @@ class Residents:
         del instance.waiting[call]
         del self._of_call[call]
         self.waiting -= 1
+
+
+def _goes_on(instance: Instance) -> bool:
+    """Whether the next of its calls could begin at once."""
+    ready = instance.state is State.READY and instance.has_slot and not instance.running
+    return ready and bool(instance.waiting) and not instance.next_is_anew
 
 
 def _since(instance: Instance) -> float:

@@ -238,6 +238,10 @@ class Scheduler:
         self._roster.entries[self._zygote_of[worker]].last_used = now
         return self._slots.dispatch(now) if self._slots.asks(worker, since) else [Grant(worker)]
 
+    def may_go_on(self, worker: int) -> bool:
+        """Whether a resident may keep what it holds for its next call: nobody else waits."""
+        return not self._line and self._slots.keeps(worker)
+
     # GPUs.
 
     def gpus_changed(self, now: float) -> list[Command]:

@@ -136,6 +136,10 @@ class Slots:
         self.busy -= 1
         return True
 
+    def keeps(self, worker: int) -> bool:
+        """Whether it is a resident and no other one asks."""
+        return worker in self._residents and not self._asking
+
     def gone(self, worker: int, zygote: Entry, now: float) -> None:
         """Its process tree is gone: what it held is free."""
         lease = self._leases.pop(worker, None)

@@ -16,6 +16,7 @@ from flashpool.pool.resident_states import (
     Close,
     Command,
     Conflict,
+    GoOn,
     Invoke,
     Load,
     Lose,
@@ -62,6 +63,9 @@ class World(RuleBasedStateMachine):
                 self.asked.remove(command.instance)
             elif isinstance(command, WantSlot):
                 assert command.instance in self.ready - self.slots
+                self.want_slot.append(command.instance)
+            elif isinstance(command, GoOn):
+                self.slots.remove(command.instance)
                 self.want_slot.append(command.instance)
             elif isinstance(command, Rest):
                 self.slots.discard(command.instance)
@@ -316,7 +320,7 @@ def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() 
     table.called(3, want, 0.0)
     table.loading("a")
     assert table.loaded("a", ["a"], 1.0) == [Invoke(1, "a")]
-    assert table.answered(1, 2.0) == [Rest("a"), WantSlot("a", 0.0)]
+    assert table.answered(1, 2.0) == [GoOn("a", 0.0)]
     assert table.granted("a", 2.0) == [Invoke(2, "a")]
     assert table.called(4, want, 2.0) == []
     table.answered(2, 3.0)
