@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flashpool.pool.settings import Setting, Settings, table, variable
+from flashpool.pool.setting import Setting
+from flashpool.pool.settings import Settings, table, variable
 
 #: Columns without a terminal, and those a table needs at least.
 _FILE_WIDTH: Final = 160

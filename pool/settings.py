@@ -5,32 +5,33 @@
                          `- SettingsError        `- origins: default | environment | pod
                             (all wrong ones at once)
 
-The table is the class `Settings` itself: a field is a setting, ``FLASHPOOL_`` and its name
-in capitals the variable. An empty variable counts as not set, as compose files and pod
+The table is the class `Settings` itself, made of groups: a field is a setting, ``FLASHPOOL_``
+and its name in capitals the variable. An empty variable counts as not set, as compose files and pod
 templates leave them. On a RunPod pod a few defaults differ (the platform reaches a pod
 only from outside, and the pod's owner is the one who sends it code).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from . import parsers as kind
-from .config import PoolConfig, usable_cores
-from .worker_env import ON_A_POD, worker_env
+from .call_settings import Calls, Gpus, Workers
+from .config import PoolConfig
+from .environment_settings import Environments
+from .queue_settings import Queue
+from .server_settings import Intake, Listening, Log
+from .setting import Setting, rows
+from .worker_env import worker_env
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings
 
 PREFIX: Final = "FLASHPOOL_"
-_KEY: Final = "setting"
 
 
 class SettingsError(ValueError):
@@ -44,343 +45,13 @@ class SettingsError(ValueError):
         return type(self), (self.problems,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One row of the table."""
-
-    kind: kind.Kind
-    #: The default as one would write it into the variable.
-    default: Callable[[], str]
-    meaning: str
-    #: Default on a RunPod pod, given the environment; None: no other than elsewhere.
-    pod: Callable[[Mapping[str, str]], str | None]
-    secret: bool
-
-
-def _setting(
-    kind: kind.Kind,
-    default: str | Callable[[], str],
-    meaning: str,
-    *,
-    pod: str | Callable[[Mapping[str, str]], str | None] | None = None,
-    secret: bool = False,
-) -> Any:
-    row = Setting(
-        kind=kind,
-        default=default if callable(default) else lambda: default,
-        meaning=meaning,
-        pod=pod if callable(pod) else lambda _environ: pod,
-        secret=secret,
-    )
-    return field(metadata={_KEY: row})
+#: All settings, in the order of the table.
+_GROUPS: Final = (Listening, Intake, Calls, Gpus, Workers, Environments, Queue, Log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Listening, Intake, Calls, Gpus, Workers, Environments, Queue, Log):
     """The values in force. Make it with `from_environ`."""
-
-    # Where it listens
-    host: str = _setting(
-        kind.TEXT,
-        "127.0.0.1",
-        "Address /execute is served on.",
-        pod="0.0.0.0",  # noqa: S104 - the platform comes from outside
-    )
-    port: int = _setting(
-        kind.PORT,
-        "8000",
-        "Port /execute is served on; 0 picks a free one.",
-        pod=lambda environ: environ.get("PORT"),
-    )
-    token: str = _setting(
-        kind.TOKEN, "none", "Bearer token every /execute must carry.", secret=True
-    )
-    allow_open: bool = _setting(
-        kind.BOOLEAN,
-        "no",
-        "Serve on a non-loopback address without a token: whoever reaches it runs code here.",
-    )
-    admin_host: str = _setting(kind.TEXT, "127.0.0.1", "Address of the admin listener (/stats).")
-    admin_port: int = _setting(kind.PORT, "8001", "Port of the admin listener; 0 picks a free one.")
-
-    # What it takes, and for how long
-    max_body_mb: int = _setting(
-        kind.integer(1, 4096), "32", "Largest request body, MiB; a larger one gets 413."
-    )
-    result_limit_mb: int = _setting(
-        kind.integer(1, 4096),
-        "10",
-        "Largest encoded result over /execute, MiB; the flash client takes no more than 10.",
-    )
-    receive_timeout_s: float = _setting(
-        kind.seconds(), "60", "Seconds a client has to send a whole request."
-    )
-    header_timeout_s: float = _setting(
-        kind.seconds(), "10", "Seconds a client has to send the headers of a request."
-    )
-    send_timeout_s: float = _setting(
-        kind.seconds(), "60", "Seconds a client may go without taking a byte of its response."
-    )
-    keepalive_s: int = _setting(
-        kind.integer(1, 86400), "600", "Seconds an idle connection is kept open."
-    )
-
-    # Calls
-    slots: int = _setting(
-        kind.integer(1, 4096), lambda: str(usable_cores()), "Calls that run at once."
-    )
-    queue_limit: int = _setting(
-        kind.integer(0, 1_000_000), "1000", "Calls that may wait; one more gets 503."
-    )
-    queue_timeout_s: float | None = _setting(
-        kind.optional(kind.seconds()), "none", "Seconds a call may wait for a slot."
-    )
-    call_timeout_s: float | None = _setting(
-        kind.optional(kind.seconds()),
-        "600",
-        "Seconds a call may run, unless its request says timeout_s.",
-    )
-    memory_mb: int | None = _setting(
-        kind.optional(kind.integer(16, 1 << 30)),
-        "none",
-        "MiB a call's process tree may hold, unless its request says memory_mb.",
-    )
-    grace_s: float = _setting(
-        kind.seconds(zero=True), "2", "Seconds between SIGTERM and SIGKILL when a call is ended."
-    )
-    drain_s: float = _setting(
-        kind.seconds(zero=True), "30", "Seconds running calls get to finish after SIGTERM."
-    )
-    output_limit_kb: int = _setting(
-        kind.integer(1, 1 << 20), "1024", "KiB of output kept per call; the middle goes first."
-    )
-
-    # GPUs
-    gpus_per_call: int | None = _setting(
-        kind.automatic(kind.integer(0, 64)),
-        "auto",
-        "GPUs a call gets, unless its request says gpus; auto: 1 where there are GPUs, else 0.",
-    )
-    calls_per_gpu: int = _setting(kind.integer(1, 64), "1", "Calls that may be on one GPU at once.")
-    gpu_settle_s: float = _setting(
-        kind.seconds(),
-        "10",
-        "Seconds for a GPU's memory to come back after a call; past that it is quarantined.",
-    )
-    gpu_tolerance_mb: int = _setting(
-        kind.integer(1, 1 << 20),
-        "64",
-        "MiB more in use than before its calls that count as come back.",
-    )
-
-    # Workers
-    base_python: str = _setting(
-        kind.INTERPRETER,
-        lambda: sys.executable,
-        "Interpreter of calls that name no dependencies; they see its packages.",
-    )
-    start_timeout_s: float = _setting(
-        kind.seconds(), "60", "Seconds an interpreter may take to come up, preloads included."
-    )
-    start_method: str = _setting(
-        kind.choice("fork", "spawn"),
-        "fork",
-        "How workers start: forked from a prepared process, or each on its own (slower).",
-    )
-    spares: int = _setting(
-        kind.integer(0, 1024), "8", "Most workers kept ready ahead of calls, per zygote."
-    )
-    spare_idle_s: float = _setting(
-        kind.seconds(), "60", "Seconds without a call after which spares are let go."
-    )
-    max_environments: int = _setting(
-        kind.integer(1, 1024),
-        "32",
-        "Environments beside the base whose processes are kept up at once.",
-    )
-    environment_idle_s: float = _setting(
-        kind.seconds(),
-        "900",
-        "Seconds without a call after which an environment's processes are let go.",
-    )
-    instances: int = _setting(kind.integer(1, 4096), "16", "Class instances that are kept at once.")
-    instance_idle_s: float | None = _setting(
-        kind.optional(kind.seconds()),
-        "900",
-        "Seconds without a call after which an instance is closed.",
-    )
-    instances_mb: int | None = _setting(
-        kind.optional(kind.integer(1, 1 << 40)),
-        "none",
-        "Memory all instances may use before idle ones are closed, MiB.",
-    )
-    instance_concurrency: int = _setting(
-        kind.integer(1, 1000),
-        "32",
-        "Calls of one instance's async methods that run together, unless the request says.",
-    )
-    preload: tuple[str, ...] = _setting(
-        kind.MODULES, "none", "Modules imported before workers are forked."
-    )
-    preload_learn: tuple[str, ...] = _setting(
-        kind.PATTERNS,
-        "*",
-        "Patterns of modules that may be preloaded because calls keep importing them.",
-    )
-    pass_env: tuple[str, ...] = _setting(
-        kind.PATTERNS,
-        "none",
-        "Patterns of further variables calls may see; a secret only by its exact name.",
-        pod=ON_A_POD,
-    )
-
-    # Environments
-    volume: str | None = _setting(
-        kind.optional(kind.PATH),
-        "none",
-        "Volume that keeps environments for all pods; none: /runpod-volume where it is mounted.",
-    )
-    local_dir: str | None = _setting(
-        kind.optional(kind.PATH),
-        "none",
-        "Directory on local disk for environments; none: the user's cache directory.",
-    )
-    env_mode: str = _setting(
-        kind.choice("auto", "volume", "archive"),
-        "auto",
-        "Environments in place on the volume, or as archives that are unpacked on local disk; auto: by its filesystem.",
-    )
-    env_quota_mb: int = _setting(
-        kind.integer(0, 1 << 30), "0", "MiB that environments may take; 0: no limit."
-    )
-    env_min_free_mb: int = _setting(
-        kind.integer(0, 1 << 30), "256", "MiB that are kept free where environments lie."
-    )
-    env_max_age_s: float = _setting(
-        kind.seconds(zero=True),
-        "0",
-        "Seconds without use after which an environment is deleted; 0: never for its age.",
-    )
-    env_memo_s: float = _setting(
-        kind.seconds(zero=True), "3600", "Seconds for which a request means the same versions."
-    )
-    env_failure_s: float = _setting(
-        kind.seconds(zero=True),
-        "60",
-        "Seconds for which a request that could not be built gets the same answer again.",
-    )
-    env_builds: int = _setting(
-        kind.integer(1, 256), "4", "Environments that are built at once; more wait in a queue."
-    )
-    env_hold_s: float = _setting(
-        kind.seconds(zero=True),
-        "10",
-        "Seconds for which an environment stays reserved after its last call, on all pods.",
-    )
-    env_heartbeat_s: float = _setting(
-        kind.seconds(), "2", "Seconds between two signs of life that this pod leaves on the volume."
-    )
-    env_stale_s: float = _setting(
-        kind.seconds(),
-        "60",
-        "Seconds without a sign of life after which a pod's reservations no longer count.",
-    )
-    env_claim_stale_s: float = _setting(
-        kind.seconds(),
-        "15",
-        "Seconds without a sign of life after which another pod takes over its build.",
-    )
-    env_references: tuple[str, ...] = _setting(
-        kind.some_of("url", "vcs", "local"),
-        "url,vcs,local",
-        "Kinds of direct references that requests may name.",
-    )
-    build_timeout_s: float = _setting(
-        kind.seconds(), "600", "Seconds that making an environment may take."
-    )
-    auto_build_tools: bool = _setting(
-        kind.BOOLEAN,
-        "no",
-        "Install build-essential when a package needs a compiler and there is none.",
-    )
-    compile_bytecode: bool = _setting(
-        kind.BOOLEAN, "yes", "Compile the modules of new environments ahead of calls."
-    )
-    python_downloads: bool = _setting(
-        kind.BOOLEAN, "no", "Download a Python that a request names and that is not installed."
-    )
-    uv: str | None = _setting(kind.optional(kind.PATH), "none", "The uv program; none: our own.")
-    index_url: str = _setting(
-        kind.WORD,
-        "none",
-        "Package index in place of PyPI; may hold a password, so it is not shown.",
-        secret=True,
-    )
-    extra_index_urls: tuple[str, ...] = _setting(
-        kind.PATTERNS, "none", "Further package indexes; not shown either.", secret=True
-    )
-    find_links: tuple[str, ...] = _setting(
-        kind.PATTERNS, "none", "Directories or pages with further packages."
-    )
-    offline: bool = _setting(kind.BOOLEAN, "no", "Use no network for environments.")
-    volume_key: str = _setting(
-        kind.WORD,
-        "none",
-        "Key that signs environments on a shared volume; without it only damage is noticed.",
-        secret=True,
-    )
-
-    # The queue
-    qb_concurrency: int | None = _setting(
-        kind.optional(kind.integer(1, 4096)),
-        "none",
-        "Jobs taken from the queue at once; none: as many as there are slots.",
-    )
-    qb_progress: bool = _setting(
-        kind.BOOLEAN, "no", "Post build and start of a job as progress updates."
-    )
-    return_aggregate_stream: bool = _setting(
-        kind.BOOLEAN,
-        "yes",
-        "Answer jobs that streamed their items with all of them, too, unless the request says return_aggregate_stream.",
-    )
-    job_timeout_s: float | None = _setting(
-        kind.optional(kind.seconds()),
-        "600",
-        "Seconds the platform gives a job that names no executionTimeout; it is reported before.",
-    )
-    job_result_limit_mb: int = _setting(
-        kind.integer(1, 4096),
-        "10",
-        "Largest report of a job, millions of bytes; the platform takes 10 of a job of /run, 20 of /runsync.",
-    )
-    result_spill: bool = _setting(
-        kind.BOOLEAN,
-        "no",
-        "Write results that are too large for the platform to the volume, and answer where they are.",
-    )
-    spill_limit_mb: int = _setting(
-        kind.integer(1, 4096), "1024", "Largest encoded result that is written to the volume, MiB."
-    )
-    spill_keep_s: float = _setting(
-        kind.seconds(), "86400", "Seconds that results written to the volume are kept."
-    )
-    report_retry_s: float = _setting(
-        kind.seconds(zero=True),
-        "3600",
-        "Seconds for which a result that the platform does not take is offered again.",
-    )
-    state_dir: str | None = _setting(
-        kind.optional(kind.PATH),
-        "none",
-        "Directory of results that wait to be taken; none: on the volume, else FLASHPOOL_LOCAL_DIR.",
-    )
-
-    log_level: str = _setting(
-        kind.choice("DEBUG", "INFO", "WARNING", "ERROR"),
-        "INFO",
-        "Level of the server's log, and of the root logger in calls.",
-    )
 
     #: Field name -> where its value came from.
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -480,9 +151,8 @@ def _path(text: str | None) -> Path | None:
 
 
 def table() -> dict[str, Setting]:
-    """Field name -> row, in the order of the class."""
-    fields = dataclasses.fields(Settings)
-    return {item.name: item.metadata[_KEY] for item in fields if _KEY in item.metadata}
+    """Field name -> row."""
+    return {name: row for group in _GROUPS for name, row in rows(group).items()}
 
 
 def variable(name: str) -> str:
