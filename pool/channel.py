@@ -8,7 +8,7 @@ import os
 from _socket import AF_UNIX, SHUT_RDWR, SOCK_STREAM, socket
 from typing import Final
 
-from ._child import wire
+from ._child import framing, wire
 from .output import OutputBuffer
 
 #: Most bytes of output read from one worker before others get their turn.
@@ -40,7 +40,7 @@ class WorkerLink:
         # Nothing comes after an end: whoever asks once more shall not ask the kernel.
         self._ended = self._output_ended = False
         self.output = OutputBuffer(output_limit)
-        self._reader = wire.FrameReader(body_limit)
+        self._reader = framing.FrameReader(body_limit)
         #: What waits to be sent; descriptors, our own copies, with the first byte of a part.
         self._unsent: list[tuple[memoryview, list[int]]] = []
 
@@ -54,7 +54,7 @@ class WorkerLink:
         sent = 0
         if not self._unsent:
             try:
-                sent = self._sock.sendmsg([head, body], wire.rights(list(fds)))
+                sent = self._sock.sendmsg([head, body], framing.rights(list(fds)))
             except BlockingIOError:
                 pass
         if sent < len(head):
@@ -89,7 +89,7 @@ class WorkerLink:
         while self._unsent:
             part, fds = self._unsent[0]
             try:
-                sent = self._sock.sendmsg([part], wire.rights(fds))
+                sent = self._sock.sendmsg([part], framing.rights(fds))
             except BlockingIOError:
                 return
             for fd in fds:
@@ -108,7 +108,7 @@ class WorkerLink:
         frames: list[wire.Frame] = []
         while not self._ended:
             try:
-                data, fds = wire.receive(self._sock)
+                data, fds = framing.receive(self._sock)
             except BlockingIOError:
                 return frames
             except ConnectionResetError:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ._child import processes, wire
+from ._child import framing, processes, wire
 from .calls import BASE_ENVIRONMENT
 from .commands import ZygoteKey
 from .config import PoolConfig
@@ -134,7 +134,7 @@ class ZygoteProcess:
         """
         while True:
             try:
-                yield wire.receive_packet(self.control)
+                yield framing.receive_packet(self.control)
             except BlockingIOError:
                 return
             except OSError:

@@ -8,7 +8,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 # Bound here, as user code may have changed them when a result is sent.
 from builtins import BaseException, OSError, len, memoryview
 
-from . import wire
+from . import framing, wire
 
 #: Larger requests than this are refused by the front-ends long before.
 _BODY_LIMIT = 1 << 40
@@ -22,7 +22,7 @@ class Channel:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.sock = socket(AF_UNIX, SOCK_STREAM, 0, fd)
-        self.reader: wire.FrameReader | None = None
+        self.reader: framing.FrameReader | None = None
         self.frames: list[wire.Frame] = []
 
     def receive(self) -> wire.Frame:
@@ -32,14 +32,14 @@ class Channel:
             Closed: the supervisor is gone, or has no use for this worker.
         """
         while not self.frames:
-            data, fds = wire.receive(self.sock)
+            data, fds = framing.receive(self.sock)
             if not data:
                 raise wire.Closed
             if self.reader is None:
-                frame = wire.whole(data, fds)
+                frame = framing.whole(data, fds)
                 if frame is not None:
                     return frame
-                self.reader = wire.FrameReader(_BODY_LIMIT)
+                self.reader = framing.FrameReader(_BODY_LIMIT)
             self.frames += self.reader.feed(data, fds)
         return self.frames.pop(0)
 
@@ -47,7 +47,7 @@ class Channel:
         """Send a frame whole; closes the descriptors that went with it."""
         head = wire.head(kind, meta, len(body), len(fds))
         try:
-            sent = self.sock.sendmsg([head, body], wire.rights(fds) if fds else ())
+            sent = self.sock.sendmsg([head, body], framing.rights(fds) if fds else ())
         except OSError:
             raise
         except BaseException:

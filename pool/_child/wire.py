@@ -35,7 +35,8 @@ but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER
     CANCEL  supervisor -> worker   number: an overlapping call is to end
     CLOSE   supervisor -> worker   close the instance, and leave
 
-Only numbers, JSON and bytes that nobody but user code interprets: the two ends may run
+How they are cut from a stream, and descriptors sent along, is `framing`'s part. Only
+numbers, JSON and bytes that nobody but user code interprets: the two ends may run
 different Pythons. Structs where every call passes, because a worker pays for each page of
 memory that it is the first to touch, and the `json` module's encoder has many.
 """
@@ -44,16 +45,6 @@ from __future__ import annotations
 
 import json
 import struct
-
-# The C module: socket's own constants are enums and its class is a wrapper, which a worker
-# would pay for.
-from _socket import (
-    CMSG_SPACE,
-    MSG_CMSG_CLOEXEC,
-    SCM_RIGHTS,
-    SOL_SOCKET,
-    socket,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,10 +97,6 @@ SOURCE_LIMIT = 32 * 1024
 PACKET_LIMIT = 128 * 1024
 #: Items of a stream a worker sends before it waits for credit.
 WINDOW = 16
-
-_ANCILLARY = CMSG_SPACE(MAX_FDS * 4)
-#: Below what malloc would map, and give back, for every read.
-_CHUNK = 64 * 1024
 
 
 class BadRequest(Exception):
@@ -293,114 +280,3 @@ CREDIT_META = struct.Struct("<I")
 def head(kind: int, meta: bytes, body_length: int, fds: int) -> bytes:
     """Header and meta of a frame; the body follows them on the wire."""
     return HEADER.pack(MAGIC, kind, fds, len(meta), body_length) + meta
-
-
-def whole(data: bytes, fds: list[int]) -> Frame | None:
-    """The frame that ``data`` is, exactly, if it is one: what nearly all are."""
-    if len(data) < HEADER.size:
-        return None
-    magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data)
-    body_at = HEADER.size + meta_length
-    if magic != MAGIC or n_fds != len(fds) or len(data) != body_at + body_length:
-        return None
-    return Frame(kind, data[HEADER.size : body_at], data[body_at:], fds)
-
-
-class FrameReader:
-    """Turns what arrives on a channel, however it is cut, into frames.
-
-    Memory is bounded by the frame being read: its lengths are checked against the
-    limits before anything is kept.
-    """
-
-    def __init__(self, body_limit: int) -> None:
-        self._body_limit = body_limit
-        self._chunks: list[bytes] = []
-        self._have = 0
-        self._need = HEADER.size
-        self._fds: list[int] = []
-
-    def limit(self, body_limit: int) -> None:
-        """Refuse larger bodies from now on."""
-        self._body_limit = body_limit
-
-    def feed(self, data: bytes, fds: list[int]) -> list[Frame]:
-        """Take bytes and descriptors in; the frames they complete.
-
-        Raises:
-            BadFrame: the bytes are not a frame, or it is larger than allowed.
-        """
-        if not self._have:
-            frame = whole(data, fds)
-            if frame is not None:
-                return [frame]
-        self._fds += fds
-        self._chunks.append(data)
-        self._have += len(data)
-        frames = []
-        while self._have >= self._need:
-            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks = [data]
-            magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data)
-            if magic != MAGIC or meta_length > META_LIMIT or body_length > self._body_limit:
-                raise BadFrame(f"not a frame: it begins with {data[:16]!r}")
-            end = HEADER.size + meta_length + body_length
-            if self._have < end:
-                self._need = end
-                break
-            frames.append(self._frame(data, kind, n_fds, HEADER.size + meta_length, end))
-        return frames
-
-    def _frame(self, data: bytes, kind: int, n_fds: int, body_at: int, end: int) -> Frame:
-        rest = data[end:]
-        fds, self._fds = self._fds[:n_fds], self._fds[n_fds:]
-        self._chunks = [rest] if rest else []
-        self._have = len(rest)
-        self._need = HEADER.size
-        return Frame(kind, data[HEADER.size : body_at], data[body_at:end], fds)
-
-    def abandoned_fds(self) -> list[int]:
-        """Descriptors of a frame that never became complete; the caller closes them."""
-        fds, self._fds = self._fds, []
-        return fds
-
-
-def receive(sock: socket) -> tuple[bytes, list[int]]:
-    """Whatever is there (``b""`` at the end), with the descriptors that rode along."""
-    data, ancillary, _, _ = sock.recvmsg(_CHUNK, _ANCILLARY, MSG_CMSG_CLOEXEC)
-    return data, _fds_in(ancillary) if ancillary else []
-
-
-def _fds_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == SOL_SOCKET and kind == SCM_RIGHTS:
-            number = len(data) // 4
-            fds += struct.unpack(f"{number}i", data[: 4 * number])
-    return fds
-
-
-def rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
-    """The ancillary part of ``sendmsg`` that carries descriptors."""
-    if not fds:
-        return []
-    return [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
-
-
-def send_packet(sock: socket, message: Meta, fds: list[int] | None = None) -> None:
-    """Send one control message."""
-    data = json.dumps(message, separators=(",", ":")).encode()
-    sock.sendmsg([data], rights(fds) if fds else [])
-
-
-def receive_packet(sock: socket) -> tuple[Meta | Exited, list[int]]:
-    """Receive one control message.
-
-    Raises:
-        Closed: the other end is gone.
-    """
-    data, ancillary, _, _ = sock.recvmsg(PACKET_LIMIT, _ANCILLARY, MSG_CMSG_CLOEXEC)
-    if not data:
-        raise Closed
-    message = Exited.unpack(data)
-    return message or json.loads(data), _fds_in(ancillary) if ancillary else []

@@ -17,7 +17,7 @@ from builtins import BaseException, OSError, getattr, isinstance, len, list, typ
 from os import _exit, getpid
 from time import monotonic
 
-from . import exceptions, flash, invoke, payload, processes, user_code, wire
+from . import exceptions, flash, framing, invoke, payload, processes, user_code, wire
 from .channel import Channel
 
 TYPE_CHECKING = False
@@ -298,7 +298,7 @@ def rehearse() -> None:
         for _ in range(_ROUNDS):
             near.send(call)
             serve(channel, _nothing)
-            wire.receive(near)
+            framing.receive(near)
     near.close()
     channel.sock.close()
     _rehearse_failure()

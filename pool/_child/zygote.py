@@ -30,7 +30,7 @@ import sys
 import time
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
-from . import birth, guard, lasting, preparation, processes, wire
+from . import birth, framing, guard, lasting, preparation, processes, wire
 from .channel import Channel
 
 TYPE_CHECKING = False
@@ -57,14 +57,14 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     _prefer_as_oom_victim()
     status, supervised = 0, True
     try:
-        start, _ = wire.receive_packet(control)
+        start, _ = framing.receive_packet(control)
         assert isinstance(start, dict)
         Zygote(control, guard_fd, start).run()
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
         # The supervisor is gone. Its guard, if somebody stopped it, will never see that.
         supervised = False
     except preparation.NotSafe as error:
-        wire.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
+        framing.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
     except SystemExit as error:
         print(f"the interpreter's start-up called exit: {error}", file=sys.stderr)
         status = 1
@@ -189,10 +189,10 @@ class Zygote:
         return True
 
     def tell(self, op: str, fds: list[int] | None = None, **fields: object) -> None:
-        wire.send_packet(self.control, {"op": op, **fields}, fds)
+        framing.send_packet(self.control, {"op": op, **fields}, fds)
 
     def command(self) -> bool:
-        message, _ = wire.receive_packet(self.control)
+        message, _ = framing.receive_packet(self.control)
         assert isinstance(message, dict)
         op = message["op"]
         if op == wire.FORK:
