@@ -1,8 +1,11 @@
 """The loop of a resident: calls that overlap, streams, and what the instance leaves on it.
 
-    serve: the channel's reader is on ---> a task for each overlapping CALL
-                                     ---> returns the first frame that is for when none runs
-    run:   one coroutine, to its end      (the reader is off, other tasks go on)
+    serve: until there is a frame that is for when nothing runs; a task for each overlapping CALL
+    run:   one coroutine, to its end; other tasks go on
+
+Between them the loop stands still, while a plain call has the process to itself. It runs
+until somebody stops it, in place of until a task is done: a task for each frame would take
+longer than most calls.
 
 Two things tear through a loop: SystemExit and KeyboardInterrupt, of whatever task. The
 call that raised one has it as its end; one of a task that somebody left here is printed.
@@ -36,65 +39,58 @@ class Overlapping:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.tasks: dict[int, asyncio.Task[None]] = {}
-        #: While the reader is on: what becomes of the next frame that is for when none runs.
-        self.alone: asyncio.Future[wire.Frame] | None = None
+        #: Why nothing can be received or sent any more.
+        self.failure: BaseException | None = None
+        self.loop.add_reader(host.channel.fd, self.on_readable)
         printing.route()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The result of a coroutine."""
-        import asyncio
-
         task = self.loop.create_task(coroutine)
+        task.add_done_callback(lambda _task: self.loop.stop())
         while not task.done():
-            try:
-                # Waiting for it, in place of running it, keeps asyncio's frames out of a
-                # traceback.
-                self.loop.run_until_complete(asyncio.wait({task}))
-            except (SystemExit, KeyboardInterrupt):
-                if not task.done():
-                    sys.excepthook(*sys.exc_info())
+            self.turn(task)
         return task.result()
 
     def serve(self) -> wire.Frame:
         """Run overlapping calls as they come, until there is a frame that is none."""
-        if self.host.channel.frames and not is_overlapping(self.host.channel.frames[0]):
-            return self.host.channel.frames.pop(0)
-        frame: wire.Frame = self.run(self.until_alone())
-        return frame
+        frames = self.host.channel.frames
+        while True:
+            while frames:
+                frame = frames.pop(0)
+                if not self.take(frame):
+                    return frame
+            self.turn()
 
-    async def until_alone(self) -> wire.Frame:
-        self.alone = self.loop.create_future()
-        self.loop.add_reader(self.host.channel.fd, self.on_readable)
+    def turn(self, own: asyncio.Task[Any] | None = None) -> None:
+        """Run the loop until it is stopped; what ``own`` raises is for whoever has it."""
+        if self.failure is not None:
+            raise self.failure
         try:
-            self.on_buffered()
-            return await self.alone
-        finally:
-            self.alone = None
-            self.loop.remove_reader(self.host.channel.fd)
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether frames are taken from the channel as they come."""
-        return self.alone is not None
+            self.loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            if own is None or not own.done():
+                sys.excepthook(*sys.exc_info())
 
     def on_readable(self) -> None:
         if self.host.forked:
             return  # what comes is the first process's
+        channel = self.host.channel
         try:
-            frame = self.host.channel.receive()
+            frame = channel.receive()
         except (wire.Closed, OSError) as error:
+            self.loop.remove_reader(channel.fd)
             self.fail(error)
             return
-        self.on_frame(frame)
-        self.on_buffered()
+        while self.take(frame):
+            if not channel.frames:
+                return
+            frame = channel.frames.pop(0)
+        channel.frames.insert(0, frame)
+        self.loop.stop()
 
-    def on_buffered(self) -> None:
-        """Frames that were read together with an earlier one."""
-        frames = self.host.channel.frames
-        while frames and self.alone is not None and not self.alone.done():
-            self.on_frame(frames.pop(0))
-
-    def on_frame(self, frame: wire.Frame) -> None:
+    def take(self, frame: wire.Frame) -> bool:
+        """Act on a frame; False when it is for when nothing runs."""
         if frame.kind == wire.CANCEL:
             task = self.tasks.get(wire.split_number(frame.meta)[0])
             if task is not None:
@@ -103,15 +99,14 @@ class Overlapping:
             self.host.take_credit(frame)
         elif is_overlapping(frame):
             self.start(frame)
-        elif self.alone is not None and not self.alone.done():
-            self.alone.set_result(frame)
         else:
-            self.host.channel.frames.append(frame)
+            return False
+        return True
 
     def fail(self, error: BaseException) -> None:
         """Nothing can be received or sent any more."""
-        if self.alone is not None and not self.alone.done():
-            self.alone.set_exception(error)
+        self.failure = self.failure or error
+        self.loop.stop()
 
     # Calls.
 
@@ -151,6 +146,7 @@ class Overlapping:
 
     def close(self) -> None:
         """Cancel what is left on the loop, and wait a little for it."""
+        self.loop.remove_reader(self.host.channel.fd)
         invoke.close_loop(self.loop)
 
 
@@ -180,15 +176,9 @@ class Items:
 
     async def room(self) -> None:
         """Until the window is open, without blocking the loop."""
-        overlapping = self.host.on_loop()
         while self.left == 0:
-            if overlapping.is_reading:
-                self.opened = overlapping.loop.create_future()
-                await self.opened
-            else:
-                if not self.host.channel.frames:
-                    await worker.readable(self.host.channel.fd)
-                self.take()
+            self.opened = self.host.on_loop().loop.create_future()
+            await self.opened
 
     def take(self) -> None:
         """Wait for the next frame; while a call runs alone it is a credit."""

@@ -22,7 +22,7 @@ import os
 import sys
 from time import monotonic
 
-from . import flash, invoke, payload, processes, user_code, wire, worker
+from . import exceptions, flash, invoke, payload, processes, user_code, wire, worker
 from .overlapping import Items, Overlapping, failed, is_overlapping
 
 TYPE_CHECKING = False
@@ -42,8 +42,14 @@ _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 def live(channel: Channel, load: wire.Frame) -> None:
     """Load, serve, close."""
     resident = Resident(channel, load)
-    if resident.load(load):
-        resident.serve()
+    try:
+        if resident.load(load):
+            resident.serve()
+    except (wire.Closed, wire.Damaged, OSError):
+        raise
+    except BaseException as error:
+        # User code broke what this needs, its loop for one.
+        raise wire.Damaged(exceptions.summary(error)) from error
 
 
 class Resident:
