@@ -96,8 +96,12 @@ def test_every_variable_reaches_the_pool_config() -> None:
 
 def test_a_pod_has_other_defaults_and_is_overruled() -> None:
     pod = {
-        **{"RUNPOD_POD_ID": "p1", "PORT": "80", "MINE": "1", "RUNPOD_API_KEY": "the client's"},
-        **{"RUNPOD_AI_API_KEY": "the worker's", "RUNPOD_WEBHOOK_GET_JOB": "http://x"},
+        "RUNPOD_POD_ID": "p1",
+        "PORT": "80",
+        "MINE": "1",
+        "RUNPOD_API_KEY": "the client's",
+        "RUNPOD_AI_API_KEY": "the worker's",
+        "RUNPOD_WEBHOOK_GET_JOB": "http://x",
         "FLASHPOOL_TOKEN": "ours",
     }
     settings = Settings.from_environ(pod)

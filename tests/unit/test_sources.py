@@ -6,7 +6,11 @@ from flashpool.pool.sources import COUNTED, RUNS, Sources
 
 def test_after_a_few_runs_and_once() -> None:
     sources = Sources()
-    assert [sources.ran("f") for _ in range(RUNS + 2)] == [False] * (RUNS - 1) + [True, False, False]
+    assert [sources.ran("f") for _ in range(RUNS + 2)] == [False] * (RUNS - 1) + [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_what_was_dropped_to_make_room_may_come_again() -> None:
