@@ -1,6 +1,8 @@
 """The first moments of a worker, before it knows of any call.
 
-It runs on the zygote's stack, in the fresh fork, and never returns. Frames travel on a
+    Link (channel, output) --fork--> live: a session, its descriptors --> work --> _exit
+
+`live` runs on the zygote's stack, in the fresh fork, and never returns. Frames travel on a
 high private descriptor, so that user code that prints to, closes or scribbles over the
 low ones cannot touch them; 1 and 2 are the call's output pipe.
 """
@@ -11,19 +13,19 @@ import errno
 import os
 import resource
 import sys
+from _socket import socketpair
 
 # Bound here: user code may have changed or deleted them when they are needed.
 from builtins import BaseException, BrokenPipeError, ConnectionResetError, OSError
 from os import _exit, write
 
 from . import preparation, processes, wire
+from .channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
-
-    from .channel import Channel
 
 #: Exit statuses of workers without a RESULT: user code destroyed the channel; user code
 #: damaged the interpreter so that none could be made; no user code had begun.
@@ -35,6 +37,29 @@ _LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EI
 BATCH = wire.MAX_FDS // 2
 #: From here on the channels of a batch, beyond what ``closerange(3, 1024)`` and its like reach.
 FIRST_CHANNEL = min(2011, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - BATCH)
+
+
+class Link:
+    """Channel and output of a worker to be, both ends, and its mark."""
+
+    __slots__ = ("channel", "mark", "near", "output", "output_w")
+
+    def __init__(self, channel_fd: int, mark: int) -> None:
+        self.mark = mark
+        self.near, far = socketpair()
+        try:
+            self.output, self.output_w = os.pipe()
+            os.dup2(far.fileno(), channel_fd, False)
+        finally:
+            far.close()
+        self.channel = Channel(channel_fd)
+
+    def close(self) -> None:
+        """The worker has its ends, the supervisor the others."""
+        self.near.close()
+        self.channel.sock.close()
+        os.close(self.output)
+        os.close(self.output_w)
 
 
 def live(channel: Channel, output_fd: int, work: Callable[[], None]) -> NoReturn:

@@ -107,7 +107,7 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         _, status, usage = os.wait4(pid, 0)
         printed = os.read(link.output, 65536) if status else b""
         link.close()
-        self.free_marks.append(link.mark)
+        self.brood.free_marks.append(link.mark)
         assert status == 0, printed.decode(errors="replace")
         return usage
 
