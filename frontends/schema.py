@@ -71,11 +71,16 @@ class _Body(FunctionRequest, frozen=True, gc=False):
     input: Raw = _NULL
 
 
+class _Exact(FunctionRequest, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A request with no other fields than ours: what clients send, in one reading."""
+
+
 _KNOWN: Final = frozenset(FunctionRequest.__struct_fields__) | {"input"}
 #: Larger bodies are not searched for misspelt fields: that reads them once more.
 _SEARCH_LIMIT: Final = 64 * 1024
 
 _NAMES: Final = msgspec.json.Decoder(dict[str, Raw])
+_EXACT: Final = msgspec.json.Decoder(_Exact)
 _BODY: Final = msgspec.json.Decoder(_Body)
 _REQUEST: Final = msgspec.json.Decoder(FunctionRequest)
 
@@ -85,14 +90,9 @@ def decode(body: bytes) -> tuple[FunctionRequest, bytes]:
     if not body:
         raise InvalidRequest("The body is empty; it must be a JSON object")
     try:
-        request: FunctionRequest = _BODY.decode(body)
-        if _is_object(request.input):  # type: ignore[attr-defined]
-            body = bytes(request.input)  # type: ignore[attr-defined]
-            request = _REQUEST.decode(body)
+        request, body = _request(body)
         if not body.isascii():
             body.decode()  # spans are not decoded, so their bytes were not checked
-        if len(body) <= _SEARCH_LIMIT:
-            mistakes.warn_of_near_misses(_NAMES.decode(body), _KNOWN)
     except msgspec.ValidationError as error:
         raise InvalidRequest(mistakes.misfit(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -100,6 +100,20 @@ def decode(body: bytes) -> tuple[FunctionRequest, bytes]:
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply") from None
     _check(request)
+    return request, body
+
+
+def _request(body: bytes) -> tuple[FunctionRequest, bytes]:
+    try:
+        return _EXACT.decode(body), body
+    except msgspec.ValidationError:
+        pass  # it has other fields as well, or does not fit: the second reading tells
+    request: FunctionRequest = _BODY.decode(body)
+    if _is_object(request.input):  # type: ignore[attr-defined]
+        body = bytes(request.input)  # type: ignore[attr-defined]
+        request = _REQUEST.decode(body)
+    if len(body) <= _SEARCH_LIMIT:
+        mistakes.warn_of_near_misses(_NAMES.decode(body), _KNOWN)
     return request, body
 
 
