@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from e2e.server import Server, report, serving, until
 
@@ -139,6 +140,12 @@ def test_a_method_that_is_not_there(server: Server) -> None:
     assert "inc" in answer["error"]
 
 
+def test_a_call_in_a_process_of_its_own_leaves_the_instance_alone(server: Server) -> None:
+    value(call(server, "own", "inc"))
+    assert value(call(server, "own", "inc", isolation="call")) == 11
+    assert value(call(server, "own", "inc")) == 12
+
+
 def test_a_crash_ends_the_call_in_it_and_the_next_one_makes_it_anew(server: Server) -> None:
     assert value(call(server, "crash", "inc")) == 11
     dead = call(server, "crash", "die")
@@ -183,6 +190,39 @@ def test_other_code_or_arguments_under_one_name(server: Server) -> None:
     anew = call(server, "name", "inc", class_code=COUNTER + "\n# other", create_new_instance=True)
     assert value(anew) == 11
     assert anew["instance_info"]["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["Ünï-码 \U0001f600", "a/b?c=d&e", 'quo"te', "back\\slash", "x" * 256, "{}%s%d"]
+)
+def test_a_name_may_be_odd(server: Server, name: str) -> None:
+    first = call(server, name, "inc")
+    assert (value(first), first["instance_id"]) == (11, name)
+    assert value(call(server, name, "inc")) == 12
+    assert name in names(server)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "line\nfeed", "nul\0", "\u202e"])
+def test_a_name_that_cannot_be_shown_is_refused(server: Server, name: str) -> None:
+    assert call(server, name, "inc")["error_type"] == "InvalidRequest"
+
+
+def test_two_classes_under_one_name(server: Server) -> None:
+    value(call(server, "two", "inc"))
+    other = "class Other:\n    def inc(self):\n        return 'other'\n"
+    fields = {"class_name": "Other", "class_code": other, "constructor_args": []}
+    assert call(server, "two", "inc", **fields)["error_type"] == "InstanceConflict"
+    assert value(call(server, "two", "inc", create_new_instance=True, **fields)) == "other"
+    assert call(server, "two", "inc")["error_type"] == "InstanceConflict"
+
+
+def test_variables_are_those_it_was_made_with(server: Server) -> None:
+    code = COUNTER + "    def var(self):\n        import os\n        return os.environ.get('VAR')\n"
+    made = call(server, "variables", "var", class_code=code, env={"VAR": "first"})
+    assert value(made) == "first"
+    later = call(server, "variables", "var", class_code=code, env={"VAR": "second"})
+    assert value(later) == "first"
+    assert later["instance_info"]["same_arguments"] is False
 
 
 def test_one_that_must_exist(server: Server) -> None:
@@ -236,21 +276,21 @@ def test_a_sibling_is_told_when_the_resident_had_to_go(server: Server) -> None:
 
 def test_a_client_that_leaves_ends_its_call(server: Server) -> None:
     pid = value(call(server, "leaver", "pid"))
-    import httpx
-
-    with pytest.raises(httpx.ReadTimeout):
-        with httpx.Client(base_url=server.url, timeout=0.5, trust_env=False) as client:
-            request = {
-                "execution_type": "class",
-                "class_name": "Counter",
-                "class_code": COUNTER,
-                "constructor_args": [10],
-                "method_name": "spin",
-                "instance_id": "leaver",
-                "create_new_instance": False,
-                "serialization_format": "json",
-            }
-            client.post("/execute", json=request)
+    request = {
+        "execution_type": "class",
+        "class_name": "Counter",
+        "class_code": COUNTER,
+        "constructor_args": [10],
+        "method_name": "spin",
+        "instance_id": "leaver",
+        "create_new_instance": False,
+        "serialization_format": "json",
+    }
+    with (
+        httpx.Client(base_url=server.url, timeout=0.5, trust_env=False) as client,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        client.post("/execute", json=request)
     until(lambda: not os.path.exists(f"/proc/{pid}"), 3)
 
 
@@ -290,10 +330,13 @@ def test_many_calls_over_more_instances_than_there_is_room_for(server: Server) -
 
 
 def test_close_is_called_when_an_instance_is_let_go(tmp_path: Any) -> None:
-    code = COUNTER + f"""
+    code = (
+        COUNTER
+        + f"""
     def close(self):
         open({str(tmp_path / "closed")!r}, "a").write(f"{{self.n}} ")
 """
+    )
     with serving(tmp_path, FLASHPOOL_INSTANCE_IDLE_S="0.5", FLASHPOOL_DRAIN_S="5") as server:
         value(call(server, "a", "inc", class_code=code))
         until(lambda: (tmp_path / "closed").exists(), 5)
