@@ -311,6 +311,7 @@ class Service:
             concurrency=request.max_concurrency or self._concurrency,
             anew=bool(request.create_new_instance) and request.instance_id is not None,
             must_exist=bool(request.instance_must_exist),
+            unnamed=request.instance_id is None,
         )
 
     async def _resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:

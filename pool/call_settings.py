@@ -117,6 +117,11 @@ class Workers:
         "none",
         "Memory all instances may use before idle ones are closed, MiB.",
     )
+    instances_gpu_mb: int | None = setting(
+        kind.optional(kind.integer(1, 1 << 40)),
+        "none",
+        "GPU memory all instances may use before idle ones are closed, MiB.",
+    )
     instance_concurrency: int = setting(
         kind.integer(1, 1000),
         "32",

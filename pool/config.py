@@ -77,6 +77,8 @@ class PoolConfig:
     instances: int = 16
     instance_idle_s: float | None = 900.0
     instances_mb: int | None = None
+    #: The same of the memory of GPUs.
+    instances_gpu_mb: int | None = None
     #: Calls of one instance's async methods that run together, where a call does not say.
     instance_concurrency: int = 32
     #: Modules every zygote imports before it forks.

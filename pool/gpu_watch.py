@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from .devices import Inventory
+from .devices import Inventory, Reading
 from .gpu_states import Change, Gpu
 from .gpus import GpuTable
 from .nvml import Nvml
@@ -63,6 +63,12 @@ class GpuWatch:
     def poke(self) -> None:
         """Something may have to be looked at at once."""
         self._poked.set()
+
+    async def held(self, uuids: Iterable[str]) -> dict[str, Reading]:
+        """What is in use on these devices now, and by whom; empty when the driver is silent."""
+        wanted = list(uuids)
+        readings = await self._nvml.read(wanted, processes=set(wanted))
+        return {one.uuid: one for one in readings}
 
     @property
     def unfit(self) -> str:

@@ -130,6 +130,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "instances": _whole(1, WORKERS_MAX),
     "instance_idle_s": _or_none(_seconds()),
     "instances_mb": _or_none(_whole(1, unit="a whole number of MiB")),
+    "instances_gpu_mb": _or_none(_whole(1, unit="a whole number of MiB")),
     "instance_concurrency": _whole(1, WORKERS_MAX),
     "preload": _list_of("module names"),
     "preload_learn": _list_of("patterns of module names"),

@@ -11,6 +11,7 @@ that gives its slot back and asks for it again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
@@ -37,6 +38,8 @@ from .workers import Life, Running, Worker
 
 #: Between looks at the memory of an instance that is being made under a limit.
 _MEMORY_LOOK_S: Final = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 class Host(Protocol):
@@ -77,12 +80,12 @@ class Residency:
         self._now = now
         self._host = host
         self._loop = asyncio.get_running_loop()
-        limit_mb = config.instances_mb
         self.table = Residents(
             states.Policy(
                 limit=config.instances,
                 idle_s=config.instance_idle_s,
-                memory_bytes=None if limit_mb is None else limit_mb << 20,
+                memory_bytes=_bytes(config.instances_mb),
+                gpu_bytes=_bytes(config.instances_gpu_mb),
             )
         )
         self._lives: dict[str, Life] = {}
@@ -100,7 +103,7 @@ class Residency:
             states.Lose: self._lose,
         }
         self._reports = ResidentReports(self.table, self._lives, calls, now, self)
-        self.room = ResidentRoom(self.table, self._lives, scheduler, gpus.table, now, self.do)
+        self.room = ResidentRoom(self.table, self._lives, scheduler, gpus, now, self.do)
 
     # Calls.
 
@@ -321,6 +324,7 @@ class Residency:
     def _close(self, command: states.Close) -> None:
         """Ask it; `Crew.check` sees to it that it goes."""
         worker = self._lives[command.instance].worker
+        _log.info("The instance %s is closed: %s", command.instance, command.reason)
         worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now()
         self._crew.send(worker, wire.CLOSE, b"")
@@ -386,6 +390,11 @@ class Residency:
         """Whether a resident is on its way out."""
         return any(one.state is State.LEAVING for one in self.table)
 
+    def gpus_of(self, instance: Instance) -> tuple[str, ...]:
+        """The devices it holds."""
+        life = self._lives.get(instance.name)
+        return life.gpus if life is not None else ()
+
     def worker_of(self, instance: Instance) -> Worker | None:
         """The worker that has it, if one does."""
         life = self._lives.get(instance.name)
@@ -416,3 +425,7 @@ def _meta(
         result_limit=result_limit,
         env=dict(env or {}),
     )
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    return None if mebibytes is None else mebibytes << 20

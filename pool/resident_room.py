@@ -1,6 +1,7 @@
 """Who has to go when something is short: memory, GPUs, environments.
 
-    measure        every second: what residents use; more than they may -> Residents.tick
+    measure        every second: what residents use, of GPUs too; more than they may
+                   -> Residents.tick
     give_up        a call stands in line for GPUs that idle residents hold, or
                    its zygote cannot start, because residents keep other ones up
 
@@ -16,8 +17,10 @@ from typing import Final
 
 from . import memory
 from . import resident_states as states
+from ._child import processes
+from .devices import Reading
 from .fleet import Clock
-from .gpus import GpuTable
+from .gpu_access import GpuAccess
 from .resident_states import Instance, State
 from .residents import Residents
 from .scheduler import Scheduler
@@ -35,17 +38,19 @@ class ResidentRoom:
         table: Residents,
         lives: dict[str, Life],
         scheduler: Scheduler,
-        gpus: GpuTable,
+        gpus: GpuAccess,
         now: Clock,
         do: Callable[[Iterable[states.Command]], None],
     ) -> None:
         self._table = table
         self._lives = lives
         self._scheduler = scheduler
-        self._gpus = gpus
+        self._gpus = gpus.table
+        self._watch = gpus.watch
         self._now = now
         self._do = do
         self._measuring: asyncio.Task[None] | None = None
+        self._measuring_gpus: asyncio.Task[None] | None = None
 
     # Memory.
 
@@ -55,6 +60,8 @@ class ResidentRoom:
         for life in sorted(used, key=lambda life: life.measured_at)[:_LOOKS]:
             life.used, life.measured_at = False, self._now()
             life.memory_bytes = memory.used(life.worker.pid)
+        if self._table.policy.gpu_bytes is not None:
+            self._measure_gpus()
         limit = self._table.policy.memory_bytes
         if limit is not None and sum(life.memory_bytes for life in self._lives.values()) > limit:
             self._measure_exactly()
@@ -76,12 +83,42 @@ class ResidentRoom:
                 self._table.measured(name, used)
         self._do(self._table.tick(self._now()))
 
+    def _measure_gpus(self) -> None:
+        """Ask the driver, which answers on a thread of its own."""
+        holders = {name: life for name, life in self._lives.items() if life.gpus}
+        done = self._measuring_gpus is None or self._measuring_gpus.done()
+        if holders and done:
+            self._measuring_gpus = asyncio.ensure_future(self._ask_driver(holders))
+
+    async def _ask_driver(self, holders: dict[str, Life]) -> None:
+        readings = await self._watch.held({uuid for life in holders.values() for uuid in life.gpus})
+        for name, life in holders.items():
+            if self._lives.get(name) is life:
+                pids = {life.worker.pid, *processes.descendants(life.worker.pid)}
+                used = sum(self._of_tree(readings.get(uuid), pids) for uuid in life.gpus)
+                self._table.measured_on_gpus(name, used)
+        self._do(self._table.tick(self._now()))
+
+    def _of_tree(self, reading: Reading | None, pids: set[int]) -> int:
+        """What these processes hold of a device.
+
+        In a container the driver may not name them. Then all that is in use there beyond what
+        was before counts, for each who is on the device: too much, where several are.
+        """
+        if reading is None or reading.used_bytes is None:
+            return 0
+        named = [used for pid, used in reading.processes or () if pid in pids and used is not None]
+        if named:
+            return sum(named)
+        return max(0, reading.used_bytes - (self._gpus[reading.uuid].level_bytes or 0))
+
     async def close(self) -> None:
         """Measure no more."""
-        if self._measuring is not None:
-            self._measuring.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._measuring
+        for task in (self._measuring, self._measuring_gpus):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     def give_up(self, *, crowded: bool) -> None:
         """Close what keeps a call from running; ``crowded``: for want of an environment's room."""

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 #: Deaths while loading within `CRASH_WINDOW_S`, past which nobody tries again.
 CRASHES: Final = 3
 CRASH_WINDOW_S: Final = 60.0
+#: Seconds after which one closes that was called once, by a caller that gave it no name.
+UNNAMED_IDLE_S: Final = 60.0
 #: Instances that are no more, but whose generation and end are remembered.
 REMEMBERED: Final = 4096
 
@@ -104,6 +106,8 @@ class Policy:
     idle_s: float | None = 900.0
     #: Bytes that all together may use before idle ones are closed; None: no limit.
     memory_bytes: int | None = None
+    #: The same of the memory of GPUs.
+    gpu_bytes: int | None = None
 
 
 class Want(NamedTuple):
@@ -126,6 +130,8 @@ class Want(NamedTuple):
     #: first of its name and asked for as such.
     must_exist: bool = False
     generation: int = 0
+    #: Its caller gave it no name, and may not mean to call it again: it goes before others.
+    unnamed: bool = False
 
 
 class Conflict(Exception):
@@ -173,6 +179,12 @@ class Instance:
     why_leaving: str = ""
     crashes: deque[float] = field(default_factory=deque)
     memory_bytes: int = 0
+    gpu_bytes: int = 0
+
+    @property
+    def passing(self) -> bool:
+        """Whether it is likely that nobody calls it again: nobody gave it a name, or used it."""
+        return self.want.unnamed and self.calls <= 1
 
     @property
     def idle(self) -> bool:

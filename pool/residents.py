@@ -22,7 +22,8 @@ The rules:
 * It holds a CPU slot while a call runs in it, and none while it is idle; what GPUs it was
   given it keeps for as long as its worker lives.
 * At most ``limit`` have a worker. For one more, the one that is idle for longest is closed
-  first; while none is idle, the new one waits. Loading or called ones are never closed.
+  first; while none is idle, the new one waits. Loading or called ones are never closed. Those
+  that were called once, by a caller that gave them no name, go before all others.
 * One that died, was closed or replaced is loaded again by the next call that allows it,
   with a ``generation`` one higher; calls that wait and insist on the one that was are told.
   One whose loading killed its worker `CRASHES` times within `CRASH_WINDOW_S` is not loaded
@@ -34,6 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from .resident_states import (
+    UNNAMED_IDLE_S,
     Abandon,
     Close,
     Command,
@@ -201,11 +203,17 @@ class Residents:
     def tick(self, now: float) -> list[Command]:
         """Close what nobody called for long, and what is too much. Every second or so."""
         commands: list[Command] = []
-        idle_s = self.policy.idle_s
         for instance in list(self._instances.values()):
+            idle_s = self._idle_s(instance)
             if idle_s is not None and instance.idle and now - instance.last_used > idle_s:
                 commands += self._close(instance, f"nobody called it for {idle_s:g} s")
-        return commands + self._trim_memory()
+        return commands + self._trim_memory() + self._trim_gpu_memory()
+
+    def _idle_s(self, instance: Instance) -> float | None:
+        idle_s = self.policy.idle_s
+        if not instance.passing:
+            return idle_s
+        return UNNAMED_IDLE_S if idle_s is None else min(UNNAMED_IDLE_S, idle_s)
 
     def measured(self, name: str, memory_bytes: int) -> None:
         """What its process tree uses."""
@@ -213,15 +221,16 @@ class Residents:
         if instance is not None:
             instance.memory_bytes = memory_bytes
 
-    @property
-    def memory_bytes(self) -> int:
-        """What those use, by their last measure, that are to stay."""
-        return sum(one.memory_bytes for one in self if one.state is not State.LEAVING)
+    def measured_on_gpus(self, name: str, gpu_bytes: int) -> None:
+        """What its process tree uses of the memory of GPUs."""
+        instance = self._instances.get(name)
+        if instance is not None:
+            instance.gpu_bytes = gpu_bytes
 
     def needed(self, holders: Iterable[str], reason: str) -> list[Command]:
         """One of these holds what a call waits for: close the one idle for longest, if any."""
         idle = [one for name in holders if (one := self._instances.get(name)) and one.idle]
-        return self._close(min(idle, key=_last_used), reason) if idle else []
+        return self._close(min(idle, key=_dispensable), reason) if idle else []
 
     def close_idle(
         self, reason: str, which: Callable[[Instance], bool] | None = None
@@ -329,7 +338,7 @@ class Residents:
         leaving = sum(one.state is State.LEAVING for one in self)
         missing = len(self._pending) - leaving
         if missing > 0:
-            for instance in sorted((one for one in self if one.idle), key=_last_used)[:missing]:
+            for instance in sorted((one for one in self if one.idle), key=_dispensable)[:missing]:
                 commands += self._close(instance, "others needed its room (FLASHPOOL_INSTANCES)")
         return commands
 
@@ -341,16 +350,27 @@ class Residents:
 
     def _trim_memory(self) -> list[Command]:
         limit = self.policy.memory_bytes
-        if limit is None or (used := self.memory_bytes) <= limit:
+        reason = "the instances use more than {} MB (FLASHPOOL_INSTANCES_MB)"
+        return self._trim(limit, lambda one: one.memory_bytes, reason)
+
+    def _trim_gpu_memory(self) -> list[Command]:
+        limit = self.policy.gpu_bytes
+        reason = "the instances use more than {} MB of GPU memory (FLASHPOOL_INSTANCES_GPU_MB)"
+        return self._trim(limit, lambda one: one.gpu_bytes, reason)
+
+    def _trim(
+        self, limit: int | None, size: Callable[[Instance], int], reason: str
+    ) -> list[Command]:
+        if limit is None:
             return []
+        used = sum(size(one) for one in self if one.state is not State.LEAVING)
         commands: list[Command] = []
-        for instance in sorted((one for one in self if one.idle), key=_last_used):
+        for instance in sorted((one for one in self if one.idle), key=_dispensable):
             if used <= limit:
                 break
-            used -= instance.memory_bytes
-            commands += self._close(
-                instance, f"the instances use more than {limit >> 20} MB (FLASHPOOL_INSTANCES_MB)"
-            )
+            if size(instance):
+                used -= size(instance)
+                commands += self._close(instance, reason.format(limit >> 20))
         return commands
 
     def _again(self, instance: Instance, reason: str, now: float, *, made: bool) -> list[Command]:
@@ -402,5 +422,6 @@ def _since(instance: Instance) -> float:
     return instance.since
 
 
-def _last_used(instance: Instance) -> float:
-    return instance.last_used
+def _dispensable(instance: Instance) -> tuple[bool, float]:
+    """Who goes first: those that nobody is likely to call again, then those idle for longest."""
+    return not instance.passing, instance.last_used

@@ -101,6 +101,7 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, Environments, Queue, Log
             instances=self.instances,
             instance_idle_s=self.instance_idle_s,
             instances_mb=self.instances_mb,
+            instances_gpu_mb=self.instances_gpu_mb,
             instance_concurrency=self.instance_concurrency,
             preload=self.preload,
             preload_learn=self.preload_learn,

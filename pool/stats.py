@@ -123,6 +123,9 @@ class InstanceStats:
     waiting: int
     idle_s: float
     memory_mb: float
+    #: Its GPUs, and what it holds of their memory where `FLASHPOOL_INSTANCES_GPU_MB` is set.
+    gpus: list[str]
+    gpu_memory_mb: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

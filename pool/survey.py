@@ -83,6 +83,8 @@ def _instance(instance: Instance, residency: Residency, now: float) -> InstanceS
         waiting=len(instance.waiting),
         idle_s=round(now - instance.last_used, 3) if instance.idle else 0.0,
         memory_mb=round(instance.memory_bytes / (1 << 20), 1),
+        gpus=list(residency.gpus_of(instance)),
+        gpu_memory_mb=round(instance.gpu_bytes / (1 << 20), 1),
     )
 
 

@@ -364,3 +364,22 @@ def test_an_instance_keeps_its_device_and_gives_it_up_when_idle_to_a_call_that_w
         assert result(rebuilt)[2] != result(first)[2]
         assert rebuilt["instance_info"]["generation"] == 2
         assert server.stats()["gpus"]["usable"] == 2
+
+
+def test_idle_instances_go_when_they_hold_too_much_of_the_gpus_memory(
+    pod: Serve, scripted: ScriptedNvml
+) -> None:
+    scripted.gpus(3)
+    with pod(FLASHPOOL_INSTANCES_GPU_MB="2500") as server:
+        for name in ("one", "two"):
+            result(where(server, scripted, name))
+        held = until(lambda: [one for one in server.stats()["instances"] if one["gpu_memory_mb"]])
+        assert {one["gpu_memory_mb"] for one in held} == {953.7}
+        result(where(server, scripted, "three"))
+
+        def names() -> set[str]:
+            return {one["instance"] for one in server.stats()["instances"]}
+
+        until(lambda: names() == {"two", "three"})
+        answer = where(server, scripted, "one")
+        assert "FLASHPOOL_INSTANCES_GPU_MB" in answer["instance_info"]["rebuilt_because"]

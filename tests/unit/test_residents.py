@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from flashpool.pool.resident_states import (
     CRASH_WINDOW_S,
     CRASHES,
+    UNNAMED_IDLE_S,
     Abandon,
     Close,
     Command,
@@ -445,3 +446,47 @@ def test_one_that_was_never_begun_is_no_generation() -> None:
     assert table.gone("a", "its spare was killed", 0.0, unmade=True) == [Load("a")]
     assert Invoke(1, "a") in _made(table, "a", 1)
     assert table.called(2, want, 1.0) == []
+
+
+def test_one_without_a_name_goes_before_those_that_have_one() -> None:
+    table = Residents(Policy(limit=2))
+    _ready(table, "named", 1, 1.0)
+    assert table.called(2, Want(instance="C_1", code=1, unnamed=True), 2.0) == [Load("C_1")]
+    table.loading("C_1")
+    table.loaded("C_1", [], 2.0)
+    table.answered(2, 2.0)
+    (close,) = table.called(3, Want(instance="C_2", code=1, unnamed=True), 3.0)
+    assert isinstance(close, Close)
+    assert close.instance == "C_1"
+
+
+def test_one_without_a_name_that_is_called_again_is_like_any_other() -> None:
+    table = Residents(Policy(idle_s=900))
+    table.called(1, Want(instance="C_1", code=1, unnamed=True), 0.0)
+    table.loading("C_1")
+    table.loaded("C_1", [], 0.0)
+    table.answered(1, 0.0)
+    assert table.tick(UNNAMED_IDLE_S) == []
+    table.called(2, Want(instance="C_1", code=1), 1.0)
+    table.granted("C_1", 1.0)
+    table.answered(2, 1.0)
+    assert table.tick(2 + UNNAMED_IDLE_S) == []
+
+
+def test_one_without_a_name_is_not_kept_for_long() -> None:
+    table = Residents(Policy(idle_s=900))
+    table.called(1, Want(instance="C_1", code=1, unnamed=True), 0.0)
+    table.loading("C_1")
+    table.loaded("C_1", [], 0.0)
+    table.answered(1, 0.0)
+    assert [type(one) for one in table.tick(UNNAMED_IDLE_S + 1)] == [Close]
+
+
+def test_the_memory_of_gpus_is_limited_too() -> None:
+    table = Residents(Policy(gpu_bytes=100))
+    for index, name in enumerate("abc"):
+        _ready(table, name, index, float(index))
+        table.measured_on_gpus(name, 40)
+    (close,) = table.tick(4.0)
+    assert isinstance(close, Close)
+    assert close.instance == "a"
