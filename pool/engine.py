@@ -1,14 +1,12 @@
 """A pool's two threads: a loop with the supervisor on it, and the delivery of results.
 
-    any thread                     loop thread                     delivery thread
-    ----------                     -----------                     ---------------
-    post(f, ..) -> inbox --wake--> f(..) -> Supervisor.submit
-                                   Sink.done -> deliver(g, ..) --> g(..): unpickle,
-                                                                   set the future, and
-                                                                   so run callbacks
+    any thread              loop thread                    delivery thread
+    ----------              -----------                    ---------------
+    submit, cancel -------> Supervisor.submit, cancel
+                            Sink.done -------------------> unpickle, set the future,
+                                                           and so run callbacks
 
-What is posted while the loop is awake costs no wake-up; what is delivered in one turn of
-the loop costs one. Nothing of the user's runs on the loop thread: a callback that blocks
+Nothing of the user's runs on the loop thread: a callback that blocks
 or a slow unpickle holds up other results, but never the supervisor.
 
 The threads hold the engine, the engine never holds the `Pool`: a pool that nobody
@@ -21,7 +19,6 @@ import asyncio
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +29,7 @@ from . import leaving, tracebacks
 from .calls import Call
 from .config import PoolConfig
 from .errors import PoolClosed
+from .handover import Deliveries, Inbox
 from .supervisor import Supervisor
 from .tasks import Task
 
@@ -41,9 +39,6 @@ if TYPE_CHECKING:
     from .provisioning import Provisioning
 
 _log = logging.getLogger(__name__)
-
-#: A function and what to call it with.
-_Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 _CLOSED = "cannot schedule new futures after shutdown"
 
@@ -57,8 +52,6 @@ class Engine:
         self._environments = environments
         #: Made by the first call that names an environment.
         self._provisioning: Provisioning | None = None
-        self._inbox: deque[_Job] = deque()
-        self._woken = False
         #: A dict for its order: that of submission.
         self._tasks: dict[Task, None] = {}
         #: Guards `_closed` against submissions: none slips in after the last look.
@@ -66,14 +59,14 @@ class Engine:
         self._closed = False
         self._started = threading.Event()
         self._failure: BaseException | None = None
-        self._deliveries: SimpleQueue[list[_Job] | None] = SimpleQueue()
-        self._turn: list[_Job] = []
         self._loop = asyncio.new_event_loop()
+        self._inbox = Inbox(self._loop)
+        self._deliveries = Deliveries(self._loop)
         self._finish = asyncio.Event()
         self._supervisor = Supervisor(config)
         self._threads = (
             threading.Thread(target=self._run_loop, name="flashpool-loop", daemon=True),
-            threading.Thread(target=self._run_delivery, name="flashpool-delivery", daemon=True),
+            threading.Thread(target=self._deliveries.run, name="flashpool-delivery", daemon=True),
         )
 
     # Any thread.
@@ -127,23 +120,12 @@ class Engine:
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Have the loop thread call a function, in the order of posting."""
-        self._inbox.append((function, args))
-        if not self._woken:
-            # Another thread may do the same now: one wake-up too many does no harm. One
-            # too few cannot be: the loop clears the flag before it empties the inbox.
-            self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._empty_inbox)
-            except RuntimeError:
-                # The loop has ended, and every task heard of it.
-                self._empty_inbox_unread()
+        if not self._inbox.post(function, *args):
+            # Every task has heard that the loop ended.
+            self._drop_unread()
 
-    def _empty_inbox_unread(self) -> None:
-        while True:
-            try:
-                function, args = self._inbox.popleft()
-            except IndexError:
-                return
+    def _drop_unread(self) -> None:
+        for function, args in self._inbox.unread():
             if function in (self._submit, self._provide):
                 close_all(args[1].fds)
             elif function == self._answer_stats:
@@ -263,18 +245,11 @@ class Engine:
             self._closed = True
         for task in list(self._tasks):
             self._drop(task, failure)
-        self._flush()
-        self._deliveries.put(None)
+        self._deliveries.close()
         self._loop.close()
-        self._empty_inbox_unread()
+        self._drop_unread()
         self._started.set()
         leaving.engines.discard(self)
-
-    def _empty_inbox(self) -> None:
-        self._woken = False
-        while self._inbox:
-            function, args = self._inbox.popleft()
-            function(*args)
 
     def _submit(self, task: Task, call: Call) -> None:
         task.provided = True
@@ -348,33 +323,7 @@ class Engine:
 
     def deliver(self, function: Callable[..., None], *args: Any) -> None:
         """Have the delivery thread call a function, with the rest of this turn's. Loop thread."""
-        self._turn.append((function, args))
-        if len(self._turn) == 1:
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        if self._turn:
-            self._deliveries.put(self._turn)
-            self._turn = []
-
-    # Delivery thread.
-
-    def _run_delivery(self) -> None:
-        while True:
-            jobs = self._deliveries.get()
-            if jobs is None:
-                return
-            jobs.reverse()
-            while jobs:
-                # Nothing of a job may stay in a variable while we wait for the next.
-                _run(*jobs.pop())
-
-
-def _run(function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    try:
-        function(*args)
-    except BaseException:  # noqa: BLE001 - one result's trouble must not hold up the others
-        _log.exception("delivering a result failed")
+        self._deliveries.deliver(function, *args)
 
 
 def close_all(fds: tuple[int, ...] | list[int]) -> None:

@@ -1,0 +1,105 @@
+"""From any thread to the loop's, and from the loop's to one that runs what is the user's.
+
+    any thread                     loop thread                     delivery thread
+    ----------                     -----------                     ---------------
+    Inbox.post(f, ..) --wake-->    f(..)
+                                   Deliveries.deliver(g, ..) -->   g(..)
+
+What is posted while the loop is awake costs no wake-up; what is delivered in one turn of
+the loop costs one. Both keep the order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+#: A function and what to call it with.
+Job = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class Inbox:
+    """Jobs for the loop thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._jobs: deque[Job] = deque()
+        self._woken = False
+
+    def post(self, function: Callable[..., None], *args: Any) -> bool:
+        """Have the loop thread call a function; False when the loop has ended: see `unread`."""
+        self._jobs.append((function, args))
+        if not self._woken:
+            # Another thread may do the same now: one wake-up too many does no harm. One
+            # too few cannot be: the loop clears the flag before it empties the inbox.
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._empty)
+            except RuntimeError:
+                return False
+        return True
+
+    def _empty(self) -> None:
+        self._woken = False
+        while self._jobs:
+            function, args = self._jobs.popleft()
+            function(*args)
+
+    def unread(self) -> Iterator[Job]:
+        """Take out what was posted too late. Any thread, and several at once."""
+        # First: who posts from here on finds out by itself, what is there already is ours.
+        self._woken = False
+        while True:
+            try:
+                yield self._jobs.popleft()
+            except IndexError:
+                return
+
+
+class Deliveries:
+    """Jobs for the delivery thread. All but `run` belongs to the loop thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._turn: list[Job] = []
+        self._turns: SimpleQueue[list[Job] | None] = SimpleQueue()
+
+    def deliver(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the delivery thread call a function, with the rest of this turn's."""
+        self._turn.append((function, args))
+        if len(self._turn) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._turn:
+            self._turns.put(self._turn)
+            self._turn = []
+
+    def close(self) -> None:
+        """There is no more: the thread may end."""
+        self._flush()
+        self._turns.put(None)
+
+    def run(self) -> None:
+        """The delivery thread."""
+        while True:
+            jobs = self._turns.get()
+            if jobs is None:
+                return
+            jobs.reverse()
+            while jobs:
+                # Nothing of a job may stay in a variable while we wait for the next.
+                _run(*jobs.pop())
+
+
+def _run(function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    try:
+        function(*args)
+    except BaseException:  # noqa: BLE001 - one result's trouble must not hold up the others
+        _log.exception("delivering a result failed")
