@@ -171,6 +171,9 @@ class Environments:
             return await self._found_or_made(spec, asked, provider, report)
         except EnvironmentFailure as failure:
             self._failures.remember(asked.key, failure)
+            if isinstance(failure, RegistryUnreachable):
+                # uv's words may be about a package that nobody here has heard of.
+                raise failure.of(asked.spec.lines) from None
             raise
 
     def _recall(self, asked: Understood) -> None:

@@ -5,6 +5,7 @@
       InterpreterMissing          no such Python here, and downloading one is not allowed
       ResolutionFailed            no set of versions satisfies the requirements
       RegistryUnreachable         the index did not answer; retryable, never remembered
+        CertificateRefused        ... because its certificate is not trusted; not retryable
       BuildFailed                 a package could not be built or installed
         CompilerMissing           ... because a C compiler or a header is absent
       UvKilled                    uv died of a signal; retryable, never remembered
@@ -24,12 +25,14 @@ what somebody can do about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 __all__ = [
     "BuildAbandoned",
     "BuildFailed",
     "BuildTimeout",
+    "CertificateRefused",
     "CompilerMissing",
     "DiskFull",
     "EnvironmentFailure",
@@ -122,6 +125,22 @@ class RegistryUnreachable(EnvironmentFailure):
 
     default_phase = "resolve"
     retryable = True
+
+    def of(self, requirements: Iterable[str]) -> RegistryUnreachable:
+        """The same, naming what was asked for: the tool may name what we added to it."""
+        return type(self)(
+            self.what,
+            phase=self.phase,
+            requirement=self.requirement or ", ".join(requirements),
+            words=self.words,
+            advice=self.advice,
+        )
+
+
+class CertificateRefused(RegistryUnreachable):
+    """The index is not who it says, or the network's own authority is not known here."""
+
+    retryable = False
 
 
 class BuildFailed(EnvironmentFailure):

@@ -8,7 +8,7 @@ Nothing here runs a command or reads a file, so every rule is tested on tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -207,20 +207,20 @@ def decide(
     if constrained is not None:
         behind = fallen_behind(constrained, free or (), spec, base)
         if not behind:
-            return _layer(constrained, free or (), base)
+            return _layer(constrained, free or (), spec, base)
         conflict = behind
     assert free is not None, "neither resolution succeeded"
-    return isolated(free, conflict)
+    return isolated(free, conflict, spec.names)
 
 
-def isolated(free: tuple[Locked, ...], reason: str) -> Plan:
-    """Everything installed, nothing of the base seen."""
+def isolated(free: tuple[Locked, ...], reason: str, asked: Collection[str]) -> Plan:
+    """Everything installed, nothing of the base seen; ``asked``: the names in the request."""
     decisions = tuple(
         Decision(
             name=item.name,
             version=_version(item),
             where="isolated",
-            why=f"{_origin(item)}; {reason}",
+            why=f"{_origin(item, asked)}; {reason}",
         )
         for item in free
     )
@@ -232,7 +232,9 @@ def isolated(free: tuple[Locked, ...], reason: str) -> Plan:
     )
 
 
-def _layer(constrained: tuple[Locked, ...], free: tuple[Locked, ...], base: BaseFacts) -> Plan:
+def _layer(
+    constrained: tuple[Locked, ...], free: tuple[Locked, ...], spec: NormalSpec, base: BaseFacts
+) -> Plan:
     newest = {locked.name: locked.version for locked in free}
     installed = [item for item in constrained if not provided(item, base)]
     decisions = tuple(
@@ -240,7 +242,7 @@ def _layer(constrained: tuple[Locked, ...], free: tuple[Locked, ...], base: Base
             name=item.name,
             version=_version(item, base),
             where="base" if provided(item, base) else "layer",
-            why=_why(item, newest, base),
+            why=_why(item, newest, spec, base),
         )
         for item in constrained
     )
@@ -261,12 +263,16 @@ def _version(item: Locked, base: BaseFacts | None = None) -> str:
     return str(item.version) if item.version else item.line.partition(" @ ")[2]
 
 
-def _origin(item: Locked) -> str:
-    return f"needed by {item.via}" if item.via else "asked for"
+def _origin(item: Locked, asked: Collection[str]) -> str:
+    if item.via:
+        return f"needed by {item.via}"
+    return "asked for" if item.name in asked else "flashpool needs it in every environment"
 
 
-def _why(item: Locked, newest: Mapping[str, Version | None], base: BaseFacts) -> str:
-    origin = _origin(item)
+def _why(
+    item: Locked, newest: Mapping[str, Version | None], spec: NormalSpec, base: BaseFacts
+) -> str:
+    origin = _origin(item, spec.names)
     if provided(item, base):
         return f"{origin}; the base has it"
     other = newest.get(item.name)

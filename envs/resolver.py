@@ -84,9 +84,10 @@ class Resolver:
         spec, base = question.spec, question.base
         wanted = await question.write("requirements.in", (*spec.lines, *pins))
         if not base.packages:
-            return isolated(await self._free(question, wanted), "the base has no packages")
+            alone = await self._free(question, wanted)
+            return isolated(alone, "the base has no packages", spec.names)
         if excluded := clash(spec, base):
-            return isolated(await self._free(question, wanted), excluded)
+            return isolated(await self._free(question, wanted), excluded, spec.names)
         stubs = await self.stubs.of(base, without=_unbound(pins, base))
         constrained, other = await _both(
             self._constrained(question, wanted, stubs), self._compared(question, wanted)

@@ -21,6 +21,7 @@ from typing import Final
 from .errors import (
     BuildFailed,
     BuildTimeout,
+    CertificateRefused,
     CompilerMissing,
     DiskFull,
     EnvironmentFailure,
@@ -67,6 +68,13 @@ _NETWORK: Final = (
     "Could not resolve host", "Request failed after", "Network connectivity is disabled",
     "status code: 5",
 )  # fmt: skip
+_UNTRUSTED: Final = re.compile(
+    r"invalid peer certificate: ?[\w ]*|certificate verify failed[\w: ]*"
+)
+#: Where systems keep the authorities they trust; a slim image may have none of them.
+_CERTIFICATES: Final = ("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/pki/tls/certs")
+#: Either of them set: how uv finds certificates is the user's decision.
+_CERTIFICATES_CHOSEN: Final = frozenset({"UV_SYSTEM_CERTS", "UV_NATIVE_TLS"})
 _NO_COMPILER: Final = re.compile(
     r"No such file or directory: '[^']*(cc|gcc|g\+\+|c\+\+|clang|cl)'|"
     r"command '[^']*(cc|gcc|g\+\+|clang)[^']*' failed: No such file|"
@@ -220,6 +228,9 @@ class Uv:
             for name, value in os.environ.items()
             if name in _PASSED or (name.startswith("UV_") and name not in _WITHHELD_UV)
         }
+        if not _CERTIFICATES_CHOSEN & os.environ.keys() and _has_certificates():
+            # As pip does: a network with an authority of its own has told the system of it.
+            kept["UV_SYSTEM_CERTS"] = "1"
         settings = self.settings
         if settings.index_url:
             kept["UV_DEFAULT_INDEX"] = settings.index_url
@@ -238,6 +249,14 @@ class Uv:
             "GIT_TERMINAL_PROMPT": "0",
             "NO_COLOR": "1",
         }
+
+
+def _has_certificates() -> bool:
+    """Whether the system trusts anybody: without that, uv's own list is better."""
+    if any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
+        return True
+    paths = [Path(name) for name in _CERTIFICATES]
+    return any(path.is_file() or (path.is_dir() and any(path.iterdir())) for path in paths)
 
 
 def _scrubbing(progress: Progress | None) -> Progress | None:
@@ -279,6 +298,14 @@ def classify(words: str, phase: str) -> EnvironmentFailure:
     compiler = _compiler(words, text, phase)
     if compiler is not None:
         return compiler
+    untrusted = _UNTRUSTED.search(words)
+    if untrusted is not None:
+        return CertificateRefused(
+            f"The package index's certificate is not trusted: {untrusted.group().strip()}",
+            phase=phase, words=_host(words),
+            advice="if the network has a certificate authority of its own, set SSL_CERT_FILE to its "
+            "certificates, or install them in the system's store; UV_SYSTEM_CERTS=0 uses uv's own list",
+        )  # fmt: skip
     if any(mark in words for mark in _NETWORK):
         return RegistryUnreachable(
             "The package index did not answer", phase=phase, words=text,
@@ -294,6 +321,12 @@ def classify(words: str, phase: str) -> EnvironmentFailure:
         requirement=failed.group(1) if failed else "",
         words=text,
     )
+
+
+def _host(words: str) -> str:
+    """Who was asked. Which of the packages came first is chance, and may be none of the user's."""
+    found = re.search(r"https://(?:[^/\s@]+@)?([^/\s)`]+)", words)
+    return f"host: {found.group(1)}" if found else ""
 
 
 def _compiler(words: str, text: str, phase: str) -> CompilerMissing | None:

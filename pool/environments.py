@@ -92,7 +92,8 @@ class StoredEnvironments:
         try:
             return await self._leased(await self._store.acquire(spec, progress=report))
         except EnvironmentFailure as failure:
-            raise self._error(failure) from failure
+            # Its words have all there is to say; our own frames would bury them.
+            raise self._error(failure) from None
         finally:
             self._waiting -= 1
 

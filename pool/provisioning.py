@@ -12,6 +12,7 @@ loop's thread.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .calls import Call, Provision
 from .environments import EnvironmentPool, StoredEnvironments
-from .errors import PoolClosed
+from .errors import FlashpoolError, PoolClosed
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings, Spec
@@ -129,8 +130,13 @@ class Provisioning:
         for task, call in asking.calls.items():
             del self._specs[task]
             if failure is not None:
-                self._fail(task, call, failure)
+                self._fail(task, call, _anew(failure))
                 continue
             if provision.origin == "built":
                 task.notes = asking.notes()
             self._submit(task, replace(call, provision=provision))
+
+
+def _anew(failure: BaseException) -> BaseException:
+    """One for each call that is told, without our frames: each future raises its own."""
+    return copy.copy(failure) if isinstance(failure, FlashpoolError) else failure

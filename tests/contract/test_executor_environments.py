@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import importlib.metadata
+import os
 import subprocess
 import sys
 import threading
@@ -50,6 +51,50 @@ def make_pool(world):
 def holders(world):
     files = (world.volume / "flashpool" / "leases").glob("*/*")
     return [path.name for path in files if path.name != "used"]
+
+
+#: Says what uv says where a network has its own certificate authority.
+UNTRUSTING_UV = """#!/bin/sh
+cat >&2 <<'END'
+error: Failed to fetch: https://pypi.example/simple/tblib/
+  cause: error sending request for url (https://pypi.example/simple/tblib/)
+  cause: client error (Connect)
+  cause: invalid peer certificate: UnknownIssuer
+END
+exit 2
+"""
+
+TELLING = """
+import os, sys
+from flashpool.envs import EnvSettings
+from flashpool.pool import Pool
+settings = EnvSettings.from_environ(os.environ)
+with Pool(1, dependencies=["humanize"], environments=settings) as pool:
+    first, second = pool.submit(abs, -1), pool.submit(abs, -2)
+    kept = first.exception()
+    assert kept is not second.exception()
+    assert kept.details["retryable"] is False, kept.details
+    second.result()
+"""
+
+
+def test_one_clear_error_when_the_index_is_not_trusted(world, tmp_path):
+    uv = tmp_path / "uv"
+    uv.write_text(UNTRUSTING_UV)
+    uv.chmod(0o755)
+    variables = {**os.environ, **world.variables, "FLASHPOOL_UV": str(uv)}
+    run = subprocess.run(
+        [sys.executable, "-c", TELLING], env=variables, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 1
+    shown = run.stderr
+    assert shown.count("Traceback") == 1, shown
+    assert shown.count("UnknownIssuer") == 1, shown
+    assert shown.count("humanize") == 1, shown
+    assert "tblib" not in shown
+    assert "SSL_CERT_FILE" in shown
+    assert "flashpool/envs" not in shown
+    assert "provisioning.py" not in shown
 
 
 class TestCalls:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from flashpool.envs import errors
+from flashpool.envs import errors, uv_cli
 from flashpool.envs.base import BaseFacts, BasePackage
 from flashpool.envs.failures import Failures
 from flashpool.envs.memo import Memo
@@ -147,6 +147,54 @@ def test_merged_metadata_follows_extras() -> None:
     assert problems(["web[quick]"], {"web": web}, facts()) == [
         'web needs fast; extra == "quick", which is not there'
     ]
+
+
+UNTRUSTED = (
+    "error: Failed to fetch: https://me:secret@pypi.example/simple/tblib/\n"
+    "  cause: error sending request for url (https://pypi.example/simple/tblib/)\n"
+    "  cause: invalid peer certificate: UnknownIssuer\n"
+)
+
+
+def test_a_certificate_that_nobody_trusts_is_not_for_asking_again() -> None:
+    failure = classify(UNTRUSTED, "resolve")
+    assert isinstance(failure, errors.CertificateRefused)
+    assert not failure.retryable
+    assert "UnknownIssuer" in failure.what
+    assert "SSL_CERT_FILE" in failure.advice
+    assert "UV_SYSTEM_CERTS" in failure.advice
+    named = str(failure.of(["humanize"]))
+    assert "requirement: humanize\nhost: pypi.example\n" in named
+    assert "tblib" not in named
+    assert not failure.of(["humanize"]).retryable
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, "1"),
+        ({"UV_SYSTEM_CERTS": "0"}, "0"),
+        ({"UV_NATIVE_TLS": "false"}, None),
+    ],
+)
+def test_uv_trusts_whom_the_system_trusts(
+    chosen: dict[str, str],
+    expected: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    certificates = tmp_path / "certs"
+    monkeypatch.setattr(uv_cli, "_CERTIFICATES", (str(certificates),))
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    uv = uv_cli.Uv(executable=tmp_path, cache=tmp_path, settings=EnvSettings(), limit_s=1)
+    # A slim image trusts nobody: uv's own list is the better one there.
+    certificates.mkdir()
+    assert uv._environment(()).get("UV_SYSTEM_CERTS") == chosen.get("UV_SYSTEM_CERTS")
+    (certificates / "own.pem").touch()
+    assert uv._environment(()).get("UV_SYSTEM_CERTS") == expected
 
 
 @pytest.mark.parametrize(
