@@ -121,13 +121,13 @@ class WorkerLink:
                 return frames
         return None
 
-    def read_output(self, turn: int = _OUTPUT_TURN) -> bytes | None:
+    def read_output(self) -> bytes | None:
         """Keep what was printed, at most a turn's worth; None at the end of it."""
         chunks: list[bytes] = []
         size = 0
         if self._output_ended:
             return None
-        while size < turn:
+        while size < _OUTPUT_TURN:
             try:
                 chunk = os.read(self.output_fd, _OUTPUT_CHUNK)
             except BlockingIOError:

@@ -200,10 +200,6 @@ class Supervisor:
         """
         self._environments.add(name, python, preload)
 
-    def has_environment(self, name: str) -> bool:
-        """Whether calls may name it."""
-        return name in self._environments
-
     def retire_idle(self, name: str) -> bool:
         """Let an environment's processes go, unless a call uses it: then False."""
         return self._environments.retire_idle(name)

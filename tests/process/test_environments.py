@@ -80,7 +80,6 @@ def test_without_calls_it_goes_and_is_told_so_once(make_live, interpreter):
     live.until(lambda: gone)
     assert gone == ["one"]
     assert not any(alive(pid) for pid in pids if pid)
-    assert not live.supervisor.has_environment("one")
     live.supervisor.add_environment("one", python)
     assert live.value(VERSION, call=of("one")) == "one"
 
