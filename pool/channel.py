@@ -138,7 +138,7 @@ class WorkerLink:
             self.output.append(chunk)
             chunks.append(chunk)
             size += len(chunk)
-            if len(chunk) < _OUTPUT_CHUNK and size < turn:
+            if len(chunk) < _OUTPUT_CHUNK and size < _OUTPUT_TURN:
                 break
         return b"".join(chunks)
 
