@@ -81,7 +81,8 @@ def test_failures(platform: Platform, code: str, error_type: str, text: str) -> 
 
 @pytest.mark.parametrize(
     "poison",
-    [None, [], "text", 5, True, {}, {"input": None}, {"function_name": 3}, float("nan"),
+    [None, [], "text", 5, True, {}, {"input": None}, {"function_name": 3}, float("nan"), "\ud800",
+     {"function_name": "f", "function_code": NOTHING, "args": ["\udfff"]},
      {"function_name": "f", "function_code": NOTHING, "args": [float("inf")]},
      {"x": "y" * (33 * 1024 * 1024)}],
     ids=lambda poison: repr(poison)[:30],
@@ -96,10 +97,10 @@ def test_one_poisoned_job_of_a_batch_fails_alone(platform: Platform) -> None:
     # Both are there before the worker asks again.
     platform.script(Fault.slow("job-take", 0.5, times=2))
     run(platform, NOTHING)
-    jobs = [platform.submit(float("nan")), platform.submit(request(NOTHING, 7))]
-    poisoned, fine = platform.wait_all(jobs)
-    assert failure(poisoned) == "InvalidRequest"
-    assert value(fine) == 7
+    poison = [platform.submit(float("nan")), platform.submit(["\ud800"])]
+    fine = platform.submit(request(NOTHING, 7))
+    assert [failure(one) for one in platform.wait_all(poison)] == ["InvalidRequest"] * 2
+    assert value(platform.wait(fine)) == 7
 
 
 def test_jobs_run_side_by_side_and_each_starts_at_once(platform: Platform, tmp_path: Path) -> None:

@@ -59,19 +59,43 @@ def test_a_policy_that_is_none_is_not_said(policy: str) -> None:
 
 
 def test_what_has_no_input_keeps_its_id_and_its_neighbours() -> None:
-    body = b'[{"id":"a"},{"id":"b","input":null},{"id":"c","input":NaN},{"id":"d","input":{"x":1}}]'
+    body = b'[{"id":"a"},{"id":"b","input":null},{"id":"c","input":{"x":1}}]'
     jobs = qb_jobs.decode(body)
-    assert [(job.id, job.input is None) for job in jobs] == [
-        ("a", True), ("b", True), ("c", True), ("d", False),
+    assert [(job.id, job.input is None, bool(job.problem)) for job in jobs] == [
+        ("a", True, True), ("b", True, True), ("c", False, False),
     ]  # fmt: skip
-    assert all(job.problem for job in jobs[:3])
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [b"NaN", b'"\\ud800"', b'{"x":["\\ud800, ]}"]}', b'"a\nb"', b"[" * 100_000 + b"]" * 100_000,
+     b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b"what", b'"\xff"', b'"\\\\"'],
+    ids=lambda poison: repr(poison)[:20],
+)  # fmt: skip
+@pytest.mark.parametrize("around", [b'{"id": "a","input": %s ,"policy":{"executionTimeout":9}}',
+                                    b'{"input":%s,"policy":{"executionTimeout":9},"id":"a"}'])  # fmt: skip
+def test_a_job_that_no_decoder_takes_keeps_its_id_and_its_neighbours(
+    poison: bytes, around: bytes
+) -> None:
+    fine = b'{"id":"z","input":[1, {"y":"]"}]}'
+    poisoned = Job(id="a", input=poison, limit_s=0.009)
+    assert qb_jobs.decode(around % poison) == [poisoned]
+    assert qb_jobs.decode(b"[%s , %s]" % (around % poison, fine)) == [
+        poisoned,
+        Job(id="z", input=b'[1, {"y":"]"}]'),
+    ]
 
 
 def test_what_has_no_id_is_left_out() -> None:
     assert qb_jobs.decode(b'[5,null,{"input":1},{"id":null},{"id":[],"input":1}]') == []
+    assert (
+        qb_jobs.decode(b'[{"id":"\\ud800","input":1}, {"id":"%s","input":1}]' % (b"x" * 1001)) == []
+    )
 
 
-@pytest.mark.parametrize("body", [b'{"id": "x", ', b"<html>", b"\xff", b"{" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b'{"id": "x", ', b"<html>", b"\xff", b"{" * 100_000, b'{"id":"x"} {', b"]"]
+)
 def test_an_answer_that_is_no_json(body: bytes) -> None:
     with pytest.raises(NoJobs):
         qb_jobs.decode(body)
