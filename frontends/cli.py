@@ -70,12 +70,15 @@ def serve_lb(host: str | None, port: int | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
     _configure_log(settings.log_level)
-    from . import serving
+    import os
+
+    from . import modes, serving
     from .listener import ListenError
 
     try:
+        modes.check_live(modes.of_command(os.environ), os.environ)
         serving.serve_lb(settings, lambda sock, admin: _announce(settings, sock, admin))
-    except (ListenError, serving.OpenServerError) as error:
+    except (ListenError, modes.ModeError, serving.OpenServerError) as error:
         _die(str(error))
 
 

@@ -48,6 +48,17 @@ def of_balanced(environ: Mapping[str, str]) -> Mode:
     return Mode.DEPLOYED_BALANCED
 
 
+def of_command(environ: Mapping[str, str]) -> Mode:
+    """The mode of ``flashpool serve lb``, which may be typed anywhere.
+
+    A resource alone is a deployed endpoint's, too: nothing that was deployed may ever run what
+    others send.
+    """
+    if environ.get("FLASH_RESOURCE_NAME"):
+        return Mode.DEPLOYED_BALANCED
+    return of_balanced(environ)
+
+
 def check_live(mode: Mode, environ: Mapping[str, str]) -> None:
     """Raise `ModeError` for the modes that do not exist yet."""
     if mode in (Mode.LIVE_QUEUE, Mode.LIVE_BALANCED):
