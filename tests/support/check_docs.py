@@ -5,6 +5,8 @@
                own, and must exit with 0
     ```json    must parse
     make X     in code must be a target of the Makefile
+    settings   each has its row in docs/operations.md, in the words of `flashpool settings`, and
+               no FLASHPOOL_* is named that is none
 
 Prints what is wrong, as file:line, and exits with 1 if anything is.
 """
@@ -23,6 +25,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 RUN_LIMIT_S: Final = 60
 _FENCE: Final = re.compile(r"^(\s*)```(\w*)\s*$")
 _LINK: Final = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+_ROW: Final = re.compile(r"^\| `(FLASHPOOL_\w+)` \|.*?\| (.*) \| (.*) \|$")
+_VARIABLE: Final = re.compile(r"\bFLASHPOOL_[A-Z_]*[A-Z]\b(?![_*]|\.\.\.)")
 _MAKE: Final = re.compile(r"(?:^|`|\$ |&& )make ((?:-\w+ )?[a-z-]+)", re.MULTILINE)
 
 
@@ -135,15 +139,48 @@ def _run_fault(block: Block) -> str | None:
     )
 
 
+def settings_faults(pages: list[Page]) -> Iterator[str]:
+    """Settings without a row, rows without a setting, rows that say something else."""
+    known = _settings()
+    operations = next(page for page in pages if page.path.name == "operations.md")
+    described = set()
+    for number, text in operations.prose:
+        row = _ROW.match(text)
+        if not row or row[1] not in known:
+            continue
+        described.add(row[1])
+        for kind, said in (("accepts", row[2]), ("meaning", row[3])):
+            if said.replace("`", "") != known[row[1]][kind]:
+                fault = f"{row[1]}: says {said!r}, `flashpool settings` {known[row[1]][kind]!r}"
+                yield from _located(operations, number, fault)
+    for name in sorted(known.keys() - described):
+        yield f"docs/operations.md: no row for the setting {name}"
+    for page in pages:
+        code = [(block.line, block.text) for block in page.blocks]
+        for number, text in [*page.prose, *code]:
+            for name in sorted(set(_VARIABLE.findall(text)) - known.keys()):
+                yield from _located(page, number, f"no such setting: {name}")
+
+
+def _settings() -> dict[str, dict[str, str]]:
+    # Defaults that follow the machine are left out: only words are compared.
+    command = [str(Path(sys.executable).with_name("flashpool")), "settings", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S, check=True)
+    found: dict[str, dict[str, str]] = json.loads(run.stdout)
+    return found
+
+
 def _anchor(heading: str) -> str:
     words = re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower())
     return words.replace(" ", "-")
 
 
 def main() -> int:
-    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    paths = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = [read_page(path) for path in paths]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    found = [fault for page in pages for fault in faults(read_page(page), targets)]
+    found = [fault for page in pages for fault in faults(page, targets)]
+    found += settings_faults(pages)
     print("\n".join(found) if found else f"{len(pages)} pages are sound")
     return bool(found)
 
