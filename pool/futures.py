@@ -108,7 +108,7 @@ class CallSink:
 
     def told(self, line: str) -> None:
         """Show how its environment gets on."""
-        show(self._engine, f"{line}\n".encode("utf-8", "backslashreplace"))
+        show_line(self._engine, line)
 
     def output(self, chunk: bytes) -> None:
         """Show what the call wrote."""
@@ -260,3 +260,8 @@ _shown = _Output()
 def show(engine: Engine, chunk: bytes) -> None:
     """Write what a call wrote to this program's standard output, in time. Loop thread."""
     _shown.add(engine, chunk)
+
+
+def show_line(engine: Engine, line: str) -> None:
+    """The same for words of ours. Loop thread."""
+    show(engine, f"{line}\n".encode("utf-8", "backslashreplace"))

@@ -21,7 +21,7 @@ from typing import Any
 
 from .calls import Outcome
 from .engine import Engine, close_all
-from .futures import decode, show
+from .futures import decode, show, show_line
 
 
 class Gate:
@@ -138,7 +138,7 @@ class MapCall:
 
     def told(self, line: str) -> None:
         """Show how its environment gets on."""
-        show(self._engine, f"{line}\n".encode("utf-8", "backslashreplace"))
+        show_line(self._engine, line)
 
     def output(self, chunk: bytes) -> None:
         """Show what the call wrote."""

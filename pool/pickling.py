@@ -22,15 +22,13 @@ from typing import Any
 import cloudpickle
 
 from . import portable
+from ._child.payload import PLAIN
 
 BufferCallback = Callable[[pickle.PickleBuffer], bool]
 Dumps = Callable[[Any, "BufferCallback | None"], bytes]
 
 #: Whether a module of this name would be found by a fresh process.
 _findable: dict[str, bool] = {"__main__": True, "builtins": True}
-
-#: Types that plain pickle handles as well, and sooner.
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
@@ -62,7 +60,7 @@ def dumps_for(version: portable.Version) -> Dumps:
 def _is_plain(value: Any) -> bool:
     """Whether it is arguments that hold nothing but scalars: the common small call."""
     if type(value) is tuple and len(value) == 2 and not value[1] and type(value[0]) is tuple:
-        return _PLAIN.issuperset(map(type, value[0]))
+        return PLAIN.issuperset(map(type, value[0]))
     return False
 
 

@@ -15,6 +15,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from ._child.payload import say
 from .calls import Outcome
 from .errors import BY_NAME, CallError, FlashpoolError, RemoteException, WorkerCrashed
 
@@ -53,7 +54,7 @@ def _unpickle(outcome: Outcome) -> BaseException:
     try:
         exception = pickle.loads(outcome.exception)
     except BaseException as error:  # noqa: BLE001 - code of the class runs; its exit must not end us
-        return _stand_in(outcome, f"unpickling it here failed with {_say(error)}")
+        return _stand_in(outcome, f"unpickling it here failed with {say(error)}")
     if not isinstance(exception, BaseException):
         return _stand_in(
             outcome, f"it came back as {type(exception).__name__}, which is no exception"
@@ -75,13 +76,6 @@ def _class_name(details: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _say(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a __str__ of the user's
-        return type(error).__name__
-
-
 def _attach(exception: BaseException, text: RemoteTraceback) -> None:
     """Put the text where the chain of causes ends; causes the user set stay theirs."""
     seen = {id(exception)}
@@ -98,6 +92,6 @@ def _attach(exception: BaseException, text: RemoteTraceback) -> None:
 
 def unexpected(error: BaseException) -> FlashpoolError:
     """For futures that the pool itself failed: its loop ended with this error."""
-    failure = WorkerCrashed(f"the pool's own thread failed, and this call with it: {_say(error)}")
+    failure = WorkerCrashed(f"the pool's own thread failed, and this call with it: {say(error)}")
     failure.__cause__ = error
     return failure

@@ -51,7 +51,7 @@ ONE = b"1"
 EACH = b"*"
 
 #: Types for which cloudpickle has nothing to add.
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
 # In the worker.
@@ -81,9 +81,7 @@ def dump_result(value: Any, *, last: bool = False) -> Parcel:
     except Exception as error:
         from .exceptions import Unserializable
 
-        message = (
-            f"the result, of type {type(value).__qualname__}, cannot be pickled: {_say(error)}"
-        )
+        message = f"the result, of type {type(value).__qualname__}, cannot be pickled: {say(error)}"
         raise Unserializable(message) from error
 
 
@@ -94,7 +92,8 @@ def _each(function: Any, calls: list[tuple[Any, ...]]) -> list[Any]:
     return [invoke.run(function, args, {}, None) for args in calls]
 
 
-def _say(error: BaseException) -> str:
+def say(error: BaseException) -> str:
+    """An error in a line."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # a __str__ of the user's
@@ -171,7 +170,7 @@ def pack(
     in_place: bool = False,
 ) -> Parcel:
     """Make a parcel of a value; the caller owns the descriptor in it, if there is one."""
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         data = pickle.dumps(value, 5)
         views = []
     else:
