@@ -25,7 +25,8 @@ from .gpu_access import GpuAccess
 from .learning import Learner
 from .memory import OomWatch
 from .poller import Poller
-from .residency import Host, Residency
+from .residency import Residency
+from .resident_loads import Host
 from .scheduler import Scheduler
 from .stats import Recorder
 

@@ -83,6 +83,8 @@ class Reports:
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
         """The machine has no room for more processes now: ask again when it may have."""
+        if self._scheduler.waiting:
+            self._parts.residency.room.give_up_process()
 
         def again() -> None:
             if zygote in self._parts.fleet:

@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from . import causes, ends, memory
+from . import causes, ends
 from . import resident_states as states
 from ._child import wire
 from .accepted import Accepted
-from .calls import Call, Codec, Outcome
+from .calls import Call
 from .causes import Cause, Stop
-from .commands import Command, ZygoteKey
+from .commands import ZygoteKey
 from .config import PoolConfig
 from .crew import EXCEPTION_LIMIT, Crew
-from .errors import FlashpoolError, InstanceConflict, InstanceLost
+from .errors import InstanceConflict, InstanceLost
 from .fleet import Clock
 from .gpu_access import GpuAccess
 from .output import OutputBuffer
+from .resident_loads import Host, ResidentLoads, call_meta
 from .resident_reports import ResidentReports
 from .resident_room import ResidentRoom
 from .resident_states import Conflict, Instance, NotThere, State
@@ -40,22 +41,6 @@ from .workers import Life, Running, Worker
 _MEMORY_LOOK_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
-
-
-class Host(Protocol):
-    """What the supervisor does for its states."""
-
-    def route(self, call: Call) -> ZygoteKey:
-        """The zygote its worker is to come from."""
-
-    def learn(self, call: Call, modules: list[str]) -> None:
-        """A call imported these."""
-
-    def do(self, commands: Iterable[Command]) -> None:
-        """Carry out what the scheduler says."""
-
-    def changed(self) -> None:
-        """Something happened that somebody may wait for."""
 
 
 class Residency:
@@ -89,11 +74,20 @@ class Residency:
             )
         )
         self._lives: dict[str, Life] = {}
-        #: Numbers by which the scheduler knows loads that no worker has begun with.
-        self._loads: dict[int, str] = {}
+        self._loads = ResidentLoads(
+            self.table,
+            self._lives,
+            scheduler=scheduler,
+            crew=crew,
+            calls=calls,
+            gpus=gpus,
+            now=now,
+            host=host,
+            to=self,
+        )
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
-            states.Load: self._load,
-            states.Abandon: self._abandon,
+            states.Load: self._loads.load,
+            states.Abandon: self._loads.abandon,
             states.WantSlot: self._want_slot,
             states.GoOn: self._go_on,
             states.Rest: self._rest,
@@ -197,43 +191,11 @@ class Residency:
 
     def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
         """A worker is there for a load."""
-        name = self._loads.pop(load_id)
-        instance = self.table.get(name)
-        assert instance is not None
-        first = self._calls[self.table.loading(name)]
-        call, want = first.call, instance.want
-        self._lives[name] = life = Life(worker, gpus, first.limits.memory_mb)
-        worker.state.move(WorkerState.BUSY)
-        worker.instance = name
-        worker.loading, worker.fed_at = True, self._now()
-        meta = _meta(call, env=self._gpus.variables(gpus, call.env))
-        self._crew.send(worker, wire.LOAD, meta, call.body if want.load is None else want.load)
-        for call_id in instance.waiting:
-            self.limit_waiting(call_id, self._calls[call_id], instance)
-        self._watch_load(life)
-
-    def _watch_load(self, life: Life) -> None:
-        """What its constructor uses is limited as the call's that it is made for."""
-        if life.limit_mb is None or not life.worker.loading or life.worker.stopping:
-            return
-        limit, pid = life.limit_mb << 20, life.worker.pid
-        if memory.used(pid) > limit and (measured := memory.exact(pid)) > limit:
-            stop = ends.used_too_much(life.limit_mb, measured)
-            self._crew.stop(life.worker, stop, grace=0.0)
-        else:
-            self._loop.call_later(_MEMORY_LOOK_S, self._watch_load, life)
+        self._loads.dispatched(load_id, worker, gpus)
 
     def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
         """No worker can be had for a load."""
-        name = self._loads.pop(load_id)
-        self._not_loaded(name, ends.start_failed(key.environment, reason))
-
-    def _not_loaded(self, name: str, outcome: Outcome) -> None:
-        """No worker has begun with it, nor will."""
-        reason = outcome.error or ""
-        for call_id in self.table.not_loaded(name, reason):
-            self._calls.finish(call_id, outcome)
-        self.do(self.table.gone(name, reason, self._now()))
+        self._loads.not_started(load_id, key, reason)
 
     def granted(self, worker: Worker) -> None:
         """A resident has the slot it asked for."""
@@ -270,28 +232,6 @@ class Residency:
         self._host.do(self._scheduler.rested(worker.id, now))
         self._host.do(self._scheduler.wants_slot(worker.id, command.since, now))
 
-    def _load(self, command: states.Load) -> None:
-        name = command.instance
-        instance = self.table.get(name)
-        assert instance is not None
-        first = self._calls[next(iter(instance.waiting))]
-        try:
-            gpus = self._gpus.number(first.call.gpus)
-        except FlashpoolError as error:
-            # They were there when its calls were accepted.
-            self._not_loaded(name, ends.refused(error))
-            return
-        load_id = self._calls.new_id()
-        self._loads[load_id] = name
-        key = self._host.route(first.call)
-        self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
-
-    def _abandon(self, command: states.Abandon) -> None:
-        for load_id, loaded in list(self._loads.items()):
-            if loaded == command.instance:
-                del self._loads[load_id]
-                self._scheduler.withdrawn(load_id, self._now())
-
     def _invoke(self, command: states.Invoke) -> None:
         call_id, life = command.call, self._lives[command.instance]
         running = self._calls[call_id]
@@ -306,7 +246,7 @@ class Residency:
         limit = running.limits.result_bytes
         if limit is not None:
             worker.link.limit(limit + EXCEPTION_LIMIT)
-        meta = wire.numbered(call_id, _meta(call, limit), overlaps=instance.running[call_id])
+        meta = wire.numbered(call_id, call_meta(call, limit), overlaps=instance.running[call_id])
         self._crew.send(worker, wire.CALL, meta, call.body, call.fds)
         self._calls.handed_over(call_id)
 
@@ -414,17 +354,6 @@ class Residency:
     def _load_too_long(self, call_id: int) -> None:
         running = self._calls[call_id]
         self._calls.finish(call_id, ends.loaded_too_long(running, self._now()))
-
-
-def _meta(
-    call: Call, result_limit: int | None = None, env: Mapping[str, str] | None = None
-) -> bytes:
-    return wire.pack_call_meta(
-        pickled=call.codec is Codec.PICKLE,
-        stream=call.stream,
-        result_limit=result_limit,
-        env=dict(env or {}),
-    )
 
 
 def _bytes(mebibytes: int | None) -> int | None:

@@ -127,6 +127,11 @@ class ResidentRoom:
         if crowded:
             self.give_up_environment()
 
+    def give_up_process(self) -> None:
+        """Close one, for there is no room for another process."""
+        if not any(one.state is State.LEAVING for one in self._table):
+            self._do(self._table.needed(self._lives, "there was no room for another process"))
+
     # GPUs.
 
     @property

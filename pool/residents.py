@@ -34,8 +34,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from .resident_choice import dispensable, due
 from .resident_states import (
-    UNNAMED_IDLE_S,
     Abandon,
     Close,
     Command,
@@ -203,17 +203,9 @@ class Residents:
     def tick(self, now: float) -> list[Command]:
         """Close what nobody called for long, and what is too much. Every second or so."""
         commands: list[Command] = []
-        for instance in list(self._instances.values()):
-            idle_s = self._idle_s(instance)
-            if idle_s is not None and instance.idle and now - instance.last_used > idle_s:
-                commands += self._close(instance, f"nobody called it for {idle_s:g} s")
-        return commands + self._trim_memory() + self._trim_gpu_memory()
-
-    def _idle_s(self, instance: Instance) -> float | None:
-        idle_s = self.policy.idle_s
-        if not instance.passing:
-            return idle_s
-        return UNNAMED_IDLE_S if idle_s is None else min(UNNAMED_IDLE_S, idle_s)
+        for name, reason in due(self, self.policy, now).items():
+            commands += self._close(self._instances[name], reason)
+        return commands
 
     def measured(self, name: str, memory_bytes: int) -> None:
         """What its process tree uses."""
@@ -230,7 +222,7 @@ class Residents:
     def needed(self, holders: Iterable[str], reason: str) -> list[Command]:
         """One of these holds what a call waits for: close the one idle for longest, if any."""
         idle = [one for name in holders if (one := self._instances.get(name)) and one.idle]
-        return self._close(min(idle, key=_dispensable), reason) if idle else []
+        return self._close(min(idle, key=dispensable), reason) if idle else []
 
     def close_idle(
         self, reason: str, which: Callable[[Instance], bool] | None = None
@@ -338,7 +330,7 @@ class Residents:
         leaving = sum(one.state is State.LEAVING for one in self)
         missing = len(self._pending) - leaving
         if missing > 0:
-            for instance in sorted((one for one in self if one.idle), key=_dispensable)[:missing]:
+            for instance in sorted((one for one in self if one.idle), key=dispensable)[:missing]:
                 commands += self._close(instance, "others needed its room (FLASHPOOL_INSTANCES)")
         return commands
 
@@ -347,31 +339,6 @@ class Residents:
         commands = self._rest(instance)
         self.leaving(instance.name, reason)
         return [*commands, Close(instance.name, reason)]
-
-    def _trim_memory(self) -> list[Command]:
-        limit = self.policy.memory_bytes
-        reason = "the instances use more than {} MB (FLASHPOOL_INSTANCES_MB)"
-        return self._trim(limit, lambda one: one.memory_bytes, reason)
-
-    def _trim_gpu_memory(self) -> list[Command]:
-        limit = self.policy.gpu_bytes
-        reason = "the instances use more than {} MB of GPU memory (FLASHPOOL_INSTANCES_GPU_MB)"
-        return self._trim(limit, lambda one: one.gpu_bytes, reason)
-
-    def _trim(
-        self, limit: int | None, size: Callable[[Instance], int], reason: str
-    ) -> list[Command]:
-        if limit is None:
-            return []
-        used = sum(size(one) for one in self if one.state is not State.LEAVING)
-        commands: list[Command] = []
-        for instance in sorted((one for one in self if one.idle), key=_dispensable):
-            if used <= limit:
-                break
-            if size(instance):
-                used -= size(instance)
-                commands += self._close(instance, reason.format(limit >> 20))
-        return commands
 
     def _again(self, instance: Instance, reason: str, now: float, *, made: bool) -> list[Command]:
         """It is gone, and calls wait for it: have it loaded anew, unless that is hopeless."""
@@ -420,8 +387,3 @@ def _goes_on(instance: Instance) -> bool:
 
 def _since(instance: Instance) -> float:
     return instance.since
-
-
-def _dispensable(instance: Instance) -> tuple[bool, float]:
-    """Who goes first: those that nobody is likely to call again, then those idle for longest."""
-    return not instance.passing, instance.last_used

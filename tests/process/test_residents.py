@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from process.resident_calls import THING, begin, instances, result, run, thing, value
@@ -686,6 +687,27 @@ def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
         os.kill(pid, signal.SIGSTOP)
     assert value(begin(live, "a", "inc").wait(20)) == 1
     assert instances(live)["a"].generation == 1
+
+
+def test_idle_ones_make_way_when_there_is_no_room_for_a_process(
+    make_live: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = make_live(max_spares=1).ready()
+    for name in "abc":
+        result(live, name, "inc")
+    fleet, reports = live.supervisor._parts.fleet, live.supervisor._reports
+    fork = fleet.fork
+
+    def refuse(key: Any, number: int, *others: Any) -> None:
+        if len(instances(live)) > 1:
+            live.loop.call_soon(reports.not_forked, fleet[key], number)
+        else:
+            fork(key, number, *others)
+
+    monkeypatch.setattr(fleet, "fork", refuse)
+    calls = [live.start("def f(): return 7") for _ in range(6)]
+    assert all(call.wait(20).ok for call in calls)
+    assert set(instances(live)) == {"c"}
 
 
 def test_a_drain_closes_what_is_idle_and_waits_for_what_is_not(
