@@ -214,16 +214,10 @@ def _die(message: str) -> NoReturn:
 
 
 def _configure_log(level: str) -> None:
-    import logging
+    from .logs import configure_log, quieten_uvicorn
 
-    logging.basicConfig(
-        level=level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
-    # Its start-up lines say what ours say; its warnings are about single clients.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    configure_log(level)
+    quieten_uvicorn()
 
 
 def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:

@@ -25,6 +25,7 @@ from .admin import Admin, bind_admin
 from .environments import StoredEnvironments
 from .hardening import harden
 from .lb import create_app
+from .logs import configure_log
 from .service import Service
 from .serving import OpenServerError, check_open
 
@@ -42,7 +43,7 @@ def create_hosted_app() -> FastAPI:
     except (modes.ModeError, SettingsError, OpenServerError) as error:
         # uvicorn would print the traceback of an exception around it.
         raise SystemExit(f"Error: {error}") from None
-    _configure_log(settings.log_level)
+    configure_log(settings.log_level)
     harden()
     pool = Supervisor(settings.to_pool_config())
     environments = StoredEnvironments(settings.to_env_settings(), pool)
@@ -78,8 +79,3 @@ def _host(command: Sequence[str]) -> str:
         if option.startswith("--host="):
             return option.partition("=")[2]
     return _LOCAL
-
-
-def _configure_log(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
