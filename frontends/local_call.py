@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from flashpool.envs import Spec
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
+from flashpool.pool.causes import TAIL_HEADING
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.settings import Settings
 from flashpool.pool.supervisor import Supervisor
@@ -39,8 +40,7 @@ if not callable({function}):
 
 #: What messages call a limit, and what it is called here.
 _OPTIONS: Final = {"timeout_s": "--timeout", "memory_mb": "--memory-mb"}
-#: Begins the last output in a message (`causes`); it is at most that long.
-_TAIL: Final = "\n\nLast output of the call:\n"
+#: The last output in a message is at most that long.
 _SHOWN_KEPT: Final = 16 * 1024
 
 
@@ -179,7 +179,7 @@ def _for_terminal(outcome: Outcome, shown: bytes) -> Outcome:
     if outcome.from_user:
         missing = outcome.error_type == "MissingFunction"
         return replace(outcome, error=outcome.details["message"]) if missing else outcome
-    message, heading, tail = (outcome.error or "").partition(_TAIL)
+    message, heading, tail = (outcome.error or "").partition(TAIL_HEADING)
     for name, option in _OPTIONS.items():
         message = message.replace(name, option)
     rest = _not_shown(tail, shown.decode("utf-8", "replace"))

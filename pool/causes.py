@@ -13,6 +13,8 @@ DAMAGED: Final = 82
 NOT_BEGUN: Final = 83
 #: Characters of last output that go into a message.
 TAIL: Final = 2000
+#: Begins the last output in a message.
+TAIL_HEADING: Final = "\n\nLast output of the call:\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,4 +180,4 @@ def _killed_by_kernel(oom: OomKill, facts: dict[str, Any], tail: str) -> Cause:
 
 
 def _with_tail(message: str, tail: str) -> str:
-    return f"{message}\n\nLast output of the call:\n{tail.rstrip()}" if tail.strip() else message
+    return f"{message}{TAIL_HEADING}{tail.rstrip()}" if tail.strip() else message

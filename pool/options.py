@@ -14,8 +14,13 @@ from .errors import InvalidRequest
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
-#: Least of MiB a call can be limited to: a worker alone needs that much.
+#: MiB a call can be limited to: a worker alone needs the least; more is nobody's machine.
 MEMORY_MB_MIN: Final = 16
+MEMORY_MB_MAX: Final = 1 << 30
+MEMORY_ACCEPTS: Final = f"a whole number of MiB, {MEMORY_MB_MIN} to {MEMORY_MB_MAX}"
+#: Calls of an instance's async methods that may run together.
+CONCURRENCY_MAX: Final = 1000
+CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
 _PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
 #: A year: a larger limit is a mistake, and would overflow timers.
 SECONDS_MAX: Final = 366 * 24 * 3600
@@ -108,11 +113,11 @@ def _check(options: CallOptions) -> None:
                 f"{name} is seconds, more than 0 and at most {SECONDS_MAX}, or None; got {value!r}"
             )
     memory_mb = options.memory_mb
-    if memory_mb is not None and not (is_whole(memory_mb) and memory_mb >= MEMORY_MB_MIN):
-        raise InvalidRequest(
-            f"memory_mb is a whole number of MiB, {MEMORY_MB_MIN} or more, or None; "
-            f"got {memory_mb!r}"
-        )
+    if memory_mb is not None and not (is_whole(memory_mb) and fits_memory(memory_mb)):
+        raise InvalidRequest(f"memory_mb is {MEMORY_ACCEPTS}, or None; got {memory_mb!r}")
+    for name in ("refresh", "idempotent"):
+        if not isinstance(flag := getattr(options, name), bool):
+            raise InvalidRequest(f"{name} is True or False; got {flag!r}")
     check_env("env", options.env)
     if options.isolation != "call":
         raise InvalidRequest(
@@ -123,6 +128,16 @@ def _check(options: CallOptions) -> None:
         raise InvalidRequest(f"python_version is a text like '3.12' or '3.12.1'; got {version!r}")
     if options.gpus is not None and not (is_whole(options.gpus) and options.gpus >= 0):
         raise InvalidRequest(f"gpus is a whole number, 0 or more, or None; got {options.gpus!r}")
+
+
+def fits_memory(megabytes: int) -> bool:
+    """Whether a call can be limited to so much memory; requests are asked the same."""
+    return MEMORY_MB_MIN <= megabytes <= MEMORY_MB_MAX
+
+
+def fits_concurrency(calls: int) -> bool:
+    """Whether so many calls may run together in one instance; requests are asked the same."""
+    return 1 <= calls <= CONCURRENCY_MAX
 
 
 def is_number(value: object) -> bool:

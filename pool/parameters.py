@@ -17,7 +17,16 @@ from typing import Any, Final
 
 from .config import PoolConfig
 from .errors import InvalidRequest
-from .options import MEMORY_MB_MIN, SECONDS_MAX, check_env, check_names, is_number, is_whole
+from .options import (
+    CONCURRENCY_MAX,
+    MEMORY_MB_MAX,
+    MEMORY_MB_MIN,
+    SECONDS_MAX,
+    check_env,
+    check_names,
+    is_number,
+    is_whole,
+)
 
 #: More would be a mistake, and would be forked.
 WORKERS_MAX: Final = 4096
@@ -84,6 +93,14 @@ def _path(value: Any) -> str:
     return path
 
 
+def _folder(value: Any) -> str:
+    # Calls would start in / in its place, and a relative path would lead them elsewhere.
+    path = _path(value)
+    if not os.path.isdir(path) or not os.access(path, os.X_OK):
+        raise ValueError
+    return os.path.abspath(path)
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError
@@ -110,7 +127,7 @@ _LEVELS: Final = tuple(logging.getLevelName(level) for level in (10, 20, 30, 40,
 KINDS: Final[Mapping[str, Kind]] = {
     "max_workers": _or_none(_whole(1, WORKERS_MAX)),
     "timeout": _or_none(_seconds()),
-    "memory_mb": _or_none(_whole(MEMORY_MB_MIN, unit="a whole number of MiB")),
+    "memory_mb": _or_none(_whole(MEMORY_MB_MIN, MEMORY_MB_MAX, unit="a whole number of MiB")),
     "show_output": Kind(accepts="True or False", read=_boolean),
     "environments": Kind(accepts="an EnvSettings of flashpool.envs, or None", read=_store),
     "base_python": Kind(accepts="the path of a Python interpreter", read=_path),
@@ -131,12 +148,12 @@ KINDS: Final[Mapping[str, Kind]] = {
     "instance_idle_s": _or_none(_seconds()),
     "instances_mb": _or_none(_whole(1, unit="a whole number of MiB")),
     "instances_gpu_mb": _or_none(_whole(1, unit="a whole number of MiB")),
-    "instance_concurrency": _whole(1, WORKERS_MAX),
+    "instance_concurrency": _whole(1, CONCURRENCY_MAX),
     "preload": _list_of("module names"),
     "preload_learn": _list_of("patterns of module names"),
     "worker_env": Kind(accepts="a mapping of names to values", read=_environment),
     "extra_path": _list_of("paths"),
-    "workdir": Kind(accepts="the path of a folder", read=_path),
+    "workdir": Kind(accepts="the path of a folder that can be entered", read=_folder),
     "start_method": _one_of("fork", "spawn"),
     "log_level": _one_of(*_LEVELS),
 }

@@ -13,11 +13,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from ._child.payload import say
 from .calls import Outcome
+from .causes import TAIL_HEADING
 from .errors import BY_NAME, CallError, FlashpoolError, RemoteException, WorkerCrashed
+
+#: Advice in a request's words, and in those of `Pool`.
+_ADVICE: Final = {
+    "Raise timeout_s": "Raise timeout",
+    "give the server more slots": "give the pool more max_workers",
+}
 
 
 class RemoteTraceback(Exception):
@@ -43,9 +50,17 @@ def restore(outcome: Outcome) -> BaseException:
 
 def _of_pool(outcome: Outcome) -> FlashpoolError:
     kind = BY_NAME.get(outcome.error_type or "", CallError)
-    error = kind(outcome.error or f"the call ended as {outcome.error_type}")
+    error = kind(_advising(outcome.error or "") or f"the call ended as {outcome.error_type}")
     error.details.update(outcome.details)
     return error
+
+
+def _advising(message: str) -> str:
+    """What to change, by the names it has in a program; the call's last output is left alone."""
+    words, heading, output = message.partition(TAIL_HEADING)
+    for name, ours in _ADVICE.items():
+        words = words.replace(name, ours)
+    return f"{words}{heading}{output}"
 
 
 def _unpickle(outcome: Outcome) -> BaseException:

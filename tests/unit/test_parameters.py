@@ -19,7 +19,7 @@ NAN, INFINITE = math.nan, math.inf
         *[("max_workers", value) for value in (1.5, True, "2", 10**6)],
         *[("timeout", value) for value in (0, -1, NAN, INFINITE, "1", True)],
         *[("queue_timeout_s", value) for value in (0, -1, NAN, INFINITE)],
-        *[("memory_mb", value) for value in (0, -1, 1.5, NAN)],
+        *[("memory_mb", value) for value in (0, -1, 15, 1.5, NAN, 1 << 31)],
         *[("grace_s", value) for value in (-0.1, NAN, INFINITE, None)],
         *[("start_timeout_s", value) for value in (0, NAN, None)],
         *[("output_limit", value) for value in (-1, 1.5, None)],
@@ -33,7 +33,8 @@ NAN, INFINITE = math.nan, math.inf
         *[("preload_learn", value) for value in ("*", None)],
         *[("extra_path", value) for value in ("/a", [1])],
         ("worker_env", []),
-        *[("workdir", value) for value in (3, "", "a\0b")],
+        *[("workdir", value) for value in (3, "", "a\0b", "/nope", "/dev/null")],
+        *[("instance_concurrency", value) for value in (0, 1001, True)],
         *[("base_python", value) for value in (3, "", None)],
         *[("show_output", value) for value in ("no", None)],
     ],
@@ -94,3 +95,29 @@ def test_defaults_are_accepted():
     defaults = PoolConfig()
     names = {one.name for one in fields(PoolConfig)} & KINDS.keys()
     check({name: getattr(defaults, name) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("idempotent", value) for value in ("no", 1, None)],
+        *[("refresh", value) for value in (1, "yes")],
+        *[("memory_mb", value) for value in (1, 15, 1 << 31)],
+    ],
+)
+def test_options_that_make_no_sense(name, value):
+    with pytest.raises(InvalidRequest, match=f"^{name} is .*; got ") as caught:
+        Pool().options(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, 1001, 1.5, True])
+def test_a_concurrency_that_makes_no_sense(value):
+    with pytest.raises(InvalidRequest, match="^max_concurrency is a whole number, 1 to 1000; got"):
+        Pool().instance(object, max_concurrency=value)
+
+
+def test_calls_start_where_a_relative_path_led_when_the_pool_was_made(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert check({"workdir": "there"})["workdir"] == str(tmp_path / "there")

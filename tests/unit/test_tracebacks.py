@@ -133,3 +133,13 @@ def test_a_users_class_of_the_same_name_is_the_users():
 def test_the_remote_text_survives_pickling():
     text = tracebacks.RemoteTraceback(TEXT)
     assert str(pickle.loads(pickle.dumps(text))) == str(text)
+
+
+def test_advice_names_what_a_program_can_change():
+    said = "it ran too long. Raise timeout_s if it needs longer"
+    output = f"{said}\n\nLast output of the call:\nRaise timeout_s"
+    error = tracebacks.restore(Outcome(error_type="Timeout", error=output))
+    assert str(error) == (
+        "it ran too long. Raise timeout if it needs longer"
+        "\n\nLast output of the call:\nRaise timeout_s"
+    )
