@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds the platform may hold a poll open.
 POLL_S: Final = 90.0
+#: Seconds an answer that has begun may take in all, and without a byte of it.
+_BODY_S: Final = 600.0
+_STALL_S: Final = 60.0
+#: The session's own would count the waiting for an answer, and its body.
+_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
 _TOO_MANY_PAUSE_S: Final = 5.0
 _ERROR_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
@@ -54,18 +59,31 @@ class Taker:
 
     async def take(self, session: aiohttp.ClientSession, wanted: int) -> Taken:
         """One poll; fails only by being cancelled."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = asyncio.get_running_loop().time()
+        asking = session.get(self._address(wanted), timeout=_NO_LIMIT)
         try:
-            status, body = await asyncio.wait_for(self._ask(session, wanted), POLL_S)
+            response = await asyncio.wait_for(asking, POLL_S)
         except asyncio.TimeoutError:
             return Taken(jobs=[])
         except (aiohttp.ClientError, OSError) as error:
             return self._failed(f"{type(error).__name__}: {error}")
+        async with response:
+            return await self._taken(response, began)
+
+    async def _taken(self, response: aiohttp.ClientResponse, began: float) -> Taken:
+        status = response.status
+        try:
+            body = await _body(response)
+        except asyncio.CancelledError:
+            _say_lost(status, "this process leaves")
+            raise
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            _say_lost(status, f"{type(error).__name__}: {error}")
+            return self._failed("an answer broke off")
         if status == 429:
             return Taken(jobs=[], pause_s=_TOO_MANY_PAUSE_S)
         if status in _EMPTY or (status == 200 and not body.strip()):
-            return self._empty(loop.time() - began)
+            return self._empty(asyncio.get_running_loop().time() - began)
         if status != 200:
             return self._failed(f"status {status}")
         try:
@@ -74,10 +92,6 @@ class Taker:
             return self._failed(f"the answer is no JSON ({error}); a job in it is lost")
         self._errors = self._soon = 0
         return Taken(jobs=jobs)
-
-    async def _ask(self, session: aiohttp.ClientSession, wanted: int) -> tuple[int, bytes]:
-        async with session.get(self._address(wanted)) as response:
-            return response.status, await response.read()
 
     def _empty(self, took_s: float) -> Taken:
         self._errors = 0
@@ -93,3 +107,17 @@ class Taker:
             log.warning("Jobs cannot be taken (%d in a row): %s", self._errors, why)
         pause = min(_ERROR_PAUSE_S * 2 ** min(self._errors - 1, 10), _LONGEST_PAUSE_S)
         return Taken(jobs=[], pause_s=pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    loop = asyncio.get_running_loop()
+    end, chunks = loop.time() + _BODY_S, []
+    while not response.content.at_eof():
+        limit = min(_STALL_S, end - loop.time())
+        chunks.append(await asyncio.wait_for(response.content.readany(), limit))
+    return b"".join(chunks)
+
+
+def _say_lost(status: int, why: str) -> None:
+    if status == 200:
+        log.error("Taken, and lost: the jobs of an answer that broke off: %s", why)

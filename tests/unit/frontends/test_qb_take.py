@@ -1,0 +1,88 @@
+"""What becomes of a poll whose answer is slow, stalls or breaks off; the server writes it by hand."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+
+from flashpool.frontends import qb_take
+from flashpool.frontends.qb_jobs import Job
+from flashpool.frontends.qb_take import Taken, Taker
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 24\r\n\r\n"
+BODY = b'{"id":"a","input":"xyz"}'
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+def taken(answer: Answer, *, cancel_s: float | None = None) -> Taken:
+    """What one poll brings."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await answer(writer)
+        writer.close()
+
+    async def take() -> Taken:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        # The resolver that is usual with aiodns starts a thread that stays.
+        connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+        async with server, aiohttp.ClientSession(connector=connector) as session:
+            taker = Taker(lambda _wanted: f"http://127.0.0.1:{port}/job-take/pod?x=y")
+            return await asyncio.wait_for(taker.take(session, 1), cancel_s or 20)
+
+    return asyncio.run(take())
+
+
+async def drip(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD)
+    for start in range(0, len(BODY), 4):
+        await asyncio.sleep(0.1)
+        writer.write(BODY[start : start + 4])
+
+
+async def half(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + BODY[:10])
+
+
+async def stall(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + BODY[:10])
+    await asyncio.sleep(1)
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(1)
+
+
+def test_an_answer_may_take_longer_than_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform has given the job away when it begins to answer."""
+    monkeypatch.setattr(qb_take, "POLL_S", 0.3)
+    assert taken(drip).jobs == [Job(id="a", input=b'"xyz"')]
+
+
+@pytest.mark.parametrize("answer", [half, stall])
+def test_an_answer_that_breaks_off_is_told(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(qb_take, "_STALL_S", 0.2)
+    found = taken(answer)
+    assert found.jobs == []
+    assert found.pause_s > 0
+    assert "Taken, and lost" in caplog.text
+
+
+def test_so_is_one_that_there_is_no_time_for(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(asyncio.TimeoutError):
+        taken(stall, cancel_s=0.2)
+    assert "Taken, and lost" in caplog.text
+
+
+def test_a_poll_without_an_answer_lost_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(qb_take, "POLL_S", 0.2)
+    with caplog.at_level(logging.INFO):
+        assert taken(silence) == Taken(jobs=[])
+    assert not caplog.text
