@@ -1,17 +1,29 @@
-"""The SDK's heartbeat process, made to end with its worker.
+"""The SDK's heartbeat process, made to end with its worker, and not before.
 
 The SDK starts it as a daemonic child, which Python ends when the worker leaves in order. When
 the worker is killed it is not, and goes on telling the platform that a dead worker's jobs are
 in progress. Here the kernel kills it with its parent.
+
+When the child is killed (it is as large as the worker, so for memory as likely), the SDK does
+not notice, and the platform takes a worker for lost that still has jobs. Here a thread of the
+worker goes on in its place: a second fork would take all of a running pool's sockets along.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import logging
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any, Final
+
+from runpod.serverless.modules.worker_state import JobsProgress, PingJobMirror
+
+log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -32,3 +44,24 @@ class Heartbeat:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._loop(*args)
+
+    async def keep(self) -> None:
+        """Wait for the child's end, if there is one, and ping from here then."""
+        for child in multiprocessing.active_children():
+            await _ended(child.sentinel)
+            log.warning("The heartbeat process ended (exit code %s): going on here", child.exitcode)
+            # Not the child's: it may have died while it held that one's lock.
+            mirror = PingJobMirror()
+            JobsProgress().set_mirror(mirror)
+            threading.Thread(
+                target=self._loop, args=(mirror,), name="heartbeat", daemon=True
+            ).start()
+
+
+async def _ended(sentinel: int) -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sentinel, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(sentinel)

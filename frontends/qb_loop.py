@@ -27,6 +27,7 @@ import aiohttp
 from runpod.serverless.modules import rp_job, rp_scale, worker_state
 from runpod.serverless.utils import rp_debugger
 
+from .qb_heartbeat import Heartbeat
 from .qb_jobs import Job
 from .qb_take import Taken, Taker
 from .qb_worker import Running, Worker
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 #: Seconds between looks while slots are held by what ended jobs left behind.
 _LOOK_S: Final = 0.05
+#: Seconds for which a stop request waits for its job: the two come over different connections.
+_EARLY_S: Final = 5.0
+_STOPPED: Final = "the platform stopped the job"
 #: Of the drain: what may pass before all is ended; and kept of that for the reports of what is
 #: cancelled, at most, and as a share.
 _DRAIN_SHARE: Final = 0.9
@@ -50,14 +54,22 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     """Takes jobs and sees each through to its report."""
 
     def __init__(
-        self, config: dict[str, Any], *, make: Callable[[], Worker], drain_s: float
+        self,
+        config: dict[str, Any],
+        *,
+        make: Callable[[], Worker],
+        drain_s: float,
+        heartbeat: Heartbeat,
     ) -> None:
         super().__init__(config)
         self._make = make
         self._drain_s = drain_s
+        self._heartbeat = heartbeat
         self._taker = Taker(rp_job._job_get_url)
         self._polling: asyncio.Task[Taken] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        #: When stop requests came for jobs that are not here: an answer may be bringing them.
+        self._early_stops: dict[str, float] = {}
 
     def start(self) -> None:
         """Run until a signal; returns when all is reported and stopped."""
@@ -79,11 +91,16 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._worker = self._make()
         if self.config.get("rp_args", {}).get("rp_debugger"):
             self._worker.results.more = self._debugger
+        beat = asyncio.ensure_future(self._heartbeat.keep())
         try:
             await self._worker.start()
             await super().run()
         finally:
+            beat.cancel()
             await self._worker.stop("the server stops")
+            # One that comes from now on would find no loop, and change the exit status.
+            for signum in _SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)
         if self._failure is not None:
             raise self._failure
 
@@ -186,6 +203,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             task = asyncio.ensure_future(self._see_through(running))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            if self._loop.time() - self._early_stops.pop(job.id, float("-inf")) < _EARLY_S:
+                running.stop(_STOPPED)
 
     async def _see_through(self, running: Running) -> None:
         try:
@@ -218,9 +237,14 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         """The platform's stop request."""
         running = self._worker.jobs.get(job_id)
         if running is None:
+            now = self._loop.time()
+            self._early_stops = {
+                name: at for name, at in self._early_stops.items() if now - at < _EARLY_S
+            }
+            self._early_stops[job_id] = now
             return False
         log.info("Job %s: the platform stops it", job_id)
-        running.stop("the platform stopped the job")
+        running.stop(_STOPPED)
         return True
 
     # Leaving.

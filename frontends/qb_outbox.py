@@ -55,12 +55,17 @@ class Outbox:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         head = _Head(job_id=report.job_id, streamed=report.streamed, kept_at=time.time())
         new = self._path(report.job_id).with_suffix(_NEW)
-        with new.open("wb") as file:
-            file.write(msgspec.json.encode(head) + b"\n")
-            file.write(report.body)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(new.with_suffix(_SUFFIX))
+        try:
+            with new.open("wb") as file:
+                file.write(msgspec.json.encode(head) + b"\n")
+                file.write(report.body)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(new.with_suffix(_SUFFIX))
+        except OSError:
+            # On a disk that is full, half a report may hold the room that another needs.
+            new.unlink(missing_ok=True)
+            raise
 
     def drop(self, job_id: str) -> None:
         """It was taken, or is of no use any more."""
@@ -70,8 +75,10 @@ class Outbox:
             log.warning("A report that was taken cannot be deleted, and may come again: %s", error)
 
     def waiting(self, older_than_s: float) -> Iterator[Report]:
-        """Those an earlier process has left, oldest first; deletes what is too old."""
+        """Those an earlier process has left, oldest first; deletes what is too old, or half."""
         try:
+            for half in self.folder.glob(f"*{_NEW}"):
+                half.unlink(missing_ok=True)
             paths = sorted(self.folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
         except OSError as error:
             log.warning("Reports that wait cannot be listed: %s", error)

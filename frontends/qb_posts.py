@@ -46,6 +46,8 @@ class Verdict(enum.Enum):
     SILENT = "no answer in time"
 
 
+#: Answers of 404 in a row that are believed: one may be a mistake of something in between.
+UNKNOWN_LIMIT: Final = 4
 _VERDICTS: Final = {404: Verdict.UNKNOWN, 410: Verdict.GONE, 413: Verdict.TOO_LARGE}
 
 

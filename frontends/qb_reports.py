@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .qb_outbox import Outbox, Report
-from .qb_posts import Posts, Verdict
+from .qb_posts import UNKNOWN_LIMIT, Posts, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,6 @@ _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 15.0
 #: Seconds without an answer after which a report is written down.
 _SLOW_S: Final = 2.0
-#: Answers of 404 in a row that are believed.
-_UNKNOWN_LIMIT: Final = 4
 #: Posts at once: when the platform is back, all that waits is due.
 _AT_ONCE: Final = 16
 #: Seconds beyond the limit after which other workers' reports are nobody's.
@@ -54,6 +52,8 @@ class Reports:
         self._waiting: dict[str, Report] = {}
         #: Those of them that are on disk.
         self._kept: set[str] = set()
+        #: What the last attempt to write one down failed with, told once.
+        self._disk_error = ""
         self._resumed: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_AT_ONCE)
         #: Set, and replaced, when a post is taken.
@@ -102,7 +102,11 @@ class Reports:
         for report in list(self._waiting.values()):
             await self._keep(report, Verdict.UNREACHABLE)
         if self._waiting:
-            log.warning("%d results were not taken; they are on disk", len(self._waiting))
+            log.warning(
+                "Results that were not taken: %d; on disk of them: %d",
+                len(self._waiting),
+                len(self._kept),
+            )
 
     async def deliver(self, report: Report, *, kept: bool = False) -> None:
         """Returns when it was taken, or cannot be."""
@@ -124,7 +128,7 @@ class Reports:
                 self.hurry()
                 break
             unknown = unknown + 1 if verdict is Verdict.UNKNOWN else 0
-            if verdict is Verdict.GONE or unknown >= _UNKNOWN_LIMIT:
+            if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:
                 log.warning("Job %s: the platform does not want its result", report.job_id)
                 break
             if loop.time() >= end:
@@ -163,8 +167,11 @@ class Reports:
         try:
             await asyncio.to_thread(self._outbox.keep, report)
         except OSError as error:
-            log.error("Job %s: its result cannot be written down: %s", report.job_id, error)  # noqa: TRY400 - told
+            if str(error) != self._disk_error:
+                log.error("Results that wait cannot be written down: %s", error)  # noqa: TRY400 - told
+            self._disk_error = str(error)
             return
+        self._disk_error = ""
         if report.job_id not in self._waiting:
             # It was taken meanwhile.
             await asyncio.to_thread(self._outbox.drop, report.job_id)

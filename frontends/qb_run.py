@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from flashpool.pool.calls import Call, Outcome, Phase
 from flashpool.pool.errors import (
     Cancelled,
@@ -32,7 +34,7 @@ from .qb_jobs import Job
 from .qb_output import LiveLines
 from .qb_results import of_error
 from .qb_stream import Items, Progress
-from .service import Pending, Prepared, Service
+from .service import Pending, Service
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,12 @@ class Ways:
     lines: LiveLines
     items: Callable[[Callable[[], None]], Items] | None = None
     progress: Progress | None = None
+
+
+class _Wish(msgspec.Struct):
+    """Of an input: whether the result holds the items, too."""
+
+    return_aggregate_stream: bool | None = None
 
 
 class JobRun:
@@ -97,6 +105,8 @@ class JobRun:
             self._ways.lines.close()
 
     async def _outcome(self) -> Outcome:
+        if self._cut is not None:
+            raise self._cut
         body = self._body()
         prepared = await self._service.prepare(body, self._told, stream=self.items is not None)
         self._phase = Phase.QUEUE
@@ -104,7 +114,7 @@ class JobRun:
             self._ways.progress.tell(Phase.START.value)
         # Nothing may come between: an environment is held for calls that the pool has.
         call, by_platform = self._limited(prepared.call)
-        pending = self._pending = self._service.submit(Prepared(call, prepared.notes), self)
+        pending = self._pending = self._service.submit(replace(prepared, call=call), self)
         try:
             outcome = await pending.outcome
         except asyncio.CancelledError:
@@ -126,6 +136,19 @@ class JobRun:
             # A default: of a key given twice, the last one counts.
             body = b'{"return_aggregate_stream":false,' + body[1:]
         return body
+
+    def without_items(self, outcome: Outcome) -> Outcome:
+        """The outcome when items of it did not arrive: no success if nothing else holds them."""
+        wish = msgspec.json.decode(self._body(), type=_Wish) if outcome.ok else _Wish()
+        if wish.return_aggregate_stream is not False:
+            return outcome
+        lost = Timeout(
+            "the platform has not taken the last items in time (job-stream), and the result does "
+            "not hold them: return_aggregate_stream is false",
+            phase=Phase.RUN.value,
+            limit_s=self._limit_s,
+        )
+        return replace(of_error(lost), receipt=outcome.receipt, output=outcome.output)
 
     # Time.
 

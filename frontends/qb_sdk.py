@@ -83,8 +83,8 @@ def start(
     drain_s: float,
 ) -> None:
     """``runpod.serverless.start``, driving ours; with a ``lifespan`` when it serves its API."""
-    rp_scale.JobScaler = partial(JobLoop, make=make, drain_s=drain_s)
     heartbeat = Heartbeat(rp_ping.Heartbeat.process_loop)
+    rp_scale.JobScaler = partial(JobLoop, make=make, drain_s=drain_s, heartbeat=heartbeat)
     rp_ping.Heartbeat.process_loop = staticmethod(heartbeat)
     if lifespan is not None:
         _give_lifespan(lifespan)

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from .qb_posts import Posts, Verdict
+from .qb_posts import UNKNOWN_LIMIT, Posts, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 #: How the base64 of a pickle begins (protocol 2 and later); no JSON does.
 _PICKLE: Final = b"gA"
 _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
-_NO_MORE: Final = (Verdict.GONE, Verdict.UNKNOWN)
 
 
 class Items:
@@ -47,6 +46,8 @@ class Items:
         self._wanted = True
         #: Whether there were any.
         self.any = False
+        #: Whether some were given up, although the platform may have wanted them.
+        self.lost = False
 
     def put(self, item: bytes) -> None:
         """An item came: the base64 of a pickle, or JSON."""
@@ -68,6 +69,7 @@ class Items:
         self._wanted = False
         if self._sending is not None and not self._sending.done():
             log.warning("Job %s: items of it were not taken in time", self._job_id)
+            self.lost = True
             self._sending.cancel()
 
     async def _send(self) -> None:
@@ -79,12 +81,13 @@ class Items:
 
     async def _offer(self, item: bytes) -> bool:
         """Post it until it is taken; False when the platform wants no more."""
-        pause = _FIRST_PAUSE_S
+        pause, unknown = _FIRST_PAUSE_S, 0
         while True:
             verdict = await self._posts.item(self._job_id, item)
             if verdict is Verdict.TAKEN:
                 return True
-            if verdict in _NO_MORE:
+            unknown = unknown + 1 if verdict is Verdict.UNKNOWN else 0
+            if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:
                 return False
             if pause == _FIRST_PAUSE_S:
                 log.warning("Job %s: an item is not taken (%s)", self._job_id, verdict.value)

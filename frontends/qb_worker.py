@@ -150,6 +150,8 @@ class Running:
             if items is not None:
                 left = self._run.left_s()
                 await items.close(_ITEMS_S if left is None else min(_ITEMS_S, left))
+                if items.lost:
+                    outcome = self._run.without_items(outcome)
             if progress is not None:
                 await progress.close()
             streamed = items is not None and items.any

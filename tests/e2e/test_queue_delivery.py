@@ -275,6 +275,59 @@ def test_a_killed_worker_leaves_nothing_and_no_heartbeat(
     until(lambda: not alive(tree), 3)
 
 
+def test_the_heartbeat_goes_on_when_its_process_is_killed(
+    platform: Platform, tmp_path: Path
+) -> None:
+    with working(tmp_path, platform) as worker:
+        platform.until(lambda: platform.pings(worker.id))
+        process = psutil.Process(worker.process.pid)
+        (child,) = (one for one in process.children() if one.cmdline() == process.cmdline())
+        child.kill()
+        until(lambda: "heartbeat process ended" in worker.output())
+        job = staying(platform, tmp_path / "begun", 60)
+        platform.until(lambda: job in platform.pings(worker.id)[-1].jobs, 10)
+        platform.cancel(job)
+        platform.until(lambda: not platform.pings(worker.id)[-1].jobs, 10)
+
+
+def test_signals_to_the_last_do_not_change_the_exit_status(
+    platform: Platform, tmp_path: Path
+) -> None:
+    worker = started(tmp_path, platform)
+    worker.terminate()
+    while worker.running:
+        worker.process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    assert worker.wait(10) == 0
+    assert "Traceback" not in worker.output()
+
+
+def test_a_stop_that_overtakes_its_job_counts(platform: Platform, tmp_path: Path) -> None:
+    with working(tmp_path, platform) as worker:
+        # The job is on its way, while the stop channel is quick.
+        platform.script(Fault.slow("job-take", 1.5, times=1))
+        until(lambda: platform.exchanges("job-stop", worker=worker.id))
+        job = platform.submit(request(NOTHING, 1))
+        platform.send_stop(job, worker=worker.id)
+        assert failure(platform.wait(job)) == "Cancelled"
+        assert value(run(platform, NOTHING, 1)) == 1
+
+
+def test_a_stream_that_loses_items_nothing_else_holds_is_no_success(
+    platform: Platform, tmp_path: Path
+) -> None:
+    with working(tmp_path, platform):
+        platform.script(Fault.answers("job-stream", 500, times=None))
+        code = "def f():\n    yield 1\n    yield 2"
+        policy = {"executionTimeout": 3000}
+        held = platform.submit(request(code), policy=policy)
+        lost = platform.submit(request(code, return_aggregate_stream=False), policy=policy)
+        assert value(platform.wait(held)) == [1, 2]
+        record = platform.wait(lost)
+        assert failure(record) == "Timeout"
+        assert "job-stream" in (record.error or "")
+
+
 def test_large_results_go_to_the_volume(platform: Platform, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()

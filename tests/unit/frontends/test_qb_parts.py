@@ -198,6 +198,19 @@ def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
     (outbox.folder / "broken.json").write_bytes(b'{"job_id"')
     (outbox.folder / "half.new").write_bytes(b"x")
     assert len(list(outbox.waiting(60))) == 2
+    assert not (outbox.folder / "half.new").exists()
+
+
+def test_a_full_disk_keeps_no_half_of_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        Outbox(tmp_path).keep(Report(job_id="a", body=b"{}"))
+    assert not os.listdir(tmp_path)
 
 
 def test_reports_that_are_too_old_are_dropped(
@@ -346,6 +359,12 @@ def test_a_pickled_item_is_text_and_a_spoilt_one_is_told() -> None:
     assert platform.posts[0] == pickled.decode()
     assert [one["success"] for one in platform.posts[1:]] == [False, False, False]
     assert platform.posts[3]["error_type"] == "ResultTooLarge"
+
+
+def test_one_answer_that_the_job_is_unknown_loses_no_item() -> None:
+    platform = Platform(Verdict.UNKNOWN, Verdict.TAKEN)
+    assert sent(platform, b"1", b"2") == 2
+    assert platform.posts == [1, 1, 2]
 
 
 def test_items_nobody_wants_are_dropped_and_the_generator_goes_on() -> None:
