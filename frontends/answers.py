@@ -14,7 +14,7 @@ import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -66,9 +66,11 @@ def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
         error=error.message,
         details=error.details,
         output=error.told,
-        receipt=_UNPROVIDED if status == 200 else Receipt(),
+        receipt=_UNPROVIDED,
     )
-    return Answer(status, _failure(outcome), _retry_after(status, error.details))
+    # What was refused cost nothing, and was nowhere.
+    body = _failure(outcome, has_receipt=status == 200)
+    return Answer(status, body, _retry_after(status, error.details))
 
 
 def _success(outcome: Outcome) -> bytes:
@@ -89,13 +91,13 @@ def _success(outcome: Outcome) -> bytes:
             if outcome.instance is None
             else _instance(outcome.instance),
             _encode(outcome.receipt.as_dict()),
-            b"}",
+            b',"warnings":%b}' % _encode(outcome.warnings) if outcome.warnings else b"}",
         )
     )
 
 
-def _failure(outcome: Outcome) -> bytes:
-    fields = {
+def _failure(outcome: Outcome, *, has_receipt: bool = True) -> bytes:
+    fields: dict[str, Any] = {
         "success": False,
         "result": None,
         "json_result": None,
@@ -106,8 +108,10 @@ def _failure(outcome: Outcome) -> bytes:
         "instance_info": outcome.instance.as_dict() if outcome.instance else None,
         "error_type": outcome.error_type,
         "details": outcome.details,
-        "receipt": outcome.receipt.as_dict(),
+        "receipt": outcome.receipt.as_dict() if has_receipt else None,
     }
+    if outcome.warnings:
+        fields["warnings"] = list(outcome.warnings)
     if outcome.exception:
         fields["exception"] = base64.b64encode(outcome.exception).decode("ascii")
     return _encode(fields)

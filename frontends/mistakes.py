@@ -6,6 +6,7 @@ Nothing here repeats what was sent, apart from names that are close to those of 
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import re
 from collections.abc import Iterable
@@ -24,10 +25,12 @@ _WORDS: Final = {
     "array": "a list",
     "object": "an object",
 }
-#: A name is looked at once; whoever sends ever new ones must not fill the memory or the log.
+#: A name is logged once; whoever sends ever new ones must not fill the memory or the log.
 _seen: Final[set[str]] = set()
 _SEEN_LIMIT: Final = 1000
 _NAME_LIMIT: Final = 40
+#: Told of one request.
+_MOST: Final = 10
 _CLOSE: Final = 0.75
 
 
@@ -51,12 +54,24 @@ def _place(path: str | None) -> str:
     return path.replace("[...]", ": one of its values")
 
 
-def warn_of_near_misses(names: Iterable[str], known: frozenset[str]) -> None:
-    """Log, once for each, fields that are ignored but look like a misspelt one."""
+def near_misses(names: Iterable[str], known: frozenset[str]) -> tuple[str, ...]:
+    """A sentence for each field that is ignored but looks like a misspelt one; logged once."""
+    found = []
     for name in names:
-        if name in known or name in _seen or len(name) > _NAME_LIMIT or len(_seen) >= _SEEN_LIMIT:
+        if name in known or len(name) > _NAME_LIMIT:
             continue
-        _seen.add(name)
-        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=_CLOSE)
-        if near:
-            log.warning("A request has a field %r, which is ignored: was %s meant?", name, near[0])
+        near = _nearest(name, known)
+        if not near:
+            continue
+        found.append(f"The field {name!r} is ignored: was {near} meant?")
+        if name not in _seen and len(_seen) < _SEEN_LIMIT:
+            _seen.add(name)
+            log.warning("A request has a field %r, which is ignored: was %s meant?", name, near)
+        if len(found) == _MOST:
+            break
+    return tuple(found)
+
+
+@functools.lru_cache(_SEEN_LIMIT)
+def _nearest(name: str, known: frozenset[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=_CLOSE)), "")

@@ -11,12 +11,18 @@ lone surrogates are no JSON. No message repeats what was sent.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 from flashpool.pool.errors import InvalidRequest
+from flashpool.pool.options import (
+    CONCURRENCY_ACCEPTS,
+    MEMORY_ACCEPTS,
+    fits_concurrency,
+    fits_memory,
+)
 
 from . import mistakes
 
@@ -85,12 +91,23 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 _REQUEST: Final = msgspec.json.Decoder(FunctionRequest)
 
 
-def decode(body: bytes) -> tuple[FunctionRequest, bytes]:
-    """The request, checked, and its own bytes without a wrapper; or `InvalidRequest`."""
+class Decoded(NamedTuple):
+    """A request that was checked."""
+
+    request: FunctionRequest
+    #: Its own bytes, without a wrapper.
+    body: bytes
+    #: Fields that are ignored, and what was probably meant.
+    warnings: tuple[str, ...] = ()
+
+
+def decode(body: bytes) -> Decoded:
+    """Read and check a request, or raise `InvalidRequest`."""
     if not body:
         raise InvalidRequest("The body is empty; it must be a JSON object")
     try:
-        request, body = _request(body)
+        decoded = _request(body)
+        body = decoded.body
         if not body.isascii():
             body.decode()  # spans are not decoded, so their bytes were not checked
     except msgspec.ValidationError as error:
@@ -99,22 +116,26 @@ def decode(body: bytes) -> tuple[FunctionRequest, bytes]:
         raise InvalidRequest(f"The body is no JSON: {_without_data(error)}") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply") from None
-    _check(request)
-    return request, body
-
-
-def _request(body: bytes) -> tuple[FunctionRequest, bytes]:
     try:
-        return _EXACT.decode(body), body
+        _check(decoded.request)
+    except InvalidRequest as error:
+        # A required field is missed most often because it is there under another name.
+        raise InvalidRequest(". ".join((error.message, *decoded.warnings))) from None
+    return decoded
+
+
+def _request(body: bytes) -> Decoded:
+    try:
+        return Decoded(_EXACT.decode(body), body)
     except msgspec.ValidationError:
         pass  # it has other fields as well, or does not fit: the second reading tells
     request: FunctionRequest = _BODY.decode(body)
     if _is_object(request.input):  # type: ignore[attr-defined]
         body = bytes(request.input)  # type: ignore[attr-defined]
         request = _REQUEST.decode(body)
-    if len(body) <= _SEARCH_LIMIT:
-        mistakes.warn_of_near_misses(_NAMES.decode(body), _KNOWN)
-    return request, body
+    if len(body) > _SEARCH_LIMIT:
+        return Decoded(request, body)
+    return Decoded(request, body, mistakes.near_misses(_NAMES.decode(body), _KNOWN))
 
 
 def _without_data(error: Exception) -> str:
@@ -131,7 +152,7 @@ def _check(request: FunctionRequest) -> None:
         _check_code("function_name", request.function_name, "function_code", request.function_code)
     elif request.execution_type == "class":
         _check_code("class_name", request.class_name, "class_code", request.class_code)
-        _check_name("method_name", request.method_name or "__call__")
+        _check_method(request.method_name or "__call__")
     else:
         raise InvalidRequest("execution_type must be function or class")
     _check_format(request)
@@ -142,8 +163,8 @@ def _check(request: FunctionRequest) -> None:
     _check_shape("constructor_kwargs", request.constructor_kwargs, b"{")
     if request.timeout_s is not None and not 0 < request.timeout_s <= SECONDS_LIMIT:
         raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_LIMIT:.0f}")
-    if request.memory_mb is not None and not 1 <= request.memory_mb < 1 << 40:
-        raise InvalidRequest("memory_mb must be 1 or more")
+    if request.memory_mb is not None and not fits_memory(request.memory_mb):
+        raise InvalidRequest(f"memory_mb must be {MEMORY_ACCEPTS}")
     if request.gpus is not None and not 0 <= request.gpus <= COUNT_LIMIT:
         raise InvalidRequest("gpus must be 0 or more")
     _check_instance(request)
@@ -166,14 +187,20 @@ def _check_code(name_field: str, name: str | None, code_field: str, code: Raw) -
         raise InvalidRequest(f"{code_field} holds a NUL character")
 
 
+def _check_method(name: str) -> None:
+    _check_name("method_name", name)
+    if name.startswith("_") and name != "__call__":
+        raise InvalidRequest("method_name must not begin with _, unless it is __call__")
+
+
 def _check_name(field: str, name: str) -> None:
     if len(name) > NAME_LIMIT or not name.isidentifier():
         raise InvalidRequest(f"{field} must be an identifier of at most {NAME_LIMIT} characters")
 
 
 def _check_instance(request: FunctionRequest) -> None:
-    if request.max_concurrency is not None and not 1 <= request.max_concurrency <= COUNT_LIMIT:
-        raise InvalidRequest(f"max_concurrency must be 1 or more, and at most {COUNT_LIMIT}")
+    if request.max_concurrency is not None and not fits_concurrency(request.max_concurrency):
+        raise InvalidRequest(f"max_concurrency must be {CONCURRENCY_ACCEPTS}")
     name = request.instance_id
     if name is None and request.instance_must_exist:
         raise InvalidRequest("instance_must_exist needs an instance_id")

@@ -102,6 +102,8 @@ class Prepared:
     call: Call
     #: What was told while its environment was made; it stands before the call's output.
     notes: bytes = b""
+    #: What is odd about the request; told with its outcome.
+    warnings: tuple[str, ...] = ()
 
 
 class Watcher(Protocol):
@@ -120,13 +122,15 @@ class Watcher(Protocol):
 class Pending:
     """A submitted call: the sink of its outcome."""
 
-    __slots__ = ("_notes", "_pool", "call_id", "outcome")
+    __slots__ = ("_pool", "_prepared", "call_id", "outcome")
 
     wants_output = False
 
-    def __init__(self, pool: CallPool, outcome: asyncio.Future[Outcome], notes: bytes) -> None:
+    def __init__(
+        self, pool: CallPool, outcome: asyncio.Future[Outcome], prepared: Prepared
+    ) -> None:
         self._pool = pool
-        self._notes = notes
+        self._prepared = prepared
         self.outcome = outcome
         self.call_id = 0
 
@@ -143,8 +147,9 @@ class Pending:
 
     def done(self, outcome: Outcome) -> None:
         """The end; who waited may have left."""
-        if self._notes:
-            outcome = replace(outcome, output=self._notes + outcome.output)
+        notes, warnings = self._prepared.notes, self._prepared.warnings
+        if notes or warnings:
+            outcome = replace(outcome, output=notes + outcome.output, warnings=warnings)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -157,9 +162,13 @@ class Watched(Pending):
     wants_output = True
 
     def __init__(
-        self, pool: CallPool, outcome: asyncio.Future[Outcome], notes: bytes, watcher: Watcher
+        self,
+        pool: CallPool,
+        outcome: asyncio.Future[Outcome],
+        prepared: Prepared,
+        watcher: Watcher,
     ) -> None:
-        super().__init__(pool, outcome, notes)
+        super().__init__(pool, outcome, prepared)
         self._watcher = watcher
         self.started = watcher.started
 
@@ -252,7 +261,7 @@ class Service:
         """
         if self.pool.draining:
             raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
-        request, body = schema.decode(body)
+        request, body, warnings = schema.decode(body)
         spec = _spec(request)
         # Before its environment is made, which may take minutes.
         self.pool.check_gpus(request.gpus)
@@ -286,7 +295,7 @@ class Service:
         )
         # What is said while an environment is looked up quickly is nobody's news.
         news = provision.origin == "built" or waited > NOTEWORTHY_S
-        return Prepared(call, _joined(notes) if news else b"")
+        return Prepared(call, _joined(notes) if news else b"", warnings)
 
     def _limits(self, request: schema.FunctionRequest) -> Limits:
         if request.timeout_s is None and request.memory_mb is None:
@@ -328,9 +337,9 @@ class Service:
         """Hand a call to the pool."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if watcher is None:
-            pending = Pending(self.pool, future, prepared.notes)
+            pending = Pending(self.pool, future, prepared)
         else:
-            pending = Watched(self.pool, future, prepared.notes, watcher)
+            pending = Watched(self.pool, future, prepared, watcher)
         pending.call_id = self.pool.submit(prepared.call, pending)
         return pending
 

@@ -181,6 +181,8 @@ class InstanceRecord(NamedTuple):
     rebuilt_because: str | None = None
     #: Whether this call brought the constructor arguments it was made with.
     same_arguments: bool = True
+    #: Why it is no more, when it ended with this call.
+    ended_because: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, the shape of a response's ``instance_info``."""
@@ -193,6 +195,7 @@ class InstanceRecord(NamedTuple):
             "rebuilt": self.rebuilt_because is not None,
             "rebuilt_because": self.rebuilt_because,
             "same_arguments": self.same_arguments,
+            "ended_because": self.ended_because,
         }
 
 
@@ -231,6 +234,8 @@ class Outcome:
     output: bytes = b""
     receipt: Receipt = field(default_factory=Receipt)
     instance: InstanceRecord | None = None
+    #: What is odd about the request; front-ends say so, the pool does not read it.
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

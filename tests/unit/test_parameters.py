@@ -113,7 +113,7 @@ def test_options_that_make_no_sense(name, value):
 
 @pytest.mark.parametrize("value", [0, 1001, 1.5, True])
 def test_a_concurrency_that_makes_no_sense(value):
-    with pytest.raises(InvalidRequest, match="^max_concurrency is a whole number, 1 to 1000; got"):
+    with pytest.raises(InvalidRequest, match=r"^max_concurrency is a whole number, 1 to 1000; got"):
         Pool().instance(object, max_concurrency=value)
 
 

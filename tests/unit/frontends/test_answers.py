@@ -1,5 +1,6 @@
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from unit.frontends.stand_in import NONE
 
 from flashpool.frontends import answers
 from flashpool.pool.calls import Outcome, Receipt
-from flashpool.pool.errors import BY_NAME, Overloaded, PayloadTooLarge, Timeout
+from flashpool.pool.errors import BY_NAME, EnvironmentError, Overloaded, PayloadTooLarge, Timeout
 
 #: What a drop-in replacement's answer must have (the client's FunctionResponse).
 OLD_FIELDS = {
@@ -128,3 +129,20 @@ def test_refusals() -> None:
     assert answers.of_error(Overloaded("full")).retry_after == 1
     assert answers.of_error(PayloadTooLarge("big")).retry_after is None
     assert answers.of_error(Timeout("late", phase="receive"), 408).status == 408
+
+
+def test_what_was_refused_has_no_receipt() -> None:
+    refused = answers.of_error(Overloaded("later", retry_after_s=1))
+    assert (refused.status, json.loads(refused.body)["receipt"]) == (503, None)
+    failed = answers.of_error(EnvironmentError("no such package"))
+    receipt = json.loads(failed.body)["receipt"]
+    assert (failed.status, receipt["environment"]) == (200, None)
+    assert receipt["environment_origin"] == "failed"
+
+
+def test_warnings_are_there_when_there_are_any() -> None:
+    for outcome in (Outcome(body=b"5", format="json"), Outcome(error_type="Timeout", error="x")):
+        assert "warnings" not in json.loads(answers.of_outcome(outcome, None).body)
+        warned = replace(outcome, warnings=('say "it"', "two"))
+        body = json.loads(answers.of_outcome(warned, None).body)
+        assert body["warnings"] == ['say "it"', "two"]

@@ -30,7 +30,7 @@ def test_a_request_as_the_client_sends_it() -> None:
         timeout_s=1.5,
         something_new={"a": [1]},
     )
-    decoded, own = schema.decode(body)
+    decoded, own, _ = schema.decode(body)
     assert own is body
     assert (decoded.function_name, decoded.timeout_s) == ("f", 1.5)
     assert bytes(decoded.args) == b'["gAVLAS4="]'
@@ -38,7 +38,7 @@ def test_a_request_as_the_client_sends_it() -> None:
 
 def test_a_wrapper_is_taken_off() -> None:
     inner = request(args=[])
-    decoded, own = schema.decode(b'{"id": "1", "input": ' + inner + b"}")
+    decoded, own, _ = schema.decode(b'{"id": "1", "input": ' + inner + b"}")
     assert own == inner
     assert decoded.function_name == "f"
 
@@ -103,6 +103,9 @@ def test_bodies_that_are_none(body: bytes) -> None:
         {"timeout_s": True},
         {"timeout_s": 1e30},
         {"memory_mb": 0},
+        {"memory_mb": 15},
+        {"max_concurrency": 0},
+        {"max_concurrency": 1001},
         {"memory_mb": 1.5},
         {"memory_mb": 1 << 62},
         {"gpus": -1},
@@ -141,12 +144,24 @@ def test_messages_about_the_body() -> None:
     assert refusal(b"[]") == "The body: expected an object, got a list"
 
 
-def test_a_misspelt_field_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misspelt_field_is_told_every_time_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     for _ in range(2):
-        schema.decode(request(agrs=[], something_else=1))
+        decoded = schema.decode(request(agrs=[], something_else=1))
+        assert decoded.warnings == ("The field 'agrs' is ignored: was args meant?",)
     assert [record.getMessage() for record in caplog.records] == [
         "A request has a field 'agrs', which is ignored: was args meant?"
     ]
+    assert schema.decode(request(something_else=1)).warnings == ()
+    assert schema.decode(request(args=[])).warnings == ()
+
+
+def test_a_refusal_guesses_what_was_meant() -> None:
+    body = request(function_name=..., functoin_name="f")
+    assert refusal(body) == (
+        "function_name is required. The field 'functoin_name' is ignored: was function_name meant?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +189,7 @@ def test_bytes_that_are_no_utf8_are_refused_where_nothing_is_decoded() -> None:
 
 
 def test_of_a_key_given_twice_the_last_counts() -> None:
-    decoded, _ = schema.decode(request()[:-1] + b', "timeout_s": 1, "timeout_s": 2}')
+    decoded, _, _ = schema.decode(request()[:-1] + b', "timeout_s": 1, "timeout_s": 2}')
     assert decoded.timeout_s == 2
 
 
