@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         EnvironmentError,
         EnvironmentStartFailed,
         FlashpoolError,
+        InstanceConflict,
+        InstanceLost,
         InvalidRequest,
         OutOfMemory,
         Overloaded,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     )
     from .executor import Pool, PoolView
     from .futures import CallFuture
+    from .instances import RemoteInstance
     from .options import CallOptions
     from .streams import RemoteIterator
     from .tracebacks import RemoteTraceback
@@ -42,6 +45,8 @@ __all__ = [
     "EnvironmentError",
     "EnvironmentStartFailed",
     "FlashpoolError",
+    "InstanceConflict",
+    "InstanceLost",
     "InvalidRequest",
     "OutOfMemory",
     "Overloaded",
@@ -50,6 +55,7 @@ __all__ = [
     "PoolView",
     "Receipt",
     "RemoteException",
+    "RemoteInstance",
     "RemoteIterator",
     "RemoteTraceback",
     "ResidentLost",
@@ -66,6 +72,7 @@ _HOMES = {
     "Pool": "executor",
     "PoolView": "executor",
     "Receipt": "calls",
+    "RemoteInstance": "instances",
     "RemoteIterator": "streams",
     "RemoteTraceback": "tracebacks",
 }

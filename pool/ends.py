@@ -129,8 +129,9 @@ def instance_refused(instance: str, reason: str) -> Outcome:
 def instance_lost_words(instance: str, reason: str) -> str:
     """What a call hears that insists on an instance which is no more."""
     return (
-        f"the instance {instance!r} is not there: {reason}. Call it without "
-        "insisting that it exists, and it is made anew"
+        f"the instance {instance!r} is not there, and with it its state is gone: {reason}. A call "
+        "that does not insist on it has it made anew: without instance_must_exist in a request, "
+        "with rebuild=True in Pool.instance"
     )
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from . import causes, ends
@@ -232,7 +233,12 @@ class ResidentReports:
                 # There is another one of its name by now.
                 self._calls.finish(call_id, ends.refused(error))
             return
-        self._calls.finish(call_id, ends.failed(running, cause, self._now(), death))
+        outcome = ends.failed(running, cause, self._now(), death)
+        record = self._record(worker.instance or "", running)
+        if record is not None:
+            because = cause.message.partition("\n")[0]
+            outcome = replace(outcome, instance=record._replace(ended_because=because))
+        self._calls.finish(call_id, outcome)
 
     def gone(self, worker: Worker) -> bool:
         """Its process tree is gone; whether it was a resident."""

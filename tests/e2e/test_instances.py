@@ -138,6 +138,7 @@ def test_a_method_that_is_not_there(server: Server) -> None:
     answer = call(server, "methods", "missing")
     assert answer["error_type"] == "InvalidRequest", report(answer)
     assert "inc" in answer["error"]
+    assert call(server, "methods", "__init__")["error_type"] == "InvalidRequest"
 
 
 def test_a_call_in_a_process_of_its_own_leaves_the_instance_alone(server: Server) -> None:
@@ -151,6 +152,8 @@ def test_a_crash_ends_the_call_in_it_and_the_next_one_makes_it_anew(server: Serv
     dead = call(server, "crash", "die")
     assert dead["error_type"] == "WorkerCrashed"
     assert "SIGSEGV" in dead["error"]
+    assert dead["instance_id"] == "crash"
+    assert "SIGSEGV" in dead["instance_info"]["ended_because"]
     answer = call(server, "crash", "inc")
     assert value(answer) == 11
     facts = answer["instance_info"]
