@@ -5,6 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from flashpool.pool.calls import Outcome
+from flashpool.pool.causes import TAIL_HEADING
+from flashpool.pool.errors import CallError, FlashpoolError
+
+log = logging.getLogger(__name__)
+
+#: Characters of a reason; a build's has pages.
+_WHY: Final = 400
 _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -17,3 +25,20 @@ def configure_log(level: str) -> None:
 def quieten_uvicorn() -> None:
     """Its start-up lines say what ours say; its warnings are about single clients."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+
+
+def tell_end(label: str, outcome: Outcome) -> None:
+    """One line for a call that the pool ended. What user code raised is its caller's affair."""
+    if outcome.error_type is None or outcome.from_user:
+        return
+    level = logging.INFO if outcome.error_type == "Cancelled" else logging.WARNING
+    why = " ".join((outcome.error or "").partition(TAIL_HEADING)[0].split())[:_WHY]
+    pid = outcome.receipt.pid
+    who = f"{label}, pid {pid}" if pid else label
+    log.log(level, "Call of %s: %s: %s", who, outcome.error_type, why)
+
+
+def tell_unprovided(label: str, error: FlashpoolError) -> None:
+    """The same for one whose environment could not be had; what is refused is no call."""
+    if isinstance(error, CallError):
+        tell_end(label, Outcome(error_type=type(error).__name__, error=str(error)))

@@ -26,7 +26,7 @@ from flashpool.pool.errors import FlashpoolError, Overloaded
 from flashpool.pool.resident_states import Want
 from flashpool.pool.sources import SOURCE_LIMIT
 
-from . import answers, schema
+from . import answers, logs, schema
 from .answers import Answer
 from .environments import Environments
 
@@ -150,6 +150,7 @@ class Pending:
         notes, warnings = self._prepared.notes, self._prepared.warnings
         if notes or warnings:
             outcome = replace(outcome, output=notes + outcome.output, warnings=warnings)
+        logs.tell_end(self._prepared.call.label, outcome)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -276,13 +277,14 @@ class Service:
             provision = await self._resolve(spec, told) if spec else _BASE
         except FlashpoolError as error:
             error.told = _joined(notes)
+            logs.tell_unprovided(_label(request), error)
             raise
         waited = time.monotonic() - began
         key = _function_key(request)
         call = Call(
             codec=Codec.FLASH,
             body=body,
-            label=request.function_name or request.class_name or "call",
+            label=_label(request),
             function_key=key,
             source=_source(request),
             provision=provision,
@@ -346,6 +348,10 @@ class Service:
     def answer(self, outcome: Outcome) -> Answer:
         """The response of a call that ended."""
         return answers.of_outcome(outcome, self._result_limit)
+
+
+def _label(request: schema.FunctionRequest) -> str:
+    return request.function_name or request.class_name or "call"
 
 
 def _spec(request: schema.FunctionRequest) -> Spec | None:

@@ -237,3 +237,32 @@ def test_many_calls_at_once_leave_it_as_it_was(server: Server) -> None:
         until(lambda: server.stats()["slots"]["busy"] == 0)
     assert failures == []
     assert server.execute("def f(): return 42")["json_result"] == 42
+
+
+def test_the_log_has_a_line_for_each_call_that_the_pool_ended(tmp_path: Path) -> None:
+    variables = {"FLASHPOOL_OFFLINE": "yes", "FLASHPOOL_LOCAL_DIR": str(tmp_path / "local")}
+    with serving(tmp_path, **variables) as server:
+        crash = server.execute(
+            "def crash():\n    import os\n    os._exit(7)", function_name="crash"
+        )
+        late = server.execute(BUSY, timeout_s=0.2)
+        server.execute("def raises():\n    raise ValueError('secret')", function_name="raises")
+        unbuilt = server.execute(
+            "def lone(): pass", function_name="lone", dependencies=["no-such-package-at-all"]
+        )
+        lines = server.log().splitlines()
+        told = [line.partition("Call of ")[2] for line in lines if "Call of " in line]
+        assert told[0].startswith(f"crash, pid {crash['receipt']['pid']}: WorkerCrashed: ")
+        assert "7" in told[0]
+        assert told[1].startswith(f"f, pid {late['receipt']['pid']}: Timeout: ")
+        assert unbuilt["error_type"] == "EnvironmentError"
+        assert told[2].startswith("lone: EnvironmentError: ")
+        assert len(told) == 3
+        assert "secret" not in server.log()
+
+
+def test_a_misspelt_field_is_told_in_the_answer(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        answer = server.execute("def f(): return 1", timout_s=5, unheard_of=1)
+        assert answer["warnings"] == ["The field 'timout_s' is ignored: was timeout_s meant?"]
+        assert "warnings" not in server.execute("def f(): return 1", unheard_of=1)
