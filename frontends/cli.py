@@ -77,6 +77,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
 
     try:
         modes.check_live(modes.of_command(os.environ), os.environ)
+        _check_volume(settings)
         serving.serve_lb(settings, lambda sock, admin: _announce(settings, sock, admin))
     except (ListenError, modes.ModeError, serving.OpenServerError) as error:
         _die(str(error))
@@ -114,12 +115,14 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     from .serving import OpenServerError
 
     try:
+        _check_volume(settings)
         qb.serve_qb(settings, list(flags))
     except (
         ListenError,
         OpenServerError,
         modes.ModeError,
         qb.UnknownSdk,
+        qb.FlagError,
         EnvironmentStartFailed,
     ) as error:
         _die(str(error))
@@ -205,6 +208,19 @@ def _settings_of_envs() -> Settings:
     # What the store does is told by the command itself.
     _configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
     return settings
+
+
+def _check_volume(settings: Settings) -> None:
+    """Say what is odd about the volume before calls depend on it."""
+    from flashpool.envs import StoreUnavailable
+    from flashpool.envs.places import check_volume
+
+    try:
+        warnings = check_volume(settings.to_env_settings())
+    except StoreUnavailable as error:
+        _die(str(error))
+    for sentence in warnings:
+        click.secho(f"Warning: {sentence}", fg="yellow", err=True)
 
 
 def _die(message: str) -> NoReturn:

@@ -11,11 +11,13 @@ this imports when it runs: the load-balanced server never pays for it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flashpool.pool.settings import Settings
@@ -34,11 +36,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LAST_PORT: Final = 65535
+_REALTIME: Final = "RUNPOD_REALTIME_PORT"
 _SDK_LEVELS: Final = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
 
 
 class UnknownSdk(Exception):
     """The installed runpod is not one that we know how to drive."""
+
+
+class FlagError(Exception):
+    """The SDK would end with a traceback of what it was given; the message says what that is."""
 
 
 def serve_qb(settings: Settings, given: list[str]) -> None:
@@ -54,6 +62,7 @@ def serve_qb(settings: Settings, given: list[str]) -> None:
         )
     flags = qb_sdk.arguments(given)
     _check_api(settings, flags)
+    _check_job(flags)
     harden()
     # Until the loop minds its signals itself, and for the SDK's API after it has closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -73,7 +82,7 @@ class Queue:
         from . import qb_sdk
         from .qb_local import LocalHandler
 
-        serves_api = flags.rp_serve_api or os.environ.get("RUNPOD_REALTIME_PORT", "0") != "0"
+        serves_api = flags.rp_serve_api or os.environ[_REALTIME] != "0"
         if serves_api or (qb_sdk.has_queue() and not flags.test_input):
             self._admin_socket = bind_admin(self._settings)
             slots, where = self._settings.slots, url(self._admin_socket)
@@ -85,7 +94,7 @@ class Queue:
                 local,
                 self._concurrency,
                 self._make_worker,
-                local.lifespan if serves_api else None,
+                local if serves_api else None,
                 self._settings.drain_s,
             )
         finally:
@@ -118,12 +127,36 @@ def _set_defaults(settings: Settings) -> None:
     """Of the SDK's own variables, which it reads when it is imported."""
     # Its checks dial out to a public name server, and end the process when nobody answers.
     os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
+    port = os.environ.get(_REALTIME, "").strip() or "0"
+    if not (port.isdecimal() and int(port) <= _LAST_PORT):
+        raise FlagError(f"{_REALTIME}={port!r} is no port")
+    os.environ[_REALTIME] = port
     if "RUNPOD_DEBUG_LEVEL" not in os.environ:
         os.environ.setdefault("RUNPOD_LOG_LEVEL", _SDK_LEVELS[settings.log_level])
 
 
+def _check_job(flags: Any) -> None:
+    """A job of the command line, or of the file that the SDK reads without one."""
+    file = Path("test_input.json")
+    if flags.test_input:
+        given, source = flags.test_input, "--test_input"
+    elif file.is_file() and not flags.rp_serve_api and "RUNPOD_WEBHOOK_GET_JOB" not in os.environ:
+        given, source = file.read_text("utf-8", "replace"), str(file)
+    else:
+        return
+    try:
+        if isinstance(json.loads(given), dict):
+            return
+        problem = "it is none"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    raise FlagError(f'{source} must be a JSON object such as {{"input": {{...}}}}: {problem}')
+
+
 def _check_api(settings: Settings, flags: Any) -> None:
     """The SDK's API runs code for whoever reaches it, and knows no token."""
+    if not 0 <= flags.rp_api_port <= _LAST_PORT:
+        raise FlagError(f"--rp_api_port {flags.rp_api_port} is no port")
     if flags.rp_serve_api and not settings.allow_open and not is_loopback(flags.rp_api_host):
         raise OpenServerError(
             f"Refusing to serve the SDK's API on {flags.rp_api_host}: it has no token, and whoever "

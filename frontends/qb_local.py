@@ -4,17 +4,24 @@
     --rp_serve_api, realtime         a pool for as long as the API is served
 
 Both call the handler, whose answer the SDK takes apart: what it finds as `error` it lifts out.
-Nothing is posted anywhere, and a generator's items come as a list.
+Nothing is posted anywhere, and a generator's items come as a list. The API is served by our
+uvicorn: the SDK's waits for running jobs without a limit when it is told to leave.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import os
+import socket
+import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 import msgspec
+import uvicorn
 
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import InvalidRequest
@@ -30,6 +37,8 @@ from .service import Service
 
 log = logging.getLogger(__name__)
 
+#: What uvicorn's own command exits with when it cannot listen.
+_NOT_STARTED: Final = 3
 #: Makes a service, and the admin listener of a server.
 Open = Callable[[], tuple[Service, Admin | None]]
 
@@ -41,6 +50,7 @@ class LocalHandler:
         self._settings = settings
         self._make = make
         self._service: Service | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._spill = spill_of(settings)
 
     async def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -61,10 +71,34 @@ class LocalHandler:
             self._service = service
             yield service
         finally:
-            self._service = None
-            await service.stop()
+            await self._end(service, "the server stops")
+            self._service = self._ending = None
             if admin is not None:
                 await admin.stop()
+
+    def serve(self, app: Any, host: str, port: int) -> None:
+        """Serve the SDK's API until a signal."""
+        server = _ApiServer(app, host, port, self)
+        server.run()
+        if not server.started:
+            sys.exit(_NOT_STARTED)
+
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Let jobs finish within the drain, and end what is left then; each is answered."""
+        if self._service is None:
+            return
+        drained = asyncio.ensure_future(self._service.drain(self._settings.drain_s))
+        hurried = asyncio.ensure_future(hurry.wait())
+        await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        hurried.cancel()
+        why = "a second signal" if hurry.is_set() else "FLASHPOOL_DRAIN_S"
+        await self._end(self._service, f"the server stopped before the job had finished ({why})")
+
+    async def _end(self, service: Service, reason: str) -> None:
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(service.stop(reason))
+        await self._ending
 
     async def _run(self, service: Service, job: dict[str, Any]) -> dict[str, Any]:
         found = qb_jobs.of_value(job)
@@ -79,3 +113,28 @@ class LocalHandler:
         report = await results.report(job_id, outcome, streamed=False)
         answer: dict[str, Any] = msgspec.json.decode(report.body)
         return {**answer["output"], "error": answer.get("error")}
+
+
+class _ApiServer(uvicorn.Server):
+    """uvicorn, which has the jobs ended while it waits for their answers to leave."""
+
+    def __init__(self, app: Any, host: str, port: int, local: LocalHandler) -> None:
+        level = os.environ.get("UVICORN_LOG_LEVEL", "info")
+        super().__init__(
+            uvicorn.Config(app, host=host, port=port, log_level=level, access_log=False)
+        )
+        self._local = local
+        self._hurry = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to leave, the second hurries."""
+        if self.should_exit:
+            asyncio.get_running_loop().call_soon_threadsafe(self._hurry.set)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave."""
+        leaving = asyncio.ensure_future(self._local.leave(self._hurry))
+        await super().shutdown(sockets)
+        await leaving

@@ -2,7 +2,7 @@
 
     rp_scale.JobScaler               -> `qb_loop.JobLoop`
     rp_ping.Heartbeat.process_loop   -> `qb_heartbeat.Heartbeat`
-    rp_fastapi.WorkerAPI             -> the same, with a lifespan for the pool
+    rp_fastapi.WorkerAPI             -> the same, which `qb_local` serves
 
 Importing this imports `runpod`, which reads its variables then and never again: only
 `qb` does, after it has set those that were left open. The names replaced are checked, so that
@@ -23,6 +23,7 @@ from runpod.serverless.modules import rp_http, rp_job, rp_ping, rp_scale
 from runpod.serverless.modules.rp_job import JOB_GET_URL
 
 from .qb_heartbeat import Heartbeat
+from .qb_local import LocalHandler
 from .qb_loop import JobLoop
 from .qb_posts import Addresses
 from .qb_worker import Worker
@@ -79,27 +80,27 @@ def start(
     handler: Callable[..., Any],
     concurrency: Callable[[int], int],
     make: Callable[[], Worker],
-    lifespan: Callable[..., Any] | None,
+    api: LocalHandler | None,
     drain_s: float,
 ) -> None:
-    """``runpod.serverless.start``, driving ours; with a ``lifespan`` when it serves its API."""
+    """``runpod.serverless.start``, driving ours; with ``api`` when it serves its API."""
     heartbeat = Heartbeat(rp_ping.Heartbeat.process_loop)
     rp_scale.JobScaler = partial(JobLoop, make=make, drain_s=drain_s, heartbeat=heartbeat)
     rp_ping.Heartbeat.process_loop = staticmethod(heartbeat)
-    if lifespan is not None:
-        _give_lifespan(lifespan)
+    if api is not None:
+        _replace_api(api)
     # It reads its flags from there.
     sys.argv[1:] = given
     serverless.start({"handler": handler, "concurrency_modifier": concurrency})
 
 
-def _give_lifespan(lifespan: Callable[..., Any]) -> None:
+def _replace_api(local: LocalHandler) -> None:
     from runpod.serverless.modules import rp_fastapi
 
     @asynccontextmanager
     async def without_state(app: Any) -> AsyncIterator[None]:
         # What a lifespan yields is the state of its requests.
-        async with lifespan(app):
+        async with local.lifespan(app):
             yield
 
     class Api(rp_fastapi.WorkerAPI):  # type: ignore[misc]
@@ -116,6 +117,6 @@ def _give_lifespan(lifespan: Callable[..., Any]) -> None:
 
             Side by side is what the pool does, so a larger number is granted all the same.
             """
-            super().start_uvicorn(api_host, api_port, min(int(api_concurrency), 1))
+            local.serve(self.rp_app, api_host, int(api_port))
 
     rp_fastapi.WorkerAPI = Api

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from e2e.queue_client import _free_port
-from e2e.queue_jobs import NOTHING
+from e2e.queue_jobs import NOTHING, STAYS
 from e2e.server import FLASHPOOL, alive, request, until
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
@@ -140,6 +140,49 @@ def test_the_sdks_api_as_a_queue_on_loopback(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
     assert not alive(tree)
+
+
+def test_the_sdks_api_leaves_within_the_drain_and_answers(tmp_path: Path) -> None:
+    limits = {"FLASHPOOL_DRAIN_S": "1", "FLASHPOOL_GRACE_S": "0.3"}
+    with api(tmp_path / "log", **limits) as (http, process), ThreadPoolExecutor(1) as threads:
+        job = {"input": request(STAYS, str(tmp_path / "begun"), 60)}
+        asked = threads.submit(http.post, "/runsync", json=job)
+        until((tmp_path / "begun").exists)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        answer = asked.result(10).json()
+        assert answer["status"] == "FAILED"
+        assert "FLASHPOOL_DRAIN_S" in answer["error"]
+        assert process.wait(10) == 0
+    until(lambda: not alive(tree))
+
+
+def test_a_second_signal_hurries_the_sdks_api(tmp_path: Path) -> None:
+    with api(tmp_path / "log") as (http, process), ThreadPoolExecutor(1) as threads:
+        job = {"input": request(STAYS, str(tmp_path / "begun"), 60)}
+        asked = threads.submit(http.post, "/runsync", json=job)
+        until((tmp_path / "begun").exists)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: "Shutting down" in (tmp_path / "log").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert "a second signal" in asked.result(10).json()["error"]
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "text"),
+    [
+        (["--test_input", "{nope"], {}, "--test_input"),
+        (["--test_input", "5"], {}, "JSON object"),
+        (["--rp_serve_api", "--rp_api_port", "99999"], {}, "99999"),
+        ([], {"RUNPOD_REALTIME_PORT": "soon"}, "RUNPOD_REALTIME_PORT='soon'"),
+    ],
+)
+def test_flags_that_make_no_sense(flags: list[str], variables: dict[str, str], text: str) -> None:
+    ended = done(HANDLER, *flags, **variables)
+    assert ended.returncode == 2
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_sdks_api_is_not_opened_to_the_network() -> None:
