@@ -63,7 +63,9 @@ class Listing:
     store_mode: str
     note: str
     quota: int
+    #: All there is; and the part of it that is in uv's cache alone.
     total_bytes: int
+    cache_bytes: int
     environments: tuple[Listed, ...]
     archived_only: tuple[str, ...]
 
@@ -110,12 +112,14 @@ def _listing(provider: Provider) -> Listing:
     rows = [_listed(provider, item.digest) for item in ground.evictor.stored()]
     here = {row.digest for row in rows if row is not None}
     archived = ground.shared.archived() if ground.archives else []
+    usage = ground.evictor.measure()
     return Listing(
         root=ground.store.root,
         store_mode=ground.places.mode,
         note=ground.places.note,
         quota=ground.evictor.limits.quota,
-        total_bytes=ground.evictor.measure().total,
+        total_bytes=usage.total,
+        cache_bytes=usage.cache_only,
         environments=tuple(row for row in rows if row is not None),
         archived_only=tuple(digest for digest in archived if digest not in here),
     )
@@ -139,10 +143,14 @@ def _listed(provider: Provider, digest: str) -> Listed | None:
 
 
 async def build(
-    environments: Environments, requirements: Iterable[str], *, progress: Report | None = None
+    environments: Environments,
+    requirements: Iterable[str],
+    *,
+    python: str | None = None,
+    progress: Report | None = None,
 ) -> Built:
     """Build one set (or find it built), and finish it: bytecode, seal, archive."""
-    spec = Spec(requirements=tuple(requirements))
+    spec = Spec(requirements=tuple(requirements), python_version=python)
     built = await _built(environments, spec, progress)
     await (await environments.open()).settled()
     return built
@@ -157,9 +165,12 @@ async def _built(environments: Environments, spec: Spec, progress: Report | None
     return Built(requirements=spec.requirements, environment=lease.environment)
 
 
-async def explain(environments: Environments, requirements: Iterable[str]) -> Explanation:
+async def explain(
+    environments: Environments, requirements: Iterable[str], *, python: str | None = None
+) -> Explanation:
     """Where each package would come from."""
-    return await environments.explain(Spec(requirements=tuple(requirements)))
+    spec = Spec(requirements=tuple(requirements), python_version=python)
+    return await environments.explain(spec)
 
 
 async def warm(

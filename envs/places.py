@@ -15,14 +15,21 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from .errors import StoreUnavailable
 from .settings import DEFAULT_VOLUME, EnvSettings
 
-__all__ = ["Places", "choose_places", "file_system_of"]
+__all__ = [
+    "Places",
+    "check_volume",
+    "choose_places",
+    "file_system_of",
+    "missing_store",
+    "without_making",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +81,7 @@ def is_remote(kind: str) -> bool:
 def choose_places(settings: EnvSettings) -> Places:
     """Pick mode and roots, fall back to local disk, and say so; blocking."""
     local = _local_root(settings)
-    volume = settings.volume or (DEFAULT_VOLUME if DEFAULT_VOLUME.is_dir() else None)
+    volume = _volume(settings)
     if volume is None:
         return _local(local, "no volume is mounted")
     shared = volume / "flashpool"
@@ -88,6 +95,62 @@ def choose_places(settings: EnvSettings) -> Places:
     # With a key the volume is not trusted, and a cache cannot be verified: keep it here.
     cache = (local if settings.volume_key else shared) / "cache"
     return Places(mode="volume", local=shared, shared=shared, cache=cache)
+
+
+def check_volume(settings: EnvSettings) -> tuple[str, ...]:
+    """What is odd about the volume, before anything is kept there; makes it if it can; blocking.
+
+    Raises:
+        StoreUnavailable: it is named, is not there, and cannot be made.
+    """
+    found = []
+    volume = settings.volume
+    if volume is not None and not volume.is_dir():
+        if not volume.parent.is_dir():
+            found.append(
+                f"FLASHPOOL_VOLUME={volume} is made now, and {volume.parent} too: is it misspelt?"
+            )
+        try:
+            volume.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"FLASHPOOL_VOLUME={volume} is no directory, and cannot be made: {error.strerror}",
+                advice="name a directory that can be written, or leave it out",
+            ) from None
+    used = _volume(settings)
+    if used and DEFAULT_VOLUME in (used, *used.parents) and not DEFAULT_VOLUME.is_mount():
+        found.append(
+            f"{DEFAULT_VOLUME} is no mount here: environments in it are lost with the container"
+        )
+    return tuple(found)
+
+
+def missing_store(settings: EnvSettings) -> Path | None:
+    """Where environments would be kept, if nothing was ever kept there."""
+    volume = _volume(settings)
+    if volume is not None:
+        return None if (volume / "flashpool").is_dir() else volume / "flashpool"
+    local = [candidate / "flashpool" for candidate in _local_candidates(settings)]
+    return None if any(map(Path.is_dir, local)) else local[0]
+
+
+def without_making(settings: EnvSettings, spare: Path) -> EnvSettings:
+    """The same places for somebody who only looks: of those that are missing, `spare` has some."""
+    volume = _volume(settings)
+    if volume is not None and not (volume / "flashpool").is_dir():
+        volume = spare / "volume"
+    known = [path for path in _local_candidates(settings) if (path / "flashpool").is_dir()]
+    local = known[0] if known else spare / "local"
+    return replace(settings, volume=volume, local=local)
+
+
+def _volume(settings: EnvSettings) -> Path | None:
+    return settings.volume or (DEFAULT_VOLUME if DEFAULT_VOLUME.is_dir() else None)
+
+
+def _local_candidates(settings: EnvSettings) -> list[Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return [settings.local] if settings.local else [cache, Path(tempfile.gettempdir())]
 
 
 def _local(local: Path, note: str) -> Places:
@@ -109,10 +172,8 @@ def _without_writing(shared: Path, local: Path, problem: str) -> Places:
 
 
 def _local_root(settings: EnvSettings) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    candidates = [settings.local] if settings.local else [cache, Path(tempfile.gettempdir())]
     problems = []
-    for candidate in candidates:
+    for candidate in _local_candidates(settings):
         root = candidate / "flashpool"
         problem = _write_problem(root)
         if not problem:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from flashpool.envs import Environments
+    from flashpool.envs import Environments, EnvSettings
     from flashpool.envs.commands import Built
     from flashpool.pool.settings import Settings
 
@@ -29,6 +30,9 @@ _SHORT: Final = 12
 _MB: Final = 1024 * 1024
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_python = click.option(
+    "--python", metavar="VERSION", help="The Python it is for, as '3.12'; the base's when left out."
+)
 _requirements = click.argument("requirements", nargs=-1, required=True, metavar="REQUIREMENT...")
 
 
@@ -54,7 +58,10 @@ def list_(settings: Settings, as_json: bool) -> None:
     """List environments, the least recently used first."""
     from flashpool.envs import commands
 
-    listing = _run(settings, commands.listing)
+    missing = _missing(settings)
+    listing = _look(settings, commands.listing)
+    if missing:
+        listing = replace(listing, root=Path(missing), total_bytes=0, cache_bytes=0)
     if as_json:
         _print_json(asdict(listing))
         return
@@ -73,20 +80,25 @@ def list_(settings: Settings, as_json: bool) -> None:
     rows += [(digest[:_SHORT], "", "", "", "", "", "only") for digest in listing.archived_only]
     _print_table(("digest", "mode", "packages", "size", "used", "users", "archived"), rows)
     quota = f" of {_size(listing.quota)}" if listing.quota else ""
-    click.echo(f"{_size(listing.total_bytes)}{quota} in {listing.root} ({listing.store_mode} mode)")
-    if listing.note:
-        click.echo(listing.note)
+    cache = f", {_size(listing.cache_bytes)} of that uv's cache" if listing.cache_bytes else ""
+    total = f"{_size(listing.total_bytes)}{quota}{cache}"
+    click.echo(f"{total}, in {listing.root} ({listing.store_mode} mode)")
+    if missing or listing.note:
+        click.echo("nothing is there yet" if missing else listing.note)
 
 
 @envs.command()
 @_requirements
+@_python
 @click.pass_obj
-def build(settings: Settings, requirements: tuple[str, ...]) -> None:
+def build(settings: Settings, requirements: tuple[str, ...], python: str | None) -> None:
     """Build the environment of these requirements, or find it built."""
     from flashpool.envs import commands
 
-    built = _run(settings, lambda store: commands.build(store, requirements, progress=_progress))
-    _finish([built])
+    async def build_it(store: Environments) -> Built:
+        return await commands.build(store, requirements, python=python, progress=_progress)
+
+    _finish([_run(settings, build_it)])
 
 
 @envs.command()
@@ -107,12 +119,12 @@ def show(settings: Settings, digest: str, as_json: bool) -> None:
     """Show one environment; the beginning of its digest is enough."""
     from flashpool.envs import commands
 
-    shown = _run(settings, lambda store: commands.show(store, digest))
+    shown = _look(settings, lambda store: commands.show(store, digest))
     if as_json:
         _print_json(asdict(shown))
         return
     click.echo(f"digest    {shown.facts.digest}\npath      {shown.path}")
-    click.echo(f"mode      {shown.facts.mode}: {shown.facts.reason}")
+    click.echo(f"mode      {shown.facts.mode}{_because(shown.facts.reason)}")
     click.echo(f"size      {_size(shown.facts.bytes)}")
     click.echo(f"used      {_ago(shown.last_used)}, by {len(shown.users)} processes now")
     click.echo(f"sealed    {'yes' if shown.sealed else 'no'}")
@@ -123,17 +135,20 @@ def show(settings: Settings, digest: str, as_json: bool) -> None:
 
 @envs.command()
 @_requirements
+@_python
 @_json
 @click.pass_obj
-def explain(settings: Settings, requirements: tuple[str, ...], as_json: bool) -> None:
+def explain(
+    settings: Settings, requirements: tuple[str, ...], python: str | None, as_json: bool
+) -> None:
     """Tell where each package would come from, and why; builds nothing."""
     from flashpool.envs import commands
 
-    found = _run(settings, lambda store: commands.explain(store, requirements))
+    found = _look(settings, lambda store: commands.explain(store, requirements, python=python))
     if as_json:
         _print_json(asdict(found))
         return
-    click.echo(f"{found.digest}  {found.mode}, {found.present}: {found.reason}")
+    click.echo(f"{found.digest}  {found.mode}, {found.present}{_because(found.reason)}")
     _print_decisions(found.decisions)
 
 
@@ -144,11 +159,15 @@ def gc(settings: Settings, everything: bool) -> None:
     """Sweep up what crashes left, and delete until the limits are met."""
     from flashpool.envs import commands
 
-    evicted = _run(settings, lambda store: commands.gc(store, everything=everything))
+    evicted = _look(settings, lambda store: commands.gc(store, everything=everything))
     for digest in evicted.digests:
         click.echo(f"deleted {digest}")
     for digest in evicted.wanted:
         click.echo(f"kept {digest}: it is in use")
+    if evicted.cache_cleaned:
+        click.echo("emptied uv's cache")
+    if not (evicted.digests or evicted.wanted or evicted.cache_cleaned):
+        click.echo("nothing to delete")
 
 
 @envs.command()
@@ -158,7 +177,9 @@ def verify(settings: Settings, digests: tuple[str, ...]) -> None:
     """Compare environments with what was published; all of them when none is named."""
     from flashpool.envs import commands
 
-    checks = _run(settings, lambda store: commands.verify(store, digests))
+    checks = _look(settings, lambda store: commands.verify(store, digests))
+    if not checks:
+        click.echo("no environments to verify")
     for check in checks:
         kind = "checksums" if check.sealed else "sizes only"
         click.echo(f"{check.digest}  {check.problem or f'good ({kind})'}")
@@ -176,7 +197,7 @@ def rm(settings: Settings, digests: tuple[str, ...]) -> None:
     async def remove_all(store: Environments) -> list[bool]:
         return [await commands.remove(store, digest) for digest in digests]
 
-    done = _run(settings, remove_all)
+    done = _look(settings, remove_all)
     for digest, removed in zip(digests, done, strict=True):
         click.echo(f"{'deleted' if removed else 'kept, it is in use:'} {digest}")
     if not all(done):
@@ -187,10 +208,29 @@ def rm(settings: Settings, digests: tuple[str, ...]) -> None:
 
 
 def _run(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
+    return _with(settings.to_env_settings(), act)
+
+
+def _look(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
+    """The same for who only looks: what is not there is not made."""
+    from flashpool.envs.places import without_making
+
+    with tempfile.TemporaryDirectory(prefix="flashpool-look-") as spare:
+        return _with(without_making(settings.to_env_settings(), Path(spare)), act)
+
+
+def _missing(settings: Settings) -> str:
+    """Where the store would be, if it is not; or nothing."""
+    from flashpool.envs.places import missing_store
+
+    return str(missing_store(settings.to_env_settings()) or "")
+
+
+def _with(settings: EnvSettings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
     from flashpool.envs import EnvironmentFailure, Environments
 
     async def main() -> T:
-        async with Environments(settings.to_env_settings()) as store:
+        async with Environments(settings) as store:
             return await act(store)
 
     try:
@@ -248,6 +288,10 @@ def _print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> No
     terminal, text = Console(), io.StringIO()
     Console(file=text, width=terminal.width if terminal.is_terminal else 160).print(table)
     click.echo(text.getvalue().rstrip())
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
 
 
 def _size(number: int) -> str:

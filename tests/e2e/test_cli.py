@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.server import FLASHPOOL, until
+from e2e.server import FLASHPOOL, serving, until
 
 SOURCE = """
 import time
@@ -251,3 +251,38 @@ def test_the_example_of_the_banner_works(tmp_path: Path) -> None:
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+class TestVolumeThatIsNotThere:
+    @pytest.mark.parametrize(
+        ("command", "status", "said"),
+        [
+            (["ls"], 0, "nothing is there yet"),
+            (["ls", "--json"], 0, '"total_bytes": 0'),
+            (["show", "abc"], 1, "no environment begins with 'abc'"),
+            (["verify"], 0, "no environments to verify"),
+            (["gc"], 0, "nothing to delete"),
+            (["explain", "packaging"], 0, "base"),
+        ],
+    )
+    def test_looking_makes_nothing(
+        self, tmp_path: Path, command: list[str], status: int, said: str
+    ) -> None:
+        volume, local = tmp_path / "typo" / "volume", tmp_path / "local"
+        done = flashpool(
+            "envs", *command, FLASHPOOL_VOLUME=str(volume), FLASHPOOL_LOCAL_DIR=str(local)
+        )
+        assert done.returncode == status, done.stderr
+        assert said in done.stdout + done.stderr
+        if command[0] == "ls":
+            assert str(volume / "flashpool") in done.stdout
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_server_says_so(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        done = flashpool("serve", "lb", FLASHPOOL_VOLUME=str(tmp_path / "file" / "volume"))
+        assert done.returncode == 2
+        assert "cannot be made" in done.stderr
+        with serving(tmp_path, FLASHPOOL_VOLUME=str(tmp_path / "no" / "volume")) as server:
+            assert "is made now, and" in server.log()
+            assert (tmp_path / "no" / "volume").is_dir()
