@@ -379,7 +379,10 @@ def test_nothing_grows(make_live):
     def size() -> tuple[int, int, int, int]:
         live.until(lambda: live.stats().slots.busy == 0)
         live.until(lambda: live.zygote().workers == live.zygote().spares)
-        one, own = live.supervisor._parts, len(os.listdir("/proc/self/fd")) - 2 * live.zygote().spares
+        one, own = (
+            live.supervisor._parts,
+            len(os.listdir("/proc/self/fd")) - 2 * live.zygote().spares,
+        )
         zygote = len(os.listdir(f"/proc/{live.zygote().pid}/fd")) - live.zygote().spares
         return own, zygote, len(one.calls), len(one.poller) - 2 * live.zygote().spares
 
