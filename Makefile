@@ -80,8 +80,16 @@ build/sources.list: FORCE
 	@mkdir -p $(@D); find $(PACKAGES) -type f -not -path '*/__pycache__/*' | LC_ALL=C sort >$@.$$$$; \
 	  if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 
-$(VENV)/.installed: pyproject.toml uv.lock build/sources.list | $(UV_READY)
-	@python=$$($(FIND_PYTHON) $(BIN)/python); \
+# The interpreter to build with: PYTHON's, if that is given, else the one that .venv has.
+build/interpreter: FORCE
+	@mkdir -p $(@D); python=$$($(FIND_PYTHON) $(BIN)/python); python=$$(readlink -f "$$python"); \
+	  [ -f $@ ] && [ "$$(<$@)" = "$$python" ] || echo "$$python" >$@
+
+$(VENV)/.installed: pyproject.toml uv.lock build/sources.list build/interpreter | $(UV_READY)
+	@python=$$(<build/interpreter); \
+	  has=$$(PYTHON=$(BIN)/python $(FIND_PYTHON) 2>/dev/null || true); \
+	  if [ -e $(VENV) ] && [ "$$(readlink -f "$$has")" != "$$python" ]; then \
+	    echo "$(VENV) is made again, with $$python"; rm -rf $(VENV); fi; \
 	  $(UV) sync -q --frozen --inexact --python "$$python" --reinstall-package flashpool; touch $@
 
 FORCE:
