@@ -1,6 +1,7 @@
 """Calls of instances at a live supervisor."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from flashpool.pool.calls import Outcome
@@ -86,3 +87,16 @@ def result(live: Live, name: str, method: str, *args: Any, **options: Any) -> An
 
 def instances(live: Live) -> dict[str, Any]:
     return {one.instance: one for one in live.stats().instances}
+
+
+def closing(path: Path, *methods: str) -> str:
+    """The class with methods that write down that they were called."""
+    return thing(
+        f"def note(self, text):\n    open({str(path)!r}, 'a').write(text + '\\n')",
+        "def __del__(self):\n    self.note('del')",
+        *methods,
+    )
+
+
+def notes(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,199 @@
+"""More instances, calls and memory than there is room for; the end of the pool."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process.resident_calls import (
+    THING,
+    begin,
+    closing,
+    instances,
+    notes,
+    result,
+    run,
+    thing,
+    value,
+)
+
+from support.live import Live
+
+Make = Callable[..., Live]
+
+
+def test_a_storm_of_calls_that_want_it_anew(live: Live) -> None:
+    calls = [
+        begin(live, "a", "inc", made_with=(i,), want={"anew": True, "arguments": i})
+        for i in range(10)
+    ]
+    assert [value(call.wait()) for call in calls] == list(range(1, 11))
+    outcome = run(live, "a", "inc", want={"arguments": 9})
+    assert value(outcome) == 11
+    assert outcome.instance is not None
+    assert (outcome.instance.generation, outcome.instance.same_arguments) == (10, True)
+
+
+def test_a_thousand_calls_over_eight_with_room_for_four(make_live: Make) -> None:
+    """State is lost only with its generation, and who goes is who was called longest ago."""
+    live = make_live(instances=4, slots=4).ready()
+    totals: dict[str, tuple[int, int]] = {}
+    recent: list[str] = []
+    # Neighbours of a few at a time, so that some calls find theirs and some do not.
+    order = [f"i{(i // 7 + i % 5) % 8}" for i in range(1000)]
+    hits = 0
+    for name in order:
+        there = set(instances(live))
+        outcome = run(live, name, "inc")
+        assert outcome.instance is not None
+        generation = outcome.instance.generation
+        before, was = totals.get(name, (0, 0))
+        assert value(outcome) == (before + 1 if generation == was else 1)
+        if name in there:
+            assert generation == was
+            hits += 1
+        elif len(there) == 4:
+            (gone,) = there - set(instances(live))
+            assert gone == recent[0], "the one that was called longest ago"
+        totals[name] = value(outcome), generation
+        recent = [one for one in recent if one != name and one in instances(live)] + [name]
+        assert len(instances(live)) <= 4
+    assert 300 < hits < 990
+
+
+def test_a_thousand_calls_at_once(make_live: Make) -> None:
+    live = make_live(instances=4, slots=2, queue_limit=None).ready()
+    calls = [begin(live, f"i{i % 8}", "inc") for i in range(1000)]
+    found: dict[tuple[str, int], list[int]] = {}
+    for call in calls:
+        outcome = call.wait(60)
+        assert outcome.instance is not None, outcome
+        key = (outcome.instance.instance, outcome.instance.generation)
+        found.setdefault(key, []).append(value(outcome))
+    assert sum(map(len, found.values())) == 1000
+    for values in found.values():
+        assert values == list(range(1, len(values) + 1)), "in the order of their arrival"
+
+
+def test_waiting_for_room_has_a_limit(make_live: Make) -> None:
+    live = make_live(instances=1).ready()
+    busy = begin(live, "a", "sleep", 3)
+    live.until(lambda: instances(live)["a"].running == 1)
+    outcome = run(live, "b", "inc", queue_s=0.2)
+    assert outcome.error_type == "Timeout"
+    assert outcome.details["phase"] == "queue"
+    waits = begin(live, "b", "inc")
+    assert value(busy.wait()) == 0
+    assert value(waits.wait()) == 1
+
+
+def test_the_queue_is_bounded_for_instances_too(make_live: Make) -> None:
+    from flashpool.pool.errors import Overloaded
+
+    live = make_live(slots=1, queue_limit=2).ready()
+    busy = begin(live, "a", "sleep", 1)
+    live.until(lambda: instances(live).get("a") and instances(live)["a"].running == 1)
+    waiting = [begin(live, "a", "inc"), begin(live, "b", "inc")]
+    with pytest.raises(Overloaded):
+        begin(live, "c", "inc")
+    with pytest.raises(Overloaded):
+        begin(live, "a", "inc")
+    assert live.stats().queue.depth == 2
+    assert [value(call.wait()) for call in (busy, *waiting)] == [0, 1, 1]
+
+
+def test_calls_that_insist_are_told_when_it_dies_while_they_wait(live: Live) -> None:
+    pid = result(live, "a", "pid")
+    busy = begin(live, "a", "sleep", 60)
+    live.until(lambda: instances(live)["a"].running == 1)
+    insists = begin(live, "a", "inc", want={"must_exist": True})
+    os.kill(pid, signal.SIGKILL)
+    assert busy.wait().error_type == "WorkerCrashed"
+    lost = insists.wait(5)
+    assert lost.error_type == "InstanceLost"
+    assert "SIGKILL" in (lost.error or "")
+
+
+HOG = THING.replace("self.n = start", "self.n = start; self.held = b'x' * (start << 20)")
+
+
+def test_memory_is_limited_while_it_is_made_and_while_it_is_called(live: Live) -> None:
+    code = thing(
+        "def hold(self, mb):\n    held = b'x' * (mb << 20)\n    import time\n    time.sleep(20)",
+        base=HOG.replace("self.held", "import time; self.held").replace(
+            "(start << 20)", "(start << 20); time.sleep(20 * (start > 100))"
+        ),
+    )
+    made = run(live, "a", "inc", code=code, made_with=(400,), memory_mb=200)
+    assert made.error_type == "OutOfMemory", made
+    result(live, "b", "inc", code=code, memory_mb=200)
+    sibling = begin(live, "b", "nap", 60, code=code)
+    called = begin(live, "b", "hold", 400, code=code, memory_mb=200)
+    live.supervisor.cancel(sibling.id, "not needed: the other one runs alone")
+    assert called.wait().error_type == "OutOfMemory"
+    assert result(live, "b", "inc", code=code) == 1
+
+
+def test_what_all_use_is_bounded(make_live: Make) -> None:
+    live = make_live(instances=8, instances_mb=500).ready()
+    for name in "abc":
+        result(live, name, "inc", code=HOG, made_with=(200,))
+    live.until(lambda: set(instances(live)) == {"b", "c"}, 10)
+    time.sleep(1.5)
+    live.until(lambda: all(one.memory_mb > 190 for one in instances(live).values()), 5)
+    assert set(instances(live)) == {"b", "c"}, "the two fit"
+
+
+def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
+    make_live: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashpool.pool.crew.BEGIN_S", 0.5)
+    live = make_live().ready()
+    live.value("def f(): return 1")
+    spares = live.until(lambda: [w.pid for w in live.supervisor._parts.crew if w.running is None])
+    for pid in spares:
+        os.kill(pid, signal.SIGSTOP)
+    assert value(begin(live, "a", "inc").wait(20)) == 1
+    assert instances(live)["a"].generation == 1
+
+
+def test_idle_ones_make_way_when_there_is_no_room_for_a_process(
+    make_live: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = make_live(max_spares=1).ready()
+    for name in "abc":
+        result(live, name, "inc")
+    fleet, reports = live.supervisor._parts.fleet, live.supervisor._reports
+    fork = fleet.fork
+
+    def refuse(key: Any, number: int, *others: Any) -> None:
+        if len(instances(live)) > 1:
+            live.loop.call_soon(reports.not_forked, fleet[key], number)
+        else:
+            fork(key, number, *others)
+
+    monkeypatch.setattr(fleet, "fork", refuse)
+    calls = [live.start("def f(): return 7") for _ in range(6)]
+    assert all(call.wait(20).ok for call in calls)
+    assert set(instances(live)) == {"c"}
+
+
+def test_a_drain_closes_what_is_idle_and_waits_for_what_is_not(
+    make_live: Make, tmp_path: Path
+) -> None:
+    live = make_live(grace_s=2).ready()
+    code = closing(tmp_path / "notes", "def close(self):\n    self.note(f'close {self.n}')")
+    result(live, "idle", "inc", 5, code=code)
+    busy = begin(live, "busy", "sleep", 1, code=code)
+    stuck = begin(live, "stuck", "sleep", 60, code=code)
+    live.until(lambda: sum(one.running for one in instances(live).values()) == 2)
+    begun = time.monotonic()
+    assert live.run(live.supervisor.drain(2.5)) is False
+    assert value(busy.wait()) == 0
+    live.run(live.supervisor.stop("it stops"))
+    assert time.monotonic() - begun < 6
+    assert stuck.wait().error_type == "Cancelled"
+    assert {"close 5", "close 0"} <= set(notes(tmp_path / "notes"))
