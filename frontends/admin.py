@@ -11,8 +11,9 @@ import socket
 
 import msgspec
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flashpool.pool.settings import Settings
@@ -33,7 +34,14 @@ def create_admin_app(pool: CallPool) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         routes=[Route("/stats", stats, methods=["GET"])],
+        exception_handlers={404: _not_served, 405: _not_served},
     )
+
+
+async def _not_served(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = f"{error.detail}. This port serves GET /stats; calls go to FLASHPOOL_PORT."
+    return JSONResponse({"detail": detail}, error.status_code, headers=error.headers)
 
 
 def bind_admin(settings: Settings) -> socket.socket:

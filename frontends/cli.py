@@ -78,7 +78,11 @@ def serve_lb(host: str | None, port: int | None) -> None:
     try:
         modes.check_live(modes.of_command(os.environ), os.environ)
         _check_volume(settings)
-        serving.serve_lb(settings, lambda sock, admin: _announce(settings, sock, admin))
+        serving.serve_lb(
+            settings,
+            lambda sock, admin: _announce(settings, sock, admin),
+            port_setting="FLASHPOOL_PORT" if port is None else "--port to another one",
+        )
     except (ListenError, modes.ModeError, serving.OpenServerError) as error:
         _die(str(error))
 
@@ -166,6 +170,7 @@ def call(
 
     try:
         request = local_call.read_request(target, arguments)
+        local_call.check_requirements(requirements)
     except local_call.UsageError as error:
         raise click.UsageError(str(error)) from None
     outcome = local_call.run(

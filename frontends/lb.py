@@ -91,7 +91,9 @@ class Execute:
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         if self._token:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if b"authorization" not in headers:
+                raise Unauthorized("A bearer token is required: Authorization: Bearer ...")
+            scheme, _, given = headers[b"authorization"].partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 raise Unauthorized("A bearer token is required, and this is not it")
         elif b"origin" in headers:

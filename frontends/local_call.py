@@ -7,11 +7,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from flashpool.envs import Spec
+from flashpool.envs import Spec, SpecRefused
+from flashpool.envs.settings import REFERENCE_KINDS
+from flashpool.envs.spec import normalise
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
 from flashpool.pool.causes import TAIL_HEADING
 from flashpool.pool.errors import FlashpoolError
@@ -32,9 +35,10 @@ _spec.loader.exec_module(_module)
 if not callable({function}):
     class MissingFunction(Exception): pass
     _there = [name for name, value in vars(_module).items()
-              if callable(value) and getattr(value, "__module__", None) == {name!r}]
-    _there = ", ".join(_there[:20]) or "nothing that can be called"
-    raise MissingFunction({file!r} + " defines no function {function!r}; it defines " + _there)
+              if callable(value) and not isinstance(value, type)
+              and getattr(value, "__module__", None) == {name!r}]
+    _there = ", ".join(_there[:20]) or "none"
+    raise MissingFunction({file!r} + " defines no function {function!r}; its functions: " + _there)
 """
 
 
@@ -55,6 +59,8 @@ class Request:
     function: str
     folder: str
     body: bytes
+    #: How its arguments were given, for whoever gave others than it takes.
+    hint: str = ""
 
 
 def read_request(target: str, arguments: str) -> Request:
@@ -85,13 +91,36 @@ def read_request(target: str, arguments: str) -> Request:
         function=function,
         folder=os.path.dirname(os.path.abspath(path)),
         body=json.dumps(body).encode(),
+        hint=_hint(values, arguments),
     )
+
+
+def _hint(values: Any, arguments: str) -> str:
+    if isinstance(values, list):
+        one = f" For one argument that is a list, write '[{arguments}]'." if values else ""
+        return f"ARGS is a list, so it was called with {len(values)} arguments.{one}"
+    if isinstance(values, dict):
+        return (
+            "ARGS is an object, so it was called with keyword arguments. "
+            f"For one argument that is an object, write '[{arguments}]'."
+        )
+    return ""
+
+
+def check_requirements(requirements: Iterable[str]) -> None:
+    """Refuse what is no requirement before anything is started for it."""
+    try:
+        normalise(Spec(requirements=tuple(requirements)), references=REFERENCE_KINDS)
+    except SpecRefused as error:
+        raise UsageError(f"--with: {error}") from None
 
 
 def _check_file(path: str) -> None:
     if os.path.isfile(path) and os.access(path, os.R_OK):
         return
     why = "it may not be read" if os.path.isfile(path) else "no such file"
+    if os.path.isdir(path):
+        why = "it is a folder; name a file in it"
     hint = f"; did you mean {path}.py?" if os.path.isfile(f"{path}.py") else ""
     raise UsageError(f"Cannot read {path}: {why}{hint}")
 
@@ -149,11 +178,15 @@ def run(
         label=request.function,
         limits=Limits(run_s=timeout_s, memory_mb=memory_mb),
     )
-    return asyncio.run(_run(Supervisor(config), call, settings, requirements))
+    return asyncio.run(_run(Supervisor(config), call, settings, request, requirements))
 
 
 async def _run(
-    pool: Supervisor, call: Call, settings: Settings, requirements: tuple[str, ...]
+    pool: Supervisor,
+    call: Call,
+    settings: Settings,
+    request: Request,
+    requirements: tuple[str, ...],
 ) -> Outcome:
     loop = asyncio.get_running_loop()
     await pool.start()
@@ -166,7 +199,7 @@ async def _run(
         call_id = pool.submit(call, live)
         loop.add_signal_handler(signal.SIGINT, pool.cancel, call_id, "interrupted")
         outcome = await live.outcome
-        return outcome if outcome.ok else _for_terminal(outcome, live.shown)
+        return outcome if outcome.ok else _for_terminal(outcome, live.shown, request)
     except FlashpoolError as error:
         return Outcome(error_type=type(error).__name__, error=error.message, details=error.details)
     finally:
@@ -174,16 +207,25 @@ async def _run(
         await environments.close()
 
 
-def _for_terminal(outcome: Outcome, shown: bytes) -> Outcome:
+def _for_terminal(outcome: Outcome, shown: bytes, request: Request) -> Outcome:
     """The failure in the words of the command line, without output that was shown already."""
     if outcome.from_user:
-        missing = outcome.error_type == "MissingFunction"
-        return replace(outcome, error=outcome.details["message"]) if missing else outcome
+        return _of_user(outcome, request)
     message, heading, tail = (outcome.error or "").partition(TAIL_HEADING)
     for name, option in _OPTIONS.items():
         message = message.replace(name, option)
     rest = _not_shown(tail, shown.decode("utf-8", "replace"))
     return replace(outcome, error=f"{message}{heading}{rest}" if rest else message)
+
+
+def _of_user(outcome: Outcome, request: Request) -> Outcome:
+    message = str(outcome.details.get("message", ""))
+    if outcome.error_type == "MissingFunction":
+        return replace(outcome, error=message)
+    # Of the call itself: a TypeError from within names another function.
+    if outcome.error_type == "TypeError" and message.startswith(f"{request.function}() "):
+        return replace(outcome, error=f"{(outcome.error or '').rstrip()}\n{request.hint}")
+    return outcome
 
 
 def _not_shown(tail: str, shown: str) -> str:

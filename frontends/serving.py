@@ -107,11 +107,19 @@ def _calls(number: int) -> str:
     return "1 call" if number == 1 else f"{number} calls"
 
 
-def serve_lb(settings: Settings, announce: Callable[[socket.socket, socket.socket], None]) -> None:
-    """Serve until a signal. ``announce`` is called with both sockets once it listens."""
+def serve_lb(
+    settings: Settings,
+    announce: Callable[[socket.socket, socket.socket], None],
+    *,
+    port_setting: str = "FLASHPOOL_PORT",
+) -> None:
+    """Serve until a signal. ``announce`` is called with both sockets once it listens.
+
+    ``port_setting`` is what to set where the port is taken.
+    """
     check_open(settings)
     with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(bind(settings.host, settings.port, "FLASHPOOL_PORT"))
+        sock = stack.enter_context(bind(settings.host, settings.port, port_setting))
         admin_sock = stack.enter_context(bind_admin(settings))
         harden()
         run_loop(_serve(settings, sock, admin_sock, announce))

@@ -14,8 +14,8 @@ from rich.table import Table
 from flashpool.pool.setting import Setting
 from flashpool.pool.settings import Settings, table, variable
 
-#: Columns without a terminal, and those a table needs at least.
-_FILE_WIDTH: Final = 160
+#: Columns without a terminal, where nobody says how wide a reader's is; and those a table needs.
+_FILE_WIDTH: Final = 80
 _TABLE_WIDTH: Final = 110
 
 

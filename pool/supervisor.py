@@ -232,8 +232,10 @@ class Supervisor:
             raise
         except QueueFull:
             self._parts.calls.refuse(call_id)
+            limit = self.config.queue_limit
+            waiting = "1 call waits" if limit == 1 else f"{limit} calls wait"
             raise Overloaded(
-                f"the queue is full: {self.config.queue_limit} calls wait already; "
+                f"the queue is full: {waiting} already; "
                 "send it again later, or raise FLASHPOOL_QUEUE_LIMIT",
                 retry_after_s=1,
             ) from None

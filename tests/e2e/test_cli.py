@@ -40,6 +40,9 @@ def dies():
 def odd():
     return object()
 
+class NoFunction:
+    pass
+
 if __name__ == "__main__":
     raise SystemExit("not to be run")
 """
@@ -97,8 +100,12 @@ def test_a_call_that_fails(source: Path) -> None:
         (
             ["functions.py:absent"],
             1,
-            "functions.py defines no function 'absent'; it defines double,",
+            "functions.py defines no function 'absent'; its functions: double,",
         ),
+        (["functions.py:double", "[[1], 2, 3]"], 1, "write '[[[1], 2, 3]]'"),
+        (["functions.py:double", '{"m": 1}'], 1, "called with keyword arguments"),
+        ([".:double"], 2, "it is a folder"),
+        (["functions.py:double", "1", "--with", "huma nize"], 2, "huma nize"),
         (["functions.py:STEP"], 1, "defines no function 'STEP'"),
         (["functions.py:slow", "[0]", "--timeout", "0.3"], 1, "Raise --timeout"),
         (["functions.py:slow", "[0]", "--timeout", "0"], 2, "0.0 is not in the range"),
@@ -117,6 +124,7 @@ def test_what_goes_wrong(
     done = flashpool("call", *arguments)
     assert done.returncode == status
     assert text in done.stderr
+    assert "NoFunction" not in done.stderr
 
 
 def test_nothing_is_told_twice(source: Path) -> None:
@@ -199,7 +207,9 @@ def test_a_port_in_use_is_told() -> None:
         port = str(taken.getsockname()[1])
         done = flashpool("serve", "lb", "--port", port)
         assert done.returncode == 2
-        assert f"port {port}: it is in use" in done.stderr
+        assert f"port {port}: it is in use; set --port" in done.stderr
+        by_variable = flashpool("serve", "lb", FLASHPOOL_PORT=port)
+        assert f"port {port}: it is in use; set FLASHPOOL_PORT" in by_variable.stderr
         admin = flashpool("serve", "lb", "--port", "0", FLASHPOOL_ADMIN_PORT=port)
         assert "set FLASHPOOL_ADMIN_PORT" in admin.stderr
 

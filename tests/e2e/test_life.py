@@ -266,3 +266,11 @@ def test_a_misspelt_field_is_told_in_the_answer(tmp_path: Path) -> None:
         answer = server.execute("def f(): return 1", timout_s=5, unheard_of=1)
         assert answer["warnings"] == ["The field 'timout_s' is ignored: was timeout_s meant?"]
         assert "warnings" not in server.execute("def f(): return 1", unheard_of=1)
+
+
+def test_the_admin_port_says_what_it_serves(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for path in ("/", "/metrics", "/execute"):
+            missing = httpx.get(f"{server.admin}{path}", trust_env=False)
+            assert missing.status_code == 404
+            assert "GET /stats" in missing.json()["detail"]

@@ -134,7 +134,11 @@ def test_the_token(headers: dict[str, str], status: int) -> None:
     async def main() -> None:
         pool = StandInPool()
         async with serving(pool, FLASHPOOL_TOKEN="s3cret") as client:
-            assert (await client.execute(**headers)).status == status
+            answer = await client.execute(**headers)
+            assert answer.status == status
+            if status == 401:
+                wrong = "this is not it" in answer.json()["error"]
+                assert wrong == bool(headers), "who sent none is not told that it is wrong"
             assert (await client.get("/ping")).status == 200
         assert len(pool.calls) == (status == 200)
 

@@ -10,3 +10,10 @@ def test_narrow_terminals_get_a_list_that_fits() -> None:
     assert all(variable(name) in text for name in table())
     meanings = [line for line in text.splitlines() if line.startswith("    ")]
     assert max(map(len, meanings)) <= 60
+
+
+def test_what_is_piped_fits_any_terminal() -> None:
+    text = settings_table.as_table(Settings.from_environ({}))
+    assert "FLASHPOOL_SLOTS = " in text
+    meanings = [line for line in text.splitlines() if line.startswith("    ")]
+    assert max(map(len, meanings)) <= 80
