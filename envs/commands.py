@@ -63,9 +63,8 @@ class Listing:
     store_mode: str
     note: str
     quota: int
-    #: All there is; and the part of it that is in uv's cache alone.
+    #: All there is, uv's cache included.
     total_bytes: int
-    cache_bytes: int
     environments: tuple[Listed, ...]
     archived_only: tuple[str, ...]
 
@@ -112,14 +111,12 @@ def _listing(provider: Provider) -> Listing:
     rows = [_listed(provider, item.digest) for item in ground.evictor.stored()]
     here = {row.digest for row in rows if row is not None}
     archived = ground.shared.archived() if ground.archives else []
-    usage = ground.evictor.measure()
     return Listing(
         root=ground.store.root,
         store_mode=ground.places.mode,
         note=ground.places.note,
         quota=ground.evictor.limits.quota,
-        total_bytes=usage.total,
-        cache_bytes=usage.cache_only,
+        total_bytes=ground.evictor.measure().total,
         environments=tuple(row for row in rows if row is not None),
         archived_only=tuple(digest for digest in archived if digest not in here),
     )

@@ -61,7 +61,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     missing = _missing(settings)
     listing = _look(settings, commands.listing)
     if missing:
-        listing = replace(listing, root=Path(missing), total_bytes=0, cache_bytes=0)
+        listing = replace(listing, root=Path(missing), total_bytes=0)
     if as_json:
         _print_json(asdict(listing))
         return
@@ -80,9 +80,10 @@ def list_(settings: Settings, as_json: bool) -> None:
     rows += [(digest[:_SHORT], "", "", "", "", "", "only") for digest in listing.archived_only]
     _print_table(("digest", "mode", "packages", "size", "used", "users", "archived"), rows)
     quota = f" of {_size(listing.quota)}" if listing.quota else ""
-    cache = f", {_size(listing.cache_bytes)} of that uv's cache" if listing.cache_bytes else ""
-    total = f"{_size(listing.total_bytes)}{quota}{cache}"
-    click.echo(f"{total}, in {listing.root} ({listing.store_mode} mode)")
+    alone = sum(row.bytes for row in listing.environments)
+    total = f"{_size(listing.total_bytes)}{quota} with uv's cache and what builds start from"
+    where = f"in {listing.root} ({listing.store_mode} mode)"
+    click.echo(f"environments: {_size(alone)}; {total}, {where}")
     if missing or listing.note:
         click.echo("nothing is there yet" if missing else listing.note)
 
