@@ -174,6 +174,33 @@ def test_items_stream_as_they_come(platform: Platform, tmp_path: Path) -> None:
     assert record.dones[0].is_stream
 
 
+@pytest.mark.parametrize("how", ["def", "async def"])
+def test_items_of_methods_stream_too(platform: Platform, tmp_path: Path, how: str) -> None:
+    code = f"""class Counter:
+    def __init__(self): self.total = 0
+    {how} count(self, path):
+        import os, time
+        self.total += 1
+        yield self.total
+        while not os.path.exists(path): time.sleep(0.01)
+        yield "last"
+"""
+    fields = {"execution_type": "class", "class_name": "Counter", "class_code": code,
+              "method_name": "count", "instance_id": how, "create_new_instance": False,
+              "args": [str(tmp_path / "go")], "serialization_format": "json"}  # fmt: skip
+    job = platform.submit(fields)
+    platform.until(lambda: platform.job(job).stream)
+    assert not platform.job(job).final
+    (tmp_path / "go").touch()
+    record = platform.wait(job)
+    assert record.items == [1, "last"]
+    assert value(record) == record.items
+    # The instance keeps its state, and streams again.
+    again = platform.wait(platform.submit({**fields, "return_aggregate_stream": False}))
+    assert again.items == [2, "last"]
+    assert value(again) == []
+
+
 def test_a_slow_consumer_slows_the_generator(platform: Platform, tmp_path: Path) -> None:
     code = """async def f(path):
     for n in range(60):

@@ -304,12 +304,15 @@ def test_signals_to_the_last_do_not_change_the_exit_status(
 
 def test_a_stop_that_overtakes_its_job_counts(platform: Platform, tmp_path: Path) -> None:
     with working(tmp_path, platform) as worker:
-        # The job is on its way, while the stop channel is quick.
-        platform.script(Fault.slow("job-take", 1.5, times=1))
-        until(lambda: platform.exchanges("job-stop", worker=worker.id))
-        job = platform.submit(request(NOTHING, 1))
-        platform.send_stop(job, worker=worker.id)
-        assert failure(platform.wait(job)) == "Cancelled"
+        before = platform.submit(request(NOTHING, 1))
+        assert value(platform.wait(before)) == 1
+        following = f"{before.removesuffix('1')}2"
+        platform.send_stop(following, worker=worker.id)
+        # It is answered, while the job is still on its way.
+        stops = lambda: platform.exchanges("job-stop", worker=worker.id)  # noqa: E731
+        platform.until(lambda: any(one.status == 200 for one in stops()))
+        assert platform.submit(request(NOTHING, 1)) == following
+        assert failure(platform.wait(following)) == "Cancelled"
         assert value(run(platform, NOTHING, 1)) == 1
 
 
