@@ -62,7 +62,7 @@ bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --no-install-project --group bench
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-docs: install ## Check links and Python blocks of README and docs/
+docs: install ## Check links, Python blocks and settings in README and docs/
 	$(BIN)/python tests/support/check_docs.py
 
 clean: ## Remove environments, caches and builds

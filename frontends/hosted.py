@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from flashpool.envs import StoreUnavailable
+from flashpool.envs.places import check_volume
 from flashpool.pool.settings import Settings, SettingsError
 from flashpool.pool.supervisor import Supervisor
 
@@ -40,15 +42,23 @@ def create_hosted_app() -> FastAPI:
         modes.check_live(modes.of_balanced(os.environ), os.environ)
         settings = Settings.from_environ({**os.environ, "FLASHPOOL_HOST": _host(sys.argv)})
         check_open(settings)
-    except (modes.ModeError, SettingsError, OpenServerError) as error:
+        oddities = check_volume(settings.to_env_settings())
+    except (modes.ModeError, SettingsError, OpenServerError, StoreUnavailable) as error:
         # uvicorn would print the traceback of an exception around it.
         raise SystemExit(f"Error: {error}") from None
     configure_log(settings.log_level)
+    for sentence in oddities:
+        log.warning(sentence)
     harden()
     pool = Supervisor(settings.to_pool_config())
     environments = StoredEnvironments(settings.to_env_settings(), pool)
-    limit = settings.result_limit_mb * 1024 * 1024
-    app = create_app(Service(pool, environments, result_limit=limit), settings)
+    service = Service(
+        pool,
+        environments,
+        result_limit=settings.result_limit_mb * 1024 * 1024,
+        concurrency=settings.instance_concurrency,
+    )
+    app = create_app(service, settings)
     _add_admin(app, pool, settings)
     return app
 

@@ -107,7 +107,12 @@ class Queue:
         settings = self._settings
         pool = Supervisor(settings.to_pool_config())
         environments = StoredEnvironments(settings.to_env_settings(), pool)
-        service = Service(pool, environments, result_limit=result_limit(settings))
+        service = Service(
+            pool,
+            environments,
+            result_limit=result_limit(settings),
+            concurrency=settings.instance_concurrency,
+        )
         sock = self._admin_socket
         return service, None if sock is None else Admin(pool, settings, sock)
 

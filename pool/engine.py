@@ -261,7 +261,7 @@ class Engine:
             task.call_id = self._supervisor.submit(call, task)
         except Exception as error:  # noqa: BLE001 - Overloaded and its like are the call's end
             close_all(call.fds)
-            self._drop(task, error)
+            self._drop(task, tracebacks.refused(error))
 
     def _provide(self, task: Task, call: Call, spec: Spec) -> None:
         if task not in self._tasks or not task.is_queued():

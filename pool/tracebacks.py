@@ -24,6 +24,7 @@ from .errors import BY_NAME, CallError, FlashpoolError, RemoteException, WorkerC
 _ADVICE: Final = {
     "Raise timeout_s": "Raise timeout",
     "give the server more slots": "give the pool more max_workers",
+    "raise FLASHPOOL_QUEUE_LIMIT": "raise queue_limit",
 }
 
 
@@ -53,6 +54,13 @@ def _of_pool(outcome: Outcome) -> FlashpoolError:
     error = kind(_advising(outcome.error or "") or f"the call ended as {outcome.error_type}")
     error.details.update(outcome.details)
     return error
+
+
+def refused(error: Exception) -> Exception:
+    """A call was not taken: the same error, advising what a program can change."""
+    if not isinstance(error, FlashpoolError):
+        return error
+    return type(error)(_advising(error.message), **error.details)
 
 
 def _advising(message: str) -> str:

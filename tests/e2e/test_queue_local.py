@@ -221,6 +221,27 @@ def test_a_worker_whose_interpreter_does_not_start_ends(tmp_path: Path) -> None:
 UVICORN: Final = [sys.executable, "-m", "uvicorn", "lb_handler:app"]
 
 
+#: Two calls of one instance that end only when they overlap.
+MEET: Final = {
+    "execution_type": "class",
+    "class_name": "Place",
+    "class_code": """class Place:
+    def __init__(self):
+        self.there = 0
+    async def meet(self):
+        import asyncio
+        self.there += 1
+        while self.there < 2:
+            await asyncio.sleep(0.01)
+        return "met"
+""",
+    "method_name": "meet",
+    "instance_id": "place",
+    "timeout_s": 20,
+    "serialization_format": "json",
+}
+
+
 def test_the_load_balanced_images_application(tmp_path: Path) -> None:
     port = _free_port()
     command = [*UVICORN, "--port", str(port), "--timeout-keep-alive", "600"]
@@ -230,6 +251,9 @@ def test_the_load_balanced_images_application(tmp_path: Path) -> None:
     ):
         until(lambda: http.get("/ping").status_code == 200, 30)
         assert http.post("/execute", json=request(ADD, 40, 2)).json()["json_result"] == 42
+        with ThreadPoolExecutor(2) as callers:
+            replies = [callers.submit(http.post, "/execute", json=MEET) for _ in range(2)]
+            assert [reply.result().json()["json_result"] for reply in replies] == ["met"] * 2
         tree = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         process.wait(20)

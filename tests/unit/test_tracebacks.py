@@ -143,3 +143,12 @@ def test_advice_names_what_a_program_can_change():
         "it ran too long. Raise timeout if it needs longer"
         "\n\nLast output of the call:\nRaise timeout_s"
     )
+
+
+def test_a_refusal_advises_what_a_program_can_change():
+    full = errors.Overloaded("full; or raise FLASHPOOL_QUEUE_LIMIT", retry_after_s=1)
+    told = tracebacks.refused(full)
+    assert (type(told), str(told)) == (errors.Overloaded, "full; or raise queue_limit")
+    assert told.details == {"retry_after_s": 1}
+    other = OSError("x")
+    assert tracebacks.refused(other) is other
