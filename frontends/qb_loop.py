@@ -30,6 +30,7 @@ from runpod.serverless.utils import rp_debugger
 from .qb_heartbeat import Heartbeat
 from .qb_jobs import Job
 from .qb_take import Taken, Taker
+from .qb_waiting import News, within
 from .qb_worker import Running, Worker
 from .serving import run_loop
 
@@ -70,6 +71,14 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._tasks: set[asyncio.Task[None]] = set()
         #: When stop requests came for jobs that are not here: an answer may be bringing them.
         self._early_stops: dict[str, float] = {}
+        self._leaving = asyncio.Event()
+        self._hurry = asyncio.Event()
+        #: There may be room for a job, or none is left.
+        self._changed = News()
+        #: No job is taken any more.
+        self._took_last = asyncio.Event()
+        self._left = asyncio.Event()
+        self._failure: Exception | None = None
 
     def start(self) -> None:
         """Run until a signal; returns when all is reported and stopped."""
@@ -78,14 +87,6 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     async def run(self) -> None:
         """The SDK's, with the pool around it."""
         self._loop = asyncio.get_running_loop()
-        self._leaving = asyncio.Event()
-        self._hurry = asyncio.Event()
-        #: Set, and replaced, when there may be room for a job, or none is left.
-        self._changed = asyncio.Event()
-        #: No job is taken any more.
-        self._took_last = asyncio.Event()
-        self._left = asyncio.Event()
-        self._failure: Exception | None = None
         for signum in _SIGNALS:
             signal.signal(signum, self.handle_shutdown)
         self._worker = self._make()
@@ -124,7 +125,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         else:
             log.info("%s again: leaving at once", name)
             self._hurry.set()
-        self._change()
+        self._changed.tell()
 
     def kill_worker(self) -> None:
         """Leave, as after a signal."""
@@ -144,7 +145,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._leaving.set()
         finally:
             self._took_last.set()
-            self._change()
+            self._changed.tell()
 
     async def _poll(self, session: aiohttp.ClientSession, room: int) -> None:
         self._polling = asyncio.ensure_future(self._taker.take(session, room))
@@ -159,7 +160,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         for job in taken.jobs:
             self._begin(job)
         if taken.pause_s:
-            await _within(self._leaving.wait(), taken.pause_s)
+            await within(self._leaving.wait(), taken.pause_s)
 
     async def _ready(self) -> None:
         ready = asyncio.ensure_future(self._worker.wait_ready())
@@ -175,13 +176,12 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     async def _room(self) -> int:
         """How many jobs to ask for; waits until that is one at least. 0: it is to leave."""
         while not self._leaving.is_set():
-            changed = self._changed
             await self.set_scale()
             room = self.current_concurrency - self._worker.active
             if room > 0:
                 return room
             # A slot is free again some time after its job has ended, when nothing tells us.
-            await _within(changed.wait(), _LOOK_S)
+            await self._changed.wait(_LOOK_S)
         return 0
 
     #: How many jobs there may be; the SDK's name for it.
@@ -198,7 +198,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         elif job.id in self._worker.jobs:
             log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
         else:
-            running = self._worker.begin(job, self._change)
+            running = self._worker.begin(job, self._changed.tell)
             self.job_progress.add(job.id)
             task = asyncio.ensure_future(self._see_through(running))
             self._tasks.add(task)
@@ -212,11 +212,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         finally:
             del self._worker.jobs[running.job.id]
             self.job_progress.remove(running.job.id)
-            self._change()
-
-    def _change(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+            self._changed.tell()
 
     # Stopping one.
 
@@ -269,7 +265,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         if self._polling is not None:
             self._polling.cancel()
         # It may have brought jobs at this moment.
-        await _within(self._took_last.wait(), _LOOK_S)
+        await within(self._took_last.wait(), _LOOK_S)
         why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
         self._hurry.clear()
         for running in list(self._worker.jobs.values()):
@@ -281,11 +277,4 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             left = end - self._loop.time()
             if left <= 0:
                 return
-            await _within(self._changed.wait(), left)
-
-
-async def _within(awaitable: Any, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(awaitable, seconds)
-    except asyncio.TimeoutError:
-        pass
+            await self._changed.wait(left)

@@ -22,6 +22,7 @@ from typing import Final
 
 from .qb_outbox import Outbox, Report
 from .qb_posts import UNKNOWN_LIMIT, Posts, Verdict
+from .qb_waiting import News
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ class Reports:
         self._disk_error = ""
         self._resumed: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_AT_ONCE)
-        #: Set, and replaced, when a post is taken.
-        self._taken = asyncio.Event()
+        #: A post was taken: the platform is back.
+        self._taken = News()
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._waiting
@@ -88,8 +89,7 @@ class Reports:
 
     def hurry(self) -> None:
         """Post what waits now."""
-        self._taken.set()
-        self._taken = asyncio.Event()
+        self._taken.tell()
 
     async def close(self) -> None:
         """Leave what an earlier process had left to the next one."""
@@ -137,7 +137,7 @@ class Reports:
             if verdict is Verdict.TOO_LARGE:
                 report = self._waiting[report.job_id] = self._shrink(report)
             await self._keep(report, verdict)
-            await self._pause(pause)
+            await self._taken.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_PAUSE_S)
         if report.job_id in self._kept:
             await asyncio.to_thread(self._outbox.drop, report.job_id)
@@ -183,10 +183,3 @@ class Reports:
             verdict.value,
             self._outbox.folder,
         )
-
-    async def _pause(self, seconds: float) -> None:
-        some = seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-        try:
-            await asyncio.wait_for(self._taken.wait(), some)
-        except asyncio.TimeoutError:
-            pass

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from .qb_posts import UNKNOWN_LIMIT, Posts, Verdict
+from .qb_waiting import within
 
 log = logging.getLogger(__name__)
 
@@ -125,14 +126,7 @@ class Progress:
         while self._latest is not None:
             output, self._latest = self._latest, None
             await self._posts.progress(self._job_id, output)
-            await _within(self._pause.wait(), _PROGRESS_S)
-
-
-async def _within(awaitable: Awaitable[object], seconds: float) -> None:
-    try:
-        await asyncio.wait_for(awaitable, seconds)
-    except asyncio.TimeoutError:
-        pass
+            await within(self._pause.wait(), _PROGRESS_S)
 
 
 def _chunk(item: bytes) -> bytes:
