@@ -106,7 +106,8 @@ class Posts:
         except (aiohttp.ClientError, OSError) as error:
             log.debug("Job %s: a post failed: %s: %s", job_id, type(error).__name__, error)
             return Verdict.UNREACHABLE
-        if response.status < 300:
+        # Redirected to a page that says 200, it has arrived nowhere.
+        if response.status < 300 and response.method == "POST":
             return Verdict.TAKEN
         log.debug("Job %s: a post was answered with status %d", job_id, response.status)
         return _VERDICTS.get(response.status, Verdict.REFUSED)

@@ -1,0 +1,64 @@
+"""What counts as taken; the server is real."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from flashpool.frontends.qb_outbox import Report
+from flashpool.frontends.qb_posts import Addresses, Posts, Verdict
+
+
+def posted(status: int, location: str = "") -> tuple[Verdict, list[tuple[str, str]]]:
+    """The verdict of a report that is answered so, and what reached the server."""
+    asked: list[tuple[str, str]] = []
+
+    async def done(request: web.Request) -> web.Response:
+        asked.append((request.path, await request.text()))
+        headers = {"Location": location} if location else {}
+        return web.Response(status=status, headers=headers)
+
+    async def other(request: web.Request) -> web.Response:
+        asked.append((request.path, await request.text()))
+        return web.Response(text="<html>")
+
+    async def post() -> Verdict:
+        app = web.Application()
+        app.router.add_post("/done/{job}", done)
+        app.router.add_route("*", "/other", other)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            at = f"http://127.0.0.1:{runner.addresses[0][1]}/done/$ID?gpu=x"
+            # The resolver that is usual with aiodns starts a thread that stays.
+            connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+            async with aiohttp.ClientSession(connector=connector) as session:
+                posts = Posts(session, Addresses(done=at, stream=None))
+                return await posts.report(Report(job_id="a", body=b"{}"))
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(post()), asked
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [(200, Verdict.TAKEN), (204, Verdict.TAKEN), (302, Verdict.REFUSED), (401, Verdict.REFUSED),
+     (404, Verdict.UNKNOWN), (410, Verdict.GONE), (413, Verdict.TOO_LARGE), (500, Verdict.REFUSED)],
+)  # fmt: skip
+def test_a_status_is_a_verdict(status: int, verdict: Verdict) -> None:
+    assert posted(status) == (verdict, [("/done/a", "{}")])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_a_redirect_that_drops_the_report_is_no_success(status: int) -> None:
+    """A proxy's login page, say."""
+    verdict, asked = posted(status, "/other")
+    assert asked[1:] == [("/other", "")]
+    assert verdict is Verdict.REFUSED
+
+
+def test_one_that_carries_it_on_is() -> None:
+    assert posted(307, "/other") == (Verdict.TAKEN, [("/done/a", "{}"), ("/other", "{}")])
