@@ -169,7 +169,7 @@ OWN: Final = (
     "environments",
     "show_output",
 )
-_TAKEN: Final = ("slots", "call_timeout_s", "memory_mb")
+_TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing")
 
 
 def check(given: Mapping[str, Any]) -> dict[str, Any]:
