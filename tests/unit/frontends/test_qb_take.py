@@ -1,6 +1,7 @@
 """What becomes of a poll whose answer is slow, stalls or breaks off; the server writes it by hand."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -13,47 +14,56 @@ from flashpool.frontends.qb_take import Taken, Taker
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 24\r\n\r\n"
 BODY = b'{"id":"a","input":"xyz"}'
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def taken(answer: Answer, *, cancel_s: float | None = None) -> Taken:
     """What one poll brings."""
+    served: list[asyncio.Future[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.ensure_future(see_through(reader, writer)))
+
+    async def see_through(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        await answer(writer)
+        await answer(reader, writer)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     async def take() -> Taken:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         # The resolver that is usual with aiodns starts a thread that stays.
         connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
-        async with server, aiohttp.ClientSession(connector=connector) as session:
-            taker = Taker(lambda _wanted: f"http://127.0.0.1:{port}/job-take/pod?x=y")
-            return await asyncio.wait_for(taker.take(session, 1), cancel_s or 20)
+        taker = Taker(lambda _wanted: f"http://127.0.0.1:{port}/job-take/pod?x=y")
+        try:
+            async with server, aiohttp.ClientSession(connector=connector) as session:
+                return await asyncio.wait_for(taker.take(session, 1), cancel_s or 20)
+        finally:
+            await asyncio.gather(*served)
 
     return asyncio.run(take())
 
 
-async def drip(writer: asyncio.StreamWriter) -> None:
+async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(HEAD)
     for start in range(0, len(BODY), 4):
         await asyncio.sleep(0.1)
         writer.write(BODY[start : start + 4])
 
 
-async def half(writer: asyncio.StreamWriter) -> None:
+async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(HEAD + BODY[:10])
 
 
-async def stall(writer: asyncio.StreamWriter) -> None:
+async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(HEAD + BODY[:10])
-    await asyncio.sleep(1)
+    await reader.read()
 
 
-async def silence(writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(1)
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
 
 
 def test_an_answer_may_take_longer_than_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
