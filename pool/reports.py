@@ -25,6 +25,9 @@ from .zygote import ZygoteProcess
 
 #: After a fork failed for want of processes or descriptors.
 _FORK_AGAIN_S: Final = 0.5
+#: Peak resident KiB up to which a worker that has answered is as good as gone: its memory is
+#: back before the next call could want it.
+SMALL_KB: Final = 256 * 1024
 
 
 class Reports:
@@ -135,6 +138,8 @@ class Reports:
             self._parts.fleet.ran(worker.zygote, running.call)
         outcome = ends.answered(running, frame, meta, self._now())
         self._parts.calls.finish(worker.call_id, outcome)
+        if meta.rss_kb <= SMALL_KB:
+            self._do(self._scheduler.leaves(worker.id, self._now()))
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """User code wrote to the channel."""

@@ -2,7 +2,7 @@
 
     submitted, withdrawn, ended            StartZygote, RetireZygote
     zygote_ready, zygote_lost      --->    ForkWorkers, DismissWorker
-    worker_ready, worker_gone              Dispatch, Grant, Fail
+    worker_ready, leaves, worker_gone      Dispatch, Grant, Fail
     rested, wants_slot
     tick, gpus_changed
 
@@ -16,7 +16,9 @@ to carry out, in order. The supervisor alone calls them, and carries them out.
 The rules:
 
 * A call needs a slot and a spare of its zygote. It holds the slot until its worker's
-  process tree is gone (`worker_gone`), not just until its result is here.
+  process tree is gone (`worker_gone`), not just until its result is here. But a worker that
+  has answered and is small holds none (`leaves`), of as many as there are slots: for the
+  time it takes to be told of its end, the next call may run.
 * A call for GPUs needs a lease of them (see `gpus`) in place of a slot, and holds that for
   as long. It stands in line for them while its zygote can fork: one that is still starting
   keeps no device from others.
@@ -203,6 +205,10 @@ class Scheduler:
         if zygote.retiring:
             return self._upkeep.retire_if_done(zygote) + self._upkeep.start_held_up(now)
         return self._upkeep.settle(zygote, now)
+
+    def leaves(self, worker: int, now: float) -> list[Command]:
+        """It has answered, used little, and ends now."""
+        return self._slots.dispatch(now) if self._slots.leaves(worker) else []
 
     def worker_gone(self, worker: int, now: float) -> list[Command]:
         """Its whole process tree is gone: the slot it held is free."""

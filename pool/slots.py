@@ -6,8 +6,9 @@
     a zygote that has fewer spares than it could use       --> ForkWorkers
 
 Oldest first among the calls whose zygote has a spare. A worker holds what it was given
-until its process tree is gone; a resident gives its slot back each time it rests, and
-keeps its GPUs.
+until its process tree is gone, but for one that has answered and is small: the next call
+begins while it leaves, of as many at once as there are slots. A resident gives its slot
+back each time it rests, and keeps its GPUs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Slots:
         self.busy = 0
         #: Workers that hold a slot, and those that hold GPUs.
         self._holding: set[int] = set()
+        #: Workers that held one, have answered, and are not gone yet.
+        self._leaving: set[int] = set()
         self._leases: dict[int, Lease] = {}
         #: Residents, and those of them that want a slot: since when.
         self._residents: set[int] = set()
@@ -117,6 +120,18 @@ class Slots:
 
     # Asked for, and given back.
 
+    def leaves(self, worker: int) -> bool:
+        """It has answered, and has little to clear away; whether that freed a slot.
+
+        Bounded, because what it started may be slower to go than calls are to come.
+        """
+        if worker not in self._holding or len(self._leaving) >= self._policy.slots:
+            return False
+        self._holding.remove(worker)
+        self._leaving.add(worker)
+        self.busy -= 1
+        return True
+
     def asks(self, worker: int, since: float) -> bool:
         """A resident has something to do, since then; False when it has GPUs and needs no slot."""
         if worker in self._leases:
@@ -142,15 +157,16 @@ class Slots:
 
     def gone(self, worker: int, zygote: Entry, now: float) -> None:
         """Its process tree is gone: what it held is free."""
-        lease = self._leases.pop(worker, None)
-        if lease is None and worker not in self._holding and worker not in self._residents:
-            zygote.discard(worker)
-            return
-        if lease is not None:
+        if lease := self._leases.pop(worker, None):
             self._gpus.release(lease, now)
         elif worker in self._holding:
             self._holding.remove(worker)
             self.busy -= 1
+        elif worker in self._leaving:
+            self._leaving.remove(worker)
+        elif worker not in self._residents:
+            zygote.discard(worker)
+            return
         if worker in self._residents:
             self._residents.remove(worker)
             self._asking.pop(worker, None)

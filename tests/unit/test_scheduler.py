@@ -63,6 +63,8 @@ class World(RuleBasedStateMachine):
         self.ended: set[int] = set()
         #: Replaced by another profile: no call is sent there any more.
         self.retiring: set[ZygoteKey] = set()
+        #: Workers that have answered and hold no slot any more.
+        self.answered: set[int] = set()
         #: Residents without a slot, and those of them that want one.
         self.resting: set[int] = set()
         self.asking: set[int] = set()
@@ -198,7 +200,18 @@ class World(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.running)))
         self._end(worker)
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def call_answers(self, data) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.running)))
+        if self.running[worker] < 0 or worker in self.answered:
+            return
+        if worker not in self.devices and len(self.answered) < POLICY.slots:
+            self.answered.add(worker)
+        self.do(self.scheduler.leaves(worker, self.now))
+
     def _end(self, worker: int) -> None:
+        self.answered.discard(worker)
         self.ended.add(self.running.pop(worker))
         self.devices.pop(worker, None)
         self.do(self.scheduler.worker_gone(worker, self.now))
@@ -207,6 +220,8 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def resident_rests(self, data) -> None:
         worker = data.draw(st.sampled_from(sorted(self.running)))
+        if worker in self.answered:
+            return
         self.ended.add(self.running.pop(worker))
         self.resting.add(worker)
         self.do(self.scheduler.rested(worker, self.now))
@@ -312,7 +327,7 @@ class World(RuleBasedStateMachine):
 
     @property
     def on_slots(self) -> int:
-        return sum(worker not in self.devices for worker in self.running)
+        return sum(worker not in {*self.devices, *self.answered} for worker in self.running)
 
     def _held_up(self, key: ZygoteKey) -> bool:
         """It leaves, and comes back; or as many environments are up as may be."""
