@@ -237,7 +237,8 @@ def spare_memory(bench: Bench) -> Row:
     http_load.saturate(server.address, http_load.NOOP, CONNECTIONS, 0.2)
     zygote = until(lambda: _idle_zygote(server), 10)
     rollups = []
-    for pid in _children(zygote):
+    residents = {one["pid"] for one in server.stats()["instances"]}
+    for pid in set(_children(zygote)) - residents:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             rollups.append(Path(f"/proc/{pid}/smaps_rollup").read_text("ascii"))
     return limited(
@@ -259,7 +260,8 @@ def spare_memory(bench: Bench) -> Row:
 def _idle_zygote(server: LbServer) -> int | None:
     stats = server.stats()
     lean = next(zygote for zygote in stats["zygotes"] if zygote["profile"] == 0)
-    only_spares = lean["spares"] > 0 and lean["workers"] == lean["spares"]
+    residents = sum(one["pid"] is not None for one in stats["instances"])
+    only_spares = lean["spares"] > 0 and lean["workers"] == lean["spares"] + residents
     pid: int = lean["pid"]
     return pid if only_spares and not stats["running"] else None
 
