@@ -51,6 +51,8 @@ class Entry:
     forking: int = 0
     #: Workers that were dispatched to and whose tree is not gone.
     busy: int = 0
+    #: Those of them that have answered and hold no slot any more.
+    answered: int = 0
     #: Workers that stay between calls.
     residents: int = 0
     #: Most busy at once, of late.

@@ -208,7 +208,11 @@ class Scheduler:
 
     def leaves(self, worker: int, now: float) -> list[Command]:
         """It has answered, used little, and ends now."""
-        return self._slots.dispatch(now) if self._slots.leaves(worker) else []
+        key = self._zygote_of.get(worker)
+        zygote = self._roster.entries.get(key) if key is not None else None
+        if zygote is None or not self._slots.leaves(worker, zygote):
+            return []
+        return self._slots.dispatch(now)
 
     def worker_gone(self, worker: int, now: float) -> list[Command]:
         """Its whole process tree is gone: the slot it held is free."""

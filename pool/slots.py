@@ -91,7 +91,7 @@ class Slots:
         """The spare that gets the call."""
         self._line.leave(call)
         zygote.busy += 1
-        zygote.peak = max(zygote.peak, zygote.busy)
+        zygote.peak = max(zygote.peak, zygote.busy - zygote.answered)
         zygote.last_used = now
         if zygote not in touched:
             touched.append(zygote)
@@ -120,7 +120,7 @@ class Slots:
 
     # Asked for, and given back.
 
-    def leaves(self, worker: int) -> bool:
+    def leaves(self, worker: int, zygote: Entry) -> bool:
         """It has answered, and has little to clear away; whether that freed a slot.
 
         Bounded, because what it started may be slower to go than calls are to come.
@@ -130,6 +130,7 @@ class Slots:
         self._holding.remove(worker)
         self._leaving.add(worker)
         self.busy -= 1
+        zygote.answered += 1
         return True
 
     def asks(self, worker: int, since: float) -> bool:
@@ -164,6 +165,7 @@ class Slots:
             self.busy -= 1
         elif worker in self._leaving:
             self._leaving.remove(worker)
+            zygote.answered -= 1
         elif worker not in self._residents:
             zygote.discard(worker)
             return
@@ -193,7 +195,9 @@ class Slots:
         """Take away spares that it has not needed of late; call it every second or so."""
         idle = now - zygote.last_used
         zygote.peak = max(
-            zygote.busy, zygote.peak - 1, 0 if idle > self._policy.spare_idle_s else 1
+            zygote.busy - zygote.answered,
+            zygote.peak - 1,
+            0 if idle > self._policy.spare_idle_s else 1,
         )
         number = len(zygote.spares) - self._spares_wanted(zygote)
         return [zygote.spares.popleft() for _ in range(number)]

@@ -63,6 +63,7 @@ def test_a_job_runs_once_and_everything_about_it_is_known(
     assert ping.query["runpod_version"]
 
 
+@pytest.mark.slow
 def test_an_error_is_lifted_and_the_worker_goes_on(platform: Platform, worker: Worker) -> None:
     failed, fine = platform.submit({"fail": "no luck"}), platform.submit({"echo": 1})
     platform.wait_all([failed, fine])
@@ -71,6 +72,7 @@ def test_an_error_is_lifted_and_the_worker_goes_on(platform: Platform, worker: W
     assert platform.job(fine).output == {"echo": 1}
 
 
+@pytest.mark.slow
 def test_items_arrive_in_order() -> None:
     with Platform(poll_s=0.3) as platform:
         started(platform, PLAIN_STREAM="1")
@@ -80,6 +82,7 @@ def test_items_arrive_in_order() -> None:
     assert record.dones[0].is_stream
 
 
+@pytest.mark.slow
 def test_progress_is_told_apart_from_the_result(platform: Platform, worker: Worker) -> None:
     record = platform.wait(platform.submit({"progress": 3, "sleep": 0.5, "echo": 1}))
     platform.until(lambda: len(platform.job(record.id).progress) == 3)
@@ -87,6 +90,7 @@ def test_progress_is_told_apart_from_the_result(platform: Platform, worker: Work
     assert record.output == {"echo": 1}
 
 
+@pytest.mark.slow
 def test_many_jobs_at_once_are_taken_in_batches() -> None:
     with Platform(poll_s=0.3) as platform:
         jobs = [platform.submit({"sleep": 0.2, "echo": n}) for n in range(12)]
@@ -106,6 +110,7 @@ def test_many_jobs_at_once_are_taken_in_batches() -> None:
     ],
     ids=["500", "bad_json", "cut"],
 )
+@pytest.mark.slow
 def test_the_sdk_asks_again_after_a_fault(platform: Platform, worker: Worker, fault: Fault) -> None:
     since = time.monotonic()
     platform.script(fault)
@@ -118,6 +123,7 @@ def test_the_sdk_asks_again_after_a_fault(platform: Platform, worker: Worker, fa
     assert platform.wait(platform.submit({"echo": 1})).output == {"echo": 1}
 
 
+@pytest.mark.slow
 def test_a_refused_result_is_posted_again(platform: Platform, worker: Worker) -> None:
     platform.script(Fault.answers("job-done", 500, times=1))
     record = platform.wait(platform.submit({"echo": 1}))
@@ -125,6 +131,7 @@ def test_a_refused_result_is_posted_again(platform: Platform, worker: Worker) ->
     assert statuses == [500, 200]
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_lost_makes_a_second_post(platform: Platform, worker: Worker) -> None:
     platform.script(Fault.answers("job-done", 502, carried_out=True))
     job = platform.submit({"echo": 1})
@@ -132,6 +139,7 @@ def test_an_answer_that_is_lost_makes_a_second_post(platform: Platform, worker: 
     assert [done.counted for done in platform.job(job).dones] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_job_can_be_handed_out_twice(platform: Platform, worker: Worker) -> None:
     platform.script(Fault.duplicates())
     job = platform.submit({"echo": 1})
@@ -140,6 +148,7 @@ def test_a_job_can_be_handed_out_twice(platform: Platform, worker: Worker) -> No
     assert platform.job(job).status is Status.COMPLETED
 
 
+@pytest.mark.slow
 def test_what_hangs_goes_on_when_it_is_cleared(platform: Platform, worker: Worker) -> None:
     platform.script(Fault.hangs("job-done"))
     job = platform.submit({"echo": 1})
@@ -149,6 +158,7 @@ def test_what_hangs_goes_on_when_it_is_cleared(platform: Platform, worker: Worke
     assert platform.wait(job).done_count == 1
 
 
+@pytest.mark.slow
 def test_cancelling_stops_it_and_nothing_is_posted(platform: Platform, worker: Worker) -> None:
     job = platform.submit({"sleep": 600})
     begun(platform, worker, job)
@@ -159,6 +169,7 @@ def test_cancelling_stops_it_and_nothing_is_posted(platform: Platform, worker: W
     assert platform.job(job).done_count == 0
 
 
+@pytest.mark.slow
 def test_the_time_limit_of_a_job_ends_it(platform: Platform, worker: Worker) -> None:
     job = platform.submit({"sleep": 600}, policy={"executionTimeout": 1000})
     record = platform.wait(job)
@@ -166,6 +177,7 @@ def test_the_time_limit_of_a_job_ends_it(platform: Platform, worker: Worker) -> 
     platform.until(lambda: _said(worker, job, "Job stopped."))
 
 
+@pytest.mark.slow
 def test_sigterm_lets_it_finish() -> None:
     with Platform(poll_s=0.3) as platform:
         worker = started(platform)
@@ -175,6 +187,7 @@ def test_sigterm_lets_it_finish() -> None:
         assert platform.job(job).output == {"echo": 1}
 
 
+@pytest.mark.slow
 def test_a_worker_that_asks_for_it_is_stopped() -> None:
     with Platform(poll_s=0.3) as platform:
         worker = started(platform)
@@ -183,6 +196,7 @@ def test_a_worker_that_asks_for_it_is_stopped() -> None:
         assert worker.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_lost_worker_s_job_is_given_to_another() -> None:
     with Platform(poll_s=0.3, lost_after_s=2.5, redeliveries=1) as platform:
         lost = started(platform)
@@ -214,6 +228,7 @@ def test_the_real_client_provisions_and_calls(client_python: Path, tmp_path: Pat
     assert names == ["live-calls", "live-inner"]
 
 
+@pytest.mark.slow
 def test_the_real_client_s_jobs(
     platform: Platform, worker: Worker, client_python: Path, tmp_path: Path
 ) -> None:
@@ -234,6 +249,7 @@ def test_the_real_client_s_jobs(
     assert platform.job(job).done_count == 0
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process_too() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "support.cloud"],
@@ -255,6 +271,7 @@ def test_it_runs_as_a_process_too() -> None:
     assert "RUNPOD_WEBHOOK_GET_JOB" in exports
 
 
+@pytest.mark.slow
 def test_the_sdk_s_local_api(platform: Platform, client_python: Path, tmp_path: Path) -> None:
     with local_api(PLAIN, tmp_path, {}) as url:
         stub = run_client(client_python, tmp_path / "home", "D", platform, url=url)

@@ -88,6 +88,7 @@ def test_the_time_for_building_is_limited_by_itself(world: World) -> None:
         assert server.execute("def f(): return 3")["json_result"] == 3
 
 
+@pytest.mark.slow
 def test_an_environment_in_use_is_not_deleted_and_an_idle_one_is_let_go(world: World) -> None:
     with world.server(FLASHPOOL_ENVIRONMENT_IDLE_S="1") as server:
         answer = server.execute(VERSION, dependencies=["alpha"])
@@ -139,6 +140,7 @@ def test_the_commands(world: World, tmp_path: Path) -> None:
     assert world.command("show", "zzz").returncode == 1
 
 
+@pytest.mark.slow
 def test_a_new_environment_gets_its_turn_when_all_that_may_be_up_are_busy(world: World) -> None:
     """A call in each of two slots all the time, in the one environment that may be up."""
     code = "def f():\n    import alpha, time\n    time.sleep(0.2)\n    return alpha.version"

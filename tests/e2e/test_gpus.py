@@ -211,6 +211,7 @@ def test_a_driver_that_hangs_holds_up_no_probe(pod: Serve, scripted: ScriptedNvm
         result(server.execute(SEEN, gpus=2))
 
 
+@pytest.mark.slow
 def test_gpus_that_cannot_be_listed_are_told_and_found_later(
     scripted: ScriptedNvml,
     tmp_path: Path,
@@ -234,6 +235,7 @@ def test_gpus_that_cannot_be_listed_are_told_and_found_later(
         server.close()
 
 
+@pytest.mark.slow
 def test_a_call_that_gives_up_its_place_lets_others_go(
     pod: Serve,
     scripted: ScriptedNvml,

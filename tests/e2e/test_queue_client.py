@@ -92,6 +92,7 @@ def test_errors(live: Told, call: str, texts: list[str]) -> None:
         assert one in text
 
 
+@pytest.mark.slow
 def test_what_a_call_prints_is_shown(
     client_python: Path, variables: dict[str, str], tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_run_and_wait(jobs: Told) -> None:
     assert jobs.value("run") == [True, 42, "adding\n"]
 
 
+@pytest.mark.slow
 def test_runsync(jobs: Told) -> None:
     assert jobs.value("runsync") == 42
 
@@ -150,6 +152,7 @@ def test_cancel(jobs: Told, platform: Platform, call: str) -> None:
     assert platform.job(job).status is Status.CANCELLED
 
 
+@pytest.mark.slow
 def test_cancel_at_once(jobs: Told) -> None:
     _, done = jobs.value("cancel_by_id")
     assert done
@@ -171,6 +174,7 @@ def test_nothing_of_what_was_cancelled_goes_on(jobs: Told, platform: Platform) -
     assert not any(done.counted for job in stopped for done in job.dones)
 
 
+@pytest.mark.slow
 def test_the_stub_without_a_queue(
     platform: Platform, client_python: Path, variables: dict[str, str], tmp_path: Path
 ) -> None:

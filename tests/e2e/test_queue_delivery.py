@@ -112,6 +112,7 @@ def test_results_refused_for_a_minute_arrive_and_once(platform: Platform, tmp_pa
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
+@pytest.mark.slow
 def test_a_refusal_of_any_kind_is_not_the_end(
     platform: Platform, tmp_path: Path, status: int
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_refusal_of_any_kind_is_not_the_end(
         assert value(run(platform, NOTHING, 5)) == 5
 
 
+@pytest.mark.slow
 def test_a_platform_that_says_nothing(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="3")
     platform.script(Fault.hangs("job-done", times=None), Fault.hangs("job-take", times=None))
@@ -131,6 +133,7 @@ def test_a_platform_that_says_nothing(platform: Platform, tmp_path: Path) -> Non
     assert len(kept(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_connections_that_break_and_answers_that_are_too_large(
     platform: Platform, tmp_path: Path
 ) -> None:
@@ -150,6 +153,7 @@ def test_connections_that_break_and_answers_that_are_too_large(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_restarted_worker_goes_on_reporting(
     platform: Platform, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -199,6 +203,7 @@ def test_sigterm_under_load_reports_every_job(platform: Platform, tmp_path: Path
     assert {one.status for one in rest} <= {Status.IN_QUEUE}
 
 
+@pytest.mark.slow
 def test_what_does_not_end_in_time_is_reported_as_cancelled(
     platform: Platform, tmp_path: Path
 ) -> None:
@@ -215,6 +220,7 @@ def test_what_does_not_end_in_time_is_reported_as_cancelled(
     until(lambda: not alive(tree))
 
 
+@pytest.mark.slow
 def test_without_a_drain_all_is_reported_too(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="0")
     jobs = [staying(platform, tmp_path / name, 60) for name in ("one", "two")]
@@ -232,6 +238,7 @@ def test_a_second_signal_hurries(platform: Platform, tmp_path: Path) -> None:
     assert failure(platform.job(job)) == "Cancelled"
 
 
+@pytest.mark.slow
 def test_a_job_taken_while_the_signal_comes_is_done(tmp_path: Path) -> None:
     """The SDK's own loop takes it from the poll that is still open, and drops it."""
     with Platform(poll_s=3) as platform:
@@ -243,6 +250,7 @@ def test_a_job_taken_while_the_signal_comes_is_done(tmp_path: Path) -> None:
         assert value(platform.job(job)) == 4
 
 
+@pytest.mark.slow
 def test_a_poll_is_not_waited_for_beyond_the_drain(tmp_path: Path) -> None:
     with Platform(poll_s=60) as platform:
         with working(tmp_path, platform, FLASHPOOL_DRAIN_S="1") as worker:
@@ -253,6 +261,7 @@ def test_a_poll_is_not_waited_for_beyond_the_drain(tmp_path: Path) -> None:
         assert not platform.job(job).deliveries
 
 
+@pytest.mark.slow
 def test_cancelling_works_while_it_leaves(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="30")
     job = staying(platform, tmp_path / "begun", 60)
@@ -275,6 +284,7 @@ def test_a_killed_worker_leaves_nothing_and_no_heartbeat(
     until(lambda: not alive(tree), 3)
 
 
+@pytest.mark.slow
 def test_the_heartbeat_goes_on_when_its_process_is_killed(
     platform: Platform, tmp_path: Path
 ) -> None:
@@ -290,6 +300,7 @@ def test_the_heartbeat_goes_on_when_its_process_is_killed(
         platform.until(lambda: not platform.pings(worker.id)[-1].jobs, 10)
 
 
+@pytest.mark.slow
 def test_signals_to_the_last_do_not_change_the_exit_status(
     platform: Platform, tmp_path: Path
 ) -> None:
@@ -316,6 +327,7 @@ def test_a_stop_that_overtakes_its_job_counts(platform: Platform, tmp_path: Path
         assert value(run(platform, NOTHING, 1)) == 1
 
 
+@pytest.mark.slow
 def test_a_stream_that_loses_items_nothing_else_holds_is_no_success(
     platform: Platform, tmp_path: Path
 ) -> None:
@@ -347,6 +359,7 @@ def test_large_results_go_to_the_volume(platform: Platform, tmp_path: Path) -> N
         assert len(pickle.loads(Path(reference["path"]).read_bytes())) == 9_000_000
 
 
+@pytest.mark.slow
 def test_the_sdks_debugger_adds_its_output(platform: Platform, tmp_path: Path) -> None:
     with working(tmp_path, platform, flags=["--rp_debugger", "--rp_log_level=DEBUG"]) as worker:
         record = run(platform, NOTHING, 5)

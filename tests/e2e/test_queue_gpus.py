@@ -40,6 +40,7 @@ def holder(platform: Platform) -> JobRecord:
     return platform.wait(platform.submit(fields))
 
 
+@pytest.mark.slow
 def test_as_many_jobs_as_gpus_run_at_once_whatever_the_slots(
     scripted: ScriptedNvml, tmp_path: Path
 ) -> None:

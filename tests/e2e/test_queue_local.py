@@ -79,6 +79,7 @@ def test_a_job_from_the_command_line_that_fails(job: dict[str, Any], text: str) 
     assert text in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_job_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "test_input.json").write_text(json.dumps({"input": request(NOTHING, 7)}))
     ended = subprocess.run(
@@ -157,6 +158,7 @@ def test_the_sdks_api_leaves_within_the_drain_and_answers(tmp_path: Path) -> Non
     until(lambda: not alive(tree))
 
 
+@pytest.mark.slow
 def test_a_second_signal_hurries_the_sdks_api(tmp_path: Path) -> None:
     with api(tmp_path / "log") as (http, process), ThreadPoolExecutor(1) as threads:
         job = {"input": request(STAYS, str(tmp_path / "begun"), 60)}
@@ -178,6 +180,7 @@ def test_a_second_signal_hurries_the_sdks_api(tmp_path: Path) -> None:
         ([], {"RUNPOD_REALTIME_PORT": "soon"}, "RUNPOD_REALTIME_PORT='soon'"),
     ],
 )
+@pytest.mark.slow
 def test_flags_that_make_no_sense(flags: list[str], variables: dict[str, str], text: str) -> None:
     ended = done(HANDLER, *flags, **variables)
     assert ended.returncode == 2
@@ -185,6 +188,7 @@ def test_flags_that_make_no_sense(flags: list[str], variables: dict[str, str], t
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_sdks_api_is_not_opened_to_the_network() -> None:
     ended = done(HANDLER, "--rp_serve_api", "--rp_api_host", "0.0.0.0")
     assert ended.returncode == 2
@@ -200,6 +204,7 @@ def test_the_sdks_api_is_not_opened_to_the_network() -> None:
         ({"FLASHPOOL_ADMIN_HOST": "0.0.0.0"}, "FLASHPOOL_ADMIN_HOST"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_served_is_refused(variables: dict[str, str], text: str) -> None:
     ended = done(HANDLER, **variables)
     assert ended.returncode == 2
@@ -207,6 +212,7 @@ def test_what_cannot_be_served_is_refused(variables: dict[str, str], text: str) 
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_whose_interpreter_does_not_start_ends(tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
@@ -268,6 +274,7 @@ def test_the_load_balanced_images_application(tmp_path: Path) -> None:
         ([], {"FLASH_ENDPOINT_TYPE": "lb", "FLASH_RESOURCE_NAME": "api"}, "deployed load-balanced"),
     ],
 )
+@pytest.mark.slow
 def test_what_the_application_refuses(
     arguments: list[str], variables: dict[str, str], text: str
 ) -> None:

@@ -185,6 +185,7 @@ def _installed(setup: Any) -> int:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_builder_is_killed_again_and_again(setup: Any, version_in: VersionIn) -> None:
     """Two processes race for one set, ten times over; the one that builds dies half-way."""
     files = {f"m{n}.py": "x = 1\n" for n in range(500)}

@@ -93,7 +93,7 @@ def test_killed_while_it_closes(make_live: Make, tmp_path: Path) -> None:
         tmp_path / "notes",
         "def close(self):\n    self.note('close')\n    import time\n    time.sleep(600)",
     )
-    live = make_live(instance_idle_s=0.1, grace_s=30).ready()
+    live = make_live(instance_idle_s=0.1, grace_s=6).ready()
     pid = result(live, "a", "pid", code=code)
     live.until(lambda: notes(tmp_path / "notes"), 5)
     waits = begin(live, "a", "inc", code=code)

@@ -227,6 +227,7 @@ def test_spares_killed_from_outside_blame_no_module(make_live, interpreter):
         assert live.call(code).receipt.preloaded
 
 
+@pytest.mark.slow
 def test_a_zygote_that_is_killed_often_comes_back_and_that_is_told(live):
     """By its own calls, say. It can start: nobody is told that it cannot."""
     kills = "import os, time\ndef f(): os.kill(os.getppid(), 9); time.sleep(60)"
