@@ -115,6 +115,7 @@ def test_a_package_that_ends_the_interpreter_ends_its_own_call_only(world: World
         assert server.execute("def f(): return 1", dependencies=["quitter"])["json_result"] == 1
 
 
+@pytest.mark.slow
 def test_the_commands(world: World, tmp_path: Path) -> None:
     built = world.command("build", "beta")
     assert built.returncode == 0, built.stderr

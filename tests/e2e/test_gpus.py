@@ -263,6 +263,7 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
         assert result(server.execute(SEEN, gpus=0)) is None
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_too_long_is_told_what_for(pod: Serve, scripted: ScriptedNvml) -> None:
     scripted.gpus(2)
     with (

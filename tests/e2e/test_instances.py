@@ -315,6 +315,7 @@ def test_a_crash_loop_in_a_constructor_is_cut_off(server: Server) -> None:
     assert "exit code 9" in answers[-1]["error"]
 
 
+@pytest.mark.slow
 def test_many_calls_over_more_instances_than_there_is_room_for(server: Server) -> None:
     """Those used longest ago go; a state is lost only when its instance says so."""
     totals = {f"room-{i}": (10, 0) for i in range(8)}

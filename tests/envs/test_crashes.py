@@ -314,6 +314,7 @@ async def _most(measure: Callable[[], int], seen: list[int]) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(2_000_000,) * 10, (500_000, 500_000, 500_000, 4_000_000) * 2])
+@pytest.mark.slow
 def test_a_quota_holds_with_environments_used_in_turn(
     sizes: tuple[int, ...], setup: Any, run: Run, version_in: VersionIn
 ) -> None:

@@ -296,6 +296,7 @@ def test_arguments_go_back_in_place(received, part):
     ],
     ids=["a small part", "twice the same", "something larger", "something new beside it", "less"],
 )
+@pytest.mark.slow
 def test_what_must_be_copied_is(received, result):
     expected = result(np.arange(MIB, dtype="f8"))
     back, in_place = same_memory(result(received[0]))

@@ -92,6 +92,7 @@ def test_a_client_that_never_reads_is_cut(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.slow
 def test_what_clients_do_not_read_does_not_pile_up(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=Outcome(body=b"A" * (9 * MB), receipt=Receipt(pid=7)))
@@ -153,6 +154,7 @@ def test_a_slow_reader_gets_it_all(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.slow
 def test_an_idle_connection_is_none_that_does_not_read(run: Run) -> None:
     async def main() -> None:
         async with serving(StandInPool(), **FAST) as client, client.connect() as (reader, writer):
@@ -240,6 +242,7 @@ def test_a_request_pipelined_in_pieces_outlasts_the_call_before(run: Run) -> Non
     run(main())
 
 
+@pytest.mark.slow
 def test_a_flood_of_pipelined_requests_is_not_taken_in(run: Run) -> None:
     async def main() -> None:
         pool = StandInPool(outcome=None)
