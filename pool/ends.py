@@ -166,7 +166,9 @@ def ran_too_long(limit: float) -> Stop:
 
 def used_too_much(limit_mb: int, measured: int) -> Stop:
     """Its process tree used more memory than it may."""
-    evidence = f"its process tree used {measured >> 20} MB and may use {limit_mb} MB"
+    # Rounded up: 100.3 MB against a limit of 100 is not "used 100 MB and may use 100 MB".
+    measured_mb = -(-measured >> 20)
+    evidence = f"its process tree used {measured_mb} MB and may use {limit_mb} MB"
     return Stop(
         error_type="OutOfMemory",
         message=f"the call was ended for memory: {evidence}. Use less, or raise memory_mb.",
@@ -174,7 +176,7 @@ def used_too_much(limit_mb: int, measured: int) -> Stop:
             "evidence": evidence,
             "confidence": "certain",
             "limit_mb": limit_mb,
-            "measured_mb": measured >> 20,
+            "measured_mb": measured_mb,
         },
     )
 
