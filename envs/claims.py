@@ -40,11 +40,11 @@ class Claims:
         if self._create(path):
             return True
         owner = self.owner(digest)
-        if owner is None:
+        if owner is None and not _is_other(path):
             return self._create(path)  # released in between; if not, ask again later
         if owner == self._holders.me:
             return True
-        if not self._holders.stalled(owner):
+        if owner is not None and not self._holders.stalled(owner):
             return False
         self._move_away(path)
         return self._create(path)
@@ -84,3 +84,8 @@ class Claims:
         except FileNotFoundError:
             return
         remove_tree(grave)
+
+
+def _is_other(path: Path) -> bool:
+    """Whether something lies there that no builder of ours has written."""
+    return os.path.lexists(path) and not path.is_symlink()

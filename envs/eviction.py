@@ -1,7 +1,7 @@
 """Make room: which environments go, and how.
 
     usage -> over a limit? -> least recently used first:
-      retire here, announce, look for other pods' marks, rename to trash, delete
+      retire here, announce, look for other pods' marks, set aside, look again, delete
 
 A leased environment, of any pod, never moves: the announcement (leases.py) meets
 its mark, and the next one is tried. uv's cache shares its files with
@@ -10,6 +10,7 @@ the environments, so a file counts once however many names it has.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -162,10 +163,15 @@ class Evictor:
         if not self._table.retire(digest):
             return False
         target = self._store.environment(digest)
-        moved = self._marks.may_evict(digest, lambda: self._store.discard(target))
+        # Under our own name: in the trash anybody might delete it before it is put back.
+        aside = self._store.new_scratch(self._holders.me)
+        moved = self._marks.may_evict(
+            digest, lambda: _move(target, aside), lambda: _move(aside, target)
+        )
+        self._store.discard(aside)
+        self._store.empty_trash()
         if moved:
-            self._store.empty_trash()
-            shutil.rmtree(self._store.leases(digest), ignore_errors=True)
+            self._marks.forget(digest)
             _log.info("evicted environment %s", digest)
         return moved
 
@@ -194,6 +200,15 @@ class Evictor:
 
     def _free(self) -> int:
         return shutil.disk_usage(self._store.root).free
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        # Gone already; or, on the way back, somebody has built it anew.
+        if not (error.errno == errno.ENOENT or target.is_dir()):
+            raise
 
 
 def sweep(store: Store, holders: Holders) -> None:

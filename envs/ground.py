@@ -12,6 +12,7 @@ look dead to other pods.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from dataclasses import dataclass, replace
 from typing import Final
@@ -70,6 +71,7 @@ class Ground:
         """One heartbeat in each store; blocking."""
         if not self.holders.beat():
             self.table.mark_again()
+        self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
         if self.archives_writable:
             self.shared_holders.beat()
 

@@ -5,7 +5,9 @@
 
 User and evictor each write their own file first and look for the other's then
 (Dekker's order), so at least one of them sees the other; the evictor yields, and
-the user waits until an evictor it saw has made up its mind. Marks of a dead
+the user waits until an evictor it saw has made up its mind. It does not wait for
+ever, since an evictor may have been stopped: so that one looks again after it has
+moved the environment aside, and puts back what is used by now. Marks of a dead
 holder do not count, and are removed by whoever finds them.
 
 A process keeps its mark for a few seconds after its last lease went back. While
@@ -15,6 +17,7 @@ hit needs no look at the disk.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -29,6 +32,8 @@ from .holders import Holders
 from .store import Store
 
 __all__ = ["LeaseTable", "Marks"]
+
+_log = logging.getLogger(__name__)
 
 _INTENT: Final = "evicting."
 _USED: Final = "used"
@@ -76,17 +81,31 @@ class Marks:
         names = [name for name in _listed(folder) if name != _USED and not name.startswith(_INTENT)]
         return [name for name in names if not self._clean_if_dead(folder, name, name)]
 
-    def may_evict(self, digest: str, move: Callable[[], object]) -> bool:
-        """Announce, look, and if nobody uses it carry out `move`."""
+    def may_evict(
+        self, digest: str, move: Callable[[], object], put_back: Callable[[], object]
+    ) -> bool:
+        """Announce, look, and if nobody uses it carry out `move`; look again."""
         intent = self._store.leases(digest) / f"{_INTENT}{self._holders.me}"
         _touch(intent)
         try:
             if self.users(digest):
                 return False
             move()
-            return True
+            if not self.users(digest):
+                return True
+            put_back()
+            return False
         finally:
             intent.unlink(missing_ok=True)
+
+    def forget(self, digest: str) -> None:
+        """It is gone: nothing but the mark of a user who came since is kept."""
+        folder = self._store.leases(digest)
+        (folder / _USED).unlink(missing_ok=True)
+        try:
+            folder.rmdir()
+        except OSError as error:
+            _log.debug("%s stays: %s", folder, error)
 
     def _intents(self, folder: Path) -> list[str]:
         names = [name for name in _listed(folder) if name.startswith(_INTENT)]
@@ -124,21 +143,27 @@ class _Entry(Generic[T]):
     count: int = 0
     idle_since: float = field(default_factory=time.monotonic)
     used: bool = True
+    #: No longer where it was; there are leases on it all the same.
+    lost: bool = False
 
 
 class LeaseTable(Generic[T]):
     """This process's leases: what is held, how often, and since when not.
 
-    Thread-safe; the memo path takes the lock for a dictionary look-up only.
-    Moves of one digest: absent -> held (count >= 1) <-> idle (count 0) -> absent.
+    Thread-safe; the lock is held for dictionary look-ups only, never while a disk is asked.
+    Moves of one digest: absent -> held (count >= 1) <-> idle (count 0) -> leaving -> absent;
+    held or idle -> lost, when somebody deleted it regardless, -> held, once it is there again.
     """
 
     def __init__(self, marks: Marks, *, hold_s: float) -> None:
         self._marks = marks
         self._hold_s = hold_s
         self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
         self._entries: dict[str, _Entry[T]] = {}
         self._pinned: Counter[str] = Counter()
+        #: Their marks are being removed: who wants one of them waits, or loses the new mark too.
+        self._leaving: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         with self._lock:
@@ -149,7 +174,7 @@ class LeaseTable(Generic[T]):
         """One more lease on what this process holds already; None when it does not."""
         with self._lock:
             entry = self._entries.get(digest)
-            if entry is None:
+            if entry is None or entry.lost:
                 return None
             entry.count += 1
             entry.used = True
@@ -159,6 +184,7 @@ class LeaseTable(Generic[T]):
     def pinning(self, digest: str) -> Iterator[None]:
         """While a digest is marked and looked at, before its entry exists: no retiring."""
         with self._lock:
+            self._left.wait_for(lambda: not self._leaving[digest])
             self._pinned[digest] += 1
         try:
             yield
@@ -172,14 +198,18 @@ class LeaseTable(Generic[T]):
         """First lease on something this process has marked; keeps an entry that was faster."""
         with self._lock:
             entry = self._entries.setdefault(digest, _Entry(value))
+            if entry.lost:
+                entry.value, entry.lost = value, False
             entry.count += 1
             entry.used = True
             return entry.value
 
     def give_back(self, digest: str) -> None:
-        """One lease less."""
+        """One lease less; after the end of the table, nothing."""
         with self._lock:
-            entry = self._entries[digest]
+            entry = self._entries.get(digest)
+            if entry is None:
+                return
             assert entry.count > 0, f"{digest} was released more often than leased"
             entry.count -= 1
             entry.idle_since = time.monotonic()
@@ -196,8 +226,15 @@ class LeaseTable(Generic[T]):
             if digest in self._pinned or (entry is not None and entry.count):
                 return False
             self._entries.pop(digest, None)
-            # Under the lock: a thread that finds no entry marks anew, after this.
+            self._leaving[digest] += 1
+        try:
             self._marks.take_away(digest)
+        finally:
+            with self._lock:
+                self._leaving[digest] -= 1
+                if not self._leaving[digest]:
+                    del self._leaving[digest]
+                self._left.notify_all()
         return True
 
     def sweep(self) -> None:
@@ -223,7 +260,20 @@ class LeaseTable(Generic[T]):
     def mark_again(self) -> None:
         """Write the marks anew, after somebody took this process for dead."""
         for digest in self.held():
-            self._marks.put(digest)
+            with self.pinning(digest):
+                if digest in self.held():
+                    self._marks.put(digest)
+
+    def forget_lost(self, is_there: Callable[[str], bool]) -> None:
+        """Lease no more what somebody deleted regardless; blocking.
+
+        A pod that was stopped for long is taken for dead, and its environments may be gone.
+        """
+        gone = [digest for digest in self.held() if not is_there(digest)]
+        with self._lock:
+            lost = [self._entries[digest] for digest in gone if digest in self._entries]
+            for entry in lost:
+                entry.lost = True
 
     def clear(self) -> None:
         """Let go of everything, at the end of the process's use."""

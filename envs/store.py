@@ -112,9 +112,13 @@ class Store:
         """Unfinished work of anybody's."""
         return _listed(self.scratch_root)
 
+    def new_scratch(self, holder: str) -> Path:
+        """A path that no other process looks at; swept up when its holder dies."""
+        return self.scratch_root / f"{holder}.{secrets.token_hex(4)}"
+
     def make_scratch(self, holder: str) -> Path:
         """A new directory that no other process looks into."""
-        path = self.scratch_root / f"{holder}.{secrets.token_hex(4)}"
+        path = self.new_scratch(holder)
         path.mkdir(parents=True)
         return path
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import manifest
+from flashpool.envs import leases, manifest
 from flashpool.envs.claims import Claims
 from flashpool.envs.errors import Tampered
 from flashpool.envs.eviction import Evictor, Limits, sweep, unique_bytes
@@ -350,3 +350,115 @@ def test_tampering_is_found_with_a_key(store: Store, tamper: Callable[[Path], An
     tamper(path)
     with pytest.raises(Tampered):
         manifest.check_seal(path, b"key")
+
+
+def test_an_eviction_takes_no_mark_that_came_after_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleting takes seconds; meanwhile another process has the same environment again."""
+    environment(store, A)
+    here, there = Pod(store), Pod(store)
+    delete = store.empty_trash
+
+    def meanwhile() -> int:
+        there.marks.put(A)
+        environment(store, A)
+        return delete()
+
+    monkeypatch.setattr(store, "empty_trash", meanwhile)
+    assert here.evictor(store).evict(A)
+    monkeypatch.setattr(store, "empty_trash", delete)
+    assert not here.evictor(store).evict(A)
+    there.marks.take_away(A)
+    assert here.evictor(store).evict(A)
+    assert os.listdir(store.root / "leases") == []
+
+
+def test_an_evictor_that_was_stopped_puts_back_what_is_used(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has looked, and is stopped for longer than a user waits for it."""
+    monkeypatch.setattr(leases, "_INTENT_LIMIT_S", 0.05)
+    path = environment(store, A)
+    here, there = Pod(store), Pod(store)
+    looked = here.marks.users
+
+    def stopped(digest: str) -> list[str]:
+        found = looked(digest)
+        if store.environment(A).is_dir():
+            there.marks.put(A)
+        return found
+
+    monkeypatch.setattr(here.marks, "users", stopped)
+    assert not here.evictor(store).evict(A)
+    manifest.check_sizes(path)
+    assert os.listdir(store.scratch_root) == os.listdir(store.trash) == []
+
+
+def test_what_is_gone_is_leased_no_more_until_it_is_back(store: Store) -> None:
+    pod = Pod(store)
+    pod.marks.put(A)
+    pod.table.enter(A, "before")
+    pod.table.forget_lost(lambda _digest: True)
+    assert pod.table.take(A) == "before"
+    pod.table.forget_lost(lambda _digest: False)
+    assert pod.table.take(A) is None
+    assert pod.table.enter(A, "after") == "after"
+    assert pod.table.held() == {A: 3}
+    for _ in range(3):
+        pod.table.give_back(A)
+    assert pod.table.held() == {A: 0}
+
+
+def test_a_lease_may_go_back_after_the_end(store: Store) -> None:
+    pod = Pod(store)
+    pod.marks.put(A)
+    pod.table.enter(A, "x")
+    pod.table.clear()
+    pod.table.give_back(A)
+    assert pod.table.held() == {}
+
+
+def test_a_slow_volume_holds_up_no_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease is taken on the event loop; to remove a mark may take as long as the volume likes."""
+    pod = Pod(store)
+    for digest in (A, B):
+        pod.marks.put(digest)
+        pod.table.enter(digest, digest)
+    pod.table.give_back(A)
+    slow, arrived = threading.Event(), threading.Event()
+    real = pod.marks.take_away
+
+    def take_away(digest: str) -> None:
+        arrived.set()
+        assert slow.wait(10)
+        real(digest)
+
+    monkeypatch.setattr(pod.marks, "take_away", take_away)
+    retiring = threading.Thread(target=pod.table.retire, args=(A,))
+    retiring.start()
+    assert arrived.wait(10)
+    assert pod.table.take(A) is None
+    assert pod.table.take(B) == B
+    marked = threading.Thread(target=lambda: _mark(pod))
+    marked.start()
+    marked.join(0.05)
+    slow.set()
+    for thread in (retiring, marked):
+        thread.join(10)
+    assert pod.marks.users(A) == [pod.holders.me], "the new mark came after the old one went"
+
+
+def _mark(pod: Pod) -> None:
+    with pod.table.pinning(A):
+        pod.marks.put(A)
+
+
+def test_a_claim_that_is_none_holds_nobody_up(store: Store) -> None:
+    """As copies of a volume leave it, or whoever else may write there."""
+    pod = Pod(store)
+    store.claim(A).write_text("a file")
+    store.claim(B).mkdir()
+    assert pod.claims.take(A)
+    assert pod.claims.take(B)
+    assert pod.claims.owner(A) == pod.claims.owner(B) == pod.holders.me
