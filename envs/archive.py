@@ -29,6 +29,8 @@ from .virtualenv import link_interpreter
 __all__ = ["ArchiveInfo", "pack", "read_manifest", "unpack"]
 
 _LEVEL: Final = 3
+#: A file takes up to so much more than its size, a directory so much.
+_BLOCK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,11 @@ class ArchiveInfo:
     @property
     def digest(self) -> str:
         return self.facts.digest
+
+    @property
+    def room(self) -> int:
+        """Bytes on disk once it is unpacked, at most."""
+        return self.promise.content_bytes + self.promise.members * _BLOCK
 
 
 def _members(root: Path) -> Iterator[tuple[str, Path]]:

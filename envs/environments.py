@@ -17,7 +17,6 @@ one instance on one event loop.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -35,6 +34,7 @@ from .errors import (
     RegistryUnreachable,
     StoreUnavailable,
     UvKilled,
+    is_full,
 )
 from .failures import Failures
 from .flights import Flights, Report
@@ -54,7 +54,6 @@ _log = logging.getLogger(__name__)
 _TRIES: Final = 5
 #: What of a spec's requirements the log repeats.
 _LABEL: Final = 80
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
 
@@ -150,9 +149,9 @@ class Environments:
             report("uv was killed: trying once more")
             _log.warning("second try for an environment: %s", error)
         except (DiskFull, OSError) as error:
-            report("No space left: evicting environments" if _is_full(error) else f"Store: {error}")
+            report("No space left: evicting environments" if is_full(error) else f"Store: {error}")
             _log.warning("second try for an environment: %s", error)
-            provider = await (self._make_room(provider) if _is_full(error) else self._reopen())
+            provider = await (self._make_room(provider) if is_full(error) else self._reopen())
         try:
             return await self._prepare(spec, provider, report)
         except (DiskFull, OSError) as error:
@@ -192,7 +191,7 @@ class Environments:
             return self._base_environment(spec, asked)
         remembered = await provider.remembered(asked.key)
         if remembered is not None and remembered.fresh and not spec.refresh:
-            found = await provider.existing(remembered.digest, asked.base)
+            found = await provider.existing(remembered.digest, asked.base, report)
             if found is not None:
                 self._memo.put(spec, found.digest, age_s=remembered.age_s)
                 return found
@@ -237,7 +236,9 @@ class Environments:
         report: Report,
     ) -> Environment:
         """The index is out of reach: what the request meant last time beats an error."""
-        found = await provider.existing(remembered.digest, asked.base) if remembered else None
+        found = (
+            await provider.existing(remembered.digest, asked.base, report) if remembered else None
+        )
         if found is None:
             raise failure
         report("The package index did not answer: using the versions resolved last time")
@@ -351,12 +352,8 @@ def _logging(spec: Spec, report: Report) -> Report:
     return tell
 
 
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _FULL)
-
-
 def _hopeless(error: DiskFull | OSError) -> EnvironmentFailure:
-    if isinstance(error, DiskFull) or _is_full(error):
+    if is_full(error):
         return DiskFull(
             "There is no space for the environment, also after unused ones were evicted",
             words=getattr(error, "words", str(error)),

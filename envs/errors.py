@@ -25,8 +25,9 @@ what somebody can do about it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 __all__ = [
     "BuildAbandoned",
@@ -46,7 +47,10 @@ __all__ = [
     "Tampered",
     "UvKilled",
     "VerificationFailed",
+    "is_full",
 ]
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def _restore(cls: type[EnvironmentFailure], what: str, facts: dict[str, str]) -> EnvironmentFailure:
@@ -209,3 +213,8 @@ class BuildAbandoned(EnvironmentFailure):
     """The build was cancelled because nobody waits for it, or at shutdown."""
 
     retryable = True
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that there is no space left."""
+    return isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _FULL)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from .errors import StoreUnavailable
+from .errors import StoreUnavailable, is_full
 from .settings import DEFAULT_VOLUME, EnvSettings
 
 __all__ = [
@@ -194,6 +194,5 @@ def _write_problem(root: Path) -> str:
         Path(name).unlink()
     except OSError as error:
         # A full volume is not an unusable one: eviction may make room.
-        full = error.errno in {28, 122}
-        return "" if full and root.is_dir() else error.strerror or str(error)
+        return "" if is_full(error) and root.is_dir() else error.strerror or str(error)
     return ""

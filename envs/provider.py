@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
@@ -19,7 +19,7 @@ from .base import BaseFacts
 from .berths import Berths
 from .builder import Order, Seconds
 from .environment import Environment
-from .errors import CompilerMissing, EnvironmentFailure
+from .errors import CompilerMissing, EnvironmentFailure, is_full
 from .eviction import Evicted
 from .flights import Flights, Report
 from .ground import Ground
@@ -73,7 +73,6 @@ class Provider:
         self._builds: Flights[Environment] = Flights()
         self._fetches: Flights[bool] = Flights()
         self._finishing: dict[str, asyncio.Task[None]] = {}
-        self._pressure: list[Callable[[tuple[str, ...]], Iterable[str] | None]] = []
 
     def __repr__(self) -> str:
         return f"<Provider {self.ground.places.mode} {self.ground.store.root}>"
@@ -95,30 +94,36 @@ class Provider:
         except OSError as error:
             _log.warning("the shared memo cannot be written: %s", error)
 
-    async def existing(self, digest: str, base: BaseFacts) -> Environment | None:
+    async def existing(self, digest: str, base: BaseFacts, report: Report) -> Environment | None:
         """The environment, when nothing has to be built for it."""
         held = self.ground.table.take(digest)
         if held is not None:
             self.ground.table.give_back(digest)
             return held
         found = await asyncio.to_thread(self.shelf.look, digest, "disk")
-        if found is None and self.ground.archives and await self._fetch(digest, base):
+        if found is None and self.ground.archives and await self._fetch(digest, base, report):
             found = await asyncio.to_thread(self.shelf.look, digest, "archive")
         if found is not None:
             await self._finish_if_needed(digest)
         return found
 
-    async def _fetch(self, digest: str, base: BaseFacts) -> bool:
-        async def unpack(_report: Report) -> bool:
+    async def _fetch(self, digest: str, base: BaseFacts, report: Report) -> bool:
+        async def unpack(tell: Report) -> bool:
             try:
-                return await asyncio.to_thread(self.shelf.fetch, digest, base)
+                promised = await asyncio.to_thread(self.shelf.promised, digest)
+                if promised is None:
+                    return False
+                await self.room.reserve(digest, promised.room, promised.room, tell)
+                return await asyncio.to_thread(self.shelf.fetch, promised, base)
             except OSError as error:
-                if error.errno in {28, 122}:
+                if is_full(error):
                     raise
                 _log.warning("archive %s cannot be read: %s", digest, error)
                 return False
+            finally:
+                self.room.finished(digest)
 
-        return await self._fetches.join(digest, unpack)
+        return await self._fetches.join(digest, unpack, progress=report)
 
     async def provide(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
         """The environment, built if need be, however many ask."""
@@ -130,7 +135,7 @@ class Provider:
         wait_s = _FIRST_WAIT_S
         told = False
         while True:
-            found = await self.existing(wanted.digest, wanted.base)
+            found = await self.existing(wanted.digest, wanted.base, report)
             if found is not None:
                 return replace(found, seconds=seconds)
             # A place first: with the claim in hand it would keep other processes waiting.
@@ -146,7 +151,7 @@ class Provider:
     async def _claimed(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
         """With the claim: look once more, for it may have been published in between."""
         try:
-            found = await self.existing(wanted.digest, wanted.base)
+            found = await self.existing(wanted.digest, wanted.base, report)
             if found is None:
                 found = await self._build(wanted, seconds, report)
         finally:
@@ -213,24 +218,26 @@ class Provider:
 
     async def _finish(self, digest: str) -> None:
         """Bytecode, seal, archive, quota: the environment is in use meanwhile."""
-        ground = self.ground
-        if ground.table.take(digest) is None:
-            self._finishing.pop(digest, None)
-            return
+        held = self.ground.table.take(digest)
         try:
-            path = ground.store.environment(digest)
-            async with self._finishers:
-                await ground.builder.finish(path, path)
-            if ground.archives_writable:
-                await asyncio.to_thread(self.shelf.pack, digest)
+            if held is not None:  # else it was evicted in the meantime
+                await self._complete(digest)
         except (OSError, EnvironmentFailure) as error:
             _log.warning("environment %s works, but is not finished: %s", digest, error)
         finally:
-            ground.table.give_back(digest)
+            if held is not None:
+                self.ground.table.give_back(digest)
             self._finishing.pop(digest, None)
             self.room.finished(digest)
             await asyncio.shield(asyncio.to_thread(self._release_claim, digest))
         await self.make_room(reserve=False)
+
+    async def _complete(self, digest: str) -> None:
+        path = self.ground.store.environment(digest)
+        async with self._finishers:
+            await self.ground.builder.finish(path, path)
+        if self.ground.archives_writable:
+            await asyncio.to_thread(self.shelf.pack, digest)
 
     async def settled(self) -> None:
         """Wait until nothing is left to be done in the background."""

@@ -5,6 +5,7 @@
     admit    the last gate before publication: what will be written still (bytecode) counts
              as written. No room although all that is idle went? Wait for leases to go back,
              then refuse.
+    reserve  the same gate, where the size is known: before an archive is unpacked
 
 So a quota is passed neither by what lies in the store nor by what is about to, and what
 calls use is never touched for it. What other processes are about to write is not known
@@ -151,15 +152,25 @@ class Room:
 
     async def admit(self, digest: str, environment: Path, report: Report) -> None:
         """Return once there is room for a built environment, to the last byte; or refuse."""
+        if not self._ground.evictor.limits.quota:
+            return
+        coming = await asyncio.to_thread(_still_to_come, environment)
+        whole = coming + await asyncio.to_thread(_size_of, environment)
+        await self.reserve(digest, coming, whole, report)
+
+    async def reserve(self, digest: str, coming: int, whole: int, report: Report) -> None:
+        """Return once so many bytes may be written for a digest, `whole` in the end; or refuse.
+
+        They count as written until `finished`.
+        """
         quota = self._ground.evictor.limits.quota
         if not quota:
             return
-        coming = await asyncio.to_thread(_still_to_come, environment)
         limit = time.monotonic() + self._settings.room_wait_s
         told = False
         while not await self._fits(coming):
             if time.monotonic() > limit:
-                raise _refusal(quota, await asyncio.to_thread(_size_of, environment) + coming)
+                raise _refusal(quota, whole)
             if not told:
                 report("Environments in use fill the quota: waiting for one to be let go")
                 told = True

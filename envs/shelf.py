@@ -91,22 +91,27 @@ class Shelf:
         self._verified[facts.digest] = facts.created
         return facts
 
-    def fetch(self, digest: str, base: BaseFacts) -> bool:
-        """Unpack an archive into the local store; False when there is none that is usable."""
-        if not self.ground.archives:
-            return False
-        shared = self.ground.shared
+    def promised(self, digest: str) -> archive.ArchiveInfo | None:
+        """What an archive on the volume says it is; None when there is none that is usable."""
         try:
-            info = archive.read_manifest(shared, digest, self.settings.volume_key)
-            if info is None:
-                return False
+            return archive.read_manifest(self.ground.shared, digest, self.settings.volume_key)
+        except Tampered as error:
+            self._set_aside(digest, error)
+            return None
+
+    def fetch(self, info: archive.ArchiveInfo, base: BaseFacts) -> bool:
+        """Unpack an archive into the local store; False when it is not what it promised."""
+        try:
             self._unpack(info, base)
         except (Tampered, FileNotFoundError) as error:
-            _log.warning("archive %s cannot be used: %s", digest, error)
-            self.bad_archives.add(digest)
+            self._set_aside(info.digest, error)
             return False
-        self._touch_archive(digest)
+        self._touch_archive(info.digest)
         return True
+
+    def _set_aside(self, digest: str, error: Exception) -> None:
+        _log.warning("archive %s cannot be used: %s", digest, error)
+        self.bad_archives.add(digest)
 
     def _unpack(self, info: archive.ArchiveInfo, base: BaseFacts) -> None:
         store = self.ground.store
