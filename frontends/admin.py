@@ -19,7 +19,7 @@ from starlette.routing import Route
 from flashpool.pool.settings import Settings
 
 from .listener import Listener, ListenError, bind
-from .service import CallPool
+from .pending import CallPool
 
 
 def create_admin_app(pool: CallPool) -> FastAPI:

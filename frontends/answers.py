@@ -145,11 +145,19 @@ def _checked(outcome: Outcome, limit: int | None) -> Outcome:
 
 
 def _may_stand(outcome: Outcome) -> bool:
-    if outcome.format != "json":
-        return not outcome.body.translate(None, _BASE64)
+    return is_json(outcome.body) if outcome.format == "json" else is_base64(outcome.body)
+
+
+def is_base64(text: bytes) -> bool:
+    """Whether it may stand between quotes, as what workers encode."""
+    return not text.translate(None, _BASE64)
+
+
+def is_json(text: bytes) -> bool:
+    """Whether it may stand in an answer as it is."""
     try:
-        outcome.body.decode()
-        _ANY_JSON.decode(outcome.body)
+        text.decode()
+        _ANY_JSON.decode(text)
     except (ValueError, RecursionError):
         return False
     return True

@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.types import Receive
 
-from .service import Pending
+from .pending import Pending
 
 #: Seconds between sweeps, and the age at which a running call's client is watched.
 SWEEP_S: Final = 0.05

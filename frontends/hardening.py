@@ -12,7 +12,7 @@ import ctypes
 import logging
 from typing import Final
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
 _OOM_SCORE: Final = -500
@@ -25,6 +25,6 @@ def harden() -> None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(_OOM_SCORE))
     except OSError as error:
-        log.debug("The OOM score stays as it is: %s", error)
+        _log.debug("The OOM score stays as it is: %s", error)
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        log.warning("Cannot become non-dumpable: %s", ctypes.get_errno())
+        _log.warning("Cannot become non-dumpable: %s", ctypes.get_errno())

@@ -20,18 +20,17 @@ from fastapi import FastAPI
 from flashpool.envs import StoreUnavailable
 from flashpool.envs.places import check_volume
 from flashpool.pool.settings import Settings, SettingsError
-from flashpool.pool.supervisor import Supervisor
 
 from . import modes
 from .admin import Admin, bind_admin
-from .environments import StoredEnvironments
+from .assembly import make_service
 from .hardening import harden
 from .lb import create_app
 from .logs import configure_log
-from .service import Service
+from .pending import CallPool
 from .serving import OpenServerError, check_open
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _LOCAL = "127.0.0.1"
 
@@ -48,22 +47,15 @@ def create_hosted_app() -> FastAPI:
         raise SystemExit(f"Error: {error}") from None
     configure_log(settings.log_level)
     for sentence in oddities:
-        log.warning(sentence)
+        _log.warning(sentence)
     harden()
-    pool = Supervisor(settings.to_pool_config())
-    environments = StoredEnvironments(settings.to_env_settings(), pool)
-    service = Service(
-        pool,
-        environments,
-        result_limit=settings.result_limit_mb * 1024 * 1024,
-        concurrency=settings.instance_concurrency,
-    )
+    service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
     app = create_app(service, settings)
-    _add_admin(app, pool, settings)
+    _add_admin(app, service.pool, settings)
     return app
 
 
-def _add_admin(app: FastAPI, pool: Supervisor, settings: Settings) -> None:
+def _add_admin(app: FastAPI, pool: CallPool, settings: Settings) -> None:
     inner = app.router.lifespan_context
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from flashpool.pool.settings import Settings
 
 from .connections import Connection, Deadlines
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Seconds a message may take beyond what the application itself allows.
 _MARGIN_S: Final = 5.0

@@ -17,11 +17,10 @@ from flashpool.envs.settings import REFERENCE_KINDS
 from flashpool.envs.spec import normalise
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
 from flashpool.pool.causes import TAIL_HEADING
+from flashpool.pool.environments import StoredEnvironments
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.settings import Settings
 from flashpool.pool.supervisor import Supervisor
-
-from .environments import StoredEnvironments
 
 #: Run in the worker: the file as a module of its own, so that the function keeps its imports
 #: and constants, a main guard stays shut, and tracebacks show the file.

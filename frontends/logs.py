@@ -9,7 +9,7 @@ from flashpool.pool.calls import Outcome
 from flashpool.pool.causes import TAIL_HEADING
 from flashpool.pool.errors import CallError, FlashpoolError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Characters of a reason; a build's has pages.
 _WHY: Final = 400
@@ -35,7 +35,7 @@ def tell_end(label: str, outcome: Outcome) -> None:
     why = " ".join((outcome.error or "").partition(TAIL_HEADING)[0].split())[:_WHY]
     pid = outcome.receipt.pid
     who = f"{label}, pid {pid}" if pid else label
-    log.log(level, "Call of %s: %s: %s", who, outcome.error_type, why)
+    _log.log(level, "Call of %s: %s: %s", who, outcome.error_type, why)
 
 
 def tell_unprovided(label: str, error: FlashpoolError) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _FINDING: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.?(.*)`)?")
 _WORDS: Final = {
@@ -66,7 +66,7 @@ def near_misses(names: Iterable[str], known: frozenset[str]) -> tuple[str, ...]:
         found.append(f"The field {name!r} is ignored: was {near} meant?")
         if name not in _seen and len(_seen) < _SEEN_LIMIT:
             _seen.add(name)
-            log.warning("A request has a field %r, which is ignored: was %s meant?", name, near)
+            _log.warning("A request has a field %r, which is ignored: was %s meant?", name, near)
         if len(found) == _MOST:
             break
     return tuple(found)

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flashpool.pool.settings import Settings
-from flashpool.pool.supervisor import Supervisor
 
 from . import modes
 from .admin import Admin, bind_admin
-from .environments import StoredEnvironments
+from .assembly import make_service
 from .hardening import harden
 from .listener import url
 from .service import Service
@@ -34,7 +33,7 @@ from .serving import OpenServerError, check_admin, is_loopback
 if TYPE_CHECKING:
     from .qb_worker import Worker
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _LAST_PORT: Final = 65535
 _REALTIME: Final = "RUNPOD_REALTIME_PORT"
@@ -86,7 +85,7 @@ class Queue:
         if serves_api or (qb_sdk.has_queue() and not flags.test_input):
             self._admin_socket = bind_admin(self._settings)
             slots, where = self._settings.slots, url(self._admin_socket)
-            log.info("Live jobs, on slots: %d; stats: %s/stats", slots, where)
+            _log.info("Live jobs, on slots: %d; stats: %s/stats", slots, where)
         local = LocalHandler(self._settings, self._open)
         try:
             qb_sdk.start(
@@ -104,17 +103,9 @@ class Queue:
     def _open(self) -> tuple[Service, Admin | None]:
         from .qb_worker import result_limit
 
-        settings = self._settings
-        pool = Supervisor(settings.to_pool_config())
-        environments = StoredEnvironments(settings.to_env_settings(), pool)
-        service = Service(
-            pool,
-            environments,
-            result_limit=result_limit(settings),
-            concurrency=settings.instance_concurrency,
-        )
+        service = make_service(self._settings, result_limit(self._settings))
         sock = self._admin_socket
-        return service, None if sock is None else Admin(pool, settings, sock)
+        return service, None if sock is None else Admin(service.pool, self._settings, sock)
 
     def _make_worker(self) -> Worker:
         from . import qb_sdk

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from runpod.serverless.modules.worker_state import JobsProgress, PingJobMirror
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -49,7 +49,9 @@ class Heartbeat:
         """Wait for the child's end, if there is one, and ping from here then."""
         for child in multiprocessing.active_children():
             await _ended(child.sentinel)
-            log.warning("The heartbeat process ended (exit code %s): going on here", child.exitcode)
+            _log.warning(
+                "The heartbeat process ended (exit code %s): going on here", child.exitcode
+            )
             # Not the child's: it may have died while it held that one's lock.
             mirror = PingJobMirror()
             JobsProgress().set_mirror(mirror)

@@ -19,9 +19,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-log = logging.getLogger(__name__)
+from .schema import NULL
 
-_NULL: Final = Raw(b"null")
+_log = logging.getLogger(__name__)
+
 _ANSWER: Final = msgspec.json.Decoder(Raw)
 #: A job beyond which a number of milliseconds is a mistake.
 _LONGEST_MS: Final = 366 * 24 * 3600 * 1000.0
@@ -52,9 +53,9 @@ class Job:
 class _Taken(msgspec.Struct, frozen=True, gc=False):
     """The fields we use; the rest (webhook, ...) is the platform's affair."""
 
-    id: Raw = _NULL
-    input: Raw = _NULL
-    policy: Raw = _NULL
+    id: Raw = NULL
+    input: Raw = NULL
+    policy: Raw = NULL
 
 
 def decode(body: bytes) -> list[Job]:
@@ -81,7 +82,7 @@ def of_value(job: Any) -> Job | None:
     except (TypeError, ValueError, RecursionError) as error:
         job_id = job.get("id") if isinstance(job, dict) else None
         if job_id is None:
-            log.error("Taken, and lost: a job that is no JSON: %s", error)  # noqa: TRY400 - told
+            _log.error("Taken, and lost: a job that is no JSON: %s", error)
             return None
         return Job(id=str(job_id)[:_ID_LIMIT], problem=f"the input is no JSON: {error}")
 
@@ -93,7 +94,7 @@ def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
         job_id = _id(taken.id)
     except (NoJobs, msgspec.DecodeError, UnicodeError) as error:
         # Nobody can be told of what has no id.
-        log.error("Taken, and lost: a job that cannot be read: %s", error)  # noqa: TRY400 - told
+        _log.error("Taken, and lost: a job that cannot be read: %s", error)
         return None
     limit_s = _limit_s(taken.policy)
     if bytes(taken.input) == b"null":

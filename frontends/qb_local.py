@@ -35,7 +35,7 @@ from .qb_run import JobRun, Ways
 from .qb_worker import report_limit, spill_of
 from .service import Service
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: What uvicorn's own command exits with when it cannot listen.
 _NOT_STARTED: Final = 3

@@ -32,11 +32,10 @@ from .qb_jobs import Job
 from .qb_take import Taken, Taker
 from .qb_waiting import News, within
 from .qb_worker import Running, Worker
-from .serving import run_loop
+from .serving import SIGNALS, run_loop
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 #: Seconds between looks while slots are held by what ended jobs left behind.
 _LOOK_S: Final = 0.05
 #: Seconds for which a stop request waits for its job: the two come over different connections.
@@ -87,7 +86,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     async def run(self) -> None:
         """The SDK's, with the pool around it."""
         self._loop = asyncio.get_running_loop()
-        for signum in _SIGNALS:
+        for signum in SIGNALS:
             signal.signal(signum, self.handle_shutdown)
         self._worker = self._make()
         if self.config.get("rp_args", {}).get("rp_debugger"):
@@ -100,7 +99,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             beat.cancel()
             await self._worker.stop("the server stops")
             # One that comes from now on would find no loop, and change the exit status.
-            for signum in _SIGNALS:
+            for signum in SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)
         if self._failure is not None:
             raise self._failure
@@ -120,10 +119,10 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     def _on_signal(self, name: str) -> None:
         if not self._leaving.is_set():
             count = len(self._worker.jobs)
-            log.info("%s: leaving within %g s; jobs to finish: %d", name, self._drain_s, count)
+            _log.info("%s: leaving within %g s; jobs to finish: %d", name, self._drain_s, count)
             self._leaving.set()
         else:
-            log.info("%s again: leaving at once", name)
+            _log.info("%s again: leaving at once", name)
             self._hurry.set()
         self._changed.tell()
 
@@ -139,8 +138,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             while (room := await self._room()) > 0:
                 await self._poll(session, room)
-        except Exception as error:  # a mistake of ours: what runs is still to be reported
-            log.exception("Taking jobs failed; leaving")
+        except Exception as error:  # noqa: BLE001 - a mistake of ours: what runs is still to be reported
+            _log.exception("Taking jobs failed; leaving")
             self._failure = error
             self._leaving.set()
         finally:
@@ -193,10 +192,10 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
 
     def _begin(self, job: Job) -> None:
         if job.id in self._worker.reports:
-            log.warning("Job %s: taken again while its result waits to be taken", job.id)
+            _log.warning("Job %s: taken again while its result waits to be taken", job.id)
             self._worker.reports.hurry()
         elif job.id in self._worker.jobs:
-            log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
+            _log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
         else:
             running = self._worker.begin(job, self._changed.tell)
             self.job_progress.add(job.id)
@@ -223,7 +222,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and not watching.cancelled() and (error := watching.exception()):
-                log.error("Stop requests of the platform are not heard any more: %s", error)
+                _log.error("Stop requests of the platform are not heard any more: %s", error)
             await leaving
         finally:
             watching.cancel()
@@ -239,7 +238,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             }
             self._early_stops[job_id] = now
             return False
-        log.info("Job %s: the platform stops it", job_id)
+        _log.info("Job %s: the platform stops it", job_id)
         running.stop(_STOPPED)
         return True
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".json"
 _NEW: Final = ".new"
@@ -72,7 +72,7 @@ class Outbox:
         try:
             self._path(job_id).unlink(missing_ok=True)
         except OSError as error:
-            log.warning("A report that was taken cannot be deleted, and may come again: %s", error)
+            _log.warning("A report that was taken cannot be deleted, and may come again: %s", error)
 
     def waiting(self, older_than_s: float) -> Iterator[Report]:
         """Those an earlier process has left, oldest first; deletes what is too old, or half."""
@@ -81,7 +81,7 @@ class Outbox:
                 half.unlink(missing_ok=True)
             paths = sorted(self.folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
         except OSError as error:
-            log.warning("Reports that wait cannot be listed: %s", error)
+            _log.warning("Reports that wait cannot be listed: %s", error)
             return
         for path in paths:
             found = _read(path)
@@ -89,7 +89,9 @@ class Outbox:
                 continue
             report, kept_at = found
             if time.time() - kept_at > older_than_s:
-                log.error("Job %s: its result was not taken in time, and is dropped", report.job_id)
+                _log.error(
+                    "Job %s: its result was not taken in time, and is dropped", report.job_id
+                )
                 self.drop(report.job_id)
             else:
                 yield report
@@ -100,11 +102,11 @@ class Outbox:
             try:
                 if time.time() - path.stat().st_mtime <= older_than_s:
                     continue
-                log.warning("A result that no worker came back to report is deleted: %s", path)
+                _log.warning("A result that no worker came back to report is deleted: %s", path)
                 path.unlink()
                 path.parent.rmdir()
             except OSError as error:
-                log.debug("Not deleted: %s", error)  # another file is there, or another worker did
+                _log.debug("Not deleted: %s", error)  # another file is there, or another worker did
 
     def _path(self, job_id: str) -> Path:
         # An id is the platform's to choose, and no file name.
@@ -117,6 +119,6 @@ def _read(path: Path) -> tuple[Report, float] | None:
         line, _, body = path.read_bytes().partition(b"\n")
         head = msgspec.json.decode(line, type=_Head)
     except (OSError, ValueError) as error:
-        log.error("A report that waits cannot be read: %s: %s", path, error)  # noqa: TRY400 - told
+        _log.error("A report that waits cannot be read: %s: %s", path, error)
         return None
     return Report(job_id=head.job_id, body=body, streamed=head.streamed), head.kept_at

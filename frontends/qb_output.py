@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from typing import Final
 
 #: Bytes of one message; the platform's own logger cuts at as many characters.
 LINE_LIMIT: Final = 4096
 
-Write = Callable[[str], None]
 
-
-def to_stdout(text: str) -> None:
-    """The container's log."""
+def _write(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -31,10 +27,9 @@ def to_stdout(text: str) -> None:
 class LiveLines:
     """The lines of one job. At most ``limit`` bytes are shown: the log is everybody's."""
 
-    def __init__(self, job_id: str, limit: int, write: Write = to_stdout) -> None:
+    def __init__(self, job_id: str, limit: int) -> None:
         self._job_id = job_id
         self._left = limit
-        self._write = write
         self._rest = b""
 
     def feed(self, chunk: bytes) -> None:
@@ -50,9 +45,9 @@ class LiveLines:
         rest, self._rest = self._rest, b""
         self._show([rest] if rest else [])
 
-    def say(self, line: str, level: str = "INFO") -> None:
+    def say(self, line: str) -> None:
         """One line that the server has to say about the job."""
-        self._write(self._entry(line, level))
+        _write(self._entry(line))
 
     def _cut(self, chunk: bytes) -> bytes:
         if len(chunk) <= self._left:
@@ -67,10 +62,10 @@ class LiveLines:
         pieces = [piece for line in lines if line for piece in _pieces(line)]
         if pieces:
             texts = [piece.decode("utf-8", "replace").rstrip("\r") for piece in pieces]
-            self._write("".join(self._entry(text, "INFO") for text in texts))
+            _write("".join(map(self._entry, texts)))
 
-    def _entry(self, message: str, level: str) -> str:
-        entry = {"requestId": self._job_id, "message": message, "level": level}
+    def _entry(self, message: str) -> str:
+        entry = {"requestId": self._job_id, "message": message, "level": "INFO"}
         # ASCII: to some readers of a log, U+2028 and its like end a line.
         return json.dumps(entry) + "\n"
 

@@ -24,7 +24,7 @@ from yarl import URL
 
 from .qb_outbox import Report
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Seconds a post may take, and bytes for each of which it gets a second more.
 _POST_S: Final = 30.0
@@ -104,10 +104,10 @@ class Posts:
         except asyncio.TimeoutError:
             return Verdict.SILENT
         except (aiohttp.ClientError, OSError) as error:
-            log.debug("Job %s: a post failed: %s: %s", job_id, type(error).__name__, error)
+            _log.debug("Job %s: a post failed: %s: %s", job_id, type(error).__name__, error)
             return Verdict.UNREACHABLE
         # Redirected to a page that says 200, it has arrived nowhere.
         if response.status < 300 and response.method == "POST":
             return Verdict.TAKEN
-        log.debug("Job %s: a post was answered with status %d", job_id, response.status)
+        _log.debug("Job %s: a post was answered with status %d", job_id, response.status)
         return _VERDICTS.get(response.status, Verdict.REFUSED)

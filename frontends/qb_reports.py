@@ -24,7 +24,7 @@ from .qb_outbox import Outbox, Report
 from .qb_posts import UNKNOWN_LIMIT, Posts, Verdict
 from .qb_waiting import News
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 15.0
@@ -76,7 +76,7 @@ class Reports:
         """Go on with what an earlier process has left."""
         found = await asyncio.to_thread(self._left_over)
         if found:
-            log.info("%d results of an earlier process are offered again", len(found))
+            _log.info("%d results of an earlier process are offered again", len(found))
         for report in found:
             task = asyncio.ensure_future(self.deliver(report, kept=True))
             self._resumed.add(task)
@@ -102,7 +102,7 @@ class Reports:
         for report in list(self._waiting.values()):
             await self._keep(report, Verdict.UNREACHABLE)
         if self._waiting:
-            log.warning(
+            _log.warning(
                 "Results that were not taken: %d; on disk of them: %d",
                 len(self._waiting),
                 len(self._kept),
@@ -129,10 +129,10 @@ class Reports:
                 break
             unknown = unknown + 1 if verdict is Verdict.UNKNOWN else 0
             if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:
-                log.warning("Job %s: the platform does not want its result", report.job_id)
+                _log.warning("Job %s: the platform does not want its result", report.job_id)
                 break
             if loop.time() >= end:
-                log.error("Job %s: its result was not taken in time, and is lost", report.job_id)
+                _log.error("Job %s: its result was not taken in time, and is lost", report.job_id)
                 break
             if verdict is Verdict.TOO_LARGE:
                 report = self._waiting[report.job_id] = self._shrink(report)
@@ -168,7 +168,7 @@ class Reports:
             await asyncio.to_thread(self._outbox.keep, report)
         except OSError as error:
             if str(error) != self._disk_error:
-                log.error("Results that wait cannot be written down: %s", error)  # noqa: TRY400 - told
+                _log.error("Results that wait cannot be written down: %s", error)
             self._disk_error = str(error)
             return
         self._disk_error = ""
@@ -177,7 +177,7 @@ class Reports:
             await asyncio.to_thread(self._outbox.drop, report.job_id)
             return
         self._kept.add(report.job_id)
-        log.warning(
+        _log.warning(
             "Job %s: its result was not taken (%s); it is kept in %s and offered again",
             report.job_id,
             verdict.value,

@@ -26,7 +26,7 @@ from .qb_outbox import Report
 from .qb_spill import Spill
 from .service import Service
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Characters left of an output, and of an error, that make a failure too large.
 _OUTPUT_KEPT: Final = 64 * 1024
@@ -80,7 +80,7 @@ class Results:
             try:
                 outcome, reference = await asyncio.to_thread(self._spill.spilled, job_id, outcome)
             except OSError as error:
-                log.error("Job %s: its result cannot be written: %s", job_id, error)  # noqa: TRY400
+                _log.error("Job %s: its result cannot be written: %s", job_id, error)
                 problem = f" It cannot be written to the volume: {error}."
             else:
                 spilled = {**self.fields(outcome), "spilled": _raw(reference)}

@@ -30,13 +30,14 @@ from flashpool.pool.errors import (
 )
 from flashpool.pool.settings import Settings
 
+from .pending import Pending
 from .qb_jobs import Job
 from .qb_output import LiveLines
 from .qb_results import of_error
 from .qb_stream import Items, Progress
-from .service import Pending, Service
+from .service import Service
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Of the platform's time: what is kept for reporting, and for ending the call before; at
 #: most, and as a share of it.
@@ -95,8 +96,8 @@ class JobRun:
             return of_error(self._cut)
         except FlashpoolError as error:
             return of_error(error)
-        except Exception as error:  # a mistake of ours: the job is not to be lost for it
-            log.exception("Job %s: running it failed", self.job.id)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours: the job is not to be lost for it
+            _log.exception("Job %s: running it failed", self.job.id)
             return of_error(FlashpoolError(f"the server failed: {type(error).__name__}: {error}"))
         finally:
             if overdue is not None:
@@ -218,7 +219,7 @@ class JobRun:
             return replace(outcome, error=f"{outcome.error}\n{self._of_platform()}")
         return outcome
 
-    # What is heard of it (`service.Watcher`).
+    # What is heard of it (`pending.Watcher`).
 
     def _told(self, line: str) -> None:
         self._ways.lines.feed(f"{line}\n".encode("utf-8", "backslashreplace"))

@@ -26,7 +26,7 @@ import msgspec
 
 from flashpool.pool.calls import Outcome
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: The key of a reference.
 KEY: Final = "flashpool_result"
@@ -86,7 +86,7 @@ class Spill:
                 if time.time() - path.stat().st_mtime > self._keep_s:
                     path.unlink()
             except OSError as error:
-                log.debug("An old result stays: %s", error)
+                _log.debug("An old result stays: %s", error)
 
 
 def _encoded(value: dict[str, Any], *, as_json: bool) -> bytes:

@@ -17,10 +17,11 @@ from typing import Final
 
 import msgspec
 
+from .answers import is_base64, is_json
 from .qb_posts import UNKNOWN_LIMIT, Posts, Verdict
 from .qb_waiting import within
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Bytes of an item that the platform takes.
 CHUNK_LIMIT: Final = 1_000_000
@@ -28,10 +29,8 @@ _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _PROGRESS_S: Final = 0.5
 _CLOSE_S: Final = 2.0
-_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 #: How the base64 of a pickle begins (protocol 2 and later); no JSON does.
 _PICKLE: Final = b"gA"
-_ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Items:
@@ -69,7 +68,7 @@ class Items:
         """Post no more of them."""
         self._wanted = False
         if self._sending is not None and not self._sending.done():
-            log.warning("Job %s: items of it were not taken in time", self._job_id)
+            _log.warning("Job %s: items of it were not taken in time", self._job_id)
             self.lost = True
             self._sending.cancel()
 
@@ -91,7 +90,7 @@ class Items:
             if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:
                 return False
             if pause == _FIRST_PAUSE_S:
-                log.warning("Job %s: an item is not taken (%s)", self._job_id, verdict.value)
+                _log.warning("Job %s: an item is not taken (%s)", self._job_id, verdict.value)
             if verdict is Verdict.TOO_LARGE:
                 item = _too_large(len(item))
             await asyncio.sleep(pause)
@@ -133,16 +132,11 @@ def _chunk(item: bytes) -> bytes:
     """As it stands in a post. What is no item comes from user code that found the channel."""
     if len(item) > CHUNK_LIMIT:
         return _too_large(len(item))
-    if item.startswith(_PICKLE) and not item.translate(None, _BASE64):
+    if item.startswith(_PICKLE) and is_base64(item):
         return b'"' + item + b'"'
-    try:
-        item.decode()
-        _ANY_JSON.decode(item)
-    except (ValueError, RecursionError):
-        return msgspec.json.encode(
-            {"success": False, "error": "The worker sent an item that is none"}
-        )
-    return item
+    if is_json(item):
+        return item
+    return msgspec.json.encode({"success": False, "error": "The worker sent an item that is none"})
 
 
 def _too_large(size: int) -> bytes:

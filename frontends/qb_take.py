@@ -21,7 +21,7 @@ import aiohttp
 from . import qb_jobs
 from .qb_jobs import Job
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Seconds the platform may hold a poll open.
 POLL_S: Final = 90.0
@@ -104,7 +104,7 @@ class Taker:
         self._errors += 1
         if self._errors & (self._errors - 1) == 0:
             # The 1st, 2nd, 4th, 8th ...: an hour of it is not to fill the log.
-            log.warning("Jobs cannot be taken (%d in a row): %s", self._errors, why)
+            _log.warning("Jobs cannot be taken (%d in a row): %s", self._errors, why)
         pause = min(_ERROR_PAUSE_S * 2 ** min(self._errors - 1, 10), _LONGEST_PAUSE_S)
         return Taken(jobs=[], pause_s=pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
 
@@ -120,4 +120,4 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 def _say_lost(status: int, why: str) -> None:
     if status == 200:
-        log.error("Taken, and lost: the jobs of an answer that broke off: %s", why)
+        _log.error("Taken, and lost: the jobs of an answer that broke off: %s", why)

@@ -29,7 +29,7 @@ from .qb_spill import Spill
 from .qb_stream import Items, Progress
 from .service import Service
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Seconds that a job's last items may take after its end, if its own limit leaves them.
 _ITEMS_S: Final = 30.0
@@ -156,8 +156,8 @@ class Running:
                 await progress.close()
             streamed = items is not None and items.any
             return await self._results.report(self.job.id, outcome, streamed=streamed)
-        except Exception as error:  # a mistake of ours must not lose the job
-            log.exception("Job %s: it cannot be reported as it is", self.job.id)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
+            _log.exception("Job %s: it cannot be reported as it is", self.job.id)
             return Report(job_id=self.job.id, body=_failure(error))
         finally:
             self.ended = True
@@ -187,6 +187,6 @@ def spill_of(settings: Settings) -> Spill | None:
         return None
     folder = spill_folder(settings)
     if folder is None:
-        log.warning("FLASHPOOL_RESULT_SPILL has no effect: there is no volume (FLASHPOOL_VOLUME)")
+        _log.warning("FLASHPOOL_RESULT_SPILL has no effect: there is no volume (FLASHPOOL_VOLUME)")
         return None
     return Spill(folder, settings.spill_keep_s)

@@ -33,24 +33,25 @@ TEXT_LIMIT: Final = 32 * 1024
 #: A year: a larger limit is a mistake, and would overflow timers.
 SECONDS_LIMIT: Final = 366 * 24 * 3600.0
 
-_NULL: Final = Raw(b"null")
+#: What stands for a field that is not there.
+NULL: Final = Raw(b"null")
 
 
 class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     """The control fields of a request, and spans of the rest; other fields are ignored."""
 
     function_name: str | None = None
-    function_code: Raw = _NULL
-    args: Raw = _NULL
-    kwargs: Raw = _NULL
-    modules: Raw = _NULL
+    function_code: Raw = NULL
+    args: Raw = NULL
+    kwargs: Raw = NULL
+    modules: Raw = NULL
     dependencies: list[str] | None = None
     system_dependencies: list[str] | None = None
     execution_type: str = "function"
     class_name: str | None = None
-    class_code: Raw = _NULL
-    constructor_args: Raw = _NULL
-    constructor_kwargs: Raw = _NULL
+    class_code: Raw = NULL
+    constructor_args: Raw = NULL
+    constructor_kwargs: Raw = NULL
     method_name: str | None = None
     instance_id: str | None = None
     create_new_instance: bool | None = None
@@ -74,7 +75,7 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
 class _Body(FunctionRequest, frozen=True, gc=False):
     """A request as it stands, or one wrapped as a job: ``{"input": {...}}``."""
 
-    input: Raw = _NULL
+    input: Raw = NULL
 
 
 class _Exact(FunctionRequest, frozen=True, gc=False, forbid_unknown_fields=True):

@@ -13,173 +13,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from flashpool.envs import Spec
-from flashpool.pool.calls import Call, Codec, Limits, Outcome, Provision, Sink
+from flashpool.pool.calls import Outcome, Provision
+from flashpool.pool.environments import Environments
 from flashpool.pool.errors import FlashpoolError, Overloaded
-from flashpool.pool.resident_states import Want
-from flashpool.pool.sources import SOURCE_LIMIT
 
 from . import answers, logs, schema
 from .answers import Answer
-from .environments import Environments
+from .pending import CallPool, Pending, Prepared, Watched, Watcher
+from .requested import BASE, Defaults, label_of, spec_of
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Lines told of the making of one environment, and the length of one.
 NOTES: Final = 200
 NOTE_LIMIT: Final = 500
-_BASE: Final = Provision()
 #: A caller who waited for so long is told why, whoever built what it waited for.
 NOTEWORTHY_S: Final = 1.0
 
 
 def _unheard(_line: str) -> None:
     """For those who do not want to hear of the progress."""
-
-
-class CallPool(Protocol):
-    """The pool as front-ends see it; `Supervisor` is one."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether calls start at once."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether new calls are refused."""
-
-    @property
-    def unfit(self) -> str:
-        """Why no call can be served here for now, although all is up; or nothing."""
-
-    @property
-    def slots(self) -> int:
-        """Calls of the usual kind that can run at once: on slots, or on GPUs."""
-
-    @property
-    def free_slots(self) -> int:
-        """Those that could begin now."""
-
-    def check_gpus(self, asked: int | None) -> None:
-        """Refuse what asks for more GPUs than there are."""
-
-    async def start(self) -> None:
-        """Begin to start."""
-
-    async def wait_ready(self) -> None:
-        """Until `ready`, or raise."""
-
-    def submit(self, call: Call, sink: Sink) -> int:
-        """Take a call, or raise `Overloaded` or `PoolClosed`."""
-
-    def cancel(self, call_id: int, reason: str = "cancelled") -> None:
-        """End a call."""
-
-    def credit(self, call_id: int, items: int) -> None:
-        """A streaming call may send so many items more."""
-
-    async def drain(self, limit_s: float, first: Awaitable[object] | None = None) -> bool:
-        """Refuse new calls once ``first`` is done, wait for the running ones."""
-
-    async def stop(self, reason: str = ...) -> None:
-        """End everything; calls still there are told the reason."""
-
-    def stats(self) -> Any:
-        """Counts and lists, as dataclasses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A call whose environment is there."""
-
-    call: Call
-    #: What was told while its environment was made; it stands before the call's output.
-    notes: bytes = b""
-    #: What is odd about the request; told with its outcome.
-    warnings: tuple[str, ...] = ()
-
-
-class Watcher(Protocol):
-    """Who hears of a call before it ends; on the pool's loop, and must not block."""
-
-    def started(self) -> None:
-        """A worker has it."""
-
-    def output(self, chunk: bytes) -> None:
-        """It wrote that to descriptor 1 or 2."""
-
-    def item(self, body: bytes) -> None:
-        """It yielded, and waits when a window of items has not been credited."""
-
-
-class Pending:
-    """A submitted call: the sink of its outcome."""
-
-    __slots__ = ("_pool", "_prepared", "call_id", "outcome")
-
-    wants_output = False
-
-    def __init__(
-        self, pool: CallPool, outcome: asyncio.Future[Outcome], prepared: Prepared
-    ) -> None:
-        self._pool = pool
-        self._prepared = prepared
-        self.outcome = outcome
-        self.call_id = 0
-
-    def cancel(self, reason: str) -> None:
-        """Have the call ended; its outcome still comes."""
-        if not self.outcome.done():
-            self._pool.cancel(self.call_id, reason)
-
-    def output(self, chunk: bytes) -> None:
-        """Not asked for."""
-
-    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Not asked for."""
-
-    def done(self, outcome: Outcome) -> None:
-        """The end; who waited may have left."""
-        notes, warnings = self._prepared.notes, self._prepared.warnings
-        if notes or warnings:
-            outcome = replace(outcome, output=notes + outcome.output, warnings=warnings)
-        logs.tell_end(self._prepared.call.label, outcome)
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
-
-
-class Watched(Pending):
-    """One that somebody watches meanwhile."""
-
-    __slots__ = ("_watcher", "started")
-
-    wants_output = True
-
-    def __init__(
-        self,
-        pool: CallPool,
-        outcome: asyncio.Future[Outcome],
-        prepared: Prepared,
-        watcher: Watcher,
-    ) -> None:
-        super().__init__(pool, outcome, prepared)
-        self._watcher = watcher
-        self.started = watcher.started
-
-    def output(self, chunk: bytes) -> None:
-        """Pass it on."""
-        self._watcher.output(chunk)
-
-    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Pass it on; items of flash calls are text, without descriptors."""
-        self._watcher.item(body)
 
 
 class Service:
@@ -195,10 +54,7 @@ class Service:
     ) -> None:
         self.pool = pool
         self._environments = environments
-        self._result_limit = result_limit
-        self._usual_limits = Limits(result_bytes=result_limit)
-        #: Calls of an instance's async methods that run together, where a request does not say.
-        self._concurrency = concurrency
+        self._defaults = Defaults(result_limit=result_limit, concurrency=concurrency)
         self._starting: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
         #: Requests whose environments are being found or made.
@@ -213,10 +69,10 @@ class Service:
     async def _watch_start(self) -> None:
         try:
             await self.pool.wait_ready()
-            log.info("Ready")
+            _log.info("Ready")
         except FlashpoolError as error:
             self._failure = error
-            log.error("The base environment does not start: %s", error)  # noqa: TRY400 - told in full
+            _log.error("The base environment does not start: %s", error)
 
     async def drain(self, limit_s: float) -> bool:
         """Take no new requests; True when all that were accepted have ended in time.
@@ -263,7 +119,7 @@ class Service:
         if self.pool.draining:
             raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
         request, body, warnings = schema.decode(body)
-        spec = _spec(request)
+        spec = spec_of(request)
         # Before its environment is made, which may take minutes.
         self.pool.check_gpus(request.gpus)
         notes: deque[str] = deque(maxlen=NOTES)
@@ -274,56 +130,16 @@ class Service:
 
         began = time.monotonic()
         try:
-            provision = await self._resolve(spec, told) if spec else _BASE
+            provision = await self._resolve(spec, told) if spec else BASE
         except FlashpoolError as error:
             error.told = _joined(notes)
-            logs.tell_unprovided(_label(request), error)
+            logs.tell_unprovided(label_of(request), error)
             raise
         waited = time.monotonic() - began
-        key = _function_key(request)
-        call = Call(
-            codec=Codec.FLASH,
-            body=body,
-            label=_label(request),
-            function_key=key,
-            source=_source(request),
-            provision=provision,
-            want=self._want(request, (key, provision.environment, request.gpus)),
-            limits=self._limits(request),
-            gpus=request.gpus,
-            env=request.env or {},
-            stream=stream,
-            idempotent=bool(request.idempotent),
-        )
+        call = self._defaults.call_of(request, body, provision, stream=stream)
         # What is said while an environment is looked up quickly is nobody's news.
         news = provision.origin == "built" or waited > NOTEWORTHY_S
         return Prepared(call, _joined(notes) if news else b"", warnings)
-
-    def _limits(self, request: schema.FunctionRequest) -> Limits:
-        if request.timeout_s is None and request.memory_mb is None:
-            return self._usual_limits
-        return Limits(
-            run_s=request.timeout_s,
-            memory_mb=request.memory_mb,
-            result_bytes=self._result_limit,
-        )
-
-    def _want(self, request: schema.FunctionRequest, code: object) -> Want | None:
-        """The instance a method is called of; without one, or in a process of its own, None."""
-        if request.execution_type != "class" or request.isolation == "call":
-            return None
-        name = request.class_name or ""
-        return Want(
-            instance=request.instance_id or f"{name}_{secrets.token_hex(8)}",
-            class_name=name,
-            code=code,
-            arguments=_arguments_key(request),
-            method=request.method_name or "__call__",
-            concurrency=request.max_concurrency or self._concurrency,
-            anew=bool(request.create_new_instance) and request.instance_id is not None,
-            must_exist=bool(request.instance_must_exist),
-            unnamed=request.instance_id is None,
-        )
 
     async def _resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:
         self.preparing += 1
@@ -347,50 +163,9 @@ class Service:
 
     def answer(self, outcome: Outcome) -> Answer:
         """The response of a call that ended."""
-        return answers.of_outcome(outcome, self._result_limit)
-
-
-def _label(request: schema.FunctionRequest) -> str:
-    return request.function_name or request.class_name or "call"
-
-
-def _spec(request: schema.FunctionRequest) -> Spec | None:
-    if not (request.dependencies or request.system_dependencies or request.python_version):
-        return None
-    return Spec(
-        requirements=tuple(request.dependencies or ()),
-        system_packages=tuple(request.system_dependencies or ()),
-        python_version=request.python_version,
-        refresh=bool(request.refresh),
-    )
+        return answers.of_outcome(outcome, self._defaults.result_limit)
 
 
 def _joined(notes: Iterable[str]) -> bytes:
     text = "".join(f"{line[:NOTE_LIMIT]}\n" for line in notes)
     return text.encode("utf-8", "backslashreplace")
-
-
-def _source(request: schema.FunctionRequest) -> bytes:
-    """What is worth compiling ahead of the next call; of a class, its instance is kept."""
-    code = request.function_code
-    if request.execution_type != "function" or len(memoryview(code)) > SOURCE_LIMIT:
-        return b""
-    return bytes(code)
-
-
-def _arguments_key(request: schema.FunctionRequest) -> int:
-    """Equal for requests that make an instance with the same arguments and variables."""
-    env = tuple(sorted(request.env.items())) if request.env else ()
-    return hash((bytes(request.constructor_args), bytes(request.constructor_kwargs), env))
-
-
-def _function_key(request: schema.FunctionRequest) -> int:
-    # A collision costs a preload that does not fit, nothing else: the hash will do.
-    return hash(
-        (
-            request.function_name or request.class_name,
-            bytes(request.function_code),
-            bytes(request.class_code),
-            bytes(request.modules),
-        )
-    )

@@ -18,21 +18,21 @@ import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from flashpool.pool.settings import Settings
-from flashpool.pool.supervisor import Supervisor
 
 from .admin import Admin, bind_admin
-from .environments import StoredEnvironments
+from .assembly import make_service
 from .hardening import harden
 from .lb import create_app
 from .listener import Listener, bind
 from .service import Service
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: What asks a server to leave: the first one begins a drain, the second cuts it.
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class OpenServerError(Exception):
@@ -65,7 +65,7 @@ class LbServer(Listener):
         def enqueue(signum: int, _frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._on_signal, signum)
 
-        before = {signum: signal.signal(signum, enqueue) for signum in _SIGNALS}
+        before = {signum: signal.signal(signum, enqueue) for signum in SIGNALS}
         try:
             yield
         finally:
@@ -77,10 +77,10 @@ class LbServer(Listener):
         if self._leaving is None:
             stats = self._service.pool.stats()
             running = _calls(stats.slots.busy + stats.queue.depth + self._service.preparing)
-            log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
+            _log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
             self._leaving = asyncio.ensure_future(self._leave())
         else:
-            log.info("%s again: leaving at once", name)
+            _log.info("%s again: leaving at once", name)
             self._hurry.set()
 
     async def _leave(self) -> None:
@@ -93,7 +93,7 @@ class LbServer(Listener):
             why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
             before = self._cancelled()
             await self._service.stop(f"the server stopped before the call had finished ({why})")
-            log.info("Stopped; %s cancelled", _calls(self._cancelled() - before))
+            _log.info("Stopped; %s cancelled", _calls(self._cancelled() - before))
         finally:
             drained.cancel()
             hurried.cancel()
@@ -131,14 +131,8 @@ async def _serve(
     admin_sock: socket.socket,
     announce: Callable[[socket.socket, socket.socket], None],
 ) -> None:
-    pool = Supervisor(settings.to_pool_config())
-    service = Service(
-        pool,
-        StoredEnvironments(settings.to_env_settings(), pool),
-        result_limit=settings.result_limit_mb * 1024 * 1024,
-        concurrency=settings.instance_concurrency,
-    )
-    admin = Admin(pool, settings, admin_sock)
+    service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
+    admin = Admin(service.pool, settings, admin_sock)
     server = LbServer(service, admin, settings, lambda: announce(sock, admin_sock))
     await server.serve(sockets=[sock])
 
@@ -164,7 +158,7 @@ def check_open(settings: Settings) -> None:
             "run code here. Set FLASHPOOL_TOKEN, or FLASHPOOL_HOST=127.0.0.1, or, where the "
             "network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
         )
-    log.warning(
+    _log.warning(
         "Listening on %s without a token, as RunPod's pods do: the platform is the only guard. "
         "FLASHPOOL_TOKEN adds one",
         settings.host,

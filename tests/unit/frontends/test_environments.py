@@ -10,8 +10,8 @@ import pytest
 from flashpool import envs
 from flashpool.envs import EnvSettings, Spec
 from flashpool.envs.environment import Environment, Lease
-from flashpool.frontends.environments import StoredEnvironments
 from flashpool.pool.calls import BASE_ENVIRONMENT
+from flashpool.pool.environments import StoredEnvironments
 from flashpool.pool.errors import EnvironmentError, InvalidRequest, Overloaded, Timeout
 
 BASE = Path("/base/python")

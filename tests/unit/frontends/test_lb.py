@@ -7,8 +7,8 @@ from unit.frontends.stand_in import NONE, StandInPool
 from unit.frontends.wire import BODY, at_end, post, read_reply, run, serving, until
 
 from flashpool.envs import Spec
-from flashpool.frontends.environments import Report
 from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome, Provision
+from flashpool.pool.environments import Report
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded
 
 DONE = Outcome(body=NONE)

@@ -120,23 +120,31 @@ sys.exit('runpod' in sys.modules)"""
 # -- Lines of the log ---------------------------------------------------------------------
 
 
-def shown(*chunks: bytes, limit: int = 10_000) -> list[str]:
-    written: list[str] = []
-    lines = LiveLines("job", limit, written.append)
-    for chunk in chunks:
-        lines.feed(chunk)
-    lines.close()
-    entries = [json.loads(line) for line in "".join(written).splitlines()]
-    assert {entry["requestId"] for entry in entries} <= {"job"}
-    return [entry["message"] for entry in entries]
+Show = Callable[..., list[str]]
 
 
-def test_lines_are_whole_whatever_the_chunks() -> None:
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> Show:
+    """The messages of a job that writes these chunks."""
+
+    def show(*chunks: bytes, limit: int = 10_000) -> list[str]:
+        lines = LiveLines("job", limit)
+        for chunk in chunks:
+            lines.feed(chunk)
+        lines.close()
+        entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert {entry["requestId"] for entry in entries} <= {"job"}
+        return [entry["message"] for entry in entries]
+
+    return show
+
+
+def test_lines_are_whole_whatever_the_chunks(shown: Show) -> None:
     assert shown(b"one\ntw", b"o\n\nthr", b"ee") == ["one", "two", "three"]
     assert shown("ä\r\n\u2028x\n".encode(), b"\xff\n") == ["ä", "\u2028x", "\ufffd"]
 
 
-def test_lines_and_their_number_are_bounded() -> None:
+def test_lines_and_their_number_are_bounded(shown: Show) -> None:
     pieces = shown(b"x" * (2 * LINE_LIMIT + 5))
     assert [len(piece) for piece in pieces] == [LINE_LIMIT, LINE_LIMIT, 5]
     flood = shown(*[b"line\n"] * 100, limit=12)

@@ -45,7 +45,7 @@ def ran(
     async def run() -> Outcome:
         service = Service(pool, Builds(), result_limit=None)  # type: ignore[arg-type]
         job = Job(id="a", input=json.dumps({**REQUEST, **fields}).encode(), limit_s=limit_s)
-        lines = LiveLines("a", 1000, lambda _text: None)
+        lines = LiveLines("a", 1000)
         one = JobRun(job, service, settings, Ways(lines=lines))
         task = asyncio.ensure_future(one.outcome())
         if meanwhile is not None:

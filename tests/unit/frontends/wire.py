@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, NamedTuple
 
 from flashpool.envs import Spec
-from flashpool.frontends.environments import Environments, Report
 from flashpool.frontends.lb import create_app
 from flashpool.frontends.listener import Listener, bind
-from flashpool.frontends.service import CallPool, Service
+from flashpool.frontends.pending import CallPool
+from flashpool.frontends.service import Service
 from flashpool.pool.calls import Provision
+from flashpool.pool.environments import Environments, Report
 from flashpool.pool.settings import Settings
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()

@@ -1,0 +1,20 @@
+"""From settings to a service over a pool of this very process; nothing is started yet."""
+
+from __future__ import annotations
+
+from flashpool.pool.environments import StoredEnvironments
+from flashpool.pool.settings import Settings
+from flashpool.pool.supervisor import Supervisor
+
+from .service import Service
+
+
+def make_service(settings: Settings, result_limit: int) -> Service:
+    """``result_limit``: bytes of an encoded result that an answer takes."""
+    pool = Supervisor(settings.to_pool_config())
+    return Service(
+        pool,
+        StoredEnvironments(settings.to_env_settings(), pool),
+        result_limit=result_limit,
+        concurrency=settings.instance_concurrency,
+    )

@@ -1,0 +1,118 @@
+"""What a request asks for, in the pool's terms: packages, limits, an instance; its call.
+
+FunctionRequest --> Spec | None --environment--> Provision --> Call
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from flashpool.envs import Spec
+from flashpool.pool.calls import Call, Codec, Limits, Provision
+from flashpool.pool.resident_states import Want
+from flashpool.pool.sources import SOURCE_LIMIT
+
+from .schema import FunctionRequest
+
+#: Where a request runs that names no packages.
+BASE: Final = Provision()
+
+
+def label_of(request: FunctionRequest) -> str:
+    """How logs and stats name its call."""
+    return request.function_name or request.class_name or "call"
+
+
+def spec_of(request: FunctionRequest) -> Spec | None:
+    """The environment it needs; None: the base."""
+    if not (request.dependencies or request.system_dependencies or request.python_version):
+        return None
+    return Spec(
+        requirements=tuple(request.dependencies or ()),
+        system_packages=tuple(request.system_dependencies or ()),
+        python_version=request.python_version,
+        refresh=bool(request.refresh),
+    )
+
+
+class Defaults:
+    """What counts where a request says nothing."""
+
+    def __init__(self, *, result_limit: int | None, concurrency: int) -> None:
+        self.result_limit = result_limit
+        self._limits = Limits(result_bytes=result_limit)
+        #: Calls of an instance's async methods that run together.
+        self._concurrency = concurrency
+
+    def call_of(
+        self, request: FunctionRequest, body: bytes, provision: Provision, *, stream: bool
+    ) -> Call:
+        """The call of a request whose environment is there."""
+        key = _function_key(request)
+        return Call(
+            codec=Codec.FLASH,
+            body=body,
+            label=label_of(request),
+            function_key=key,
+            source=_source(request),
+            provision=provision,
+            want=self._want(request, (key, provision.environment, request.gpus)),
+            limits=self._limits_of(request),
+            gpus=request.gpus,
+            env=request.env or {},
+            stream=stream,
+            idempotent=bool(request.idempotent),
+        )
+
+    def _limits_of(self, request: FunctionRequest) -> Limits:
+        if request.timeout_s is None and request.memory_mb is None:
+            return self._limits
+        return Limits(
+            run_s=request.timeout_s,
+            memory_mb=request.memory_mb,
+            result_bytes=self.result_limit,
+        )
+
+    def _want(self, request: FunctionRequest, code: object) -> Want | None:
+        """The instance a method is called of; without one, or in a process of its own, None."""
+        if request.execution_type != "class" or request.isolation == "call":
+            return None
+        name = request.class_name or ""
+        return Want(
+            instance=request.instance_id or f"{name}_{secrets.token_hex(8)}",
+            class_name=name,
+            code=code,
+            arguments=_arguments_key(request),
+            method=request.method_name or "__call__",
+            concurrency=request.max_concurrency or self._concurrency,
+            anew=bool(request.create_new_instance) and request.instance_id is not None,
+            must_exist=bool(request.instance_must_exist),
+            unnamed=request.instance_id is None,
+        )
+
+
+def _source(request: FunctionRequest) -> bytes:
+    """What is worth compiling ahead of the next call; of a class, its instance is kept."""
+    code = request.function_code
+    if request.execution_type != "function" or len(memoryview(code)) > SOURCE_LIMIT:
+        return b""
+    return bytes(code)
+
+
+def _arguments_key(request: FunctionRequest) -> int:
+    """Equal for requests that make an instance with the same arguments and variables."""
+    env = tuple(sorted(request.env.items())) if request.env else ()
+    return hash((bytes(request.constructor_args), bytes(request.constructor_kwargs), env))
+
+
+def _function_key(request: FunctionRequest) -> int:
+    """Equal for the same code under the same name; a collision is as likely as for any hash."""
+    return hash(
+        (
+            request.function_name or request.class_name,
+            bytes(request.function_code),
+            bytes(request.class_code),
+            bytes(request.modules),
+        )
+    )
