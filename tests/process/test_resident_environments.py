@@ -57,8 +57,8 @@ def test_a_busy_one_keeps_its_environment_until_it_is_idle(make_live: Make, pyth
     waits = begin(live, "other", "inc", environment=of("two"))
     function = live.start("def f(): return 7", call={"provision": of("two")})
     assert value(busy.wait()) == 0
-    assert value(waits.wait(10)) == 1
-    assert function.wait(10).ok
+    assert value(waits.wait()) == 1
+    assert function.wait().ok
     assert set(instances(live)) == {"other"}
 
 
@@ -69,7 +69,7 @@ def test_they_let_go_when_the_store_needs_the_disk(make_live: Make, python: str)
     live.supervisor.add_environment("one", python)
     pid = result(live, "a", "pid", environment=of("one"))
     assert live.supervisor.retire_idle("one") is True
-    live.until(lambda: gone == ["one"], 5)
+    live.until(lambda: gone == ["one"])
     assert not alive(pid)
     assert instances(live) == {}
 
@@ -87,14 +87,14 @@ def test_a_busy_one_does_not_and_goes_when_it_is_idle(make_live: Make, python: s
     assert set(instances(live)) == {"idle", "busy"}, "nothing would have come of it"
     assert gone == []
     assert live.supervisor.retire_idle("one") is True
-    live.until(lambda: gone == ["one"], 5)
+    live.until(lambda: gone == ["one"])
 
 
 def test_an_environment_that_does_not_start_is_told(live: Live, tmp_path: Path) -> None:
     live.supervisor.add_environment("none", str(tmp_path / "no" / "python"))
     calls = [begin(live, "a", "inc", environment=of("none")) for _ in range(2)]
     for call in calls:
-        outcome = call.wait(10)
+        outcome = call.wait()
         assert outcome.error_type == "EnvironmentStartFailed", outcome
     assert instances(live) == {}
     assert live.stats().queue.depth == 0

@@ -1,5 +1,6 @@
 """More instances, calls and memory than there is room for; the end of the pool."""
 
+import asyncio
 import os
 import signal
 import time
@@ -112,7 +113,7 @@ def test_calls_that_insist_are_told_when_it_dies_while_they_wait(live: Live) -> 
     insists = begin(live, "a", "inc", want={"must_exist": True})
     os.kill(pid, signal.SIGKILL)
     assert busy.wait().error_type == "WorkerCrashed"
-    lost = insists.wait(5)
+    lost = insists.wait()
     assert lost.error_type == "InstanceLost"
     assert "SIGKILL" in (lost.error or "")
 
@@ -141,9 +142,9 @@ def test_what_all_use_is_bounded(make_live: Make) -> None:
     live = make_live(instances=8, instances_mb=500).ready()
     for name in "abc":
         result(live, name, "inc", code=HOG, made_with=(200,))
-    live.until(lambda: set(instances(live)) == {"b", "c"}, 10)
+    live.until(lambda: set(instances(live)) == {"b", "c"})
     time.sleep(1.5)
-    live.until(lambda: all(one.memory_mb > 190 for one in instances(live).values()), 5)
+    live.until(lambda: all(one.memory_mb > 190 for one in instances(live).values()))
     assert set(instances(live)) == {"b", "c"}, "the two fit"
 
 
@@ -156,7 +157,7 @@ def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
     spares = live.until(lambda: [w.pid for w in live.supervisor._parts.crew if w.running is None])
     for pid in spares:
         os.kill(pid, signal.SIGSTOP)
-    assert value(begin(live, "a", "inc").wait(20)) == 1
+    assert value(begin(live, "a", "inc").wait()) == 1
     assert instances(live)["a"].generation == 1
 
 
@@ -177,23 +178,21 @@ def test_idle_ones_make_way_when_there_is_no_room_for_a_process(
 
     monkeypatch.setattr(fleet, "fork", refuse)
     calls = [live.start("def f(): return 7") for _ in range(6)]
-    assert all(call.wait(20).ok for call in calls)
+    assert all(call.wait().ok for call in calls)
     assert set(instances(live)) == {"c"}
 
 
 def test_a_drain_closes_what_is_idle_and_waits_for_what_is_not(
     make_live: Make, tmp_path: Path
 ) -> None:
-    live = make_live(grace_s=2).ready()
+    live = make_live(grace_s=5).ready()
     code = closing(tmp_path / "notes", "def close(self):\n    self.note(f'close {self.n}')")
     result(live, "idle", "inc", 5, code=code)
     busy = begin(live, "busy", "sleep", 1, code=code)
     stuck = begin(live, "stuck", "sleep", 60, code=code)
     live.until(lambda: sum(one.running for one in instances(live).values()) == 2)
-    begun = time.monotonic()
-    assert live.run(live.supervisor.drain(2.5)) is False
+    assert live.run(live.supervisor.drain(4)) is False
     assert value(busy.wait()) == 0
-    live.run(live.supervisor.stop("it stops"))
-    assert time.monotonic() - begun < 6
+    live.run(asyncio.wait_for(live.supervisor.stop("it stops"), 30))
     assert stuck.wait().error_type == "Cancelled"
     assert {"close 5", "close 0"} <= set(notes(tmp_path / "notes"))

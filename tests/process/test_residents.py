@@ -53,7 +53,7 @@ def test_items_come_one_by_one_however_they_are_made(
     nap = begin(live, "a", "nap", 0.3, code=code, want=want)
     stream = begin(live, "a", "many", 100, code=code, stream=True, want=want)
     stream.sink.on_item = lambda: live.supervisor.credit(stream.id, 1)
-    assert stream.wait(20).format == "stream"
+    assert stream.wait().format == "stream"
     assert stream.sink.items == [b"%d" % i for i in range(100)]
     assert value(nap.wait()) == 1
 
@@ -159,8 +159,8 @@ def test_a_task_left_behind_that_wants_to_end_the_process_does_not(live: Live, h
 def test_tasks_left_behind_go_on_and_asyncio_run_works_beside_them(live: Live) -> None:
     result(live, "a", "background", code=LEAVES)
     assert result(live, "a", "run", code=LEAVES) == "ran"
-    assert result(live, "a", "nap", 0.2, code=LEAVES) > 2
-    assert run(live, "a", "inc", code=LEAVES).output in (b"", b"tick\n" * 2, b"tick\n")
+    assert any(result(live, "a", "nap", 0.05, code=LEAVES) > 2 for _ in range(200))
+    assert set(run(live, "a", "inc", code=LEAVES).output.split()) <= {b"tick"}
 
 
 WRITES = thing(
@@ -185,10 +185,14 @@ async def shout(self, size):
     return size
 async def whisper_later(self):
     import asyncio
+    self.go = asyncio.Event()
     async def later():
-        await asyncio.sleep(0.05)
+        await self.go.wait()
         print("too late")
     self.task = asyncio.create_task(later())
+async def hear(self):
+    self.go.set()
+    await self.task
 """
 )
 
@@ -211,7 +215,7 @@ def test_a_hundred_calls_that_overlap_have_each_their_own_output(live: Live) -> 
 def test_a_call_that_overlaps_may_write_much_at_once(live: Live) -> None:
     assert result(live, "a", "shout", 100 << 20, code=WRITES, result_bytes=1 << 20) == 100 << 20
     result(live, "a", "whisper_later", code=WRITES)
-    assert run(live, "a", "nap", 0.2, code=WRITES).output == b"too late\n"
+    assert run(live, "a", "hear", code=WRITES).output == b"too late\n"
 
 
 def test_what_the_constructor_writes_is_the_first_calls(live: Live) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -14,6 +15,8 @@ from flashpool.pool._child import processes
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
+#: In place of `crew.BEGIN_S`: a spare that is well begins in less, on a busy machine too.
+SHORT_S = 1.0
 
 
 def stop_spares(live) -> list[int]:
@@ -26,7 +29,7 @@ def stop_spares(live) -> list[int]:
 
 
 def test_a_call_that_meets_stopped_spares_is_run_elsewhere(make_live, monkeypatch):
-    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    monkeypatch.setattr(crew, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     spares = stop_spares(live)
     outcome = live.call(NEXT)
@@ -36,7 +39,7 @@ def test_a_call_that_meets_stopped_spares_is_run_elsewhere(make_live, monkeypatc
 
 
 def test_a_large_call_that_a_stopped_spare_took_a_part_of_is_run_elsewhere(make_live, monkeypatch):
-    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    monkeypatch.setattr(crew, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     stop_spares(live)
     assert live.value("def f(x): return len(x)", bytes(5_000_000)) == 5_000_000
@@ -45,12 +48,12 @@ def test_a_large_call_that_a_stopped_spare_took_a_part_of_is_run_elsewhere(make_
 def test_a_time_limit_does_not_count_what_never_began(make_live):
     live = make_live(slots=1).ready()
     stop_spares(live)
-    outcome = live.call(NEXT, run_s=0.5)
+    outcome = live.call(NEXT, run_s=1.5)
     assert outcome.ok, outcome.error
 
 
 def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
-    monkeypatch.setattr(crew, "BEGIN_S", 0.1)
+    monkeypatch.setattr(crew, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     outcome = live.call("import time\ndef f():\n    time.sleep(2.5); return 1")
     assert outcome.ok, outcome.error
@@ -58,17 +61,18 @@ def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
 
 
 def test_a_call_for_which_no_worker_begins_says_so(make_live, monkeypatch):
-    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    monkeypatch.setattr(crew, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
 
     def stop_all() -> None:
         for pid in processes.children(live.zygote().pid):
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):  # it was ended since
+                os.kill(pid, signal.SIGSTOP)
 
     live.until(lambda: live.zygote().spares == 2)
     stop_all()
     started = live.start(NEXT)
-    live.until(lambda: stop_all() or started.sink.future.done(), 20)
+    live.until(lambda: stop_all() or started.sink.future.done())
     outcome = started.wait()
     assert outcome.error_type == "WorkerCrashed"
     assert "no worker began" in outcome.error
@@ -87,7 +91,7 @@ def test_a_call_with_arrays_is_run_again_too():
         wait_until(future.running)
         for pid in spares:
             os.kill(pid, signal.SIGKILL)
-        assert future.result(20) == 2_000_000
+        assert future.result(40) == 2_000_000
 
 
 def waiting_in(zygote: int) -> list[int]:
@@ -95,7 +99,7 @@ def waiting_in(zygote: int) -> list[int]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)

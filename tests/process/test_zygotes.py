@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -58,7 +59,9 @@ def test_an_interpreter_without_our_packages_gets_the_runtimes_and_no_other(make
     ids=["exits", "_exits", "segfaults", "raises", "floods", "loops"],
 )
 def test_a_start_up_that_fails_is_told_with_its_words(make_live, interpreter, start_up, words):
-    live = make_live(base_python=interpreter(sitecustomize=start_up), start_timeout_s=1.0)
+    # Short for the one that is to pass it; the others are to have ended by themselves.
+    limit_s = 1.0 if "did not come up" in words else 30.0
+    live = make_live(base_python=interpreter(sitecustomize=start_up), start_timeout_s=limit_s)
     outcome = live.call(NEXT)
     assert outcome.error_type == "EnvironmentStartFailed", outcome
     assert words in outcome.error
@@ -81,7 +84,6 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
 
 
 def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_live, monkeypatch):
-    monkeypatch.setattr(roster, "RESTART_WINDOW_S", 3.0)
     live = make_live().ready()
 
     def kill_all() -> None:
@@ -92,7 +94,8 @@ def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_li
 
     live.until(lambda: kill_all() or not live.stats().zygotes)
     assert not live.supervisor.ready
-    live.until(lambda: live.supervisor.ready, 10)
+    monkeypatch.setattr(roster, "RESTART_WINDOW_S", 0.1)
+    live.until(lambda: live.supervisor.ready)
 
 
 def test_a_thread_at_start_up_makes_workers_spawn_and_says_why(make_live, interpreter):
@@ -109,9 +112,11 @@ def test_spawned_workers_that_never_prepare_are_ended(make_live, interpreter):
     live = make_live(
         base_python=interpreter(sitecustomize="import time; time.sleep(1000)"),
         start_method="spawn",
-        start_timeout_s=0.5,
         grace_s=0.1,
     ).ready()
+    # Short for workers; the zygote itself had its time.
+    crew = live.supervisor._parts.crew
+    crew._config = replace(crew._config, start_timeout_s=0.5)
     outcome = live.call(NEXT, queue_s=3)
     assert outcome.error_type in {"Timeout", "EnvironmentStartFailed"}
 
@@ -168,7 +173,8 @@ BREAKS_FORKS = {
 def test_a_learned_module_that_breaks_forks_is_left_out(
     make_live, interpreter, monkeypatch, breaks
 ):
-    monkeypatch.setattr(crew, "BEGIN_S", 0.3)
+    if breaks == "hangs":
+        monkeypatch.setattr(crew, "BEGIN_S", 1.0)
     module = f"import os, resource, signal, time\n{BREAKS_FORKS[breaks]}"
     live = make_live(base_python=interpreter(breaks=module), slots=2).ready()
     code = "def f():\n    import breaks; return 1"
@@ -236,7 +242,7 @@ def test_a_zygote_that_is_killed_often_comes_back_and_that_is_told(live):
         assert outcome.error_type == "WorkerCrashed", outcome
     assert "7 times in" in outcome.error
     assert live.value(NEXT) == "fine"
-    live.until(lambda: live.supervisor.ready, 6)
+    live.until(lambda: live.supervisor.ready)
     assert "killed by signal 9 (7 times in" in live.zygote().last_failure
 
 
@@ -285,15 +291,15 @@ def test_the_modules_of_a_request_are_not_learned(live):
 def test_spares_are_let_go_when_idle_and_come_back(make_live):
     live = make_live(spare_idle_s=0.5).ready()
     live.until(lambda: live.zygote().spares == 2)
-    live.until(lambda: live.zygote().spares == 0, 5)
-    live.until(lambda: live.zygote().workers == 0, 5)
+    live.until(lambda: live.zygote().spares == 0)
+    live.until(lambda: live.zygote().workers == 0)
     assert live.value(NEXT) == "fine"
 
 
 def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
     from flashpool.pool import fleet
 
-    monkeypatch.setattr(fleet, "ANSWER_S", 0.5)
+    monkeypatch.setattr(fleet, "ANSWER_S", 1.5)
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 2)
     stopped = live.zygote().pid
@@ -309,22 +315,21 @@ def test_a_stopped_guard_does_not_hold_up_a_stop(make_live):
     live = make_live().ready()
     guard = processes.parent(live.zygote().pid)
     os.kill(guard, signal.SIGSTOP)
-    began = time.monotonic()
-    live.run(live.supervisor.stop())
-    assert time.monotonic() - began < 10
+    live.run(asyncio.wait_for(live.supervisor.stop(), 30))
     assert not alive(guard)
 
 
 def test_a_drain_refuses_new_calls_and_waits_for_running_ones(live):
     running = live.start("def f():\n    import time; time.sleep(0.3); return 'done'")
     assert running.pid
-    draining = live.loop.create_task(live.supervisor.drain(10))
+    draining = live.loop.create_task(live.supervisor.drain(30))
     live.run(asyncio.sleep(0))
     assert not live.supervisor.ready
     with pytest.raises(Overloaded, match="draining"):
         live.start(NEXT)
     assert live.run(draining) is True
-    assert running.wait(0.1).ok
+    assert running.sink.future.done()
+    assert running.wait().ok
 
 
 def test_a_drain_has_a_limit_and_a_stop_ends_the_rest(live):
@@ -335,7 +340,8 @@ def test_a_drain_has_a_limit_and_a_stop_ends_the_rest(live):
     worker = running.pid
     assert live.run(live.supervisor.drain(0.2)) is False
     live.run(live.supervisor.stop("the machine is needed"))
-    outcome = running.wait(0.1)
+    assert running.sink.future.done()
+    outcome = running.wait()
     assert outcome.error_type == "Cancelled"
     assert "the machine is needed" in outcome.error
     assert outcome.output == b"working\n"
@@ -370,7 +376,7 @@ def test_a_machine_without_room_for_processes_recovers(make_live):
     live.until(lambda: live.zygote().last_failure)
     assert "cannot fork" in live.zygote().last_failure
     resource.prlimit(zygote, resource.RLIMIT_NOFILE, (soft, hard))
-    assert all(one.wait(10).ok for one in started)
+    assert all(one.wait().ok for one in started)
 
 
 def test_nothing_grows(make_live):
@@ -454,7 +460,7 @@ def test_a_lack_of_descriptors_here_passes(make_live):
         live.run(asyncio.sleep(1))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert all(one.wait(15).ok for one in started)
+    assert all(one.wait().ok for one in started)
 
 
 def test_a_zygote_that_dies_under_a_stopped_guard_is_cleaned_up(live):
@@ -463,18 +469,18 @@ def test_a_zygote_that_dies_under_a_stopped_guard_is_cleaned_up(live):
     guard = processes.parent(zygote)
     os.kill(guard, signal.SIGSTOP)
     os.kill(zygote, signal.SIGKILL)
-    assert running.wait(10).error_type == "WorkerCrashed"
+    assert running.wait().error_type == "WorkerCrashed"
     assert live.value(NEXT) == "fine"
     assert not any(map(alive, (guard, worker)))
 
 
 def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):
     monkeypatch.setattr(crew, "STOP_MARGIN_S", 0.5)
-    code = "import os, time\ndef f():\n    print('on', flush=True); time.sleep(0.3); os._exit(3)"
+    code = "import os, time\ndef f():\n    print('on', flush=True); time.sleep(1); os._exit(3)"
     started = live.start(code)
     started.wait_for_output(b"on")
     os.kill(live.zygote().pid, signal.SIGSTOP)
-    assert started.wait(10).error_type == "WorkerCrashed"
+    assert started.wait().error_type == "WorkerCrashed"
     assert live.value(NEXT) == "fine"
 
 
@@ -498,7 +504,7 @@ def test_a_stopped_guard_goes_with_a_killed_server():
     os.kill(guard, signal.SIGSTOP)
     server.kill()
     server.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while alive(guard) or alive(zygote):
         assert time.monotonic() < deadline, (alive(guard), alive(zygote))
         time.sleep(0.01)

@@ -57,7 +57,7 @@ class Started:
         )
         return outcome
 
-    def wait_for_output(self, text: bytes, seconds: float = 10) -> bytes:
+    def wait_for_output(self, text: bytes, seconds: float = 30) -> bytes:
         """Until the call has printed this; all it printed."""
         self.live.until(lambda: text in b"".join(self.sink.chunks), seconds)
         return b"".join(self.sink.chunks)
@@ -85,7 +85,7 @@ class Live:
     def run(self, waiting: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(waiting)
 
-    def until(self, holds: Callable[[], Any], seconds: float = 10) -> Any:
+    def until(self, holds: Callable[[], Any], seconds: float = 30) -> Any:
         """Run the loop until it holds; its value."""
 
         async def watch() -> Any:
