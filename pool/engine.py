@@ -129,7 +129,7 @@ class Engine:
             if function in (self._submit, self._provide):
                 close_all(args[1].fds)
             elif function == self._answer_stats:
-                args[0].put(None)
+                args[0].put(PoolClosed("the pool is shut down: it has no statistics any more"))
 
     def cancel(self, task: Task, reason: str = "cancelled by its caller") -> None:
         """End a call, wherever it is."""
@@ -152,8 +152,8 @@ class Engine:
         answer: SimpleQueue[Any] = SimpleQueue()
         self.post(self._answer_stats, answer)
         stats = answer.get()
-        if stats is None:
-            raise PoolClosed("the pool is shut down: it has no statistics any more")
+        if isinstance(stats, BaseException):
+            raise stats
         return stats
 
     @property
@@ -267,8 +267,12 @@ class Engine:
         if task not in self._tasks or not task.is_queued():
             self._submit(task, call)
             return
-        if self._provisioning is None:
-            self._provisioning = self._open_provisioning()
+        try:
+            if self._provisioning is None:
+                self._provisioning = self._open_provisioning()
+        except Exception as error:  # noqa: BLE001 - a setting of the store makes no sense, say
+            self._not_provided(task, call, error)
+            return
         self._provisioning.add(task, call, spec)
 
     def _open_provisioning(self) -> Provisioning:
@@ -286,7 +290,10 @@ class Engine:
         self._drop(task, error)
 
     def _answer_stats(self, answer: SimpleQueue[Any]) -> None:
-        answer.put(self._supervisor.stats())
+        try:
+            answer.put(self._supervisor.stats())
+        except Exception as error:  # noqa: BLE001 - raised where somebody waits for the answer
+            answer.put(error)
 
     def _drop(self, task: Task, error: BaseException) -> None:
         self.deliver(task.fail, error)

@@ -49,7 +49,11 @@ class Inbox:
         self._woken = False
         while self._jobs:
             function, args = self._jobs.popleft()
-            function(*args)
+            try:
+                function(*args)
+            except Exception:
+                # Behind it wait jobs that nobody would wake the loop for again.
+                _log.exception("a job for the pool's loop failed: %s", function)
 
     def unread(self) -> Iterator[Job]:
         """Take out what was posted too late. Any thread, and several at once."""

@@ -6,6 +6,7 @@ Everything is bounded: the last so many latencies and failures, counters by caus
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -227,14 +228,30 @@ class Recorder:
 
     def supervisor(self) -> SupervisorStats:
         """This process, measured now."""
-        with open("/proc/self/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[1])
         return SupervisorStats(
             pid=os.getpid(),
             uptime_s=round(time.monotonic() - self.started, 3),
-            rss_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
-            open_files=len(os.listdir("/proc/self/fd")),
+            rss_mb=round(_resident_bytes() / 1e6, 1),
+            open_files=_open_files(),
         )
+
+
+# Both without a descriptor to be had, too: stats are wanted most when something runs out.
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _open_files() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _percentiles(seconds: list[float]) -> LatencyStats:

@@ -1,0 +1,60 @@
+"""What goes wrong on a pool's own threads is told to whoever waits; nobody waits for ever."""
+
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from flashpool.pool import Pool
+from flashpool.pool.supervisor import Supervisor
+
+
+@pytest.fixture
+def pool():
+    with Pool(1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+        yield pool
+
+
+def answer_of(ask):
+    """What it returns or raises, within a time."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(ask).result(30)
+
+
+def test_a_variable_of_the_store_that_makes_no_sense_is_told_to_every_call(monkeypatch):
+    monkeypatch.setenv("FLASHPOOL_ENV_QUOTA_MB", "plenty")
+    with Pool(1, dependencies=["six"]) as pool:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="FLASHPOOL_ENV_QUOTA_MB must be a number"):
+                pool.submit(abs, -1).result(30)
+
+
+def test_statistics_where_no_descriptor_is_left(pool):
+    assert pool.submit(abs, -1).result() == 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        supervisor = answer_of(pool.stats).supervisor
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in taken:
+            os.close(one)
+    assert supervisor.open_files == min(soft, 256)
+    assert supervisor.rss_mb > 1
+
+
+def test_an_error_on_the_loop_is_raised_where_the_answer_is_waited_for(pool, monkeypatch):
+    assert pool.submit(abs, -1).result() == 1
+
+    def broken(_supervisor):
+        raise ArithmeticError("broken")
+
+    monkeypatch.setattr(Supervisor, "stats", broken)
+    with pytest.raises(ArithmeticError, match="broken"):
+        answer_of(pool.stats)
