@@ -29,6 +29,10 @@ from .virtualenv import link_interpreter
 __all__ = ["ArchiveInfo", "pack", "read_manifest", "unpack"]
 
 _LEVEL: Final = 3
+#: Bounds on what so many packed bytes can stand for, where it is not a bomb.
+_MOST_PACKED: Final = 200
+_SMALL: Final = 64 << 20
+_MOST_MEMBERS: Final = 2_000_000
 #: A file takes up to so much more than its size, a directory so much.
 _BLOCK: Final = 4096
 
@@ -138,8 +142,11 @@ def _body(info: ArchiveInfo) -> dict[str, Any]:
 
 def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo | None:
     """What an archive promises; None when there is none; Tampered when it cannot be trusted."""
-    stored = read_json(store.archive_manifest(digest))
+    path = store.archive_manifest(digest)
+    stored = read_json(path)
     if stored is None:
+        if path.exists():
+            raise Tampered(f"the manifest of archive {digest} is damaged")
         return None
     mac = str(stored.pop("mac", ""))
     if key and not hmac.compare_digest(mac, sign(stored, key)):
@@ -155,9 +162,19 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
             members=int(stored["members"]),
             content_bytes=int(stored["content_bytes"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Tampered(f"the manifest of archive {digest} is damaged") from error
+    _check_promise(promise, store.archive(digest).stat().st_size)
     return ArchiveInfo(promise=promise, facts=facts)
+
+
+def _check_promise(promise: Promise, size: int) -> None:
+    """Without a key a manifest may promise anything: what nobody would pack is not unpacked."""
+    if size != promise.size:
+        raise promise.broken(f"has {size} bytes instead of {promise.size}")
+    most = max(_SMALL, size * _MOST_PACKED)
+    if promise.content_bytes > most or promise.members > _MOST_MEMBERS:
+        raise promise.broken("promises more than it can hold")
 
 
 def unpack(info: ArchiveInfo, archive: Path, target: Path, python: Path) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .holders import Holders
 from .leases import LeaseTable, Marks
@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+#: Between the two steps of a write lie milliseconds; nobody is at it any more after this.
+_LEFT_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +214,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def sweep(store: Store, holders: Holders) -> None:
-    """Clean up after the dead: trash, heartbeats, scratch directories, claims; blocking."""
+    """Clean up after the dead: trash, heartbeats, scratch, claims, half a write; blocking."""
     store.empty_trash()
     holders.bury()
     for name in store.scratch_names():
@@ -220,6 +222,9 @@ def sweep(store: Store, holders: Holders) -> None:
             remove_tree(store.scratch_root / name)
     for path, owner in store.claims():
         if holders.dead(owner):
+            path.unlink(missing_ok=True)
+    for path in store.leavings():
+        if holders.age_of(path) > _LEFT_S:
             path.unlink(missing_ok=True)
 
 

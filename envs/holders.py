@@ -130,15 +130,23 @@ class Holders:
         """Whether to stop waiting for this holder."""
         return self.dead(name) or (name != self.me and self._silent(name, self._claim_stale_s))
 
+    def age_of(self, path: Path) -> float:
+        """Seconds since a file was written, on the file system's own clock; 0 for none."""
+        written = _modified(path)
+        return 0.0 if written is None else max(0.0, (self._now() - written) / 1e9)
+
+    def _now(self) -> int:
+        now = _modified(self.folder / self.me)
+        if now is None:
+            self.beat()
+            now = _modified(self.folder / self.me)
+        return now or 0
+
     def _silent(self, name: str, limit_s: float) -> bool:
         beaten = _modified(self.folder / name)
         if beaten is None:
             return True
-        now = _modified(self.folder / self.me)
-        if now is None:
-            self.beat()
-            now = _modified(self.folder / self.me) or beaten
-        if now - beaten < limit_s * 1e9:
+        if self._now() - beaten < limit_s * 1e9:
             self._forget(name)
             return False
         return self._unchanged_for(name, beaten) > 2 * self._heartbeat_s

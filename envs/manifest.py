@@ -17,10 +17,11 @@ import hashlib
 import hmac
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from .errors import Tampered
 from .plan import Decision, Where
@@ -42,6 +43,7 @@ FILES: Final = "flashpool.files"
 SEAL: Final = "flashpool.seal"
 #: Ours, and therefore not listed in themselves.
 _OWN: Final = frozenset({FACTS, FILES, SEAL})
+_VERSION: Final = re.compile(r"3\.\d{1,3}[\w.+]*")
 _ADVICE: Final = "it is built anew; if this repeats, look at who writes to the volume"
 
 
@@ -68,9 +70,9 @@ def encode_facts(facts: Facts) -> dict[str, Any]:
 
 
 def decode_facts(value: Mapping[str, Any]) -> Facts | None:
-    """Facts from JSON; None when anything is missing or odd."""
+    """Facts from JSON, which anybody may have written; None when anything is missing or odd."""
     try:
-        return Facts(
+        facts = Facts(
             **{
                 **value,
                 "site_dirs": tuple(value["site_dirs"]),
@@ -80,6 +82,21 @@ def decode_facts(value: Mapping[str, Any]) -> Facts | None:
         )
     except (KeyError, TypeError):
         return None
+    lists = isinstance(value["site_dirs"], list) and isinstance(value["lock"], list)
+    return facts if lists and _plausible(facts) else None
+
+
+def _plausible(facts: Facts) -> bool:
+    told = [text for decision in facts.decisions for text in astuple(decision)]
+    texts = [facts.digest, facts.base_python, facts.python_version, facts.reason, facts.mode]
+    return (
+        all(isinstance(text, str) for text in (*texts, *facts.site_dirs, *facts.lock, *told))
+        and all(isinstance(count, int) and count >= 0 for count in (facts.bytes, facts.files))
+        and isinstance(facts.created, (int, float))
+        and facts.mode in get_args(Where)
+        # Part of a path, when links to the interpreter are made.
+        and _VERSION.fullmatch(facts.python_version) is not None
+    )
 
 
 def write_facts(environment: Path, facts: Facts) -> None:
@@ -155,7 +172,11 @@ def _hashes(environment: Path) -> dict[str, str]:
     found = {}
     for path, entry in _walk(environment):
         whole = environment / path
-        found[path] = f"-> {os.readlink(whole)}" if entry.is_symlink() else _hash_file(whole)
+        if entry.is_symlink():
+            found[path] = f"-> {os.readlink(whole)}"
+        else:
+            # What is no file is not opened: a pipe has no end.
+            found[path] = _hash_file(whole) if entry.is_file() else "no file"
     return found
 
 
@@ -184,15 +205,16 @@ def check_seal(environment: Path, key: bytes | None, *, strict: bool = True) -> 
     `strict` minds unknown files too; without a key, bytecode that Python wrote
     since is no sign of anything.
     """
-    stored = read_json(environment / SEAL)
-    if stored is None:
+    stored = read_json(environment / SEAL) or {}
+    files = stored.get("files")
+    if not isinstance(files, dict):
         raise Tampered(f"environment {environment.name} has no seal", advice=_ADVICE)
-    content = {"facts": read_json(environment / FACTS), "files": stored.get("files")}
+    content = {"facts": read_json(environment / FACTS), "files": files}
     if key and not hmac.compare_digest(sign(content, key), str(stored.get("mac", ""))):
         raise Tampered(
             f"the signature of environment {environment.name} does not match", advice=_ADVICE
         )
-    _compare(environment, dict(stored.get("files") or {}), strict=strict)
+    _compare(environment, files, strict=strict)
 
 
 def _compare(environment: Path, expected: Mapping[str, str], *, strict: bool) -> None:

@@ -95,7 +95,7 @@ class Shelf:
         """What an archive on the volume says it is; None when there is none that is usable."""
         try:
             return archive.read_manifest(self.ground.shared, digest, self.settings.volume_key)
-        except Tampered as error:
+        except (Tampered, FileNotFoundError) as error:
             self._set_aside(digest, error)
             return None
 
@@ -103,7 +103,8 @@ class Shelf:
         """Unpack an archive into the local store; False when it is not what it promised."""
         try:
             self._unpack(info, base)
-        except (Tampered, FileNotFoundError) as error:
+        except (Tampered, FileNotFoundError, FileExistsError) as error:
+            # A file where the links to the interpreter belong was never packed by us.
             self._set_aside(info.digest, error)
             return False
         self._touch_archive(info.digest)

@@ -33,6 +33,7 @@ __all__ = ["Store", "read_json", "remove_tree", "write_json"]
 
 _log = logging.getLogger(__name__)
 
+_ARCHIVE: Final = ".tar.zst"
 #: Files larger than this are not ours.
 _MAX_JSON: Final = 64 * 1024 * 1024
 
@@ -69,7 +70,7 @@ class Store:
         return self.root / "envs" / _checked(digest)
 
     def archive(self, digest: str) -> Path:
-        return self.root / "archives" / f"{_checked(digest)}.tar.zst"
+        return self.root / "archives" / f"{_checked(digest)}{_ARCHIVE}"
 
     def archive_manifest(self, digest: str) -> Path:
         return self.root / "archives" / f"{_checked(digest)}.json"
@@ -107,6 +108,22 @@ class Store:
         return sorted(
             name.stem for name in names if name.suffix == ".json" and is_hex_id(name.stem)
         )
+
+    def leavings(self) -> list[Path]:
+        """What a writer that dies between two steps leaves, or one at work has not finished."""
+        archives = self.root / "archives"
+        unfinished = [
+            folder / name
+            for folder in (self.root / "requests", self.root / "preloads", archives)
+            for name in _listed(folder)
+            if name.startswith(".")
+        ]
+        known = set(self.archived())
+        return unfinished + [
+            archives / name
+            for name in _listed(archives)
+            if name.endswith(_ARCHIVE) and name.removesuffix(_ARCHIVE) not in known
+        ]
 
     def scratch_names(self) -> list[str]:
         """Unfinished work of anybody's."""
@@ -212,6 +229,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
         if path.stat().st_size > _MAX_JSON:
             return None
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

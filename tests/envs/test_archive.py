@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -243,14 +244,23 @@ def test_paths_and_files_of_any_length(kind: str, tmp_path: Path, target: Path) 
     assert (target / "next").read_bytes() == b"n"
 
 
-@pytest.mark.parametrize("damage", ["archive", "manifest", "signature", "missing", "unsigned"])
+def _change(told: Path, **changes: Any) -> None:
+    told.write_text(json.dumps({**json.loads(told.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["archive", "manifest", "signature", "missing", "unsigned", "cut", "facts", "bomb", "nested"],
+)
 def test_a_bad_archive_is_built_anew(
     damage: str, setup: Any, run: Run, version_in: Callable[[Path, str], str], tmp_path: Path
 ) -> None:
     key = b"key" if damage in {"signature", "unsigned"} else None
     first_key = None if damage == "unsigned" else (b"other" if damage == "signature" else None)
     first = setup.settings(mode="archive", volume_key=first_key)
-    second = setup.settings(mode="archive", volume_key=key, local=tmp_path / "second")
+    second = setup.settings(
+        mode="archive", volume_key=key, local=tmp_path / "second", quota_mb=50, room_wait_s=0.1
+    )
     third = setup.settings(mode="archive", volume_key=key, local=tmp_path / "third")
 
     async def main() -> None:
@@ -265,6 +275,15 @@ def test_a_bad_archive_is_built_anew(
             told.write_text(told.read_text().replace('"members"', '"numbers"'))
         elif damage == "missing":
             packed.unlink()
+        elif damage == "cut":
+            os.truncate(packed, packed.stat().st_size // 2)
+        elif damage == "facts":
+            facts = json.loads(told.read_text())["facts"]
+            _change(told, facts={**facts, "python_version": 3})
+        elif damage == "bomb":
+            _change(told, content_bytes=1 << 50, members=1 << 40)
+        elif damage == "nested":
+            told.write_text("[" * 100_000)
         for settings, origin in ((second, "built"), (third, "archive")):
             async with Environments(settings) as environments:
                 with await environments.acquire(Spec(requirements=("beta",))) as found:

@@ -462,3 +462,89 @@ def test_a_claim_that_is_none_holds_nobody_up(store: Store) -> None:
     assert pod.claims.take(A)
     assert pod.claims.take(B)
     assert pod.claims.owner(A) == pod.claims.owner(B) == pod.holders.me
+
+
+def test_json_of_strangers_is_no_surprise(store: Store) -> None:
+    path = store.request(A)
+    path.write_text("[" * 200_000)
+    assert read_json(path) is None
+    path.write_bytes(b'{"x": "\xff"}')
+    assert read_json(path) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bytes": "many"},
+        {"bytes": -1},
+        {"files": None},
+        {"created": "today"},
+        {"python_version": 3},
+        {"python_version": "3/../../../x"},
+        {"python_version": "3.12/../x"},
+        {"mode": "other"},
+        {"site_dirs": "/x"},
+        {"site_dirs": [1]},
+        {"lock": [None]},
+        {"reason": 1},
+        {"base_python": {}},
+        {"decisions": [1]},
+        {"decisions": [{"name": 1, "version": "", "where": "base", "why": ""}]},
+        {"more": 1},
+    ],
+)
+def test_facts_of_strangers_are_facts_or_none(change: dict[str, Any], store: Store) -> None:
+    path = environment(store, A)
+    assert manifest.read_facts(path) is not None
+    write_json(path / manifest.FACTS, {**(read_json(path / manifest.FACTS) or {}), **change})
+    assert manifest.read_facts(path) is None
+
+
+def test_what_is_no_file_holds_up_no_check(store: Store) -> None:
+    """A pipe has no end: whoever opens it waits for ever."""
+    path = environment(store, A)
+    os.mkfifo(path / "lib" / "pipe")
+    done: list[str] = []
+
+    def check() -> None:
+        manifest.seal(path, b"key")
+        (path / "lib" / "pipe").unlink()
+        os.mkfifo(path / "lib" / "other")
+        with pytest.raises(Tampered):
+            manifest.check_seal(path, b"key")
+        done.append("checked")
+
+    thread = threading.Thread(target=check, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert done == ["checked"]
+
+
+@pytest.mark.parametrize("files", [["x"], "x", 7, [["a", "b", "c"]], None])
+def test_a_seal_of_strangers_is_no_surprise(files: Any, store: Store) -> None:
+    path = environment(store, A)
+    write_json(path / manifest.SEAL, {"files": files, "mac": ""})
+    with pytest.raises(Tampered):
+        manifest.check_seal(path, None)
+
+
+def test_what_a_writer_left_when_it_died_is_swept_up(store: Store) -> None:
+    """Not at once: it may be at work."""
+    pod = Pod(store)
+    (store.root / "archives").mkdir()
+    left = [
+        store.request(A).with_name(f".{A}.json.0123abcd"),
+        store.preloads(A).with_name(f".{A}.json.0123abcd"),
+        store.archive_manifest(A).with_name(f".{A}.json.0123abcd"),
+        store.archive(A),
+    ]
+    kept = [store.request(A), store.archive(B), store.archive_manifest(B)]
+    for path in (*left, *kept):
+        path.write_text("{}")
+    sweep(store, pod.holders)
+    assert all(path.exists() for path in left)
+    for path in (*left, *kept):
+        backdate(path, 4000)
+    sweep(store, pod.holders)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
