@@ -151,7 +151,7 @@ def _limit_s(policy: Raw) -> float | None:
     """``policy.executionTimeout``, milliseconds; what is none counts as not said."""
     try:
         value = msgspec.json.decode(policy, type=dict[str, Any]).get("executionTimeout")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

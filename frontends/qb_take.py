@@ -38,6 +38,9 @@ _SOON_S: Final = 0.1
 _EMPTY_PAUSE_S: Final = 0.05
 _LONGEST_EMPTY_PAUSE_S: Final = 1.0
 _EMPTY: Final = (204, 400)
+_NOTHING: Final = (b"", b"[]", b"null")
+_KEY_HINT: Final = "; is RUNPOD_AI_API_KEY the key of this endpoint?"
+_HINTS: Final = {401: _KEY_HINT, 403: _KEY_HINT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +85,16 @@ class Taker:
             return self._failed("an answer broke off")
         if status == 429:
             return Taken(jobs=[], pause_s=_TOO_MANY_PAUSE_S)
-        if status in _EMPTY or (status == 200 and not body.strip()):
+        if status in _EMPTY or (status == 200 and body.strip() in _NOTHING):
             return self._empty(asyncio.get_running_loop().time() - began)
         if status != 200:
-            return self._failed(f"status {status}")
+            return self._failed(f"status {status}{_HINTS.get(status, '')}")
         try:
             jobs = qb_jobs.decode(body)
         except qb_jobs.NoJobs as error:
             return self._failed(f"the answer is no JSON ({error}); a job in it is lost")
+        if not jobs:
+            return self._failed("the answer holds no job that can be read")
         self._errors = self._soon = 0
         return Taken(jobs=jobs)
 

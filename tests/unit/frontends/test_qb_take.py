@@ -96,3 +96,22 @@ def test_a_poll_without_an_answer_lost_nothing(
     with caplog.at_level(logging.INFO):
         assert taken(silence) == Taken(jobs=[])
     assert not caplog.text
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"{}", b'[{"input":1}]', b"", b"5"])
+def test_an_answer_without_a_job_is_not_asked_for_again_at_once(body: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    found = taken(answer)
+    assert found.jobs == []
+    assert found.pause_s > 0
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_names_the_key(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+
+    taken(answer)
+    assert "RUNPOD_AI_API_KEY" in caplog.text
