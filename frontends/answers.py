@@ -59,18 +59,22 @@ def of_outcome(outcome: Outcome, result_limit: int | None) -> Answer:
 
 def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
     """The response of a request that was refused."""
-    name = type(error).__name__
-    status = status or STATUS.get(name, 200)
-    outcome = Outcome(
-        error_type=name,
+    outcome = outcome_of(error)
+    status = status or STATUS.get(type(error).__name__, 200)
+    # What was refused cost nothing, and was nowhere.
+    body = _failure(outcome, has_receipt=status == 200)
+    return Answer(status, body, _retry_after(status, error.details))
+
+
+def outcome_of(error: FlashpoolError) -> Outcome:
+    """The end of what did not become a call."""
+    return Outcome(
+        error_type=type(error).__name__,
         error=error.message,
         details=error.details,
         output=error.told,
         receipt=_UNPROVIDED,
     )
-    # What was refused cost nothing, and was nowhere.
-    body = _failure(outcome, has_receipt=status == 200)
-    return Answer(status, body, _retry_after(status, error.details))
 
 
 def _success(outcome: Outcome) -> bytes:

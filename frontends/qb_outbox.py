@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,14 +55,16 @@ class Outbox:
         """Write it down; raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         head = _Head(job_id=report.job_id, streamed=report.streamed, kept_at=time.time())
-        new = self._path(report.job_id).with_suffix(_NEW)
+        path = self._path(report.job_id)
+        # Of its own: one whose answer is slow is written down while all that waits is saved.
+        new = path.with_suffix(f".{secrets.token_hex(4)}{_NEW}")
         try:
             with new.open("wb") as file:
                 file.write(msgspec.json.encode(head) + b"\n")
                 file.write(report.body)
                 file.flush()
                 os.fsync(file.fileno())
-            new.replace(new.with_suffix(_SUFFIX))
+            new.replace(path)
         except OSError:
             # On a disk that is full, half a report may hold the room that another needs.
             new.unlink(missing_ok=True)

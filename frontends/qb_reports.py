@@ -116,8 +116,12 @@ class Reports:
         try:
             await self._deliver(report)
         finally:
+            # First: one that is being written down at this moment is dropped by who writes it.
             del self._waiting[report.job_id]
+            on_disk = report.job_id in self._kept
             self._kept.discard(report.job_id)
+        if on_disk:
+            await asyncio.to_thread(self._outbox.drop, report.job_id)
 
     async def _deliver(self, report: Report) -> None:
         loop = asyncio.get_running_loop()
@@ -139,8 +143,6 @@ class Reports:
             await self._keep(report, verdict)
             await self._taken.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_PAUSE_S)
-        if report.job_id in self._kept:
-            await asyncio.to_thread(self._outbox.drop, report.job_id)
 
     async def _offered(self, report: Report) -> Verdict:
         """Post it; have it on disk if the answer takes its time."""

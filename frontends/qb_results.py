@@ -22,6 +22,7 @@ from msgspec import Raw
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import FlashpoolError, ResultTooLarge
 
+from .answers import outcome_of
 from .qb_outbox import Report
 from .qb_spill import Spill
 from .service import Service
@@ -73,8 +74,9 @@ class Results:
         return replace(report, body=_body(self.fields(of_error(error))))
 
     async def _fitting(self, job_id: str, outcome: Outcome, fields: _Fields, size: int) -> _Fields:
-        if not outcome.ok:
-            return _cut(fields)
+        cut = _cut(fields)
+        if not outcome.ok or len(_body(cut)) <= self._limit:
+            return cut
         problem = ""
         if self._spill is not None:
             try:
@@ -97,9 +99,9 @@ class Results:
 
 
 def of_error(error: FlashpoolError) -> Outcome:
-    """The outcome of a job that did not become a call."""
-    name = type(error).__name__
-    return Outcome(error_type=name, error=f"{name}: {error.message}", details=error.details)
+    """The outcome of a job that did not become a call; clients show its `error` alone."""
+    outcome = outcome_of(error)
+    return replace(outcome, error=f"{outcome.error_type}: {error.message}")
 
 
 def _body(fields: _Fields) -> bytes:
@@ -110,7 +112,7 @@ def _body(fields: _Fields) -> bytes:
 
 
 def _cut(fields: _Fields) -> _Fields:
-    """Without what a failure can do without."""
+    """Without what a report can do without."""
     kept = {name: value for name, value in fields.items() if name != "exception"}
     for name, limit in (("stdout", _OUTPUT_KEPT), ("error", _ERROR_KEPT)):
         text = msgspec.json.decode(kept[name]) if name in kept else None

@@ -108,7 +108,9 @@ class Progress:
         self._pause = asyncio.Event()
 
     def tell(self, phase: str, message: str = "") -> None:
-        """Post it, if nothing newer comes first."""
+        """Post it, if nothing newer comes first; nothing after `close`."""
+        if self._pause.is_set():
+            return  # a build that others wait for goes on, and tells of itself
         self._latest = {"phase": phase, "message": message}
         if self._posting is None or self._posting.done():
             self._posting = asyncio.ensure_future(self._post())

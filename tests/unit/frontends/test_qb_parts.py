@@ -7,8 +7,10 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from flashpool.frontends.qb_spill import Spill
 from flashpool.frontends.qb_stream import CHUNK_LIMIT, Items, Progress
 from flashpool.frontends.service import Service
 from flashpool.pool.calls import Outcome
-from flashpool.pool.errors import InvalidRequest
+from flashpool.pool.errors import EnvironmentError, InvalidRequest
 from flashpool.pool.settings import Settings
 
 # -- Jobs ---------------------------------------------------------------------------------
@@ -50,11 +52,13 @@ def test_jobs_are_read(body: bytes, jobs: list[Job]) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", ['"x"', "null", "[]", '{"executionTimeout":"5"}', '{"executionTimeout":-1}',
-               '{"executionTimeout":true}', '{"executionTimeout":1e300}'],
+    "policy", [b'"x"', b"null", b"[]", b'{"executionTimeout":"5"}', b'{"executionTimeout":-1}',
+               b'{"executionTimeout":true}', b'{"executionTimeout":1e300}', b'{"x":"\xff"}',
+               b'{"x":' * 100_000 + b"1" + b"}" * 100_000],
+    ids=lambda policy: repr(policy)[:30],
 )  # fmt: skip
-def test_a_policy_that_is_none_is_not_said(policy: str) -> None:
-    (job,) = qb_jobs.decode(b'{"id":"a","input":1,"policy":%s}' % policy.encode())
+def test_a_policy_that_is_none_is_not_said(policy: bytes) -> None:
+    (job,) = qb_jobs.decode(b'{"id":"a","input":1,"policy":%s}' % policy)
     assert job == Job(id="a", input=b"1")
 
 
@@ -219,6 +223,26 @@ def test_a_full_disk_keeps_no_half_of_a_report(
     with pytest.raises(OSError, match="No space"):
         Outbox(tmp_path).keep(Report(job_id="a", body=b"{}"))
     assert not os.listdir(tmp_path)
+
+
+def test_a_report_is_whole_whoever_else_writes_it_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is slow to be answered, and the process leaves: both have it written."""
+    outbox, twice = Outbox(tmp_path), threading.Barrier(2)
+    sync = os.fsync
+
+    def fsync(fd: int) -> None:
+        sync(fd)
+        twice.wait(10)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    report = Report(job_id="a", body=b"{}")
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(outbox.keep, report) for _ in range(2)]:
+            done.result()
+    assert list(outbox.waiting(60)) == [report]
+    assert len(os.listdir(tmp_path)) == 1
 
 
 def test_reports_that_are_too_old_are_dropped(
@@ -396,6 +420,20 @@ def test_progress_is_the_latest_and_ends() -> None:
     assert [one["message"] for one in platform.posts] == ["99"]
 
 
+def test_progress_is_never_told_after_the_end() -> None:
+    """A build goes on for others, and tells of itself."""
+    platform = Platform(Verdict.TAKEN)
+
+    async def tell() -> None:
+        progress = Progress("a", platform)  # type: ignore[arg-type]
+        await progress.close()
+        progress.tell("build", "late")
+        await asyncio.sleep(0.05)
+
+    asyncio.run(tell())
+    assert platform.posts == []
+
+
 # -- Reports ------------------------------------------------------------------------------
 
 
@@ -426,6 +464,30 @@ def test_a_result_that_is_too_large_fails_with_sizes_and_keeps_its_output() -> N
     assert found["output"]["details"]["size"] > 20_000
     assert found["output"]["stdout"] == "printed"
     assert "FLASHPOOL_RESULT_SPILL" in found["error"]
+
+
+@pytest.mark.parametrize("form", ["json", "stream"])
+@pytest.mark.parametrize("spills", [False, True])
+def test_an_output_that_is_too_large_is_cut_and_the_result_stays(
+    tmp_path: Path, form: str, spills: bool
+) -> None:
+    body = b"" if form == "stream" else b"5"
+    outcome = Outcome(body=body, format=form, output=b"first" + b"o" * 300_000 + b"last")
+    found = report_of(outcome, 100_000, Spill(tmp_path, 60) if spills else None)["output"]
+    assert found["success"] is True
+    assert found["json_result"] == ([] if form == "stream" else 5)
+    assert found["stdout"].startswith("first")
+    assert found["stdout"].endswith("last")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_job_without_an_environment_tells_how_that_came() -> None:
+    error = EnvironmentError("no", kind="BuildFailed")
+    error.told = b"resolving\n"
+    output = report_of(of_error(error))["output"]
+    assert output["stdout"] == "resolving\n"
+    assert output["receipt"]["environment"] is None
+    assert output["receipt"]["environment_origin"] == "failed"
 
 
 @pytest.mark.parametrize("form", ["json", "pickle"])
