@@ -2,15 +2,12 @@
 
 import contextlib
 import inspect
-import os
 import re
-import signal
 import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import http_load, victims
+from bench import deaths, http_load, victims
 from bench.context import Bench, Floor, in_turn
 from bench.figures import Row, compared, limited, percentile
 from bench.lb_server import LbServer, until
@@ -20,7 +17,6 @@ LOAD_S = 2.0
 CONNECTIONS = 16
 PINGS_PER_S = 200
 PING_S = 3.0
-DEATHS = 10
 #: Calls after which the server's memory is looked at.
 CALLS = 2000
 SPIN = http_load.request("def spin():\n    while True:\n        pass\n", timeout_s=120)
@@ -88,33 +84,13 @@ def latency(bench: Bench) -> Row:
 
 
 def death(bench: Bench) -> Row:
-    """From SIGKILL of a worker to the complete answer."""
-    took: list[float] = []
-    address = bench.server.address
+    """Of a worker in the middle of a call."""
     path = bench.folder / "sleeper"
     code = f"import os, time\n{inspect.getsource(victims.sleep)}"
     request = http_load.request(
         code, function_name="sleep", args=[str(path)], serialization_format="json"
     )
-    for _ in bench.turns("death, over HTTP"):
-        for _ in range(DEATHS):
-            with http_load.connected(address, 1) as (one,):
-                one.send(request)
-                pid = victims.wait_for_pids(path)[0]
-                killed = time.perf_counter()
-                os.kill(pid, signal.SIGKILL)
-                while not one.receive():
-                    pass
-                took.append((time.perf_counter() - killed) * 1e3)
-                assert one.body()["error_type"] == "WorkerCrashed", one.answer
-    return limited(
-        "a worker's death is reported, to the HTTP client",
-        "ms",
-        took,
-        at_most=10,
-        worst=True,
-        detail={"deaths": len(took), "p50 ms": statistics.median(took), "max ms": max(took)},
-    )
+    return deaths.over_http(bench, "a worker", request, path)
 
 
 def second_import(bench: Bench) -> Row:

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import victims
+from bench import deaths, victims
 from bench.context import Bench, in_turn
 from bench.figures import Row, compared, limited
 
 from flashpool.pool import Pool
 from flashpool.pool.errors import Timeout, WorkerCrashed
 
-DEATHS = 10
 LIMIT_S = 0.2
 GRACE_S = 0.5
 OVERSHOOTS = 3
@@ -65,7 +64,7 @@ def death(bench: Bench) -> Row:
     with Pool(2, show_output=False) as pool:
         pool.submit(int).result()
         for _ in bench.turns("death, Pool"):
-            for _ in range(DEATHS):
+            for _ in range(deaths.DEATHS):
                 future = pool.submit(victims.sleep, str(path))
                 pid = victims.wait_for_pids(path)[0]
                 killed = time.perf_counter()
@@ -73,14 +72,7 @@ def death(bench: Bench) -> Row:
                 error = future.exception(10)
                 took.append((time.perf_counter() - killed) * 1e3)
                 assert isinstance(error, WorkerCrashed), error
-    return limited(
-        "a worker's death is reported, to the future",
-        "ms",
-        took,
-        at_most=10,
-        worst=True,
-        detail={"deaths": len(took), "p50 ms": statistics.median(took), "max ms": max(took)},
-    )
+    return deaths.row("a worker", "the future", took)
 
 
 def overshoot(bench: Bench) -> Row:

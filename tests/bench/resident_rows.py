@@ -1,17 +1,14 @@
 """Rows of class instances, over HTTP."""
 
-import os
-import signal
 import statistics
 import time
 
-from bench import http_load, victims
+from bench import deaths, http_load
 from bench.context import Bench, in_turn
 from bench.figures import Row, compared, limited, percentile
 
 CONNECTIONS = 16
 LOAD_S = 2.0
-DEATHS = 10
 NAPS = 5
 COUNTER = """
 class Counter:
@@ -80,29 +77,10 @@ def calls(bench: Bench) -> list[Row]:
 
 
 def death(bench: Bench) -> Row:
-    """From SIGKILL of a resident in the middle of a call to the complete answer."""
-    took: list[float] = []
+    """Of an instance's process in the middle of a call."""
     path = bench.folder / "resident"
     request = method("mortal", "sleep", str(path), serialization_format="json")
-    for _ in bench.turns("death of an instance"):
-        for _ in range(DEATHS):
-            with http_load.connected(bench.server.address, 1) as (one,):
-                one.send(request)
-                pid = victims.wait_for_pids(path)[0]
-                killed = time.perf_counter()
-                os.kill(pid, signal.SIGKILL)
-                while not one.receive():
-                    pass
-                took.append((time.perf_counter() - killed) * 1e3)
-                assert one.body()["error_type"] == "WorkerCrashed", one.answer
-    return limited(
-        "an instance's death is reported, to the HTTP client",
-        "ms",
-        took,
-        at_most=10,
-        worst=True,
-        detail={"deaths": len(took), "p50 ms": statistics.median(took), "max ms": max(took)},
-    )
+    return deaths.over_http(bench, "an instance's process", request, path)
 
 
 def method(instance: str, name: str, *args: object, **fields: object) -> bytes:
