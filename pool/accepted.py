@@ -108,10 +108,10 @@ class Accepted:
         self._calls[call_id] = Running(call, sink, key, self._usual[1], self._now())
         return call_id
 
-    def refuse(self, call_id: int) -> None:
-        """It was not accepted after all; its sink hears nothing."""
+    def refuse(self, call_id: int, *, full: bool = False) -> None:
+        """It was not accepted after all; its sink hears nothing. Only a full queue counts."""
         del self._calls[call_id]
-        self._recorder.refused += 1
+        self._recorder.refused += full
 
     def waits(self, call_id: int) -> None:
         """It was offered to the scheduler: limit its wait, if it has not begun or ended."""

@@ -231,7 +231,7 @@ class Supervisor:
             self._parts.calls.refuse(call_id)
             raise
         except QueueFull:
-            self._parts.calls.refuse(call_id)
+            self._parts.calls.refuse(call_id, full=True)
             limit = self.config.queue_limit
             waiting = "1 call waits" if limit == 1 else f"{limit} calls wait"
             raise Overloaded(

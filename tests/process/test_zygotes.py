@@ -14,10 +14,11 @@ import time
 from dataclasses import replace
 
 import pytest
+from process.resident_calls import begin, result, thing
 
 from flashpool.pool import crew, roster
 from flashpool.pool._child import processes
-from flashpool.pool.errors import EnvironmentStartFailed, Overloaded, PoolClosed
+from flashpool.pool.errors import EnvironmentStartFailed, InstanceConflict, Overloaded, PoolClosed
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
@@ -362,6 +363,13 @@ def test_a_full_queue_refuses(make_live):
     live.supervisor.cancel(blocker.id)
     assert all(one.wait().ok for one in waiting)
     assert live.stats().queue.refused == 1
+
+
+def test_an_instance_of_other_code_is_no_full_queue(live):
+    result(live, "a", "inc")
+    with pytest.raises(InstanceConflict):
+        begin(live, "a", "inc", code=thing("def more(self): pass"))
+    assert live.stats().queue.refused == 0
 
 
 def test_a_machine_without_room_for_processes_recovers(make_live):
