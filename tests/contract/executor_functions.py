@@ -32,7 +32,7 @@ def touch_then_sleep(path, seconds):
     time.sleep(seconds)
 
 
-def wait_for(path, limit=20.0):
+def wait_for(path, limit=50.0):
     deadline = time.monotonic() + limit
     while not os.path.exists(path):
         if time.monotonic() > deadline:

@@ -166,11 +166,9 @@ class TestOptions:
         assert view.submit(there.environment, "A").result() == "1"
 
     def test_timeout(self, shared):
-        began = time.monotonic()
         with pytest.raises(Timeout) as raised:
-            shared.options(timeout=0.2).submit(there.sleep, 60).result()
+            shared.options(timeout=0.2).submit(there.sleep, 60).result(30)
         assert raised.value.details["phase"] == "run"
-        assert time.monotonic() - began < 5
 
 
 @pytest.mark.shared_pool
@@ -278,13 +276,12 @@ class TestMap:
             next(results)
 
     def test_timeout_ends_the_rest(self, shared):
-        began = time.monotonic()
-        results = shared.map(there.sleep, [0, 60, 60], timeout=1)
+        # The rest would take every slot for a minute.
+        results = shared.map(there.sleep, [0, 60, 60, 60], timeout=3)
         assert next(results) is None
         with pytest.raises(futures.TimeoutError):
             next(results)
-        assert shared.submit(abs, -1).result() == 1
-        assert time.monotonic() - began < 10
+        assert shared.submit(abs, -1).result(30) == 1
 
     def test_a_worker_killed_during_map(self, shared):
         results = shared.map(there.die_at, range(10), [5] * 10)
@@ -372,7 +369,7 @@ class TestCancel:
         assert queued.cancel()
         assert queued.cancelled()
         assert queued.done()
-        futures.wait([queued], timeout=5)
+        assert futures.wait([queued], timeout=30).done == {queued}
         for one in blockers:
             one.cancel()
 
@@ -384,7 +381,7 @@ class TestCancel:
         pid = int(mark.read_text())
         assert future.cancel()
         with pytest.raises(futures.CancelledError):
-            future.result(timeout=5)
+            future.result(timeout=30)
         eventually(lambda: not is_alive(pid))
 
     def test_waiters_hear_of_it(self, shared, tmp_path):
@@ -392,14 +389,14 @@ class TestCancel:
             heard = []
             future.add_done_callback(lambda f: heard.append(f.cancelled()))
             threading.Timer(0.1, future.cancel).start()
-            done, not_done = futures.wait([future], timeout=10)
+            done, not_done = futures.wait([future], timeout=30)
             assert (done, not_done) == ({future}, set())
             eventually(lambda: heard == [True])
 
     def test_as_completed_yields_it(self, shared, tmp_path):
         with running(shared, tmp_path) as (future, _):
             threading.Timer(0.1, future.cancel).start()
-            assert list(futures.as_completed([future], timeout=10)) == [future]
+            assert list(futures.as_completed([future], timeout=30)) == [future]
 
     def test_too_late(self, shared):
         future = shared.submit(abs, -1)
@@ -426,27 +423,32 @@ class TestWaiting:
         good = shared.submit(there.add, 1)
         bad = shared.submit(there.fail_after, 0.3)
         slow = shared.submit(there.sleep, 60)
-        done, not_done = futures.wait([good, bad, slow], 10, futures.FIRST_EXCEPTION)
-        assert (done, not_done) == ({good, bad}, {slow})
+        done, not_done = futures.wait([good, bad, slow], 30, futures.FIRST_EXCEPTION)
+        assert bad in done
+        assert not_done - {good} == {slow}
         slow.cancel()
 
     def test_first_exception_by_death(self, shared):
         bad = shared.submit(there.die, "kill")
         slow = shared.submit(there.sleep, 60)
-        done, _ = futures.wait([bad, slow], 10, futures.FIRST_EXCEPTION)
+        done, _ = futures.wait([bad, slow], 30, futures.FIRST_EXCEPTION)
         assert done == {bad}
         slow.cancel()
 
     def test_first_exception_by_pickling(self, shared):
         slow = shared.submit(there.sleep, 60)
         bad = shared.submit(there.identity, threading.Lock())
-        done, _ = futures.wait([bad, slow], 10, futures.FIRST_EXCEPTION)
+        done, _ = futures.wait([bad, slow], 30, futures.FIRST_EXCEPTION)
         assert done == {bad}
         slow.cancel()
 
-    def test_as_completed_in_the_order_of_ends(self, shared):
-        slow, quick = shared.submit(there.sleep, 1.0, 1), shared.submit(there.sleep, 0, 0)
-        assert [f.result() for f in futures.as_completed([slow, quick])] == [0, 1]
+    def test_as_completed_in_the_order_of_ends(self, shared, tmp_path):
+        go = tmp_path / "go"
+        slow, quick = shared.submit(there.wait_for, str(go)), shared.submit(abs, -1)
+        ended = futures.as_completed([slow, quick], timeout=40)
+        assert next(ended) is quick
+        go.touch()
+        assert list(ended) == [slow]
 
     def test_asyncio(self, shared):
         async def main():
@@ -478,7 +480,7 @@ class TestWaiting:
             following.add_done_callback(lambda f: (results.append(f.result()), seen.set()))
 
         shared.submit(there.add, 1, 1).add_done_callback(more)
-        assert seen.wait(10)
+        assert seen.wait(30)
         assert results == [3]
 
 
@@ -525,7 +527,7 @@ class TestStreams:
         items = shared.submit(there.count_with_marks, 1_000, str(mark)).result()
         assert next(items) == 0
         time.sleep(0.5)
-        assert int(mark.read_text()) <= 20
+        assert int(mark.read_text() or 0) <= 20
         assert sum(1 for _ in items) == 999
 
     def test_close_ends_the_call(self, shared, tmp_path):
@@ -569,7 +571,7 @@ class TestDescriptors:
         captured = np.zeros(1 << 20, dtype="u1")
         for _ in range(3):
             future = shared.submit(lambda _: captured.sum(), threading.Lock())
-            assert isinstance(future.exception(10), TypeError)
+            assert isinstance(future.exception(30), TypeError)
             assert isinstance(
                 next(iter_errors(shared.map(lambda _: captured.sum(), [threading.Lock()]))),
                 TypeError,

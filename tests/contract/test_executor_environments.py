@@ -84,7 +84,7 @@ def test_one_clear_error_when_the_index_is_not_trusted(world, tmp_path):
     uv.chmod(0o755)
     variables = {**os.environ, **world.variables, "FLASHPOOL_UV": str(uv)}
     run = subprocess.run(
-        [sys.executable, "-c", TELLING], env=variables, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", TELLING], env=variables, capture_output=True, text=True, timeout=55
     )
     assert run.returncode == 1
     shown = run.stderr
@@ -192,7 +192,7 @@ class TestFailures:
     def test_arguments_that_cannot_be_pickled(self, make_pool):
         pool = make_pool(dependencies=["alpha"])
         with pytest.raises(TypeError):
-            pool.submit(there.identity, threading.Lock()).result(1)
+            pool.submit(there.identity, threading.Lock()).result(30)
 
 
 class TestWaiting:
@@ -219,7 +219,7 @@ class TestWaiting:
         futures = [view.submit(version) for _ in range(3)]
         eventually(lambda: world.uv_runs("compile"), 30)
         assert all(one.cancel() for one in futures)
-        assert len(wait(futures, 5).done) == 3
+        assert len(wait(futures, 30).done) == 3
         eventually(lambda: not processes_with(str(world.folder / "uv")))
 
     def test_a_call_after_the_last_was_cancelled_asks_anew(self, held, world):

@@ -14,7 +14,7 @@ def is_alive(pid):
         return False
 
 
-def eventually(condition, limit=10.0):
+def eventually(condition, limit=30.0):
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
