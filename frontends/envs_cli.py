@@ -81,9 +81,10 @@ def list_(settings: Settings, as_json: bool) -> None:
     _print_table(("digest", "mode", "packages", "size", "used", "users", "archived"), rows)
     quota = f" of {_size(listing.quota)}" if listing.quota else ""
     alone = sum(row.bytes for row in listing.environments)
-    total = f"{_size(listing.total_bytes)}{quota} with uv's cache and what builds start from"
+    # Files that environments and uv's cache share are in the size of each, and on disk once.
+    total = f"{_size(listing.total_bytes)}{quota} with uv's cache, shared files once"
     where = f"in {listing.root} ({listing.store_mode} mode)"
-    click.echo(f"environments: {_size(alone)}; {total}, {where}")
+    click.echo(f"environments: {_size(alone)}, each by itself; on disk: {total}, {where}")
     if missing or listing.note:
         click.echo("nothing is there yet" if missing else listing.note)
 
@@ -106,7 +107,10 @@ def build(settings: Settings, requirements: tuple[str, ...], python: str | None)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.pass_obj
 def warm(settings: Settings, file: Path) -> None:
-    """Build every set of FILE: a requirement a line, an empty line between sets."""
+    """Build every set of requirements in FILE.
+
+    A requirement a line, an empty line between sets.
+    """
     from flashpool.envs import commands
 
     _finish(_run(settings, lambda store: commands.warm(store, file, progress=_progress)))
@@ -127,7 +131,7 @@ def show(settings: Settings, digest: str, as_json: bool) -> None:
     click.echo(f"digest    {shown.facts.digest}\npath      {shown.path}")
     click.echo(f"mode      {shown.facts.mode}{_because(shown.facts.reason)}")
     click.echo(f"size      {_size(shown.facts.bytes)}")
-    click.echo(f"used      {_ago(shown.last_used)}, by {len(shown.users)} processes now")
+    click.echo(f"used      {_ago(shown.last_used)}, processes that use it now: {len(shown.users)}")
     click.echo(f"sealed    {'yes' if shown.sealed else 'no'}")
     click.echo(f"archived  {'yes' if shown.archived else 'no'}")
     click.echo(f"preloads  {len(shown.preloads)} modules")
@@ -175,7 +179,10 @@ def gc(settings: Settings, everything: bool) -> None:
 @click.argument("digests", nargs=-1, metavar="[DIGEST]...")
 @click.pass_obj
 def verify(settings: Settings, digests: tuple[str, ...]) -> None:
-    """Compare environments with what was published; all of them when none is named."""
+    """Compare environments with what was published.
+
+    All of them when none is named.
+    """
     from flashpool.envs import commands
 
     checks = _look(settings, lambda store: commands.verify(store, digests))

@@ -302,8 +302,8 @@ def _why_not(value: object, error: BaseException, form: tuple[str, str]) -> str:
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     verb, advice = form
     if pickling.is_too_deep(error):
-        return f"the result, a {name}, is nested too deep to be {verb}. Return it flatter"
-    return f"the result, a {name}, cannot be {verb}: {summary(error)}. {advice}"
+        return f"the result, of type {name}, is nested too deep to be {verb}. Return it flatter"
+    return f"the result, of type {name}, cannot be {verb}: {summary(error)}. {advice}"
 
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
