@@ -1,7 +1,7 @@
 """The load-balanced front-end for a server that is not ours: ``uvicorn lb_handler:app``.
 
 What `serving` does around its listener is done here as far as an application can: settings,
-the refusal of open addresses (uvicorn's ``--host`` is looked for on its command line), the
+the refusal of open addresses (uvicorn's ``--host`` is looked for where uvicorn finds it), the
 hardening of the process, and the admin port while the application lives. Signals, deadlines
 and the drain are uvicorn's.
 """
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -39,7 +39,7 @@ def create_hosted_app() -> FastAPI:
     """The application, by the environment; exits with a message where there can be none."""
     try:
         modes.check_live(modes.of_balanced(os.environ), os.environ)
-        settings = Settings.from_environ({**os.environ, "FLASHPOOL_HOST": _host(sys.argv)})
+        settings = Settings.from_environ({**os.environ, "FLASHPOOL_HOST": _host(sys.argv, os.environ)})
         check_open(settings)
         oddities = check_volume(settings.to_env_settings())
     except (modes.ModeError, SettingsError, OpenServerError, StoreUnavailable) as error:
@@ -73,11 +73,12 @@ def _add_admin(app: FastAPI, pool: CallPool, settings: Settings) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _host(command: Sequence[str]) -> str:
-    """Where uvicorn is told to listen."""
+def _host(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Where uvicorn is told to listen: by its last option, else by its variable."""
+    host = environ.get("UVICORN_HOST")
     for option, value in zip(command, [*command[1:], ""], strict=True):
         if option == "--host":
-            return value or _LOCAL
-        if option.startswith("--host="):
-            return option.partition("=")[2]
-    return _LOCAL
+            host = value
+        elif option.startswith("--host="):
+            host = option.partition("=")[2]
+    return host or _LOCAL

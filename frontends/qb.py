@@ -81,7 +81,7 @@ class Queue:
         from . import qb_sdk
         from .qb_local import LocalHandler
 
-        serves_api = flags.rp_serve_api or os.environ[_REALTIME] != "0"
+        serves_api = flags.rp_serve_api or _is_realtime()
         if serves_api or (qb_sdk.has_queue() and not flags.test_input):
             self._admin_socket = bind_admin(self._settings)
             slots, where = self._settings.slots, url(self._admin_socket)
@@ -153,9 +153,25 @@ def _check_api(settings: Settings, flags: Any) -> None:
     """The SDK's API runs code for whoever reaches it, and knows no token."""
     if not 0 <= flags.rp_api_port <= _LAST_PORT:
         raise FlagError(f"--rp_api_port {flags.rp_api_port} is no port")
-    if flags.rp_serve_api and not settings.allow_open and not is_loopback(flags.rp_api_host):
-        raise OpenServerError(
-            f"Refusing to serve the SDK's API on {flags.rp_api_host}: it has no token, and whoever "
-            "reaches it could run code here. Use --rp_api_host localhost or, where the network "
-            "itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
-        )
+    if settings.allow_open:
+        return
+    if flags.rp_serve_api:
+        if not is_loopback(flags.rp_api_host):
+            raise _open_api(flags.rp_api_host, "Use --rp_api_host localhost")
+    elif _is_realtime():
+        if not settings.on_pod:
+            raise _open_api("every address", f"Unset {_REALTIME}")
+        _log.warning("Serving %s without a token: the platform is the only guard", _REALTIME)
+
+
+def _is_realtime() -> bool:
+    """Whether the SDK serves its API on every address, at a port of the platform's."""
+    return os.environ[_REALTIME] != "0"
+
+
+def _open_api(where: str, instead: str) -> OpenServerError:
+    return OpenServerError(
+        f"Refusing to serve the SDK's API on {where}: it has no token, and whoever reaches it could "
+        f"run code here. {instead} or, where the network itself is guarded, set "
+        "FLASHPOOL_ALLOW_OPEN=yes."
+    )

@@ -188,9 +188,20 @@ def test_flags_that_make_no_sense(flags: list[str], variables: dict[str, str], t
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "variables"),
+    [
+        (["--rp_serve_api", "--rp_api_host", "0.0.0.0"], {}),
+        # The SDK serves that one on every address.
+        ([], {"RUNPOD_REALTIME_PORT": "8123"}),
+    ],
+    ids=["api", "realtime"],
+)
 @pytest.mark.slow
-def test_the_sdks_api_is_not_opened_to_the_network() -> None:
-    ended = done(HANDLER, "--rp_serve_api", "--rp_api_host", "0.0.0.0")
+def test_the_sdks_api_is_not_opened_to_the_network(
+    flags: list[str], variables: dict[str, str]
+) -> None:
+    ended = done(HANDLER, *flags, **variables)
     assert ended.returncode == 2
     assert "FLASHPOOL_ALLOW_OPEN" in ended.stderr
 
@@ -270,6 +281,9 @@ def test_the_load_balanced_images_application(tmp_path: Path) -> None:
     ("arguments", "variables", "text"),
     [
         (["--host", "0.0.0.0"], {}, "FLASHPOOL_TOKEN"),
+        # As uvicorn reads its options: the last one counts, and each may be a variable.
+        (["--host", "127.0.0.1", "--host=0.0.0.0"], {}, "FLASHPOOL_TOKEN"),
+        ([], {"UVICORN_HOST": "0.0.0.0"}, "FLASHPOOL_TOKEN"),
         ([], {"FLASH_ENDPOINT_TYPE": "lb"}, "FLASH_RESOURCE_NAME"),
         ([], {"FLASH_ENDPOINT_TYPE": "lb", "FLASH_RESOURCE_NAME": "api"}, "deployed load-balanced"),
     ],
