@@ -253,29 +253,32 @@ class Crew:
             self._poller.want_to_write(worker.link.channel_fd, False)
 
     def _on_frame(self, worker: Worker, frame: wire.Frame) -> None:
+        """Act on it, and close those of its descriptors that nobody takes."""
         running = worker.running
-        if worker.instance is not None:
-            # What it printed before, above all for the call that this frame ends.
-            self._read_output(worker)
-            self._listener.resident_sent(worker, frame)
-        elif frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
-            worker.state.move(WorkerState.SPARE)
-            worker.prepared = True
-            self._listener.worker_ready(worker)
-        elif running is None or running.done or worker.stop is not None:
-            # Its call was cancelled meanwhile, or its time is up: too late.
+        try:
+            if worker.instance is not None:
+                # What it printed before, above all for the call that this frame ends.
+                self._read_output(worker)
+                self._listener.resident_sent(worker, frame)
+            elif frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
+                worker.state.move(WorkerState.SPARE)
+                worker.prepared = True
+                self._listener.worker_ready(worker)
+            elif running is None or running.done or worker.stop is not None:
+                pass  # Its call was cancelled meanwhile, or its time is up: too late.
+            elif frame.kind == wire.RESULT:
+                meta = wire.ResultMeta.unpack(frame.meta)
+                # What it printed before its result is in the pipe by now.
+                self._read_output(worker)
+                self._listener.result(worker, running, frame, meta)
+                if worker.state.now is WorkerState.BUSY:
+                    worker.state.move(WorkerState.ENDING)
+                    worker.ending_since = self._now()
+            elif frame.kind == wire.ITEM:
+                self._listener.item(worker, running, frame)
+        finally:
             for fd in frame.fds:
                 os.close(fd)
-        elif frame.kind == wire.RESULT:
-            meta = wire.ResultMeta.unpack(frame.meta)
-            # What it printed before its result is in the pipe by now.
-            self._read_output(worker)
-            self._listener.result(worker, running, frame, meta)
-            if worker.state.now is WorkerState.BUSY:
-                worker.state.move(WorkerState.ENDING)
-                worker.ending_since = self._now()
-        elif frame.kind == wire.ITEM:
-            self._listener.item(worker, running, frame)
 
     def _on_bad_frame(self, worker: Worker, problem: str) -> None:
         self._poller.forget(worker.link.channel_fd)

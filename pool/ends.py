@@ -25,10 +25,9 @@ def answered(
     receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=round(meta.rss_kb / 1024, 1))
     output = _written(running)
     if meta.ok:
-        fds = tuple(frame.fds)
         return Outcome(
             body=frame.body,
-            fds=fds,
+            fds=frame.take_fds() if frame.fds else (),
             format=meta.form,
             output=output,
             receipt=receipt,

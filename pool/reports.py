@@ -126,14 +126,14 @@ class Reports:
     def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
         """A generator yielded."""
         running.streaming = True
-        running.sink.item(frame.body, tuple(frame.fds))
+        running.sink.item(frame.body, frame.take_fds())
 
     def result(
         self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
         """A call ended by itself."""
         assert worker.call_id is not None
-        self._actions.learn(running.call, meta.more.get("modules", []))
+        self._actions.learn(running.call, meta.texts("modules"))
         if running.call.source:
             self._parts.fleet.ran(worker.zygote, running.call)
         outcome = ends.answered(running, frame, meta, self._now())

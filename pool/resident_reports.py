@@ -11,7 +11,6 @@ nothing, that they may be sent again.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -82,16 +81,16 @@ class ResidentReports:
             return
         number, meta = wire.split_number(frame.meta)
         running = worker.calls.get(number)
-        if running is None or frame.kind not in (wire.RESULT, wire.ITEM, wire.OUTPUT):
-            _close_fds(frame)
-        elif frame.kind == wire.RESULT:
+        if running is None:
+            return
+        if frame.kind == wire.RESULT:
             self._on_result(worker, number, running, frame, wire.ResultMeta.unpack(meta))
         elif running.done or running.stop is not None:
-            _close_fds(frame)
+            return
         elif frame.kind == wire.ITEM:
             running.streaming = True
-            running.sink.item(frame.body, tuple(frame.fds))
-        else:
+            running.sink.item(frame.body, frame.take_fds())
+        elif frame.kind == wire.OUTPUT:
             assert running.own_output is not None
             running.own_output.append(frame.body)
             if running.sink.wants_output:
@@ -135,20 +134,19 @@ class ResidentReports:
     ) -> None:
         name = worker.instance
         assert name is not None
+        modules = meta.texts("modules")  # may raise: while the call is still known to be in it
         del worker.calls[call_id]
         poisoned = meta.more.get("poisoned")
         if poisoned and not worker.stopping:
             # Before the next call may begin in it.
             self._to.end(name, None, ends.sibling_lost(str(poisoned)), str(poisoned))
         if running.done:
-            _close_fds(frame)
+            pass
         elif running.stop is not None:
-            _close_fds(frame)
-            stop = running.stop
-            cause = Cause(error_type=stop.error_type, message=stop.message, details=stop.details)
+            cause = _cause(running.stop)
             self._calls.finish(call_id, ends.failed(running, cause, self._now(), None))
         else:
-            self._to.learn(running.call, meta.texts("modules"))
+            self._to.learn(running.call, modules)
             record = self._record(name, running)
             self._calls.finish(call_id, ends.answered(running, frame, meta, self._now(), record))
         self._to.do(self._table.answered(call_id, self._now()))
@@ -219,9 +217,9 @@ class ResidentReports:
         cause: Cause,
         death: wire.Exited | None,
     ) -> None:
-        if worker.culprit is not None and worker.culprit != call_id and running.stop is None:
-            words = ends.sibling_lost(cause.message.partition("\n")[0])
-            cause = Cause(error_type=words.error_type, message=words.message, details=words.details)
+        if worker.culprit is not None and worker.culprit != call_id:
+            # It was to end for a reason of its own, or did nothing to cause this.
+            cause = _cause(running.stop or ends.sibling_lost(cause.message.partition("\n")[0]))
         self._to.do(self._table.answered(call_id, self._now()))
         want = running.call.want
         may_again = running.stop is None and running.may_run_again(began=True)
@@ -259,6 +257,5 @@ class ResidentReports:
         return True
 
 
-def _close_fds(frame: wire.Frame) -> None:
-    for fd in frame.fds:
-        os.close(fd)
+def _cause(stop: Stop) -> Cause:
+    return Cause(error_type=stop.error_type, message=stop.message, details=stop.details)

@@ -48,7 +48,7 @@ class FrameReader:
     """Turns what arrives on a channel, however it is cut, into frames.
 
     Memory is bounded by the frame being read: its lengths are checked against the
-    limits before anything is kept.
+    limits before anything is kept, and so is the number of descriptors that came along.
     """
 
     def __init__(self, body_limit: int) -> None:
@@ -73,6 +73,9 @@ class FrameReader:
             if frame is not None:
                 return [frame]
         self._fds += fds
+        # Those of the frame under way, and of the one that these bytes may begin with.
+        if len(self._fds) > 2 * MAX_FDS:
+            raise BadFrame(f"{len(self._fds)} descriptors came that belong to no frame")
         self._chunks.append(data)
         self._have += len(data)
         frames = []
@@ -81,6 +84,8 @@ class FrameReader:
             self._chunks = [data]
             magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data)
             if magic != MAGIC or meta_length > META_LIMIT or body_length > self._body_limit:
+                if frames:
+                    break  # they count; the next bytes, or their end, come back to this
                 raise BadFrame(f"not a frame: it begins with {data[:16]!r}")
             end = HEADER.size + meta_length + body_length
             if self._have < end:

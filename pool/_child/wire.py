@@ -130,6 +130,11 @@ class Frame:
         self.body = body
         self.fds = fds
 
+    def take_fds(self) -> tuple[int, ...]:
+        """Its descriptors, whose owner is the caller from now on."""
+        fds, self.fds = tuple(self.fds), []
+        return fds
+
 
 #: flags (1: pickled, 2: stream), limit of the result (-1: none); then ``env`` as JSON.
 _CALL_META = struct.Struct("<Bq")
@@ -237,7 +242,8 @@ class ResultMeta:
 
 
 def _is_told(more: Meta) -> bool:
-    return type(more.get("error_type")) is str and type(more.get("error")) is str
+    texts = type(more.get("error_type")) is str and type(more.get("error")) is str
+    return texts and type(more.get("details", {})) is dict
 
 
 class Exited:

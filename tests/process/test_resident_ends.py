@@ -179,9 +179,8 @@ async def apoison(self, seconds):
     assert value(behind.wait()) == 1
 
 
-def test_who_swallows_its_cancellation_ends_with_its_process(live: Live) -> None:
-    code = thing(
-        """
+DEAF = thing(
+    """
 async def deaf(self):
     import asyncio
     while True:
@@ -190,7 +189,23 @@ async def deaf(self):
         except asyncio.CancelledError:
             print("no")
 """
-    )
+)
+
+
+def test_each_of_two_that_are_late_hears_its_own_limit(make_live: Make) -> None:
+    live = make_live(grace_s=2.0).ready()
+    result(live, "a", "inc", code=DEAF)
+    first = begin(live, "a", "deaf", code=DEAF, run_s=1.0)
+    second = begin(live, "a", "deaf", code=DEAF, run_s=1.5)
+    for late, limit in ((first, 1.0), (second, 1.5)):
+        outcome = late.wait()
+        assert outcome.error_type == "Timeout"
+        assert outcome.details["limit_s"] == limit
+        assert f"time limit of {limit:g} s" in (outcome.error or "")
+
+
+def test_who_swallows_its_cancellation_ends_with_its_process(live: Live) -> None:
+    code = DEAF
     result(live, "a", "inc", code=code)
     sibling = begin(live, "a", "nap", 60, code=code)
     late = begin(live, "a", "deaf", code=code, run_s=1.0)
