@@ -38,8 +38,9 @@ from .errors import (
 )
 from .failures import Failures
 from .flights import Flights, Report
-from .ground import Ground, Pulse, open_ground
+from .ground import Ground
 from .memo import Memo, Remembered
+from .opened import Opened
 from .plan import Plan
 from .planner import Planner, Understood, base_environment
 from .preloads import read_preloads, write_preloads
@@ -69,13 +70,11 @@ class Environments:
         self._planner = Planner(settings)
         self._flights: Flights[Environment] = Flights()
         self._berths = Berths(settings.builds)
-        self._opening = asyncio.Lock()
-        self._provider: Provider | None = None
+        self._opened = Opened(settings, self._provider_of)
         self._system: SystemPackages | None = None
-        self._pulses: list[Pulse] = []
 
     def __repr__(self) -> str:
-        return f"<Environments {self._provider or 'not opened'}>"
+        return f"<Environments {self._opened}>"
 
     async def __aenter__(self) -> Environments:  # noqa: PYI034  (Self is not in Python 3.10)
         return self
@@ -103,11 +102,7 @@ class Environments:
         base = self._base_environments.get(digest)
         if base is not None:
             return Lease(seen or base, None)
-        if self._provider is None:
-            return None
-        table = self._provider.ground.table
-        environment = table.take(digest)
-        return None if environment is None else Lease(seen or environment, table.give_back)
+        return self._opened.lease(digest, seen)
 
     async def _acquire_slowly(
         self, spec: Spec, progress: Report | None, deadline: float | None
@@ -140,26 +135,40 @@ class Environments:
             ) from None
 
     async def _recovering(self, spec: Spec, report: Report) -> Environment:
-        """Once more after uv was killed, a full disk (with room made) or a store that went away."""
-        provider = await self._open()
+        """Once more after uv was killed, a full disk (with room made) or a store that went away.
+
+        A volume that stays full is not the end, where local disk is another one.
+        """
         try:
-            return await self._prepare(spec, provider, report)
-        except UvKilled as error:
-            # All of it: the virtualenv that uv was filling may look complete to the next one.
-            report("uv was killed: trying once more")
-            _log.warning("second try for an environment: %s", error)
-        except (DiskFull, OSError) as error:
-            report("No space left: evicting environments" if is_full(error) else f"Store: {error}")
-            _log.warning("second try for an environment: %s", error)
-            provider = await (self._make_room(provider) if is_full(error) else self._reopen())
-        try:
-            return await self._prepare(spec, provider, report)
+            provider = await self._opened.current()
+            try:
+                return await self._prepare(spec, provider, report)
+            except (UvKilled, DiskFull, OSError) as error:
+                _log.warning("second try for an environment: %s", error)
+                provider = await self._second(error, provider, report)
+            try:
+                return await self._prepare(spec, provider, report)
+            except (DiskFull, OSError) as error:
+                beside = await self._opened.beside(provider) if is_full(error) else None
+                if beside is None:
+                    raise
+                report("The volume is full: building on local disk")
+                _log.warning("%s is full: local disk has to do", provider.ground.store)
+            return await self._prepare(spec, beside, report)
         except (DiskFull, OSError) as error:
             raise _hopeless(error) from error
 
-    async def _make_room(self, provider: Provider) -> Provider:
-        await provider.evict_unused()
-        return provider
+    async def _second(self, error: Exception, provider: Provider, report: Report) -> Provider:
+        if isinstance(error, UvKilled):
+            # All of it: the virtualenv that uv was filling may look complete to the next one.
+            report("uv was killed: trying once more")
+            return provider
+        if is_full(error):
+            report("No space left: evicting environments")
+            await provider.evict_unused()
+            return provider
+        report(f"Store: {error}")
+        return await self._opened.reopen()
 
     # -- from spec to environment ---------------------------------------------------------
 
@@ -260,7 +269,7 @@ class Environments:
 
     async def explain(self, spec: Spec) -> Explanation:
         """Tell where each package would come from, and why; builds nothing."""
-        provider = await self._open()
+        provider = await self._opened.current()
         asked = await self._planner.understand(spec, provider.ground)
         plan = self._planner.from_base(asked)
         if plan is None:
@@ -277,51 +286,27 @@ class Environments:
 
     async def preloads(self, digest: str) -> tuple[str, ...]:
         """Modules that calls of this environment imported, on any pod."""
-        provider = await self._open()
+        provider = await self._opened.current()
         return await _quietly(lambda: read_preloads(provider.ground.shared, digest), ())
 
     async def record_preloads(self, digest: str, modules: Iterable[str]) -> None:
         """Note what calls imported, for the next zygote, here or elsewhere."""
-        provider = await self._open()
+        provider = await self._opened.current()
         names = tuple(modules)
         await _quietly(lambda: write_preloads(provider.ground.shared, digest, names), None)
 
     async def open(self) -> Provider:
         """Open the store and look at the base now rather than on first use."""
-        provider, _ = await asyncio.gather(self._open(), self._planner.look_at_base())
+        provider, _ = await asyncio.gather(self._opened.current(), self._planner.look_at_base())
         await self._planner.prepare(provider.ground)
         return provider
 
     async def close(self) -> None:
         """Cancel builds, let go of every environment, stop the heartbeat."""
         await self._flights.close()
-        if self._provider is not None:
-            await self._provider.close()
-        for pulse in self._pulses:
-            await asyncio.to_thread(pulse.stop)
-        self._pulses.clear()
-        self._provider = None
+        await self._opened.close()
 
-    async def _open(self) -> Provider:
-        if self._provider is not None:
-            return self._provider
-        async with self._opening:
-            if self._provider is None:
-                self._provider = await self._new_provider()
-            return self._provider
-
-    async def _reopen(self) -> Provider:
-        """Look again where environments can lie: the volume may be gone, or back.
-
-        Leases already given keep the table they came from, whose pulse goes on.
-        """
-        async with self._opening:
-            self._provider = await self._new_provider()
-            return self._provider
-
-    async def _new_provider(self) -> Provider:
-        ground: Ground = await asyncio.to_thread(open_ground, self.settings)
-        self._pulses.append(Pulse(ground, self.settings.beat_s))
+    def _provider_of(self, ground: Ground) -> Provider:
         return Provider(
             ground, self.settings, berths=self._berths, ensure_system=self._ensure_tools
         )

@@ -24,7 +24,7 @@ from .eviction import Evictor, Limits, sweep
 from .holders import Holders
 from .leases import LeaseTable, Marks
 from .memo import StoredMemo
-from .places import Places, choose_places
+from .places import Places
 from .settings import EnvSettings
 from .skeletons import Skeletons
 from .store import Store
@@ -81,6 +81,11 @@ class Ground:
         if self.archives_writable:
             sweep(self.shared, self.shared_holders)
 
+    def take_up(self) -> None:
+        """Use it again after something failed: directories may be gone; blocking."""
+        self.store.prepare()
+        self.beat()
+
     def leave(self) -> None:
         """Let go of everything; blocking."""
         self.table.clear()
@@ -89,9 +94,8 @@ class Ground:
             self.shared_holders.leave()
 
 
-def open_ground(settings: EnvSettings) -> Ground:
-    """Choose the places, make the directories, start to be seen; blocking."""
-    places = choose_places(settings)
+def open_ground(settings: EnvSettings, places: Places) -> Ground:
+    """Make the directories, start to be seen, sweep up after the dead; blocking."""
     store = Store(places.local)
     store.prepare()
     shared = store if places.shared == places.local else Store(places.shared)

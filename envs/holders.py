@@ -19,7 +19,6 @@ a while on our monotonic clock.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import threading
@@ -93,7 +92,7 @@ class Holders:
             os.utime(path)
         except FileNotFoundError:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"pid": os.getpid(), "host": this_host()}))
+            path.touch()  # without content: on a full disk too
             return False
         return True
 

@@ -88,11 +88,13 @@ def decode_facts(value: Mapping[str, Any]) -> Facts | None:
 
 def _plausible(facts: Facts) -> bool:
     told = [text for decision in facts.decisions for text in astuple(decision)]
-    texts = [facts.digest, facts.base_python, facts.python_version, facts.reason, facts.mode]
+    texts: list[object] = [facts.digest, facts.base_python, facts.python_version, facts.reason]
+    counts: list[object] = [facts.bytes, facts.files]
+    created: object = facts.created
     return (
         all(isinstance(text, str) for text in (*texts, *facts.site_dirs, *facts.lock, *told))
-        and all(isinstance(count, int) and count >= 0 for count in (facts.bytes, facts.files))
-        and isinstance(facts.created, (int, float))
+        and all(isinstance(count, int) and count >= 0 for count in counts)
+        and isinstance(created, (int, float))
         and facts.mode in get_args(Where)
         # Part of a path, when links to the interpreter are made.
         and _VERSION.fullmatch(facts.python_version) is not None

@@ -50,11 +50,6 @@ class Memo:
         while len(self._known) > _MOST:
             self._known.popitem(last=False)
 
-    def drop(self, digest: str) -> None:
-        """Forget every spec that meant this digest."""
-        for spec in [spec for spec, (_, known) in self._known.items() if known == digest]:
-            del self._known[spec]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:

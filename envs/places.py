@@ -27,6 +27,7 @@ __all__ = [
     "check_volume",
     "choose_places",
     "file_system_of",
+    "local_places",
     "missing_store",
     "without_making",
 ]
@@ -95,6 +96,11 @@ def choose_places(settings: EnvSettings) -> Places:
     # With a key the volume is not trusted, and a cache cannot be verified: keep it here.
     cache = (local if settings.volume_key else shared) / "cache"
     return Places(mode="volume", local=shared, shared=shared, cache=cache)
+
+
+def local_places(settings: EnvSettings, note: str) -> Places:
+    """Local disk, whatever the settings say of a volume; blocking."""
+    return _local(_local_root(settings), note)
 
 
 def check_volume(settings: EnvSettings) -> tuple[str, ...]:

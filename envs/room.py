@@ -64,9 +64,10 @@ class Room:
     def on_pressure(self, tell: Tell) -> None:
         """Be told which digests would be evicted, were they not leased here.
 
-        Answer those whose leases come back within moments.
+        Answer those whose leases come back within moments. Telling it twice changes nothing.
         """
-        self._pressure.append(tell)
+        if tell not in self._pressure:
+            self._pressure.append(tell)
 
     async def make(self, *, reserve: bool = True) -> Evicted:
         """Evict until the limits are met, with room for one more where asked."""
@@ -114,7 +115,11 @@ class Room:
 
     async def everything(self) -> Evicted:
         """The disk is full: everything that nobody uses goes, and uv's cache with it."""
-        evicted = await asyncio.to_thread(self._ground.evictor.run, everything=True)
+        try:
+            evicted = await asyncio.to_thread(self._ground.evictor.run, everything=True)
+        except OSError as error:
+            _log.warning("eviction failed: %s", error)
+            evicted = Evicted()
         return replace(evicted, cache_cleaned=await self.clean_cache())
 
     async def clean_cache(self, packages: tuple[str, ...] = ()) -> bool:
@@ -146,8 +151,11 @@ class Room:
         while True:
             began = time.monotonic()
             more = sum(self._coming.values())
-            if evictor.over(await asyncio.to_thread(evictor.usage), more):
-                await asyncio.to_thread(evictor.run, reserve=more)
+            try:
+                if evictor.over(await asyncio.to_thread(evictor.usage), more):
+                    await asyncio.to_thread(evictor.run, reserve=more)
+            except OSError as error:
+                _log.warning("eviction failed: %s", error)
             await asyncio.sleep(max(_LOOK_AGAIN_S, _REST * (time.monotonic() - began)))
 
     async def admit(self, digest: str, environment: Path, report: Report) -> None:

@@ -130,7 +130,7 @@ def test_a_full_disk_fails_its_call_and_no_other(world: World) -> None:
     with (
         ThreadPoolExecutor(1) as threads,
         small_disk(world.folder / "small", 24) as disk,
-        world.server(FLASHPOOL_VOLUME=str(disk)) as server,
+        world.server(FLASHPOOL_VOLUME=str(disk), FLASHPOOL_LOCAL_DIR=str(disk)) as server,
     ):
         reading = threads.submit(server.execute, READER, str(go_on), dependencies=["big==1.0"])
         until(lambda: server.stats()["slots"]["busy"] == 1, 30)

@@ -442,9 +442,10 @@ def test_a_full_disk_evicts_then_tells(
     for number in range(3):
         setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(5_000_000)})
     setup.base.index.add("huge", "1.0", files={"data.bin": os.urandom(30_000_000)})
+    settings = setup.settings(volume=small_disk, local=small_disk / "local")
 
     async def main() -> None:
-        async with Environments(setup.settings(volume=small_disk)) as environments:
+        async with Environments(settings) as environments:
             provider = await environments.open()
             for number in (0, 1, 2, 0):
                 with await environments.acquire(spec(f"big==1.{number}")) as found:
@@ -461,6 +462,31 @@ def test_a_full_disk_evicts_then_tells(
     run(main())
 
 
+def test_a_volume_that_is_full_leaves_local_disk(
+    small_disk: Path, setup: Any, run: Run, version_in: VersionIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it has no room for is built there; what it has stays where it is."""
+    setup.base.index.add("huge", "1.0", files={"data.bin": os.urandom(30_000_000)})
+
+    async def main() -> None:
+        async with Environments(setup.settings(volume=small_disk)) as environments:
+            kept = await environments.acquire(spec("alpha"))
+            said: list[str] = []
+            with await environments.acquire(spec("huge"), progress=said.append) as found:
+                assert setup.local in found.python.parents
+                assert version_in(found.python, "huge") == "1.0"
+            assert "The volume is full: building on local disk" in said
+            with await environments.acquire(spec("huge")) as found:
+                assert found.hit
+            with await environments.acquire(spec("beta")) as found:
+                assert small_disk in found.python.parents
+            assert small_disk in kept.environment.python.parents
+            kept.release()
+
+    run(main())
+    assert any("is full: local disk has to do" in record.message for record in caplog.records)
+
+
 def test_a_disk_that_others_fill_and_free(small_disk: Path, setup: Any, run: Run) -> None:
     """Not even a heartbeat fits: a typed error; and all is well once there is space again."""
     ballast = small_disk / "ballast"
@@ -474,8 +500,10 @@ def test_a_disk_that_others_fill_and_free(small_disk: Path, setup: Any, run: Run
             except OSError:
                 pass
 
+    settings = setup.settings(volume=small_disk, local=small_disk / "local")
+
     async def main() -> None:
-        async with Environments(setup.settings(volume=small_disk)) as environments:
+        async with Environments(settings) as environments:
             with await environments.acquire(spec("alpha")):
                 await (await environments.open()).settled()
                 await asyncio.to_thread(fill)

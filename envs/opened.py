@@ -1,0 +1,123 @@
+"""Every place for environments that this process has opened, each once.
+
+    current      where environments are looked for and built
+    reopen       something failed: look again at settings and mounts; the volume may be gone,
+                 or back. A place that is known already is taken up again, not opened anew
+    beside       local disk, for what the volume has no room for
+
+A place stays open until the end, for leases on what lies there may be out: its table
+answers for them, and its heartbeat goes on. On one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from .environment import Environment, Lease
+from .errors import StoreUnavailable
+from .ground import Ground, Pulse, open_ground
+from .places import Places, choose_places, local_places
+from .provider import Provider
+from .settings import EnvSettings
+
+__all__ = ["Opened"]
+
+_log = logging.getLogger(__name__)
+
+
+class Opened:
+    """The open places of one process."""
+
+    def __init__(self, settings: EnvSettings, provide: Callable[[Ground], Provider]) -> None:
+        self._settings = settings
+        self._provide = provide
+        self._known: dict[Places, Provider] = {}
+        self._pulses: list[Pulse] = []
+        self._turn = asyncio.Lock()
+        self._current: Provider | None = None
+
+    def __repr__(self) -> str:
+        return f"<Opened {self._current or 'nothing'} of {len(self._known)}>"
+
+    def __iter__(self) -> Iterator[Provider]:
+        return iter(list(self._known.values()))
+
+    def lease(self, digest: str, seen: Environment | None = None) -> Lease | None:
+        """One more lease on what is held in any of them, as it was seen; no disk is asked."""
+        for provider in self._known.values():
+            table = provider.ground.table
+            environment = table.take(digest)
+            if environment is not None:
+                return Lease(seen or environment, table.give_back)
+        return None
+
+    async def current(self) -> Provider:
+        """The place in use."""
+        if self._current is not None:
+            return self._current
+        async with self._turn:
+            if self._current is None:
+                self._current = await self._look()
+            return self._current
+
+    async def reopen(self) -> Provider:
+        """Look again where environments can lie."""
+        async with self._turn:
+            self._current = await self._look()
+            return self._current
+
+    async def _look(self) -> Provider:
+        places = await asyncio.to_thread(choose_places, self._settings)
+        try:
+            return await self._at(places)
+        except OSError as error:
+            if places.mode == "local":
+                raise
+            _log.warning(
+                "%s cannot be used (%s): environments go to local disk", places.shared, error
+            )
+            elsewhere = await asyncio.to_thread(local_places, self._settings, str(error))
+            return await self._at(elsewhere)
+
+    async def beside(self, full: Provider) -> Provider | None:
+        """A place on local disk; None where that is the very disk that is full."""
+        if full.ground.places.mode != "volume":
+            return None
+        async with self._turn:
+            try:
+                places = await asyncio.to_thread(local_places, self._settings, "the volume is full")
+                if await asyncio.to_thread(_same_disk, places, full.ground.places):
+                    return None
+                return await self._at(places)
+            except (OSError, StoreUnavailable) as error:
+                _log.warning("nor can local disk be used: %s", error)
+                return None
+
+    async def _at(self, places: Places) -> Provider:
+        key = replace(places, note="")
+        known = self._known.get(key)
+        if known is not None:
+            await asyncio.to_thread(known.ground.take_up)
+            return known
+        ground = await asyncio.to_thread(open_ground, self._settings, places)
+        self._pulses.append(Pulse(ground, self._settings.beat_s))
+        self._known[key] = self._provide(ground)
+        return self._known[key]
+
+    async def close(self) -> None:
+        """End what runs, let go of every environment, stop the heartbeats."""
+        for provider in self:
+            await provider.close()
+        for pulse in self._pulses:
+            await asyncio.to_thread(pulse.stop)
+        self._pulses.clear()
+        self._known.clear()
+        self._current = None
+
+
+def _same_disk(one: Places, other: Places) -> bool:
+    return os.stat(one.local).st_dev == os.stat(other.local).st_dev

@@ -1,0 +1,113 @@
+"""The store goes away, or is full, or fails for a moment: what is opened anew, and what is not."""
+
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool.envs import DiskFull, Environments, Spec, StoreUnavailable, uv_cli
+from flashpool.envs.holders import Holders
+from flashpool.envs.leases import Marks
+
+Run = Callable[[Any], Any]
+VersionIn = Callable[[Path, str], str]
+
+
+def spec(*requirements: str, **rest: Any) -> Spec:
+    return Spec(requirements=requirements, **rest)
+
+
+def pulses() -> int:
+    return sum(thread.name == "flashpool-envs-pulse" for thread in threading.enumerate())
+
+
+def test_a_failure_that_repeats_opens_nothing_twice(
+    setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptors, no processes: it comes back as an error, and costs no thread each time."""
+
+    async def refuse(*_args: Any, **_options: Any) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            await environments.open()
+            with monkeypatch.context() as patch:
+                patch.setattr(uv_cli.Uv, "resolve", refuse)
+                for _ in range(3):
+                    with pytest.raises(StoreUnavailable, match="Too many open files"):
+                        await environments.acquire(spec("alpha"))
+            assert pulses() == 1
+            with await environments.acquire(spec("alpha")) as found:
+                assert found.origin == "built"
+        assert pulses() == 0
+
+    run(main())
+
+
+def test_a_volume_that_comes_and_goes_is_opened_once_each(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings(hold_s=0.0)) as environments:
+            held = await environments.acquire(spec("alpha"))
+            await (await environments.open()).settled()
+            aside = setup.volume.with_name("aside")
+            for version in ("1.0", "2.0"):
+                setup.volume.rename(aside)
+                setup.volume.write_text("no directory any more")
+                setup.base.index.add("other", version)
+                asked = spec(f"other=={version}")
+                with await environments.acquire(asked) as found:
+                    assert setup.local in found.python.parents
+                    assert version_in(found.python, "other") == version
+                with await environments.acquire(asked) as found:
+                    assert found.hit
+                setup.volume.unlink()
+                aside.rename(setup.volume)
+                await environments._opened.reopen()
+                with await environments.acquire(spec("alpha")) as found:
+                    assert found.root == held.environment.root
+                assert pulses() == 2
+            held.release()
+            assert (await environments.open()).ground.places.mode == "volume"
+        assert pulses() == 0
+        for root in (setup.volume, setup.local):
+            for name in ("scratch", "holders", "claims"):
+                assert list((root / "flashpool" / name).iterdir()) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("step", ["opening", "evicting"])
+def test_every_failure_of_the_disk_is_typed(
+    step: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where not even the heartbeat can be written, or the announcement of an eviction."""
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def resolve(*_args: Any, **_options: Any) -> str:
+        return full() or ""
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            if step == "evicting":
+                (await environments.acquire(spec("beta"))).release()
+                await (await environments.open()).settled()
+            with monkeypatch.context() as patch:
+                if step == "evicting":
+                    patch.setattr(uv_cli.Uv, "resolve", resolve)
+                    patch.setattr(Marks, "may_evict", full)
+                else:
+                    patch.setattr(Holders, "beat", full)
+                with pytest.raises(DiskFull) as caught:
+                    await environments.acquire(spec("alpha"))
+            assert "what to do" in str(caught.value)
+            (await environments.acquire(spec("alpha"))).release()
+
+    run(main())
