@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 FLASHPOOL: Final = Path(sys.executable).with_name("flashpool")
-START_LIMIT_S: Final = 30.0
+START_LIMIT_S: Final = 45.0
 _LISTENS: Final = re.compile(rb"live calls on (http://\S+),.*\nstats: (http://\S+)/stats\n")
 
 
@@ -62,7 +62,7 @@ class Server:
         return self.http.post("/execute", json=request(code, *args, **fields)).json()  # type: ignore[no-any-return]
 
     def stats(self) -> dict[str, Any]:
-        return httpx.get(f"{self.admin}/stats", trust_env=False).json()  # type: ignore[no-any-return]
+        return httpx.get(f"{self.admin}/stats", timeout=30, trust_env=False).json()  # type: ignore[no-any-return]
 
     def tree(self) -> list[psutil.Process]:
         """Every process of the server, itself not included."""
@@ -109,7 +109,7 @@ def serving(folder: Path, **variables: str) -> Iterator[Server]:
         server.close()
 
 
-def until(condition: Callable[[], Any], limit_s: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 30.0) -> Any:
     """Wait until it is true, or fail."""
     end = time.monotonic() + limit_s
     while not (value := _tried(condition)):

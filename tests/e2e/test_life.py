@@ -3,9 +3,7 @@
 import os
 import signal
 import socket
-import statistics
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +14,18 @@ import pytest
 from e2e.server import Server, alive, request, serving, until
 
 BUSY = "def f():\n    while True: pass"
-#: Writes where it runs, so that a test knows that it has begun, and stays.
-STAYS = """def f(path, seconds):
+#: Computes until it is told to stop.
+COMPUTES = "def f(go):\n    import os\n    while not os.path.exists(go): pass"
+#: Writes where it runs, so that a test knows that it has begun, and stays: until it is let go,
+#: or for a minute.
+STAYS = """def f(path, go):
     import os, time
     with open(path + ".part", "w") as file:
         file.write(str(os.getpid()))
     os.rename(path + ".part", path)
-    time.sleep(seconds)
+    end = time.monotonic() + 60
+    while not os.path.exists(go) and time.monotonic() < end:
+        time.sleep(0.01)
     return "done" """
 
 
@@ -32,7 +35,7 @@ class Caller:
     def __init__(self, server: Server, body: dict[str, object]) -> None:
         self._pool = ThreadPoolExecutor(1)
         self.reply = self._pool.submit(
-            httpx.post, f"{server.url}/execute", json=body, timeout=30, trust_env=False
+            httpx.post, f"{server.url}/execute", json=body, timeout=55, trust_env=False
         )
 
     def __enter__(self) -> "Caller":  # noqa: PYI034 - typing.Self is younger than 3.10
@@ -42,9 +45,9 @@ class Caller:
         self._pool.shutdown()
 
 
-def staying(server: Server, mark: Path, seconds: float, **fields: object) -> Caller:
+def staying(server: Server, mark: Path, **fields: object) -> Caller:
     """A call that has begun."""
-    caller = Caller(server, request(STAYS, str(mark), seconds, **fields))
+    caller = Caller(server, request(STAYS, str(mark), str(mark.with_name("go")), **fields))
     until(mark.exists)
     return caller
 
@@ -56,34 +59,33 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_probes_and_stats_answer_while_every_slot_computes(server: Server) -> None:
-    busy = [Caller(server, request(BUSY, timeout_s=3)) for _ in range(3)]
+def test_probes_and_stats_answer_while_every_slot_computes(server: Server, tmp_path: Path) -> None:
+    """How soon is a row of `make bench`; here, that none of the calls is waited for."""
+    go = tmp_path / "go"
+    busy = [Caller(server, request(COMPUTES, str(go))) for _ in range(3)]
     until(lambda: server.stats()["slots"]["busy"] == 2)
-    waits = []
-    for _ in range(100):
-        begun = time.monotonic()
+    for _ in range(50):
         assert server.http.get("/ping").status_code == 200
-        waits.append(time.monotonic() - begun)
-    assert server.stats()["queue"]["depth"] == 1
+    until(lambda: server.stats()["queue"]["depth"] == 1)
+    assert not any(caller.reply.done() for caller in busy)
+    go.touch()
     for caller in busy:
         with caller:
-            assert caller.reply.result().json()["error_type"] in ("Timeout", "Cancelled")
-    # Far above the figure to reach (20 ms): a test machine shares its cores with the calls.
-    assert statistics.quantiles(waits, n=100)[98] < 0.25
+            assert caller.reply.result().json()["success"]
 
 
 def test_a_full_queue_refuses_at_once(server: Server, tmp_path: Path) -> None:
     with (
-        staying(server, tmp_path / "1", 2),
-        staying(server, tmp_path / "2", 2),
+        staying(server, tmp_path / "1"),
+        staying(server, tmp_path / "2"),
         Caller(server, request("def f(): return 1")) as waiting,
     ):
         until(lambda: server.stats()["queue"]["depth"] == 1)
-        begun = time.monotonic()
         reply = server.http.post("/execute", json=request("def f(): return 1"))
-        assert time.monotonic() - begun < 0.2
+        assert not waiting.reply.done(), "it was not kept waiting itself"
         assert (reply.status_code, reply.json()["error_type"]) == (503, "Overloaded")
         assert int(reply.headers["retry-after"]) >= 1
+        (tmp_path / "go").touch()
     assert waiting.reply.result().json()["json_result"] == 1
 
 
@@ -91,42 +93,43 @@ def test_a_client_that_hangs_up_takes_its_call_with_it(server: Server, tmp_path:
     import json
 
     mark = tmp_path / "begun"
-    body = json.dumps(request(STAYS, str(mark), 60)).encode()
+    body = json.dumps(request(STAYS, str(mark), str(tmp_path / "go"))).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = f"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         until(mark.exists)
         worker = psutil.Process(int(mark.read_text()))
-    until(lambda: not alive([worker]), 1.0)
-    until(lambda: server.stats()["slots"]["busy"] == 0, 2.0)
+    until(lambda: not alive([worker]))
+    until(lambda: server.stats()["slots"]["busy"] == 0)
     assert server.stats()["outcomes"].get("Cancelled") == 1
 
 
 def test_sigterm_lets_running_calls_finish(server: Server, tmp_path: Path) -> None:
-    with staying(server, tmp_path / "begun", 1.5) as caller:
+    with staying(server, tmp_path / "begun") as caller:
         tree = server.tree()
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.http.get("/ping").status_code == 503)
         refused = server.http.post("/execute", json=request("def f(): return 1"))
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        (tmp_path / "go").touch()
         assert caller.reply.result().json()["json_result"] == "done"
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
     assert not alive(tree)
 
 
 def test_ctrl_c_in_a_terminal_drains_too(server: Server, tmp_path: Path) -> None:
-    with staying(server, tmp_path / "begun", 1.5) as caller:
+    with staying(server, tmp_path / "begun") as caller:
         os.killpg(server.process.pid, signal.SIGINT)
+        until(lambda: server.http.get("/ping").status_code == 503)
+        (tmp_path / "go").touch()
         assert caller.reply.result().json()["json_result"] == "done"
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 def test_what_does_not_finish_in_time_is_ended(tmp_path: Path) -> None:
     limits = {"FLASHPOOL_DRAIN_S": "0.5", "FLASHPOOL_GRACE_S": "0.2"}
-    with serving(tmp_path, **limits) as server, staying(server, tmp_path / "b", 60) as caller:
-        begun = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - begun < 4
+    with serving(tmp_path, **limits) as server, staying(server, tmp_path / "b") as caller:
+        assert server.stop(25) == 0, "before the call ends by itself"
         reply = caller.reply.result().json()
         assert reply["error_type"] == "Cancelled"
         assert (
@@ -137,28 +140,26 @@ def test_what_does_not_finish_in_time_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_at_once(server: Server, tmp_path: Path) -> None:
-    with staying(server, tmp_path / "begun", 60) as caller:
+    with staying(server, tmp_path / "begun") as caller:
         server.process.send_signal(signal.SIGINT)
         until(lambda: server.http.get("/ping").status_code == 503)
-        begun = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - begun < 4
+        assert server.stop(25) == 0, "before the call ends by itself"
         assert caller.reply.result().json()["error_type"] == "Cancelled"
 
 
 def test_a_killed_server_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    caller = staying(server, tmp_path / "begun", 60)
+    caller = staying(server, tmp_path / "begun")
     tree = server.tree()
     assert len(tree) >= 3
     server.process.kill()
     server.process.wait()
-    until(lambda: not alive(tree), 1.0)
+    until(lambda: not alive(tree))
     with caller:
         assert isinstance(caller.reply.exception(), httpx.TransportError)
 
 
 def test_a_killed_zygote_fails_its_calls_and_no_more(server: Server, tmp_path: Path) -> None:
-    with staying(server, tmp_path / "begun", 60) as caller:
+    with staying(server, tmp_path / "begun") as caller:
         for pid in server.zygotes():
             os.kill(pid, signal.SIGKILL)
         answer = caller.reply.result().json()
@@ -178,7 +179,7 @@ def test_slow_and_silent_clients_are_no_burden(tmp_path: Path) -> None:
             client.sendall(b"POST /execute HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
         assert server.execute("def f(): return 42")["json_result"] == 42
         for client in clients:
-            client.settimeout(10)
+            client.settimeout(30)
             while client.recv(4096):
                 pass
             client.close()
@@ -206,7 +207,8 @@ def test_secrets_stay_with_the_server(tmp_path: Path) -> None:
     return [dict(os.environ), any(b"s3cret" in e for e in environments)]"""
     with serving(tmp_path, **secrets) as server:
         server.http.headers["Authorization"] = "Bearer s3cret"
-        environ, _ = server.execute(code, server.process.pid)["json_result"]
+        environ, readable = server.execute(code, server.process.pid)["json_result"]
+        assert not readable, "not as another user, nor as the same one"
         assert environ["MINE"] == "1"
         assert not {"FLASHPOOL_TOKEN", "RUNPOD_API_KEY"} & set(environ)
         status = Path(f"/proc/{server.process.pid}").stat()
@@ -221,7 +223,7 @@ def test_many_calls_at_once_leave_it_as_it_was(server: Server) -> None:
     failures: list[object] = []
 
     def client() -> None:
-        with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as http:
+        with httpx.Client(base_url=server.url, timeout=55, trust_env=False) as http:
             for _ in range(25):
                 reply = http.post("/execute", json=body)
                 # The queue holds one: most are told to come back.
