@@ -143,8 +143,8 @@ class ResidentReports:
         if running.done:
             pass
         elif running.stop is not None:
-            cause = _cause(running.stop)
-            self._calls.finish(call_id, ends.failed(running, cause, self._now(), None))
+            late = ends.failed(running, _cause(running.stop), self._now(), None)
+            self._calls.finish(call_id, replace(late, instance=self._record(name, running)))
         else:
             self._to.learn(running.call, modules)
             record = self._record(name, running)

@@ -215,6 +215,15 @@ def test_who_swallows_its_cancellation_ends_with_its_process(live: Live) -> None
     assert result(live, "a", "inc", code=code) == 1
 
 
+def test_a_call_that_is_late_alone_says_that_its_instance_is_still_there(live: Live) -> None:
+    result(live, "a", "inc")
+    late = run(live, "a", "nap", 60, run_s=0.3)
+    assert late.error_type == "Timeout"
+    assert late.instance is not None
+    assert (late.instance.instance, late.instance.ended_because) == ("a", None)
+    assert result(live, "a", "inc") == 2
+
+
 def test_an_idempotent_call_is_run_again_in_a_new_one(live: Live, tmp_path: Path) -> None:
     once = tmp_path / "once"
     code = thing(
