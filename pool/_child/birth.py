@@ -54,12 +54,15 @@ class Link:
             far.close()
         self.channel = Channel(channel_fd)
 
-    def close(self) -> None:
-        """The worker has its ends, the supervisor the others."""
-        self.near.close()
+    def close_far(self) -> None:
+        """The worker has its ends."""
         self.channel.sock.close()
-        os.close(self.output)
         os.close(self.output_w)
+
+    def close_near(self) -> None:
+        """The supervisor has the others."""
+        self.near.close()
+        os.close(self.output)
 
 
 def live(channel: Channel, output_fd: int, work: Callable[[], None]) -> NoReturn:

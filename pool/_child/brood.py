@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 MAX_WORKERS = 4096
 #: Between asking a worker for its stacks and asking it to end.
 DUMP_S = 0.02
+#: Orphans that have a pidfd, at most: a call may leave more than we may have descriptors,
+#: and other calls need some. Between looks at the rest.
+WATCHED = 64
+UNWATCHED_S = 0.05
 
 
 class Worker:
@@ -53,8 +57,9 @@ class Brood:
         self.epoll = epoll
         self.grace = grace
         self.workers: dict[int, Worker] = {}
-        #: Orphans of ended calls, by pid: their pidfds.
-        self.orphans: dict[int, int] = {}
+        #: Orphans of ended calls, by pid: their pidfds; None for those beyond `WATCHED`.
+        self.orphans: dict[int, int | None] = {}
+        self.unwatched = 0
         self.orphan_deadline: float | None = None
         #: Ended workers whose GONE waits until no orphan is left.
         self.ended: list[int] = []
@@ -98,7 +103,8 @@ class Brood:
         """A pidfd is readable: collect that process, and it alone."""
         who = self.by_fd[fd]
         if isinstance(who, int):
-            self._unwatch(self.orphans.pop(who))
+            del self.orphans[who]
+            self._unwatch(fd)
             os.waitpid(who, 0)
             self._adopt()
             self._report_gone()
@@ -122,14 +128,35 @@ class Brood:
             return 0
         found = [pid for pid in pids if pid not in self.workers and pid not in self.orphans]
         for pid in found:
-            self.orphans[pid] = pidfd = os.pidfd_open(pid)
-            self._watch(pidfd, pid)
+            self._watch_orphan(pid)
             for one in (pid, *processes.descendants(pid)):
                 processes.send(one, signal.SIGTERM)
                 processes.send(one, signal.SIGCONT)
         if self.orphan_deadline is None:
             self.orphan_deadline = deadline or time.monotonic() + self.grace
         return len(found)
+
+    def _watch_orphan(self, pid: int) -> None:
+        """Hear of its end; of too many at once the clock tells."""
+        pidfd = None
+        if len(self.orphans) - self.unwatched < WATCHED:
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                pass  # there is no descriptor to be had
+        self.orphans[pid] = pidfd
+        if pidfd is None:
+            self.unwatched += 1
+        else:
+            self._watch(pidfd, pid)
+
+    def _reap_unwatched(self) -> None:
+        for pid in [pid for pid, pidfd in self.orphans.items() if pidfd is None]:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del self.orphans[pid]
+                self.unwatched -= 1
+        self._adopt()
+        self._report_gone()
 
     def _read_children(self) -> list[int]:
         if self.children_fd is None:
@@ -185,6 +212,8 @@ class Brood:
             self.orphan_deadline = now + 0.2
             for pid in list(self.orphans):
                 self._signal_tree(pid, signal.SIGKILL)
+        if self.unwatched:
+            self._reap_unwatched()
 
     def _signal_tree(self, pid: int, number: int) -> None:
         """Signal all below a process of ours, then itself.
@@ -207,6 +236,8 @@ class Brood:
         ]
         if self.orphan_deadline is not None and self.orphans:
             due.append(self.orphan_deadline)
+        if self.unwatched:
+            due.append(time.monotonic() + UNWATCHED_S)
         return max(0.0, min(due) - time.monotonic()) if due else -1
 
 

@@ -176,6 +176,9 @@ class Zygote:
             except OSError as error:
                 # No more processes or descriptors: whoever waits for a worker is told.
                 self.tell(wire.NOT_FORKED, n=count - len(pids), why=str(error))
+            for link in links:
+                # Before `add`, which needs a descriptor for each: so there are some to be had.
+                link.close_far()
             for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
                 self.brood.add(pid, link.mark)
             if pids:
@@ -184,7 +187,7 @@ class Zygote:
                 ]
                 self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
             for link in links:
-                link.close()
+                link.close_near()
             self.brood.free_marks += [link.mark for link in links[len(pids) :]]
 
     def fork_one(self, link: birth.Link) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from flashpool.pool._child import processes
 from flashpool.pool.config import thread_limits
-from support.live import WORKER_ENV, alive
+from support.live import WORKER_ENV, alive, value
 
 LEAVES = {
     "popen": "subprocess.Popen(['sleep', '61'])",
@@ -138,6 +139,7 @@ def f():
 def test_an_attack_on_the_channel_is_a_crash_of_that_call(live, attack):
     code = f"""
 import os
+import resource
 def f():
     FDS = [n for n in map(int, os.listdir("/proc/self/fd")) if n > 1000]
     {attack}
@@ -346,3 +348,31 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("limit", [4096, 128])
+def test_a_call_that_leaves_very_many_behind_takes_no_other_with_it(make_live, limit):
+    """More than its zygote could have descriptors for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, soft), hard))
+    try:
+        live = make_live(slots=2).ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    zygote = live.zygote().pid
+    other = live.start("import time\ndef f(): time.sleep(2); return 5")
+    code = """
+import os, time
+def f():
+    for _ in range(250):
+        if os.fork() == 0:
+            time.sleep(600)
+    return 1
+"""
+    assert live.value(code) == 1
+    assert live.value("def f(): return 2") == 2
+    assert value(other.wait()) == 5
+    live.until(lambda: live.stats().slots.busy == 0)
+    assert live.zygote().pid == zygote
+    live.until(lambda: len(workers_of(live)) == live.zygote().spares)
+    assert live.value("def f(): return 3") == 3
