@@ -78,6 +78,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._took_last = asyncio.Event()
         self._left = asyncio.Event()
         self._failure: Exception | None = None
+        #: Why jobs are ended that are still there, once that has begun.
+        self._ending = ""
 
     def start(self) -> None:
         """Run until a signal; returns when all is reported and stopped."""
@@ -204,6 +206,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             task.add_done_callback(self._tasks.discard)
             if self._loop.time() - self._early_stops.pop(job.id, float("-inf")) < _EARLY_S:
                 running.stop(_STOPPED)
+            if self._ending:
+                # Its answer had begun to arrive when the poll was broken off.
+                running.stop(self._ending)
 
     async def _see_through(self, running: Running) -> None:
         try:
@@ -267,8 +272,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         await within(self._took_last.wait(), _LOOK_S)
         why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
         self._hurry.clear()
+        self._ending = f"the server stopped before the job had finished ({why})"
         for running in list(self._worker.jobs.values()):
-            running.stop(f"the server stopped before the job had finished ({why})")
+            running.stop(self._ending)
 
     async def _idle(self, end: float) -> None:
         """Until no poll and no job is left, the time is up, or it is to hurry."""

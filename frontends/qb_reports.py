@@ -108,6 +108,11 @@ class Reports:
                 len(self._kept),
             )
 
+    async def leave(self, report: Report) -> None:
+        """Have the next process of this worker deliver it."""
+        self._waiting[report.job_id] = report
+        await self._keep(report, Verdict.UNREACHABLE)
+
     async def deliver(self, report: Report, *, kept: bool = False) -> None:
         """Returns when it was taken, or cannot be."""
         self._waiting[report.job_id] = report

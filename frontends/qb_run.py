@@ -75,6 +75,8 @@ class JobRun:
         self._phase = Phase.BUILD
         self._pending: Pending | None = None
         self._task: asyncio.Task[object] | None = None
+        #: Whether that was cancelled from here.
+        self._interrupted = False
         #: Why the job was ended from here.
         self._cut: FlashpoolError | None = None
         self.items = ways.items(self._credit) if ways.items else None
@@ -90,7 +92,7 @@ class JobRun:
         try:
             return await self._outcome()
         except asyncio.CancelledError:
-            if self._cut is None:
+            if self._cut is None or not self._interrupted:
                 raise
             _uncancel(self._task)
             return of_error(self._cut)
@@ -207,6 +209,7 @@ class JobRun:
         if self._pending is not None:
             self._pending.cancel(cause.message)
         elif self._task is not None:
+            self._interrupted = True
             self._task.cancel()
 
     def _told_why(self, outcome: Outcome, *, by_platform: bool) -> Outcome:

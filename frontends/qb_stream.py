@@ -123,6 +123,13 @@ class Progress:
             await asyncio.wait({self._posting}, timeout=_CLOSE_S)
             self._posting.cancel()
 
+    def give_up(self) -> None:
+        """No more, and what is on its way is of no use: the job is being stopped."""
+        self._latest = None
+        self._pause.set()
+        if self._posting is not None:
+            self._posting.cancel()
+
     async def _post(self) -> None:
         while self._latest is not None:
             output, self._latest = self._latest, None

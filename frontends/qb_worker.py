@@ -6,6 +6,7 @@ job --> run --> outcome --> items and progress are through --> report --> delive
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from flashpool.pool.errors import Cancelled, FlashpoolError
 from flashpool.pool.settings import Settings
 
 from .admin import Admin
@@ -133,11 +135,19 @@ class Running:
         self._run.cancel(reason)
         if self._run.items is not None:
             self._run.items.give_up()
+        if self._ways.progress is not None:
+            self._ways.progress.give_up()
 
     async def see_through(self) -> None:
         """Run it, and deliver its report."""
         self._ways.lines.say("Started.")
-        report = await self._report()
+        try:
+            report = await self._report()
+        except asyncio.CancelledError:
+            # The process leaves, and waits no longer: for the volume, most likely.
+            gone = Cancelled("the server stopped before the job's report was made")
+            await self._reports.leave(Report(job_id=self.job.id, body=_failure(gone)))
+            raise
         await self._reports.deliver(report)
         self._ways.lines.say("Finished.")
 
@@ -158,15 +168,17 @@ class Running:
             return await self._results.report(self.job.id, outcome, streamed=streamed)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
             _log.exception("Job %s: it cannot be reported as it is", self.job.id)
-            return Report(job_id=self.job.id, body=_failure(error))
+            ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")
+            return Report(job_id=self.job.id, body=_failure(ours))
         finally:
             self.ended = True
 
 
-def _failure(error: Exception) -> bytes:
-    text = f"FlashpoolError: the server failed: {type(error).__name__}: {error}"
-    output = {"success": False, "result": None, "stdout": "", "error_type": "FlashpoolError"}
-    return msgspec.json.encode({"output": output, "error": text})
+def _failure(error: FlashpoolError) -> bytes:
+    """A report that needs nothing which may fail."""
+    name = type(error).__name__
+    output = {"success": False, "result": None, "stdout": "", "error_type": name}
+    return msgspec.json.encode({"output": output, "error": f"{name}: {error.message}"})
 
 
 def report_limit(settings: Settings) -> int:

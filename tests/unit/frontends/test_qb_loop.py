@@ -1,0 +1,122 @@
+"""What becomes of jobs that arrive, or are still on their way out, while the process leaves."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from unit.frontends.stand_in import StandInPool
+
+from flashpool.frontends import qb_loop
+from flashpool.frontends.qb_heartbeat import Heartbeat
+from flashpool.frontends.qb_jobs import Job
+from flashpool.frontends.qb_loop import JobLoop
+from flashpool.frontends.qb_outbox import Outbox
+from flashpool.frontends.qb_posts import Addresses
+from flashpool.frontends.qb_results import Results
+from flashpool.frontends.qb_take import Taken
+from flashpool.frontends.qb_worker import Worker
+from flashpool.frontends.service import Service
+from flashpool.pool.calls import Outcome
+from flashpool.pool.settings import Settings
+
+JOB = Job(id="late", input=b'{"function_name":"f","function_code":"def f(): pass"}')
+DRAIN_S = 0.5
+
+
+class Taker:
+    """A poll whose answer had begun when it was broken off."""
+
+    jobs: tuple[Job, ...] = ()
+
+    def __init__(self, address: Callable[[int], str]) -> None:
+        pass
+
+    async def take(self, session: object, wanted: int) -> Taken:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # Longer than the loop waits for what such a poll brings.
+            await asyncio.sleep(0.2)
+            return Taken(jobs=list(self.jobs))
+        raise AssertionError
+
+
+class Loop(JobLoop):
+    """The loop without the SDK's session, stop channel and signals."""
+
+    async def leave(self, worker: Worker, *jobs: Job) -> None:
+        """Begin these, then leave as after a signal."""
+        self._loop = asyncio.get_running_loop()
+        self._worker = worker
+        for job in jobs:
+            self._begin(job)
+        session: Any = None
+        running = asyncio.gather(self.get_jobs(session), self.run_jobs(session))
+        await asyncio.sleep(0.05)
+        self._on_signal("SIGTERM")
+        await asyncio.wait_for(running, 10)
+
+
+def left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pool: StandInPool, *jobs: Job, late: bool = False
+) -> dict[str, Any]:
+    """What is on disk of jobs, by id, when nobody answers at the platform's address."""
+    monkeypatch.setattr(Taker, "jobs", (JOB,) if late else ())
+    monkeypatch.setattr(qb_loop, "Taker", Taker)
+    variables = {"FLASHPOOL_STATE_DIR": str(folder), "RUNPOD_POD_ID": "pod"}
+    settings = Settings.from_environ(variables)
+
+    async def main() -> None:
+        nobody = Addresses(done="http://127.0.0.1:9/job-done/pod/$ID?x=y", stream=None)
+        # The resolver that is usual with aiodns starts a thread that stays.
+        connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+        async with aiohttp.ClientSession(connector=connector) as session:
+            service = Service(pool, None, result_limit=None)  # type: ignore[arg-type]
+            worker = Worker(settings, service, session, nobody, None)
+            loop = Loop(
+                {"concurrency_modifier": worker.concurrency},
+                make=lambda: worker,
+                drain_s=DRAIN_S,
+                heartbeat=Heartbeat(print),
+            )
+            await loop.leave(worker, *jobs)
+
+    asyncio.run(main())
+    (place,) = {path.parent for path in folder.rglob("*.json")} or {folder}
+    reports = Outbox(place).waiting(60)
+    return {report.job_id: json.loads(report.body) for report in reports}
+
+
+def test_a_job_that_arrives_when_all_is_broken_off_is_reported_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = left(tmp_path, monkeypatch, StandInPool(outcome=None), late=True)
+    assert found["late"]["output"]["error_type"] == "Cancelled"
+    assert "FLASHPOOL_DRAIN_S" in found["late"]["error"]
+
+
+def test_a_job_whose_report_is_not_made_in_time_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume, on which its result is to be written, is slow."""
+
+    async def slow(_self: Results, _job_id: str, _outcome: Outcome, *, streamed: bool) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Results, "report", slow)
+    found = left(tmp_path, monkeypatch, StandInPool(), Job(id="a", input=JOB.input))
+    assert found["a"]["output"]["success"] is False
+    assert "the server stopped" in found["a"]["error"]
+
+
+def test_a_call_that_does_not_hear_of_its_end_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = StandInPool(outcome=None)
+    monkeypatch.setattr(pool, "cancel", lambda _call_id, _reason: None)
+    found = left(tmp_path, monkeypatch, pool, Job(id="a", input=JOB.input))
+    assert "the server stopped" in found["a"]["error"]
