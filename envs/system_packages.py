@@ -1,7 +1,9 @@
 """System packages through apt (nala where present), once per set on a machine.
 
     already installed (dpkg-query) -> nothing
-    else, under one machine-wide lock: kept .debs in, install, new .debs out to the volume
+    else, under one machine-wide lock: still missing? kept .debs in, install, new .debs out
+    to the volume; a failure once more, with new lists, and after what an install that was
+    killed half-way left has been put right
 
 The lock is a real file lock on local disk: apt's state is the machine's, not the
 volume's. apt keeps a lock of its own, but fails rather than queues behind it.
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .errors import DiskFull, SystemPackagesFailed
+from .errors import SystemPackagesFailed
 from .process import Finished, run
 from .store import remove_tree
 from .uv_cli import Progress
@@ -31,7 +33,15 @@ __all__ = ["SystemPackages"]
 _log = logging.getLogger(__name__)
 _LOCK: Final = Path("/tmp/flashpool-apt.lock")  # noqa: S108  (opened without following links)
 _ARCHIVES: Final = Path("/var/cache/flashpool-debs")
+#: Read by apt and nala alike. An image's own rules may empty apt's usual directory, but not ours.
+_CONFIG: Final = """\
+Dir::Cache::archives "{archives}";
+APT::Keep-Downloaded-Packages "true";
+DPkg::Lock::Timeout "120";
+"""
 _KEPT_WORDS: Final = 3000
+#: Nothing tells when a file lock is free but a thread that waits, and that cannot be cancelled.
+_ASK_AGAIN_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +64,10 @@ class SystemPackages:
             missing = await self._missing(names)
             if missing:
                 _check_allowed(missing)
-                async with _machine_lock(self.lock):
-                    await self._install(missing, progress)
+                async with _machine_lock(self.lock, progress):
+                    # Another process may have had the lock for the very same.
+                    if missing := await self._missing(names):
+                        await self._install(missing, progress)
             self._done.add(names)
 
     async def _missing(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,28 +100,21 @@ class SystemPackages:
                 "This machine has neither apt-get nor nala",
                 advice="put the packages into the image",
             )
-        finished = await self._apt(tool, archives, names, progress)
+        finished = await self._apt(tool, names, progress)
         if finished.code:
+            if "dpkg --configure -a" in finished.stdout + finished.stderr:
+                await self._run(["dpkg", "--configure", "-a"], progress)
             # No lists, or old ones: a file "not found" often only has a newer number.
             await self._update(progress)
-            finished = await self._apt(tool, archives, names, progress)
+            finished = await self._apt(tool, names, progress)
         if finished.code:
             raise _failure(finished, names)
         await asyncio.to_thread(_keep_debs, archives, folder)
 
-    async def _apt(
-        self, tool: str, archives: Path, names: Sequence[str], progress: Progress
-    ) -> Finished:
+    async def _apt(self, tool: str, names: Sequence[str], progress: Progress) -> Finished:
         argv = [tool, "install", "--assume-yes", "--no-install-recommends"]
         if not tool.endswith("nala"):
-            argv += [
-                "-o",
-                f"Dir::Cache::archives={archives}",
-                "-o",
-                "APT::Keep-Downloaded-Packages=true",
-            ]
-            argv += ["-o", "DPkg::Post-Invoke=", "-o", "APT::Update::Post-Invoke="]
-            argv += ["-o", "DPkg::Lock::Timeout=120", "-q"]
+            argv.append("-q")
         return await self._run([*argv, "--", *names], progress)
 
     async def _update(self, progress: Progress) -> None:
@@ -121,7 +126,10 @@ class SystemPackages:
     async def _run(self, argv: Sequence[str], progress: Progress) -> Finished:
         try:
             return await run(
-                argv, environment=_environment(), limit_s=self.limit_s, on_line=progress
+                argv,
+                environment={**_environment(), "APT_CONFIG": str(_config_of(_ARCHIVES))},
+                limit_s=self.limit_s,
+                on_line=progress,
             )
         except (OSError, TimeoutError) as error:
             raise SystemPackagesFailed(
@@ -168,9 +176,14 @@ def _release() -> str:
 def _prepare(archives: Path, kept: Path) -> None:
     """apt checks each .deb against its signed lists, so a foreign one is not installed."""
     (archives / "partial").mkdir(parents=True, exist_ok=True)
+    _config_of(archives).write_text(_CONFIG.format(archives=archives))
     for deb in kept.glob("*.deb"):
         if not (archives / deb.name).exists():
             _copy(deb, archives / deb.name)
+
+
+def _config_of(archives: Path) -> Path:
+    return archives.with_name(f"{archives.name}.conf")
 
 
 def _keep_debs(archives: Path, kept: Path) -> None:
@@ -196,13 +209,26 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @asynccontextmanager
-async def _machine_lock(path: Path) -> AsyncIterator[None]:
+async def _machine_lock(path: Path, progress: Progress) -> AsyncIterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    told = False
     try:
-        await asyncio.to_thread(fcntl.flock, handle, fcntl.LOCK_EX)
+        while not _locked(handle):
+            if not told:
+                progress("Another process installs system packages: waiting for it")
+                told = True
+            await asyncio.sleep(_ASK_AGAIN_S)
         yield
     finally:
         os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _words(finished: Finished) -> str:
@@ -211,10 +237,16 @@ def _words(finished: Finished) -> str:
     return "\n".join(telling or lines)[-_KEPT_WORDS:]
 
 
-def _failure(finished: Finished, names: tuple[str, ...]) -> SystemPackagesFailed | DiskFull:
+def _failure(finished: Finished, names: tuple[str, ...]) -> SystemPackagesFailed:
     words = _words(finished)
     if "No space left on device" in words or "enough free space" in words:
-        return DiskFull("There is no space for system packages", phase="system", words=words)
+        # Not DiskFull: to evict environments makes no room for it.
+        return SystemPackagesFailed(
+            "There is no space for system packages",
+            requirement=", ".join(names),
+            words=words,
+            advice="free space on the machine's own disk, or put them into the image",
+        )
     named = [name for name in names if name.partition("=")[0] in words]
     return SystemPackagesFailed(
         "System packages could not be installed",

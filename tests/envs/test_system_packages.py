@@ -1,9 +1,11 @@
 """System packages, with stand-ins for dpkg and apt: what is asked of them, and when."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,16 +28,22 @@ while [ $# -gt 0 ]; do case "$1" in --*) ;; '${'*) ;; *)
   [ -e {state}/$1 ] && printf '%s\\tinstalled\\t1.0\\n' "$1";; esac; shift; done
 exit 0
 """
+_REPAIR = """#!/bin/sh
+[ "$*" = "--configure -a" ] && rm -f {state}/.interrupted
+"""
 _APT = """#!/bin/sh
 echo "$@" >> {log}
 [ -e {state}/.fail ] && {{ echo "E: Unable to locate package nonesuch" >&2; exit 100; }}
+[ -e {state}/.full ] && {{ echo "E: You don't have enough free space in /x." >&2; exit 100; }}
+[ -e {state}/.interrupted ] && {{
+  echo "E: dpkg was interrupted, you must manually run 'dpkg --configure -a'" >&2; exit 100; }}
 case "$1" in install)
   [ -e {state}/.busy ] && exit 99
   touch {state}/.busy
   sleep 0.1
-  while [ "$1" != "--" ]; do
-    case "$1" in Dir::Cache::archives=*) touch "${{1#*=}}/$(date +%N).deb";; esac; shift
-  done; shift
+  folder=$(sed -n 's/^Dir::Cache::archives "\\(.*\\)";$/\\1/p' "$APT_CONFIG")
+  touch "$folder/$(date +%N).deb"
+  while [ "$1" != "--" ]; do shift; done; shift
   for name in "$@"; do touch {state}/$name; done
   rm {state}/.busy;;
 esac
@@ -51,6 +59,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.mkdir()
     texts = {"dpkg-query": _DPKG.replace("{state}", str(state))}
     texts["apt-get"] = _APT.format(state=state, log=tmp_path / "log")
+    texts["dpkg"] = _REPAIR.format(state=state)
     for name, text in texts.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -98,9 +107,66 @@ def test_installed_once_for_many_at_once(machine: Path, run: Run) -> None:
     assert {path.name for path in (machine / "state").iterdir()} == {"curl", "jq", "libgl1"}
 
 
-def test_debs_are_kept_for_the_next_machine(machine: Path, run: Run) -> None:
+def test_a_set_is_installed_once_on_a_machine(machine: Path, run: Run) -> None:
+    """Also when two processes ask for it at the same instant: the second finds it there."""
+
+    async def main() -> None:
+        pools = [packages(machine) for _ in range(4)]
+        await asyncio.gather(*[pool.ensure(("curl", "jq"), print) for pool in pools])
+
+    run(main())
+    assert [line.split()[0] for line in log(machine)] == ["install"]
+
+
+def test_who_waits_for_the_lock_can_leave(machine: Path, run: Run) -> None:
+    """Another process installs for minutes: a call that is cancelled leaves no thread behind."""
+
+    async def main() -> None:
+        said: list[str] = []
+        with (machine / "lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            asked = asyncio.ensure_future(packages(machine).ensure(("curl",), said.append))
+            deadline = time.monotonic() + 10
+            while not any("Another process installs system packages" in line for line in said):
+                assert time.monotonic() < deadline, said
+                await asyncio.sleep(0.01)
+            asked.cancel()
+            await asyncio.wait({asked})
+            # Ends only when every thread of the loop has; the lock is still held.
+            await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 5)
+        assert log(machine) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("tool", ["apt-get", "nala"])
+def test_debs_are_kept_for_the_next_machine(tool: str, machine: Path, run: Run) -> None:
+    if tool == "nala":
+        (machine / "bin" / "nala").write_text((machine / "bin" / "apt-get").read_text())
+        (machine / "bin" / "nala").chmod(0o755)
+        (machine / "bin" / "apt-get").unlink()
     run(packages(machine).ensure(("curl",), print))
-    assert list((machine / "debs").glob("*/*.deb"))
+    kept = list((machine / "debs").glob("*/*.deb"))
+    assert len(kept) == 1
+    shutil.rmtree(machine / "archives")
+    (machine / "state" / "curl").unlink()
+    run(packages(machine).ensure(("curl",), print))
+    assert (machine / "archives" / kept[0].name).exists()
+
+
+def test_what_an_interrupted_dpkg_left_is_put_right(machine: Path, run: Run) -> None:
+    """A call that is cancelled while packages are unpacked must not end all that come after."""
+    (machine / "state" / ".interrupted").touch()
+    run(packages(machine).ensure(("curl",), print))
+    assert (machine / "state" / "curl").exists()
+
+
+def test_a_full_disk_is_told_as_the_machine_s(machine: Path, run: Run) -> None:
+    """To enlarge the volume would not help."""
+    (machine / "state" / ".full").touch()
+    with pytest.raises(SystemPackagesFailed, match="no space for system packages") as caught:
+        run(packages(machine).ensure(("curl",), print))
+    assert "the machine's own disk" in caught.value.advice
 
 
 def test_a_failure_has_apt_s_words(machine: Path, run: Run) -> None:
@@ -132,7 +198,7 @@ def compiled(
 ) -> str:
     """A requirement that runs `cc`, on a machine where apt is what brings it."""
     tools = machine / "bin"
-    for name in ("sh", "touch", "date", "sleep", "rm", "env"):
+    for name in ("sh", "touch", "date", "sleep", "rm", "env", "sed"):
         found = next(path for path in (Path("/usr/bin", name), Path("/bin", name)) if path.exists())
         (tools / name).symlink_to(found)
     text = (tools / "apt-get").read_text()
