@@ -1,6 +1,7 @@
 """Every place for environments that this process has opened, each once.
 
-    current      where environments are looked for and built
+    current      where environments are looked for and built; where the volume could not be
+                 used, it is looked at again from time to time
     reopen       something failed: look again at settings and mounts; the volume may be gone,
                  or back. A place that is known already is taken up again, not opened anew
     beside       local disk, for what the volume has no room for
@@ -14,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Final
 
 from .environment import Environment, Lease
 from .errors import StoreUnavailable
@@ -27,6 +30,8 @@ from .settings import EnvSettings
 __all__ = ["Opened"]
 
 _log = logging.getLogger(__name__)
+#: A look costs the volume a file and its deletion.
+_LOOK_AGAIN_S: Final = 30.0
 
 
 class Opened:
@@ -39,6 +44,9 @@ class Opened:
         self._pulses: list[Pulse] = []
         self._turn = asyncio.Lock()
         self._current: Provider | None = None
+        #: Whether there is no volume, or none that can be written; and when that was found.
+        self._makeshift = False
+        self._looked = 0.0
 
     def __repr__(self) -> str:
         return f"<Opened {self._current or 'nothing'} of {len(self._known)}>"
@@ -57,12 +65,24 @@ class Opened:
 
     async def current(self) -> Provider:
         """The place in use."""
-        if self._current is not None:
+        if self._current is not None and not self._outdated():
             return self._current
         async with self._turn:
             if self._current is None:
                 self._current = await self._look()
+            elif self._outdated():
+                self._current = await self._look_again(self._current)
             return self._current
+
+    def _outdated(self) -> bool:
+        return self._makeshift and time.monotonic() - self._looked > _LOOK_AGAIN_S
+
+    async def _look_again(self, current: Provider) -> Provider:
+        try:
+            return await self._look()
+        except (OSError, StoreUnavailable) as error:
+            _log.warning("still without the volume: %s", error)
+            return current
 
     async def reopen(self) -> Provider:
         """Look again where environments can lie."""
@@ -72,11 +92,14 @@ class Opened:
 
     async def _look(self) -> Provider:
         places = await asyncio.to_thread(choose_places, self._settings)
+        self._looked = time.monotonic()
+        self._makeshift = places.mode == "local" or places.read_only
         try:
             return await self._at(places)
         except OSError as error:
             if places.mode == "local":
                 raise
+            self._makeshift = True
             _log.warning(
                 "%s cannot be used (%s): environments go to local disk", places.shared, error
             )

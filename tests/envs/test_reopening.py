@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import DiskFull, Environments, Spec, StoreUnavailable, uv_cli
+from flashpool.envs import DiskFull, Environments, Spec, StoreUnavailable, opened, uv_cli
 from flashpool.envs.holders import Holders
 from flashpool.envs.leases import Marks
 
@@ -49,8 +49,10 @@ def test_a_failure_that_repeats_opens_nothing_twice(
 
 
 def test_a_volume_that_comes_and_goes_is_opened_once_each(
-    setup: Any, run: Run, version_in: VersionIn
+    setup: Any, run: Run, version_in: VersionIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(opened, "_LOOK_AGAIN_S", 0.0)
+
     async def main() -> None:
         async with Environments(setup.settings(hold_s=0.0)) as environments:
             held = await environments.acquire(spec("alpha"))
@@ -68,7 +70,6 @@ def test_a_volume_that_comes_and_goes_is_opened_once_each(
                     assert found.hit
                 setup.volume.unlink()
                 aside.rename(setup.volume)
-                await environments._opened.reopen()
                 with await environments.acquire(spec("alpha")) as found:
                     assert found.root == held.environment.root
                 assert pulses() == 2
