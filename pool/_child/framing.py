@@ -78,7 +78,7 @@ class FrameReader:
             raise BadFrame(f"{len(self._fds)} descriptors came that belong to no frame")
         self._chunks.append(data)
         self._have += len(data)
-        frames = []
+        frames: list[Frame] = []
         while self._have >= self._need:
             data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             self._chunks = [data]
