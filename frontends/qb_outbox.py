@@ -101,11 +101,12 @@ class Outbox:
 
     def forget_others(self, older_than_s: float) -> None:
         """Delete what workers have left that never came back; their jobs are long over."""
-        for path in self.folder.parent.glob(f"*/*{_SUFFIX}"):
+        for path in self.folder.parent.glob("*/*"):
             try:
                 if time.time() - path.stat().st_mtime <= older_than_s:
                     continue
-                _log.warning("A result that no worker came back to report is deleted: %s", path)
+                if path.suffix == _SUFFIX:
+                    _log.warning("A result that no worker came back to report is deleted: %s", path)
                 path.unlink()
                 path.parent.rmdir()
             except OSError as error:

@@ -98,6 +98,7 @@ class Service:
         if self.pool.draining:
             return 503
         if self.pool.ready:
+            self._failure = None  # a later start went well
             return 200
         return 503 if self._failure or self.pool.unfit else 204
 

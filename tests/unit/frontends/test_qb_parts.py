@@ -260,6 +260,7 @@ def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
     ours, lost, young = (Outbox(tmp_path / name) for name in ("ours", "lost", "young"))
     for outbox in (ours, lost, young):
         outbox.keep(Report(job_id="a", body=b"{}"))
+    (lost.folder / "half.new").touch()
     for path in lost.folder.iterdir():
         os.utime(path, (1, 1))
     ours.forget_others(60)
