@@ -28,6 +28,7 @@ class WorkerLink:
         "_unsent",
         "output",
         "output_fd",
+        "unread",
     )
 
     def __init__(
@@ -39,6 +40,8 @@ class WorkerLink:
         self.output_fd = output_fd
         # Nothing comes after an end: whoever asks once more shall not ask the kernel.
         self._ended = self._output_ended = False
+        #: Whether the worker is known to have ended without reading all that it was sent.
+        self.unread = False
         self.output = OutputBuffer(output_limit)
         self._reader = framing.FrameReader(body_limit)
         #: What waits to be sent; descriptors, our own copies, with the first byte of a part.
@@ -57,6 +60,9 @@ class WorkerLink:
                 sent = self._sock.sendmsg([head, body], framing.rights(list(fds)))
             except BlockingIOError:
                 pass
+            except OSError:
+                self.unread = True
+                raise
         if sent < len(head):
             copies = [] if sent else [os.dup(fd) for fd in fds]
             self._unsent += [(memoryview(head)[sent:], copies), (memoryview(body), [])]
@@ -112,6 +118,8 @@ class WorkerLink:
             except BlockingIOError:
                 return frames
             except ConnectionResetError:
+                # So says the kernel of an end that was closed with something in it.
+                self.unread = True
                 data, fds = b"", []
             if not data:
                 self._ended = True

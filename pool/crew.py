@@ -314,7 +314,7 @@ class Crew:
         worker = self._by_pid.get((zygote.process.pid, death.worker))
         if worker is None:
             return
-        self._read_last(worker)
+        self.read_last(worker)
         worker.status = death.status
         running = worker.running
         if death.began:
@@ -351,7 +351,7 @@ class Crew:
 
     def forget(self, worker: Worker) -> None:
         """It is gone: let go of its descriptors."""
-        self._read_last(worker)
+        self.read_last(worker)
         worker.state.move(WorkerState.GONE)
         del self._by_pid[worker.zygote.process.pid, worker.pid]
         del self._by_id[worker.id]
@@ -362,7 +362,7 @@ class Crew:
         # They hold each other, and the call's bytes: do not leave that to the collector.
         worker.running = None
 
-    def _read_last(self, worker: Worker) -> None:
+    def read_last(self, worker: Worker) -> None:
         """Take what it sent and printed before: a result that made it is a result."""
         try:
             while frames := worker.link.read():

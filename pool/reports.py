@@ -64,7 +64,8 @@ class Reports:
             self._actions.retire(key)
         commands = self._scheduler.zygote_lost(key, reason, self._now(), curable=curable)
         for worker in self._parts.crew.of(zygote):
-            self._fail_with_zygote(worker, reason)
+            self._parts.crew.read_last(worker)
+            self._end_with_zygote(worker, reason)
             self._parts.crew.forget(worker)
         self._do(commands)
         if key == BASE and zygote is not None and (zygote.ready_at is not None or curable):
@@ -73,11 +74,18 @@ class Reports:
         self._environments.forget_unused(key.environment)
         self._actions.changed()
 
-    def _fail_with_zygote(self, worker: Worker, reason: str) -> None:
+    def _end_with_zygote(self, worker: Worker, reason: str) -> None:
         running = worker.running
         if worker.instance is not None:
             self._parts.residency.lost(worker, causes.of_lost_zygote(reason, ""), None)
-        if running is not None and not running.done and worker.call_id is not None:
+        if running is None or running.done:
+            return
+        # Nobody can tell any more whether it began, unless its worker never read it. (Of a
+        # stream the last that it was sent may have been a credit.)
+        unread = worker.link.unread and not running.call.stream
+        if unread and running.may_run_again(began=False):
+            self._again(worker, running)
+        else:
             self._fail(worker, running, causes.of_lost_zygote(reason, _said(worker)))
 
     def spares(self, zygote: ZygoteProcess, pids: list[int], fds: list[int], ready: bool) -> None:
@@ -168,6 +176,7 @@ class Reports:
         self._parts.calls.again(call_id, key)
         now, gpus = self._now(), running.gpus_wanted
         self._do(self._scheduler.submitted(call_id, key, now, gpus=gpus, again=True))
+        self._parts.calls.waits(call_id)
 
     def _fail(
         self,

@@ -1,0 +1,94 @@
+"""Calls around the death of their zygote: what is known of them decides, not the moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flashpool.pool._child import processes
+from support.live import Live, alive
+
+NEXT = "def f(): return 'fine'"
+
+
+def wait_without_the_loop(holds: Callable[[], object]) -> None:
+    """As in a program that is paused: what happens meanwhile is met all at once."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def kill_zygote(live: Live) -> None:
+    """It and all below it, before the supervisor hears of anything."""
+    zygote = live.zygote().pid
+    guard = processes.parent(zygote)
+    os.kill(zygote, signal.SIGKILL)
+    wait_without_the_loop(lambda: not alive(guard))
+
+
+def test_a_call_that_went_to_a_dead_spare_is_run_elsewhere(live: Live) -> None:
+    live.until(lambda: live.zygote().spares == 2)
+    kill_zygote(live)
+    outcome = live.call(NEXT)
+    assert outcome.ok, outcome.error
+    assert outcome.receipt.attempts == 2
+
+
+def test_a_call_that_its_worker_has_not_read_is_run_elsewhere(make_live) -> None:
+    live = make_live(slots=1).ready()
+    live.until(lambda: live.zygote().spares == 2)
+    for spare in processes.children(live.zygote().pid):
+        os.kill(spare, signal.SIGSTOP)
+    started = live.start(NEXT)
+    kill_zygote(live)
+    outcome = started.wait()
+    assert outcome.ok, outcome.error
+    assert outcome.receipt.attempts == 2
+
+
+def test_its_limit_in_the_queue_holds_when_it_is_there_again(live: Live, monkeypatch) -> None:
+    live.until(lambda: live.zygote().spares == 2)
+    kill_zygote(live)
+    # No zygote comes up any more, and none fails to.
+    monkeypatch.setattr(live.supervisor._parts.fleet, "start", lambda _key: True)
+    outcome = live.start(NEXT, queue_s=0.5).wait()
+    assert outcome.error_type == "Timeout"
+    assert outcome.details["phase"] == "queue"
+
+
+def test_a_call_that_was_read_is_not(live: Live) -> None:
+    started = live.start("def f():\n    import time; print('here', flush=True); time.sleep(60)")
+    started.wait_for_output(b"here")
+    kill_zygote(live)
+    outcome = started.wait()
+    assert outcome.error_type == "WorkerCrashed"
+    assert "lost together with the zygote" in outcome.error
+
+
+def test_what_it_sent_and_printed_before_counts(live: Live, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    code = f"""
+import os, time
+def f():
+    while not os.path.exists({str(go)!r}):
+        time.sleep(0.005)
+    # More than is read at once, less than a socket holds.
+    for i in range(2):
+        yield "x" * 26_000
+    print("said")
+"""
+    zygote = live.zygote().pid
+    started = live.start(code, call={"stream": True})
+    worker = started.pid
+    os.kill(zygote, signal.SIGSTOP)  # it is to report no death
+    go.touch()
+    wait_without_the_loop(lambda: not alive(worker))
+    kill_zygote(live)
+    outcome = started.wait()
+    assert outcome.ok, outcome.error
+    assert len(started.sink.items) == 2
+    assert b"said" in outcome.output
