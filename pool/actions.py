@@ -51,9 +51,7 @@ class Actions:
             elif isinstance(command, Grant):
                 self._grant(command.worker)
             elif isinstance(command, ForkWorkers):
-                # Spares that somebody waits for already have no time to limber up.
-                practise = "" if parts.scheduler.waiting else self.codec.value
-                parts.fleet.fork(command.key, command.number, practise)
+                self._fork(command)
             elif isinstance(command, DismissWorker):
                 parts.crew.dismiss(parts.crew[command.worker])
             elif isinstance(command, StartZygote):
@@ -85,6 +83,14 @@ class Actions:
         if not fleet.start(key):
             # Told from the loop: the scheduler is in the middle of an event.
             self._parts.loop.call_soon(self.on_not_started, key, None, fleet.failures[key])
+
+    def _fork(self, command: ForkWorkers) -> None:
+        parts = self._parts
+        if command.key not in parts.fleet:
+            return  # The pool stops: all were asked to leave, of which the scheduler knows nothing.
+        # Spares that somebody waits for already have no time to limber up.
+        practise = "" if parts.scheduler.waiting else self.codec.value
+        parts.fleet.fork(command.key, command.number, practise)
 
     def _fail(self, failed: Fail) -> None:
         if self._parts.residency.loads(failed.call):

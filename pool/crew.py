@@ -81,7 +81,7 @@ class Listener(Protocol):
         """It died, with the calls in it."""
 
     def worker_dead(self, worker: Worker) -> None:
-        """It is dead; some of what it started is not."""
+        """It is dead, or as good as that; it, or some of what it started, is not gone."""
 
     def worker_gone(self, worker: Worker) -> None:
         """It and all that it started are gone."""
@@ -169,6 +169,8 @@ class Crew:
         """End it and its tree; ``stop`` says why, if its call is to hear of it."""
         worker.stop = worker.stop or stop
         worker.stopping = True
+        if worker.state.now is WorkerState.SPARE:
+            self._listener.worker_dead(worker)
         if worker.state.now in (WorkerState.BUSY, WorkerState.PREPARING, WorkerState.SPARE):
             worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now() + grace

@@ -52,6 +52,17 @@ def test_a_time_limit_does_not_count_what_never_began(make_live):
     assert outcome.ok, outcome.error
 
 
+def test_a_spare_that_is_being_ended_gets_no_call(make_live):
+    live = make_live(slots=1).ready()
+    live.until(lambda: live.zygote().spares == 2)
+    crew = live.supervisor._parts.crew
+    for spare in list(crew):
+        crew._on_bad_frame(spare, "as if something had written to its channel")
+    outcome = live.call(NEXT)
+    assert outcome.ok, outcome.error
+    assert outcome.receipt.attempts == 1
+
+
 def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
     monkeypatch.setattr(crew, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
