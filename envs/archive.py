@@ -10,7 +10,6 @@ us, from the base interpreter, not taken from the archive.
 
 from __future__ import annotations
 
-import hmac
 import os
 import tarfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import zstandard
 
 from .errors import Tampered
 from .extraction import Hashing, Promise, extract
-from .manifest import Facts, decode_facts, encode_facts, read_facts, sign
+from .manifest import Facts, decode_facts, encode_facts, read_facts, sign, signed_by
 from .store import Store, read_json, write_json
 from .virtualenv import link_interpreter
 
@@ -149,7 +148,7 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
             raise Tampered(f"the manifest of archive {digest} is damaged")
         return None
     mac = str(stored.pop("mac", ""))
-    if key and not hmac.compare_digest(mac, sign(stored, key)):
+    if key and not signed_by(key, stored, mac):
         raise Tampered(f"the signature of archive {digest} does not match")
     facts = decode_facts(stored.get("facts") or {})
     if facts is None or facts.digest != digest or stored.get("digest") != digest:

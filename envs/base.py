@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from packaging.markers import default_environment
+from packaging.markers import UndefinedComparison, default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -30,6 +30,7 @@ __all__ = ["BaseFacts", "BasePackage", "Bases", "parse_report"]
 
 _PROBE: Final = Path(__file__).with_name("probe.py")
 _PROBE_LIMIT_S: Final = 60.0
+_KEPT_WORDS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +67,13 @@ class BaseFacts:
         """Whether a requirement's marker holds on this base, for any of the extras."""
         if requirement.marker is None:
             return True
-        return any(
-            requirement.marker.evaluate(self.marker_environment(extra)) for extra in ("", *extras)
-        )
+        try:
+            return any(
+                requirement.marker.evaluate(self.marker_environment(extra))
+                for extra in ("", *extras)
+            )
+        except UndefinedComparison:
+            return True  # as for uv, which installs what such a marker is on
 
     def bare(self) -> BaseFacts:
         """Same interpreter, no packages: what an isolated environment stands on."""
@@ -173,19 +178,20 @@ def _stamps(facts: BaseFacts) -> tuple[int, ...]:
 
 async def probe(python: Path) -> BaseFacts:
     """Ask the interpreter itself."""
+    finished = None
     try:
         finished = await run(
             [str(python), "-I", str(_PROBE)],
             environment=_probe_environment(),
             limit_s=_PROBE_LIMIT_S,
         )
-        report = json.loads(finished.stdout)
-    except (OSError, ValueError, TimeoutError) as error:
+        return parse_report(python, json.loads(finished.stdout))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InterpreterMissing(
-            f"{python} does not work as a base interpreter: {error!r}",
+            f"{python} does not work as an interpreter to build on: {error}",
+            words=finished.stderr[-_KEPT_WORDS:] if finished else "",
             advice="set FLASHPOOL_BASE_PYTHON to an interpreter that runs",
         ) from None
-    return parse_report(python, report)
 
 
 def _probe_environment() -> dict[str, str]:

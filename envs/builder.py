@@ -143,7 +143,8 @@ class Builder:
 
     async def finish(self, environment: Path, final: Path, *, jobs: int = 1) -> None:
         """Bytecode, then the seal over everything; may be repeated, and interrupted anywhere."""
-        if self.settings.compile_bytecode:
+        # With a key, what Python would write itself later is a file that the seal does not know.
+        if self.settings.compile_bytecode or self.settings.volume_key:
             await self._compile(environment, final, jobs)
         await asyncio.to_thread(manifest.seal, environment, self.settings.volume_key)
 

@@ -178,7 +178,7 @@ class Environments:
         try:
             return await self._found_or_made(spec, asked, provider, report)
         except EnvironmentFailure as failure:
-            self._failures.remember(asked.key, failure)
+            self._failures.remember(asked.failure_key, failure)
             if isinstance(failure, RegistryUnreachable):
                 # uv's words may be about a package that nobody here has heard of.
                 raise failure.of(asked.spec.lines) from None
@@ -186,9 +186,9 @@ class Environments:
 
     def _recall(self, asked: Understood) -> None:
         if asked.refresh:
-            self._failures.forget(asked.key)
+            self._failures.forget(asked.failure_key)
             return
-        failure = self._failures.recall(asked.key)
+        failure = self._failures.recall(asked.failure_key)
         if failure is not None:
             raise failure
 

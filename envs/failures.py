@@ -21,7 +21,7 @@ _MOST: Final = 256
 
 
 class Failures:
-    """Failures by request key, each for `lifetime_s`."""
+    """Failures by what was asked for, each for `lifetime_s`."""
 
     def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lifetime_s = lifetime_s

@@ -121,7 +121,7 @@ def open_ground(settings: EnvSettings, places: Places) -> Ground:
         marks=marks,
         table=table,
         claims=_claims(places, store, shared, holders, shared_holders),
-        memo=StoredMemo(shared, settings.memo_s),
+        memo=StoredMemo(shared, settings.memo_s, settings.volume_key),
         evictor=Evictor(store, holders, marks, table, limits_of(settings)),
         builder=Builder(uv=uv, store=store, skeletons=skeletons, settings=settings),
         skeletons=skeletons,

@@ -35,6 +35,7 @@ __all__ = [
     "read_facts",
     "seal",
     "sign",
+    "signed_by",
     "write_facts",
 ]
 
@@ -190,6 +191,11 @@ def sign(value: Mapping[str, Any], key: bytes | None) -> str:
     return hmac.new(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
 
 
+def signed_by(key: bytes, value: Mapping[str, Any], mac: str) -> bool:
+    """Whether that is the HMAC over a value."""
+    return hmac.compare_digest(sign(value, key).encode(), mac.encode("utf-8", "replace"))
+
+
 def seal(environment: Path, key: bytes | None) -> None:
     """Hash every file, bytecode too, and sign; blocking, and reads everything."""
     content = {"facts": read_json(environment / FACTS), "files": _hashes(environment)}
@@ -212,7 +218,7 @@ def check_seal(environment: Path, key: bytes | None, *, strict: bool = True) -> 
     if not isinstance(files, dict):
         raise Tampered(f"environment {environment.name} has no seal", advice=_ADVICE)
     content = {"facts": read_json(environment / FACTS), "files": files}
-    if key and not hmac.compare_digest(sign(content, key), str(stored.get("mac", ""))):
+    if key and not signed_by(key, content, str(stored.get("mac", ""))):
         raise Tampered(
             f"the signature of environment {environment.name} does not match", advice=_ADVICE
         )

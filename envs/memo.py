@@ -5,7 +5,8 @@
 
 An entry has a lifetime, because `numpy` means another version next month. An
 old entry on the volume is still worth something: when the index cannot be
-reached, what it meant last time beats an error.
+reached, what it meant last time beats an error. With a volume key, an entry that
+is not signed, or was signed for another request, is none.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .digest import is_hex_id
+from .manifest import sign, signed_by
 from .spec import Spec
 from .store import Store, read_json, write_json
 
@@ -63,14 +65,18 @@ class Remembered:
 class StoredMemo:
     """The pods' common memory; every method blocks."""
 
-    def __init__(self, store: Store, lifetime_s: float) -> None:
+    def __init__(self, store: Store, lifetime_s: float, key: bytes | None = None) -> None:
         self._store = store
         self._lifetime_s = lifetime_s
+        self._key = key
 
     def get(self, key: str) -> Remembered | None:
         """What a request meant; an entry from the future counts as old."""
         value = read_json(self._store.request(key))
         if value is None or not is_hex_id(str(value.get("digest", ""))):
+            return None
+        mac = str(value.pop("mac", ""))
+        if self._key and not signed_by(self._key, {**value, "request": key}, mac):
             return None
         resolved = value.get("resolved")
         age = time.time() - resolved if isinstance(resolved, (int, float)) else -1.0
@@ -80,4 +86,5 @@ class StoredMemo:
     def put(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
         """Remember for all pods; the requirements are there for people to read."""
         value = {"digest": digest, "resolved": time.time(), "requirements": list(requirements)}
-        write_json(self._store.request(key), value)
+        mac = sign({**value, "request": key}, self._key)
+        write_json(self._store.request(key), {**value, "mac": mac})

@@ -17,6 +17,8 @@ from .base import BaseFacts, Bases
 from .builder import scratch
 from .digest import digest_of, request_key
 from .environment import Environment
+from .errors import EnvironmentFailure
+from .failures import Failures
 from .flights import Report
 from .ground import Ground
 from .interpreters import find_interpreter, is_version
@@ -39,6 +41,11 @@ class Understood:
     key: str
     refresh: bool
 
+    @property
+    def failure_key(self) -> str:
+        """What a failure is remembered for: the machine's packages are no part of `key`."""
+        return " ".join((self.key, *self.spec.system_packages))
+
 
 class Planner:
     """Reads specs, and remembers interpreters."""
@@ -47,6 +54,7 @@ class Planner:
         self._settings = settings
         self._bases = Bases()
         self._pythons: dict[str, Path] = {}
+        self._missing = Failures(settings.failure_s)
 
     async def look_at_base(self) -> BaseFacts:
         """Probe the base now, so that no request waits for it."""
@@ -68,6 +76,8 @@ class Planner:
         """Normalise, find the interpreter, compute the request key."""
         settings = self._settings
         normal = await asyncio.to_thread(normalise, spec, references=settings.references)
+        if spec.refresh and normal.python_version:
+            self._missing.forget(normal.python_version)
         base = await self._base(normal, ground)
         key = request_key(normal, base, settings)
         return Understood(spec=normal, base=base, key=key, refresh=spec.refresh)
@@ -78,10 +88,20 @@ class Planner:
         if version is None or is_version(base, version):
             return base
         if version not in self._pythons:
-            found = await find_interpreter(version, self._bases, ground.uv, ground.store.root)
-            self._pythons[version] = found.python
+            self._pythons[version] = await self._found(version, ground)
         # Another interpreter has packages of its machine's history, not of the image's.
         return (await self._bases.facts(self._pythons[version])).bare()
+
+    async def _found(self, version: str, ground: Ground) -> Path:
+        known = self._missing.recall(version)
+        if known is not None:
+            raise known
+        try:
+            facts = await find_interpreter(version, self._bases, ground.uv, ground.store.root)
+        except EnvironmentFailure as failure:
+            self._missing.remember(version, failure)
+            raise
+        return facts.python
 
     def from_base(self, asked: Understood) -> Plan | None:
         """The plan that builds nothing, where the base has everything."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -120,9 +121,22 @@ def _requirement(raw: str, references: frozenset[str]) -> NormalRequirement:
             requirement=raw,
             advice="write it as in `numpy`, `numpy>=1.26` or `name @ https://...`",
         ) from None
+    _check_marker(requirement, raw)
     if requirement.url:
         return direct(requirement.url, requirement, raw, references)
     return _indexed(requirement)
+
+
+def _check_marker(requirement: Requirement, raw: str) -> None:
+    try:
+        if requirement.marker is not None:
+            requirement.marker.evaluate({"extra": ""})
+    except (UndefinedComparison, UndefinedEnvironmentName) as error:
+        raise SpecRefused(
+            f"{raw!r} has a marker whose sides cannot be compared: {error}",
+            requirement=raw,
+            advice="compare versions with versions, and text with == or != only",
+        ) from None
 
 
 def _plain(raw: str) -> str:

@@ -66,7 +66,8 @@ _NO_SPACE: Final = ("No space left on device", "os error 28", "os error 122")
 _NETWORK: Final = (
     "error sending request", "dns error", "Failed to fetch", "Could not connect", "timed out",
     "Could not resolve host", "Request failed after", "Network connectivity is disabled",
-    "status code: 5",
+    "status code: 5", "Failed to connect to", "Connection refused", "Connection reset",
+    "requested URL returned error: 5",
 )  # fmt: skip
 _UNTRUSTED: Final = re.compile(
     r"invalid peer certificate: ?[\w ]*|certificate verify failed[\w: ]*"
@@ -320,7 +321,9 @@ def classify(words: str, phase: str) -> EnvironmentFailure:
         phase=phase,
         requirement=failed.group(1) if failed else "",
         words=text,
-    )
+        advice="uv's words above say why; ask for a version that has a wheel for this Python, or "
+        "repair the source" if failed else "uv's words above say why",
+    )  # fmt: skip
 
 
 def _host(words: str) -> str:

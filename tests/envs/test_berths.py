@@ -71,7 +71,7 @@ def test_a_place_is_never_lost(when: str, run: Run) -> None:
             second.cancel()
         await _settle()
         gate.set()
-        await asyncio.wait_for(third, 5)
+        await asyncio.wait_for(third, 30)
         await asyncio.gather(first, second, return_exceptions=True)
 
     run(main())

@@ -307,6 +307,21 @@ def test_a_tampered_environment_is_built_anew(setup: Any, run: Run, version_in: 
     run(main())
 
 
+def test_what_python_writes_does_not_break_a_seal(setup: Any, run: Run) -> None:
+    """Bytecode that calls would write is there before, whatever the settings say."""
+    settings = setup.settings(volume_key=b"key", compile_bytecode=False)
+
+    async def main() -> None:
+        for origin in ("built", "disk"):
+            async with Environments(settings) as environments:
+                with await environments.acquire(spec("beta")) as found:
+                    assert found.origin == origin
+                    argv = [str(found.python), "-I", "-c", "import alpha, beta"]
+                    await asyncio.to_thread(subprocess.run, argv, check=True)
+
+    run(main())
+
+
 async def _most(measure: Callable[[], int], seen: list[int]) -> None:
     while True:
         seen.append(await asyncio.to_thread(measure))

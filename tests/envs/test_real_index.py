@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,10 +94,9 @@ def test_two_numpys_in_turn(tmp_path: Path, run: Run) -> None:
                     assert next(found.root.glob(f"lib/*/site-packages/numpy-{version}.dist-info"))
 
             await asyncio.gather(*[one(number) for number in range(100)])
-            began = time.perf_counter()
-            for number in range(100):
-                (await environments.acquire(pins[("1.26.4", "2.2.6")[number % 2]])).release()
-            assert (time.perf_counter() - began) / 100 < 0.0002
+            for pin in pins.values():
+                with await environments.acquire(pin) as found:
+                    assert found.origin == "memo"
             resolved = await environments.acquire(Spec(requirements=("numpy<2.3,>=2.2.6",)))
             same = await environments.acquire(pins["2.2.6"])
             assert resolved.environment.root == same.environment.root

@@ -16,6 +16,7 @@ from flashpool.envs.errors import Tampered
 from flashpool.envs.eviction import Evictor, Limits, sweep, unique_bytes
 from flashpool.envs.holders import Holders, parse_holder
 from flashpool.envs.leases import LeaseTable, Marks
+from flashpool.envs.memo import StoredMemo
 from flashpool.envs.store import Store, read_json, write_json
 
 A, B = "a" * 40, "b" * 40
@@ -128,7 +129,7 @@ def test_another_host_is_dead_after_long_silence_only(store: Store) -> None:
     assert not here.holders.dead(there.holders.me), (
         "one look is not enough: the clock may have jumped"
     )
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not here.holders.dead(there.holders.me):
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -548,3 +549,19 @@ def test_what_a_writer_left_when_it_died_is_swept_up(store: Store) -> None:
     sweep(store, pod.holders)
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)
+
+
+def test_a_key_covers_what_requests_mean(store: Store) -> None:
+    """Else whoever writes to the volume chooses which environment a request gets."""
+    signed, plain = StoredMemo(store, 60, key=b"key"), StoredMemo(store, 60)
+    signed.put(A, B, ("numpy",))
+    found = signed.get(A)
+    assert found is not None
+    assert (found.digest, found.fresh) == (B, True)
+    assert plain.get(A) is not None
+    store.request(B).write_bytes(store.request(A).read_bytes())
+    assert signed.get(B) is None, "it was signed for another request"
+    write_json(store.request(A), {**(read_json(store.request(A)) or {}), "digest": A})
+    assert signed.get(A) is None
+    plain.put(A, B, ("numpy",))
+    assert signed.get(A) is None
