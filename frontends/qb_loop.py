@@ -17,9 +17,10 @@ answer it, and takes a job that it has answered for given. It ends by itself, or
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -95,7 +96,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._worker.results.more = self._debugger
         beat = asyncio.ensure_future(self._heartbeat.keep())
         try:
-            await self._worker.start()
+            await self._worker.start(self._named)
             await super().run()
         finally:
             beat.cancel()
@@ -200,7 +201,6 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             _log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
         else:
             running = self._worker.begin(job, self._changed.tell)
-            self.job_progress.add(job.id)
             task = asyncio.ensure_future(self._see_through(running))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -212,11 +212,19 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
 
     async def _see_through(self, running: Running) -> None:
         try:
-            await running.see_through()
+            with self._named(running.job.id):
+                await running.see_through()
         finally:
             del self._worker.jobs[running.job.id]
-            self.job_progress.remove(running.job.id)
             self._changed.tell()
+
+    @contextlib.contextmanager
+    def _named(self, job_id: str) -> Iterator[None]:
+        self.job_progress.add(job_id)
+        try:
+            yield
+        finally:
+            self.job_progress.remove(job_id)
 
     # Stopping one.
 

@@ -101,7 +101,12 @@ class Outbox:
 
     def forget_others(self, older_than_s: float) -> None:
         """Delete what workers have left that never came back; their jobs are long over."""
-        for path in self.folder.parent.glob("*/*"):
+        try:
+            paths = list(self.folder.parent.glob("*/*"))
+        except OSError as error:
+            _log.warning("Reports of other workers cannot be listed: %s", error)
+            return
+        for path in paths:
             try:
                 if time.time() - path.stat().st_mtime <= older_than_s:
                     continue

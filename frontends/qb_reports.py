@@ -18,6 +18,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from .qb_outbox import Outbox, Report
@@ -37,6 +38,9 @@ _FORGET_S: Final = 24 * 3600.0
 #: Reports, and bytes of them, that may wait; no job is taken beyond.
 _MOST: Final = 1000
 _MOST_BYTES: Final = 256 * 1024 * 1024
+
+#: While this lasts, the heartbeat tells the platform that the job is in progress.
+Named = Callable[[str], AbstractContextManager[None]]
 
 
 class Reports:
@@ -72,15 +76,19 @@ class Reports:
         held = sum(len(report.body) for report in self._waiting.values())
         return len(self._waiting) >= _MOST or held >= _MOST_BYTES
 
-    async def resume(self) -> None:
-        """Go on with what an earlier process has left."""
+    async def resume(self, named: Named) -> None:
+        """Go on with what an earlier process has left; each job is ``named`` meanwhile."""
         found = await asyncio.to_thread(self._left_over)
         if found:
             _log.info("%d results of an earlier process are offered again", len(found))
         for report in found:
-            task = asyncio.ensure_future(self.deliver(report, kept=True))
+            task = asyncio.ensure_future(self._go_on(report, named))
             self._resumed.add(task)
             task.add_done_callback(self._resumed.discard)
+
+    async def _go_on(self, report: Report, named: Named) -> None:
+        with named(report.job_id):
+            await self.deliver(report, kept=True)
 
     def _left_over(self) -> list[Report]:
         found = list(self._outbox.waiting(self._limit_s))

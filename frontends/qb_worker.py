@@ -24,7 +24,7 @@ from .qb_outbox import Outbox, Report
 from .qb_output import LiveLines
 from .qb_places import outbox_folder, spill_folder
 from .qb_posts import Addresses, Posts
-from .qb_reports import Reports
+from .qb_reports import Named, Reports
 from .qb_results import Results
 from .qb_run import JobRun, Ways
 from .qb_spill import Spill
@@ -60,12 +60,12 @@ class Worker:
         #: By id: those that run, and those whose reports are on their way.
         self.jobs: dict[str, Running] = {}
 
-    async def start(self) -> None:
+    async def start(self, named: Named) -> None:
         """Returns before calls can run."""
         await self._service.start()
         if self._admin is not None:
             await self._admin.start()
-        await self.reports.resume()
+        await self.reports.resume(named)
 
     async def wait_ready(self) -> None:
         """Until calls can run.

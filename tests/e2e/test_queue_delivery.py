@@ -181,8 +181,11 @@ def test_a_restarted_worker_goes_on_reporting(
     assert worker.wait() == (0 if how is signal.SIGTERM else -signal.SIGKILL)
     assert platform.job(job).status is Status.IN_PROGRESS
     assert len(kept(tmp_path)) == 1
-    platform.clear_faults()
+    before = len(platform.pings("the-pod"))
     second = started_as(platform, tmp_path, same)
+    # The job is not lost: the heartbeat of who will report it names it.
+    platform.until(lambda: any(job in one.jobs for one in platform.pings("the-pod")[before:]), 10)
+    platform.clear_faults()
     assert value(platform.wait(job)) == 9
     until(lambda: not kept(tmp_path))
     assert second.stop() == 0

@@ -268,6 +268,18 @@ def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
     assert len(list(ours.waiting(60))) == len(list(young.waiting(60))) == 1
 
 
+def test_a_volume_that_cannot_be_listed_is_no_reason_not_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_self: Path, _pattern: str) -> None:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Path, "glob", stale)
+    outbox = Outbox(tmp_path)
+    assert list(outbox.waiting(60)) == []
+    outbox.forget_others(60)
+
+
 # -- Delivery -----------------------------------------------------------------------------
 
 
