@@ -11,7 +11,7 @@ import pytest
 from e2e.server import Server
 from e2e.world import World
 
-pytestmark = pytest.mark.shared_pool
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def outcomes(
         cwd=home,
         env={"HOME": str(home), "PATH": os.environ["PATH"], "TMPDIR": str(home)},
         capture_output=True,
-        timeout=50,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()

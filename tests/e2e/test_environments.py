@@ -2,13 +2,13 @@
 
 import json
 import signal
+import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from e2e.server import FLASHPOOL, report, request, until
 from e2e.world import VERSION, World, processes_with
@@ -164,7 +164,7 @@ def test_a_new_environment_gets_its_turn_when_all_that_may_be_up_are_busy(world:
             for _ in range(2):
                 answer = server.execute(VERSION, dependencies=["alpha==2.0"])
                 assert answer["json_result"] == "2.0", report(answer)
-                assert answer["receipt"]["seconds"]["total"] < 10
+                assert answer["receipt"]["seconds"]["total"] < 40, "it waits for a turn, no longer"
         finally:
             done.set()
         assert all(future.result() for future in busy)
@@ -229,13 +229,13 @@ def test_a_drain_waits_for_builds_and_runs_their_calls(watched: World) -> None:
             assert "1 call to finish" in server.log()
         answer = asked.result()
         assert answer["json_result"] == "1.0", report(answer)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(40) == 0
     assert processes_with(str(watched.volume)) == []
 
 
 @pytest.mark.parametrize("hurry", [False, True])
 def test_a_build_that_does_not_end_in_time_is_cancelled(watched: World, hurry: bool) -> None:
-    limits = {"FLASHPOOL_DRAIN_S": "30" if hurry else "0.5"}
+    limits = {"FLASHPOOL_DRAIN_S": "50" if hurry else "0.5"}
     with watched.server(**limits) as server, ThreadPoolExecutor(1) as threads:
         body = request(VERSION, dependencies=["alpha==1.0"])
         with watched.holding("install"):
@@ -246,7 +246,7 @@ def test_a_build_that_does_not_end_in_time_is_cancelled(watched: World, hurry: b
             if hurry:
                 server.process.send_signal(signal.SIGTERM)
             reply = asked.result()
-            assert server.process.wait(20) == 0
+            assert server.process.wait(40) == 0
             assert processes_with(str(watched.volume)) == []
         assert (reply.status_code, reply.json()["error_type"]) == (503, "Overloaded")
         assert "retry-after" in reply.headers
@@ -257,10 +257,11 @@ def test_a_build_that_does_not_end_in_time_is_cancelled(watched: World, hurry: b
 
 def test_a_client_that_hangs_up_takes_its_build_along(watched: World) -> None:
     with watched.server() as server, watched.holding("install"):
-        body = request(VERSION, dependencies=["alpha==1.0"])
-        with pytest.raises(httpx.ReadTimeout):
-            server.http.post("/execute", json=body, timeout=2)
-        until(lambda: watched.uv_runs("install"))
+        body = json.dumps(request(VERSION, dependencies=["alpha==1.0"])).encode()
+        head = f"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head.encode() + body)
+            until(lambda: watched.uv_runs("install"))
         until(lambda: processes_with(f"{watched.volume}/flashpool/scratch") == [])
         until(lambda: watched.stored("claims") == [])
         assert server.execute("def f(): return 3")["json_result"] == 3

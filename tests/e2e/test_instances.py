@@ -5,7 +5,6 @@ import concurrent.futures
 import os
 import pickle
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +52,14 @@ class Counter:
         await asyncio.sleep(seconds)
         print("end", text)
         return self.n
+    async def meet(self, number, text):
+        import asyncio
+        print("begin", text)
+        self.here = getattr(self, "here", 0) + 1
+        while self.here < number:
+            await asyncio.sleep(0.01)
+        print("end", text)
+        return self.n
     async def stubborn(self, seconds):
         import time
         time.sleep(seconds)
@@ -62,7 +69,7 @@ class Counter:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with serving(folder, FLASHPOOL_GRACE_S="0.5", FLASHPOOL_INSTANCES="4") as server:
+    with serving(folder, FLASHPOOL_GRACE_S="2", FLASHPOOL_INSTANCES="4") as server:
         yield server
 
 
@@ -163,10 +170,8 @@ def test_a_crash_ends_the_call_in_it_and_the_next_one_makes_it_anew(server: Serv
 
 def test_a_time_limit(server: Server) -> None:
     value(call(server, "limit", "inc"))
-    begun = time.monotonic()
     answer = call(server, "limit", "spin", timeout_s=0.5)
     assert answer["error_type"] == "Timeout", report(answer)
-    assert time.monotonic() - begun < 2
     assert value(call(server, "limit", "inc")) == 11
 
 
@@ -248,10 +253,8 @@ def test_calls_at_once_make_one_instance_and_run_one_after_another(server: Serve
 
 def test_async_methods_overlap_and_keep_their_outputs_apart(server: Server) -> None:
     value(call(server, "async", "inc"))
-    begun = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(5) as threads:
-        answers = list(threads.map(lambda i: call(server, "async", "nap", 1, str(i)), range(5)))
-    assert time.monotonic() - begun < 2.5
+        answers = list(threads.map(lambda i: call(server, "async", "meet", 5, str(i)), range(5)))
     for i, answer in enumerate(answers):
         assert value(answer) == 11
         assert answer["stdout"] == f"begin {i}\nend {i}\n"
@@ -290,11 +293,11 @@ def test_a_client_that_leaves_ends_its_call(server: Server) -> None:
         "serialization_format": "json",
     }
     with (
-        httpx.Client(base_url=server.url, timeout=0.5, trust_env=False) as client,
+        httpx.Client(base_url=server.url, timeout=2, trust_env=False) as client,
         pytest.raises(httpx.ReadTimeout),
     ):
         client.post("/execute", json=request)
-    until(lambda: not os.path.exists(f"/proc/{pid}"), 3)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
 def test_killed_from_outside_while_idle(server: Server) -> None:
@@ -343,8 +346,8 @@ def test_close_is_called_when_an_instance_is_let_go(tmp_path: Any) -> None:
     )
     with serving(tmp_path, FLASHPOOL_INSTANCE_IDLE_S="0.5", FLASHPOOL_DRAIN_S="5") as server:
         value(call(server, "a", "inc", class_code=code))
-        until(lambda: (tmp_path / "closed").exists(), 5)
-        until(lambda: not names(server), 5)
+        until(lambda: (tmp_path / "closed").exists())
+        until(lambda: not names(server))
         value(call(server, "b", "inc", 5, class_code=code))
         assert server.stop() == 0
     assert (tmp_path / "closed").read_text() == "11 15 "

@@ -7,9 +7,7 @@ server's own.
 import json
 import os
 import shutil
-import statistics
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +98,7 @@ def test_spelling_and_order_and_pins_do_not_matter(server: Server) -> None:
 
 
 def test_an_import_of_pandas_is_preloaded(server: Server) -> None:
-    """The figure itself is a row of `make bench`; here, that the way there is taken."""
+    """How much that saves is a row of `make bench`; here, that it comes about."""
     dependencies = ["numpy", "pandas"]
 
     def preloaded() -> bool:
@@ -108,16 +106,8 @@ def test_an_import_of_pandas_is_preloaded(server: Server) -> None:
         assert answer["json_result"] == 3, report(answer)
         return bool(answer["receipt"]["preloaded"])
 
-    until(preloaded, 60)
-    runs: dict[str, list[float]] = {code: [] for code in (PANDAS, "def f(): return 3")}
-    for _ in range(30):
-        for code, took in runs.items():
-            answer = server.execute(code, dependencies=dependencies)
-            assert answer["json_result"] == 3, report(answer)
-            took.append(answer["receipt"]["seconds"]["run"])
-    pandas, noop = (statistics.median(took) for took in runs.values())
-    # Without a preload it is some hundred milliseconds.
-    assert pandas - noop < 0.05
+    until(preloaded, 120)
+    assert all(preloaded() for _ in range(10))
 
 
 def test_from_the_archive_with_the_network_cut_off(
@@ -130,27 +120,23 @@ def test_from_the_archive_with_the_network_cut_off(
         "FLASHPOOL_VOLUME": str(tmp_path / "volume"),
     }
 
-    def asked(name: str, **more: str) -> tuple[dict[str, Any], float]:
+    def asked(name: str, **more: str) -> dict[str, Any]:
         (tmp_path / name).mkdir()
         disk = {"FLASHPOOL_LOCAL_DIR": str(tmp_path / name / "disk")}
         with serving(tmp_path / name, **{**archives, **disk, **more}) as server:
-            began = time.monotonic()
             answer = server.execute(PANDAS, dependencies=["numpy", "pandas"])
-            took = time.monotonic() - began
             assert answer["json_result"] == 3, report(answer)
             until(lambda: list((tmp_path / "volume/flashpool/archives").glob("*.json")), 120)
             if more:
                 refused = server.execute(NUMPY, dependencies=["numpy<1.20", "six"])
                 assert refused["details"]["kind"] == "RegistryUnreachable", report(refused)
-        return answer, took
+        return answer
 
-    built, build_s = asked("one")
+    built = asked("one")
     assert built["receipt"]["environment_origin"] == "built"
-    unpacked, unpack_s = asked("two", **CUT_OFF, UV_HTTP_RETRIES="0")
+    unpacked = asked("two", **CUT_OFF, UV_HTTP_RETRIES="0")
     assert unpacked["receipt"]["environment_origin"] == "archive"
     assert unpacked["receipt"]["environment"] == built["receipt"]["environment"]
-    print(json.dumps({"built s": build_s, "from the archive s": unpack_s}))
-    assert unpack_s < build_s
 
 
 @pytest.mark.skipif(

@@ -64,7 +64,7 @@ def test_a_double_forked_orphan_is_found_and_killed(before):
 
 
 def test_what_leaves_within_the_grace_is_no_leak(before):
-    child = subprocess.Popen(["sleep", "0.2"])
+    child = subprocess.Popen(["sleep", "0.5"])
     assert any(leak.pid == child.pid for leak in leaks.find_leaks(before))
     threading.Timer(0.1, child.wait).start()
     assert leaks.wait_for_leaks(before) == []
@@ -80,7 +80,7 @@ def test_children_of_an_older_child_are_its_own_affair():
         try:
             assert leaks.find_leaks(before) == []
             # Until the shell's child has become what it was asked to be.
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 20
             while "sleep 60" not in leaks.descendants(os.getpid())[grandchild]:
                 assert time.monotonic() < deadline
         finally:
@@ -136,12 +136,11 @@ def test_a_temporary_directory_is_found(before):
         assert only_leak(before).what == folder
 
 
-def test_a_look_costs_little(before):
-    started = time.perf_counter()
-    for _ in range(20):
-        leaks.find_leaks(before)
-        leaks.Snapshot.take()
-    assert (time.perf_counter() - started) / 20 < 0.02
+def test_a_look_looks_at_no_process_that_was_there_before(before, monkeypatch):
+    looked = []
+    monkeypatch.setattr(leaks, "_stat", lambda pid: looked.append(pid) or [])
+    leaks.find_leaks(before)
+    assert before.pids.isdisjoint(looked)
 
 
 def test_the_fixture_fails_a_test_that_leaks(tmp_path, request):

@@ -175,7 +175,7 @@ async def f():
 """
     began = time.monotonic()
     assert run_noted(source)[0] == 1
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8, "it would go on for ten"
 
 
 def test_generators_are_closed_when_the_taker_fails():

@@ -194,12 +194,12 @@ def test_faults_meet_what_they_are_for(platform: Platform, caller: Caller) -> No
 
 def test_a_fault_with_a_time_ends_with_it(platform: Platform, caller: Caller) -> None:
     began = time.monotonic()
-    platform.script(Fault.answers("run", 503, for_s=0.2))
+    platform.script(Fault.answers("run", 503, for_s=1.0))
     first = caller.post("run", {"input": 1}).status_code
     while (last := caller.post("run", {"input": 1}).status_code) == 503:
         pass
     assert (first, last) == (503, 200)
-    assert platform.exchanges("run")[-1].at - began >= 0.2
+    assert platform.exchanges("run")[-1].at - began >= 1.0
 
 
 def test_what_is_cut_or_hangs_has_no_answer(platform: Platform, caller: Caller) -> None:
@@ -207,8 +207,8 @@ def test_what_is_cut_or_hangs_has_no_answer(platform: Platform, caller: Caller) 
     with pytest.raises(httpx.TransportError):
         caller.post("run", {"input": 1})
     with pytest.raises(httpx.ReadTimeout):
-        caller.post("run", {"input": 1}, timeout=0.1)
-    assert [one.status for one in platform.exchanges("run")] == [None, None]
+        caller.post("run", {"input": 1}, timeout=0.5)
+    platform.until(lambda: [one.status for one in platform.exchanges("run")] == [None, None])
     assert caller.post("run", {"input": 1}).status_code == 200
     assert len(platform.jobs()) == 1
 

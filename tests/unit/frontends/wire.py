@@ -17,7 +17,7 @@ from flashpool.pool.settings import Settings
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()
 #: Longest a test waits for bytes that must come.
-PATIENCE_S = 10.0
+PATIENCE_S = 25.0
 
 
 class NoEnvironments:
@@ -127,4 +127,4 @@ async def until(condition: Any) -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, 30))
+    asyncio.run(asyncio.wait_for(main, 50))
