@@ -51,7 +51,7 @@ def ran(
         if meanwhile is not None:
             await asyncio.sleep(0.01)
             await meanwhile(one)
-        return await asyncio.wait_for(task, 10)
+        return await asyncio.wait_for(task, 30)
 
     return asyncio.run(run())
 
@@ -60,11 +60,13 @@ def ran(
     ("limit_s", "fields", "low", "high"),
     [
         # 2 s for the report, the grace of 2 s and half a second to end the call.
-        (None, {}, 595, 595.5),
-        (100, {}, 95, 95.5),
-        (5, {}, 3.4, 3.5),
+        # What has passed since it was taken is no longer there to be given.
+        (None, {}, 590, 595.5),
+        (100, {}, 90, 95.5),
+        (20, {}, 10, 15.5),
+        (5, {}, 1, 3.5),
         (100, {"timeout_s": 7}, 7, 7),
-        (5, {"timeout_s": 7}, 3.4, 3.5),
+        (5, {"timeout_s": 7}, 1, 3.5),
     ],
 )
 def test_a_call_gets_less_time_than_the_platform_gives(
@@ -74,7 +76,7 @@ def test_a_call_gets_less_time_than_the_platform_gives(
     assert ran(pool, limit_s=limit_s, **fields).ok
     run_s = pool.calls[0].limits.run_s
     assert run_s is not None
-    assert low - 0.1 <= run_s <= high + 0.1
+    assert low <= run_s <= high
 
 
 def test_without_a_limit_the_pools_own_counts() -> None:
