@@ -1,0 +1,117 @@
+"""From an outcome to a report of a size that the platform takes."""
+
+import asyncio
+import base64
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from flashpool.frontends.qb_results import Results, of_error
+from flashpool.frontends.qb_spill import Spill
+from flashpool.frontends.service import Service
+from flashpool.pool.calls import Outcome
+from flashpool.pool.errors import EnvironmentError, InvalidRequest
+
+
+def report_of(outcome: Outcome, limit: int = 10_000, spill: Spill | None = None) -> dict[str, Any]:
+    service = Service(None, None, result_limit=1 << 30)  # type: ignore[arg-type]
+    results = Results(service, limit, spill)
+    report = asyncio.run(results.report("job", outcome, streamed=False))
+    assert len(report.body) <= limit
+    decoded: dict[str, Any] = json.loads(report.body)
+    return decoded
+
+
+def test_a_result_has_no_error_and_a_failure_has() -> None:
+    fine = report_of(Outcome(body=b"5", format="json"))
+    assert fine["output"]["json_result"] == 5
+    assert "error" not in fine
+    assert "error" not in fine["output"]
+    failed = report_of(of_error(InvalidRequest("no")))
+    assert failed["error"] == "InvalidRequest: no"
+    assert failed["output"]["success"] is False
+    assert "error" not in failed["output"]
+
+
+def test_a_result_that_is_too_large_fails_with_sizes_and_keeps_its_output() -> None:
+    outcome = Outcome(body=msgspec.json.encode("x" * 20_000), format="json", output=b"printed")
+    found = report_of(outcome)
+    assert found["output"]["error_type"] == "ResultTooLarge"
+    assert found["output"]["details"]["size"] > 20_000
+    assert found["output"]["stdout"] == "printed"
+    assert "FLASHPOOL_RESULT_SPILL" in found["error"]
+
+
+@pytest.mark.parametrize("form", ["json", "stream"])
+@pytest.mark.parametrize("spills", [False, True])
+def test_an_output_that_is_too_large_is_cut_and_the_result_stays(
+    tmp_path: Path, form: str, spills: bool
+) -> None:
+    body = b"" if form == "stream" else b"5"
+    outcome = Outcome(body=body, format=form, output=b"first" + b"o" * 300_000 + b"last")
+    found = report_of(outcome, 100_000, Spill(tmp_path, 60) if spills else None)["output"]
+    assert found["success"] is True
+    assert found["json_result"] == ([] if form == "stream" else 5)
+    assert found["stdout"].startswith("first")
+    assert found["stdout"].endswith("last")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_job_without_an_environment_tells_how_that_came() -> None:
+    error = EnvironmentError("no", kind="BuildFailed")
+    error.told = b"resolving\n"
+    output = report_of(of_error(error))["output"]
+    assert output["stdout"] == "resolving\n"
+    assert output["receipt"]["environment"] is None
+    assert output["receipt"]["environment_origin"] == "failed"
+
+
+@pytest.mark.parametrize("form", ["json", "pickle"])
+def test_a_result_that_is_too_large_is_spilled(tmp_path: Path, form: str) -> None:
+    data = b"x" * 20_000
+    body = msgspec.json.encode(data.decode()) if form == "json" else base64.b64encode(data)
+    found = report_of(Outcome(body=body, format=form), spill=Spill(tmp_path, 60))["output"]
+    reference = found["spilled"]
+    written = Path(reference["path"]).read_bytes()
+    assert written == (body if form == "json" else data)
+    assert reference["bytes"] == len(written)
+    result = found["json_result"] or pickle.loads(base64.b64decode(found["result"]))
+    assert result == {"flashpool_result": reference}
+
+
+def test_a_volume_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = Outcome(body=b'"%s"' % (b"x" * 20_000), format="json")
+    found = report_of(outcome, spill=Spill(tmp_path / "file" / "x", 60))
+    assert found["output"]["error_type"] == "ResultTooLarge"
+    assert "cannot be written" in found["error"]
+
+
+def test_old_spilled_results_are_deleted(tmp_path: Path) -> None:
+    old, young = tmp_path / "old.pkl", tmp_path / "young.pkl"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (1, 1))
+    report_of(Outcome(body=b'"%s"' % (b"x" * 20_000), format="json"), spill=Spill(tmp_path, 60))
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_failure_that_is_too_large_keeps_the_ends_of_its_texts() -> None:
+    outcome = Outcome(
+        error_type="ValueError",
+        error="begin" + "e" * 1_000_000 + "end",
+        exception=b"p" * 1_000_000,
+        output=b"o" * 1_000_000,
+        from_user=True,
+    )
+    found = report_of(outcome, limit=500_000)
+    assert found["error"].startswith("begin")
+    assert found["error"].endswith("end")
+    assert "exception" not in found["output"]
+    assert len(found["output"]["stdout"]) < 70_000
