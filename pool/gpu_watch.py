@@ -23,7 +23,7 @@ from .visible import visible
 
 log = logging.getLogger(__name__)
 
-#: Between two tries to list the devices of a driver that is ill.
+#: Between two tries to list the devices of a driver that is ill, and after a look that failed.
 FIND_AGAIN_S: Final = 5.0
 
 
@@ -82,14 +82,22 @@ class GpuWatch:
 
     async def _watch(self, environ: Mapping[str, str]) -> None:
         while not self._closed:
-            if not len(self.table):
+            try:
+                await self._turn(environ)
+            except Exception:
+                # Devices that nobody looks at any more would never be free again.
+                log.exception("The look at the GPUs failed; trying again")
                 await self._wait(FIND_AGAIN_S)
-                await self._find(environ)
-                self.on_change()
-                continue
-            await self._look()
-            due = self.table.next_look()
-            await self._wait(None if due is None else due - self._now())
+
+    async def _turn(self, environ: Mapping[str, str]) -> None:
+        if not len(self.table):
+            await self._wait(FIND_AGAIN_S)
+            await self._find(environ)
+            self.on_change()
+            return
+        await self._look()
+        due = self.table.next_look()
+        await self._wait(None if due is None else due - self._now())
 
     async def _wait(self, seconds: float | None) -> None:
         if seconds is None or seconds > 0:

@@ -51,7 +51,7 @@ class Inbox:
             function, args = self._jobs.popleft()
             try:
                 function(*args)
-            except Exception:
+            except Exception:  # noqa: BLE001 - one job's trouble must not hold up the others
                 # Behind it wait jobs that nobody would wake the loop for again.
                 _log.exception("a job for the pool's loop failed: %s", function)
 

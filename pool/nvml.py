@@ -141,8 +141,11 @@ class _Question:
         """Ask, and hand the answer over; the loop may have given up, or be closed."""
         try:
             hand_over = partial(self._settle, self._ask())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the loop is told
+        except NvmlError as error:
             hand_over = partial(self._fail, error)
+        except Exception as error:  # noqa: BLE001 - a driver, or a pynvml, that nobody knew
+            _log.exception("asking the NVIDIA driver failed")
+            hand_over = partial(self._fail, NvmlError(f"{type(error).__name__}: {error}"))
         self.done.set()
         try:
             self._loop.call_soon_threadsafe(hand_over)
@@ -153,7 +156,7 @@ class _Question:
         if not self.answer.done():
             self.answer.set_result(answer)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: NvmlError) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
 

@@ -11,8 +11,8 @@ Only idle ones go, whoever was called longest ago first.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 
 from . import memory
@@ -25,6 +25,8 @@ from .resident_states import Instance, State
 from .residents import Residents
 from .scheduler import Scheduler
 from .workers import Life
+
+log = logging.getLogger(__name__)
 
 #: Residents whose memory is looked at in one turn.
 _LOOKS: Final = 16
@@ -72,7 +74,7 @@ class ResidentRoom:
     def _measure_exactly(self) -> None:
         """Without counting what they share. A large process takes long, so on a thread."""
         if self._measuring is None or self._measuring.done():
-            self._measuring = asyncio.ensure_future(self._measure_all())
+            self._measuring = _begun(self._measure_all())
 
     async def _measure_all(self) -> None:
         lives = dict(self._lives)
@@ -88,7 +90,7 @@ class ResidentRoom:
         holders = {name: life for name, life in self._lives.items() if life.gpus}
         done = self._measuring_gpus is None or self._measuring_gpus.done()
         if holders and done:
-            self._measuring_gpus = asyncio.ensure_future(self._ask_driver(holders))
+            self._measuring_gpus = _begun(self._ask_driver(holders))
 
     async def _ask_driver(self, holders: dict[str, Life]) -> None:
         readings = await self._watch.held({uuid for life in holders.values() for uuid in life.gpus})
@@ -114,11 +116,10 @@ class ResidentRoom:
 
     async def close(self) -> None:
         """Measure no more."""
-        for task in (self._measuring, self._measuring_gpus):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        tasks = [task for task in (self._measuring, self._measuring_gpus) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def give_up(self, *, crowded: bool) -> None:
         """Close what keeps a call from running; ``crowded``: for want of an environment's room."""
@@ -196,6 +197,17 @@ class ResidentRoom:
     def _close(self, instances: list[Instance], reason: str) -> None:
         names = {one.name for one in instances}
         self._do(self._table.close_idle(reason, lambda one: one.name in names))
+
+
+def _begun(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_tell_failure)
+    return task
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("What instances use could not be measured: %r", error)
 
 
 def _may_go(instance: Instance) -> bool:

@@ -6,8 +6,10 @@ import os
 import signal
 import time
 
+from process.resident_calls import result
+
+from flashpool.pool import resident_room
 from flashpool.pool._child import processes
-from support.live import alive
 
 
 def test_spares_that_die_as_it_stops_are_no_error(make_live) -> None:
@@ -27,3 +29,15 @@ def test_spares_that_die_as_it_stops_are_no_error(make_live) -> None:
         time.sleep(0.005)
     live.run(live.supervisor.stop())
     assert not complaints
+
+
+def test_a_measure_that_failed_does_not_keep_it_from_stopping(make_live, monkeypatch) -> None:
+    def fails(_pids: object) -> None:
+        raise RuntimeError("no thread to be had")
+
+    monkeypatch.setattr(resident_room, "_exact", fails)
+    live = make_live(instances_mb=1).ready()
+    result(live, "a", "inc")
+    room = live.supervisor._parts.residency.room
+    live.until(lambda: room._measuring is not None and room._measuring.done())
+    live.run(live.supervisor.stop())

@@ -3,6 +3,9 @@
 import asyncio
 import time
 
+import pytest
+
+from flashpool.pool import gpu_watch
 from flashpool.pool.gpu_states import GpuPolicy, GpuState
 from flashpool.pool.gpu_watch import GpuWatch
 from flashpool.pool.gpus import GpuTable
@@ -59,3 +62,29 @@ def test_what_a_device_goes_through_is_told(nvml_here: ScriptedNvml) -> None:
 
     asyncio.run(lives())
     assert told == [GpuState.QUARANTINED, GpuState.FREE]
+
+
+def test_it_goes_on_when_something_fails_on_the_way(
+    nvml_here: ScriptedNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_watch, "FIND_AGAIN_S", 0.01)
+    nvml_here.gpus(1)
+
+    async def lives() -> None:
+        gpus = watch()
+        await gpus.open({})
+        told = asyncio.Queue[int]()
+
+        def on_change() -> None:
+            told.put_nowait(1)
+            raise ArithmeticError("nobody foresaw that")
+
+        gpus.on_change = on_change
+        for number in (1, 2, 3):
+            gpus.table.claim(number, 1, 0.0)
+            gpus.table.release(gpus.table.take(number, time.monotonic()), time.monotonic())
+            gpus.poke()
+            await told.get()
+        await gpus.close()
+
+    asyncio.run(asyncio.wait_for(lives(), 10))

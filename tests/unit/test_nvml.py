@@ -69,6 +69,22 @@ def test_a_gpu_in_mig_mode_is_its_parts(driver: ScriptedNvml, asked: tuple[Nvml,
     ]
 
 
+def test_what_nobody_foresaw_is_told_as_an_illness(
+    driver: ScriptedNvml, asked: tuple[Nvml, Ask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (uuid,) = driver.gpus(1)
+    assert len(inventory(asked).devices) == 1
+
+    def odd(*_: object, **__: object) -> None:
+        raise TypeError("odd")
+
+    monkeypatch.setattr(asked[0]._driver, "inventory", odd)
+    monkeypatch.setattr(asked[0]._driver, "read", odd)
+    found = inventory(asked)
+    assert (found.devices, found.reason, found.ill) == ((), "TypeError: odd", True)
+    assert read(asked, uuid) == [Reading(uuid=uuid, used_bytes=None, failure="TypeError: odd")]
+
+
 def test_no_library(monkeypatch: pytest.MonkeyPatch, asked: tuple[Nvml, Ask]) -> None:
     monkeypatch.setattr(nvml, "LIBRARY", "libnvidia-ml-of-nobody.so.1")
     found = inventory(asked)
