@@ -198,7 +198,7 @@ def test_a_worker_that_asks_for_it_is_stopped() -> None:
 
 @pytest.mark.slow
 def test_a_lost_worker_s_job_is_given_to_another() -> None:
-    with Platform(poll_s=0.3, lost_after_s=2.5, redeliveries=1) as platform:
+    with Platform(poll_s=0.3, lost_after_s=5, redeliveries=1) as platform:
         lost = started(platform)
         job = platform.submit({"sleep": 1})
         platform.until(lambda: platform.job(job).deliveries)
@@ -265,9 +265,10 @@ def test_it_runs_as_a_process_too() -> None:
             f"{exports['RUNPOD_ENDPOINT_BASE_URL']}/ep-local/health",
             headers={"Authorization": f"Bearer {exports['RUNPOD_API_KEY']}"},
             trust_env=False,
+            timeout=30,
         )
         process.terminate()
-        assert (health.status_code, process.wait(10)) == (200, 0)
+        assert (health.status_code, process.wait(30)) == (200, 0)
     assert "RUNPOD_WEBHOOK_GET_JOB" in exports
 
 

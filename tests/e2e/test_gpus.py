@@ -23,7 +23,7 @@ Serve = Callable[..., AbstractContextManager[Server]]
 MEET = """def meet(folder, name, number):
     import os, time
     open(os.path.join(folder, name), "w").close()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 40
     while len(os.listdir(folder)) < number:
         assert time.monotonic() < end, "the others did not come"
         time.sleep(0.002)
@@ -141,7 +141,7 @@ def test_a_large_call_runs_amid_a_stream_of_small_ones(
                 assert len(devices.split(",")) == 4
                 # Those that stood in line before it, and those that were just being sent.
                 between = [at for at in begun if sent < at < large]
-                assert len(between) <= 32, (sent, large, sorted(between))
+                assert len(between) <= 64, (sent, large, sorted(between))
         finally:
             over.set()
         for caller in callers:
@@ -181,7 +181,7 @@ def test_a_device_whose_memory_stays_is_quarantined_and_readiness_says_so(
         waiting.start()
         scripted.free_stuck(dirty)
         until(lambda: server.http.get("/ping").status_code == 200)
-        waiting.join(10)
+        waiting.join(30)
         assert not waiting.is_alive()
         assert result(server.execute(SEEN)) == dirty
 
@@ -229,7 +229,7 @@ def test_gpus_that_cannot_be_listed_are_told_and_found_later(
         assert refused.status_code == 503
         assert "no GPU can be used here for now" in refused.text
         scripted.driver()
-        until(lambda: server.http.get("/ping").status_code == 200, 20)
+        until(lambda: server.http.get("/ping").status_code == 200)
         assert result(server.execute(SEEN)) == uuid
     finally:
         server.close()
@@ -242,7 +242,7 @@ def test_a_call_that_gives_up_its_place_lets_others_go(
 ) -> None:
     scripted.gpus(2)
     with pod() as server, concurrent.futures.ThreadPoolExecutor(3) as threads:
-        long = threads.submit(server.execute, HOLD, 8.0)
+        long = threads.submit(server.execute, HOLD, 12.0)
         until(lambda: server.stats()["gpus"]["devices"][0]["calls"] == 1)
         large = httpx.Client(timeout=0.5, trust_env=False)
         with large, pytest.raises(httpx.ReadTimeout):
@@ -267,14 +267,14 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
 def test_a_call_that_waits_too_long_is_told_what_for(pod: Serve, scripted: ScriptedNvml) -> None:
     scripted.gpus(2)
     with (
-        pod(FLASHPOOL_QUEUE_TIMEOUT_S="0.5") as server,
+        pod(FLASHPOOL_QUEUE_TIMEOUT_S="1.5") as server,
         concurrent.futures.ThreadPoolExecutor(1) as threads,
     ):
-        held = threads.submit(server.execute, HOLD, 3.0)
+        held = threads.submit(server.execute, HOLD, 6.0)
         until(lambda: server.stats()["gpus"]["devices"][0]["calls"] == 1)
         late = server.execute(SEEN, gpus=2)
         assert late["error_type"] == "Timeout"
-        assert "s for 2 free GPUs, and may wait 0.5 s" in late["error"]
+        assert "s for 2 free GPUs, and may wait 1.5 s" in late["error"]
         result(held.result())
 
 

@@ -118,11 +118,11 @@ def test_cancelling_a_job_kills_its_tree(platform: Platform, tmp_path: Path) -> 
     until(mark.exists)
     process = psutil.Process(int(mark.read_text()))
     platform.cancel(job)
-    until(lambda: not alive([process]), 5)
+    until(lambda: not alive([process]))
     record = platform.job(job)
     assert record.status is Status.CANCELLED
     # It is reported for the log; the platform has decided already.
-    platform.until(lambda: platform.job(job).dones, 5)
+    platform.until(lambda: platform.job(job).dones)
     assert [done.counted for done in platform.job(job).dones] == [False]
     assert value(run(platform, NOTHING, 1)) == 1
 
@@ -133,28 +133,26 @@ def test_a_stop_request_alone_is_reported(platform: Platform, tmp_path: Path) ->
     until(mark.exists)
     platform.send_stop("nobody", worker=platform.job(job).worker)
     platform.send_stop(job)
-    record = platform.wait(job, 10)
+    record = platform.wait(job)
     assert failure(record) == "Cancelled"
     assert record.output["stdout"] == "begun\n"
 
 
 def test_a_job_is_reported_before_the_platform_gives_it_up(platform: Platform) -> None:
-    code = "def f():\n    print('looping', flush=True)\n    while True: pass"
-    job = platform.submit(request(code), policy={"executionTimeout": 3000})
-    record = platform.wait(job)
+    """A tenth of its time is kept for the report, which a slow machine needs: hence so long."""
+    loops = "def f():\n    print('looping', flush=True)\n    while True: pass"
+    ignores = """def f():
+    import signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True: time.sleep(1)"""
+    policy = {"executionTimeout": 7000}
+    looping, ignoring = [platform.submit(request(code), policy=policy) for code in (loops, ignores)]
+    record = platform.wait(looping)
     assert failure(record) == "Timeout"
     assert "executionTimeout" in (record.error or "")
     assert record.output["details"]["phase"] == "run"
     assert "looping" in record.output["stdout"]
-
-
-def test_a_job_that_ignores_sigterm_is_reported_in_time_too(platform: Platform) -> None:
-    code = """def f():
-    import signal, time
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    while True: time.sleep(1)"""
-    job = platform.submit(request(code), policy={"executionTimeout": 1000})
-    assert failure(platform.wait(job)) == "Timeout"
+    assert failure(platform.wait(ignoring)) == "Timeout"
 
 
 def test_items_stream_as_they_come(platform: Platform, tmp_path: Path) -> None:
@@ -265,7 +263,7 @@ def test_a_job_handed_out_twice_runs_once(platform: Platform, tmp_path: Path) ->
     code = """def f(path):
     import time
     with open(path, "a") as file: file.write("x")
-    time.sleep(0.5)"""
+    time.sleep(2)"""
     record = run(platform, code, str(tmp_path / "runs"))
     assert len(record.deliveries) == 2
     assert value(record) is None
@@ -309,6 +307,6 @@ def test_stats_are_served(worker: Worker) -> None:
     assert found[0].ip == "127.0.0.1"
     import httpx
 
-    stats = httpx.get(f"http://127.0.0.1:{found[0].port}/stats", trust_env=False).json()
+    stats = httpx.get(f"http://127.0.0.1:{found[0].port}/stats", timeout=30, trust_env=False).json()
     assert stats["ready"]
     assert stats["slots"]["total"] == 2

@@ -168,7 +168,7 @@ def test_nothing_of_what_was_cancelled_goes_on(jobs: Told, platform: Platform) -
         last = platform.pings(worker.id)[-1]
         return last.at > now and not last.jobs
 
-    platform.until(told_none, 20)
+    platform.until(told_none)
     stopped = [job for job in platform.jobs(ENDPOINT) if job.status is Status.CANCELLED]
     assert len(stopped) == 3
     assert not any(done.counted for job in stopped for done in job.dones)

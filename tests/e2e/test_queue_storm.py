@@ -50,7 +50,7 @@ def test_every_job_is_reported_once_whatever_the_platform_does(seed: int, tmp_pa
             }
             expected |= batch
             # The faults are to meet work, not a queue that grows.
-            platform.wait_all(list(batch), 30)
+            platform.wait_all(list(batch), 60)
         platform.clear_faults()
         for record in platform.wait_all(list(expected), 60):
             assert record.done_count == 1, record

@@ -31,7 +31,7 @@ from multiprocessing import resource_tracker
 from typing import Final
 
 #: How long a test's leavings may take to go by themselves.
-GRACE_S: Final = 5.0
+GRACE_S: Final = 10.0
 #: A zombie this old is an orphan that came back to us; nobody else will wait for it.
 ZOMBIE_GRACE_S: Final = 0.3
 #: Made by the tools, kept by them.
