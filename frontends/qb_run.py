@@ -35,7 +35,7 @@ from .qb_jobs import Job
 from .qb_output import LiveLines
 from .qb_results import of_error
 from .qb_stream import Items, Progress
-from .service import Service
+from .service import Notes, Service
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class JobRun:
         self._task: asyncio.Task[object] | None = None
         #: Whether that was cancelled from here.
         self._interrupted = False
+        self._notes = Notes()
         #: Why the job was ended from here.
         self._cut: FlashpoolError | None = None
         self.items = ways.items(self._credit) if ways.items else None
@@ -95,6 +96,7 @@ class JobRun:
             if self._cut is None or not self._interrupted:
                 raise
             _uncancel(self._task)
+            self._cut.told = self._notes.text()
             return of_error(self._cut)
         except FlashpoolError as error:
             return of_error(error)
@@ -225,6 +227,7 @@ class JobRun:
     # What is heard of it (`pending.Watcher`).
 
     def _told(self, line: str) -> None:
+        self._notes.add(line)
         self._ways.lines.feed(f"{line}\n".encode("utf-8", "backslashreplace"))
         if self._ways.progress is not None:
             self._ways.progress.tell(Phase.BUILD.value, line)

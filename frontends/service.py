@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from flashpool.envs import Spec
@@ -39,6 +39,22 @@ NOTEWORTHY_S: Final = 1.0
 
 def _unheard(_line: str) -> None:
     """For those who do not want to hear of the progress."""
+
+
+class Notes:
+    """What was told while an environment was being made: the last lines of it."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=NOTES)
+
+    def add(self, line: str) -> None:
+        """One line more."""
+        self._lines.append(line)
+
+    def text(self) -> bytes:
+        """As it stands before a call's output."""
+        text = "".join(f"{line[:NOTE_LIMIT]}\n" for line in self._lines)
+        return text.encode("utf-8", "backslashreplace")
 
 
 class Service:
@@ -123,24 +139,33 @@ class Service:
         spec = spec_of(request)
         # Before its environment is made, which may take minutes.
         self.pool.check_gpus(request.gpus)
-        notes: deque[str] = deque(maxlen=NOTES)
+        if spec is None:
+            call = self._defaults.call_of(request, body, BASE, stream=stream)
+            return Prepared(call, warnings=warnings)
+        provision, notes = await self._provide(spec, label_of(request), report)
+        call = self._defaults.call_of(request, body, provision, stream=stream)
+        return Prepared(call, notes, warnings)
+
+    async def _provide(
+        self, spec: Spec, label: str, report: Callable[[str], None]
+    ) -> tuple[Provision, bytes]:
+        """The environment, and what the call's output should tell of how it came."""
+        notes = Notes()
 
         def told(line: str) -> None:
-            notes.append(line)
+            notes.add(line)
             report(line)
 
         began = time.monotonic()
         try:
-            provision = await self._resolve(spec, told) if spec else BASE
+            provision = await self._resolve(spec, told)
         except FlashpoolError as error:
-            error.told = _joined(notes)
-            logs.tell_unprovided(label_of(request), error)
+            error.told = notes.text()
+            logs.tell_unprovided(label, error)
             raise
-        waited = time.monotonic() - began
-        call = self._defaults.call_of(request, body, provision, stream=stream)
         # What is said while an environment is looked up quickly is nobody's news.
-        news = provision.origin == "built" or waited > NOTEWORTHY_S
-        return Prepared(call, _joined(notes) if news else b"", warnings)
+        news = provision.origin == "built" or time.monotonic() - began > NOTEWORTHY_S
+        return provision, notes.text() if news else b""
 
     async def _resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:
         self.preparing += 1
@@ -165,8 +190,3 @@ class Service:
     def answer(self, outcome: Outcome) -> Answer:
         """The response of a call that ended."""
         return answers.of_outcome(outcome, self._defaults.result_limit)
-
-
-def _joined(notes: Iterable[str]) -> bytes:
-    text = "".join(f"{line[:NOTE_LIMIT]}\n" for line in notes)
-    return text.encode("utf-8", "backslashreplace")

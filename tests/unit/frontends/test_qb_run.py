@@ -98,6 +98,7 @@ def test_a_job_whose_environment_is_not_made_is_reported_in_time() -> None:
     outcome = ran(StandInPool(), limit_s=0.2, dependencies=["thing"])
     assert outcome.error_type == "Timeout"
     assert outcome.details["phase"] == "build"
+    assert outcome.output == b"building\n"
 
 
 @pytest.mark.parametrize("fields", [{}, {"dependencies": ["thing"]}], ids=["run", "build"])
