@@ -39,7 +39,9 @@ def create_hosted_app() -> FastAPI:
     """The application, by the environment; exits with a message where there can be none."""
     try:
         modes.check_live(modes.of_balanced(os.environ), os.environ)
-        settings = Settings.from_environ({**os.environ, "FLASHPOOL_HOST": _host(sys.argv, os.environ)})
+        settings = Settings.from_environ(
+            {**os.environ, "FLASHPOOL_HOST": _host(sys.argv, os.environ)}
+        )
         check_open(settings)
         oddities = check_volume(settings.to_env_settings())
     except (modes.ModeError, SettingsError, OpenServerError, StoreUnavailable) as error:
