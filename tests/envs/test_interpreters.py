@@ -101,3 +101,30 @@ def test_none_that_works_is_told_with_advice(
         _acquired(setup, run, "3.77")
     assert "Python 3.77 is not installed here" in str(caught.value)
     assert "FLASHPOOL_PYTHON_DOWNLOADS" in caught.value.advice
+
+
+_UV = """#!/bin/sh
+echo "$UV_PYTHON_DOWNLOADS $@" >> {log}
+exit 2
+"""
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_nothing_is_downloaded_unless_it_may_be(
+    allowed: bool, setup: Any, run: Run, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    uv = _script(tmp_path / "uv", _UV.format(log=log))
+    settings = setup.settings(uv=uv, allow_python_downloads=allowed)
+
+    async def main() -> None:
+        async with Environments(settings) as environments:
+            spec = Spec(requirements=("alpha",), python_version="3.77")
+            with pytest.raises(InterpreterMissing):
+                await environments.acquire(spec)
+
+    run(main())
+    rows = [line for line in log.read_text().splitlines() if " python " in line]
+    assert any("python install 3.77" in row for row in rows) == allowed
+    assert all(row.startswith("manual " if allowed else "never ") for row in rows)
+    assert allowed or all("--no-python-downloads" in row for row in rows)

@@ -1,14 +1,23 @@
 """What goes wrong between a build and its lease: evictions in between, archives, a quota."""
 
 import asyncio
+import contextlib
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flashpool.envs import Environments, QuotaReached, Spec, StoreUnavailable
+from flashpool.envs import (
+    Environments,
+    QuotaReached,
+    Spec,
+    StoreUnavailable,
+    claims,
+    commands,
+)
 
 Run = Callable[[Any], Any]
 VersionIn = Callable[[Path, str], str]
@@ -115,5 +124,80 @@ def test_archives_give_way_to_what_is_leased(setup: Any, run: Run, tmp_path: Pat
                 lease.release()
             with await environments.acquire(spec("big==1.2")) as found:
                 assert found.origin == "archive"
+
+    run(main())
+
+
+def test_where_claims_are_worth_nothing_all_come_right(
+    setup: Any, run: Run, version_in: VersionIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several builders of one digest at once: the first rename wins, nothing else stays."""
+    monkeypatch.setattr(claims.Claims, "take", lambda _self, _digest: True)
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            pods = [
+                await stack.enter_async_context(Environments(setup.settings())) for _ in range(4)
+            ]
+            leases = await asyncio.gather(*[pod.acquire(spec("beta")) for pod in pods])
+            assert len({lease.environment.root for lease in leases}) == 1
+            assert sum(lease.environment.origin == "built" for lease in leases) > 1
+            for pod in pods:
+                await (await pod.open()).settled()
+            assert version_in(leases[0].environment.python, "beta") == "1.0"
+            checked = await commands.verify(pods[0])
+            assert [(each.problem, each.sealed) for each in checked] == [("", True)]
+            for lease in leases:
+                lease.release()
+        assert os.listdir(setup.store("scratch")) == []
+
+    run(main())
+
+
+def test_a_commit_is_kept_in_the_lock(
+    setup: Any, run: Run, version_in: VersionIn, tmp_path: Path
+) -> None:
+    """What a branch means is settled once; `refresh` settles it anew."""
+    wheel = setup.base.index.add("forge", "1.0")
+    source = tmp_path / "forge"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
+        '[project]\nname = "forge"\nversion = "1.0"\n'
+    )
+    (source / "own.py").write_text(
+        "import os, shutil\n"
+        f"def build_wheel(folder, *a):\n"
+        f"    return os.path.basename(shutil.copy({str(wheel)!r}, folder))\n"
+    )
+
+    def git(*argv: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        done = subprocess.run(["git", "-C", source, *who, *argv], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def commit() -> str:
+        git("add", ".")
+        git("commit", "-q", "--allow-empty", "-m", "more")
+        return git("rev-parse", "HEAD")
+
+    git("init", "-q")
+    asked = f"forge @ git+{source.as_uri()}"
+
+    async def main() -> None:
+        digests = set()
+        async with Environments(setup.settings()) as environments:
+            for _ in range(2):
+                head = await asyncio.to_thread(commit)
+                with await environments.acquire(spec(asked, refresh=True)) as found:
+                    assert version_in(found.python, "forge") == "1.0"
+                    digests.add(found.digest)
+                    shown = await commands.show(environments, found.digest)
+                    assert shown.facts.lock == (f"{asked}@{head}",)
+                await asyncio.to_thread(commit)
+                with await environments.acquire(spec(asked)) as found:
+                    assert found.digest in digests
+        assert len(digests) == 2
 
     run(main())

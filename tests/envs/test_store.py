@@ -565,3 +565,18 @@ def test_a_key_covers_what_requests_mean(store: Store) -> None:
     assert signed.get(A) is None
     plain.put(A, B, ("numpy",))
     assert signed.get(A) is None
+
+
+def test_eviction_by_free_space(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as is wanted, and no more: each one that goes frees what it took."""
+    digests = [character * 40 for character in "abc"]
+    pod = Pod(store)
+    for age, digest in enumerate(digests):
+        environment(store, digest, size=1_000_000)
+        pod.marks.used(digest)
+        backdate(store.leases(digest) / "used", 1000 - age)
+    evictor = pod.evictor(store, min_free=5_000_000)
+    free = {3: 3_500_000, 2: 4_500_000, 1: 5_500_000, 0: 6_500_000}
+    monkeypatch.setattr(evictor, "_free", lambda: free[len(store.digests())])
+    assert evictor.run().digests == tuple(digests[:2])
+    assert evictor.run().digests == ()
