@@ -106,7 +106,7 @@ def test_two_calls_on_one_device(pod: Serve, tmp_path: Path) -> None:
         pod(FLASHPOOL_CALLS_PER_GPU="2", CUDA_VISIBLE_DEVICES="0") as server,
         concurrent.futures.ThreadPoolExecutor(2) as threads,
     ):
-        calls = [threads.submit(server.execute, HOLDS, str(m), GIB, 3.0) for m in marks]
+        calls = [threads.submit(server.execute, HOLDS, str(m), GIB, 15.0) for m in marks]
         until(lambda: all(mark.exists() for mark in marks), 60)
         assert server.stats()["gpus"]["devices"][0]["calls"] == 2
         answers = [call.result() for call in calls]

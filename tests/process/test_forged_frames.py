@@ -56,7 +56,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(live: Live, forged: str) -
     for fd in outcome.fds:  # of a result: ours
         os.close(fd)
     live.until(lambda: live.stats().slots.busy == 0 and live.zygote().spares == 2)
-    live.until(lambda: open_files() <= before, 5)
+    live.until(lambda: open_files() <= before)
 
 
 def test_a_result_counts_whatever_follows_it(live: Live) -> None:
