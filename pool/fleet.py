@@ -124,14 +124,15 @@ class Fleet:
         self._poller.watch(zygote.control.fileno(), partial(self._on_control, zygote))
         self._poller.watch(zygote.words_fd, partial(self._on_words, zygote))
         self._poller.watch(zygote.guard_fd, partial(self._on_guard_exit, zygote))
-        self._send(zygote, wire.START, **self._how_to_start(method, preload))
+        for modules in _in_packets(preload):
+            self._send(zygote, wire.PRELOAD, modules=modules)
+        self._send(zygote, wire.START, **self._how_to_start(method))
         return True
 
-    def _how_to_start(self, method: str, preload: tuple[str, ...]) -> dict[str, object]:
+    def _how_to_start(self, method: str) -> dict[str, object]:
         return {
             "path": list(self._config.extra_path),
             "runtime": ends.runtime_packages(),
-            "preload": list(preload),
             "method": method,
             "workdir": self._config.workdir,
             "log_level": self._config.log_level,
@@ -340,6 +341,20 @@ class Fleet:
             times.popleft()
         often = len(times)
         return f" ({often} times in {times[-1] - times[0]:.0f} s)" if often > 1 else ""
+
+
+def _in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:
+    """As many at a time as one packet is sure to take, however JSON writes them."""
+    part: list[str] = []
+    size = 0
+    for name in names:
+        part.append(name)
+        size += len(name)
+        if size > wire.PACKET_LIMIT // 8:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 class Clock(Protocol):

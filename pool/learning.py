@@ -21,8 +21,9 @@ from .commands import ZygoteKey
 FUNCTIONS: Final = 4096
 #: As many standard modules as a call may import without being sent to a loaded zygote.
 CHEAP: Final = 8
-#: Modules preloaded in one zygote.
+#: Modules preloaded in one zygote, and characters of the name of one.
 MODULES: Final = 4000
+NAME: Final = 500
 
 
 @dataclass(slots=True)
@@ -160,6 +161,8 @@ class Learner:
 
     def _allowed(self, name: str, known: _Environment) -> bool:
         if name in known.denied or name.startswith(("_flashpool", "__main__", "__mp_main__")):
+            return False
+        if len(name) > NAME:
             return False
         top = name.partition(".")[0]
         return top not in known.denied and any(

@@ -6,14 +6,13 @@ Two kinds of socket, both Unix, both made before the receiving process exists:
 whose ``op`` is one of the names below; `Exited` alone, which every call brings, is a struct.
 
     supervisor -> zygote                       zygote -> supervisor
-      START  how to prepare, see `zygote`        LOADING  module          (being imported)
-      FORK   n, practise                         SKIPPED  module, why     (not preloaded)
-      STOP   worker, grace, dump                 READY    pid, modules, python
-      DROP   worker: unless user code began      UNSAFE   module, why     (must not fork)
-      COMPILE  name, source (JSON text)          SPARES   workers, ready  + 2 descriptors each
-      LEAVE
-                                                 NOT_FORKED  n, why
-                                                 Exited   a worker is dead
+      PRELOAD  modules, a part of them           LOADING  module          (being imported)
+      START  how to prepare, see `zygote`        SKIPPED  module, why     (not preloaded)
+      FORK   n, practise                         READY    pid, modules, python
+      STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
+      DROP   worker: unless user code began      SPARES   workers, ready  + 2 descriptors each
+      COMPILE  name, source (JSON text)          NOT_FORKED  n, why
+      LEAVE                                      Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
 
 *Channel* (supervisor <-> worker, ``SOCK_STREAM``): frames. A frame is `HEADER`, ``meta``
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
 BIND_NOW = "LD_BIND_NOW"
 
 # Operations on the control socket.
+PRELOAD = "preload"
 START = "start"
 FORK = "fork"
 STOP = "stop"

@@ -3,13 +3,13 @@
 It never runs a call, and stays small and single-threaded: whatever it maps and touches
 is paid for by every fork. Its life:
 
-    split off the guard -> START -> prepare (site, runtime, preloads) -> check that
+    split off the guard -> PRELOAD*, START -> prepare (site, runtime, preloads) -> check that
     forking is safe -> READY -> loop: commands in, deaths in, spares and exits out
 
-``START`` holds: ``path`` (entries in front of sys.path), ``runtime`` (folders of
-cloudpickle and tblib, for an environment that lacks them), ``preload`` (modules),
-``method`` (``fork``, or ``spawn``: prepare nothing here, every worker prepares itself),
-``workdir``, ``log_level``.
+``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
+(entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
+environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
+worker prepares itself), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in).
 
 What becomes of workers once they are forked is `brood`'s part.
 """
@@ -47,9 +47,7 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     _prefer_as_oom_victim()
     status, supervised = 0, True
     try:
-        start, _ = framing.receive_packet(control)
-        assert isinstance(start, dict)
-        Zygote(control, guard_fd, start).run()
+        Zygote(control, guard_fd, _how_to_start(control)).run()
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
         # The supervisor is gone. Its guard, if somebody stopped it, will never see that.
         supervised = False
@@ -64,6 +62,17 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
         _kill_guard(guard_fd)
     sys.stderr.flush()
     os._exit(status)
+
+
+def _how_to_start(control: socket) -> wire.Meta:
+    """START; its ``preload`` is all that came before."""
+    preload: list[str] = []
+    while True:
+        message, _ = framing.receive_packet(control)
+        assert isinstance(message, dict)
+        if message["op"] == wire.START:
+            return {**message, "preload": preload}
+        preload += message["modules"]
 
 
 def _kill_guard(guard_fd: int) -> None:

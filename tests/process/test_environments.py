@@ -141,3 +141,18 @@ def test_a_wait_for_the_interpreter_counts_as_start(live, interpreter):
     first = live.call(VERSION, call=of("one")).receipt
     assert first.start_s >= 1
     assert first.total_s >= first.start_s + first.run_s
+
+
+def test_any_number_of_modules_is_preloaded(live, interpreter):
+    """More names than one message may hold: a large library has thousands of modules."""
+    many = "import sys, types\nversion = 'one'\n"
+    many += "names = [f'thing.{i:04d}_{\"x\" * 60}' for i in range(3000)]\n"
+    many += "sys.modules.update({name: types.ModuleType(name) for name in names})\n"
+    names = ["thing", *(f"thing.{i:04d}_{'x' * 60}" for i in range(3000))]
+    live.supervisor.add_environment("one", interpreter("one", many), preload=names)
+    outcome = live.call(VERSION, call=of("one"))
+    assert outcome.ok, outcome.error
+    assert outcome.receipt.preloaded
+    (zygote,) = (one for one in live.stats().zygotes if one.environment == "one" and one.profile)
+    assert zygote.preloaded == len(names)
+    assert not zygote.skipped
