@@ -226,7 +226,7 @@ def test_a_drain_waits_for_builds_and_runs_their_calls(watched: World) -> None:
             until(lambda: server.http.get("/ping").status_code == 503)
             refused = server.http.post("/execute", json=request(VERSION, dependencies=["beta"]))
             assert refused.status_code == 503
-            assert "1 call to finish" in server.log()
+            until(lambda: "1 call to finish" in server.log())
         answer = asked.result()
         assert answer["json_result"] == "1.0", report(answer)
         assert server.process.wait(40) == 0

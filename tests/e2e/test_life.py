@@ -252,6 +252,7 @@ def test_the_log_has_a_line_for_each_call_that_the_pool_ended(tmp_path: Path) ->
         unbuilt = server.execute(
             "def lone(): pass", function_name="lone", dependencies=["no-such-package-at-all"]
         )
+        until(lambda: server.log().count("Call of ") >= 3)
         lines = server.log().splitlines()
         told = [line.partition("Call of ")[2] for line in lines if "Call of " in line]
         assert told[0].startswith(f"crash, pid {crash['receipt']['pid']}: WorkerCrashed: ")
