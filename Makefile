@@ -13,6 +13,9 @@ UV_READY := .venv-uv/.$(UV_VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := pool envs frontends
+# Files of tests that run at once; what most of them do is wait.
+JOBS ?= 2
+AT_ONCE := -n $(JOBS) --dist loadfile
 # The first installed Python that is new enough and can make virtualenvs.
 FIND_PYTHON := bash tests/support/find_python.sh
 
@@ -37,10 +40,10 @@ run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 
 test: install ## Tests, without the slow and GPU ones
 	@$(BIN)/python tests/support/client.py
-	$(BIN)/pytest -m 'not slow and not gpu' $(ARGS)
+	$(BIN)/pytest $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
-	@bash tests/support/test_all.sh $(ARGS)
+	@bash tests/support/test_all.sh $(AT_ONCE) $(ARGS)
 
 test-gpu: install ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
