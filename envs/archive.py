@@ -11,6 +11,7 @@ us, from the base interpreter, not taken from the archive.
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -163,13 +164,14 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Tampered(f"the manifest of archive {digest} is damaged") from error
-    _check_promise(promise, store.archive(digest).stat().st_size)
+    _check_promise(promise, store.archive(digest).stat())
     return ArchiveInfo(promise=promise, facts=facts)
 
 
-def _check_promise(promise: Promise, size: int) -> None:
+def _check_promise(promise: Promise, status: os.stat_result) -> None:
     """Without a key a manifest may promise anything: what nobody would pack is not unpacked."""
-    if size != promise.size:
+    size = status.st_size
+    if size != promise.size or not stat.S_ISREG(status.st_mode):
         raise promise.broken(f"has {size} bytes instead of {promise.size}")
     most = max(_SMALL, size * _MOST_PACKED)
     if promise.content_bytes > most or promise.members > _MOST_MEMBERS:

@@ -69,9 +69,10 @@ class Ground:
 
     def beat(self) -> None:
         """One heartbeat in each store; blocking."""
+        # First, for where the volume is gone the rest is an error.
+        self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
         if not self.holders.beat():
             self.table.mark_again()
-        self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
         if self.archives_writable:
             self.shared_holders.beat()
 

@@ -28,6 +28,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from .store import names_in
+
 __all__ = ["Holder", "Holders", "this_host"]
 
 _NAME_PARTS: Final = 3
@@ -109,10 +111,7 @@ class Holders:
 
     def names(self) -> list[str]:
         """Every holder that has a heartbeat file, alive or not."""
-        try:
-            return sorted(os.listdir(self.folder))
-        except FileNotFoundError:
-            return []
+        return sorted(names_in(self.folder))
 
     def dead(self, name: str) -> bool:
         """Whether what this holder left behind belongs to nobody."""

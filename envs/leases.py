@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from .holders import Holders
-from .store import Store
+from .store import Store, names_in
 
 __all__ = ["LeaseTable", "Marks"]
 
@@ -78,7 +78,9 @@ class Marks:
     def users(self, digest: str) -> list[str]:
         """Living processes that use it, this one too."""
         folder = self._store.leases(digest)
-        names = [name for name in _listed(folder) if name != _USED and not name.startswith(_INTENT)]
+        names = [
+            name for name in names_in(folder) if name != _USED and not name.startswith(_INTENT)
+        ]
         return [name for name in names if not self._clean_if_dead(folder, name, name)]
 
     def may_evict(
@@ -108,7 +110,7 @@ class Marks:
             _log.debug("%s stays: %s", folder, error)
 
     def _intents(self, folder: Path) -> list[str]:
-        names = [name for name in _listed(folder) if name.startswith(_INTENT)]
+        names = [name for name in names_in(folder) if name.startswith(_INTENT)]
         return [n for n in names if not self._clean_if_dead(folder, n, n.removeprefix(_INTENT))]
 
     def _clean_if_dead(self, folder: Path, name: str, holder: str) -> bool:
@@ -116,13 +118,6 @@ class Marks:
             return False
         (folder / name).unlink(missing_ok=True)
         return True
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
 
 
 def _touch(path: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any, Final, get_args
 
 from .errors import Tampered
 from .plan import Decision, Where
-from .store import read_json, write_json
+from .store import MAX_OWN_FILE, read_file, read_json, write_json
 
 __all__ = [
     "Facts",
@@ -135,7 +135,7 @@ def list_files(environment: Path) -> tuple[int, int]:
     rows = [
         (path, entry.stat(follow_symlinks=False).st_size)
         for path, entry in _walk(environment)
-        if not _is_bytecode(path)
+        if not _is_bytecode(path) and "\n" not in path  # a row of the list is a line
     ]
     text = "".join(f"{size}\t{path}\n" for path, size in sorted(rows))
     (environment / FILES).write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -145,10 +145,10 @@ def list_files(environment: Path) -> tuple[int, int]:
 def check_sizes(environment: Path) -> None:
     """Raise Tampered unless every listed file is there with its size."""
     try:
-        text = (environment / FILES).read_text(encoding="utf-8", errors="surrogateescape")
+        data = read_file(environment / FILES, MAX_OWN_FILE)
     except OSError as error:
         raise Tampered(f"{environment.name} has no list of its files", advice=_ADVICE) from error
-    for row in text.splitlines():
+    for row in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
         size, _, path = row.partition("\t")
         _check_size(environment, path, size)
 
@@ -179,8 +179,15 @@ def _hashes(environment: Path) -> dict[str, str]:
             found[path] = f"-> {os.readlink(whole)}"
         else:
             # What is no file is not opened: a pipe has no end.
-            found[path] = _hash_file(whole) if entry.is_file() else "no file"
+            found[path] = _hash_or_none(whole) if entry.is_file() else "no file"
     return found
+
+
+def _hash_or_none(path: Path) -> str:
+    try:
+        return _hash_file(path)
+    except (FileNotFoundError, PermissionError) as error:
+        return f"unreadable: {error.strerror}"
 
 
 def sign(value: Mapping[str, Any], key: bytes | None) -> str:

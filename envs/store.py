@@ -17,11 +17,13 @@ Every write that another process may read is a rename of something complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +31,24 @@ from typing import Any, Final
 
 from .digest import is_hex_id
 
-__all__ = ["Store", "read_json", "remove_tree", "write_json"]
+__all__ = [
+    "MAX_OWN_FILE",
+    "Store",
+    "names_in",
+    "read_file",
+    "read_json",
+    "remove_tree",
+    "write_json",
+]
 
 _log = logging.getLogger(__name__)
 
+_FOLDERS: Final = (
+    "envs", "requests", "preloads", "leases", "claims", "holders", "scratch", "trash"
+)  # fmt: skip
 _ARCHIVE: Final = ".tar.zst"
 #: Files larger than this are not ours.
-_MAX_JSON: Final = 64 * 1024 * 1024
+MAX_OWN_FILE: Final = 64 * 1024 * 1024
 
 
 class Store:
@@ -53,17 +66,13 @@ class Store:
         return f"<Store {self.root}>"
 
     def prepare(self) -> None:
-        """Make the directories; blocking, as all of this class."""
-        for name in (
-            "envs",
-            "requests",
-            "preloads",
-            "leases",
-            "claims",
-            "holders",
-            "scratch",
-            "trash",
-        ):
+        """Make the directories, in place of links that lie there; blocking, as all of this class."""
+        for name in (*_FOLDERS, "archives"):
+            folder = self.root / name
+            if folder.is_symlink():
+                _log.warning("%s is a link: it is removed", folder)
+                folder.unlink()
+        for name in _FOLDERS:
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def environment(self, digest: str) -> Path:
@@ -91,7 +100,7 @@ class Store:
         """Every claim, with its owner."""
         folder = self.root / "claims"
         found = []
-        for name in _listed(folder):
+        for name in names_in(folder):
             try:
                 found.append((folder / name, os.readlink(folder / name)))
             except OSError:
@@ -100,11 +109,11 @@ class Store:
 
     def digests(self) -> list[str]:
         """Every published environment."""
-        return sorted(name for name in _listed(self.root / "envs") if is_hex_id(name))
+        return sorted(name for name in names_in(self.root / "envs") if is_hex_id(name))
 
     def archived(self) -> list[str]:
         """Every complete archive."""
-        names = (Path(name) for name in _listed(self.root / "archives"))
+        names = (Path(name) for name in names_in(self.root / "archives"))
         return sorted(
             name.stem for name in names if name.suffix == ".json" and is_hex_id(name.stem)
         )
@@ -115,19 +124,19 @@ class Store:
         unfinished = [
             folder / name
             for folder in (self.root / "requests", self.root / "preloads", archives)
-            for name in _listed(folder)
+            for name in names_in(folder)
             if name.startswith(".")
         ]
         known = set(self.archived())
         return unfinished + [
             archives / name
-            for name in _listed(archives)
+            for name in names_in(archives)
             if name.endswith(_ARCHIVE) and name.removesuffix(_ARCHIVE) not in known
         ]
 
     def scratch_names(self) -> list[str]:
         """Unfinished work of anybody's."""
-        return _listed(self.scratch_root)
+        return names_in(self.scratch_root)
 
     def new_scratch(self, holder: str) -> Path:
         """A path that no other process looks at; swept up when its holder dies."""
@@ -178,7 +187,7 @@ class Store:
 
     def empty_trash(self) -> int:
         """Delete what was discarded; answers how many things."""
-        names = _listed(self.trash)
+        names = names_in(self.trash)
         for name in names:
             remove_tree(self.trash / name)
         return len(names)
@@ -190,11 +199,25 @@ def _checked(text: str) -> str:
     return text
 
 
-def _listed(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """What a directory holds; nothing where there is none, or a link to one.
+
+    A volume is anybody's, and most of what is listed here is listed to be deleted: a link
+    would have us delete our own machine's files.
+    """
     try:
-        return os.listdir(folder)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return []
+    except OSError:
+        if not folder.is_symlink():
+            raise
+        _log.warning("%s is a link: what it leads to is left alone", folder)
+        return []
+    try:
+        return os.listdir(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_tree(path: Path) -> None:
@@ -226,9 +249,19 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None when it is absent or not what we write."""
     try:
-        if path.stat().st_size > _MAX_JSON:
-            return None
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path, MAX_OWN_FILE))
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Content of a regular file of limited size; OSError for all else, and without a wait.
+
+    A pipe that somebody put in its place would be waited for, a device read without end.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise OSError(errno.EINVAL, "not a file of ours", str(path))
+        return file.read(most)

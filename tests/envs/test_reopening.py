@@ -1,5 +1,6 @@
 """The store goes away, or is full, or fails for a moment: what is opened anew, and what is not."""
 
+import contextlib
 import errno
 import threading
 from collections.abc import Callable
@@ -110,5 +111,28 @@ def test_every_failure_of_the_disk_is_typed(
                     await environments.acquire(spec("alpha"))
             assert "what to do" in str(caught.value)
             (await environments.acquire(spec("alpha"))).release()
+
+    run(main())
+
+
+def test_a_volume_that_is_gone_is_noticed_by_the_heartbeat(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    """What was held a moment ago lies nowhere any more: the next call has it on local disk."""
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            (await environments.acquire(spec("alpha"))).release()
+            ground = (await environments.open()).ground
+            await (await environments.open()).settled()
+            aside = setup.volume.rename(setup.volume.with_name("aside"))
+            setup.volume.write_text("no directory any more")
+            with contextlib.suppress(OSError):
+                ground.beat()
+            with await environments.acquire(spec("alpha")) as found:
+                assert setup.local in found.python.parents
+                assert version_in(found.python, "alpha") == "2.0"
+            setup.volume.unlink()
+            aside.rename(setup.volume)
 
     run(main())

@@ -1,6 +1,7 @@
 """Leases, claims, holders, eviction, trash: the store's rules, on a real directory."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from flashpool.envs import leases, manifest
 from flashpool.envs.claims import Claims
 from flashpool.envs.errors import Tampered
-from flashpool.envs.eviction import Evictor, Limits, sweep, unique_bytes
+from flashpool.envs.eviction import Evictor, Limits, evict_archives, sweep, unique_bytes
 from flashpool.envs.holders import Holders, parse_holder
 from flashpool.envs.leases import LeaseTable, Marks
 from flashpool.envs.memo import StoredMemo
@@ -580,3 +581,85 @@ def test_eviction_by_free_space(store: Store, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(evictor, "_free", lambda: free[len(store.digests())])
     assert evictor.run().digests == tuple(digests[:2])
     assert evictor.run().digests == ()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_link_on_the_volume_leads_no_deletion_astray(
+    late: bool, store: Store, tmp_path: Path
+) -> None:
+    """Whoever writes to the volume could have a server delete its own machine's files."""
+    pod = Pod(store)
+    victim = tmp_path / "victim"
+    (victim / "folder").mkdir(parents=True)
+    for name in ("file", ".hidden", "folder/file"):
+        (victim / name).write_text("precious")
+        backdate(victim / name, 10_000)
+    (victim / "link").symlink_to("nothing")
+    for name in ("trash", "scratch", "holders", "claims", "requests", "preloads", "leases"):
+        folder = store.root / name
+        shutil.rmtree(folder)
+        folder.symlink_to(victim)
+    (store.root / "archives").symlink_to(victim)
+    if late:
+        (store.root / "leases").unlink()
+        (store.root / "leases").mkdir()
+        store.leases(A).symlink_to(victim)
+        environment(store, A)
+    else:
+        store.prepare()
+        assert not (store.root / "trash").is_symlink()
+    before = sorted(victim.rglob("*"))
+    pod.marks.users(A)
+    sweep(store, pod.holders)
+    pod.evictor(store, quota=1).run()
+    evict_archives(store, 1)
+    assert set(before) <= set(victim.rglob("*"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_read(kind: str, store: Store) -> None:
+    """Neither for ever, nor to the end of all memory."""
+    found: list[object] = []
+
+    def put(path: Path) -> Path:
+        path.unlink(missing_ok=True)
+        path.symlink_to("/dev/zero") if kind == "device" else os.mkfifo(path)
+        return path
+
+    def read() -> None:
+        found.append(read_json(put(store.request(A))))
+        path = environment(store, A)
+        put(path / manifest.FILES)
+        with pytest.raises(Tampered):
+            manifest.check_sizes(path)
+        found.append("checked")
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert found == [None, "checked"]
+
+
+def test_what_cannot_be_read_is_not_as_it_was_sealed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is built anew; an error of the disk would end every call instead."""
+    path = environment(store, A)
+    manifest.seal(path, b"key")
+
+    def refuse(_path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manifest, "_hash_file", refuse)
+    with pytest.raises(Tampered):
+        manifest.check_seal(path, b"key")
+
+
+@pytest.mark.parametrize("name", ["a\x85b", "a\u2028b", "a\x0cb", "a\tb", "a\nb", "a\udcffb"])
+def test_names_that_no_list_was_made_for(name: str, store: Store) -> None:
+    path = environment(store, A)
+    (path / name).write_text("x")
+    manifest.list_files(path)
+    manifest.check_sizes(path)
+    manifest.seal(path, b"key")
+    manifest.check_seal(path, b"key")
