@@ -1,6 +1,6 @@
 """The load-balanced images' application: ``uvicorn lb_handler:app --port 80``.
 
-The mode is read from the environment; `flashpool serve lb` is the same with deadlines of its own.
+The mode is read from the environment; `flashpool serve lb` is the same with deadlines for clients.
 """
 
 from flashpool.frontends.hosted import create_hosted_app

@@ -2,18 +2,26 @@
 
 What `serving` does around its listener is done here as far as an application can: settings,
 the refusal of open addresses (uvicorn's ``--host`` is looked for where uvicorn finds it), the
-hardening of the process, and the admin port while the application lives. Signals, deadlines
-and the drain are uvicorn's.
+hardening of the process, and the admin port while the application lives. Deadlines for clients
+are uvicorn's. So is what a signal does, but that it waits for running calls without a limit:
+
+    signal --> uvicorn: no new connections, wait for those that are answered --> shutdown
+         `---> here: drain --(its limit, or a second signal)--> end the calls, which are answered
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -27,12 +35,13 @@ from .assembly import make_service
 from .hardening import harden
 from .lb import create_app
 from .logs import configure_log
-from .pending import CallPool
-from .serving import OpenServerError, check_open
+from .service import Service
+from .serving import SIGNALS, OpenServerError, check_open
 
 _log = logging.getLogger(__name__)
 
 _LOCAL = "127.0.0.1"
+_Handler = Callable[[int, FrameType | None], Any]
 
 
 def create_hosted_app() -> FastAPI:
@@ -53,26 +62,69 @@ def create_hosted_app() -> FastAPI:
     harden()
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
     app = create_app(service, settings)
-    _add_admin(app, service.pool, settings)
+    _surround(app, service, settings)
     return app
 
 
-def _add_admin(app: FastAPI, pool: CallPool, settings: Settings) -> None:
+def _surround(app: FastAPI, service: Service, settings: Settings) -> None:
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(of: FastAPI) -> AsyncIterator[None]:
         # Bound here: a process that only imports the application has no business with ports.
         sock = await asyncio.to_thread(bind_admin, settings)
-        admin = Admin(pool, settings, sock)
+        admin = Admin(service.pool, settings, sock)
         async with inner(of):
             await admin.start()
             try:
-                yield
+                with _minding_signals(service, settings.drain_s):
+                    yield
             finally:
                 await admin.stop()
 
     app.router.lifespan_context = lifespan
+
+
+@contextlib.contextmanager
+def _minding_signals(service: Service, drain_s: float) -> Iterator[None]:
+    """Have the first signal begin a drain, and the second cut it, beside what they do anyway."""
+    loop, hurry = asyncio.get_running_loop(), asyncio.Event()
+    leaving: list[asyncio.Task[None]] = []
+
+    def begin(name: str) -> None:
+        if leaving:
+            hurry.set()
+        else:
+            _log.info("%s: draining for at most %g s", name, drain_s)
+            leaving.append(asyncio.ensure_future(_leave(service, drain_s, hurry)))
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(begin, signal.Signals(signum).name)
+        before[signum](signum, frame)
+
+    before = _handlers()
+    for signum in before:
+        signal.signal(signum, on_signal)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for task in leaving:
+            task.cancel()
+
+
+async def _leave(service: Service, drain_s: float, hurry: asyncio.Event) -> None:
+    why = await service.finish(drain_s, hurry)
+    await service.stop(f"the server stopped before the call had finished ({why})")
+
+
+def _handlers() -> dict[int, _Handler]:
+    """What the server does at signals. Who minds none, or not here, has its own way to end us."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    return {signum: handler for signum, handler in found.items() if callable(handler)}
 
 
 def _host(command: Sequence[str], environ: Mapping[str, str]) -> str:

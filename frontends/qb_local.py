@@ -50,7 +50,6 @@ class LocalHandler:
         self._settings = settings
         self._make = make
         self._service: Service | None = None
-        self._ending: asyncio.Task[None] | None = None
         self._spill = spill_of(settings)
 
     async def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -71,8 +70,8 @@ class LocalHandler:
             self._service = service
             yield service
         finally:
-            await self._end(service, "the server stops")
-            self._service = self._ending = None
+            await service.stop()
+            self._service = None
             if admin is not None:
                 await admin.stop()
 
@@ -85,20 +84,11 @@ class LocalHandler:
 
     async def leave(self, hurry: asyncio.Event) -> None:
         """Let jobs finish within the drain, and end what is left then; each is answered."""
-        if self._service is None:
+        service = self._service
+        if service is None:
             return
-        drained = asyncio.ensure_future(self._service.drain(self._settings.drain_s))
-        hurried = asyncio.ensure_future(hurry.wait())
-        await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        drained.cancel()
-        hurried.cancel()
-        why = "a second signal" if hurry.is_set() else "FLASHPOOL_DRAIN_S"
-        await self._end(self._service, f"the server stopped before the job had finished ({why})")
-
-    async def _end(self, service: Service, reason: str) -> None:
-        if self._ending is None:
-            self._ending = asyncio.ensure_future(service.stop(reason))
-        await self._ending
+        why = await service.finish(self._settings.drain_s, hurry)
+        await service.stop(f"the server stopped before the job had finished ({why})")
 
     async def _run(self, service: Service, job: dict[str, Any]) -> dict[str, Any]:
         found = qb_jobs.of_value(job)

@@ -84,19 +84,14 @@ class LbServer(Listener):
             self._hurry.set()
 
     async def _leave(self) -> None:
-        drained = asyncio.ensure_future(self._service.drain(self._drain_s))
-        hurried = asyncio.ensure_future(self._hurry.wait())
         try:
-            await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            why = await self._service.finish(self._drain_s, self._hurry)
             # Calls still there end as cancelled, and their clients hear of it before the
             # listener closes.
-            why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
             before = self._cancelled()
             await self._service.stop(f"the server stopped before the call had finished ({why})")
             _log.info("Stopped; %s cancelled", _calls(self._cancelled() - before))
         finally:
-            drained.cancel()
-            hurried.cancel()
             self.should_exit = True
 
     def _cancelled(self) -> int:

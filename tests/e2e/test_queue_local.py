@@ -277,6 +277,33 @@ def test_the_load_balanced_images_application(tmp_path: Path) -> None:
     assert not alive(tree)
 
 
+def test_the_application_ends_its_calls_within_the_drain(tmp_path: Path) -> None:
+    """uvicorn alone waits for them without a limit."""
+    port = _free_port()
+    begun = tmp_path / "begun"
+    with (
+        running(
+            [*UVICORN, "--port", str(port)],
+            tmp_path / "log",
+            FLASHPOOL_DRAIN_S="0.5",
+            FLASHPOOL_GRACE_S="0.3",
+        ) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
+        ThreadPoolExecutor(1) as callers,
+    ):
+        until(lambda: http.get("/ping").status_code == 200, 30)
+        staying = callers.submit(http.post, "/execute", json=request(STAYS, str(begun), 60))
+        until(begun.exists)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        answer = staying.result(10).json()
+        process.wait(10)
+    assert answer["error_type"] == "Cancelled"
+    assert "FLASHPOOL_DRAIN_S" in answer["error"]
+    assert not alive(tree)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "text"),
     [
