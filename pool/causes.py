@@ -19,7 +19,7 @@ TAIL_HEADING: Final = "\n\nLast output of the call:\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why the supervisor ended a worker. ``error_type`` is None for a mere dismissal."""
+    """Why the supervisor ended a worker."""
 
     error_type: str
     message: str
@@ -107,6 +107,16 @@ NEVER_BEGAN: Final = Stop(
     "Does something outside stop the pool's processes, or a preloaded module act after a fork?",
     details={},
 )
+
+
+def not_handed_over(error: OSError) -> Stop:
+    """What was for the worker did not go through its channel."""
+    return Stop(
+        error_type="WorkerCrashed",
+        message=f"the call could not be handed to its worker: {error.strerror}. "
+        "Has the pool's process enough descriptors (ulimit -n) and memory?",
+        details={},
+    )
 
 
 def exit_facts(status: int | None) -> dict[str, Any]:

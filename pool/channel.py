@@ -14,6 +14,8 @@ from .output import OutputBuffer
 #: Most bytes of output read from one worker before others get their turn.
 _OUTPUT_TURN: Final = 256 * 1024
 _OUTPUT_CHUNK: Final = 64 * 1024
+#: What an end whose other one is closed answers.
+GONE: Final = (BrokenPipeError, ConnectionResetError)
 
 
 class WorkerLink:
@@ -51,7 +53,7 @@ class WorkerLink:
         """Send a frame, as much of it as the socket takes; `flush` sends the rest.
 
         Raises:
-            OSError: the worker is gone; its death is reported by its zygote.
+            OSError: nothing of it was sent. `GONE`: the worker is; its zygote reports that.
         """
         head = wire.head(kind, meta, len(body), len(fds))
         sent = 0
@@ -60,11 +62,11 @@ class WorkerLink:
                 sent = self._sock.sendmsg([head, body], framing.rights(list(fds)))
             except BlockingIOError:
                 pass
-            except OSError:
+            except GONE:
                 self.unread = True
                 raise
         if sent < len(head):
-            copies = [] if sent else [os.dup(fd) for fd in fds]
+            copies = [] if sent else _copies(fds)
             self._unsent += [(memoryview(head)[sent:], copies), (memoryview(body), [])]
         elif sent - len(head) < len(body):
             self._unsent.append((memoryview(body)[sent - len(head) :], []))
@@ -156,3 +158,15 @@ class WorkerLink:
             os.close(fd)
         self._sock.close()
         os.close(self.output_fd)
+
+
+def _copies(fds: tuple[int, ...]) -> list[int]:
+    """All of them, or none."""
+    copies: list[int] = []
+    try:
+        copies.extend(map(os.dup, fds))  # those before one that failed are in it
+    except OSError:
+        for fd in copies:
+            os.close(fd)
+        raise
+    return copies

@@ -20,7 +20,7 @@ from . import causes
 from ._child import wire
 from .calls import Codec
 from .causes import Stop
-from .channel import WorkerLink
+from .channel import GONE, WorkerLink
 from .config import PoolConfig
 from .fleet import Clock, Fleet
 from .output import without_our_frames
@@ -217,8 +217,12 @@ class Crew:
         """Send it a frame; what does not go at once follows when it can."""
         try:
             worker.link.send(kind, meta, body, fds)
-        except OSError:
+        except GONE:
             return  # It died: EXITED follows, and a call that had not begun is tried again.
+        except OSError as error:
+            # It lives, and would wait for this for ever.
+            self.stop(worker, causes.not_handed_over(error), grace=0.0)
+            return
         if worker.link.blocked:
             self._poller.want_to_write(worker.link.channel_fd, True)
 

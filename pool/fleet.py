@@ -39,6 +39,8 @@ STILLBORN_PROVEN: Final = 5
 STILLBORN_LEAN: Final = 8
 #: From a zygote's death to its guard's exit, at most.
 HUNG_UP_S: Final = 1.0
+#: Between two checks, beyond which this process was not running.
+HELD_UP_S: Final = 5.0
 
 
 class Listener(Protocol):
@@ -85,6 +87,8 @@ class Fleet:
         self.failures: dict[ZygoteKey, str] = {}
         self.losses: dict[ZygoteKey, str] = {}
         self._lost_at: dict[ZygoteKey, deque[float]] = {}
+        #: The latest `check`, and the latest that came late.
+        self._checked_at = self._resumed_at = now()
 
     def __iter__(self) -> Iterator[ZygoteProcess]:
         yield from self._up.values()
@@ -211,16 +215,25 @@ class Fleet:
     def check(self) -> None:
         """Kill those that do not come up, or do not answer. Call it every second or so."""
         now = self._now()
+        if now - self._checked_at > HELD_UP_S:
+            # It was we who stood still, and perhaps they did too, as in a paused container:
+            # nobody is judged by what that took.
+            self._resumed_at = now
+        self._checked_at = now
         start_s = self._config.start_timeout_s
         for zygote in self:
-            if zygote.hung_up_at is not None and now - zygote.hung_up_at > HUNG_UP_S:
+            if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
                 # It is dead, and its guard, which should have cleaned up and left, has not.
                 zygote.kill_with_guard()
         for zygote in self._up.values():
-            if zygote.state.now is ZygoteState.STARTING and now - zygote.started_at > start_s:
+            if zygote.state.now is ZygoteState.STARTING and self._age(zygote.started_at) > start_s:
                 zygote.kill(f"it did not come up within {start_s:g} s and was killed")
-            elif zygote.unanswered and now - zygote.answered_at > ANSWER_S:
+            elif zygote.unanswered and self._age(zygote.answered_at) > ANSWER_S:
                 zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
+
+    def _age(self, at: float) -> float:
+        """Seconds since then in which this process ran."""
+        return self._checked_at - max(at, self._resumed_at)
 
     # What they say.
 

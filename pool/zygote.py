@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -69,9 +70,13 @@ class ZygoteProcess:
         return f"<zygote {self.key.environment}#{self.key.profile} pid={self.pid} {self.state.now.value}>"
 
     def _launch(self, config: PoolConfig) -> None:
-        self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.words_fd, words_w = os.pipe()
-        try:
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as unless_up:
+            self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            theirs.callback(far.close)
+            unless_up.callback(self.control.close)
+            self.words_fd, words_w = os.pipe()
+            theirs.callback(os.close, words_w)
+            unless_up.callback(os.close, self.words_fd)
             self.process = subprocess.Popen(
                 [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -82,14 +87,10 @@ class ZygoteProcess:
                 cwd="/",
                 start_new_session=True,
             )
-        except OSError:
-            self.control.close()
-            os.close(self.words_fd)
-            raise
-        finally:
-            far.close()
-            os.close(words_w)
-        self.guard_fd = os.pidfd_open(self.process.pid)
+            unless_up.callback(self.process.wait)
+            unless_up.callback(self.process.kill)
+            self.guard_fd = os.pidfd_open(self.process.pid)
+            unless_up.pop_all()
         self.control.setblocking(False)
         os.set_blocking(self.words_fd, False)
 
