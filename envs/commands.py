@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .digest import is_hex_id
 from .environment import Environment, Explanation
 from .environments import Environments
 from .errors import EnvironmentFailure, SpecRefused, Tampered
-from .eviction import Evicted
+from .eviction import Evicted, evict_archives
 from .flights import Report
 from .manifest import Facts, check_seal, check_sizes, read_facts, sealed
 from .preloads import read_preloads
@@ -207,7 +206,7 @@ async def show(environments: Environments, digest: str) -> Shown:
 def _show(provider: Provider, beginning: str) -> Shown:
     ground = provider.ground
     digest = _find(provider, beginning)
-    path = ground.store.environment(digest)
+    path = _unpacked(provider, digest)
     facts = read_facts(path)
     if facts is None:
         raise Tampered(f"environment {digest} has no facts", advice="remove it: it is built anew")
@@ -223,13 +222,27 @@ def _show(provider: Provider, beginning: str) -> Shown:
 
 
 def _find(provider: Provider, beginning: str) -> str:
-    if is_hex_id(beginning):
-        return beginning
-    found = [digest for digest in provider.ground.store.digests() if digest.startswith(beginning)]
+    ground = provider.ground
+    known: set[str] = {
+        *ground.store.digests(),
+        *(ground.shared.archived() if ground.archives else ()),
+    }
+    found = [digest for digest in known if digest.startswith(beginning)]
     if len(found) != 1 or not beginning:
         what = "no environment begins" if not found else f"{len(found)} environments begin"
         raise SpecRefused(f"{what} with {beginning!r}", advice="`envs ls` lists them")
     return found[0]
+
+
+def _unpacked(provider: Provider, digest: str) -> Path:
+    path = provider.ground.store.environment(digest)
+    if not path.is_dir():
+        raise SpecRefused(
+            f"environment {digest} is here only as an archive",
+            advice="it is unpacked and checked when a call asks for it, or `envs build` with its "
+            "requirements",
+        )
+    return path
 
 
 async def gc(environments: Environments, *, everything: bool = False) -> Evicted:
@@ -238,6 +251,9 @@ async def gc(environments: Environments, *, everything: bool = False) -> Evicted
     await asyncio.to_thread(provider.ground.sweep)
     if everything:
         return await provider.evict_unused()
+    if provider.ground.archives_writable:
+        quota = provider.ground.evictor.limits.quota
+        await asyncio.to_thread(evict_archives, provider.ground.shared, quota)
     return await provider.make_room(reserve=False)
 
 
@@ -245,6 +261,8 @@ async def verify(environments: Environments, digests: Iterable[str] = ()) -> tup
     """Compare files with what was published: by checksum where there is a seal, else by size."""
     provider = await environments.open()
     named = [await asyncio.to_thread(_find, provider, digest) for digest in digests]
+    for digest in named:
+        await asyncio.to_thread(_unpacked, provider, digest)
     chosen = named or await asyncio.to_thread(provider.ground.store.digests)
     key = environments.settings.volume_key
     return tuple([await asyncio.to_thread(_verify, provider, digest, key) for digest in chosen])

@@ -14,7 +14,6 @@ import errno
 import logging
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +187,7 @@ class Evictor:
         wanted: list[str] = []
         for victim in self.stored():
             needed = everything or self.over(usage, reserve, without_cache=True)
-            if not needed and not self._aged(victim):
+            if not needed and not self._aged(victim.digest):
                 continue
             if self.evict(victim.digest):
                 gone.append(victim.digest)
@@ -197,8 +196,16 @@ class Evictor:
                 wanted.append(victim.digest)
         return Evicted(digests=tuple(gone), wanted=tuple(wanted))
 
-    def _aged(self, item: Stored) -> bool:
-        return bool(self.limits.max_age_s) and time.time() - item.last_used > self.limits.max_age_s
+    def evict_aged(self) -> list[str]:
+        """What nobody has used for long, though nobody builds and no limit is near."""
+        if not self.limits.max_age_s:
+            return []
+        aged = [digest for digest in self._store.digests() if self._aged(digest)]
+        return [digest for digest in aged if self.evict(digest)]
+
+    def _aged(self, digest: str) -> bool:
+        limit = self.limits.max_age_s
+        return bool(limit) and self._marks.unused_s(digest) > limit
 
     def _free(self) -> int:
         return shutil.disk_usage(self._store.root).free
@@ -214,7 +221,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def sweep(store: Store, holders: Holders) -> None:
-    """Clean up after the dead: trash, heartbeats, scratch, claims, half a write; blocking."""
+    """Clean up after the dead, and after what never came to be; blocking."""
     store.empty_trash()
     holders.bury()
     for name in store.scratch_names():
@@ -223,6 +230,10 @@ def sweep(store: Store, holders: Holders) -> None:
     for path, owner in store.claims():
         if holders.dead(owner):
             path.unlink(missing_ok=True)
+    for digest in set(store.marked()) - set(store.digests()):
+        marks = Marks(store, holders)
+        if marks.unused_s(digest) > _LEFT_S and not marks.users(digest):
+            marks.forget(digest)
     for path in store.leavings():
         if holders.age_of(path) > _LEFT_S:
             path.unlink(missing_ok=True)

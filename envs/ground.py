@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 _MB: Final = 1024 * 1024
 #: Heartbeats between two rounds of sweeping up.
 _SWEEP_EVERY: Final = 30
+#: A heartbeat takes milliseconds, a sweep seconds; a volume that hangs, for ever.
+_STOP_LIMIT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +79,9 @@ class Ground:
             self.shared_holders.beat()
 
     def sweep(self) -> None:
-        """Clean up after dead processes, in each store; blocking."""
+        """Clean up after dead processes, in each store, and what is too old; blocking."""
         sweep(self.store, self.holders)
+        self.evictor.evict_aged()
         if self.archives_writable:
             sweep(self.shared, self.shared_holders)
 
@@ -193,7 +196,10 @@ class Pulse:
     def stop(self) -> None:
         """Stop and leave the store; blocking."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_STOP_LIMIT_S)
+        if self._thread.is_alive():
+            _log.warning("%s does not answer: it is left without a word", self._ground.store)
+            return
         try:
             self._ground.leave()
         except OSError as error:

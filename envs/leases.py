@@ -71,6 +71,10 @@ class Marks:
         except OSError:
             return 0.0
 
+    def unused_s(self, digest: str) -> float:
+        """How long ago that was, by the file system's clock; 0 for never."""
+        return self._holders.age_of(self._store.leases(digest) / _USED)
+
     def take_away(self, digest: str) -> None:
         """This process uses it no more."""
         (self._store.leases(digest) / self._holders.me).unlink(missing_ok=True)

@@ -38,9 +38,7 @@ class Skeletons:
     @asynccontextmanager
     async def workshop(self, base: BaseFacts) -> AsyncIterator[Path]:
         """A scratch directory with an empty virtualenv in `env`; gone afterwards."""
-        folder = self._take(base.real_python)
-        if folder is None:
-            folder = await asyncio.to_thread(self._new, base)
+        folder = await asyncio.to_thread(self._usable, self._take(base.real_python), base)
         try:
             yield folder
         finally:
@@ -51,8 +49,12 @@ class Skeletons:
             return None
         _, folder = self._spare
         self._spare = None
+        return folder
+
+    def _usable(self, folder: Path | None, base: BaseFacts) -> Path:
         # Somebody may have swept it up, were we taken for dead.
-        return folder if (folder / "env" / "pyvenv.cfg").is_file() else None
+        there = folder is not None and (folder / "env" / "pyvenv.cfg").is_file()
+        return folder if folder is not None and there else self._new(base)
 
     def _new(self, base: BaseFacts) -> Path:
         folder = self._store.make_scratch(self._holder)

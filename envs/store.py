@@ -111,6 +111,10 @@ class Store:
         """Every published environment."""
         return sorted(name for name in names_in(self.root / "envs") if is_hex_id(name))
 
+    def marked(self) -> list[str]:
+        """Every digest that anybody marked, published or not."""
+        return sorted(name for name in names_in(self.root / "leases") if is_hex_id(name))
+
     def archived(self) -> list[str]:
         """Every complete archive."""
         names = (Path(name) for name in names_in(self.root / "archives"))

@@ -56,7 +56,7 @@ class Stubs:
         async with self._writing:
             found = self._known.get(key)
             # Somebody may have swept them up, were we taken for dead.
-            if found is None or not found.constraints.is_file():
+            if found is None or not await asyncio.to_thread(found.constraints.is_file):
                 found = await asyncio.to_thread(self._write, base, key[1])
                 self._known[key] = found
             return found

@@ -1,6 +1,7 @@
 """What `flashpool envs` does, without a terminal."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,5 +71,56 @@ def test_warm_and_gc(setup: Any, run: Run, tmp_path: Path) -> None:
                 evicted = await commands.gc(environments, everything=True)
                 assert len(evicted.digests) == 1
                 assert evicted.wanted == (kept.digest,)
+
+    run(main())
+
+
+def test_what_is_not_there_is_told_as_that(setup: Any, run: Run) -> None:
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            for act in (commands.show, commands.remove):
+                with pytest.raises(SpecRefused, match="no environment begins with 'aaaa") as caught:
+                    await act(environments, "a" * 40)
+                assert "envs ls" in caught.value.advice
+            with pytest.raises(SpecRefused, match="no environment begins"):
+                await commands.verify(environments, ["a" * 40])
+
+    run(main())
+
+
+def test_what_is_only_archived_can_be_named(setup: Any, run: Run, tmp_path: Path) -> None:
+    """As `ls` lists it."""
+
+    async def main() -> None:
+        async with Environments(setup.settings(mode="archive")) as environments:
+            built = await commands.build(environments, ["beta"])
+            assert built.environment is not None
+            digest = built.environment.digest
+        second = setup.settings(mode="archive", local=tmp_path / "second")
+        async with Environments(second) as environments:
+            assert (await commands.listing(environments)).archived_only == (digest,)
+            for act in (commands.show(environments, digest[:8]),):
+                with pytest.raises(SpecRefused, match="only as an archive") as caught:
+                    await act
+                assert caught.value.advice
+            assert await commands.verify(environments) == ()
+            assert await commands.remove(environments, digest[:8])
+            assert (await commands.listing(environments)).archived_only == ()
+
+    run(main())
+
+
+def test_gc_keeps_archives_within_the_quota(setup: Any, run: Run, tmp_path: Path) -> None:
+    for number in range(3):
+        setup.base.index.add("big", f"1.{number}", files={"data.bin": os.urandom(1_300_000)})
+
+    async def main() -> None:
+        async with Environments(setup.settings(mode="archive")) as environments:
+            for number in range(3):
+                await commands.build(environments, [f"big==1.{number}"])
+        second = setup.settings(mode="archive", local=tmp_path / "second", quota_mb=2)
+        async with Environments(second) as environments:
+            await commands.gc(environments)
+            assert len((await commands.listing(environments)).archived_only) == 1
 
     run(main())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,41 @@ def test_a_commit_is_kept_in_the_lock(
         assert len(digests) == 2
 
     run(main())
+
+
+#: What asks a disk.
+_ASKING = {
+    Path: "is_file is_dir exists stat lstat mkdir touch unlink rename read_text write_text open",
+    os: "listdir stat lstat utime readlink open scandir unlink rename",
+    os.path: "isfile isdir exists",
+}
+
+
+def test_no_disk_is_asked_on_the_event_loop(
+    setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume that does not answer would stop every call, and the answers to probes with them."""
+    asked: list[str] = []
+
+    def watched(real: Any, name: str) -> Any:
+        def watch(*args: Any, **options: Any) -> Any:
+            mine = threading.current_thread() is threading.main_thread()
+            if mine and args and str(args[0]).startswith(str(setup.volume)):
+                asked.append(f"{name} {args[0]}")
+            return real(*args, **options)
+
+        return watch
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            await environments.open()
+            with monkeypatch.context() as patch:
+                for owner, names in _ASKING.items():
+                    for name in names.split():
+                        patch.setattr(owner, name, watched(getattr(owner, name), name))
+                for line in ("alpha", "beta", "alpha"):
+                    (await environments.acquire(spec(line))).release()
+                await (await environments.open()).settled()
+
+    run(main())
+    assert asked == []

@@ -663,3 +663,35 @@ def test_names_that_no_list_was_made_for(name: str, store: Store) -> None:
     manifest.check_sizes(path)
     manifest.seal(path, b"key")
     manifest.check_seal(path, b"key")
+
+
+def test_age_counts_on_the_file_system_s_clock(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's own may jump; and nobody has to build for old ones to go."""
+    pod = Pod(store)
+    for digest, age in ((A, 100), (B, 1)):
+        environment(store, digest)
+        pod.marks.used(digest)
+        backdate(store.leases(digest) / "used", age)
+    evictor = pod.evictor(store, max_age_s=50)
+    then = time.time() + 10_000
+    monkeypatch.setattr(time, "time", lambda: then)
+    assert evictor.evict_aged() == [A]
+    assert store.digests() == [B]
+    assert pod.evictor(store).evict_aged() == []
+
+
+def test_marks_of_what_never_came_to_be_are_swept_up(store: Store) -> None:
+    pod, other = Pod(store), Pod(store)
+    c = "c" * 40
+    environment(store, c)
+    for digest in (A, B, c):
+        pod.marks.put(digest)
+        pod.marks.take_away(digest)
+        backdate(store.leases(digest) / "used", 4000)
+    other.marks.put(B)
+    backdate(store.leases(B) / "used", 4000)
+    sweep(store, pod.holders)
+    assert sorted(os.listdir(store.root / "leases")) == [B, c]
+    assert other.marks.users(B) == [other.holders.me]
