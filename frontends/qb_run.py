@@ -157,12 +157,12 @@ class JobRun:
 
     # Time.
 
-    def left_s(self) -> float | None:
-        """Seconds until it has to be reported; None: no such limit."""
+    def at_most_s(self, wanted_s: float) -> float:
+        """So many seconds, or those that are left until it has to be reported."""
         if self._limit_s is None:
-            return None
+            return wanted_s
         spent = asyncio.get_running_loop().time() - self._began
-        return max(0.0, self._limit_s - self._reserve_s() - spent)
+        return max(0.0, min(wanted_s, self._limit_s - self._reserve_s() - spent))
 
     def _reserve_s(self) -> float:
         """Kept of the platform's time for the report."""

@@ -28,7 +28,6 @@ CHUNK_LIMIT: Final = 1_000_000
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _PROGRESS_S: Final = 0.5
-_CLOSE_S: Final = 2.0
 #: How the base64 of a pickle begins (protocol 2 and later); no JSON does.
 _PICKLE: Final = b"gA"
 
@@ -115,12 +114,12 @@ class Progress:
         if self._posting is None or self._posting.done():
             self._posting = asyncio.ensure_future(self._post())
 
-    async def close(self) -> None:
+    async def close(self, limit_s: float) -> None:
         """No more; returns when the last one has arrived, or failed, or takes too long."""
         self._latest = None
         self._pause.set()
         if self._posting is not None:
-            await asyncio.wait({self._posting}, timeout=_CLOSE_S)
+            await asyncio.wait({self._posting}, timeout=limit_s)
             self._posting.cancel()
 
     def give_up(self) -> None:

@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that a job's last items may take after its end, if its own limit leaves them.
 _ITEMS_S: Final = 30.0
+#: The same for progress that is on its way.
+_PROGRESS_S: Final = 2.0
 _RESERVE: Final = 64 * 1024
 
 
@@ -158,12 +160,11 @@ class Running:
             self.ended = True
             self._freed()
             if items is not None:
-                left = self._run.left_s()
-                await items.close(_ITEMS_S if left is None else min(_ITEMS_S, left))
+                await items.close(self._run.at_most_s(_ITEMS_S))
                 if items.lost:
                     outcome = self._run.without_items(outcome)
             if progress is not None:
-                await progress.close()
+                await progress.close(self._run.at_most_s(_PROGRESS_S))
             streamed = items is not None and items.any
             return await self._results.report(self.job.id, outcome, streamed=streamed)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job

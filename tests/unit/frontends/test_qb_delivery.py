@@ -274,10 +274,27 @@ def test_progress_is_the_latest_and_ends() -> None:
             progress.tell("build", str(number))
         await asyncio.sleep(0.05)
         progress.tell("run")
-        await progress.close()
+        await progress.close(5)
 
     asyncio.run(tell())
     assert [one["message"] for one in platform.posts] == ["99"]
+
+
+def test_progress_that_hangs_does_not_hold_up_a_report_that_is_due() -> None:
+    class Silent(Platform):
+        async def progress(self, job_id: str, output: dict[str, object]) -> Verdict:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def tell() -> float:
+        progress = Progress("a", Silent(Verdict.TAKEN))  # type: ignore[arg-type]
+        progress.tell("run")
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        await progress.close(0.1)
+        return time.monotonic() - began
+
+    assert asyncio.run(tell()) < 1
 
 
 def test_progress_is_never_told_after_the_end() -> None:
@@ -286,7 +303,7 @@ def test_progress_is_never_told_after_the_end() -> None:
 
     async def tell() -> None:
         progress = Progress("a", platform)  # type: ignore[arg-type]
-        await progress.close()
+        await progress.close(5)
         progress.tell("build", "late")
         await asyncio.sleep(0.05)
 
