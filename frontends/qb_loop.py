@@ -47,6 +47,8 @@ _STOPPED: Final = "the platform stopped the job"
 _DRAIN_SHARE: Final = 0.9
 _REPORT_S: Final = 2.0
 _REPORT_SHARE: Final = 0.2
+#: Beyond that, for an answer of which some has arrived.
+_ANSWER_S: Final = 1.0
 #: What was cancelled is reported in any case, with no drain at all too.
 _LEAST_REPORT_S: Final = 1.0
 
@@ -274,6 +276,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
 
     async def _break_off(self) -> None:
         """End the poll and the jobs that are still there; those are reported as cancelled."""
+        if self._taker.receiving:
+            # The platform has given its jobs away: a moment more, and they can be reported.
+            await within(self._took_last.wait(), _ANSWER_S)
         if self._polling is not None:
             self._polling.cancel()
         # It may have brought jobs at this moment.

@@ -59,6 +59,8 @@ class Taker:
         self._address = address
         self._errors = 0
         self._soon = 0
+        #: Whether an answer has begun: what jobs it has are given to nobody else.
+        self.receiving = False
 
     async def take(self, session: aiohttp.ClientSession, wanted: int) -> Taken:
         """One poll; fails only by being cancelled."""
@@ -70,8 +72,12 @@ class Taker:
             return Taken(jobs=[])
         except (aiohttp.ClientError, OSError) as error:
             return self._failed(f"{type(error).__name__}: {error}")
-        async with response:
-            return await self._taken(response, began)
+        self.receiving = True
+        try:
+            async with response:
+                return await self._taken(response, began)
+        finally:
+            self.receiving = False
 
     async def _taken(self, response: aiohttp.ClientResponse, began: float) -> Taken:
         status = response.status

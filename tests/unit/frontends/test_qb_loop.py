@@ -31,6 +31,7 @@ class Taker:
     """A poll whose answer had begun when it was broken off."""
 
     jobs: tuple[Job, ...] = ()
+    receiving = False
 
     def __init__(self, address: Callable[[int], str]) -> None:
         pass
@@ -43,6 +44,16 @@ class Taker:
             await asyncio.sleep(0.2)
             return Taken(jobs=list(self.jobs))
         raise AssertionError
+
+
+class Slow(Taker):
+    """One that is being answered when the time is up."""
+
+    receiving = True
+
+    async def take(self, session: object, wanted: int) -> Taken:
+        await asyncio.sleep(0.8)
+        return Taken(jobs=list(self.jobs))
 
 
 class Loop(JobLoop):
@@ -62,11 +73,15 @@ class Loop(JobLoop):
 
 
 def left(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, pool: StandInPool, *jobs: Job, late: bool = False
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pool: StandInPool,
+    *jobs: Job,
+    taker: type[Taker] | None = None,
 ) -> dict[str, Any]:
     """What is on disk of jobs, by id, when nobody answers at the platform's address."""
-    monkeypatch.setattr(Taker, "jobs", (JOB,) if late else ())
-    monkeypatch.setattr(qb_loop, "Taker", Taker)
+    monkeypatch.setattr(Taker, "jobs", (JOB,) if taker else ())
+    monkeypatch.setattr(qb_loop, "Taker", taker or Taker)
     variables = {"FLASHPOOL_STATE_DIR": str(folder), "RUNPOD_POD_ID": "pod"}
     settings = Settings.from_environ(variables)
 
@@ -91,10 +106,11 @@ def left(
     return {report.job_id: json.loads(report.body) for report in reports}
 
 
+@pytest.mark.parametrize("taker", [Taker, Slow])
 def test_a_job_that_arrives_when_all_is_broken_off_is_reported_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taker: type[Taker]
 ) -> None:
-    found = left(tmp_path, monkeypatch, StandInPool(outcome=None), late=True)
+    found = left(tmp_path, monkeypatch, StandInPool(outcome=None), taker=taker)
     assert found["late"]["output"]["error_type"] == "Cancelled"
     assert "FLASHPOOL_DRAIN_S" in found["late"]["error"]
 
