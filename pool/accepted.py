@@ -155,7 +155,7 @@ class Accepted:
         if running.call.want is not None:
             self.residency.withdraw(call_id, running)
         elif running.worker is None:
-            self._scheduler.withdrawn(call_id, self._now())
+            self._scheduler.withdrawn(call_id)
         running.close_fds()
         self._recorder.ended(running.call.label, outcome)
         running.sink.done(outcome)

@@ -125,7 +125,7 @@ def exit_facts(status: int | None) -> dict[str, Any]:
         return {}
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return {"signal": signal_name(number), "signal_number": number, "core_dumped": False}
+        return {"signal": signal_name(number), "signal_number": number}
     return {"exit_code": os.WEXITSTATUS(status)}
 
 

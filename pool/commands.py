@@ -32,7 +32,7 @@ class RetireZygote(NamedTuple):
 
 
 class ForkWorkers(NamedTuple):
-    """Fork spares; answer with as many `worker_ready` or `worker_gone`."""
+    """Fork spares; answer with as many `worker_ready` or `worker_not_ready`."""
 
     key: ZygoteKey
     number: int

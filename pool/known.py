@@ -57,7 +57,7 @@ class KnownEnvironments:
         """Let its processes go, unless a call uses it: then False."""
         scheduler = self._parts.scheduler
         if scheduler.is_idle(name):
-            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
+            self._actions.do(scheduler.retire_idle(name))
             return True
         if not scheduler.is_kept_by_residents(name):
             return False
@@ -73,7 +73,7 @@ class KnownEnvironments:
         scheduler = self._parts.scheduler
         if name in self._unwanted and scheduler.is_idle(name):
             self._unwanted.remove(name)
-            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
+            self._actions.do(scheduler.retire_idle(name))
 
     def forget_unused(self, *names: str) -> None:
         """These, or all, that have neither a process nor a call."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
 from . import causes, ends
 from . import resident_states as states
@@ -36,9 +36,6 @@ from .residents import Residents
 from .scheduler import Scheduler
 from .states import WorkerState
 from .workers import Life, Running, Worker
-
-#: Between looks at the memory of an instance that is being made under a limit.
-_MEMORY_LOOK_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
 

@@ -103,7 +103,7 @@ class ResidentLoads:
         for load_id, loaded in list(self._loads.items()):
             if loaded == command.instance:
                 del self._loads[load_id]
-                self._scheduler.withdrawn(load_id, self._now())
+                self._scheduler.withdrawn(load_id)
 
     def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
         """A worker is there for a load."""

@@ -89,7 +89,7 @@ class Residents:
             Conflict: the instance has other code; nothing was changed.
             NotThere: it had to be there, and is not; nothing was changed.
         """
-        instance, anew = self._wanted(want, now)
+        instance, anew = self._wanted(want)
         instance.waiting[call] = Waiting(want, now, anew)
         self._of_call[call] = instance
         self.waiting += 1
@@ -98,7 +98,7 @@ class Residents:
         if instance.state is not State.PENDING:
             return []
         refusal = self._history.crash_loop(instance, now)
-        return self._refuse(instance, refusal) if refusal else self._fill_room(now)
+        return self._refuse(instance, refusal) if refusal else self._fill_room()
 
     def withdrawn(self, call: int, now: float) -> list[Command] | None:
         """A call is cancelled or timed out; None when it runs already, or is not of here."""
@@ -113,7 +113,7 @@ class Residents:
             return self._settle(instance, now) if instance.state is State.READY else []
         if instance.state is State.WANTED:
             self._end(instance, instance.rebuilt_because or "", made=False)
-            return [Abandon(instance.name), *self._fill_room(now)]
+            return [Abandon(instance.name), *self._fill_room()]
         if instance.state is State.PENDING:
             self._end(instance, instance.rebuilt_because or "", made=False)
         return self._close_released(instance)
@@ -127,8 +127,8 @@ class Residents:
         instance.last_used = now
         if _goes_on(instance):
             instance.has_slot, instance.asked_slot = False, True
-            return [GoOn(instance.name, instance.since), *self._fill_room(now)]
-        return self._rest(instance) + self._settle(instance, now) + self._fill_room(now)
+            return [GoOn(instance.name, instance.since), *self._fill_room()]
+        return self._rest(instance) + self._settle(instance, now) + self._fill_room()
 
     # Instances.
 
@@ -148,7 +148,7 @@ class Residents:
         instance.overlapping = frozenset(overlapping)
         instance.last_used = now
         instance.crashes.clear()
-        return self._settle(instance, now) + self._fill_room(now)
+        return self._settle(instance, now) + self._fill_room()
 
     def not_loaded(self, name: str, reason: str, crashed_at: float | None = None) -> list[int]:
         """It could not be loaded; those that waited, to be told. `gone` follows.
@@ -186,7 +186,7 @@ class Residents:
         commands: list[Command] = []
         if instance.waiting:
             commands = self._again(instance, reason, now, made=not unmade)
-        return commands + self._fill_room(now)
+        return commands + self._fill_room()
 
     def granted(self, name: str, now: float) -> list[Command]:
         """It has a slot."""
@@ -245,7 +245,7 @@ class Residents:
 
     # Decisions.
 
-    def _wanted(self, want: Want, now: float) -> tuple[Instance, bool]:
+    def _wanted(self, want: Want) -> tuple[Instance, bool]:
         """The instance of a call, and whether it has to be made for it first."""
         instance = self._instances.get(want.instance)
         if want.must_exist:
@@ -316,7 +316,7 @@ class Residents:
             commands.append(Invoke(call, instance.name))
         return commands
 
-    def _fill_room(self, now: float) -> list[Command]:
+    def _fill_room(self) -> list[Command]:
         """Load those that wait for room, the longest first, and make room for the rest."""
         if not self._pending:
             return []

@@ -6,8 +6,8 @@
     rested, wants_slot
     tick, gpus_changed
 
-Events are methods, named for what happened and given the time; each returns the commands
-to carry out, in order. The supervisor alone calls them, and carries them out.
+Events are methods, named for what happened and given the time where it matters; each returns
+the commands to carry out, in order. The supervisor alone calls them, and carries them out.
 
     Scheduler --> Upkeep   which zygotes are up      --> Turns   who makes room
               --> Slots    which call goes next      --> Line    who waits
@@ -116,7 +116,7 @@ class Scheduler:
         self._line.join(call, zygote, now, gpus=gpus, again=again)
         return self._upkeep.settle(zygote, now)
 
-    def withdrawn(self, call: int, now: float) -> bool:
+    def withdrawn(self, call: int) -> bool:
         """A call is cancelled or timed out; True if it was still waiting."""
         return self._line.leave(call) is not None
 
@@ -269,7 +269,7 @@ class Scheduler:
 
     # Environments.
 
-    def retire_idle(self, environment: str, now: float) -> list[Command]:
+    def retire_idle(self, environment: str) -> list[Command]:
         """Nobody insists on this environment any more: let it go, unless a call uses it."""
         group = self._roster.group(environment)
         return self._upkeep.let_go(group) if group.idle else []

@@ -126,7 +126,7 @@ class World(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["other", "third"]))
     def let_go(self, name) -> None:
-        self.do(self.scheduler.retire_idle(name, self.now))
+        self.do(self.scheduler.retire_idle(name))
 
     @rule(key=st.sampled_from(KEYS), number=st.sampled_from([0, 0, 1, 2]))
     def submit(self, key, number) -> None:
@@ -150,9 +150,9 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data) -> None:
         call = data.draw(st.sampled_from(sorted(self.waiting)))
-        assert self.scheduler.withdrawn(call, self.now)
+        assert self.scheduler.withdrawn(call)
         del self.waiting[call]
-        assert not self.scheduler.withdrawn(call, self.now), "only once"
+        assert not self.scheduler.withdrawn(call), "only once"
         self.do(self.scheduler.gpus_changed(self.now))
 
     @precondition(lambda self: self.starting)
@@ -472,7 +472,7 @@ def test_the_queue_is_bounded_and_a_refusal_changes_nothing():
     with pytest.raises(QueueFull):
         scheduler.submitted(2, BASE, 0.0)
     assert scheduler.waiting == 1
-    assert not scheduler.withdrawn(2, 0.0)
+    assert not scheduler.withdrawn(2)
 
 
 def test_a_crash_loop_is_cut_off_with_its_reason_and_ends_with_time():
@@ -502,7 +502,7 @@ def test_one_that_is_killed_when_it_works_is_started_again_always_but_with_pause
             now += 0.5
             commands = scheduler.tick(now)
         waits.append(now - killed)
-        scheduler.withdrawn(worker, now)
+        scheduler.withdrawn(worker)
     assert waits[:3] == [0, 0, 1]
     assert max(waits) == 5
 
@@ -600,6 +600,6 @@ def test_an_environment_without_calls_is_retired_and_the_base_is_not():
 def test_a_call_for_an_environment_that_leaves_starts_it_again():
     scheduler = beside_base(1)
     key = ZygoteKey("env0")
-    assert scheduler.retire_idle("env0", 3.0) == [DismissWorker(100), RetireZygote(key)]
+    assert scheduler.retire_idle("env0") == [DismissWorker(100), RetireZygote(key)]
     assert scheduler.submitted(5, key, 3.1) == []
     assert scheduler.zygote_lost(key, "retired", 3.2) == [StartZygote(key)]

@@ -47,7 +47,7 @@ class Simulation:
         return number
 
     def withdraw(self, number: int, moment: float) -> None:
-        self.at(moment, lambda now: self.scheduler.withdrawn(number, now) and [])
+        self.at(moment, lambda now: self.scheduler.withdrawn(number) and [])
 
     def run(self, until: float) -> None:
         for moment in range(int(until)):
