@@ -59,7 +59,7 @@ def started(
         )
 
     # A poll is recorded when it is answered.
-    until(polls, 40)
+    until(polls, 60)
     return worker
 
 

@@ -200,7 +200,7 @@ def started_as(platform: Platform, folder: Path, same: dict[str, str]) -> Worker
         **same,
     }
     worker = platform.start_worker(HANDLER, variables=ours)
-    until(lambda: "Ready" in worker.output(), 30)
+    until(lambda: "Ready" in worker.output(), 60)
     return worker
 
 
