@@ -275,19 +275,17 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._left.set()
 
     async def _break_off(self) -> None:
-        """End the poll and the jobs that are still there; those are reported as cancelled."""
-        if self._taker.receiving:
-            # The platform has given its jobs away: a moment more, and they can be reported.
-            await within(self._took_last.wait(), _ANSWER_S)
-        if self._polling is not None:
-            self._polling.cancel()
-        # It may have brought jobs at this moment.
-        await within(self._took_last.wait(), _LOOK_S)
+        """End the jobs that are still there, and the poll; they are reported as cancelled."""
         why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
         self._hurry.clear()
         self._ending = f"the server stopped before the job had finished ({why})"
         for running in list(self._worker.jobs.values()):
             running.stop(self._ending)
+        if self._taker.receiving:
+            # The platform has given its jobs away: a moment more, and they can be reported.
+            await within(self._took_last.wait(), _ANSWER_S)
+        if self._polling is not None:
+            self._polling.cancel()
 
     async def _idle(self, end: float) -> None:
         """Until no poll and no job is left, the time is up, or it is to hurry."""
