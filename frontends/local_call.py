@@ -70,9 +70,10 @@ def read_request(target: str, arguments: str) -> Request:
     _check_file(path)
     try:
         values = json.loads(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        why = error if isinstance(error, ValueError) else "it is nested too deeply"
         raise UsageError(
-            f"ARGS is not JSON: {error}. Put all of it between single quotes, and text between "
+            f"ARGS is not JSON: {why}. Put all of it between single quotes, and text between "
             'double quotes within: \'[1, "two"]\', \'{"name": "Ada"}\', \'"two"\''
         ) from None
     body: dict[str, Any] = {

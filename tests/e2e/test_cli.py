@@ -127,6 +127,13 @@ def test_what_goes_wrong(
     assert "NoFunction" not in done.stderr
 
 
+def test_arguments_without_end(source: Path) -> None:
+    done = flashpool("call", f"{source}:double", "[" * 50_000)
+    assert done.returncode == 2
+    assert "ARGS is not JSON: it is nested too deeply" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_nothing_is_told_twice(source: Path) -> None:
     died = flashpool("call", f"{source}:dies")
     assert died.stderr.count("last words") == 1
