@@ -59,7 +59,7 @@ def only_the_living_have_scratch(world: World, servers: list[Any]) -> None:
     """Each keeps an empty virtualenv ahead of need there, and stand-ins of the base's packages."""
     pids = {server.process.pid for server in servers}
     until(lambda: {int(name.split("-")[1]) for name in world.stored("scratch")} <= pids, 30)
-    until(lambda: len(world.stored("scratch")) <= 2 * len(servers), 10)
+    until(lambda: len(world.stored("scratch")) <= 2 * len(servers))
 
 
 def test_two_servers_and_twenty_requests_build_once(world: World) -> None:

@@ -126,14 +126,14 @@ def test_who_waits_for_the_lock_can_leave(machine: Path, run: Run) -> None:
         with (machine / "lock").open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             asked = asyncio.ensure_future(packages(machine).ensure(("curl",), said.append))
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not any("Another process installs system packages" in line for line in said):
                 assert time.monotonic() < deadline, said
                 await asyncio.sleep(0.01)
             asked.cancel()
             await asyncio.wait({asked})
             # Ends only when every thread of the loop has; the lock is still held.
-            await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 5)
+            await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 30)
         assert log(machine) == []
 
     run(main())

@@ -87,4 +87,4 @@ def test_it_goes_on_when_something_fails_on_the_way(
             await told.get()
         await gpus.close()
 
-    asyncio.run(asyncio.wait_for(lives(), 10))
+    asyncio.run(asyncio.wait_for(lives(), 40))

@@ -81,7 +81,7 @@ def test_a_report_is_whole_whoever_else_writes_it_down(
 
     def fsync(fd: int) -> None:
         sync(fd)
-        twice.wait(10)
+        twice.wait(30)
 
     monkeypatch.setattr(os, "fsync", fsync)
     report = Report(job_id="a", body=b"{}")
@@ -196,7 +196,7 @@ def test_what_is_gone_is_let_go(tmp_path: Path) -> None:
 
 
 def test_a_report_is_given_up_in_the_end(tmp_path: Path) -> None:
-    posts, kept = delivered(Platform(Verdict.REFUSED), tmp_path, limit_s=0.3)
+    posts, kept = delivered(Platform(Verdict.REFUSED), tmp_path, limit_s=1.0)
     assert 2 <= len(posts) <= 4
     assert kept == []
 

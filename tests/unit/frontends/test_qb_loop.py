@@ -69,7 +69,7 @@ class Loop(JobLoop):
         running = asyncio.gather(self.get_jobs(session), self.run_jobs(session))
         await asyncio.sleep(0.05)
         self._on_signal("SIGTERM")
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
 
 
 def left(
