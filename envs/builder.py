@@ -18,12 +18,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from . import manifest
 from .base import BaseFacts
 from .errors import VerificationFailed
+from .handover import in_thread
 from .metadata import problems, read_packages, site_packages_of
 from .plan import Plan
 from .process import run
@@ -76,7 +78,7 @@ class Made:
 @asynccontextmanager
 async def scratch(store: Store, holder: str) -> AsyncIterator[Path]:
     """A scratch directory whose deletion does not block the loop."""
-    path = await asyncio.to_thread(store.make_scratch, holder)
+    path = await in_thread(partial(store.make_scratch, holder), remove_tree)
     try:
         yield path
     finally:

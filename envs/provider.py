@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from .base import BaseFacts
@@ -23,6 +24,7 @@ from .errors import CompilerMissing, EnvironmentFailure, is_full
 from .eviction import Evicted
 from .flights import Flights, Report
 from .ground import Ground
+from .handover import in_thread
 from .memo import Remembered
 from .plan import Plan
 from .room import Room, Tell
@@ -140,7 +142,7 @@ class Provider:
                 return replace(found, seconds=seconds)
             # A place first: with the claim in hand it would keep other processes waiting.
             async with self._berths.place(report, begun=True):
-                if await asyncio.to_thread(self.ground.claims.take, wanted.digest):
+                if await self._claim(wanted.digest):
                     return await self._claimed(wanted, seconds, report)
             if not told:
                 report("Another process is building this environment: waiting for it")
@@ -160,6 +162,13 @@ class Provider:
                 self.room.finished(wanted.digest)
                 await asyncio.shield(asyncio.to_thread(self._release_claim, wanted.digest))
         return replace(found, seconds=found.seconds if not found.hit else seconds)
+
+    async def _claim(self, digest: str) -> bool:
+        def give_back(taken: bool) -> None:
+            if taken and digest not in self._finishing:
+                self._release_claim(digest)
+
+        return await in_thread(partial(self.ground.claims.take, digest), give_back)
 
     def _release_claim(self, digest: str) -> None:
         try:
@@ -211,8 +220,8 @@ class Provider:
         """Start the background part, unless it runs, here or in another process."""
         if digest in self._finishing or not await asyncio.to_thread(self.shelf.unfinished, digest):
             return
-        if not await asyncio.to_thread(self.ground.claims.take, digest):
-            return
+        if not await self._claim(digest) or digest in self._finishing:
+            return  # who came to it in the meantime has the claim, which is this process's
         task = asyncio.get_running_loop().create_task(self._finish(digest))
         self._finishing[digest] = task
 

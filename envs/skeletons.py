@@ -12,10 +12,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from .base import BaseFacts
 from .errors import EnvironmentFailure
+from .handover import in_thread
 from .store import Store, remove_tree
 from .uv_cli import Uv
 from .virtualenv import make_virtualenv
@@ -38,7 +40,8 @@ class Skeletons:
     @asynccontextmanager
     async def workshop(self, base: BaseFacts) -> AsyncIterator[Path]:
         """A scratch directory with an empty virtualenv in `env`; gone afterwards."""
-        folder = await asyncio.to_thread(self._usable, self._take(base.real_python), base)
+        spare = self._take(base.real_python)
+        folder = await in_thread(partial(self._usable, spare, base), remove_tree)
         try:
             yield folder
         finally:
@@ -77,7 +80,7 @@ class Skeletons:
         await self._drop()
         folder = None
         try:
-            folder = await asyncio.to_thread(self._new, base)
+            folder = await in_thread(partial(self._new, base), remove_tree)
             await self._uv.look_at(folder / "env")
             self._spare = (base.real_python, folder)
         except (OSError, EnvironmentFailure) as error:

@@ -20,12 +20,14 @@ import asyncio
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
 
 from .base import BaseFacts, BasePackage
+from .handover import in_thread
 from .store import Store, remove_tree
 
 __all__ = ["StubBase", "Stubs", "stub_version", "write_stubs"]
@@ -57,7 +59,7 @@ class Stubs:
             found = self._known.get(key)
             # Somebody may have swept them up, were we taken for dead.
             if found is None or not await asyncio.to_thread(found.constraints.is_file):
-                found = await asyncio.to_thread(self._write, base, key[1])
+                found = await in_thread(partial(self._write, base, key[1]), _remove)
                 self._known[key] = found
             return found
 
@@ -73,8 +75,12 @@ class Stubs:
         """Leave nothing in scratch."""
         async with self._writing:
             for stubs in self._known.values():
-                await asyncio.to_thread(remove_tree, stubs.constraints.parent)
+                await asyncio.to_thread(_remove, stubs)
             self._known.clear()
+
+
+def _remove(stubs: StubBase) -> None:
+    remove_tree(stubs.constraints.parent)
 
 
 def stub_version(package: BasePackage) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ from flashpool.envs import (
     QuotaReached,
     Spec,
     StoreUnavailable,
+    builder,
     claims,
     commands,
+    manifest,
+    skeletons,
+    store,
+    stubs,
 )
 
 Run = Callable[[Any], Any]
@@ -240,3 +246,76 @@ def test_no_disk_is_asked_on_the_event_loop(
 
     run(main())
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        (claims.Claims, "take"),
+        (store.Store, "make_scratch"),
+        (skeletons.Skeletons, "_new"),
+        (stubs.Stubs, "_write"),
+    ],
+)
+def test_what_was_being_made_when_a_call_left_is_undone(
+    owner: type, step: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread is not cancelled: what it makes has no owner then, and would stay for good."""
+    setup.base.install("beta")
+    setup.base.index.add("gamma", "1.0")
+    real = getattr(owner, step)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        made = real(*args, **options)
+        reached.set()
+        assert go_on.wait(20)
+        return made
+
+    def left() -> list[str]:
+        return os.listdir(setup.store("claims")) + os.listdir(setup.store("scratch"))
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            monkeypatch.setattr(owner, step, slowly)
+            asked = asyncio.ensure_future(environments.acquire(spec("gamma")))
+            assert await asyncio.to_thread(reached.wait, 20)
+            asked.cancel()
+            await asyncio.wait({asked})
+            go_on.set()
+        deadline = time.monotonic() + 5
+        while left():
+            assert time.monotonic() < deadline, left()
+            await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def test_an_environment_is_finished_once(
+    setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many find it unfinished at the same instant."""
+    finished: list[Path] = []
+    real = builder.Builder.finish
+
+    async def finish(self: builder.Builder, path: Path, *rest: Any, **options: Any) -> None:
+        finished.append(path)
+        await real(self, path, *rest, **options)
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("alpha")) as found:
+                root = found.root
+            await (await environments.open()).settled()
+        assert root is not None
+        (root / manifest.SEAL).unlink()
+        monkeypatch.setattr(builder.Builder, "finish", finish)
+        async with Environments(setup.settings()) as environments:
+            spellings = ("alpha", "Alpha", "ALPHA", "alpha ", " alpha")
+            leases = await asyncio.gather(*[environments.acquire(spec(each)) for each in spellings])
+            await (await environments.open()).settled()
+            for lease in leases:
+                lease.release()
+        assert finished == [root]
+
+    run(main())
