@@ -131,10 +131,6 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._hurry.set()
         self._changed.tell()
 
-    def kill_worker(self) -> None:
-        """Leave, as after a signal."""
-        self._on_signal("The worker is to end")
-
     # Taking.
 
     async def get_jobs(self, session: aiohttp.ClientSession) -> None:

@@ -31,7 +31,7 @@ from .qb_worker import Worker
 #: What `qb_loop` overrides or uses of the SDK's loop.
 _OF_SCALER: Final = (
     "start", "run", "get_jobs", "run_jobs", "set_scale", "monitor_stop_signals", "stop_job",
-    "handle_shutdown", "kill_worker",
+    "handle_shutdown",
 )  # fmt: skip
 
 
