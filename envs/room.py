@@ -173,6 +173,7 @@ class Room:
         """
         quota = self._ground.evictor.limits.quota
         if not quota:
+            await self._make(coming)
             return
         limit = time.monotonic() + self._settings.room_wait_s
         told = False

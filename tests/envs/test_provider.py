@@ -319,3 +319,22 @@ def test_an_environment_is_finished_once(
         assert finished == [root]
 
     run(main())
+
+
+def test_archives_leave_the_disk_the_room_that_others_need(
+    setup: Any, run: Run, tmp_path: Path
+) -> None:
+    """Without a quota too: what nobody uses goes before the disk is full, not after."""
+    _packed(setup, run, 2)
+    settings = setup.settings(mode="archive", local=tmp_path / "second", min_free_mb=5)
+
+    async def main() -> None:
+        async with Environments(settings) as environments:
+            ground = (await environments.open()).ground
+            ground.evictor._free = lambda: (10 - 3 * len(ground.store.digests())) * _MB
+            for each in (0, 1):
+                with await environments.acquire(spec(f"big==1.{each}")) as found:
+                    assert found.origin == "archive"
+                assert ground.store.digests() == [found.digest]
+
+    run(main())
