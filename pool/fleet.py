@@ -39,8 +39,6 @@ STILLBORN_PROVEN: Final = 5
 STILLBORN_LEAN: Final = 8
 #: From a zygote's death to its guard's exit, at most.
 HUNG_UP_S: Final = 1.0
-#: Between two checks, beyond which this process was not running.
-HELD_UP_S: Final = 5.0
 
 
 class Listener(Protocol):
@@ -87,8 +85,8 @@ class Fleet:
         self.failures: dict[ZygoteKey, str] = {}
         self.losses: dict[ZygoteKey, str] = {}
         self._lost_at: dict[ZygoteKey, deque[float]] = {}
-        #: The latest `check`, and the latest that came late.
-        self._checked_at = self._resumed_at = now()
+        #: When this process went on after it, and perhaps all of them, had stood still.
+        self._resumed_at = now()
 
     def __iter__(self) -> Iterator[ZygoteProcess]:
         yield from self._up.values()
@@ -214,12 +212,6 @@ class Fleet:
 
     def check(self) -> None:
         """Kill those that do not come up, or do not answer. Call it every second or so."""
-        now = self._now()
-        if now - self._checked_at > HELD_UP_S:
-            # It was we who stood still, and perhaps they did too, as in a paused container:
-            # nobody is judged by what that took.
-            self._resumed_at = now
-        self._checked_at = now
         start_s = self._config.start_timeout_s
         for zygote in self:
             if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
@@ -233,7 +225,11 @@ class Fleet:
 
     def _age(self, at: float) -> float:
         """Seconds since then in which this process ran."""
-        return self._checked_at - max(at, self._resumed_at)
+        return self._now() - max(at, self._resumed_at)
+
+    def resumed(self) -> None:
+        """Judge nobody by the time up to now."""
+        self._resumed_at = self._now()
 
     # What they say.
 

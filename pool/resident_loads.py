@@ -124,12 +124,14 @@ class ResidentLoads:
 
     def _watch_load(self, life: Life) -> None:
         """What its constructor uses is limited as the call's that it is made for."""
-        if life.limit_mb is None or not life.worker.loading or life.worker.stopping:
+        worker = life.worker
+        gone = self._lives.get(worker.instance or "") is not life
+        if life.limit_mb is None or gone or not worker.loading or worker.stopping:
             return
-        limit, pid = life.limit_mb << 20, life.worker.pid
+        limit, pid = life.limit_mb << 20, worker.pid
         if memory.used(pid) > limit and (measured := memory.exact(pid)) > limit:
             stop = ends.used_too_much(life.limit_mb, measured)
-            self._crew.stop(life.worker, stop, grace=0.0)
+            self._crew.stop(worker, stop, grace=0.0)
         else:
             self._loop.call_later(_MEMORY_LOOK_S, self._watch_load, life)
 

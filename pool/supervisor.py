@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from . import survey
 from .actions import Actions
@@ -29,6 +30,9 @@ from .parts import BASE, Change, Parts
 from .reports import Reports
 from .scheduler import TICK_S
 from .stats import PoolStats
+
+#: Between two ticks, beyond which this process was not running.
+HELD_UP_S: Final = 5.0
 
 
 class Supervisor:
@@ -58,6 +62,7 @@ class Supervisor:
         await self._parts.open(
             listener=self._reports, host=self._actions, call_ended=self._call_ended
         )
+        self._ticked_at = self._parts.now()
         self._ticking = self._parts.loop.call_later(TICK_S, self._tick)
         self._actions.want(BASE)
 
@@ -65,11 +70,18 @@ class Supervisor:
         """Once a second: what is late, idle or forgotten."""
         parts = self._parts
         self._ticking = parts.loop.call_later(TICK_S, self._tick)
+        now, before = parts.now(), self._ticked_at
+        self._ticked_at = now
         self._actions.do(parts.scheduler.tick(parts.now()))
         self._environments.forget_unused()
         parts.residency.tick()
-        parts.crew.check()
-        parts.fleet.check()
+        if now - before > HELD_UP_S:
+            # It was we who stood still, and perhaps they did too, as in a paused container:
+            # nobody is to blame for what has not come about meanwhile.
+            parts.fleet.resumed()
+        else:
+            parts.crew.check()
+            parts.fleet.check()
         if BASE not in parts.fleet:
             # Without it no probe says "ready", and so no call comes that would start it.
             self._actions.want(BASE)

@@ -196,3 +196,12 @@ def test_a_drain_closes_what_is_idle_and_waits_for_what_is_not(
     live.run(asyncio.wait_for(live.supervisor.stop("it stops"), 30))
     assert stuck.wait().error_type == "Cancelled"
     assert {"close 5", "close 0"} <= set(notes(tmp_path / "notes"))
+
+
+def test_nobody_looks_at_the_memory_of_what_died_as_it_was_made(live: Live) -> None:
+    code = "import os\nclass Thing:\n    def __init__(self): os._exit(3)\n"
+    outcome = run(live, "a", "inc", code=code, memory_mb=500)
+    assert outcome.error_type == "WorkerCrashed"
+    live.until(lambda: not instances(live))
+    live.run(asyncio.sleep(0.2))
+    assert "_watch_load" not in repr([one for one in live.loop._scheduled if not one.cancelled()])
