@@ -182,16 +182,24 @@ class Pulse:
 
     def _run(self) -> None:
         count = 0
+        told = ""
         while not self._stop.wait(self._period_s):
             count += 1
-            try:
-                self._ground.beat()
-                self._ground.table.sweep()
-                if count % _SWEEP_EVERY == 0:
-                    self._ground.sweep()
-            except OSError as error:
-                # A volume that is gone for a while comes back; the next beat will tell.
-                _log.warning("no heartbeat in %s: %s", self._ground.store.root, error)
+            problem = self._beat(swept=count % _SWEEP_EVERY == 0)
+            if problem and problem != told:
+                _log.warning("no heartbeat in %s: %s", self._ground.store.root, problem)
+            told = problem
+
+    def _beat(self, *, swept: bool) -> str:
+        """What went wrong: a volume that is gone for a while comes back, as the next beat tells."""
+        try:
+            self._ground.beat()
+            self._ground.table.sweep()
+            if swept:
+                self._ground.sweep()
+        except OSError as error:
+            return str(error)
+        return ""
 
     def stop(self) -> None:
         """Stop and leave the store; blocking."""

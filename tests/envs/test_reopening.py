@@ -1,8 +1,10 @@
 """The store goes away, or is full, or fails for a moment: what is opened anew, and what is not."""
 
+import asyncio
 import contextlib
 import errno
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import DiskFull, Environments, Spec, StoreUnavailable, opened, uv_cli
+from flashpool.envs.ground import Ground
 from flashpool.envs.holders import Holders
 from flashpool.envs.leases import Marks
 
@@ -136,3 +139,29 @@ def test_a_volume_that_is_gone_is_noticed_by_the_heartbeat(
             aside.rename(setup.volume)
 
     run(main())
+
+
+def test_a_volume_that_stays_away_is_told_once(
+    setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not with every heartbeat; and again when it goes away for another time."""
+    beats = 0
+    working = range(5, 10)
+
+    def beat(_ground: Ground) -> None:
+        nonlocal beats
+        beats += 1
+        if beats not in working:
+            raise OSError(errno.EIO, "Input/output error")
+
+    async def main() -> None:
+        async with Environments(setup.settings(heartbeat_s=0.05)) as environments:
+            await environments.open()
+            monkeypatch.setattr(Ground, "beat", beat)
+            deadline = time.monotonic() + 20
+            while beats < 15:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+
+    run(main())
+    assert sum("no heartbeat in" in record.message for record in caplog.records) == 2
