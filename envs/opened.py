@@ -59,8 +59,11 @@ class Opened:
         for provider in self._known.values():
             table = provider.ground.table
             environment = table.take(digest)
-            if environment is not None:
+            if environment is None:
+                continue
+            if seen is None or seen.root == environment.root:
                 return Lease(seen or environment, table.give_back)
+            table.give_back(digest)  # the same environment, but not the copy that was seen
         return None
 
     async def current(self) -> Provider:

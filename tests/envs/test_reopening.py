@@ -165,3 +165,28 @@ def test_a_volume_that_stays_away_is_told_once(
 
     run(main())
     assert sum("no heartbeat in" in record.message for record in caplog.records) == 2
+
+
+def test_a_lease_is_on_the_very_copy_that_was_found(setup: Any, run: Run) -> None:
+    """The volume is gone, which no heartbeat has noticed yet; local disk has the same now."""
+
+    async def main() -> None:
+        settings = setup.settings(heartbeat_s=60.0, stale_s=600.0, claim_stale_s=600.0)
+        async with Environments(settings) as environments:
+            first = await environments.acquire(spec("alpha"))
+            await (await environments.open()).settled()
+            aside = setup.volume.rename(setup.volume.with_name("aside"))
+            setup.volume.write_text("no directory any more")
+            with await environments.acquire(spec("alpha", refresh=True)) as found:
+                assert found.digest == first.environment.digest
+                assert setup.local in found.python.parents
+                await (await environments.open()).settled()
+                ground = (await environments.open()).ground
+                assert ground.places.mode == "local"
+                assert ground.table.held() == {found.digest: 1}
+            assert ground.table.held() == {found.digest: 0}
+            first.release()
+            setup.volume.unlink()
+            aside.rename(setup.volume)
+
+    run(main())
