@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 #: Characters left of an output, and of an error, that make a failure too large.
 _OUTPUT_KEPT: Final = 64 * 1024
 _ERROR_KEPT: Final = 256 * 1024
+_WORDS: Final = 200
 _SPILL_HINT: Final = (
     " FLASHPOOL_RESULT_SPILL=yes has results up to FLASHPOOL_SPILL_LIMIT_MB written to the volume."
 )
@@ -65,7 +66,10 @@ class Results:
         return msgspec.json.decode(self._service.answer(outcome).body, type=_Fields)
 
     def refused(self, report: Report) -> Report:
-        """In place of one that the platform calls too large."""
+        """In place of one that the platform calls too large: its ends, if that is less."""
+        cut = _body(_cut(_fields(report.body)))
+        if len(cut) < len(report.body):
+            return replace(report, body=cut)
         error = ResultTooLarge(
             f"The platform refuses the report of {len(report.body)} bytes as too large. Return "
             f"less, or lower FLASHPOOL_JOB_RESULT_LIMIT_MB below its limit.{_SPILL_HINT}",
@@ -111,16 +115,24 @@ def _body(fields: _Fields) -> bytes:
     return msgspec.json.encode({"output": output, "error": error} if failed else {"output": output})
 
 
+def _fields(body: bytes) -> _Fields:
+    """Those that a report was made of."""
+    report = msgspec.json.decode(body, type=_Fields)
+    output = msgspec.json.decode(report["output"], type=_Fields)
+    return output | {name: value for name, value in report.items() if name == "error"}
+
+
 def _cut(fields: _Fields) -> _Fields:
     """Without what a report can do without."""
     kept = {name: value for name, value in fields.items() if name != "exception"}
     for name, limit in (("stdout", _OUTPUT_KEPT), ("error", _ERROR_KEPT)):
         text = msgspec.json.decode(kept[name]) if name in kept else None
         if isinstance(text, str) and len(text) > limit:
-            left = len(text) - limit
+            # With the words between, no longer than that: what was cut is not cut again.
+            half = (limit - _WORDS) // 2
             kept[name] = _raw(
-                f"{text[: limit // 2]}\n[{left} characters are left out here: the platform takes "
-                f"no larger report]\n{text[-limit // 2 :]}"
+                f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here: the platform "
+                f"takes no larger report]\n{text[-half:]}"
             )
     return kept
 

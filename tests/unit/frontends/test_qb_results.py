@@ -14,7 +14,7 @@ import pytest
 from flashpool.frontends.qb_results import Results, of_error
 from flashpool.frontends.qb_spill import Spill
 from flashpool.frontends.service import Service
-from flashpool.pool.calls import Outcome
+from flashpool.pool.calls import Outcome, Provision
 from flashpool.pool.errors import EnvironmentError, InvalidRequest
 
 
@@ -65,10 +65,12 @@ def test_an_output_that_is_too_large_is_cut_and_the_result_stays(
 def test_a_job_without_an_environment_tells_how_that_came() -> None:
     error = EnvironmentError("no", kind="BuildFailed")
     error.told = b"resolving\n"
+    error.provision = Provision(environment="", origin="failed", build_s=2.0)
     output = report_of(of_error(error))["output"]
     assert output["stdout"] == "resolving\n"
     assert output["receipt"]["environment"] is None
     assert output["receipt"]["environment_origin"] == "failed"
+    assert output["receipt"]["seconds"]["build"] == 2.0
 
 
 @pytest.mark.parametrize("form", ["json", "pickle"])
@@ -115,3 +117,20 @@ def test_a_failure_that_is_too_large_keeps_the_ends_of_its_texts() -> None:
     assert found["error"].endswith("end")
     assert "exception" not in found["output"]
     assert len(found["output"]["stdout"]) < 70_000
+
+
+def test_what_the_platform_refuses_as_too_large_keeps_its_cause_if_it_can() -> None:
+    service = Service(None, None, result_limit=1 << 30)  # type: ignore[arg-type]
+    results = Results(service, 10_000_000, None)
+    outcome = Outcome(error_type="ValueError", error="e" * 1_000_000, from_user=True)
+    report = asyncio.run(results.report("job", outcome, streamed=True))
+    shorter = results.refused(report)
+    assert shorter.job_id == "job"
+    assert shorter.streamed
+    assert len(shorter.body) < 300_000
+    found = json.loads(shorter.body)
+    assert found["error"].startswith("eee")
+    assert found["output"]["error_type"] == "ValueError"
+    least = json.loads(results.refused(shorter).body)
+    assert least["output"]["error_type"] == "ResultTooLarge"
+    assert "FLASHPOOL_JOB_RESULT_LIMIT_MB" in least["error"]
