@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def answered(
     if meta.ok:
         return Outcome(
             body=frame.body,
-            fds=frame.take_fds() if frame.fds else (),
+            fds=running.fds_of(frame),
             format=meta.form,
             output=output,
             receipt=receipt,
@@ -43,6 +44,11 @@ def answered(
         receipt=receipt,
         instance=instance,
     )
+
+
+def unserved(running: Running, outcome: Outcome, now: float) -> Outcome:
+    """The end of one that waits for a worker, with what it can tell: how long, and for what."""
+    return replace(outcome, receipt=_receipt(running, now))
 
 
 def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
@@ -93,11 +99,10 @@ def queued_too_long(running: Running, now: float) -> Outcome:
         error=f"the call waited {waited:.1f} s for {what}, and may wait {running.limits.queue_s:g} s "
         f"(phase: queue). Send it again later{advice}.",
         details={"phase": Phase.QUEUE.value, "limit_s": running.limits.queue_s},
-        receipt=_receipt(running, now),
     )
 
 
-def loaded_too_long(running: Running, now: float) -> Outcome:
+def loaded_too_long(running: Running) -> Outcome:
     """Its instance was not made in the time that the call may run."""
     limit = running.limits.run_s
     return Outcome(
@@ -105,7 +110,6 @@ def loaded_too_long(running: Running, now: float) -> Outcome:
         error=f"the instance of the call was not made within its time limit of {limit:g} s (phase: start). "
         "Raise timeout_s if the constructor needs longer.",
         details={"phase": Phase.START.value, "limit_s": limit},
-        receipt=_receipt(running, now),
     )
 
 
@@ -196,7 +200,7 @@ def _receipt(
             queue_s=waited,
             total_s=waited,
             provision=running.call.provision,
-            attempts=running.attempts,
+            attempts=running.attempts - 1,
         )
     ran = now - dispatched if run_s is None else run_s
     # It may have come while its zygote was still starting.

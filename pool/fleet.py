@@ -188,6 +188,7 @@ class Fleet:
         if self._up.get(zygote.key) is zygote:
             del self._up[zygote.key]
             self._leaving.append(zygote)
+            zygote.leaving_at = self._now()
             zygote.state.move(ZygoteState.LEAVING)
             self._send(zygote, wire.LEAVE)
 
@@ -211,11 +212,14 @@ class Fleet:
             zygote.kill_with_guard()
 
     def check(self) -> None:
-        """Kill those that do not come up, or do not answer. Call it every second or so."""
+        """Kill those that do not come up, answer or leave. Call it every second or so."""
         start_s = self._config.start_timeout_s
         for zygote in self:
             if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
                 # It is dead, and its guard, which should have cleaned up and left, has not.
+                zygote.kill_with_guard()
+        for zygote in self._leaving:
+            if self._age(zygote.leaving_at) > ANSWER_S:
                 zygote.kill_with_guard()
         for zygote in self._up.values():
             if zygote.state.now is ZygoteState.STARTING and self._age(zygote.started_at) > start_s:

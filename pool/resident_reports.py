@@ -89,7 +89,7 @@ class ResidentReports:
             return
         elif frame.kind == wire.ITEM:
             running.streaming = True
-            running.sink.item(frame.body, frame.take_fds())
+            running.sink.item(frame.body, running.fds_of(frame))
         elif frame.kind == wire.OUTPUT:
             assert running.own_output is not None
             running.own_output.append(frame.body)

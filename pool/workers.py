@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from .calls import Call, Limits, Phase, Sink
+from ._child import wire
+from .calls import Call, Codec, Limits, Phase, Sink
 from .causes import Stop
 from .channel import WorkerLink
 from .commands import ZygoteKey
@@ -73,6 +74,12 @@ class Running:
         if self.own_output is not None or self.worker is None:
             return self.own_output
         return self.worker.link.output
+
+    def fds_of(self, frame: wire.Frame) -> tuple[int, ...]:
+        """Descriptors of its item or result, for its sink: only pickles come with any."""
+        if frame.fds and self.call.codec is Codec.PICKLE:
+            return frame.take_fds()
+        return ()
 
     def may_run_again(self, *, began: bool) -> bool:
         """Whether its worker's death may be made good: nothing of it ran, or it says so."""

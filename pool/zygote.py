@@ -58,8 +58,9 @@ class ZygoteProcess:
         self.proven = False
         self.stillborn = 0
         self.sources = Sources()
-        #: When its control socket came to its end.
+        #: When its control socket came to its end; when it was asked to leave.
         self.hung_up_at: float | None = None
+        self.leaving_at = now
         self.answered_at = now
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from flashpool.pool import fleet
 from flashpool.pool._child import processes
+from flashpool.pool.calls import Provision
 from support.live import Live, alive
 
 NEXT = "def f(): return 'fine'"
@@ -92,3 +95,18 @@ def f():
     assert outcome.ok, outcome.error
     assert len(started.sink.items) == 2
     assert b"said" in outcome.output
+
+
+def test_one_that_is_stopped_as_it_leaves_holds_up_no_call(make_live, monkeypatch) -> None:
+    monkeypatch.setattr(fleet, "ANSWER_S", 0.5)
+    live = make_live(max_spares=0).ready()  # with spares, theirs is noticed
+    live.supervisor.add_environment("other", sys.executable)
+    in_other = {"provision": Provision(environment="other")}
+    assert live.call(NEXT, call=in_other).ok
+    live.until(lambda: live.supervisor._parts.scheduler.is_idle("other"))
+    (first,) = (one.pid for one in live.stats().zygotes if one.environment == "other")
+    os.kill(first, signal.SIGSTOP)
+    assert live.supervisor.retire_idle("other")
+    outcome = live.call(NEXT, call=in_other)
+    assert outcome.ok, outcome.error
+    assert not alive(first)
