@@ -184,7 +184,7 @@ def test_a_restarted_worker_goes_on_reporting(
     before = len(platform.pings("the-pod"))
     second = started_as(platform, tmp_path, same)
     # The job is not lost: the heartbeat of who will report it names it.
-    platform.until(lambda: any(job in one.jobs for one in platform.pings("the-pod")[before:]), 10)
+    platform.until(lambda: any(job in one.jobs for one in platform.pings("the-pod")[before:]))
     platform.clear_faults()
     assert value(platform.wait(job)) == 9
     until(lambda: not kept(tmp_path))
