@@ -31,8 +31,8 @@ STATUS: Final[Mapping[str, int]] = {
     "PoolClosed": 503,
 }
 
-#: Of a call whose environment could not be had.
-_UNPROVIDED: Final = Receipt(provision=Provision(environment="", origin="failed"))
+#: Of what did not come to ask for an environment, or had no trouble with that.
+_NOWHERE: Final = Provision(environment="", origin="")
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 _encode: Final = msgspec.json.encode
@@ -73,7 +73,7 @@ def outcome_of(error: FlashpoolError) -> Outcome:
         error=error.message,
         details=error.details,
         output=error.told,
-        receipt=_UNPROVIDED,
+        receipt=Receipt(provision=error.provision or _NOWHERE),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from flashpool.pool.calls import Call, Outcome, Sink
+from flashpool.pool.errors import FlashpoolError
 
 from . import logs
 
@@ -41,6 +42,9 @@ class CallPool(Protocol):
 
     def check_gpus(self, asked: int | None) -> None:
         """Refuse what asks for more GPUs than there are."""
+
+    def unprovided(self, label: str, error: FlashpoolError) -> None:
+        """Count the end of a call that got no environment."""
 
     async def start(self) -> None:
         """Begin to start."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from flashpool.pool.calls import Call, Outcome, Phase
+from flashpool.pool.calls import Call, Outcome, Phase, unprovided
 from flashpool.pool.errors import (
     Cancelled,
     FlashpoolError,
@@ -97,6 +97,7 @@ class JobRun:
                 raise
             _uncancel(self._task)
             self._cut.told = self._notes.text()
+            self._cut.provision = unprovided(loop.time() - self._began, self._phase.value)
             return of_error(self._cut)
         except FlashpoolError as error:
             return of_error(error)

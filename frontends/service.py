@@ -21,7 +21,7 @@ from typing import Final
 from flashpool.envs import Spec
 from flashpool.pool.calls import Outcome, Provision
 from flashpool.pool.environments import Environments
-from flashpool.pool.errors import FlashpoolError, Overloaded
+from flashpool.pool.errors import Cancelled, FlashpoolError, Overloaded
 
 from . import answers, logs, schema
 from .answers import Answer
@@ -178,11 +178,18 @@ class Service:
             provision = await self._resolve(spec, told)
         except FlashpoolError as error:
             error.told = notes.text()
-            logs.tell_unprovided(label, error)
+            self._unprovided(label, error)
+            raise
+        except asyncio.CancelledError:
+            self._unprovided(label, Cancelled("nobody waits for its environment any more"))
             raise
         # What is said while an environment is looked up quickly is nobody's news.
         news = provision.origin == "built" or time.monotonic() - began > NOTEWORTHY_S
         return provision, notes.text() if news else b""
+
+    def _unprovided(self, label: str, error: FlashpoolError) -> None:
+        self.pool.unprovided(label, error)
+        logs.tell_unprovided(label, error)
 
     async def _resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:
         self.preparing += 1

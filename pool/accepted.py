@@ -156,6 +156,8 @@ class Accepted:
             self.residency.withdraw(call_id, running)
         elif running.worker is None:
             self._scheduler.withdrawn(call_id)
+        if running.worker is None:
+            outcome = ends.unserved(running, outcome, self._now())
         running.close_fds()
         self._recorder.ended(running.call.label, outcome)
         running.sink.done(outcome)

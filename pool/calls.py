@@ -58,11 +58,23 @@ class Provision:
     """Which environment a call was given, and what that took before it was submitted."""
 
     environment: str = BASE_ENVIRONMENT
-    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` when there is none.
+    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` when it could not be
+    #: had, and nothing when none was looked for.
     origin: str = "base"
     resolve_s: float = 0.0
     fetch_s: float = 0.0
     build_s: float = 0.0
+
+
+def unprovided(seconds: float, phase: str) -> Provision:
+    """What was spent on an environment that could not be had, all of it where that failed."""
+    resolving = phase in ("spec", "resolve")
+    return Provision(
+        environment="",
+        origin="failed",
+        resolve_s=seconds if resolving else 0.0,
+        build_s=0.0 if resolving else seconds,
+    )
 
 
 _BASE: Final = Provision()
@@ -119,7 +131,8 @@ class Receipt(NamedTuple):
 
     Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) were
     spent before the call was submitted, and are not in the total; what a call waited for its
-    interpreter to come up counts as start, not as queue. ``exit`` is ``"clean"``, ``"exit N"`` or
+    interpreter to come up counts as start, not as queue. ``attempts`` is 0 when no worker had it.
+    ``exit`` is ``"clean"``, ``"exit N"`` or
     ``"signal N"``, or None while the worker was still leaving.
     """
 
@@ -131,7 +144,7 @@ class Receipt(NamedTuple):
     provision: Provision = _BASE
     start_method: str | None = None
     preloaded: bool = False
-    attempts: int = 1
+    attempts: int = 0
     gpus: tuple[str, ...] = ()
     pid: int | None = None
     exit: str | None = None
@@ -143,6 +156,7 @@ class Receipt(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, the shape of a response's ``receipt``."""
+        origin = self.provision.origin
         return {
             "seconds": {
                 "resolve": round(self.provision.resolve_s, 6),
@@ -155,8 +169,8 @@ class Receipt(NamedTuple):
             },
             "peak_rss_mb": self.peak_rss_mb,
             "environment": self.environment or None,
-            "environment_origin": self.provision.origin,
-            "environment_hit": self.provision.origin not in ("built", "failed"),
+            "environment_origin": origin or None,
+            "environment_hit": origin not in ("built", "failed") if origin else None,
             "start_method": self.start_method,
             "preloaded": self.preloaded,
             "attempts": self.attempts,

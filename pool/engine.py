@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from . import leaving, tracebacks
 from .calls import Call
 from .config import PoolConfig
-from .errors import PoolClosed
+from .errors import Cancelled, FlashpoolError, PoolClosed
 from .handover import Deliveries, Inbox
 from .supervisor import Supervisor
 from .tasks import Task
@@ -287,6 +287,8 @@ class Engine:
 
     def _not_provided(self, task: Task, call: Call, error: BaseException) -> None:
         close_all(call.fds)
+        if isinstance(error, FlashpoolError):
+            self._supervisor.unprovided(call.label, error)
         self._drop(task, error)
 
     def _answer_stats(self, answer: SimpleQueue[Any]) -> None:
@@ -307,6 +309,7 @@ class Engine:
             call = self._provisioning.withdraw(task) if self._provisioning is not None else None
             if call is not None:
                 close_all(call.fds)
+                self._supervisor.unprovided(call.label, Cancelled(reason))
             self.ended(task)
 
     def _credit(self, task: Task, items: int) -> None:

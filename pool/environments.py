@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,7 +24,7 @@ from flashpool import envs
 from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
 from flashpool.envs.provider import Provider
 
-from .calls import Phase, Provision
+from .calls import Phase, Provision, unprovided
 from .errors import EnvironmentError, FlashpoolError, InvalidRequest, Overloaded, Timeout
 
 log = logging.getLogger(__name__)
@@ -89,11 +90,14 @@ class StoredEnvironments:
         if self._waiting >= MOST_WAITING:
             raise Overloaded("too many requests wait for their environments", retry_after_s=5)
         self._waiting += 1
+        began = time.monotonic()
         try:
             return await self._leased(await self._store.acquire(spec, progress=report))
         except EnvironmentFailure as failure:
             # Its words have all there is to say; our own frames would bury them.
-            raise self._error(failure) from None
+            error = self._error(failure)
+            error.provision = unprovided(time.monotonic() - began, failure.phase)
+            raise error from None
         finally:
             self._waiting -= 1
 

@@ -27,7 +27,10 @@ name is the ``error_type`` of a response. All survive pickling with both intact.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from .calls import Provision
 
 Details = dict[str, Any]
 
@@ -42,6 +45,8 @@ class FlashpoolError(Exception):
     retryable: ClassVar[bool] = False
     #: What the caller was told before it came to this: the output of a call that never ran.
     told: bytes = b""
+    #: What the try took, when it is about the environment of such a call.
+    provision: Provision | None = None
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)

@@ -350,7 +350,7 @@ class Residency:
 
     def _load_too_long(self, call_id: int) -> None:
         running = self._calls[call_id]
-        self._calls.finish(call_id, ends.loaded_too_long(running, self._now()))
+        self._calls.finish(call_id, ends.loaded_too_long(running))
 
 
 def _bytes(mebibytes: int | None) -> int | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .calls import Outcome, Receipt
+from .errors import FlashpoolError
 
 #: Calls whose latency is remembered, and failures.
 LATENCIES: Final = 2048
@@ -196,9 +197,16 @@ class Recorder:
 
     def ended(self, label: str, outcome: Outcome) -> None:
         """Record the end of a call."""
+        self._receipts.append(outcome.receipt)
+        self._count(label, outcome)
+
+    def unprovided(self, label: str, error: FlashpoolError) -> None:
+        """The same of one whose environment could not be had; it took none of the pool's time."""
+        self._count(label, Outcome(error_type=type(error).__name__, error=str(error)))
+
+    def _count(self, label: str, outcome: Outcome) -> None:
         self.calls += 1
         self.outcomes[outcome.error_type or "ok" if not outcome.from_user else "UserException"] += 1
-        self._receipts.append(outcome.receipt)
         if outcome.error_type is not None:
             self._failures.append(
                 FailureStats(

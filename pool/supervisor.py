@@ -24,7 +24,7 @@ from .calls import Call, Sink
 from .commands import QueueFull, ZygoteKey
 from .config import PoolConfig
 from .crew import STOP_MARGIN_S
-from .errors import EnvironmentStartFailed, FlashpoolError, Overloaded, PoolClosed
+from .errors import CallError, EnvironmentStartFailed, FlashpoolError, Overloaded, PoolClosed
 from .known import KnownEnvironments
 from .parts import BASE, Change, Parts
 from .reports import Reports
@@ -211,6 +211,14 @@ class Supervisor:
         unused before it is used. ``preload``: what its calls imported at another time.
         """
         self._environments.add(name, python, preload)
+
+    def unprovided(self, label: str, error: FlashpoolError) -> None:
+        """Count the end of a call that never came here: it got no environment.
+
+        What was refused as it stood was no call.
+        """
+        if isinstance(error, CallError):
+            self._parts.recorder.unprovided(label, error)
 
     def retire_idle(self, name: str) -> bool:
         """Let an environment's processes go, unless a call uses it: then False."""

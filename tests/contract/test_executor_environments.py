@@ -159,6 +159,11 @@ class TestFailures:
         with pytest.raises(EnvironmentError, match="alpha==7") as caught:
             pool.options(dependencies=["alpha==7"]).submit(version).result(60)
         assert caught.value.details["phase"] == "resolve"
+        stats = pool.stats()
+        assert stats.outcomes == {"EnvironmentError": 1}
+        (failure,) = stats.recent_failures
+        assert failure.label == "version"
+        assert "alpha==7" in failure.error
         assert pool.submit(there.add, 1, 2).result(60) == 3
 
     @pytest.mark.parametrize("requirement", ["-r x.txt", "--index-url=http://x", "a b c", "../x"])
@@ -215,11 +220,12 @@ class TestWaiting:
         assert repr(pool).endswith("1 outstanding>")
 
     def test_the_last_that_is_cancelled_ends_the_build(self, held, world):
-        _, view = held
+        pool, view = held
         futures = [view.submit(version) for _ in range(3)]
         eventually(lambda: world.uv_runs("compile"), 30)
         assert all(one.cancel() for one in futures)
         assert len(wait(futures, 30).done) == 3
+        eventually(lambda: pool.stats().outcomes == {"Cancelled": 3})
         eventually(lambda: not processes_with(str(world.folder / "uv")))
 
     def test_a_call_after_the_last_was_cancelled_asks_anew(self, held, world):

@@ -71,6 +71,14 @@ def test_failures_say_what_uv_said(world: World) -> None:
         receipt = answer["receipt"]
         assert (receipt["environment"], receipt["environment_origin"]) == (None, "failed")
         assert not receipt["environment_hit"]
+        assert receipt["seconds"]["resolve"] > 0
+        assert (receipt["attempts"], receipt["pid"]) == (0, None)
+        stats = server.stats()
+        assert (stats["calls"], stats["outcomes"]) == (1, {"EnvironmentError": 1})
+        (failure,) = stats["recent_failures"]
+        assert failure["error_type"] == "EnvironmentError"
+        assert "alpha==7" in failure["error"]
+        assert stats["latency"] == {}, "it took nothing of the pool's time"
         for text in ("-r x.txt", "--index-url=http://x", "", "a b c", "../x"):
             reply = server.http.post("/execute", json=request(VERSION, dependencies=[text]))
             assert reply.status_code == 422, reply.text
@@ -85,6 +93,7 @@ def test_the_time_for_building_is_limited_by_itself(world: World) -> None:
         answer = server.execute(VERSION, dependencies=["alpha"], timeout_s=60)
         assert answer["error_type"] == "Timeout", report(answer)
         assert answer["details"]["phase"] == "build"
+        assert server.stats()["outcomes"] == {"Timeout": 1}
         assert server.execute("def f(): return 3")["json_result"] == 3
 
 

@@ -236,6 +236,9 @@ def test_variables_are_those_it_was_made_with(server: Server) -> None:
 def test_one_that_must_exist(server: Server) -> None:
     answer = call(server, "must", "inc", instance_must_exist=True)
     assert answer["error_type"] == "InstanceLost", report(answer)
+    receipt = answer["receipt"]
+    assert receipt["environment_origin"] is receipt["environment_hit"] is None, "not its fault"
+    assert receipt["attempts"] == 0
     value(call(server, "must", "inc"))
     assert value(call(server, "must", "inc", instance_must_exist=True)) == 12
     call(server, "must", "die")

@@ -117,6 +117,7 @@ def test_waiting_has_a_limit_of_its_own(make_live):
     outcome = live.call(NEXT, queue_s=0.1)
     assert outcome.error_type == "Timeout"
     assert outcome.details["phase"] == "queue"
+    assert outcome.receipt.attempts == 0
     live.supervisor.cancel(blocker.id)
     fine(live)
 

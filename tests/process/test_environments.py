@@ -57,6 +57,8 @@ def test_an_environment_nobody_added_is_told(live):
     outcome = live.call(VERSION, call=of("never"))
     assert outcome.error_type == "EnvironmentStartFailed"
     assert "not known" in outcome.error
+    receipt = outcome.receipt
+    assert (receipt.environment, receipt.attempts, receipt.pid) == ("never", 0, None)
 
 
 def test_more_environments_than_may_be_up_take_turns(make_live, interpreter):

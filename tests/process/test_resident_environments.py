@@ -96,5 +96,6 @@ def test_an_environment_that_does_not_start_is_told(live: Live, tmp_path: Path) 
     for call in calls:
         outcome = call.wait()
         assert outcome.error_type == "EnvironmentStartFailed", outcome
+        assert (outcome.receipt.environment, outcome.receipt.attempts) == ("none", 0)
     assert instances(live) == {}
     assert live.stats().queue.depth == 0

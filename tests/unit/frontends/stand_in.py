@@ -36,6 +36,7 @@ class StandInPool:
     held: dict[int, Sink] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     on_submit: Callable[[int], None] = lambda _call_id: None
+    unprovided_calls: list[FlashpoolError] = field(default_factory=list)
     stopped: bool = False
     credits: int = 0
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -46,6 +47,9 @@ class StandInPool:
     def check_gpus(self, asked: int | None) -> None:
         if asked is not None and asked > self.gpus:
             raise InvalidRequest(f"gpus: asks for {asked}, and there are {self.gpus} here")
+
+    def unprovided(self, label: str, error: FlashpoolError) -> None:
+        self.unprovided_calls.append(error)
 
     async def wait_ready(self) -> None:
         if self.start_error:

@@ -7,8 +7,15 @@ import pytest
 from unit.frontends.stand_in import NONE
 
 from flashpool.frontends import answers
-from flashpool.pool.calls import Outcome, Receipt
-from flashpool.pool.errors import BY_NAME, EnvironmentError, Overloaded, PayloadTooLarge, Timeout
+from flashpool.pool.calls import Outcome, Provision, Receipt
+from flashpool.pool.errors import (
+    BY_NAME,
+    EnvironmentError,
+    InstanceLost,
+    Overloaded,
+    PayloadTooLarge,
+    Timeout,
+)
 
 #: What a drop-in replacement's answer must have (the client's FunctionResponse).
 OLD_FIELDS = {
@@ -134,10 +141,20 @@ def test_refusals() -> None:
 def test_what_was_refused_has_no_receipt() -> None:
     refused = answers.of_error(Overloaded("later", retry_after_s=1))
     assert (refused.status, json.loads(refused.body)["receipt"]) == (503, None)
-    failed = answers.of_error(EnvironmentError("no such package"))
+    failed = answers.of_error(InstanceLost("it is not there"))
     receipt = json.loads(failed.body)["receipt"]
     assert (failed.status, receipt["environment"]) == (200, None)
-    assert receipt["environment_origin"] == "failed"
+    assert (receipt["environment_origin"], receipt["environment_hit"]) == (None, None)
+    assert receipt["attempts"] == 0
+
+
+def test_who_got_no_environment_is_told_what_the_try_took() -> None:
+    error = EnvironmentError("no such package")
+    error.provision = Provision(environment="", origin="failed", resolve_s=0.5)
+    receipt = json.loads(answers.of_error(error).body)["receipt"]
+    assert (receipt["environment"], receipt["environment_origin"]) == (None, "failed")
+    assert receipt["environment_hit"] is False
+    assert (receipt["seconds"]["resolve"], receipt["attempts"]) == (0.5, 0)
 
 
 def test_warnings_are_there_when_there_are_any() -> None:

@@ -328,5 +328,7 @@ def test_a_client_that_goes_away_while_its_environment_is_made() -> None:
                 await until(lambda: environments.asked)
             await until(lambda: environments.cancelled)
         assert pool.calls == []
+        (failure,) = pool.unprovided_calls
+        assert type(failure).__name__ == "Cancelled"
 
     run(main())

@@ -99,6 +99,8 @@ def test_a_job_whose_environment_is_not_made_is_reported_in_time() -> None:
     assert outcome.error_type == "Timeout"
     assert outcome.details["phase"] == "build"
     assert outcome.output == b"building\n"
+    assert outcome.receipt.provision.origin == "failed"
+    assert outcome.receipt.provision.build_s > 0
 
 
 @pytest.mark.parametrize("fields", [{}, {"dependencies": ["thing"]}], ids=["run", "build"])
