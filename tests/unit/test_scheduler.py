@@ -306,7 +306,11 @@ class World(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         """Who waits has a reason: no slot, or a start or a fork that is under way."""
         assert not self.asking or self.on_slots == POLICY.slots
-        able = [call for call in self.waiting if not self._held_up(self.waiting[call])]
+        able = [
+            call
+            for call, key in self.waiting.items()
+            if not (self._held_up(key) or self._waits_its_turn(call))
+        ]
         for key in {self.waiting[call] for call in able if call not in self.for_gpus}:
             if self.on_slots < POLICY.slots:
                 assert key in self.starting or key in self.forks or key in self.spares.values()
@@ -320,7 +324,7 @@ class World(RuleBasedStateMachine):
             for call, key in self.waiting.items()
             if call in self.for_gpus and self.scheduler.is_up(key)
         ]
-        if line and self.for_gpus[min(line)] <= free:
+        if line and self.for_gpus[min(line)] <= free and not self._waits_its_turn(min(line)):
             key = self.waiting[min(line)]
             assert key in self.forks
             assert key not in self.spares.values()
@@ -334,6 +338,12 @@ class World(RuleBasedStateMachine):
         taken = self.room_taken()
         full = key.environment != "base" and len(taken) >= POLICY.max_environments
         return key in self.going or key in self.retired or (full and key.environment not in taken)
+
+    def _waits_its_turn(self, call: int) -> bool:
+        """Its environment lets another one go first, whose calls are older."""
+        zygote = self.scheduler._line.waits_for(call)
+        since = zygote.for_gpus[call][0] if call in zygote.for_gpus else zygote.waiting[call]
+        return self.scheduler._turns.yields(zygote, since)
 
     @property
     def retired(self) -> set[ZygoteKey]:
