@@ -34,6 +34,7 @@ from .admin import Admin, bind_admin
 from .assembly import make_service
 from .hardening import harden
 from .lb import create_app
+from .listener import url
 from .logs import configure_log
 from .service import Service
 from .serving import SIGNALS, OpenServerError, check_open
@@ -73,6 +74,7 @@ def _surround(app: FastAPI, service: Service, settings: Settings) -> None:
     async def lifespan(of: FastAPI) -> AsyncIterator[None]:
         # Bound here: a process that only imports the application has no business with ports.
         sock = await asyncio.to_thread(bind_admin, settings)
+        _log.info("Live calls, on slots: %d; stats: %s/stats", settings.slots, url(sock))
         admin = Admin(service.pool, settings, sock)
         async with inner(of):
             await admin.start()

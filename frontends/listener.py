@@ -8,6 +8,7 @@ import errno
 import logging
 import socket
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, Final
 
 import uvicorn
@@ -22,6 +23,19 @@ _log = logging.getLogger(__name__)
 _MARGIN_S: Final = 5.0
 #: Of a tenth of a second each: a client that left is to be noticed within a second.
 _TICKS_A_SWEEP: Final = 5
+
+
+#: Whether this context serves one of our listeners.
+_untold: ContextVar[bool] = ContextVar("_untold", default=False)
+_UVICORN: Final = "uvicorn.error"
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's line is news: whoever has a listener of ours tells of it himself.
+
+    Where uvicorn hosts the application too, each line of its life would come twice.
+    """
+    return record.levelno > logging.INFO or not _untold.get()
 
 
 class ListenError(Exception):
@@ -56,6 +70,12 @@ class Listener(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Whoever runs the listener decides what signals do."""
         yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until it is to exit, without uvicorn's words about that: see `_is_told`."""
+        _untold.set(True)
+        logging.getLogger(_UVICORN).addFilter(_is_told)
+        await super().serve(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: uvicorn's own housekeeping, and sometimes ours."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,9 +94,14 @@ def test_the_job_of_a_file(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert "Job result" not in ended.stdout
-    ended = done(HANDLER)
-    assert ended.returncode == 1
-    assert "test_input.json not found" in ended.stdout
+
+
+def test_without_a_queue_it_says_what_there_is_to_do() -> None:
+    ended = done([FLASHPOOL, "serve", "qb"])
+    assert ended.returncode == 2
+    for hint in ("RUNPOD_WEBHOOK_GET_JOB", "--rp_serve_api", "--test_input", "test_input.json"):
+        assert hint in ended.stderr
+    assert ended.stdout == "", "the SDK's own words have no hint"
 
 
 def test_help_tells_of_the_sdks_flags() -> None:
@@ -141,6 +147,17 @@ def test_the_sdks_api_as_a_queue_on_loopback(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == 0, (tmp_path / "log").read_text()
     assert not alive(tree)
+    check_log(tmp_path / "log")
+
+
+def check_log(log: Path) -> None:
+    """What a server under uvicorn says of itself: each thing once, and where its stats are."""
+    text = log.read_text()
+    for line in ("Started server process", "Shutting down", "Finished server process"):
+        assert text.count(line) == 1, text
+    assert re.search(
+        r"Live (calls|jobs), .*; stats: http://127\.0\.0\.1:\d+/stats$", text, re.MULTILINE
+    )
 
 
 def test_the_sdks_api_leaves_within_the_drain_and_answers(tmp_path: Path) -> None:
@@ -275,6 +292,7 @@ def test_the_load_balanced_images_application(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(40)
     until(lambda: not alive(tree))
+    check_log(tmp_path / "log")
 
 
 def test_the_application_ends_its_calls_within_the_drain(tmp_path: Path) -> None:
