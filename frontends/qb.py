@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LAST_PORT: Final = 65535
+#: The job that the SDK runs where it has no other, and where it learns of a queue.
+_JOB_FILE: Final = Path("test_input.json")
+_QUEUE: Final = "RUNPOD_WEBHOOK_GET_JOB"
 _REALTIME: Final = "RUNPOD_REALTIME_PORT"
 _SDK_LEVELS: Final = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
 
@@ -62,6 +65,7 @@ def serve_qb(settings: Settings, given: list[str]) -> None:
     flags = qb_sdk.arguments(given)
     _check_api(settings, flags)
     _check_job(flags)
+    _check_purpose(flags)
     harden()
     # Until the loop minds its signals itself, and for the SDK's API after it has closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -133,11 +137,10 @@ def _set_defaults(settings: Settings) -> None:
 
 def _check_job(flags: Any) -> None:
     """A job of the command line, or of the file that the SDK reads without one."""
-    file = Path("test_input.json")
     if flags.test_input:
         given, source = flags.test_input, "--test_input"
-    elif file.is_file() and not flags.rp_serve_api and "RUNPOD_WEBHOOK_GET_JOB" not in os.environ:
-        given, source = file.read_text("utf-8", "replace"), str(file)
+    elif _JOB_FILE.is_file() and not flags.rp_serve_api and _QUEUE not in os.environ:
+        given, source = _JOB_FILE.read_text("utf-8", "replace"), str(_JOB_FILE)
     else:
         return
     try:
@@ -147,6 +150,17 @@ def _check_job(flags: Any) -> None:
     except (ValueError, RecursionError) as error:
         problem = str(error)
     raise FlagError(f'{source} must be a JSON object such as {{"input": {{...}}}}: {problem}')
+
+
+def _check_purpose(flags: Any) -> None:
+    """The SDK would say that there is no test_input.json, and nothing of its other ways."""
+    given = flags.test_input or flags.rp_serve_api or _is_realtime() or _QUEUE in os.environ
+    if not given and not _JOB_FILE.is_file():
+        raise FlagError(
+            f"There are no jobs to serve: {_QUEUE}, which RunPod's pods have, is not set. "
+            "Without a cloud: --rp_serve_api serves a queue on loopback; --test_input "
+            f"'{{\"input\": {{...}}}}' runs one job, and so does a {_JOB_FILE} in this directory"
+        )
 
 
 def _check_api(settings: Settings, flags: Any) -> None:
