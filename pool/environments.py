@@ -27,7 +27,7 @@ from flashpool.envs.provider import Provider
 from .calls import Phase, Provision, unprovided
 from .errors import EnvironmentError, FlashpoolError, InvalidRequest, Overloaded, Timeout
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
 
@@ -171,7 +171,7 @@ class StoredEnvironments:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("The store of environments: %s", error)
+            _log.warning("The store of environments: %s", error)
 
     # What the store tells.
 

@@ -27,7 +27,7 @@ from .roster import RESTART_WINDOW_S
 from .states import ZygoteState
 from .zygote import ZygoteProcess
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
 ANSWER_S: Final = 10.0
@@ -173,7 +173,7 @@ class Fleet:
             return False
         if zygote.stillborn < (STILLBORN_PROVEN if zygote.proven else STILLBORN):
             return False
-        log.warning("%r is not used any more: %s", zygote, why)
+        _log.warning("%r is not used any more: %s", zygote, why)
         self._learner.failed(zygote.key, None, why)
         return True
 
@@ -284,7 +284,7 @@ class Fleet:
         """This process may open no more: what came is closed, and so the workers leave."""
         for fd in fds:
             os.close(fd)
-        log.error("%r forked, but this process has too many open files to use it", zygote)
+        _log.error("%r forked, but this process has too many open files to use it", zygote)
         self.failures[zygote.key] = "the supervisor has too many open files"
         self._listener.not_forked(zygote, number)
 
@@ -294,19 +294,19 @@ class Fleet:
         elif op == wire.SKIPPED:
             zygote.skipped[message["module"]] = message["why"]
             if message["module"] in self._config.preload:
-                log.warning("%s is not preloaded: %s", message["module"], message["why"])
+                _log.warning("%s is not preloaded: %s", message["module"], message["why"])
             self._learner.skip(zygote.key, message["module"], message["why"])
         elif op == wire.UNSAFE:
             zygote.unsafe = (message["module"], message["why"])
         elif op == wire.NOT_FORKED:
-            log.error("%r cannot fork: %s", zygote, message["why"])
+            _log.error("%r cannot fork: %s", zygote, message["why"])
             self.failures[zygote.key] = f"it cannot fork: {message['why']}"
             zygote.unanswered -= message["n"]
             self._listener.not_forked(zygote, message["n"])
         elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
             # In any other state it was told to leave meanwhile.
             zygote.is_ready(message, self._now())
-            log.debug("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
+            _log.debug("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
             self._listener.zygote_ready(zygote)
 
     def _on_words(self, zygote: ZygoteProcess, _writable: bool) -> None:
@@ -336,7 +336,7 @@ class Fleet:
         """Remember why; do not let happen again what can be avoided."""
         if zygote.forked:
             reason = self.losses[zygote.key] = f"{reason}{self._how_often(zygote.key)}"
-        log.warning("%r is lost: %s", zygote, reason)
+        _log.warning("%r is lost: %s", zygote, reason)
         if zygote.curable:
             self.spawned[zygote.key.environment] = reason
         elif not zygote.forked:

@@ -21,7 +21,7 @@ from .gpus import GpuTable
 from .nvml import Nvml
 from .visible import visible
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Between two tries to list the devices of a driver that is ill, and after a look that failed.
 FIND_AGAIN_S: Final = 5.0
@@ -86,7 +86,7 @@ class GpuWatch:
                 await self._turn(environ)
             except Exception:
                 # Devices that nobody looks at any more would never be free again.
-                log.exception("The look at the GPUs failed; trying again")
+                _log.exception("The look at the GPUs failed; trying again")
                 await self._wait(FIND_AGAIN_S)
 
     async def _turn(self, environ: Mapping[str, str]) -> None:
@@ -111,7 +111,7 @@ class GpuWatch:
         inventory = await self._nvml.inventory()
         seen = visible(inventory.devices, environ)
         for warning in (*inventory.unreadable, *seen.warnings):
-            log.warning("GPUs: %s", warning)
+            _log.warning("GPUs: %s", warning)
         self.reason = inventory.reason or seen.reason
         self.ill, self.driver = inventory.ill, inventory.driver
         self.table.add(seen.devices)
@@ -120,11 +120,11 @@ class GpuWatch:
     def _tell(self, inventory: Inventory) -> None:
         if len(self.table):
             names = ", ".join(sorted({gpu.device.name for gpu in self.table}))
-            log.info("%d GPUs: %s; driver %s", len(self.table), names, inventory.driver)
+            _log.info("%d GPUs: %s; driver %s", len(self.table), names, inventory.driver)
         elif self.ill:
-            log.error("No GPU can be used: %s; trying again", self.reason)
+            _log.error("No GPU can be used: %s; trying again", self.reason)
         else:
-            log.info("No GPUs: %s", self.reason)
+            _log.info("No GPUs: %s", self.reason)
 
     async def _look(self) -> None:
         looked_at = self._now()
@@ -141,6 +141,6 @@ class GpuWatch:
 
     def _tell_change(self, gpu: Gpu, change: Change | None) -> None:
         if change is Change.QUARANTINED:
-            log.error("GPU %s is quarantined: %s", gpu.uuid, gpu.evidence)
+            _log.error("GPU %s is quarantined: %s", gpu.uuid, gpu.evidence)
         elif change is Change.RECOVERED:
-            log.warning("GPU %s is back from quarantine", gpu.uuid)
+            _log.warning("GPU %s is back from quarantine", gpu.uuid)

@@ -29,7 +29,7 @@ from .residents import Residents
 from .states import WorkerState
 from .workers import Life, Running, Worker
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Carrier(Protocol):
@@ -250,7 +250,7 @@ class ResidentReports:
         reason = instance.why_leaving or life.reason or "its worker is gone"
         if worker.aside:
             # Nobody else hears of it: what close() or a thread of its own printed.
-            log.info(
+            _log.info(
                 "Instance %r printed outside of calls: %s", name, worker.aside.tail(causes.TAIL)
             )
         self._to.do(self._table.gone(name, reason, self._now(), unmade=life.unmade))

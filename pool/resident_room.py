@@ -26,7 +26,7 @@ from .residents import Residents
 from .scheduler import Scheduler
 from .workers import Life
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Residents whose memory is looked at in one turn.
 _LOOKS: Final = 16
@@ -207,7 +207,7 @@ def _begun(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("What instances use could not be measured: %r", error)
+        _log.warning("What instances use could not be measured: %r", error)
 
 
 def _may_go(instance: Instance) -> bool:
