@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from flashpool.pool import ends
 from flashpool.pool.calls import InstanceRecord, Outcome, Provision, Receipt
 from flashpool.pool.errors import FlashpoolError
 
@@ -33,6 +34,10 @@ STATUS: Final[Mapping[str, int]] = {
 
 #: Of what did not come to ask for an environment, or had no trouble with that.
 _NOWHERE: Final = Provision(environment="", origin="")
+#: What to do about a module that is not there.
+_REMEDY: Final = (
+    "name the package that provides it in `dependencies`; a file of your own, in `modules`"
+)
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 _encode: Final = msgspec.json.encode
@@ -106,7 +111,7 @@ def _failure(outcome: Outcome, *, has_receipt: bool = True) -> bytes:
         "result": None,
         "json_result": None,
         # An empty error would read as "unknown error" at the client.
-        "error": outcome.error or outcome.error_type,
+        "error": ends.told(outcome, _REMEDY) or outcome.error_type,
         "stdout": msgspec.Raw(_text(outcome.output)),
         "instance_id": outcome.instance.instance if outcome.instance else None,
         "instance_info": outcome.instance.as_dict() if outcome.instance else None,

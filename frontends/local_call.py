@@ -15,6 +15,7 @@ from typing import Any, Final
 from flashpool.envs import Spec, SpecRefused
 from flashpool.envs.settings import REFERENCE_KINDS
 from flashpool.envs.spec import normalise
+from flashpool.pool import ends
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
 from flashpool.pool.causes import TAIL_HEADING
 from flashpool.pool.environments import StoredEnvironments
@@ -41,6 +42,8 @@ if not callable({function}):
 """
 
 
+#: What to do about a module that is not there.
+_REMEDY: Final = "name the package that provides it in --with"
 #: What messages call a limit, and what it is called here.
 _OPTIONS: Final = {"timeout_s": "--timeout", "memory_mb": "--memory-mb"}
 #: The last output in a message is at most that long.
@@ -222,6 +225,7 @@ def _of_user(outcome: Outcome, request: Request) -> Outcome:
     message = str(outcome.details.get("message", ""))
     if outcome.error_type == "MissingFunction":
         return replace(outcome, error=message)
+    outcome = replace(outcome, error=ends.told(outcome, _REMEDY))
     # Of the call itself: a TypeError from within names another function.
     if outcome.error_type == "TypeError" and message.startswith(f"{request.function}() "):
         return replace(outcome, error=f"{(outcome.error or '').rstrip()}\n{request.hint}")

@@ -46,6 +46,14 @@ def answered(
     )
 
 
+def told(outcome: Outcome, remedy: str) -> str:
+    """Its error; where a module was not there, with what to do about that as its last line."""
+    error, module = outcome.error or "", outcome.details.get("missing_module")
+    if not (outcome.from_user and isinstance(module, str)):
+        return error
+    return f"{error.rstrip()}\n\nThe call's environment has no module {module!r}: {remedy}."
+
+
 def unserved(running: Running, outcome: Outcome, now: float) -> Outcome:
     """The end of one that waits for a worker, with what it can tell: how long, and for what."""
     return replace(outcome, receipt=_receipt(running, now))

@@ -15,6 +15,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any, Final
 
+from . import ends
 from ._child.payload import say
 from .calls import Outcome
 from .causes import TAIL_HEADING
@@ -26,6 +27,8 @@ _ADVICE: Final = {
     "give the server more slots": "give the pool more max_workers",
     "raise FLASHPOOL_QUEUE_LIMIT": "raise queue_limit",
 }
+#: What to do about a module that is not there.
+_REMEDY: Final = 'name the package that provides it, as in pool.options(dependencies=["a-package"])'
 
 
 class RemoteTraceback(Exception):
@@ -45,7 +48,7 @@ def restore(outcome: Outcome) -> BaseException:
         return _of_pool(outcome)
     exception = _unpickle(outcome)
     if outcome.error:
-        _attach(exception, RemoteTraceback(outcome.error))
+        _attach(exception, RemoteTraceback(ends.told(outcome, _REMEDY)))
     return exception
 
 

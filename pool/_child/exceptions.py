@@ -15,7 +15,18 @@ import sys
 from types import TracebackType
 
 from . import pickling
-from .report import ARGS, CAUSE, CONTEXT, TRACEBACK, describe, members_of, read, summary, text_of
+from .report import (
+    ARGS,
+    CAUSE,
+    CONTEXT,
+    PIECE_LIMIT,
+    TRACEBACK,
+    describe,
+    members_of,
+    read,
+    summary,
+    text_of,
+)
 from .stack import depth_of, user_traceback
 
 TYPE_CHECKING = False
@@ -59,7 +70,28 @@ def capture(exc: BaseException) -> tuple[dict[str, Any], bytes]:
 
 def _record(exc: BaseException) -> dict[str, Any]:
     report = describe(exc)
-    return {"error_type": report.name, "error": report.text(), "details": report.as_dict()}
+    details = report.as_dict()
+    if (missing := _missing_module(exc)) is not None:
+        details["missing_module"] = missing
+    return {"error_type": report.name, "error": report.text(), "details": details}
+
+
+def _missing_module(exc: BaseException) -> str | None:
+    """The package of an import that failed, if nothing of it is here: who asked may name it."""
+    name = read(exc, "name") if isinstance(exc, ModuleNotFoundError) else None
+    if type(name) is not str:
+        return None
+    package = name.partition(".")[0]
+    if not package.isidentifier() or len(package) > PIECE_LIMIT:
+        return None
+    if package in sys.stdlib_module_names:
+        return None
+    try:
+        from importlib.util import find_spec
+
+        return package if find_spec(package) is None else None
+    except BaseException:
+        return None  # it is there, without a spec; or a finder of the user's raised
 
 
 def _least(exc: BaseException, error: BaseException) -> dict[str, Any]:

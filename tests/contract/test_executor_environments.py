@@ -104,8 +104,10 @@ class TestCalls:
         none = pool.options(dependencies=[])
         futures = [one.submit(version) for one in (pool, other) * 20]
         assert [one.result(60) for one in futures] == ["1.0", "2.0"] * 20
-        with pytest.raises(ModuleNotFoundError):
+        with pytest.raises(ModuleNotFoundError) as caught:
             none.submit(version).result(60)
+        assert "pool.options(dependencies=[" in str(caught.value.__cause__)
+        assert not hasattr(caught.value, "__notes__")
         assert none.submit(there.add, 1, 2).receipt is None
 
     def test_receipt_and_output_tell_of_a_build_once(self, make_pool, capsys):

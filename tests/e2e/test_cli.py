@@ -22,6 +22,9 @@ def double(n, plus=0):
     print("doubling", n, flush=True)
     return n * STEP + plus
 
+def lacks():
+    import no_such_module
+
 def uses_a_neighbour():
     return beside.VALUE
 
@@ -143,6 +146,9 @@ def test_nothing_is_told_twice(source: Path) -> None:
     assert slow.stderr.count("in slow") == 1
     assert flashpool("call", f"{source}:double").stderr.count("missing 1 required") == 1
     assert "Traceback" not in flashpool("call", f"{source}:absent").stderr
+    lacking = flashpool("call", f"{source}:lacks").stderr
+    assert "in --with" in lacking
+    assert "dependencies" not in lacking
 
 
 def test_output_is_live_and_an_interrupt_ends_the_call(source: Path) -> None:

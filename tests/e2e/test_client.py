@@ -65,6 +65,7 @@ def test_values(outcomes: dict[str, Any], function: str, value: object) -> None:
     ("function", "texts"),
     [
         ("needs_what_is_not_there", ["No set of versions", "alpha==7"]),
+        ("imports_what_is_not_there", ["No module named 'qqzz'", "in `dependencies`"]),
         ("fails", ["ValueError: no such luck", "in fails", "raise ValueError"]),
         ("too_large", ["bytes", "Return less"]),
         ("unpicklable", ["lock"]),

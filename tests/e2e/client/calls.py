@@ -66,6 +66,12 @@ def leaves():
     sys.exit(3)
 
 
+def imports_what_is_not_there():
+    import qqzz
+
+    return qqzz
+
+
 def dies():
     import os
 
@@ -101,6 +107,7 @@ CALLS = [
     (unpicklable, (), {}),
     (leaves, (), {}),
     (dies, (), {}),
+    (imports_what_is_not_there, (), {}),
 ]
 
 

@@ -269,6 +269,35 @@ def test_an_exception_of_a_shipped_module_travels_by_name(worker):
         pickle.loads(answer.pickle)
 
 
+class Lies(ModuleNotFoundError):
+    @property
+    def name(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "missing"),
+    [
+        (raised(lambda: __import__("no_such_module.part")), "no_such_module"),
+        (raised(lambda: __import__("json.no_such_part")), None),
+        (raised(lambda: exec("from json import no_such_name")), None),
+        (ModuleNotFoundError("No module named 'x'"), None),
+        (ModuleNotFoundError("not built in", name="no way"), None),
+        (ModuleNotFoundError("not built in", name="x" * 5000), None),
+        (ModuleNotFoundError("not built in", name="xml.etree"), None),
+        (Lies("x"), None),
+        (ValueError("x"), None),
+    ],
+)
+def test_a_module_that_is_not_installed_is_told_as_data(error, missing):
+    record, data = captured(error)
+    assert record["details"].get("missing_module") == missing
+    if type(error) is ModuleNotFoundError:
+        copy = pickle.loads(data)
+        assert (str(copy), copy.name, copy.args) == (str(error), error.name, error.args)
+        assert not hasattr(copy, "__notes__")
+
+
 def test_capture_does_not_touch_the_exception():
     error = raised(lambda: 1 / 0)
     before = (error.__traceback__, error.__context__, error.__dict__.copy())

@@ -148,6 +148,26 @@ def test_what_was_refused_has_no_receipt() -> None:
     assert receipt["attempts"] == 0
 
 
+@pytest.mark.parametrize(
+    ("missing", "from_user", "told"),
+    [("cv2", True, True), (None, True, False), (5, True, False), ("cv2", False, False)],
+)
+def test_what_to_do_about_a_module_that_is_not_there(
+    missing: object, from_user: bool, told: bool
+) -> None:
+    error = "ModuleNotFoundError: No module named 'cv2'\n\nTraceback ...\n"
+    outcome = Outcome(
+        error_type="ModuleNotFoundError",
+        error=error,
+        details={"missing_module": missing},
+        from_user=from_user,
+    )
+    text = fields(answers.of_outcome(outcome, None))["error"]
+    assert text.startswith(error)
+    assert text.endswith("in `dependencies`; a file of your own, in `modules`.") is told
+    assert told or text == error
+
+
 def test_who_got_no_environment_is_told_what_the_try_took() -> None:
     error = EnvironmentError("no such package")
     error.provision = Provision(environment="", origin="failed", resolve_s=0.5)
