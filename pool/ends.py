@@ -11,7 +11,6 @@ from ._child import wire
 from .calls import InstanceRecord, Outcome, Phase, Receipt
 from .causes import Cause, Stop
 from .errors import FlashpoolError
-from .output import without_our_frames
 from .workers import Running
 
 
@@ -67,7 +66,7 @@ def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None
         error_type=cause.error_type,
         error=cause.message,
         details=cause.details,
-        output=without_our_frames(_written(running)),
+        output=_written(running, ours=False),
         receipt=_receipt(running, now, peak_rss_mb=peak, exit_words=exit_words),
     )
 
@@ -83,8 +82,8 @@ def cancelled(running: Running, reason: str, now: float) -> Outcome:
     )
 
 
-def _written(running: Running) -> bytes:
-    return running.written.value() if running.written is not None else b""
+def _written(running: Running, *, ours: bool = True) -> bytes:
+    return running.written.value(ours=ours) if running.written is not None else b""
 
 
 def start_failed(environment: str, reason: str) -> Outcome:

@@ -10,6 +10,8 @@ from typing import Final
 _OUR_FRAME: Final = re.compile(
     rb'^  File "[^"\n]*/pool/_child/\w+\.py", line \d+ in [^\n]*\n', re.MULTILINE
 )
+#: Bytes kept beyond the limit: the room of frames that are left out when all is known.
+_BETWEEN: Final = 16 * 1024
 
 
 def without_our_frames(written: bytes) -> bytes:
@@ -18,7 +20,7 @@ def without_our_frames(written: bytes) -> bytes:
 
 
 class OutputBuffer:
-    """Keeps the first half and the last half of ``limit`` bytes."""
+    """Keeps the first half and the last half of ``limit`` bytes, and a little more between."""
 
     __slots__ = ("_cut", "_half", "_head", "_head_size", "_tail", "_tail_size")
 
@@ -45,21 +47,31 @@ class OutputBuffer:
         self._tail.append(chunk)
         self._tail_size += len(chunk)
         # Whole chunks only: cutting each one exactly would copy the tail over and over.
-        while self._tail_size - len(self._tail[0]) >= self._half:
+        while self._tail_size - len(self._tail[0]) >= self._half + _BETWEEN:
             gone = self._tail.popleft()
             self._tail_size -= len(gone)
             self._cut += len(gone)
 
-    def value(self) -> bytes:
-        """All that is kept, with a line in the middle that says how much is not."""
-        head = b"".join(self._head)
-        tail = b"".join(self._tail)
-        surplus = max(0, len(tail) - self._half) if self._cut or len(tail) > self._half else 0
+    def value(self, *, ours: bool = True) -> bytes:
+        """All that is kept, with a line in the middle that says how much is not.
+
+        Without ``ours``, stacks in it show the user's code only, and have all the room.
+        """
+        head, tail = b"".join(self._head), b"".join(self._tail)
+        if not ours:
+            head, tail = self._users(head, tail)
+        surplus = max(0, len(tail) - self._half)
         cut = self._cut + surplus
         if not cut:
             return head + tail
         return head + b"\n[... %d bytes of output cut ...]\n" % cut + tail[surplus:]
 
+    def _users(self, head: bytes, tail: bytes) -> tuple[bytes, bytes]:
+        if self._cut:
+            return without_our_frames(head), without_our_frames(tail)
+        whole = without_our_frames(head + tail)
+        return whole[: self._half], whole[self._half :]
+
     def tail(self, size: int) -> str:
         """The last ``size`` bytes as text, for messages."""
-        return without_our_frames(self.value())[-size:].decode(errors="replace")
+        return self.value(ours=False)[-size:].decode(errors="replace")

@@ -111,6 +111,14 @@ def test_a_time_limit_shows_where_the_call_was(live):
     assert 'File "flash:f", line 3 in f' in outcome.error or "line 2 in f" in outcome.error
 
 
+def test_little_room_for_output_is_for_the_users_stack(make_live):
+    live = make_live(slots=1, output_limit=1024).ready()
+    outcome = live.call("def f():\n    print('x' * 1500)\n    while True:\n        pass", run_s=1.0)
+    assert outcome.error.endswith("in f")
+    assert b"_child" not in outcome.output
+    assert b"in f\n" in outcome.output
+
+
 def test_waiting_has_a_limit_of_its_own(make_live):
     live = make_live(slots=1).ready()
     blocker = live.start("def f():\n    import time; time.sleep(60)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,29 @@ def test_the_first_and_the_last_half_survive_whatever_the_chunks(chunks, limit):
     assert head == whole[:half]
     assert tail == whole[-half:]
     assert int(cut[1]) == len(whole) - len(head) - len(tail)
+
+
+def dumped(*places: str) -> list[bytes]:
+    """A stack as the interpreter dumps it, a line at a time."""
+    lines = [f'  File "{place}", line 7 in run\n' for place in places]
+    return [line.encode() for line in ("Current thread 0x01 (most recent call first):\n", *lines)]
+
+
+OURS = [f"/x/pool/_child/{name}.py" for name in ("invoke", "worker", "birth", "zygote", "boot")]
+
+
+@pytest.mark.parametrize("before", [b"", b"x" * 90, b"x" * 5000, b"x" * 50_000])
+@pytest.mark.parametrize("whole", [False, True])
+def test_frames_of_ours_take_no_room_of_the_users(before, whole):
+    buffer = OutputBuffer(200)
+    chunks = [before, *dumped("flash:f", *OURS)]
+    for chunk in [b"".join(chunks)] if whole else chunks:
+        buffer.append(chunk)
+    for shown in (buffer.value(ours=False), buffer.tail(150).encode()):
+        assert b'File "flash:f", line 7 in run\n' in shown
+        assert b"_child" not in shown
+        assert b"worker.py" not in shown
+    assert b"_child" in buffer.value()
 
 
 def test_a_gigabyte_costs_no_more_than_the_limit():
