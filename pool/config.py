@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypedDict
 
 #: What OpenMP, OpenBLAS, MKL, BLIS, numexpr and Apple's library take their number from.
 _THREAD_LIMITS: Final = (
@@ -99,6 +99,37 @@ class PoolConfig:
     def zygote_env(self) -> dict[str, str]:
         """The environment that zygotes are started with."""
         return {**thread_limits(usable_cores(), self.sharing or self.slots), **self.worker_env}
+
+
+class PoolKeywords(TypedDict, total=False):
+    """What `Pool` takes of `PoolConfig` as keywords, for editors and type checkers."""
+
+    base_python: str | os.PathLike[str]
+    queue_limit: int | None
+    queue_timeout_s: float | None
+    grace_s: float
+    start_timeout_s: float
+    output_limit: int
+    max_spares: int
+    spare_idle_s: float
+    max_environments: int
+    environment_idle_s: float
+    gpus_per_call: int | None
+    calls_per_gpu: int
+    gpu_settle_s: float
+    gpu_tolerance_mb: int
+    instances: int
+    instance_idle_s: float | None
+    instances_mb: int | None
+    instances_gpu_mb: int | None
+    instance_concurrency: int
+    preload: Iterable[str]
+    preload_learn: Iterable[str]
+    worker_env: Mapping[str, str]
+    extra_path: Iterable[str]
+    workdir: str | os.PathLike[str]
+    start_method: str
+    log_level: str
 
 
 def thread_limits(cores: int, slots: int) -> dict[str, str]:

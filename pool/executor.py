@@ -31,7 +31,12 @@ from .resident_states import Want
 from .tasks import Task
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from flashpool.envs import EnvSettings, Spec
+
+    from .config import PoolKeywords
+    from .options import CallKeywords
 
 T = TypeVar("T")
 
@@ -55,7 +60,7 @@ class _Submitter(Executor):
     def _pool(self) -> Pool:
         raise NotImplementedError
 
-    def options(self, **changes: Any) -> PoolView:
+    def options(self, **changes: Unpack[CallKeywords]) -> PoolView:
         """A view of this pool whose calls have other options; see `CallOptions`.
 
         Raises:
@@ -116,7 +121,7 @@ class _Submitter(Executor):
         *args: Any,
         max_concurrency: int | None = None,
         rebuild: bool = False,
-        **options: Any,
+        **options: Unpack[CallKeywords],
     ) -> RemoteInstance:
         """An object of that class in a worker of its own; see `RemoteInstance`.
 
@@ -225,7 +230,7 @@ class Pool(_Submitter):
         system_dependencies: Iterable[str] = (),
         environments: EnvSettings | None = None,
         show_output: bool = True,
-        **settings: Any,
+        **keywords: Unpack[PoolKeywords],
     ) -> None:
         if is_whole(max_workers) and max_workers <= 0:
             raise ValueError(f"max_workers must be greater than 0; got {max_workers!r}")
@@ -237,7 +242,7 @@ class Pool(_Submitter):
             "system_dependencies": system_dependencies,
         }
         own = {"max_workers": max_workers, "show_output": show_output}
-        settings = parameters.check({**options, **own, "environments": environments, **settings})
+        settings = parameters.check({**options, **own, "environments": environments, **keywords})
         for name in parameters.OWN:
             del settings[name]
         self._use(CallOptions().merged(options))

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeGuard
 
 from .calls import Limits
 from .errors import InvalidRequest
@@ -24,6 +24,22 @@ CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
 _PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
 #: A year: a larger limit is a mistake, and would overflow timers.
 SECONDS_MAX: Final = 366 * 24 * 3600
+
+
+class CallKeywords(TypedDict, total=False):
+    """The keywords of `Pool.options`, for editors and type checkers; see `CallOptions`."""
+
+    dependencies: Iterable[str]
+    python_version: str | None
+    system_dependencies: Iterable[str]
+    refresh: bool
+    gpus: int | None
+    timeout: float | None
+    queue_timeout: float | None
+    memory_mb: int | None
+    env: Mapping[str, str]
+    isolation: str
+    idempotent: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,7 +169,8 @@ OWN: Final = (
     "environments",
     "show_output",
 )
-_TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing")
+#: Settings that `Pool` makes of its own parameters, or not at all.
+TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing")
 
 
 def check(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequest: one is unknown, or its value makes no sense.
     """
-    settings = [one.name for one in fields(PoolConfig) if one.name not in _TAKEN]
+    settings = [one.name for one in fields(PoolConfig) if one.name not in TAKEN]
     check_names("parameter", given, [*OWN, *settings])
     return {name: _read(name, value) for name, value in given.items()}
 
