@@ -43,6 +43,8 @@ TO_BEGIN_S: Final = 1.0
 STOP_MARGIN_S: Final = 5.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
 _LAST_TURNS: Final = 16
+#: The same of its channel: the kernel's buffer takes fewer messages.
+_LAST_READS: Final = 1024
 
 
 class Listener(Protocol):
@@ -286,6 +288,12 @@ class Crew:
             for fd in frame.fds:
                 os.close(fd)
 
+    def _on_last_frame(self, worker: Worker, frame: wire.Frame) -> None:
+        try:
+            self._on_frame(worker, frame)
+        except wire.BadFrame:
+            pass  # its death says more; those behind it have descriptors to be closed, too
+
     def _on_bad_frame(self, worker: Worker, problem: str) -> None:
         self._poller.forget(worker.link.channel_fd)
         running = worker.running
@@ -370,10 +378,13 @@ class Crew:
 
     def read_last(self, worker: Worker) -> None:
         """Take what it sent and printed before: a result that made it is a result."""
+        turns = 0
         try:
-            while frames := worker.link.read():
+            # Not for ever: a process that it left may go on writing.
+            while turns < _LAST_READS and (frames := worker.link.read()):
+                turns += 1
                 for frame in frames:
-                    self._on_frame(worker, frame)
+                    self._on_last_frame(worker, frame)
         except wire.BadFrame:
             pass
         for _ in range(_LAST_TURNS):

@@ -84,7 +84,7 @@ class GpuWatch:
         while not self._closed:
             try:
                 await self._turn(environ)
-            except Exception:
+            except Exception:  # noqa: BLE001 - told, and tried again
                 # Devices that nobody looks at any more would never be free again.
                 _log.exception("The look at the GPUs failed; trying again")
                 await self._wait(FIND_AGAIN_S)

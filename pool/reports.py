@@ -133,8 +133,7 @@ class Reports:
 
     def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
         """A generator yielded."""
-        running.streaming = True
-        running.sink.item(frame.body, running.fds_of(frame))
+        running.take_item(frame)
 
     def result(
         self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from . import causes, ends
 from . import resident_states as states
@@ -30,6 +30,10 @@ from .states import WorkerState
 from .workers import Life, Running, Worker
 
 _log = logging.getLogger(__name__)
+
+#: Characters of an error's name, and of why nothing more can be run, that are remembered.
+_NAME: Final = 300
+_WHY: Final = 2000
 
 
 class Carrier(Protocol):
@@ -88,8 +92,7 @@ class ResidentReports:
         elif running.done or running.stop is not None:
             return
         elif frame.kind == wire.ITEM:
-            running.streaming = True
-            running.sink.item(frame.body, running.fds_of(frame))
+            running.take_item(frame)
         elif frame.kind == wire.OUTPUT:
             assert running.own_output is not None
             running.own_output.append(frame.body)
@@ -114,7 +117,7 @@ class ResidentReports:
             self._to.do(commands)
             return
         life = self._lives[name]
-        life.reason = f"its constructor raised {meta.more['error_type']}"
+        life.reason = f"its constructor raised {meta.more['error_type'][:_NAME]}"
         for call_id in self._table.not_loaded(name, life.reason):
             running = self._calls[call_id]
             running.worker, running.dispatched_at = worker, running.submitted_at
@@ -139,7 +142,8 @@ class ResidentReports:
         poisoned = meta.more.get("poisoned")
         if poisoned and not worker.stopping:
             # Before the next call may begin in it.
-            self._to.end(name, None, ends.sibling_lost(str(poisoned)), str(poisoned))
+            why = str(poisoned)[:_WHY]
+            self._to.end(name, None, ends.sibling_lost(why), why)
         if running.done:
             pass
         elif running.stop is not None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from .calls import Outcome, Receipt
-from .errors import FlashpoolError
+from .errors import BY_NAME, FlashpoolError
 
 #: Calls whose latency is remembered, and failures.
 LATENCIES: Final = 2048
 FAILURES: Final = 50
 _ERROR_TEXT: Final = 300
+#: In place of an end's name that is none of ours: user code wrote it to its worker's channel.
+OTHER: Final = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,13 +208,13 @@ class Recorder:
 
     def _count(self, label: str, outcome: Outcome) -> None:
         self.calls += 1
-        self.outcomes[outcome.error_type or "ok" if not outcome.from_user else "UserException"] += 1
+        self.outcomes[_cause(outcome)] += 1
         if outcome.error_type is not None:
             self._failures.append(
                 FailureStats(
                     at=time.time(),
                     label=label,
-                    error_type=outcome.error_type,
+                    error_type=outcome.error_type[:_ERROR_TEXT],
                     error=(outcome.error or "")[:_ERROR_TEXT],
                     run_s=round(outcome.receipt.run_s, 6),
                     pid=outcome.receipt.pid,
@@ -242,6 +244,14 @@ class Recorder:
             rss_mb=round(_resident_bytes() / 1e6, 1),
             open_files=_open_files(),
         )
+
+
+def _cause(outcome: Outcome) -> str:
+    if outcome.error_type is None:
+        return "ok"
+    if outcome.from_user:
+        return "UserException"
+    return outcome.error_type if outcome.error_type in BY_NAME else OTHER
 
 
 # Both without a descriptor to be had, too: stats are wanted most when something runs out.

@@ -284,6 +284,7 @@ class Supervisor:
         running = self._parts.calls.get(call_id)
         if running is None or running.worker is None:
             return
+        running.room += items
         if running.call.want is not None:
             self._parts.residency.credit(call_id, running.worker, items)
         else:

@@ -34,6 +34,7 @@ class Running:
         "key",
         "limits",
         "own_output",
+        "room",
         "sink",
         "stop",
         "streaming",
@@ -60,6 +61,8 @@ class Running:
         self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 1
+        #: Items its worker may still send: what was asked for, and has not come.
+        self.room = wire.WINDOW if call.stream else 0
         self.streaming = False
         self.done = False
 
@@ -81,6 +84,18 @@ class Running:
             return frame.take_fds()
         return ()
 
+    def take_item(self, frame: wire.Frame) -> None:
+        """It yielded.
+
+        Raises:
+            BadFrame: nobody asked for as much. Its runtime waits; user code wrote this.
+        """
+        if not self.room:
+            raise wire.BadFrame("more items came than were asked for")
+        self.room -= 1
+        self.streaming = True
+        self.sink.item(frame.body, self.fds_of(frame))
+
     def may_run_again(self, *, began: bool) -> bool:
         """Whether its worker's death may be made good: nothing of it ran, or it says so."""
         if not began:
@@ -92,6 +107,7 @@ class Running:
     def try_again(self) -> None:
         """Back to the queue."""
         self.attempts += 1
+        self.room = wire.WINDOW if self.call.stream else 0
         self.worker = self.own_output = self.stop = None
         self.gpus = ()
         self.cancel_timer()

@@ -220,11 +220,11 @@ class ResultMeta:
         """
         try:
             ok, form, run_s, rss_kb = cls._FORM.unpack_from(data)
-            more = json.loads(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
+            more = _read_json(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
             if type(more) is not dict or not (ok or _is_told(more)):
                 raise ValueError("it says nothing of what went wrong")
             return cls(ok=bool(ok), form=FORMS[form], run_s=run_s, rss_kb=rss_kb, more=more)
-        except (struct.error, ValueError, IndexError) as error:
+        except (struct.error, ValueError, IndexError, RecursionError) as error:
             raise BadFrame(f"not the end of a call: {error}") from None
 
     def texts(self, name: str) -> list[str]:
@@ -239,6 +239,19 @@ class ResultMeta:
         if type(found) is list and all(type(one) is str for one in found):
             return found
         raise BadFrame(f"not the end of a call: {name} is no list of strings")
+
+
+def _read_json(data: bytes) -> Any:
+    """What it says.
+
+    Raises:
+        ValueError: it is no JSON, or has half a surrogate pair, which nobody could tell again.
+    """
+    text = data.decode()
+    found = json.loads(text)
+    if "\\u" in text:
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def _is_told(more: Meta) -> bool:

@@ -1,18 +1,22 @@
 """What user code writes to its channel: it costs the call that did it, and nobody a descriptor."""
 
 import os
+import time
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import pytest
 from process.resident_calls import begin, run, thing
 
+from flashpool.pool._child import wire
 from support.live import Live
 
 Make = Callable[..., Live]
 
 #: Sends frames of its own making, in one piece, with descriptors beside them.
 FORGE = """
-import os, socket, struct
+import os, signal, socket, struct
 
 def frame(kind, meta, body=b"", fds=0):
     return struct.pack("<2sBBIQ", b"fp", kind, fds, len(meta), len(body)) + meta + body
@@ -30,6 +34,10 @@ ENDED = struct.pack("<BBdQ", 1, 0, 0.0, 0)
 FAILED = struct.pack("<BBdQ", 0, 0, 0.0, 0)
 TOLD = FAILED + b'{"error_type": "E", "error": "e"}'
 """
+
+
+#: The frame itself is to be its end, not a death that comes with it.
+STAY = "import time; time.sleep(60)"
 
 
 def open_files() -> int:
@@ -69,7 +77,7 @@ def test_a_result_counts_whatever_follows_it(live: Live) -> None:
 @pytest.mark.parametrize("more", ["[1, 2]", "5", "[{}]", '["os", 5]'])
 def test_modules_that_are_none_end_the_call(live: Live, more: str) -> None:
     told = f"ENDED + b'{{\"modules\": {more}}}'"
-    outcome = live.call(f"{FORGE}\ndef f():\n    send(frame(RESULT, {told}))\n    os._exit(0)")
+    outcome = live.call(f"{FORGE}\ndef f():\n    send(frame(RESULT, {told}))\n    {STAY}")
     assert outcome.error_type == "WorkerCrashed"
     assert "channel" in outcome.error
 
@@ -93,5 +101,89 @@ def forge(self, number):
 
 def test_details_that_are_none_end_the_call(live: Live) -> None:
     told = 'FAILED + b\'{"error_type": "E", "error": "e", "details": 5}\''
-    outcome = live.call(f"{FORGE}\ndef f():\n    send(frame(RESULT, {told}))\n    os._exit(0)")
+    outcome = live.call(f"{FORGE}\ndef f():\n    send(frame(RESULT, {told}))\n    {STAY}")
     assert outcome.error_type == "WorkerCrashed"
+
+
+def fail_with(told: str) -> str:
+    return f"{FORGE}\ndef f():\n    send(frame(RESULT, FAILED + {told}))\n    os._exit(0)"
+
+
+def test_errors_of_types_that_nobody_knows_are_counted_as_one(live: Live) -> None:
+    for name in ("One", "Two" * 10_000, ""):
+        told = f'b\'{{"error_type": "{name}", "error": "e"}}\''
+        assert live.call(fail_with(told)).error_type == name
+    stats = live.stats()
+    assert stats.outcomes == {"other": 3}
+    assert all(len(one.error_type) < 1000 for one in stats.recent_failures)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        'b\'{"error_type": "E\\\\ud800", "error": "e"}\'',
+        'b\'{"error_type": "E", "error": "\\\\udfff"}\'',
+        'b\'{"error_type": "E", "error": "\\xed\\xa0\\x80"}\'',
+        "b'[' * 200_000",
+    ],
+    ids=["type", "error", "raw", "nested"],
+)
+def test_what_cannot_be_told_again_ends_the_call(live: Live, told: str) -> None:
+    outcome = live.call(fail_with(told), run_s=25)
+    assert outcome.error_type == "WorkerCrashed"
+    assert "channel" in outcome.error
+    msgspec.json.encode(live.stats())
+
+
+#: More items than anybody has asked for; the first may all arrive at once.
+FLOOD = """
+    for _ in range(20_000):
+        send(frame(ITEM, {meta}, b'1'))
+    import time; time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_items_that_nobody_asked_for_end_the_call(live: Live, stream: bool) -> None:
+    flood = FLOOD.format(meta="b''")
+    started = live.start(f"{FORGE}\ndef f():{flood}", call={"stream": stream}, run_s=25)
+    check_flooded(started.wait(), started.sink.items, stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_items_that_nobody_asked_for_end_the_instance(live: Live, stream: bool) -> None:
+    flood = FLOOD.format(meta='struct.pack("<Q", number)')
+    code = FORGE + thing(f"def forge(self, number):{flood}")
+    assert run(live, "a", "pid", code=code).ok
+    number = begin(live, "b", "pid").id
+    started = begin(live, "a", "forge", number + 2, code=code, stream=stream, run_s=25)
+    check_flooded(started.wait(), started.sink.items, stream)
+
+
+def check_flooded(outcome: Any, items: list[bytes], stream: bool) -> None:
+    assert outcome.error_type == "WorkerCrashed"
+    assert "items" in outcome.error
+    assert len(items) == (wire.WINDOW if stream else 0)
+
+
+def test_a_child_that_fills_the_channel_of_a_dead_worker_holds_up_nobody(
+    make_live: Callable[..., Live],
+) -> None:
+    live = make_live(grace_s=12.0).ready()
+    started = live.start(
+        f"{FORGE}\ndef f():"
+        """
+    r, w = os.pipe()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(w, b"-")
+        while True:
+            send(frame(99, b"") * 500)
+    os.read(r, 1)
+    os._exit(3)
+"""
+    )
+    since = time.monotonic()
+    assert started.wait().error_type == "WorkerCrashed"
+    assert live.call("def f(): return 1").ok
+    assert time.monotonic() - since < 10
