@@ -1,8 +1,9 @@
 """From the outcome of a job to a report that the platform takes.
 
     outcome --service--> answer --> {"output": {fields but error}, "error": ...}
-               |
-               `-- too large: spilled to the volume, else ResultTooLarge; a failure is cut
+       |                    |
+       |                    `-- too large: its output is cut; a failure goes without its exception
+       `-- a result that alone is too large: spilled to the volume, else ResultTooLarge
 
 The platform tells a failure by `error` beside the output, which is what the SDK lifts out of
 what a handler returns. Reports are put together from spans of the answer, which is not read.
@@ -10,19 +11,20 @@ what a handler returns. Reports are put together from spans of the answer, which
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
 from flashpool.pool.calls import Outcome
-from flashpool.pool.errors import FlashpoolError, ResultTooLarge
+from flashpool.pool.errors import FlashpoolError, ResultTooLarge, WorkerCrashed
 
 from .answers import outcome_of
+from .qb_disk import Disk
 from .qb_outbox import Report
 from .qb_spill import Spill
 from .service import Service
@@ -46,18 +48,30 @@ class Results:
         self._service = service
         self._limit = limit
         self._spill = spill
+        self._disk = Disk()
         #: Further fields of every report: the SDK's debugger.
         self.more: Callable[[], dict[str, Any]] | None = None
 
-    async def report(self, job_id: str, outcome: Outcome, *, streamed: bool) -> Report:
-        """The report of a job that ended."""
-        fields = self.fields(outcome)
-        if self.more is not None:
-            fields |= {name: _raw(value) for name, value in self.more().items()}
+    async def report(
+        self, job_id: str, outcome: Outcome, *, streamed: bool, spill_s: float = 60.0
+    ) -> Report:
+        """The report of a job that ended; writing to the volume may take ``spill_s``."""
+        more: _Fields = {}
+        if outcome.ok and len(outcome.body) > self._limit:
+            # Before it is put together with anything: each copy of it may be a gigabyte.
+            outcome, more = await self._elsewhere(job_id, outcome, len(outcome.body), spill_s)
+        fields = self._all(outcome, more)
         body = _body(fields)
         if len(body) > self._limit:
-            body = _body(await self._fitting(job_id, outcome, fields, len(body)))
+            size, body = len(body), _body(_cut(fields))
+            if outcome.ok and len(body) > self._limit:
+                outcome, more = await self._elsewhere(job_id, outcome, size, spill_s)
+                body = _body(_cut(self._all(outcome, more)))
         return Report(job_id=job_id, body=body, streamed=streamed)
+
+    def _all(self, outcome: Outcome, more: _Fields) -> _Fields:
+        debugger = self.more() if self.more is not None else {}
+        return self.fields(outcome) | {name: _raw(value) for name, value in debugger.items()} | more
 
     def fields(self, outcome: Outcome) -> _Fields:
         """The answer's fields, as spans."""
@@ -77,20 +91,23 @@ class Results:
         )
         return replace(report, body=_body(self.fields(of_error(error))))
 
-    async def _fitting(self, job_id: str, outcome: Outcome, fields: _Fields, size: int) -> _Fields:
-        cut = _cut(fields)
-        if not outcome.ok or len(_body(cut)) <= self._limit:
-            return cut
+    async def _elsewhere(
+        self, job_id: str, outcome: Outcome, size: int, limit_s: float
+    ) -> tuple[Outcome, _Fields]:
+        """The outcome without its result, which is written to the volume, or else lost."""
         problem = ""
         if self._spill is not None:
+            writing = partial(self._spill.spilled, job_id, outcome)
             try:
-                outcome, reference = await asyncio.to_thread(self._spill.spilled, job_id, outcome)
+                outcome, reference = await self._disk.run(limit_s, writing)
             except OSError as error:
                 _log.error("Job %s: its result cannot be written: %s", job_id, error)
                 problem = f" It cannot be written to the volume: {error}."
+            except ValueError:
+                # Only user code that found the worker's channel can have written this.
+                return _instead(outcome, WorkerCrashed("The worker sent a result that is none.")), {}
             else:
-                spilled = {**self.fields(outcome), "spilled": _raw(reference)}
-                return spilled if len(_body(spilled)) <= self._limit else _cut(spilled)
+                return outcome, {"spilled": _raw(reference)}
         too_large = ResultTooLarge(
             f"The report of the job has {size} bytes, and the platform takes {self._limit} "
             f"(FLASHPOOL_JOB_RESULT_LIMIT_MB).{problem} Return less, or write it to the volume "
@@ -98,14 +115,25 @@ class Results:
             size=size,
             limit=self._limit,
         )
-        failed = self.fields(replace(of_error(too_large), receipt=outcome.receipt))
-        return _cut({**failed, "stdout": fields["stdout"]})
+        return _instead(outcome, too_large), {}
 
 
 def of_error(error: FlashpoolError) -> Outcome:
     """The outcome of a job that did not become a call; clients show its `error` alone."""
     outcome = outcome_of(error)
     return replace(outcome, error=f"{outcome.error_type}: {error.message}")
+
+
+def _instead(outcome: Outcome, error: FlashpoolError) -> Outcome:
+    """A failure in place of a result."""
+    failed = of_error(error)
+    return replace(
+        failed,
+        receipt=outcome.receipt,
+        output=outcome.output,
+        instance=outcome.instance,
+        warnings=outcome.warnings,
+    )
 
 
 def _body(fields: _Fields) -> bytes:

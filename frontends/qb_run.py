@@ -108,6 +108,8 @@ class JobRun:
             if overdue is not None:
                 overdue.cancel()
             self._phase = Phase.DONE
+            # It holds the result, and the report may wait for the platform for long.
+            self._pending = None
             self._ways.lines.close()
 
     async def _outcome(self) -> Outcome:

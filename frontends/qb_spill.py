@@ -4,7 +4,8 @@
            --> {"flashpool_result": {"path": .., "bytes": .., "format": .., "sha256": ..}}
 
 What is written is the result itself: a pickle as the call made it (opened where the packages
-are that it needs), or JSON text. The reference takes the result's place in the answer, in the
+are that it needs), or JSON text. It may be as large as the memory of a small machine, so it is
+never held twice: piece by piece it is decoded, hashed and written. The reference takes the result's place in the answer, in the
 form that was asked for, so that a client which knows nothing of it finds it and not None.
 """
 
@@ -18,6 +19,7 @@ import pickle
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +35,8 @@ KEY: Final = "flashpool_result"
 _SUFFIXES: Final = {"json": ".json", "pickle": ".pkl"}
 #: Seconds between looks for results that are too old.
 _LOOK_S: Final = 600.0
+#: Bytes of a result that are worked on at once; whole groups of base64.
+_PIECE: Final = 4 * 64 * 1024
 _NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -45,35 +49,45 @@ class Spill:
         self._looked = float("-inf")
 
     def spilled(self, job_id: str, outcome: Outcome) -> tuple[Outcome, dict[str, Any]]:
-        """The outcome with a reference in place of its result; raises OSError."""
+        """The outcome with a reference in place of its result.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: it is no result.
+        """
         self._forget_old()
         as_json = outcome.format == "json"
-        data = outcome.body if as_json else binascii.a2b_base64(outcome.body)
         name = f"{_NAME.sub('-', job_id)[:80]}-{secrets.token_hex(4)}"
         path = self._folder / f"{name}{_SUFFIXES[outcome.format]}"
-        self._write(path, data)
+        # JSON is not looked at: no answer is put together around what is only written.
+        size, digest = self._write(path, _pieces(outcome.body) if as_json else _data(outcome.body))
         reference = {
             "path": str(path),
-            "bytes": len(data),
+            "bytes": size,
             "format": outcome.format,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": digest,
             "kept_s": self._keep_s,
         }
         body = _encoded({KEY: reference}, as_json=as_json)
         return replace(outcome, body=body), reference
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, pieces: Iterator[bytes | memoryview]) -> tuple[int, str]:
+        """How many bytes that were, and their hash."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
+        new, digest = path.with_suffix(".new"), hashlib.sha256()
         try:
             with new.open("xb") as file:
-                file.write(data)
+                for piece in pieces:
+                    digest.update(piece)
+                    file.write(piece)
                 file.flush()
+                size = file.tell()
                 os.fsync(file.fileno())
             new.replace(path)
-        except OSError:
+        except (OSError, ValueError):
             new.unlink(missing_ok=True)
             raise
+        return size, digest.hexdigest()
 
     def _forget_old(self) -> None:
         now = time.monotonic()
@@ -87,6 +101,25 @@ class Spill:
                     path.unlink()
             except OSError as error:
                 _log.debug("An old result stays: %s", error)
+
+
+def _pieces(body: bytes) -> Iterator[memoryview]:
+    # Between pieces the loop has its turn; a whole body would keep it waiting for seconds.
+    whole = memoryview(body)
+    return (whole[start : start + _PIECE] for start in range(0, len(body), _PIECE))
+
+
+def _data(body: bytes) -> Iterator[bytes]:
+    """What the base64 stands for, and nothing between it."""
+    tail = body[-2:]
+    left = len(body) // 4 * 3 - len(tail) + len(tail.rstrip(b"="))
+    for piece in _pieces(body):
+        data = binascii.a2b_base64(piece)
+        left -= len(data)
+        yield data
+    if left or len(body) % 4:
+        # The decoder skips what it does not know, and stops where it thinks that the end is.
+        raise ValueError("no base64")
 
 
 def _encoded(value: dict[str, Any], *, as_json: bool) -> bytes:

@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 _ITEMS_S: Final = 30.0
 #: The same for progress that is on its way.
 _PROGRESS_S: Final = 2.0
+#: The same for a result on its way to the volume; and what it gets in any case.
+_SPILL_S: Final = 600.0
+_LEAST_SPILL_S: Final = 1.0
 _RESERVE: Final = 64 * 1024
 
 
@@ -166,7 +169,10 @@ class Running:
             if progress is not None:
                 await progress.close(self._run.at_most_s(_PROGRESS_S))
             streamed = items is not None and items.any
-            return await self._results.report(self.job.id, outcome, streamed=streamed)
+            spill_s = max(self._run.at_most_s(_SPILL_S), _LEAST_SPILL_S)
+            return await self._results.report(
+                self.job.id, outcome, streamed=streamed, spill_s=spill_s
+            )
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
             _log.exception("Job %s: it cannot be reported as it is", self.job.id)
             ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")

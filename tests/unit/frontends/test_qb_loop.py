@@ -120,7 +120,7 @@ def test_a_job_whose_report_is_not_made_in_time_is_told_of(
 ) -> None:
     """The volume, on which its result is to be written, is slow."""
 
-    async def slow(_self: Results, _job_id: str, _outcome: Outcome, *, streamed: bool) -> None:
+    async def slow(_self: Results, _job_id: str, _outcome: Outcome, **_: object) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Results, "report", slow)

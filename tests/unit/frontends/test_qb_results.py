@@ -5,12 +5,15 @@ import base64
 import json
 import os
 import pickle
+import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from flashpool.frontends.qb_outbox import Report
 from flashpool.frontends.qb_results import Results, of_error
 from flashpool.frontends.qb_spill import Spill
 from flashpool.frontends.service import Service
@@ -84,6 +87,52 @@ def test_a_result_that_is_too_large_is_spilled(tmp_path: Path, form: str) -> Non
     assert reference["bytes"] == len(written)
     result = found["json_result"] or pickle.loads(base64.b64decode(found["result"]))
     assert result == {"flashpool_result": reference}
+
+
+@pytest.mark.parametrize("form", ["json", "pickle"])
+def test_a_large_result_is_not_held_twice(tmp_path: Path, form: str) -> None:
+    """Of a gigabyte, each copy is one too many."""
+    body = b'"%s"' % (b"x" * 20_000_000)
+    if form == "pickle":
+        body = base64.b64encode(body)
+    tracemalloc.start()
+    try:
+        found = report_of(Outcome(body=body, format=form), spill=Spill(tmp_path, 60))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found["output"]["spilled"]["bytes"] == 20_000_002
+    assert peak < 4_000_000
+
+
+@pytest.mark.parametrize(
+    "body", [b"A" * 19_999 + b"!", b"A" * 20_001, b"AA==" + b"A" * 20_000, b"A" * 20_000 + b"A==="]
+)
+def test_what_is_no_result_is_not_spilled(tmp_path: Path, body: bytes) -> None:
+    found = report_of(Outcome(body=body, output=b"printed"), spill=Spill(tmp_path, 60))["output"]
+    assert found["error_type"] == "WorkerCrashed"
+    assert found["stdout"] == "printed"
+    assert not os.listdir(tmp_path)
+
+
+def test_a_volume_that_hangs_holds_up_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _: back.wait(30))
+    service = Service(None, None, result_limit=1 << 30)  # type: ignore[arg-type]
+    results = Results(service, 10_000, Spill(tmp_path, 60))
+    outcome = Outcome(body=b'"%s"' % (b"x" * 20_000), format="json")
+
+    async def report() -> Report:
+        return await results.report("job", outcome, streamed=False, spill_s=0.1)
+
+    try:
+        found = json.loads(asyncio.run(report()).body)
+        assert found["output"]["error_type"] == "ResultTooLarge"
+        assert "has not answered within 0.1 s" in found["error"]
+    finally:
+        back.set()
 
 
 def test_a_volume_that_cannot_be_written_is_told(tmp_path: Path) -> None:
