@@ -203,7 +203,9 @@ class ResidentReports:
     def _lost_loading(
         self, worker: Worker, name: str, life: Life, cause: Cause, death: wire.Exited | None
     ) -> None:
-        if death is not None and not death.began and worker.stop is None:
+        # Of one that went with its zygote nobody can tell, unless it never read its LOAD.
+        began = not worker.link.unread if death is None else death.began
+        if not began and (worker.stop is None or worker.stop.error_type != "OutOfMemory"):
             # Nothing of the user's ran: whoever waits goes on waiting, for the next one.
             life.unmade = True
             return

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from process.resident_calls import begin
+
 from flashpool.pool import fleet
-from flashpool.pool._child import processes
+from flashpool.pool._child import processes, wire
 from flashpool.pool.calls import Provision
 from support.live import Live, alive
 
@@ -51,6 +53,56 @@ def test_a_call_that_its_worker_has_not_read_is_run_elsewhere(make_live) -> None
     outcome = started.wait()
     assert outcome.ok, outcome.error
     assert outcome.receipt.attempts == 2
+
+
+def test_an_instance_for_which_a_dead_spare_was_is_made_elsewhere(live: Live) -> None:
+    live.until(lambda: live.zygote().spares == 2)
+    kill_zygote(live)
+    # The other one joins a line that the first has begun.
+    for started in [begin(live, "a", "inc") for _ in range(2)]:
+        outcome = started.wait()
+        assert outcome.ok, outcome.error
+        assert outcome.instance.generation == 1
+
+
+def test_an_instance_of_which_its_worker_has_not_read_is_made_elsewhere(make_live) -> None:
+    live = make_live(slots=1).ready()
+    live.until(lambda: live.zygote().spares == 2)
+    for spare in processes.children(live.zygote().pid):
+        os.kill(spare, signal.SIGSTOP)
+    started = begin(live, "a", "inc")
+    kill_zygote(live)
+    outcome = started.wait()
+    assert outcome.ok, outcome.error
+
+
+def test_an_instance_whose_making_had_begun_is_not(live: Live, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    slow = f"class Thing:\n    def __init__(self):\n        open({str(made)!r}, 'a').write('1')"
+    started = begin(live, "a", "inc", code=f"{slow}\n        import time; time.sleep(60)")
+    live.until(lambda: made.exists() and made.read_text() == "1")
+    kill_zygote(live)
+    outcome = started.wait()
+    assert outcome.error_type == "WorkerCrashed"
+    assert "lost together with the zygote" in outcome.error
+    assert made.read_text() == "1"
+
+
+def test_an_instance_that_no_worker_ever_reads_of_is_given_up(make_live, monkeypatch) -> None:
+    live = make_live(slots=1).ready()
+    crew = live.supervisor._parts.crew
+    sent, send = [], crew.send
+
+    def kill_first(worker: object, kind: int, *more: object) -> None:
+        sent.append(kind)
+        kill_zygote(live)
+        send(worker, kind, *more)
+
+    monkeypatch.setattr(crew, "send", kill_first)
+    outcome = begin(live, "a", "inc").wait()
+    assert outcome.error_type == "WorkerCrashed"
+    assert "3 times" in outcome.error
+    assert sent == [wire.LOAD] * 3
 
 
 def test_its_limit_in_the_queue_holds_when_it_is_there_again(live: Live, monkeypatch) -> None:

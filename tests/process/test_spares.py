@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
 from collections.abc import Callable
 
 import pytest
+from process.resident_calls import result
 
 from flashpool.pool import Pool, crew
-from flashpool.pool._child import processes
+from flashpool.pool._child import processes, wire
+from flashpool.pool.channel import WorkerLink
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
@@ -87,6 +90,20 @@ def test_a_call_for_which_no_worker_begins_says_so(make_live, monkeypatch):
     outcome = started.wait()
     assert outcome.error_type == "WorkerCrashed"
     assert "no worker began" in outcome.error
+
+
+def test_an_instance_of_which_a_spare_could_not_be_told_is_made_elsewhere(live, monkeypatch):
+    sent, send = [], WorkerLink.send
+
+    def fail_first(link: WorkerLink, kind: int, *more: object) -> None:
+        sent.append(kind)
+        if len(sent) == 1:
+            raise OSError(errno.ENOMEM, "no memory to be had")
+        send(link, kind, *more)
+
+    monkeypatch.setattr(WorkerLink, "send", fail_first)
+    assert result(live, "a", "inc") == 1
+    assert sent == [wire.LOAD, wire.LOAD, wire.CALL]
 
 
 def test_a_call_with_arrays_is_run_again_too():
