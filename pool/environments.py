@@ -60,7 +60,7 @@ class EnvironmentPool(Protocol):
     on_learned: Callable[[str, tuple[str, ...]], None]
 
     def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
-        """Make it known."""
+        """Make it known, or where it is now."""
 
     def retire_idle(self, name: str) -> bool:
         """Let its processes go, unless a call uses it: then False."""
@@ -107,7 +107,7 @@ class StoredEnvironments:
             lease.release()
             return Provision()
         name = environment.digest
-        if name in self._held:
+        if self._is_held(name, environment.python):
             lease.release()
         else:
             await self._introduce(name, lease)
@@ -127,11 +127,19 @@ class StoredEnvironments:
             unless_kept.callback(lease.release)
             modules = await self._store.preloads(name)
             await self._watch_pressure()
-            if name in self._held or self._closing:
+            if self._is_held(name, lease.environment.python) or self._closing:
                 return  # another request was faster
             unless_kept.pop_all()
+        # Held already, but elsewhere: its volume went, and it was made again on local disk.
+        before = self._held.get(name)
         self._held[name] = lease
         self._pool.add_environment(name, str(lease.environment.python), modules)
+        if before is not None:
+            before.release()
+
+    def _is_held(self, name: str, python: Path) -> bool:
+        held = self._held.get(name)
+        return held is not None and held.environment.python == python
 
     def _error(self, failure: EnvironmentFailure) -> FlashpoolError:
         if isinstance(failure, envs.BuildAbandoned) and self._closing:

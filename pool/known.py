@@ -34,17 +34,21 @@ class KnownEnvironments:
         self._parts = parts
         self._actions = actions
         self._owner = owner
-        #: To be let go of when their last resident is gone.
+        #: To be let go of when what keeps them up is gone.
         self._unwanted: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts.fleet.pythons
 
     def add(self, name: str, python: str, preload: Iterable[str]) -> None:
-        """Calls may name it from now on."""
+        """Calls may name it from now on; one that is known may have come to another place."""
+        pythons = self._parts.fleet.pythons
         if name not in self:
-            self._parts.fleet.pythons[name] = python
             self._parts.learner.seed(name, preload)
+        elif pythons[name] != python and not self.retire_idle(name):
+            # What runs there goes on, and its processes go when nothing does.
+            self._unwanted.add(name)
+        pythons[name] = python
 
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
         """A zygote of its has preloaded these; none, when it was better without."""
@@ -68,8 +72,8 @@ class KnownEnvironments:
         self._unwanted.add(name)
         return True
 
-    def worker_gone(self, name: str) -> None:
-        """It may have been the last resident of one that nobody wants."""
+    def settle(self, name: str) -> None:
+        """Something of it has come to rest: nobody may want it, and nothing keep it up."""
         scheduler = self._parts.scheduler
         if name in self._unwanted and scheduler.is_idle(name):
             self._unwanted.remove(name)

@@ -54,6 +54,7 @@ class Reports:
             self._do(self._scheduler.retire(replaced, key, self._now()))
         self._actions.reroute(key)
         self._actions.want(learner.behind(key.environment))
+        self._environments.settle(key.environment)
         self._actions.changed()
 
     def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
@@ -197,7 +198,7 @@ class Reports:
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
         self._parts.gpus.given_back()
         self._parts.residency.gone(worker)
-        self._environments.worker_gone(worker.zygote.key.environment)
+        self._environments.settle(worker.zygote.key.environment)
 
     # Residents.
 

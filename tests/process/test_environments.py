@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flashpool.pool.calls import Provision
-from support.live import alive
+from support.live import alive, value
 
 VERSION = "def f():\n    import thing\n    return thing.version"
 
@@ -45,6 +45,28 @@ def test_each_call_runs_in_its_own_environment(live, interpreter):
     assert live.value(VERSION, call=of("one")) == "one"
     assert live.value(VERSION, call=of("two")) == "two"
     assert live.call(VERSION).error_type == "ModuleNotFoundError"
+
+
+def test_one_that_was_made_again_elsewhere_is_used_there(live, interpreter):
+    """Its volume went, say. What runs in it goes on, and it leaves when nothing does."""
+    gone: list[str] = []
+    live.supervisor.on_unused = gone.append
+    found = interpreter("found")
+    live.supervisor.add_environment("one", interpreter("lost"))
+    go = Path(found).with_name("go")
+    waits = f"import os, time\n{VERSION}".replace(
+        "return",
+        f"print('here', flush=True)\n    while not os.path.exists({str(go)!r}): "
+        "time.sleep(0.01)\n    return",
+    )
+    running = live.start(waits, call=of("one"))
+    running.wait_for_output(b"here")
+    live.supervisor.add_environment("one", found)
+    go.touch()
+    assert value(running.wait()) == "lost"
+    live.until(lambda: gone)
+    live.supervisor.add_environment("one", found)
+    assert live.value(VERSION, call=of("one")) == "found"
 
 
 def test_programs_of_an_environment_are_found_first(live, interpreter):
