@@ -192,10 +192,12 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self.current_concurrency = self.concurrency_modifier(self.current_concurrency)
 
     def _begin(self, job: Job) -> None:
-        if job.id in self._worker.reports:
+        reports, in_progress = self._worker.reports, job.id in self._worker.jobs
+        waits = job.id in reports
+        if waits and (in_progress or self._ending or not reports.gives_way(job.id)):
             _log.warning("Job %s: taken again while its result waits to be taken", job.id)
-            self._worker.reports.hurry()
-        elif job.id in self._worker.jobs:
+            reports.hurry()
+        elif in_progress:
             _log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
         else:
             running = self._worker.begin(job, self._changed.tell)
@@ -206,10 +208,12 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
                 running.stop(_STOPPED)
             if self._ending:
                 # Its answer had begun to arrive when the poll was broken off.
-                running.stop(self._ending)
+                running.cut_off(self._ending)
 
     async def _see_through(self, running: Running) -> None:
         try:
+            # First: it takes the job's name along.
+            await self._worker.reports.withdraw(running.job.id)
             with self._named(running.job.id):
                 await running.see_through()
         finally:
@@ -276,7 +280,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._hurry.clear()
         self._ending = f"the server stopped before the job had finished ({why})"
         for running in list(self._worker.jobs.values()):
-            running.stop(self._ending)
+            running.cut_off(self._ending)
         if self._taker.receiving:
             # The platform has given its jobs away: a moment more, and they can be reported.
             await within(self._took_last.wait(), _ANSWER_S)

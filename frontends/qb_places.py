@@ -7,23 +7,38 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from flashpool.envs.settings import DEFAULT_VOLUME
 from flashpool.pool.settings import Settings
 
+from .qb_disk import Disk, DiskHangs
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a volume may take to say whether it is there.
+_ANSWER_S: Final = 10.0
 _OURS: Final = "flashpool"
 _ODD: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def outbox_folder(settings: Settings) -> Path:
-    """Of this worker alone: the platform takes a report from the worker that has the job."""
+    """Of this worker alone, if it `is_named`."""
     endpoint = os.environ.get("RUNPOD_ENDPOINT_ID") or "endpoint"
     worker = os.environ.get("RUNPOD_POD_ID") or "worker"
     return _state(settings) / "outbox" / _name(endpoint) / _name(worker)
+
+
+def is_named() -> bool:
+    """Whether the platform has given this worker a name, which no other has."""
+    return bool(os.environ.get("RUNPOD_POD_ID"))
 
 
 def spill_folder(settings: Settings) -> Path | None:
@@ -46,11 +61,25 @@ def _state(settings: Settings) -> Path:
 def _volume(settings: Settings) -> Path | None:
     if settings.volume is not None:
         return Path(settings.volume)
-    return DEFAULT_VOLUME if DEFAULT_VOLUME.is_dir() else None
+    return DEFAULT_VOLUME if _answered(DEFAULT_VOLUME, Path.is_dir) else None
 
 
 def _writable(path: Path) -> bool:
+    return _answered(path, _may_be_written)
+
+
+def _may_be_written(path: Path) -> bool:
     return os.access(path, os.W_OK | os.X_OK)
+
+
+@functools.lru_cache(maxsize=8)
+def _answered(path: Path, what: Callable[[Path], bool]) -> bool:
+    """What a volume says of itself; one that hangs counts as none, and is asked once."""
+    try:
+        return Disk().wait(_ANSWER_S, partial(what, path))
+    except DiskHangs as error:
+        _log.error("%s: %s; results that wait are kept on local disk", path, error)
+        return False
 
 
 def _name(text: str) -> str:

@@ -10,6 +10,12 @@
 A job the platform does not know any more (410, or 404 again and again) is let go; one whose
 report is too large is told so instead. Whatever waits when the process leaves is offered by
 the next one of the same worker (`resume`).
+
+What an earlier process has left is the end of its job, and stays so when the job is handed out
+again, with one exception: a report that says only that the job was cut off because that process
+left gives way (`gives_way`, `withdraw`), and the job runs.
+
+The disk may hang; nothing here waits for it beyond a limit.
 """
 
 from __future__ import annotations
@@ -17,10 +23,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
+from .qb_disk import Disk
 from .qb_outbox import Outbox, Report
 from .qb_posts import UNKNOWN_LIMIT, Posts, Verdict
 from .qb_waiting import News
@@ -35,6 +43,9 @@ _SLOW_S: Final = 2.0
 _AT_ONCE: Final = 16
 #: Seconds beyond the limit after which other workers' reports are nobody's.
 _FORGET_S: Final = 24 * 3600.0
+#: Seconds that the disk may take: for one report, or all of them while leaving; and at the start.
+_DISK_S: Final = 5.0
+_START_S: Final = 10.0
 #: Reports, and bytes of them, that may wait; no job is taken beyond.
 _MOST: Final = 1000
 _MOST_BYTES: Final = 256 * 1024 * 1024
@@ -57,9 +68,14 @@ class Reports:
         self._waiting: dict[str, Report] = {}
         #: Those of them that are on disk.
         self._kept: set[str] = set()
+        #: Jobs of which an older report is, or may be, on disk.
+        self._stale: set[str] = set()
         #: What the last attempt to write one down failed with, told once.
         self._disk_error = ""
-        self._resumed: set[asyncio.Task[None]] = set()
+        self._disk = Disk()
+        #: By job: the deliveries of what an earlier process has left.
+        self._resumed: dict[str, asyncio.Task[None]] = {}
+        self._looking: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(_AT_ONCE)
         #: A post was taken: the platform is back.
         self._taken = News()
@@ -76,15 +92,42 @@ class Reports:
         held = sum(len(report.body) for report in self._waiting.values())
         return len(self._waiting) >= _MOST or held >= _MOST_BYTES
 
-    async def resume(self, named: Named) -> None:
-        """Go on with what an earlier process has left; each job is ``named`` meanwhile."""
-        found = await asyncio.to_thread(self._left_over)
+    async def resume(self, named: Named, running: Container[str] = ()) -> None:
+        """Go on with what an earlier process has left; each job is ``named`` meanwhile.
+
+        Of a disk that does not answer no more is heard here than that it is so; what it has to
+        say later counts for jobs that are not ``running`` by then.
+        """
+        looking = asyncio.ensure_future(self._look(named, running))
+        self._looking.add(looking)
+        looking.add_done_callback(self._looking.discard)
+        await asyncio.wait({looking}, timeout=_START_S)
+        if not looking.done():
+            _log.error(
+                "Results that an earlier process may have left cannot be looked for: the disk of "
+                "%s has not answered within %g s; beginning without them",
+                self._outbox.folder,
+                _START_S,
+            )
+
+    async def _look(self, named: Named, running: Container[str]) -> None:
+        try:
+            found = await self._disk.run(self._limit_s, self._left_over)
+        except OSError as error:
+            _log.error("Results of an earlier process cannot be looked for: %s", error)
+            return
         if found:
             _log.info("%d results of an earlier process are offered again", len(found))
         for report in found:
+            if report.job_id in self._waiting or report.job_id in running:
+                self._stale.add(report.job_id)
+                continue
             task = asyncio.ensure_future(self._go_on(report, named))
-            self._resumed.add(task)
-            task.add_done_callback(self._resumed.discard)
+            self._resumed[report.job_id] = task
+            task.add_done_callback(partial(self._forget, report.job_id))
+
+    def _forget(self, job_id: str, _task: asyncio.Task[None]) -> None:
+        del self._resumed[job_id]
 
     async def _go_on(self, report: Report, named: Named) -> None:
         with named(report.job_id):
@@ -92,8 +135,20 @@ class Reports:
 
     def _left_over(self) -> list[Report]:
         found = list(self._outbox.waiting(self._limit_s))
-        self._outbox.forget_others(self._limit_s + _FORGET_S)
+        # One that goes on with a report has it for as long again.
+        self._outbox.forget_others(2 * self._limit_s + _FORGET_S)
         return found
+
+    def gives_way(self, job_id: str) -> bool:
+        """Whether what waits of this job is no reason not to run it."""
+        return job_id in self._resumed and self._waiting[job_id].cut_off
+
+    async def withdraw(self, job_id: str) -> None:
+        """Offer what waits of it no more; on disk it stays until there is another report."""
+        if (task := self._resumed.get(job_id)) is not None:
+            task.cancel()
+            await asyncio.wait({task})
+            self._stale.add(job_id)
 
     def hurry(self) -> None:
         """Post what waits now."""
@@ -101,14 +156,15 @@ class Reports:
 
     async def close(self) -> None:
         """Leave what an earlier process had left to the next one."""
-        for task in list(self._resumed):
+        tasks = [*self._looking, *self._resumed.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._resumed, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def save(self) -> None:
         """Have all that waits on disk: the process leaves."""
-        for report in list(self._waiting.values()):
-            await self._keep(report, Verdict.UNREACHABLE)
+        waiting = list(self._waiting.values())
+        await asyncio.gather(*(self._keep(report, Verdict.UNREACHABLE) for report in waiting))
         if self._waiting:
             _log.warning(
                 "Results that were not taken: %d; on disk of them: %d",
@@ -131,10 +187,11 @@ class Reports:
         finally:
             # First: one that is being written down at this moment is dropped by who writes it.
             del self._waiting[report.job_id]
-            on_disk = report.job_id in self._kept
+            on_disk = report.job_id in self._kept | self._stale
             self._kept.discard(report.job_id)
         if on_disk:
-            await asyncio.to_thread(self._outbox.drop, report.job_id)
+            self._stale.discard(report.job_id)
+            await self._drop(report.job_id)
 
     async def _deliver(self, report: Report) -> None:
         loop = asyncio.get_running_loop()
@@ -180,16 +237,20 @@ class Reports:
         if report.job_id in self._kept:
             return
         try:
-            await asyncio.to_thread(self._outbox.keep, report)
+            await self._disk.run(_DISK_S, partial(self._keep_now, report))
         except OSError as error:
             if str(error) != self._disk_error:
-                _log.error("Results that wait cannot be written down: %s", error)
+                _log.error(
+                    "Results that wait cannot be written down in %s: %s",
+                    self._outbox.folder,
+                    error,
+                )
             self._disk_error = str(error)
             return
         self._disk_error = ""
         if report.job_id not in self._waiting:
             # It was taken meanwhile.
-            await asyncio.to_thread(self._outbox.drop, report.job_id)
+            await self._drop(report.job_id)
             return
         self._kept.add(report.job_id)
         _log.warning(
@@ -198,3 +259,15 @@ class Reports:
             verdict.value,
             self._outbox.folder,
         )
+
+    def _keep_now(self, report: Report) -> None:
+        self._outbox.keep(report)
+        if report.job_id not in self._waiting:
+            # It took so long that nobody waits for this any more, to drop it.
+            self._outbox.drop(report.job_id)
+
+    async def _drop(self, job_id: str) -> None:
+        try:
+            await self._disk.run(_DISK_S, partial(self._outbox.drop, job_id))
+        except OSError as error:
+            _log.warning("A report that was taken may come again: %s", error)

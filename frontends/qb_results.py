@@ -105,7 +105,9 @@ class Results:
                 problem = f" It cannot be written to the volume: {error}."
             except ValueError:
                 # Only user code that found the worker's channel can have written this.
-                return _instead(outcome, WorkerCrashed("The worker sent a result that is none.")), {}
+                return _instead(
+                    outcome, WorkerCrashed("The worker sent a result that is none.")
+                ), {}
             else:
                 return outcome, {"spilled": _raw(reference)}
         too_large = ResultTooLarge(

@@ -203,19 +203,20 @@ class JobRun:
 
     # Cuts.
 
-    def cancel(self, reason: str) -> None:
-        """End it; its outcome still comes."""
-        self._end(Cancelled(reason, reason=reason))
+    def cancel(self, reason: str) -> bool:
+        """End it, unless something else does; its outcome still comes."""
+        return self._end(Cancelled(reason, reason=reason))
 
-    def _end(self, cause: FlashpoolError) -> None:
+    def _end(self, cause: FlashpoolError) -> bool:
         if self._phase is Phase.DONE or self._cut is not None:
-            return
+            return False
         self._cut = cause
         if self._pending is not None:
             self._pending.cancel(cause.message)
         elif self._task is not None:
             self._interrupted = True
             self._task.cancel()
+        return True
 
     def _told_why(self, outcome: Outcome, *, by_platform: bool) -> Outcome:
         """The outcome, with what the pool cannot know about its cause."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -22,7 +23,7 @@ from .admin import Admin
 from .qb_jobs import Job
 from .qb_outbox import Outbox, Report
 from .qb_output import LiveLines
-from .qb_places import outbox_folder, spill_folder
+from .qb_places import is_named, outbox_folder, spill_folder
 from .qb_posts import Addresses, Posts
 from .qb_reports import Named, Reports
 from .qb_results import Results
@@ -60,7 +61,7 @@ class Worker:
         self._admin = admin
         self._posts = Posts(session, addresses)
         self.results = Results(service, report_limit(settings), spill_of(settings))
-        outbox = Outbox(outbox_folder(settings))
+        outbox = Outbox(outbox_folder(settings), is_named=is_named())
         self.reports = Reports(self._posts, outbox, settings.report_retry_s, self.results.refused)
         #: By id: those that run, and those whose reports are on their way.
         self.jobs: dict[str, Running] = {}
@@ -70,7 +71,7 @@ class Worker:
         await self._service.start()
         if self._admin is not None:
             await self._admin.start()
-        await self.reports.resume(named)
+        await self.reports.resume(named, self.jobs)
 
     async def wait_ready(self) -> None:
         """Until calls can run.
@@ -129,19 +130,25 @@ class Running:
     ) -> None:
         self.job = run.job
         self.ended = False
+        self._was_cut_off = False
         self._run = run
         self._ways = ways
         self._results = results
         self._reports = reports
         self._freed = freed
 
-    def stop(self, reason: str) -> None:
-        """End it; it is reported as cancelled, if it has not ended yet."""
-        self._run.cancel(reason)
+    def cut_off(self, reason: str) -> None:
+        """End it because this process leaves."""
+        self._was_cut_off = self.stop(reason)
+
+    def stop(self, reason: str) -> bool:
+        """End it; it is reported as cancelled, if nothing else has ended it."""
+        stops = self._run.cancel(reason)
         if self._run.items is not None:
             self._run.items.give_up()
         if self._ways.progress is not None:
             self._ways.progress.give_up()
+        return stops
 
     async def see_through(self) -> None:
         """Run it, and deliver its report."""
@@ -151,7 +158,8 @@ class Running:
         except asyncio.CancelledError:
             # The process leaves, and waits no longer: for the volume, most likely.
             gone = Cancelled("the server stopped before the job's report was made")
-            await self._reports.leave(Report(job_id=self.job.id, body=_failure(gone)))
+            left = Report(job_id=self.job.id, body=_failure(gone), cut_off=True)
+            await self._reports.leave(left)
             raise
         await self._reports.deliver(report)
         self._ways.lines.say("Finished.")
@@ -170,9 +178,12 @@ class Running:
                 await progress.close(self._run.at_most_s(_PROGRESS_S))
             streamed = items is not None and items.any
             spill_s = max(self._run.at_most_s(_SPILL_S), _LEAST_SPILL_S)
-            return await self._results.report(
+            report = await self._results.report(
                 self.job.id, outcome, streamed=streamed, spill_s=spill_s
             )
+            # One that had ended by then, in whatever way, was not.
+            cut_off = self._was_cut_off and outcome.error_type == "Cancelled"
+            return replace(report, cut_off=cut_off and not outcome.from_user)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
             _log.exception("Job %s: it cannot be reported as it is", self.job.id)
             ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")

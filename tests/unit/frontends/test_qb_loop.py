@@ -14,7 +14,7 @@ from flashpool.frontends import qb_loop
 from flashpool.frontends.qb_heartbeat import Heartbeat
 from flashpool.frontends.qb_jobs import Job
 from flashpool.frontends.qb_loop import JobLoop
-from flashpool.frontends.qb_outbox import Outbox
+from flashpool.frontends.qb_outbox import Outbox, Report
 from flashpool.frontends.qb_posts import Addresses
 from flashpool.frontends.qb_results import Results
 from flashpool.frontends.qb_take import Taken
@@ -82,6 +82,7 @@ def left(
     """What is on disk of jobs, by id, when nobody answers at the platform's address."""
     monkeypatch.setattr(Taker, "jobs", (JOB,) if taker else ())
     monkeypatch.setattr(qb_loop, "Taker", taker or Taker)
+    monkeypatch.setenv("RUNPOD_POD_ID", "pod")
     variables = {"FLASHPOOL_STATE_DIR": str(folder), "RUNPOD_POD_ID": "pod"}
     settings = Settings.from_environ(variables)
 
@@ -101,9 +102,12 @@ def left(
             await loop.leave(worker, *jobs)
 
     asyncio.run(main())
+    return {report.job_id: json.loads(report.body) for report in kept(folder)}
+
+
+def kept(folder: Path) -> list[Report]:
     (place,) = {path.parent for path in folder.rglob("*.json")} or {folder}
-    reports = Outbox(place).waiting(60)
-    return {report.job_id: json.loads(report.body) for report in reports}
+    return list(Outbox(place).waiting(60))
 
 
 @pytest.mark.parametrize("taker", [Taker, Slow])
@@ -112,6 +116,7 @@ def test_a_job_that_arrives_when_all_is_broken_off_is_reported_too(
 ) -> None:
     found = left(tmp_path, monkeypatch, StandInPool(outcome=None), taker=taker)
     assert found["late"]["output"]["error_type"] == "Cancelled"
+    assert [report.cut_off for report in kept(tmp_path)] == [True]
     assert "FLASHPOOL_DRAIN_S" in found["late"]["error"]
 
 
@@ -127,6 +132,16 @@ def test_a_job_whose_report_is_not_made_in_time_is_told_of(
     found = left(tmp_path, monkeypatch, StandInPool(), Job(id="a", input=JOB.input))
     assert found["a"]["output"]["success"] is False
     assert "the server stopped" in found["a"]["error"]
+    assert [report.cut_off for report in kept(tmp_path)] == [True]
+
+
+def test_only_what_our_leaving_ended_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It says so itself, and has ended long before.
+    outcome = Outcome(error_type="Cancelled", error="Cancelled: by hand", from_user=True)
+    left(tmp_path, monkeypatch, StandInPool(outcome=outcome), Job(id="a", input=JOB.input))
+    assert [report.cut_off for report in kept(tmp_path)] == [False]
 
 
 def test_a_call_that_does_not_hear_of_its_end_holds_up_nobody(

@@ -1,0 +1,61 @@
+"""The platform as a job's report meets it: a stand-in that answers as it is told to."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flashpool.frontends.qb_outbox import Outbox, Report
+from flashpool.frontends.qb_posts import Verdict
+from flashpool.frontends.qb_reports import Reports
+
+
+class Platform:
+    """Answers posts as it is told to, the last answer again and again."""
+
+    streams = True
+
+    def __init__(self, *verdicts: Verdict) -> None:
+        self.verdicts = list(verdicts)
+        self.posts: list[Any] = []
+
+    def _next(self) -> Verdict:
+        return self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
+
+    async def report(self, report: Report) -> Verdict:
+        self.posts.append(report)
+        await asyncio.sleep(0)
+        return self._next()
+
+    async def item(self, job_id: str, body: bytes) -> Verdict:
+        self.posts.append(json.loads(body))
+        await asyncio.sleep(0)
+        return self._next()
+
+    async def progress(self, job_id: str, output: dict[str, object]) -> Verdict:
+        self.posts.append(output)
+        await asyncio.sleep(0.01)
+        return self._next()
+
+
+class Names(set[str]):
+    """The jobs that the heartbeat tells of."""
+
+    @contextlib.contextmanager
+    def __call__(self, job_id: str) -> Iterator[None]:
+        self.add(job_id)
+        try:
+            yield
+        finally:
+            self.remove(job_id)
+
+
+def reports_of(platform: Platform, outbox: Outbox) -> Reports:
+    return Reports(platform, outbox, 60, lambda report: report)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until it is true; whoever calls this sets the limit."""
+    while not condition():  # noqa: ASYNC110 - nothing sets an event
+        await asyncio.sleep(0.01)

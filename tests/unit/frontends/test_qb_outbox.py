@@ -1,0 +1,303 @@
+"""Reports on disk: where they are, whose they are, and what is done of a disk that hangs."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from unit.frontends.qb_stand_in import Names, Platform, reports_of, until
+
+from flashpool.frontends import qb_places, qb_reports
+from flashpool.frontends.qb_outbox import Outbox, Report
+from flashpool.frontends.qb_posts import Verdict
+from flashpool.pool.settings import Settings
+
+
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "../end point")
+    monkeypatch.setenv("RUNPOD_POD_ID", "pod")
+    local = Settings.from_environ({"FLASHPOOL_LOCAL_DIR": str(tmp_path)})
+    folder = qb_places.outbox_folder(local)
+    assert folder.relative_to(tmp_path / "flashpool" / "outbox").parts == ("-end-point", "pod")
+    (tmp_path / "volume").mkdir()
+    volume = {"FLASHPOOL_VOLUME": str(tmp_path / "volume")}
+    on_volume = Settings.from_environ(volume)
+    assert qb_places.outbox_folder(on_volume).is_relative_to(tmp_path / "volume")
+    stated = Settings.from_environ({**volume, "FLASHPOOL_STATE_DIR": str(tmp_path / "s")})
+    assert qb_places.outbox_folder(stated).is_relative_to(tmp_path / "s")
+    assert qb_places.spill_folder(on_volume) == tmp_path / "volume" / "flashpool" / "results"
+
+
+def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "a" / "b")
+    assert list(outbox.waiting(60)) == []
+    reports = [
+        Report(job_id=name, body=b'{"x":\n"%d"}' % n, streamed=bool(n))
+        for n, name in enumerate(("../../etc", "ä" * 300, "job\nid"))
+    ]
+    for report in reports:
+        outbox.keep(report)
+    assert sorted(outbox.waiting(60), key=lambda one: one.body) == reports
+    outbox.drop("../../etc")
+    outbox.drop("never there")
+    assert len(list(outbox.waiting(60))) == 2
+    # Half of a file is none, and does not hide the others.
+    (outbox.folder / "broken.json").write_bytes(b'{"job_id"')
+    (outbox.folder / "half.new").write_bytes(b"x")
+    assert len(list(outbox.waiting(60))) == 2
+    assert not (outbox.folder / "half.new").exists()
+
+
+def test_a_full_disk_keeps_no_half_of_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        Outbox(tmp_path).keep(Report(job_id="a", body=b"{}"))
+    assert not os.listdir(tmp_path)
+
+
+def test_a_report_is_whole_whoever_else_writes_it_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is slow to be answered, and the process leaves: both have it written."""
+    outbox, twice = Outbox(tmp_path), threading.Barrier(2)
+    sync = os.fsync
+
+    def fsync(fd: int) -> None:
+        sync(fd)
+        twice.wait(30)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    report = Report(job_id="a", body=b"{}")
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(outbox.keep, report) for _ in range(2)]:
+            done.result()
+    assert list(outbox.waiting(60)) == [report]
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_reports_that_are_too_old_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.keep(Report(job_id="a", body=b"{}"))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert list(outbox.waiting(60)) == []
+    assert not os.listdir(tmp_path)
+
+
+def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
+    ours, lost, young = (Outbox(tmp_path / name) for name in ("ours", "lost", "young"))
+    for outbox in (ours, lost, young):
+        outbox.keep(Report(job_id="a", body=b"{}"))
+    (lost.folder / "half.new").touch()
+    for path in lost.folder.iterdir():
+        os.utime(path, (1, 1))
+    ours.forget_others(60)
+    assert not lost.folder.exists()
+    assert len(list(ours.waiting(60))) == len(list(young.waiting(60))) == 1
+
+
+def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
+    def worker() -> Outbox:
+        return Outbox(tmp_path / "worker", is_named=False)
+
+    first, second = worker(), worker()
+    for outbox, name in ((first, "a"), (second, "b")):
+        outbox.keep(Report(job_id=name, body=b"{}"))
+        # Half of a report, on which somebody is at work.
+        (outbox.folder / "half.new").touch()
+    third = worker()
+    assert list(third.waiting(60)) == []
+    third.forget_others(60)
+    assert (first.folder / "half.new").exists()
+    second.close()
+    # It has ended: the next one goes on with what it has left.
+    fourth = worker()
+    assert [report.job_id for report in fourth.waiting(60)] == ["b"]
+    assert [report.job_id for report in first.waiting(60)] == ["a"]
+    for outbox in (first, third, fourth):
+        outbox.close()
+
+
+def test_where_there_are_no_locks_a_worker_without_a_name_is_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_fd: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    outboxes = [Outbox(tmp_path / "worker", is_named=False) for _ in range(2)]
+    for outbox in outboxes:
+        outbox.keep(Report(job_id="a", body=b"{}"))
+    assert outboxes[0].folder != outboxes[1].folder
+
+
+def test_a_volume_that_cannot_be_listed_is_no_reason_not_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_self: Path, _pattern: str) -> None:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Path, "glob", stale)
+    outbox = Outbox(tmp_path)
+    assert list(outbox.waiting(60)) == []
+    outbox.forget_others(60)
+
+
+# -- Jobs that are handed out again -------------------------------------------------------
+
+
+def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
+    """The same job is handed out again, to the process that goes on with its report."""
+    outbox = Outbox(tmp_path)
+    cut_off = Report(job_id="cut", body=b"cut off", cut_off=True)
+    for report in (cut_off, Report(job_id="ended", body=b"the end")):
+        outbox.keep(report)
+    platform, names = Platform(Verdict.REFUSED), Names()
+
+    async def go_on() -> None:
+        reports = reports_of(platform, outbox)
+        await reports.resume(names)
+        assert set(names) == {"cut", "ended"}
+        assert reports.gives_way("cut")
+        assert not reports.gives_way("ended")
+        await reports.withdraw("cut")
+        assert set(names) == {"ended"}
+        assert "cut" not in reports
+        # If this process dies now, that is still all there is to say.
+        assert cut_off in outbox.waiting(60)
+        platform.posts.clear()
+        platform.verdicts = [Verdict.TAKEN]
+        await reports.deliver(Report(job_id="cut", body=b"its result"))
+        await until(lambda: not len(reports))
+
+    asyncio.run(asyncio.wait_for(go_on(), 20))
+    assert sorted(post.body for post in platform.posts) == [b"its result", b"the end"]
+    assert not os.listdir(tmp_path)
+
+
+def test_a_new_report_takes_the_place_of_one_that_gave_way(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.keep(Report(job_id="a", body=b"cut off", cut_off=True))
+    result = Report(job_id="a", body=b"its result")
+
+    async def go_on() -> None:
+        reports = reports_of(Platform(Verdict.REFUSED), outbox)
+        await reports.resume(Names())
+        await reports.withdraw("a")
+        delivering = asyncio.ensure_future(reports.deliver(result))
+        await until(lambda: list(outbox.waiting(60)) == [result])
+        delivering.cancel()
+
+    asyncio.run(asyncio.wait_for(go_on(), 20))
+
+
+# -- A disk that hangs --------------------------------------------------------------------
+
+
+class Hanging(Outbox):
+    """On a disk that says nothing before `back` is set."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.back = threading.Event()
+
+    def keep(self, report: Report) -> None:
+        self.back.wait(30)
+        super().keep(report)
+
+    def waiting(self, older_than_s: float) -> Iterator[Report]:
+        self.back.wait(30)
+        return super().waiting(older_than_s)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    monkeypatch.setattr(qb_reports, "_START_S", 0.1)
+    monkeypatch.setattr(qb_reports, "_DISK_S", 0.1)
+    outbox = Hanging(tmp_path)
+    yield outbox
+    outbox.back.set()
+
+
+def test_a_disk_that_hangs_holds_up_neither_start_nor_end(
+    hanging: Hanging, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def life() -> None:
+        reports = reports_of(Platform(Verdict.REFUSED), hanging)
+        await reports.resume(Names())
+        sending = [
+            asyncio.ensure_future(reports.deliver(Report(job_id=name, body=b"x")))
+            for name in "abcdefgh"
+        ]
+        await asyncio.sleep(0)
+        await reports.save()
+        for task in sending:
+            task.cancel()
+        await reports.close()
+
+    began = time.monotonic()
+    asyncio.run(life())
+    assert time.monotonic() - began < 5
+    assert "cannot be looked for" in caplog.text
+    assert "cannot be written down" in caplog.text
+    assert "has not answered within" in caplog.text
+
+
+def test_what_a_slow_disk_has_is_gone_on_with_later(hanging: Hanging) -> None:
+    for name in ("a", "runs again"):
+        Outbox(hanging.folder).keep(Report(job_id=name, body=name.encode()))
+    platform = Platform(Verdict.TAKEN)
+
+    async def life() -> None:
+        reports = reports_of(platform, hanging)
+        await reports.resume(Names(), {"runs again"})
+        assert platform.posts == []
+        hanging.back.set()
+        await until(lambda: platform.posts)
+        await reports.deliver(Report(job_id="runs again", body=b"result"))
+
+    asyncio.run(asyncio.wait_for(life(), 20))
+    assert [post.body for post in platform.posts] == [b"a", b"result"]
+    assert not os.listdir(hanging.folder)
+
+
+def test_a_report_that_is_written_too_late_is_deleted(hanging: Hanging) -> None:
+    async def life() -> None:
+        reports = reports_of(Platform(Verdict.REFUSED, Verdict.TAKEN), hanging)
+        await reports.deliver(Report(job_id="a", body=b"x"))
+
+    asyncio.run(asyncio.wait_for(life(), 20))
+    hanging.back.set()
+    end = time.monotonic() + 20
+    while any(thread.name == "disk" for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not os.listdir(hanging.folder)
+
+
+def test_a_volume_that_hangs_counts_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = threading.Event()
+    monkeypatch.setattr(qb_places, "_ANSWER_S", 0.1)
+    variables = {"FLASHPOOL_VOLUME": str(tmp_path / "v"), "FLASHPOOL_LOCAL_DIR": str(tmp_path)}
+    settings = Settings.from_environ(variables)
+    monkeypatch.setattr(os, "access", lambda *_: back.wait(30))
+    try:
+        folder = qb_places.outbox_folder(settings)
+    finally:
+        back.set()
+    assert folder.is_relative_to(tmp_path / "flashpool")
