@@ -22,7 +22,7 @@ from .commands import ZygoteKey
 from .config import PoolConfig
 from .crew import Crew
 from .fleet import Clock
-from .memory import exact, used
+from .memory import Measures, used
 from .scheduler import Scheduler
 from .stats import Recorder
 from .workers import Running, Worker
@@ -77,6 +77,7 @@ class Accepted:
         #: Running calls that have a memory limit.
         self._limited: set[int] = set()
         self._looking: asyncio.TimerHandle | None = None
+        self.measures = Measures()
         self.residency: Staying
 
     def __len__(self) -> int:
@@ -179,10 +180,11 @@ class Accepted:
         for call_id, running in list(self._calls.items()):
             self.finish(call_id, ends.cancelled(running, reason, self._now()))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Look at nothing any more."""
         if self._looking is not None:
             self._looking.cancel()
+        await self.measures.close()
 
     # Limits.
 
@@ -223,6 +225,11 @@ class Accepted:
     def _limit_memory(self, call_id: int, worker: Worker, limit_mb: int) -> None:
         if worker.stopping or used(worker.pid) <= limit_mb << 20:
             return
-        measured = exact(worker.pid)
-        if measured > limit_mb << 20:
-            self._stop(call_id, ends.used_too_much(limit_mb, measured), 0.0)
+
+        def told(measured: int) -> None:
+            running = self._calls.get(call_id)
+            gone = running is None or running.worker is not worker or worker.stopping
+            if measured > limit_mb << 20 and not gone:
+                self._stop(call_id, ends.used_too_much(limit_mb, measured), 0.0)
+
+        self.measures.ask(worker.pid, call_id, told)

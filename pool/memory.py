@@ -1,16 +1,23 @@
 """What a call's process tree uses, and whether the kernel took something for memory.
 
 A limit is enforced by looking: RLIMIT_AS would break CUDA's huge reservations.
+
+    used, on the loop --more than it may--> Measures.ask --> exact, on a thread --> told
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Final
 
 from ._child import processes
 from .causes import OomKill
+
+_log = logging.getLogger(__name__)
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 #: Where the kernel counts its kills: control groups, version 2, then 1.
@@ -31,7 +38,10 @@ def used(pid: int) -> int:
 
 
 def exact(pid: int) -> int:
-    """Bytes of proportional set size of the tree: a shared page counts once in all."""
+    """Bytes of proportional set size of the tree: a shared page counts once in all.
+
+    The kernel looks at each page, which takes some 8 ms for a gigabyte.
+    """
     return sum(map(_proportional, (pid, *processes.descendants(pid))))
 
 
@@ -53,6 +63,52 @@ def _proportional(pid: int) -> int:
     except OSError:
         return _resident(pid)
     return 0
+
+
+class Measures:
+    """Exact measures, each on a thread: the loop would stand still for that long."""
+
+    def __init__(self) -> None:
+        #: Who is to be told of a tree that is being measured, by its root and by who asked.
+        self._asked: dict[int, dict[Hashable, Callable[[int], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def ask(self, pid: int, who: Hashable, tell: Callable[[int], None]) -> None:
+        """Have ``tell`` told what a tree uses; one measure of it is for all who ask meanwhile."""
+        asked = self._asked.get(pid)
+        if asked is not None:
+            asked[who] = tell
+            return
+        self._asked[pid] = {who: tell}
+        task = asyncio.ensure_future(self._measure(pid))
+        self._tasks.add(task)
+        task.add_done_callback(self._measured)
+
+    async def _measure(self, pid: int) -> None:
+        try:
+            found = await asyncio.to_thread(exact, pid)
+        except RuntimeError:
+            # No thread is to be had, perhaps because of the very call that is measured.
+            found = exact(pid)
+        finally:
+            asked = self._asked.pop(pid)
+        for tell in asked.values():
+            tell(found)
+
+    def _measured(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("What a call uses could not be measured: %r", error)
+
+    async def close(self) -> None:
+        """Tell nobody any more."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class OomWatch:

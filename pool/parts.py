@@ -100,7 +100,7 @@ class Parts:
     async def close(self) -> None:
         """All processes are gone: close what is left."""
         await self.residency.room.close()
-        self.calls.close()
+        await self.calls.close()
         self.poller.close()
         await self.gpus.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from . import ends, memory
@@ -123,17 +124,22 @@ class ResidentLoads:
         self._watch_load(life)
 
     def _watch_load(self, life: Life) -> None:
-        """What its constructor uses is limited as the call's that it is made for."""
-        worker = life.worker
-        gone = self._lives.get(worker.instance or "") is not life
-        if life.limit_mb is None or gone or not worker.loading or worker.stopping:
+        """Limit what its constructor uses as the call's that it is made for."""
+        if life.limit_mb is None or not self._is_loading(life):
             return
-        limit, pid = life.limit_mb << 20, worker.pid
-        if memory.used(pid) > limit and (measured := memory.exact(pid)) > limit:
-            stop = ends.used_too_much(life.limit_mb, measured)
-            self._crew.stop(worker, stop, grace=0.0)
-        else:
-            self._loop.call_later(_MEMORY_LOOK_S, self._watch_load, life)
+        pid = life.worker.pid
+        if memory.used(pid) > life.limit_mb << 20:
+            self._calls.measures.ask(pid, pid, partial(self._limit_load, life, life.limit_mb))
+        self._loop.call_later(_MEMORY_LOOK_S, self._watch_load, life)
+
+    def _is_loading(self, life: Life) -> bool:
+        worker = life.worker
+        there = self._lives.get(worker.instance or "") is life
+        return there and worker.loading and not worker.stopping
+
+    def _limit_load(self, life: Life, limit_mb: int, measured: int) -> None:
+        if measured > limit_mb << 20 and self._is_loading(life):
+            self._crew.stop(life.worker, ends.used_too_much(limit_mb, measured), grace=0.0)
 
     def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
         """No worker can be had for a load."""

@@ -1,0 +1,113 @@
+"""Looks at the memory of processes so large that the kernel takes its time to answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from process.resident_calls import begin, run, thing
+
+from flashpool.pool import memory
+from support.live import Live
+
+TAKES = "block = bytearray(200 << 20)"
+HOLDS = f"def f():\n    import time; {TAKES}; time.sleep(30)"
+
+
+class Kernel:
+    """Answers what a process uses exactly when it is told to, and how it looked meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers = threading.Event()
+        self.asked: list[int] = []
+        self.looks = 0
+        self._exact, self._roughly = memory._proportional, memory._resident
+        monkeypatch.setattr(memory, "_proportional", self.exact)
+        monkeypatch.setattr(memory, "_resident", self.roughly)
+
+    def exact(self, pid: int) -> int:
+        self.asked.append(pid)
+        assert self.answers.wait(15), "the loop waits for the kernel"
+        return self._exact(pid)
+
+    def roughly(self, pid: int) -> int:
+        self.looks += pid in self.asked
+        return self._roughly(pid)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    kernel = Kernel(monkeypatch)
+    yield kernel
+    kernel.answers.set()
+
+
+def test_nobody_waits_for_a_measure_and_none_is_begun_twice(live: Live, kernel: Kernel) -> None:
+    started = live.start(HOLDS, memory_mb=50)
+    live.until(lambda: kernel.asked)
+    assert live.call("def f(): return 1").ok
+    live.until(lambda: kernel.looks > 3)
+    assert len(kernel.asked) == 1
+    kernel.answers.set()
+    assert started.wait().error_type == "OutOfMemory"
+
+
+def test_nobody_waits_while_a_constructor_is_measured(live: Live, kernel: Kernel) -> None:
+    code = f"class Thing:\n    def __init__(self):\n        import time; {TAKES}; time.sleep(30)"
+    started = begin(live, "a", "inc", code=code, memory_mb=50)
+    live.until(lambda: kernel.asked)
+    assert live.call("def f(): return 1").ok
+    live.until(lambda: kernel.looks > 3)
+    assert len(kernel.asked) == 1
+    kernel.answers.set()
+    assert started.wait().error_type == "OutOfMemory"
+
+
+def test_each_of_two_in_an_instance_has_its_own_limit(live: Live, kernel: Kernel) -> None:
+    code = thing(f"async def hold(self):\n    import asyncio; {TAKES}; await asyncio.sleep(30)")
+    run(live, "a", "inc", code=code)
+    # Both use more at a first glance; only what the second may use is less than the measure.
+    larger = begin(live, "a", "hold", code=code, memory_mb=150)
+    live.until(lambda: kernel.asked)
+    smaller = begin(live, "a", "hold", code=code, memory_mb=50)
+    live.until(lambda: kernel.looks > 6)
+    kernel._exact = lambda _pid: 100 << 20
+    kernel.answers.set()
+    assert smaller.wait().error_type == "OutOfMemory"
+    assert larger.wait().error_type == "ResidentLost"
+
+
+def test_a_measure_that_comes_late_ends_nothing(live: Live, kernel: Kernel, tmp_path) -> None:
+    complaints = []
+    live.loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    go = tmp_path / "go"
+    code = f"import os, time\ndef f():\n    {TAKES}\n    while not os.path.exists({str(go)!r}): time.sleep(.01)"
+    started = live.start(code, memory_mb=50)
+    live.until(lambda: kernel.asked)
+    go.touch()
+    assert started.wait().ok
+    other = live.start(code.replace(str(go), f"{go}-on"), memory_mb=500)
+    kernel.answers.set()
+    live.until(lambda: not live.supervisor._parts.calls.measures)
+    os.rename(go, f"{go}-on")
+    assert other.wait().ok
+    assert not complaints
+
+
+def test_it_stops_while_a_measure_is_under_way(live: Live, kernel: Kernel) -> None:
+    started = live.start(HOLDS, memory_mb=50)
+    live.until(lambda: kernel.asked)
+    live.run(live.supervisor.stop())
+    assert started.wait().error_type == "Cancelled"
+
+
+def test_without_a_thread_to_be_had_a_limit_holds(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("asyncio.to_thread", no_thread)
+    assert live.call(HOLDS, memory_mb=50).error_type == "OutOfMemory"
