@@ -7,6 +7,7 @@ in progress. Here the kernel kills it with its parent.
 When the child is killed (it is as large as the worker, so for memory as likely), the SDK does
 not notice, and the platform takes a worker for lost that still has jobs. Here a thread of the
 worker goes on in its place: a second fork would take all of a running pool's sockets along.
+That goes for one, too, that ended before the loop was there to notice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from runpod.serverless.modules import rp_ping
 from runpod.serverless.modules.worker_state import JobsProgress, PingJobMirror
 
 _log = logging.getLogger(__name__)
@@ -46,18 +48,18 @@ class Heartbeat:
         self._loop(*args)
 
     async def keep(self) -> None:
-        """Wait for the child's end, if there is one, and ping from here then."""
+        """Wait for the child's end, if one was started, and ping from here then."""
+        if not rp_ping.Heartbeat._process_started:
+            return  # no pod's variables: nobody wants to hear of this worker
+        how = "before the worker began"
         for child in multiprocessing.active_children():
             await _ended(child.sentinel)
-            _log.warning(
-                "The heartbeat process ended (exit code %s): going on here", child.exitcode
-            )
-            # Not the child's: it may have died while it held that one's lock.
-            mirror = PingJobMirror()
-            JobsProgress().set_mirror(mirror)
-            threading.Thread(
-                target=self._loop, args=(mirror,), name="heartbeat", daemon=True
-            ).start()
+            how = f"exit code {child.exitcode}"
+        _log.warning("The heartbeat process ended (%s): going on here", how)
+        # Not the child's: it may have died while it held that one's lock.
+        mirror = PingJobMirror()
+        JobsProgress().set_mirror(mirror)
+        threading.Thread(target=self._loop, args=(mirror,), name="heartbeat", daemon=True).start()
 
 
 async def _ended(sentinel: int) -> None:

@@ -45,6 +45,7 @@ def missing_parts() -> list[str]:
             (rp_http, "JOB_DONE_URL"),
             (rp_http, "JOB_STREAM_URL"),
             (rp_ping.Heartbeat, "process_loop"),
+            (rp_ping.Heartbeat, "_process_started"),
             (serverless, "start"),
             (serverless, "parser"),
         )

@@ -63,6 +63,21 @@ def started(
     return worker
 
 
+def started_as(
+    platform: Platform, folder: Path, same: dict[str, str], command: Sequence[str] = HANDLER
+) -> Worker:
+    """One whose polls are another pod's: wait for its log instead."""
+    ours = {
+        "FLASHPOOL_SLOTS": "2",
+        "FLASHPOOL_ADMIN_PORT": "0",
+        "FLASHPOOL_STATE_DIR": str(folder / "state"),
+        **same,
+    }
+    worker = platform.start_worker(command, variables=ours)
+    until(lambda: "Ready" in worker.output(), 60)
+    return worker
+
+
 def value(record: JobRecord) -> Any:
     """What a job with JSON arguments returned."""
     assert record.status is Status.COMPLETED, record.error

@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,16 @@ from typing import Any
 
 import psutil
 import pytest
-from e2e.queue_jobs import HANDLER, NOTHING, STAYS, failure, run, started, value, working
+from e2e.queue_jobs import (
+    NOTHING,
+    STAYS,
+    failure,
+    run,
+    started,
+    started_as,
+    value,
+    working,
+)
 from e2e.server import alive, request, until
 
 from support.cloud import Fault, Platform, Status, Worker
@@ -191,19 +201,6 @@ def test_a_restarted_worker_goes_on_reporting(
     assert second.stop() == 0
 
 
-def started_as(platform: Platform, folder: Path, same: dict[str, str]) -> Worker:
-    """One whose polls are another pod's: wait for its log instead."""
-    ours = {
-        "FLASHPOOL_SLOTS": "2",
-        "FLASHPOOL_ADMIN_PORT": "0",
-        "FLASHPOOL_STATE_DIR": str(folder / "state"),
-        **same,
-    }
-    worker = platform.start_worker(HANDLER, variables=ours)
-    until(lambda: "Ready" in worker.output(), 60)
-    return worker
-
-
 def test_sigterm_under_load_reports_every_job(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_SLOTS="4", FLASHPOOL_DRAIN_S="6")
     code = "def f(n):\n    import time\n    time.sleep(0.05)\n    return n"
@@ -310,6 +307,19 @@ def test_the_heartbeat_goes_on_when_its_process_is_killed(
         platform.until(lambda: job in platform.pings(worker.id)[-1].jobs)
         platform.cancel(job)
         platform.until(lambda: not platform.pings(worker.id)[-1].jobs)
+
+
+@pytest.mark.slow
+def test_a_heartbeat_that_dies_before_the_worker_begins_is_noticed(
+    platform: Platform, tmp_path: Path
+) -> None:
+    dying = [sys.executable, str(Path(__file__).parent / "cloud" / "dead_heartbeat.py")]
+    worker = started_as(platform, tmp_path, {}, dying)
+    job = staying(platform, tmp_path / "begun", 60)
+    platform.until(lambda: any(job in one.jobs for one in platform.pings(worker.id)))
+    assert "heartbeat process ended (before the worker began)" in worker.output()
+    platform.cancel(job)
+    assert worker.stop() == 0
 
 
 @pytest.mark.slow
