@@ -175,10 +175,10 @@ class Accepted:
             self._crew.stop(running.worker, None, grace=self._config.grace_s)
         self.finish(call_id, ends.cancelled(running, reason, self._now()))
 
-    def end_all(self, reason: str) -> None:
-        """All of them, as cancelled; their workers are somebody else's to end."""
-        for call_id, running in list(self._calls.items()):
-            self.finish(call_id, ends.cancelled(running, reason, self._now()))
+    def cancel_all(self, reason: str) -> None:
+        """End all of them."""
+        for call_id in list(self._calls):
+            self.cancel(call_id, reason)
 
     async def close(self) -> None:
         """Look at nothing any more."""

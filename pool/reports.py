@@ -199,6 +199,8 @@ class Reports:
         self._parts.gpus.given_back()
         self._parts.residency.gone(worker)
         self._environments.settle(worker.zygote.key.environment)
+        if self._parts.closed:
+            self._actions.changed()
 
     # Residents.
 

@@ -322,6 +322,16 @@ class Residency:
         """Close one when its calls are over: whoever made it has no more use for it."""
         self.do(self.table.release(name, reason, self._now()))
 
+    def release_all(self, reason: str) -> None:
+        """Close all when their calls are over."""
+        for instance in list(self.table):
+            self.release(instance.name, reason)
+
+    @property
+    def any_left(self) -> bool:
+        """Whether there are any, on their way out or not."""
+        return len(self.table) > 0
+
     @property
     def any_closing(self) -> bool:
         """Whether a resident is on its way out."""

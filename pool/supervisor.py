@@ -146,14 +146,28 @@ class Supervisor:
         while residency.any_closing and now() < deadline:
             await self._change.wait(deadline - now())
 
+    async def _let_end(self) -> None:
+        """Give what was asked to end the grace: calls' processes, and instances."""
+        parts = self._parts
+        deadline = parts.now() + self.config.grace_s
+        while parts.residency.any_left or any(worker.stopping for worker in parts.crew):
+            left = deadline - parts.now()
+            if left <= 0:
+                return
+            await self._change.wait(left)
+
     async def stop(self, reason: str = "the pool is shut down") -> None:
-        """End every call as cancelled and every process; returns when all is gone."""
+        """End every call as cancelled and every process; returns when all is gone.
+
+        Who runs is asked to end (SIGTERM) and has the grace for that.
+        """
         parts = self._parts
         if parts.closed:
             return
         self.draining = self._refusing = parts.closed = True
-        parts.calls.end_all(reason)
-        await self._close_instances(reason)
+        parts.calls.cancel_all(reason)
+        parts.residency.release_all(reason)
+        await self._let_end()
         parts.fleet.retire_all()
         deadline = parts.now() + STOP_MARGIN_S
         while not parts.fleet.all_left:

@@ -5,11 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
-from process.resident_calls import result
+import pytest
+from process.resident_calls import begin, closing, notes, result
 
 from flashpool.pool import resident_room
 from flashpool.pool._child import processes
+from support.live import alive
+
+#: Saves what it has when it is asked to end, which takes a moment.
+SAVES = """
+import os, signal, sys, time
+def f(path):
+    def save(*_):
+        time.sleep(0.3)
+        with open(path, "a") as file:
+            file.write("saved")
+        sys.exit()
+    signal.signal(signal.SIGTERM, save)
+    print("here", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
 
 
 def test_spares_that_die_as_it_stops_are_no_error(make_live) -> None:
@@ -41,3 +59,62 @@ def test_a_measure_that_failed_does_not_keep_it_from_stopping(make_live, monkeyp
     room = live.supervisor._parts.residency.room
     live.until(lambda: room._measuring is not None and room._measuring.done())
     live.run(live.supervisor.stop())
+
+
+@pytest.mark.parametrize("when", ["running", "cancelled"])
+def test_what_runs_is_asked_to_end_and_has_the_grace(make_live, tmp_path: Path, when: str) -> None:
+    live = make_live(grace_s=20).ready()
+    started = live.start(SAVES, str(tmp_path / "state"))
+    started.wait_for_output(b"here")
+    if when == "cancelled":
+        live.supervisor.cancel(started.id)
+    since = time.monotonic()
+    live.run(live.supervisor.stop())
+    assert (tmp_path / "state").read_text() == "saved"
+    assert time.monotonic() - since < 15, "it waits for nobody who is gone"
+    assert started.wait().error_type == "Cancelled"
+
+
+def test_what_does_not_end_when_asked_to_is_killed_after_the_grace(make_live) -> None:
+    live = make_live(grace_s=1.0).ready()
+    ignores = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    started = live.start(
+        f"import signal, time\ndef f():\n    {ignores}; print('here', flush=True); time.sleep(60)"
+    )
+    started.wait_for_output(b"here")
+    pid, since = started.pid, time.monotonic()
+    live.run(live.supervisor.stop())
+    assert 0.9 < time.monotonic() - since < 15
+    assert not alive(pid)
+
+
+def test_calls_of_instances_are_ended_and_then_these_close(make_live, tmp_path: Path) -> None:
+    live = make_live(grace_s=20).ready()
+    code = closing(
+        tmp_path / "notes",
+        "async def nap(self):\n    import asyncio\n    print('here', flush=True)\n"
+        "    try:\n        await asyncio.sleep(60)\n"
+        "    except asyncio.CancelledError:\n        self.note('cancelled'); raise",
+        "def close(self):\n    self.note('close')",
+    )
+    started = begin(live, "a", "nap", code=code)
+    started.wait_for_output(b"here")
+    result(live, "idle", "inc", code=code)
+    since = time.monotonic()
+    live.run(live.supervisor.stop())
+    assert time.monotonic() - since < 15
+    assert sorted(notes(tmp_path / "notes")) == ["cancelled", "close", "close", "del", "del"]
+    assert started.wait().error_type == "Cancelled"
+
+
+def test_an_instance_that_is_being_made_holds_up_nobody(make_live, tmp_path: Path) -> None:
+    live = make_live(grace_s=20).ready()
+    made = tmp_path / "made"
+    code = f"class Thing:\n    def __init__(self):\n        open({str(made)!r}, 'a'); import time; time.sleep(60)"
+    started = begin(live, "a", "inc", code=code)
+    waits = begin(live, "b", "inc", code=code, environment=None)
+    live.until(made.exists)
+    since = time.monotonic()
+    live.run(live.supervisor.stop())
+    assert time.monotonic() - since < 15
+    assert {started.wait().error_type, waits.wait().error_type} == {"Cancelled"}
