@@ -3,14 +3,13 @@ requests, and the log of a worker's pod. The endpoint "flash" is the sentinel: i
 endpoint that the header X-Flash-Endpoint names.
 """
 
-import json
 import time
 from typing import Any, Final
 
 from aiohttp import web
 
 from support.cloud.jobs import RUN_LIMIT, RUNSYNC_LIMIT, Job
-from support.cloud.recording import json_answer, refuse, state
+from support.cloud.recording import json_answer, read_json, refuse, state
 from support.cloud.records import Status
 from support.cloud.state import Endpoint
 
@@ -52,19 +51,11 @@ async def _submit(request: web.Request, limit: int, *, sync: bool) -> Job:
     endpoint, body = _endpoint(request), await request.read()
     if len(body) > limit:
         refuse(413, f"a request may have {limit} bytes")
-    given = _json(body)
+    given = read_json(body)
     if "input" not in given:
         refuse(400, "no input")
     handed_on: dict[str, Any] = {name: given[name] for name in _HANDED_ON if name in given}
     return state(request).submit(endpoint, handed_on, sync=sync)
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        given = json.loads(body)
-    except ValueError as error:
-        refuse(400, f"no JSON: {error}")
-    return given if isinstance(given, dict) else refuse(400, "no JSON object")
 
 
 async def status(request: web.Request) -> web.Response:

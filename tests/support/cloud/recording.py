@@ -1,6 +1,7 @@
 """Around every request: its record, and the faults that the test has scripted."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -23,6 +24,19 @@ def state(request: web.Request) -> State:
 def refuse(status: int, why: str) -> NoReturn:
     """Answer it with an error, as the platform does."""
     raise Refused(status, why)
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """An object, in JSON by the book: Python reads NaN and UTF-16 as well."""
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        refuse(400, f"no JSON: {error}")
+    return value if isinstance(value, dict) else refuse(400, "no JSON object")
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
 
 
 class Refused(Exception):

@@ -1,15 +1,20 @@
-"""What workers ask: job-take, job-take-batch, job-stop, job-done, job-stream, ping."""
+"""What workers ask: job-take, job-take-batch, job-stop, job-done, job-stream, ping.
 
-import json
+What no SDK sends is refused: of that nobody knows what the platform makes of it.
+"""
+
 import time
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from support.cloud.jobs import CHUNK_LIMIT, Job
-from support.cloud.recording import json_answer, refuse, state
+from support.cloud.recording import json_answer, read_json, refuse, state
 from support.cloud.records import Chunk, Ping
 from support.cloud.state import Endpoint
+
+#: The SDK declares a form, and posts JSON.
+_CONTENT_TYPE: Final = "application/x-www-form-urlencoded"
 
 
 def add_routes(app: web.Application) -> None:
@@ -26,7 +31,9 @@ async def take(request: web.Request) -> web.Response:
     """204 when nothing comes while the poll is held open."""
     endpoint = _endpoint(request)
     batch = request.match_info.route.name == "job-take-batch"
-    most = int(request.query.get("batch_size", "1")) if batch else 1
+    if request.query.get("job_in_progress") not in {"0", "1"}:
+        refuse(400, "job_in_progress is 0 or 1")
+    most = _batch_size(request) if batch else 1
     taken = await state(request).take(endpoint, request.match_info["worker"], most)
     if request.transport is None or request.transport.is_closing():
         # It left at that moment: nobody has them.
@@ -38,6 +45,12 @@ async def take(request: web.Request) -> web.Response:
         return web.Response(status=204)
     payloads = [job.payload for job in taken]
     return json_answer(payloads if batch else payloads[0])
+
+
+def _batch_size(request: web.Request) -> int:
+    """One job is asked for with job-take."""
+    size = request.query.get("batch_size", "")
+    return int(size) if size.isdecimal() and int(size) > 1 else refuse(400, "no batch_size")
 
 
 async def stop(request: web.Request) -> web.Response:
@@ -55,7 +68,7 @@ async def done(request: web.Request) -> web.Response:
         job,
         request.match_info["worker"],
         body,
-        is_stream=request.query.get("isStream") == "true",
+        is_stream=request.query["isStream"] == "true",
     )
     if counted:
         return json_answer({})
@@ -66,6 +79,8 @@ async def stream(request: web.Request) -> web.Response:
     job, body = _job(request, _endpoint(request)), await _posted(request)
     if len(await request.read()) > CHUNK_LIMIT:
         refuse(413, f"a chunk may have {CHUNK_LIMIT} bytes")
+    if set(body) != {"output"}:
+        refuse(400, "a chunk has an output, and nothing else")
     job.stream.append(Chunk(at=time.monotonic(), output=body.get("output")))
     state(request).changes.tell()
     return json_answer({})
@@ -89,6 +104,8 @@ def _endpoint(request: web.Request) -> Endpoint:
     """Where the worker belongs, if its key is right: it is sent bare, without "Bearer"."""
     if request.headers.get("Authorization") != state(request).config.worker_key:
         refuse(401, "not a worker's key")
+    if "$" in request.match_info["worker"]:
+        refuse(400, "a worker's id was to be filled in")
     endpoint = state(request).endpoints.get(request.match_info["endpoint"])
     return endpoint or refuse(404, "no such endpoint")
 
@@ -98,9 +115,9 @@ def _job(request: web.Request, endpoint: Endpoint) -> Job:
 
 
 async def _posted(request: web.Request) -> dict[str, Any]:
-    """JSON, although the SDK declares a form."""
-    try:
-        body = json.loads(await request.read())
-    except ValueError as error:
-        refuse(400, f"no JSON: {error}")
-    return body if isinstance(body, dict) else refuse(400, "no JSON object")
+    """What the SDK posts, in the way it does that."""
+    if request.query.get("isStream") not in {"true", "false"}:
+        refuse(400, "isStream is true or false")
+    if request.content_type != _CONTENT_TYPE or request.headers.get("charset") != "utf-8":
+        refuse(415, f"neither {_CONTENT_TYPE} nor charset utf-8")
+    return read_json(await request.read())

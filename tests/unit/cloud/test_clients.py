@@ -1,5 +1,6 @@
 """The stand-in's client side and control plane, over HTTP, with the test itself as the worker."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ import httpx
 import pytest
 
 from support.cloud import ENDPOINT, Fault, Platform, Status
+
+#: As the SDK posts.
+POSTED = {"Content-Type": "application/x-www-form-urlencoded", "charset": "utf-8"}
 
 
 class Caller:
@@ -38,7 +42,9 @@ class Caller:
         return self.worker.get(f"/v2/{ENDPOINT}/job-take/{worker}?gpu=none&job_in_progress=0")
 
     def tell(self, verb: str, job: str, body: Any, worker: str = "w1") -> httpx.Response:
-        return self.worker.post(f"/v2/{ENDPOINT}/{verb}/{worker}/{job}?isStream=false", json=body)
+        path = f"/v2/{ENDPOINT}/{verb}/{worker}/{job}?isStream=false"
+        body = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
+        return self.worker.post(path, content=body, headers=POSTED)
 
     def graphql(self, query: str, **variables: Any) -> Any:
         answer = self.http.post("/graphql", json={"query": query, "variables": variables})
@@ -124,16 +130,16 @@ def test_the_stream_is_read_once(caller: Caller) -> None:
 
 
 def test_what_is_too_large_is_refused(platform: Platform, caller: Caller) -> None:
-    mib = 1024 * 1024
-    assert caller.post("run", {"input": "x" * (10 * mib)}).status_code == 413
-    assert caller.post("runsync", {"input": "x" * (20 * mib)}).status_code == 413
+    megabyte = 1_000_000
+    assert caller.post("run", {"input": "x" * (10 * megabyte)}).status_code == 413
+    assert caller.post("runsync", {"input": "x" * (20 * megabyte)}).status_code == 413
     job = caller.run(1)
     caller.take()
-    assert caller.tell("job-stream", job, {"output": "x" * mib}).status_code == 413
-    assert caller.tell("job-done", job, {"output": "x" * (10 * mib)}).status_code == 413
+    assert caller.tell("job-stream", job, {"output": "x" * megabyte}).status_code == 413
+    assert caller.tell("job-done", job, {"output": "x" * (10 * megabyte)}).status_code == 413
     assert platform.job(job).done_count == 0
     synced = platform.submit(1, sync=True)
-    assert caller.tell("job-done", synced, {"output": "x" * (11 * mib)}).status_code == 200
+    assert caller.tell("job-done", synced, {"output": "x" * (11 * megabyte)}).status_code == 200
 
 
 def test_purging_leaves_what_runs(platform: Platform, caller: Caller) -> None:
@@ -176,6 +182,40 @@ def test_strangers_are_refused(platform: Platform, caller: Caller) -> None:
     assert caller.http.get("/v2/other/health").status_code == 404
     assert caller.get("status/nobody") == {"error": "no such job"}
     assert caller.post("run", {"in": 1}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"output":NaN}', b'{"output":-Infinity}', b'{"output":"\xff"}', b"[]", b"", b"{]",
+             '{"output":1}'.encode("utf-16"), b'{"output":' + b"[" * 100_000],
+    ids=lambda body: repr(body)[:20],
+)  # fmt: skip
+def test_what_is_no_json_by_the_book_is_refused(
+    platform: Platform, caller: Caller, body: bytes
+) -> None:
+    job = platform.submit(1)
+    for verb in ("job-done", "job-stream"):
+        assert caller.tell(verb, job, body).status_code == 400
+    assert platform.job(job).done_count == 0
+    assert caller.http.post(f"/v2/{ENDPOINT}/run", content=body).status_code == 400
+
+
+def test_what_no_sdk_sends_is_refused(platform: Platform, caller: Caller) -> None:
+    job = platform.submit(1)
+    at, post = f"/v2/{ENDPOINT}/", caller.worker.post
+    done, body = f"{at}job-done/w1/{job}", b'{"output":1}'
+    statuses = [
+        post(f"{done}?isStream=true", json={"output": 1}).status_code,
+        post(done, content=body, headers=POSTED).status_code,
+        post(f"{done}?isStream=no", content=body, headers=POSTED).status_code,
+        caller.tell("job-done", job, body, worker="$RUNPOD_POD_ID").status_code,
+        caller.tell("job-stream", job, {"outputs": 1}).status_code,
+        caller.worker.get(at + "job-take/w1?gpu=none").status_code,
+        caller.worker.get(at + "job-take/$ID?job_in_progress=0").status_code,
+        caller.worker.get(at + "job-take-batch/w1?job_in_progress=0").status_code,
+        caller.worker.get(at + "job-take-batch/w1?job_in_progress=0&batch_size=1").status_code,
+    ]
+    assert statuses == [415, 400, 400, 400, 400, 400, 400, 400, 400]
+    assert platform.job(job).status is Status.IN_QUEUE
 
 
 def test_faults_meet_what_they_are_for(platform: Platform, caller: Caller) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+import pytest
 from unit.frontends.qb_stand_in import Platform
 
 from flashpool.frontends.qb_outbox import Outbox, Report
@@ -112,6 +114,16 @@ def test_a_pickled_item_is_text_and_a_spoilt_one_is_told() -> None:
     assert platform.posts[0] == pickled.decode()
     assert [one["success"] for one in platform.posts[1:]] == [False, False, False]
     assert platform.posts[3]["error_type"] == "ResultTooLarge"
+
+
+@pytest.mark.parametrize(("begin", "end"), [(b"gA", b""), (b'"', b'"')], ids=["pickle", "json"])
+def test_the_largest_item_fits_into_its_post(begin: bytes, end: bytes) -> None:
+    platform = Platform(Verdict.TAKEN)
+    sizes = range(CHUNK_LIMIT - 15, CHUNK_LIMIT + 1)
+    sent(platform, *(begin.ljust(size - len(end), b"1") + end for size in sizes))
+    posts = [msgspec.json.encode({"output": item}) for item in platform.posts]
+    assert CHUNK_LIMIT - 2 <= max(map(len, posts)) <= CHUNK_LIMIT
+    assert b"ResultTooLarge" in posts[-1]
 
 
 def test_one_answer_that_the_job_is_unknown_loses_no_item() -> None:
