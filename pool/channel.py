@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 
 # The C class: its wrapper in `socket` costs microseconds, and every call makes one.
 from _socket import AF_UNIX, SHUT_RDWR, SOCK_STREAM, socket
+from collections.abc import Iterator
 from typing import Final
 
 from ._child import framing, wire
 from .output import OutputBuffer
 
+_INT: Final = struct.Struct("i")
 #: Most bytes of output read from one worker before others get their turn.
 _OUTPUT_TURN: Final = 256 * 1024
 _OUTPUT_CHUNK: Final = 64 * 1024
@@ -113,23 +118,43 @@ class WorkerLink:
         Raises:
             BadFrame: something else than the runtime wrote to the channel.
         """
-        frames: list[wire.Frame] = []
-        while not self._ended:
-            try:
-                data, fds = framing.receive(self._sock)
-            except BlockingIOError:
-                return frames
-            except ConnectionResetError:
-                # So says the kernel of an end that was closed with something in it.
-                self.unread = True
-                data, fds = b"", []
-            if not data:
-                self._ended = True
-                return frames or None
-            frames += self._reader.feed(data, fds)
+        while (arrived := self._receive()) is not None:
+            frames = self._reader.feed(*arrived)
             if frames:
                 return frames
-        return None
+        return None if self._ended else []
+
+    def read_last(self) -> Iterator[wire.Frame]:
+        """Frames of a dead worker.
+
+        No more than had arrived by now, and what comes along with it: a process that it
+        left may go on writing for ever.
+
+        Raises:
+            BadFrame: as `read` does.
+        """
+        (left,) = _INT.unpack(fcntl.ioctl(self._sock, termios.FIONREAD, bytes(_INT.size)))
+        # Once more at 0: behind the last byte the kernel tells how the other end was closed.
+        while left >= 0 and (arrived := self._receive()) is not None:
+            left -= len(arrived[0])
+            yield from self._reader.feed(*arrived)
+
+    def _receive(self) -> tuple[bytes, list[int]] | None:
+        """Bytes and descriptors; None where there are none, or the end."""
+        if self._ended:
+            return None
+        try:
+            data, fds = framing.receive(self._sock)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            # So says the kernel of an end that was closed with something in it.
+            self.unread = True
+            data, fds = b"", []
+        if not data:
+            self._ended = True
+            return None
+        return data, fds
 
     def read_output(self) -> bytes | None:
         """Keep what was printed, at most a turn's worth; None at the end of it."""

@@ -43,8 +43,6 @@ TO_BEGIN_S: Final = 1.0
 STOP_MARGIN_S: Final = 5.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
 _LAST_TURNS: Final = 16
-#: The same of its channel: the kernel's buffer takes fewer messages.
-_LAST_READS: Final = 1024
 
 
 class Listener(Protocol):
@@ -378,15 +376,13 @@ class Crew:
 
     def read_last(self, worker: Worker) -> None:
         """Take what it sent and printed before: a result that made it is a result."""
-        turns = 0
         try:
-            # Not for ever: a process that it left may go on writing.
-            while turns < _LAST_READS and (frames := worker.link.read()):
-                turns += 1
-                for frame in frames:
-                    self._on_last_frame(worker, frame)
-        except wire.BadFrame:
-            pass
+            for frame in worker.link.read_last():
+                self._on_last_frame(worker, frame)
+        except wire.BadFrame as error:
+            running = worker.running
+            if worker.stop is None and worker.instance is None and running and not running.done:
+                self._listener.spoilt(worker, running, str(error))
         for _ in range(_LAST_TURNS):
             if not self._read_output(worker):
                 break

@@ -78,29 +78,33 @@ class FrameReader:
             raise BadFrame(f"{len(self._fds)} descriptors came that belong to no frame")
         self._chunks.append(data)
         self._have += len(data)
+        if self._have < self._need:
+            return []
+        return self._frames(b"".join(self._chunks))
+
+    def _frames(self, data: bytes) -> list[Frame]:
+        """Those that are complete; what is left of the data is kept."""
         frames: list[Frame] = []
-        while self._have >= self._need:
-            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks = [data]
-            magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data)
+        at = 0
+        self._need = HEADER.size
+        while len(data) - at >= HEADER.size:
+            magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data, at)
             if magic != MAGIC or meta_length > META_LIMIT or body_length > self._body_limit:
                 if frames:
                     break  # they count; the next bytes, or their end, come back to this
-                raise BadFrame(f"not a frame: it begins with {data[:16]!r}")
-            end = HEADER.size + meta_length + body_length
-            if self._have < end:
-                self._need = end
+                raise BadFrame(f"not a frame: it begins with {data[at : at + 16]!r}")
+            body_at = at + HEADER.size + meta_length
+            end = body_at + body_length
+            if len(data) < end:
+                self._need = end - at
                 break
-            frames.append(self._frame(data, kind, n_fds, HEADER.size + meta_length, end))
-        return frames
-
-    def _frame(self, data: bytes, kind: int, n_fds: int, body_at: int, end: int) -> Frame:
-        rest = data[end:]
-        fds, self._fds = self._fds[:n_fds], self._fds[n_fds:]
+            fds, self._fds = self._fds[:n_fds], self._fds[n_fds:]
+            frames.append(Frame(kind, data[at + HEADER.size : body_at], data[body_at:end], fds))
+            at = end
+        rest = data[at:]
         self._chunks = [rest] if rest else []
         self._have = len(rest)
-        self._need = HEADER.size
-        return Frame(kind, data[HEADER.size : body_at], data[body_at:end], fds)
+        return frames
 
     def abandoned_fds(self) -> list[int]:
         """Descriptors of a frame that never became complete; the caller closes them."""

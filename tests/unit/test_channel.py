@@ -1,0 +1,68 @@
+"""The supervisor's end of a worker's channel, with a socket in the worker's place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from flashpool.pool._child import wire
+from flashpool.pool.channel import WorkerLink
+
+FRAME = wire.head(wire.ITEM, b"", 4, 0) + b"body"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[WorkerLink, socket.socket]]:
+    near, far = socket.socketpair()
+    output, printed = os.pipe()
+    link = WorkerLink(near.detach(), output, output_limit=1000, body_limit=1000)
+    far.setblocking(False)
+    with far:
+        yield link, far
+    link.close()
+    os.close(printed)
+
+
+Ends = tuple[WorkerLink, socket.socket]
+
+
+def test_what_a_dead_worker_had_sent_is_read_whole(ends: Ends) -> None:
+    link, worker = ends
+    worker.send(FRAME * 2000 + FRAME[:7])
+    worker.close()
+    assert sum(1 for _ in link.read_last()) == 2000
+    assert list(link.read_last()) == []
+
+
+def test_whether_it_read_all_that_it_was_sent_is_known(ends: Ends) -> None:
+    link, worker = ends
+    link.send(wire.CALL, b"", b"never read")
+    worker.send(FRAME)
+    worker.close()
+    assert len(list(link.read_last())) == 1
+    assert link.unread
+
+
+def test_who_goes_on_writing_is_not_read_for_ever(ends: Ends) -> None:
+    link, worker = ends
+    worker.send(FRAME * 10)
+    read = 0
+    for _ in link.read_last():
+        read += 1
+        worker.send(FRAME * 2)
+        assert read < 100
+    assert read >= 10
+
+
+def test_what_is_no_frame_is_told_after_those_before_it(ends: Ends) -> None:
+    link, worker = ends
+    worker.send(FRAME * 3)
+    worker.send(b"x" * 100)
+    last = link.read_last()
+    assert [next(last).body for _ in range(3)] == [b"body"] * 3
+    worker.send(b"x")
+    with pytest.raises(wire.BadFrame, match="begins with"):
+        next(last)
