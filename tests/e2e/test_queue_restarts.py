@@ -1,10 +1,12 @@
 """What a worker has left when it ended, and who goes on with it: the next one, and nobody else."""
 
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.queue_jobs import HANDLER, started_as, value
+from e2e.queue_jobs import HANDLER, NOTHING, failure, started_as, value
 from e2e.server import request, until
 
 from support.cloud import Fault, Platform, Status
@@ -24,6 +26,12 @@ WAITS = """def f(path, n):
     while not os.path.exists(path):
         time.sleep(0.01)
     return n"""
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    with Platform() as platform:
+        yield platform
 
 
 def kept(folder: Path) -> dict[str, list[Path]]:
@@ -54,33 +62,55 @@ def test_a_job_that_was_cut_off_runs_again_where_it_is_handed_out_again(tmp_path
         assert second.stop() == 0
 
 
-def test_workers_without_a_name_leave_each_others_reports_alone(tmp_path: Path) -> None:
+def test_workers_without_a_name_leave_each_others_reports_alone(
+    platform: Platform, tmp_path: Path
+) -> None:
     """Two on one machine, with the same places."""
     without_name = ["env", "-u", "RUNPOD_POD_ID", *HANDLER]
     one_slot = {"FLASHPOOL_SLOTS": "1"}
-    with Platform() as platform:
-        platform.script(Fault.answers("job-done", 500, times=None))
-        workers = [started_as(platform, tmp_path, one_slot, without_name) for _ in range(2)]
-        go = tmp_path / "go"
-        jobs = [platform.submit(request(WAITS, str(go), n)) for n in range(2)]
-        until(lambda: all(Path(f"{go}{n}").exists() for n in range(2)))
-        go.touch()
-        until(lambda: set(kept(tmp_path)) == {"worker", "worker-1"})
-        # A third one comes, and has nothing to do with them.
-        third = started_as(platform, tmp_path, one_slot, without_name)
-        workers[0].process.send_signal(signal.SIGKILL)
-        workers[0].wait()
-        assert set(kept(tmp_path)) == {"worker", "worker-1"}
-        assert "of an earlier process" not in third.output()
-        assert third.stop() == 0
-        # A fourth one has the place of the one that was killed.
-        fourth = started_as(platform, tmp_path, one_slot, without_name)
-        until(lambda: "1 results of an earlier process" in fourth.output())
-        platform.clear_faults()
-        assert [value(record) for record in platform.wait_all(jobs)] == [0, 1]
-        until(lambda: not kept(tmp_path))
-        posts = {
-            job: {one.worker for one in platform.exchanges("job-done", job=job)} for job in jobs
-        }
-        assert sorted(map(len, posts.values())) == [1, 2]
-        assert [one.stop() for one in (workers[1], fourth)] == [0, 0]
+    platform.script(Fault.answers("job-done", 500, times=None))
+    workers = [started_as(platform, tmp_path, one_slot, without_name) for _ in range(2)]
+    go = tmp_path / "go"
+    jobs = [platform.submit(request(WAITS, str(go), n)) for n in range(2)]
+    until(lambda: all(Path(f"{go}{n}").exists() for n in range(2)))
+    go.touch()
+    until(lambda: set(kept(tmp_path)) == {"worker", "worker-1"})
+    # A third one comes, and has nothing to do with them.
+    third = started_as(platform, tmp_path, one_slot, without_name)
+    workers[0].process.send_signal(signal.SIGKILL)
+    workers[0].wait()
+    assert set(kept(tmp_path)) == {"worker", "worker-1"}
+    assert "of an earlier process" not in third.output()
+    assert third.stop() == 0
+    # A fourth one has the place of the one that was killed.
+    fourth = started_as(platform, tmp_path, one_slot, without_name)
+    until(lambda: "1 results of an earlier process" in fourth.output())
+    platform.clear_faults()
+    assert [value(record) for record in platform.wait_all(jobs)] == [0, 1]
+    until(lambda: not kept(tmp_path))
+    posts = {job: {one.worker for one in platform.exchanges("job-done", job=job)} for job in jobs}
+    assert sorted(map(len, posts.values())) == [1, 2]
+    assert [one.stop() for one in (workers[1], fourth)] == [0, 0]
+
+
+def test_disks_that_hang_hold_up_nothing(platform: Platform, tmp_path: Path) -> None:
+    """Neither the start, nor a large result, nor the end."""
+    hanging = [sys.executable, str(Path(__file__).parent / "cloud" / "hanging_disk.py")]
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    variables = {
+        "FLASHPOOL_DRAIN_S": "2",
+        "FLASHPOOL_RESULT_SPILL": "yes",
+        "FLASHPOOL_VOLUME": str(volume),
+    }
+    worker = started_as(platform, tmp_path, variables, hanging)
+    large = request("def f(): return 'x' * 11_000_000")
+    record = platform.wait(platform.submit(large, policy={"executionTimeout": 4000}))
+    assert failure(record) == "ResultTooLarge"
+    assert "the disk has not answered within" in (record.error or "")
+    assert "cannot be looked for" in worker.output()
+    platform.script(Fault.answers("job-done", 500, times=None))
+    platform.submit(request(NOTHING, 1))
+    until(lambda: "cannot be written down" in worker.output())
+    assert worker.stop() == 0
+    assert "Results that were not taken: 1; on disk of them: 0" in worker.output()
