@@ -16,7 +16,8 @@ from ._child import framing, wire
 from .output import OutputBuffer
 
 _INT: Final = struct.Struct("i")
-#: Most bytes of output read from one worker before others get their turn.
+#: Most bytes of frames, and of output, read from one worker before others get their turn.
+_CHANNEL_TURN: Final = 1024 * 1024
 _OUTPUT_TURN: Final = 256 * 1024
 _OUTPUT_CHUNK: Final = 64 * 1024
 #: What an end whose other one is closed answers.
@@ -118,7 +119,9 @@ class WorkerLink:
         Raises:
             BadFrame: something else than the runtime wrote to the channel.
         """
-        while (arrived := self._receive()) is not None:
+        size = 0
+        while size < _CHANNEL_TURN and (arrived := self._receive()) is not None:
+            size += len(arrived[0])
             frames = self._reader.feed(*arrived)
             if frames:
                 return frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -66,3 +67,22 @@ def test_what_is_no_frame_is_told_after_those_before_it(ends: Ends) -> None:
     worker.send(b"x")
     with pytest.raises(wire.BadFrame, match="begins with"):
         next(last)
+
+
+def test_others_get_their_turn_while_a_large_frame_arrives() -> None:
+    near, far = socket.socketpair()
+    output, printed = os.pipe()
+    link = WorkerLink(near.detach(), output, output_limit=1000, body_limit=1 << 30)
+    frame = memoryview(wire.head(wire.RESULT, b"", 16 << 20, 0) + bytes(16 << 20))
+    with far:
+        sender = threading.Thread(target=far.sendall, args=(frame,))
+        sender.start()
+        turns = 0
+        while (found := link.read()) == []:
+            turns += 1
+        sender.join()
+    assert found is not None
+    assert len(found[0].body) == 16 << 20
+    assert turns >= 15
+    link.close()
+    os.close(printed)
