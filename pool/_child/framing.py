@@ -80,7 +80,9 @@ class FrameReader:
         self._have += len(data)
         if self._have < self._need:
             return []
-        return self._frames(b"".join(self._chunks))
+        # Let go of the pieces: a large body is held in three forms otherwise.
+        data, self._chunks = b"".join(self._chunks), []
+        return self._frames(data)
 
     def _frames(self, data: bytes) -> list[Frame]:
         """Those that are complete; what is left of the data is kept."""
