@@ -120,6 +120,9 @@ def _essence(code: CodeType) -> tuple[Any, ...]:
 def _constant(value: object) -> object:
     if isinstance(value, CodeType):
         return _essence(value)
+    if isinstance(value, str):
+        # Up to 3.10 an inner function's qualified name is a constant, and begins elsewhere.
+        return str, value.rpartition("<locals>.")[2]
     # 1, True and 1.0 are equal, and a set's order is its own.
     text = sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
     return type(value), text

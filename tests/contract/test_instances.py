@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 
 from flashpool.pool import Pool
-from flashpool.pool.errors import InstanceLost, InvalidRequest, ResultNotSerializable, WorkerCrashed
+from flashpool.pool.errors import (
+    InstanceLost,
+    InvalidRequest,
+    ResultNotSerializable,
+    Timeout,
+    WorkerCrashed,
+)
 
 SECONDS = 30
 
@@ -145,7 +151,7 @@ def test_options_and_keywords_of_the_constructor(pool: Pool) -> None:
     made = partial(Counter, start=5)
     with pool.instance(made, timeout=2) as counter:
         assert counter.inc().result(SECONDS) == 6
-        with pytest.raises(concurrent.futures.TimeoutError):
+        with pytest.raises(Timeout):
             counter.sleep(30).result(SECONDS)
     with pytest.raises(InvalidRequest, match="tmeout"):
         pool.instance(Counter, tmeout=3)
