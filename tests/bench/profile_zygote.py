@@ -106,7 +106,8 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         own.append(used * 1e6)
         _, status, usage = os.wait4(pid, 0)
         printed = os.read(link.output, 65536) if status else b""
-        link.close()
+        link.close_far()
+        link.close_near()
         self.brood.free_marks.append(link.mark)
         assert status == 0, printed.decode(errors="replace")
         return usage
