@@ -9,10 +9,13 @@ import json
 import resource
 import select
 import socket
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from bench.figures import percentile
 
 Address = tuple[str, int]
 
@@ -32,6 +35,17 @@ class Load:
     @property
     def rate(self) -> float:
         return len(self.latencies) / self.elapsed_s
+
+
+def told(loads: list[Load]) -> dict[str, float]:
+    """What a row says of its loads."""
+    latencies = [latency for load in loads for latency in load.latencies]
+    return {
+        "calls": len(latencies),
+        "p50 ms": statistics.median(latencies) * 1e3,
+        "p99 ms": percentile(latencies, 0.99) * 1e3,
+        "load generator's cores": statistics.median(load.cpu_s / load.elapsed_s for load in loads),
+    }
 
 
 def request(code: str, **fields: object) -> bytes:

@@ -35,7 +35,6 @@ def throughput(bench: Bench) -> Row:
             lambda: floors.append(bench.floor(FLOOR_S)),
             lambda: loads.append(http_load.saturate(address, http_load.NOOP, CONNECTIONS, LOAD_S)),
         )
-    latencies = [latency for load in loads for latency in load.latencies]
     return compared(
         f"isolated no-op calls over /execute, {CONNECTIONS} connections",
         "/s",
@@ -43,14 +42,7 @@ def throughput(bench: Bench) -> Row:
         "bare python -I -S: fork, message, exit, wait",
         [floor.rate for floor in floors],
         at_least=0.6,
-        detail={
-            "calls": len(latencies),
-            "p50 ms": statistics.median(latencies) * 1e3,
-            "p99 ms": percentile(latencies, 0.99) * 1e3,
-            "load generator's cores": statistics.median(
-                load.cpu_s / load.elapsed_s for load in loads
-            ),
-        },
+        detail=http_load.told(loads),
     )
 
 

@@ -1,11 +1,10 @@
 """Rows of class instances, over HTTP."""
 
-import statistics
 import time
 
 from bench import deaths, http_load
 from bench.context import Bench, in_turn
-from bench.figures import Row, compared, limited, percentile
+from bench.figures import Row, compared, limited
 
 CONNECTIONS = 16
 LOAD_S = 2.0
@@ -54,7 +53,6 @@ def calls(bench: Bench) -> list[Row]:
             lambda: loads.append(http_load.saturate(address, increment, CONNECTIONS, LOAD_S)),
         )
         naps.append(_together(address, method("bench", "nap"), NAPS))
-    latencies = [latency for load in loads for latency in load.latencies]
     return [
         compared(
             f"method calls of an instance over /execute, {CONNECTIONS} connections",
@@ -63,14 +61,7 @@ def calls(bench: Bench) -> list[Row]:
             "a FastAPI route that does nothing with the same request",
             [load.rate for load in routes],
             at_least=0.5,
-            detail={
-                "calls": len(latencies),
-                "p50 ms": statistics.median(latencies) * 1e3,
-                "p99 ms": percentile(latencies, 0.99) * 1e3,
-                "load generator's cores": statistics.median(
-                    load.cpu_s / load.elapsed_s for load in loads
-                ),
-            },
+            detail=http_load.told(loads),
         ),
         limited(f"{NAPS} async calls of an instance at once, of 1 s", "s", naps, at_most=1.1),
     ]
