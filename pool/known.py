@@ -61,7 +61,7 @@ class KnownEnvironments:
         """Let its processes go, unless a call uses it: then False."""
         scheduler = self._parts.scheduler
         if scheduler.is_idle(name):
-            self._actions.do(scheduler.retire_idle(name))
+            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
             return True
         if not scheduler.is_kept_by_residents(name):
             return False
@@ -77,7 +77,7 @@ class KnownEnvironments:
         scheduler = self._parts.scheduler
         if name in self._unwanted and scheduler.is_idle(name):
             self._unwanted.remove(name)
-            self._actions.do(scheduler.retire_idle(name))
+            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
 
     def forget_unused(self, *names: str) -> None:
         """These, or all, that have neither a process nor a call."""

@@ -269,10 +269,12 @@ class Scheduler:
 
     # Environments.
 
-    def retire_idle(self, environment: str) -> list[Command]:
+    def retire_idle(self, environment: str, now: float) -> list[Command]:
         """Nobody insists on this environment any more: let it go, unless a call uses it."""
         group = self._roster.group(environment)
-        return self._upkeep.let_go(group) if group.idle else []
+        if not group.idle:
+            return []
+        return self._upkeep.let_go(group) + self._upkeep.start_held_up(now)
 
     def is_idle(self, environment: str) -> bool:
         """Whether it could be let go of now."""

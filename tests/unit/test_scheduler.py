@@ -126,7 +126,7 @@ class World(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["other", "third"]))
     def let_go(self, name) -> None:
-        self.do(self.scheduler.retire_idle(name))
+        self.do(self.scheduler.retire_idle(name, self.now))
 
     @rule(key=st.sampled_from(KEYS), number=st.sampled_from([0, 0, 1, 2]))
     def submit(self, key, number) -> None:
@@ -607,9 +607,20 @@ def test_an_environment_without_calls_is_retired_and_the_base_is_not():
     assert scheduler.is_up(BASE)
 
 
+def test_who_waits_for_room_has_it_as_soon_as_an_environment_is_let_go():
+    key = ZygoteKey("env0")
+    scheduler = up(Policy(slots=4, max_spares=1, max_environments=1, environment_idle_s=20))
+    scheduler.submitted(1, key, 1.0)
+    scheduler.zygote_ready(key, 1.0)
+    assert scheduler.submitted(2, THIRD, 2.0) == []
+    assert scheduler.withdrawn(1)
+    scheduler.worker_not_ready(key, 3.0)
+    assert scheduler.retire_idle("env0", 3.0) == [RetireZygote(key), StartZygote(THIRD)]
+
+
 def test_a_call_for_an_environment_that_leaves_starts_it_again():
     scheduler = beside_base(1)
     key = ZygoteKey("env0")
-    assert scheduler.retire_idle("env0") == [DismissWorker(100), RetireZygote(key)]
+    assert scheduler.retire_idle("env0", 3.0) == [DismissWorker(100), RetireZygote(key)]
     assert scheduler.submitted(5, key, 3.1) == []
     assert scheduler.zygote_lost(key, "retired", 3.2) == [StartZygote(key)]
