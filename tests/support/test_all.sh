@@ -3,6 +3,9 @@
 # its own (.venv-3.x); the arguments go to pytest. Fails when one of them failed.
 set -uo pipefail
 
+# Properties are tried with other examples each time.
+export FLASHPOOL_TEST_AT_RANDOM=1
+
 uv=.venv-uv/bin/uv
 failed=() passed=()
 for version in 3.10 3.11 3.12 3.13 3.14; do

@@ -336,7 +336,9 @@ class World(RuleBasedStateMachine):
     def _held_up(self, key: ZygoteKey) -> bool:
         """It leaves, and comes back; or as many environments are up as may be."""
         taken = self.room_taken()
-        full = key.environment != "base" and len(taken) >= POLICY.max_environments
+        # What leaves is about to be gone, and may be wanted again by an older call.
+        leaving = {one.environment for one in self.going} - {"base"}
+        full = key.environment != "base" and len(taken | leaving) >= POLICY.max_environments
         return key in self.going or key in self.retired or (full and key.environment not in taken)
 
     def _waits_its_turn(self, call: int) -> bool:
