@@ -17,7 +17,7 @@ from _socket import socketpair
 
 # Bound here: user code may have changed or deleted them when they are needed.
 from builtins import BaseException, BrokenPipeError, ConnectionResetError, OSError
-from os import _exit, write
+from os import _exit, closerange, dup2, getpid, setsid, write
 
 from . import preparation, processes, wire
 from .channel import Channel
@@ -65,23 +65,12 @@ class Link:
         os.close(self.output)
 
 
-def live(channel: Channel, output_fd: int, work: Callable[[], None]) -> NoReturn:
-    """Set this process apart, let it work, and end it.
-
-    One straight run of calls, because each further function would be pages to copy.
-    """
+def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
+    """Set this process apart, let it work, and end it."""
     status = NOT_BEGUN
     try:
-        os.setsid()
-        processes.become_subreaper()
-        # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
-        os.dup2(output_fd, 1)
-        os.dup2(output_fd, 2)
-        own = channel.fd
-        os.closerange(3, own)
-        os.closerange(own + 1, FIRST_CHANNEL + BATCH)
-        preparation.main_thread._native_id = os.getpid()  # type: ignore[attr-defined]
-        work()
+        _set_apart(link)
+        work(link)
         status = 0
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
         status = 0
@@ -97,3 +86,25 @@ def live(channel: Channel, output_fd: int, work: Callable[[], None]) -> NoReturn
         sys.excepthook(*sys.exc_info())
     finally:
         _exit(status)
+
+
+def _set_apart(link: Link) -> None:
+    setsid()
+    processes.become_subreaper()
+    # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
+    dup2(link.output_w, 1)
+    dup2(link.output_w, 2)
+    own = link.channel.fd
+    closerange(3, own)
+    closerange(own + 1, FIRST_CHANNEL + BATCH)
+    preparation.main_thread._native_id = getpid()  # type: ignore[attr-defined]
+
+
+def rehearse(link: Link) -> None:
+    """Get used to `_set_apart`: with functions in place of the kernel's that do nothing."""
+    ours = globals()
+    theirs = {name: ours[name] for name in ("setsid", "closerange", "dup2")}
+    # Of the same kinds, as to the interpreter, which looks at nothing else.
+    ours.update(setsid=getpid, closerange=divmod, dup2=max)
+    _set_apart(link)
+    ours.update(theirs)

@@ -15,48 +15,48 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from types import CodeType
+
+from . import arrangement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType
-    from typing import Any
+    from collections.abc import Iterable
+    from typing import Any, Final
+
+#: Kinds of objects: whether they have something to do when they die.
+_finalised: dict[type, bool] = {CodeType: False}
 
 #: The half of an object's count in which immortality shows.
 _count_at = ctypes.c_uint32.from_address
 
 
-def is_known() -> bool:
-    """Whether references are counted here as `make` thinks they are.
+#: Builds without the global lock count in two places, and 32-bit ones have another constant.
+IS_KNOWN: Final = arrangement.IS_KNOWN and sys.version_info >= (3, 12)
 
-    Builds without the global lock count in two places, and 32-bit ones have another constant.
-    """
-    return (
-        sys.implementation.name == "cpython"
-        and (3, 12) <= sys.version_info[:2] <= (3, 14)
-        and sys.maxsize > 2**32
-        and "t" not in sys.abiflags
-    )
-
-
-def here() -> list[Any]:
-    """What there is so far, that the collector knows of; nothing where nothing can be done."""
-    return gc.get_objects() if is_known() else []
+#: Objects whose references are asked for at once. What is taken for that and given back stays
+#: mapped, and each page of it would be paid for by every fork.
+_PART: Final = 500
 
 
 def make(objects: list[Any]) -> None:
     """Make these immortal, and what they refer to directly."""
-    if not objects:
+    if not IS_KNOWN:
         return
-    code = type(make.__code__)
-    found = {id(one): one for one in objects}
-    parts = gc.get_referents(*objects)
-    codes: list[CodeType] = [one for one in parts if type(one) is code]
-    for one in codes:  # grows: functions within functions
-        consts = one.co_consts
-        parts += (one, consts, *consts, one.co_names, *one.co_names, one.co_name)
-        codes += [const for const in consts if type(const) is code]
-    found.update((id(one), one) for one in parts)
     immortal = _count_at(id(None)).value
-    for address, one in found.items():
-        if not hasattr(type(one), "__del__"):
-            _count_at(address).value = immortal
+    for first in range(0, len(objects), _PART):
+        part = objects[first : first + _PART]
+        _make(part, immortal)
+        _make(gc.get_referents(*part), immortal)
+
+
+def _make(objects: Iterable[Any], immortal: int) -> None:
+    for one in objects:
+        kind = type(one)
+        if kind is CodeType:
+            consts, names = one.co_consts, one.co_names
+            _make((consts, *consts, names, *names, one.co_name), immortal)
+        elif kind not in _finalised:
+            _finalised[kind] = hasattr(kind, "__del__")
+        if not _finalised[kind]:
+            _count_at(id(one)).value = immortal

@@ -7,6 +7,7 @@ The interpreter came up with ``-S``, so that hooks can be put in place before ``
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import resource
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from . import wire
 
-from . import lasting
 from .wire import LOADING, SKIPPED
 
 #: Forks without the hooks that `defer_lock_hooks` holds back.
@@ -74,7 +74,7 @@ def _hooks_first(function: Callable[[], Any]) -> Callable[[], Any]:
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     """Run ``site``, import the runtime, then the modules to preload.
 
-    Returns the objects that were there before the preloads (see `lasting`).
+    Returns what there was before the preloads, for `arrangement` and `lasting`.
     """
     import site
 
@@ -84,11 +84,11 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     _import_runtime(start["runtime"])
     _configure_output()
     _configure_logging(start["log_level"])
-    lasting_objects = lasting.here()
+    objects = gc.get_objects()
     for module in start["preload"]:
         tell(LOADING, module=module)
         _preload(module, tell)
-    return lasting_objects
+    return objects
 
 
 def _look_like_any_interpreter() -> None:

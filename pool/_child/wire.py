@@ -93,8 +93,8 @@ MAX_FDS = 16
 SOURCES = 64
 #: Bytes of one, as JSON text; larger ones are compiled by each worker.
 SOURCE_LIMIT = 32 * 1024
-#: Largest control packet; a socket buffer takes it whole.
-PACKET_LIMIT = 128 * 1024
+#: Largest control packet; a socket buffer takes it whole, and malloc need not map it.
+PACKET_LIMIT = 96 * 1024
 #: Items of a stream a worker sends before it waits for credit.
 WINDOW = 16
 

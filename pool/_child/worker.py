@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import os
 import sys
-from _socket import socketpair
 
 # Bound here: user code may have changed or deleted them when its end is reported.
 from builtins import BaseException, OSError, getattr, isinstance, len, list, type  # noqa: UP029
@@ -22,7 +21,9 @@ from .channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Callable
+    from mmap import mmap
     from typing import Any
 
     #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
@@ -33,15 +34,15 @@ _BUILTINS = builtins.__dict__
 _OWN_BUILTINS = _BUILTINS.copy()
 
 
-def serve(channel: Channel, began: Callable[[], None]) -> None:
+def serve(channel: Channel, marks: mmap, mark: int) -> None:
     """Run the one call; send exactly one RESULT, from the process that got the call.
 
     A spare that is told to load an instance becomes a `resident`, and returns when that ends.
 
-    ``began`` is called when user code may run from there on.
+    Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
     """
     call = channel.receive()
-    began()
+    marks[mark] = 1
     if call.kind == wire.LOAD:
         from . import resident
 
@@ -271,8 +272,6 @@ async def readable(fd: int) -> None:
 
 # -- Warming up --------------------------------------------------------------------------
 
-_ROUNDS = 20
-
 
 def _rehearsal(pickled: bool) -> bytes:
     """The body of a call to next to nothing."""
@@ -281,26 +280,28 @@ def _rehearsal(pickled: bool) -> bytes:
     return b'{"function_name":"f","function_code":"def f(x): return x","args":["gAVLAS4="]}'
 
 
-def rehearse() -> None:
+#: So often does the interpreter want to see code, at least, before it leaves it as it is.
+ROUNDS = 20
+
+
+def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
     """Make calls to nothing, so that workers inherit what a first call builds.
+
+    ``near`` is the other end of the channel that ``work`` serves one call of.
 
     The interpreter rewrites code in place while it is new, fills caches and creates what
     it creates late. In a zygote that happens once; in workers each page of it would be
     copied by every call. More than halves a call's time on CPython 3.11.
     """
     main = sys.modules["__main__"]
-    near, far = socketpair()
-    channel = Channel(far.detach())
     for pickled in (False, True):
         body = _rehearsal(pickled)
         meta = wire.pack_call_meta(pickled=pickled, stream=False, result_limit=1 << 20, env={})
         call = wire.head(wire.CALL, meta, len(body), 0) + body
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             near.send(call)
-            serve(channel, _nothing)
+            work()
             framing.receive(near)
-    near.close()
-    channel.sock.close()
     _rehearse_failure()
     user_code.forget()
     sys.modules["__main__"] = main
@@ -328,7 +329,3 @@ def _rehearse_failure() -> None:
             raise ValueError("rehearsal")
         except ValueError as error:
             exceptions.capture(error)
-
-
-def _nothing() -> None:
-    pass

@@ -23,9 +23,9 @@ import resource
 import select
 import signal
 import sys
-from _socket import AF_UNIX, SOCK_SEQPACKET, socket
+from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
-from . import birth, framing, guard, lasting, preparation, processes, wire
+from . import arrangement, birth, framing, guard, lasting, preparation, processes, wire
 from .brood import Brood
 
 TYPE_CHECKING = False
@@ -117,16 +117,48 @@ class Zygote:
             preparation.check_forking_is_safe("start-up")
             from . import worker
 
-            worker.rehearse()
-            lasting.make(objects)
             self.worker = worker
+            self.settle(objects)
+            del objects
         self.tell(
             wire.READY, pid=os.getpid(), modules=len(sys.modules), python=sys.version.split()[0]
         )
-        gc.collect()
-        gc.freeze()
         while self.turn():
             pass
+
+    def settle(self, objects: list[Any]) -> None:
+        """Get used to calls, then see to it that forks copy little."""
+        self.rehearse(self.worker.ROUNDS)
+        gc.collect()
+        gc.freeze()  # so that it is not looked at again below
+        objects += arrangement.arrange(self.live_through, [birth.live], objects)
+        lasting.make(objects)
+        self.rehearse(self.worker.ROUNDS)
+        gc.collect()  # for the interpreter's lists of spare objects, which that empties
+        arrangement.fill_holes()
+        gc.freeze()
+
+    def rehearse(self, rounds: int) -> None:
+        """All that a worker does, but for what would make one of this process."""
+        link = self.new_link(0)
+        for _ in range(rounds):
+            birth.rehearse(link)
+        self.worker.rehearse(link.near, lambda: self.work(link), rounds)
+        self.discard(link)
+
+    def live_through(self) -> None:
+        """A worker's part, and the zygote's own; in a fork, which is no more use after that."""
+        self.rehearse(1)
+        near, far = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        other = Zygote(far, self.guard_fd, self.start)
+        other.worker = self.worker
+        framing.send_packet(near, {"op": wire.FORK, "n": 2, "practise": ""})
+        other.turn()
+        _, ends = framing.receive_packet(near)
+        for end in ends:
+            os.close(end)
+        while other.brood.workers:
+            other.turn()
 
     def turn(self) -> bool:
         """One round: whatever is ready, then whatever is due. False: leave."""
@@ -161,7 +193,7 @@ class Zygote:
     def compile_ahead(self, name: str, source: str) -> None:
         """A source that came several times: its next workers find it compiled."""
         code = self.worker.user_code.compile_ahead(json.loads(source), name)
-        if code is not None and lasting.is_known():
+        if code is not None and lasting.IS_KNOWN:
             lasting.make([(code,)])
 
     # Births.
@@ -202,7 +234,7 @@ class Zygote:
     def fork_one(self, link: birth.Link) -> int:
         pid = preparation.fork()
         if pid == 0:
-            birth.live(link.channel, link.output_w, lambda: self.work(link))
+            birth.live(link, self.work)
         return pid
 
     def work(self, link: birth.Link) -> None:
@@ -215,7 +247,7 @@ class Zygote:
             link.channel.send(wire.WORKER_READY, b"", b"", [])
         elif self.practise:
             self.worker.limber_up(self.practise == "pickle")
-        self.worker.serve(link.channel, lambda: self.marks.__setitem__(link.mark, 1))
+        self.worker.serve(link.channel, self.marks, link.mark)
 
     def new_link(self, index: int) -> birth.Link:
         """What a worker and the supervisor need to talk; one of a batch."""
@@ -225,6 +257,12 @@ class Zygote:
         except OSError:
             self.brood.free_marks.append(mark)
             raise
+
+    def discard(self, link: birth.Link) -> None:
+        """It did not become a worker's."""
+        link.close_far()
+        link.close_near()
+        self.brood.free_marks.append(link.mark)
 
     def enter_workdir(self) -> None:
         """Where workers begin; again each time, as an earlier call may have removed it."""

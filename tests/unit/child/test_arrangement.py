@@ -1,0 +1,138 @@
+"""`arrangement`: what a call writes to lies side by side, and works as before."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from flashpool.pool._child import arrangement
+
+from .conftest import CHILD
+
+pytestmark = pytest.mark.skipif(
+    not arrangement.IS_KNOWN, reason="nothing is arranged on this interpreter"
+)
+
+PRELUDE = """
+import gc, os, sys, traceback
+sys.path.insert(0, {folder!r})
+package = type(sys)("_flashpool")
+package.__path__ = [{child!r}]
+sys.modules["_flashpool"] = package
+from _flashpool import arrangement
+"""
+
+
+def lean(source, folder="/"):
+    """Run this in an interpreter of its own: it moves things about for good."""
+    prelude = PRELUDE.format(folder=str(folder), child=str(CHILD))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", prelude + textwrap.dedent(source)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_runs_is_found_in_order_and_nothing_of_it_happens_here():
+    printed = lean("""
+        there = []
+
+        def inner():
+            there.append(1)
+
+        def outer():
+            inner()
+            inner()
+
+        def idle():
+            pass
+
+        found = arrangement.executed(outer)
+        codes = [id(outer.__code__), id(inner.__code__)]
+        assert [one for one in found if one in codes] == codes, found
+        assert id(idle.__code__) not in found
+        assert there == []
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            print("no process is left")
+    """)
+    assert printed == "no process is left\n"
+
+
+def test_a_run_that_fails_is_told_and_moves_nothing():
+    printed = lean("""
+        sys.stdout.reconfigure(line_buffering=True)
+        sys.stderr = sys.stdout
+        def run():
+            raise ValueError("not today")
+        print(arrangement.executed(run))
+    """)
+    assert "ValueError: not today" in printed
+    assert printed.endswith("[]\n")
+
+
+def test_functions_that_run_come_to_lie_side_by_side_and_do_what_they_did(tmp_path):
+    functions = "".join(
+        # Of many sizes, and so in many pools.
+        f"def f{n}(x):\n    if x > {n}:\n        return x {'+ 0 ' * n}+ {n}\n    raise ValueError(x)\n"
+        for n in range(40)
+    )
+    (tmp_path / "scattered.py").write_text(functions)
+    printed = lean(
+        """
+        import scattered
+
+        functions = [getattr(scattered, f"f{n}") for n in range(40)]
+
+        def run():
+            for function in functions:
+                function(100)
+
+        def pages():
+            codes = [one.__code__ for one in functions]
+            return len({(id(c) + at) >> 12 for c in codes for at in (0, sys.getsizeof(c) - 1)})
+
+        before, copies = pages(), arrangement.arrange(run, [], gc.get_objects())
+        assert len(copies) >= 40
+        print(before, pages())
+        assert [one(100) for one in functions] == [100 + n for n in range(40)]
+        try:
+            functions[3](2)
+        except ValueError as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            assert (line.name, line.line) == ("f3", "raise ValueError(x)"), line
+        else:
+            raise AssertionError
+        """,
+        tmp_path,
+    )
+    before, after = map(int, printed.split())
+    # Forty of at most 512 bytes: five pages, in pools of four.
+    assert after <= 8 < before
+
+
+def test_new_objects_of_one_size_lie_side_by_side():
+    printed = lean("""
+        scattered = [bytes(size) for _ in range(3000) for size in (30, 200, 400)]
+        del scattered[::7]
+        arrangement.fill_holes()
+        for size in (30, 200, 400, 3000):
+            new = [bytes(size) for _ in range(8)]
+            places = sorted(map(id, new))
+            print(places[-1] - places[0] < 9 * (size + 64))
+    """)
+    assert printed == "True\n" * 4
+
+
+def test_a_run_that_hangs_is_given_up():
+    printed = lean("""
+        import time
+        arrangement._PATIENCE_S = 0.2
+        print(arrangement.executed(lambda: time.sleep(1000)))
+    """)
+    assert printed == "[]\n"
