@@ -1,7 +1,7 @@
 """Build one environment in scratch, complete it, publish it by one rename.
 
-    virtualenv -> uv pip install --no-deps (the plan's lines) -> .pth to the base
-      -> check merged metadata -> list of files -> facts -> rename
+    virtualenv -> uv pip install --no-deps (the plan's lines) -> .pth to the base, list of
+      files (or all that from a draft) -> check merged metadata -> facts -> rename
 
 A process killed between any two of these leaves a scratch directory that bears
 its name, and nothing else. Bytecode and the seal follow after publication, so
@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,10 @@ from typing import Final
 
 from . import manifest
 from .base import BaseFacts
+from .drafts import Begun, Draft, Furnished, furnish
 from .errors import VerificationFailed
 from .handover import in_thread
-from .metadata import problems, read_packages, site_packages_of
+from .metadata import problems, site_packages_of
 from .plan import Plan
 from .process import run
 from .settings import EnvSettings
@@ -38,7 +39,6 @@ __all__ = ["Builder", "Made", "Order", "Seconds", "scratch"]
 
 _log = logging.getLogger(__name__)
 
-_PTH: Final = "_flashpool_base.pth"
 _COMPILE_LIMIT_S: Final = 600.0
 
 
@@ -65,6 +65,8 @@ class Order:
     roots: tuple[str, ...]
     #: What lies under that digest is damaged.
     replace: bool = False
+    #: What was begun before there was a plan.
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +100,12 @@ class Builder:
         """Build and publish; raises the typed failure of whatever stood in the way."""
         began = time.monotonic()
         watch = _FetchWatch(progress)
-        async with self.skeletons.workshop(order.base) as folder:
-            venv = folder / "env"
-            # What is damaged may be damaged in the shared cache: take nothing from there.
-            uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
-            await self._install(uv, order.plan, venv, watch)
-            facts = await asyncio.to_thread(self._complete, order, venv)
+        async with self._begun(order) as begun:
+            venv = begun.venv
+            furnished = begun.furnished or await self._furnish(order, begun.folder, watch)
+            for line in furnished.said:
+                progress(line)
+            facts = await asyncio.to_thread(self._complete, order, venv, furnished)
             if self.settings.volume_key:
                 final = self.store.environment(order.digest)
                 await self.finish(venv, final, jobs=os.cpu_count() or 1)
@@ -113,6 +115,27 @@ class Builder:
         seconds = Seconds(fetch=watch.seconds, build=total - watch.seconds)
         return Made(seconds=seconds, created=facts.created)
 
+    @asynccontextmanager
+    async def _begun(self, order: Order) -> AsyncIterator[Begun]:
+        async with AsyncExitStack() as stack:
+            begun = None
+            if order.draft is not None and not order.replace:
+                begun = await order.draft.take(order.plan)
+            if begun is not None:
+                await stack.enter_async_context(begun.stack)
+            else:
+                folder = await stack.enter_async_context(self.skeletons.workshop(order.base))
+                begun = Begun(folder=folder, furnished=None, stack=stack)
+            yield begun
+
+    async def _furnish(self, order: Order, folder: Path, watch: _FetchWatch) -> Furnished:
+        venv = folder / "env"
+        # What is damaged may be damaged in the shared cache: take nothing from there.
+        uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
+        await self._install(uv, order.plan, venv, watch)
+        layered = order.plan.layered
+        return await asyncio.to_thread(partial(furnish, venv, order.base, layered=layered))
+
     async def _install(self, uv: Uv, plan: Plan, venv: Path, watch: _FetchWatch) -> None:
         if not plan.lines:
             return
@@ -121,20 +144,16 @@ class Builder:
         watch.start()
         await uv.install(venv, lock, progress=watch.line)
 
-    def _complete(self, order: Order, venv: Path) -> manifest.Facts:
-        site_packages = site_packages_of(venv)
-        if order.plan.layered:
-            _show_base(site_packages, order.base)
+    def _complete(self, order: Order, venv: Path, furnished: Furnished) -> manifest.Facts:
         seen = order.base if order.plan.layered else order.base.bare()
-        found = problems(order.roots, read_packages(site_packages), seen)
+        found = problems(order.roots, furnished.packages, seen)
         if found:
             raise VerificationFailed(
                 "The environment that was built does not hold together",
                 words="\n".join(found[:20]),
                 advice="name versions that go together",
             )
-        files, size = manifest.list_files(venv)
-        facts = _facts(order, seen, files, size)
+        facts = _facts(order, seen, furnished.files, furnished.bytes)
         manifest.write_facts(venv, facts)
         return facts
 
@@ -196,15 +215,6 @@ class _FetchWatch:
         if line.startswith("Prepared "):
             self.seconds = time.monotonic() - self._began
         self._progress(line)
-
-
-def _show_base(site_packages: Path, base: BaseFacts) -> None:
-    """Let the layer see the base, after itself.
-
-    `addsitedir` rather than a bare path: the base's own .pth files count too.
-    """
-    lines = [f"import site; site.addsitedir({str(folder)!r})\n" for folder in base.site_dirs]
-    (site_packages / _PTH).write_text("".join(lines))
 
 
 def _facts(order: Order, seen: BaseFacts, files: int, size: int) -> manifest.Facts:

@@ -20,6 +20,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, TypeVar
@@ -218,20 +219,24 @@ class Environments:
     async def _resolved(
         self, spec: Spec, asked: Understood, provider: Provider, report: Report
     ) -> Environment:
-        async with self._berths.place(report):
-            began = time.monotonic()
-            report("Resolving versions")
-            # Some packages have to be compiled before they tell what they depend on.
-            plan = await provider.with_tools(
-                lambda: self._planner.plan(asked, provider.ground, report), report
-            )
-        seconds = Seconds(resolve=time.monotonic() - began)
-        if plan.mode == "base":
-            return self._base_environment(spec, asked)
-        digest = self._planner.digest(plan, asked)
-        report(_told_of(plan))
-        wanted = Wanted(digest=digest, plan=plan, base=asked.base, spec=asked.spec)
-        found = await provider.provide(wanted, seconds, report)
+        async with AsyncExitStack() as until_built:
+            async with self._berths.place(report):
+                began = time.monotonic()
+                report("Resolving versions")
+                guess = self._planner.guess(asked, provider.ground)
+                drafting = provider.ground.drafts.begun(guess, asked.base)
+                draft = await until_built.enter_async_context(drafting)
+                # Some packages have to be compiled before they tell what they depend on.
+                plan = await provider.with_tools(
+                    lambda: self._planner.plan(asked, provider.ground, report), report
+                )
+            seconds = Seconds(resolve=time.monotonic() - began)
+            if plan.mode == "base":
+                return self._base_environment(spec, asked)
+            digest = self._planner.digest(plan, asked)
+            report(_told_of(plan))
+            wanted = Wanted(digest=digest, plan=plan, base=asked.base, spec=asked.spec, draft=draft)
+            found = await provider.provide(wanted, seconds, report)
         await provider.remember(asked.key, digest, asked.spec.lines)
         self._memo.put(replace(spec, refresh=False), digest)
         return found

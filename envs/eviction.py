@@ -135,9 +135,11 @@ class Evictor:
 
     def usage(self) -> Usage:
         """What the store takes; not counted where no limit asks for it."""
-        if not self.limits.quota and self._free() >= self.limits.min_free * 2:
-            return Usage()
-        return self.measure()
+        return Usage() if self.at_ease() else self.measure()
+
+    def at_ease(self) -> bool:
+        """Whether no limit is set or near: nothing has to be counted."""
+        return not self.limits.quota and self._free() >= self.limits.min_free * 2
 
     def measure(self) -> Usage:
         """Count everything under the root, each file once."""

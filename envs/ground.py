@@ -19,6 +19,7 @@ from typing import Final
 
 from .builder import Builder
 from .claims import Claims
+from .drafts import Drafts
 from .environment import Environment
 from .eviction import Evictor, Limits, sweep
 from .holders import Holders
@@ -57,6 +58,7 @@ class Ground:
     evictor: Evictor
     builder: Builder
     skeletons: Skeletons
+    drafts: Drafts
     stubs: Stubs
     uv: Uv
 
@@ -116,6 +118,7 @@ def open_ground(settings: EnvSettings, places: Places) -> Ground:
         limit_s=settings.build_timeout_s,
     )
     skeletons = Skeletons(uv, store, holders.me)
+    evictor = Evictor(store, holders, marks, table, limits_of(settings))
     ground = Ground(
         places=places,
         store=store,
@@ -126,9 +129,10 @@ def open_ground(settings: EnvSettings, places: Places) -> Ground:
         table=table,
         claims=_claims(places, store, shared, holders, shared_holders),
         memo=StoredMemo(shared, settings.memo_s, settings.volume_key),
-        evictor=Evictor(store, holders, marks, table, limits_of(settings)),
+        evictor=evictor,
         builder=Builder(uv=uv, store=store, skeletons=skeletons, settings=settings),
         skeletons=skeletons,
+        drafts=Drafts(uv, skeletons, evictor.at_ease),
         stubs=Stubs(store, holders.me),
         uv=uv,
     )

@@ -132,14 +132,31 @@ def _is_bytecode(path: str) -> bool:
 
 def list_files(environment: Path) -> tuple[int, int]:
     """Write the list of files with their sizes; answer their number and bytes."""
-    rows = [
-        (path, entry.stat(follow_symlinks=False).st_size)
-        for path, entry in _walk(environment)
-        if not _is_bytecode(path) and "\n" not in path  # a row of the list is a line
-    ]
-    text = "".join(f"{size}\t{path}\n" for path, size in sorted(rows))
+    sizes = _sizes(str(environment))
+    text = "".join([f"{sizes[path]}\t{path}\n" for path in sorted(sizes)])
     (environment / FILES).write_text(text, encoding="utf-8", errors="surrogateescape")
-    return len(rows), sum(size for _, size in rows)
+    return len(sizes), sum(sizes.values())
+
+
+def _sizes(root: str) -> dict[str, int]:
+    """A call may wait for this, on thousands of files: hence not `_walk`, and no `Path`."""
+    sizes: dict[str, int] = {}
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        caching = "__pycache__/" in prefix
+        with os.scandir(f"{root}/{prefix}") as entries:
+            for entry in entries:
+                name = entry.name
+                if "\n" in name:  # a row of the list is a line
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{prefix}{name}/")
+                elif not (caching and name.endswith(".pyc")):
+                    sizes[prefix + name] = entry.stat(follow_symlinks=False).st_size
+    for own in _OWN:
+        sizes.pop(own, None)
+    return sizes
 
 
 def check_sizes(environment: Path) -> None:

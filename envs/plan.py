@@ -21,6 +21,7 @@ from .spec import NormalSpec
 
 __all__ = [
     "Decision",
+    "Guess",
     "Locked",
     "Plan",
     "Where",
@@ -68,6 +69,16 @@ class Plan:
     @property
     def layered(self) -> bool:
         return self.mode == "layer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guess:
+    """What an installer that knows only its cache is asked for, while the plan is made."""
+
+    lines: tuple[str, ...]
+    #: Names that the base brings.
+    left_out: tuple[str, ...]
+    layered: bool
 
 
 def parse_lock(text: str) -> tuple[Locked, ...]:

@@ -22,7 +22,7 @@ from .failures import Failures
 from .flights import Report
 from .ground import Ground
 from .interpreters import find_interpreter, is_version
-from .plan import Plan, from_base
+from .plan import Guess, Plan, from_base
 from .resolver import Question, Resolver
 from .settings import EnvSettings
 from .spec import NormalSpec, Spec, normalise
@@ -131,6 +131,10 @@ class Planner:
         if plan.mode == "layer" and not plan.lines:
             return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
         return plan
+
+    def guess(self, asked: Understood, ground: Ground) -> Guess | None:
+        """What the plan will probably be, as far as the cache tells."""
+        return None if asked.refresh else self._resolver(ground).guess(asked.spec, asked.base)
 
     def digest(self, plan: Plan, asked: Understood) -> str:
         """Key of the environment a plan makes."""

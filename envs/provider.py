@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TypeVar
 from .base import BaseFacts
 from .berths import Berths
 from .builder import Order, Seconds
+from .drafts import Draft
 from .environment import Environment
 from .errors import CompilerMissing, EnvironmentFailure, is_full
 from .eviction import Evicted
@@ -52,6 +53,7 @@ class Wanted:
     plan: Plan
     base: BaseFacts
     spec: NormalSpec
+    draft: Draft | None = None
 
 
 class Provider:
@@ -184,6 +186,7 @@ class Provider:
             base=wanted.base,
             roots=wanted.spec.lines,
             replace=wanted.digest in self.shelf.damaged,
+            draft=wanted.draft,
         )
         if order.replace:
             # A file that was written to in place is the cache's file too.
@@ -252,6 +255,7 @@ class Provider:
         """Wait until nothing is left to be done in the background."""
         while self._finishing:
             await asyncio.wait(list(self._finishing.values()))
+        await self.ground.drafts.settled()
         await self.ground.skeletons.settled()
 
     def on_pressure(self, tell: Tell) -> None:
@@ -281,5 +285,6 @@ class Provider:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self.ground.drafts.settled()
         await self.ground.skeletons.close()
         await self.ground.stubs.close()

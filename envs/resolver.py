@@ -23,7 +23,17 @@ from packaging.utils import canonicalize_name
 
 from .base import BaseFacts
 from .errors import ResolutionFailed
-from .plan import Locked, Plan, clash, decide, fallen_behind, isolated, open_lines, parse_lock
+from .plan import (
+    Guess,
+    Locked,
+    Plan,
+    clash,
+    decide,
+    fallen_behind,
+    isolated,
+    open_lines,
+    parse_lock,
+)
 from .spec import NormalSpec
 from .stubs import StubBase, Stubs
 from .uv_cli import Progress, Uv
@@ -63,10 +73,22 @@ class Resolver:
         if base.packages:
             await self.stubs.of(base, without=_unbound(self.pins, base))
 
+    def guess(self, spec: NormalSpec, base: BaseFacts) -> Guess | None:
+        """What to begin with before there is a plan; None where it would hardly be right."""
+        if any(item.direct for item in spec.requirements):
+            return None
+        pins = self._pins(spec)
+        layered = bool(base.packages) and not clash(spec, base)
+        left_out = sorted(set(base.packages) - _unbound(pins, base)) if layered else ()
+        return Guess(lines=(*spec.lines, *pins), left_out=tuple(left_out), layered=layered)
+
+    def _pins(self, spec: NormalSpec) -> tuple[str, ...]:
+        return tuple(pin for pin in self.pins if _name(pin) not in spec.names)
+
     async def plan(self, question: Question) -> Plan:
         """Decide what to build, or raise what stands in the way."""
         spec = question.spec
-        pins = tuple(pin for pin in self.pins if _name(pin) not in spec.names)
+        pins = self._pins(spec)
         try:
             return await self._plan(question, pins)
         except ResolutionFailed as failure:

@@ -154,6 +154,19 @@ class Uv:
         except (RegistryUnreachable, ResolutionFailed):
             await self._run(argv, "build", lock.parent, progress)
 
+    async def install_cached(
+        self, venv: Path, wanted: Path, left_out: Path, *, progress: Progress
+    ) -> None:
+        """Resolve and install what the cache alone answers, but for some names.
+
+        Nobody is asked and nothing built: where the cache does not suffice it fails, soon
+        and with the virtualenv as it was.
+        """
+        argv = ["pip", "install", "--offline", "--no-build", "--no-python-downloads"]
+        argv += ["--link-mode", self.settings.link_mode, "--excludes", str(left_out)]
+        argv += ["--python", str(venv / "bin" / "python"), "--requirements", str(wanted)]
+        await self._run(argv, "build", wanted.parent, progress)
+
     async def look_at(self, venv: Path) -> None:
         """Have uv ask an interpreter what it is, and remember the answer."""
         argv = ["pip", "list", "--offline", "--python", str(venv / "bin" / "python")]

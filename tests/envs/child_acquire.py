@@ -30,6 +30,7 @@ async def main(order: dict[str, Any]) -> None:
         min_free_mb=0,
         heartbeat_s=0.2,
         claim_stale_s=order.get("claim_stale_s", 15.0),
+        quota_mb=order.get("quota_mb", 0),
     )
     async with Environments(settings) as environments:
         spec = Spec(requirements=tuple(order["requirements"]))

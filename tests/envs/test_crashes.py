@@ -91,7 +91,10 @@ STEPS = (
     "claims:Claims.take:before",
     "claims:Claims.take:after",
     "skeletons:make_virtualenv:after",
-    "uv_cli:Uv.install:after",
+    "uv_cli:Uv.install_cached:before",
+    "uv_cli:Uv.install_cached:after",
+    "drafts:Draft.take:before",
+    "drafts:Draft.take:after",
     "manifest:list_files:after",
     "manifest:write_facts:before",
     "manifest:write_facts:after",
@@ -102,6 +105,13 @@ STEPS = (
     "memo:StoredMemo.put:after",
     "manifest:seal:before",
     "manifest:seal:after",
+)
+#: Of a build that nothing was begun for: under a quota, room is made first.
+PLAIN_STEPS = (
+    "uv_cli:Uv.install:before",
+    "uv_cli:Uv.install:after",
+    "manifest:list_files:after",
+    "store:Store.publish:before",
 )
 ARCHIVE_STEPS = ("archive:_write:after", "archive:write_json:before", "archive:write_json:after")
 
@@ -126,6 +136,17 @@ def test_a_builder_that_dies_at_a_step(step: str, setup: Any, version_in: Versio
     victim.communicate(timeout=50)
     assert victim.returncode == -signal.SIGKILL
     others_come_right(setup, version_in)
+
+
+@pytest.mark.parametrize("step", PLAIN_STEPS)
+def test_a_builder_without_a_draft_that_dies_at_a_step(
+    step: str, setup: Any, version_in: VersionIn
+) -> None:
+    setup.base.index.add("many", "1.0", "beta", files={"m.py": "x = 1\n"})
+    victim = setup.child("many", die_at=step, quota_mb=1000)
+    victim.communicate(timeout=50)
+    assert victim.returncode == -signal.SIGKILL
+    others_come_right(setup, version_in, quota_mb=1000)
 
 
 @pytest.mark.parametrize("step", ARCHIVE_STEPS)

@@ -143,9 +143,9 @@ def test_where_claims_are_worth_nothing_all_come_right(
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            pods = [
-                await stack.enter_async_context(Environments(setup.settings())) for _ in range(4)
-            ]
+            # With a quota nothing is begun beforehand: all of them are at it for a while.
+            settings = setup.settings(quota_mb=1000)
+            pods = [await stack.enter_async_context(Environments(settings)) for _ in range(4)]
             leases = await asyncio.gather(*[pod.acquire(spec("beta")) for pod in pods])
             assert len({lease.environment.root for lease in leases}) == 1
             assert sum(lease.environment.origin == "built" for lease in leases) > 1
