@@ -13,8 +13,8 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -43,8 +43,7 @@ _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 _encode: Final = msgspec.json.encode
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A response: status, JSON body, and when to come back where that helps."""
 
     status: int

@@ -23,14 +23,21 @@ import resource
 import select
 import socket
 import struct
+import sys
 import termios
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from .cycle import Cycle
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 #: Bytes of request line and headers; of trailers, and of what stands between two chunks.
 HEADERS_LIMIT: Final = 64 * 1024
@@ -41,6 +48,9 @@ _PIECE: Final = 16 * 1024
 _LINGER_S: Final = 2.0
 #: Closing then drops what the kernel still holds, and resets the connection.
 _DROP: Final = struct.pack("ii", 1, 0)
+
+#: Of a target that is its own path.
+_PLAIN: Final = b"/_-abcdefghijklmnopqrstuvwxyz0123456789"
 
 _CLOSE: Final = b"connection: close\r\ncontent-length: 0\r\n\r\n"
 _BAD: Final = b"HTTP/1.1 400 Bad Request\r\n" + _CLOSE
@@ -65,6 +75,8 @@ class Deadlines:
     message_s: float
     #: Without a byte of the response taken.
     send_s: float
+    #: Between two requests.
+    idle_s: float
 
 
 class Connection(HttpToolsProtocol):
@@ -72,6 +84,10 @@ class Connection(HttpToolsProtocol):
 
     #: When the current message began, None between messages.
     since: float | None = None
+    #: When all was answered, None while there is something to answer.
+    _idle_since: float | None = None
+    #: A request that is to be answered once the piece that it came in is parsed.
+    _begun: Cycle | None = None
     #: What its client is told when all before is answered; nothing more is received.
     _last_word: bytes | None = None
     #: When it was told.
@@ -134,7 +150,7 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, piece: bytes | bytearray) -> None:
         # In place of uvicorn's data_received, which drops the body of an upgrade.
-        self._unset_keepalive_if_required()
+        self._idle_since = None
         if self.since is None and self._in_headers:
             self.since = self.loop.time()
         self._empty_bytes += len(piece)
@@ -150,6 +166,9 @@ class Connection(HttpToolsProtocol):
         else:
             if self._empty_bytes > HEADERS_LIMIT:
                 self._refuse(_TOO_LONG)
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self._start_asgi_task(begun, self.app)
 
     def _head_without_upgrade(self) -> bytes:
         """The head just parsed, for the parser again, which would not look for a body."""
@@ -180,10 +199,47 @@ class Connection(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise _RefusedError(_BAD)
             return  # they are fed again
-        super().on_headers_complete()
-        self._unanswered.append(self.cycle)
+        self._begin()
         # Trailers are no headers: they go where nobody looks.
         self.headers = []
+
+    def _begin(self) -> None:
+        """Have the application answer, when it has answered all before."""
+        scope = self.scope
+        version = self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"], scope["raw_path"], scope["query_string"] = _split(self.url)
+        self.cycle = cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if self._unanswered:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+        else:
+            # When what came with its head is parsed as well: most often all of its body.
+            self._begun = cycle
+        self._unanswered.append(cycle)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Run the application, up to where it waits, which a new task otherwise does next turn."""
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(cycle.run_asgi(app), loop=self.loop, eager_start=True)
+            if not task.done():
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+        else:
+            super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Some of it came."""
@@ -200,9 +256,15 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with what was held."""
+        """Go on with the next request, and with what was held."""
         answered = self._unanswered.popleft()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._idle_since = self.loop.time()
         if not answered.more_body and self.since is not None:
             # The next message had begun, and then waited for us.
             self.since = self.loop.time()
@@ -225,6 +287,8 @@ class Connection(HttpToolsProtocol):
         elif self._overdue(now, deadlines):
             # No answer for a client that has said nothing.
             self._refuse(_TOO_SLOW if self._in_headers and self._empty_bytes else b"")
+        elif self._idle_since is not None and now - self._idle_since > deadlines.idle_s:
+            self.transport.close()
 
     def _overdue(self, now: float, deadlines: Deadlines) -> bool:
         if self.since is None or self._answering():
@@ -277,6 +341,16 @@ def _socket(connection: Connection) -> socket.socket:
 
 def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _split(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, the path as it came, and query of a request's target."""
+    if url.translate(None, _PLAIN):
+        parsed = httptools.parse_url(url)
+        raw, query = parsed.path or b"", parsed.query or b""
+        path = raw.decode("ascii")
+        return unquote(path) if "%" in path else path, raw, query
+    return url.decode("ascii"), url, b""
 
 
 def _unacknowledged(sock: socket.socket) -> int:

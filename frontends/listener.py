@@ -56,7 +56,6 @@ class Listener(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=settings.keepalive_s,
                 timeout_graceful_shutdown=2,
             )
         )
@@ -64,6 +63,7 @@ class Listener(uvicorn.Server):
             header_s=settings.header_timeout_s,
             message_s=settings.receive_timeout_s + _MARGIN_S,
             send_s=settings.send_timeout_s,
+            idle_s=settings.keepalive_s,
         )
 
     @contextlib.contextmanager

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 from flashpool.pool.calls import Call, Outcome, Sink
 from flashpool.pool.errors import FlashpoolError
@@ -71,8 +71,7 @@ class CallPool(Protocol):
         """Counts and lists, as dataclasses."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A call whose environment is there."""
 
     call: Call

@@ -122,7 +122,7 @@ class JobRun:
             self._ways.progress.tell(Phase.START.value)
         # Nothing may come between: an environment is held for calls that the pool has.
         call, by_platform = self._limited(prepared.call)
-        pending = self._pending = self._service.submit(replace(prepared, call=call), self)
+        pending = self._pending = self._service.submit(prepared._replace(call=call), self)
         try:
             outcome = await pending.outcome
         except asyncio.CancelledError:

@@ -35,6 +35,14 @@ SECONDS_LIMIT: Final = 366 * 24 * 3600.0
 
 #: What stands for a field that is not there.
 NULL: Final = Raw(b"null")
+#: Fields that the worker reads, and what they begin with.
+_SHAPES: Final = (
+    ("args", ord("[")),
+    ("kwargs", ord("{")),
+    ("modules", ord("{")),
+    ("constructor_args", ord("[")),
+    ("constructor_kwargs", ord("{")),
+)
 
 
 class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
@@ -157,11 +165,10 @@ def _check(request: FunctionRequest) -> None:
     else:
         raise InvalidRequest("execution_type must be function or class")
     _check_format(request)
-    _check_shape("args", request.args, b"[")
-    _check_shape("kwargs", request.kwargs, b"{")
-    _check_shape("modules", request.modules, b"{")
-    _check_shape("constructor_args", request.constructor_args, b"[")
-    _check_shape("constructor_kwargs", request.constructor_kwargs, b"{")
+    for name, opening in _SHAPES:
+        # What is not there is all of these checks for most requests.
+        if (raw := getattr(request, name)) is not NULL:
+            _check_shape(name, raw, opening)
     if request.timeout_s is not None and not 0 < request.timeout_s <= SECONDS_LIMIT:
         raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_LIMIT:.0f}")
     if request.memory_mb is not None and not fits_memory(request.memory_mb):
@@ -173,17 +180,17 @@ def _check(request: FunctionRequest) -> None:
         raise InvalidRequest("isolation must be call")
     if request.env:
         _check_env(request.env)
-    for name in ("dependencies", "system_dependencies"):
-        _check_list(name, getattr(request, name))
+    _check_list("dependencies", request.dependencies)
+    _check_list("system_dependencies", request.system_dependencies)
 
 
 def _check_code(name_field: str, name: str | None, code_field: str, code: Raw) -> None:
     if not name:
         raise InvalidRequest(f"{name_field} is required")
     _check_name(name_field, name)
-    if bytes(memoryview(code)[:1]) != b'"':
-        raise InvalidRequest(f"{code_field} is required, and must be text")
     span = bytes(code)
+    if not span.startswith(b'"'):
+        raise InvalidRequest(f"{code_field} is required, and must be text")
     if b"\\u0000" in span and "\0" in msgspec.json.decode(span, type=str):
         raise InvalidRequest(f"{code_field} holds a NUL character")
 
@@ -209,9 +216,9 @@ def _check_instance(request: FunctionRequest) -> None:
         raise InvalidRequest(f"instance_id must be printable, of 1 to {NAME_LIMIT} characters")
 
 
-def _check_shape(field: str, raw: Raw, opening: bytes) -> None:
-    if (first := bytes(memoryview(raw)[:1])) != opening and first != b"n":
-        raise InvalidRequest(f"{field} must be {'a list' if opening == b'[' else 'an object'}")
+def _check_shape(field: str, raw: Raw, opening: int) -> None:
+    if (first := memoryview(raw)[0]) != opening and first != ord("n"):
+        raise InvalidRequest(f"{field} must be {'a list' if opening == ord('[') else 'an object'}")
 
 
 def _check_format(request: FunctionRequest) -> None:

@@ -154,11 +154,11 @@ class Service:
             raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
         request, body, warnings = schema.decode(body)
         spec = spec_of(request)
-        # Before its environment is made, which may take minutes.
-        self.pool.check_gpus(request.gpus)
         if spec is None:
             call = self._defaults.call_of(request, body, BASE, stream=stream)
             return Prepared(call, warnings=warnings)
+        # Before its environment is made, which may take minutes.
+        self.pool.check_gpus(request.gpus)
         provision, notes = await self._provide(spec, label_of(request), report)
         call = self._defaults.call_of(request, body, provision, stream=stream)
         return Prepared(call, notes, warnings)

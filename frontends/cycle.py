@@ -1,0 +1,132 @@
+"""One request and its response, sent in one write where that can be.
+
+    start --kept--> first of the body --> head and body, together --> more of the body ...
+
+uvicorn writes a response's head by itself. Two packets wake the client twice, which for a
+small answer costs more than all else that is done to send it. ASGI has nothing be sent
+before the first of the body is there; so the head waits for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    RequestResponseCycle,
+)
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
+
+#: Bytes of a body up to which it is copied behind its head; larger ones are written by themselves.
+_JOINED: Final = 64 * 1024
+
+
+class Cycle(RequestResponseCycle):
+    """uvicorn's, with a `send` of its own."""
+
+    #: Made, and not sent yet.
+    _head: bytes = b""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Take a part of the response."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start" and not self.response_started:
+            self._head = self._make_head(message["status"], message.get("headers", ()))
+        elif message["type"] == "http.response.body" and self._may_go_on():
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            raise RuntimeError(f"{message['type']} is not what comes next in a response")
+
+    def _may_go_on(self) -> bool:
+        return not self.response_complete and (self.response_started or self._head != b"")
+
+    def _make_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        lines = [STATUS_LINE[status]]
+        self.chunked_encoding = None
+        closes = False
+        for given, value in (*self.default_headers, *headers):
+            name = given.lower()
+            lines.append(_line(name, value))
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.expected_content_length, self.chunked_encoding = int(value), False
+            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                self.expected_content_length, self.chunked_encoding = 0, True
+            elif name == b"connection":
+                closes = closes or b"close" in map(bytes.strip, value.lower().split(b","))
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        if self.chunked_encoding is None and status not in (204, 304) and not self._is_head:
+            self.chunked_encoding = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    @property
+    def _is_head(self) -> bool:
+        """Whether the client wants to know of the body, and not to have it."""
+        return self.scope["method"] == "HEAD"
+
+    def _send_body(self, body: bytes, *, more: bool) -> None:
+        if self._is_head:
+            body, self.expected_content_length = b"", 0
+        elif self.chunked_encoding:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            body += b"" if more else b"0\r\n\r\n"
+        else:
+            self._count(len(body), more=more)
+        head, self._head = self._head, b""
+        self.response_started, self.waiting_for_100_continue = True, False
+        if head and len(body) > _JOINED:
+            self.transport.writelines((head, body))
+        elif head or body:
+            self.transport.write(head + body)
+        if not more:
+            self._complete()
+
+    def _count(self, size: int, *, more: bool) -> None:
+        self.expected_content_length -= size
+        if self.expected_content_length < 0:
+            raise RuntimeError("the response is longer than its content-length")
+        if self.expected_content_length and not more:
+            raise RuntimeError("the response is shorter than its content-length")
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+
+def _line(name: bytes, value: bytes) -> bytes:
+    """A header as it is sent.
+
+    Raises:
+        RuntimeError: it would be read as something else.
+    """
+    # Lengths differ from one answer to the next, and need no looking at.
+    return _checked_line(name, value) if name != b"content-length" else _length(value)
+
+
+def _length(value: bytes) -> bytes:
+    if not value.isdigit():
+        raise RuntimeError("a content-length that is no number")
+    return b"content-length: %b\r\n" % value
+
+
+@lru_cache(maxsize=256)
+def _checked_line(name: bytes, value: bytes) -> bytes:
+    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+        raise RuntimeError("a header that cannot be sent")
+    return b"%b: %b\r\n" % (name, value)
