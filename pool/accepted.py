@@ -124,7 +124,8 @@ class Accepted:
         self, running: Running, seconds: float | None, late: Callable[[int], None], call_id: int
     ) -> None:
         """Have this told of it after so many seconds, in place of what was to be told before."""
-        running.cancel_timer()
+        if running.timer is not None:
+            running.cancel_timer()
         if seconds is not None:
             running.timer = self._loop.call_later(seconds, late, call_id)
 

@@ -61,7 +61,8 @@ class Actions:
                 parts.fleet.retire(parts.fleet[command.key])
             elif isinstance(command, Fail):
                 self._fail(command)
-        parts.residency.room.give_up(crowded=parts.scheduler.crowded)
+        if (crowded := parts.scheduler.crowded) or parts.gpus.table.line:
+            parts.residency.room.give_up(crowded=crowded)
 
     def _dispatch(self, call_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
         parts = self._parts

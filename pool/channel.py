@@ -29,12 +29,11 @@ class WorkerLink:
 
     __slots__ = (
         "_ended",
-        "_out",
-        "_output_ended",
         "_reader",
         "_sock",
         "_unsent",
         "output",
+        "output_ended",
         "output_fd",
         "unread",
     )
@@ -47,7 +46,7 @@ class WorkerLink:
         os.set_blocking(output_fd, False)
         self.output_fd = output_fd
         # Nothing comes after an end: whoever asks once more shall not ask the kernel.
-        self._ended = self._output_ended = False
+        self._ended = self.output_ended = False
         #: Whether the worker is known to have ended without reading all that it was sent.
         self.unread = False
         self.output = OutputBuffer(output_limit)
@@ -163,7 +162,7 @@ class WorkerLink:
         """Keep what was printed, at most a turn's worth; None at the end of it."""
         chunks: list[bytes] = []
         size = 0
-        if self._output_ended:
+        if self.output_ended:
             return None
         while size < _OUTPUT_TURN:
             try:
@@ -171,7 +170,7 @@ class WorkerLink:
             except BlockingIOError:
                 break
             if not chunk:
-                self._output_ended = True
+                self.output_ended = True
                 return b"".join(chunks) or None
             self.output.append(chunk)
             chunks.append(chunk)
@@ -182,7 +181,10 @@ class WorkerLink:
 
     def close(self) -> None:
         """Let go of both ends, and of descriptors nobody will receive."""
-        for fd in (*self._reader.abandoned_fds(), *(fd for _, fds in self._unsent for fd in fds)):
+        unused = self._reader.abandoned_fds()
+        for _, fds in self._unsent:
+            unused += fds
+        for fd in unused:
             os.close(fd)
         self._sock.close()
         os.close(self.output_fd)

@@ -280,6 +280,9 @@ class Crew:
                 if worker.state.now is WorkerState.BUSY:
                     worker.state.move(WorkerState.ENDING)
                     worker.ending_since = self._now()
+                    # Its zygote tells when it is dead; what it sends until then is nobody's.
+                    self._poller.forget(worker.link.channel_fd)
+                    self._poller.forget(worker.link.output_fd)
             elif frame.kind == wire.ITEM:
                 self._listener.item(worker, running, frame)
         finally:
@@ -341,8 +344,15 @@ class Crew:
             self._listener.worker_not_ready(worker)
         if death.orphans:
             self._listener.worker_dead(worker)
+            self._go_on_reading(worker)
         else:
             self.forget(worker)
+
+    def _go_on_reading(self, worker: Worker) -> None:
+        """What it left may print while it ends, and is not to wait for that."""
+        if worker.running is not None and worker.running.done and not worker.link.output_ended:
+            self._poller.forget(worker.link.output_fd)
+            self._poller.watch(worker.link.output_fd, partial(self._on_output, worker))
 
     def _should_have_begun(self, worker: Worker) -> bool:
         if worker.doubted:
@@ -376,6 +386,8 @@ class Crew:
 
     def read_last(self, worker: Worker) -> None:
         """Take what it sent and printed before: a result that made it is a result."""
+        if worker.is_over:
+            return
         try:
             for frame in worker.link.read_last():
                 self._on_last_frame(worker, frame)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final, Protocol
 
-from . import ends
+from . import ends, pickling
 from ._child import wire
 from .calls import BASE_ENVIRONMENT, Call
 from .commands import ZygoteKey
@@ -139,6 +139,7 @@ class Fleet:
             "workdir": self._config.workdir,
             "log_level": self._config.log_level,
             "grace": self._config.grace_s,
+            "example": pickling.example(),
         }
 
     def fork(self, key: ZygoteKey, number: int, practise: str) -> None:
@@ -147,7 +148,8 @@ class Fleet:
         if zygote.unanswered == 0:
             zygote.answered_at = self._now()
         zygote.unanswered += number
-        self._send(zygote, wire.FORK, n=number, practise=practise)
+        zygote.fork(number, practise)
+        self._send_rest(zygote)
 
     def stop(self, zygote: ZygoteProcess, pid: int, *, grace: float, dump: bool) -> None:
         """Have it end a worker and its tree."""
@@ -239,6 +241,10 @@ class Fleet:
 
     def _send(self, zygote: ZygoteProcess, op: str, **fields: object) -> None:
         zygote.send(op, **fields)
+        self._send_rest(zygote)
+
+    def _send_rest(self, zygote: ZygoteProcess) -> None:
+        """When its socket takes more, if that took not all."""
         if zygote.blocked:
             self._poller.want_to_write(zygote.control.fileno(), True)
 

@@ -26,14 +26,15 @@ class Line:
     def __init__(self, roster: Roster, gpus: GpuTable) -> None:
         self._roster = roster
         self._gpus = gpus
-        self._keys: dict[int, ZygoteKey] = {}
+        #: By call: the zygote it waits for.
+        self.calls: dict[int, ZygoteKey] = {}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.calls)
 
     def join(self, call: int, zygote: Entry, now: float, *, gpus: int, again: bool) -> None:
         """It waits for this zygote; in front of all others, when it was dispatched before."""
-        self._keys[call] = zygote.key
+        self.calls[call] = zygote.key
         if gpus:
             zygote.for_gpus[call] = now, gpus
             if zygote.can_fork:
@@ -45,7 +46,7 @@ class Line:
 
     def leave(self, call: int) -> Entry | None:
         """It waits no more; the zygote that it waited for, if it did."""
-        key = self._keys.pop(call, None)
+        key = self.calls.pop(call, None)
         if key is None:
             return None
         zygote = self._roster.entries[key]
@@ -64,11 +65,11 @@ class Line:
 
     def waits_for(self, call: int) -> Entry:
         """The zygote that a call waits for."""
-        return self._roster.entries[self._keys[call]]
+        return self._roster.entries[self.calls[call]]
 
     def hand_on(self, zygote: Entry, heir: Entry) -> None:
         """Its calls wait for another one, in the order in which they came."""
-        self._keys.update(dict.fromkeys((*zygote.waiting, *zygote.for_gpus), heir.key))
+        self.calls.update(dict.fromkeys((*zygote.waiting, *zygote.for_gpus), heir.key))
         heir.waiting = _in_order({**zygote.waiting, **heir.waiting})
         heir.for_gpus = _in_order({**zygote.for_gpus, **heir.for_gpus})
         self.line_up(zygote)
@@ -79,11 +80,11 @@ class Line:
         """Those of them that wait for a slot wait for another one; their turn is what it was."""
         moved: dict[int, float] = {}
         for call in calls:
-            key = self._keys.get(call)
+            key = self.calls.get(call)
             since = self._roster.entries[key].waiting.pop(call, None) if key is not None else None
             if since is not None:
                 moved[call] = since
-                self._keys[call] = heir.key
+                self.calls[call] = heir.key
         heir.waiting = _in_order({**moved, **heir.waiting})
 
     def line_up(self, zygote: Entry) -> None:

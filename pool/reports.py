@@ -197,7 +197,8 @@ class Reports:
         """Its slot is free, and its GPUs are to be looked at."""
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
         self._parts.gpus.given_back()
-        self._parts.residency.gone(worker)
+        if worker.instance is not None:
+            self._parts.residency.gone(worker)
         self._environments.settle(worker.zygote.key.environment)
         if self._parts.closed:
             self._actions.changed()

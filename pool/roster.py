@@ -76,11 +76,6 @@ class Entry:
         return self.up and not self.retiring
 
     @property
-    def held_up(self) -> bool:
-        """Whether calls wait for it, and it is not even starting."""
-        return self.needed and not (self.up or self.starting)
-
-    @property
     def empty(self) -> bool:
         """Whether no worker of it is left, or on its way."""
         return not (self.busy or self.residents or self.forking)
@@ -210,7 +205,8 @@ class Roster:
 
     def held_up(self) -> list[Entry]:
         """Those with calls that wait for a start."""
-        return [zygote for zygote in self if zygote.held_up]
+        down = [z for z in self.entries.values() if not (z.up or z.starting)]
+        return [zygote for zygote in down if zygote.needed]
 
     # Room for environments.
 

@@ -54,10 +54,14 @@ class Slots:
 
     def dispatch(self, now: float) -> list[Command]:
         """Pair waiting calls with spares while there are GPUs and slots, oldest call first."""
+        if not (self._line.calls or self._asking):
+            return []
+        if self.busy >= self._policy.slots and not self._gpus.line:
+            return []  # so it is with most events, while there is more to do than can be done
         touched: list[Entry] = []
-        commands = self._dispatch_to_gpus(touched, now)
-        while (self._line or self._asking) and self._free > 0:
-            zygote = self._oldest_with_spare() if self._line else None
+        commands = self._dispatch_to_gpus(touched, now) if self._gpus.line else []
+        while (self._line.calls or self._asking) and self._free > 0:
+            zygote = self._oldest_with_spare() if self._line.calls else None
             if self._asking and (asking := self._longest_asking(zygote)) is not None:
                 commands.append(self._grant(asking))
                 continue
@@ -68,7 +72,7 @@ class Slots:
             self._holding.add(worker)
             self.busy += 1
             commands.append(Dispatch(call, worker))
-        if self._line and (self._free > 0 or self._gpus.waiting):
+        if self._line.calls and (self._free > 0 or self._gpus.line):
             # One is free for calls whose zygotes have not forked for want of it.
             touched = [zygote for zygote in self._roster if zygote.needed or zygote in touched]
         for zygote in touched:
@@ -182,10 +186,10 @@ class Slots:
         """Have as many spares as it could use."""
         if not zygote.can_fork:
             return []
-        wanted = self._spares_wanted(zygote)
-        have = len(zygote.spares) + zygote.forking
+        have, able = len(zygote.spares) + zygote.forking, self._could_run(zygote)
+        wanted = self._spares_wanted(zygote, able)
         # Several at a time, when several are kept: a zygote forks them more cheaply.
-        if have >= wanted or (have > wanted // 2 and have >= self._could_run(zygote)):
+        if have >= wanted or (have > wanted // 2 and have >= able):
             return []
         missing = wanted - have
         zygote.forking += missing
@@ -199,16 +203,16 @@ class Slots:
             zygote.peak - 1,
             0 if idle > self._policy.spare_idle_s else 1,
         )
-        number = len(zygote.spares) - self._spares_wanted(zygote)
+        number = len(zygote.spares) - self._spares_wanted(zygote, self._could_run(zygote))
         return [zygote.spares.popleft() for _ in range(number)]
 
-    def _spares_wanted(self, zygote: Entry) -> int:
+    def _spares_wanted(self, zygote: Entry, able: int) -> int:
         """A multiple of those that ran at once of late, or one for each that could run now.
 
         Two for a single caller, who comes back before the next one is forked.
         """
         ahead = 4 * zygote.peak if zygote.peak > 1 else 2 * zygote.peak
-        return max(self._could_run(zygote), min(ahead, self._policy.max_spares))
+        return max(able, min(ahead, self._policy.max_spares))
 
     def _could_run(self, zygote: Entry) -> int:
         able = min(len(zygote.waiting), self._free)

@@ -20,6 +20,9 @@ class ZygoteState(enum.Enum):
 class WorkerState(enum.Enum):
     """A worker, as the supervisor sees it."""
 
+    #: By identity. That of `Enum` is Python, and each call makes three moves.
+    __hash__ = object.__hash__
+
     #: Forked, not prepared yet (start method spawn).
     PREPARING = "preparing"
     SPARE = "spare"

@@ -75,9 +75,9 @@ class Upkeep:
 
     def start_held_up(self, now: float) -> list[Command]:
         """Start zygotes whose calls waited for room, the longest first."""
-        if not self._line and not self._turns.any_yielding:
+        held_up = self._roster.held_up() if self._line.calls else []
+        if not held_up and not self._turns.any_yielding:
             return []
-        held_up = self._roster.held_up()
         commands: list[Command] = []
         for zygote in sorted(held_up, key=lambda zygote: zygote.since):
             commands += self.start(zygote, now)

@@ -217,6 +217,11 @@ class Worker:
     def __repr__(self) -> str:
         return f"<worker {self.pid} {self.state.now.value} call={self.call_id}>"
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that it sends or prints is of use to anybody: it has no call, or had one."""
+        return self.instance is None and (self.running is None or self.running.done)
+
     def taker(self) -> OutputBuffer:
         """Of a resident: who gets what is printed now, the call that began first."""
         for running in self.calls.values():

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -107,7 +108,12 @@ class ZygoteProcess:
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command; kept until the socket takes it."""
-        self._unsent.append(json.dumps({"op": op, **fields}).encode())
+        self._unsent.append(_packet(op, **fields))
+        self.flush()
+
+    def fork(self, number: int, practise: str) -> None:
+        """Send FORK, which is one of very few packets."""
+        self._unsent.append(_fork_packet(number, practise))
         self.flush()
 
     @property
@@ -200,6 +206,15 @@ class ZygoteProcess:
         if self.loading:
             return f" while importing {self.loading!r}"
         return " during its start-up" if self.ready_at is None else ""
+
+
+def _packet(op: str, **fields: object) -> bytes:
+    return json.dumps({"op": op, **fields}).encode()
+
+
+@lru_cache(maxsize=64)
+def _fork_packet(number: int, practise: str) -> bytes:
+    return _packet(wire.FORK, n=number, practise=practise)
 
 
 def _how_it_ended(code: int | None) -> str:

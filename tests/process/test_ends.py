@@ -223,6 +223,31 @@ def f():
     fine(live)
 
 
+def test_what_a_call_left_may_print_a_lot_while_it_ends(make_live, tmp_path):
+    live = make_live(grace_s=20.0)
+    leaves = f"""
+import os, signal, sys, time
+def f():
+    up, told = os.pipe()
+    if os.fork() == 0:
+        def leave(*_):
+            for _ in range(100):
+                os.write(1, b"x" * 10_000)
+            open({str(tmp_path / "done")!r}, "w").close()
+            os._exit(0)
+        signal.signal(signal.SIGTERM, leave)
+        os.write(told, b".")
+        time.sleep(60)
+    os.read(up, 1)
+    return "left it"
+"""
+    assert live.value(leaves) == "left it"
+    # More than a pipe holds, in less than the grace: somebody reads it.
+    live.until(lambda: live.stats().slots.busy == 0, 10)
+    live.until(lambda: live.zygote().workers == live.zygote().spares, 10)
+    assert (tmp_path / "done").exists()
+
+
 def test_cancelling_what_waits_never_starts_it(make_live):
     live = make_live(slots=1).ready()
     blocker = live.start("def f():\n    import time; time.sleep(60)")
