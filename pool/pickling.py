@@ -15,6 +15,7 @@ import site
 import sys
 import sysconfig
 import types
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import cloudpickle
 
 from . import portable
-from ._child.payload import PLAIN
+from ._child import payload
 
 BufferCallback = Callable[[pickle.PickleBuffer], bool]
 Dumps = Callable[[Any, "BufferCallback | None"], bytes]
@@ -57,10 +58,20 @@ def dumps_for(version: portable.Version) -> Dumps:
     return dumps_portably
 
 
+def example() -> tuple[portable.Version, str]:
+    """A call of a function that travels by value, as base64 text, and the Python it is for.
+
+    For zygotes, to get used to what they will mostly be sent.
+    """
+    function = payload.pack(lambda value: value, dumps)
+    call, _ = payload.pack_call(function, payload.pack(((None,), {}), dumps))
+    return portable.OURS, b2a_base64(call, newline=False).decode()
+
+
 def _is_plain(value: Any) -> bool:
     """Whether it is arguments that hold nothing but scalars: the common small call."""
     if type(value) is tuple and len(value) == 2 and not value[1] and type(value[0]) is tuple:
-        return PLAIN.issuperset(map(type, value[0]))
+        return payload.PLAIN.issuperset(map(type, value[0]))
     return False
 
 

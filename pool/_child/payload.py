@@ -25,7 +25,7 @@ import os
 import pickle
 import struct
 
-from . import segments
+from . import by_value, segments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 def load_call(body: bytes, fds: list[int]) -> tuple[Any, Any, Any]:
     """What to run: a function, its positional and its keyword arguments."""
     try:
-        function, at = unpack(body, len(ONE), fds)
+        function, at = unpack(body, len(ONE), fds, loads=by_value.load)
         arguments, _ = unpack(body, at, fds, keep=True)
     finally:
         _close(fds)
@@ -151,14 +151,14 @@ def dumps(value: Any, buffers: Buffers | None) -> bytes:
     def by_reference(file: Any, protocol: int) -> Any:
         return pickling.ByReference(file, protocol, buffer_callback=buffers)
 
-    def by_value() -> Any:
+    def with_cloudpickle() -> Any:
         import cloudpickle
 
         if buffers is not None:
             buffers.views.clear()  # of the first attempt
         return lambda file, protocol: cloudpickle.Pickler(file, protocol, buffer_callback=buffers)
 
-    return pickling.dump_with(value, by_reference, by_value, None)
+    return pickling.dump_with(value, by_reference, with_cloudpickle, None)
 
 
 def pack(
@@ -203,7 +203,14 @@ def _pack_out_of_band(
     return head + b"".join(SPAN.pack(*span) for span in spans) + data, [fd]
 
 
-def unpack(body: bytes, at: int, fds: list[int], *, keep: bool = False) -> tuple[Any, int]:
+def unpack(
+    body: bytes,
+    at: int,
+    fds: list[int],
+    *,
+    keep: bool = False,
+    loads: Callable[[memoryview], Any] = pickle.loads,
+) -> tuple[Any, int]:
     """The value of the parcel that begins at ``at``, and where it ends.
 
     Takes the parcel's descriptor off the front of ``fds`` and closes it, unless it is to
@@ -213,9 +220,9 @@ def unpack(body: bytes, at: int, fds: list[int], *, keep: bool = False) -> tuple
     at += HEAD.size
     spans = [SPAN.unpack_from(body, at + i * SPAN.size) for i in range(count)]
     at += count * SPAN.size
-    data: bytes | memoryview = memoryview(body)[at : at + length]
+    data = memoryview(body)[at : at + length]
     if not flags & _HAS_FD:
-        return pickle.loads(data), at + length
+        return loads(data), at + length
     memory = memoryview(segments.load(fds.pop(0), keep=keep))
     buffers = [memory[start : start + size] for start, size in spans]
     if flags & _PICKLE_IN_FD:

@@ -273,15 +273,18 @@ async def readable(fd: int) -> None:
 # -- Warming up --------------------------------------------------------------------------
 
 
-def _rehearsal(pickled: bool) -> bytes:
-    """The body of a call to next to nothing."""
-    if pickled:
-        return payload.pack_call(payload.pack(abs), payload.pack(((-1,), {})))[0]
-    return b'{"function_name":"f","function_code":"def f(x): return x","args":["gAVLAS4="]}'
-
+#: Bodies of calls to next to nothing, the last one as they mostly are: a request's; of Pool's
+#: functions one that travels by reference, and one by value, if the program sent one along.
+_REQUESTS = [b'{"function_name":"f","function_code":"def f(x): return x","args":["gAVLAS4="]}']
+_PICKLED = [payload.pack_call(payload.pack(abs), payload.pack(((-1,), {})))[0]]
 
 #: So often does the interpreter want to see code, at least, before it leaves it as it is.
 ROUNDS = 20
+
+
+def take_example(body: bytes) -> None:
+    """A call of a function that travels by value, to `rehearse`."""
+    _PICKLED.append(body)
 
 
 def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
@@ -294,8 +297,8 @@ def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
     copied by every call. More than halves a call's time on CPython 3.11.
     """
     main = sys.modules["__main__"]
-    for pickled in (False, True):
-        body = _rehearsal(pickled)
+    calls = [(False, one) for one in _REQUESTS] + [(True, one) for one in _PICKLED]
+    for pickled, body in calls:
         meta = wire.pack_call_meta(pickled=pickled, stream=False, result_limit=1 << 20, env={})
         call = wire.head(wire.CALL, meta, len(body), 0) + body
         for _ in range(rounds):
@@ -314,7 +317,7 @@ def limber_up(pickled: bool) -> None:
     """
     main = sys.modules["__main__"]
     meta = wire.pack_call_meta(pickled=pickled, stream=False, result_limit=None, env={})
-    call = wire.Frame(wire.CALL, meta, _rehearsal(pickled), [])
+    call = wire.Frame(wire.CALL, meta, (_PICKLED if pickled else _REQUESTS)[-1], [])
     form, body, _, _ = _run(None, call, *wire.unpack_call_meta(meta)[:3])  # type: ignore[arg-type]
     rss_kb = processes.peak_rss_kb()
     end = wire.ResultMeta(ok=True, form=form, run_s=monotonic(), rss_kb=rss_kb, more={})

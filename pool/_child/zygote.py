@@ -9,7 +9,8 @@ is paid for by every fork. Its life:
 ``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
 (entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
 environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
-worker prepares itself), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in).
+worker prepares itself), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
+``example`` (a version of Python, and the base64 text of a call that was pickled by it).
 
 What becomes of workers once they are forked is `brood`'s part.
 """
@@ -24,6 +25,7 @@ import select
 import signal
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
+from binascii import a2b_base64
 
 from . import arrangement, birth, framing, guard, lasting, preparation, processes, wire
 from .brood import Brood
@@ -118,6 +120,9 @@ class Zygote:
             from . import worker
 
             self.worker = worker
+            version, example = self.start["example"]
+            if tuple(version) == sys.version_info[:2]:  # bytecode of another is none
+                worker.take_example(a2b_base64(example))
             self.settle(objects)
             del objects
         self.tell(

@@ -63,12 +63,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     start = {
         "path": [],
         "runtime": runtime_packages(),
-        # As learned from the first call: a function of a script travels by value.
-        "preload": [*given.preload, *(["cloudpickle"] if given.pool else [])],
+        "preload": given.preload,
         "method": "fork",
         "workdir": "/",
         "log_level": "INFO",
         "grace": 1.0,
+        "example": pickling.example(),
     }
     order = {
         "start": start,

@@ -606,12 +606,13 @@ def iter_errors(results):
 
 def test_calls_that_came_before_anybody_knew_what_they_import():
     """They move over to the zygote that has it, in place of importing it one after the other."""
-    marker = object()
 
-    def by_value(number):  # so cloudpickle is imported, which takes longer than all else
-        return number if marker else None
+    def importing(number):
+        import asyncio  # takes longer than all else
+
+        return number if asyncio else None
 
     with Pool(2) as pool:
-        futures = [pool.submit(by_value, number) for number in range(400)]
+        futures = [pool.submit(importing, number) for number in range(400)]
         assert [one.result(60) for one in futures] == list(range(400))
         assert futures[-1].receipt.preloaded
