@@ -206,7 +206,8 @@ class Environments:
                 self._memo.put(spec, found.digest, age_s=remembered.age_s)
                 return found
         try:
-            return await self._resolved(spec, asked, provider, report)
+            there = remembered is not None and await provider.is_there(remembered.digest)
+            return await self._resolved(spec, asked, provider, report, begin=not there)
         except RegistryUnreachable as failure:
             return await self._as_last_time(failure, remembered, asked, provider, report)
 
@@ -217,13 +218,14 @@ class Environments:
         return environment
 
     async def _resolved(
-        self, spec: Spec, asked: Understood, provider: Provider, report: Report
+        self, spec: Spec, asked: Understood, provider: Provider, report: Report, *, begin: bool
     ) -> Environment:
+        """Ask the index; `begin` meanwhile, where it is likely that something is to be built."""
         async with AsyncExitStack() as until_built:
             async with self._berths.place(report):
                 began = time.monotonic()
                 report("Resolving versions")
-                guess = self._planner.guess(asked, provider.ground)
+                guess = self._planner.guess(asked, provider.ground) if begin else None
                 drafting = provider.ground.drafts.begun(guess, asked.base)
                 draft = await until_built.enter_async_context(drafting)
                 # Some packages have to be compiled before they tell what they depend on.

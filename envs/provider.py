@@ -270,6 +270,13 @@ class Provider:
         """Everything that nobody uses goes."""
         return await self.room.everything()
 
+    async def is_there(self, digest: str) -> bool:
+        """Whether nothing would have to be built for it; a volume that fails has nothing."""
+        try:
+            return await asyncio.to_thread(self.present, digest) != "absent"
+        except OSError:
+            return False
+
     def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
         """Where a digest is ready; blocking."""
         if digest in self.ground.store.digests():

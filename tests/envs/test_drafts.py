@@ -184,6 +184,22 @@ def test_nothing_is_begun_where_it_could_cost_more_than_it_spares(
     assert installs == ["install"]
 
 
+def test_nothing_is_begun_for_what_was_built_before(
+    setup: Any, run: Run, installs: list[str]
+) -> None:
+    """The memo is too old to be believed, but not to be told from a new request."""
+    run(built(setup, "alpha"))
+
+    async def main() -> None:
+        async with Environments(setup.settings(memo_s=0)) as environments:
+            found = await environments.acquire(spec("alpha"))
+            assert found.environment.origin == "disk"
+            found.release()
+
+    run(main())
+    assert installs == ["install_cached"]
+
+
 def test_a_draft_of_what_is_there_already_leaves_nothing(setup: Any, run: Run) -> None:
     """Another spelling, resolved anew: the environment is found, what was begun goes."""
 
@@ -268,7 +284,7 @@ def test_a_cancelled_request_leaves_nothing_of_its_draft(
             asked.cancel()
             await asyncio.wait({asked})
             assert asked.cancelled()
-        assert os.listdir(setup.store("scratch")) == []
-        assert os.listdir(setup.store("claims")) == []
 
-    run(main())
+    run(main())  # to the end of its threads, one of which may just have made a directory
+    assert os.listdir(setup.store("scratch")) == []
+    assert os.listdir(setup.store("claims")) == []
