@@ -22,7 +22,7 @@ def answered(
     instance: InstanceRecord | None = None,
 ) -> Outcome:
     """The worker sent its RESULT: a value, or what user code raised; the instance it ran in."""
-    receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=round(meta.rss_kb / 1024, 1))
+    receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=_mb(meta.rss_kb))
     output = _written(running)
     if meta.ok:
         return Outcome(
@@ -60,7 +60,7 @@ def unserved(running: Running, outcome: Outcome, now: float) -> Outcome:
 
 def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
     """The worker ended without a RESULT; ``death`` is its zygote's report, if any."""
-    peak = round(death.rss_kb / 1024, 1) if death else None
+    peak = _mb(death.rss_kb) if death else None
     exit_words = causes.exit_words(death.status) if death else None
     return Outcome(
         error_type=cause.error_type,
@@ -189,6 +189,11 @@ def used_too_much(limit_mb: int, measured: int) -> Stop:
             "measured_mb": measured_mb,
         },
     )
+
+
+def _mb(kb: int) -> float:
+    """To a tenth."""
+    return int(kb / 102.4 + 0.5) / 10
 
 
 def _receipt(

@@ -141,13 +141,14 @@ class Reports:
     ) -> None:
         """A call ended by itself."""
         assert worker.call_id is not None
+        # First of all the next call, which begins while this one's end is told.
+        if meta.rss_kb <= SMALL_KB:
+            self._do(self._scheduler.leaves(worker.id, self._now()))
         self._actions.learn(running.call, meta.texts("modules"))
         if running.call.source:
             self._parts.fleet.ran(worker.zygote, running.call)
         outcome = ends.answered(running, frame, meta, self._now())
         self._parts.calls.finish(worker.call_id, outcome)
-        if meta.rss_kb <= SMALL_KB:
-            self._do(self._scheduler.leaves(worker.id, self._now()))
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
         """User code wrote to the channel."""
