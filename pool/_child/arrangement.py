@@ -22,7 +22,6 @@ import os
 import select
 import signal
 import sys
-from opcode import opmap
 from types import FunctionType
 
 from . import preparation, processes
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import CodeType
     from typing import Any, Final
+
 
 #: Where memory is dealt with as told above; elsewhere nothing is arranged.
 IS_KNOWN: Final = (
@@ -46,7 +46,8 @@ _START: Final = 256
 #: Up to so many bytes an object comes from a pool, where all are of one size. Code objects
 #: all get the largest, so that they share one.
 _POOLED: Final = 512
-_NOP: Final = bytes((opmap["NOP"], 0))
+#: What Python makes of ``pass``, behind its RESUME. (`opcode` would map a library.)
+_NOP: Final = compile("pass\npass", "", "exec").co_code[2:4]
 #: Before, they lay elsewhere, and nothing was written to them.
 _HOLDS_INSTRUCTIONS: Final = sys.version_info >= (3, 11)
 #: Fillers: bytes, and ints of two digits, which are as small as objects get.
@@ -172,6 +173,7 @@ def arrange(run: Callable[[], None], also: Iterable[Any], objects: list[Any]) ->
     """
     if not IS_KNOWN:
         return []
-    addresses = [*executed(run), *(id(function.__code__) for function in also)]
-    fill_holes()
+    addresses = [*(id(function.__code__) for function in also), *executed(run)]
+    _fill_pools(_POOLED)
+    _fill_heap()
     return gather(addresses, objects)
