@@ -1,6 +1,7 @@
 """One build however many ask: claims between processes and pods.
 
-    claims/<digest>     names the holder that builds
+    claims/<digest>        names the holder that builds
+    claims/<request key>   names the holder that has begun with it, before it knew the digest
 
 A claim only saves work. Whoever finds a stalled holder's claim moves it away and
 builds; if the old builder comes back to life, both finish, the first rename
@@ -55,6 +56,16 @@ class Claims:
             return os.readlink(self._store.claim(digest))[:_MAX_NAME]
         except OSError:
             return None
+
+    def elsewhere(self, key: str) -> bool:
+        """Whether a living process other than this one has the claim; a dead one's goes."""
+        owner = self.owner(key)
+        if owner is None or owner == self._holders.me:
+            return False
+        if self._holders.stalled(owner):
+            self._move_away(self._store.claim(key))
+            return False
+        return True
 
     def release(self, digest: str) -> None:
         """Give the claim back, unless somebody has taken it over since."""

@@ -11,8 +11,9 @@ Asking the index takes longer than linking files from the cache, and needs nothi
 A draft decides nothing: what gets built is what the resolution says, and a draft that
 holds something else is thrown away. It builds no source, asks nobody, takes no room but
 for names (so it is not begun where files would be copied, or room is short), and lies in
-scratch like all unfinished work. Who takes it owns it: the request that began it may be
-cancelled while others wait for the build.
+scratch like all unfinished work. One process at a time begins with a request, and the
+others let it finish (claims.py). Who takes a draft owns it: the request that began it may
+be cancelled while others wait for the build.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from typing import Any, Final
 
 from . import manifest
 from .base import BaseFacts, BasePackage
+from .claims import Claims
 from .errors import EnvironmentFailure
+from .handover import in_thread
 from .metadata import read_packages, site_packages_of
 from .plan import Guess, Plan, parse_lock
 from .skeletons import Skeletons
@@ -171,19 +174,26 @@ def _touched(venv: Path) -> bool:
 class Drafts:
     """Begins drafts in one store; on one event loop."""
 
-    def __init__(self, uv: Uv, skeletons: Skeletons, has_room: Callable[[], bool]) -> None:
+    def __init__(
+        self, uv: Uv, skeletons: Skeletons, claims: Claims, has_room: Callable[[], bool]
+    ) -> None:
         self._uv = uv
         self._skeletons = skeletons
+        self._claims = claims
+        #: Requests that this process has begun with: its claims do not tell it from itself.
+        self._keys: set[str] = set()
         self._has_room = has_room
         self._dropping: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def begun(self, guess: Guess | None, base: BaseFacts) -> AsyncIterator[Draft | None]:
+    async def begun(
+        self, guess: Guess | None, base: BaseFacts, key: str
+    ) -> AsyncIterator[Draft | None]:
         """A draft until the end of the block, or for as long as whoever took it needs."""
         if guess is None or not await self._sensible():
             yield None
             return
-        draft = Draft(guess, base, self._make(guess, base), self._dropping)
+        draft = Draft(guess, base, self._make(guess, base, key), self._dropping)
         try:
             yield draft
         finally:
@@ -195,15 +205,38 @@ class Drafts:
         linking = self._uv.settings.link_mode == "hardlink"
         return linking and await asyncio.to_thread(self._has_room)
 
-    async def _make(self, guess: Guess, base: BaseFacts) -> Begun | None:
+    async def _make(self, guess: Guess, base: BaseFacts, key: str) -> Begun | None:
         async with AsyncExitStack() as stack:
             try:
+                if not await stack.enter_async_context(self._claimed(key)):
+                    return None
                 folder = await stack.enter_async_context(self._skeletons.workshop(base))
                 furnished = await self._furnished(guess, base, folder)
             except (OSError, EnvironmentFailure) as error:
                 _log.debug("no draft of %s: %s", guess.lines, error)
                 return None
             return Begun(folder=folder, furnished=furnished, stack=stack.pop_all())
+
+    @asynccontextmanager
+    async def _claimed(self, key: str) -> AsyncIterator[bool]:
+        if key in self._keys:
+            yield False
+            return
+        self._keys.add(key)
+        try:
+            taken = await in_thread(partial(self._claims.take, key), lambda _: self._release(key))
+            try:
+                yield taken
+            finally:
+                await asyncio.shield(asyncio.to_thread(self._release, key))
+        finally:
+            self._keys.discard(key)
+
+    def _release(self, key: str) -> None:
+        try:
+            self._claims.release(key)
+        except OSError as error:
+            _log.warning("the claim on request %s stays until it is stale: %s", key, error)
 
     async def _furnished(self, guess: Guess, base: BaseFacts, folder: Path) -> Furnished | None:
         venv = folder / "env"

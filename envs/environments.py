@@ -226,7 +226,7 @@ class Environments:
                 began = time.monotonic()
                 report("Resolving versions")
                 guess = self._planner.guess(asked, provider.ground) if begin else None
-                drafting = provider.ground.drafts.begun(guess, asked.base)
+                drafting = provider.ground.drafts.begun(guess, asked.base, asked.key)
                 draft = await until_built.enter_async_context(drafting)
                 # Some packages have to be compiled before they tell what they depend on.
                 plan = await provider.with_tools(
@@ -237,7 +237,14 @@ class Environments:
                 return self._base_environment(spec, asked)
             digest = self._planner.digest(plan, asked)
             report(_told_of(plan))
-            wanted = Wanted(digest=digest, plan=plan, base=asked.base, spec=asked.spec, draft=draft)
+            wanted = Wanted(
+                digest=digest,
+                key=asked.key,
+                plan=plan,
+                base=asked.base,
+                spec=asked.spec,
+                draft=draft,
+            )
             found = await provider.provide(wanted, seconds, report)
         await provider.remember(asked.key, digest, asked.spec.lines)
         self._memo.put(replace(spec, refresh=False), digest)

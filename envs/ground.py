@@ -118,6 +118,7 @@ def open_ground(settings: EnvSettings, places: Places) -> Ground:
         limit_s=settings.build_timeout_s,
     )
     skeletons = Skeletons(uv, store, holders.me)
+    claims = _claims(places, store, shared, holders, shared_holders)
     evictor = Evictor(store, holders, marks, table, limits_of(settings))
     ground = Ground(
         places=places,
@@ -127,12 +128,12 @@ def open_ground(settings: EnvSettings, places: Places) -> Ground:
         shared_holders=shared_holders,
         marks=marks,
         table=table,
-        claims=_claims(places, store, shared, holders, shared_holders),
+        claims=claims,
         memo=StoredMemo(shared, settings.memo_s, settings.volume_key),
         evictor=evictor,
         builder=Builder(uv=uv, store=store, skeletons=skeletons, settings=settings),
         skeletons=skeletons,
-        drafts=Drafts(uv, skeletons, evictor.at_ease),
+        drafts=Drafts(uv, skeletons, claims, evictor.at_ease),
         stubs=Stubs(store, holders.me),
         uv=uv,
     )

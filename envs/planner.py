@@ -134,7 +134,9 @@ class Planner:
 
     def guess(self, asked: Understood, ground: Ground) -> Guess | None:
         """What the plan will probably be, as far as the cache tells."""
-        return None if asked.refresh else self._resolver(ground).guess(asked.spec, asked.base)
+        if asked.refresh:
+            return None
+        return self._resolver(ground).guess(asked.spec, asked.base)
 
     def digest(self, plan: Plan, asked: Understood) -> str:
         """Key of the environment a plan makes."""

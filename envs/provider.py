@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from .base import BaseFacts
@@ -50,6 +49,8 @@ class Wanted:
     """One digest, and how it would be built."""
 
     digest: str
+    #: Of the request: who has begun with it elsewhere is let finish.
+    key: str
     plan: Plan
     base: BaseFacts
     spec: NormalSpec
@@ -141,10 +142,12 @@ class Provider:
         while True:
             found = await self.existing(wanted.digest, wanted.base, report)
             if found is not None:
+                if told:  # whoever built it may have died as it was done
+                    await asyncio.to_thread(self.ground.claims.elsewhere, wanted.key)
                 return replace(found, seconds=seconds)
             # A place first: with the claim in hand it would keep other processes waiting.
             async with self._berths.place(report, begun=True):
-                if await self._claim(wanted.digest):
+                if await self._claim(wanted.digest, wanted.key):
                     return await self._claimed(wanted, seconds, report)
             if not told:
                 report("Another process is building this environment: waiting for it")
@@ -165,12 +168,18 @@ class Provider:
                 await asyncio.shield(asyncio.to_thread(self._release_claim, wanted.digest))
         return replace(found, seconds=found.seconds if not found.hit else seconds)
 
-    async def _claim(self, digest: str) -> bool:
+    async def _claim(self, digest: str, key: str | None = None) -> bool:
+        """Nobody who has one of the two waits for the other's holder to let go of that one."""
+        claims = self.ground.claims
+
+        def take() -> bool:
+            return (key is None or not claims.elsewhere(key)) and claims.take(digest)
+
         def give_back(taken: bool) -> None:
             if taken and digest not in self._finishing:
                 self._release_claim(digest)
 
-        return await in_thread(partial(self.ground.claims.take, digest), give_back)
+        return await in_thread(take, give_back)
 
     def _release_claim(self, digest: str) -> None:
         try:

@@ -5,7 +5,7 @@
     <root>/requests/<key>.json    which digest a request meant, and when that was found
     <root>/preloads/<digest>.json what calls imported
     <root>/leases/<digest>/       one mark a holder; `used`, whose time orders eviction
-    <root>/claims/<digest>        who is building
+    <root>/claims/<digest>        who is building; or <key>: who has begun
     <root>/holders/               heartbeats
     <root>/scratch/<holder>.<n>/  unfinished work; nobody but its holder looks inside
     <root>/trash/                 on its way out

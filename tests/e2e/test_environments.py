@@ -191,8 +191,9 @@ def test_the_log_and_the_command_line_show_progress_while_they_wait(world: World
                 threads.submit(server.execute, VERSION, dependencies=["beta", "alpha"])
                 for _ in range(20)
             ]
-            until(lambda: world.uv_runs("install"))
+            until(lambda: "beta alpha: Resolved" in server.log())
             assert server.log().count("beta alpha: Resolved") == 1
+            assert len(world.uv_runs("install")) == 1
             assert not any(future.done() for future in many)
         for future in many:
             assert "+ beta==1.0" in future.result()["stdout"]

@@ -251,6 +251,42 @@ def test_who_leaves_takes_no_draft_from_those_who_wait_for_it(
     run(main())
 
 
+def test_one_process_begins_and_the_others_let_it_finish(
+    setup: Any, run: Run, installs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has resolved long before the first draft is done, and still installs nothing."""
+    counted = uv_cli.Uv.install_cached
+    gate = asyncio.Event()
+
+    async def slowly(*args: Any, **options: Any) -> None:
+        await gate.wait()
+        await counted(*args, **options)
+
+    monkeypatch.setattr(uv_cli.Uv, "install_cached", slowly)
+
+    async def main() -> None:
+        said: list[str] = []
+        async with (
+            Environments(setup.settings()) as one,
+            Environments(setup.settings()) as other,
+        ):
+            await one.open()
+            first = asyncio.create_task(one.acquire(spec("beta")))
+            await until(lambda: os.listdir(setup.store("claims")))
+            second = asyncio.create_task(other.acquire(spec("Beta "), progress=said.append))
+            await until(lambda: any("Another process is building" in line for line in said))
+            gate.set()
+            leases = await asyncio.wait_for(asyncio.gather(first, second), 30)
+            assert [lease.environment.origin for lease in leases] == ["built", "disk"]
+            for lease in leases:
+                lease.release()
+            await (await one.open()).settled()
+        assert os.listdir(setup.store("claims")) == []
+
+    run(main())
+    assert installs == ["install_cached"]
+
+
 @pytest.mark.parametrize("at", ["install_cached", "take"])
 def test_a_cancelled_request_leaves_nothing_of_its_draft(
     at: str, setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
