@@ -270,7 +270,8 @@ def test_an_idle_zygotes_death_is_made_good_before_the_next_call(live):
     os.kill(zygote, signal.SIGKILL)
     live.until(lambda: not alive(zygote))
     assert live.value("def f(): return 'fine'") == "fine"
-    assert live.zygote().pid != zygote
+    # A spare of the dead one may have been the faster, before the guard got to it.
+    live.until(lambda: any(z.pid not in (None, zygote) for z in live.stats().zygotes))
 
 
 def test_a_guards_death_takes_all_below_it_along(live):
