@@ -16,10 +16,10 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["Finished", "run"]
 
@@ -64,7 +64,7 @@ async def run(
     except asyncio.TimeoutError as error:
         raise TimeoutError(f"{Path(argv[0]).name} took longer than {limit_s:g} s") from error
     finally:
-        await _end(process)
+        await _to_its_end(_end(process))
 
 
 async def _start(
@@ -93,9 +93,9 @@ async def _start(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        await asyncio.wait({starting})
+        await _to_its_end(asyncio.wait({starting}))
         if not starting.cancelled() and starting.exception() is None:
-            await _end(starting.result())
+            await _to_its_end(_end(starting.result()))
         raise
 
 
@@ -140,6 +140,24 @@ def _keep(raw: bytes, kept: deque[str], on_line: Callable[[str], None]) -> None:
     kept.append(line)
     if line:
         on_line(line)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, object]) -> None:
+    """Cancelled once more meanwhile, it takes that up afterwards.
+
+    A request that leaves cancels its resolutions, and so does then whoever runs them both:
+    a process that nobody waits for any more keeps a descriptor of ours.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as again:
+            cancelled = again
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

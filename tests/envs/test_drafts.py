@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import BuildFailed, Environments, Spec, builder, uv_cli
+from flashpool.envs import BuildFailed, Environments, Spec, builder, process, uv_cli
 from flashpool.envs.manifest import check_sizes, read_facts
 from flashpool.envs.metadata import site_packages_of
 from flashpool.envs.plan import Guess
@@ -19,6 +19,7 @@ from flashpool.envs.resolver import Resolver
 Run = Callable[[Any], Any]
 VersionIn = Callable[[Path, str], str]
 PLENTY_MB = 100_000
+PATH = {"PATH": "/usr/bin:/bin"}
 
 
 def spec(*requirements: str, **rest: Any) -> Spec:
@@ -324,3 +325,22 @@ def test_a_cancelled_request_leaves_nothing_of_its_draft(
     run(main())  # to the end of its threads, one of which may just have made a directory
     assert os.listdir(setup.store("scratch")) == []
     assert os.listdir(setup.store("claims")) == []
+
+
+def test_a_command_that_is_cancelled_twice_is_ended_all_the_same(run: Run, tmp_path: Path) -> None:
+    """A request that leaves cancels its resolutions, and then whoever ran them both does."""
+
+    async def main() -> int:
+        asked = asyncio.create_task(
+            process.run(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60"], environment=PATH)
+        )
+        await until(lambda: (tmp_path / "pid").read_text().strip())
+        while not asked.done():
+            asked.cancel()
+            await asyncio.sleep(0)
+        assert asked.cancelled()
+        # At once: nobody waits for it after this.
+        return len(asyncio.all_tasks())
+
+    (tmp_path / "pid").touch()
+    assert run(main()) == 1
