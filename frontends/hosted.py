@@ -37,7 +37,7 @@ from .lb import create_app
 from .listener import url
 from .logs import configure_log
 from .service import Service
-from .serving import SIGNALS, OpenServerError, check_open
+from .serving import SIGNALS, OpenServerError, check_open, give_way
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def create_hosted_app() -> FastAPI:
     for sentence in oddities:
         _log.warning(sentence)
     harden()
+    give_way()
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
     app = create_app(service, settings)
     _surround(app, service, settings)

@@ -91,6 +91,7 @@ class ZygoteProcess:
             )
             unless_up.callback(self.process.wait)
             unless_up.callback(self.process.kill)
+            _schedule_anew(self.process.pid)
             self.guard_fd = os.pidfd_open(self.process.pid)
             unless_up.pop_all()
         self.control.setblocking(False)
@@ -206,6 +207,13 @@ class ZygoteProcess:
         if self.loading:
             return f" while importing {self.loading!r}"
         return " during its start-up" if self.ready_at is None else ""
+
+
+def _schedule_anew(pid: int) -> None:
+    """Do what this process' own flag asks for, and the kernel does for real-time ones only."""
+    if os.sched_getscheduler(0) == os.SCHED_BATCH | os.SCHED_RESET_ON_FORK:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _packet(op: str, **fields: object) -> bytes:

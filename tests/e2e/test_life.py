@@ -59,6 +59,14 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+def test_the_server_gives_way_to_its_calls(server: Server) -> None:
+    asks = "def f():\n    import os\n    return os.sched_getscheduler(0)"
+    assert server.execute(asks, serialization_format="json")["json_result"] == os.SCHED_OTHER
+    policy = os.sched_getscheduler(server.process.pid)
+    assert policy == os.SCHED_BATCH | os.SCHED_RESET_ON_FORK
+    assert {os.sched_getscheduler(one.pid) for one in server.tree()} == {os.SCHED_OTHER}
+
+
 def test_probes_and_stats_answer_while_every_slot_computes(server: Server, tmp_path: Path) -> None:
     """How soon is a row of `make bench`; here, that none of the calls is waited for."""
     go = tmp_path / "go"
