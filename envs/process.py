@@ -93,10 +93,14 @@ async def _start(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        await _to_its_end(asyncio.wait({starting}))
-        if not starting.cancelled() and starting.exception() is None:
-            await _to_its_end(_end(starting.result()))
+        await _to_its_end(_end_started(starting))
         raise
+
+
+async def _end_started(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    await asyncio.wait({starting})
+    if not starting.cancelled() and starting.exception() is None:
+        await _end(starting.result())
 
 
 async def _collect(

@@ -327,14 +327,20 @@ def test_a_cancelled_request_leaves_nothing_of_its_draft(
     assert os.listdir(setup.store("claims")) == []
 
 
-def test_a_command_that_is_cancelled_twice_is_ended_all_the_same(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("started", [True, False])
+def test_a_command_that_is_cancelled_twice_is_ended_all_the_same(
+    started: bool, run: Run, tmp_path: Path
+) -> None:
     """A request that leaves cancels its resolutions, and then whoever ran them both does."""
 
     async def main() -> int:
         asked = asyncio.create_task(
             process.run(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60"], environment=PATH)
         )
-        await until(lambda: (tmp_path / "pid").read_text().strip())
+        if started:
+            await until(lambda: (tmp_path / "pid").read_text().strip())
+        else:
+            await asyncio.sleep(0)
         while not asked.done():
             asked.cancel()
             await asyncio.sleep(0)
