@@ -70,7 +70,7 @@ def load_call(body: bytes, fds: list[int]) -> tuple[Any, Any, Any]:
     return function, args, kwargs
 
 
-def dump_result(value: Any, *, last: bool = False) -> Parcel:
+def dump_result(value: Any, last: bool = False) -> Parcel:
     """The value as a parcel. ``last``: the process ends now, so that nothing changes it later.
 
     Raises:

@@ -14,7 +14,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None)
 _prctl = _libc.prctl
-_rusage = ctypes.create_string_buffer(256)
+#: A ``struct rusage``: two times of two longs each, then ``ru_maxrss`` and other longs.
+_rusage = (ctypes.c_long * 32)()
+_MAXRSS = 4
 _getrusage = _libc.getrusage
 _fflush = _libc.fflush
 
@@ -26,9 +28,9 @@ def become_subreaper() -> None:
 
 
 def peak_rss_kb() -> int:
-    """Peak resident set of this process in KiB (``ru_maxrss``, at byte 32 on Linux)."""
+    """Peak resident set of this process in KiB."""
     _getrusage(0, _rusage)
-    return int.from_bytes(_rusage.raw[32:40], "little")
+    return _rusage[_MAXRSS]
 
 
 def flush_c_streams() -> None:

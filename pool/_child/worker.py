@@ -108,8 +108,8 @@ def encoded(
             return "stream", b"", [], {}
         value = request.items
     if request is None:
-        return "pickle", *_dump(lambda: payload.dump_result(value, last=last)), {}
-    body = _dump(lambda: flash.dump_result(value, request.as_json))
+        return "pickle", *_dump(payload.dump_result, value, last), {}
+    body = _dump(flash.dump_result, value, request.as_json)
     if result_limit is not None and len(body) > result_limit:
         return "pickle", b"", [], _too_large(len(body), result_limit)
     return "json" if request.as_json else "pickle", body, [], {}
@@ -125,15 +125,15 @@ def failed(error: BaseException) -> Outcome:
     return "pickle", *_capture(error)
 
 
-def _dump(dump: Callable[[], Any]) -> Any:
+def _dump(dump: Callable[[Any, bool], Any], value: Any, how: bool) -> Any:
     """Dump a result; once more with Python's own builtins where user code changed them."""
     try:
-        return dump()
+        return dump(value, how)
     except BaseException:
         if _BUILTINS == _OWN_BUILTINS:
             raise
         _BUILTINS.update(_OWN_BUILTINS)
-        return dump()
+        return dump(value, how)
 
 
 def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
