@@ -176,7 +176,7 @@ def give_way() -> None:
 
     The server is woken several times for each call, and each time would push a worker aside
     that is about to answer. As it is, more has arrived when its turn comes, and is done
-    together. What it starts is scheduled as ever.
+    together. Zygotes, and so calls, are scheduled as ever; builds of environments like it.
     """
     if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has decided
         with contextlib.suppress(OSError):
