@@ -27,6 +27,7 @@ from typing import Final, TypeVar
 
 from .berths import Berths
 from .builder import Seconds
+from .ending import within
 from .environment import Environment, Explanation, Lease
 from .errors import (
     BuildTimeout,
@@ -126,9 +127,7 @@ class Environments:
 
     async def _limited(self, spec: Spec, report: Report) -> Environment:
         try:
-            return await asyncio.wait_for(
-                self._recovering(spec, report), self.settings.build_timeout_s
-            )
+            return await within(self._recovering(spec, report), self.settings.build_timeout_s)
         except asyncio.TimeoutError:
             raise BuildTimeout(
                 f"The environment was not built within {self.settings.build_timeout_s:g} s",

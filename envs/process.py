@@ -16,10 +16,12 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from .ending import to_its_end, within
 
 __all__ = ["Finished", "run"]
 
@@ -60,11 +62,11 @@ async def run(
     """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group."""
     process = await _start(argv, environment, folder)
     try:
-        return await asyncio.wait_for(_collect(process, on_line), limit_s)
+        return await within(_collect(process, on_line), limit_s)
     except asyncio.TimeoutError as error:
         raise TimeoutError(f"{Path(argv[0]).name} took longer than {limit_s:g} s") from error
     finally:
-        await _to_its_end(_end(process))
+        await to_its_end(_end(process))
 
 
 async def _start(
@@ -93,7 +95,7 @@ async def _start(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        await _to_its_end(_end_started(starting))
+        await to_its_end(_end_started(starting))
         raise
 
 
@@ -144,24 +146,6 @@ def _keep(raw: bytes, kept: deque[str], on_line: Callable[[str], None]) -> None:
     kept.append(line)
     if line:
         on_line(line)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, object]) -> None:
-    """Cancelled once more meanwhile, it takes that up afterwards.
-
-    A request that leaves cancels its resolutions, and so does then whoever runs them both:
-    a process that nobody waits for any more keeps a descriptor of ours.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as again:
-            cancelled = again
-    if cancelled is not None:
-        raise cancelled
-    task.result()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from .ending import within
 from .errors import EnvironmentFailure, QuotaReached
 from .eviction import Evicted
 from .flights import Report
@@ -126,7 +127,7 @@ class Room:
         """Drop some packages from uv's cache, or all; False while another build uses it."""
         cleaning = self._ground.uv.clean_cache(self._ground.store.root, packages)
         try:
-            await asyncio.wait_for(cleaning, _CLEANING_LIMIT_S)
+            await within(cleaning, _CLEANING_LIMIT_S)
         except (asyncio.TimeoutError, EnvironmentFailure) as error:
             # Another build uses the cache: it keeps what it needs, and is cleaned another time.
             _log.info("uv's cache is not cleaned now: %s", error)
