@@ -41,7 +41,12 @@ class Skeletons:
     async def workshop(self, base: BaseFacts) -> AsyncIterator[Path]:
         """A scratch directory with an empty virtualenv in `env`; gone afterwards."""
         spare = self._take(base.real_python)
-        folder = await in_thread(partial(self._usable, spare, base), remove_tree)
+        try:
+            folder = await in_thread(partial(self._usable, spare, base), remove_tree)
+        except asyncio.CancelledError:
+            if spare is not None:  # no thread may have got as far as looking at it
+                await asyncio.shield(asyncio.to_thread(remove_tree, spare))
+            raise
         try:
             yield folder
         finally:
