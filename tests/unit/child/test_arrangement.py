@@ -76,6 +76,7 @@ def test_a_run_that_fails_is_told_and_moves_nothing():
     assert printed.endswith("[]\n")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="code objects are all of one size")
 def test_functions_that_run_come_to_lie_side_by_side_and_do_what_they_did(tmp_path):
     functions = "".join(
         # Of many sizes, and so in many pools.
