@@ -58,6 +58,8 @@ _INT: Final = sys.getsizeof(_A_LOT)
 _ENOUGH: Final = 256 * 1024
 #: Larger holes of the C heap are as good as its end: what is taken from them lies together.
 _LARGE: Final = 64 * 1024
+#: Of those, in all: another allocator, preloaded by whoever runs us, may lay nothing together.
+_ENOUGH_LARGE: Final = 4 * 1024 * 1024
 #: What a small call needs there.
 _ROOM: Final = 112 * 1024
 #: For a run in a fork, which takes some milliseconds.
@@ -155,14 +157,15 @@ def _fill_pools(size: int) -> None:
 
 def _fill_heap() -> None:
     """Larger blocks are malloc's, which takes the smallest hole that is large enough."""
-    size = _LARGE
-    while size > _POOLED:
+    size, left = _LARGE, _ENOUGH_LARGE
+    while size > _POOLED and left > 0:
         one, other = bytes(size), bytes(size)
         if 0 < id(other) - id(one) < size + 2 * _BYTES_HEADER:
             # Side by side, as what comes next will be.
             size -= max(16, size // 16)
         else:
             _kept.extend((one, other))
+            left -= 2 * size
 
 
 def arrange(run: Callable[[], None], also: Iterable[Any], objects: list[Any]) -> list[CodeType]:

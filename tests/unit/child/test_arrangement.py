@@ -130,6 +130,22 @@ def test_new_objects_of_one_size_lie_side_by_side():
     assert printed == "True\n" * 4
 
 
+def test_an_allocator_that_lays_nothing_side_by_side_is_left_alone():
+    """As another one that was preloaded may."""
+    printed = lean("""
+        real, between = bytes, []
+
+        def scattered(size):
+            between.append(real(size))
+            return real(size)
+
+        arrangement.bytes = scattered
+        arrangement._fill_heap()
+        print(sum(map(len, between)) < 16 << 20)
+    """)
+    assert printed == "True\n"
+
+
 def test_a_run_that_hangs_is_given_up():
     printed = lean("""
         import time
