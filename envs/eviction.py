@@ -14,7 +14,6 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +24,7 @@ from .manifest import read_facts
 from .store import Store, remove_tree
 
 __all__ = [
+    "DiskUse",
     "Evicted",
     "Evictor",
     "Limits",
@@ -32,7 +32,6 @@ __all__ = [
     "Usage",
     "evict_archives",
     "sweep",
-    "unique_bytes",
 ]
 
 _log = logging.getLogger(__name__)
@@ -80,31 +79,41 @@ class Evicted:
     cache_cleaned: bool = False
 
 
-def unique_bytes(roots: Sequence[Path]) -> tuple[int, int]:
-    """Bytes on disk under some roots, each file once; and those whose only name is there."""
-    seen: set[tuple[int, int]] = set()
-    total = alone = 0
-    pending = [str(root) for root in roots]
-    while pending:
-        try:
-            entries = list(os.scandir(pending.pop()))
-        except OSError:
-            continue  # deleted under our feet
-        for entry in entries:
+class DiskUse:
+    """Counts bytes on disk, each file once however many names it has.
+
+    Others may be renaming while this looks: what moves from one root to another that is
+    added later is found, and found twice it counts once.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def add(self, root: Path) -> tuple[int, int]:
+        """What a root adds to those before; and the part of it that has no other name."""
+        total = alone = 0
+        pending = [str(root)]
+        while pending:
             try:
-                status = entry.stat(follow_symlinks=False)
+                entries = list(os.scandir(pending.pop()))
             except OSError:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(entry.path)
-            size = status.st_blocks * 512
-            alone += size if status.st_nlink == 1 else 0
-            if status.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                if (status.st_dev, status.st_ino) in seen:
+                continue  # deleted under our feet
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
                     continue
-                seen.add((status.st_dev, status.st_ino))
-            total += size
-    return total, alone
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                # With the time: numbers of deleted files are given to new ones at once.
+                key = hash((status.st_dev, status.st_ino, status.st_mtime_ns))
+                if key in self._seen:
+                    continue
+                self._seen.add(key)
+                size = status.st_blocks * 512
+                total += size
+                alone += size if status.st_nlink == 1 else 0
+        return total, alone
 
 
 class Evictor:
@@ -143,9 +152,10 @@ class Evictor:
 
     def measure(self) -> Usage:
         """Count everything under the root, each file once."""
-        total, _ = unique_bytes([self._store.root])
-        _, alone = unique_bytes([self._store.cache])
-        return Usage(total=total, cache_only=min(alone, total))
+        use = DiskUse()
+        cache, cache_only = use.add(self._store.cache)
+        rest = sum(use.add(part)[0] for part in self._store.parts())
+        return Usage(total=cache + rest, cache_only=cache_only)
 
     def over(self, usage: Usage, reserve: int = 0, *, without_cache: bool = False) -> bool:
         """Whether a limit is passed with `reserve` bytes more: now, or with the cache cleaned."""

@@ -75,6 +75,12 @@ class Store:
         for name in _FOLDERS:
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
+    def parts(self) -> list[Path]:
+        """All there is under the root, in the order in which things move through it."""
+        moves = {self.scratch_root.name: 0, "envs": 1, self.trash.name: 3}
+        names = sorted(names_in(self.root), key=lambda name: (moves.get(name, 2), name))
+        return [self.root / name for name in names]
+
     def environment(self, digest: str) -> Path:
         return self.root / "envs" / _checked(digest)
 

@@ -13,7 +13,7 @@ import pytest
 from e2e.server import report, request, until
 from e2e.world import VERSION, World
 
-from flashpool.envs.eviction import unique_bytes
+from flashpool.envs.eviction import DiskUse
 
 MB: Final = 1024 * 1024
 #: Reads its environment for as long as it runs, and says whether all was well.
@@ -80,7 +80,7 @@ def test_a_quota_holds_while_ten_environments_are_used_in_turn(world: World) -> 
     def measure() -> None:
         nonlocal largest
         while not done.wait(0.05):
-            largest = max(largest, unique_bytes([world.volume / "flashpool"])[0])
+            largest = max(largest, DiskUse().add(world.volume / "flashpool")[0])
 
     limits = {"FLASHPOOL_ENV_QUOTA_MB": str(quota), "FLASHPOOL_SLOTS": "6"}
     with world.server(**limits) as server, ThreadPoolExecutor(8) as threads:

@@ -20,7 +20,7 @@ from flashpool.envs import (
     Spec,
     uv_cli,
 )
-from flashpool.envs.eviction import unique_bytes
+from flashpool.envs.eviction import DiskUse
 from flashpool.envs.uv_cli import find_uv
 
 Run = Callable[[Any], Any]
@@ -106,7 +106,7 @@ def test_a_large_base_package_is_neither_fetched_nor_copied(
             where = {decision.name: decision.where for decision in explained.decisions}
             assert where == {"alpha": "layer", "bigpkg": "base", "uses-big": "layer"}
             lease.release()
-        assert unique_bytes([setup.volume])[0] < 3_000_000
+        assert DiskUse().add(setup.volume)[0] < 3_000_000
 
     run(main())
 

@@ -14,7 +14,7 @@ import pytest
 from flashpool.envs import leases, manifest
 from flashpool.envs.claims import Claims
 from flashpool.envs.errors import Tampered
-from flashpool.envs.eviction import Evictor, Limits, evict_archives, sweep, unique_bytes
+from flashpool.envs.eviction import DiskUse, Evictor, Limits, evict_archives, sweep
 from flashpool.envs.holders import Holders, parse_holder
 from flashpool.envs.leases import LeaseTable, Marks
 from flashpool.envs.memo import StoredMemo
@@ -308,9 +308,34 @@ def test_sweeping_up_after_the_dead(store: Store) -> None:
 def test_bytes_count_once(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 100_000)
     os.link(tmp_path / "a", tmp_path / "b")
-    alone = unique_bytes([tmp_path])[0]
+    alone = DiskUse().add(tmp_path)[0]
     (tmp_path / "b").unlink()
-    assert unique_bytes([tmp_path])[0] == alone
+    assert DiskUse().add(tmp_path)[0] == alone
+
+
+@pytest.mark.parametrize("seen", ["scratch", "envs"])
+def test_what_moves_while_bytes_are_counted_counts_once(
+    seen: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published when scratch has been looked at; evicted when the environments have."""
+    pod = Pod(store)
+    path = environment(store, A, 100_000)
+    before = pod.evictor(store).measure().total
+    scratch, trash = store.new_scratch(pod.holders.me), store.trash / A
+    move = (scratch, path) if seen == "scratch" else (path, trash)
+    if seen == "scratch":
+        path.rename(scratch)
+    real = DiskUse.add
+
+    def add(self: DiskUse, root: Path) -> tuple[int, int]:
+        found = real(self, root)
+        if root.name == seen:
+            move[0].rename(move[1])
+        return found
+
+    monkeypatch.setattr(DiskUse, "add", add)
+    assert pod.evictor(store).measure().total == before
+    assert move[1].exists()
 
 
 @pytest.mark.parametrize(
