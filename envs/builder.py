@@ -25,6 +25,7 @@ from typing import Final
 from . import manifest
 from .base import BaseFacts
 from .drafts import Begun, Draft, Furnished, furnish
+from .ending import thread_to_its_end
 from .errors import VerificationFailed
 from .handover import in_thread
 from .metadata import problems, site_packages_of
@@ -84,7 +85,7 @@ async def scratch(store: Store, holder: str) -> AsyncIterator[Path]:
     try:
         yield path
     finally:
-        await asyncio.shield(asyncio.to_thread(remove_tree, path))
+        await thread_to_its_end(remove_tree, path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +106,12 @@ class Builder:
             furnished = begun.furnished or await self._furnish(order, begun.folder, watch)
             for line in furnished.said:
                 progress(line)
-            facts = await asyncio.to_thread(self._complete, order, venv, furnished)
+            facts = await thread_to_its_end(self._complete, order, venv, furnished)
             if self.settings.volume_key:
                 final = self.store.environment(order.digest)
                 await self.finish(venv, final, jobs=os.cpu_count() or 1)
             await admit(order.digest, venv, progress)
-            await asyncio.to_thread(self._publish, order, venv)
+            await thread_to_its_end(self._publish, order, venv)
         total = time.monotonic() - began
         seconds = Seconds(fetch=watch.seconds, build=total - watch.seconds)
         return Made(seconds=seconds, created=facts.created)
@@ -134,13 +135,14 @@ class Builder:
         uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
         await self._install(uv, order.plan, venv, watch)
         layered = order.plan.layered
-        return await asyncio.to_thread(partial(furnish, venv, order.base, layered=layered))
+        return await thread_to_its_end(furnish, venv, order.base, layered=layered)
 
     async def _install(self, uv: Uv, plan: Plan, venv: Path, watch: _FetchWatch) -> None:
         if not plan.lines:
             return
         lock = venv.parent / "lock.txt"
-        await asyncio.to_thread(lock.write_text, "".join(f"{line}\n" for line in plan.lines))
+        text = "".join(f"{line}\n" for line in plan.lines)
+        await thread_to_its_end(lock.write_text, text)
         watch.start()
         await uv.install(venv, lock, progress=watch.line)
 
@@ -167,7 +169,7 @@ class Builder:
         # With a key, what Python would write itself later is a file that the seal does not know.
         if self.settings.compile_bytecode or self.settings.volume_key:
             await self._compile(environment, final, jobs)
-        await asyncio.to_thread(manifest.seal, environment, self.settings.volume_key)
+        await thread_to_its_end(manifest.seal, environment, self.settings.volume_key)
 
     async def _compile(self, environment: Path, final: Path, jobs: int) -> None:
         """In processes of the environment's own Python, at low priority.
@@ -184,10 +186,12 @@ class Builder:
             run([*argv, *share], environment={"PATH": "/usr/bin:/bin"}, limit_s=_COMPILE_LIMIT_S)
             for share in shares
         ]
-        try:
-            await asyncio.gather(*runs)
-        except (OSError, TimeoutError) as error:
-            _log.warning("no bytecode for %s: %s", final.name, error)
+        # One that fails leaves the others running: what they write must be there when it is sealed.
+        for end in await asyncio.gather(*runs, return_exceptions=True):
+            if isinstance(end, (OSError, TimeoutError)):
+                _log.warning("no bytecode for %s: %s", final.name, end)
+            elif isinstance(end, BaseException):
+                raise end
 
 
 def _shares(environment: Path, jobs: int) -> list[list[str]]:

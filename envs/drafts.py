@@ -30,6 +30,7 @@ from typing import Any, Final
 from . import manifest
 from .base import BaseFacts, BasePackage
 from .claims import Claims
+from .ending import thread_to_its_end
 from .errors import EnvironmentFailure
 from .handover import in_thread
 from .metadata import read_packages, site_packages_of
@@ -142,7 +143,7 @@ class Draft:
     async def _emptied(self, begun: Begun) -> Begun:
         """The same place with nothing in it: about an interpreter at another uv would ask."""
         _log.info("begun with versions that are not the latest: building anew")
-        await asyncio.to_thread(_empty, begun.folder, self._base)
+        await thread_to_its_end(_empty, begun.folder, self._base)
         return Begun(folder=begun.folder, furnished=None, stack=begun.stack)
 
     def drop(self) -> asyncio.Task[None]:
@@ -228,7 +229,7 @@ class Drafts:
             try:
                 yield taken
             finally:
-                await asyncio.shield(asyncio.to_thread(self._release, key))
+                await thread_to_its_end(self._release, key)
         finally:
             self._keys.discard(key)
 
@@ -242,7 +243,8 @@ class Drafts:
         venv = folder / "env"
         wanted, left_out = folder / "guess.in", folder / "excludes.txt"
         said: list[str] = []
-        await asyncio.to_thread(_write, {wanted: guess.lines, left_out: guess.left_out})
+        contents = {wanted: guess.lines, left_out: guess.left_out}
+        await thread_to_its_end(_write, contents)
         try:
             await self._uv.install_cached(venv, wanted, left_out, progress=said.append)
         except EnvironmentFailure as failure:
@@ -250,7 +252,7 @@ class Drafts:
                 raise
             _log.debug("the cache alone does not answer %s: %s", guess.lines, failure)
             return None
-        done = await asyncio.to_thread(partial(furnish, venv, base, layered=guess.layered))
+        done = await thread_to_its_end(furnish, venv, base, layered=guess.layered)
         return replace(done, said=tuple(said))
 
     async def settled(self) -> None:

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from .ending import thread_to_its_end
+
 __all__ = ["in_thread"]
 
 T = TypeVar("T")
@@ -49,5 +51,5 @@ async def in_thread(make: Callable[[], T], undo: Callable[[T], object]) -> T:
     try:
         return await asyncio.to_thread(handover.work)
     except asyncio.CancelledError:
-        await asyncio.shield(asyncio.to_thread(handover.leave))
+        await thread_to_its_end(handover.leave)
         raise

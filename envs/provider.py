@@ -19,6 +19,7 @@ from .base import BaseFacts
 from .berths import Berths
 from .builder import Order, Seconds
 from .drafts import Draft
+from .ending import thread_to_its_end
 from .environment import Environment
 from .errors import CompilerMissing, EnvironmentFailure, is_full
 from .eviction import Evicted
@@ -165,7 +166,7 @@ class Provider:
             # What goes on in the background keeps the claim, and its bytes to come.
             if wanted.digest not in self._finishing:
                 self.room.finished(wanted.digest)
-                await asyncio.shield(asyncio.to_thread(self._release_claim, wanted.digest))
+                await thread_to_its_end(self._release_claim, wanted.digest)
         return replace(found, seconds=found.seconds if not found.hit else seconds)
 
     async def _claim(self, digest: str, key: str | None = None) -> bool:
@@ -250,7 +251,7 @@ class Provider:
                 self.ground.table.give_back(digest)
             self._finishing.pop(digest, None)
             self.room.finished(digest)
-            await asyncio.shield(asyncio.to_thread(self._release_claim, digest))
+            await thread_to_its_end(self._release_claim, digest)
         await self.make_room(reserve=False)
 
     async def _complete(self, digest: str) -> None:

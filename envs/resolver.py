@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .base import BaseFacts
+from .ending import thread_to_its_end, to_its_end
 from .errors import ResolutionFailed
 from .plan import (
     Guess,
@@ -56,7 +57,8 @@ class Question:
     async def write(self, name: str, lines: Iterable[str]) -> Path:
         """Requirements as a file, the only way they reach uv."""
         path = self.folder / name
-        await asyncio.to_thread(path.write_text, "".join(f"{line}\n" for line in lines))
+        text = "".join(f"{line}\n" for line in lines)
+        await thread_to_its_end(path.write_text, text)
         return path
 
 
@@ -193,7 +195,7 @@ async def _both(
     finally:
         for task in (first, second):
             task.cancel()
-        await asyncio.wait({first, second})
+        await to_its_end(asyncio.wait({first, second}))
 
 
 def _keeps_up(constrained: _Outcome, newest: _Outcome, spec: NormalSpec, base: BaseFacts) -> bool:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from .base import BaseFacts
+from .ending import thread_to_its_end
 from .errors import EnvironmentFailure
 from .handover import in_thread
 from .store import Store, remove_tree
@@ -45,12 +46,12 @@ class Skeletons:
             folder = await in_thread(partial(self._usable, spare, base), remove_tree)
         except asyncio.CancelledError:
             if spare is not None:  # no thread may have got as far as looking at it
-                await asyncio.shield(asyncio.to_thread(remove_tree, spare))
+                await thread_to_its_end(remove_tree, spare)
             raise
         try:
             yield folder
         finally:
-            await asyncio.shield(asyncio.to_thread(remove_tree, folder))
+            await thread_to_its_end(remove_tree, folder)
 
     def _take(self, python: Path) -> Path | None:
         if self._spare is None or self._spare[0] != python:
@@ -66,7 +67,11 @@ class Skeletons:
 
     def _new(self, base: BaseFacts) -> Path:
         folder = self._store.make_scratch(self._holder)
-        make_virtualenv(folder / "env", base.real_python, base.version)
+        try:
+            make_virtualenv(folder / "env", base.real_python, base.version)
+        except OSError:
+            remove_tree(folder)
+            raise
         return folder
 
     def prepare(self, base: BaseFacts) -> None:
@@ -92,13 +97,13 @@ class Skeletons:
             _log.info("no spare virtualenv: %s", error)
         finally:
             if folder is not None and self._spare is None:
-                await asyncio.shield(asyncio.to_thread(remove_tree, folder))
+                await thread_to_its_end(remove_tree, folder)
 
     async def _drop(self) -> None:
         if self._spare is not None:
             _, folder = self._spare
             self._spare = None
-            await asyncio.to_thread(remove_tree, folder)
+            await thread_to_its_end(remove_tree, folder)
 
     async def close(self) -> None:
         """Leave nothing in scratch."""

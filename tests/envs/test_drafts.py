@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from flashpool.envs.manifest import check_sizes, read_facts
 from flashpool.envs.metadata import site_packages_of
 from flashpool.envs.plan import Guess
 from flashpool.envs.resolver import Resolver
+from support.waiting import until
 
 Run = Callable[[Any], Any]
 VersionIn = Callable[[Path, str], str]
@@ -24,13 +24,6 @@ PATH = {"PATH": "/usr/bin:/bin"}
 
 def spec(*requirements: str, **rest: Any) -> Spec:
     return Spec(requirements=requirements, **rest)
-
-
-async def until(condition: Callable[[], Any], limit_s: float = 30) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)
 
 
 def files_of(root: Path) -> dict[str, bytes]:

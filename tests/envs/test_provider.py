@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import (
+    DiskFull,
     Environments,
     QuotaReached,
     Spec,
@@ -20,11 +21,13 @@ from flashpool.envs import (
     builder,
     claims,
     commands,
+    drafts,
     manifest,
     skeletons,
     store,
     stubs,
 )
+from support.waiting import until
 
 Run = Callable[[Any], Any]
 VersionIn = Callable[[Path, str], str]
@@ -283,11 +286,95 @@ def test_what_was_being_made_when_a_call_left_is_undone(
             asked.cancel()
             await asyncio.wait({asked})
             go_on.set()
-        deadline = time.monotonic() + 5
-        while left():
-            assert time.monotonic() < deadline, left()
-            await asyncio.sleep(0.01)
+        await until(lambda: not left())
 
+    run(main())
+
+
+def test_a_virtualenv_that_could_not_be_made_leaves_nothing(
+    setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the disk full in the middle of it, say."""
+
+    def half(path: Path, *_: Any) -> None:
+        path.mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            await environments.open()
+            monkeypatch.setattr(skeletons, "make_virtualenv", half)
+            with pytest.raises(DiskFull):
+                await environments.acquire(spec("alpha"))
+        assert os.listdir(setup.store("scratch")) == []
+
+    run(main())
+
+
+_WITHOUT_DRAFT = {"quota_mb": 100_000}
+
+
+@pytest.mark.parametrize(
+    ("owner", "step", "settings"),
+    [
+        (Path, "guess.in", {}),
+        (drafts, "furnish", {}),
+        (Path, "requirements.in", {}),
+        (Path, "lock.txt", _WITHOUT_DRAFT),
+        (builder, "furnish", _WITHOUT_DRAFT),
+        (builder.Builder, "_complete", {}),
+        (store.Store, "publish", {}),
+    ],
+)
+def test_nothing_is_deleted_while_a_thread_works_on_it(
+    owner: Any,
+    step: str,
+    settings: dict[str, Any],
+    setup: Any,
+    run: Run,
+    version_in: VersionIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would write into a directory that is going, or publish what is half gone."""
+    name = "write_text" if owner is Path else step
+    real = getattr(owner, name)
+    reached, go_on = threading.Event(), threading.Event()
+    failures: list[Exception] = []
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        if owner is Path and args[0].name != step:
+            return real(*args, **options)
+        reached.set()
+        assert go_on.wait(20)
+        try:
+            return real(*args, **options)
+        except Exception as failure:
+            failures.append(failure)
+            raise
+
+    async def main() -> None:
+        async with Environments(setup.settings(**settings)) as environments:
+            await environments.open()
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, name, slowly)
+                asked = asyncio.ensure_future(environments.acquire(spec("gamma")))
+                assert await asyncio.to_thread(reached.wait, 20)
+                at_work = os.listdir(setup.store("scratch"))
+                asked.cancel()
+                await asyncio.wait({asked})
+                # What is wrong happens within milliseconds; what is right cannot be waited for.
+                with contextlib.suppress(TimeoutError):
+                    await until(lambda: os.listdir(setup.store("scratch")) != at_work, 0.5)
+                go_on.set()
+                await environments.close()
+            assert failures == []
+            assert os.listdir(setup.store("scratch")) == []
+            assert os.listdir(setup.store("claims")) == []
+        async with Environments(setup.settings()) as environments:
+            with await environments.acquire(spec("gamma")) as environment:
+                assert version_in(environment.python, "gamma") == "1.0"
+
+    setup.base.index.add("gamma", "1.0")
     run(main())
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from flashpool.frontends.qb_outbox import Outbox, Report
@@ -53,9 +53,3 @@ class Names(set[str]):
 
 def reports_of(platform: Platform, outbox: Outbox) -> Reports:
     return Reports(platform, outbox, 60, lambda report: report)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until it is true; whoever calls this sets the limit."""
-    while not condition():  # noqa: ASYNC110 - nothing sets an event
-        await asyncio.sleep(0.01)

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from unit.frontends.qb_stand_in import Names, Platform, reports_of, until
+from unit.frontends.qb_stand_in import Names, Platform, reports_of
 
 from flashpool.frontends import qb_places, qb_reports
 from flashpool.frontends.qb_outbox import Outbox, Report
 from flashpool.frontends.qb_posts import Verdict
 from flashpool.pool.settings import Settings
+from support.waiting import until
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from flashpool.frontends.service import Service
 from flashpool.pool.calls import Provision
 from flashpool.pool.environments import Environments, Report
 from flashpool.pool.settings import Settings
+from support.waiting import until
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()
 #: Longest a test waits for bytes that must come.
@@ -116,14 +117,6 @@ async def serving(
         finally:
             listener.should_exit = True
             await serve
-
-
-async def until(condition: Any) -> None:
-    async def wait() -> None:
-        while not condition():  # noqa: ASYNC110 - nothing would set an event
-            await asyncio.sleep(0.005)
-
-    await asyncio.wait_for(wait(), PATIENCE_S)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
