@@ -27,7 +27,7 @@ import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from binascii import a2b_base64
 
-from . import arrangement, birth, framing, guard, lasting, preparation, processes, wire
+from . import arrangement, birth, framing, guard, lasting, mappings, preparation, processes, wire
 from .brood import Brood
 
 TYPE_CHECKING = False
@@ -133,6 +133,7 @@ class Zygote:
 
     def settle(self, objects: list[Any]) -> None:
         """Get used to calls, then see to it that forks copy little."""
+        mappings.merge_read_only()
         self.rehearse(self.worker.ROUNDS)
         gc.collect()
         gc.freeze()  # so that it is not looked at again below

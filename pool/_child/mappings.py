@@ -1,0 +1,63 @@
+"""Fewer mappings: a fork copies each of them, and the end of a worker takes each down again.
+
+A library is mapped in parts: what is read, what is executed, what else is read, what is
+written to. The first three are next to each other in one file: with the same permissions
+they are one mapping to the kernel. So whatever of a library may only be read may also be
+executed; nothing more may be written to.
+
+The interpreter's own files are left alone: profilers that look at a process from outside
+find it by the part that is executed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_mprotect = ctypes.CDLL(None).mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+#: PROT_READ and PROT_EXEC (sys/mman.h).
+_READ_EXECUTE: Final = 1 | 4
+
+
+class _Part:
+    """One line of /proc/self/maps."""
+
+    __slots__ = ("end", "file", "mode", "offset", "start")
+
+    def __init__(self, line: str) -> None:
+        ends, self.mode, offset, device, inode, *path = line.split(None, 5)
+        self.start, self.end = (int(end, 16) for end in ends.split("-"))
+        self.offset = int(offset, 16)
+        self.file = (device, inode, path[0] if path else "")
+
+    def goes_on_in(self, other: _Part) -> bool:
+        """Whether the other one is the next part of the same file, and of the memory."""
+        size = other.start - self.start
+        return (
+            self.end == other.start
+            and self.offset + size == other.offset
+            and (self.file == other.file and self.file[1] != "0")
+        )
+
+
+def merge_read_only() -> None:
+    """Make one mapping of what may only be read or executed, of each library that is loaded."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        parts = [_Part(line.rstrip("\n")) for line in maps]
+    for before, code, after in zip(parts, parts[1:], parts[2:]):  # noqa: B905 - windows of three
+        if [before.mode, code.mode, after.mode] != ["r--p", "r-xp", "r--p"]:
+            continue
+        if before.goes_on_in(code) and code.goes_on_in(after) and not _is_pythons(code.file[2]):
+            # Where that is forbidden, it stays as it is.
+            _mprotect(before.start, after.end - before.start, _READ_EXECUTE)
+
+
+def _is_pythons(path: str) -> bool:
+    name = os.path.basename(path)
+    return name.startswith(("libpython", "python")) or path == os.path.realpath(sys.executable)
