@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import sys
 from _socket import socketpair
 
@@ -36,7 +35,7 @@ _LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EI
 #: Workers forked together; two descriptors of each ride on the report of them.
 BATCH = wire.MAX_FDS // 2
 #: From here on the channels of a batch, beyond what ``closerange(3, 1024)`` and its like reach.
-FIRST_CHANNEL = min(2011, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - BATCH)
+FIRST_CHANNEL = int(min(2011, processes.limit_of(processes.DESCRIPTORS) - BATCH))
 
 
 class Link:

@@ -13,7 +13,6 @@ to a worker that is dead: its call is over and it must go.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import select
 import signal
@@ -64,7 +63,7 @@ class Brood:
         #: Ended workers whose GONE waits until no orphan is left.
         self.ended: list[int] = []
         #: Shared with the workers: byte `mark` is 1 once user code began.
-        self.marks = mmap.mmap(-1, MAX_WORKERS)
+        self.marks = processes.shared_bytes(MAX_WORKERS)
         self.free_marks = list(range(MAX_WORKERS - 1, -1, -1))
         self.by_fd: dict[int, Worker | int] = {}
         self.children_fd = _open_children()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import resource
 import signal
 import sys
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from . import wire
 
+from . import processes
 from .wire import LOADING, SKIPPED
 
 #: Forks without the hooks that `defer_lock_hooks` holds back.
@@ -195,9 +195,7 @@ def _child_ends_are_told() -> bool:
 
 def _limits() -> tuple[float, ...]:
     """How many descriptors and processes this one may have."""
-    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)
-    softs = (resource.getrlimit(kind)[0] for kind in kinds)
-    return tuple(float("inf") if soft == resource.RLIM_INFINITY else soft for soft in softs)
+    return processes.limit_of(processes.DESCRIPTORS), processes.limit_of(processes.PROCESSES)
 
 
 _LIMITS = _limits()

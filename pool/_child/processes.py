@@ -1,6 +1,7 @@
-"""What the kernel knows of processes: parents, children, `prctl`. Linux only.
+"""What the kernel knows of processes: parents, children, limits, `prctl`. Linux only.
 
-``ctypes`` is loaded once in the zygote; a forked worker pays a microsecond a call.
+``ctypes`` is loaded once in the zygote; a forked worker pays a microsecond a call. What it
+can do needs neither `resource` nor `mmap`: every fork copies what a library is mapped as.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ _prctl = _libc.prctl
 _rusage = (ctypes.c_long * 32)()
 _MAXRSS = 4
 _getrusage = _libc.getrusage
+#: A ``struct rlimit``: the soft limit and the hard one; and which (asm-generic/resource.h).
+_Limit = ctypes.c_ulong * 2
+CORE_SIZE, PROCESSES, DESCRIPTORS = 4, 6, 7
+_UNLIMITED = ctypes.c_ulong(-1).value
+#: Of sys/mman.h: readable and writable; shared, of no file; what it answers in vain.
+_READ_WRITE, _SHARED, _FAILED = 3, 0x21, ctypes.c_void_p(-1).value
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _fflush = _libc.fflush
 
 
@@ -25,6 +35,28 @@ def become_subreaper() -> None:
     """Make orphaned descendants of this process its children, instead of init's."""
     if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("PR_SET_CHILD_SUBREAPER failed: is this Linux 3.4 or later?")
+
+
+def limit_of(kind: int) -> float:
+    """What this process may have of a kind; infinity where there is no limit."""
+    limit = _Limit()
+    if _libc.getrlimit(kind, limit) != 0:
+        raise OSError(f"getrlimit({kind}) failed")
+    return float("inf") if limit[0] == _UNLIMITED else limit[0]
+
+
+def forbid_core_dumps() -> None:
+    """For this process and all that it forks."""
+    if _libc.setrlimit(CORE_SIZE, _Limit(0, 0)) != 0:
+        raise OSError("setrlimit(RLIMIT_CORE) failed")
+
+
+def shared_bytes(number: int) -> ctypes.Array[ctypes.c_ubyte]:
+    """Memory that this process shares with those it forks, all zero; never given back."""
+    address = _mmap(None, number, _READ_WRITE, _SHARED, -1, 0)
+    if address == _FAILED:
+        raise OSError(f"no {number} bytes can be shared")
+    return (ctypes.c_ubyte * number).from_address(address)
 
 
 def peak_rss_kb() -> int:

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable
-    from mmap import mmap
+    from ctypes import Array, c_ubyte
     from typing import Any
 
     #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
@@ -34,7 +34,7 @@ _BUILTINS = builtins.__dict__
 _OWN_BUILTINS = _BUILTINS.copy()
 
 
-def serve(channel: Channel, marks: mmap, mark: int) -> None:
+def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> None:
     """Run the one call; send exactly one RESULT, from the process that got the call.
 
     A spare that is told to load an instance becomes a `resident`, and returns when that ends.

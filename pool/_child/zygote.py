@@ -20,7 +20,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import select
 import signal
 import sys
@@ -45,7 +44,7 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Dumping the core of a crashed call would delay its report by seconds.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    processes.forbid_core_dumps()
     _prefer_as_oom_victim()
     status, supervised = 0, True
     try:
