@@ -73,8 +73,9 @@ def encoded(value):
     return base64.b64encode(cloudpickle.dumps(value)).decode()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def worker():
+    """For all modules of this folder: begun within one, it would count as left behind by that."""
     worker = Worker()
     yield worker
     worker.close()
