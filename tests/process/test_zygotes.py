@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import replace
 
@@ -516,3 +517,23 @@ def test_a_stopped_guard_goes_with_a_killed_server():
     while alive(guard) or alive(zygote):
         assert time.monotonic() < deadline, (alive(guard), alive(zygote))
         time.sleep(0.01)
+
+
+def test_a_worker_has_its_libraries_in_one_part_each_that_is_not_written_to(make_live):
+    """Each mapping costs every call."""
+    code = """
+        def f():
+            with open("/proc/self/maps") as maps:
+                rows = [line.split() for line in maps if ".so" in line]
+            return [(row[1], row[5].rpartition("/")[2]) for row in rows]
+    """
+    parts = make_live().ready().value(textwrap.dedent(code))
+    libraries = [
+        path for mode, path in parts if mode == "r-xp" and not path.startswith("libpython")
+    ]
+    assert len(libraries) == len(set(libraries))
+    assert any(path.startswith("libc.") for path in libraries)
+    for path in libraries:
+        modes = [mode for mode, other in parts if other == path]
+        assert modes[0] == "r-xp"
+        assert modes.count("r--p") <= 1  # what is written to while it is loaded, and never again
