@@ -38,12 +38,9 @@ class _Part:
 
     def goes_on_in(self, other: _Part) -> bool:
         """Whether the other one is the next part of the same file, and of the memory."""
+        of_a_file = self.file == other.file and self.file[1] != "0"
         size = other.start - self.start
-        return (
-            self.end == other.start
-            and self.offset + size == other.offset
-            and (self.file == other.file and self.file[1] != "0")
-        )
+        return of_a_file and self.end == other.start and self.offset + size == other.offset
 
 
 def merge_read_only() -> None:
