@@ -217,7 +217,7 @@ def _show(provider: Provider, beginning: str) -> Shown:
         users=tuple(ground.marks.users(digest)),
         sealed=sealed(path),
         archived=provider.shelf.archived(digest),
-        preloads=read_preloads(ground.shared, digest),
+        preloads=read_preloads(ground.shared, digest).modules,
     )
 
 

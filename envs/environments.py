@@ -45,7 +45,7 @@ from .memo import Memo, Remembered
 from .opened import Opened
 from .plan import Plan
 from .planner import Planner, Understood, base_environment
-from .preloads import read_preloads, write_preloads
+from .preloads import Preloads, clean_modules, read_preloads, write_preloads
 from .provider import Provider, Wanted
 from .settings import EnvSettings
 from .spec import Spec
@@ -297,16 +297,21 @@ class Environments:
             present="base" if on_base else await asyncio.to_thread(provider.present, digest),
         )
 
-    async def preloads(self, digest: str) -> tuple[str, ...]:
+    async def preloads(self, digest: str) -> Preloads:
         """Modules that calls of this environment imported, on any pod."""
         provider = await self._opened.current()
-        return await _quietly(lambda: read_preloads(provider.ground.shared, digest), ())
+        return await _quietly(lambda: read_preloads(provider.ground.shared, digest), Preloads())
 
-    async def record_preloads(self, digest: str, modules: Iterable[str]) -> None:
-        """Note what calls imported, for the next zygote, here or elsewhere."""
+    async def record_preloads(
+        self, digest: str, modules: Iterable[str], entries: Iterable[str] = ()
+    ) -> None:
+        """Note what calls imported, for the next zygote, here or elsewhere.
+
+        ``entries``: the packages that the sources of those calls name.
+        """
         provider = await self._opened.current()
-        names = tuple(modules)
-        await _quietly(lambda: write_preloads(provider.ground.shared, digest, names), None)
+        noted = Preloads(modules=clean_modules(modules), entries=clean_modules(entries))
+        await _quietly(lambda: write_preloads(provider.ground.shared, digest, noted), None)
 
     async def open(self) -> Provider:
         """Open the store and look at the base now rather than on first use."""

@@ -9,14 +9,23 @@ and length. Whether to import one is the reader's decision.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from .store import Store, read_json, write_json
 
-__all__ = ["clean_modules", "read_preloads", "write_preloads"]
+__all__ = ["Preloads", "clean_modules", "read_preloads", "write_preloads"]
 
 MAX_MODULES: Final = 200
 _MAX_NAME: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preloads:
+    """Modules, and the packages that the sources of the calls named which imported them."""
+
+    modules: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
 
 
 def clean_modules(names: Iterable[object]) -> tuple[str, ...]:
@@ -34,13 +43,17 @@ def _is_module(name: str) -> bool:
     return all(part.isidentifier() for part in name.split("."))
 
 
-def read_preloads(store: Store, digest: str) -> tuple[str, ...]:
+def read_preloads(store: Store, digest: str) -> Preloads:
     """What is known for a digest; blocking."""
-    value = read_json(store.preloads(digest))
-    names = value.get("modules") if value else None
-    return clean_modules(names) if isinstance(names, list) else ()
+    value = read_json(store.preloads(digest)) or {}
+    modules, entries = value.get("modules"), value.get("entries")
+    return Preloads(
+        modules=clean_modules(modules) if isinstance(modules, list) else (),
+        entries=clean_modules(entries) if isinstance(entries, list) else (),
+    )
 
 
-def write_preloads(store: Store, digest: str, modules: Iterable[str]) -> None:
+def write_preloads(store: Store, digest: str, preloads: Preloads) -> None:
     """Replace what is known for a digest; blocking."""
-    write_json(store.preloads(digest), {"modules": list(clean_modules(modules))})
+    noted = {"modules": list(preloads.modules), "entries": list(preloads.entries)}
+    write_json(store.preloads(digest), noted)

@@ -13,6 +13,7 @@ from flashpool.pool.calls import Call, Codec, Limits, Provision
 from flashpool.pool.resident_states import Want
 from flashpool.pool.sources import SOURCE_LIMIT
 
+from .changes import Sources
 from .schema import FunctionRequest
 
 #: Where a request runs that names no packages.
@@ -44,12 +45,14 @@ class Defaults:
         self._limits = Limits(result_bytes=result_limit)
         #: Calls of an instance's async methods that run together.
         self._concurrency = concurrency
+        self._sources = Sources()
 
     def call_of(
         self, request: FunctionRequest, body: bytes, provision: Provision, *, stream: bool
     ) -> Call:
         """The call of a request whose environment is there."""
         key = _function_key(request)
+        touches, imports = self._sources.of(request, key)
         return Call(
             codec=Codec.FLASH,
             body=body,
@@ -60,6 +63,9 @@ class Defaults:
             want=self._want(request, (key, provision.environment, request.gpus)),
             limits=self._limits_of(request),
             gpus=request.gpus,
+            touches=touches,
+            imports=imports,
+            seed=request.seed,
             env=request.env or {},
             stream=stream,
             idempotent=bool(request.idempotent),
@@ -103,7 +109,8 @@ def _source(request: FunctionRequest) -> bytes:
 def _arguments_key(request: FunctionRequest) -> int:
     """Equal for requests that make an instance with the same arguments and variables."""
     env = tuple(sorted(request.env.items())) if request.env else ()
-    return hash((bytes(request.constructor_args), bytes(request.constructor_kwargs), env))
+    arguments = bytes(request.constructor_args), bytes(request.constructor_kwargs)
+    return hash((*arguments, env, request.seed))
 
 
 def _function_key(request: FunctionRequest) -> int:
@@ -114,5 +121,7 @@ def _function_key(request: FunctionRequest) -> int:
             bytes(request.function_code),
             bytes(request.class_code),
             bytes(request.modules),
+            # Not their values: what counts is whether imports read them.
+            tuple(sorted(request.env)) if request.env else (),
         )
     )

@@ -20,8 +20,10 @@ from flashpool.pool.errors import InvalidRequest
 from flashpool.pool.options import (
     CONCURRENCY_ACCEPTS,
     MEMORY_ACCEPTS,
+    SEED_ACCEPTS,
     fits_concurrency,
     fits_memory,
+    fits_seed,
 )
 
 from . import mistakes
@@ -69,6 +71,7 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     timeout_s: float | None = None
     memory_mb: int | None = None
     gpus: int | None = None
+    seed: int | None = None
     max_concurrency: int | None = None
     instance_must_exist: bool | None = None
     env: dict[str, str] | None = None
@@ -169,12 +172,7 @@ def _check(request: FunctionRequest) -> None:
         # What is not there is all of these checks for most requests.
         if (raw := getattr(request, name)) is not NULL:
             _check_shape(name, raw, opening)
-    if request.timeout_s is not None and not 0 < request.timeout_s <= SECONDS_LIMIT:
-        raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_LIMIT:.0f}")
-    if request.memory_mb is not None and not fits_memory(request.memory_mb):
-        raise InvalidRequest(f"memory_mb must be {MEMORY_ACCEPTS}")
-    if request.gpus is not None and not 0 <= request.gpus <= COUNT_LIMIT:
-        raise InvalidRequest("gpus must be 0 or more")
+    _check_limits(request)
     _check_instance(request)
     if request.isolation not in (None, "call"):
         raise InvalidRequest("isolation must be call")
@@ -182,6 +180,17 @@ def _check(request: FunctionRequest) -> None:
         _check_env(request.env)
     _check_list("dependencies", request.dependencies)
     _check_list("system_dependencies", request.system_dependencies)
+
+
+def _check_limits(request: FunctionRequest) -> None:
+    if request.timeout_s is not None and not 0 < request.timeout_s <= SECONDS_LIMIT:
+        raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_LIMIT:.0f}")
+    if request.memory_mb is not None and not fits_memory(request.memory_mb):
+        raise InvalidRequest(f"memory_mb must be {MEMORY_ACCEPTS}")
+    if request.gpus is not None and not 0 <= request.gpus <= COUNT_LIMIT:
+        raise InvalidRequest("gpus must be 0 or more")
+    if request.seed is not None and not fits_seed(request.seed):
+        raise InvalidRequest(f"seed must be {SEED_ACCEPTS}")
 
 
 def _check_code(name_field: str, name: str | None, code_field: str, code: Raw) -> None:

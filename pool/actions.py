@@ -12,9 +12,11 @@ Whoever tells the scheduler of an event gives what it returns to `do`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from . import ends
+from ._child import wire
 from .calls import Call, Codec
 from .commands import (
     Command,
@@ -29,6 +31,9 @@ from .commands import (
 )
 from .parts import Change, Parts
 from .workers import Worker
+from .zygote import ZygoteProcess
+
+_log = logging.getLogger(__name__)
 
 
 class Actions:
@@ -114,13 +119,23 @@ class Actions:
 
     def route(self, call: Call) -> ZygoteKey:
         """The zygote its worker is to come from."""
-        return self._parts.learner.route(call.environment, call.function_key)
+        route = self._parts.learner.route
+        return route(call.environment, call.function_key, call.touches, call.imports)
 
-    def learn(self, call: Call, modules: list[str]) -> None:
-        """A call imported these."""
-        if modules:
-            observed = self._parts.learner.observed
-            self.want(observed(call.environment, call.function_key, modules))
+    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
+        """What a call imported and changed; what its caller should know of that."""
+        if not meta.more:
+            return ()
+        modules = meta.texts("modules")
+        changes = [*meta.texts("changed"), *(f"native:{name}" for name in meta.texts("native"))]
+        learner, function = self._parts.learner, call.function_key
+        conflicts = learner.changed(zygote.key, function, changes) if changes else []
+        if modules and zygote.method == "fork":
+            observed = learner.observed
+            self.want(observed(zygote.key, function, modules, call.touches, call.imports))
+        for conflict in conflicts:
+            _log.warning("A call of %s: %s", call.label, conflict)
+        return tuple(map(str, conflicts))
 
     def reroute(self, key: ZygoteKey) -> None:
         """Have calls that came before anybody knew what they import wait here, where it is.

@@ -106,6 +106,12 @@ class Call:
     limits: Limits = field(default_factory=Limits)
     #: GPUs it gets; None: as many as is usual in the pool.
     gpus: int | None = None
+    #: What it changes that imports read, as far as its request tells, and the packages that its
+    #: source imports: `learning`.
+    touches: frozenset[str] = frozenset()
+    imports: frozenset[str] = frozenset()
+    #: What its random numbers follow from; None: entropy of its own.
+    seed: int | None = None
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
     #: Items of a generator go to the sink one by one; else they are collected to a list.

@@ -14,9 +14,18 @@ _THREAD_LIMITS: Final = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
+    "NUMEXPR_MAX_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+#: What keeps libraries from threads that they start when they are imported, and that no fork would
+#: have: jemalloc as pyarrow has it, and as libraries in Rust do (polars); numexpr.
+_NO_THREADS: Final = {
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    # Beside it what polars itself sets, where nothing is set.
+    "_RJEM_MALLOC_CONF": "background_thread:false,dirty_decay_ms:500,muzzy_decay_ms:1000",
+    # More when a call asks for them (`numexpr.set_num_threads`).
+    "NUMEXPR_NUM_THREADS": "1",
+}
 
 
 def usable_cores() -> int:
@@ -98,7 +107,8 @@ class PoolConfig:
 
     def zygote_env(self) -> dict[str, str]:
         """The environment that zygotes are started with."""
-        return {**thread_limits(usable_cores(), self.sharing or self.slots), **self.worker_env}
+        limits = thread_limits(usable_cores(), self.sharing or self.slots)
+        return {**limits, **_NO_THREADS, **self.worker_env}
 
 
 class PoolKeywords(TypedDict, total=False):

@@ -146,6 +146,7 @@ class Crew:
             stream=call.stream,
             result_limit=running.limits.result_bytes,
             env=env,
+            seed=call.seed,
         )
         if running.limits.result_bytes is not None:
             worker.link.limit(running.limits.result_bytes + EXCEPTION_LIMIT)

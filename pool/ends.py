@@ -20,6 +20,7 @@ def answered(
     meta: wire.ResultMeta,
     now: float,
     instance: InstanceRecord | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> Outcome:
     """The worker sent its RESULT: a value, or what user code raised; the instance it ran in."""
     receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=_mb(meta.rss_kb))
@@ -32,6 +33,7 @@ def answered(
             output=output,
             receipt=receipt,
             instance=instance,
+            warnings=warnings,
         )
     return Outcome(
         error_type=meta.more["error_type"],
@@ -42,6 +44,7 @@ def answered(
         output=output,
         receipt=receipt,
         instance=instance,
+        warnings=warnings,
     )
 
 
@@ -226,7 +229,7 @@ def _receipt(
         peak_rss_mb=peak_rss_mb,
         provision=running.call.provision,
         start_method=worker.zygote.method,
-        preloaded=worker.zygote.key.profile > 0,
+        preloaded=worker.zygote.has_preloaded,
         attempts=running.attempts,
         gpus=running.gpus,
         pid=worker.pid,

@@ -57,9 +57,11 @@ class EnvironmentPool(Protocol):
     """The part of a pool that has environments; `Supervisor` is one."""
 
     on_unused: Callable[[str], None]
-    on_learned: Callable[[str, tuple[str, ...]], None]
+    on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
 
-    def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
+    def add_environment(
+        self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
+    ) -> None:
         """Make it known, or where it is now."""
 
     def retire_idle(self, name: str) -> bool:
@@ -125,7 +127,7 @@ class StoredEnvironments:
         with contextlib.ExitStack() as unless_kept:
             # Also when the caller leaves meanwhile, and this is cancelled.
             unless_kept.callback(lease.release)
-            modules = await self._store.preloads(name)
+            learned = await self._store.preloads(name)
             await self._watch_pressure()
             if self._is_held(name, lease.environment.python) or self._closing:
                 return  # another request was faster
@@ -133,7 +135,8 @@ class StoredEnvironments:
         # Held already, but elsewhere: its volume went, and it was made again on local disk.
         before = self._held.get(name)
         self._held[name] = lease
-        self._pool.add_environment(name, str(lease.environment.python), modules)
+        python = str(lease.environment.python)
+        self._pool.add_environment(name, python, learned.modules, learned.entries)
         if before is not None:
             before.release()
 
@@ -167,9 +170,9 @@ class StoredEnvironments:
             self._begin(self._provider.make_room(reserve=False))
         self._unwanted.discard(name)
 
-    def _learned(self, name: str, modules: tuple[str, ...]) -> None:
+    def _learned(self, name: str, modules: tuple[str, ...], entries: tuple[str, ...]) -> None:
         if not self._closing:
-            self._begin(self._store.record_preloads(name, modules))
+            self._begin(self._store.record_preloads(name, modules, entries))
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)

@@ -51,11 +51,14 @@ class _Submitter(Executor):
     #: What the calls' environment is made of; None: the base environment.
     _spec: Spec | None
     _limits: Limits
+    #: The variables that its calls set.
+    _touches: frozenset[str]
 
     def _use(self, options: CallOptions) -> None:
         self._options = options
         self._spec = options.environment()
         self._limits = options.limits()
+        self._touches = frozenset(f"env:{name}" for name in options.env)
 
     def _pool(self) -> Pool:
         raise NotImplementedError
@@ -182,9 +185,11 @@ class _Submitter(Executor):
             body=body,
             fds=tuple(fds),
             label=function.label,
-            function_key=function.key,
+            function_key=(function.key, self._touches),
             limits=self._limits,
             gpus=options.gpus,
+            touches=self._touches | function.touches,
+            seed=options.seed,
             env=options.env,
             idempotent=options.idempotent,
         )

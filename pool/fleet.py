@@ -21,7 +21,8 @@ from ._child import wire
 from .calls import BASE_ENVIRONMENT, Call
 from .commands import ZygoteKey
 from .config import PoolConfig
-from .learning import Learner
+from .gpu_access import VARYING
+from .learning import BARE, Learner
 from .poller import Poller
 from .roster import RESTART_WINDOW_S
 from .states import ZygoteState
@@ -108,7 +109,10 @@ class Fleet:
     def start(self, key: ZygoteKey) -> bool:
         """Start it; False when its interpreter cannot be executed (see ``failures``)."""
         method = "spawn" if key.environment in self.spawned else self._config.start_method
-        preload = (*self._config.preload, *self._learner.modules(key))
+        preload: tuple[str, ...] = ()
+        if method == "fork" and key.profile != BARE:
+            # Workers that prepare themselves are fresh processes: what would they share?
+            preload = (*self._config.preload, *self._learner.modules(key))
         self.starts[key] = self.starts.get(key, 0) + 1
         self.failures.pop(key, None)
         python = self.pythons.get(key.environment)
@@ -136,6 +140,7 @@ class Fleet:
             "path": list(self._config.extra_path),
             "runtime": ends.runtime_packages(),
             "method": method,
+            "varying": list(VARYING),
             "workdir": self._config.workdir,
             "log_level": self._config.log_level,
             "grace": self._config.grace_s,
@@ -298,10 +303,9 @@ class Fleet:
         if op == wire.LOADING:
             zygote.loading = message["module"]
         elif op == wire.SKIPPED:
-            zygote.skipped[message["module"]] = message["why"]
-            if message["module"] in self._config.preload:
-                _log.warning("%s is not preloaded: %s", message["module"], message["why"])
-            self._learner.skip(zygote.key, message["module"], message["why"])
+            self._on_skipped(zygote, message["modules"], message["why"])
+        elif op == wire.PRELOADED:
+            self._learner.read(zygote.key, message["reads"])
         elif op == wire.UNSAFE:
             zygote.unsafe = (message["module"], message["why"])
         elif op == wire.NOT_FORKED:
@@ -314,6 +318,13 @@ class Fleet:
             zygote.is_ready(message, self._now())
             _log.debug("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
             self._listener.zygote_ready(zygote)
+
+    def _on_skipped(self, zygote: ZygoteProcess, modules: list[str], why: str) -> None:
+        zygote.skipped.update(dict.fromkeys(modules, why))
+        for name in self._config.preload:
+            if name in modules:
+                _log.warning("%s is not preloaded: %s", name, why)
+        self._learner.skip(zygote.key, modules, why)
 
     def _on_words(self, zygote: ZygoteProcess, _writable: bool) -> None:
         if not zygote.read_words():
@@ -349,7 +360,7 @@ class Fleet:
             self.failures[zygote.key] = reason
         if zygote.key.profile and not zygote.forked:
             culprit = zygote.unsafe[0] if zygote.unsafe else zygote.loading
-            self._learner.failed(zygote.key, culprit, reason)
+            self._learner.failed(zygote.key, culprit or None, reason)
         return reason
 
     def _how_often(self, key: ZygoteKey) -> str:

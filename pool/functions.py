@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from types import CodeType
+from typing import Any, Final
 
-from . import pickling
+from . import pickling, touching
 from ._child import payload
 from .engine import close_all
+
+#: Names without which a function's own code touches nothing.
+_SUSPICIOUS: Final = frozenset(
+    ("environ", "environb", "putenv", "unsetenv", "chdir", "path", "modules", "gevent", "eventlet")
+)
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Function:
@@ -21,6 +28,7 @@ class Function:
         plain = unwrapped(function)
         self.label = str(getattr(plain, "__qualname__", None) or type(plain).__qualname__)
         self.key = key_of(plain)
+        self.touches = touches_of(plain)
         self._reused = reused
         self.dumps = dumps
         self.parcel = payload.pack(function, dumps, sealed=reused)
@@ -55,3 +63,30 @@ def key_of(function: Callable[..., Any]) -> Hashable:
     code = getattr(function, "__code__", None)
     line = code.co_firstlineno if code is not None else 0
     return (getattr(function, "__module__", None), getattr(function, "__qualname__", ""), line)
+
+
+def touches_of(function: object) -> frozenset[str]:
+    """What calls of a function, or of a class's methods, change that imports read, as its source tells."""
+    if isinstance(function, type):
+        methods = [getattr(one, "__func__", one) for one in vars(function).values()]
+        return _NOTHING.union(*(touches_of(one) for one in methods if inspect.isfunction(one)))
+    code = getattr(function, "__code__", None)
+    return _touches_of_code(code) if isinstance(code, CodeType) else _NOTHING
+
+
+@functools.lru_cache(maxsize=1024)
+def _touches_of_code(code: CodeType) -> frozenset[str]:
+    if not any(_SUSPICIOUS.intersection(one.co_names) for one in _codes(code)):
+        return _NOTHING
+    try:
+        return frozenset(touching.touches(inspect.getsource(code)))
+    except (OSError, TypeError):
+        return frozenset(("env:*", "cwd", "package:*"))  # nobody can tell
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code, and all that is defined in it."""
+    left = [code]
+    while left:
+        yield (one := left.pop())
+        left += [const for const in one.co_consts if isinstance(const, CodeType)]

@@ -35,6 +35,8 @@ class CallFuture(Future[T]):
     receipt: Receipt | None = None
     #: What it wrote to its standard output and error, bounded; set with the receipt.
     output: bytes = b""
+    #: What is odd about how it ran, in sentences.
+    warnings: tuple[str, ...] = ()
     _sink: CallSink | None = None
 
     def cancel(self) -> bool:
@@ -153,6 +155,7 @@ class CallSink:
             close_all(outcome.fds)
             return
         future.receipt, future.output = outcome.receipt, self.notes + outcome.output
+        future.warnings = outcome.warnings
         if future.cancelled():
             close_all(outcome.fds)
             return
@@ -205,6 +208,7 @@ def _finish_with(
 ) -> None:
     if outcome is not None:
         future.receipt, future.output = outcome.receipt, notes + outcome.output
+        future.warnings = outcome.warnings
     # When the future was cancelled meanwhile, dropping the iterator ends the call.
     future.finish(RemoteIterator(stream), None)
 

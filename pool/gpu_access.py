@@ -21,6 +21,8 @@ from .stats import GpusStats, GpuStats
 #: With this order, numbers mean to CUDA what they mean to everybody else.
 _ORDER: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+#: Variables of which each call for GPUs has its own value.
+VARYING: Final = (_VISIBLE, *_ORDER)
 
 
 class GpuAccess:
@@ -140,10 +142,18 @@ class GpuAccess:
         return max(1, len(self.table) * self._config.calls_per_gpu // number)
 
     def _threads(self, number: int) -> dict[str, str]:
-        """A call's part of the cores is as large as that of the GPUs, unless the server says."""
+        """A call's part of the cores is as large as that of the GPUs, unless the server says.
+
+        Only where that is another than its zygote's: what imports read may already be read.
+        """
         sharing = self._sharing(number) if number else self._config.slots
         limits = thread_limits(usable_cores(), sharing)
-        return {name: n for name, n in limits.items() if name not in self._config.worker_env}
+        usual = {**self.for_zygotes().zygote_env(), **self._config.worker_env}
+        return {
+            name: number
+            for name, number in limits.items()
+            if name not in self._config.worker_env and usual.get(name) != number
+        }
 
     def _device(self, gpu: Gpu) -> GpuStats:
         since = gpu.quarantined_at

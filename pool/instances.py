@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from . import pickling
 from ._child import payload
 from .errors import InstanceLost
+from .functions import touches_of
 from .futures import CallFuture
 from .resident_states import Want
 
@@ -133,6 +134,7 @@ class InstanceMethod:
     def __init__(self, instance: RemoteInstance, name: str) -> None:
         self.label = f"{instance._class_name}.{name}"
         self.key: Hashable = (getattr(instance._class, "__module__", None), instance._class_name)
+        self.touches = touches_of(instance._class)
         self.dumps: pickling.Dumps = instance._dumps
         self._parcel = payload.pack(name, self.dumps)
 

@@ -23,8 +23,9 @@ class Owner(Protocol):
 
     #: That one which was added has no process and no call left.
     on_unused: Callable[[str], None]
-    #: Which modules an environment's calls import, when a zygote preloads them.
-    on_learned: Callable[[str, tuple[str, ...]], None]
+    #: Which modules an environment's calls import, when a zygote preloads them; and the
+    #: packages that the sources of those calls name.
+    on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
 
 
 class KnownEnvironments:
@@ -40,11 +41,13 @@ class KnownEnvironments:
     def __contains__(self, name: str) -> bool:
         return name in self._parts.fleet.pythons
 
-    def add(self, name: str, python: str, preload: Iterable[str]) -> None:
+    def add(
+        self, name: str, python: str, preload: Iterable[str], entries: Iterable[str] = ()
+    ) -> None:
         """Calls may name it from now on; one that is known may have come to another place."""
         pythons = self._parts.fleet.pythons
         if name not in self:
-            self._parts.learner.seed(name, preload)
+            self._parts.learner.seed(name, preload, entries)
         elif pythons[name] != python and not self.retire_idle(name):
             # What runs there goes on, and its processes go when nothing does.
             self._unwanted.add(name)
@@ -53,7 +56,8 @@ class KnownEnvironments:
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
         """A zygote of its has preloaded these; none, when it was better without."""
         if key.environment != BASE_ENVIRONMENT:
-            self._owner.on_learned(key.environment, modules)
+            entries = self._parts.learner.entries(key) if modules else ()
+            self._owner.on_learned(key.environment, modules, entries)
 
     # Letting go.
 

@@ -21,6 +21,9 @@ MEMORY_ACCEPTS: Final = f"a whole number of MiB, {MEMORY_MB_MIN} to {MEMORY_MB_M
 #: Calls of an instance's async methods that may run together.
 CONCURRENCY_MAX: Final = 1000
 CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
+#: What random numbers may follow from.
+SEED_MAX: Final = (1 << 63) - 1
+SEED_ACCEPTS: Final = f"a whole number, 0 to {SEED_MAX}"
 _PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
 #: A year: a larger limit is a mistake, and would overflow timers.
 SECONDS_MAX: Final = 366 * 24 * 3600
@@ -37,6 +40,7 @@ class CallKeywords(TypedDict, total=False):
     timeout: float | None
     queue_timeout: float | None
     memory_mb: int | None
+    seed: int | None
     env: Mapping[str, str]
     isolation: str
     idempotent: bool
@@ -61,6 +65,9 @@ class CallOptions:
     queue_timeout: float | None = None
     #: Mebibytes of memory its process tree may use.
     memory_mb: int | None = None
+    #: Random numbers follow from it, and are the same in each such call; `uuid`, `secrets` and
+    #: ``os.urandom`` stay random. None: each call has its own.
+    seed: int | None = None
     #: Environment variables, on top of the pool's.
     env: Mapping[str, str] = field(default_factory=dict)
     #: ``"call"``: a process per call.
@@ -131,6 +138,8 @@ def _check(options: CallOptions) -> None:
     memory_mb = options.memory_mb
     if memory_mb is not None and not (is_whole(memory_mb) and fits_memory(memory_mb)):
         raise InvalidRequest(f"memory_mb is {MEMORY_ACCEPTS}, or None; got {memory_mb!r}")
+    if options.seed is not None and not (is_whole(options.seed) and fits_seed(options.seed)):
+        raise InvalidRequest(f"seed is {SEED_ACCEPTS}, or None; got {options.seed!r}")
     for name in ("refresh", "idempotent"):
         if not isinstance(flag := getattr(options, name), bool):
             raise InvalidRequest(f"{name} is True or False; got {flag!r}")
@@ -149,6 +158,11 @@ def _check(options: CallOptions) -> None:
 def fits_memory(megabytes: int) -> bool:
     """Whether a call can be limited to so much memory; requests are asked the same."""
     return MEMORY_MB_MIN <= megabytes <= MEMORY_MB_MAX
+
+
+def fits_seed(seed: int) -> bool:
+    """Whether random numbers may follow from it; requests are asked the same."""
+    return 0 <= seed <= SEED_MAX
 
 
 def fits_concurrency(calls: int) -> bool:

@@ -64,7 +64,7 @@ class Parts:
             ),
             self.gpus.table,
         )
-        self.learner = Learner(config.preload_learn)
+        self.learner = Learner(config.preload_learn, config.preload)
         self.recorder = Recorder()
         self.oom = OomWatch()
         #: Nothing new begins any more.

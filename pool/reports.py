@@ -47,11 +47,12 @@ class Reports:
         """It can fork; what it replaces may go."""
         key, learner = zygote.key, self._parts.learner
         self._do(self._scheduler.zygote_ready(key, self._now()))
-        replaced = learner.started(key)
-        if key.profile:
+        unneeded = learner.started(key)
+        if key.profile > 0 and key not in unneeded:
             self._environments.learned(key, learner.modules(key))
-        if replaced is not None:
-            self._do(self._scheduler.retire(replaced, key, self._now()))
+        for replaced in unneeded:
+            heir = ZygoteKey(key.environment) if key in unneeded else key
+            self._do(self._scheduler.retire(replaced, heir, self._now()))
         self._actions.reroute(key)
         self._actions.want(learner.behind(key.environment))
         self._environments.settle(key.environment)
@@ -144,10 +145,10 @@ class Reports:
         # First of all the next call, which begins while this one's end is told.
         if meta.rss_kb <= SMALL_KB:
             self._do(self._scheduler.leaves(worker.id, self._now()))
-        self._actions.learn(running.call, meta.texts("modules"))
+        warnings = self._actions.learn(running.call, worker.zygote, meta)
         if running.call.source:
             self._parts.fleet.ran(worker.zygote, running.call)
-        outcome = ends.answered(running, frame, meta, self._now())
+        outcome = ends.answered(running, frame, meta, self._now(), warnings=warnings)
         self._parts.calls.finish(worker.call_id, outcome)
 
     def spoilt(self, worker: Worker, running: Running, problem: str) -> None:

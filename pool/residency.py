@@ -36,6 +36,7 @@ from .residents import Residents
 from .scheduler import Scheduler
 from .states import WorkerState
 from .workers import Life, Running, Worker
+from .zygote import ZygoteProcess
 
 _log = logging.getLogger(__name__)
 
@@ -302,10 +303,9 @@ class Residency:
         if self._reports.gone(worker):
             self._host.changed()
 
-    def learn(self, call: Call, modules: list[str]) -> None:
-        """A call imported these."""
-        if modules:
-            self._host.learn(call, modules)
+    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
+        """What a call imported and changed; what its caller should know of that."""
+        return self._host.learn(call, zygote, meta)
 
     # Time.
 

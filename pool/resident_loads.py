@@ -26,6 +26,7 @@ from .residents import Residents
 from .scheduler import Scheduler
 from .states import WorkerState
 from .workers import Life, Worker
+from .zygote import ZygoteProcess
 
 #: Between looks at the memory of an instance that is being made under a limit.
 _MEMORY_LOOK_S: Final = 0.05
@@ -37,8 +38,8 @@ class Host(Protocol):
     def route(self, call: Call) -> ZygoteKey:
         """The zygote its worker is to come from."""
 
-    def learn(self, call: Call, modules: list[str]) -> None:
-        """A call imported these."""
+    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
+        """What a call imported and changed; what its caller should know of that."""
 
     def do(self, commands: Iterable[Command]) -> None:
         """Carry out what the scheduler says."""
@@ -163,4 +164,5 @@ def call_meta(
         stream=call.stream,
         result_limit=result_limit,
         env=dict(env or {}),
+        seed=call.seed,
     )

@@ -28,6 +28,7 @@ from .resident_states import Instance, State
 from .residents import Residents
 from .states import WorkerState
 from .workers import Life, Running, Worker
+from .zygote import ZygoteProcess
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class Carrier(Protocol):
     def limit_waiting(self, call_id: int, running: Running, instance: Instance | None) -> None:
         """Limit how long a call may wait from now on."""
 
-    def learn(self, call: Call, modules: list[str]) -> None:
-        """A call imported these."""
+    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
+        """What a call imported and changed; what its caller should know of that."""
 
 
 class ResidentReports:
@@ -108,7 +109,7 @@ class ResidentReports:
         overlapping = meta.texts("overlapping")
         worker.loading = False
         for call_id in instance.waiting:
-            self._to.learn(self._calls[call_id].call, meta.texts("modules"))
+            self._to.learn(self._calls[call_id].call, worker.zygote, meta)
             break
         if meta.ok:
             commands = self._table.loaded(name, overlapping, self._now())
@@ -137,7 +138,8 @@ class ResidentReports:
     ) -> None:
         name = worker.instance
         assert name is not None
-        modules = meta.texts("modules")  # may raise: while the call is still known to be in it
+        # May raise: while the call is still known to be in it.
+        warnings = self._to.learn(running.call, worker.zygote, meta)
         del worker.calls[call_id]
         poisoned = meta.more.get("poisoned")
         if poisoned and not worker.stopping:
@@ -150,9 +152,9 @@ class ResidentReports:
             late = ends.failed(running, _cause(running.stop), self._now(), None)
             self._calls.finish(call_id, replace(late, instance=self._record(name, running)))
         else:
-            self._to.learn(running.call, modules)
             record = self._record(name, running)
-            self._calls.finish(call_id, ends.answered(running, frame, meta, self._now(), record))
+            now = self._now()
+            self._calls.finish(call_id, ends.answered(running, frame, meta, now, record, warnings))
         self._to.do(self._table.answered(call_id, self._now()))
 
     def _record(self, name: str, running: Running) -> InstanceRecord | None:

@@ -45,8 +45,9 @@ class Supervisor:
         self._refusing = False
         #: Told when an environment that was added has no process and no call left.
         self.on_unused: Callable[[str], None] = _nobody
-        #: Told which modules an environment's calls import, when a zygote preloads them.
-        self.on_learned: Callable[[str, tuple[str, ...]], None] = _nobody
+        #: Told which modules an environment's calls import, when a zygote preloads them, and
+        #: which packages the sources of those calls name.
+        self.on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None] = _nobody
         self._parts = parts = Parts(config)
         self._change = Change()
         self._actions = Actions(parts, self._change)
@@ -218,13 +219,16 @@ class Supervisor:
 
     # Environments.
 
-    def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
+    def add_environment(
+        self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
+    ) -> None:
         """Calls may name this environment from now on, until `on_unused` is told of it.
 
         A call must be submitted in the same turn of the loop, or the environment may be
-        unused before it is used. ``preload``: what its calls imported at another time.
+        unused before it is used. ``preload``: what its calls imported at another time;
+        ``entries``: the packages that their sources named.
         """
-        self._environments.add(name, python, preload)
+        self._environments.add(name, python, preload, entries)
 
     def unprovided(self, label: str, error: FlashpoolError) -> None:
         """Count the end of a call that never came here: it got no environment.

@@ -48,6 +48,8 @@ class ZygoteProcess:
         self.pid: int | None = None
         self.version = ""
         self.skipped: dict[str, str] = {}
+        #: Whether there are modules that its workers find imported.
+        self.has_preloaded = False
         self.loading: str | None = None
         self.unsafe: tuple[str, str] | None = None
         #: Requests it has not answered, and when it last did answer: a stopped zygote
@@ -153,6 +155,7 @@ class ZygoteProcess:
         """It reported READY."""
         self.pid = message["pid"]
         self.version = message["python"]
+        self.has_preloaded = message["preloaded"]
         self.ready_at = now
         self.loading = None
         self.state.move(ZygoteState.READY)
@@ -198,7 +201,8 @@ class ZygoteProcess:
     def reason(self) -> str:
         """Why it ended, in words, as far as is known."""
         if self.unsafe:
-            return f"module {self.unsafe[0]!r}: {self.unsafe[1]}"
+            what = f"module {self.unsafe[0]!r}" if self.unsafe[0] else "what it preloaded"
+            return f"{what}: {self.unsafe[1]}"
         words = self.words.tail(1500).strip()
         how = f"{_how_it_ended(self.process.returncode)}{self._while_doing()}"
         return f"{how}; its last words:\n{words}" if words else how

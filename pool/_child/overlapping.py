@@ -116,7 +116,7 @@ class Overlapping:
         task.add_done_callback(lambda task: self.on_done(number, task))
 
     async def call(self, number: int, frame: wire.Frame) -> None:
-        _, stream, limit, _ = wire.unpack_call_meta(wire.split_number(frame.meta)[1])
+        _, stream, limit, *_ = wire.unpack_call_meta(wire.split_number(frame.meta)[1])
         start = monotonic()
         written = printing.begin(self.host, number)
         try:

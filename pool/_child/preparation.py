@@ -8,9 +8,7 @@ The interpreter came up with ``-S``, so that hooks can be put in place before ``
 from __future__ import annotations
 
 import gc
-import importlib
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False
@@ -19,16 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from . import wire
+    from . import randomness, wire
+    from .surroundings import Surroundings
 
-from . import processes
-from .wire import LOADING, SKIPPED
+from . import process_state
 
 #: Forks without the hooks that `defer_lock_hooks` holds back.
 fork = os.fork
 _deferred: list[dict[str, Callable[[], None]]] = []
 #: The main thread's object, for what the hooks would have told it: its new kernel id.
 main_thread: threading.Thread
+#: What workers renew, where modules were preloaded; and the process as calls find it.
+held: randomness.Held | None = None
+surroundings: Surroundings
+#: Variables of which each call has its own value.
+varying: frozenset[str] = frozenset()
 
 
 class NotSafe(Exception):
@@ -76,8 +79,11 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
 
     Returns what there was before the preloads, for `arrangement` and `lasting`.
     """
+    global held, surroundings, varying
     import site
 
+    # Imports may look at where they are run.
+    enter(start["workdir"])
     site.main()
     sys.path[:0] = start["path"]
     _look_like_any_interpreter()
@@ -85,10 +91,24 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     _configure_output()
     _configure_logging(start["log_level"])
     objects = gc.get_objects()
-    for module in start["preload"]:
-        tell(LOADING, module=module)
-        _preload(module, tell)
+    varying = frozenset(start["varying"])
+    if start["preload"]:
+        from . import preloading
+
+        held = preloading.preload(start["preload"], start["varying"], tell)
+        enter(start["workdir"])
+    from .surroundings import Surroundings
+
+    surroundings = Surroundings()
     return objects
+
+
+def enter(directory: str) -> None:
+    """Where workers begin; an earlier call may have removed it."""
+    try:
+        os.chdir(directory)
+    except OSError:
+        os.chdir("/")
 
 
 def _look_like_any_interpreter() -> None:
@@ -157,65 +177,8 @@ def _configure_logging(level: str) -> None:
     logging.getLogger().setLevel(level)
 
 
-def _preload(module: str, tell: Callable[..., None]) -> None:
-    try:
-        importlib.import_module(module)
-    except BaseException as error:
-        tell(SKIPPED, module=module, why=f"{type(error).__name__}: {error}"[:500])
-    check_forking_is_safe(module)
-
-
 def check_forking_is_safe(module: str) -> None:
     """Raise `NotSafe` when a fork of this process would inherit a broken world."""
-    if _threads() > 1:
-        # A library that knows of forks, as OpenBLAS, ends its threads before one, and
-        # starts them again when they are needed. Try it.
-        pid = fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-    threads = _threads()
-    if threads > 1:
-        raise NotSafe(module, f"it started {threads - 1} thread(s), which a fork does not copy")
-    if _cuda_is_initialised():
-        raise NotSafe(module, "it initialised CUDA, which cannot be used after a fork")
-    if not _child_ends_are_told():
-        raise NotSafe(module, "it ignores or handles SIGCHLD, without which no fork's end is seen")
-    if any(now < before for now, before in zip(_limits(), _LIMITS, strict=True)):
-        raise NotSafe(module, "it lowered a limit (RLIMIT_NOFILE, RLIMIT_NPROC) that forks need")
-
-
-def _child_ends_are_told() -> bool:
-    """Whether SIGCHLD is as a zygote needs it: ignored, its workers would leave no status."""
-    bit = 1 << (signal.SIGCHLD - 1)
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        masks = [line.split()[1] for line in status if line.startswith(("SigIgn", "SigCgt"))]
-    return not any(int(mask, 16) & bit for mask in masks)
-
-
-def _limits() -> tuple[float, ...]:
-    """How many descriptors and processes this one may have."""
-    return processes.limit_of(processes.DESCRIPTORS), processes.limit_of(processes.PROCESSES)
-
-
-_LIMITS = _limits()
-
-
-def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
-def _cuda_is_initialised() -> bool:
-    """Ask the driver, if it is loaded: ``cuDeviceGetCount`` fails before ``cuInit``."""
-    import ctypes
-
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        libraries = {line.split()[-1] for line in maps if "/libcuda.so" in line}
-    for path in libraries:
-        try:
-            count = ctypes.c_int()
-            #: CUDA_ERROR_NOT_INITIALIZED (cuda.h)
-            return bool(ctypes.CDLL(path).cuDeviceGetCount(ctypes.byref(count)) != 3)
-        except (OSError, AttributeError):
-            continue
-    return False
+    why = process_state.why_not_fork()
+    if why is not None:
+        raise NotSafe(module, why)

@@ -22,7 +22,7 @@ import os
 import sys
 from time import monotonic
 
-from . import exceptions, flash, invoke, payload, processes, user_code, wire, worker
+from . import exceptions, flash, invoke, payload, preparation, processes, user_code, wire, worker
 from .overlapping import Items, Overlapping, failed, is_overlapping
 
 TYPE_CHECKING = False
@@ -60,8 +60,10 @@ class Resident:
 
         self.channel = channel
         self.pid = os.getpid()
-        self.pickled, _, _, self.env = wire.unpack_call_meta(load.meta)
+        self.pickled, _, _, self.seed, self.env = wire.unpack_call_meta(load.meta)
         self.known = set(sys.modules)
+        #: What was changed of what imports read, as told so far.
+        self.changed: list[str] = []
         self.instance: Any = None
         #: There as soon as something needs a loop.
         self.overlapping: Overlapping | None = None
@@ -85,6 +87,7 @@ class Resident:
         failure: dict[str, Any] = {}
         overlapping: list[str] = []
         try:
+            worker.renew(self.seed)
             if self.env:
                 os.environ.update(self.env)
             self.instance = self.make(frame)
@@ -95,6 +98,7 @@ class Resident:
             os._exit(0)
         worker.flush_output()
         more: dict[str, Any] = {**failure, "modules": self.new_modules()}
+        more.update(self.changes(self.env))
         if not failure:
             more["overlapping"] = overlapping
         self.send(wire.LOADED, b"", ("pickle", body, [], more), monotonic() - start)
@@ -105,6 +109,14 @@ class Resident:
             cls, args, kwargs = payload.load_call(frame.body, frame.fds)
             return cls(*args, **kwargs)
         return flash.load_instance(frame.body)
+
+    def changes(self, env: dict[str, str] | None = None) -> dict[str, list[str]]:
+        """As `worker.changes`; what was told before is no news."""
+        found = worker.changes(env)
+        changed = found.pop("changed", [])
+        if changed != self.changed:
+            self.changed = found["changed"] = changed
+        return found
 
     def new_modules(self) -> list[str]:
         new = [name for name in list(sys.modules) if name not in self.known]
@@ -140,7 +152,7 @@ class Resident:
 
     def run_alone(self, frame: wire.Frame) -> None:
         number, meta = wire.split_number(frame.meta)
-        _, stream, limit, _ = wire.unpack_call_meta(meta)
+        _, stream, limit, *_ = wire.unpack_call_meta(meta)
         start = monotonic()
         try:
             method, args, kwargs, request = self.read(frame)
@@ -195,7 +207,9 @@ class Resident:
             rss_kb = processes.peak_rss_kb()
             ok = "error_type" not in more
             if len(sys.modules) > len(self.known):
-                more = {**more, "modules": self.new_modules()}
+                more = {**more, "modules": self.new_modules(), **self.changes()}
+            elif preparation.held is not None:
+                more = {**more, **self.changes()}
             meta = wire.ResultMeta(ok=ok, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
             self.send_frame(kind, number + meta.pack(), body, fds)
         except OSError:

@@ -7,8 +7,9 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
 
     supervisor -> zygote                       zygote -> supervisor
       PRELOAD  modules, a part of them           LOADING  module          (being imported)
-      START  how to prepare, see `zygote`        SKIPPED  module, why     (not preloaded)
-      FORK   n, practise                         READY    pid, modules, python
+      START  how to prepare, see `zygote`        SKIPPED  modules, why    (not preloaded)
+                                                 PRELOADED  reads         (what imports read)
+      FORK   n, practise                         READY    pid, modules, python, preloaded
       STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
       DROP   worker: unless user code began      SPARES   workers, ready  + 2 descriptors each
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
@@ -64,6 +65,7 @@ COMPILE = "compile"
 LEAVE = "leave"
 LOADING = "loading"
 SKIPPED = "skipped"
+PRELOADED = "preloaded"
 READY = "ready"
 UNSAFE = "unsafe"
 SPARES = "spares"
@@ -136,24 +138,32 @@ class Frame:
         return fds
 
 
-#: flags (1: pickled, 2: stream), limit of the result (-1: none); then ``env`` as JSON.
-_CALL_META = struct.Struct("<Bq")
+#: flags (1: pickled, 2: stream), limit of the result and seed (-1: none); then ``env`` as JSON.
+_CALL_META = struct.Struct("<Bqq")
 
 
 def pack_call_meta(
-    *, pickled: bool, stream: bool, result_limit: int | None, env: dict[str, str]
+    *,
+    pickled: bool,
+    stream: bool,
+    result_limit: int | None,
+    env: dict[str, str],
+    seed: int | None = None,
 ) -> bytes:
     """How to run a call, for the wire."""
     limit = -1 if result_limit is None else result_limit
-    form = _CALL_META.pack(pickled | stream << 1, limit)
+    form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed)
     return form + json.dumps(env).encode() if env else form
 
 
-def unpack_call_meta(data: bytes) -> tuple[bool, bool, int | None, dict[str, str] | None]:
-    """``pickled, stream, result_limit, env`` of `pack_call_meta`."""
-    flags, limit = _CALL_META.unpack_from(data)
+def unpack_call_meta(
+    data: bytes,
+) -> tuple[bool, bool, int | None, int | None, dict[str, str] | None]:
+    """``pickled, stream, result_limit, seed, env`` of `pack_call_meta`."""
+    flags, limit, seed = _CALL_META.unpack_from(data)
     env = json.loads(data[_CALL_META.size :]) if len(data) > _CALL_META.size else None
-    return flags & 1 > 0, flags & 2 > 0, None if limit < 0 else limit, env
+    pickled, stream = flags & 1 > 0, flags & 2 > 0
+    return pickled, stream, None if limit < 0 else limit, None if seed < 0 else seed, env
 
 
 #: In front of the metas of a resident's frames: which of its calls.
@@ -186,8 +196,9 @@ def overlaps(meta: bytes) -> bool:
 class ResultMeta:
     """How a call ended.
 
-    ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any and,
-    of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
+    ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any, ``changed`` if
+    it changed what imports read (see `surroundings`), ``native`` of its variables those that
+    libraries it loaded may read; and of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
     Of a resident also ``overlapping`` (LOADED: methods whose calls may run together) and
     ``poisoned`` (why nothing more can be run in it).
     """

@@ -16,7 +16,7 @@ from builtins import BaseException, OSError, getattr, isinstance, len, list, typ
 from os import _exit, getpid
 from time import monotonic
 
-from . import exceptions, flash, framing, invoke, payload, processes, user_code, wire
+from . import exceptions, flash, framing, invoke, payload, preparation, processes, user_code, wire
 from .channel import Channel
 
 TYPE_CHECKING = False
@@ -48,10 +48,12 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> None:
 
         resident.live(channel, call)
         return
-    pickled, stream, result_limit, env = wire.unpack_call_meta(call.meta)
+    pickled, stream, result_limit, seed, env = wire.unpack_call_meta(call.meta)
     pid = getpid()
     known = len(sys.modules)
     start = monotonic()
+    if seed is not None or preparation.held is not None:
+        renew(seed)
     outcome = _enter(env) if env else None
     if outcome is None:
         outcome = _run(channel, call, pickled, stream, result_limit)
@@ -60,11 +62,21 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> None:
         # User code forked and its child came back here too: only one may answer.
         _exit(0)
     try:
-        _answer(channel, outcome, run_s, known)
+        _answer(channel, outcome, run_s, known, env)
     except OSError:
         raise
     except BaseException as error:
         answer_damaged(channel, outcome, run_s, error)
+
+
+def renew(seed: int | None) -> None:
+    """Have random numbers of one's own, or those of the call's seed; other calls have theirs."""
+    if seed is not None:
+        from . import seeding
+
+        seeding.begin(seed)
+    if preparation.held is not None:
+        preparation.held.renew(seed)
 
 
 def _enter(env: dict[str, str]) -> Outcome | None:
@@ -184,15 +196,39 @@ def answer_damaged(
         raise wire.Damaged(exceptions.summary(error)) from None
 
 
-def _answer(channel: Channel, outcome: Outcome, run_s: float, known: int) -> None:
+def _answer(
+    channel: Channel, outcome: Outcome, run_s: float, known: int, env: dict[str, str] | None
+) -> None:
     form, body, fds, failure = outcome
     more = {**failure}
     if len(sys.modules) > known:
         more["modules"] = installed(list(sys.modules)[known:])
+        more.update(changes(env))
+    elif preparation.held is not None:
+        more.update(changes(None))
     rss_kb = processes.peak_rss_kb()
     flush_output()
     meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
     channel.send(wire.RESULT, meta.pack(), body, fds)
+
+
+def changes(env: dict[str, str] | None) -> dict[str, list[str]]:
+    """What the call changed of what imports read; and its variables that libraries may read."""
+    found = {}
+    try:
+        there, varying = preparation.surroundings, preparation.varying
+        changed = [what for what in there.changed() if what[4:] not in varying]
+        if preparation.held is None:
+            # What the call itself imported may have done that.
+            changed = [what for what in changed if what not in ("locale", "warnings")]
+        if changed:
+            found["changed"] = changed
+        if (own := [*(env or {}).keys() - varying]) and (native := there.known_to_libraries(own)):
+            found["native"] = native
+    except BaseException:
+        # User code broke what this needs: nothing of its process is as it was.
+        found["changed"] = ["env:*", "path"]
+    return found
 
 
 def flush_output() -> None:
@@ -318,7 +354,7 @@ def limber_up(pickled: bool) -> None:
     main = sys.modules["__main__"]
     meta = wire.pack_call_meta(pickled=pickled, stream=False, result_limit=None, env={})
     call = wire.Frame(wire.CALL, meta, (_PICKLED if pickled else _REQUESTS)[-1], [])
-    form, body, _, _ = _run(None, call, *wire.unpack_call_meta(meta)[:3])  # type: ignore[arg-type]
+    form, body, _, _ = _run(None, call, pickled, False, None)  # type: ignore[arg-type]
     rss_kb = processes.peak_rss_kb()
     end = wire.ResultMeta(ok=True, form=form, run_s=monotonic(), rss_kb=rss_kb, more={})
     wire.head(wire.RESULT, end.pack(), len(body), 0)

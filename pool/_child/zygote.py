@@ -9,7 +9,7 @@ is paid for by every fork. Its life:
 ``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
 (entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
 environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
-worker prepares itself), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
+worker prepares itself), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
 ``example`` (a version of Python, and the base64 text of a call that was pickled by it).
 
 What becomes of workers once they are forked is `brood`'s part.
@@ -125,7 +125,11 @@ class Zygote:
             self.settle(objects)
             del objects
         self.tell(
-            wire.READY, pid=os.getpid(), modules=len(sys.modules), python=sys.version.split()[0]
+            wire.READY,
+            pid=os.getpid(),
+            modules=len(sys.modules),
+            python=sys.version.split()[0],
+            preloaded=preparation.held is not None,
         )
         while self.turn():
             pass
@@ -212,7 +216,7 @@ class Zygote:
         each page this process writes to is copied once more.
         """
         for count in _parts(number, birth.BATCH):
-            self.enter_workdir()
+            preparation.enter(self.start["workdir"])
             self.practise = practise
             links: list[birth.Link] = []
             pids: list[int] = []
@@ -268,13 +272,6 @@ class Zygote:
         link.close_far()
         link.close_near()
         self.brood.free_marks.append(link.mark)
-
-    def enter_workdir(self) -> None:
-        """Where workers begin; again each time, as an earlier call may have removed it."""
-        try:
-            os.chdir(self.start["workdir"])
-        except OSError:
-            os.chdir("/")
 
 
 def _parts(number: int, most: int) -> Iterator[int]:

@@ -21,6 +21,7 @@ from flashpool.envs import (
     uv_cli,
 )
 from flashpool.envs.eviction import DiskUse
+from flashpool.envs.preloads import Preloads
 from flashpool.envs.uv_cli import find_uv
 
 Run = Callable[[Any], Any]
@@ -472,9 +473,11 @@ def test_preloads_are_shared(setup: Any, run: Run) -> None:
 
     async def main() -> None:
         async with Environments(setup.settings()) as one, Environments(setup.settings()) as two:
-            assert await one.preloads(digest) == ()
-            await one.record_preloads(digest, ["numpy", "../x", "numpy", "pandas.core", "a b"])
-            assert await two.preloads(digest) == ("numpy", "pandas.core")
+            assert await one.preloads(digest) == Preloads()
+            names = ["numpy", "../x", "numpy", "pandas.core", "a b"]
+            await one.record_preloads(digest, names, ["pandas", ".."])
+            noted = Preloads(modules=("numpy", "pandas.core"), entries=("pandas",))
+            assert await two.preloads(digest) == noted
 
     run(main())
 

@@ -5,88 +5,250 @@ from __future__ import annotations
 import pytest
 
 from flashpool.pool.commands import ZygoteKey
-from flashpool.pool.learning import Learner
+from flashpool.pool.learning import BARE, PROFILES, Learner
 
 LEAN = ZygoteKey("base")
 PANDAS = ["pandas", "pandas.core", "numpy"]
 
 
+def learned(learner, function="f", modules=PANDAS, environment="base", **facts):
+    """A call of the function on the lean zygote imported these; the zygote that is up for it now."""
+    key = learner.observed(ZygoteKey(environment), function, modules, **facts)
+    assert key is not None
+    assert learner.started(key) == []
+    return key
+
+
 def test_a_function_that_imported_something_goes_to_the_loaded_zygote_once_it_is_up():
     learner = Learner(("*",))
     assert learner.route("base", "f") == LEAN
-    first = learner.observed("base", "f", PANDAS)
+    first = learner.observed(LEAN, "f", PANDAS)
     assert first == ZygoteKey("base", 1)
     assert learner.modules(first) == tuple(PANDAS)
     assert learner.route("base", "f") == LEAN, "it is not up yet"
-    assert learner.started(first) is None
+    assert learner.started(first) == []
     assert learner.route("base", "f") == first
     assert learner.route("base", "another") == LEAN, "who needs nothing pays for nothing"
 
 
-def test_more_modules_make_a_new_profile_that_replaces_the_old():
+def test_a_function_finds_no_package_imported_that_it_does_not_import():
     learner = Learner(("*",))
-    first = learner.observed("base", "f", PANDAS)
-    assert learner.observed("base", "g", ["torch"]) is None, "one start at a time"
+    pandas = learned(learner)
+    both = learned(learner, "g", [*PANDAS, "torch"])
+    torch = learned(learner, "h", ["torch"])
+    assert learner.route("base", "f") == pandas
+    assert learner.route("base", "g") == both
+    assert learner.route("base", "h") == torch
+
+
+def test_one_start_at_a_time_and_the_next_follows():
+    learner = Learner(("*",))
+    first = learner.observed(LEAN, "f", PANDAS)
+    assert learner.observed(LEAN, "g", ["torch"]) is None
     learner.started(first)
     second = learner.behind("base")
     assert second == ZygoteKey("base", 2)
-    assert set(learner.modules(second)) == {*PANDAS, "torch"}
-    assert learner.started(second) == first
+    assert learner.modules(second) == ("torch",)
+    assert learner.started(second) == []
     assert learner.behind("base") is None
-    assert learner.route("base", "f") == learner.route("base", "g") == second
+
+
+def test_a_profile_goes_when_a_larger_one_serves_all_its_functions():
+    learner = Learner(("*",))
+    first = learned(learner)
+    second = learner.observed(first, "f", ["pandas.plotting", "matplotlib"])
+    assert set(learner.modules(second)) == {*PANDAS, "pandas.plotting", "matplotlib"}
+    assert learner.started(second) == [first]
+    assert learner.route("base", "f") == second
+
+
+def test_there_are_few_profiles_and_the_least_recently_used_makes_room():
+    learner = Learner(("*",))
+    keys = {name: learned(learner, name, [name]) for name in "abcd"[:PROFILES]}
+    for name in "bcd":
+        learner.route("base", name)
+    for _ in range(2):
+        assert learner.observed(LEAN, "e", ["e"]) is None, "it is called once only, perhaps"
+    another = learner.observed(LEAN, "e", ["e"])
+    assert learner.started(another) == [keys["a"]]
+    assert learner.route("base", "a") == LEAN
+    assert learner.route("base", "e") == another
 
 
 def test_a_module_that_breaks_a_zygote_is_left_out():
     learner = Learner(("*",))
-    first = learner.observed("base", "f", ["threads", *PANDAS])
+    first = learner.observed(LEAN, "f", ["threads", *PANDAS])
     learner.failed(first, "threads", "it started a thread")
     assert learner.route("base", "f") == LEAN
-    second = learner.observed("base", "f", ["threads", "threads.sub", *PANDAS])
+    second = learner.observed(LEAN, "f", ["threads", "threads.sub", *PANDAS])
     assert learner.modules(second) == tuple(PANDAS)
     assert learner.denied("base") == {"threads": "it started a thread"}
 
 
+def test_what_a_zygote_did_not_preload_is_not_asked_for_again():
+    learner = Learner(("*",))
+    first = learner.observed(LEAN, "f", ["shared", "sqlite3", *PANDAS])
+    learner.skip(first, ["shared"], "it left a descriptor open")
+    learner.started(first)
+    assert learner.modules(first) == ("sqlite3", *PANDAS)
+    assert learner.route("base", "f") == first
+    assert learner.denied("base") == {"shared": "it left a descriptor open"}
+
+
+def test_a_function_whose_packages_cannot_be_preloaded_has_no_use_for_the_rest():
+    learner = Learner(("*",))
+    first = learner.observed(LEAN, "f", ["shared", *(f"sqlite3.{n}" for n in range(10))])
+    learner.skip(first, ["shared"], "it left a descriptor open")
+    assert learner.started(first) == [first], "nobody needs it"
+    assert learner.route("base", "f") == LEAN
+    assert learner.observed(LEAN, "f", ["shared", "sqlite3.1"]) is None
+
+
 def test_a_zygote_that_fails_for_no_known_module_is_not_tried_again():
     learner = Learner(("*",))
-    first = learner.observed("base", "f", PANDAS)
+    first = learner.observed(LEAN, "f", PANDAS)
     learner.failed(first, None, "killed")
-    assert learner.observed("base", "f", PANDAS) is None
+    assert learner.observed(LEAN, "f", PANDAS) is None
 
 
 @pytest.mark.parametrize(
-    ("patterns", "learned"), [((), False), (("torch*",), False), (("pandas",), True)]
+    ("patterns", "is_learned"), [((), False), (("torch*",), False), (("pandas",), True)]
 )
-def test_only_allowed_modules_are_learned(patterns, learned):
-    assert (Learner(patterns).observed("base", "f", PANDAS) is not None) is learned
+def test_only_allowed_modules_are_learned(patterns, is_learned):
+    assert (Learner(patterns).observed(LEAN, "f", PANDAS) is not None) is is_learned
 
 
 def test_a_few_standard_modules_are_not_worth_a_zygote():
-    assert Learner(("*",)).observed("base", "f", ["colorsys", "wave"]) is None
-    assert Learner(("*",)).observed("base", "f", ["colorsys", "mine"]) is not None
+    assert Learner(("*",)).observed(LEAN, "f", ["colorsys", "wave"]) is None
+    assert Learner(("*",)).observed(LEAN, "f", ["colorsys", "mine"]) is not None
 
 
 def test_environments_are_apart():
     learner = Learner(("*",))
-    learner.started(learner.observed("one", "f", PANDAS))
+    learned(learner, environment="one")
     assert learner.route("two", "f") == ZygoteKey("two")
 
 
-def test_what_was_learned_elsewhere_serves_functions_not_known_here():
+# What calls touch.
+
+
+READS = {"env:HF_HOME": "pandas.core", "env:TQDM_*": "numpy", "cwd": "pandas"}
+
+
+@pytest.mark.parametrize(
+    "touched",
+    [
+        *("env:HF_HOME", "env:HF_*", "env:*", "env:TQDM_DISABLE", "cwd", "path", "package:*"),
+        *("package:numpy", "native:OMP_NUM_THREADS"),
+    ],
+)
+def test_a_call_that_touches_what_imports_read_imports_for_itself(touched):
     learner = Learner(("*",))
-    learner.seed("env", PANDAS)
+    key = learned(learner)
+    learner.read(key, READS)
+    assert learner.route("base", "f", frozenset((touched,))) == LEAN
+    assert learner.route("base", "f") == key, "others are as fast as ever"
+
+
+@pytest.mark.parametrize("touched", ["env:HF_TOKEN", "argv", "locale", "package:helper"])
+def test_what_no_import_read_may_be_touched(touched):
+    learner = Learner(("*",))
+    key = learned(learner)
+    learner.read(key, READS)
+    assert learner.route("base", "f", frozenset((touched,))) == key
+
+
+def test_a_function_whose_source_touches_it_gets_no_zygote_of_its_own():
+    learner = Learner(("*",))
+    key = learner.observed(LEAN, "f", PANDAS, touches=["env:HF_HOME"])
+    learner.read(key, READS)
+    assert learner.started(key) == [key]
+    assert learner.observed(LEAN, "f", PANDAS, touches=["env:HF_HOME"]) is None
+    (why,) = learner.denied("base").items()
+    assert why[0] == "pandas.core"
+    assert "HF_HOME" in why[1]
+
+
+def test_a_change_that_is_seen_is_told_once_and_the_function_imports_for_itself_from_then_on():
+    learner = Learner(("*",))
+    key = learned(learner)
+    learner.read(key, READS)
+    (conflict,) = learner.changed(key, "f", ["env:HF_HOME", "env:MINE"])
+    assert (conflict.what, conflict.module) == ("env:HF_HOME", "pandas.core")
+    assert "HF_HOME" in str(conflict)
+    assert "pandas.core" in str(conflict)
+    assert learner.route("base", "f") == LEAN
+    assert learner.changed(key, "f", ["env:HF_HOME"]) == []
+    assert learner.route("base", "g") == LEAN
+
+
+def test_a_change_before_any_preload_is_remembered():
+    learner = Learner(("*",))
+    assert learner.changed(LEAN, "f", ["env:HF_HOME"]) == []
+    key = learner.observed(LEAN, "f", PANDAS)
+    learner.read(key, READS)
+    assert learner.started(key) == [key]
+
+
+def test_what_imports_themselves_set_is_no_change_of_the_call():
+    learner = Learner(("*",))
+    learner.changed(LEAN, "f", ["env:KMP_INIT_AT_FORK"])
+    key = learner.observed(LEAN, "f", PANDAS)
+    learner.read(key, {"env:KMP_INIT_AT_FORK": "numpy", "set:KMP_INIT_AT_FORK": "numpy"})
+    assert learner.started(key) == []
+    assert learner.route("base", "f") == key
+    said = frozenset(("env:KMP_INIT_AT_FORK",))
+    assert learner.route("base", "f", said) == LEAN, "the request sets it itself"
+
+
+def test_where_the_lean_zygote_preloads_too_there_is_a_bare_one():
+    learner = Learner(("*",), ["numpy"])
+    learner.read(LEAN, {"env:NPY": "numpy"})
+    assert learner.route("base", "f") == LEAN
+    assert learner.route("base", "f", frozenset(("env:NPY",))) == ZygoteKey("base", BARE)
+    assert learner.route("base", "f", frozenset(("env:OTHER",))) == LEAN
+    assert learner.modules(ZygoteKey("base", BARE)) == ()
+
+
+# What was learned at other times.
+
+
+def test_what_was_learned_elsewhere_serves_sources_that_name_the_same_packages():
+    learner = Learner(("*",))
+    learner.seed("env", PANDAS, ["pandas"])
     loaded = ZygoteKey("env", 1)
-    assert learner.route("env", "f") == loaded
     assert learner.modules(loaded) == tuple(PANDAS)
-    assert learner.route("env", None) == ZygoteKey("env")
+    named = frozenset(("pandas", "json"))
+    assert learner.route("env", "f", imports=named) == loaded
+    assert learner.route("env", "f", imports=frozenset(("numpy",))) == ZygoteKey("env")
+    assert learner.route("env", None, imports=named) == ZygoteKey("env")
+    assert learner.started(loaded) == []
     learner.failed(loaded, None, "it died")
-    assert learner.route("env", "f") == ZygoteKey("env")
+    assert learner.route("env", "f", imports=named) == ZygoteKey("env")
     learner.forget("env")
     assert learner.modules(loaded) == ()
 
 
-def test_a_seed_keeps_to_the_patterns():
+def test_a_function_that_found_all_there_is_known_to_need_it():
+    learner = Learner(("*",))
+    learner.seed("env", PANDAS, ["pandas"])
+    loaded = ZygoteKey("env", 1)
+    second = learner.observed(loaded, "f", ["matplotlib"], imports=frozenset(("pandas",)))
+    assert set(learner.modules(second)) == {*PANDAS, "matplotlib"}
+    assert learner.route("env", "f") == loaded
+
+
+def test_the_packages_that_sources_name_are_told_for_other_servers():
+    learner = Learner(("*",))
+    key = learned(learner, imports=frozenset(("pandas", "json")))
+    assert learner.entries(key) == ("pandas",)
+
+
+def test_a_seed_keeps_to_the_patterns_and_needs_an_entry():
     learner = Learner(("numpy",))
-    learner.seed("env", ["pandas", "numpy"])
+    learner.seed("env", ["pandas", "numpy"], ["numpy"])
     assert learner.modules(ZygoteKey("env", 1)) == ("numpy",)
-    learner.seed("other", ["pandas"])
+    learner.seed("other", ["pandas"], ["pandas"])
     assert learner.route("other", "f") == ZygoteKey("other")
+    learner.seed("third", ["numpy"])
+    assert learner.modules(ZygoteKey("third", 1)) == ()

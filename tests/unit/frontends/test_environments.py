@@ -10,6 +10,7 @@ import pytest
 from flashpool import envs
 from flashpool.envs import EnvSettings, Spec
 from flashpool.envs.environment import Environment, Lease
+from flashpool.envs.preloads import Preloads
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.environments import StoredEnvironments
 from flashpool.pool.errors import EnvironmentError, InvalidRequest, Overloaded, Timeout
@@ -22,13 +23,16 @@ class Pool:
     """Notes what it is told."""
 
     on_unused: Callable[[str], None]
-    on_learned: Callable[[str, tuple[str, ...]], None]
+    on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
 
     def __init__(self) -> None:
         self.added: list[tuple[str, str, tuple[str, ...]]] = []
         self.retired: list[str] = []
 
-    def add_environment(self, name: str, python: str, preload: Iterable[str] = ()) -> None:
+    def add_environment(
+        self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
+    ) -> None:
+        assert tuple(entries) == ("numpy",)
         self.added.append((name, python, tuple(preload)))
 
     def retire_idle(self, name: str) -> bool:
@@ -64,7 +68,7 @@ class Store:
             origin="memo",
         )
         self.leased = 0
-        self.recorded: list[tuple[str, tuple[str, ...]]] = []
+        self.recorded: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
         self.provider = Provider()
         self.go = asyncio.Event()
         self.go.set()
@@ -78,12 +82,14 @@ class Store:
     def _give_back(self, _digest: str) -> None:
         self.leased -= 1
 
-    async def preloads(self, digest: str) -> tuple[str, ...]:
+    async def preloads(self, digest: str) -> Preloads:
         await self.go.wait()
-        return ("numpy",)
+        return Preloads(modules=("numpy",), entries=("numpy",))
 
-    async def record_preloads(self, digest: str, modules: tuple[str, ...]) -> None:
-        self.recorded.append((digest, modules))
+    async def record_preloads(
+        self, digest: str, modules: tuple[str, ...], entries: tuple[str, ...]
+    ) -> None:
+        self.recorded.append((digest, modules, entries))
 
     async def open(self) -> Provider:
         return self.provider
@@ -171,9 +177,9 @@ def test_what_was_learned_is_recorded() -> None:
         store = Store()
         environments, pool = made(store)
         await environments.resolve(SPEC, ignore)
-        pool.on_learned("abc", ("numpy", "pandas"))
+        pool.on_learned("abc", ("numpy", "pandas"), ("pandas",))
         await asyncio.sleep(0)
-        assert store.recorded == [("abc", ("numpy", "pandas"))]
+        assert store.recorded == [("abc", ("numpy", "pandas"), ("pandas",))]
 
     asyncio.run(main())
 

@@ -1,0 +1,72 @@
+"""What a request tells of the things that its call changes and that imports read.
+
+`pool.learning` decides by that which zygote the call may come from. Worked out once for a source:
+most requests bring one that came before.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from flashpool.pool import touching
+
+from .schema import FunctionRequest
+
+#: Sources that are remembered.
+SOURCES: Final = 4096
+_NAMES: Final = msgspec.json.Decoder(dict[str, str])
+_TEXT: Final = msgspec.json.Decoder(str)
+
+
+class Changes(NamedTuple):
+    """Of one source: what it touches, and the packages that it imports."""
+
+    touches: frozenset[str] = frozenset()
+    imports: frozenset[str] = frozenset()
+
+
+class Sources:
+    """What is known of sources, by the keys of their functions."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, Changes] = OrderedDict()
+
+    def of(self, request: FunctionRequest, key: int) -> Changes:
+        """What a request touches, its variables included."""
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = _read(request)
+            if len(self._known) > SOURCES:
+                self._known.popitem(last=False)
+        return found
+
+
+def _read(request: FunctionRequest) -> Changes:
+    texts = [_text(request.function_code), _text(request.class_code)]
+    touched = {f"env:{name}" for name in request.env or ()}
+    for path, text in _modules(request.modules).items():
+        touched.add(f"package:{path.partition('/')[0].removesuffix('.py')}")
+        texts.append(text)
+    imported: set[str] = set()
+    for text in texts:
+        touched |= touching.touches(text)
+        imported |= touching.imports(text)
+    return Changes(frozenset(touched), frozenset(imported))
+
+
+def _text(raw: Raw) -> str:
+    try:
+        return _TEXT.decode(raw)
+    except msgspec.DecodeError:
+        return ""  # it has none, or the worker says what is wrong with it
+
+
+def _modules(raw: Raw) -> dict[str, str]:
+    try:
+        return _NAMES.decode(raw)
+    except msgspec.DecodeError:
+        return {}

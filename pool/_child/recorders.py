@@ -1,0 +1,303 @@
+"""What imports do while they run: recorded by a scout, in a process that is thrown away.
+
+    import statements ------------> edges: which module needs which
+    os.environ, getcwd, argv, ... -> reads: what a module took from its surroundings, and the value
+    os.urandom, getpid, time -----> what a module may keep, and is another in each process
+    open(.., "w"), mkdtemp -------> files that the import writes
+
+Everything here replaces functions of the standard library for good. Each event belongs to the
+module whose body runs at that moment, the innermost one.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+#: Behind the beginning of variables' names: all that begin so.
+ALL = "*"
+#: Modules whose bodies are no imports: ours, and the call's own code.
+_PROGRAMS = ("__main__", "_flashpool")
+
+
+def importing_module() -> str:
+    """The module whose body runs, the innermost one; empty when none does, but a program's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            name = frame.f_globals.get("__name__")
+            return "" if name in _PROGRAMS or not isinstance(name, str) else name
+        frame = frame.f_back
+    return ""
+
+
+class Recorders:
+    """All that is recorded, by module."""
+
+    def __init__(self, importing: Callable[[str], None], imported: Callable[[str], None]) -> None:
+        #: Called with the name of each module whose import begins, and when it has ended.
+        self.importing = importing
+        self.imported = imported
+        self._begun: set[str] = set()
+        self.edges: dict[str, set[str]] = {}
+        #: What each module read: ``env:NAME``, ``env:*``, ``cwd``, ``argv``, ``locale``, ``warnings``.
+        self.reads: dict[str, dict[str, str | None]] = {}
+        #: Bytes that each module took from the system's entropy.
+        self.draws: list[tuple[str, bytes]] = []
+        #: Modules that asked for the process id; what each was told as the time.
+        self.pid_readers: set[str] = set()
+        self.times: dict[str, list[float]] = {}
+        #: Files that each module wrote, and directories it made.
+        self.written: list[tuple[str, str]] = []
+        #: Variables that imports have set, and who did: a later read is none of the surroundings.
+        self.sets: dict[str, str] = {}
+        self._quiet = False
+
+    def install(self) -> None:
+        """Begin."""
+        self._watch_imports()
+        self._watch_environ()
+        self._watch_surroundings()
+        self._watch_identity()
+        sys.addaudithook(self._audit)
+
+    # Whose event it is.
+
+    def _read(self, what: str, value: str | None = None) -> None:
+        module = importing_module()
+        if module and not self._quiet:
+            self.reads.setdefault(module, {}).setdefault(what, value)
+
+    # Imports.
+
+    def _watch_imports(self) -> None:
+        import importlib
+
+        original, by_name = builtins.__import__, importlib.import_module
+
+        def importing(
+            name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+        ) -> Any:
+            found = original(name, globals, locals, fromlist, level)
+            target = name
+            if level:
+                package = str((globals or {}).get("__package__") or "")
+                target = ".".join(filter(None, (package.rsplit(".", level - 1)[0], name)))
+            parts = [f"{target}.{part}" for part in fromlist or () if part != "*"]
+            self._needs(target, *parts)
+            for one in self._begun.intersection((target, *parts)):
+                self._begun.remove(one)
+                self.imported(one)
+            return found
+
+        def import_module(name: str, package: str | None = None) -> Any:
+            found = by_name(name, package)
+            self._needs(found.__name__)
+            return found
+
+        builtins.__import__ = importing
+        importlib.import_module = import_module
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        """See a module being looked for, and find nothing (``sys.meta_path``)."""
+        self._watch_numpy()
+        self._begun.add(name)
+        self.importing(name)
+        self._needs(name)
+
+    def _needs(self, *names: str) -> None:
+        module = importing_module()
+        if module:
+            edges = self.edges.setdefault(module, set())
+            for name in names:
+                parts = name.split(".")
+                edges.update(".".join(parts[: count + 1]) for count in range(len(parts)))
+
+    # Variables.
+
+    def _watch_environ(self) -> None:
+        kind: Any = type(os.environ)
+        get, set_, delete, iterate = (
+            getattr(kind, name)
+            for name in ("__getitem__", "__setitem__", "__delitem__", "__iter__")
+        )
+
+        def getitem(environ: Any, name: Any) -> Any:
+            text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+            if text not in self.sets:
+                value = environ._data.get(os.fsencode(text))
+                self._read(f"env:{text}", None if value is None else os.fsdecode(value))
+            return get(environ, name)
+
+        def setitem(environ: Any, name: Any, value: Any) -> None:
+            set_(environ, name, value)
+            self.sets.setdefault(os.fsdecode(name), importing_module())
+
+        def delitem(environ: Any, name: Any) -> None:
+            delete(environ, name)
+            self.sets.setdefault(os.fsdecode(name), importing_module())
+
+        def iterator(environ: Any) -> Any:
+            module = importing_module()
+            names = [_Name(name) for name in iterate(environ)]
+            for name in names:
+                name.record = lambda prefix: self._read_all(module, prefix)
+            yield from names
+            if not any(name.asked for name in names):
+                self._read_all(module, "")
+
+        kind.__getitem__, kind.__setitem__, kind.__delitem__ = getitem, setitem, delitem
+        kind.__iter__ = iterator
+
+    def _read_all(self, module: str, prefix: str) -> None:
+        """A module looked at all variables whose names begin so."""
+        if module:
+            self.reads.setdefault(module, {}).setdefault(f"env:{prefix}{ALL}", None)
+
+    # Other surroundings.
+
+    def _watch_surroundings(self) -> None:
+        import locale
+        import warnings
+
+        for name in ("getcwd", "getcwdb"):
+            self._wrap(os, name, "cwd")
+        for name in ("stat", "lstat", "listdir", "scandir", "access"):
+            self._wrap(os, name, "cwd", relative=True)
+        for name in ("setlocale", "localeconv", "getlocale", "getpreferredencoding"):
+            self._wrap(locale, name, "locale")
+        sys.argv = _Argv(sys.argv, self._read)
+        recorder: Any = _EveryWarning(self._read)
+        warnings.filters.insert(0, ("ignore", recorder, Warning, None, 0))  # type: ignore[attr-defined]
+        warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None
+
+    def _wrap(self, module: Any, name: str, what: str, *, relative: bool = False) -> None:
+        original = getattr(module, name)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not relative or _is_relative(args[0] if args else "."):
+                self._read(what)
+            return original(*args, **kwargs)
+
+        setattr(module, name, wrapper)
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = args
+            if not isinstance(path, (str, bytes)):
+                return
+            path = os.fsdecode(path)
+            if _writes(mode, flags) and "__pycache__" not in path and not path.startswith("/dev/"):
+                self.written.append((importing_module(), os.path.join(os.getcwd(), path)))
+            elif _is_relative(path):
+                self._read("cwd")
+        elif event == "tempfile.mkdtemp":
+            self.written.append((importing_module(), os.fsdecode(args[0])))
+
+    # What is another in each process.
+
+    def _watch_identity(self) -> None:
+        import random
+        import time
+
+        urandom, getpid, clock = os.urandom, os.getpid, time.time
+
+        def recorded_urandom(size: int) -> bytes:
+            value = urandom(size)
+            module = importing_module()
+            if module and not self._quiet:
+                self.draws.append((module, value))
+            return value
+
+        def recorded_getpid() -> int:
+            self.pid_readers.add(importing_module())
+            return getpid()
+
+        def recorded_time() -> float:
+            now = clock()
+            self.times.setdefault(importing_module(), []).append(now)
+            return now
+
+        os.urandom = random._urandom = recorded_urandom  # type: ignore[attr-defined]
+        os.getpid, time.time = recorded_getpid, recorded_time
+
+    def _watch_numpy(self) -> None:
+        """Seeds of NumPy's generators are no draws: `randomness` renews these."""
+        module: Any = sys.modules.get("numpy.random.bit_generator")
+        randbits = getattr(module, "randbits", None)
+        if randbits is None or getattr(randbits, "recorder", None) is self:
+            return
+
+        def quietly(bits: int) -> Any:
+            self._quiet = True
+            value = randbits(bits)
+            self._quiet = False
+            return value
+
+        quietly.recorder = self  # type: ignore[attr-defined]
+        module.randbits = quietly
+
+
+def _writes(mode: Any, flags: Any) -> bool:
+    if isinstance(mode, str):
+        return any(letter in mode for letter in "wax+")
+    return bool(isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
+def _is_relative(path: Any) -> bool:
+    if isinstance(path, int):
+        return False
+    return not os.path.isabs(os.fsdecode(path))
+
+
+class _Name(str):
+    """A variable's name that notices what it is compared with, to tell which ones matter."""
+
+    asked = False
+    record: Callable[[str], None]
+
+    def startswith(self, prefix: Any, *bounds: Any) -> bool:
+        """As of any text."""
+        for one in prefix if isinstance(prefix, tuple) else (prefix,):
+            self.asked = True
+            self.record(one)
+        return super().startswith(prefix, *bounds)
+
+
+class _Argv(list):  # type: ignore[type-arg]
+    """``sys.argv``, whose readers are recorded."""
+
+    def __init__(self, values: list[str], read: Callable[[str], None]) -> None:
+        super().__init__(values)
+        self._record = read
+
+    def __getitem__(self, index: Any) -> Any:
+        self._record("argv")
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Any:
+        self._record("argv")
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._record("argv")
+        return super().__len__()
+
+
+class _EveryWarning:
+    """A filter's pattern that matches no warning, and sees them all, C code's too."""
+
+    def __init__(self, read: Callable[[str], None]) -> None:
+        self._record = read
+
+    def match(self, _text: str) -> None:
+        """Part of the warnings filter protocol."""
+        self._record("warnings")

@@ -1,0 +1,296 @@
+"""Imports modules in a process that is thrown away, and tells what preloading them would do.
+
+    zygote --fork--> scout: recorders, then package by package: compare, import, compare
+       ^                                                        |
+       '--- Findings <-- a file in memory, a line for each fact <'
+
+A module may be preloaded if its import does nothing but make modules: forks get copies of those.
+An import that leaves something which forks share (`process_state`), prints, writes files, or
+keeps numbers that have to be others in each process (`randomness`) is left to each call, and so
+is every module that needs one of these. What an import read of its surroundings is told, so that
+calls which change that are run without.
+
+The scout dies with what it imported. One that crashes says in its file how far it came.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+
+from . import preparation, process_state, processes, randomness
+from .recorders import Recorders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+#: Crashes of scouts, past which nothing is preloaded.
+_CRASHES = 3
+#: Characters of what an import printed that a reason repeats.
+_SHOWN = 100
+_WHY = 500
+
+
+class Findings:
+    """What a scout found out."""
+
+    def __init__(self) -> None:
+        #: Modules that must not be preloaded, and why.
+        self.unfit: dict[str, str] = {}
+        self.edges: dict[str, list[str]] = {}
+        #: What each module read of its surroundings, and as ``set:NAME`` variables that it set.
+        self.reads: dict[str, dict[str, str | None]] = {}
+        #: Where modules keep what has to be another in each process: see `randomness`.
+        self.places: list[randomness.Place] = []
+        #: Packages that were imported together when one of them made the process unfit.
+        self.suspects: list[str] = []
+
+    def rejected(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of the modules that must not be preloaded: they are unfit, or need one that is."""
+        users: dict[str, list[str]] = {}
+        for user, needed in self.edges.items():
+            for name in needed:
+                users.setdefault(name, []).append(user)
+        why = dict(self.unfit)
+        left = list(why)
+        while left:
+            name = left.pop()
+            for user in users.get(name, ()):
+                if user not in why:
+                    why[user] = _because(name, why[name])
+                    left.append(user)
+        for name in names:
+            parts = name.split(".")
+            above = [".".join(parts[:count]) for count in range(1, len(parts))]
+            culprit = next((one for one in above if one in why), None)
+            if culprit is not None and name not in why:
+                why[name] = _because(culprit, why[culprit])
+        return {name: why[name] for name in names if name in why}
+
+
+def _because(name: str, why: str) -> str:
+    return why if why.startswith("it needs ") else f"it needs {name}: {why}"
+
+
+def explore(names: list[str], varying: list[str], tell: Callable[[str], None]) -> Findings:
+    """Have scouts import the modules; ``tell`` is called with each one's name before.
+
+    ``varying``: variables of which each call has its own value.
+    """
+    findings = Findings()
+    left: list[str] = list(names)
+    first: list[str] = []
+    for _ in range(_CRASHES):
+        found, crashed = _send(left, first, tell)
+        if crashed is None and found.suspects and not first:
+            # Once more, one after the other: which of them was it?
+            first = found.suspects
+            found, crashed = _send(left, first, tell)
+        found.unfit.update(findings.unfit)
+        findings = found
+        _reject_varying(findings, varying)
+        if crashed is None:
+            return findings
+        for name in crashed or left:
+            findings.unfit.setdefault(name, "its import ended the process")
+        rejected = findings.rejected(left)
+        left = [name for name in left if name not in rejected]
+    for name in left:
+        findings.unfit[name] = f"imports beside it ended the process {_CRASHES} times"
+    return findings
+
+
+def _reject_varying(findings: Findings, varying: list[str]) -> None:
+    for name, facts in findings.reads.items():
+        for variable in varying:
+            if f"env:{variable}" in facts:
+                why = f"it reads {variable} when it is imported, and each call has its own"
+                findings.unfit.setdefault(name, why)
+
+
+def _send(
+    names: list[str], first: list[str], tell: Callable[[str], None]
+) -> tuple[Findings, list[str] | None]:
+    """One scout's findings; and, of one that did not come home, what it was importing."""
+    fd = os.memfd_create("flashpool-scout")
+    pid = preparation.fork()
+    if pid == 0:
+        try:
+            _Scout(fd, tell).run(names, first)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    processes.kill_descendants()  # what its imports may have started
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return _read(file.read().splitlines())
+
+
+def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
+    findings = Findings()
+    crashed: list[str] | None = []
+    for line in lines:
+        try:
+            kind, *fields = json.loads(line)
+        except ValueError:
+            continue  # an import wrote to every descriptor there is
+        if kind == "importing":
+            crashed = [fields[0], *fields[1]]
+        elif kind == "imported":
+            crashed = [name for name in crashed or () if name != fields[0]]
+        elif kind == "home":
+            crashed = None
+        elif kind == "unfit":
+            findings.unfit.setdefault(*fields)
+        elif kind == "suspects":
+            findings.suspects += fields
+        elif kind == "place":
+            findings.places.append(randomness.Place(*fields))
+        elif kind in ("edges", "reads"):
+            getattr(findings, kind)[fields[0]] = fields[1]
+    return findings, crashed
+
+
+class _Scout:
+    """What runs in the fork."""
+
+    def __init__(self, fd: int, tell: Callable[[str], None]) -> None:
+        self.fd = fd
+        self.tell = tell
+        self.recorders = Recorders(self.importing, self.imported)
+        self.unfit: set[str] = set()
+
+    def note(self, *fact: object) -> None:
+        """Written at once: the next import may be the last thing this process does."""
+        os.write(self.fd, json.dumps(fact).encode() + b"\n")
+
+    def importing(self, name: str) -> None:
+        """A module is looked for; those that need it wait for it."""
+        frame: Any = sys._getframe(1)
+        importers = []
+        while frame is not None:
+            if frame.f_code.co_name == "<module>":
+                importers.append(str(frame.f_globals.get("__name__")))
+            frame = frame.f_back
+        self.note("importing", name, importers)
+
+    def imported(self, name: str) -> None:
+        """It is there; its user's body goes on."""
+        self.note("imported", name)
+
+    def reject(self, name: str, why: str) -> None:
+        if name and name not in self.unfit:
+            self.unfit.add(name)
+            self.note("unfit", name, why[:_WHY])
+
+    def run(self, names: list[str], first: list[str]) -> None:
+        """Import all, these packages first."""
+        known = set(sys.modules)
+        self.recorders.install()
+        for package, members in _packages(names, first):
+            self.tell(members[0])
+            self.look_at(package, members)
+        self.settle([name for name in sys.modules if name not in known])
+        self.note("home")
+
+    def look_at(self, package: str, members: list[str]) -> None:
+        """Import the modules of one package, and see what came of it."""
+        before, known = process_state.State(), set(sys.modules)
+        with _Output() as output:
+            for name in members:
+                try:
+                    importlib.import_module(name)
+                except BaseException as error:
+                    self.reject(name, f"{type(error).__name__}: {error}")
+        said = output.text()
+        why = process_state.difference(before)
+        if said and why is None:
+            why = f"it prints when it is imported: {said[:_SHOWN]!r}"
+        if why is not None:
+            # Not only this package: others that it was the first to need may have done it.
+            new = {one.partition(".")[0] for one in set(sys.modules) - known} | {package}
+            if len(new) > 1:
+                self.note("suspects", *sorted(new))
+            for name in new:
+                self.reject(name, why)
+
+    def settle(self, new: list[str]) -> None:
+        """What can be told only when all is there."""
+        recorders = self.recorders
+        for module, path in recorders.written:
+            if os.path.exists(path):
+                self.reject(module, f"it writes a file when it is imported: {path}")
+        places, lost = randomness.find(recorders.draws, new)
+        for name in lost:
+            self.reject(
+                name, "it keeps random bytes from its import where no call can have its own"
+            )
+        for name in recorders.pid_readers.intersection(new):
+            places += randomness.find_numbers("pid", [os.getpid()], name)
+        for name, times in recorders.times.items():
+            places += randomness.find_numbers("time", times, name) if name in sys.modules else []
+        for place in places:
+            self.note("place", *place)
+        for name, needed in recorders.edges.items():
+            self.note("edges", name, sorted(needed))
+        for variable, name in recorders.sets.items():
+            recorders.reads.setdefault(name, {})[f"set:{variable}"] = None
+        for name, facts in recorders.reads.items():
+            self.note("reads", name, facts)
+
+
+def in_order(names: list[str]) -> list[str]:
+    """The modules in the order in which a scout imports them."""
+    return [name for _, members in _packages(names) for name in members]
+
+
+def _packages(names: list[str], first: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """By package, those first, as they came; of others the last, which mostly need no other.
+
+    The standard library comes before all else, so that packages are not blamed for its doings.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    number = {package: index for index, package in enumerate(groups)}
+
+    def place(package: str) -> tuple[bool, bool, int]:
+        early = package in first
+        turn = number[package] if early else -number[package]
+        return package not in sys.stdlib_module_names, not early, turn
+
+    return [(package, groups[package]) for package in sorted(groups, key=place)]
+
+
+class _Output:
+    """Takes what is printed meanwhile, by Python and by C."""
+
+    def __enter__(self) -> _Output:
+        self.file = os.memfd_create("flashpool-output")
+        self.saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+        for fd, _ in self.saved:
+            os.dup2(self.file, fd)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass  # an import replaced it by something that cannot be flushed
+        processes.flush_c_streams()
+        for fd, saved in self.saved:
+            os.dup2(saved, fd)
+            os.close(saved)
+
+    def text(self) -> str:
+        """What came, and no more of it than a reason may repeat."""
+        text = os.pread(self.file, 4 * _SHOWN, 0).decode("utf-8", "replace").strip()
+        os.close(self.file)
+        return text
