@@ -1,0 +1,369 @@
+"""A call in a fork of a preloaded process finds a fresh process: real zygotes, real imports."""
+
+from __future__ import annotations
+
+import random
+import textwrap
+
+import numpy as np
+import pytest
+
+from support.live import WORKER_ENV, Live, value
+
+#: A body that makes an import worth a zygote.
+HEAVY = "PAYLOAD = list(range(1000))\n"
+
+
+class Fresh:
+    """A pool whose calls may import modules of the test's own."""
+
+    def __init__(self, make_live, folder, **config) -> None:
+        self.folder = folder
+        config.setdefault("workdir", str(folder))
+        env = {**WORKER_ENV, "FRESH_FOLDER": str(folder), **config.pop("worker_env", {})}
+        self.live: Live = make_live(extra_path=(str(folder),), worker_env=env, **config).ready()
+
+    def module(self, name: str, source: str) -> None:
+        (self.folder / f"{name}.py").write_text(HEAVY + textwrap.dedent(source))
+
+    def settled(self) -> None:
+        """Until no zygote is on its way."""
+        self.live.until(lambda: all(z.state == "ready" for z in self.live.stats().zygotes))
+
+    def outcomes(self, code: str, calls: int = 4, **options):
+        """Of a first call, and of later ones, when it is decided what is preloaded for them."""
+        found = [self.live.call(code, **options)]
+        self.settled()
+        found += [self.live.call(code, **options) for _ in range(calls - 1)]
+        return found
+
+    def values(self, code: str, calls: int = 4, **options):
+        return [value(outcome) for outcome in self.outcomes(code, calls, **options)]
+
+    def reason(self, name: str) -> str:
+        """Why it is not preloaded."""
+        return next(z.skipped[name] for z in self.live.stats().zygotes if name in z.skipped)
+
+
+@pytest.fixture
+def fresh(make_live, tmp_path):
+    return Fresh(make_live, tmp_path)
+
+
+def source(body: str) -> str:
+    return "def f():\n" + textwrap.indent(textwrap.dedent(body), "    ")
+
+
+# -- What forks would share, or lose -------------------------------------------------------
+
+SHARED = {
+    "a file": ("LOG = open(__file__ + '.log', 'a')", "descriptor"),
+    "a database": (
+        "import sqlite3; DB = sqlite3.connect(__file__ + '.db'); DB.execute('create table if not exists t(x)')",
+        "descriptor",
+    ),
+    "a socket that listens": (
+        "import socket; S = socket.create_server(('127.0.0.1', 0))",
+        "socket",
+    ),
+    "a pipe": ("import os; ENDS = os.pipe()", "descriptor"),
+    "a lock of several processes": ("import multiprocessing as m; LOCK = m.Lock()", "forks share"),
+    "a number of several processes": (
+        "import multiprocessing as m; N = m.RawValue('i', 0)",
+        "every call would share",
+    ),
+    "a shared mapping": ("import mmap; M = mmap.mmap(-1, 4096)", "forks share"),
+    "a process": ("import subprocess; P = subprocess.Popen(['sleep', '60'])", "started a process"),
+    "a thread": (
+        "import threading; T = threading.Thread(target=threading.Event().wait, daemon=True); T.start()",
+        "thread",
+    ),
+    "a timer": ("import signal; signal.setitimer(signal.ITIMER_VIRTUAL, 600)", "timer"),
+    "a temporary directory": ("import tempfile; D = tempfile.mkdtemp()", "writes a file"),
+    "a file that it writes": ("open(__file__ + '.seen', 'a').close()", "writes a file"),
+    "something printed": ("print('welcome')", "prints"),
+    "something printed by C": ("import ctypes; ctypes.CDLL(None).puts(b'welcome')", "prints"),
+    "a warning": ("import warnings; warnings.warn('old')", "prints"),
+    "another directory": ("import os; os.chdir('/usr')", "working directory"),
+    "seeded numbers": ("import random; random.seed(4)", "random"),
+    "seeded numbers of NumPy": ("import numpy; numpy.random.seed(4)", "random"),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_an_import_leaves_behind_keeps_its_module_from_being_preloaded(fresh, name):
+    body, words = SHARED[name]
+    fresh.module("culprit", body)
+    fresh.module("innocent", "")
+    outcomes = fresh.outcomes(source("import culprit; return len(culprit.PAYLOAD)"))
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+    assert len({outcome.output for outcome in outcomes}) == 1, "each call prints the same"
+    if "NumPy" not in name:  # which is preloaded by itself
+        assert not any(outcome.receipt.preloaded for outcome in outcomes)
+    assert words in fresh.reason("culprit")
+    assert fresh.outcomes(source("import innocent; return 1"))[-1].receipt.preloaded
+
+
+def test_numbers_that_an_import_seeds_are_the_same_in_every_process(fresh):
+    fresh.module("culprit", "import random; random.seed(4)")
+    code = source("import culprit, random; return random.random()")
+    assert fresh.values(code) == [random.Random(4).random()] * 4
+
+
+def test_a_module_that_needs_such_a_module_is_not_preloaded_either(fresh):
+    fresh.module("culprit", "print('welcome')")
+    fresh.module("user", "def late(): import json\nfrom culprit import PAYLOAD as P")
+    outcomes = fresh.outcomes(source("import user; return 1"))
+    assert [outcome.output for outcome in outcomes] == [b"welcome\n"] * 4
+    assert "it needs culprit: it prints" in fresh.reason("user")
+
+
+def test_one_module_of_many_keeps_the_others_from_nothing(fresh):
+    fresh.module("culprit", "import tool_a, tool_b; LOG = open(__file__ + '.log', 'a')")
+    fresh.module("tool_a", "import tool_b")
+    fresh.module("tool_b", "")
+    outcomes = fresh.outcomes(source("import culprit; return 1"))
+    assert outcomes[-1].receipt.preloaded, "what it needs is"
+    assert set(fresh.live.zygote(1).skipped) == {"culprit"}
+
+
+@pytest.mark.parametrize(
+    "end", ["os._exit(0)", "os._exit(3)", "os.kill(os.getpid(), 11)", "raise SystemExit(1)"]
+)
+def test_an_import_that_ends_its_process_ends_a_scout_and_no_zygote(fresh, end):
+    once = f"import os, sys\nif '_flashpool.scout' in sys.modules: {end}"
+    fresh.module("culprit", once)
+    fresh.module("innocent", "")
+    code = source("import culprit, innocent; return 1")
+    assert fresh.values(code) == [1] * 4
+    assert "culprit" in fresh.live.zygote(1).skipped
+    assert "innocent" not in fresh.live.zygote(1).skipped
+    assert [z.starts for z in fresh.live.stats().zygotes] == [1, 1]
+
+
+# -- Random numbers, and other values that are one process's own ---------------------------
+
+DRAWN = {
+    "random": "import random; return random.random()",
+    "a generator of a module": "import holder; return holder.RNG.random()",
+    "one that its class keeps": "import holder; return holder.Holder.rng.random()",
+    "one in a closure": "import holder; return holder.hidden()",
+    "numpy": "import numpy; return float(numpy.random.rand())",
+    "numpy, later numbers": "import numpy; return [float(numpy.random.randn()) for _ in range(700)][-1]",
+    "a generator of NumPy": "import holder; return float(holder.GENERATOR.random())",
+    "a random state of NumPy": "import holder; return float(holder.STATE.rand())",
+    "an identifier": "import holder; return str(holder.SESSION)",
+    "a part of one": "import holder; return holder.NAME",
+    "a token": "import holder; return holder.TOKEN",
+    "bytes": "import holder; return holder.SALT.hex()",
+    "an object's identifier": "import holder; return holder.CLIENT.identifier",
+    "uuid4": "import holder, uuid; return uuid.uuid4().hex",
+    "os.urandom": "import holder, os; return os.urandom(8).hex()",
+    "secrets": "import holder, secrets; return secrets.token_hex(8)",
+    "the key of multiprocessing": "import holder, multiprocessing as m; return bytes(m.current_process().authkey).hex()",
+    "the process": "import holder, os; return holder.PID - os.getpid(), os.getpid()",
+}
+HOLDER = """
+    import multiprocessing, os, random, secrets, time, uuid
+    import numpy
+    RNG = random.Random()
+    class Holder:
+        rng = random.Random()
+    def hide(rng=random.Random()):
+        return lambda: rng.random()
+    hidden = hide()
+    GENERATOR = numpy.random.default_rng()
+    STATE = numpy.random.RandomState()
+    SESSION = uuid.uuid4()
+    NAME = f"run-{uuid.uuid4().hex[:12]}-x"
+    TOKEN = secrets.token_urlsafe(16)
+    SALT = os.urandom(16)
+    class Client:
+        def __init__(self): self.identifier = uuid.uuid4().hex
+    CLIENT = Client()
+    PID = os.getpid()
+    STARTED = time.time()
+    FIXED = random.Random(4)
+    FIXED_GENERATOR = numpy.random.default_rng(4)
+"""
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_call_draws_its_own(fresh, name):
+    fresh.module("holder", HOLDER)
+    outcomes = fresh.outcomes(source(f"import holder; {DRAWN[name]}"), 12)
+    values = [value(outcome) for outcome in outcomes]
+    assert len(set(map(str, values))) == 12, values
+    assert outcomes[-1].receipt.preloaded
+    if name == "the process":
+        assert {difference for difference, _ in values} == {0}
+
+
+def test_what_was_given_a_seed_stays_as_it_was(fresh):
+    fresh.module("holder", HOLDER)
+    code = source("import holder as h; return h.FIXED.random(), float(h.FIXED_GENERATOR.random())")
+    assert len(set(fresh.values(code))) == 1
+
+
+def test_a_module_is_as_old_as_its_call(fresh):
+    fresh.module("holder", HOLDER)
+    code = source("import holder, time; return time.time() - holder.STARTED")
+    assert all(0 <= age < 5 for age in fresh.values(code))
+
+
+def test_forks_of_one_batch_draw_their_own(fresh):
+    fresh.module("holder", HOLDER)
+    code = source("import holder, numpy; return float(numpy.random.rand()), holder.RNG.random()")
+    fresh.outcomes(code)
+    started = [fresh.live.start(code) for _ in range(100)]
+    assert len({value(one.wait()) for one in started}) == 100
+
+
+SEEDED = """
+    import holder, numpy, os, random, uuid
+    fixed = [
+        random.random(), random.Random().random(), holder.RNG.random(), holder.Holder.rng.random(),
+        holder.hidden(), float(numpy.random.rand()), float(holder.GENERATOR.random()),
+        float(holder.STATE.rand()), float(numpy.random.default_rng().random()),
+    ]
+    return fixed, [uuid.uuid4().hex, os.urandom(4).hex(), holder.SESSION.hex]
+"""
+
+
+def test_a_seed_repeats_the_numbers_whether_preloaded_or_not(fresh):
+    fresh.module("holder", HOLDER)
+    one = fresh.values(source(SEEDED), call={"seed": 1})
+    two = fresh.values(source(SEEDED), call={"seed": 2})
+    assert len({str(fixed) for fixed, _ in one}) == 1
+    assert len({str(fixed) for fixed, _ in two}) == 1
+    assert one[0][0] != two[0][0]
+    assert not set(one[0][0]) & set(two[0][0])
+    assert len({drawn for _, some in one + two for drawn in some}) == 3 * len(one + two)
+
+
+def test_a_seed_is_that_of_the_libraries(fresh):
+    code = source("import random, numpy; return random.random(), float(numpy.random.rand())")
+    expected = random.Random(7).random(), float(np.random.RandomState(7).rand())
+    assert fresh.values(code, call={"seed": 7}) == [expected] * 4
+
+
+# -- What imports read ---------------------------------------------------------------------
+
+READER = """
+    import os, sys, locale
+    HOME = os.environ.get("FRESH_HOME", "unset")
+    HERE = os.getcwd()
+    PREFIXED = {k: v for k, v in os.environ.items() if k.startswith("FRESH_P_")}
+    ARGUMENTS = list(sys.argv)
+    CONFIG = os.path.exists("reader.cfg")
+"""
+
+
+@pytest.fixture
+def reader(fresh):
+    fresh.module("reader", READER)
+    return fresh
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import os; os.environ['FRESH_HOME'] = 'mine'; import reader; return reader.HOME",
+        "import os; os.environ.update(FRESH_HOME='mine'); import reader; return reader.HOME",
+        "import os; os.environ.setdefault('FRESH_HOME', 'mine'); import reader; return reader.HOME",
+        "import os; os.putenv('X', 'y'); os.environ['FRESH_HOME'] = 'mine'; import reader; return reader.HOME",
+        "import os; os.environ['FRESH_P_A'] = 'mine'; import reader; return reader.PREFIXED['FRESH_P_A']",
+        "import os; os.chdir('/usr'); import reader; return reader.HERE.replace('/usr', 'mine')",
+        "import sys; sys.argv = ['mine']; import reader; return reader.ARGUMENTS[0]",
+        "import sys, os; d = os.environ['FRESH_FOLDER'] + '/other'; os.makedirs(d, exist_ok=True);"
+        " open(d + '/reader.py', 'w').write('HOME = \"mine\"'); sys.path.insert(0, d);"
+        " import reader; return reader.HOME",
+        "import sys, types; m = types.ModuleType('reader'); m.HOME = 'mine';"
+        " sys.modules['reader'] = m; import reader; return reader.HOME",
+    ],
+)
+def test_what_a_source_changes_its_imports_see(reader, body):
+    # Somebody else's calls have it preloaded.
+    others = reader.outcomes(source("import reader; return reader.HOME"))
+    assert others[-1].receipt.preloaded
+    assert reader.values(source(body)) == ["mine"] * 4
+    assert reader.values(source("import reader; return reader.HOME")) == ["unset"] * 4
+
+
+def test_variables_of_a_request_are_seen_by_imports(reader):
+    code = source("import reader; return reader.HOME")
+    assert reader.values(code) == ["unset"] * 4
+    call = {"env": {"FRESH_HOME": "mine"}, "touches": frozenset(("env:FRESH_HOME",))}
+    assert reader.values(code, call={**call, "function_key": "with it"}) == ["mine"] * 4
+    other = {"env": {"FRESH_X": "y"}, "touches": frozenset(("env:FRESH_X",))}
+    assert reader.outcomes(code, call={**other, "function_key": "x"})[-1].receipt.preloaded
+
+
+def test_a_change_that_no_source_tells_of_is_warned_of_once(reader):
+    reader.module("helper", "def change(name, value):\n    import os; os.environ[name] = value")
+    code = source(
+        "import helper; helper.change('FRESH_HOME', 'mine'); import reader; return reader.HOME"
+    )
+    steady = source("import helper, reader; return reader.HOME")
+    assert reader.outcomes(steady)[-1].receipt.preloaded
+    # On its first call it is run apart, and seen to change it.
+    assert reader.values(code) == ["mine"] * 4
+    # A function that does it later on, having been quiet before.
+    late = (
+        "def f(change=False):\n    import helper\n"
+        "    if change: helper.change('FRESH_HOME', 'mine')\n    import reader; return reader.HOME"
+    )
+    reader.outcomes(late)
+    warned = reader.live.call(late, True)
+    assert len(warned.warnings) == 1
+    assert "FRESH_HOME" in warned.warnings[0]
+    assert "reader" in warned.warnings[0]
+    right = reader.live.call(late, True)
+    assert (value(right), right.warnings) == ("mine", ())
+    assert "FRESH_HOME" in reader.reason("reader")
+
+
+def test_what_an_import_sets_itself_is_nobodys_change(fresh):
+    fresh.module("setter", "import os; os.environ.setdefault('FRESH_SET', '1')")
+    outcomes = fresh.outcomes(source("import os, setter; return os.environ['FRESH_SET']"))
+    assert outcomes[-1].receipt.preloaded
+    assert not any(outcome.warnings for outcome in outcomes)
+
+
+def test_a_function_finds_nothing_imported_that_another_one_needs(fresh):
+    fresh.module("noisy", "import warnings, socket; socket.setdefaulttimeout(3)\nimport plain")
+    fresh.module("plain", "")
+    noisy, plain = (
+        source("import noisy; return 1"),
+        source(
+            "import plain, socket, sys; return 'noisy' in sys.modules, socket.getdefaulttimeout()"
+        ),
+    )
+    assert fresh.outcomes(noisy)[-1].receipt.preloaded
+    outcomes = fresh.outcomes(plain)
+    assert [value(outcome) for outcome in outcomes] == [(False, None)] * 4
+    assert outcomes[-1].receipt.preloaded
+
+
+def test_imports_begin_in_the_directory_of_calls(fresh):
+    fresh.module("reader", READER)
+    (fresh.folder / "reader.cfg").write_text("")
+    code = source("import os, reader; return reader.HERE == os.getcwd(), reader.CONFIG")
+    assert fresh.values(code) == [(True, True)] * 4
+
+
+def test_variables_that_each_call_has_its_own_of_keep_a_module_from_being_preloaded(fresh):
+    fresh.module("devices", "import os; DEVICES = os.environ.get('CUDA_VISIBLE_DEVICES')")
+    outcomes = fresh.outcomes(source("import devices; return devices.DEVICES"))
+    assert not outcomes[-1].receipt.preloaded
+    assert "CUDA_VISIBLE_DEVICES" in fresh.reason("devices")
+
+
+def test_modules_of_a_setting_give_way_to_a_call_that_touches_what_they_read(make_live, tmp_path):
+    (tmp_path / "reader.py").write_text(textwrap.dedent(READER))
+    fresh = Fresh(make_live, tmp_path, preload=("reader",))
+    code = source("import reader; return reader.HOME")
+    assert fresh.outcomes(code)[0].receipt.preloaded
+    touching = "import os; os.environ['FRESH_HOME'] = 'mine'; import reader; return reader.HOME"
+    call: dict[str, object] = {"touches": frozenset(("env:FRESH_HOME",))}
+    assert fresh.values(source(touching), call=call) == ["mine"] * 4

@@ -1,0 +1,54 @@
+"""What a request tells of what its call changes."""
+
+from __future__ import annotations
+
+import json
+
+from flashpool.frontends import schema
+from flashpool.frontends.changes import SOURCES, Changes, Sources
+
+
+def of(**fields: object) -> Changes:
+    body = json.dumps({"function_name": "f", "function_code": "def f(): pass", **fields}).encode()
+    return Sources().of(schema.decode(body).request, 1)
+
+
+def test_a_plain_request_touches_nothing() -> None:
+    assert of() == Changes()
+
+
+def test_its_variables_count() -> None:
+    assert of(env={"HF_HOME": "/x"}).touches == {"env:HF_HOME"}
+
+
+def test_escapes_hide_nothing() -> None:
+    code = 'import os\ndef f(): os.environ["A"] = "x"'
+    raw = "".join(f"\\u{ord(letter):04x}" for letter in code)
+    body = b'{"function_name": "f", "function_code": "%b"}' % raw.encode()
+    assert Sources().of(schema.decode(body).request, 1).touches == {"env:A"}
+
+
+def test_shipped_modules_count_by_name_and_by_text() -> None:
+    found = of(modules={"helper.py": "import os\nos.chdir('/')", "pkg/part.py": "import numpy"})
+    assert found.touches == {"package:helper", "package:pkg", "cwd"}
+    assert found.imports == {"os", "numpy"}
+
+
+def test_a_class_counts_too() -> None:
+    body = json.dumps(
+        {
+            "execution_type": "class",
+            "class_name": "C",
+            "class_code": "import torch\nclass C:\n    def f(self): import os; os.environ['A'] = '1'",
+        }
+    ).encode()
+    found = Sources().of(schema.decode(body).request, 1)
+    assert found == Changes(frozenset(("env:A",)), frozenset(("torch", "os")))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    sources = Sources()
+    request = schema.decode(b'{"function_name": "f", "function_code": "x"}').request
+    for key in range(SOURCES + 5):
+        sources.of(request, key)
+    assert len(sources._known) == SOURCES

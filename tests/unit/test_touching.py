@@ -1,0 +1,105 @@
+"""What a source changes that imports read, told from its text."""
+
+from __future__ import annotations
+
+import pytest
+
+from flashpool.pool.touching import imports, touches
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'os.environ["A"] = "x"',
+        "os.environ['A']='x'",
+        'os.environ[ "A" ] += "x"',
+        'os.environ["A"]: str = "x"',
+        'os.environ["A"], b = "x", 2',
+        'del os.environ["A"]',
+        'os.environ.setdefault("A", "y")',
+        'os.environ.pop("A", None)',
+        'os.environ.__setitem__("A", "x")',
+        'from os import environ\nenviron["A"] = "x"',
+        'os.putenv("A", "b")',
+        'os.unsetenv("A")',
+        'if x == os.environ["B"]: os.environ["A"] = "x"',
+    ],
+)
+def test_a_variable_that_it_names(text):
+    assert touches(text) == {"env:A"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'os.environ.update(A="x")',
+        'os.environ[name] = "x"',
+        "os.environ |= other",
+        "os.environ.clear()",
+        "change(os.environ)",
+        "e = os.environ",
+        "e = os.environ\n",
+        "from os import environ as e",
+        "os.putenv(name, value)",
+        "monkeypatch(os.environ, name)",
+        "return os.environ",
+    ],
+)
+def test_any_variable(text):
+    assert touches(text) == {"env:*"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "return 1",
+        'x = os.environ["A"]',
+        'os.environ.get("A")',
+        'os.getenv("A")',
+        'if os.environ["A"] == "x":',
+        'if "A" in os.environ:',
+        '"A" not in os.environ and y',
+        "for name in os.environ:",
+        "for k, v in os.environ.items():",
+        "dict(os.environ)",
+        '{**os.environ, "A": 1}',
+        "subprocess.run(x, env=os.environ)",
+        "subprocess.run(x, env=os.environ.copy())",
+        'f(os.environ["A"], b=2)',
+        'return os.environ["A"]\n',
+        "environ_of = 1",
+        'sys.path.append("/lib")',
+        "from os import environ\nprint(environ['A'])",
+    ],
+)
+def test_what_only_looks_changes_nothing(text):
+    assert touches(text) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('os.chdir("/x")', "cwd"),
+        ('sys.path.insert(0, "x")', "package:*"),
+        ('sys.path[:0] = ["x"]', "package:*"),
+        ("from sys import path\npath.insert(0, x)", "package:*"),
+        ('sys.modules["a"] = fake', "package:*"),
+        ("from gevent import monkey; monkey.patch_all()", "package:*"),
+        ("import eventlet", "package:*"),
+    ],
+)
+def test_other_surroundings(text, found):
+    assert touches(text) == {found}
+
+
+def test_the_packages_it_imports():
+    text = """
+import numpy as np, pandas
+from a.b import c
+def f():
+    import torch.nn as nn; import x
+    from y import (z,
+        w)
+    "import nothing"
+"""
+    assert imports(text) == {"numpy", "pandas", "a", "torch", "x", "y"}
