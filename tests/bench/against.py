@@ -32,6 +32,8 @@ from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.status import Status  # noqa: E402
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare the working tree with a commit.")
@@ -65,21 +67,29 @@ def arguments() -> argparse.Namespace:
 
 
 def stop(number: int, _frame: object) -> None:
-    """Leave, and clean up undisturbed: a second Ctrl-C would leave servers and files."""
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
+    """Leave, as a shell would say it."""
+    undisturbed()
     sys.exit(128 + number)
+
+
+def undisturbed() -> None:
+    """For cleaning up: one more Ctrl-C in the middle of it would leave servers and files."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main() -> int:
     given = arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, stop)
     console = Console(width=None if sys.stdout.isatty() else 150)
     began = time.monotonic()
     try:
         with contextlib.ExitStack() as stack:
-            rows, head = compare(given, console, stack)
+            try:
+                rows, head = compare(given, console, stack)
+            finally:
+                undisturbed()
     except Unusable as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -121,13 +131,13 @@ def compare(
     sides = started(old, new, stack)
     rows = [measured(name, kind, sides, given, status) for name, kind in wanted.items()]
     return rows, {
+        "machine": facts,
         "pairs": given.pairs,
         "target": given.target,
         "old": {"commit": commit, "label": old.label},
         "new": {"label": new.label},
         "with": given.extra,
         "differing_packages": differing,
-        "load_before": facts["load_before"],
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import medians, process_costs
 from bench.against_rows import Bursts, Kind
-from bench.figures import Failed, machine, number
+from bench.figures import Failed, number
 from bench.process_costs import Costs
 from rich.console import Console
 from rich.markup import escape
@@ -171,6 +171,12 @@ def show(console: Console, rows: list[Compared | Failed]) -> None:
                 f"{share.more_cpu_us:+.0f}",
             )
     console.print(figures)
+    covers = [one.coverage for row in rows if isinstance(row, Compared) for one in row.figures]
+    if covers and min(covers) < medians.CONFIDENCE:
+        console.print(
+            f"[yellow]So few pairs: the intervals, from the smallest ratio to the largest, hold"
+            f" the median with a probability of {min(covers):.0%} only."
+        )
     if costs.row_count:
         console.print()
         console.print(costs)
@@ -198,7 +204,6 @@ def keep(path: Path, head: dict[str, Any], rows: list[Compared | Failed]) -> Non
     measured = [row for row in rows if isinstance(row, Compared)]
     document = {
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine(),
         **head,
         "rows": [
             {**asdict(one), "reached": one.reached, "calls": row.calls}

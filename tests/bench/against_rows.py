@@ -141,6 +141,7 @@ def mapped() -> Kind:
     """`Pool.map`, in a process of the side's own Python."""
 
     def warm_up(side: Side) -> float:
+        side.bursts.run(WARM_UP_MAPPED)
         return WARM_UP_MAPPED / side.bursts.run(WARM_UP_MAPPED)
 
     def burst(side: Side, calls: int) -> tuple[float, ...]:

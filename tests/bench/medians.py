@@ -7,14 +7,16 @@ k-th largest enclose the median with probability 1 - 2 P(B(n, 1/2) < k); the int
 the largest k that keeps this at the confidence asked for.
 
 Source: H. A. David and H. N. Nagaraja, Order Statistics, 3rd edition (Wiley, 2003), section
-7.1. For 20 values and 95 % it gives the 6th smallest and the 6th largest (95.86 %), as the
-tables of W. J. Conover, Practical Nonparametric Statistics, do.
+7.1. For 20 values and 95 % the interval is from the 6th smallest to the 6th largest, which
+covers 95.86 %.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Median:
     coverage: float
 
 
-def median(values: Sequence[float], confidence: float = 0.95) -> Median:
+def median(values: Sequence[float], confidence: float = CONFIDENCE) -> Median:
     """Of independent values from one distribution."""
     ordered = sorted(values)
     count = len(ordered)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from bench.lb_server import until
 
 pytestmark = pytest.mark.slow
 
@@ -82,16 +83,23 @@ def test_the_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
 
 
 @needs_git
-def test_a_comparison_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    with against(tmp_path, "HEAD", "--only", "latency") as running:
-        assert running.stdout is not None
-        # Both sides are copied, and the first one is being installed.
-        while not running.stdout.readline().startswith("new: "):
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("moment", ["old/venv", "new/server.log"], ids=["installing", "measuring"])
+def test_a_comparison_that_is_interrupted_leaves_nothing(tmp_path: Path, moment: str) -> None:
+    kept, folder = tmp_path / "against.json", tmp_path / "tmp"
+    folder.mkdir()
+    with against(folder, "HEAD", "--only", "latency", "--json", str(kept)) as running:
+
+        def has_come() -> bool:
             assert running.poll() is None
+            return any(folder.glob(f"flashpool-against-*/{moment}"))
+
+        until(has_come, 150)
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=60)
+        running.communicate(timeout=40)
     assert running.returncode == 130
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
+    assert not kept.exists()
 
 
 @needs_git

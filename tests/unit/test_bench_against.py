@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(60)
     ("count", "low", "high"),
     [(6, 1, 6), (8, 1, 8), (9, 2, 8), (20, 6, 15), (25, 8, 18), (30, 10, 21)],
 )
-def test_the_interval_has_the_ranks_of_the_published_tables(count, low, high):
+def test_the_interval_has_the_ranks_of_the_binomial_distribution(count, low, high):
     values = list(range(1, count + 1))
     random.Random(count).shuffle(values)
     found = medians.median(values)
