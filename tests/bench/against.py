@@ -157,7 +157,8 @@ def measured(
     try:
         old, new = against_rows.measure(kind, *sides, given.pairs, status.update)
     except Exception as error:
-        return Failed(name=name, error=f"{type(error).__name__}: {error}"[:500])
+        words = "".join(side.last_words() for side in sides)
+        return Failed(name=name, error=f"{type(error).__name__}: {error}"[:500] + words)
     return against_report.compared(name, kind, old, new, given.target)
 
 

@@ -95,6 +95,14 @@ class Side:
     def address(self) -> http_load.Address:
         return self.server.address
 
+    def last_words(self) -> str:
+        """Of a server that has left; empty while it is there."""
+        status = self.server.process.poll()
+        if status is None:
+            return ""
+        told = self.server.log.read_text("utf-8", "replace")[-1000:]
+        return f"; the server of {self.checkout.label} has left with {status}: {told}"
+
     @property
     def bursts(self) -> Bursts:
         if self._bursts is None:

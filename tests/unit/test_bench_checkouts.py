@@ -1,8 +1,8 @@
 """The two checkouts of `make bench-against`: what is copied, and what is refused."""
 
 import contextlib
-import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,14 +87,41 @@ def test_a_checkout_that_cannot_be_installed_is_told_with_the_words_of_uv(tmp_pa
         checkouts.install(checkout, [])
 
 
-def test_a_checkout_whose_server_leaves_is_told_with_its_last_words(tmp_path: Path) -> None:
-    checkout = Checkout(name="old", label="abc123 Break it", folder=tmp_path)
+def checkout_with(program: str, folder: Path) -> Checkout:
+    """One whose command `flashpool` is this script."""
+    checkout = Checkout(name="old", label="abc123 Break it", folder=folder)
     checkout.python.parent.mkdir(parents=True)
-    program = checkout.python.with_name("flashpool")
-    program.write_text("#!/bin/sh\necho cannot import it\nexit 3\n")
-    os.chmod(program, 0o755)
+    command = checkout.python.with_name("flashpool")
+    command.write_text(program)
+    command.chmod(0o755)
+    return checkout
+
+
+def test_a_checkout_whose_server_does_not_start_is_told_with_its_words(tmp_path: Path) -> None:
+    checkout = checkout_with("#!/bin/sh\necho cannot import it\nexit 3\n", tmp_path)
     with (
         contextlib.ExitStack() as stack,
         pytest.raises(Unusable, match=r"(?s)abc123 Break it does not start: .*cannot import it"),
     ):
         Side(checkout, 1, stack)
+
+
+ONE_ANSWER = f"""#!{sys.executable}
+import socket, sys
+with socket.create_server(("127.0.0.1", 0)) as server:
+    at = "http://127.0.0.1:%d" % server.getsockname()[1]
+    print(f"live calls on {{at}}, 1 slot\\nstats: {{at}}/stats", flush=True)
+    one, _ = server.accept()
+    one.recv(1000)
+    one.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\n\\r\\n")
+    one.close()
+sys.exit("out of luck")
+"""
+
+
+def test_a_server_that_leaves_in_the_middle_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        side = Side(checkout_with(ONE_ANSWER, tmp_path), 1, stack)
+        side.server.process.wait(20)
+        assert side.last_words().startswith("; the server of abc123 Break it has left with 1: ")
+        assert side.last_words().endswith("out of luck\n")
