@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check help install run test test-all test-gpu lint format typecheck bench docs clean
+.PHONY: check help install run test test-all test-gpu lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
@@ -64,6 +64,10 @@ typecheck: install ## mypy
 bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --no-install-project --group bench
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-against: install ## Compare the speed of the working tree with COMMIT=<rev>
+	@[ -n "$(COMMIT)" ] || { echo 'Which commit? make bench-against COMMIT=<rev>' >&2; exit 2; }
+	$(BIN)/python tests/bench/against.py "$(COMMIT)" $(ARGS)
 
 docs: install ## Check links, Python blocks and settings in README and docs/
 	$(BIN)/python tests/support/check_docs.py

@@ -6,10 +6,12 @@ Connections are kept alive and reused.
 
 import contextlib
 import json
+import math
 import resource
 import select
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,8 +139,16 @@ def cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def saturate(address: Address, data: bytes, connections: int, seconds: float) -> Load:
-    """Every connection sends its next request when it has its answer."""
+def saturate(
+    address: Address,
+    data: bytes,
+    connections: int,
+    seconds: float = math.inf,
+    calls: int = sys.maxsize,
+) -> Load:
+    """Every connection sends its next request when it has its answer; for so long, or so many
+    requests, at least one a connection.
+    """
     latencies: list[float] = []
     with connected(address, connections) as found, contextlib.closing(select.epoll()) as epoll:
         by_fd = {one.sock.fileno(): one for one in found}
@@ -158,21 +168,27 @@ def saturate(address: Address, data: bytes, connections: int, seconds: float) ->
                 now = time.perf_counter()
                 one.check()
                 latencies.append(now - one.sent_at)
-                if now - began < seconds:
+                if now - began < seconds and len(latencies) + busy <= calls:
                     one.send(data)
                 else:
                     busy -= 1
         return Load(latencies=latencies, elapsed_s=now - began, cpu_s=cpu() - used)
 
 
-def one_by_one(address: Address, data: bytes, seconds: float, warm_up: int = 10) -> Load:
-    """One connection, one request after the other."""
+def one_by_one(
+    address: Address,
+    data: bytes,
+    seconds: float = math.inf,
+    calls: int = sys.maxsize,
+    warm_up: int = 10,
+) -> Load:
+    """One connection, one request after the other; for so long, or so many of them."""
     latencies: list[float] = []
     with connected(address, 1) as (one,):
         for _ in range(warm_up):
             one.call(data)
         used, began = cpu(), time.perf_counter()
-        while time.perf_counter() - began < seconds:
+        while time.perf_counter() - began < seconds and len(latencies) < calls:
             latencies.append(one.call(data))
             one.check()
         elapsed = time.perf_counter() - began

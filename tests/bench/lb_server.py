@@ -23,9 +23,11 @@ _LISTENS = re.compile(r"live calls on http://(\S+?):(\d+),.*\nstats: http://(\S+
 
 
 class LbServer:
-    """One server process; ``address`` and ``admin`` say where it listens."""
+    """One server process; ``address`` and ``admin`` say where it listens. ``program`` is the
+    command `flashpool` to start, by default that of this interpreter.
+    """
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+    def __init__(self, folder: Path, program: Path | None = None, **variables: str) -> None:
         self.log = folder / "server.log"
         inherited = {
             name: value
@@ -35,7 +37,7 @@ class LbServer:
         ports = {"FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"}
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
-                [Path(sys.executable).with_name("flashpool"), "serve", "lb"],
+                [program or Path(sys.executable).with_name("flashpool"), "serve", "lb"],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -79,8 +81,8 @@ class LbServer:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, **variables: str) -> Iterator[LbServer]:
-    server = LbServer(folder, **variables)
+def serving(folder: Path, program: Path | None = None, **variables: str) -> Iterator[LbServer]:
+    server = LbServer(folder, program, **variables)
     try:
         server.wait_ready()
         yield server
