@@ -83,7 +83,9 @@ class Workers:
         "Interpreter of calls that name no dependencies; they see its packages.",
     )
     start_timeout_s: float = setting(
-        kind.seconds(), "60", "Seconds an interpreter may take to come up, preloads included."
+        kind.seconds(),
+        "60",
+        "Seconds an interpreter may take to come up, and each package that it preloads.",
     )
     start_method: str = setting(
         kind.choice("fork", "spawn"),

@@ -62,7 +62,7 @@ class PoolConfig:
     memory_mb: int | None = None
     #: Seconds between SIGTERM and SIGKILL.
     grace_s: float = 2.0
-    #: Seconds a zygote may take to come up (site, preloads, checks).
+    #: Seconds a zygote may take to come up (site, checks), and each package that it preloads.
     start_timeout_s: float = 60.0
     #: Bytes of output kept per call; the middle goes first.
     output_limit: int = 1024 * 1024

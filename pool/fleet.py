@@ -229,7 +229,7 @@ class Fleet:
             if self._age(zygote.leaving_at) > ANSWER_S:
                 zygote.kill_with_guard()
         for zygote in self._up.values():
-            if zygote.state.now is ZygoteState.STARTING and self._age(zygote.started_at) > start_s:
+            if zygote.state.now is ZygoteState.STARTING and self._age(zygote.progress_at) > start_s:
                 zygote.kill(f"it did not come up within {start_s:g} s and was killed")
             elif zygote.unanswered and self._age(zygote.answered_at) > ANSWER_S:
                 zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
@@ -302,6 +302,7 @@ class Fleet:
     def _on_rare_message(self, zygote: ZygoteProcess, op: str, message: wire.Meta) -> None:
         if op == wire.LOADING:
             zygote.loading = message["module"]
+            zygote.progress_at = self._now()
         elif op == wire.SKIPPED:
             self._on_skipped(zygote, message["modules"], message["why"])
         elif op == wire.PRELOADED:

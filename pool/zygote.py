@@ -43,7 +43,8 @@ class ZygoteProcess:
         self.python = python
         self.method = method
         self.preload = preload
-        self.started_at = now
+        #: When it was started, or last said that it gets on.
+        self.started_at = self.progress_at = now
         self.ready_at: float | None = None
         self.pid: int | None = None
         self.version = ""

@@ -90,11 +90,12 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     _import_runtime(start["runtime"])
     _configure_output()
     _configure_logging(start["log_level"])
-    objects = gc.get_objects()
     varying = frozenset(start["varying"])
     if start["preload"]:
+        # Workers use some of it: so it belongs to what is there before the preloads.
         from . import preloading
-
+    objects = gc.get_objects()
+    if start["preload"]:
         held = preloading.preload(start["preload"], start["varying"], tell)
         enter(start["workdir"])
     from .surroundings import Surroundings

@@ -36,9 +36,9 @@ _AUTHKEY_BYTES = 32
 _RENEWED = ("multiprocessing.process",)
 
 #: Where a module keeps something drawn. ``owner`` and ``path``: a module and attributes. ``form``:
-#: one of `_FORMS`, ``pid`` or ``time``. ``draw`` counts draws, of ``length`` bytes. Of texts: the
-#: part that was drawn.
-Place = namedtuple("Place", "owner path form draw length at size")
+#: one of `_FORMS`, ``pid``, ``time``, or a function of a global generator. ``draw`` counts draws,
+#: of ``length`` bytes. Of texts: the part that was drawn; of functions: their arguments.
+Place = namedtuple("Place", "owner path form draw length at size arguments", defaults=((),))
 
 
 # -- In the zygote: whose generators ------------------------------------------------------
@@ -96,7 +96,8 @@ class Makers:
 
     def generators(self) -> list[tuple[Any, str, int]]:
         """Those that somebody still has."""
-        by_seed = {_entropy(one): one for one in gc.get_objects() if _entropy(one) is not None}
+        bits = [one for one in gc.get_objects() if _entropy(one) is not None]
+        by_seed = {_entropy(one): one for one in bits}
         ours = {id(self.made), *map(id, self.made)}
         found = []
         for made, module, number in self.made:
@@ -181,6 +182,16 @@ def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]
         for owner, path, value in _held_by(module)
         if type(value) is kind and value in wanted
     ]
+
+
+def find_drawn(numbers: list[tuple[str, str, tuple[Any, ...], Any]]) -> list[Place]:
+    """Attributes of modules that are numbers which they drew from a global generator."""
+    places = []
+    for draw, (module, function, arguments, value) in enumerate(numbers):
+        for owner, path, held in _held_by(module):
+            if held is value or (type(held) is type(value) is float and held == value):
+                places.append(Place(owner, path, function, -draw - 1, 0, 0, 0, arguments))
+    return places
 
 
 def _held_by(name: str) -> Iterator[tuple[str, list[str], Any]]:
@@ -294,19 +305,26 @@ class Held:
         for generator, maker, number in self.generators:
             resume(maker, number)
             _renew_generator(generator)
-        drawn: dict[int, bytes] = {}
+        drawn: dict[int, Any] = {}
         for owner, name, place in self.values:
             setattr(owner, name, _made_now(getattr(owner, name), place, drawn))
 
 
-def _made_now(old: Any, place: Place, drawn: dict[int, bytes]) -> Any:
+def _made_now(old: Any, place: Place, drawn: dict[int, Any]) -> Any:
     if place.form == "pid":
         return os.getpid()
     if place.form == "time":
         return time.time()
     value = drawn.get(place.draw)
     if value is None:
-        value = drawn[place.draw] = os.urandom(place.length)
+        module, _, function = place.form.rpartition(".")
+        if module:
+            value = getattr(sys.modules[module], function)(*place.arguments)
+        else:
+            value = os.urandom(place.length)
+        drawn[place.draw] = value
+    if place.form not in _FORMS:
+        return value
     made = _FORMS[place.form](value)
     if place.size:
         made = old[: place.at] + made[: place.size] + old[place.at + place.size :]

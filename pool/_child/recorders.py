@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Behind the beginning of variables' names: all that begin so.
 ALL = "*"
+#: Functions of global generators that give one number.
+DRAWING = ("random", "uniform", "randint", "randrange", "getrandbits", "random_sample", "rand")
 #: Modules whose bodies are no imports: ours, and the call's own code.
 _PROGRAMS = ("__main__", "_flashpool")
 
@@ -54,11 +56,14 @@ class Recorders:
         #: Modules that asked for the process id; what each was told as the time.
         self.pid_readers: set[str] = set()
         self.times: dict[str, list[float]] = {}
+        #: Numbers that each module drew from a global generator: how, and what it got.
+        self.numbers: list[tuple[str, str, tuple[Any, ...], Any]] = []
         #: Files that each module wrote, and directories it made.
         self.written: list[tuple[str, str]] = []
         #: Variables that imports have set, and who did: a later read is none of the surroundings.
         self.sets: dict[str, str] = {}
         self._quiet = False
+        self._numpy_is_new = False
 
     def install(self) -> None:
         """Begin."""
@@ -109,6 +114,7 @@ class Recorders:
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
         """See a module being looked for, and find nothing (``sys.meta_path``)."""
         self._watch_numpy()
+        self._watch_numpy_drawing()
         self._begun.add(name)
         self.importing(name)
         self._needs(name)
@@ -228,6 +234,23 @@ class Recorders:
 
         os.urandom = random._urandom = recorded_urandom  # type: ignore[attr-defined]
         os.getpid, time.time = recorded_getpid, recorded_time
+        for name in DRAWING:
+            self._watch_drawing(random, name)
+
+    def _watch_drawing(self, module: Any, name: str) -> None:
+        """A function of a global generator."""
+        draw = getattr(module, name, None)
+        if draw is None:
+            return
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            value = draw(*args, **kwargs)
+            drawer = importing_module()
+            if drawer and not kwargs and all(type(arg) in (int, float) for arg in args):
+                self.numbers.append((drawer, f"{module.__name__}.{name}", args, value))
+            return value
+
+        setattr(module, name, recorded)
 
     def _watch_numpy(self) -> None:
         """Seeds of NumPy's generators are no draws: `randomness` renews these."""
@@ -244,6 +267,15 @@ class Recorders:
 
         quietly.recorder = self  # type: ignore[attr-defined]
         module.randbits = quietly
+        self._numpy_is_new = True
+
+    def _watch_numpy_drawing(self) -> None:
+        """The same for the functions of NumPy's global generator, once they are there."""
+        module = sys.modules.get("numpy.random")
+        if self._numpy_is_new and hasattr(module, "randint"):
+            self._numpy_is_new = False
+            for name in DRAWING:
+                self._watch_drawing(module, name)
 
 
 def _writes(mode: Any, flags: Any) -> bool:

@@ -25,7 +25,7 @@ from .recorders import Recorders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 #: Crashes of scouts, past which nothing is preloaded.
@@ -46,8 +46,6 @@ class Findings:
         self.reads: dict[str, dict[str, str | None]] = {}
         #: Where modules keep what has to be another in each process: see `randomness`.
         self.places: list[randomness.Place] = []
-        #: Packages that were imported together when one of them made the process unfit.
-        self.suspects: list[str] = []
 
     def rejected(self, names: Iterable[str]) -> dict[str, str]:
         """Those of the modules that must not be preloaded: they are unfit, or need one that is."""
@@ -83,13 +81,8 @@ def explore(names: list[str], varying: list[str], tell: Callable[[str], None]) -
     """
     findings = Findings()
     left: list[str] = list(names)
-    first: list[str] = []
     for _ in range(_CRASHES):
-        found, crashed = _send(left, first, tell)
-        if crashed is None and found.suspects and not first:
-            # Once more, one after the other: which of them was it?
-            first = found.suspects
-            found, crashed = _send(left, first, tell)
+        found, crashed = _send(left, tell)
         found.unfit.update(findings.unfit)
         findings = found
         _reject_varying(findings, varying)
@@ -112,15 +105,13 @@ def _reject_varying(findings: Findings, varying: list[str]) -> None:
                 findings.unfit.setdefault(name, why)
 
 
-def _send(
-    names: list[str], first: list[str], tell: Callable[[str], None]
-) -> tuple[Findings, list[str] | None]:
+def _send(names: list[str], tell: Callable[[str], None]) -> tuple[Findings, list[str] | None]:
     """One scout's findings; and, of one that did not come home, what it was importing."""
     fd = os.memfd_create("flashpool-scout")
     pid = preparation.fork()
     if pid == 0:
         try:
-            _Scout(fd, tell).run(names, first)
+            _Scout(fd, tell).run(names)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -148,8 +139,6 @@ def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
             crashed = None
         elif kind == "unfit":
             findings.unfit.setdefault(*fields)
-        elif kind == "suspects":
-            findings.suspects += fields
         elif kind == "place":
             findings.places.append(randomness.Place(*fields))
         elif kind in ("edges", "reads"):
@@ -189,11 +178,11 @@ class _Scout:
             self.unfit.add(name)
             self.note("unfit", name, why[:_WHY])
 
-    def run(self, names: list[str], first: list[str]) -> None:
-        """Import all, these packages first."""
+    def run(self, names: list[str]) -> None:
+        """Import all, package by package."""
         known = set(sys.modules)
         self.recorders.install()
-        for package, members in _packages(names, first):
+        for package, members in _packages(names):
             self.tell(members[0])
             self.look_at(package, members)
         self.settle([name for name in sys.modules if name not in known])
@@ -214,10 +203,7 @@ class _Scout:
             why = f"it prints when it is imported: {said[:_SHOWN]!r}"
         if why is not None:
             # Not only this package: others that it was the first to need may have done it.
-            new = {one.partition(".")[0] for one in set(sys.modules) - known} | {package}
-            if len(new) > 1:
-                self.note("suspects", *sorted(new))
-            for name in new:
+            for name in {one.partition(".")[0] for one in set(sys.modules) - known} | {package}:
                 self.reject(name, why)
 
     def settle(self, new: list[str]) -> None:
@@ -235,6 +221,7 @@ class _Scout:
             places += randomness.find_numbers("pid", [os.getpid()], name)
         for name, times in recorders.times.items():
             places += randomness.find_numbers("time", times, name) if name in sys.modules else []
+        places += randomness.find_drawn(recorders.numbers)
         for place in places:
             self.note("place", *place)
         for name, needed in recorders.edges.items():
@@ -250,22 +237,20 @@ def in_order(names: list[str]) -> list[str]:
     return [name for _, members in _packages(names) for name in members]
 
 
-def _packages(names: list[str], first: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
-    """By package, those first, as they came; of others the last, which mostly need no other.
+def _packages(names: list[str]) -> list[tuple[str, list[str]]]:
+    """By package, those first that others need: their imports ended first, and so names come.
 
     The standard library comes before all else, so that packages are not blamed for its doings.
     """
     groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.partition(".")[0], []).append(name)
-    number = {package: index for index, package in enumerate(groups)}
-
-    def place(package: str) -> tuple[bool, bool, int]:
-        early = package in first
-        turn = number[package] if early else -number[package]
-        return package not in sys.stdlib_module_names, not early, turn
-
-    return [(package, groups[package]) for package in sorted(groups, key=place)]
+    ended: dict[str, int] = {}
+    for index, name in enumerate(names):
+        package = name.partition(".")[0]
+        groups.setdefault(package, []).append(name)
+        if name == package or package not in groups[package]:
+            ended[package] = index
+    order = sorted(groups, key=lambda one: (one not in sys.stdlib_module_names, ended[one]))
+    return [(package, groups[package]) for package in order]
 
 
 class _Output:

@@ -131,18 +131,21 @@ def test_a_running_call_keeps_its_environment(make_live, interpreter):
 
 
 def test_what_calls_imported_is_told_and_preloaded_next_time(live, interpreter):
-    learned: list[tuple[str, tuple[str, ...]]] = []
-    live.supervisor.on_learned = lambda name, modules: learned.append((name, modules))
+    learned: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
+    live.supervisor.on_learned = lambda *told: learned.append(told)
+    named = {"imports": frozenset(("thing", "json"))}
     python = interpreter("one")
     live.supervisor.add_environment("one", python)
-    assert live.value(VERSION, call=of("one")) == "one"
+    assert live.value(VERSION, call={**of("one"), **named}) == "one"
     live.until(lambda: learned)
-    assert learned == [("one", ("thing",))]
+    assert learned == [("one", ("thing",), ("thing",))]
 
-    live.supervisor.add_environment("again", python, preload=learned[0][1])
-    outcome = live.call(VERSION, call=of("again"))
+    live.supervisor.add_environment("again", python, *learned[0][1:])
+    outcome = live.call(VERSION, call={**of("again"), **named})
     assert outcome.ok, outcome.error
     assert outcome.receipt.preloaded
+    other = live.call(VERSION, call={**of("again"), "function_key": "other"})
+    assert not other.receipt.preloaded, "nobody knows what it imports"
 
 
 @pytest.mark.parametrize(
@@ -153,8 +156,9 @@ def test_what_calls_imported_is_told_and_preloaded_next_time(live, interpreter):
     ],
 )
 def test_what_cannot_be_preloaded_this_time_fails_no_call(live, interpreter, text):
-    live.supervisor.add_environment("one", interpreter("one", text), preload=["thing"])
-    assert live.value("def f(): return 5", call=of("one")) == 5
+    live.supervisor.add_environment("one", interpreter("one", text), ["thing"], ["thing"])
+    named = {"imports": frozenset(("thing",))}
+    assert live.value("def f(): return 5", call={**of("one"), **named}) == 5
 
 
 def test_a_wait_for_the_interpreter_counts_as_start(live, interpreter):
@@ -173,8 +177,8 @@ def test_any_number_of_modules_is_preloaded(live, interpreter):
     many += "names = [f'thing.{i:04d}_{\"x\" * 60}' for i in range(3000)]\n"
     many += "sys.modules.update({name: types.ModuleType(name) for name in names})\n"
     names = ["thing", *(f"thing.{i:04d}_{'x' * 60}" for i in range(3000))]
-    live.supervisor.add_environment("one", interpreter("one", many), preload=names)
-    outcome = live.call(VERSION, call=of("one"))
+    live.supervisor.add_environment("one", interpreter("one", many), names, ["thing"])
+    outcome = live.call(VERSION, call={**of("one"), "imports": frozenset(("thing",))})
     assert outcome.ok, outcome.error
     assert outcome.receipt.preloaded
     (zygote,) = (one for one in live.stats().zygotes if one.environment == "one" and one.profile)

@@ -131,7 +131,7 @@ def test_one_module_of_many_keeps_the_others_from_nothing(fresh):
     "end", ["os._exit(0)", "os._exit(3)", "os.kill(os.getpid(), 11)", "raise SystemExit(1)"]
 )
 def test_an_import_that_ends_its_process_ends_a_scout_and_no_zygote(fresh, end):
-    once = f"import os, sys\nif '_flashpool.scout' in sys.modules: {end}"
+    once = f"import os, sys\nif type(sys.argv) is not list: {end}  # as in a scout"
     fresh.module("culprit", once)
     fresh.module("innocent", "")
     code = source("import culprit, innocent; return 1")
@@ -154,6 +154,8 @@ DRAWN = {
     "a random state of NumPy": "import holder; return float(holder.STATE.rand())",
     "an identifier": "import holder; return str(holder.SESSION)",
     "a part of one": "import holder; return holder.NAME",
+    "a number kept": "import holder; return holder.HASH_SEED",
+    "one of NumPy kept": "import holder; return int(holder.NUMBER)",
     "a token": "import holder; return holder.TOKEN",
     "bytes": "import holder; return holder.SALT.hex()",
     "an object's identifier": "import holder; return holder.CLIENT.identifier",
@@ -178,6 +180,8 @@ HOLDER = """
     NAME = f"run-{uuid.uuid4().hex[:12]}-x"
     TOKEN = secrets.token_urlsafe(16)
     SALT = os.urandom(16)
+    HASH_SEED = random.getrandbits(64)
+    NUMBER = numpy.random.randint(1 << 60)
     class Client:
         def __init__(self): self.identifier = uuid.uuid4().hex
     CLIENT = Client()
@@ -265,6 +269,25 @@ def reader(fresh):
     return fresh
 
 
+SHADOWED = """
+    import os, sys
+    folder = os.environ["FRESH_FOLDER"] + "/other"
+    os.makedirs(folder, exist_ok=True)
+    with open(folder + "/reader.py", "w") as file:
+        file.write("HOME = 'mine'")
+    sys.path.insert(0, folder)
+    import reader
+    return reader.HOME
+"""
+REPLACED = """
+    import sys, types
+    sys.modules["reader"] = types.ModuleType("reader")
+    sys.modules["reader"].HOME = "mine"
+    import reader
+    return reader.HOME
+"""
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -275,11 +298,8 @@ def reader(fresh):
         "import os; os.environ['FRESH_P_A'] = 'mine'; import reader; return reader.PREFIXED['FRESH_P_A']",
         "import os; os.chdir('/usr'); import reader; return reader.HERE.replace('/usr', 'mine')",
         "import sys; sys.argv = ['mine']; import reader; return reader.ARGUMENTS[0]",
-        "import sys, os; d = os.environ['FRESH_FOLDER'] + '/other'; os.makedirs(d, exist_ok=True);"
-        " open(d + '/reader.py', 'w').write('HOME = \"mine\"'); sys.path.insert(0, d);"
-        " import reader; return reader.HOME",
-        "import sys, types; m = types.ModuleType('reader'); m.HOME = 'mine';"
-        " sys.modules['reader'] = m; import reader; return reader.HOME",
+        SHADOWED,
+        REPLACED,
     ],
 )
 def test_what_a_source_changes_its_imports_see(reader, body):

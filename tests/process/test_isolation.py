@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flashpool.pool._child import processes
-from flashpool.pool.config import thread_limits
+from flashpool.pool.config import PoolConfig
 from support.live import WORKER_ENV, alive, value
 
 LEAVES = {
@@ -235,7 +235,7 @@ def test_secrets_are_not_there(make_live, monkeypatch):
     live = make_live().ready()
     environment = live.value("import os\ndef f(): return dict(os.environ)")
     assert "RUNPOD_API_KEY" not in environment
-    assert set(environment) <= {*WORKER_ENV, "LC_CTYPE", *thread_limits(1, 1)}
+    assert set(environment) <= {*WORKER_ENV, "LC_CTYPE", *PoolConfig().zygote_env()}
 
 
 def test_a_pickle_that_runs_code_runs_in_the_worker(live):
