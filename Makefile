@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check help install run test test-all test-newest test-gpu lint format typecheck bench docs clean
+.PHONY: check help install run test test-all test-gpu lint format typecheck bench docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
@@ -45,6 +45,7 @@ test: install ## Tests, without the slow and GPU ones
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(AT_ONCE) $(ARGS)
 
+.PHONY: test-newest
 test-newest: install ## Process and contract tests, with the newest packages in place of the lock's
 	@$(UV) venv -q --clear --python "$$(<build/interpreter)" .venv-newest
 	@$(UV) pip install -q --python .venv-newest --upgrade --group dev --editable .
@@ -76,8 +77,9 @@ docs: install ## Check links, Python blocks and settings in README and docs/
 	$(BIN)/python tests/support/check_docs.py
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-uv .venv-newest .venv-3.* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-uv .venv-3.* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv-newest
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV_READY):
