@@ -45,6 +45,14 @@ test: install ## Tests, without the slow and GPU ones
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(AT_ONCE) $(ARGS)
 
+.PHONY: test-newest
+test-newest: install ## Process and contract tests, with the newest packages in place of the lock's
+	@$(UV) venv -q --clear --python "$$(<build/interpreter)" .venv-newest
+	@$(UV) pip install -q --python .venv-newest --upgrade --group dev --editable .
+	@echo "Not as in the lock:"; \
+	  $(UV) pip freeze -q --python .venv-newest | grep -vxFf <($(UV) pip freeze -q --python $(VENV)) || true
+	.venv-newest/bin/pytest $(AT_ONCE) -m 'not slow and not gpu' tests/process tests/contract $(ARGS)
+
 test-gpu: install ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
 
@@ -75,6 +83,7 @@ docs: install ## Check links, Python blocks and settings in README and docs/
 clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-uv .venv-3.* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv-newest
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV_READY):

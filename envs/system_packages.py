@@ -6,13 +6,12 @@
     killed half-way left has been put right
 
 The lock is a real file lock on local disk: apt's state is the machine's, not the
-volume's. apt keeps a lock of its own, but fails rather than queues behind it.
+volume's. It only saves work: apt has a lock of its own, but fails rather than queues behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import logging
 import os
@@ -31,7 +30,7 @@ from .uv_cli import Progress
 __all__ = ["SystemPackages"]
 
 _log = logging.getLogger(__name__)
-_LOCK: Final = Path("/tmp/flashpool-apt.lock")  # noqa: S108  (opened without following links)
+_LOCK: Final = Path("/tmp/flashpool-apt.lock")  # noqa: S108  (filelock follows no link there)
 _ARCHIVES: Final = Path("/var/cache/flashpool-debs")
 #: Read by apt and nala alike. An image's own rules may empty apt's usual directory, but not ours.
 _CONFIG: Final = """\
@@ -40,7 +39,7 @@ APT::Keep-Downloaded-Packages "true";
 DPkg::Lock::Timeout "120";
 """
 _KEPT_WORDS: Final = 3000
-#: Nothing tells when a file lock is free but a thread that waits, and that cannot be cancelled.
+#: Only a thread that waits learns at once that a file lock is free, and that cannot be cancelled.
 _ASK_AGAIN_S: Final = 0.1
 
 
@@ -210,25 +209,25 @@ def _copy(source: Path, target: Path) -> None:
 
 @asynccontextmanager
 async def _machine_lock(path: Path, progress: Progress) -> AsyncIterator[None]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # Imported by the few processes that need it: filelock minds every fork of a process from then on.
+    from filelock import FileLock, Timeout
+
+    # A file that stands for the lock would outlive a process that is killed, so that is no fall-back.
+    lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
     told = False
-    try:
-        while not _locked(handle):
+    while True:
+        try:
+            lock.acquire(blocking=False)
+            break
+        except Timeout:
             if not told:
                 progress("Another process installs system packages: waiting for it")
                 told = True
             await asyncio.sleep(_ASK_AGAIN_S)
+    try:
         yield
     finally:
-        os.close(handle)
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        lock.release()
 
 
 def _words(finished: Finished) -> str:

@@ -70,13 +70,10 @@ def serve_lb(host: str | None, port: int | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
     _configure_log(settings.log_level)
-    import os
-
     from . import modes, serving
     from .listener import ListenError
 
     try:
-        modes.check_live(modes.of_command(os.environ), os.environ)
         _check_volume(settings)
         serving.serve_lb(
             settings,

@@ -1,16 +1,25 @@
 """Which of the four modes a process is to run in: the image says one half, the platform the other.
 
                          queue image (handler.py)        load-balanced image (lb_handler:app)
-    live                 no FLASH_RESOURCE_NAME          no FLASH_ENDPOINT_TYPE
-    deployed             FLASH_RESOURCE_NAME             FLASH_ENDPOINT_TYPE=lb, FLASH_RESOURCE_NAME
+    live                 no resource is named            no resource is named
+    deployed             a resource is named             a resource is named
 
-The client never changes an image's command, so the variables are all there is to go by.
+FLASH_RESOURCE_NAME names it, or RUNPOD_RESOURCE_NAME, which newer clients use. The client never
+changes an image's command, so the variables are all there is to go by. FLASH_ENDPOINT_TYPE says
+which image a deployed endpoint wants, and not every client sets it: so a named resource alone
+decides. A deployed endpoint has its code in its image, and may never run code that others send.
+
+Only the empty string counts as not set: of two readings, the one that serves nobody is the safe one.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Final
+
+_RESOURCE: Final = ("FLASH_RESOURCE_NAME", "RUNPOD_RESOURCE_NAME")
+_KIND: Final = "FLASH_ENDPOINT_TYPE"
 
 
 class Mode(enum.Enum):
@@ -27,45 +36,42 @@ class ModeError(Exception):
 
 
 def of_queue(environ: Mapping[str, str]) -> Mode:
-    """The mode of the queue image."""
-    if environ.get("FLASH_ENDPOINT_TYPE") == "lb":
+    """The mode of the queue image, and of ``flashpool serve qb`` with any of its flags."""
+    if environ.get(_KIND) == "lb":
         raise ModeError(
-            "FLASH_ENDPOINT_TYPE=lb asks for a load-balanced endpoint, and this is the queue's "
+            f"{_KIND}=lb asks for a load-balanced endpoint, and this is the queue's "
             "entry point: use the load-balanced image (lb_handler:app, or `flashpool serve lb`)"
         )
-    return Mode.DEPLOYED_QUEUE if environ.get("FLASH_RESOURCE_NAME") else Mode.LIVE_QUEUE
+    return Mode.DEPLOYED_QUEUE if _set(environ, _RESOURCE) else Mode.LIVE_QUEUE
 
 
 def of_balanced(environ: Mapping[str, str]) -> Mode:
-    """The mode of the load-balanced image."""
-    kind = environ.get("FLASH_ENDPOINT_TYPE", "")
-    if not kind:
-        return Mode.LIVE_BALANCED
-    if kind != "lb":
-        raise ModeError(f"FLASH_ENDPOINT_TYPE={kind} is not known: lb, or not set")
-    if not environ.get("FLASH_RESOURCE_NAME"):
-        raise ModeError("FLASH_ENDPOINT_TYPE=lb needs FLASH_RESOURCE_NAME, the resource to serve")
-    return Mode.DEPLOYED_BALANCED
-
-
-def of_command(environ: Mapping[str, str]) -> Mode:
-    """The mode of ``flashpool serve lb``, which may be typed anywhere.
-
-    A resource alone is a deployed endpoint's, too: nothing that was deployed may ever run what
-    others send.
-    """
-    if environ.get("FLASH_RESOURCE_NAME"):
+    """The mode of the load-balanced image, and of ``flashpool serve lb``."""
+    kind = environ.get(_KIND, "")
+    if kind not in ("", "lb"):
+        raise ModeError(f"{_KIND}={kind!r} is not known: set it to lb, or unset it")
+    if _set(environ, _RESOURCE):
         return Mode.DEPLOYED_BALANCED
-    return of_balanced(environ)
+    if kind:
+        raise ModeError(
+            f"{_KIND}=lb asks for a deployed endpoint, and its resource is not named: set "
+            f"{' or '.join(_RESOURCE)}, or unset {_KIND} to serve live calls"
+        )
+    return Mode.LIVE_BALANCED
 
 
 def check_live(mode: Mode, environ: Mapping[str, str]) -> None:
     """Raise `ModeError` for the modes that do not exist yet."""
     if mode in (Mode.LIVE_QUEUE, Mode.LIVE_BALANCED):
         return
-    name = environ.get("FLASH_RESOURCE_NAME", "")
+    given = ", ".join(f"{name}={environ[name]!r}" for name in _set(environ, _RESOURCE))
+    in_the_way = " and ".join(_set(environ, (*_RESOURCE, _KIND)))
     raise ModeError(
-        f"The mode '{mode.value}' (FLASH_RESOURCE_NAME={name}) does not exist yet in this version "
-        "of flashpool: it serves live endpoints only. Unset FLASH_RESOURCE_NAME and "
-        "FLASH_ENDPOINT_TYPE to serve live calls"
+        f"This is a deployed endpoint, because a resource is named ({given}): it runs the code of "
+        f"its image, and never what others send. The mode '{mode.value}' does not exist yet in "
+        f"this version of flashpool. To serve live calls, unset {in_the_way}"
     )
+
+
+def _set(environ: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if environ.get(name)]

@@ -167,6 +167,10 @@ def _claimed(first: Path) -> tuple[Path, int | None]:
     for number in range(_MOST_WORKERS):
         folder = first.with_name(f"{first.name}-{number}") if number else first
         file = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        # Not filelock: since 4.2 an exit handler of its own lets go of what is held, or does not,
+        # depending on the threads there are. The kernel lets go when the process has ended, and
+        # not before, so that nobody reads here while it still writes. And where every attempt is
+        # EACCES, filelock calls each folder held, so that all of them would be tried.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

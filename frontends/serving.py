@@ -2,7 +2,7 @@
 
     bind both sockets -> harden -> loop: service, admin, /execute -> first signal: drain
       |                                                               |  (second: at once)
-      `- ListenError, OpenServerError: nothing was started            `-> stop, close, 0
+      `- ModeError, OpenServerError, ListenError: nothing was started `-> stop, close, 0
 
 While it drains the listener stays open: probes must hear 503 and calls be told to come
 back, which a closed port could not say.
@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from flashpool.pool.settings import Settings
 
+from . import modes
 from .admin import Admin, bind_admin
 from .assembly import make_service
 from .hardening import harden
@@ -113,6 +114,7 @@ def serve_lb(
 
     ``port_setting`` is what to set where the port is taken.
     """
+    modes.check_live(modes.of_balanced(os.environ), os.environ)
     check_open(settings)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(bind(settings.host, settings.port, port_setting))

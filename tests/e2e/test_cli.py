@@ -200,21 +200,6 @@ def test_stats_are_not_shown_to_a_network_by_accident():
     assert "FLASHPOOL_ADMIN_HOST=127.0.0.1" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"FLASH_RESOURCE_NAME": "shop"},
-        {"FLASH_RESOURCE_NAME": "shop", "FLASH_ENDPOINT_TYPE": "lb"},
-    ],
-)
-@pytest.mark.parametrize("front", ["lb", "qb"])
-def test_a_deployed_endpoint_is_refused(front: str, variables: dict[str, str]) -> None:
-    done = flashpool("serve", front, **variables)
-    assert done.returncode == 2
-    assert "FLASH_" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_a_port_in_use_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

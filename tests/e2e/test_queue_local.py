@@ -226,7 +226,6 @@ def test_the_sdks_api_is_not_opened_to_the_network(
 @pytest.mark.parametrize(
     ("variables", "text"),
     [
-        ({"FLASH_RESOURCE_NAME": "my_gpu"}, "'deployed queue' (FLASH_RESOURCE_NAME=my_gpu)"),
         ({"FLASH_ENDPOINT_TYPE": "lb", "FLASH_RESOURCE_NAME": "x"}, "lb_handler:app"),
         ({"FLASHPOOL_JOB_TIMEOUT_S": "soon"}, "FLASHPOOL_JOB_TIMEOUT_S='soon'"),
         ({"FLASHPOOL_ADMIN_HOST": "0.0.0.0"}, "FLASHPOOL_ADMIN_HOST"),
@@ -330,7 +329,6 @@ def test_the_application_ends_its_calls_within_the_drain(tmp_path: Path) -> None
         (["--host", "127.0.0.1", "--host=0.0.0.0"], {}, "FLASHPOOL_TOKEN"),
         ([], {"UVICORN_HOST": "0.0.0.0"}, "FLASHPOOL_TOKEN"),
         ([], {"FLASH_ENDPOINT_TYPE": "lb"}, "FLASH_RESOURCE_NAME"),
-        ([], {"FLASH_ENDPOINT_TYPE": "lb", "FLASH_RESOURCE_NAME": "api"}, "deployed load-balanced"),
     ],
 )
 @pytest.mark.slow

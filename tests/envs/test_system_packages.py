@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,58 @@ def test_who_waits_for_the_lock_can_leave(machine: Path, run: Run) -> None:
         assert log(machine) == []
 
     run(main())
+
+
+_HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from flashpool.envs.system_packages import _machine_lock
+
+async def main():
+    async with _machine_lock(Path(sys.argv[1]), print):
+        print("held", flush=True)
+        sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+def test_a_lock_whose_owner_was_killed_is_free(machine: Path, run: Run) -> None:
+    """Its file stays, and what is in it: nothing tells it from a file of somebody else."""
+    (machine / "lock").write_text("somebody's")
+    said: list[str] = []
+    command = [sys.executable, "-c", _HOLDER, str(machine / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+
+        async def main() -> None:
+            asked = asyncio.ensure_future(packages(machine).ensure(("curl",), said.append))
+            deadline = time.monotonic() + 30
+            while not said:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+            assert log(machine) == []
+            holder.kill()
+            await asyncio.wait_for(asked, 30)
+
+        try:
+            run(main())
+        finally:
+            holder.kill()
+    assert said[0] == "Another process installs system packages: waiting for it"
+    assert (machine / "state" / "curl").exists()
+    assert (machine / "lock").read_text() == "somebody's"
+
+
+def test_the_lock_follows_no_link(machine: Path, run: Run) -> None:
+    """It is in /tmp, where anybody may put one, and root opens it."""
+    (machine / "precious").write_text("precious")
+    (machine / "lock").symlink_to(machine / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        run(packages(machine).ensure(("curl",), print))
+    assert (machine / "precious").read_text() == "precious"
+    assert log(machine) == []
 
 
 @pytest.mark.parametrize("tool", ["apt-get", "nala"])

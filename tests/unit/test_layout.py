@@ -3,24 +3,61 @@
 import ast
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pool", "envs", "frontends")
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 #: What a worker's environment always has, beyond the standard library.
 CHILD_MAY_IMPORT = {"cloudpickle", "tblib", "_flashpool"}
+OURS = {"flashpool", "_flashpool"}
+#: Dependencies that no module imports, and why they are declared all the same.
+NOT_IMPORTED = {"uv": "the program that builds environments"}
+
+
+class WithoutTypes(ast.NodeTransformer):
+    """Leave out what only a type checker imports."""
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        self.generic_visit(node)
+        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            node.body = [ast.Pass()]
+        return node
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
     """Each import as (relative level, top-level name)."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    yield from imports_of(ast.parse(path.read_text("utf-8")))
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name.partition(".")[0]) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.level, (node.module or "").partition(".")[0]
+
+
+def third_party() -> set[str]:
+    """What the product imports when it runs, and what is neither ours nor the standard library's."""
+    names = set()
+    for path in [*SOURCES, *(ROOT / "docker").rglob("*.py")]:
+        tree = WithoutTypes().visit(ast.parse(path.read_text("utf-8")))
+        names |= {name for level, name in imports_of(tree) if not level}
+    return names - sys.stdlib_module_names - OURS
+
+
+def declared() -> dict[str, set[str]]:
+    """The top-level modules of each dependency that pyproject.toml declares."""
+    names = [Requirement(each).name for each in metadata.requires("flashpool") or []]
+    return {
+        name: {file.parts[0].partition(".")[0] for file in metadata.files(name) or []}
+        for name in names
+    }
 
 
 def ids(path: Path) -> str:
@@ -50,3 +87,21 @@ def test_every_package_is_installed_and_typed():
         assert f'"{name}" = "{folder.relative_to(ROOT)}"' in config
         assert (folder / "__init__.py").exists()
         assert (folder / "py.typed").exists()
+
+
+def test_what_is_imported_is_declared():
+    """Also what another dependency brings today: it may stop doing so."""
+    assert third_party() - set().union(*declared().values()) == set()
+
+
+def test_what_is_declared_is_imported():
+    """Whoever installs flashpool gets all that is declared."""
+    used = third_party()
+    unused = {name for name, modules in declared().items() if not modules & used}
+    assert unused == set(NOT_IMPORTED)
+
+
+def test_imports_for_type_checkers_do_not_count():
+    source = "if TYPE_CHECKING:\n    import a\nelse:\n    import b\ndef f():\n    import c.d\n"
+    found = imports_of(WithoutTypes().visit(ast.parse(source)))
+    assert set(found) == {(0, "b"), (0, "c")}

@@ -4,6 +4,8 @@ import asyncio
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -130,6 +132,34 @@ def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
     assert [report.job_id for report in first.waiting(60)] == ["a"]
     for outbox in (first, third, fourth):
         outbox.close()
+
+
+_OWNER = """
+import sys
+from pathlib import Path
+from flashpool.frontends.qb_outbox import Outbox, Report
+
+outbox = Outbox(Path(sys.argv[1]), is_named=False)
+outbox.keep(Report(job_id="a", body=b"{}"))
+print(outbox.folder.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_folder_of_a_killed_worker_is_the_next_one_s(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _OWNER, str(tmp_path / "worker")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        try:
+            assert owner.stdout
+            assert owner.stdout.readline() == b"worker\n"
+            beside = Outbox(tmp_path / "worker", is_named=False)
+            assert list(beside.waiting(60)) == []
+            beside.close()
+        finally:
+            owner.kill()
+    heir = Outbox(tmp_path / "worker", is_named=False)
+    assert [report.job_id for report in heir.waiting(60)] == ["a"]
+    heir.close()
 
 
 def test_where_there_are_no_locks_a_worker_without_a_name_is_alone(
