@@ -3,7 +3,8 @@
 The mixins of ``test.test_concurrent_futures`` (a package from 3.12 on, a module before)
 are taken from the running interpreter and mixed with one that makes a `Pool`. Every
 difference is in `DIFFERENCES` or `PROCESS_POOL_ONLY`, with its reason, and in
-docs/executor.md. Interpreters without the ``test`` package skip the module.
+docs/executor.md. Interpreters without the ``test`` package skip the module: Debian has it in
+libpython3.x-testsuite.
 """
 
 import importlib
@@ -14,12 +15,16 @@ import unittest
 import pytest
 
 from flashpool.pool import InvalidRequest, Pool, ResultNotSerializable, WorkerCrashed
+from support import wants
 
 NAME = "test.test_concurrent_futures"
 try:
     BASE = importlib.import_module(NAME)
 except ImportError:
-    pytest.skip(f"this interpreter comes without {NAME}: nothing to run", allow_module_level=True)
+    raise wants.missing(
+        "libpython{}.{}-testsuite".format(*sys.version_info),
+        f"this interpreter comes without {NAME}",
+    ) from None
 
 
 def mixin(module: str, name: str) -> type:
