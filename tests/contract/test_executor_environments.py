@@ -282,9 +282,11 @@ def add_installed(world, name):
     world.index.add(name, found.version, files=files)
 
 
-@pytest.fixture(scope="module")
-def wanted():
-    return another_python()[0]
+@pytest.fixture
+def wanted(monkeypatch):
+    version, path = another_python()
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    return version
 
 
 exec("def made(self): return 1", made_here := {})

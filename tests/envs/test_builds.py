@@ -437,8 +437,9 @@ def _version_of(python: Path) -> str:
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.strip()
 
 
-def test_another_python(setup: Any, run: Run) -> None:
-    other, _ = another_python()
+def test_another_python(setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, path = another_python()
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:

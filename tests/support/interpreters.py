@@ -1,11 +1,11 @@
 """Interpreters for tests: virtualenvs of the Python that runs them, and another Python."""
 
+import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
-from flashpool.envs import EnvSettings
-from flashpool.envs.uv_cli import find_uv
 from support import wants
 
 
@@ -26,16 +26,22 @@ def virtualenv(root: Path, *, at_start: str = "", **modules: str) -> Path:
 
 
 def another_python() -> tuple[str, Path]:
-    """The newest Python of another version that uv finds here, and its path; skip without one."""
+    """The newest Python of another version that is installed here, and its path.
+
+    It may be one that flashpool and uv do not find, before its folder is put on ``PATH``.
+    """
     for minor in range(14, 9, -1):
-        version = f"3.{minor}"
-        if minor != sys.version_info.minor and (path := installed(version)):
-            return version, path
-    raise wants.missing("another Python", "uv finds none of another version")
+        if minor != sys.version_info.minor and (path := installed(f"3.{minor}")):
+            return f"3.{minor}", path
+    raise wants.missing(
+        "another Python", f"all are {sys.version_info.major}.{sys.version_info.minor}"
+    )
 
 
+@cache
 def installed(version: str) -> Path | None:
-    """The Python that uv finds on this machine for a version, such as ``3.12`` or ``<3.13``."""
-    find = [str(find_uv(EnvSettings())), "python", "find", "--no-python-downloads", "--no-project"]
-    found = subprocess.run([*find, "--system", version], capture_output=True, text=True)
+    """A Python of that version, such as ``3.12``, wherever `make` looks for one to build with."""
+    script = str(Path(__file__).with_name("find_python.sh"))
+    environment = {**os.environ, "VERSION": version}
+    found = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
     return None if found.returncode else Path(found.stdout.strip())
