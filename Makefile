@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check help install run test test-all test-gpu lint format typecheck bench docs clean
+.PHONY: check help install run test test-on test-all test-gpu lint format typecheck bench docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
@@ -41,6 +41,10 @@ run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 test: install ## Tests, without the slow and GPU ones
 	@$(BIN)/python tests/support/client.py
 	$(BIN)/pytest $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
+
+test-on: $(UV_READY) ## The same on PYTHON, in a virtualenv of its own: .venv is left alone
+	@python=$$($(FIND_PYTHON)); bash tests/support/test_on.sh "$$python" ".venv-on$${python//\//-}" \
+	  $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(AT_ONCE) $(ARGS)
@@ -69,7 +73,7 @@ docs: install ## Check links, Python blocks and settings in README and docs/
 	$(BIN)/python tests/support/check_docs.py
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-uv .venv-3.* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-uv .venv-3.* .venv-on-* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis *.egg-info
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
