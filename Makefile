@@ -30,8 +30,8 @@ unexport VIRTUAL_ENV
 check: lint typecheck test ## Lint, types, tests (the default)
 
 help: ## This list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
-	  || sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1 \2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | while read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
 
 install: $(VENV)/.installed ## Make .venv with everything, when something changed
 
@@ -42,7 +42,7 @@ test: install ## Tests, without the slow and GPU ones
 	@$(BIN)/python tests/support/client.py
 	$(BIN)/pytest $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
-test-on: $(UV_READY) ## The same on PYTHON, in a virtualenv of its own: .venv is left alone
+test-on: $(UV_READY) ## The same tests with PYTHON=..., in a virtualenv of its own
 	@python=$$($(FIND_PYTHON)); bash tests/support/test_on.sh "$$python" ".venv-on$${python//\//-}" \
 	  $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
