@@ -10,7 +10,7 @@ the grace is over. A leak is what exists after and did not before:
                  Zombies count while somebody may still wait for them, then they are reaped.
     descriptor   a number that now leads elsewhere than before
     thread       a Python thread, daemon or not
-    shm          an entry of /dev/shm, unless a process that is no descendant of this one has
+    shm          a file in /dev/shm, unless a process that is no descendant of this one has
                  it mapped: every program of the machine makes them there
     file         an entry of the session's private TMPDIR
 
@@ -23,6 +23,7 @@ import ctypes
 import gc
 import os
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -158,7 +159,8 @@ def _shm_leaks(before: frozenset[str], now: frozenset[str]) -> Iterator[Leak]:
     for name in sorted(new):
         # By number: the C library makes a semaphore under another name, and then links it.
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(f"/dev/shm/{name}").st_ino not in others:
+            found = os.stat(f"/dev/shm/{name}")
+            if stat.S_ISREG(found.st_mode) and found.st_ino not in others:
                 yield Leak(kind="shm", what=f"/dev/shm/{name}")
 
 
