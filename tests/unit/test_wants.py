@@ -46,16 +46,29 @@ raise wants.missing("a-library", "the import failed")
 
 
 def run(folder, suite, *options):
+    (folder / "suite").mkdir()
     for name, text in suite.items():
-        (folder / name).write_text(text)
+        (folder / "suite" / name).write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
+    # The outer run tells its workers by variables, and has its directories elsewhere.
+    inherited = {name: one for name, one in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "support.wants", "-rs", *options, folder],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHONDONTWRITEBYTECODE": "1"},
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "support.wants",
+            "-rs",
+            "--basetemp=temp",
+            *options,
+            "suite",
+        ],
+        env={**inherited, "PYTHONPATH": str(TESTS), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
