@@ -25,13 +25,13 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check help install run test test-all test-gpu lint format typecheck bench bench-against docs clean
+.PHONY: check help install run test test-on test-newest test-all test-gpu lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
 help: ## This list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|' 2>/dev/null \
-	  || sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1 \2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | while read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
 
 install: $(VENV)/.installed ## Make .venv with everything, when something changed
 
@@ -41,6 +41,10 @@ run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 test: install ## Tests, without the slow and GPU ones
 	@$(BIN)/python tests/support/client.py
 	$(BIN)/pytest $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
+
+test-on: $(UV_READY) ## The same tests with PYTHON=..., in a virtualenv of its own
+	@python=$$($(FIND_PYTHON)); bash tests/support/test_on.sh "$$python" ".venv-on$${python//\//-}" \
+	  $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(AT_ONCE) $(ARGS)
@@ -81,7 +85,7 @@ docs: install ## Check links, Python blocks and settings in README and docs/
 	$(BIN)/python tests/support/check_docs.py
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-uv .venv-3.* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-uv .venv-3.* .venv-on-* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis *.egg-info
 	rm -rf .venv-newest
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ import pytest
 from support import leaks
 from support.client import client_python as make_client_python
 from support.nvml.fixtures import nvml_here, nvml_library, scripted  # noqa: F401
+from support.wants import pytest_terminal_summary  # noqa: F401
 
 #: Folders whose tests carry the marker of the same name.
 MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu")

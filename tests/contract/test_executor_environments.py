@@ -15,8 +15,8 @@ from contract.waiting import eventually
 from e2e.world import World, processes_with
 
 from flashpool.envs import EnvSettings
-from flashpool.envs.uv_cli import find_uv
 from flashpool.pool import EnvironmentError, InvalidRequest, Pool
+from support.interpreters import another_python
 
 
 def version():
@@ -255,16 +255,6 @@ class TestWaiting:
         assert future.result(60) == "2.0"
 
 
-def other_python():
-    uv = str(find_uv(EnvSettings()))
-    for minor in range(14, 9, -1):
-        if minor != sys.version_info[1]:
-            command = [uv, "python", "find", "--system", "--no-python-downloads", f"3.{minor}"]
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-                return f"3.{minor}"
-    return None
-
-
 class Scale:
     """Goes by value to another Python, methods and all."""
 
@@ -292,12 +282,11 @@ def add_installed(world, name):
     world.index.add(name, found.version, files=files)
 
 
-@pytest.fixture(scope="module")
-def wanted():
-    found = other_python()
-    if found is None:
-        pytest.skip("no other Python is installed where uv looks")
-    return found
+@pytest.fixture
+def wanted(monkeypatch):
+    version, path = another_python()
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    return version
 
 
 exec("def made(self): return 1", made_here := {})

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from e2e.server import FLASHPOOL, serving, until
 
+from support import wants
+
 SOURCE = """
 import time
 import beside
@@ -242,6 +244,7 @@ def test_version_and_help_are_quick() -> None:
         assert f"| {module}\n" not in done.stderr
 
 
+@wants.needs_program("curl")
 def test_the_example_of_the_banner_works(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as file:

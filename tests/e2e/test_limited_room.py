@@ -14,6 +14,7 @@ from e2e.server import report, request, until
 from e2e.world import VERSION, World
 
 from flashpool.envs.eviction import DiskUse
+from support import wants
 
 MB: Final = 1024 * 1024
 #: Reads its environment for as long as it runs, and says whether all was well.
@@ -110,6 +111,7 @@ def test_a_quota_holds_while_ten_environments_are_used_in_turn(world: World) -> 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
+    wants.program("mount")
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]

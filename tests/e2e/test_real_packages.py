@@ -6,7 +6,6 @@ server's own.
 
 import json
 import os
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from typing import Any, Final
 import pytest
 from e2e.server import Server, report, serving, until
 
-from flashpool.envs import EnvSettings
-from flashpool.envs.uv_cli import find_uv
+from support import wants
+from support.interpreters import installed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.shared_pool]
 
@@ -48,12 +47,10 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def _base(folder: Path) -> Path:
-    uv = find_uv(EnvSettings())
-    find = [uv, "python", "find", "--no-python-downloads", "--no-project", "--system", "<3.13"]
-    found = subprocess.run(find, capture_output=True, text=True)
-    if found.returncode:
-        pytest.skip("no Python before 3.13 is installed, and numpy 1.26 has no wheels for later")
-    make = [found.stdout.strip(), "-m", "venv", "--without-pip", folder / "base"]
+    python = installed("3.12") or installed("3.11") or installed("3.10")
+    if python is None:
+        raise wants.missing("a Python before 3.13", "numpy 1.26 has no wheels for later ones")
+    make = [python, "-m", "venv", "--without-pip", folder / "base"]
     subprocess.run(make, check=True)
     return folder / "base" / "bin" / "python"
 
@@ -139,10 +136,9 @@ def test_from_the_archive_with_the_network_cut_off(
     assert unpacked["receipt"]["environment"] == built["receipt"]["environment"]
 
 
-@pytest.mark.skipif(
-    not shutil.which("dpkg-query") or not (shutil.which("curl") or os.geteuid() == 0),
-    reason="curl is not installed, and cannot be installed",
-)
+@wants.needs_program("dpkg-query")
+# As root, the call has it installed.
+@wants.needs_program("curl", *["apt-get"] * (os.geteuid() == 0))
 def test_the_real_client_asks_for_packages(
     server: Server, client_python: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,13 @@ from flashpool.envs import (
     BuildFailed,
     BuildTimeout,
     Environments,
-    EnvSettings,
     ResolutionFailed,
     Spec,
     uv_cli,
 )
 from flashpool.envs.eviction import DiskUse
 from flashpool.envs.preloads import Preloads
-from flashpool.envs.uv_cli import find_uv
+from support.interpreters import another_python
 
 Run = Callable[[Any], Any]
 VersionIn = Callable[[Path, str], str]
@@ -435,27 +433,14 @@ def test_the_loop_is_never_blocked(setup: Any, run: Run) -> None:
     assert elsewhere < 5
 
 
-def _other_python() -> str | None:
-    uv = str(find_uv(EnvSettings()))
-    for minor in (10, 11, 12, 13, 14):
-        argv = [uv, "python", "find", "--system", "--no-python-downloads", f"3.{minor}"]
-        if (
-            minor != sys.version_info.minor
-            and not subprocess.run(argv, capture_output=True).returncode
-        ):
-            return f"3.{minor}"
-    return None
-
-
 def _version_of(python: Path) -> str:
     code = "import sys, alpha; print('%d.%d' % sys.version_info[:2])"
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.strip()
 
 
-def test_another_python(setup: Any, run: Run) -> None:
-    other = _other_python()
-    if other is None:
-        pytest.skip("no other Python is installed here")
+def test_another_python(setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, path = another_python()
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:

@@ -16,6 +16,7 @@ import pytest
 from flashpool.envs import DiskFull, Environments, QuotaReached, Spec
 from flashpool.envs.holders import parse_holder
 from flashpool.envs.manifest import check_sizes, read_facts
+from support import wants
 from support.waiting import until
 
 Run = Callable[[Any], Any]
@@ -451,6 +452,7 @@ def test_an_environment_larger_than_the_quota_is_refused(setup: Any, run: Run) -
 
 
 def mount(*argv: str) -> None:
+    wants.program("mount")
     if os.geteuid() != 0:
         pytest.skip("mounting a file system needs root")
     mounted = subprocess.run(["mount", *argv], capture_output=True, text=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import Environments, InterpreterMissing, Spec
-from flashpool.envs.uv_cli import find_uv
+from support.interpreters import another_python
 
 Run = Callable[[Any], Any]
 
@@ -33,14 +33,8 @@ def _script(path: Path, text: str) -> Path:
 @pytest.fixture
 def other(setup: Any) -> tuple[str, Path]:
     """Another Python of this machine: its version and its path."""
-    mine = ".".join(map(str, sys.version_info[:2]))
-    uv = find_uv(setup.settings())
-    for version in ("3.10", "3.11", "3.12", "3.13"):
-        argv = [str(uv), "python", "find", "--system", "--no-project", version]
-        found = subprocess.run(argv, capture_output=True, text=True)
-        if version != mine and found.returncode == 0:
-            return version, Path(found.stdout.strip()).resolve()
-    pytest.skip("no other Python is installed here")
+    version, path = another_python()
+    return version, path.resolve()
 
 
 def _acquired(setup: Any, run: Run, version: str) -> str:

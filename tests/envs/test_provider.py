@@ -27,6 +27,7 @@ from flashpool.envs import (
     store,
     stubs,
 )
+from support import wants
 from support.waiting import until
 
 Run = Callable[[Any], Any]
@@ -181,9 +182,11 @@ def test_a_commit_is_kept_in_the_lock(
         f"    return os.path.basename(shutil.copy({str(wheel)!r}, folder))\n"
     )
 
+    program = wants.program("git")
+
     def git(*argv: str) -> str:
         who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-        done = subprocess.run(["git", "-C", source, *who, *argv], capture_output=True, text=True)
+        done = subprocess.run([program, "-C", source, *who, *argv], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

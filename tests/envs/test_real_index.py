@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import Environments, EnvSettings, RegistryUnreachable, Spec
+from support.interpreters import virtualenv
 
 Run = Callable[[Any], Any]
 
@@ -23,10 +24,7 @@ def settings(tmp_path: Path, **changes: Any) -> EnvSettings:
 
 def bare(tmp_path: Path) -> Path:
     folder = tmp_path / "bare"
-    if not folder.exists():
-        argv = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
-        subprocess.run(argv, check=True)
-    return folder / "bin" / "python"
+    return folder / "bin" / "python" if folder.exists() else virtualenv(folder)
 
 
 def ask(python: Path, code: str) -> str:

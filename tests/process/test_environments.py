@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from flashpool.pool.calls import Provision
+from support.interpreters import virtualenv
 from support.live import alive, value
 
 VERSION = "def f():\n    import thing\n    return thing.version"
@@ -18,14 +17,9 @@ VERSION = "def f():\n    import thing\n    return thing.version"
 def interpreter(tmp_path):
     """Makes virtualenvs of this Python, each with its own version of ``thing``."""
 
-    def make(name: str, text: str | None = None) -> str:
-        root = tmp_path / name
-        subprocess.run(
-            [sys.executable, "-m", "venv", "--without-pip", "--symlinks", root], check=True
-        )
-        (packages,) = root.glob("lib/python*/site-packages")
-        (packages / "thing.py").write_text(text or f"version = {name!r}\n")
-        return str(root / "bin/python")
+    def make(name: str, text: str = "", at_start: str = "") -> str:
+        thing = text or f"version = {name!r}\n"
+        return str(virtualenv(tmp_path / name, at_start=at_start, thing=thing))
 
     return make
 
@@ -162,10 +156,8 @@ def test_what_cannot_be_preloaded_this_time_fails_no_call(live, interpreter, tex
 
 
 def test_a_wait_for_the_interpreter_counts_as_start(live, interpreter):
-    python = interpreter("one")
-    (packages,) = Path(python).parents[1].glob("lib/python*/site-packages")
-    (packages / "sitecustomize.py").write_text("import time; time.sleep(1)")
-    live.supervisor.add_environment("one", python)
+    slow = interpreter("one", at_start="import time; time.sleep(1)")
+    live.supervisor.add_environment("one", slow)
     first = live.call(VERSION, call=of("one")).receipt
     assert first.start_s >= 1
     assert first.total_s >= first.start_s + first.run_s

@@ -1,7 +1,5 @@
 """Instances and the environments they live in: idle ones keep neither from others."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import pytest
 from process.resident_calls import begin, instances, result, run, value
 
 from flashpool.pool.calls import Provision
+from support.interpreters import virtualenv
 from support.live import Live, alive
 
 Make = Callable[..., Live]
@@ -16,9 +15,7 @@ Make = Callable[..., Live]
 
 @pytest.fixture
 def python(tmp_path: Path) -> str:
-    root = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", root], check=True)
-    return str(root / "bin/python")
+    return str(virtualenv(tmp_path / "venv"))
 
 
 def of(name: str) -> Provision:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from process.resident_calls import begin, result, thing
 from flashpool.pool import crew, roster
 from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, InstanceConflict, Overloaded, PoolClosed
+from support import wants
+from support.interpreters import virtualenv
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
@@ -27,19 +28,8 @@ NEXT = "def f(): return 'fine'"
 
 @pytest.fixture
 def interpreter(tmp_path):
-    """Makes a virtualenv of this Python whose site-packages hold the given files."""
-
-    def make(**files: str) -> str:
-        subprocess.run(
-            [sys.executable, "-m", "venv", "--without-pip", "--symlinks", tmp_path / "env"],
-            check=True,
-        )
-        (packages,) = (tmp_path / "env/lib").glob("python*/site-packages")
-        for name, text in files.items():
-            (packages / f"{name}.py").write_text(text)
-        return str(tmp_path / "env/bin/python")
-
-    return make
+    """Makes a virtualenv of this Python that has the given modules, and code at its start."""
+    return lambda **files: str(virtualenv(tmp_path / "env", **files))
 
 
 def test_an_interpreter_without_our_packages_gets_the_runtimes_and_no_other(make_live, interpreter):
@@ -63,7 +53,7 @@ def test_an_interpreter_without_our_packages_gets_the_runtimes_and_no_other(make
 def test_a_start_up_that_fails_is_told_with_its_words(make_live, interpreter, start_up, words):
     # Short for the one that is to pass it; the others are to have ended by themselves.
     limit_s = 1.0 if "did not come up" in words else 30.0
-    live = make_live(base_python=interpreter(sitecustomize=start_up), start_timeout_s=limit_s)
+    live = make_live(base_python=interpreter(at_start=start_up), start_timeout_s=limit_s)
     outcome = live.call(NEXT)
     assert outcome.error_type == "EnvironmentStartFailed", outcome
     assert words in outcome.error
@@ -79,7 +69,7 @@ def test_a_missing_interpreter_is_told(make_live, tmp_path):
 
 
 def test_a_crash_loop_is_cut_off(make_live, interpreter):
-    live = make_live(base_python=interpreter(sitecustomize="import os; os._exit(9)"))
+    live = make_live(base_python=interpreter(at_start="import os; os._exit(9)"))
     for _ in range(12):
         assert live.call(NEXT).error_type == "EnvironmentStartFailed"
     assert sum(live.supervisor._parts.fleet.starts.values()) <= 5
@@ -102,7 +92,7 @@ def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_li
 
 def test_a_thread_at_start_up_makes_workers_spawn_and_says_why(make_live, interpreter):
     threads = "import threading, time; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
-    live = make_live(base_python=interpreter(sitecustomize=threads)).ready()
+    live = make_live(base_python=interpreter(at_start=threads)).ready()
     assert live.value("import threading\ndef f(): return threading.active_count()") == 2
     zygote = live.zygote()
     assert zygote.start_method == "spawn"
@@ -112,7 +102,7 @@ def test_a_thread_at_start_up_makes_workers_spawn_and_says_why(make_live, interp
 
 def test_spawned_workers_that_never_prepare_are_ended(make_live, interpreter):
     live = make_live(
-        base_python=interpreter(sitecustomize="import time; time.sleep(1000)"),
+        base_python=interpreter(at_start="import time; time.sleep(1000)"),
         start_method="spawn",
         grace_s=0.1,
     ).ready()
@@ -216,7 +206,7 @@ def test_a_loaded_zygote_that_dies_before_it_forks_is_given_up(make_live, interp
 
 def test_an_interpreter_whose_forks_die_spawns(make_live, interpreter):
     exits = "import os, sys\nos.register_at_fork(after_in_child=lambda: os._exit(3))"
-    live = make_live(base_python=interpreter(sitecustomize=exits)).ready()
+    live = make_live(base_python=interpreter(at_start=exits)).ready()
     live.until(lambda: [z.start_method for z in live.stats().zygotes] == ["spawn"])
     assert live.value(NEXT) == "fine"
     assert "before user code began" in live.zygote().reason
@@ -425,9 +415,7 @@ int cuDeviceGetCount(int *count) { *count = 1; return initialised ? 0 : 3; }
 @pytest.fixture(scope="module")
 def cuda_driver(tmp_path_factory):
     """A library with the driver's name and the two functions that the check relies on."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
+    compiler = wants.c_compiler()
     folder = tmp_path_factory.mktemp("driver")
     (folder / "cuda.c").write_text(STAND_IN_DRIVER)
     library = folder / "libcuda.so.1"
@@ -451,7 +439,7 @@ def test_a_module_that_initialises_cuda_is_not_forked_with(make_live, interprete
 
 def test_cuda_initialised_at_start_up_makes_workers_spawn(make_live, interpreter, cuda_driver):
     start_up = f"import ctypes; ctypes.CDLL({str(cuda_driver)!r}).cuInit(0)"
-    live = make_live(base_python=interpreter(sitecustomize=start_up)).ready()
+    live = make_live(base_python=interpreter(at_start=start_up)).ready()
     assert live.value(NEXT) == "fine"
     assert live.zygote().start_method == "spawn"
     assert "CUDA" in live.zygote().reason

@@ -3,16 +3,22 @@
 #                           of the names given, those on PATH and those of version managers
 #                           that runs, is 3.10 or later, and can make a virtualenv.
 # VERSION=3.12 find_python.sh   the same, of that version only; fails silently.
-# Every candidate is run, because a version manager's shim exists without its Python.
+# Every candidate is run, because a version manager's shim exists without its Python. Of a
+# virtualenv's interpreter, the one it was made from is printed, whose life is not the virtualenv's.
 set -u
 
-probe='import sys
+probe='import os, sys
 wanted = sys.argv[1]
 if sys.version_info < (3, 10): sys.exit(3)
 if wanted and wanted != "%d.%d" % sys.version_info[:2]: sys.exit(5)
 try: import ensurepip, venv
 except ImportError: sys.exit(4)
-print(getattr(sys, "_base_executable", None) or sys.executable)'
+found = getattr(sys, "_base_executable", None) or sys.executable
+# Before 3.11, a virtualenv calls itself its base.
+base = os.path.join(sys.base_prefix, "bin", "python%d.%d" % sys.version_info[:2])
+if found.startswith(os.path.join(sys.prefix, "")) and sys.prefix != sys.base_prefix and os.path.exists(base):
+    found = base
+print(found)'
 
 too_old= no_venv=
 try() {
@@ -31,8 +37,8 @@ else
   for name in "$@" $(type -aP python3 "python${VERSION:-3.13}" python3.1{3,2,1,0,4} python); do
     try "$name"
   done
-  for path in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python \
-      "$HOME"/.local/share/uv/python/cpython-3.*/bin/python3 /opt/python*/bin/python3; do
+  for path in "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.*/bin/python \
+      "${HOME:-}"/.local/share/uv/python/cpython-3.*/bin/python3 /opt/python*/bin/python3; do
     [ -x "$path" ] && try "$path"
   done
 fi

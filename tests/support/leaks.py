@@ -10,7 +10,8 @@ the grace is over. A leak is what exists after and did not before:
                  Zombies count while somebody may still wait for them, then they are reaped.
     descriptor   a number that now leads elsewhere than before
     thread       a Python thread, daemon or not
-    shm          an entry of /dev/shm
+    shm          a file in /dev/shm, unless a process that is no descendant of this one has
+                 it mapped: every program of the machine makes them there
     file         an entry of the session's private TMPDIR
 
 A snapshot costs well under a millisecond or two: nothing but /proc listings and the links
@@ -22,6 +23,7 @@ import ctypes
 import gc
 import os
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -114,7 +116,7 @@ def find_leaks(before: Snapshot) -> list[Leak]:
             for key in now.threads - before.threads
             if key in names
         ),
-        *(Leak(kind="shm", what=f"/dev/shm/{name}") for name in sorted(now.shm - before.shm)),
+        *_shm_leaks(before.shm, now.shm),
         *(
             Leak(kind="file", what=os.path.join(tempfile.gettempdir(), name))
             for name in sorted(now.files - before.files)
@@ -149,6 +151,31 @@ def _process_leaks(before: frozenset[int], now: frozenset[int]) -> Iterator[Leak
                 yield Leak(kind="process", what=f"{pid} {_command(pid)}", pid=pid)
             if ancestor == this or ancestor in before:
                 break
+
+
+def _shm_leaks(before: frozenset[str], now: frozenset[str]) -> Iterator[Leak]:
+    new = now - before
+    others = _mapped_by_others() if new else frozenset()
+    for name in sorted(new):
+        # By number: the C library makes a semaphore under another name, and then links it.
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(f"/dev/shm/{name}")
+            if stat.S_ISREG(found.st_mode) and found.st_ino not in others:
+                yield Leak(kind="shm", what=f"/dev/shm/{name}")
+
+
+def _mapped_by_others() -> frozenset[int]:
+    """The inodes in /dev/shm that processes outside of this one's tree have mapped."""
+    this = os.getpid()
+    found: set[int] = set()
+    for pid in _all_pids():
+        # Of a process that ends meanwhile, or is another user's, nothing can be read.
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+                rows = [line.split(None, 5) for line in maps if "/dev/shm/" in line]
+            if rows and pid != this and this not in _ancestors(pid, _parent):
+                found.update(int(row[4]) for row in rows)
+    return frozenset(found)
 
 
 def _ancestors(pid: int, parent: Callable[[int], int | None]) -> Iterator[int]:

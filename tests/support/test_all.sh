@@ -6,15 +6,11 @@ set -uo pipefail
 # Properties are tried with other examples each time.
 export FLASHPOOL_TEST_AT_RANDOM=1
 
-uv=.venv-uv/bin/uv
 failed=() passed=()
 for version in 3.10 3.11 3.12 3.13 3.14; do
   python=$(VERSION=$version bash tests/support/find_python.sh) || continue
   echo "== Python $version: $python"
-  if UV_PROJECT_ENVIRONMENT=.venv-$version "$uv" sync -q --frozen --python "$python" \
-      --reinstall-package flashpool \
-      && ".venv-$version/bin/python" tests/support/client.py \
-      && ".venv-$version/bin/pytest" -m 'not gpu' "$@"
+  if bash tests/support/test_on.sh "$python" ".venv-$version" -m 'not gpu' "$@"
   then passed+=("$version"); else failed+=("$version"); fi
 done
 

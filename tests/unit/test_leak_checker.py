@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from multiprocessing import shared_memory
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,39 @@ def test_shared_memory_is_found(before):
     finally:
         segment.close()
         segment.unlink()
+
+
+#: Takes a snapshot, waits for a line, and says which of the shared memory since is a leak.
+WATCHER = """
+from support import leaks
+before = leaks.Snapshot.take()
+print("before", flush=True)
+input()
+print([leak.what for leak in leaks.find_leaks(before) if leak.kind == "shm"])
+"""
+
+
+def test_shared_memory_of_another_program_is_no_leak():
+    """The checker runs in a child here, so this process is another program."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHER],
+        env={**os.environ, "PYTHONPATH": str(Path(leaks.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watcher:
+        assert watcher.stdout.readline() == "before\n"
+        segment = shared_memory.SharedMemory(create=True, size=16)
+        # As the C library does with a named semaphore, which is mapped under its first name.
+        linked = Path(f"/dev/shm/{segment.name}-linked")
+        linked.hardlink_to(f"/dev/shm/{segment.name}")
+        try:
+            found, _ = watcher.communicate("\n", timeout=30)
+        finally:
+            linked.unlink()
+            segment.close()
+            segment.unlink()
+        assert found == "[]\n"
 
 
 def test_a_temporary_directory_is_found(before):

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from .scripted import ScriptedNvml, build, compiler
+from support import wants
+
+from .scripted import ScriptedNvml, build
 
 
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the library, compiled once."""
-    if compiler() is None:
-        pytest.skip("no C compiler here, and the scripted NVML library is made from C")
-    return build(tmp_path_factory.mktemp("nvml"))
+    return build(tmp_path_factory.mktemp("nvml"), wants.c_compiler())
 
 
 @pytest.fixture

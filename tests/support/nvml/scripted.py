@@ -10,7 +10,6 @@ loaded already in this one (`ScriptedNvml.here`).
 import contextlib
 import ctypes
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,19 +28,12 @@ DRIVER_NOT_LOADED: Final = 9
 UNKNOWN: Final = 999
 
 
-def compiler() -> str | None:
-    """The C compiler, where there is one."""
-    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-
-
-def build(folder: Path) -> Path:
+def build(folder: Path, compiler: str) -> Path:
     """Compile the library; the folder that holds it."""
-    made = compiler()
-    assert made is not None, "these tests need a C compiler"
     target = folder / LIBRARY
     flags = "-std=gnu11 -Wall -Wextra -Werror -O1 -shared -fPIC".split()
     soname = f"-Wl,-soname,{LIBRARY}"
-    subprocess.run([made, *flags, soname, "-o", target, SOURCE], check=True)
+    subprocess.run([compiler, *flags, soname, "-o", target, SOURCE], check=True)
     return folder
 
 

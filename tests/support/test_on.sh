@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# test_on.sh PYTHON VENV [ARGUMENT..]   run tests on this interpreter, in a virtualenv of its own:
+#                                       VENV, which is made or brought up to date first. The
+#                                       arguments go to pytest.
+# Not while tests run in another virtualenv: each install makes the links in build/ anew, which
+# all virtualenvs of this checkout read.
+set -euo pipefail
+python=$1 venv=$2; shift 2
+
+UV_PROJECT_ENVIRONMENT=$venv .venv-uv/bin/uv sync -q --frozen --python "$python" \
+  --reinstall-package flashpool
+"$venv/bin/python" tests/support/client.py
+exec "$venv/bin/pytest" "$@"
