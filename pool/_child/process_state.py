@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 #: Forks without the hooks of Python code (`preparation` replaces ``os.fork``).
 _fork = os.fork
+#: How `random` writes down a Mersenne Twister, and the bits of one of its numbers.
+_TWISTER, _WORD_BITS = 3, 32
+#: Times that a key may have been used up, each after 624 numbers.
+_ROUNDS = 64
 #: Things that a reason names, at most.
 _SHOWN = 3
 
@@ -63,7 +67,7 @@ def difference(before: State) -> str | None:
     if now.cwd != before.cwd:
         return f"it changed the working directory, to {now.cwd}"
     for name, state in before.randomness.items():
-        if now.randomness.get(name) != state:
+        if not _follows(now.randomness.get(name), state):
             return f"it seeds the global random numbers of {name}"
     return None
 
@@ -180,8 +184,7 @@ def _cuda_is_initialised() -> bool:
 def _random_states() -> dict[str, Any]:
     """What each global generator, whose library is loaded, makes its numbers from.
 
-    An import that seeds one means every process to draw the same numbers; forks renew it. A few
-    numbers that an import draws leave this as it is.
+    An import that seeds one wants the same numbers in every process; workers would renew it.
     """
     found = {}
     for module, state in _GLOBAL_GENERATORS.items():
@@ -195,8 +198,27 @@ def _random_states() -> dict[str, Any]:
 
 _GLOBAL_GENERATORS: dict[str, Callable[[Any], Any]] = {
     "random": lambda module: module.getstate()[1][:-1],
-    "numpy.random.mtrand": lambda module: module._rand._bit_generator.state["state"][
-        "key"
-    ].tobytes(),
+    "numpy.random.mtrand": lambda module: tuple(
+        module._rand._bit_generator.state["state"]["key"].tolist()
+    ),
     "torch": lambda module: module.initial_seed(),
 }
+
+
+def _follows(now: Any, before: Any) -> bool:
+    """Whether a generator may have come from one state to the other by drawing numbers.
+
+    Those of `random` and NumPy are Mersenne Twisters: after each 624 numbers, all of the key is new.
+    """
+    if now == before or not isinstance(before, tuple):
+        return bool(now == before)
+    from random import Random
+
+    twister, key = Random(), before
+    for _ in range(_ROUNDS):
+        twister.setstate((_TWISTER, (*key, len(key)), None))
+        twister.getrandbits(_WORD_BITS)
+        key = twister.getstate()[1][:-1]
+        if key == now:
+            return True
+    return False

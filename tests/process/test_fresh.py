@@ -203,6 +203,13 @@ def test_every_call_draws_its_own(fresh, name):
         assert {difference for difference, _ in values} == {0}
 
 
+def test_an_import_may_draw_numbers(fresh):
+    fresh.module("drawer", "import random; NUMBERS = [random.random() for _ in range(5000)]")
+    outcomes = fresh.outcomes(source("import drawer, random; return random.random()"))
+    assert outcomes[-1].receipt.preloaded
+    assert len({value(outcome) for outcome in outcomes}) == 4
+
+
 def test_what_was_given_a_seed_stays_as_it_was(fresh):
     fresh.module("holder", HOLDER)
     code = source("import holder as h; return h.FIXED.random(), float(h.FIXED_GENERATOR.random())")
