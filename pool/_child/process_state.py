@@ -214,7 +214,7 @@ def _follows(now: Any, before: Any) -> bool:
         return bool(now == before)
     from random import Random
 
-    twister, key = Random(), before
+    twister, key = Random(), before  # noqa: S311 - it is what is looked at
     for _ in range(_ROUNDS):
         twister.setstate((_TWISTER, (*key, len(key)), None))
         twister.getrandbits(_WORD_BITS)
