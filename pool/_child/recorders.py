@@ -60,6 +60,8 @@ class Recorders:
         self.numbers: list[tuple[str, str, tuple[Any, ...], Any]] = []
         #: Files that each module wrote, and directories it made.
         self.written: list[tuple[str, str]] = []
+        #: Addresses that each module connected to.
+        self.connected: list[tuple[str, str]] = []
         #: Variables that imports have set, and who did: a later read is none of the surroundings.
         self.sets: dict[str, str] = {}
         self._quiet = False
@@ -205,6 +207,8 @@ class Recorders:
                 self.written.append((importing_module(), os.path.join(os.getcwd(), path)))
             elif _is_relative(path):
                 self._read("cwd")
+        elif event == "socket.connect":
+            self.connected.append((importing_module(), str(args[1])))
         elif event == "tempfile.mkdtemp":
             self.written.append((importing_module(), os.fsdecode(args[0])))
 

@@ -200,7 +200,7 @@ class _Scout:
         said = output.text()
         why = process_state.difference(before)
         if said and why is None:
-            why = f"it prints when it is imported: {said[:_SHOWN]!r}"
+            why = f"it prints when it is imported: {said.strip()[:_SHOWN]!r}"
         if why is not None:
             # Not only this package: others that it was the first to need may have done it.
             for name in {one.partition(".")[0] for one in set(sys.modules) - known} | {package}:
@@ -212,6 +212,8 @@ class _Scout:
         for module, path in recorders.written:
             if os.path.exists(path):
                 self.reject(module, f"it writes a file when it is imported: {path}")
+        for module, address in recorders.connected:
+            self.reject(module, f"it connects to {address} when it is imported")
         places, lost = randomness.find(recorders.draws, new)
         for name in lost:
             self.reject(
@@ -276,6 +278,6 @@ class _Output:
 
     def text(self) -> str:
         """What came, and no more of it than a reason may repeat."""
-        text = os.pread(self.file, 4 * _SHOWN, 0).decode("utf-8", "replace").strip()
+        text = os.pread(self.file, 4 * _SHOWN, 0).decode("utf-8", "replace")
         os.close(self.file)
         return text

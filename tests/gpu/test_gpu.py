@@ -147,3 +147,21 @@ def test_an_instance_keeps_its_weights_until_it_is_evicted(pod: Serve) -> None:
         settled(server, gpu)
         assert back["used_bytes"] is not None
         assert result(where(server)) != result(first)
+
+
+DRAWS = """def draws():
+    import torch
+    return torch.rand(1).item(), torch.rand(1, device="cuda").item()
+"""
+
+
+def test_each_call_draws_its_own_numbers_and_a_seed_repeats_them(pod: Serve) -> None:
+    with pod() as server:
+        cold = result(server.execute(DRAWS, seed=1))
+        until(lambda: server.execute(DRAWS)["receipt"]["preloaded"], 120)
+        answers = [result(server.execute(DRAWS)) for _ in range(10)]
+        for column in zip(*answers, strict=True):
+            assert len(set(column)) == len(column)
+        warm = [server.execute(DRAWS, seed=1) for _ in range(3)]
+        assert all(one["receipt"]["preloaded"] for one in warm)
+        assert [result(one) for one in warm] == [cold] * 3

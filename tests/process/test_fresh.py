@@ -84,6 +84,12 @@ SHARED = {
     "something printed": ("print('welcome')", "prints"),
     "something printed by C": ("import ctypes; ctypes.CDLL(None).puts(b'welcome')", "prints"),
     "a warning": ("import warnings; warnings.warn('old')", "prints"),
+    "an empty line printed": ("print()", "prints"),
+    "a connection that it closes": (
+        "import socket; s = socket.create_server(('127.0.0.1', 0));"
+        " socket.create_connection(s.getsockname()).close(); s.close()",
+        "connects to",
+    ),
     "another directory": ("import os; os.chdir('/usr')", "working directory"),
     "seeded numbers": ("import random; random.seed(4)", "random"),
     "seeded numbers of NumPy": ("import numpy; numpy.random.seed(4)", "random"),
