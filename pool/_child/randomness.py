@@ -112,7 +112,7 @@ class Makers:
 def _entropy(value: Any) -> int | None:
     """What one of NumPy's generators of bits was seeded with."""
     module: Any = sys.modules.get("numpy.random.bit_generator")
-    if module is None or not isinstance(value, module.BitGenerator):
+    if module is None or not issubclass(type(value), module.BitGenerator):
         return None
     entropy = getattr(value.seed_seq, "entropy", None)
     return entropy if isinstance(entropy, int) else None
@@ -129,48 +129,73 @@ def _numpy_global() -> Any:
 
 def find(draws: list[tuple[str, bytes]], modules: list[str]) -> tuple[list[Place], set[str]]:
     """The places of what was drawn; and the modules that keep a draw where it cannot be renewed."""
-    held = [one for name in modules for one in _held_by(name)] if draws else []
-    places: dict[int, list[Place]] = {}
+    if not draws:
+        return [], set()
+    held = [one for name in modules for one in _held_by(name)]
+    places: list[Place] = []
     #: Values that were drawn, or hold a part of one: which draw.
     values: dict[Any, int] = {}
     for number, (_, drawn) in enumerate(draws):
-        forms = [(form, make(drawn)) for form, make in _FORMS.items() if _fits(form, drawn)]
-        values.update((made, number) for _, made in forms)
-        found = [(one[2], place) for one in held for place in _places(number, drawn, forms, *one)]
-        values.update((value, number) for value, _ in found)
-        places[number] = [place for _, place in found]
-    lost = _kept_elsewhere(values, held) if draws else set()
+        _find_one(number, drawn, held, places, values)
+    held.clear()
+    lost = _kept_elsewhere(values, {id(values), *map(id, draws)})
     lost = {number for number in lost if draws[number][0] not in _RENEWED}
-    kept = [place for number, some in places.items() if number not in lost for place in some]
-    return kept, {draws[number][0] for number in lost}
+    return [one for one in places if one.draw not in lost], {draws[one][0] for one in lost}
 
 
-def _kept_elsewhere(values: dict[Any, int], held: list[Any]) -> set[int]:
+def _find_one(
+    number: int, drawn: bytes, held: list[Any], places: list[Place], values: dict[Any, int]
+) -> None:
+    forms = [(form, make(drawn)) for form, make in _FORMS.items() if _fits(form, drawn)]
+    for _, made in forms:
+        values[made] = number
+    for owner, path, value in held:
+        for place in _places(number, drawn, forms, owner, path, value):
+            places.append(place)
+            values[value] = number
+
+
+def _kept_elsewhere(values: dict[Any, int], ours: set[int]) -> set[int]:
     """Which draws stand in other containers than attributes, as a key of a table for example.
 
     No renewal would reach these, and one of the attributes alone would tear them apart.
     """
-    del held[:]
     kinds = {type(value) for value in values}
-    namespaces = set()
-    for module in list(sys.modules.values()):
-        for one in (module, *list(getattr(module, "__dict__", {}).values())):
-            inner = getattr(one, "__dict__", None)
-            namespaces.add(id(gc.get_referents(inner)[0] if isinstance(one, type) else inner))
+    namespaces = _namespaces()
     found: set[int] = set()
+    gc.collect()
     for container in gc.get_objects():
-        kind = type(container)
-        if kind is dict:
-            if container is values:
-                continue
-            ours = id(container) in namespaces
-            members = list(container) if ours else [*container, *container.values()]
-        elif kind in (list, tuple, set, frozenset):
-            members = list(container)
-        else:
-            continue
-        found.update(values[one] for one in members if type(one) in kinds and one in values)
+        if id(container) not in ours:
+            for one in _members(container, is_namespace=id(container) in namespaces):
+                if type(one) in kinds and one in values:
+                    found.add(values[one])
     return found
+
+
+def _members(container: Any, *, is_namespace: bool = False) -> Iterator[Any]:
+    """What stands in a container; of attributes, their names."""
+    kind = type(container)
+    if kind is dict:
+        yield from list(container)
+        content = list(container.values())
+    elif kind in (list, tuple, set, frozenset):
+        content = list(container)
+    else:
+        return
+    for one in content:
+        if type(one) in (dict, tuple) and not gc.is_tracked(one):
+            # The collector passes over those that hold only texts and numbers.
+            yield from _members(one)
+        elif not is_namespace:
+            yield one
+
+
+def _namespaces() -> set[int]:
+    """The tables of attributes that `_held_by` looks at, by their addresses."""
+    owners = list(sys.modules.values())
+    owners += [value for module in owners for value in _namespace(module).values()]
+    # A class shows its attributes through a proxy, an object or a module its own table.
+    return {id(one) for owner in owners for one in gc.get_referents(owner) if type(one) is dict}
 
 
 def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]:
@@ -196,21 +221,29 @@ def find_drawn(numbers: list[tuple[str, str, tuple[Any, ...], Any]]) -> list[Pla
 
 def _held_by(name: str) -> Iterator[tuple[str, list[str], Any]]:
     """Attributes of a module, of the classes it defines, and of the objects it keeps."""
-    module = sys.modules.get(name)
-    for attribute, value in list(getattr(module, "__dict__", {}).items()):
+    for attribute, value in _namespace(sys.modules.get(name)).items():
         yield name, [attribute], value
-        if isinstance(value, type):
-            inner: Any = dict(value.__dict__) if value.__module__ == name else {}
-        elif isinstance(value, _PLAIN) or type(value).__module__.partition(".")[0] in _BUILT_IN:
+        if issubclass(type(value), type) and getattr(value, "__module__", None) != name:
             continue
-        else:
-            inner = getattr(value, "__dict__", None)
-        if isinstance(inner, dict):
-            yield from ((name, [attribute, one], held) for one, held in list(inner.items()))
+        if type(value) not in _PLAIN:
+            yield from ((name, [attribute, one], held) for one, held in _namespace(value).items())
 
 
-_PLAIN = (str, bytes, int, float, bool, type(None), type(len), type(find), type(sys))
-_BUILT_IN = ("builtins", "types", "typing")
+#: What has no attributes worth a look; modules come by themselves.
+_PLAIN = {str, bytes, int, float, bool, type(None), type(len), type(find), type(sys)}
+
+
+def _namespace(owner: object) -> dict[str, Any]:
+    """The attributes of a module, a class or an object, of any kind.
+
+    Asked of the kind, and never of the object: a proxy would answer for what it stands for, or raise.
+    """
+    try:
+        get = type.__getattribute__ if issubclass(type(owner), type) else object.__getattribute__
+        found = get(owner, "__dict__")
+        return {name: value for name, value in dict(found).items() if type(name) is str}
+    except Exception:
+        return {}
 
 
 def _places(

@@ -44,6 +44,8 @@ class Findings:
         self.edges: dict[str, list[str]] = {}
         #: What each module read of its surroundings, and as ``set:NAME`` variables that it set.
         self.reads: dict[str, dict[str, str | None]] = {}
+        #: What is wrong with the scout itself, which then found out nothing.
+        self.failure = ""
         #: Where modules keep what has to be another in each process: see `randomness`.
         self.places: list[randomness.Place] = []
 
@@ -86,7 +88,10 @@ def explore(names: list[str], varying: list[str], tell: Callable[[str], None]) -
         found.unfit.update(findings.unfit)
         findings = found
         _reject_varying(findings, varying)
-        if crashed is None:
+        if found.failure:
+            why = f"the process that tried its import failed: {found.failure}"
+            findings.unfit.update(dict.fromkeys(left, why))
+        if found.failure or crashed is None:
             return findings
         for name in crashed or left:
             findings.unfit.setdefault(name, "its import ended the process")
@@ -110,10 +115,12 @@ def _send(names: list[str], tell: Callable[[str], None]) -> tuple[Findings, list
     fd = os.memfd_create("flashpool-scout")
     pid = preparation.fork()
     if pid == 0:
+        scout = _Scout(fd, tell)
         try:
-            _Scout(fd, tell).run(names)
-        except BaseException:
+            scout.run(names)
+        except BaseException as error:
             sys.excepthook(*sys.exc_info())
+            scout.note("failure", f"{type(error).__name__}: {error}"[:_WHY])
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -137,6 +144,8 @@ def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
             crashed = [name for name in crashed or () if name != fields[0]]
         elif kind == "home":
             crashed = None
+        elif kind == "failure":
+            findings.failure = fields[0]
         elif kind == "unfit":
             findings.unfit.setdefault(*fields)
         elif kind == "place":
@@ -214,17 +223,7 @@ class _Scout:
                 self.reject(module, f"it writes a file when it is imported: {path}")
         for module, address in recorders.connected:
             self.reject(module, f"it connects to {address} when it is imported")
-        places, lost = randomness.find(recorders.draws, new)
-        for name in lost:
-            self.reject(
-                name, "it keeps random bytes from its import where no call can have its own"
-            )
-        for name in recorders.pid_readers.intersection(new):
-            places += randomness.find_numbers("pid", [os.getpid()], name)
-        for name, times in recorders.times.items():
-            places += randomness.find_numbers("time", times, name) if name in sys.modules else []
-        places += randomness.find_drawn(recorders.numbers)
-        for place in places:
+        for place in self.places(new):
             self.note("place", *place)
         for name, needed in recorders.edges.items():
             self.note("edges", name, sorted(needed))
@@ -232,6 +231,19 @@ class _Scout:
             recorders.reads.setdefault(name, {})[f"set:{variable}"] = None
         for name, facts in recorders.reads.items():
             self.note("reads", name, facts)
+
+    def places(self, new: list[str]) -> list[randomness.Place]:
+        """Where the new modules keep what has to be another in each process."""
+        recorders = self.recorders
+        places, lost = randomness.find(recorders.draws, new)
+        for name in lost:
+            why = "it keeps random bytes from its import where no call can have its own"
+            self.reject(name, why)
+        for name in recorders.pid_readers.intersection(new):
+            places += randomness.find_numbers("pid", [os.getpid()], name)
+        for name in recorders.times.keys() & set(new):
+            places += randomness.find_numbers("time", recorders.times[name], name)
+        return places + randomness.find_drawn(recorders.numbers)
 
 
 def in_order(names: list[str]) -> list[str]:

@@ -56,6 +56,11 @@ def source(body: str) -> str:
 
 # -- What forks would share, or lose -------------------------------------------------------
 
+CONNECTING = """
+    import socket
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        socket.create_connection(listener.getsockname()).close()
+"""
 SHARED = {
     "a file": ("LOG = open(__file__ + '.log', 'a')", "descriptor"),
     "a database": (
@@ -85,11 +90,9 @@ SHARED = {
     "something printed by C": ("import ctypes; ctypes.CDLL(None).puts(b'welcome')", "prints"),
     "a warning": ("import warnings; warnings.warn('old')", "prints"),
     "an empty line printed": ("print()", "prints"),
-    "a connection that it closes": (
-        "import socket; s = socket.create_server(('127.0.0.1', 0));"
-        " socket.create_connection(s.getsockname()).close(); s.close()",
-        "connects to",
-    ),
+    "a connection that it closes": (CONNECTING, "connects to"),
+    "a token as a key": ("import uuid; TABLE = {uuid.uuid4().hex: 1}", "random bytes"),
+    "a token in a list": ("import os; TOKENS = [os.urandom(16)]", "random bytes"),
     "another directory": ("import os; os.chdir('/usr')", "working directory"),
     "seeded numbers": ("import random; random.seed(4)", "random"),
     "seeded numbers of NumPy": ("import numpy; numpy.random.seed(4)", "random"),
@@ -172,6 +175,13 @@ DRAWN = {
     "the process": "import holder, os; return holder.PID - os.getpid(), os.getpid()",
 }
 HOLDER = """
+    class Odd:
+        __module__ = 5
+    ODD = Odd()
+    class Proxy:
+        def __getattribute__(self, name): raise RuntimeError("nobody is here")
+        __class__ = property(lambda self: 1 / 0)
+    PROXY = Proxy()
     import multiprocessing, os, random, secrets, time, uuid
     import numpy
     RNG = random.Random()
