@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check help install run test test-all test-gpu lint format typecheck bench docs clean
+.PHONY: check help install run test test-all test-gpu test-differential lint format typecheck bench docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
@@ -44,6 +44,10 @@ test: install ## Tests, without the slow and GPU ones
 
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(AT_ONCE) $(ARGS)
+
+test-differential: install ## Programs in calls and in scripts, with a hundred packages (ARGS='-k data:' for one group)
+	@mkdir -p build
+	$(BIN)/pytest $(AT_ONCE) -m differential --differential-table=build/differential.txt $(ARGS)
 
 test-gpu: install ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)

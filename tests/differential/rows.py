@@ -60,5 +60,5 @@ def make_row(program: Program, scripts: list[Outcome], found: Runs) -> Row:
         name=program.name,
         group=program.group,
         problems=problems,
-        preloaded=[form for form in forms if all(run.preloaded for run in found[form])],
+        preloaded=[form for form in forms if found[form][-1].preloaded],
     )

@@ -1,8 +1,9 @@
 """The other forms: the program in calls to a real server."""
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,8 @@ class Served:
     server: Server
     folder: Path
     dependencies: list[str]
-    _numbers: dict[str, int] = field(default_factory=dict)
+    #: One for each call, whatever thread makes it.
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def interpreter(self) -> str:
         """The environment's Python; the first call has the environment built."""
@@ -56,7 +58,7 @@ class Served:
         def form(name: Form, run: Callable[[Program], list[Outcome]]) -> None:
             chosen = [program for program in programs if name in program.forms]
             for program, outcomes in zip(chosen, _abreast(run, chosen), strict=True):
-                found[program.name][name] = outcomes
+                found[program.name].setdefault(name, []).extend(outcomes)
 
         form("cold", lambda program: [self._call(program)])
         self._settle()
@@ -64,6 +66,9 @@ class Served:
         self._settle()
         form("many", lambda program: [self._call(program) for _ in range(MANY)])
         form("parallel", self._parallel)
+        # Two instances of one class: what the first imported may be there for the second.
+        form("instance", lambda program: [self._call(program, in_instance=True)])
+        self._settle()
         form("instance", lambda program: [self._call(program, in_instance=True)])
         return found
 
@@ -72,7 +77,7 @@ class Served:
             return list(threads.map(lambda _: self._call(program), range(PARALLEL)))
 
     def _call(self, program: Program, *, in_instance: bool = False) -> Outcome:
-        number = self._numbers[program.name] = self._numbers.get(program.name, 0) + 1
+        number = next(self._numbers)
         scratch = self.folder / f"{program.name}-{number}"
         scratch.mkdir(parents=True)
         arguments = [str(scratch)] if program.scratch else []

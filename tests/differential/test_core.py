@@ -34,7 +34,10 @@ def row_of(
         yield Rows(request, server, folder, variables, {"base": (), "own": ()})
 
 
-@pytest.mark.parametrize("name", [program.name for program in PROGRAMS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(program.name, id=f"{program.group}:{program.name}") for program in PROGRAMS],
+)
 def test_calls_do_what_the_script_does(
     name: str,
     row_of: Callable[[str], Row],

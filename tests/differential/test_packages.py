@@ -12,6 +12,7 @@ from typing import Final
 import differential.packages_data
 import differential.packages_learning
 import differential.packages_pictures
+import differential.packages_servers
 import differential.packages_small
 import differential.packages_special
 import differential.packages_text
@@ -59,7 +60,10 @@ def row_of(
         yield Rows(request, server, folder, variables, requirements())
 
 
-@pytest.mark.parametrize("name", [program.name for program in PROGRAMS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(program.name, id=f"{program.group}:{program.name}") for program in PROGRAMS],
+)
 def test_calls_do_what_the_script_does(
     name: str,
     row_of: Callable[[str], Row],

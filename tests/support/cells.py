@@ -26,7 +26,7 @@ class Row:
     name: str
     group: str
     problems: dict[str, list[str]]
-    #: Forms whose runs had imported modules before.
+    #: Forms whose last run had its modules imported before it began.
     preloaded: list[str]
 
     @property
