@@ -10,6 +10,8 @@ from differential.programs import EVERYTHING, Program
 
 #: Characters of a value that are shown.
 SHOWN: Final = 200
+#: Items of a list that is shown whole.
+FEW: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +56,7 @@ def differences(program: Program, expected: Outcome, found: Outcome) -> list[str
         detail = f" ({_short(found.error)})" if found.error else ""
         return [f"error: {found.error_type} instead of {expected.error_type}{detail}"]
     return [
-        f"{what}: {_short(value)} instead of {_short(wanted)}"
-        for what, wanted, value in pairs
-        if wanted != value
+        f"{what}: {_contrast(value, wanted)}" for what, wanted, value in pairs if wanted != value
     ]
 
 
@@ -102,6 +102,19 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(item, f"{path}.{key}" if path else str(key))
     elif value is not None:
         yield path, json.dumps(value)
+
+
+def _contrast(found: Any, wanted: Any) -> str:
+    """What of two values is not the same; the rest of large ones is left out."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+        return "; ".join(f"{key}: {_contrast(found.get(key), wanted.get(key))}" for key in keys)
+    if isinstance(found, list) and isinstance(wanted, list) and len(wanted) > FEW:
+        more = [item for item in found if item not in wanted]
+        less = [item for item in wanted if item not in found]
+        if more or less:
+            return f"more {_short(more)}, less {_short(less)}"
+    return f"{_short(found)} instead of {_short(wanted)}"
 
 
 def _short(value: Any) -> str:

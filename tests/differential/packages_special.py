@@ -55,8 +55,11 @@ def gevent_before_requests():
     import socket
 
     import requests
+    import urllib3.util.ssl_
 
-    return [socket.socket.__module__, requests.sessions.preferred_clock.__name__]
+    # Who took the name before the patch has the blocking one for good.
+    context = urllib3.util.ssl_.SSLContext
+    return [socket.socket.__module__, context.__module__, requests.__name__]
 
 
 @program(group="gevent")

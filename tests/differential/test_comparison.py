@@ -41,7 +41,7 @@ def test_each_part_of_an_outcome_counts() -> None:
     assert row.wrong == {
         "cold": ["result: [2] instead of [1]"],
         "warm": ["stdout: () instead of ('a',)"],
-        "many": ["files: {} instead of {'f': 'x'}"],
+        "many": ["files: f: None instead of x"],
         "parallel": ["error: OSError instead of None (because)"],
     }
 

@@ -10,7 +10,8 @@ import differential.patterns_code
 import differential.patterns_imports
 import differential.patterns_process
 import differential.patterns_random
-import differential.patterns_settings  # noqa: F401 - each registers programs
+import differential.patterns_settings
+import differential.patterns_world  # noqa: F401 - each registers programs
 import pytest
 from differential.programs import of_groups
 from differential.world import Rows, base_with_habits, server_variables

@@ -20,7 +20,8 @@ import differential.packages_web
 import differential.patterns_imports
 import differential.patterns_process
 import differential.patterns_random
-import differential.patterns_settings  # noqa: F401 - each registers programs
+import differential.patterns_settings
+import differential.patterns_world  # noqa: F401 - each registers programs
 import pytest
 from differential.programs import GROUPS, of_groups
 from differential.world import HABITS, Rows, server_variables
