@@ -109,7 +109,7 @@ def _contrast(found: Any, wanted: Any) -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
         return "; ".join(f"{key}: {_contrast(found.get(key), wanted.get(key))}" for key in keys)
-    if isinstance(found, list) and isinstance(wanted, list) and len(wanted) > FEW:
+    if isinstance(found, list) and isinstance(wanted, list) and len(found + wanted) > FEW:
         more = [item for item in found if item not in wanted]
         less = [item for item in wanted if item not in found]
         if more or less:
@@ -118,6 +118,6 @@ def _contrast(found: Any, wanted: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    text = text if text.isprintable() else repr(text)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

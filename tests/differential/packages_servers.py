@@ -118,7 +118,8 @@ def flask_application():
     return app.test_client().get("/ada").get_json()
 
 
-@program(group="web")
+# Without this it may log that a connection goes away.
+@program(group="web", env={"GRPC_VERBOSITY": "NONE"})
 def grpc_over_loopback():
     from concurrent import futures
 

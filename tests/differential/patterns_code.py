@@ -198,6 +198,19 @@ def loop_run_in_the_function():
 
 
 @program(group="base")
+def task_of_the_running_loop():
+    """There is none where _asyncio was imported before asyncio: see its two kinds of tasks."""
+    import asyncio
+
+    async def kinds():
+        task = asyncio.current_task()
+        await asyncio.wait_for(asyncio.sleep(0), 5)
+        return [type(task).__name__, type(task).__module__, len(asyncio.all_tasks())]
+
+    return asyncio.run(kinds())
+
+
+@program(group="base")
 def threads_in_the_function():
     import threading
     from concurrent.futures import ThreadPoolExecutor

@@ -342,9 +342,9 @@ program_text(
         import os
 
         text = open(os.path.join(scratch, "text.txt"), "w")
-        packed = gzip.open(os.path.join(scratch, "packed.gz"), "wt")
+        packed = gzip.GzipFile(os.path.join(scratch, "packed.gz"), "wb", mtime=0)
         text.write("a line" + chr(10))
-        packed.write("a line" + chr(10))
+        packed.write(b"a line")
         LINES.append([text, packed])
         return "written"
     """,

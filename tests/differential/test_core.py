@@ -47,3 +47,9 @@ def test_calls_do_what_the_script_does(
     row = row_of(name)
     record_property(*row.as_property())
     assert not row.wrong, row.wrong
+
+
+@pytest.mark.parametrize("name", ["arrays_and_linear_algebra", "globals_of_a_module"])
+def test_later_calls_find_their_modules_imported(name: str, row_of: Callable[[str], Row]) -> None:
+    """Or the others would compare scripts with calls that import everything themselves."""
+    assert {"many", "parallel", "instance"} <= set(row_of(name).preloaded)
