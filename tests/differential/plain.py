@@ -14,9 +14,6 @@ from differential.programs import Program
 from flashpool.pool.worker_env import worker_env
 
 LIMIT_S: Final = 240.0
-_WARNED: Final = re.compile(
-    r"(?m)^(?:/\S+/script/main\.py|flash:\w+(?:#(\d+))?):\d+: (.*)\n(?:  .*\n)?"
-)
 
 #: Behind the source, so that whatever looks at the script meets the source first.
 _CALL: Final = """
@@ -40,6 +37,9 @@ if __name__ == "__main__":
     with open(%(out)r, "w") as _file:
         _file.write(_json.JSONEncoder().encode(_outcome))
 """
+_WARNED: Final = re.compile(
+    r"(?m)^(?:/\S+/script/main\.py|flash:\w+(?:#\d+)?):\d+: (.*)\n(?:  .*\n)?"
+)
 _LOGGED: Final = re.compile(r"(?m)^(?:WARNING|ERROR|CRITICAL):[\w.]+:")
 
 
@@ -93,5 +93,5 @@ def lines(text: str) -> tuple[str, ...]:
     its level and its logger's name in calls.
     """
     text = _LOGGED.sub("", text)
-    text = _WARNED.sub(r"<source>: \2\n", text)
+    text = _WARNED.sub(r"<source>: \1\n", text)
     return tuple(sorted(line for line in text.splitlines() if line.strip()))

@@ -14,7 +14,7 @@ import differential.patterns_settings
 import differential.patterns_world  # noqa: F401 - each registers programs
 import pytest
 from differential.programs import of_groups
-from differential.world import Rows, base_with_habits, server_variables
+from differential.world import Rows, base_with_habits, remove_large, server_variables
 from e2e.server import serving
 
 from support.cells import Row
@@ -33,6 +33,7 @@ def row_of(
     base = {"FLASHPOOL_BASE_PYTHON": str(base_with_habits(folder / "base"))}
     with serving(folder, **variables, **base) as server:
         yield Rows(request, server, folder, variables, {"base": (), "own": ()})
+    remove_large(folder)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import differential.patterns_settings
 import differential.patterns_world  # noqa: F401 - each registers programs
 import pytest
 from differential.programs import GROUPS, of_groups
-from differential.world import HABITS, Rows, server_variables
+from differential.world import HABITS, Rows, remove_large, server_variables
 from e2e.server import serving
 
 from support.cells import Row
@@ -59,6 +59,7 @@ def row_of(
     # One group after another; the processes of those before it only take memory.
     with serving(folder, **variables, FLASHPOOL_MAX_ENVIRONMENTS="1") as server:
         yield Rows(request, server, folder, variables, requirements())
+    remove_large(folder)
 
 
 @pytest.mark.parametrize(

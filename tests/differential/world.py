@@ -1,6 +1,7 @@
 """Where programs run: variables of the server, its Python, and rows made a group at a time."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -44,6 +45,13 @@ def server_variables(folder: Path) -> dict[str, str]:
         "FLASHPOOL_INSTANCE_IDLE_S": "1",
         "FLASHPOOL_START_TIMEOUT_S": "240",
     }
+
+
+def remove_large(folder: Path) -> None:
+    """What the server made for itself; scripts, directories of calls and its log stay."""
+    for path in (folder / name for name in ("home", "tmp", "volume", "local")):
+        if path.exists():
+            shutil.rmtree(path)
 
 
 def base_with_habits(folder: Path) -> Path:
