@@ -109,7 +109,8 @@ def _contrast(found: Any, wanted: Any) -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
         return "; ".join(f"{key}: {_contrast(found.get(key), wanted.get(key))}" for key in keys)
-    if isinstance(found, list) and isinstance(wanted, list) and len(found + wanted) > FEW:
+    both = (found, wanted)
+    if all(isinstance(value, list | tuple) for value in both) and max(map(len, both)) > FEW:
         more = [item for item in found if item not in wanted]
         less = [item for item in wanted if item not in found]
         if more or less:

@@ -1,6 +1,20 @@
 """Packages that fit, solve and prove."""
 
-from differential.programs import program
+from differential.programs import program, program_text
+
+program_text(
+    "joblib_with_a_shipped_module",
+    """
+    def run():
+        import joblib
+        import shipped_helper
+
+        jobs = (joblib.delayed(shipped_helper.double)(number) for number in range(4))
+        return joblib.Parallel(n_jobs=2)(jobs)
+    """,
+    group="learning",
+    modules={"shipped_helper.py": "def double(value):\n    return value * 2\n"},
+)
 
 
 @program(group="learning")

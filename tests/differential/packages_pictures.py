@@ -112,7 +112,7 @@ def altair_chart():
 
     data = altair.Data(values=[{"a": 1, "b": 2}])
     chart = altair.Chart(data).mark_bar().encode(x="a:Q", y="b:Q")
-    return [chart.to_dict()["mark"], altair.themes.active if hasattr(altair, "themes") else ""]
+    return [chart.to_dict()["mark"], chart.to_dict()["encoding"]["x"]]
 
 
 @program(group="pictures")

@@ -123,6 +123,20 @@ program_text(
 )
 
 program_text(
+    "pool_of_spawned_processes",
+    """
+    import math
+    import multiprocessing
+
+
+    def run():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.map(math.factorial, range(6))
+    """,
+    group="base",
+)
+
+program_text(
     "loader_with_forked_workers",
     """
     import multiprocessing

@@ -299,3 +299,25 @@ program_text(
     """,
     group="base",
 )
+
+program_text(
+    "parts_of_a_shipped_package",
+    """
+    def run():
+        import importlib
+        import inspect
+        import pkgutil
+
+        import shipped_package
+
+        names = [found.name for found in pkgutil.iter_modules(shipped_package.__path__)]
+        first = importlib.import_module(f"shipped_package.{names[0]}") if names else None
+        return [names, first and inspect.getsource(first.double), first and first.double(2)]
+    """,
+    group="base",
+    modules={
+        "shipped_package/__init__.py": "",
+        "shipped_package/first.py": "def double(value):\n    return value * 2\n",
+        "shipped_package/second.py": "",
+    },
+)
