@@ -49,7 +49,7 @@ def database_of_a_package():
 def lock_of_a_package_kept():
     import keeps_counter
 
-    return keeps_counter.LOCK.acquire(timeout=2)
+    return keeps_counter.LOCK.acquire(timeout=1)
 
 
 @program(group="own")
