@@ -67,7 +67,9 @@ def repeated(program: Program, outcomes: list[Outcome]) -> list[list[str]]:
     for outcome in outcomes:
         values = set(_leaves(_fresh(program, outcome.result)))
         again = sorted(values & seen)
-        problems.append([f"not fresh: {path or 'result'} is {value}" for path, value in again])
+        problems.append(
+            [f"not fresh: {path or 'result'} is {_short(value)}" for path, value in again]
+        )
         seen |= values
     return problems
 

@@ -150,6 +150,17 @@ def jax_precision_left_alone():
     return str(jax.numpy.ones(1).dtype)
 
 
+@program(group="jax")
+def jax_after_a_seed_of_numpy():
+    """It draws from numpy's global generator when it is imported."""
+    import numpy
+
+    numpy.random.seed(5)
+    import jax
+
+    return [float(numpy.random.rand()), jax.__name__]
+
+
 @program(group="torch", fresh=(EVERYTHING,))
 def torch_random():
     import torch

@@ -66,10 +66,10 @@ class Served:
         self._settle()
         form("many", lambda program: [self._call(program) for _ in range(MANY)])
         form("parallel", self._parallel)
-        # Two instances of one class: what the first imported may be there for the second.
+        # Instances of one class: what the first imported may be there for the others.
         form("instance", lambda program: [self._call(program, in_instance=True)])
         self._settle()
-        form("instance", lambda program: [self._call(program, in_instance=True)])
+        form("instance", lambda program: [self._call(program, in_instance=True) for _ in range(2)])
         return found
 
     def _parallel(self, program: Program) -> list[Outcome]:
