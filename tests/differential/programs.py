@@ -116,4 +116,5 @@ def _add(program: Program) -> None:
 
 
 def of_groups(groups: Sequence[str]) -> list[Program]:
-    return [program for program in PROGRAMS.values() if program.group in groups]
+    """One group after another, so that a run that is stopped has whole groups behind it."""
+    return [program for group in groups for program in PROGRAMS.values() if program.group == group]
