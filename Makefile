@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check help install run test test-on test-newest test-all test-gpu lint format typecheck bench bench-against docs clean
+.PHONY: check help install run test test-on test-newest test-all test-gpu test-differential lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
@@ -56,6 +56,10 @@ test-newest: install ## Process and contract tests, with the newest packages in 
 	@echo "Not as in the lock:"; \
 	  $(UV) pip freeze -q --python .venv-newest | grep -vxFf <($(UV) pip freeze -q --python $(VENV)) || true
 	.venv-newest/bin/pytest $(AT_ONCE) -m 'not slow and not gpu' tests/process tests/contract $(ARGS)
+
+test-differential: install ## Programs in calls and in scripts, with a hundred packages (ARGS='-k data:' for one group)
+	@mkdir -p build
+	$(BIN)/pytest $(AT_ONCE) -m differential --differential-table=build/differential.txt $(ARGS)
 
 test-gpu: install ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)

@@ -414,7 +414,9 @@ class Learner:
         return found
 
     def _may_be_named(self, name: str) -> bool:
-        if name.startswith(("_flashpool", "__main__", "__mp_main__")) or len(name) > NAME:
+        # Whoever needs an inner module imports it, at the right moment: `_asyncio` imported before
+        # `asyncio` leaves it broken.
+        if name.startswith("_") or len(name) > NAME:
             return False
         top = _package(name)
         return any(fnmatchcase(name, p) or fnmatchcase(top, p) for p in self._patterns)

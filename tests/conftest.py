@@ -9,17 +9,26 @@ from typing import Final
 
 import pytest
 
-from support import leaks
+from support import cells, leaks
 from support.client import client_python as make_client_python
 from support.nvml.fixtures import nvml_here, nvml_library, scripted  # noqa: F401
-from support.wants import pytest_terminal_summary  # noqa: F401
+from support.wants import pytest_terminal_summary
 
 #: Folders whose tests carry the marker of the same name.
-MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu")
+MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu", "differential")
 #: What is still compared per test when a pool outlives it.
 OWN_KINDS: Final = frozenset({"shm", "file"})
 
 _private_tmp: Path | None = None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here, because options of a folder's own are read too late.
+    parser.addoption("--differential-table", help="file for the table of tests/differential")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    cells.summarize(terminalreporter, terminalreporter.config.getoption("differential_table"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

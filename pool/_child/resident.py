@@ -89,7 +89,7 @@ class Resident:
         try:
             worker.renew(self.seed)
             if self.env:
-                os.environ.update(self.env)
+                worker.set_variables(self.env)
             self.instance = self.make(frame)
             overlapping = overlapping_methods(type(self.instance))
         except BaseException as error:  # SystemExit and its like are results

@@ -43,8 +43,11 @@ memory that it is the first to touch, and the `json` module's encoder has many.
 
 from __future__ import annotations
 
-import json
 import struct
+
+# Bound here: user code may have replaced them in `json` when its end is reported.
+from json import dumps as _dumps
+from json import loads as _loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,7 +156,7 @@ def pack_call_meta(
     """How to run a call, for the wire."""
     limit = -1 if result_limit is None else result_limit
     form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed)
-    return form + json.dumps(env).encode() if env else form
+    return form + _dumps(env).encode() if env else form
 
 
 def unpack_call_meta(
@@ -161,7 +164,7 @@ def unpack_call_meta(
 ) -> tuple[bool, bool, int | None, int | None, dict[str, str] | None]:
     """``pickled, stream, result_limit, seed, env`` of `pack_call_meta`."""
     flags, limit, seed = _CALL_META.unpack_from(data)
-    env = json.loads(data[_CALL_META.size :]) if len(data) > _CALL_META.size else None
+    env = _loads(data[_CALL_META.size :]) if len(data) > _CALL_META.size else None
     pickled, stream = flags & 1 > 0, flags & 2 > 0
     return pickled, stream, None if limit < 0 else limit, None if seed < 0 else seed, env
 
@@ -220,7 +223,7 @@ class ResultMeta:
     def pack(self) -> bytes:
         """For the wire."""
         form = self._FORM.pack(self.ok, FORMS.index(self.form), self.run_s, self.rss_kb)
-        return form + json.dumps(self.more).encode() if self.more else form
+        return form + _dumps(self.more).encode() if self.more else form
 
     @classmethod
     def unpack(cls, data: bytes) -> ResultMeta:
@@ -259,9 +262,9 @@ def _read_json(data: bytes) -> Any:
         ValueError: it is no JSON, or has half a surrogate pair, which nobody could tell again.
     """
     text = data.decode()
-    found = json.loads(text)
+    found = _loads(text)
     if "\\u" in text:
-        json.dumps(found, ensure_ascii=False).encode()
+        _dumps(found, ensure_ascii=False).encode()
     return found
 
 

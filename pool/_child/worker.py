@@ -79,10 +79,19 @@ def renew(seed: int | None) -> None:
         preparation.held.renew(seed)
 
 
+def set_variables(env: dict[str, str]) -> None:
+    """Have them as a process that is started with them."""
+    os.environ.update(env)
+    if "TZ" in env:
+        import time
+
+        time.tzset()
+
+
 def _enter(env: dict[str, str]) -> Outcome | None:
     """Set the call's variables; what is wrong with them, if they cannot be."""
     try:
-        os.environ.update(env)
+        set_variables(env)
     except (ValueError, OSError) as error:
         why = f"env: a variable cannot be set: {error}"
         return "pickle", b"", [], {"error_type": "InvalidRequest", "error": why}

@@ -1,0 +1,3 @@
+"""A part, imported by those who want it."""
+
+VALUE = "part"

@@ -1,0 +1,5 @@
+"""Warns when it is imported."""
+
+import warnings
+
+warnings.warn("warns: imported", stacklevel=1)

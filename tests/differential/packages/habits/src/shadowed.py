@@ -1,0 +1,3 @@
+"""What other modules of this name stand in front of."""
+
+ORIGIN = "installed"
