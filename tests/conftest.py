@@ -12,7 +12,7 @@ import pytest
 from support import cells, leaks
 from support.client import client_python as make_client_python
 from support.nvml.fixtures import nvml_here, nvml_library, scripted  # noqa: F401
-from support.wants import pytest_terminal_summary
+from support.wants import pytest_terminal_summary  # noqa: F401
 
 #: Folders whose tests carry the marker of the same name.
 MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu", "differential")
@@ -27,12 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--differential-table", help="file for the table of tests/differential")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    cells.summarize(terminalreporter, terminalreporter.config.getoption("differential_table"))
+class Table:
+    """Prints what the differential tests compared."""
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        cells.summarize(terminalreporter, terminalreporter.config.getoption("differential_table"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     global _private_tmp
+    config.pluginmanager.register(Table())
     # tmp_path stays where it is, to be looked at after a failure.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     # Short, because paths of sockets may not exceed 107 bytes.

@@ -9,7 +9,6 @@ Nothing here trusts the other end of a channel: user code may have written to it
 
 from __future__ import annotations
 
-import json
 import struct
 
 # The C module: socket's own constants are enums and its class is a wrapper, which a worker
@@ -21,6 +20,9 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+
+# Bound here: what is preloaded, and user code, may replace them in `json`.
+from json import dumps, loads
 
 from .wire import HEADER, MAGIC, MAX_FDS, META_LIMIT, PACKET_LIMIT, BadFrame, Closed, Exited, Frame
 
@@ -138,7 +140,7 @@ def rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
 
 def send_packet(sock: socket, message: Meta, fds: list[int] | None = None) -> None:
     """Send one control message."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = dumps(message, separators=(",", ":")).encode()
     sock.sendmsg([data], rights(fds) if fds else [])
 
 
@@ -152,4 +154,4 @@ def receive_packet(sock: socket) -> tuple[Meta | Exited, list[int]]:
     if not data:
         raise Closed
     message = Exited.unpack(data)
-    return message or json.loads(data), _fds_in(ancillary) if ancillary else []
+    return message or loads(data), _fds_in(ancillary) if ancillary else []

@@ -16,9 +16,11 @@ The scout dies with what it imported. One that crashes says in its file how far 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
+
+# Bound here: imports may replace them in `json`.
+from json import dumps, loads
 
 from . import preparation, process_state, processes, randomness
 from .recorders import Recorders
@@ -135,7 +137,7 @@ def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
     crashed: list[str] | None = []
     for line in lines:
         try:
-            kind, *fields = json.loads(line)
+            kind, *fields = loads(line)
         except ValueError:
             continue  # an import wrote to every descriptor there is
         if kind == "importing":
@@ -166,7 +168,7 @@ class _Scout:
 
     def note(self, *fact: object) -> None:
         """Written at once: the next import may be the last thing this process does."""
-        os.write(self.fd, json.dumps(fact).encode() + b"\n")
+        os.write(self.fd, dumps(fact).encode() + b"\n")
 
     def importing(self, name: str) -> None:
         """A module is looked for; those that need it wait for it."""
