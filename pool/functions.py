@@ -14,7 +14,10 @@ from .engine import close_all
 
 #: Names without which a function's own code touches nothing.
 _SUSPICIOUS: Final = frozenset(
-    ("environ", "environb", "putenv", "unsetenv", "chdir", "path", "modules", "gevent", "eventlet")
+    (
+        *("environ", "environb", "putenv", "unsetenv", "chdir", "path", "modules"),
+        *("argv", "setlocale", "simplefilter", "filterwarnings", "gevent", "eventlet"),
+    )
 )
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -61,8 +64,9 @@ def is_generator_function(function: Callable[..., Any]) -> bool:
 def key_of(function: Callable[..., Any]) -> Hashable:
     """Equal for calls of the same code."""
     code = getattr(function, "__code__", None)
-    line = code.co_firstlineno if code is not None else 0
-    return (getattr(function, "__module__", None), getattr(function, "__qualname__", ""), line)
+    # In a notebook, each cell begins with line 1.
+    own = hash(code) if isinstance(code, CodeType) else 0
+    return (getattr(function, "__module__", None), getattr(function, "__qualname__", ""), own)
 
 
 def touches_of(function: object) -> frozenset[str]:
@@ -76,12 +80,17 @@ def touches_of(function: object) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=1024)
 def _touches_of_code(code: CodeType) -> frozenset[str]:
-    if not any(_SUSPICIOUS.intersection(one.co_names) for one in _codes(code)):
+    if not any(_is_suspicious(one) for one in _codes(code)):
         return _NOTHING
     try:
         return frozenset(touching.touches(inspect.getsource(code)))
     except (OSError, TypeError):
-        return frozenset(("env:*", "cwd", "package:*"))  # nobody can tell
+        return frozenset(("env:*", "cwd", "argv", "locale", "warnings", "package:*"))
+
+
+def _is_suspicious(code: CodeType) -> bool:
+    texts = (one for one in code.co_consts if isinstance(one, str))
+    return bool(_SUSPICIOUS.intersection(code.co_names)) or any("environ" in one for one in texts)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

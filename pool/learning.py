@@ -53,6 +53,8 @@ class _Function:
     #: What its calls said that they touch, and what they were seen to touch.
     touches: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
+    #: Whether a profile was started for it.
+    tried: bool = False
     #: How often it would have been better off with a profile that there is no room for.
     missed: int = 0
     #: Where its calls go, by what they touch; as of a version of its environment.
@@ -82,9 +84,9 @@ class _Environment:
     profiles: dict[int, _Profile] = field(default_factory=dict)
     #: Modules that are not preloaded, and why.
     denied: dict[str, str] = field(default_factory=dict)
-    #: What imports read of their surroundings, and a module that does. ``set:NAME``: a variable
-    #: that one sets.
-    reads: dict[str, str] = field(default_factory=dict)
+    #: What imports read of their surroundings, and a module of each package that does.
+    #: ``set:NAME``: a variable that one sets.
+    reads: dict[str, dict[str, str]] = field(default_factory=dict)
     last_profile: int = 0
     uses: int = 0
     #: Counts changes that may send a call elsewhere.
@@ -223,9 +225,10 @@ class Learner:
                 return Conflict(f"env:{name}", f"a library of {min(packages)}")
             if what in {"path", ANY_PACKAGE} or (kind == "package" and name in packages):
                 return Conflict(what, name if name in packages else min(packages))
-            for read, module in known.reads.items():
-                if _package(module) in packages | {""} and _meet(what, read):
-                    return Conflict(what, module)
+            for read, readers in known.reads.items():
+                # What a call sets and an import sets, too, would end with another of both values.
+                if _meet(what, read.replace("set:", "env:", 1)) and packages & readers.keys():
+                    return Conflict(what, min(readers[one] for one in packages & readers.keys()))
         return None
 
     # What calls did.
@@ -284,6 +287,9 @@ class Learner:
         if known.pending or _cheap(wanted) or (whole and all(map(_is_standard, wanted))):
             return None
         touched = _touched(known, one)
+        if not one.tried:
+            # Which variables imports set themselves, nobody knows before a zygote tried.
+            touched = {what for what in touched if not what.startswith("native:")}
         if touched & {"path", ANY_PACKAGE} or self._conflict(known, touched, wanted):
             return None
         _, best = self._best(known, one, frozenset())
@@ -295,6 +301,7 @@ class Learner:
             if one.missed < MISSES:
                 return None
             one.missed = 0
+        one.tried = True
         known.last_profile += 1
         known.profiles[known.last_profile] = profile = _profile(wanted)
         profile.entries = frozenset(map(_package, wanted)) & one.imports
@@ -371,10 +378,11 @@ class Learner:
             left.seeded = profile.seeded and (bool(left.outside) or not profile.outside)
             known.profiles[key.profile] = left
 
-    def read(self, key: ZygoteKey, reads: dict[str, str]) -> None:
+    def read(self, key: ZygoteKey, reads: dict[str, list[str]]) -> None:
         """What imports of modules that are preloaded there looked at, and which modules."""
         known = self._environments.setdefault(key.environment, _Environment())
-        known.reads.update(reads)
+        for what, modules in reads.items():
+            known.reads.setdefault(what, {}).update((_package(one), one) for one in modules)
         known.version += 1
 
     # What was learned at other times.

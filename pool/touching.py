@@ -3,6 +3,8 @@
     os.environ["HF_HOME"] = ...           env:HF_HOME
     os.environ.update(...), putenv(name)  env:*        any variable
     os.chdir(...)                         cwd
+    sys.argv = ..., setlocale(...)        argv, locale
+    warnings.simplefilter("error")        warnings
     sys.path.insert(...), gevent          package:*    any module may be another one
 
 Read as text: a server does not parse what strangers send. What only looks at variables, or appends
@@ -18,11 +20,20 @@ from typing import Final
 #: A text without any of these touches nothing.
 _SUSPICIOUS: Final = re.compile(
     r"environ|putenv|unsetenv|chdir|sys\s*\.\s*path|sys\s*\.\s*modules|from\s+sys\s|gevent|eventlet"
+    r"|argv|setlocale|simplefilter|filterwarnings"
 )
 _OTHER_MODULES: Final = re.compile(
     r"sys\s*\.\s*path\b(?!\s*\.\s*(?:append|extend|copy|index|count)\b)|sys\s*\.\s*modules\b"
     r"|from\s+sys\s+import\b[^\n;]*\b(?:path|modules|\*)|\bgevent\b|\beventlet\b"
 )
+_OTHERS: Final = {
+    "argv": re.compile(r"\bargv\b"),
+    "locale": re.compile(r"\bsetlocale\b"),
+    # To ignore more changes no import that is quiet anyway.
+    "warnings": re.compile(
+        r"""\b(?:simplefilter|filterwarnings)\s*\((?!\s*(?:action\s*=\s*)?["']ignore)"""
+    ),
+}
 _TEXT: Final = r"""\s*(?:["'](\w+)["'])"""
 #: What follows the name of the table of variables, where it is looked at only.
 _ONLY_READ: Final = re.compile(
@@ -55,6 +66,7 @@ def touches(text: str) -> set[str]:
     found = set(_variables(text))
     if "chdir" in text:
         found.add("cwd")
+    found.update(what for what, pattern in _OTHERS.items() if pattern.search(text))
     if _OTHER_MODULES.search(text):
         found.add("package:*")
     return found

@@ -36,7 +36,8 @@ def preload(
     skipped = findings.rejected(names)
     before = process_state.State()
     with randomness.Makers() as makers:
-        for name in scout.in_order([name for name in names if name not in skipped]):
+        kept = [name for name in names if name not in skipped]
+        for name in natural_order(kept, findings.edges):
             tell(LOADING, module=name)
             try:
                 importlib.import_module(name)
@@ -46,10 +47,34 @@ def preload(
     why_not = process_state.difference(before)
     if why_not is not None:
         raise NotSafe("", why_not)
-    _tell_reads(findings.reads, tell)
+    _tell_reads(findings, tell)
     if len(skipped) == len(names):
         return None
     return randomness.Held(makers.generators(), findings.places)
+
+
+def natural_order(names: list[str], edges: dict[str, list[str]]) -> list[str]:
+    """As the calls imported them: first what was imported for its own sake, then the rest.
+
+    Names come in the order in which imports ended. What an import needs ends before it: so the
+    last one was imported for its own sake, and the last one that it does not need, and so on.
+    """
+    covered: set[str] = set()
+    entries: list[str] = []
+    for name in reversed(names):
+        if name in covered:
+            continue
+        entries.append(name)
+        left = [name]
+        while left:
+            one = left.pop()
+            if one not in covered:
+                covered.add(one)
+                left += edges.get(one, ())
+                if parent := one.rpartition(".")[0]:
+                    left.append(parent)
+    entries.reverse()
+    return list(dict.fromkeys(entries + names))
 
 
 def _tell_skipped(skipped: dict[str, str], tell: Callable[..., None]) -> None:
@@ -61,14 +86,19 @@ def _tell_skipped(skipped: dict[str, str], tell: Callable[..., None]) -> None:
             tell(SKIPPED, modules=part, why=why)
 
 
-def _tell_reads(found: dict[str, dict[str, str | None]], tell: Callable[..., None]) -> None:
-    reads: dict[str, str] = {}
-    for name, facts in found.items():
-        if name in sys.modules:
+def _tell_reads(findings: scout.Findings, tell: Callable[..., None]) -> None:
+    """What imports read, with one module of each package that did.
+
+    A module that was given up counts for those that tried to import it.
+    """
+    readers: dict[str, dict[str, str]] = {}
+    for name, facts in findings.reads.items():
+        for one in [name] if name in sys.modules else findings.users(name):
             for what in facts:
-                reads.setdefault(what, name)
-    for part in _parts(reads):
-        tell(PRELOADED, reads={what: reads[what] for what in part})
+                readers.setdefault(what, {}).setdefault(one.partition(".")[0], one)
+    for what, modules in readers.items():
+        for part in _parts(modules.values()):
+            tell(PRELOADED, reads={what: part})
 
 
 def _parts(names: Any) -> Iterator[list[str]]:

@@ -1,7 +1,7 @@
 """Generators of random numbers, and other values of a zygote's that each worker must have anew.
 
     zygote:  with Makers(): import ... -> which generators were seeded from entropy
-    scout:   what imports drew --find--> places: attributes that hold it
+    scout:   what imports drew --> `drawn_values`: the attributes that hold it
     worker:  renew(seed) -> generators and values as a fresh process would have made them
 
 A fresh process seeds its generators from the system's entropy. A fork has those of its zygote, and
@@ -14,32 +14,23 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import time
 from collections import namedtuple
 
+from . import drawn_values
 from .recorders import importing_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Any
 
-#: Characters of a text that are taken for a part of a value that was drawn, at least.
-_PART = 8
-_UUID_BYTES = 16
 #: A ``struct mt19937_state``: 624 numbers of 32 bits, and how many of them are used up
 #: (numpy/random/src/mt19937/mt19937.h).
 _NUMBERS, _WORD = 624, 4
+#: How far a generator may have got since it was made: keys of 624 numbers, or numbers of NumPy's.
+_ROUNDS, _STEPS = 16, 4096
 #: As `multiprocessing` has it.
 _AUTHKEY_BYTES = 32
-#: Modules whose draws `Held.renew` knows of.
-_RENEWED = ("multiprocessing.process",)
-
-#: Where a module keeps something drawn. ``owner`` and ``path``: a module and attributes. ``form``:
-#: one of `_FORMS`, ``pid``, ``time``, or a function of a global generator. ``draw`` counts draws,
-#: of ``length`` bytes. Of texts: the part that was drawn; of functions: their arguments.
-Place = namedtuple("Place", "owner path form draw length at size arguments", defaults=((),))
-
 
 # -- In the zygote: whose generators ------------------------------------------------------
 
@@ -48,8 +39,8 @@ class Makers:
     """Sees generators being made while modules are imported."""
 
     def __init__(self) -> None:
-        #: Each generator, or the seed of one of NumPy's; its module, and its number there.
-        self.made: list[tuple[Any, str, int]] = []
+        #: Each generator, or the seed of some of NumPy's; its module, its number there, its state.
+        self.made: list[tuple[Any, str, int, Any]] = []
         self._numbers: dict[str, int] = {}
         self._randbits: Callable[[int], int] | None = None
 
@@ -92,21 +83,89 @@ class Makers:
     def _made(self, generator: Any) -> None:
         module = importing_module()
         number = self._numbers[module] = self._numbers.get(module, -1) + 1
-        self.made.append((generator, module, number))
+        state = None if isinstance(generator, int) else _state(generator)
+        self.made.append((generator, module, number, state))
 
-    def generators(self) -> list[tuple[Any, str, int]]:
-        """Those that somebody still has."""
-        bits = [one for one in gc.get_objects() if _entropy(one) is not None]
-        by_seed = {_entropy(one): one for one in bits}
+    def generators(self) -> list[Generator]:
+        """Those that somebody still has, and that nobody gave another state since."""
+        by_seed: dict[int, list[Any]] = {}
+        for one in gc.get_objects():
+            if (entropy := _entropy(one)) is not None and one is not _numpy_global():
+                by_seed.setdefault(entropy, []).append(one)
         ours = {id(self.made), *map(id, self.made)}
-        found = []
-        for made, module, number in self.made:
-            generator = by_seed.get(made) if isinstance(made, int) else made
-            users = gc.get_referrers(generator) if generator is made else [generator]
-            alive = any(id(user) not in ours for user in users)
-            if alive and generator is not None and generator is not _numpy_global():
-                found.append((generator, module, number))
+        found: list[Generator] = []
+        for made, module, number, state in self.made:
+            if isinstance(made, int):
+                some = [(bits, _drawn_from_bits(bits)) for bits in by_seed.get(made, ())]
+            elif any(id(user) not in ours for user in gc.get_referrers(made)):
+                some = [(made, _drawn(state, _state(made)))]
+            else:
+                some = []
+            found += (Generator(one, module, number, n) for one, n in some if n is not None)
         return found
+
+    def hidden(self) -> set[str]:
+        """Modules that keep a sequence of seeds by itself: what it gives next cannot be renewed."""
+        kind: Any = getattr(sys.modules.get("numpy.random.bit_generator"), "SeedSequence", None)
+        if kind is None:
+            return set()
+        makers = {made: module for made, module, _, _ in self.made if isinstance(made, int)}
+        objects = gc.get_objects()
+        known = {id(one.seed_seq) for one in objects if _entropy(one) is not None}
+        loose = [one for one in objects if type(one) is kind and id(one) not in known]
+        return {makers[one.entropy] for one in loose if one.entropy in makers}
+
+
+#: A generator, who made it and as which of its generators, and how many numbers were drawn since.
+Generator = namedtuple("Generator", "generator maker number drawn")
+
+
+def _state(generator: Any) -> Any:
+    """Of one of `random`'s, whatever its class makes of that."""
+    from random import Random
+
+    return Random.getstate(generator)
+
+
+def _drawn(before: Any, now: Any) -> int | None:
+    """Words that a generator of `random` gave between two states; None where it never did."""
+    from random import Random
+
+    twister = Random()  # noqa: S311 - it is what is looked at
+    (*key, at), (*other, end) = before[1], now[1]
+    for rounds in range(_ROUNDS):
+        if key == other:
+            return rounds * _NUMBERS + int(end) - int(at)
+        twister.setstate((before[0], (*key, _NUMBERS), None))
+        twister.getrandbits(32)
+        key = list(twister.getstate()[1][:-1])
+    return None
+
+
+def _drawn_from_bits(bits: Any) -> int | None:
+    """The same of one of NumPy's, from the state that its seed gives."""
+    state = _plain(bits.state)
+    fresh = _kind(bits)(bits.seed_seq)
+    for steps in range(_STEPS):
+        if _plain(fresh.state) == state:
+            return steps
+        fresh.random_raw()
+    return None
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A state that can be compared."""
+    return {
+        name: _plain(value)
+        if type(value) is dict
+        else getattr(value, "tolist", lambda v=value: v)()
+        for name, value in state.items()
+    }
+
+
+def _kind(bits: Any) -> Any:
+    """NumPy's own class of a generator of bits."""
+    return next(kind for kind in type(bits).__mro__ if kind.__module__.startswith("numpy."))
 
 
 def _entropy(value: Any) -> int | None:
@@ -124,191 +183,15 @@ def _numpy_global() -> Any:
     return getattr(getattr(module, "_rand", None), "_bit_generator", None)
 
 
-# -- In the scout: where values are --------------------------------------------------------
-
-
-def find(draws: list[tuple[str, bytes]], modules: list[str]) -> tuple[list[Place], set[str]]:
-    """The places of what was drawn; and the modules that keep a draw where it cannot be renewed."""
-    if not draws:
-        return [], set()
-    held = [one for name in modules for one in _held_by(name)]
-    places: list[Place] = []
-    #: Values that were drawn, or hold a part of one: which draw.
-    values: dict[Any, int] = {}
-    for number, (_, drawn) in enumerate(draws):
-        _find_one(number, drawn, held, places, values)
-    held.clear()
-    lost = _kept_elsewhere(values, {id(values), *map(id, draws)})
-    lost = {number for number in lost if draws[number][0] not in _RENEWED}
-    return [one for one in places if one.draw not in lost], {draws[one][0] for one in lost}
-
-
-def _find_one(
-    number: int, drawn: bytes, held: list[Any], places: list[Place], values: dict[Any, int]
-) -> None:
-    forms = [(form, make(drawn)) for form, make in _FORMS.items() if _fits(form, drawn)]
-    for _, made in forms:
-        values[made] = number
-    for owner, path, value in held:
-        for place in _places(number, drawn, forms, owner, path, value):
-            places.append(place)
-            values[value] = number
-
-
-def _kept_elsewhere(values: dict[Any, int], ours: set[int]) -> set[int]:
-    """Which draws stand in other containers than attributes, as a key of a table for example.
-
-    No renewal would reach these, and one of the attributes alone would tear them apart.
-    """
-    kinds = {type(value) for value in values}
-    namespaces = _namespaces()
-    found: set[int] = set()
-    gc.collect()
-    for container in gc.get_objects():
-        if id(container) not in ours:
-            for one in _members(container, is_namespace=id(container) in namespaces):
-                if type(one) in kinds and one in values:
-                    found.add(values[one])
-    return found
-
-
-def _members(container: Any, *, is_namespace: bool = False) -> Iterator[Any]:
-    """What stands in a container; of attributes, their names."""
-    kind = type(container)
-    if kind is dict:
-        yield from list(container)
-        content = list(container.values())
-    elif kind in (list, tuple, set, frozenset):
-        content = list(container)
-    else:
-        return
-    for one in content:
-        if type(one) in (dict, tuple) and not gc.is_tracked(one):
-            # The collector passes over those that hold only texts and numbers.
-            yield from _members(one)
-        elif not is_namespace:
-            yield one
-
-
-def _namespaces() -> set[int]:
-    """The tables of attributes that `_held_by` looks at, by their addresses."""
-    owners = list(sys.modules.values())
-    owners += [value for module in owners for value in _namespace(module).values()]
-    # A class shows its attributes through a proxy, an object or a module its own table.
-    return {id(one) for owner in owners for one in gc.get_referents(owner) if type(one) is dict}
-
-
-def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]:
-    """Attributes of a module that are one of these numbers."""
-    kind = int if form == "pid" else float
-    wanted = set(values)
-    return [
-        Place(owner, path, form, 0, 0, 0, 0)
-        for owner, path, value in _held_by(module)
-        if type(value) is kind and value in wanted
-    ]
-
-
-def find_drawn(numbers: list[tuple[str, str, tuple[Any, ...], Any]]) -> list[Place]:
-    """Attributes of modules that are numbers which they drew from a global generator."""
-    places = []
-    for draw, (module, function, arguments, value) in enumerate(numbers):
-        for owner, path, held in _held_by(module):
-            if held is value or (type(held) is type(value) is float and held == value):
-                places.append(Place(owner, path, function, -draw - 1, 0, 0, 0, arguments))
-    return places
-
-
-def _held_by(name: str) -> Iterator[tuple[str, list[str], Any]]:
-    """Attributes of a module, of the classes it defines, and of the objects it keeps."""
-    for attribute, value in _namespace(sys.modules.get(name)).items():
-        yield name, [attribute], value
-        if issubclass(type(value), type) and getattr(value, "__module__", None) != name:
-            continue
-        if type(value) not in _PLAIN:
-            yield from ((name, [attribute, one], held) for one, held in _namespace(value).items())
-
-
-#: What has no attributes worth a look; modules come by themselves.
-_PLAIN = {str, bytes, int, float, bool, type(None), type(len), type(find), type(sys)}
-
-
-def _namespace(owner: object) -> dict[str, Any]:
-    """The attributes of a module, a class or an object, of any kind.
-
-    Asked of the kind, and never of the object: a proxy would answer for what it stands for, or raise.
-    """
-    try:
-        get = type.__getattribute__ if issubclass(type(owner), type) else object.__getattribute__
-        found = get(owner, "__dict__")
-        return {name: value for name, value in dict(found).items() if type(name) is str}
-    except Exception:
-        return {}
-
-
-def _places(
-    number: int, drawn: bytes, forms: list[tuple[str, Any]], owner: str, path: list[str], value: Any
-) -> Iterator[Place]:
-    for form, made in forms:
-        if type(value) is not type(made):
-            continue
-        if type(made) is str:
-            size = _common(made, value)
-            if size >= min(_PART, len(made)):
-                at = value.index(made[:size])
-                yield Place(owner, path, form, number, len(drawn), at, size)
-                return
-        elif made == value:
-            yield Place(owner, path, form, number, len(drawn), 0, 0)
-            return
-
-
-def _common(made: str, value: str) -> int:
-    """Characters of the beginning of one text that stand in the other."""
-    size = len(made)
-    while size and made[:size] not in value:
-        size -= 1
-    return size
-
-
-def _fits(form: str, value: bytes) -> bool:
-    return len(value) == _UUID_BYTES or not form.startswith("uuid")
-
-
-def _uuid(value: bytes) -> Any:
-    from uuid import UUID
-
-    return UUID(bytes=value, version=4)
-
-
-def _urlsafe(value: bytes) -> str:
-    from base64 import urlsafe_b64encode
-
-    return urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
-
-
-#: What is mostly made of random bytes.
-_FORMS: dict[str, Callable[[bytes], Any]] = {
-    "bytes": lambda value: value,
-    "hex": bytes.hex,
-    "urlsafe": _urlsafe,
-    "integer": lambda value: int.from_bytes(value, "big"),
-    "uuid": _uuid,
-    "uuid_text": lambda value: str(_uuid(value)),
-    "uuid_hex": lambda value: _uuid(value).hex,
-    "uuid_integer": lambda value: _uuid(value).int,
-}
-
-
 # -- In a worker ---------------------------------------------------------------------------
 
 
 class Held:
     """What the modules of a zygote hold, to be renewed in each worker."""
 
-    def __init__(self, generators: list[tuple[Any, str, int]], places: Iterable[Place]) -> None:
+    def __init__(self, generators: list[Generator], places: Iterable[drawn_values.Place]) -> None:
         self.generators = generators
-        self.values: list[tuple[Any, str, Place]] = []
+        self.values: list[tuple[Any, str, drawn_values.Place]] = []
         for place in places:
             owner: Any = sys.modules.get(place.owner)
             for name in place.path[:-1]:
@@ -335,41 +218,43 @@ class Held:
         if self._multiprocessing is not None:
             # The secret of connections among the processes of one program.
             self._multiprocessing.current_process().authkey = os.urandom(_AUTHKEY_BYTES)
-        for generator, maker, number in self.generators:
-            resume(maker, number)
-            _renew_generator(generator)
+        entropy: dict[tuple[str, int], int] = {}
+        for one in self.generators:
+            if not hasattr(one.generator, "seed_seq"):
+                resume(one.maker, one.number)
+                _renew_generator(one.generator, one.drawn if seed is not None else 0)
+                continue
+            source = one.maker, one.number
+            if source not in entropy:
+                resume(*source)
+                entropy[source] = sys.modules["numpy.random.bit_generator"].SeedSequence().entropy
+            _renew_bits(one.generator, entropy[source], one.drawn if seed is not None else 0)
         drawn: dict[int, Any] = {}
         for owner, name, place in self.values:
-            setattr(owner, name, _made_now(getattr(owner, name), place, drawn))
+            setattr(owner, name, drawn_values.made_now(getattr(owner, name), place, drawn))
 
 
-def _made_now(old: Any, place: Place, drawn: dict[int, Any]) -> Any:
-    if place.form == "pid":
-        return os.getpid()
-    if place.form == "time":
-        return time.time()
-    value = drawn.get(place.draw)
-    if value is None:
-        module, _, function = place.form.rpartition(".")
-        if module:
-            value = getattr(sys.modules[module], function)(*place.arguments)
-        else:
-            value = os.urandom(place.length)
-        drawn[place.draw] = value
-    if place.form not in _FORMS:
-        return value
-    made = _FORMS[place.form](value)
-    if place.size:
-        made = old[: place.at] + made[: place.size] + old[place.at + place.size :]
-    return made
+def _renew_generator(generator: Any, drawn: int) -> None:
+    """Seed one of `random`'s again, whatever its class makes of that; and draw what was drawn."""
+    from random import Random
+
+    Random.seed(generator)
+    if drawn:
+        super(Random, generator).getrandbits(32 * drawn)
 
 
-def _renew_generator(generator: Any) -> None:
-    """Give it the state of one that is made now."""
-    if hasattr(generator, "setstate"):
-        generator.setstate(type(generator)().getstate())
-    else:
-        generator.state = type(generator)().state
+def _renew_bits(bits: Any, entropy: int, drawn: int) -> None:
+    """The same of NumPy's; those that come from one seed come from one again."""
+    old = bits.seed_seq
+    seeds = type(old)(entropy, spawn_key=old.spawn_key, pool_size=old.pool_size)
+    seeds.spawn(old.n_children_spawned)
+    fresh = _kind(bits)(seeds)
+    if drawn:
+        fresh.random_raw(drawn, output=False)
+    try:
+        bits.__setstate__((fresh.state, seeds))
+    except (TypeError, ValueError, KeyError):
+        bits.state = fresh.state  # as NumPy before 1.25 has it, whose seeds stay as they are
 
 
 def _numpy_state_address() -> int:

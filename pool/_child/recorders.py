@@ -15,6 +15,8 @@ import builtins
 import os
 import sys
 
+from . import stand_ins
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 ALL = "*"
 #: Functions of global generators that give one number.
 DRAWING = ("random", "uniform", "randint", "randrange", "getrandbits", "random_sample", "rand")
+#: Files that give random bytes.
+_ENTROPY = ("/dev/urandom", "/dev/random")
+#: What makes files and directories, beside opening them, and which argument names these.
+_MAKES = {
+    "sqlite3.connect": 0,
+    "os.rename": 1,
+    "os.link": 1,
+    "os.symlink": 1,
+}
+_getcwd = os.getcwd
 #: Modules whose bodies are no imports: ours, and the call's own code.
 _PROGRAMS = ("__main__", "_flashpool")
 
@@ -60,6 +72,8 @@ class Recorders:
         self.numbers: list[tuple[str, str, tuple[Any, ...], Any]] = []
         #: Files that each module wrote, and directories it made.
         self.written: list[tuple[str, str]] = []
+        #: Temporary directories that imports made.
+        self.made: list[str] = []
         #: Addresses that each module connected to.
         self.connected: list[tuple[str, str]] = []
         #: Variables that imports have set, and who did: a later read is none of the surroundings.
@@ -92,7 +106,13 @@ class Recorders:
         def importing(
             name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
         ) -> Any:
-            found = original(name, globals, locals, fromlist, level)
+            try:
+                found = original(name, globals, locals, fromlist, level)
+            except ImportError as error:
+                if type(error.name) is str:
+                    # Where there is such a module, the importing one finds it.
+                    self._read(f"package:{error.name.partition('.')[0]}")
+                raise
             target = name
             if level:
                 package = str((globals or {}).get("__package__") or "")
@@ -155,7 +175,7 @@ class Recorders:
 
         def iterator(environ: Any) -> Any:
             module = importing_module()
-            names = [_Name(name) for name in iterate(environ)]
+            names = [stand_ins.Name(name) for name in iterate(environ)]
             for name in names:
                 name.record = lambda prefix: self._read_all(module, prefix)
             yield from names
@@ -182,8 +202,8 @@ class Recorders:
             self._wrap(os, name, "cwd", relative=True)
         for name in ("setlocale", "localeconv", "getlocale", "getpreferredencoding"):
             self._wrap(locale, name, "locale")
-        sys.argv = _Argv(sys.argv, self._read)
-        recorder: Any = _EveryWarning(self._read)
+        sys.argv = stand_ins.Argv(sys.argv, self._read)
+        recorder: Any = stand_ins.EveryWarning(self._read)
         warnings.filters.insert(0, ("ignore", recorder, Warning, None, 0))  # type: ignore[attr-defined]
         warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None
 
@@ -195,7 +215,11 @@ class Recorders:
                 self._read(what)
             return original(*args, **kwargs)
 
-        setattr(module, name, wrapper)
+        recorded = stand_ins.Recorded(original, wrapper)
+        setattr(module, name, recorded)
+        for functions in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
+            if original in functions:
+                functions.add(recorded)
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
@@ -203,14 +227,23 @@ class Recorders:
             if not isinstance(path, (str, bytes)):
                 return
             path = os.fsdecode(path)
+            if path in _ENTROPY:
+                self.draws.append((importing_module(), b""))
             if _writes(mode, flags) and "__pycache__" not in path and not path.startswith("/dev/"):
-                self.written.append((importing_module(), os.path.join(os.getcwd(), path)))
+                self._writes_to(path)
             elif _is_relative(path):
                 self._read("cwd")
         elif event == "socket.connect":
             self.connected.append((importing_module(), str(args[1])))
         elif event == "tempfile.mkdtemp":
-            self.written.append((importing_module(), os.fsdecode(args[0])))
+            self.made.append(os.fsdecode(args[0]))
+            self._writes_to(self.made[-1])
+        elif event in _MAKES and type(args[_MAKES[event]]) in (str, bytes):
+            self._writes_to(os.fsdecode(args[_MAKES[event]]))
+
+    def _writes_to(self, path: str) -> None:
+        if not path.startswith(":"):  # a database in memory
+            self.written.append((importing_module(), os.path.join(_getcwd(), path)))
 
     # What is another in each process.
 
@@ -236,10 +269,25 @@ class Recorders:
             self.times.setdefault(importing_module(), []).append(now)
             return now
 
-        os.urandom = random._urandom = recorded_urandom  # type: ignore[attr-defined]
-        os.getpid, time.time = recorded_getpid, recorded_time
+        module_of: Any = os
+        module_of.urandom = random._urandom = stand_ins.Recorded(urandom, recorded_urandom)  # type: ignore[attr-defined]
+        module_of.getpid = stand_ins.Recorded(getpid, recorded_getpid)
+        module_of = time
+        module_of.time = stand_ins.Recorded(clock, recorded_time)
+        self._watch_unrenewed(os, "getrandom")
         for name in DRAWING:
             self._watch_drawing(random, name)
+
+    def _watch_unrenewed(self, module: Any, name: str) -> None:
+        """A function whose values no worker could make again."""
+        original = getattr(module, name)
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            if (drawer := importing_module()) and not self._quiet:
+                self.draws.append((drawer, b""))
+            return original(*args, **kwargs)
+
+        setattr(module, name, stand_ins.Recorded(original, recorded))
 
     def _watch_drawing(self, module: Any, name: str) -> None:
         """A function of a global generator."""
@@ -254,7 +302,7 @@ class Recorders:
                 self.numbers.append((drawer, f"{module.__name__}.{name}", args, value))
             return value
 
-        setattr(module, name, recorded)
+        setattr(module, name, stand_ins.Recorded(draw, recorded))
 
     def _watch_numpy(self) -> None:
         """Seeds of NumPy's generators are no draws: `randomness` renews these."""
@@ -285,55 +333,12 @@ class Recorders:
 def _writes(mode: Any, flags: Any) -> bool:
     if isinstance(mode, str):
         return any(letter in mode for letter in "wax+")
-    return bool(isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    if not isinstance(flags, int) or flags & os.O_TMPFILE == os.O_TMPFILE:
+        return False  # a file without a name leaves nothing
+    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 def _is_relative(path: Any) -> bool:
-    if isinstance(path, int):
-        return False
+    if path is None or isinstance(path, int):
+        return path is None
     return not os.path.isabs(os.fsdecode(path))
-
-
-class _Name(str):
-    """A variable's name that notices what it is compared with, to tell which ones matter."""
-
-    asked = False
-    record: Callable[[str], None]
-
-    def startswith(self, prefix: Any, *bounds: Any) -> bool:
-        """As of any text."""
-        for one in prefix if isinstance(prefix, tuple) else (prefix,):
-            self.asked = True
-            self.record(one)
-        return super().startswith(prefix, *bounds)
-
-
-class _Argv(list):  # type: ignore[type-arg]
-    """``sys.argv``, whose readers are recorded."""
-
-    def __init__(self, values: list[str], read: Callable[[str], None]) -> None:
-        super().__init__(values)
-        self._record = read
-
-    def __getitem__(self, index: Any) -> Any:
-        self._record("argv")
-        return super().__getitem__(index)
-
-    def __iter__(self) -> Any:
-        self._record("argv")
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self._record("argv")
-        return super().__len__()
-
-
-class _EveryWarning:
-    """A filter's pattern that matches no warning, and sees them all, C code's too."""
-
-    def __init__(self, read: Callable[[str], None]) -> None:
-        self._record = read
-
-    def match(self, _text: str) -> None:
-        """Part of the warnings filter protocol."""
-        self._record("warnings")

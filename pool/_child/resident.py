@@ -98,7 +98,7 @@ class Resident:
             os._exit(0)
         worker.flush_output()
         more: dict[str, Any] = {**failure, "modules": self.new_modules()}
-        more.update(self.changes(self.env))
+        more.update(self.changes(self.env or {}))
         if not failure:
             more["overlapping"] = overlapping
         self.send(wire.LOADED, b"", ("pickle", body, [], more), monotonic() - start)
@@ -112,7 +112,7 @@ class Resident:
 
     def changes(self, env: dict[str, str] | None = None) -> dict[str, list[str]]:
         """As `worker.changes`; what was told before is no news."""
-        found = worker.changes(env)
+        found = worker.changes(env, imported=env is not None)
         changed = found.pop("changed", [])
         if changed != self.changed:
             self.changed = found["changed"] = changed

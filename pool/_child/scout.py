@@ -22,7 +22,7 @@ import sys
 # Bound here: imports may replace them in `json`.
 from json import dumps, loads
 
-from . import preparation, process_state, processes, randomness
+from . import drawn_values, preparation, process_state, processes, randomness
 from .recorders import Recorders
 
 TYPE_CHECKING = False
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+#: `recorders` replaces it.
+_getpid = os.getpid
 #: Crashes of scouts, past which nothing is preloaded.
 _CRASHES = 3
 #: Characters of what an import printed that a reason repeats.
@@ -48,8 +50,12 @@ class Findings:
         self.reads: dict[str, dict[str, str | None]] = {}
         #: What is wrong with the scout itself, which then found out nothing.
         self.failure = ""
-        #: Where modules keep what has to be another in each process: see `randomness`.
-        self.places: list[randomness.Place] = []
+        #: Where modules keep what has to be another in each process: see `drawn_values`.
+        self.places: list[drawn_values.Place] = []
+
+    def users(self, name: str) -> list[str]:
+        """Modules that import this one."""
+        return [user for user, needed in self.edges.items() if name in needed]
 
     def rejected(self, names: Iterable[str]) -> dict[str, str]:
         """Those of the modules that must not be preloaded: they are unfit, or need one that is."""
@@ -151,7 +157,7 @@ def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
         elif kind == "unfit":
             findings.unfit.setdefault(*fields)
         elif kind == "place":
-            findings.places.append(randomness.Place(*fields))
+            findings.places.append(drawn_values.Place(*fields))
         elif kind in ("edges", "reads"):
             getattr(findings, kind)[fields[0]] = fields[1]
     return findings, crashed
@@ -162,12 +168,15 @@ class _Scout:
 
     def __init__(self, fd: int, tell: Callable[[str], None]) -> None:
         self.fd = fd
+        self.pid = _getpid()
         self.tell = tell
         self.recorders = Recorders(self.importing, self.imported)
         self.unfit: set[str] = set()
 
     def note(self, *fact: object) -> None:
         """Written at once: the next import may be the last thing this process does."""
+        if _getpid() != self.pid:
+            os._exit(0)  # an import forked, and its child came back here
         os.write(self.fd, dumps(fact).encode() + b"\n")
 
     def importing(self, name: str) -> None:
@@ -192,12 +201,32 @@ class _Scout:
     def run(self, names: list[str]) -> None:
         """Import all, package by package."""
         known = set(sys.modules)
-        self.recorders.install()
-        for package, members in _packages(names):
-            self.tell(members[0])
-            self.look_at(package, members)
+        with randomness.Makers() as makers:
+            self.recorders.install()
+            for package, members in _packages(names):
+                self.tell(members[0])
+                self.look_at(package, members)
         self.settle([name for name in sys.modules if name not in known])
+        self.try_renewals(makers)
+        self.clean_up()
         self.note("home")
+
+    def clean_up(self) -> None:
+        """Nobody will remove the temporary directories that imports made here."""
+        import shutil
+
+        for directory in self.recorders.made:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def try_renewals(self, makers: randomness.Makers) -> None:
+        """See whether workers could renew all generators: a class of them may have ideas of its own."""
+        for name in makers.hidden():
+            self.reject(name, "it keeps a sequence of random seeds, which no call can have anew")
+        for one in makers.generators():
+            try:
+                randomness.Held([one], ()).renew(None)
+            except Exception as error:
+                self.reject(one.maker, f"its random generator cannot be renewed: {error!r}")
 
     def look_at(self, package: str, members: list[str]) -> None:
         """Import the modules of one package, and see what came of it."""
@@ -234,23 +263,20 @@ class _Scout:
         for name, facts in recorders.reads.items():
             self.note("reads", name, facts)
 
-    def places(self, new: list[str]) -> list[randomness.Place]:
+    def places(self, new: list[str]) -> list[drawn_values.Place]:
         """Where the new modules keep what has to be another in each process."""
         recorders = self.recorders
-        places, lost = randomness.find(recorders.draws, new)
+        places, lost = drawn_values.find(recorders.draws, new)
         for name in lost:
             why = "it keeps random bytes from its import where no call can have its own"
             self.reject(name, why)
         for name in recorders.pid_readers.intersection(new):
-            places += randomness.find_numbers("pid", [os.getpid()], name)
+            places += drawn_values.find_numbers("pid", [self.pid], name)
+            if holder := drawn_values.holder_of(str(self.pid), name):
+                self.reject(name, f"it keeps the process id in a text, {holder}")
         for name in recorders.times.keys() & set(new):
-            places += randomness.find_numbers("time", recorders.times[name], name)
-        return places + randomness.find_drawn(recorders.numbers)
-
-
-def in_order(names: list[str]) -> list[str]:
-    """The modules in the order in which a scout imports them."""
-    return [name for _, members in _packages(names) for name in members]
+            places += drawn_values.find_numbers("time", recorders.times[name], name)
+        return places + drawn_values.find_drawn(recorders.numbers)
 
 
 def _packages(names: list[str]) -> list[tuple[str, list[str]]]:

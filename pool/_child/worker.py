@@ -212,16 +212,16 @@ def _answer(
     more = {**failure}
     if len(sys.modules) > known:
         more["modules"] = installed(list(sys.modules)[known:])
-        more.update(changes(env))
+        more.update(changes(env, imported=True))
     elif preparation.held is not None:
-        more.update(changes(None))
+        more.update(changes(None, imported=False))
     rss_kb = processes.peak_rss_kb()
     flush_output()
     meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
     channel.send(wire.RESULT, meta.pack(), body, fds)
 
 
-def changes(env: dict[str, str] | None) -> dict[str, list[str]]:
+def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str]]:
     """What the call changed of what imports read; and its variables that libraries may read."""
     found = {}
     try:
@@ -232,7 +232,9 @@ def changes(env: dict[str, str] | None) -> dict[str, list[str]]:
             changed = [what for what in changed if what not in ("locale", "warnings")]
         if changed:
             found["changed"] = changed
-        if (own := [*(env or {}).keys() - varying]) and (native := there.known_to_libraries(own)):
+        names = {*(env or ()), *(what[4:] for what in changed if what.startswith("env:"))}
+        own = [name for name in names - varying if "*" not in name]
+        if imported and own and (native := there.known_to_libraries(own)):
             found["native"] = native
     except BaseException:
         # User code broke what this needs: nothing of its process is as it was.

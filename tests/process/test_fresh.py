@@ -92,6 +92,24 @@ SHARED = {
     "an empty line printed": ("print()", "prints"),
     "a connection that it closes": (CONNECTING, "connects to"),
     "a token as a key": ("import uuid; TABLE = {uuid.uuid4().hex: 1}", "random bytes"),
+    "a digest of random bytes": (
+        "import hashlib, os; S = hashlib.sha256(os.urandom(8)).hexdigest()",
+        "random bytes",
+    ),
+    "the end of an identifier": ("import uuid; S = uuid.uuid4().hex[-6:]", "random bytes"),
+    "a closure over a token": (
+        "import uuid\ndef f(token=uuid.uuid4().hex): return lambda: token",
+        "random bytes",
+    ),
+    "a sequence of seeds": (
+        "import numpy; SEEDS = numpy.random.SeedSequence()",
+        "sequence of random seeds",
+    ),
+    "a process id in a text": ("import os; P = f'/tmp/x-{os.getpid()}'", "process id"),
+    "a name for its database": (
+        "import sqlite3; sqlite3.connect(__file__ + '.db').close()",
+        "writes a file",
+    ),
     "a token in a list": ("import os; TOKENS = [os.urandom(16)]", "random bytes"),
     "another directory": ("import os; os.chdir('/usr')", "working directory"),
     "seeded numbers": ("import random; random.seed(4)", "random"),
@@ -107,7 +125,7 @@ def test_what_an_import_leaves_behind_keeps_its_module_from_being_preloaded(fres
     outcomes = fresh.outcomes(source("import culprit; return len(culprit.PAYLOAD)"))
     assert [outcome.error for outcome in outcomes] == [None] * 4
     assert len({outcome.output for outcome in outcomes}) == 1, "each call prints the same"
-    if "NumPy" not in name:  # which is preloaded by itself
+    if "numpy" not in body:  # which is preloaded by itself
         assert not any(outcome.receipt.preloaded for outcome in outcomes)
     assert words in fresh.reason("culprit")
     assert fresh.outcomes(source("import innocent; return 1"))[-1].receipt.preloaded
@@ -161,6 +179,9 @@ DRAWN = {
     "numpy, later numbers": "import numpy; return [float(numpy.random.randn()) for _ in range(700)][-1]",
     "a generator of NumPy": "import holder; return float(holder.GENERATOR.random())",
     "a random state of NumPy": "import holder; return float(holder.STATE.rand())",
+    "a child of a generator of NumPy": "import holder; return float(holder.GENERATOR.spawn(1)[0].random())",
+    "generators of one seed": "import holder; return [float(g.random()) for g in holder.SOME]",
+    "a generator with a class of its own": "import holder; return holder.NAMED.random(), holder.NAMED.made",
     "an identifier": "import holder; return str(holder.SESSION)",
     "a part of one": "import holder; return holder.NAME",
     "a number kept": "import holder; return holder.HASH_SEED",
@@ -203,6 +224,17 @@ HOLDER = """
     CLIENT = Client()
     PID = os.getpid()
     STARTED = time.time()
+    class Named(random.Random):
+        def __init__(self, name):
+            self.made = getattr(self, "made", 0) + 1
+            super().__init__()
+    NAMED = Named("x")
+    SOME = numpy.random.default_rng().spawn(3) if hasattr(numpy.random.Generator, "spawn") else []
+    SOME += [numpy.random.default_rng()]
+    LATER = random.Random()
+    LATER.seed(42)
+    LATER_GENERATOR = numpy.random.default_rng()
+    LATER_GENERATOR.bit_generator.state = numpy.random.PCG64(42).state
     FIXED = random.Random(4)
     FIXED_GENERATOR = numpy.random.default_rng(4)
 """
@@ -214,6 +246,7 @@ def test_every_call_draws_its_own(fresh, name):
     outcomes = fresh.outcomes(source(f"import holder; {DRAWN[name]}"), 12)
     values = [value(outcome) for outcome in outcomes]
     assert len(set(map(str, values))) == 12, values
+    assert not any("holder" in zygote.skipped for zygote in fresh.live.stats().zygotes)
     assert outcomes[-1].receipt.preloaded
     if name == "the process":
         assert {difference for difference, _ in values} == {0}
@@ -228,8 +261,11 @@ def test_an_import_may_draw_numbers(fresh):
 
 def test_what_was_given_a_seed_stays_as_it_was(fresh):
     fresh.module("holder", HOLDER)
-    code = source("import holder as h; return h.FIXED.random(), float(h.FIXED_GENERATOR.random())")
-    assert len(set(fresh.values(code))) == 1
+    code = source("""
+        import holder as h
+        return [g.random() for g in (h.FIXED, h.FIXED_GENERATOR, h.LATER, h.LATER_GENERATOR)]
+    """)
+    assert len(set(map(str, fresh.values(code)))) == 1
 
 
 def test_a_module_is_as_old_as_its_call(fresh):
@@ -249,6 +285,7 @@ def test_forks_of_one_batch_draw_their_own(fresh):
 SEEDED = """
     import holder, numpy, os, random, uuid
     fixed = [
+        holder.NAMED.random(), float(holder.SOME[0].random()), holder.LATER.random(),
         random.random(), random.Random().random(), holder.RNG.random(), holder.Holder.rng.random(),
         holder.hidden(), float(numpy.random.rand()), float(holder.GENERATOR.random()),
         float(holder.STATE.rand()), float(numpy.random.default_rng().random()),
@@ -264,7 +301,7 @@ def test_a_seed_repeats_the_numbers_whether_preloaded_or_not(fresh):
     assert len({str(fixed) for fixed, _ in one}) == 1
     assert len({str(fixed) for fixed, _ in two}) == 1
     assert one[0][0] != two[0][0]
-    assert not set(one[0][0]) & set(two[0][0])
+    assert len(set(one[0][0]) & set(two[0][0])) == 1, "one was given a seed"
     assert len({drawn for _, some in one + two for drawn in some}) == 3 * len(one + two)
 
 
@@ -282,6 +319,7 @@ READER = """
     HERE = os.getcwd()
     PREFIXED = {k: v for k, v in os.environ.items() if k.startswith("FRESH_P_")}
     ARGUMENTS = list(sys.argv)
+    ASKED = "mine" in sys.argv
     CONFIG = os.path.exists("reader.cfg")
 """
 
@@ -320,6 +358,7 @@ REPLACED = """
         "import os; os.putenv('X', 'y'); os.environ['FRESH_HOME'] = 'mine'; import reader; return reader.HOME",
         "import os; os.environ['FRESH_P_A'] = 'mine'; import reader; return reader.PREFIXED['FRESH_P_A']",
         "import os; os.chdir('/usr'); import reader; return reader.HERE.replace('/usr', 'mine')",
+        "import sys; sys.argv = ['mine']; import reader; return 'mine' if reader.ASKED else ''",
         "import sys; sys.argv = ['mine']; import reader; return reader.ARGUMENTS[0]",
         SHADOWED,
         REPLACED,
@@ -364,6 +403,39 @@ def test_a_change_that_no_source_tells_of_is_warned_of_once(reader):
     right = reader.live.call(late, True)
     assert (value(right), right.warnings) == ("mine", ())
     assert "FRESH_HOME" in reader.reason("reader")
+
+
+def test_a_variable_that_an_import_sets_over_that_of_the_call_is_as_it_left_it(fresh):
+    fresh.module("setter", "import os; os.environ['FRESH_SET'] = 'import'")
+    code = source("import os, setter; return os.environ['FRESH_SET']")
+    assert fresh.values(code) == ["import"] * 4
+    call = {"env": {"FRESH_SET": "call"}, "touches": frozenset(("env:FRESH_SET",))}
+    assert fresh.values(code, call={**call, "function_key": 1}) == ["import"] * 4
+
+
+def test_modules_are_imported_in_the_order_of_the_calls(fresh):
+    fresh.module("ca", "import cb; V = 1")
+    fresh.module("cb", "import ca; W = getattr(ca, 'V', None)")
+    fresh.module("first", "import sys; V = 'ftplib' in sys.modules")
+    code = source("import ca, cb, first, ftplib; return cb.W, first.V")
+    assert fresh.values(code) == [(None, False)] * 4
+    assert fresh.outcomes(code)[-1].receipt.preloaded
+
+
+def test_an_import_finds_the_library_as_it_is_elsewhere(fresh):
+    fresh.module(
+        "picky",
+        """
+        import os, random, time
+        class Timed:
+            clock = time.time
+            pid = os.getpid
+            draw = random.random
+        Timed().clock(), Timed().pid(), Timed().draw(), os.listdir(None)
+        assert os.stat in os.supports_dir_fd
+        """,
+    )
+    assert fresh.outcomes(source("import picky; return 1"))[-1].receipt.preloaded
 
 
 def test_what_an_import_sets_itself_is_nobodys_change(fresh):

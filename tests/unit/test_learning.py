@@ -132,7 +132,7 @@ def test_environments_are_apart():
 # What calls touch.
 
 
-READS = {"env:HF_HOME": "pandas.core", "env:TQDM_*": "numpy", "cwd": "pandas"}
+READS = {"env:HF_HOME": ["pandas.core"], "env:TQDM_*": ["numpy"], "cwd": ["pandas"]}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,23 @@ def test_a_call_that_touches_what_imports_read_imports_for_itself(touched):
     learner.read(key, READS)
     assert learner.route("base", "f", frozenset((touched,))) == LEAN
     assert learner.route("base", "f") == key, "others are as fast as ever"
+
+
+def test_each_package_that_reads_a_variable_counts():
+    learner = Learner(("*",))
+    one = learned(learner, "f", ["one"])
+    learner.read(one, {"env:MODE": ["one"]})
+    two = learned(learner, "g", ["two"])
+    learner.read(two, {"env:MODE": ["two"]})
+    touched = frozenset(("env:MODE",))
+    assert learner.route("base", "f", touched) == learner.route("base", "g", touched) == LEAN
+
+
+def test_a_variable_that_a_call_and_an_import_set_keeps_its_last_value():
+    learner = Learner(("*",))
+    key = learned(learner)
+    learner.read(key, {"set:MODE": ["numpy"]})
+    assert learner.route("base", "f", frozenset(("env:MODE",))) == LEAN
 
 
 @pytest.mark.parametrize("touched", ["env:HF_TOKEN", "argv", "locale", "package:helper"])
@@ -194,7 +211,8 @@ def test_what_imports_themselves_set_is_no_change_of_the_call():
     learner = Learner(("*",))
     learner.changed(LEAN, "f", ["env:KMP_INIT_AT_FORK"])
     key = learner.observed(LEAN, "f", PANDAS)
-    learner.read(key, {"env:KMP_INIT_AT_FORK": "numpy", "set:KMP_INIT_AT_FORK": "numpy"})
+    read = {"env:KMP_INIT_AT_FORK": ["numpy"], "set:KMP_INIT_AT_FORK": ["numpy"]}
+    learner.read(key, read)
     assert learner.started(key) == []
     assert learner.route("base", "f") == key
     said = frozenset(("env:KMP_INIT_AT_FORK",))
@@ -203,7 +221,7 @@ def test_what_imports_themselves_set_is_no_change_of_the_call():
 
 def test_where_the_lean_zygote_preloads_too_there_is_a_bare_one():
     learner = Learner(("*",), ["numpy"])
-    learner.read(LEAN, {"env:NPY": "numpy"})
+    learner.read(LEAN, {"env:NPY": ["numpy"]})
     assert learner.route("base", "f") == LEAN
     assert learner.route("base", "f", frozenset(("env:NPY",))) == ZygoteKey("base", BARE)
     assert learner.route("base", "f", frozenset(("env:OTHER",))) == LEAN

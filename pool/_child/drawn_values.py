@@ -1,0 +1,237 @@
+"""Values that modules drew when they were imported, and that each process has its own of.
+
+    bytes, identifiers, tokens, numbers of a global generator, the process id, the time
+        --find--> places: the attributes that hold them --made_now--> a new value of the same form
+
+A value that also stands elsewhere, as the key of a table for example, has no place: to renew some
+of its copies would tear them apart. Nor has one that is not found as it was drawn.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+#: Characters of a text that are taken for a part of a value that was drawn, at least.
+_PART = 8
+_UUID_BYTES = 16
+#: Modules whose draws `randomness` renews.
+_RENEWED = ("multiprocessing.process",)
+
+#: Where a module keeps something drawn. ``owner`` and ``path``: a module and attributes. ``form``:
+#: one of `_FORMS`, ``pid``, ``time``, or a function of a global generator. ``draw`` counts draws,
+#: of ``length`` bytes. Of texts: the part that was drawn; of functions: their arguments.
+Place = namedtuple("Place", "owner path form draw length at size arguments", defaults=((),))
+
+
+def find(draws: list[tuple[str, bytes]], modules: list[str]) -> tuple[list[Place], set[str]]:
+    """The places of what was drawn; and the modules that keep a draw where it cannot be renewed."""
+    if not draws:
+        return [], set()
+    held = [one for name in modules for one in _held_by(name)]
+    places: list[Place] = []
+    #: Values that were drawn, or hold a part of one: which draw.
+    values: dict[Any, int] = {}
+    for number, (_, drawn) in enumerate(draws):
+        _find_one(number, drawn, held, places, values)
+    held.clear()
+    lost = _kept_elsewhere(values, {id(values), id(draws), *map(id, draws)})
+    # Of what nobody has as it was drawn, somebody may have made something else.
+    lost |= set(range(len(draws))) - {place.draw for place in places}
+    lost = {number for number in lost if draws[number][0] not in _RENEWED}
+    return [one for one in places if one.draw not in lost], {draws[one][0] for one in lost}
+
+
+def _find_one(
+    number: int, drawn: bytes, held: list[Any], places: list[Place], values: dict[Any, int]
+) -> None:
+    forms = [(form, make(drawn)) for form, make in _FORMS.items() if _fits(form, drawn)]
+    for _, made in forms:
+        values[made] = number
+    for owner, path, value in held:
+        for place in _places(number, drawn, forms, owner, path, value):
+            places.append(place)
+            values[value] = number
+
+
+def _kept_elsewhere(values: dict[Any, int], ours: set[int]) -> set[int]:
+    """Which draws stand in other containers than attributes, as a key of a table for example.
+
+    No renewal would reach these, and one of the attributes alone would tear them apart.
+    """
+    kinds = {type(value) for value in values}
+    namespaces = _namespaces()
+    found: set[int] = set()
+    gc.collect()
+    for container in gc.get_objects():
+        if id(container) not in ours:
+            for one in _members(container, is_namespace=id(container) in namespaces):
+                if type(one) in kinds and one in values:
+                    found.add(values[one])
+    return found
+
+
+def _members(container: Any, *, is_namespace: bool = False) -> Iterator[Any]:
+    """What stands in a container; of attributes, their names."""
+    kind = type(container)
+    if kind is dict:
+        yield from list(container)
+        content = list(container.values())
+    elif kind in (list, tuple, set, frozenset):
+        content = list(container)
+    else:
+        return
+    for one in content:
+        if type(one) in (dict, tuple) and not gc.is_tracked(one):
+            # The collector passes over those that hold only texts and numbers.
+            yield from _members(one)
+        elif not is_namespace:
+            yield one
+
+
+def _namespaces() -> set[int]:
+    """The tables of attributes that `_held_by` looks at, by their addresses."""
+    owners = list(sys.modules.values())
+    owners += [value for module in owners for value in _namespace(module).values()]
+    # A class shows its attributes through a proxy, an object or a module its own table.
+    return {id(one) for owner in owners for one in gc.get_referents(owner) if type(one) is dict}
+
+
+def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]:
+    """Attributes of a module that are one of these numbers."""
+    kind = int if form == "pid" else float
+    wanted = set(values)
+    return [
+        Place(owner, path, form, 0, 0, 0, 0)
+        for owner, path, value in _held_by(module)
+        if type(value) is kind and value in wanted
+    ]
+
+
+def holder_of(part: str, module: str) -> str | None:
+    """The first attribute of the module that is a text with this in it."""
+    for owner, path, value in _held_by(module):
+        if type(value) is str and part in value and not path[-1].startswith("__"):
+            return ".".join((owner, *path))
+    return None
+
+
+def find_drawn(numbers: list[tuple[str, str, tuple[Any, ...], Any]]) -> list[Place]:
+    """Attributes of modules that are numbers which they drew from a global generator."""
+    places = []
+    for draw, (module, function, arguments, value) in enumerate(numbers):
+        for owner, path, held in _held_by(module):
+            if held is value or (type(held) is type(value) is float and held == value):
+                places.append(Place(owner, path, function, -draw - 1, 0, 0, 0, arguments))
+    return places
+
+
+def _held_by(name: str) -> Iterator[tuple[str, list[str], Any]]:
+    """Attributes of a module, of the classes it defines, and of the objects it keeps."""
+    for attribute, value in _namespace(sys.modules.get(name)).items():
+        yield name, [attribute], value
+        if issubclass(type(value), type) and getattr(value, "__module__", None) != name:
+            continue
+        if type(value) not in _PLAIN:
+            yield from ((name, [attribute, one], held) for one, held in _namespace(value).items())
+
+
+#: What has no attributes worth a look; modules come by themselves.
+_PLAIN = {str, bytes, int, float, bool, type(None), type(len), type(find), type(sys)}
+
+
+def _namespace(owner: object) -> dict[str, Any]:
+    """The attributes of a module, a class or an object, of any kind.
+
+    Asked of the kind, and never of the object: a proxy would answer for what it stands for, or raise.
+    """
+    try:
+        get = type.__getattribute__ if issubclass(type(owner), type) else object.__getattribute__
+        found = get(owner, "__dict__")
+        return {name: value for name, value in dict(found).items() if type(name) is str}
+    except Exception:
+        return {}
+
+
+def _places(
+    number: int, drawn: bytes, forms: list[tuple[str, Any]], owner: str, path: list[str], value: Any
+) -> Iterator[Place]:
+    for form, made in forms:
+        if type(value) is not type(made):
+            continue
+        if type(made) is str:
+            size = _common(made, value)
+            if size >= min(_PART, len(made)):
+                at = value.index(made[:size])
+                yield Place(owner, path, form, number, len(drawn), at, size)
+                return
+        elif made == value:
+            yield Place(owner, path, form, number, len(drawn), 0, 0)
+            return
+
+
+def _common(made: str, value: str) -> int:
+    """Characters of the beginning of one text that stand in the other."""
+    size = len(made)
+    while size and made[:size] not in value:
+        size -= 1
+    return size
+
+
+def _fits(form: str, value: bytes) -> bool:
+    return len(value) == _UUID_BYTES or not form.startswith("uuid")
+
+
+def _uuid(value: bytes) -> Any:
+    from uuid import UUID
+
+    return UUID(bytes=value, version=4)
+
+
+def _urlsafe(value: bytes) -> str:
+    from base64 import urlsafe_b64encode
+
+    return urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
+
+
+#: What is mostly made of random bytes.
+_FORMS: dict[str, Callable[[bytes], Any]] = {
+    "bytes": lambda value: value,
+    "hex": bytes.hex,
+    "urlsafe": _urlsafe,
+    "integer": lambda value: int.from_bytes(value, "big"),
+    "uuid": _uuid,
+    "uuid_text": lambda value: str(_uuid(value)),
+    "uuid_hex": lambda value: _uuid(value).hex,
+    "uuid_integer": lambda value: _uuid(value).int,
+}
+
+
+def made_now(old: Any, place: Place, drawn: dict[int, Any]) -> Any:
+    """A new value in the old one's form; ``drawn`` has those of draws that have several places."""
+    if place.form == "pid":
+        return os.getpid()
+    if place.form == "time":
+        return time.time()
+    value = drawn.get(place.draw)
+    if value is None:
+        module, _, function = place.form.rpartition(".")
+        if module:
+            value = getattr(sys.modules[module], function)(*place.arguments)
+        else:
+            value = os.urandom(place.length)
+        drawn[place.draw] = value
+    if place.form not in _FORMS:
+        return value
+    made = _FORMS[place.form](value)
+    if place.size:
+        made = old[: place.at] + made[: place.size] + old[place.at + place.size :]
+    return made
