@@ -137,6 +137,11 @@ class Workers:
         "*",
         "Patterns of modules that may be preloaded because calls keep importing them.",
     )
+    preload_zygotes: int = setting(
+        kind.integer(1, 1000),
+        "4",
+        "Zygotes of one environment that preload what its functions import, at most.",
+    )
     pass_env: tuple[str, ...] = setting(
         kind.PATTERNS,
         "none",

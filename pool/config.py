@@ -94,6 +94,8 @@ class PoolConfig:
     preload: tuple[str, ...] = ()
     #: Glob patterns of modules that may be preloaded because calls import them.
     preload_learn: tuple[str, ...] = ("*",)
+    #: Zygotes of one environment that preload what its functions import, at most.
+    preload_zygotes: int = 4
     #: Environment of zygotes, and so of calls; `thread_limits` fill in what it leaves open.
     worker_env: Mapping[str, str] = field(default_factory=dict)
     #: Put in front of the worker's ``sys.path`` (a program's own modules, for `Pool`).
@@ -135,6 +137,7 @@ class PoolKeywords(TypedDict, total=False):
     instance_concurrency: int
     preload: Iterable[str]
     preload_learn: Iterable[str]
+    preload_zygotes: int
     worker_env: Mapping[str, str]
     extra_path: Iterable[str]
     workdir: str | os.PathLike[str]

@@ -151,6 +151,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "instance_concurrency": _whole(1, CONCURRENCY_MAX),
     "preload": _list_of("module names"),
     "preload_learn": _list_of("patterns of module names"),
+    "preload_zygotes": _whole(1, 1000),
     "worker_env": Kind(accepts="a mapping of names to values", read=_environment),
     "extra_path": _list_of("paths"),
     "workdir": Kind(accepts="the path of a folder that can be entered", read=_folder),

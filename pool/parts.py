@@ -64,7 +64,7 @@ class Parts:
             ),
             self.gpus.table,
         )
-        self.learner = Learner(config.preload_learn, config.preload)
+        self.learner = Learner(config.preload_learn, config.preload, config.preload_zygotes)
         self.recorder = Recorder()
         self.oom = OomWatch()
         #: Nothing new begins any more.

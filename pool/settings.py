@@ -105,6 +105,7 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, Environments, Queue, Log
             instance_concurrency=self.instance_concurrency,
             preload=self.preload,
             preload_learn=self.preload_learn,
+            preload_zygotes=self.preload_zygotes,
             worker_env=self.worker_env,
             start_method=self.start_method,
             gpus_per_call=self.gpus_per_call,

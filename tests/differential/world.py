@@ -39,6 +39,8 @@ def server_variables(folder: Path) -> dict[str, str]:
         "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
         "FLASHPOOL_ENV_MIN_FREE_MB": "0",
         "FLASHPOOL_SLOTS": "4",
+        # One for each program, as each imports other modules.
+        "FLASHPOOL_PRELOAD_ZYGOTES": "1000",
         # As Python's own: the root logger's level in calls is the server's.
         "FLASHPOOL_LOG_LEVEL": "WARNING",
         # Every program has an instance, which is asked once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flashpool.pool.commands import ZygoteKey
-from flashpool.pool.learning import BARE, PROFILES, Learner
+from flashpool.pool.learning import BARE, UNUSED, Learner
 
 LEAN = ZygoteKey("base")
 PANDAS = ["pandas", "pandas.core", "numpy"]
@@ -62,17 +62,28 @@ def test_a_profile_goes_when_a_larger_one_serves_all_its_functions():
     assert learner.route("base", "f") == second
 
 
-def test_there_are_few_profiles_and_the_least_recently_used_makes_room():
-    learner = Learner(("*",))
-    keys = {name: learned(learner, name, [name]) for name in "abcd"[:PROFILES]}
-    for name in "bcd":
-        learner.route("base", name)
-    for _ in range(2):
-        assert learner.observed(LEAN, "e", ["e"]) is None, "it is called once only, perhaps"
-    another = learner.observed(LEAN, "e", ["e"])
-    assert learner.started(another) == [keys["a"]]
-    assert learner.route("base", "a") == LEAN
-    assert learner.route("base", "e") == another
+def test_there_are_few_profiles_and_one_that_is_not_used_makes_room():
+    learner = Learner(("*",), profiles=2)
+    used, unused = learned(learner, "a", ["a"]), learned(learner, "b", ["b"])
+    for _ in range(5):
+        assert learner.observed(LEAN, "c", ["c"]) is None, "both may be of use"
+    for _ in range(UNUSED):
+        assert learner.route("base", "a") == used
+    assert learner.behind("base") == ZygoteKey("base", 3), "it was called often"
+    another = ZygoteKey("base", 3)
+    assert learner.started(another) == [unused]
+    assert learner.route("base", "b") == LEAN
+    assert learner.route("base", "c") == another
+    assert learner.route("base", "a") == used
+
+
+def test_more_functions_than_there_is_room_for_start_no_zygote_after_another():
+    learner = Learner(("*",), profiles=1)
+    learned(learner, "a", ["a"])
+    for _ in range(3):
+        for name in "bcde":
+            assert learner.observed(LEAN, name, [name]) is None
+            assert learner.behind("base") is None
 
 
 def test_a_module_that_breaks_a_zygote_is_left_out():

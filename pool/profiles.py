@@ -1,0 +1,162 @@
+"""What is known of functions, of loaded zygotes, and of what their imports read. Facts, no decisions.
+
+Environment
+  |-- Function   what its calls import, and what they touch
+  |-- Profile    what one loaded zygote has preloaded
+  '-- reads      what imports looked at; `conflict` tells whether a call touches any of it
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+#: As many standard modules as a call may import without being sent to a loaded zygote.
+CHEAP: Final = 8
+#: Touched by what may put any module in place of another.
+ANY_PACKAGE: Final = "package:*"
+_ALL: Final = "*"
+
+
+@dataclass(slots=True)
+class Function:
+    #: Modules that its calls imported, in that order.
+    needs: dict[str, None] = field(default_factory=dict)
+    #: Packages that its source names.
+    imports: frozenset[str] = frozenset()
+    #: What its calls said that they touch, and what they were seen to touch.
+    touches: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
+    #: Whether a profile was started for it.
+    tried: bool = False
+    #: How often it would have been better off with a profile that there is no room for.
+    missed: int = 0
+    #: Where its calls go, by what they touch; as of a version of its environment.
+    routes: dict[frozenset[str], tuple[int, Profile | None]] = field(default_factory=dict)
+    version: int = -1
+
+
+@dataclass(slots=True)
+class Profile:
+    """What one loaded zygote has preloaded, or will have."""
+
+    names: tuple[str, ...]
+    modules: frozenset[str]
+    #: Those that are not the standard library's.
+    outside: frozenset[str]
+    up: bool = False
+    used: int = 0
+    #: Packages that the source of the function names which it was made for.
+    entries: frozenset[str] = frozenset()
+    #: Whether it was learned at another time: its functions are known by their entries.
+    seeded: bool = False
+
+
+@dataclass(slots=True)
+class Environment:
+    functions: OrderedDict[Hashable, Function] = field(default_factory=OrderedDict)
+    profiles: dict[int, Profile] = field(default_factory=dict)
+    #: Modules that are not preloaded, and why.
+    denied: dict[str, str] = field(default_factory=dict)
+    #: What imports read of their surroundings, and a module of each package that does.
+    #: ``set:NAME``: a variable that one sets.
+    reads: dict[str, dict[str, str]] = field(default_factory=dict)
+    last_profile: int = 0
+    uses: int = 0
+    #: Counts changes that may send a call elsewhere.
+    version: int = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether a profile is on its way."""
+        return any(not profile.up for profile in self.profiles.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A call changed what a preloaded module had read before."""
+
+    what: str
+    module: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.module} was imported before this call began, and had read {_in_words(self.what)} "
+            "as it was then: it does not see what the call changed there. From now on, this "
+            "function's calls import it themselves"
+        )
+
+
+def package_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def is_standard(name: str) -> bool:
+    return package_of(name) in sys.stdlib_module_names
+
+
+def is_cheap(names: Sequence[str]) -> bool:
+    """A few modules of the standard library load faster than a larger zygote forks."""
+    return len(names) < CHEAP and all(map(is_standard, names))
+
+
+def _in_words(what: str) -> str:
+    kind, _, name = what.partition(":")
+    if kind == "env":
+        return "the environment variables" if name == _ALL else f"the variable {name}"
+    words = {
+        "path": "sys.path",
+        "argv": "sys.argv",
+        "cwd": "the working directory",
+        "locale": "the locale",
+        "warnings": "the filters of warnings",
+    }
+    return words.get(kind, "modules of other names" if name == _ALL else f"the package {name}")
+
+
+def profile_of(names: Sequence[str]) -> Profile:
+    outside = frozenset(name for name in names if not is_standard(name))
+    return Profile(names=tuple(names), modules=frozenset(names), outside=outside)
+
+
+def touched_by(known: Environment, one: Function | None) -> set[str]:
+    """All that a function's calls touch, but for what the imports in them did."""
+    if one is None:
+        return set()
+    by_imports = {what for what in one.seen if f"set:{what.partition(':')[2]}" in known.reads}
+    return one.touches | (one.seen - by_imports)
+
+
+def _meet(touched: str, read: str) -> bool:
+    """Whether what is touched is what is read; a name may end with a star on either side."""
+    if touched == read:
+        return True
+    if touched.endswith(_ALL) and read.startswith(touched[:-1]):
+        return True
+    return read.endswith(_ALL) and touched.startswith(read[:-1])
+
+
+def why_not(hit: Conflict) -> str:
+    return (
+        f"it reads {_in_words(hit.what)} when it is imported, and functions change that before: "
+        "their calls import it themselves"
+    )
+
+
+def conflict(known: Environment, touches: Iterable[str], modules: Iterable[str]) -> Conflict | None:
+    """What a call touches that the import of preloaded modules had read."""
+    packages = {package_of(name) for name in modules}
+    for what in sorted(touches):
+        kind, _, name = what.partition(":")
+        if kind == "native":
+            return Conflict(f"env:{name}", f"a library of {min(packages)}")
+        if what in {"path", ANY_PACKAGE} or (kind == "package" and name in packages):
+            return Conflict(what, name if name in packages else min(packages))
+        for read, readers in known.reads.items():
+            # What a call sets and an import sets, too, would end with another of both values.
+            if _meet(what, read.replace("set:", "env:", 1)) and packages & readers.keys():
+                return Conflict(what, min(readers[one] for one in packages & readers.keys()))
+    return None
