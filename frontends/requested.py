@@ -53,6 +53,8 @@ class Defaults:
         """The call of a request whose environment is there."""
         key = _function_key(request)
         touches, imports = self._sources.of(request, key)
+        if request.seed is not None:
+            touches |= {"random"}
         return Call(
             codec=Codec.FLASH,
             body=body,

@@ -59,6 +59,8 @@ class _Submitter(Executor):
         self._spec = options.environment()
         self._limits = options.limits()
         self._touches = frozenset(f"env:{name}" for name in options.env)
+        if options.seed is not None:
+            self._touches |= {"random"}
 
     def _pool(self) -> Pool:
         raise NotImplementedError

@@ -105,7 +105,7 @@ def is_cheap(names: Sequence[str]) -> bool:
 
 def _in_words(what: str) -> str:
     kind, _, name = what.partition(":")
-    if kind == "env":
+    if kind in ("env", "look"):
         return "the environment variables" if name == _ALL else f"the variable {name}"
     words = {
         "path": "sys.path",
@@ -113,6 +113,7 @@ def _in_words(what: str) -> str:
         "cwd": "the working directory",
         "locale": "the locale",
         "warnings": "the filters of warnings",
+        "random": "the global random numbers",
     }
     return words.get(kind, "modules of other names" if name == _ALL else f"the package {name}")
 
@@ -156,7 +157,11 @@ def conflict(known: Environment, touches: Iterable[str], modules: Iterable[str])
         if what in {"path", ANY_PACKAGE} or (kind == "package" and name in packages):
             return Conflict(what, name if name in packages else min(packages))
         for read, readers in known.reads.items():
-            # What a call sets and an import sets, too, would end with another of both values.
-            if _meet(what, read.replace("set:", "env:", 1)) and packages & readers.keys():
+            # Where an import sets a variable, a call that sets it, too, would find its own value
+            # there in the end, and one that looks at it would find it there too early.
+            kind, _, name = read.partition(":")
+            found = kind == "set" and what == f"look:{name}"
+            found = found or _meet(what, f"env:{name}" if kind == "set" else read)
+            if found and packages & readers.keys():
                 return Conflict(what, min(readers[one] for one in packages & readers.keys()))
     return None

@@ -5,6 +5,8 @@
     os.chdir(...)                         cwd
     sys.argv = ..., setlocale(...)        argv, locale
     warnings.simplefilter("error")        warnings
+    random.seed(...)                      random   where an import draws, its numbers would be others
+    os.environ.get("X")                   look:X   where an import sets it, it would be there too early
     sys.path.insert(...), gevent          package:*    any module may be another one
 
 Read as text: a server does not parse what strangers send. What only looks at variables, or appends
@@ -19,15 +21,17 @@ from typing import Final
 
 #: A text without any of these touches nothing.
 _SUSPICIOUS: Final = re.compile(
-    r"environ|putenv|unsetenv|chdir|sys\s*\.\s*path|sys\s*\.\s*modules|from\s+sys\s|gevent|eventlet"
-    r"|argv|setlocale|simplefilter|filterwarnings"
+    r"environ|getenv|putenv|unsetenv|chdir|sys\s*\.|from\s+sys\s|gevent|eventlet"
+    r"|argv|setlocale|simplefilter|filterwarnings|seed|setstate|set_state"
 )
 _OTHER_MODULES: Final = re.compile(
     r"sys\s*\.\s*path\b(?!\s*\.\s*(?:append|extend|copy|index|count)\b)|sys\s*\.\s*modules\b"
-    r"|from\s+sys\s+import\b[^\n;]*\b(?:path|modules|\*)|\bgevent\b|\beventlet\b"
+    r"|sys\s*\.\s*(?:meta_path|path_hooks|path_importer_cache)\b"
+    r"|from\s+sys\s+import\b[^\n;]*\b(?:path\w*|modules|meta_path|\*)|\bgevent\b|\beventlet\b"
 )
 _OTHERS: Final = {
     "argv": re.compile(r"\bargv\b"),
+    "random": re.compile(r"\b(?:manual_)?seed\w*\s*\(|\bset_?state\s*\("),
     "locale": re.compile(r"\bsetlocale\b"),
     # To ignore more changes no import that is quiet anyway.
     "warnings": re.compile(
@@ -45,6 +49,8 @@ _PART: Final = re.compile(r"\s*[\[.]")
 _TARGETS: Final = re.compile(r"\s*\[[^\]\n]*\]\s*[,:][^\n]*=")
 _ASSIGNED: Final = re.compile(rf"\s*\[{_TEXT}\s*\]")
 _CALLED: Final = re.compile(rf"\s*\.\s*(?:setdefault|pop|__setitem__|__delitem__)\s*\({_TEXT}")
+_LOOKED_AT: Final = re.compile(rf"\s*\.\s*(?:get|__getitem__|__contains__)\s*\({_TEXT}")
+_LOOK: Final = re.compile(rf"\bgetenv\s*\({_TEXT}")
 _ENVIRON: Final = re.compile(r"\benvironb?\b")
 _IMPORTED: Final = re.compile(r"(?:from|import)[\w\s.,]*$")
 _ALIASED: Final = re.compile(r"\s+as\b")
@@ -75,6 +81,8 @@ def touches(text: str) -> set[str]:
 def _variables(text: str) -> Iterator[str]:
     for match in _ENVIRON.finditer(text):
         yield from _of_environ(text[: match.start()], text[match.end() :])
+    for match in _LOOK.finditer(text):
+        yield f"look:{match[1]}"
     for match in _SET.finditer(text):
         yield f"env:{match[1]}" if match[1] else _ANY
 
@@ -92,6 +100,8 @@ def _of_environ(before: str, after: str) -> Iterator[str]:
     elif (named := _CALLED.match(rest)) or _is_assigned(lead, rest):
         named = named or _ASSIGNED.match(rest)
         yield f"env:{named[1]}" if named else _ANY
+    elif _ONLY_READ.match(rest) and (named := _ASSIGNED.match(rest) or _LOOKED_AT.match(rest)):
+        yield f"look:{named[1]}"
     elif not (_ONLY_READ.match(rest) and (_PART.match(rest) or _HANDED_ON.search(lead))):
         yield _ANY
 

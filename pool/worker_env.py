@@ -44,6 +44,8 @@ ALLOWED: Final = (
         "KMP_*",
         "GOMP_*",
         "MALLOC_*",
+        "JE_ARROW_*",
+        "_RJEM_*",
     ),
     # Devices
     *("CUDA_*", "CUDNN_*", "NVIDIA_*", "NCCL_*", "NV_*", "NVTE_*", "TRITON_*"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from . import process_state, randomness, scout
+from . import preparation, process_state, randomness, scout
 from .preparation import NotSafe
 from .wire import LOADING, PACKET_LIMIT, PRELOADED, SKIPPED
 
@@ -35,7 +35,8 @@ def preload(
     findings = scout.explore(names, varying, lambda name: tell(LOADING, module=name))
     skipped = findings.rejected(names)
     before = process_state.State()
-    with randomness.Makers() as makers:
+    had_random = "random" in sys.modules
+    with randomness.Makers() as makers, preparation.hooks_deferred():
         kept = [name for name in names if name not in skipped]
         for name in natural_order(kept, findings.edges):
             tell(LOADING, module=name)
@@ -50,7 +51,9 @@ def preload(
     _tell_reads(findings, tell)
     if len(skipped) == len(names):
         return None
-    return randomness.Held(makers.generators(), findings.places)
+    # A module that was there before has a hook for that.
+    seeds_random = not had_random and "random" in sys.modules
+    return randomness.Held(makers.generators(), findings.places, seeds_random=seeds_random)
 
 
 def natural_order(names: list[str], edges: dict[str, list[str]]) -> list[str]:

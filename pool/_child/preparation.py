@@ -10,11 +10,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from . import randomness, wire
@@ -49,19 +50,26 @@ def defer_lock_hooks() -> None:
     The hooks renew locks that other threads may have held. A zygote has one thread and
     holds none when it forks, so for its forks they have nothing to do, and they took
     more than half of a worker's start. They are registered when user code forks. Hooks
-    of all other modules (such as ``random``, which must reseed) are left alone.
+    of other modules that are there before the preloads are left alone.
     """
     global main_thread
-    register = os.register_at_fork
-    os.register_at_fork = lambda **hooks: _deferred.append(hooks)
-    try:
+    with hooks_deferred():
         import logging  # noqa: F401 - for its hooks
         import threading
-    finally:
-        os.register_at_fork = register
     main_thread = threading.main_thread()
     os.fork = _hooks_first(os.fork)
     os.forkpty = _hooks_first(os.forkpty)
+
+
+@contextmanager
+def hooks_deferred() -> Iterator[None]:
+    """Keep hooks that imports register for when user code forks: a worker is no fork to them."""
+    register = os.register_at_fork
+    os.register_at_fork = lambda **hooks: _deferred.append(hooks)
+    try:
+        yield
+    finally:
+        os.register_at_fork = register
 
 
 def _hooks_first(function: Callable[[], Any]) -> Callable[[], Any]:

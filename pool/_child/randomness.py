@@ -189,8 +189,15 @@ def _numpy_global() -> Any:
 class Held:
     """What the modules of a zygote hold, to be renewed in each worker."""
 
-    def __init__(self, generators: list[Generator], places: Iterable[drawn_values.Place]) -> None:
+    def __init__(
+        self,
+        generators: list[Generator],
+        places: Iterable[drawn_values.Place],
+        *,
+        seeds_random: bool = False,
+    ) -> None:
         self.generators = generators
+        self._random: Any = sys.modules["random"] if seeds_random else None
         self.values: list[tuple[Any, str, drawn_values.Place]] = []
         for place in places:
             owner: Any = sys.modules.get(place.owner)
@@ -210,6 +217,8 @@ class Held:
 
             resume = seeding.resume
         else:
+            if self._random is not None:
+                self._random.seed()
             if self._numpy:
                 _write_numpy_state(self._numpy)
             if self._torch is not None:

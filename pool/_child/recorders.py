@@ -275,8 +275,13 @@ class Recorders:
         module_of = time
         module_of.time = stand_ins.Recorded(clock, recorded_time)
         self._watch_unrenewed(os, "getrandom")
-        for name in DRAWING:
-            self._watch_drawing(random, name)
+        self._watch_generator(random, random._inst)
+
+    def _watch_generator(self, module: Any, generator: object) -> None:
+        """All functions of a module that are methods of its global generator."""
+        for name, function in list(vars(module).items()):
+            if getattr(function, "__self__", None) is generator:
+                self._watch_drawing(module, name)
 
     def _watch_unrenewed(self, module: Any, name: str) -> None:
         """A function whose values no worker could make again."""
@@ -291,14 +296,18 @@ class Recorders:
 
     def _watch_drawing(self, module: Any, name: str) -> None:
         """A function of a global generator."""
-        draw = getattr(module, name, None)
-        if draw is None:
-            return
+        draw = getattr(module, name)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             value = draw(*args, **kwargs)
             drawer = importing_module()
-            if drawer and not kwargs and all(type(arg) in (int, float) for arg in args):
+            self._read("random")
+            if (
+                drawer
+                and name in DRAWING
+                and not kwargs
+                and all(type(arg) in (int, float) for arg in args)
+            ):
                 self.numbers.append((drawer, f"{module.__name__}.{name}", args, value))
             return value
 
@@ -326,8 +335,7 @@ class Recorders:
         module = sys.modules.get("numpy.random")
         if self._numpy_is_new and hasattr(module, "randint"):
             self._numpy_is_new = False
-            for name in DRAWING:
-                self._watch_drawing(module, name)
+            self._watch_generator(module, sys.modules["numpy.random.mtrand"]._rand)
 
 
 def _writes(mode: Any, flags: Any) -> bool:

@@ -207,7 +207,7 @@ class Resident:
             rss_kb = processes.peak_rss_kb()
             ok = "error_type" not in more
             if len(sys.modules) > len(self.known):
-                more = {**more, "modules": self.new_modules(), **self.changes()}
+                more = {**more, "modules": self.new_modules(), **self.changes(self.env or {})}
             elif preparation.held is not None:
                 more = {**more, **self.changes()}
             meta = wire.ResultMeta(ok=ok, form=form, run_s=run_s, rss_kb=rss_kb, more=more)

@@ -108,7 +108,8 @@ def identity_of_a_process_made_at_import():
             float(keeps_random.GENERATOR.random()),
             float(keeps_random.STATE.rand()),
         ],
-        "started in this call": keeps_random.STARTED >= before,
+        # It may have been imported for this call, just before the function began.
+        "started in this call": keeps_random.STARTED >= before - 1,
     }
 
 

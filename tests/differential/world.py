@@ -15,6 +15,7 @@ from differential.rows import make_rows
 from differential.served import Served
 from e2e.server import Server
 
+from flashpool.pool.config import PoolConfig
 from support.cells import Row
 
 HERE: Final = Path(__file__).parent
@@ -35,6 +36,8 @@ def server_variables(folder: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         # The server shares the cores among its slots where these are not set.
         **dict.fromkeys(THREADS, "2"),
+        # Calls get these where nobody has set them.
+        **PoolConfig(worker_env=dict.fromkeys(THREADS, "2")).zygote_env(),
         "FLASHPOOL_VOLUME": str(folder / "volume"),
         "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
         "FLASHPOOL_ENV_MIN_FREE_MB": "0",

@@ -1,1 +1,0 @@
-"""A package that imports none of its parts."""

@@ -1,3 +1,0 @@
-"""A part, imported by those who want it."""
-
-VALUE = "part"

@@ -1,3 +1,0 @@
-"""What other modules of this name stand in front of."""
-
-ORIGIN = "installed"
