@@ -143,14 +143,22 @@ def test_environments_are_apart():
 # What calls touch.
 
 
-READS = {"env:HF_HOME": ["pandas.core"], "env:TQDM_*": ["numpy"], "cwd": ["pandas"]}
+READS = {
+    "env:HF_HOME": ["pandas.core"],
+    "env:TQDM_*": ["numpy"],
+    "cwd": ["pandas"],
+    "package:optional": ["pandas"],
+    "set:KMP": ["numpy"],
+    "random": ["numpy"],
+}
 
 
 @pytest.mark.parametrize(
     "touched",
     [
         *("env:HF_HOME", "env:HF_*", "env:*", "env:TQDM_DISABLE", "cwd", "path", "package:*"),
-        *("package:numpy", "native:OMP_NUM_THREADS"),
+        *("package:numpy", "package:optional", "native:OMP_NUM_THREADS"),
+        *("env:KMP", "look:KMP", "random"),
     ],
 )
 def test_a_call_that_touches_what_imports_read_imports_for_itself(touched):
@@ -178,7 +186,9 @@ def test_a_variable_that_a_call_and_an_import_set_keeps_its_last_value():
     assert learner.route("base", "f", frozenset(("env:MODE",))) == LEAN
 
 
-@pytest.mark.parametrize("touched", ["env:HF_TOKEN", "argv", "locale", "package:helper"])
+@pytest.mark.parametrize(
+    "touched", ["env:HF_TOKEN", "look:HF_HOME", "argv", "locale", "package:helper"]
+)
 def test_what_no_import_read_may_be_touched(touched):
     learner = Learner(("*",))
     key = learned(learner)
