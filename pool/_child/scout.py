@@ -250,7 +250,8 @@ class _Scout:
         """What can be told only when all is there."""
         recorders = self.recorders
         for module, path in recorders.written:
-            if os.path.exists(path):
+            # Of a temporary file without a name, what is opened is the directory.
+            if os.path.isfile(path) or path in recorders.made:
                 self.reject(module, f"it writes a file when it is imported: {path}")
         for module, address in recorders.connected:
             self.reject(module, f"it connects to {address} when it is imported")

@@ -422,6 +422,11 @@ def test_modules_are_imported_in_the_order_of_the_calls(fresh):
     assert fresh.outcomes(code)[-1].receipt.preloaded
 
 
+def test_a_temporary_file_that_is_gone_again_is_nothing_left(fresh):
+    fresh.module("brief", "import tempfile\nwith tempfile.NamedTemporaryFile() as f: f.write(b'x')")
+    assert fresh.outcomes(source("import brief; return 1"))[-1].receipt.preloaded
+
+
 def test_an_import_finds_the_library_as_it_is_elsewhere(fresh):
     fresh.module(
         "picky",
