@@ -53,7 +53,10 @@ def preload(
         return None
     # A module that was there before has a hook for that.
     seeds_random = not had_random and "random" in sys.modules
-    return randomness.Held(makers.generators(), findings.places, seeds_random=seeds_random)
+    generators = makers.generators()
+    if odd := {one.maker for one in generators if one.drawn is None}:
+        raise NotSafe(min(odd), "it gives a random generator another state")
+    return randomness.Held(generators, findings.places, seeds_random=seeds_random)
 
 
 def natural_order(names: list[str], edges: dict[str, list[str]]) -> list[str]:

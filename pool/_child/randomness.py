@@ -48,12 +48,14 @@ class Makers:
         import random
 
         self._seed = seed = random.Random.seed
-        made = self._made
+        made, given = self._made, self._given
 
         def recorded(generator: Any, a: Any = None, *args: Any, **kwargs: Any) -> None:
             seed(generator, a, *args, **kwargs)
             if a is None:
                 made(generator)
+            else:
+                given(generator)
 
         random.Random.seed = recorded  # type: ignore[assignment]
         sys.meta_path.insert(0, self)
@@ -86,8 +88,12 @@ class Makers:
         state = None if isinstance(generator, int) else _state(generator)
         self.made.append((generator, module, number, state))
 
+    def _given(self, generator: Any) -> None:
+        """It was seeded after all: as it is now, it is in every process."""
+        self.made = [one for one in self.made if one[0] is not generator]
+
     def generators(self) -> list[Generator]:
-        """Those that somebody still has, and that nobody gave another state since."""
+        """Those that somebody still has; ``drawn`` is None where they have got another state since."""
         by_seed: dict[int, list[Any]] = {}
         for one in gc.get_objects():
             if (entropy := _entropy(one)) is not None and one is not _numpy_global():
@@ -101,7 +107,7 @@ class Makers:
                 some = [(made, _drawn(state, _state(made)))]
             else:
                 some = []
-            found += (Generator(one, module, number, n) for one, n in some if n is not None)
+            found += (Generator(one, module, number, n) for one, n in some)
         return found
 
     def hidden(self) -> set[str]:

@@ -223,6 +223,9 @@ class _Scout:
         for name in makers.hidden():
             self.reject(name, "it keeps a sequence of random seeds, which no call can have anew")
         for one in makers.generators():
+            if one.drawn is None:
+                self.reject(one.maker, "it gives a random generator another state")
+                continue
             try:
                 randomness.Held([one], ()).renew(None)
             except Exception as error:
