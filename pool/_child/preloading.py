@@ -53,6 +53,8 @@ def preload(
         return None
     # A module that was there before has a hook for that.
     seeds_random = not had_random and "random" in sys.modules
+    # What fails from here on is no import.
+    tell(LOADING, module="")
     generators = makers.generators()
     if odd := {one.maker for one in generators if one.drawn is None}:
         raise NotSafe(min(odd), "it gives a random generator another state")

@@ -60,7 +60,7 @@ class Resident:
 
         self.channel = channel
         self.pid = os.getpid()
-        self.pickled, _, _, self.seed, self.env = wire.unpack_call_meta(load.meta)
+        self.pickled, _, _, _, self.env = wire.unpack_call_meta(load.meta)
         self.known = set(sys.modules)
         #: What was changed of what imports read, as told so far.
         self.changed: list[str] = []
@@ -87,7 +87,6 @@ class Resident:
         failure: dict[str, Any] = {}
         overlapping: list[str] = []
         try:
-            worker.renew(self.seed)
             if self.env:
                 worker.set_variables(self.env)
             self.instance = self.make(frame)

@@ -259,6 +259,12 @@ class _Scout:
         for module, address in recorders.connected:
             self.reject(module, f"it connects to {address} when it is imported")
         for place in self.places(new):
+            # A class may have ideas of its own about its attributes.
+            self.note("importing", place.owner, [])
+            try:
+                randomness.Held([], [place]).renew(None)
+            except Exception as error:
+                self.reject(place.owner, f"{'.'.join(place.path)} cannot be renewed: {error!r}")
             self.note("place", *place)
         for name, needed in recorders.edges.items():
             self.note("edges", name, sorted(needed))

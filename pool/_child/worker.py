@@ -42,18 +42,19 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> None:
     Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
     """
     call = channel.receive()
+    pickled, stream, result_limit, seed, env = wire.unpack_call_meta(call.meta)
+    if seed is not None or preparation.held is not None:
+        # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
+        renew(seed)
     marks[mark] = 1
     if call.kind == wire.LOAD:
         from . import resident
 
         resident.live(channel, call)
         return
-    pickled, stream, result_limit, seed, env = wire.unpack_call_meta(call.meta)
     pid = getpid()
     known = len(sys.modules)
     start = monotonic()
-    if seed is not None or preparation.held is not None:
-        renew(seed)
     outcome = _enter(env) if env else None
     if outcome is None:
         outcome = _run(channel, call, pickled, stream, result_limit)

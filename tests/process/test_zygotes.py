@@ -21,7 +21,7 @@ from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, InstanceConflict, Overloaded, PoolClosed
 from support import wants
 from support.interpreters import virtualenv
-from support.live import alive
+from support.live import alive, value
 
 NEXT = "def f(): return 'fine'"
 
@@ -151,11 +151,22 @@ def test_a_learned_module_that_kills_is_left_out(make_live, interpreter):
     assert live.value(code, call={"env": {"MAY": "1"}}) == 1
 
 
+#: A class that workers cannot give a token of their own.
+BREAKS_WORKERS = """
+import secrets
+HERE = [os.getpid()]
+class Kind(type):
+    def __setattr__(cls, name, value):
+        if os.getpid() not in HERE: {}
+        super().__setattr__(name, value)
+class Breaks(metaclass=Kind):
+    TOKEN = secrets.token_hex(16)
+"""
 BREAKS_FORKS = {
-    "exits": "os.register_at_fork(after_in_child=lambda: os._exit(3))",
-    "crashes": "os.register_at_fork(after_in_child=lambda: os.abort())",
-    "hangs": "os.register_at_fork(after_in_child=lambda: time.sleep(1000))",
-    "exits-before": "os.register_at_fork(before=lambda: os._exit(3))",
+    "exits": BREAKS_WORKERS.format("os._exit(3)"),
+    "crashes": BREAKS_WORKERS.format("os.abort()"),
+    "hangs": BREAKS_WORKERS.format("time.sleep(1000)"),
+    "raises": BREAKS_WORKERS.format("raise ValueError"),
     "ignores-children": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
     "few-files": "resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(7)[1]))",
 }
@@ -187,6 +198,23 @@ def test_a_learned_module_that_breaks_forks_is_left_out(
     assert not outcome.receipt.preloaded
     assert outcome.receipt.start_method == "fork"
     live.until(lambda: [z.profile for z in live.stats().zygotes] == [0])
+
+
+@pytest.mark.parametrize("hook", ["os._exit(3)", "os.abort()", "HITS.append(1)"])
+def test_a_hook_for_forks_of_a_preloaded_module_is_for_those_of_user_code(
+    make_live, interpreter, hook
+):
+    module = f"import os\nHITS = []\nos.register_at_fork(after_in_child=lambda: {hook})"
+    live = make_live(base_python=interpreter(hooked=module), slots=1).ready()
+    code = (
+        "def f():\n    import hooked, os\n    pid = os.fork()\n    if not pid: os._exit(len(hooked.HITS))\n"
+        "    return len(hooked.HITS), os.waitpid(pid, 0)[1]"
+    )
+    first = live.value(code)
+    live.until(lambda: any(z.profile and z.state == "ready" for z in live.stats().zygotes))
+    outcome = live.call(code)
+    assert outcome.receipt.preloaded
+    assert value(outcome) == first
 
 
 def test_a_loaded_zygote_that_dies_before_it_forks_is_given_up(make_live, interpreter):
