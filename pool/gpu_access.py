@@ -144,16 +144,13 @@ class GpuAccess:
     def _threads(self, number: int) -> dict[str, str]:
         """A call's part of the cores is as large as that of the GPUs, unless the server says.
 
-        Only where that is another than its zygote's: what imports read may already be read.
+        Where it is that of its zygote, nothing is to be said: libraries may have read it already.
         """
-        sharing = self._sharing(number) if number else self._config.slots
-        limits = thread_limits(usable_cores(), sharing)
-        usual = {**self.for_zygotes().zygote_env(), **self._config.worker_env}
-        return {
-            name: number
-            for name, number in limits.items()
-            if name not in self._config.worker_env and usual.get(name) != number
-        }
+        cores, usual = usable_cores(), self.for_zygotes()
+        limits = thread_limits(cores, self._sharing(number) if number else self._config.slots)
+        if limits == thread_limits(cores, usual.sharing or usual.slots):
+            return {}
+        return {name: n for name, n in limits.items() if name not in self._config.worker_env}
 
     def _device(self, gpu: Gpu) -> GpuStats:
         since = gpu.quarantined_at
