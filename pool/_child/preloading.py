@@ -26,8 +26,10 @@ _WHY = 500
 
 def preload(
     names: list[str], varying: list[str], tell: Callable[..., None]
-) -> randomness.Held | None:
+) -> tuple[randomness.Held | None, frozenset[str]]:
     """Import those of the modules that may be preloaded, and tell about all.
+
+    Returns what workers are to renew, and the kinds of surroundings that imports read.
 
     Raises:
         NotSafe: the process cannot fork afterwards, for a reason that no scout met.
@@ -48,9 +50,9 @@ def preload(
     why_not = process_state.difference(before)
     if why_not is not None:
         raise NotSafe("", why_not)
-    _tell_reads(findings, tell)
+    kinds = _tell_reads(findings, tell)
     if len(skipped) == len(names):
-        return None
+        return None, frozenset(("argv", "cwd"))
     # A module that was there before has a hook for that.
     seeds_random = not had_random and "random" in sys.modules
     # What fails from here on is no import.
@@ -58,7 +60,7 @@ def preload(
     generators = makers.generators()
     if odd := {one.maker for one in generators if one.drawn is None}:
         raise NotSafe(min(odd), "it gives a random generator another state")
-    return randomness.Held(generators, findings.places, seeds_random=seeds_random)
+    return randomness.Held(generators, findings.places, seeds_random=seeds_random), kinds
 
 
 def natural_order(names: list[str], edges: dict[str, list[str]]) -> list[str]:
@@ -94,7 +96,7 @@ def _tell_skipped(skipped: dict[str, str], tell: Callable[..., None]) -> None:
             tell(SKIPPED, modules=part, why=why)
 
 
-def _tell_reads(findings: scout.Findings, tell: Callable[..., None]) -> None:
+def _tell_reads(findings: scout.Findings, tell: Callable[..., None]) -> frozenset[str]:
     """What imports read, with one module of each package that did.
 
     A module that was given up counts for those that tried to import it.
@@ -107,6 +109,7 @@ def _tell_reads(findings: scout.Findings, tell: Callable[..., None]) -> None:
     for what, modules in readers.items():
         for part in _parts(modules.values()):
             tell(PRELOADED, reads={what: part})
+    return frozenset(readers)
 
 
 def _parts(names: Any) -> Iterator[list[str]]:

@@ -33,6 +33,9 @@ held: randomness.Held | None = None
 surroundings: Surroundings
 #: Variables of which each call has its own value.
 varying: frozenset[str] = frozenset()
+#: Kinds of surroundings that calls are watched for: those that preloaded modules read. Before that,
+#: a change of the locale or of filters of warnings may be that of an import in the call.
+watched: frozenset[str] = frozenset(("argv", "cwd"))
 
 
 class NotSafe(Exception):
@@ -87,7 +90,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
 
     Returns what there was before the preloads, for `arrangement` and `lasting`.
     """
-    global held, surroundings, varying
+    global held, surroundings, varying, watched
     import site
 
     # Imports may look at where they are run.
@@ -104,7 +107,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
         from . import preloading
     objects = gc.get_objects()
     if start["preload"]:
-        held = preloading.preload(start["preload"], start["varying"], tell)
+        held, watched = preloading.preload(start["preload"], start["varying"], tell)
         enter(start["workdir"])
     from .surroundings import Surroundings
 

@@ -211,7 +211,7 @@ class Held:
                 owner = getattr(owner, name, None)
             if owner is not None and hasattr(owner, place.path[-1]):
                 self.values.append((owner, place.path[-1], place))
-        self._numpy = _numpy_state_address()
+        self._numpy = _numpy_state()
         self._torch: Any = sys.modules.get("torch")
         self._multiprocessing: Any = sys.modules.get("multiprocessing.process")
 
@@ -225,8 +225,11 @@ class Held:
         else:
             if self._random is not None:
                 self._random.seed()
-            if self._numpy:
-                _write_numpy_state(self._numpy)
+            if self._numpy is not None:
+                # Entropy itself: NumPy's own way to seed it takes ten times as long.
+                numbers, position = self._numpy
+                numbers[:] = os.urandom(_NUMBERS * _WORD)
+                position[0] = _NUMBERS
             if self._torch is not None:
                 # Those of CUDA are made when they are first needed, which no zygote does.
                 self._torch.default_generator.seed()
@@ -272,18 +275,20 @@ def _renew_bits(bits: Any, entropy: int, drawn: int) -> None:
         bits.state = fresh.state  # as NumPy before 1.25 has it, whose seeds stay as they are
 
 
-def _numpy_state_address() -> int:
-    """Where NumPy's global generator has its numbers; 0 where it has none, or is of another kind."""
+def _numpy_state() -> tuple[memoryview, memoryview] | None:
+    """Where NumPy's global generator has its numbers, and how many of them are used up.
+
+    None where it has none, or is of another kind.
+    """
     bits = _numpy_global()
-    return int(bits.ctypes.state_address) if type(bits).__name__ == "MT19937" else 0
-
-
-def _write_numpy_state(address: int) -> None:
-    """Fill it with entropy itself: NumPy's own way to seed it takes ten times as long."""
+    if type(bits).__name__ != "MT19937":
+        return None
     import ctypes
 
-    ctypes.memmove(address, os.urandom(_NUMBERS * _WORD), _NUMBERS * _WORD)
-    ctypes.c_int.from_address(address + _NUMBERS * _WORD).value = _NUMBERS
+    address = int(bits.ctypes.state_address)
+    numbers = (ctypes.c_ubyte * (_NUMBERS * _WORD)).from_address(address)
+    position = (ctypes.c_int * 1).from_address(address + _NUMBERS * _WORD)
+    return memoryview(numbers).cast("B"), memoryview(position).cast("B").cast("i")
 
 
 def _no_seed(_maker: str, _number: int) -> None:

@@ -15,6 +15,7 @@ from _locale import LC_ALL, setlocale
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import BinaryIO
 
 #: Bytes of libraries that are searched; beyond, each variable is taken for one they know.
@@ -36,8 +37,8 @@ class Surroundings:
         self.locale = setlocale(LC_ALL)
         self.libraries = _libraries()
 
-    def changed(self) -> list[str]:
-        """What is not as it was, by its names."""
+    def changed(self, kinds: Collection[str]) -> list[str]:
+        """What is not as it was, by its names; beside variables and the path only these kinds."""
         found = []
         variables = getattr(os.environ, "_data", None)
         if variables != self.variables:
@@ -45,13 +46,13 @@ class Surroundings:
         if sys.path != self.path and sys.path[: len(self.path)] != self.path:
             # What comes behind hides nothing that was found before.
             found.append("path")
-        if sys.argv != self.argv:
+        if "argv" in kinds and sys.argv != self.argv:
             found.append("argv")
-        if _cwd() != self.cwd:
+        if "cwd" in kinds and _cwd() != self.cwd:
             found.append("cwd")
-        if warnings.filters != self.filters and self._warns_more():
+        if "warnings" in kinds and warnings.filters != self.filters and self._warns_more():
             found.append("warnings")
-        if setlocale(LC_ALL) != self.locale:
+        if "locale" in kinds and setlocale(LC_ALL) != self.locale:
             found.append("locale")
         return found
 

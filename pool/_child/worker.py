@@ -26,8 +26,20 @@ if TYPE_CHECKING:
     from ctypes import Array, c_ubyte
     from typing import Any
 
+    from . import randomness
+
     #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
     Outcome = tuple[str, bytes, list[int], dict[str, Any]]
+
+#: `preparation`'s: here, too, because a worker pays for each object it looks at.
+_held: randomness.Held | None = None
+
+
+def look_around() -> None:
+    """The process is prepared: see whether there is something for workers to renew."""
+    global _held
+    _held = preparation.held
+
 
 #: What everything in this process finds its builtins in, and what they were at first.
 _BUILTINS = builtins.__dict__
@@ -43,7 +55,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> None:
     """
     call = channel.receive()
     pickled, stream, result_limit, seed, env = wire.unpack_call_meta(call.meta)
-    if seed is not None or preparation.held is not None:
+    if seed is not None or _held is not None:
         # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
         renew(seed)
     marks[mark] = 1
@@ -76,8 +88,8 @@ def renew(seed: int | None) -> None:
         from . import seeding
 
         seeding.begin(seed)
-    if preparation.held is not None:
-        preparation.held.renew(seed)
+    if _held is not None:
+        _held.renew(seed)
 
 
 def set_variables(env: dict[str, str]) -> None:
@@ -214,7 +226,7 @@ def _answer(
     if len(sys.modules) > known:
         more["modules"] = installed(list(sys.modules)[known:])
         more.update(changes(env, imported=True))
-    elif preparation.held is not None:
+    elif _held is not None:
         more.update(changes(None, imported=False))
     rss_kb = processes.peak_rss_kb()
     flush_output()
@@ -224,14 +236,13 @@ def _answer(
 
 def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str]]:
     """What the call changed of what imports read; and its variables that libraries may read."""
-    found = {}
+    found: dict[str, list[str]] = {}
     try:
         there, varying = preparation.surroundings, preparation.varying
-        changed = [what for what in there.changed() if what[4:] not in varying]
-        if preparation.held is None:
-            # What the call itself imported may have done that.
-            changed = [what for what in changed if what not in ("locale", "warnings")]
-        if changed:
+        changed = there.changed(preparation.watched)
+        if not (changed or imported):
+            return found
+        if changed := [what for what in changed if what[4:] not in varying]:
             found["changed"] = changed
         names = {*(env or ()), *(what[4:] for what in changed if what.startswith("env:"))}
         own = [name for name in names - varying if "*" not in name]

@@ -119,6 +119,7 @@ class Zygote:
             from . import worker
 
             self.worker = worker
+            worker.look_around()
             version, example = self.start["example"]
             if tuple(version) == sys.version_info[:2]:  # bytecode of another is none
                 worker.take_example(a2b_base64(example))
@@ -253,6 +254,7 @@ class Zygote:
             from . import worker
 
             self.worker = worker
+            worker.look_around()
             link.channel.send(wire.WORKER_READY, b"", b"", [])
         elif self.practise:
             self.worker.limber_up(self.practise == "pickle")
