@@ -382,8 +382,7 @@ class Crew:
         self._poller.forget(worker.link.output_fd)
         worker.link.close()
         self._listener.worker_gone(worker)
-        # They hold each other, and the call's bytes: do not leave that to the collector.
-        worker.running = None
+        worker.running = None  # a cycle that holds the call's bytes: the collector is too late
 
     def read_last(self, worker: Worker) -> None:
         """Take what it sent and printed before: a result that made it is a result."""

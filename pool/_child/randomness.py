@@ -1,4 +1,4 @@
-"""Generators of random numbers, and other values of a zygote's that each worker must have anew.
+"""Random number generators, and other values of the zygote that each worker must renew.
 
     zygote:  with Makers(): import ... -> which generators were seeded from entropy
     scout:   what imports drew --> `drawn_values`: the attributes that hold it
@@ -292,4 +292,4 @@ def _numpy_state() -> tuple[memoryview, memoryview] | None:
 
 
 def _no_seed(_maker: str, _number: int) -> None:
-    """Whose generator is made anew matters to nobody."""
+    """Without a seed, it does not matter which generator is renewed next."""

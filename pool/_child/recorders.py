@@ -76,7 +76,7 @@ class Recorders:
         self.made: list[str] = []
         #: Addresses that each module connected to.
         self.connected: list[tuple[str, str]] = []
-        #: Variables that imports have set, and who did: a later read is none of the surroundings.
+        #: Variables that imports set, and the module that did: later reads of them do not count.
         self.sets: dict[str, str] = {}
         self._quiet = False
         self._numpy_is_new = False

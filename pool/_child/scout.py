@@ -7,8 +7,8 @@
 A module may be preloaded if its import does nothing but make modules: forks get copies of those.
 An import that leaves something which forks share (`process_state`), prints, writes files, or
 keeps numbers that have to be others in each process (`randomness`) is left to each call, and so
-is every module that needs one of these. What an import read of its surroundings is told, so that
-calls which change that are run without.
+is every module that needs one of these. The scout reports what an import read of its surroundings:
+a call that changes any of it runs without preloading.
 
 The scout dies with what it imported. One that crashes says in its file how far it came.
 """
@@ -221,7 +221,7 @@ class _Scout:
     def try_renewals(self, makers: randomness.Makers) -> None:
         """See whether workers could renew all generators: a class of them may have ideas of its own."""
         for name in makers.hidden():
-            self.reject(name, "it keeps a sequence of random seeds, which no call can have anew")
+            self.reject(name, "it keeps a sequence of random seeds, which a call cannot renew")
         for one in makers.generators():
             if one.drawn is None:
                 self.reject(one.maker, "it gives a random generator another state")

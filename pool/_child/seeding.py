@@ -53,7 +53,7 @@ _numbers: _Numbers | None = None
 
 
 def resume(maker: str, number: int) -> None:
-    """Say whose generator is made anew; without a seed, nobody asks."""
+    """Name the generator that is renewed next; without a seed, do nothing."""
     if _numbers is not None:
         _numbers.resume(maker, number)
 

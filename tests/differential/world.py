@@ -94,7 +94,7 @@ class Rows:
         self._variables = variables
         #: What each group of programs requires.
         self._dependencies = dependencies
-        #: For each environment, its rows, or why there are none.
+        #: For each environment: its rows, or the reason for having none.
         self._made: dict[tuple[str, ...], dict[str, Row] | Exception] = {}
 
     def __call__(self, name: str) -> Row:

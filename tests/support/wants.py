@@ -1,7 +1,7 @@
 """Programs that tests need: tests that lack one are skipped, and the end of a run says which.
 
-    program("cc", "gcc")  --skips-->  "for want of gcc: ..."  --reports-->  pytest_terminal_summary
-                                              --prints-->  "skipped for want of: gcc (12 tests)"
+    program("cc", "gcc")  --skips-->  "needs gcc: ..."  --reports-->  pytest_terminal_summary
+                                              --prints-->  "skipped, because missing: gcc (12 tests)"
 
 The reason of a skip is text that is read again at the end, because text is what a report
 keeps on its way from the process that runs a test to the one that prints.
@@ -19,7 +19,7 @@ Report = pytest.TestReport | pytest.CollectReport
 
 #: Debian's packages of the programs that are not named like theirs.
 _PACKAGES: Final = {"cc": "gcc", "dpkg-query": "dpkg", "umount": "mount"}
-_REASON: Final = re.compile(r"(?:Skipped: )?for want of ([^:]+): ")
+_REASON: Final = re.compile(r"(?:Skipped: )?needs ([^:]+): ")
 
 
 def missing(what: str, why: str) -> BaseException:
@@ -49,7 +49,7 @@ def needs_program(*names: str) -> pytest.MarkDecorator:
 # Outermost, so that it prints after the list of single skips.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """A hook of pytest, for whoever imports it into a conftest.py."""
+    """A pytest hook: a conftest.py that imports it gets the summary."""
     yield
     counts: dict[str, Counter[str]] = {}
     for report in terminalreporter.getreports("skipped"):
@@ -58,7 +58,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
             counts.setdefault(what, Counter())[kind] += 1
     if counts:
         listed = ", ".join(f"{what} ({_cost(counts[what])})" for what in sorted(counts))
-        terminalreporter.write_line(f"skipped for want of: {listed}")
+        terminalreporter.write_line(f"skipped, because missing: {listed}")
         terminalreporter.write_line("(Programs are named like their packages in Debian.)")
 
 
@@ -82,4 +82,4 @@ def _why(names: tuple[str, ...]) -> str:
 
 
 def _reason(what: str, why: str) -> str:
-    return f"for want of {what}: {why}"
+    return f"needs {what}: {why}"

@@ -78,7 +78,7 @@ def run(folder, suite, *options):
 def test_the_run_ends_with_all_that_was_missing(tmp_path, options):
     *_, listed, note, last = run(tmp_path, SUITE, *options)
     assert listed == (
-        "skipped for want of: a-library (1 file), no-such-compiler (3 tests), no-such-tool (1 test)"
+        "skipped, because missing: a-library (1 file), no-such-compiler (3 tests), no-such-tool (1 test)"
     )
     assert note == "(Programs are named like their packages in Debian.)"
     assert re.match(r"=+ 1 passed, 6 skipped in ", last)
@@ -86,7 +86,7 @@ def test_the_run_ends_with_all_that_was_missing(tmp_path, options):
 
 def test_nothing_is_printed_where_nothing_is_missing(tmp_path):
     suite = {"test_fine.py": "def test_fine(): pass\n"}
-    assert not any("for want of" in line for line in run(tmp_path, suite))
+    assert not any("because missing" in line for line in run(tmp_path, suite))
 
 
 def test_the_first_program_that_is_there_is_found():
@@ -95,6 +95,6 @@ def test_the_first_program_that_is_there_is_found():
 
 def test_a_program_is_counted_by_the_name_of_its_package(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(pytest.skip.Exception, match="for want of gcc: cc or clang is not on PATH"):
+    with pytest.raises(pytest.skip.Exception, match="needs gcc: cc or clang is not on PATH"):
         wants.program("cc", "clang")
-    assert wants.needs_program("dpkg-query").kwargs["reason"].startswith("for want of dpkg: ")
+    assert wants.needs_program("dpkg-query").kwargs["reason"].startswith("needs dpkg: ")
