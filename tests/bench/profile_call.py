@@ -8,6 +8,7 @@ pool takes part: no supervisor, no HTTP.
 import argparse
 import base64
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,10 @@ from rich.console import Console  # noqa: E402 - found only now
 from rich.table import Table  # noqa: E402
 
 from flashpool.pool import pickling  # noqa: E402
+from flashpool.pool.config import PoolConfig  # noqa: E402
 from flashpool.pool._child import payload  # noqa: E402
 from flashpool.pool.ends import runtime_packages  # noqa: E402
+from flashpool.pool.worker_env import worker_env  # noqa: E402
 
 HERE = Path(__file__).parent
 LIMIT_S = 300
@@ -64,6 +67,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "path": [],
         "runtime": runtime_packages(),
         "preload": given.preload,
+        "varying": [],
         "method": "fork",
         "workdir": "/",
         "log_level": "INFO",
@@ -78,6 +82,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     done = subprocess.run(
         [given.python, "-I", "-S", str(HERE / "profile_zygote.py"), str(child), str(given.calls)],
         input=json.dumps(order),
+        env=PoolConfig(worker_env=worker_env(os.environ, ())).zygote_env(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -55,7 +55,12 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         stages = [
             ("fork and exit", zygote.birth, "live"),
             ("set itself apart (session, descriptors)", self, "work"),
-            ("receive the call", decoder, "load_call"),
+            *([("receive the call", worker, "renew")] if zygote.preparation.held else []),
+            (
+                "renew what modules hold" if zygote.preparation.held else "receive the call",
+                decoder,
+                "load_call",
+            ),
             *(
                 [("load function and arguments (unpickle)", worker.invoke, "run")]
                 if pickled
@@ -67,6 +72,7 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
             ),
             ("invoke the function", decoder, "dump_result"),
             ("dump the result", worker, "_answer"),
+            ("compare the process with how it was", zygote.processes, "peak_rss_kb"),
             ("answer", None, ""),
         ]
         own = []
