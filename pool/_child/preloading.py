@@ -1,7 +1,7 @@
 """Preloads modules in a zygote: those whose import every call may share.
 
-names --scout--> what to leave out, what imports read, where drawn values are
-      --import--> compare the process --> `randomness.Held`, for workers to renew
+names --plan--> what to leave out, what imports read, where drawn values are
+      --import--> compare the process --> `randomness.Held`, to renew for each worker
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from . import preparation, process_state, randomness, scout
+from . import planning, preparation, process_state, randomness
 from .preparation import NotSafe
 from .wire import LOADING, PACKET_LIMIT, PRELOADED, SKIPPED
 
@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
+
+    from . import drawn_values
 
 #: Bytes of names in one message.
 _PART = PACKET_LIMIT // 8
@@ -34,13 +36,12 @@ def preload(
     Raises:
         NotSafe: the process cannot fork afterwards, for a reason that no scout met.
     """
-    findings = scout.explore(names, varying, lambda name: tell(LOADING, module=name))
-    skipped = findings.rejected(names)
+    plan = planning.plan(names, varying, lambda name: tell(LOADING, module=name))
+    skipped = plan.skipped
     before = process_state.State()
     had_random = "random" in sys.modules
     with randomness.Makers() as makers, preparation.hooks_deferred():
-        kept = [name for name in names if name not in skipped]
-        for name in natural_order(kept, findings.edges):
+        for name in plan.order:
             tell(LOADING, module=name)
             try:
                 importlib.import_module(name)
@@ -50,9 +51,9 @@ def preload(
     why_not = process_state.difference(before)
     if why_not is not None:
         raise NotSafe("", why_not)
-    kinds = _tell_reads(findings, tell)
+    kinds = _tell_reads(plan, tell)
     if len(skipped) == len(names):
-        return None, frozenset(("argv", "cwd"))
+        return None, preparation.WATCHED
     # A module that was there before has a hook for that.
     seeds_random = not had_random and "random" in sys.modules
     # What fails from here on is no import.
@@ -60,31 +61,15 @@ def preload(
     generators = makers.generators()
     if odd := {one.maker for one in generators if one.drawn is None}:
         raise NotSafe(min(odd), "it gives a random generator another state")
-    return randomness.Held(generators, findings.places, seeds_random=seeds_random), kinds
+    return randomness.Held(generators, _places(plan), seeds_random=seeds_random), kinds
 
 
-def natural_order(names: list[str], edges: dict[str, list[str]]) -> list[str]:
-    """As the calls imported them: first what was imported for its own sake, then the rest.
+def _places(plan: planning.Plan) -> list[drawn_values.Place]:
+    if not plan.places:
+        return []
+    from .drawn_values import Place
 
-    Names come in the order in which imports ended. What an import needs ends before it: so the
-    last one was imported for its own sake, and the last one that it does not need, and so on.
-    """
-    covered: set[str] = set()
-    entries: list[str] = []
-    for name in reversed(names):
-        if name in covered:
-            continue
-        entries.append(name)
-        left = [name]
-        while left:
-            one = left.pop()
-            if one not in covered:
-                covered.add(one)
-                left += edges.get(one, ())
-                if parent := one.rpartition(".")[0]:
-                    left.append(parent)
-    entries.reverse()
-    return list(dict.fromkeys(entries + names))
+    return [Place(*place) for place in plan.places]
 
 
 def _tell_skipped(skipped: dict[str, str], tell: Callable[..., None]) -> None:
@@ -96,14 +81,14 @@ def _tell_skipped(skipped: dict[str, str], tell: Callable[..., None]) -> None:
             tell(SKIPPED, modules=part, why=why)
 
 
-def _tell_reads(findings: scout.Findings, tell: Callable[..., None]) -> frozenset[str]:
+def _tell_reads(plan: planning.Plan, tell: Callable[..., None]) -> frozenset[str]:
     """What imports read, with one module of each package that did.
 
     A module that was given up counts for those that tried to import it.
     """
     readers: dict[str, dict[str, str]] = {}
-    for name, facts in findings.reads.items():
-        for one in [name] if name in sys.modules else findings.users(name):
+    for name, facts in plan.reads.items():
+        for one in [name] if name in sys.modules else plan.users[name]:
             for what in facts:
                 readers.setdefault(what, {}).setdefault(one.partition(".")[0], one)
     for what, modules in readers.items():

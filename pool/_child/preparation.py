@@ -33,9 +33,9 @@ held: randomness.Held | None = None
 surroundings: Surroundings
 #: Variables of which each call has its own value.
 varying: frozenset[str] = frozenset()
-#: Kinds of surroundings that calls are watched for: those that preloaded modules read. Before that,
-#: a change of the locale or of filters of warnings may be that of an import in the call.
-watched: frozenset[str] = frozenset(("argv", "cwd"))
+#: Kinds of surroundings that calls are watched for where nothing was preloaded: a change of the
+#: locale or of filters of warnings may be that of an import in the call.
+WATCHED = frozenset(("argv", "cwd"))
 
 
 class NotSafe(Exception):
@@ -90,7 +90,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
 
     Returns what there was before the preloads, for `arrangement` and `lasting`.
     """
-    global held, surroundings, varying, watched
+    global held, surroundings, varying
     import site
 
     # Imports may look at where they are run.
@@ -102,16 +102,17 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     _configure_output()
     _configure_logging(start["log_level"])
     varying = frozenset(start["varying"])
-    if start["preload"]:
-        # Workers use some of it: so it belongs to what is there before the preloads.
-        from . import preloading
-    objects = gc.get_objects()
-    if start["preload"]:
-        held, watched = preloading.preload(start["preload"], start["varying"], tell)
-        enter(start["workdir"])
+    # Workers use some of it: so it belongs to what is there before the preloads.
     from .surroundings import Surroundings
 
-    surroundings = Surroundings()
+    if start["preload"]:
+        from . import preloading
+    objects = gc.get_objects()
+    kinds = WATCHED
+    if start["preload"]:
+        held, kinds = preloading.preload(start["preload"], start["varying"], tell)
+        enter(start["workdir"])
+    surroundings = Surroundings(kinds)
     return objects
 
 

@@ -2,11 +2,15 @@
 
     zygote:  with Makers(): import ... -> which generators were seeded from entropy
     scout:   what imports drew --> `drawn_values`: the attributes that hold it
-    worker:  renew(seed) -> generators and values as a fresh process would have made them
+    zygote, before each fork:  renew_globals() -> other numbers of global generators
+    worker:  renew(seed) -> other generators and values as a fresh process would have made them
 
 A fresh process seeds its generators from the system's entropy. A fork has those of its zygote, and
 all forks would draw the same numbers. Generators that were given a seed keep it: in a fresh process
 they would draw the same, too. ``seed`` is a call's own (`seeding`).
+
+What nearly all preloads have is renewed by the zygote: it writes to the same few pages each time,
+where a worker would also have to look at all that this takes.
 """
 
 from __future__ import annotations
@@ -16,19 +20,22 @@ import os
 import sys
 from collections import namedtuple
 
-from . import drawn_values
-from .recorders import importing_module
+from .importers import importing_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-#: A ``struct mt19937_state``: 624 numbers of 32 bits, and how many of them are used up
-#: (numpy/random/src/mt19937/mt19937.h).
+    from . import drawn_values
+
+#: A Mersenne Twister: 624 numbers of 32 bits, and how many of them are used up
+#: (numpy/random/src/mt19937/mt19937.h, Modules/_randommodule.c).
 _NUMBERS, _WORD = 624, 4
 #: How far a generator may have got since it was made: keys of 624 numbers, or numbers of NumPy's.
 _ROUNDS, _STEPS = 16, 4096
+#: Of an object: its count and its type.
+_HEAD = 16
 #: As `multiprocessing` has it.
 _AUTHKEY_BYTES = 32
 
@@ -95,7 +102,9 @@ class Makers:
     def generators(self) -> list[Generator]:
         """Those that somebody still has; ``drawn`` is None where they have got another state since."""
         by_seed: dict[int, list[Any]] = {}
-        for one in gc.get_objects():
+        seeds = {made for made, *_ in self.made if isinstance(made, int)}
+        # The list of all objects is long, and forks would pay for it.
+        for one in gc.get_objects() if seeds - {_entropy(_numpy_global())} else ():
             if (entropy := _entropy(one)) is not None and one is not _numpy_global():
                 by_seed.setdefault(entropy, []).append(one)
         ours = {id(self.made), *map(id, self.made)}
@@ -189,11 +198,11 @@ def _numpy_global() -> Any:
     return getattr(getattr(module, "_rand", None), "_bit_generator", None)
 
 
-# -- In a worker ---------------------------------------------------------------------------
+# -- For a worker --------------------------------------------------------------------------
 
 
 class Held:
-    """What the modules of a zygote hold, to be renewed in each worker."""
+    """What the modules of a zygote hold, to be renewed for each worker."""
 
     def __init__(
         self,
@@ -203,7 +212,15 @@ class Held:
         seeds_random: bool = False,
     ) -> None:
         self.generators = generators
+        #: The global generators that are Mersenne Twisters; others of `random` are seeded.
+        self._twisters: list[tuple[memoryview, memoryview]] = []
         self._random: Any = sys.modules["random"] if seeds_random else None
+        if self._random is not None and (ours := _random_twister()) is not None:
+            self._random.seed()  # which also forgets a half of what `random.gauss` has made
+            self._random = None
+            self._twisters.append(ours)
+        if (numpys := _numpy_twister()) is not None:
+            self._twisters.append(numpys)
         self.values: list[tuple[Any, str, drawn_values.Place]] = []
         for place in places:
             owner: Any = sys.modules.get(place.owner)
@@ -211,31 +228,37 @@ class Held:
                 owner = getattr(owner, name, None)
             if owner is not None and hasattr(owner, place.path[-1]):
                 self.values.append((owner, place.path[-1], place))
-        self._numpy = _numpy_state()
+        if self.values:
+            from .drawn_values import made_now
+
+            self._made_now = made_now
         self._torch: Any = sys.modules.get("torch")
         self._multiprocessing: Any = sys.modules.get("multiprocessing.process")
+        #: Whether there is anything that a worker has to renew itself.
+        self.has_more = bool(self.generators or self.values or self._torch is not None)
+
+    def renew_globals(self) -> None:
+        """In the zygote, before a fork: what it is to find in the global generators."""
+        for numbers, position in self._twisters:
+            # Entropy itself: to seed them is to look at ten times as much memory.
+            numbers[:] = os.urandom(_NUMBERS * _WORD)
+            position[0] = _NUMBERS
+        if self._random is not None:
+            self._random.seed()
+        if self._multiprocessing is not None:
+            # The secret of connections among the processes of one program.
+            self._multiprocessing.current_process().authkey = os.urandom(_AUTHKEY_BYTES)
 
     def renew(self, seed: int | None) -> None:
-        """Before a call: as if all had been made now, or as its seed has them."""
+        """In a worker, before its call: the rest as if it had been made now, or all as a seed has it."""
         resume: Callable[[str, int], None] = _no_seed
         if seed is not None:
             from . import seeding
 
             resume = seeding.resume
-        else:
-            if self._random is not None:
-                self._random.seed()
-            if self._numpy is not None:
-                # Entropy itself: NumPy's own way to seed it takes ten times as long.
-                numbers, position = self._numpy
-                numbers[:] = os.urandom(_NUMBERS * _WORD)
-                position[0] = _NUMBERS
-            if self._torch is not None:
-                # Those of CUDA are made when they are first needed, which no zygote does.
-                self._torch.default_generator.seed()
-        if self._multiprocessing is not None:
-            # The secret of connections among the processes of one program.
-            self._multiprocessing.current_process().authkey = os.urandom(_AUTHKEY_BYTES)
+        elif self._torch is not None:
+            # Those of CUDA are made when they are first needed, which no zygote does.
+            self._torch.default_generator.seed()
         entropy: dict[tuple[str, int], int] = {}
         for one in self.generators:
             if not hasattr(one.generator, "seed_seq"):
@@ -249,7 +272,7 @@ class Held:
             _renew_bits(one.generator, entropy[source], one.drawn if seed is not None else 0)
         drawn: dict[int, Any] = {}
         for owner, name, place in self.values:
-            setattr(owner, name, drawn_values.made_now(getattr(owner, name), place, drawn))
+            setattr(owner, name, self._made_now(getattr(owner, name), place, drawn))
 
 
 def _renew_generator(generator: Any, drawn: int) -> None:
@@ -275,7 +298,7 @@ def _renew_bits(bits: Any, entropy: int, drawn: int) -> None:
         bits.state = fresh.state  # as NumPy before 1.25 has it, whose seeds stay as they are
 
 
-def _numpy_state() -> tuple[memoryview, memoryview] | None:
+def _numpy_twister() -> tuple[memoryview, memoryview] | None:
     """Where NumPy's global generator has its numbers, and how many of them are used up.
 
     None where it has none, or is of another kind.
@@ -283,12 +306,27 @@ def _numpy_state() -> tuple[memoryview, memoryview] | None:
     bits = _numpy_global()
     if type(bits).__name__ != "MT19937":
         return None
+    address = int(bits.ctypes.state_address)
+    return _twister(address, address + _NUMBERS * _WORD)
+
+
+def _random_twister() -> tuple[memoryview, memoryview] | None:
+    """The same of that of `random`; None where it is not as CPython has it (``_randommodule.c``)."""
+    generator: Any = sys.modules["random"]._inst
+    if sys.implementation.name != "cpython" or object.__basicsize__ != _HEAD:
+        return None
+    position = id(generator) + _HEAD
+    numbers, at = found = _twister(position + _WORD, position)
+    return found if (*numbers.cast("I"), at[0]) == _state(generator)[1] else None
+
+
+def _twister(numbers: int, position: int) -> tuple[memoryview, memoryview]:
+    """Memory at these addresses."""
     import ctypes
 
-    address = int(bits.ctypes.state_address)
-    numbers = (ctypes.c_ubyte * (_NUMBERS * _WORD)).from_address(address)
-    position = (ctypes.c_int * 1).from_address(address + _NUMBERS * _WORD)
-    return memoryview(numbers).cast("B"), memoryview(position).cast("B").cast("i")
+    words = (ctypes.c_ubyte * (_NUMBERS * _WORD)).from_address(numbers)
+    used = (ctypes.c_int * 1).from_address(position)
+    return memoryview(words).cast("B"), memoryview(used).cast("B").cast("i")
 
 
 def _no_seed(_maker: str, _number: int) -> None:

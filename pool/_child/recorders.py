@@ -16,11 +16,11 @@ import os
 import sys
 
 from . import stand_ins
+from .importers import importing_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
     from typing import Any
 
 #: Behind the beginning of variables' names: all that begin so.
@@ -37,19 +37,6 @@ _MAKES = {
     "os.symlink": 1,
 }
 _getcwd = os.getcwd
-#: Modules whose bodies are no imports: ours, and the call's own code.
-_PROGRAMS = ("__main__", "_flashpool")
-
-
-def importing_module() -> str:
-    """The module whose body runs, the innermost one; empty when none does, but a program's."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "<module>":
-            name = frame.f_globals.get("__name__")
-            return "" if name in _PROGRAMS or not isinstance(name, str) else name
-        frame = frame.f_back
-    return ""
 
 
 class Recorders:

@@ -1,7 +1,7 @@
 """Imports modules in a process that is thrown away, and tells what preloading them would do.
 
-    zygote --fork--> scout: recorders, then package by package: compare, import, compare
-       ^                                                        |
+    planner --fork--> scout: recorders, then package by package: compare, import, compare
+       ^                                                         |
        '--- Findings <-- a file in memory, a line for each fact <'
 
 A module may be preloaded if its import does nothing but make modules: forks get copies of those.
@@ -19,107 +19,26 @@ import importlib
 import os
 import sys
 
-# Bound here: imports may replace them in `json`.
-from json import dumps, loads
+# Bound here: imports may replace it in `json`.
+from json import dumps
 
 from . import drawn_values, preparation, process_state, processes, randomness
 from .recorders import Recorders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
 #: `recorders` replaces it.
 _getpid = os.getpid
-#: Crashes of scouts, past which nothing is preloaded.
-_CRASHES = 3
 #: Characters of what an import printed that a reason repeats.
 _SHOWN = 100
 _WHY = 500
 
 
-class Findings:
-    """What a scout found out."""
-
-    def __init__(self) -> None:
-        #: Modules that must not be preloaded, and why.
-        self.unfit: dict[str, str] = {}
-        self.edges: dict[str, list[str]] = {}
-        #: What each module read of its surroundings, and as ``set:NAME`` variables that it set.
-        self.reads: dict[str, dict[str, str | None]] = {}
-        #: What is wrong with the scout itself, which then found out nothing.
-        self.failure = ""
-        #: Where modules keep what has to be another in each process: see `drawn_values`.
-        self.places: list[drawn_values.Place] = []
-
-    def users(self, name: str) -> list[str]:
-        """Modules that import this one."""
-        return [user for user, needed in self.edges.items() if name in needed]
-
-    def rejected(self, names: Iterable[str]) -> dict[str, str]:
-        """Those of the modules that must not be preloaded: they are unfit, or need one that is."""
-        users: dict[str, list[str]] = {}
-        for user, needed in self.edges.items():
-            for name in needed:
-                users.setdefault(name, []).append(user)
-        why = dict(self.unfit)
-        left = list(why)
-        while left:
-            name = left.pop()
-            for user in users.get(name, ()):
-                if user not in why:
-                    why[user] = _because(name, why[name])
-                    left.append(user)
-        for name in names:
-            parts = name.split(".")
-            above = [".".join(parts[:count]) for count in range(1, len(parts))]
-            culprit = next((one for one in above if one in why), None)
-            if culprit is not None and name not in why:
-                why[name] = _because(culprit, why[culprit])
-        return {name: why[name] for name in names if name in why}
-
-
-def _because(name: str, why: str) -> str:
-    return why if why.startswith("it needs ") else f"it needs {name}: {why}"
-
-
-def explore(names: list[str], varying: list[str], tell: Callable[[str], None]) -> Findings:
-    """Have scouts import the modules; ``tell`` is called with each one's name before.
-
-    ``varying``: variables of which each call has its own value.
-    """
-    findings = Findings()
-    left: list[str] = list(names)
-    for _ in range(_CRASHES):
-        found, crashed = _send(left, tell)
-        found.unfit.update(findings.unfit)
-        findings = found
-        _reject_varying(findings, varying)
-        if found.failure:
-            why = f"the process that tried its import failed: {found.failure}"
-            findings.unfit.update(dict.fromkeys(left, why))
-        if found.failure or crashed is None:
-            return findings
-        for name in crashed or left:
-            findings.unfit.setdefault(name, "its import ended the process")
-        rejected = findings.rejected(left)
-        left = [name for name in left if name not in rejected]
-    for name in left:
-        findings.unfit[name] = f"imports beside it ended the process {_CRASHES} times"
-    return findings
-
-
-def _reject_varying(findings: Findings, varying: list[str]) -> None:
-    for name, facts in findings.reads.items():
-        for variable in varying:
-            if f"env:{variable}" in facts:
-                why = f"it reads {variable} when it is imported, and each call has its own"
-                findings.unfit.setdefault(name, why)
-
-
-def _send(names: list[str], tell: Callable[[str], None]) -> tuple[Findings, list[str] | None]:
-    """One scout's findings; and, of one that did not come home, what it was importing."""
+def send(names: list[str], tell: Callable[[str], None]) -> list[bytes]:
+    """The facts that one scout wrote down, however far it came; ``tell`` as for `planning.plan`."""
     fd = os.memfd_create("flashpool-scout")
     pid = preparation.fork()
     if pid == 0:
@@ -135,32 +54,7 @@ def _send(names: list[str], tell: Callable[[str], None]) -> tuple[Findings, list
     processes.kill_descendants()  # what its imports may have started
     with open(fd, "rb") as file:
         file.seek(0)
-        return _read(file.read().splitlines())
-
-
-def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
-    findings = Findings()
-    crashed: list[str] | None = []
-    for line in lines:
-        try:
-            kind, *fields = loads(line)
-        except ValueError:
-            continue  # an import wrote to every descriptor there is
-        if kind == "importing":
-            crashed = [fields[0], *fields[1]]
-        elif kind == "imported":
-            crashed = [name for name in crashed or () if name != fields[0]]
-        elif kind == "home":
-            crashed = None
-        elif kind == "failure":
-            findings.failure = fields[0]
-        elif kind == "unfit":
-            findings.unfit.setdefault(*fields)
-        elif kind == "place":
-            findings.places.append(drawn_values.Place(*fields))
-        elif kind in ("edges", "reads"):
-            getattr(findings, kind)[fields[0]] = fields[1]
-    return findings, crashed
+        return file.read().splitlines()
 
 
 class _Scout:

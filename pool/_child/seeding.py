@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from .recorders import importing_module
+from .importers import importing_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

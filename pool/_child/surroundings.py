@@ -24,21 +24,62 @@ _PART = 16 * 1024 * 1024
 
 
 class Surroundings:
-    """A process as its calls find it."""
+    """A process as its calls find it.
 
-    __slots__ = ("argv", "cwd", "filters", "libraries", "locale", "path", "variables")
+    ``kinds``: those of the names above that calls are watched for, beside variables and the path.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "argv",
+        "cwd",
+        "environ",
+        "filters",
+        "kinds",
+        "libraries",
+        "locale",
+        "memory",
+        "path",
+        "variables",
+    )
+
+    def __init__(self, kinds: Collection[str], libraries: set[str] | None = None) -> None:
+        self.kinds = kinds
+        self.libraries = _libraries() if libraries is None else libraries
         self.variables = dict(os.environ._data)  # type: ignore[attr-defined]
-        self.path = list(sys.path)
-        self.argv = list(sys.argv)
-        self.cwd = _cwd()
-        self.filters = list(warnings.filters)
         self.locale = setlocale(LC_ALL)
-        self.libraries = _libraries()
+        self.environ = os.environ
+        self.path = list(sys.path)
+        self.argv = list(sys.argv) if "argv" in kinds else None
+        self.cwd = _cwd() if "cwd" in kinds else None
+        self.filters = list(warnings.filters) if "warnings" in kinds else None
+        self.memory = _memory("locale" in kinds)
 
-    def changed(self, kinds: Collection[str]) -> list[str]:
-        """What is not as it was, by its names; beside variables and the path only these kinds."""
+    def again(self) -> Surroundings:
+        """The same, in the memory that is used now."""
+        return Surroundings(self.kinds, self.libraries)
+
+    def are_as_they_were(self) -> bool:
+        """Whether it is certain that nothing changed; `changed` tells what it may have been.
+
+        It looks at as little as possible: a worker pays for each page that an object lies on.
+        """
+        try:
+            if os.environ is not self.environ or sys.path != self.path or not self.memory:
+                return False
+            for now, then in self.memory:
+                if now != then:
+                    return False
+            return (
+                (self.argv is None or sys.argv == self.argv)
+                and (self.filters is None or warnings.filters == self.filters)
+                and (self.cwd is None or _cwd() == self.cwd)
+            )
+        except BaseException:
+            # User code put something in their place that cannot be compared.
+            return False
+
+    def changed(self) -> list[str]:
+        """What is not as it was, by its names."""
         found = []
         variables = getattr(os.environ, "_data", None)
         if variables != self.variables:
@@ -46,13 +87,13 @@ class Surroundings:
         if sys.path != self.path and sys.path[: len(self.path)] != self.path:
             # What comes behind hides nothing that was found before.
             found.append("path")
-        if "argv" in kinds and sys.argv != self.argv:
+        if self.argv is not None and sys.argv != self.argv:
             found.append("argv")
-        if "cwd" in kinds and _cwd() != self.cwd:
+        if self.cwd is not None and _cwd() != self.cwd:
             found.append("cwd")
-        if "warnings" in kinds and warnings.filters != self.filters and self._warns_more():
+        if self.filters is not None and warnings.filters != self.filters and self._warns_more():
             found.append("warnings")
-        if "locale" in kinds and setlocale(LC_ALL) != self.locale:
+        if "locale" in self.kinds and setlocale(LC_ALL) != self.locale:
             found.append("locale")
         return found
 
@@ -65,7 +106,7 @@ class Surroundings:
 
     def _warns_more(self) -> bool:
         """What is ignored in addition changes no import that was quiet before."""
-        new = [one for one in warnings.filters if one not in self.filters]
+        new = [one for one in warnings.filters if one not in (self.filters or ())]
         return any(one[0] != "ignore" for one in new)
 
     def known_to_libraries(self, names: list[str]) -> list[str]:
@@ -113,3 +154,31 @@ def _cwd() -> str | None:
         return os.getcwd()
     except OSError:
         return None  # it was removed
+
+
+def _memory(locale: bool) -> list[tuple[memoryview, bytes]]:
+    """Where the C library keeps its variables, and counts changes of the locale; as it is now.
+
+    Each value of a variable that is set is a new text for it, at another address (``setenv`` of
+    glibc frees none), and to set a locale counts as a change of what translations depend on
+    (``_nl_msg_cat_cntr``; the GNU gettext manual, "Being a gettext grok"). Empty for other libraries.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version") or not hasattr(libc, "_nl_msg_cat_cntr"):
+        return []
+    environ = ctypes.c_void_p.in_dll(libc, "environ")
+    if not environ.value:
+        return []  # ``clearenv`` left no table
+    table = ctypes.cast(environ, ctypes.POINTER(ctypes.c_void_p))
+    count = 0
+    while table[count]:
+        count += 1
+    # With the null behind the last one, where the next one would come.
+    areas = [(ctypes.addressof(environ), 8), (environ.value, 8 * (count + 1))]
+    if locale:
+        counter = ctypes.c_int.in_dll(libc, "_nl_msg_cat_cntr")
+        areas.append((ctypes.addressof(counter), 4))
+    views = [memoryview((ctypes.c_ubyte * size).from_address(at)).cast("B") for at, size in areas]
+    return [(view, bytes(view)) for view in views]

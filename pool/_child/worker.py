@@ -27,18 +27,24 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import randomness
+    from .surroundings import Surroundings
 
     #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
     Outcome = tuple[str, bytes, list[int], dict[str, Any]]
 
-#: `preparation`'s: here, too, because a worker pays for each object it looks at.
+#: `preparation`'s: here, too, because a worker pays for each object it looks at. None where there
+#: is nothing to renew; and where nothing was preloaded that a call's changes would matter to.
 _held: randomness.Held | None = None
+_surroundings: Surroundings | None = None
 
 
 def look_around() -> None:
-    """The process is prepared: see whether there is something for workers to renew."""
-    global _held
-    _held = preparation.held
+    """The process is prepared: see what workers have to renew, and what they find."""
+    global _held, _surroundings
+    _held = _surroundings = None
+    if (held := preparation.held) is not None:
+        _held = held if held.has_more else None
+        _surroundings = preparation.surroundings = preparation.surroundings.again()
 
 
 #: What everything in this process finds its builtins in, and what they were at first.
@@ -226,7 +232,7 @@ def _answer(
     if len(sys.modules) > known:
         more["modules"] = installed(list(sys.modules)[known:])
         more.update(changes(env, imported=True))
-    elif _held is not None:
+    elif _surroundings is not None and not _surroundings.are_as_they_were():
         more.update(changes(None, imported=False))
     rss_kb = processes.peak_rss_kb()
     flush_output()
@@ -239,7 +245,7 @@ def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str
     found: dict[str, list[str]] = {}
     try:
         there, varying = preparation.surroundings, preparation.varying
-        changed = there.changed(preparation.watched)
+        changed = there.changed()
         if not (changed or imported):
             return found
         if changed := [what for what in changed if what[4:] not in varying]:

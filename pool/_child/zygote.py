@@ -146,6 +146,7 @@ class Zygote:
         self.rehearse(self.worker.ROUNDS)
         gc.collect()  # for the interpreter's lists of spare objects, which that empties
         arrangement.fill_holes()
+        self.worker.look_around()  # again, for what workers look at to lie where they write to
         gc.freeze()
 
     def rehearse(self, rounds: int) -> None:
@@ -242,6 +243,8 @@ class Zygote:
             self.brood.free_marks += [link.mark for link in links[len(pids) :]]
 
     def fork_one(self, link: birth.Link) -> int:
+        if preparation.held is not None:
+            preparation.held.renew_globals()
         pid = preparation.fork()
         if pid == 0:
             birth.live(link, self.work)

@@ -22,8 +22,8 @@ from rich.console import Console  # noqa: E402 - found only now
 from rich.table import Table  # noqa: E402
 
 from flashpool.pool import pickling  # noqa: E402
-from flashpool.pool.config import PoolConfig  # noqa: E402
 from flashpool.pool._child import payload  # noqa: E402
+from flashpool.pool.config import PoolConfig  # noqa: E402
 from flashpool.pool.ends import runtime_packages  # noqa: E402
 from flashpool.pool.worker_env import worker_env  # noqa: E402
 

@@ -1,0 +1,23 @@
+"""Whose import runs: events during imports belong to the module whose body runs at that moment."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+#: Modules whose bodies are no imports: ours, and the call's own code.
+_PROGRAMS = ("__main__", "_flashpool")
+
+
+def importing_module() -> str:
+    """The module whose body runs, the innermost one; empty when none does, but a program's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            name = frame.f_globals.get("__name__")
+            return "" if name in _PROGRAMS or not isinstance(name, str) else name
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,106 @@
+"""`Surroundings.are_as_they_were` is `not changed()`, for less: it may never say so of a change."""
+
+import json
+import platform
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from .conftest import CHILD
+
+WATCH = """
+import ctypes, json, locale, os, sys, warnings
+package = type(sys)("_flashpool")
+package.__path__ = [{child!r}]
+sys.modules["_flashpool"] = package
+from _flashpool.surroundings import Surroundings
+
+os.environ.update(PLAIN="1", EMPTY="")
+there = Surroundings({kinds!r}).again()
+before = there.are_as_they_were(), there.changed()
+exec({source!r})
+print(json.dumps([before, there.are_as_they_were(), there.changed()]))
+"""
+ALL = ("argv", "cwd", "locale", "warnings")
+
+
+def watched(source, kinds=ALL):
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WATCH.format(child=str(CHILD), kinds=kinds, source=source)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    before, same, changed = json.loads(done.stdout)
+    assert before == [platform.libc_ver()[0] == "glibc", []]
+    return same, changed
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [
+        ("os.environ['PLAIN'] = '2'", "env:PLAIN"),
+        ("os.environ['NEW'] = '2'", "env:NEW"),
+        ("os.environ['EMPTY'] = 'x'", "env:EMPTY"),
+        ("del os.environ['PLAIN']", "env:PLAIN"),
+        ("os.environ.clear()", "env:PLAIN"),
+        ("os.environ = {**os.environ}", "env:*"),
+        ("for i in range(999): os.environ[f'N{i}'] = str(i)", "env:N998"),
+        ("del os.environ['PLAIN']; os.environ['OTHER'] = '1'", "env:OTHER"),
+        ("sys.path.insert(0, '/nowhere')", "path"),
+        ("sys.path = sys.path[1:]", "path"),
+        ("sys.path[:] = []", "path"),
+        ("sys.argv = ['x']", "argv"),
+        ("sys.argv.append('x')", "argv"),
+        ("os.chdir('/')", "cwd"),
+        ("warnings.simplefilter('error')", "warnings"),
+        ("locale.setlocale(locale.LC_ALL, 'C.UTF-8')", "locale"),
+        ("locale.setlocale(locale.LC_NUMERIC, 'C.UTF-8')", "locale"),
+        (
+            "c = ctypes.CDLL(None); c.setlocale(locale.LC_COLLATE, b'C.UTF-8')",
+            "locale",
+        ),
+    ],
+)
+def test_changes_are_seen_by_both(source, changed):
+    same, found = watched(source)
+    assert not same
+    assert changed in found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pass",
+        "os.environ.get('PLAIN'), dict(os.environ), os.path.expandvars('$PLAIN')",
+        "list(sys.path), sys.argv[0], os.getcwd()",
+        "locale.setlocale(locale.LC_ALL), locale.getlocale()",
+        "os.environ.pop('NONE', None)",
+    ],
+)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc: others compare all")
+def test_what_only_looks_is_no_change(source):
+    assert watched(source) == (True, [])
+
+
+def test_what_cannot_be_compared_counts_as_changed():
+    source = textwrap.dedent("""
+        class Odd:
+            def __ne__(self, other):
+                raise SystemExit
+        sys.path = Odd()
+        same = there.are_as_they_were()
+        sys.path = there.path
+        assert not same
+    """)
+    assert watched(source)[1] == []
+
+
+def test_only_the_kinds_that_matter_are_watched():
+    source = "sys.argv = ['x']; os.chdir('/'); locale.setlocale(locale.LC_ALL, 'C.UTF-8')"
+    same, changed = watched(source, kinds=())
+    assert same == (platform.libc_ver()[0] == "glibc")
+    assert changed == []
