@@ -8,7 +8,6 @@ Content-addressed, shared between processes and pods through a volume, and
 correct where file locks are not: scratch directories and renames do the work.
 """
 
-from .environment import Environment, Explanation, Lease
 from .environments import Environments
 from .errors import (
     BuildAbandoned,
@@ -29,9 +28,9 @@ from .errors import (
     UvKilled,
     VerificationFailed,
 )
-from .plan import Decision
+from .lease import Decision, Environment, Explanation, Lease
+from .resolving.spec import Spec
 from .settings import EnvSettings
-from .spec import Spec
 
 __all__ = [
     "BuildAbandoned",

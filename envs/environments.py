@@ -25,10 +25,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, TypeVar
 
-from .berths import Berths
-from .builder import Seconds
-from .ending import within
-from .environment import Environment, Explanation, Lease
+from .acquiring.environment_choice import EnvironmentChoice, ParsedRequest, base_environment
+from .acquiring.open_store import OpenStore
+from .acquiring.provider import Provider, Wanted
+from .acquiring.store_cache import OpenStores
+from .building.system_packages import SystemPackages
+from .concurrency.build_slots import BuildSlots
+from .concurrency.cancellation import wait_for_shielded
+from .concurrency.failure_cache import Failures
+from .concurrency.single_flight import Report, SingleFlight
 from .errors import (
     BuildTimeout,
     DiskFull,
@@ -38,18 +43,12 @@ from .errors import (
     UvKilled,
     is_full,
 )
-from .failures import Failures
-from .flights import Flights, Report
-from .ground import Ground
-from .memo import Memo, Remembered
-from .opened import Opened
-from .plan import Plan
-from .planner import Planner, Understood, base_environment
-from .preloads import Preloads, clean_modules, read_preloads, write_preloads
-from .provider import Provider, Wanted
+from .lease import Environment, Explanation, Lease, Seconds
+from .resolving.memo import Memo, Remembered
+from .resolving.plan import Plan
+from .resolving.spec import Spec
 from .settings import EnvSettings
-from .spec import Spec
-from .system_packages import SystemPackages
+from .store.preloads import Preloads, clean_modules, read_preloads, write_preloads
 
 __all__ = ["Environments"]
 
@@ -69,10 +68,10 @@ class Environments:
         self._memo = Memo(settings.memo_s)
         self._base_environments: dict[str, Environment] = {}
         self._failures = Failures(settings.failure_s)
-        self._planner = Planner(settings)
-        self._flights: Flights[Environment] = Flights()
-        self._berths = Berths(settings.builds)
-        self._opened = Opened(settings, self._provider_of)
+        self._planner = EnvironmentChoice(settings)
+        self._flights: SingleFlight[Environment] = SingleFlight()
+        self._berths = BuildSlots(settings.builds)
+        self._opened = OpenStores(settings, self._provider_of)
         self._system: SystemPackages | None = None
 
     def __repr__(self) -> str:
@@ -127,7 +126,9 @@ class Environments:
 
     async def _limited(self, spec: Spec, report: Report) -> Environment:
         try:
-            return await within(self._recovering(spec, report), self.settings.build_timeout_s)
+            return await wait_for_shielded(
+                self._recovering(spec, report), self.settings.build_timeout_s
+            )
         except asyncio.TimeoutError:
             raise BuildTimeout(
                 f"The environment was not built within {self.settings.build_timeout_s:g} s",
@@ -184,7 +185,7 @@ class Environments:
                 raise failure.of(asked.spec.lines) from None
             raise
 
-    def _recall(self, asked: Understood) -> None:
+    def _recall(self, asked: ParsedRequest) -> None:
         if asked.refresh:
             self._failures.forget(asked.failure_key)
             return
@@ -193,7 +194,7 @@ class Environments:
             raise failure
 
     async def _found_or_made(
-        self, spec: Spec, asked: Understood, provider: Provider, report: Report
+        self, spec: Spec, asked: ParsedRequest, provider: Provider, report: Report
     ) -> Environment:
         await self._ensure_system(asked.spec.system_packages, provider, report)
         if self._planner.from_base(asked) is not None:
@@ -210,14 +211,14 @@ class Environments:
         except RegistryUnreachable as failure:
             return await self._as_last_time(failure, remembered, asked, provider, report)
 
-    def _base_environment(self, spec: Spec, asked: Understood) -> Environment:
+    def _base_environment(self, spec: Spec, asked: ParsedRequest) -> Environment:
         environment = base_environment(asked.base)
         self._base_environments[environment.digest] = environment
         self._memo.put(replace(spec, refresh=False), environment.digest)
         return environment
 
     async def _resolved(
-        self, spec: Spec, asked: Understood, provider: Provider, report: Report, *, begin: bool
+        self, spec: Spec, asked: ParsedRequest, provider: Provider, report: Report, *, begin: bool
     ) -> Environment:
         """Ask the index; `begin` meanwhile, where it is likely that something is to be built."""
         async with AsyncExitStack() as until_built:
@@ -253,7 +254,7 @@ class Environments:
         self,
         failure: RegistryUnreachable,
         remembered: Remembered | None,
-        asked: Understood,
+        asked: ParsedRequest,
         provider: Provider,
         report: Report,
     ) -> Environment:
@@ -324,7 +325,7 @@ class Environments:
         await self._flights.close()
         await self._opened.close()
 
-    def _provider_of(self, ground: Ground) -> Provider:
+    def _provider_of(self, ground: OpenStore) -> Provider:
         return Provider(
             ground, self.settings, berths=self._berths, ensure_system=self._ensure_tools
         )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .ending import to_its_end, within
+from .concurrency.cancellation import wait_for_shielded, wait_shielded
 
 __all__ = ["Finished", "run"]
 
@@ -62,11 +62,11 @@ async def run(
     """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group."""
     process = await _start(argv, environment, folder)
     try:
-        return await within(_collect(process, on_line), limit_s)
+        return await wait_for_shielded(_collect(process, on_line), limit_s)
     except asyncio.TimeoutError as error:
         raise TimeoutError(f"{Path(argv[0]).name} took longer than {limit_s:g} s") from error
     finally:
-        await to_its_end(_end(process))
+        await wait_shielded(_end(process))
 
 
 async def _start(
@@ -95,7 +95,7 @@ async def _start(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        await to_its_end(_end_started(starting))
+        await wait_shielded(_end_started(starting))
         raise
 
 

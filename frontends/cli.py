@@ -215,7 +215,7 @@ def _settings_of_envs() -> Settings:
 def _check_volume(settings: Settings) -> None:
     """Say what is odd about the volume before calls depend on it."""
     from flashpool.envs import StoreUnavailable
-    from flashpool.envs.places import check_volume
+    from flashpool.envs.store.locations import check_volume
 
     try:
         warnings = check_volume(settings.to_env_settings())

@@ -1,6 +1,6 @@
 """``flashpool envs``: the store of environments on a terminal.
 
-What is done is `flashpool.envs.commands`; here are its arguments, its progress (stderr)
+What is done is `flashpool.envs.operations`; here are its arguments, its progress (stderr)
 and its results (stdout, as tables or with ``--json``). Exit status 1: something failed.
 """
 
@@ -20,7 +20,7 @@ import click
 
 if TYPE_CHECKING:
     from flashpool.envs import Environments, EnvSettings
-    from flashpool.envs.commands import Built
+    from flashpool.envs.operations import Built
     from flashpool.pool.settings import Settings
 
 T = TypeVar("T")
@@ -56,10 +56,10 @@ SETTINGS: Final = "flashpool.settings"
 @click.pass_obj
 def list_(settings: Settings, as_json: bool) -> None:
     """List environments, the least recently used first."""
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
     missing = _missing(settings)
-    listing = _look(settings, commands.listing)
+    listing = _look(settings, operations.listing)
     if missing:
         listing = replace(listing, root=Path(missing), total_bytes=0)
     if as_json:
@@ -95,10 +95,10 @@ def list_(settings: Settings, as_json: bool) -> None:
 @click.pass_obj
 def build(settings: Settings, requirements: tuple[str, ...], python: str | None) -> None:
     """Build the environment of these requirements, or find it built."""
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
     async def build_it(store: Environments) -> Built:
-        return await commands.build(store, requirements, python=python, progress=_progress)
+        return await operations.build(store, requirements, python=python, progress=_progress)
 
     _finish([_run(settings, build_it)])
 
@@ -111,9 +111,9 @@ def warm(settings: Settings, file: Path) -> None:
 
     A requirement a line, an empty line between sets.
     """
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
-    _finish(_run(settings, lambda store: commands.warm(store, file, progress=_progress)))
+    _finish(_run(settings, lambda store: operations.warm(store, file, progress=_progress)))
 
 
 @envs.command()
@@ -122,9 +122,9 @@ def warm(settings: Settings, file: Path) -> None:
 @click.pass_obj
 def show(settings: Settings, digest: str, as_json: bool) -> None:
     """Show one environment; the beginning of its digest is enough."""
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
-    shown = _look(settings, lambda store: commands.show(store, digest))
+    shown = _look(settings, lambda store: operations.show(store, digest))
     if as_json:
         _print_json(asdict(shown))
         return
@@ -147,9 +147,9 @@ def explain(
     settings: Settings, requirements: tuple[str, ...], python: str | None, as_json: bool
 ) -> None:
     """Tell where each package would come from, and why; builds nothing."""
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
-    found = _look(settings, lambda store: commands.explain(store, requirements, python=python))
+    found = _look(settings, lambda store: operations.explain(store, requirements, python=python))
     if as_json:
         _print_json(asdict(found))
         return
@@ -162,9 +162,9 @@ def explain(
 @click.pass_obj
 def gc(settings: Settings, everything: bool) -> None:
     """Sweep up what crashes left, and delete until the limits are met."""
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
-    evicted = _look(settings, lambda store: commands.gc(store, everything=everything))
+    evicted = _look(settings, lambda store: operations.gc(store, everything=everything))
     for digest in evicted.digests:
         click.echo(f"deleted {digest}")
     for digest in evicted.wanted:
@@ -183,9 +183,9 @@ def verify(settings: Settings, digests: tuple[str, ...]) -> None:
 
     All of them when none is named.
     """
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
-    checks = _look(settings, lambda store: commands.verify(store, digests))
+    checks = _look(settings, lambda store: operations.verify(store, digests))
     if not checks:
         click.echo("no environments to verify")
     for check in checks:
@@ -200,10 +200,10 @@ def verify(settings: Settings, digests: tuple[str, ...]) -> None:
 @click.pass_obj
 def rm(settings: Settings, digests: tuple[str, ...]) -> None:
     """Delete environments, and their archives."""
-    from flashpool.envs import commands
+    from flashpool.envs import operations
 
     async def remove_all(store: Environments) -> list[bool]:
-        return [await commands.remove(store, digest) for digest in digests]
+        return [await operations.remove(store, digest) for digest in digests]
 
     done = _look(settings, remove_all)
     for digest, removed in zip(digests, done, strict=True):
@@ -221,7 +221,7 @@ def _run(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T
 
 def _look(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
     """The same for who only looks: what is not there is not made."""
-    from flashpool.envs.places import without_making
+    from flashpool.envs.store.locations import without_making
 
     with tempfile.TemporaryDirectory(prefix="flashpool-look-") as spare:
         return _with(without_making(settings.to_env_settings(), Path(spare)), act)
@@ -229,7 +229,7 @@ def _look(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, 
 
 def _missing(settings: Settings) -> str:
     """Where the store would be, if it is not; or nothing."""
-    from flashpool.envs.places import missing_store
+    from flashpool.envs.store.locations import missing_store
 
     return str(missing_store(settings.to_env_settings()) or "")
 

@@ -26,7 +26,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from flashpool.envs import StoreUnavailable
-from flashpool.envs.places import check_volume
+from flashpool.envs.store.locations import check_volume
 from flashpool.pool.settings import Settings, SettingsError
 
 from . import modes

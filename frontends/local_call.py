@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashpool.envs import Spec, SpecRefused
+from flashpool.envs.resolving.spec import normalise
 from flashpool.envs.settings import REFERENCE_KINDS
-from flashpool.envs.spec import normalise
 from flashpool.pool import ends
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
 from flashpool.pool.causes import TAIL_HEADING

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 from flashpool import envs
 from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
-from flashpool.envs.provider import Provider
+from flashpool.envs.acquiring.provider import Provider
 
 from .calls import Phase, Provision, unprovided
 from .errors import EnvironmentError, FlashpoolError, InvalidRequest, Overloaded, Timeout

@@ -13,7 +13,7 @@ import pytest
 from e2e.server import report, request, until
 from e2e.world import VERSION, World
 
-from flashpool.envs.eviction import DiskUse
+from flashpool.envs.store.eviction import DiskUse
 from support import wants
 
 MB: Final = 1024 * 1024

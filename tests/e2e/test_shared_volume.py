@@ -15,7 +15,7 @@ import pytest
 from e2e.server import Server, report, request, until
 from e2e.world import World, busy_until
 
-from flashpool.envs.manifest import check_sizes, read_facts
+from flashpool.envs.store.manifest import check_sizes, read_facts
 
 MODULES: Final = 60
 #: True when every module of the package is there and says what it should.

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from flashpool.envs import Environments, Spec, Tampered, builder, uv_cli
-from flashpool.envs.extraction import Promise, extract
+from flashpool.envs import Environments, Spec, Tampered, uv_cli
+from flashpool.envs.archives.extraction import Promise, extract
+from flashpool.envs.building import builder
 
 Run = Callable[[Any], Any]
 
@@ -301,11 +302,11 @@ def test_a_read_only_volume_still_serves_archives(
         async with Environments(setup.settings(mode="archive")) as environments:
             (await environments.acquire(Spec(requirements=("beta",)))).release()
             await (await environments.open()).settled()
-        from flashpool.envs import places
+        from flashpool.envs.store import locations
 
-        probe = places._write_problem
+        probe = locations._write_problem
         monkeypatch.setattr(
-            places,
+            locations,
             "_write_problem",
             lambda root: "read-only" if setup.volume in root.parents else probe(root),
         )

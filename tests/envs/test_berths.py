@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import Environments, Spec, uv_cli
-from flashpool.envs.berths import Berths
+from flashpool.envs.concurrency.build_slots import BuildSlots
 
 Run = Callable[[Any], Any]
 
@@ -18,7 +18,7 @@ async def _settle() -> None:
 
 
 def test_begun_builds_go_first_and_all_hear_where_they_stand(run: Run) -> None:
-    berths = Berths(1)
+    berths = BuildSlots(1)
     order: list[str] = []
     heard: dict[str, list[str]] = {}
 
@@ -47,7 +47,7 @@ def test_begun_builds_go_first_and_all_hear_where_they_stand(run: Run) -> None:
 @pytest.mark.parametrize("when", ["waiting", "called", "passed over"])
 def test_a_place_is_never_lost(when: str, run: Run) -> None:
     """Whoever is cancelled gives back what it had, or was just given."""
-    berths = Berths(1)
+    berths = BuildSlots(1)
 
     async def hold(gate: asyncio.Event) -> None:
         async with berths.place(lambda _line: None):

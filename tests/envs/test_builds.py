@@ -18,8 +18,8 @@ from flashpool.envs import (
     Spec,
     uv_cli,
 )
-from flashpool.envs.eviction import DiskUse
-from flashpool.envs.preloads import Preloads
+from flashpool.envs.store.eviction import DiskUse
+from flashpool.envs.store.preloads import Preloads
 from support.interpreters import another_python
 
 Run = Callable[[Any], Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import Environments, ResolutionFailed, Spec, SpecRefused, commands
+from flashpool.envs import Environments, ResolutionFailed, Spec, SpecRefused, operations
 
 Run = Callable[[Any], Any]
 
@@ -17,35 +17,35 @@ Run = Callable[[Any], Any]
 def test_a_life_in_commands(mode: str, setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings(mode=mode)) as environments:
-            built = await commands.build(environments, ["beta"])
+            built = await operations.build(environments, ["beta"])
             assert built.environment is not None
             digest = built.environment.digest
-            failed = await commands.build(environments, ["alpha==7"])
+            failed = await operations.build(environments, ["alpha==7"])
             assert isinstance(failed.failure, ResolutionFailed)
 
-            listed = await commands.listing(environments)
+            listed = await operations.listing(environments)
             assert [row.digest for row in listed.environments] == [digest]
             assert listed.environments[0].archived == (mode == "archive")
             assert (listed.store_mode, listed.archived_only) == (mode, ())
             assert listed.total_bytes > listed.environments[0].bytes > 0
 
             await environments.record_preloads(digest, ["alpha"])
-            shown = await commands.show(environments, digest[:6])
+            shown = await operations.show(environments, digest[:6])
             assert shown.facts.lock == ("alpha==2.0", "beta==1.0")
             assert (shown.preloads, shown.sealed) == (("alpha",), True)
             with pytest.raises(SpecRefused, match="no environment begins"):
-                await commands.show(environments, "xyz")
+                await operations.show(environments, "xyz")
 
-            assert [check.problem for check in await commands.verify(environments)] == [""]
+            assert [check.problem for check in await operations.verify(environments)] == [""]
             module = next(shown.path.glob("lib/*/site-packages/beta/__init__.py"))
             await asyncio.to_thread(module.write_text, "version = '9.9'\n"[: module.stat().st_size])
-            (check,) = await commands.verify(environments, [digest])
+            (check,) = await operations.verify(environments, [digest])
             assert "differs from what was sealed" in check.problem
 
             with await environments.acquire(Spec(requirements=("beta",))):
-                assert not await commands.remove(environments, digest)
-            assert await commands.remove(environments, digest)
-            listed = await commands.listing(environments)
+                assert not await operations.remove(environments, digest)
+            assert await operations.remove(environments, digest)
+            listed = await operations.listing(environments)
             assert (listed.environments, listed.archived_only) == ((), ())
 
     run(main())
@@ -57,18 +57,18 @@ def test_warm_and_gc(setup: Any, run: Run, tmp_path: Path) -> None:
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
-            built = await commands.warm(environments, file)
+            built = await operations.warm(environments, file)
             assert [each.requirements for each in built] == [
                 ("alpha", "beta"),
                 ("alpha==1.0",),
                 ("nothing-such",),
             ]
             assert [each.failure is None for each in built] == [True, True, False]
-            assert (await commands.gc(environments)).digests == ()
-            explained = await commands.explain(environments, ["alpha==1.0"])
+            assert (await operations.gc(environments)).digests == ()
+            explained = await operations.explain(environments, ["alpha==1.0"])
             assert explained.present == "disk"
             with await environments.acquire(Spec(requirements=("alpha==1.0",))) as kept:
-                evicted = await commands.gc(environments, everything=True)
+                evicted = await operations.gc(environments, everything=True)
                 assert len(evicted.digests) == 1
                 assert evicted.wanted == (kept.digest,)
 
@@ -78,12 +78,12 @@ def test_warm_and_gc(setup: Any, run: Run, tmp_path: Path) -> None:
 def test_what_is_not_there_is_told_as_that(setup: Any, run: Run) -> None:
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
-            for act in (commands.show, commands.remove):
+            for act in (operations.show, operations.remove):
                 with pytest.raises(SpecRefused, match="no environment begins with 'aaaa") as caught:
                     await act(environments, "a" * 40)
                 assert "envs ls" in caught.value.advice
             with pytest.raises(SpecRefused, match="no environment begins"):
-                await commands.verify(environments, ["a" * 40])
+                await operations.verify(environments, ["a" * 40])
 
     run(main())
 
@@ -93,19 +93,19 @@ def test_what_is_only_archived_can_be_named(setup: Any, run: Run, tmp_path: Path
 
     async def main() -> None:
         async with Environments(setup.settings(mode="archive")) as environments:
-            built = await commands.build(environments, ["beta"])
+            built = await operations.build(environments, ["beta"])
             assert built.environment is not None
             digest = built.environment.digest
         second = setup.settings(mode="archive", local=tmp_path / "second")
         async with Environments(second) as environments:
-            assert (await commands.listing(environments)).archived_only == (digest,)
-            for act in (commands.show(environments, digest[:8]),):
+            assert (await operations.listing(environments)).archived_only == (digest,)
+            for act in (operations.show(environments, digest[:8]),):
                 with pytest.raises(SpecRefused, match="only as an archive") as caught:
                     await act
                 assert caught.value.advice
-            assert await commands.verify(environments) == ()
-            assert await commands.remove(environments, digest[:8])
-            assert (await commands.listing(environments)).archived_only == ()
+            assert await operations.verify(environments) == ()
+            assert await operations.remove(environments, digest[:8])
+            assert (await operations.listing(environments)).archived_only == ()
 
     run(main())
 
@@ -117,10 +117,10 @@ def test_gc_keeps_archives_within_the_quota(setup: Any, run: Run, tmp_path: Path
     async def main() -> None:
         async with Environments(setup.settings(mode="archive")) as environments:
             for number in range(3):
-                await commands.build(environments, [f"big==1.{number}"])
+                await operations.build(environments, [f"big==1.{number}"])
         second = setup.settings(mode="archive", local=tmp_path / "second", quota_mb=2)
         async with Environments(second) as environments:
-            await commands.gc(environments)
-            assert len((await commands.listing(environments)).archived_only) == 1
+            await operations.gc(environments)
+            assert len((await operations.listing(environments)).archived_only) == 1
 
     run(main())

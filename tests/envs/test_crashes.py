@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from flashpool.envs import DiskFull, Environments, QuotaReached, Spec
-from flashpool.envs.holders import parse_holder
-from flashpool.envs.manifest import check_sizes, read_facts
+from flashpool.envs.store.liveness import parse_holder
+from flashpool.envs.store.manifest import check_sizes, read_facts
 from support import wants
 from support.waiting import until
 
@@ -91,32 +91,36 @@ def test_racers_build_once(mode: str, setup: Any, version_in: VersionIn, tmp_pat
 
 #: Steps of a build, around which the builder kills itself.
 STEPS = (
-    "claims:Claims.take:before",
-    "claims:Claims.take:after",
-    "skeletons:make_virtualenv:after",
+    "store.claims:Claims.take:before",
+    "store.claims:Claims.take:after",
+    "building.spare_virtualenvs:make_virtualenv:after",
     "uv_cli:Uv.install_cached:before",
     "uv_cli:Uv.install_cached:after",
-    "drafts:Draft.take:before",
-    "drafts:Draft.take:after",
-    "manifest:list_files:after",
-    "manifest:write_facts:before",
-    "manifest:write_facts:after",
-    "store:Store.publish:before",
-    "store:Store.publish:after",
-    "leases:Marks.put:after",
-    "memo:StoredMemo.put:before",
-    "memo:StoredMemo.put:after",
-    "manifest:seal:before",
-    "manifest:seal:after",
+    "building.speculation:SpeculativeBuild.take:before",
+    "building.speculation:SpeculativeBuild.take:after",
+    "store.manifest:list_files:after",
+    "store.manifest:write_facts:before",
+    "store.manifest:write_facts:after",
+    "store.layout:Store.publish:before",
+    "store.layout:Store.publish:after",
+    "store.lease_files:Marks.put:after",
+    "resolving.memo:StoredMemo.put:before",
+    "resolving.memo:StoredMemo.put:after",
+    "store.manifest:seal:before",
+    "store.manifest:seal:after",
 )
 #: Of a build that nothing was begun for: under a quota, room is made first.
 PLAIN_STEPS = (
     "uv_cli:Uv.install:before",
     "uv_cli:Uv.install:after",
-    "manifest:list_files:after",
-    "store:Store.publish:before",
+    "store.manifest:list_files:after",
+    "store.layout:Store.publish:before",
 )
-ARCHIVE_STEPS = ("archive:_write:after", "archive:write_json:before", "archive:write_json:after")
+ARCHIVE_STEPS = (
+    "archives.archive:_write:after",
+    "archives.archive:write_json:before",
+    "archives.archive:write_json:after",
+)
 
 
 def others_come_right(setup: Any, version_in: VersionIn, **order: Any) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import BuildFailed, Environments, Spec, builder, process, uv_cli
-from flashpool.envs.manifest import check_sizes, read_facts
-from flashpool.envs.metadata import site_packages_of
-from flashpool.envs.plan import Guess
-from flashpool.envs.resolver import Resolver
+from flashpool.envs import BuildFailed, Environments, Spec, process, uv_cli
+from flashpool.envs.building import builder
+from flashpool.envs.building.metadata import site_packages_of
+from flashpool.envs.resolving.plan import Guess
+from flashpool.envs.resolving.resolver import Resolver
+from flashpool.envs.store.manifest import check_sizes, read_facts
 from support.waiting import until
 
 Run = Callable[[Any], Any]

@@ -14,9 +14,9 @@ from flashpool.envs import (
     Spec,
     SpecRefused,
     SystemPackagesFailed,
-    planner,
-    system_packages,
 )
+from flashpool.envs.acquiring import environment_choice
+from flashpool.envs.building import system_packages
 from flashpool.envs.uv_cli import classify
 
 Run = Callable[[Any], Any]
@@ -49,13 +49,13 @@ def test_a_python_that_is_missing_is_looked_for_once(
 ) -> None:
     """Each search starts a process for every candidate on PATH."""
     searches: list[str] = []
-    real = planner.find_interpreter
+    real = environment_choice.find_interpreter
 
     async def counted(version: str, *rest: Any) -> Any:
         searches.append(version)
         return await real(version, *rest)
 
-    monkeypatch.setattr(planner, "find_interpreter", counted)
+    monkeypatch.setattr(environment_choice, "find_interpreter", counted)
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import EnvSettings, StoreUnavailable, places
-from flashpool.envs.places import choose_places
+from flashpool.envs import EnvSettings, StoreUnavailable
+from flashpool.envs.store import locations
+from flashpool.envs.store.locations import choose_places
 
 
 @pytest.fixture
@@ -15,10 +16,10 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Settings with a volume on a file system of some type."""
     volume = tmp_path / "volume"
     volume.mkdir()
-    monkeypatch.setattr(places, "DEFAULT_VOLUME", tmp_path / "runpod-volume")
+    monkeypatch.setattr(locations, "DEFAULT_VOLUME", tmp_path / "runpod-volume")
 
     def settings(kind: str = "ext4", **changes: Any) -> EnvSettings:
-        monkeypatch.setattr(places, "file_system_of", lambda _path: kind)
+        monkeypatch.setattr(locations, "file_system_of", lambda _path: kind)
         return EnvSettings(**{"volume": volume, "local": tmp_path / "local", **changes})
 
     return settings

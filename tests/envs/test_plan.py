@@ -8,15 +8,15 @@ import pytest
 from packaging.version import Version
 
 from flashpool.envs import errors, uv_cli
-from flashpool.envs.base import BaseFacts, BasePackage
-from flashpool.envs.failures import Failures
-from flashpool.envs.memo import Memo
-from flashpool.envs.metadata import problems
-from flashpool.envs.places import file_system_of, is_remote
-from flashpool.envs.plan import clash, decide, from_base, open_lines, parse_lock
+from flashpool.envs.building.metadata import problems
+from flashpool.envs.concurrency.failure_cache import Failures
+from flashpool.envs.resolving.base_interpreter import BaseFacts, BasePackage
+from flashpool.envs.resolving.base_stubs import stub_version
+from flashpool.envs.resolving.memo import Memo
+from flashpool.envs.resolving.plan import clash, decide, from_base, open_lines, parse_lock
+from flashpool.envs.resolving.spec import NormalSpec, Spec, normalise
 from flashpool.envs.settings import REFERENCE_KINDS, EnvSettings
-from flashpool.envs.spec import NormalSpec, Spec, normalise
-from flashpool.envs.stubs import stub_version
+from flashpool.envs.store.locations import file_system_of, is_remote
 from flashpool.envs.uv_cli import classify, trimmed
 
 

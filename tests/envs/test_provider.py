@@ -12,21 +12,10 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import (
-    DiskFull,
-    Environments,
-    QuotaReached,
-    Spec,
-    StoreUnavailable,
-    builder,
-    claims,
-    commands,
-    drafts,
-    manifest,
-    skeletons,
-    store,
-    stubs,
-)
+from flashpool.envs import DiskFull, Environments, QuotaReached, Spec, StoreUnavailable, operations
+from flashpool.envs.building import builder, spare_virtualenvs, speculation
+from flashpool.envs.resolving import base_stubs
+from flashpool.envs.store import claims, layout, manifest
 from support import wants
 from support.waiting import until
 
@@ -156,7 +145,7 @@ def test_where_claims_are_worth_nothing_all_come_right(
             for pod in pods:
                 await (await pod.open()).settled()
             assert version_in(leases[0].environment.python, "beta") == "1.0"
-            checked = await commands.verify(pods[0])
+            checked = await operations.verify(pods[0])
             assert [(each.problem, each.sealed) for each in checked] == [("", True)]
             for lease in leases:
                 lease.release()
@@ -206,7 +195,7 @@ def test_a_commit_is_kept_in_the_lock(
                 with await environments.acquire(spec(asked, refresh=True)) as found:
                     assert version_in(found.python, "forge") == "1.0"
                     digests.add(found.digest)
-                    shown = await commands.show(environments, found.digest)
+                    shown = await operations.show(environments, found.digest)
                     assert shown.facts.lock == (f"{asked}@{head}",)
                 await asyncio.to_thread(commit)
                 with await environments.acquire(spec(asked)) as found:
@@ -258,9 +247,9 @@ def test_no_disk_is_asked_on_the_event_loop(
     ("owner", "step"),
     [
         (claims.Claims, "take"),
-        (store.Store, "make_scratch"),
-        (skeletons.Skeletons, "_new"),
-        (stubs.Stubs, "_write"),
+        (layout.Store, "make_scratch"),
+        (spare_virtualenvs.SpareVirtualenvs, "_new"),
+        (base_stubs.Stubs, "_write"),
     ],
 )
 def test_what_was_being_made_when_a_call_left_is_undone(
@@ -306,7 +295,7 @@ def test_a_virtualenv_that_could_not_be_made_leaves_nothing(
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             await environments.open()
-            monkeypatch.setattr(skeletons, "make_virtualenv", half)
+            monkeypatch.setattr(spare_virtualenvs, "make_virtualenv", half)
             with pytest.raises(DiskFull):
                 await environments.acquire(spec("alpha"))
         assert os.listdir(setup.store("scratch")) == []
@@ -321,12 +310,12 @@ _WITHOUT_DRAFT = {"quota_mb": 100_000}
     ("owner", "step", "settings"),
     [
         (Path, "guess.in", {}),
-        (drafts, "furnish", {}),
+        (speculation, "furnish", {}),
         (Path, "requirements.in", {}),
         (Path, "lock.txt", _WITHOUT_DRAFT),
         (builder, "furnish", _WITHOUT_DRAFT),
         (builder.Builder, "_complete", {}),
-        (store.Store, "publish", {}),
+        (layout.Store, "publish", {}),
     ],
 )
 def test_nothing_is_deleted_while_a_thread_works_on_it(

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import DiskFull, Environments, Spec, StoreUnavailable, opened, uv_cli
-from flashpool.envs.ground import Ground
-from flashpool.envs.holders import Holders
-from flashpool.envs.leases import Marks
+from flashpool.envs import DiskFull, Environments, Spec, StoreUnavailable, uv_cli
+from flashpool.envs.acquiring import store_cache
+from flashpool.envs.acquiring.open_store import OpenStore
+from flashpool.envs.store.lease_files import Marks
+from flashpool.envs.store.liveness import Liveness
 
 Run = Callable[[Any], Any]
 VersionIn = Callable[[Path, str], str]
@@ -55,7 +56,7 @@ def test_a_failure_that_repeats_opens_nothing_twice(
 def test_a_volume_that_comes_and_goes_is_opened_once_each(
     setup: Any, run: Run, version_in: VersionIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(store_cache, "_LOOK_AGAIN_S", 0.0)
 
     async def main() -> None:
         async with Environments(setup.settings(hold_s=0.0)) as environments:
@@ -109,7 +110,7 @@ def test_every_failure_of_the_disk_is_typed(
                     patch.setattr(uv_cli.Uv, "resolve", resolve)
                     patch.setattr(Marks, "may_evict", full)
                 else:
-                    patch.setattr(Holders, "beat", full)
+                    patch.setattr(Liveness, "beat", full)
                 with pytest.raises(DiskFull) as caught:
                     await environments.acquire(spec("alpha"))
             assert "what to do" in str(caught.value)
@@ -148,7 +149,7 @@ def test_a_volume_that_stays_away_is_told_once(
     beats = 0
     working = range(5, 10)
 
-    def beat(_ground: Ground) -> None:
+    def beat(_ground: OpenStore) -> None:
         nonlocal beats
         beats += 1
         if beats not in working:
@@ -157,7 +158,7 @@ def test_a_volume_that_stays_away_is_told_once(
     async def main() -> None:
         async with Environments(setup.settings(heartbeat_s=0.05)) as environments:
             await environments.open()
-            monkeypatch.setattr(Ground, "beat", beat)
+            monkeypatch.setattr(OpenStore, "beat", beat)
             deadline = time.monotonic() + 20
             while beats < 15:
                 assert time.monotonic() < deadline

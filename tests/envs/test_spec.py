@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flashpool.envs import Spec, SpecRefused, references
+from flashpool.envs import Spec, SpecRefused
+from flashpool.envs.resolving import references
+from flashpool.envs.resolving.spec import NormalSpec, normalise
 from flashpool.envs.settings import REFERENCE_KINDS
-from flashpool.envs.spec import NormalSpec, normalise
 
 
 def normal(*requirements: str, **rest: object) -> NormalSpec:

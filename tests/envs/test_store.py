@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import leases, manifest
-from flashpool.envs.claims import Claims
 from flashpool.envs.errors import Tampered
-from flashpool.envs.eviction import DiskUse, Evictor, Limits, evict_archives, sweep
-from flashpool.envs.holders import Holders, parse_holder
-from flashpool.envs.leases import LeaseTable, Marks
-from flashpool.envs.memo import StoredMemo
-from flashpool.envs.store import Store, read_json, write_json
+from flashpool.envs.resolving.memo import StoredMemo
+from flashpool.envs.store import lease_files, manifest
+from flashpool.envs.store.claims import Claims
+from flashpool.envs.store.eviction import DiskUse, Evictor, Limits, evict_archives, sweep
+from flashpool.envs.store.layout import Store, read_json, write_json
+from flashpool.envs.store.lease_files import LeaseTable, Marks
+from flashpool.envs.store.liveness import Liveness, parse_holder
 
 A, B = "a" * 40, "b" * 40
 
@@ -27,7 +27,7 @@ class Pod:
     """One process's view of a store."""
 
     def __init__(self, store: Store, *, stale_s: float = 60, claim_stale_s: float = 60) -> None:
-        self.holders = Holders(
+        self.holders = Liveness(
             store.holders, heartbeat_s=0.01, stale_s=stale_s, claim_stale_s=claim_stale_s
         )
         self.holders.beat()
@@ -405,7 +405,7 @@ def test_an_evictor_that_was_stopped_puts_back_what_is_used(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has looked, and is stopped for longer than a user waits for it."""
-    monkeypatch.setattr(leases, "_INTENT_LIMIT_S", 0.05)
+    monkeypatch.setattr(lease_files, "_INTENT_LIMIT_S", 0.05)
     path = environment(store, A)
     here, there = Pod(store), Pod(store)
     looked = here.marks.users

@@ -13,14 +13,9 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import (
-    CompilerMissing,
-    Environments,
-    Spec,
-    SystemPackagesFailed,
-    system_packages,
-)
-from flashpool.envs.system_packages import SystemPackages
+from flashpool.envs import CompilerMissing, Environments, Spec, SystemPackagesFailed
+from flashpool.envs.building import system_packages
+from flashpool.envs.building.system_packages import SystemPackages
 
 Run = Callable[[Any], Any]
 
@@ -143,7 +138,7 @@ def test_who_waits_for_the_lock_can_leave(machine: Path, run: Run) -> None:
 _HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from flashpool.envs.system_packages import _machine_lock
+from flashpool.envs.building.system_packages import _machine_lock
 
 async def main():
     async with _machine_lock(Path(sys.argv[1]), print):

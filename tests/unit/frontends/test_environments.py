@@ -9,8 +9,8 @@ import pytest
 
 from flashpool import envs
 from flashpool.envs import EnvSettings, Spec
-from flashpool.envs.environment import Environment, Lease
-from flashpool.envs.preloads import Preloads
+from flashpool.envs.lease import Environment, Lease
+from flashpool.envs.store.preloads import Preloads
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.environments import StoredEnvironments
 from flashpool.pool.errors import EnvironmentError, InvalidRequest, Overloaded, Timeout

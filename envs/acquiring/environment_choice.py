@@ -1,0 +1,168 @@
+"""From a raw spec to a plan and its digest: everything before anything is built.
+
+understand   Spec -> NormalSpec + base facts + request key
+from_base    the base itself, where it has all that is asked for
+plan         resolver.py, in a scratch directory
+digest       of the plan; local files count by content
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashpool.envs.concurrency.failure_cache import Failures
+from flashpool.envs.concurrency.single_flight import Report
+from flashpool.envs.errors import EnvironmentFailure
+from flashpool.envs.lease import Environment
+from flashpool.envs.resolving.base_interpreter import BaseFacts, Bases
+from flashpool.envs.resolving.digest import digest_of, request_key
+from flashpool.envs.resolving.interpreters import find_interpreter, is_version
+from flashpool.envs.resolving.plan import Guess, Plan, from_base
+from flashpool.envs.resolving.resolver import Question, Resolver
+from flashpool.envs.resolving.spec import NormalSpec, Spec, normalise
+from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store.scratch import scratch
+
+from .open_store import OpenStore
+
+__all__ = ["EnvironmentChoice", "ParsedRequest", "base_environment"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedRequest:
+    """A spec that was read, on the base it is meant for."""
+
+    spec: NormalSpec
+    base: BaseFacts
+    key: str
+    refresh: bool
+
+    @property
+    def failure_key(self) -> str:
+        """What a failure is remembered for: the machine's packages are no part of `key`."""
+        return " ".join((self.key, *self.spec.system_packages))
+
+
+class EnvironmentChoice:
+    """Reads specs, and remembers interpreters."""
+
+    def __init__(self, settings: EnvSettings) -> None:
+        self._settings = settings
+        self._bases = Bases()
+        self._pythons: dict[str, Path] = {}
+        self._missing = Failures(settings.failure_s)
+
+    async def look_at_base(self) -> BaseFacts:
+        """Probe the base now, so that no request waits for it."""
+        return await self._bases.facts(self._settings.base_python)
+
+    async def prepare(self, ground: OpenStore) -> None:
+        """Do what does not depend on a request: the first one waits the less."""
+        base = await self.look_at_base()
+        ground.skeletons.prepare(base)
+        try:
+            await self._resolver(ground).prepare(base)
+        except OSError as error:
+            _log.info("no stubs of the base beforehand: %s", error)
+
+    def _resolver(self, ground: OpenStore) -> Resolver:
+        return Resolver(uv=ground.uv, stubs=ground.stubs, pins=self._settings.runtime_pins)
+
+    async def understand(self, spec: Spec, ground: OpenStore) -> ParsedRequest:
+        """Normalise, find the interpreter, compute the request key."""
+        settings = self._settings
+        normal = await asyncio.to_thread(normalise, spec, references=settings.references)
+        if spec.refresh and normal.python_version:
+            self._missing.forget(normal.python_version)
+        base = await self._base(normal, ground)
+        key = request_key(normal, base, settings)
+        return ParsedRequest(spec=normal, base=base, key=key, refresh=spec.refresh)
+
+    async def _base(self, normal: NormalSpec, ground: OpenStore) -> BaseFacts:
+        base = await self._bases.facts(self._settings.base_python)
+        version = normal.python_version
+        if version is None or is_version(base, version):
+            return base
+        if version not in self._pythons:
+            self._pythons[version] = await self._found(version, ground)
+        # Another interpreter has packages of its machine's history, not of the image's.
+        return (await self._bases.facts(self._pythons[version])).bare()
+
+    async def _found(self, version: str, ground: OpenStore) -> Path:
+        known = self._missing.recall(version)
+        if known is not None:
+            raise known
+        try:
+            facts = await find_interpreter(version, self._bases, ground.uv, ground.store.root)
+        except EnvironmentFailure as failure:
+            self._missing.remember(version, failure)
+            raise
+        return facts.python
+
+    def from_base(self, asked: ParsedRequest) -> Plan | None:
+        """The plan that builds nothing, where the base has everything."""
+        plan = from_base(asked.spec, asked.base)
+        own = asked.base.python == self._settings.base_python
+        if plan is None or (own and not asked.spec.requirements):
+            return plan
+        # A base without cloudpickle or tblib gets a layer that has them; so does another
+        # Python, which may have any version of them, or another's packages altogether.
+        pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
+        return plan if pins <= set(asked.base.packages) else None
+
+    async def plan(
+        self, asked: ParsedRequest, ground: OpenStore, report: Report, *, thorough: bool = False
+    ) -> Plan:
+        """Resolve; raises the typed failure when nothing satisfies the requirements."""
+        async with scratch(ground.store, ground.holders.me) as folder:
+            question = Question(
+                spec=asked.spec,
+                base=asked.base,
+                folder=folder,
+                refresh=asked.refresh,
+                thorough=thorough,
+                progress=report,
+            )
+            plan = await self._resolver(ground).plan(question)
+        if plan.mode == "layer" and not plan.lines:
+            return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
+        return plan
+
+    def guess(self, asked: ParsedRequest, ground: OpenStore) -> Guess | None:
+        """What the plan will probably be, as far as the cache tells."""
+        if asked.refresh:
+            return None
+        return self._resolver(ground).guess(asked.spec, asked.base)
+
+    def digest(self, plan: Plan, asked: ParsedRequest) -> str:
+        """Key of the environment a plan makes."""
+        if plan.mode == "base":
+            return asked.base.fingerprint
+        contents = {
+            item.name: item.identity
+            for item in asked.spec.requirements
+            if item.direct and "@ sha256:" in item.identity
+        }
+        lines = [contents.get(_name_of(line), line) for line in plan.lines]
+        return digest_of(lines, asked.base, self._settings, layered=plan.layered)
+
+
+def _name_of(line: str) -> str:
+    return line.partition(" @ ")[0].partition("[")[0]
+
+
+def base_environment(base: BaseFacts) -> Environment:
+    """The base itself, as an environment."""
+    return Environment(
+        digest=base.fingerprint,
+        python=base.python,
+        root=None,
+        site_dirs=base.site_dirs,
+        mode="base",
+        origin="base",
+    )

@@ -1,0 +1,168 @@
+"""Take what exists: an environment on this disk, or an archive on the volume.
+
+    look      mark -> facts -> verify (once a process) -> lease table entry
+    fetch     manifest -> unpack in scratch -> publish locally -> look
+    pack      the other way round
+
+Whatever is found damaged is reported as absent, and remembered as damaged, so
+that the next build replaces it instead of yielding to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flashpool.envs.archives import archive
+from flashpool.envs.building.metadata import site_packages_of
+from flashpool.envs.errors import Tampered
+from flashpool.envs.lease import Environment, Origin, Seconds
+from flashpool.envs.resolving.base_interpreter import BaseFacts
+from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store import manifest
+from flashpool.envs.store.eviction import evict_archives
+
+from .open_store import OpenStore
+
+__all__ = ["Lookup"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """Environments that are there; every method blocks."""
+
+    ground: OpenStore
+    settings: EnvSettings
+    damaged: set[str] = field(default_factory=set)
+    bad_archives: set[str] = field(default_factory=set)
+    _verified: dict[str, float] = field(default_factory=dict)
+
+    def look(
+        self, digest: str, origin: Origin, seconds: Seconds | None = None
+    ) -> Environment | None:
+        """Hold what lies in the store under this digest; None when nothing usable does.
+
+        It stays in the lease table, idle: the caller takes its lease there.
+        """
+        table = self.ground.table
+        with table.pinning(digest):
+            self.ground.marks.put(digest)
+            environment = self._checked(digest)
+            if environment is not None:
+                table.enter(digest, environment)
+                table.give_back(digest)
+                return environment.seen_as(origin, seconds)
+        if digest not in table.held():
+            table.retire(digest)
+        return None
+
+    def trust(self, digest: str, created: float) -> None:
+        """Whoever has just listed an environment's files need not compare them with the list."""
+        self._verified[digest] = created
+
+    def _checked(self, digest: str) -> Environment | None:
+        path = self.ground.store.environment(digest)
+        if not path.is_dir():
+            return None
+        try:
+            facts = self._verify(path)
+        except Tampered as error:
+            _log.warning("%s", error)
+            self.damaged.add(digest)
+            return None
+        self.damaged.discard(digest)
+        return environment_of(path, facts)
+
+    def _verify(self, path: Path) -> manifest.Facts:
+        facts = manifest.read_facts(path)
+        if facts is None or facts.digest != path.name:
+            raise Tampered(f"environment {path.name} has no facts")
+        if not os.path.exists(path / "bin" / "python"):
+            raise Tampered(f"environment {path.name} has no interpreter")
+        if self._verified.get(facts.digest) == facts.created:
+            return facts
+        if self.settings.volume_key and self.ground.places.mode == "volume":
+            manifest.check_seal(path, self.settings.volume_key)
+        else:
+            manifest.check_sizes(path)
+        self._verified[facts.digest] = facts.created
+        return facts
+
+    def promised(self, digest: str) -> archive.ArchiveInfo | None:
+        """What an archive on the volume says it is; None when there is none that is usable."""
+        try:
+            return archive.read_manifest(self.ground.shared, digest, self.settings.volume_key)
+        except (Tampered, FileNotFoundError) as error:
+            self._set_aside(digest, error)
+            return None
+
+    def fetch(self, info: archive.ArchiveInfo, base: BaseFacts) -> bool:
+        """Unpack an archive into the local store; False when it is not what it promised."""
+        try:
+            self._unpack(info, base)
+        except (Tampered, FileNotFoundError, FileExistsError) as error:
+            # A file where the links to the interpreter belong was never packed by us.
+            self._set_aside(info.digest, error)
+            return False
+        self._touch_archive(info.digest)
+        return True
+
+    def _set_aside(self, digest: str, error: Exception) -> None:
+        _log.warning("archive %s cannot be used: %s", digest, error)
+        self.bad_archives.add(digest)
+
+    def _unpack(self, info: archive.ArchiveInfo, base: BaseFacts) -> None:
+        store = self.ground.store
+        with store.scratch(self.ground.holders.me) as folder:
+            target = folder / "env"
+            archive.unpack(info, self.ground.shared.archive(info.digest), target, base.real_python)
+            manifest.write_facts(target, info.facts)
+            replace = info.digest in self.damaged
+            store.publish(target, store.environment(info.digest), replace=replace)
+        self.trust(info.digest, info.facts.created)
+
+    def _touch_archive(self, digest: str) -> None:
+        try:
+            os.utime(self.ground.shared.archive_manifest(digest))
+        except OSError:
+            pass  # a volume that cannot be written keeps no order of use
+
+    def archived(self, digest: str) -> bool:
+        """Whether an archive is on the volume, and not known to be bad."""
+        if not self.ground.archives or digest in self.bad_archives:
+            return False
+        return self.ground.shared.archive_manifest(digest).is_file()
+
+    def unfinished(self, digest: str) -> bool:
+        """Whether bytecode, seal or archive are still to be made."""
+        if not manifest.sealed(self.ground.store.environment(digest)):
+            return True
+        return self.ground.archives_writable and not self.archived(digest)
+
+    def pack(self, digest: str) -> None:
+        """Put an archive of a finished local environment on the volume."""
+        archive.pack(
+            self.ground.store.environment(digest),
+            self.ground.shared,
+            self.ground.shared_holders.me,
+            self.settings.volume_key,
+        )
+        self.bad_archives.discard(digest)
+        evict_archives(self.ground.shared, self.ground.evictor.limits.quota)
+
+
+def environment_of(path: Path, facts: manifest.Facts) -> Environment:
+    """The environment in a published directory."""
+    layer = site_packages_of(path)
+    return Environment(
+        digest=facts.digest,
+        python=path / "bin" / "python",
+        root=path,
+        site_dirs=(layer, *(Path(folder) for folder in facts.site_dirs)),
+        mode=facts.mode,
+        origin="memo",
+    )

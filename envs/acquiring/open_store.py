@@ -1,0 +1,221 @@
+"""What an open store consists of, wired together; and its heartbeat.
+
+    Ground   local store: holders, marks, lease table, claims, evictor, builder
+             shared store: memo, preloads, archives, claims between pods
+    Pulse    a thread that touches heartbeats and lets go of idle environments
+
+In volume and local mode the two stores are one object, with one set of holders.
+The pulse is a thread because an event loop that is busy for a minute must not
+look dead to other pods.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, replace
+from typing import Final
+
+from flashpool.envs.building.builder import Builder
+from flashpool.envs.building.spare_virtualenvs import SpareVirtualenvs
+from flashpool.envs.building.speculation import SpeculativeBuilds
+from flashpool.envs.lease import Environment
+from flashpool.envs.resolving.base_stubs import Stubs
+from flashpool.envs.resolving.memo import StoredMemo
+from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store.claims import Claims
+from flashpool.envs.store.eviction import Evictor, Limits, sweep
+from flashpool.envs.store.layout import Store
+from flashpool.envs.store.lease_files import LeaseTable, Marks
+from flashpool.envs.store.liveness import Liveness
+from flashpool.envs.store.locations import Places
+from flashpool.envs.uv_cli import Uv, find_uv
+
+__all__ = ["HeartbeatThread", "OpenStore", "open_ground"]
+
+_log = logging.getLogger(__name__)
+_MB: Final = 1024 * 1024
+#: Heartbeats between two rounds of sweeping up.
+_SWEEP_EVERY: Final = 30
+#: A heartbeat takes milliseconds, a sweep seconds; a volume that hangs, for ever.
+_STOP_LIMIT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStore:
+    """One open place for environments."""
+
+    places: Places
+    store: Store
+    shared: Store
+    holders: Liveness
+    shared_holders: Liveness
+    marks: Marks
+    table: LeaseTable[Environment]
+    claims: Claims
+    memo: StoredMemo
+    evictor: Evictor
+    builder: Builder
+    skeletons: SpareVirtualenvs
+    drafts: SpeculativeBuilds
+    stubs: Stubs
+    uv: Uv
+
+    @property
+    def archives(self) -> bool:
+        """Whether environments travel as archives."""
+        return self.places.mode == "archive"
+
+    @property
+    def archives_writable(self) -> bool:
+        return self.archives and not self.places.read_only
+
+    def beat(self) -> None:
+        """One heartbeat in each store; blocking."""
+        # First, for where the volume is gone the rest is an error.
+        self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
+        if not self.holders.beat():
+            self.table.mark_again()
+        if self.archives_writable:
+            self.shared_holders.beat()
+
+    def sweep(self) -> None:
+        """Clean up after dead processes, in each store, and what is too old; blocking."""
+        sweep(self.store, self.holders)
+        self.evictor.evict_aged()
+        if self.archives_writable:
+            sweep(self.shared, self.shared_holders)
+
+    def take_up(self) -> None:
+        """Use it again after something failed: directories may be gone; blocking."""
+        self.store.prepare()
+        self.beat()
+
+    def leave(self) -> None:
+        """Let go of everything; blocking."""
+        self.table.clear()
+        self.holders.leave()
+        if self.archives_writable:
+            self.shared_holders.leave()
+
+
+def open_ground(settings: EnvSettings, places: Places) -> OpenStore:
+    """Make the directories, start to be seen, sweep up after the dead; blocking."""
+    store = Store(places.local)
+    store.prepare()
+    shared = store if places.shared == places.local else Store(places.shared)
+    if shared is not store and not places.read_only:
+        shared.prepare()
+    holders = _holders(store, settings)
+    shared_holders = holders if shared is store else _holders(shared, settings)
+    marks = Marks(store, holders)
+    table: LeaseTable[Environment] = LeaseTable(marks, hold_s=settings.hold_s)
+    uv = Uv(
+        executable=find_uv(settings),
+        cache=places.cache,
+        settings=_linking(settings, places),
+        limit_s=settings.build_timeout_s,
+    )
+    skeletons = SpareVirtualenvs(uv, store, holders.me)
+    claims = _claims(places, store, shared, holders, shared_holders)
+    evictor = Evictor(store, holders, marks, table, limits_of(settings))
+    ground = OpenStore(
+        places=places,
+        store=store,
+        shared=shared,
+        holders=holders,
+        shared_holders=shared_holders,
+        marks=marks,
+        table=table,
+        claims=claims,
+        memo=StoredMemo(shared, settings.memo_s, settings.volume_key),
+        evictor=evictor,
+        builder=Builder(uv=uv, store=store, skeletons=skeletons, settings=settings),
+        skeletons=skeletons,
+        drafts=SpeculativeBuilds(uv, skeletons, claims, evictor.at_ease),
+        stubs=Stubs(store, holders.me),
+        uv=uv,
+    )
+    ground.beat()
+    ground.sweep()
+    _log.info("environments lie in %s (%s mode)", places.local, places.mode)
+    return ground
+
+
+def _linking(settings: EnvSettings, places: Places) -> EnvSettings:
+    """From a cache elsewhere nothing can be linked."""
+    if places.cache.parent == places.local:
+        return settings
+    return replace(settings, link_mode="copy")
+
+
+def limits_of(settings: EnvSettings) -> Limits:
+    """The limits in bytes."""
+    return Limits(
+        quota=settings.quota_mb * _MB,
+        min_free=settings.min_free_mb * _MB,
+        max_age_s=settings.max_age_s,
+    )
+
+
+def _holders(store: Store, settings: EnvSettings) -> Liveness:
+    return Liveness(
+        store.holders,
+        heartbeat_s=settings.beat_s,
+        stale_s=settings.stale_s,
+        claim_stale_s=settings.claim_stale_s,
+    )
+
+
+def _claims(
+    places: Places, store: Store, shared: Store, mine: Liveness, common: Liveness
+) -> Claims:
+    """Claims lie where all who might build the same thing can see them."""
+    if places.read_only:
+        return Claims(store, mine)
+    return Claims(shared, common)
+
+
+class HeartbeatThread:
+    """The heartbeat thread of one ground."""
+
+    def __init__(self, ground: OpenStore, period_s: float) -> None:
+        self._ground = ground
+        self._period_s = period_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="flashpool-envs-pulse", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        count = 0
+        told = ""
+        while not self._stop.wait(self._period_s):
+            count += 1
+            problem = self._beat(swept=count % _SWEEP_EVERY == 0)
+            if problem and problem != told:
+                _log.warning("no heartbeat in %s: %s", self._ground.store.root, problem)
+            told = problem
+
+    def _beat(self, *, swept: bool) -> str:
+        """What went wrong: a volume that is gone for a while comes back, as the next beat tells."""
+        try:
+            self._ground.beat()
+            self._ground.table.sweep()
+            if swept:
+                self._ground.sweep()
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def stop(self) -> None:
+        """Stop and leave the store; blocking."""
+        self._stop.set()
+        self._thread.join(_STOP_LIMIT_S)
+        if self._thread.is_alive():
+            _log.warning("%s does not answer: it is left without a word", self._ground.store)
+            return
+        try:
+            self._ground.leave()
+        except OSError as error:
+            _log.info("%s was left without a word: %s", self._ground.store, error)

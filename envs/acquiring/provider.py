@@ -1,0 +1,307 @@
+"""Provide one digest: find it, wait for whoever builds it, or build it.
+
+existing -> here or in an archive
+provide  -> existing, else one flight per digest:
+              a place among the builds, then
+              claim? build -> publish -> (background: bytecode, seal, archive, quota)
+              no claim? look again until it is there or the claim is stale
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeVar
+
+from flashpool.envs.building.builder import Order
+from flashpool.envs.building.speculation import SpeculativeBuild
+from flashpool.envs.concurrency.build_slots import BuildSlots
+from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo, run_in_thread_shielded
+from flashpool.envs.concurrency.single_flight import Report, SingleFlight
+from flashpool.envs.errors import CompilerMissing, EnvironmentFailure, is_full
+from flashpool.envs.lease import Environment, Seconds
+from flashpool.envs.resolving.base_interpreter import BaseFacts
+from flashpool.envs.resolving.memo import Remembered
+from flashpool.envs.resolving.plan import Plan
+from flashpool.envs.resolving.spec import NormalSpec
+from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store.eviction import Evicted
+
+from .lookup import Lookup
+from .open_store import OpenStore
+from .quota import Quota, Tell
+
+__all__ = ["Provider", "Wanted"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+#: Nothing tells one pod that another has published: the file system must be asked.
+_FIRST_WAIT_S: Final = 0.02
+_LONGEST_WAIT_S: Final = 0.5
+
+EnsureTools = Callable[["Provider", Report], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One digest, and how it would be built."""
+
+    digest: str
+    #: Of the request: who has begun with it elsewhere is let finish.
+    key: str
+    plan: Plan
+    base: BaseFacts
+    spec: NormalSpec
+    draft: SpeculativeBuild | None = None
+
+
+class Provider:
+    """Environments of one ground."""
+
+    def __init__(
+        self,
+        ground: OpenStore,
+        settings: EnvSettings,
+        *,
+        berths: BuildSlots,
+        ensure_system: EnsureTools,
+    ) -> None:
+        self.ground = ground
+        self.shelf = Lookup(ground=ground, settings=settings)
+        self.room = Quota(ground, settings)
+        self._settings = settings
+        self._berths = berths
+        self._finishers = asyncio.Semaphore(settings.builds)
+        self._ensure_system = ensure_system
+        self._builds: SingleFlight[Environment] = SingleFlight()
+        self._fetches: SingleFlight[bool] = SingleFlight()
+        self._finishing: dict[str, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Provider {self.ground.places.mode} {self.ground.store.root}>"
+
+    async def remembered(self, key: str) -> Remembered | None:
+        """What the volume remembers of a request; a volume that fails remembers nothing."""
+        try:
+            return await asyncio.to_thread(self.ground.memo.get, key)
+        except OSError as error:
+            _log.warning("the shared memo cannot be read: %s", error)
+            return None
+
+    async def remember(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
+        """Tell all pods what a request means."""
+        if self.ground.places.read_only:
+            return
+        try:
+            await asyncio.to_thread(self.ground.memo.put, key, digest, requirements)
+        except OSError as error:
+            _log.warning("the shared memo cannot be written: %s", error)
+
+    async def existing(self, digest: str, base: BaseFacts, report: Report) -> Environment | None:
+        """The environment, when nothing has to be built for it."""
+        held = self.ground.table.take(digest)
+        if held is not None:
+            self.ground.table.give_back(digest)
+            return held
+        found = await asyncio.to_thread(self.shelf.look, digest, "disk")
+        if found is None and self.ground.archives and await self._fetch(digest, base, report):
+            found = await asyncio.to_thread(self.shelf.look, digest, "archive")
+        if found is not None:
+            await self._finish_if_needed(digest)
+        return found
+
+    async def _fetch(self, digest: str, base: BaseFacts, report: Report) -> bool:
+        async def unpack(tell: Report) -> bool:
+            try:
+                promised = await asyncio.to_thread(self.shelf.promised, digest)
+                if promised is None:
+                    return False
+                await self.room.reserve(digest, promised.room, promised.room, tell)
+                return await asyncio.to_thread(self.shelf.fetch, promised, base)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                _log.warning("archive %s cannot be read: %s", digest, error)
+                return False
+            finally:
+                self.room.finished(digest)
+
+        return await self._fetches.join(digest, unpack, progress=report)
+
+    async def provide(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        """The environment, built if need be, however many ask."""
+        return await self._builds.join(
+            wanted.digest, lambda line: self._provide(wanted, seconds, line), progress=report
+        )
+
+    async def _provide(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        wait_s = _FIRST_WAIT_S
+        told = False
+        while True:
+            found = await self.existing(wanted.digest, wanted.base, report)
+            if found is not None:
+                if told:  # whoever built it may have died as it was done
+                    await asyncio.to_thread(self.ground.claims.elsewhere, wanted.key)
+                return replace(found, seconds=seconds)
+            # A place first: with the claim in hand it would keep other processes waiting.
+            async with self._berths.place(report, begun=True):
+                if await self._claim(wanted.digest, wanted.key):
+                    return await self._claimed(wanted, seconds, report)
+            if not told:
+                report("Another process is building this environment: waiting for it")
+                told = True
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
+
+    async def _claimed(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        """With the claim: look once more, for it may have been published in between."""
+        try:
+            found = await self.existing(wanted.digest, wanted.base, report)
+            if found is None:
+                found = await self._build(wanted, seconds, report)
+        finally:
+            # What goes on in the background keeps the claim, and its bytes to come.
+            if wanted.digest not in self._finishing:
+                self.room.finished(wanted.digest)
+                await run_in_thread_shielded(self._release_claim, wanted.digest)
+        return replace(found, seconds=found.seconds if not found.hit else seconds)
+
+    async def _claim(self, digest: str, key: str | None = None) -> bool:
+        """Nobody who has one of the two waits for the other's holder to let go of that one."""
+        claims = self.ground.claims
+
+        def take() -> bool:
+            return (key is None or not claims.elsewhere(key)) and claims.take(digest)
+
+        def give_back(taken: bool) -> None:
+            if taken and digest not in self._finishing:
+                self._release_claim(digest)
+
+        return await run_in_thread_or_undo(take, give_back)
+
+    def _release_claim(self, digest: str) -> None:
+        try:
+            self.ground.claims.release(digest)
+        except OSError as error:
+            _log.warning("the claim on %s stays until it is stale: %s", digest, error)
+
+    async def _build(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
+        await self.make_room()
+        order = Order(
+            digest=wanted.digest,
+            plan=wanted.plan,
+            base=wanted.base,
+            roots=wanted.spec.lines,
+            replace=wanted.digest in self.shelf.damaged,
+            draft=wanted.draft,
+        )
+        if order.replace:
+            # A file that was written to in place is the cache's file too.
+            await self.room.clean_cache(tuple(item.name for item in wanted.plan.decisions))
+        async with self.room.guard():
+            made = await self.with_tools(
+                lambda: self.ground.builder.build(order, report, self.room.admit), report
+            )
+        self.shelf.trust(wanted.digest, made.created)
+        whole = replace(made.seconds, resolve=seconds.resolve)
+        found = await asyncio.to_thread(self.shelf.look, wanted.digest, "built", whole)
+        if found is None:
+            raise EnvironmentFailure(
+                f"environment {wanted.digest} was gone right after it was built",
+                advice="somebody else deletes from the volume; ask again",
+            )
+        await self._finish_if_needed(wanted.digest)
+        self.ground.skeletons.prepare(wanted.base)
+        return found
+
+    async def with_tools(self, work: Callable[[], Awaitable[T]], report: Report) -> T:
+        """Do it; again with build tools installed, where they were missing and may be."""
+        try:
+            return await work()
+        except CompilerMissing:
+            if not self._settings.auto_build_tools:
+                raise
+        await self._ensure_system(self, report)
+        return await work()
+
+    # -- after publication ----------------------------------------------------------------
+
+    async def _finish_if_needed(self, digest: str) -> None:
+        """Start the background part, unless it runs, here or in another process."""
+        if digest in self._finishing or not await asyncio.to_thread(self.shelf.unfinished, digest):
+            return
+        if not await self._claim(digest) or digest in self._finishing:
+            return  # who came to it in the meantime has the claim, which is this process's
+        task = asyncio.get_running_loop().create_task(self._finish(digest))
+        self._finishing[digest] = task
+
+    async def _finish(self, digest: str) -> None:
+        """Bytecode, seal, archive, quota: the environment is in use meanwhile."""
+        held = self.ground.table.take(digest)
+        try:
+            if held is not None:  # else it was evicted in the meantime
+                await self._complete(digest)
+        except (OSError, EnvironmentFailure) as error:
+            _log.warning("environment %s works, but is not finished: %s", digest, error)
+        finally:
+            if held is not None:
+                self.ground.table.give_back(digest)
+            self._finishing.pop(digest, None)
+            self.room.finished(digest)
+            await run_in_thread_shielded(self._release_claim, digest)
+        await self.make_room(reserve=False)
+
+    async def _complete(self, digest: str) -> None:
+        path = self.ground.store.environment(digest)
+        async with self._finishers:
+            await self.ground.builder.finish(path, path)
+        if self.ground.archives_writable:
+            await asyncio.to_thread(self.shelf.pack, digest)
+
+    async def settled(self) -> None:
+        """Wait until nothing is left to be done in the background."""
+        while self._finishing:
+            await asyncio.wait(list(self._finishing.values()))
+        await self.ground.drafts.settled()
+        await self.ground.skeletons.settled()
+
+    def on_pressure(self, tell: Tell) -> None:
+        """Be told which digests would be evicted, were they not leased here; see `Quota`."""
+        self.room.on_pressure(tell)
+
+    async def make_room(self, *, reserve: bool = True) -> Evicted:
+        """Evict until the limits are met, with room for one more where asked."""
+        return await self.room.make(reserve=reserve)
+
+    async def evict_unused(self) -> Evicted:
+        """Everything that nobody uses goes."""
+        return await self.room.everything()
+
+    async def is_there(self, digest: str) -> bool:
+        """Whether nothing would have to be built for it; a volume that fails has nothing."""
+        try:
+            return await asyncio.to_thread(self.present, digest) != "absent"
+        except OSError:
+            return False
+
+    def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
+        """Where a digest is ready; blocking."""
+        if digest in self.ground.store.digests():
+            return "disk"
+        return "archive" if self.shelf.archived(digest) else "absent"
+
+    async def close(self) -> None:
+        """Cancel what runs and wait for its end."""
+        await self._builds.close()
+        await self._fetches.close()
+        tasks = list(self._finishing.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.ground.drafts.settled()
+        await self.ground.skeletons.close()
+        await self.ground.stubs.close()

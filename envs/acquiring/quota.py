@@ -1,0 +1,239 @@
+"""Keep a store within its limits: before a build, while it grows, before it is published.
+
+    make     evict until one more environment has room; uv's cache goes last
+    guard    the same again and again while uv fills the disk: nobody knows a size beforehand
+    admit    the last gate before publication: what will be written still (bytecode) counts
+             as written. No room although all that is idle went? Wait for leases to go back,
+             then refuse.
+    reserve  the same gate, where the size is known: before an archive is unpacked
+
+So a quota is passed neither by what lies in the store nor by what is about to, and what
+calls use is never touched for it. What other processes are about to write is not known
+here: each admits its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from flashpool.envs.concurrency.cancellation import wait_for_shielded
+from flashpool.envs.concurrency.single_flight import Report
+from flashpool.envs.errors import EnvironmentFailure, QuotaReached
+from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store.eviction import Evicted
+
+from .open_store import OpenStore
+
+__all__ = ["Quota", "Tell"]
+
+Tell = Callable[[tuple[str, ...]], Iterable[str] | None]
+
+_log = logging.getLogger(__name__)
+_CLEANING_LIMIT_S: Final = 20.0
+#: The end of idle processes takes milliseconds.
+_LETTING_GO_S: Final = 0.02
+_LETTING_GO_LIMIT_S: Final = 5.0
+_MB: Final = 1024 * 1024
+_BLOCK: Final = 4096
+#: Bytecode against its source: with few comments it is the larger of the two.
+_BYTECODE: Final = 2
+#: Looking while a build goes on may take up to a fifth of the time.
+_LOOK_AGAIN_S: Final = 0.25
+_REST: Final = 4
+
+
+class Quota:
+    """The limits of one ground; on one event loop."""
+
+    def __init__(self, ground: OpenStore, settings: EnvSettings) -> None:
+        self._ground = ground
+        self._settings = settings
+        #: Bytes that published environments will still take, by digest.
+        self._coming: dict[str, int] = {}
+        self._pressure: list[Tell] = []
+
+    def __repr__(self) -> str:
+        return f"<Room quota={self._ground.evictor.limits.quota} coming={self._coming}>"
+
+    def on_pressure(self, tell: Tell) -> None:
+        """Be told which digests would be evicted, were they not leased here.
+
+        Answer those whose leases come back within moments. Telling it twice changes nothing.
+        """
+        if tell not in self._pressure:
+            self._pressure.append(tell)
+
+    async def make(self, *, reserve: bool = True) -> Evicted:
+        """Evict until the limits are met, with room for one more where asked."""
+        more = await asyncio.to_thread(self._ground.evictor.reserve) if reserve else 0
+        return await self._make(more)
+
+    async def _make(self, more: int) -> Evicted:
+        """What is to be added waits for what is about to be let go of, or both together
+        would pass the limit.
+        """
+        try:
+            evicted = await self._evict(more + sum(self._coming.values()))
+            leaving = self._press(evicted.wanted)
+            if more and leaving:
+                await self._until_free(leaving)
+                evicted = await self._evict(more + sum(self._coming.values()))
+        except OSError as error:
+            _log.warning("eviction failed: %s", error)
+            return Evicted()
+        return evicted
+
+    def _press(self, digests: tuple[str, ...]) -> set[str]:
+        if not digests:
+            return set()
+        return {one for tell in self._pressure for one in tell(digests) or ()}
+
+    async def _until_free(self, digests: set[str]) -> None:
+        deadline = time.monotonic() + _LETTING_GO_LIMIT_S
+        while time.monotonic() < deadline:
+            held = self._ground.table.held()
+            if not any(held.get(digest) for digest in digests):
+                return
+            await asyncio.sleep(_LETTING_GO_S)
+
+    async def _evict(self, more: int) -> Evicted:
+        evictor = self._ground.evictor
+        usage = await asyncio.to_thread(evictor.usage)
+        if not evictor.over(usage, more) and not evictor.limits.max_age_s:
+            return Evicted()
+        evicted = await asyncio.to_thread(evictor.run, reserve=more)
+        usage = await asyncio.to_thread(evictor.usage)
+        if not evictor.over(usage, more):
+            return evicted
+        return replace(evicted, cache_cleaned=await self.clean_cache())
+
+    async def everything(self) -> Evicted:
+        """The disk is full: everything that nobody uses goes, and uv's cache with it."""
+        try:
+            evicted = await asyncio.to_thread(self._ground.evictor.run, everything=True)
+        except OSError as error:
+            _log.warning("eviction failed: %s", error)
+            evicted = Evicted()
+        return replace(evicted, cache_cleaned=await self.clean_cache())
+
+    async def clean_cache(self, packages: tuple[str, ...] = ()) -> bool:
+        """Drop some packages from uv's cache, or all; False while another build uses it."""
+        cleaning = self._ground.uv.clean_cache(self._ground.store.root, packages)
+        try:
+            await wait_for_shielded(cleaning, _CLEANING_LIMIT_S)
+        except (asyncio.TimeoutError, EnvironmentFailure) as error:
+            # Another build uses the cache: it keeps what it needs, and is cleaned another time.
+            _log.info("uv's cache is not cleaned now: %s", error)
+            return False
+        return True
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """While uv works: evict as the disk fills."""
+        if not self._ground.evictor.limits.quota:
+            yield
+            return
+        watching = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+
+    async def _watch(self) -> None:
+        evictor = self._ground.evictor
+        while True:
+            began = time.monotonic()
+            more = sum(self._coming.values())
+            try:
+                if evictor.over(await asyncio.to_thread(evictor.usage), more):
+                    await asyncio.to_thread(evictor.run, reserve=more)
+            except OSError as error:
+                _log.warning("eviction failed: %s", error)
+            await asyncio.sleep(max(_LOOK_AGAIN_S, _REST * (time.monotonic() - began)))
+
+    async def admit(self, digest: str, environment: Path, report: Report) -> None:
+        """Return once there is room for a built environment, to the last byte; or refuse."""
+        if not self._ground.evictor.limits.quota:
+            return
+        coming = await asyncio.to_thread(_still_to_come, environment)
+        whole = coming + await asyncio.to_thread(_size_of, environment)
+        await self.reserve(digest, coming, whole, report)
+
+    async def reserve(self, digest: str, coming: int, whole: int, report: Report) -> None:
+        """Return once so many bytes may be written for a digest, `whole` in the end; or refuse.
+
+        They count as written until `finished`.
+        """
+        quota = self._ground.evictor.limits.quota
+        if not quota:
+            await self._make(coming)
+            return
+        limit = time.monotonic() + self._settings.room_wait_s
+        told = False
+        while not await self._fits(coming):
+            if time.monotonic() > limit:
+                raise _refusal(quota, whole)
+            if not told:
+                report("Environments in use fill the quota: waiting for one to be let go")
+                told = True
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self._coming[digest] = coming
+
+    async def _fits(self, coming: int) -> bool:
+        await self._make(coming)
+        usage = await asyncio.to_thread(self._ground.evictor.usage)
+        quota = self._ground.evictor.limits.quota
+        return usage.total + coming + sum(self._coming.values()) <= quota
+
+    def finished(self, digest: str) -> None:
+        """All that was to come of it has been written, or will not be."""
+        self._coming.pop(digest, None)
+
+
+def _refusal(quota: int, needed: int) -> QuotaReached:
+    if needed > quota:
+        return QuotaReached(
+            f"The environment takes {needed / _MB:.0f} MB, more than the quota of "
+            f"{quota / _MB:.0f} MB for all",
+            advice="raise FLASHPOOL_ENV_QUOTA_MB, or ask for fewer packages",
+        )
+    return QuotaReached(
+        f"Environments in use fill the quota of {quota / _MB:.0f} MB; this one takes "
+        f"{needed / _MB:.0f} MB",
+        advice="ask again when calls have ended, or raise FLASHPOOL_ENV_QUOTA_MB",
+    )
+
+
+def _still_to_come(environment: Path) -> int:
+    """At most: bytecode of every module, and the seal with its line for every file."""
+    size = files = 0
+    for folder, _, names in os.walk(environment):
+        modules = [name for name in names if name.endswith(".py")]
+        files += len(names) + len(modules)
+        size += _BLOCK if modules else 0
+        for name in modules:
+            source = os.lstat(os.path.join(folder, name)).st_size
+            size += _rounded(source * _BYTECODE)
+    return size + _rounded(files * 200)
+
+
+def _size_of(environment: Path) -> int:
+    sizes = (
+        os.lstat(os.path.join(folder, name)).st_size
+        for folder, _, names in os.walk(environment)
+        for name in names
+    )
+    return sum(_rounded(size) for size in sizes)
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

@@ -1,0 +1,218 @@
+"""Build one environment in scratch, complete it, publish it by one rename.
+
+    virtualenv -> uv pip install --no-deps (the plan's lines) -> .pth to the base, list of
+      files (or all that from a draft) -> check merged metadata -> facts -> rename
+
+A process killed between any two of these leaves a scratch directory that bears
+its name, and nothing else. Bytecode and the seal follow after publication, so
+that the first call need not wait for them; with a volume key they come before,
+because nobody may then use what is not sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from flashpool.envs.concurrency.cancellation import run_in_thread_shielded
+from flashpool.envs.errors import VerificationFailed
+from flashpool.envs.lease import Seconds
+from flashpool.envs.process import run
+from flashpool.envs.resolving.base_interpreter import BaseFacts
+from flashpool.envs.resolving.plan import Plan
+from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store import manifest
+from flashpool.envs.store.layout import Store
+from flashpool.envs.uv_cli import Progress, Uv
+
+from .metadata import problems, site_packages_of
+from .spare_virtualenvs import SpareVirtualenvs
+from .speculation import Begun, Furnished, SpeculativeBuild, furnish
+
+__all__ = ["Builder", "Made", "Order"]
+
+_log = logging.getLogger(__name__)
+
+_COMPILE_LIMIT_S: Final = 600.0
+
+
+#: Asked before publication; raises where there is no room.
+Admit = Callable[[str, Path, Progress], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """All a build needs to know."""
+
+    digest: str
+    plan: Plan
+    base: BaseFacts
+    roots: tuple[str, ...]
+    #: What lies under that digest is damaged.
+    replace: bool = False
+    #: What was begun before there was a plan.
+    draft: SpeculativeBuild | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A finished build: `created` tells it from one that another process published first."""
+
+    seconds: Seconds
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """Builds into one store."""
+
+    uv: Uv
+    store: Store
+    skeletons: SpareVirtualenvs
+    settings: EnvSettings
+
+    async def build(self, order: Order, progress: Progress, admit: Admit) -> Made:
+        """Build and publish; raises the typed failure of whatever stood in the way."""
+        began = time.monotonic()
+        watch = _FetchWatch(progress)
+        async with self._begun(order) as begun:
+            venv = begun.venv
+            furnished = begun.furnished or await self._furnish(order, begun.folder, watch)
+            for line in furnished.said:
+                progress(line)
+            facts = await run_in_thread_shielded(self._complete, order, venv, furnished)
+            if self.settings.volume_key:
+                final = self.store.environment(order.digest)
+                await self.finish(venv, final, jobs=os.cpu_count() or 1)
+            await admit(order.digest, venv, progress)
+            await run_in_thread_shielded(self._publish, order, venv)
+        total = time.monotonic() - began
+        seconds = Seconds(fetch=watch.seconds, build=total - watch.seconds)
+        return Made(seconds=seconds, created=facts.created)
+
+    @asynccontextmanager
+    async def _begun(self, order: Order) -> AsyncIterator[Begun]:
+        async with AsyncExitStack() as stack:
+            begun = None
+            if order.draft is not None and not order.replace:
+                begun = await order.draft.take(order.plan)
+            if begun is not None:
+                await stack.enter_async_context(begun.stack)
+            else:
+                folder = await stack.enter_async_context(self.skeletons.workshop(order.base))
+                begun = Begun(folder=folder, furnished=None, stack=stack)
+            yield begun
+
+    async def _furnish(self, order: Order, folder: Path, watch: _FetchWatch) -> Furnished:
+        venv = folder / "env"
+        # What is damaged may be damaged in the shared cache: take nothing from there.
+        uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
+        await self._install(uv, order.plan, venv, watch)
+        layered = order.plan.layered
+        return await run_in_thread_shielded(furnish, venv, order.base, layered=layered)
+
+    async def _install(self, uv: Uv, plan: Plan, venv: Path, watch: _FetchWatch) -> None:
+        if not plan.lines:
+            return
+        lock = venv.parent / "lock.txt"
+        text = "".join(f"{line}\n" for line in plan.lines)
+        await run_in_thread_shielded(lock.write_text, text)
+        watch.start()
+        await uv.install(venv, lock, progress=watch.line)
+
+    def _complete(self, order: Order, venv: Path, furnished: Furnished) -> manifest.Facts:
+        seen = order.base if order.plan.layered else order.base.bare()
+        found = problems(order.roots, furnished.packages, seen)
+        if found:
+            raise VerificationFailed(
+                "The environment that was built does not hold together",
+                words="\n".join(found[:20]),
+                advice="name versions that go together",
+            )
+        facts = _facts(order, seen, furnished.files, furnished.bytes)
+        manifest.write_facts(venv, facts)
+        return facts
+
+    def _publish(self, order: Order, venv: Path) -> None:
+        target = self.store.environment(order.digest)
+        if not self.store.publish(venv, target, replace=order.replace):
+            _log.info("environment %s was published by another process first", order.digest)
+
+    async def finish(self, environment: Path, final: Path, *, jobs: int = 1) -> None:
+        """Bytecode, then the seal over everything; may be repeated, and interrupted anywhere."""
+        # With a key, what Python would write itself later is a file that the seal does not know.
+        if self.settings.compile_bytecode or self.settings.volume_key:
+            await self._compile(environment, final, jobs)
+        await run_in_thread_shielded(manifest.seal, environment, self.settings.volume_key)
+
+    async def _compile(self, environment: Path, final: Path, jobs: int) -> None:
+        """In processes of the environment's own Python, at low priority.
+
+        Not with compileall's own workers: killed, they leave semaphores behind. A file
+        that does not compile (templates, code for other versions) is no failure:
+        nobody could import it either.
+        """
+        python = environment / "bin" / "python"
+        argv = ["nice", "-n", "10", str(python), "-I", "-S", "-m", "compileall", "-qq"]
+        argv += ["-s", str(environment), "-p", str(final)]
+        shares = await asyncio.to_thread(_shares, environment, jobs)
+        runs = [
+            run([*argv, *share], environment={"PATH": "/usr/bin:/bin"}, limit_s=_COMPILE_LIMIT_S)
+            for share in shares
+        ]
+        # One that fails leaves the others running: what they write must be there when it is sealed.
+        for end in await asyncio.gather(*runs, return_exceptions=True):
+            if isinstance(end, (OSError, TimeoutError)):
+                _log.warning("no bytecode for %s: %s", final.name, end)
+            elif isinstance(end, BaseException):
+                raise end
+
+
+def _shares(environment: Path, jobs: int) -> list[list[str]]:
+    """What is to be compiled, dealt out to so many processes."""
+    entries = sorted(
+        str(path)
+        for path in site_packages_of(environment).iterdir()
+        if path.suffix == ".py" or (path.is_dir() and path.suffix != ".dist-info")
+    )
+    return [share for start in range(jobs) if (share := entries[start::jobs])]
+
+
+class _FetchWatch:
+    """Passes uv's lines on, and takes the time until everything is downloaded and built."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._began = 0.0
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+
+    def line(self, line: str) -> None:
+        if line.startswith("Prepared "):
+            self.seconds = time.monotonic() - self._began
+        self._progress(line)
+
+
+def _facts(order: Order, seen: BaseFacts, files: int, size: int) -> manifest.Facts:
+    return manifest.Facts(
+        digest=order.digest,
+        mode=order.plan.mode,
+        python_version=order.base.version,
+        base_python=str(order.base.real_python),
+        site_dirs=tuple(str(folder) for folder in seen.site_dirs),
+        lock=order.plan.lines,
+        decisions=order.plan.decisions,
+        reason=order.plan.reason,
+        created=time.time(),
+        bytes=size,
+        files=files,
+    )

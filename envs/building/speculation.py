@@ -1,0 +1,268 @@
+"""An environment begun on a guess, while the index is still asked what versions there are.
+
+    asked for --+--> resolution, which asks the index ---------> plan --.
+                '--> draft: uv installs what the cache alone    --------+--> take(plan)
+                     would answer; files listed, metadata read              |
+                           the same packages: the build is done already <---+--> others: an
+                                                                     empty virtualenv, as if
+                                                                     nothing had been begun
+
+Asking the index takes longer than linking files from the cache, and needs nothing of it.
+A draft decides nothing: what gets built is what the resolution says, and a draft that
+holds something else is thrown away. It builds no source, asks nobody, takes no room but
+for names (so it is not begun where files would be copied, or room is short), and lies in
+scratch like all unfinished work. One process at a time begins with a request, and the
+others let it finish (claims.py). Who takes a draft owns it: the request that began it may
+be cancelled while others wait for the build.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo, run_in_thread_shielded
+from flashpool.envs.errors import EnvironmentFailure
+from flashpool.envs.resolving.base_interpreter import BaseFacts, BasePackage
+from flashpool.envs.resolving.plan import Guess, Plan, parse_lock
+from flashpool.envs.store import manifest
+from flashpool.envs.store.claims import Claims
+from flashpool.envs.uv_cli import Uv
+
+from .metadata import read_packages, site_packages_of
+from .spare_virtualenvs import SpareVirtualenvs
+from .virtualenv import make_virtualenv
+
+__all__ = ["Begun", "Furnished", "SpeculativeBuild", "SpeculativeBuilds", "furnish"]
+
+_log = logging.getLogger(__name__)
+
+_PTH: Final = "_flashpool_base.pth"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Furnished:
+    """A virtualenv with everything installed, and what is to be known of it."""
+
+    packages: Mapping[str, BasePackage]
+    files: int
+    bytes: int
+    #: What uv said of it: told to whoever asked, if it is what was asked for.
+    said: tuple[str, ...] = ()
+
+    def is_what(self, plan: Plan) -> bool:
+        """Whether it holds what a plan says, each package in its version, and no more."""
+        wanted = {item.name: item.version for item in parse_lock("\n".join(plan.lines))}
+        return wanted == {name: package.version for name, package in self.packages.items()}
+
+
+def furnish(venv: Path, base: BaseFacts, *, layered: bool) -> Furnished:
+    """After the last package: show it the base, read its metadata, list its files; blocking."""
+    site_packages = site_packages_of(venv)
+    if layered:
+        _show_base(site_packages, base)
+    packages = read_packages(site_packages)
+    files, size = manifest.list_files(venv)
+    return Furnished(packages=packages, files=files, bytes=size)
+
+
+def _show_base(site_packages: Path, base: BaseFacts) -> None:
+    """Let the layer see the base, after itself.
+
+    `addsitedir` rather than a bare path: the base's own .pth files count too.
+    """
+    lines = [f"import site; site.addsitedir({str(folder)!r})\n" for folder in base.site_dirs]
+    (site_packages / _PTH).write_text("".join(lines))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A scratch directory with a virtualenv in `env`: empty, unless `furnished`."""
+
+    folder: Path
+    furnished: Furnished | None
+    #: Closed, it leaves nothing of the directory.
+    stack: AsyncExitStack
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / "env"
+
+
+class SpeculativeBuild:
+    """One guess under way: taken once, or dropped."""
+
+    def __init__(
+        self,
+        guess: Guess,
+        base: BaseFacts,
+        making: Coroutine[Any, Any, Begun | None],
+        dropping: set[asyncio.Task[None]],
+    ) -> None:
+        self._task = asyncio.get_running_loop().create_task(making)
+        self._dropping = dropping
+        self._guess = guess
+        self._base = base
+        self._spoken_for = False
+
+    def __repr__(self) -> str:
+        state = "spoken for" if self._spoken_for else "to be had"
+        return f"<Draft of {self._guess.lines}, {state}>"
+
+    def claim(self) -> bool:
+        """Whether nobody has taken or dropped it yet; whoever is told so must do either."""
+        first, self._spoken_for = not self._spoken_for, True
+        return first
+
+    async def take(self, plan: Plan) -> Begun | None:
+        """Where to build this plan; None: there is nothing that would spare any work."""
+        if not self.claim():
+            return None
+        try:
+            # It may be right, and is nearly done: uv would need as long to begin anew.
+            begun = await asyncio.shield(self._task)
+            if begun is None:
+                return None
+            if begun.furnished is None or self._is_what(begun.furnished, plan):
+                return begun
+            return await self._emptied(begun)
+        except BaseException:
+            # Cancelled once more, this waits no longer; but it goes on, and is waited for.
+            await asyncio.shield(self.drop())
+            raise
+
+    def _is_what(self, furnished: Furnished, plan: Plan) -> bool:
+        return plan.layered == self._guess.layered and furnished.is_what(plan)
+
+    async def _emptied(self, begun: Begun) -> Begun:
+        """The same place with nothing in it: about an interpreter at another uv would ask."""
+        _log.info("begun with versions that are not the latest: building anew")
+        await run_in_thread_shielded(_empty, begun.folder, self._base)
+        return Begun(folder=begun.folder, furnished=None, stack=begun.stack)
+
+    def drop(self) -> asyncio.Task[None]:
+        """Leave nothing of it, in the background."""
+        task = asyncio.get_running_loop().create_task(self._drop())
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
+        return task
+
+    async def _drop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        begun = None if self._task.cancelled() else self._task.result()
+        if begun is not None:
+            await begun.stack.aclose()
+
+
+def _empty(folder: Path, base: BaseFacts) -> None:
+    venv = folder / "env"
+    venv.rename(folder / "wrong")  # deleted with the folder, which is later
+    make_virtualenv(venv, base.real_python, base.version)
+
+
+def _touched(venv: Path) -> bool:
+    """Whether uv came as far as installing anything."""
+    return any(site_packages_of(venv).iterdir())
+
+
+class SpeculativeBuilds:
+    """Begins drafts in one store; on one event loop."""
+
+    def __init__(
+        self, uv: Uv, skeletons: SpareVirtualenvs, claims: Claims, has_room: Callable[[], bool]
+    ) -> None:
+        self._uv = uv
+        self._skeletons = skeletons
+        self._claims = claims
+        #: Requests that this process has begun with: its claims do not tell it from itself.
+        self._keys: set[str] = set()
+        self._has_room = has_room
+        self._dropping: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def begun(
+        self, guess: Guess | None, base: BaseFacts, key: str
+    ) -> AsyncIterator[SpeculativeBuild | None]:
+        """A draft until the end of the block, or for as long as whoever took it needs."""
+        if guess is None or not await self._sensible():
+            yield None
+            return
+        draft = SpeculativeBuild(guess, base, self._make(guess, base, key), self._dropping)
+        try:
+            yield draft
+        finally:
+            if draft.claim():
+                draft.drop()
+                self._skeletons.prepare(base)  # the spare went with it
+
+    async def _sensible(self) -> bool:
+        linking = self._uv.settings.link_mode == "hardlink"
+        return linking and await asyncio.to_thread(self._has_room)
+
+    async def _make(self, guess: Guess, base: BaseFacts, key: str) -> Begun | None:
+        async with AsyncExitStack() as stack:
+            try:
+                if not await stack.enter_async_context(self._claimed(key)):
+                    return None
+                folder = await stack.enter_async_context(self._skeletons.workshop(base))
+                furnished = await self._furnished(guess, base, folder)
+            except (OSError, EnvironmentFailure) as error:
+                _log.debug("no draft of %s: %s", guess.lines, error)
+                return None
+            return Begun(folder=folder, furnished=furnished, stack=stack.pop_all())
+
+    @asynccontextmanager
+    async def _claimed(self, key: str) -> AsyncIterator[bool]:
+        if key in self._keys:
+            yield False
+            return
+        self._keys.add(key)
+        try:
+            taken = await run_in_thread_or_undo(
+                partial(self._claims.take, key), lambda _: self._release(key)
+            )
+            try:
+                yield taken
+            finally:
+                await run_in_thread_shielded(self._release, key)
+        finally:
+            self._keys.discard(key)
+
+    def _release(self, key: str) -> None:
+        try:
+            self._claims.release(key)
+        except OSError as error:
+            _log.warning("the claim on request %s stays until it is stale: %s", key, error)
+
+    async def _furnished(self, guess: Guess, base: BaseFacts, folder: Path) -> Furnished | None:
+        venv = folder / "env"
+        wanted, left_out = folder / "guess.in", folder / "excludes.txt"
+        said: list[str] = []
+        contents = {wanted: guess.lines, left_out: guess.left_out}
+        await run_in_thread_shielded(_write, contents)
+        try:
+            await self._uv.install_cached(venv, wanted, left_out, progress=said.append)
+        except EnvironmentFailure as failure:
+            if await asyncio.to_thread(_touched, venv):
+                raise
+            _log.debug("the cache alone does not answer %s: %s", guess.lines, failure)
+            return None
+        done = await run_in_thread_shielded(furnish, venv, base, layered=guess.layered)
+        return replace(done, said=tuple(said))
+
+    async def settled(self) -> None:
+        """Wait until what was dropped is gone."""
+        if self._dropping:
+            await asyncio.wait(set(self._dropping))
+
+
+def _write(contents: Mapping[Path, tuple[str, ...]]) -> None:
+    for path, lines in contents.items():
+        path.write_text("".join(f"{line}\n" for line in lines))

@@ -1,0 +1,102 @@
+"""Waiting that lasts to the end of what is waited for, however often it is cancelled.
+
+A request that leaves cancels its work, and so do then those on the way who run parts of it
+side by side, and the end of the process. `asyncio.wait_for` waits no longer when it is
+cancelled once more, before Python 3.12: what it ran is left to itself, with the files,
+processes and claims that it would have let go of. `asyncio.to_thread` never waits for a
+thread that cannot be cancelled: it would go on to write into a directory that is being
+deleted, or rename what is half gone. What such a thread makes for a call that has left
+(a claim, a scratch directory) is undone: other processes would wait for it.
+
+    waiter --> thread makes it --> handed over
+       '-- cancelled: made already? it is undone here; else the thread undoes it when it is made
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar
+
+__all__ = ["run_in_thread_or_undo", "run_in_thread_shielded", "wait_for_shielded", "wait_shielded"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+async def wait_shielded(work: Awaitable[T]) -> T:
+    """See it through; a cancellation that came meanwhile is taken up afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as again:
+            cancelled = again
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # looked at, so that it is not reported as lost
+        raise cancelled
+    return task.result()
+
+
+async def run_in_thread_shielded(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """In a thread; whoever is cancelled leaves when nothing works in the background any more.
+
+    Waits for as long as the thread takes: for work that is short, or whose files are ours.
+    """
+    return await wait_shielded(asyncio.to_thread(work, *args, **named))
+
+
+async def wait_for_shielded(work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
+    """Its result; cancelled, or past the limit, it is cancelled and seen to its end.
+
+    Raises:
+        asyncio.TimeoutError: it had not ended in time.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=limit_s)
+        late = not task.done()
+    finally:
+        if not task.done():
+            task.cancel()
+            await wait_shielded(asyncio.wait({task}))
+    if late and task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+class _Handover(Generic[T]):
+    def __init__(self, make: Callable[[], T], undo: Callable[[T], object]) -> None:
+        self._make = make
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._left = False
+        self._made: list[T] = []
+
+    def work(self) -> T:
+        made = self._make()
+        with self._lock:
+            if not self._left:
+                self._made.append(made)
+                return made
+        self._undo(made)
+        return made
+
+    def leave(self) -> None:
+        with self._lock:
+            self._left = True
+        for made in self._made:
+            self._undo(made)
+
+
+async def run_in_thread_or_undo(make: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Make it in a thread; if the waiter is cancelled, nothing of it stays."""
+    handover = _Handover(make, undo)
+    try:
+        return await asyncio.to_thread(handover.work)
+    except asyncio.CancelledError:
+        await run_in_thread_shielded(handover.leave)
+        raise

@@ -1,0 +1,56 @@
+"""Failed builds, remembered for a short time.
+
+A request that cannot be built is usually asked for again at once, by many. The
+same words come back without asking the index, until the memory fades. What may
+end differently next time (network, disk, time limits) is not remembered.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from flashpool.envs.errors import EnvironmentFailure
+
+__all__ = ["Failures"]
+
+_MOST: Final = 256
+
+
+class Failures:
+    """Failures by what was asked for, each for `lifetime_s`."""
+
+    def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, EnvironmentFailure]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Failures {len(self._known)} remembered>"
+
+    def remember(self, key: str, failure: EnvironmentFailure) -> None:
+        """Keep it, if it is of the kind that repeats."""
+        if not failure.remembered or self._lifetime_s <= 0:
+            return
+        # A copy: the original goes to its caller and takes a traceback with it.
+        self._known[key] = (self._clock(), copy.copy(failure))
+        while len(self._known) > _MOST:
+            self._known.popitem(last=False)
+
+    def recall(self, key: str) -> EnvironmentFailure | None:
+        """A fresh copy of the failure, if it is recent."""
+        found = self._known.get(key)
+        if found is None:
+            return None
+        since, failure = found
+        if self._clock() - since > self._lifetime_s:
+            del self._known[key]
+            return None
+        return copy.copy(failure)
+
+    def forget(self, key: str) -> None:
+        """The request asks to try again."""
+        self._known.pop(key, None)

@@ -1,0 +1,297 @@
+"""What `flashpool envs ...` does; how it looks on a terminal is the front-end's affair.
+
+    listing  build  show  explain  warm  gc  verify  remove
+
+Each takes an open `Environments` and answers dataclasses. Nothing prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .acquiring.provider import Provider
+from .concurrency.single_flight import Report
+from .environments import Environments
+from .errors import EnvironmentFailure, SpecRefused, Tampered
+from .lease import Environment, Explanation
+from .resolving.spec import Spec
+from .store.eviction import Evicted, evict_archives
+from .store.manifest import Facts, check_seal, check_sizes, read_facts, sealed
+from .store.preloads import read_preloads
+
+__all__ = [
+    "Built",
+    "Checked",
+    "Listed",
+    "Listing",
+    "Shown",
+    "build",
+    "explain",
+    "gc",
+    "listing",
+    "read_requirements",
+    "remove",
+    "show",
+    "verify",
+    "warm",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One environment in a list."""
+
+    digest: str
+    mode: str
+    packages: int
+    bytes: int
+    created: float
+    last_used: float
+    users: int
+    archived: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The store and all that is in it."""
+
+    root: Path
+    store_mode: str
+    note: str
+    quota: int
+    #: All there is, uv's cache included.
+    total_bytes: int
+    environments: tuple[Listed, ...]
+    archived_only: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """All that is known of one environment."""
+
+    facts: Facts
+    path: Path
+    last_used: float
+    users: tuple[str, ...]
+    sealed: bool
+    archived: bool
+    preloads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """The outcome for one set of requirements."""
+
+    requirements: tuple[str, ...]
+    environment: Environment | None
+    failure: EnvironmentFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """The outcome of verifying one environment: the problem is empty when all is well."""
+
+    digest: str
+    problem: str
+    sealed: bool
+
+
+async def listing(environments: Environments) -> Listing:
+    """Everything in the store, least recently used first."""
+    provider = await environments.open()
+    return await asyncio.to_thread(_listing, provider)
+
+
+def _listing(provider: Provider) -> Listing:
+    ground = provider.ground
+    rows = [_listed(provider, item.digest) for item in ground.evictor.stored()]
+    here = {row.digest for row in rows if row is not None}
+    archived = ground.shared.archived() if ground.archives else []
+    return Listing(
+        root=ground.store.root,
+        store_mode=ground.places.mode,
+        note=ground.places.note,
+        quota=ground.evictor.limits.quota,
+        total_bytes=ground.evictor.measure().total,
+        environments=tuple(row for row in rows if row is not None),
+        archived_only=tuple(digest for digest in archived if digest not in here),
+    )
+
+
+def _listed(provider: Provider, digest: str) -> Listed | None:
+    ground = provider.ground
+    facts = read_facts(ground.store.environment(digest))
+    if facts is None:
+        return None
+    return Listed(
+        digest=digest,
+        mode=facts.mode,
+        packages=len(facts.decisions),
+        bytes=facts.bytes,
+        created=facts.created,
+        last_used=ground.marks.last_used(digest),
+        users=len(ground.marks.users(digest)),
+        archived=provider.shelf.archived(digest),
+    )
+
+
+async def build(
+    environments: Environments,
+    requirements: Iterable[str],
+    *,
+    python: str | None = None,
+    progress: Report | None = None,
+) -> Built:
+    """Build one set (or find it built), and finish it: bytecode, seal, archive."""
+    spec = Spec(requirements=tuple(requirements), python_version=python)
+    built = await _built(environments, spec, progress)
+    await (await environments.open()).settled()
+    return built
+
+
+async def _built(environments: Environments, spec: Spec, progress: Report | None) -> Built:
+    try:
+        lease = await environments.acquire(spec, progress=progress)
+    except EnvironmentFailure as failure:
+        return Built(requirements=spec.requirements, environment=None, failure=failure)
+    lease.release()
+    return Built(requirements=spec.requirements, environment=lease.environment)
+
+
+async def explain(
+    environments: Environments, requirements: Iterable[str], *, python: str | None = None
+) -> Explanation:
+    """Where each package would come from."""
+    spec = Spec(requirements=tuple(requirements), python_version=python)
+    return await environments.explain(spec)
+
+
+async def warm(
+    environments: Environments, path: Path, *, progress: Report | None = None
+) -> tuple[Built, ...]:
+    """Build every set of a file, one after the other; a failure does not stop the rest."""
+    built = [
+        await _built(environments, Spec(requirements=requirements), progress)
+        for requirements in await asyncio.to_thread(read_requirements, path)
+    ]
+    await (await environments.open()).settled()
+    return tuple(built)
+
+
+def read_requirements(path: Path) -> list[tuple[str, ...]]:
+    """A file of sets: one requirement a line, an empty line between sets, `#` for comments."""
+    sets: list[tuple[str, ...]] = []
+    current: list[str] = []
+    for line in [*path.read_text(encoding="utf-8").splitlines(), ""]:
+        text = line.partition(" #")[0].strip()
+        if text.startswith("#"):
+            continue
+        if text:
+            current.append(text)
+        elif current:
+            sets.append(tuple(current))
+            current = []
+    return sets
+
+
+async def show(environments: Environments, digest: str) -> Shown:
+    """One environment; a unique beginning of its digest is enough."""
+    provider = await environments.open()
+    return await asyncio.to_thread(_show, provider, digest)
+
+
+def _show(provider: Provider, beginning: str) -> Shown:
+    ground = provider.ground
+    digest = _find(provider, beginning)
+    path = _unpacked(provider, digest)
+    facts = read_facts(path)
+    if facts is None:
+        raise Tampered(f"environment {digest} has no facts", advice="remove it: it is built anew")
+    return Shown(
+        facts=facts,
+        path=path,
+        last_used=ground.marks.last_used(digest),
+        users=tuple(ground.marks.users(digest)),
+        sealed=sealed(path),
+        archived=provider.shelf.archived(digest),
+        preloads=read_preloads(ground.shared, digest).modules,
+    )
+
+
+def _find(provider: Provider, beginning: str) -> str:
+    ground = provider.ground
+    known: set[str] = {
+        *ground.store.digests(),
+        *(ground.shared.archived() if ground.archives else ()),
+    }
+    found = [digest for digest in known if digest.startswith(beginning)]
+    if len(found) != 1 or not beginning:
+        what = "no environment begins" if not found else f"{len(found)} environments begin"
+        raise SpecRefused(f"{what} with {beginning!r}", advice="`envs ls` lists them")
+    return found[0]
+
+
+def _unpacked(provider: Provider, digest: str) -> Path:
+    path = provider.ground.store.environment(digest)
+    if not path.is_dir():
+        raise SpecRefused(
+            f"environment {digest} is here only as an archive",
+            advice="it is unpacked and checked when a call asks for it, or `envs build` with its "
+            "requirements",
+        )
+    return path
+
+
+async def gc(environments: Environments, *, everything: bool = False) -> Evicted:
+    """Sweep up after the dead and evict until the limits are met, or all that nobody uses."""
+    provider = await environments.open()
+    await asyncio.to_thread(provider.ground.sweep)
+    if everything:
+        return await provider.evict_unused()
+    if provider.ground.archives_writable:
+        quota = provider.ground.evictor.limits.quota
+        await asyncio.to_thread(evict_archives, provider.ground.shared, quota)
+    return await provider.make_room(reserve=False)
+
+
+async def verify(environments: Environments, digests: Iterable[str] = ()) -> tuple[Checked, ...]:
+    """Compare files with what was published: by checksum where there is a seal, else by size."""
+    provider = await environments.open()
+    named = [await asyncio.to_thread(_find, provider, digest) for digest in digests]
+    for digest in named:
+        await asyncio.to_thread(_unpacked, provider, digest)
+    chosen = named or await asyncio.to_thread(provider.ground.store.digests)
+    key = environments.settings.volume_key
+    return tuple([await asyncio.to_thread(_verify, provider, digest, key) for digest in chosen])
+
+
+def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked:
+    path = provider.ground.store.environment(digest)
+    has_seal = sealed(path)
+    try:
+        check_sizes(path)
+        if has_seal:
+            check_seal(path, key, strict=bool(key))
+    except Tampered as problem:
+        return Checked(digest=digest, problem=str(problem), sealed=has_seal)
+    return Checked(digest=digest, problem="", sealed=has_seal)
+
+
+async def remove(environments: Environments, digest: str, *, archive: bool = True) -> bool:
+    """Delete one environment and its archive; False while anybody uses it."""
+    provider = await environments.open()
+    return await asyncio.to_thread(_remove, provider, digest, archive)
+
+
+def _remove(provider: Provider, beginning: str, archive: bool) -> bool:
+    ground = provider.ground
+    digest = _find(provider, beginning)
+    if not ground.evictor.evict(digest):
+        return False
+    if archive and ground.archives_writable:
+        ground.shared.archive_manifest(digest).unlink(missing_ok=True)
+        ground.shared.archive(digest).unlink(missing_ok=True)
+    return True

@@ -1,0 +1,198 @@
+"""The base: the interpreter environments build on, and the packages it brings.
+
+    python -I probe.py --JSON--> BaseFacts (packages, markers, fingerprint)
+
+The fingerprint covers the interpreter, where it lies, the platform, and every
+package with its version. It is read once, and again when a site directory's
+modification time changes, so nobody has to restart after an image was patched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from packaging.markers import UndefinedComparison, default_environment
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from flashpool.envs.errors import InterpreterMissing
+from flashpool.envs.process import run
+
+__all__ = ["BaseFacts", "BasePackage", "Bases", "parse_report"]
+
+_PROBE: Final = Path(__file__).with_name("probe.py")
+_PROBE_LIMIT_S: Final = 60.0
+_KEPT_WORDS: Final = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasePackage:
+    """One installed distribution."""
+
+    name: str
+    version: Version
+    requires: tuple[str, ...] = ()
+    extras: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseFacts:
+    """All that building on a base depends on."""
+
+    python: Path
+    real_python: Path
+    version: str
+    tag: str
+    platform: str
+    site_dirs: tuple[Path, ...]
+    packages: Mapping[str, BasePackage] = field(repr=False)
+    markers: Mapping[str, str] = field(repr=False)
+    fingerprint: str
+    interpreter_identity: str
+
+    def marker_environment(self, extra: str = "") -> dict[str, str]:
+        """Markers as the target evaluates them, not as this process does."""
+        environment = {key: str(value) for key, value in default_environment().items()}
+        return {**environment, **self.markers, "extra": extra}
+
+    def applies(self, requirement: Requirement, extras: Iterable[str] = ()) -> bool:
+        """Whether a requirement's marker holds on this base, for any of the extras."""
+        if requirement.marker is None:
+            return True
+        try:
+            return any(
+                requirement.marker.evaluate(self.marker_environment(extra))
+                for extra in ("", *extras)
+            )
+        except UndefinedComparison:
+            return True  # as for uv, which installs what such a marker is on
+
+    def bare(self) -> BaseFacts:
+        """Same interpreter, no packages: what an isolated environment stands on."""
+        return BaseFacts(
+            python=self.python,
+            real_python=self.real_python,
+            version=self.version,
+            tag=self.tag,
+            platform=self.platform,
+            site_dirs=(),
+            packages={},
+            markers=self.markers,
+            fingerprint=self.interpreter_identity,
+            interpreter_identity=self.interpreter_identity,
+        )
+
+
+def parse_report(python: Path, report: Mapping[str, Any]) -> BaseFacts:
+    """Turn the probe's report into facts."""
+    packages = {package.name: package for package in _packages(report["packages"])}
+    real = Path(report["executable"]).resolve()
+    markers = {str(key): str(value) for key, value in report["markers"].items()}
+    interpreter = [
+        str(real),
+        report["base_prefix"],
+        markers["python_full_version"],
+        report["cache_tag"],
+        report["soabi"],
+        report["platform"],
+        report["libc"],
+    ]
+    identity = _hash(interpreter)
+    installed = sorted(f"{package.name}=={package.version}" for package in packages.values())
+    return BaseFacts(
+        python=python,
+        real_python=real,
+        version=markers["python_full_version"],
+        tag=str(report["soabi"] or report["cache_tag"]),
+        platform=str(report["platform"]),
+        site_dirs=tuple(Path(folder) for folder in report["site_dirs"]),
+        packages=packages,
+        markers=markers,
+        fingerprint=_hash([identity, report["prefix"], report["site_dirs"], installed]),
+        interpreter_identity=identity,
+    )
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:40]
+
+
+def _packages(rows: Iterable[Mapping[str, Any]]) -> Iterable[BasePackage]:
+    for row in rows:
+        try:
+            version = Version(row["version"])
+        except InvalidVersion:
+            continue  # nothing can be constrained to it, so it is as good as absent
+        yield BasePackage(
+            name=canonicalize_name(row["name"]),
+            version=version,
+            requires=tuple(_readable(row["requires"])),
+            extras=frozenset(canonicalize_name(extra) for extra in row["extras"]),
+        )
+
+
+def _readable(requirements: Iterable[str]) -> Iterable[str]:
+    for text in requirements:
+        try:
+            Requirement(text)
+        except InvalidRequirement:
+            continue
+        yield text
+
+
+class Bases:
+    """Facts per interpreter, probed once and re-checked by modification times."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, ...], BaseFacts]] = {}
+        self._probing: dict[Path, asyncio.Lock] = {}
+
+    async def facts(self, python: Path) -> BaseFacts:
+        """Facts of one interpreter."""
+        async with self._probing.setdefault(python, asyncio.Lock()):
+            known = self._known.get(python)
+            if known and known[0] == _stamps(known[1]):
+                return known[1]
+            facts = await probe(python)
+            self._known[python] = (_stamps(facts), facts)
+            return facts
+
+
+def _stamps(facts: BaseFacts) -> tuple[int, ...]:
+    stamps = []
+    for path in (facts.python, *facts.site_dirs):
+        try:
+            stamps.append(os.stat(path).st_mtime_ns)
+        except OSError:
+            stamps.append(0)
+    return tuple(stamps)
+
+
+async def probe(python: Path) -> BaseFacts:
+    """Ask the interpreter itself."""
+    finished = None
+    try:
+        finished = await run(
+            [str(python), "-I", str(_PROBE)],
+            environment=_probe_environment(),
+            limit_s=_PROBE_LIMIT_S,
+        )
+        return parse_report(python, json.loads(finished.stdout))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InterpreterMissing(
+            f"{python} does not work as an interpreter to build on: {error}",
+            words=finished.stderr[-_KEPT_WORDS:] if finished else "",
+            advice="set FLASHPOOL_BASE_PYTHON to an interpreter that runs",
+        ) from None
+
+
+def _probe_environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}

@@ -1,0 +1,128 @@
+"""Show a base's packages to uv's resolver without their files.
+
+uv neither sees the packages of another environment nor takes a version that no
+index has (`2.4.0a0+git1234`, a vendor's own build). So each base package gets a
+stub: a wheel that holds only metadata, in a directory given as `--find-links`.
+
+    torch 2.4.0+cu128 in base -> torch-2.4.0+cu128-py3-none-any.whl   (metadata only)
+    numpy 1.26.4 in base      -> numpy-1.26.4+flashpool.base-...      (same, marked)
+
+The local label makes a stub distinct from the index's file of that version. A
+public pin (`numpy==1.26.4`) still accepts it, as PEP 440 says. A stub keeps only
+the dependencies of its extras: what is in the base works as it is, and an image
+whose own metadata disagree must not turn every request into a conflict. They are
+written once for a base, and kept in scratch while the process lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from packaging.requirements import Requirement
+
+from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo
+from flashpool.envs.store.layout import Store, remove_tree
+
+from .base_interpreter import BaseFacts, BasePackage
+
+__all__ = ["StubBase", "Stubs", "stub_version", "write_stubs"]
+
+_LABEL: Final = "flashpool.base"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StubBase:
+    """The files that a constrained resolution needs."""
+
+    wheels: Path
+    constraints: Path
+
+
+class Stubs:
+    """The stubs of each base that was asked about; on one event loop."""
+
+    def __init__(self, store: Store, holder: str) -> None:
+        self._store = store
+        self._holder = holder
+        self._known: dict[tuple[str, frozenset[str]], StubBase] = {}
+        self._writing = asyncio.Lock()
+
+    async def of(self, base: BaseFacts, *, without: Iterable[str]) -> StubBase:
+        """Stubs of a base's packages, but for some."""
+        key = (base.fingerprint, frozenset(without))
+        async with self._writing:
+            found = self._known.get(key)
+            # Somebody may have swept them up, were we taken for dead.
+            if found is None or not await asyncio.to_thread(found.constraints.is_file):
+                found = await run_in_thread_or_undo(partial(self._write, base, key[1]), _remove)
+                self._known[key] = found
+            return found
+
+    def _write(self, base: BaseFacts, without: frozenset[str]) -> StubBase:
+        folder = self._store.make_scratch(self._holder)
+        try:
+            return write_stubs(base, folder, without=without)
+        except OSError:
+            remove_tree(folder)
+            raise
+
+    async def close(self) -> None:
+        """Leave nothing in scratch."""
+        async with self._writing:
+            for stubs in self._known.values():
+                await asyncio.to_thread(_remove, stubs)
+            self._known.clear()
+
+
+def _remove(stubs: StubBase) -> None:
+    remove_tree(stubs.constraints.parent)
+
+
+def stub_version(package: BasePackage) -> str:
+    """The version a stub carries: the base's own, with a local label if it had none."""
+    version = str(package.version)
+    return version if package.version.local else f"{version}+{_LABEL}"
+
+
+def write_stubs(base: BaseFacts, folder: Path, *, without: Iterable[str]) -> StubBase:
+    """Write one stub a package and the constraints file; blocking."""
+    wheels = folder / "stubs"
+    wheels.mkdir(parents=True, exist_ok=True)
+    left_out = frozenset(without)
+    packages = [package for name, package in base.packages.items() if name not in left_out]
+    for package in packages:
+        _write_wheel(package, wheels)
+    constraints = folder / "base-constraints.txt"
+    lines = [f"{package.name}=={stub_version(package)}\n" for package in packages]
+    constraints.write_text("".join(sorted(lines)))
+    return StubBase(wheels=wheels, constraints=constraints)
+
+
+def _write_wheel(package: BasePackage, folder: Path) -> None:
+    version = stub_version(package)
+    stem = f"{package.name.replace('-', '_')}-{version}"
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{stem}.dist-info/METADATA", _metadata(package, version))
+        wheel.writestr(
+            f"{stem}.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: flashpool\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        wheel.writestr(f"{stem}.dist-info/RECORD", "")
+
+
+def _metadata(package: BasePackage, version: str) -> str:
+    lines = ["Metadata-Version: 2.1", f"Name: {package.name}", f"Version: {version}"]
+    lines += [f"Provides-Extra: {extra}" for extra in sorted(package.extras)]
+    lines += [f"Requires-Dist: {text}" for text in package.requires if _of_an_extra(text)]
+    return "\n".join(lines) + "\n"
+
+
+def _of_an_extra(text: str) -> bool:
+    marker = Requirement(text).marker
+    return marker is not None and "extra" in str(marker)

@@ -1,0 +1,93 @@
+"""Find the Python that a request names, and believe it only once it has run.
+
+    uv's answer -> PATH -> what shims on PATH stand for --probe--> the first of that version
+
+pyenv, asdf and their like put shims on PATH: scripts that are there for every version
+any of their Pythons has, and fail for all but the chosen one. uv stops at the first that
+fails, although the next directory may hold the very Python.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from flashpool.envs.errors import EnvironmentFailure, InterpreterMissing
+from flashpool.envs.uv_cli import Uv
+
+from .base_interpreter import BaseFacts, Bases
+
+__all__ = ["find_interpreter", "is_version"]
+
+_log = logging.getLogger(__name__)
+#: Each one that is tried costs the start of a process.
+_MOST_TRIED: Final = 24
+#: Where the Pythons lie behind a directory of shims, from its parent: pyenv's, asdf's and mise's.
+_BEHIND_SHIMS: Final = ("versions/*/bin", "installs/python/*/bin")
+
+
+async def find_interpreter(version: str, bases: Bases, uv: Uv, folder: Path) -> BaseFacts:
+    """Facts of an installed Python of that version; InterpreterMissing when there is none."""
+    refusal: EnvironmentFailure | None = None
+    found = None
+    try:
+        found = await _tried(await uv.find_python(version, folder), version, bases)
+    except EnvironmentFailure as failure:
+        refusal = failure
+    if found is not None:
+        return found
+    for candidate in list(_candidates(version))[:_MOST_TRIED]:
+        found = await _tried(candidate, version, bases)
+        if found is not None:
+            return found
+    if refusal is not None and refusal.retryable:
+        raise refusal  # a download that failed, say: the next one may succeed
+    raise InterpreterMissing(
+        f"Python {version} is not installed here",
+        words=refusal.words if refusal else "",
+        advice="ask for an installed version, or set FLASHPOOL_PYTHON_DOWNLOADS=1",
+    )
+
+
+async def _tried(python: Path, version: str, bases: Bases) -> BaseFacts | None:
+    try:
+        facts = await bases.facts(python)
+    except InterpreterMissing as failure:
+        _log.info("%s is passed over: %s", python, failure.what)
+        return None
+    return facts if is_version(facts, version) else None
+
+
+def is_version(facts: BaseFacts, version: str) -> bool:
+    """Whether an interpreter is of that version: 3.12 is any 3.12.x."""
+    return f"{facts.version}.".startswith(f"{version}.")
+
+
+def _candidates(version: str) -> Iterator[Path]:
+    """Files that may be it, each once."""
+    seen: set[Path] = set()
+    minor = ".".join(version.split(".")[:2])
+    for folder in _folders():
+        for name in (f"python{minor}", "python3"):
+            path = folder / name
+            if path not in seen and os.access(path, os.X_OK) and _may_be(path, minor):
+                seen.add(path)
+                yield path
+
+
+def _may_be(path: Path, minor: str) -> bool:
+    """`python3` leads to a file whose name mostly tells the version, and spares a process."""
+    real = path.resolve().name
+    return not real.startswith("python3.") or real == f"python{minor}"
+
+
+def _folders() -> Iterator[Path]:
+    named = [Path(entry) for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry]
+    yield from (folder for folder in named if folder.name != "shims")
+    for shims in (folder for folder in named if folder.name == "shims"):
+        for pattern in _BEHIND_SHIMS:
+            yield from sorted(shims.parent.glob(pattern), reverse=True)
+        yield shims

@@ -1,0 +1,90 @@
+"""From request key to digest: in this process, and on the volume for all pods.
+
+    Memo         raw Spec -> digest, for the hot path: two dictionary look-ups
+    StoredMemo   requests/<key>.json -> digest, with the age of the resolution
+
+An entry has a lifetime, because `numpy` means another version next month. An
+old entry on the volume is still worth something: when the index cannot be
+reached, what it meant last time beats an error. With a volume key, an entry that
+is not signed, or was signed for another request, is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from flashpool.envs.store.layout import Store, is_hex_id, read_json, write_json
+from flashpool.envs.store.manifest import sign, signed_by
+
+from .spec import Spec
+
+__all__ = ["Memo", "Remembered", "StoredMemo"]
+
+_MOST: Final = 4096
+
+
+class Memo:
+    """Digest per raw spec, on the monotonic clock; used on one loop only."""
+
+    def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._known: OrderedDict[Spec, tuple[float, str]] = OrderedDict()
+
+    def get(self, spec: Spec) -> str | None:
+        """The digest this spec meant a moment ago."""
+        found = self._known.get(spec)
+        if found is None or spec.refresh:
+            return None
+        if self._clock() - found[0] > self._lifetime_s:
+            del self._known[spec]
+            return None
+        return found[1]
+
+    def put(self, spec: Spec, digest: str, *, age_s: float = 0.0) -> None:
+        """Remember; `age_s` is how old the resolution already was."""
+        self._known[spec] = (self._clock() - age_s, digest)
+        self._known.move_to_end(spec)
+        while len(self._known) > _MOST:
+            self._known.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What the volume remembers of a request."""
+
+    digest: str
+    age_s: float
+    fresh: bool
+
+
+class StoredMemo:
+    """The pods' common memory; every method blocks."""
+
+    def __init__(self, store: Store, lifetime_s: float, key: bytes | None = None) -> None:
+        self._store = store
+        self._lifetime_s = lifetime_s
+        self._key = key
+
+    def get(self, key: str) -> Remembered | None:
+        """What a request meant; an entry from the future counts as old."""
+        value = read_json(self._store.request(key))
+        if value is None or not is_hex_id(str(value.get("digest", ""))):
+            return None
+        mac = str(value.pop("mac", ""))
+        if self._key and not signed_by(self._key, {**value, "request": key}, mac):
+            return None
+        resolved = value.get("resolved")
+        age = time.time() - resolved if isinstance(resolved, (int, float)) else -1.0
+        fresh = 0 <= age <= self._lifetime_s
+        return Remembered(digest=str(value["digest"]), age_s=max(age, 0.0), fresh=fresh)
+
+    def put(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
+        """Remember for all pods; the requirements are there for people to read."""
+        value = {"digest": digest, "resolved": time.time(), "requirements": list(requirements)}
+        mac = sign({**value, "request": key}, self._key)
+        write_json(self._store.request(key), {**value, "mac": mac})

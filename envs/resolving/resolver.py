@@ -1,0 +1,233 @@
+"""Requirements to plan: two resolutions, side by side.
+
+    constrained   the user's lines + runtime pins, base versions as constraints and stubs
+    newest        the lines that may fall behind, alone, without their dependencies
+    free          all lines, without the base: asked for when those two do not agree
+    plan.decide   layer if the first worked and holds nothing back, else isolated
+
+No version of a named package is newer than the one it has alone. So a constrained
+lock that keeps up with `newest` keeps up with any free one, and the free resolution,
+which takes as long as all the rest, is for conflicts only; and for `explain`, which
+tells of every package what else there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from flashpool.envs.concurrency.cancellation import run_in_thread_shielded, wait_shielded
+from flashpool.envs.errors import ResolutionFailed
+from flashpool.envs.uv_cli import Progress, Uv
+
+from .base_interpreter import BaseFacts
+from .base_stubs import StubBase, Stubs
+from .plan import (
+    Guess,
+    Locked,
+    Plan,
+    clash,
+    decide,
+    fallen_behind,
+    isolated,
+    open_lines,
+    parse_lock,
+)
+from .spec import NormalSpec
+
+__all__ = ["Question", "Resolver"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One spec on one base; `folder` is a scratch directory of the caller's."""
+
+    spec: NormalSpec
+    base: BaseFacts
+    folder: Path
+    refresh: bool = False
+    #: Compare every package with a resolution that is free of the base.
+    thorough: bool = False
+    progress: Progress | None = None
+
+    async def write(self, name: str, lines: Iterable[str]) -> Path:
+        """Requirements as a file, the only way they reach uv."""
+        path = self.folder / name
+        text = "".join(f"{line}\n" for line in lines)
+        await run_in_thread_shielded(path.write_text, text)
+        return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolver:
+    """Resolves specs on bases."""
+
+    uv: Uv
+    stubs: Stubs
+    pins: tuple[str, ...]
+
+    async def prepare(self, base: BaseFacts) -> None:
+        """Write the base's stubs before anybody asks."""
+        if base.packages:
+            await self.stubs.of(base, without=_unbound(self.pins, base))
+
+    def guess(self, spec: NormalSpec, base: BaseFacts) -> Guess | None:
+        """What to begin with before there is a plan; None where it would hardly be right."""
+        if any(item.direct for item in spec.requirements):
+            return None
+        pins = self._pins(spec)
+        layered = bool(base.packages) and not clash(spec, base)
+        left_out = sorted(set(base.packages) - _unbound(pins, base)) if layered else ()
+        return Guess(lines=(*spec.lines, *pins), left_out=tuple(left_out), layered=layered)
+
+    def _pins(self, spec: NormalSpec) -> tuple[str, ...]:
+        return tuple(pin for pin in self.pins if _name(pin) not in spec.names)
+
+    async def plan(self, question: Question) -> Plan:
+        """Decide what to build, or raise what stands in the way."""
+        spec = question.spec
+        pins = self._pins(spec)
+        try:
+            return await self._plan(question, pins)
+        except ResolutionFailed as failure:
+            # A dependency may want another cloudpickle or tblib than the server's. The
+            # user's wish goes first: plain records take the place of pickled exceptions.
+            loose = tuple(Requirement(pin).name for pin in pins)
+            if not any(name in failure.words for name in loose):
+                raise _naming(failure, spec) from None
+        try:
+            return await self._plan(question, loose)
+        except ResolutionFailed as failure:
+            raise _naming(failure, spec) from None
+
+    async def _plan(self, question: Question, pins: tuple[str, ...]) -> Plan:
+        spec, base = question.spec, question.base
+        wanted = await question.write("requirements.in", (*spec.lines, *pins))
+        if not base.packages:
+            alone = await self._free(question, wanted)
+            return isolated(alone, "the base has no packages", spec.names)
+        if excluded := clash(spec, base):
+            return isolated(await self._free(question, wanted), excluded, spec.names)
+        stubs = await self.stubs.of(base, without=_unbound(pins, base))
+        constrained, other = await _both(
+            self._constrained(question, wanted, stubs), self._compared(question, wanted)
+        )
+        if question.thorough or _keeps_up(constrained, other, spec, base):
+            return _judge(constrained, other, spec, base)
+        free = await _outcome(self._free(question, wanted))
+        return _judge(constrained, free, spec, base)
+
+    async def _free(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
+        text = await self.uv.resolve(
+            wanted, question.base.python, refresh=question.refresh, progress=question.progress
+        )
+        return parse_lock(text)
+
+    async def _constrained(
+        self, question: Question, wanted: Path, stubs: StubBase
+    ) -> tuple[Locked, ...]:
+        text = await self.uv.resolve(
+            wanted,
+            question.base.python,
+            constraints=stubs.constraints,
+            find_links=stubs.wheels,
+            refresh=question.refresh,
+        )
+        return parse_lock(text)
+
+    async def _compared(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
+        """What the constrained lock is held against; nothing, when no line leaves a choice."""
+        if question.thorough:
+            return await self._free(question, wanted)
+        lines = open_lines(question.spec, question.base)
+        if not lines:
+            return ()
+        alone = await question.write("named.in", lines)
+        text = await self.uv.resolve(
+            alone, question.base.python, dependencies=False, refresh=question.refresh
+        )
+        return parse_lock(text)
+
+
+def _name(pin: str) -> str:
+    return canonicalize_name(Requirement(pin).name)
+
+
+def _unbound(pins: tuple[str, ...], base: BaseFacts) -> set[str]:
+    """Runtime packages that the base has in another version: the layer's copy wins."""
+    requirements = [Requirement(pin) for pin in pins]
+    return {
+        name
+        for requirement in requirements
+        if (name := canonicalize_name(requirement.name)) in base.packages
+        and not requirement.specifier.contains(base.packages[name].version, prereleases=True)
+    }
+
+
+_Lock = tuple[Locked, ...]
+_Outcome = _Lock | ResolutionFailed
+
+
+async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
+    """A failed resolution is an answer; anything else is raised."""
+    try:
+        return await resolving
+    except ResolutionFailed as failure:
+        return failure
+
+
+async def _both(
+    constrained: Awaitable[_Lock], other: Awaitable[_Lock]
+) -> tuple[_Outcome, _Outcome]:
+    """Run both at once, wait for both; leave nothing running, however it ends.
+
+    No short cut when the constrained lock holds nothing of the base: uv may have gone
+    back to a version so old that it did not need the base's package yet.
+    """
+    first, second = (asyncio.ensure_future(_outcome(each)) for each in (constrained, other))
+    try:
+        await asyncio.gather(first, second)
+        return first.result(), second.result()
+    finally:
+        for task in (first, second):
+            task.cancel()
+        await wait_shielded(asyncio.wait({first, second}))
+
+
+def _keeps_up(constrained: _Outcome, newest: _Outcome, spec: NormalSpec, base: BaseFacts) -> bool:
+    if isinstance(constrained, ResolutionFailed) or isinstance(newest, ResolutionFailed):
+        return False
+    return not fallen_behind(constrained, newest, spec, base)
+
+
+def _judge(constrained: _Outcome, free: _Outcome, spec: NormalSpec, base: BaseFacts) -> Plan:
+    if isinstance(free, ResolutionFailed):
+        if isinstance(constrained, ResolutionFailed):
+            raise free
+        return decide(constrained, None, spec, base, "")
+    if isinstance(constrained, ResolutionFailed):
+        conflict = f"the base conflicts: {_cause(constrained.words)}"
+        return decide(None, free, spec, base, conflict)
+    return decide(constrained, free, spec, base, "")
+
+
+def _cause(words: str) -> str:
+    lines = [line.strip().removeprefix("cause:").strip() for line in words.splitlines()]
+    return " ".join(lines[1:])[:500] or "no solution with its versions"
+
+
+def _naming(failure: ResolutionFailed, spec: NormalSpec) -> ResolutionFailed:
+    """The same failure, with the requirement of the request that uv speaks of."""
+    named = [item.line for item in spec.requirements if item.name in failure.words]
+    return ResolutionFailed(
+        failure.what,
+        phase=failure.phase,
+        requirement=", ".join(named[:3]),
+        words=failure.words,
+        advice="change the versions asked for; uv's words above name those that exclude each other",
+    )

@@ -1,0 +1,191 @@
+"""What a request asks for, and its one normal form.
+
+    Spec (raw strings of a request) --normalise--> NormalSpec --> request key (digest.py)
+
+Case, extras, order, spaces and duplicates do not matter. Whatever could be read
+by uv as an option or a file of requirements is refused here, with the reason:
+a requirement line is data, never a command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from flashpool.envs.errors import SpecRefused
+
+from .references import NormalRequirement, direct, looks_local
+
+__all__ = ["NormalRequirement", "NormalSpec", "Spec", "normalise"]
+
+#: What the worker's own modules need.
+OLDEST_PYTHON: Final = (3, 10)
+MAX_REQUIREMENTS: Final = 500
+MAX_REQUIREMENT_CHARS: Final = 2000
+
+_PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
+_SYSTEM_PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
+_OPTIONS_ADVICE: Final = "give package requirements only; index settings belong to the server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """The environment part of a request, as it was sent."""
+
+    requirements: tuple[str, ...] = ()
+    python_version: str | None = None
+    system_packages: tuple[str, ...] = ()
+    #: Skip the memo and resolve again.
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalSpec:
+    """The normal form: sorted, merged, checked."""
+
+    requirements: tuple[NormalRequirement, ...]
+    python_version: str | None
+    system_packages: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(requirement.line for requirement in self.requirements)
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(requirement.name for requirement in self.requirements)
+
+
+def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
+    """Check and normalise a spec; reads local requirements to hash their content."""
+    if len(spec.requirements) > MAX_REQUIREMENTS:
+        raise SpecRefused(
+            f"{len(spec.requirements)} requirements; at most {MAX_REQUIREMENTS} are taken",
+            advice="name what the code imports: dependencies of dependencies come by themselves",
+        )
+    parsed = [_requirement(raw, references) for raw in spec.requirements]
+    return NormalSpec(
+        requirements=tuple(sorted(_merge(parsed), key=lambda item: (item.name, item.identity))),
+        python_version=_python(spec.python_version),
+        system_packages=_system_packages(spec.system_packages),
+    )
+
+
+def _python(version: str | None) -> str | None:
+    if version is None or not version.strip():
+        return None
+    version = version.strip()
+    if not _PYTHON.fullmatch(version):
+        raise SpecRefused(
+            f"python_version {version!r} is not understood", advice="write it as 3.12 or 3.12.1"
+        )
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    if int(version.split(".")[1]) < OLDEST_PYTHON[1]:
+        raise SpecRefused(
+            f"python_version {version!r} is too old: calls run on Python {oldest} or later",
+            advice=f"ask for {oldest} or later, or leave it out for the server's own",
+        )
+    return version
+
+
+def _system_packages(names: Iterable[str]) -> tuple[str, ...]:
+    found = set()
+    for raw in names:
+        name = raw.strip()
+        if not name:
+            continue
+        if not _SYSTEM_PACKAGE.fullmatch(name):
+            raise SpecRefused(
+                f"{raw!r} is not the name of a system package",
+                requirement=raw,
+                advice="name Debian packages, such as libgl1 or ffmpeg, one an item",
+            )
+        found.add(name)
+    return tuple(sorted(found))
+
+
+def _requirement(raw: str, references: frozenset[str]) -> NormalRequirement:
+    text = _plain(raw)
+    if looks_local(text):
+        return direct(text, None, raw, references)
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise SpecRefused(
+            f"{raw!r} is not a requirement: {str(error).splitlines()[0]}",
+            requirement=raw,
+            advice="write it as in `numpy`, `numpy>=1.26` or `name @ https://...`",
+        ) from None
+    _check_marker(requirement, raw)
+    if requirement.url:
+        return direct(requirement.url, requirement, raw, references)
+    return _indexed(requirement)
+
+
+def _check_marker(requirement: Requirement, raw: str) -> None:
+    try:
+        if requirement.marker is not None:
+            requirement.marker.evaluate({"extra": ""})
+    except (UndefinedComparison, UndefinedEnvironmentName) as error:
+        raise SpecRefused(
+            f"{raw!r} has a marker whose sides cannot be compared: {error}",
+            requirement=raw,
+            advice="compare versions with versions, and text with == or != only",
+        ) from None
+
+
+def _plain(raw: str) -> str:
+    text = raw.strip()
+    if not text or len(text) > MAX_REQUIREMENT_CHARS:
+        raise SpecRefused(
+            f"a requirement must have 1 to {MAX_REQUIREMENT_CHARS} characters",
+            requirement=text[:80],
+            advice="write one package an item, as in `numpy` or `numpy>=1.26`",
+        )
+    if text.startswith("-"):
+        raise SpecRefused(
+            f"{raw!r} is an option, not a requirement", requirement=raw, advice=_OPTIONS_ADVICE
+        )
+    if any(ord(char) < 32 or ord(char) == 127 for char in text) or " -" in text:
+        raise SpecRefused(
+            f"{raw!r} holds an option or a control character",
+            requirement=raw,
+            advice=_OPTIONS_ADVICE,
+        )
+    if "${" in text:
+        raise SpecRefused(
+            f"{raw!r} refers to a variable of the server",
+            requirement=raw,
+            advice="write the value itself",
+        )
+    return text
+
+
+def _indexed(requirement: Requirement) -> NormalRequirement:
+    name = canonicalize_name(requirement.name)
+    requirement.name = name
+    requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
+    line = str(requirement)
+    return NormalRequirement(name=name, line=line, identity=line)
+
+
+def _merge(parsed: list[NormalRequirement]) -> Iterable[NormalRequirement]:
+    """Join plain requirements on one name; keep marked and direct ones as they are."""
+    joined: dict[tuple[str, str], Requirement] = {}
+    kept: dict[str, NormalRequirement] = {}
+    for item in parsed:
+        if item.direct:
+            kept[item.identity] = item
+            continue
+        requirement = Requirement(item.line)
+        first = joined.setdefault((item.name, str(requirement.marker)), requirement)
+        if first is not requirement:
+            first.extras |= requirement.extras
+            first.specifier &= requirement.specifier
+    return [*kept.values(), *(_indexed(requirement) for requirement in joined.values())]

@@ -1,0 +1,102 @@
+"""One build however many ask: claims between processes and pods.
+
+    claims/<digest>        names the holder that builds
+    claims/<request key>   names the holder that has begun with it, before it knew the digest
+
+A claim only saves work. Whoever finds a stalled holder's claim moves it away and
+builds; if the old builder comes back to life, both finish, the first rename
+wins, and the loser's directory is thrown away. Nothing depends on file locks,
+which lie on network file systems.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from .layout import Store, remove_tree
+from .liveness import Liveness
+
+__all__ = ["Claims"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_NAME: Final = 200
+
+
+class Claims:
+    """The claims of one store; every method blocks."""
+
+    def __init__(self, store: Store, holders: Liveness) -> None:
+        self._store = store
+        self._holders = holders
+
+    def take(self, digest: str) -> bool:
+        """Claim the build; False while a living process has it."""
+        path = self._store.claim(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self._create(path):
+            return True
+        owner = self.owner(digest)
+        if owner is None and not _is_other(path):
+            return self._create(path)  # released in between; if not, ask again later
+        if owner == self._holders.me:
+            return True
+        if owner is not None and not self._holders.stalled(owner):
+            return False
+        self._move_away(path)
+        return self._create(path)
+
+    def owner(self, digest: str) -> str | None:
+        """Who builds it, if anybody."""
+        try:
+            return os.readlink(self._store.claim(digest))[:_MAX_NAME]
+        except OSError:
+            return None
+
+    def elsewhere(self, key: str) -> bool:
+        """Whether a living process other than this one has the claim; a dead one's goes."""
+        owner = self.owner(key)
+        if owner is None or owner == self._holders.me:
+            return False
+        if self._holders.stalled(owner):
+            self._move_away(self._store.claim(key))
+            return False
+        return True
+
+    def release(self, digest: str) -> None:
+        """Give the claim back, unless somebody has taken it over since."""
+        if self.owner(digest) == self._holders.me:
+            self._store.claim(digest).unlink(missing_ok=True)
+
+    def _create(self, path: Path) -> bool:
+        """A symbolic link has its content from the instant it exists: no empty claim is read.
+
+        Where a file system has no links there are no claims either, and the worst
+        that happens is that something is built twice.
+        """
+        try:
+            path.symlink_to(self._holders.me)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            _log.info("no claim on %s: %s", path, error)
+        return True
+
+    def _move_away(self, path: Path) -> None:
+        """Rename, so that of several who found it stale one alone removes it."""
+        grave = self._store.trash / f"claim.{secrets.token_hex(4)}"
+        self._store.trash.mkdir(parents=True, exist_ok=True)
+        try:
+            path.rename(grave)
+        except FileNotFoundError:
+            return
+        remove_tree(grave)
+
+
+def _is_other(path: Path) -> bool:
+    """Whether something lies there that no builder of ours has written."""
+    return os.path.lexists(path) and not path.is_symlink()

@@ -1,0 +1,277 @@
+"""Make room: which environments go, and how.
+
+    usage -> over a limit? -> least recently used first:
+      retire here, announce, look for other pods' marks, set aside, look again, delete
+
+A leased environment, of any pod, never moves: the announcement (leases.py) meets
+its mark, and the next one is tried. uv's cache shares its files with
+the environments, so a file counts once however many names it has.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .layout import Store, remove_tree
+from .lease_files import LeaseTable, Marks
+from .liveness import Liveness
+from .manifest import read_facts
+
+__all__ = [
+    "DiskUse",
+    "Evicted",
+    "Evictor",
+    "Limits",
+    "Stored",
+    "Usage",
+    "evict_archives",
+    "sweep",
+]
+
+_log = logging.getLogger(__name__)
+#: Between the two steps of a write lie milliseconds; nobody is at it any more after this.
+_LEFT_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a store must stay under; 0 means no limit."""
+
+    quota: int = 0
+    min_free: int = 0
+    max_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One environment as eviction sees it."""
+
+    digest: str
+    bytes: int
+    last_used: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a store takes: everything, and the part of it that only uv's cache needs."""
+
+    total: int = 0
+    cache_only: int = 0
+
+    @property
+    def needed(self) -> int:
+        return self.total - self.cache_only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evicted:
+    """What one round did."""
+
+    digests: tuple[str, ...] = ()
+    #: Would have gone, were they not in use.
+    wanted: tuple[str, ...] = ()
+    cache_cleaned: bool = False
+
+
+class DiskUse:
+    """Counts bytes on disk, each file once however many names it has.
+
+    Others may be renaming while this looks: what moves from one root to another that is
+    added later is found, and found twice it counts once.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def add(self, root: Path) -> tuple[int, int]:
+        """What a root adds to those before; and the part of it that has no other name."""
+        total = alone = 0
+        pending = [str(root)]
+        while pending:
+            try:
+                entries = list(os.scandir(pending.pop()))
+            except OSError:
+                continue  # deleted under our feet
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                # With the time: numbers of deleted files are given to new ones at once.
+                key = hash((status.st_dev, status.st_ino, status.st_mtime_ns))
+                if key in self._seen:
+                    continue
+                self._seen.add(key)
+                size = status.st_blocks * 512
+                total += size
+                alone += size if status.st_nlink == 1 else 0
+        return total, alone
+
+
+class Evictor:
+    """Evicts from one store; every method blocks and is safe to run beside others."""
+
+    def __init__(
+        self, store: Store, holders: Liveness, marks: Marks, table: LeaseTable[Any], limits: Limits
+    ) -> None:
+        self._store = store
+        self._holders = holders
+        self._marks = marks
+        self._table = table
+        self.limits = limits
+
+    def stored(self) -> list[Stored]:
+        """Every environment, least recently used first."""
+        rows = [
+            Stored(
+                digest=digest, bytes=self._bytes(digest), last_used=self._marks.last_used(digest)
+            )
+            for digest in self._store.digests()
+        ]
+        return sorted(rows, key=lambda item: (item.last_used, item.digest))
+
+    def _bytes(self, digest: str) -> int:
+        facts = read_facts(self._store.environment(digest))
+        return facts.bytes if facts else 0
+
+    def usage(self) -> Usage:
+        """What the store takes; not counted where no limit asks for it."""
+        return Usage() if self.at_ease() else self.measure()
+
+    def at_ease(self) -> bool:
+        """Whether no limit is set or near: nothing has to be counted."""
+        return not self.limits.quota and self._free() >= self.limits.min_free * 2
+
+    def measure(self) -> Usage:
+        """Count everything under the root, each file once."""
+        use = DiskUse()
+        cache, cache_only = use.add(self._store.cache)
+        rest = sum(use.add(part)[0] for part in self._store.parts())
+        return Usage(total=cache + rest, cache_only=cache_only)
+
+    def over(self, usage: Usage, reserve: int = 0, *, without_cache: bool = False) -> bool:
+        """Whether a limit is passed with `reserve` bytes more: now, or with the cache cleaned."""
+        limits = self.limits
+        total = usage.needed if without_cache else usage.total
+        gain = usage.cache_only if without_cache else 0
+        if limits.quota and total + reserve > limits.quota:
+            return True
+        return self._free() + gain < limits.min_free + (reserve if limits.min_free else 0)
+
+    def reserve(self) -> int:
+        """What the next environment may take: as much as the largest one did, with bytecode."""
+        largest = max((item.bytes for item in self.stored()), default=0)
+        return min(2 * largest, self.limits.quota // 2)
+
+    def evict(self, digest: str) -> bool:
+        """Delete one environment unless anybody uses it."""
+        if not self._table.retire(digest):
+            return False
+        target = self._store.environment(digest)
+        # Under our own name: in the trash anybody might delete it before it is put back.
+        aside = self._store.new_scratch(self._holders.me)
+        moved = self._marks.may_evict(
+            digest, lambda: _move(target, aside), lambda: _move(aside, target)
+        )
+        self._store.discard(aside)
+        self._store.empty_trash()
+        if moved:
+            self._marks.forget(digest)
+            _log.info("evicted environment %s", digest)
+        return moved
+
+    def run(self, *, reserve: int = 0, everything: bool = False) -> Evicted:
+        """One round: until the limits can be met, or all that nobody uses.
+
+        An environment's files live on in uv's cache, so what is compared is the store
+        without what only the cache needs; cleaning that is the caller's last step.
+        """
+        usage = self.usage()
+        gone: list[str] = []
+        wanted: list[str] = []
+        for victim in self.stored():
+            needed = everything or self.over(usage, reserve, without_cache=True)
+            if not needed and not self._aged(victim.digest):
+                continue
+            if self.evict(victim.digest):
+                gone.append(victim.digest)
+                usage = self.usage()
+            else:
+                wanted.append(victim.digest)
+        return Evicted(digests=tuple(gone), wanted=tuple(wanted))
+
+    def evict_aged(self) -> list[str]:
+        """What nobody has used for long, though nobody builds and no limit is near."""
+        if not self.limits.max_age_s:
+            return []
+        aged = [digest for digest in self._store.digests() if self._aged(digest)]
+        return [digest for digest in aged if self.evict(digest)]
+
+    def _aged(self, digest: str) -> bool:
+        limit = self.limits.max_age_s
+        return bool(limit) and self._marks.unused_s(digest) > limit
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self._store.root).free
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        # Gone already; or, on the way back, somebody has built it anew.
+        if not (error.errno == errno.ENOENT or target.is_dir()):
+            raise
+
+
+def sweep(store: Store, holders: Liveness) -> None:
+    """Clean up after the dead, and after what never came to be; blocking."""
+    store.empty_trash()
+    holders.bury()
+    for name in store.scratch_names():
+        if holders.dead(name.partition(".")[0]):
+            remove_tree(store.scratch_root / name)
+    for path, owner in store.claims():
+        if holders.dead(owner):
+            path.unlink(missing_ok=True)
+    for digest in set(store.marked()) - set(store.digests()):
+        marks = Marks(store, holders)
+        if marks.unused_s(digest) > _LEFT_S and not marks.users(digest):
+            marks.forget(digest)
+    for path in store.leavings():
+        if holders.age_of(path) > _LEFT_S:
+            path.unlink(missing_ok=True)
+
+
+def evict_archives(store: Store, quota: int) -> list[str]:
+    """Delete the archives used longest ago until the rest fits; whoever reads one keeps it open."""
+    rows = [
+        (_modified(store.archive_manifest(d)), _size(store.archive(d)), d) for d in store.archived()
+    ]
+    total = sum(size for _, size, _ in rows)
+    gone = []
+    for _, size, digest in sorted(rows):
+        if not quota or total <= quota:
+            break
+        # The manifest first: without it there is no archive.
+        store.archive_manifest(digest).unlink(missing_ok=True)
+        store.archive(digest).unlink(missing_ok=True)
+        total -= size
+        gone.append(digest)
+    return gone
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

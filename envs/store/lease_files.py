@@ -1,0 +1,283 @@
+"""Who uses which environment: leases of this process, marks for all others.
+
+    leases/<digest>/<holder>             "this process uses it"; one file, whatever its count
+    leases/<digest>/evicting.<holder>    "this process wants to delete it"
+
+User and evictor each write their own file first and look for the other's then
+(Dekker's order), so at least one of them sees the other; the evictor yields, and
+the user waits until an evictor it saw has made up its mind. It does not wait for
+ever, since an evictor may have been stopped: so that one looks again after it has
+moved the environment aside, and puts back what is used by now. Marks of a dead
+holder do not count, and are removed by whoever finds them.
+
+A process keeps its mark for a few seconds after its last lease went back. While
+it has the mark, nobody else may delete the environment, and that is why a memo
+hit needs no look at the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from .layout import Store, names_in
+from .liveness import Liveness
+
+__all__ = ["LeaseTable", "Marks"]
+
+_log = logging.getLogger(__name__)
+
+_INTENT: Final = "evicting."
+_USED: Final = "used"
+_LOOK_AGAIN_S: Final = 0.005
+#: An evictor decides within milliseconds; one that is stopped does not hold us up for longer.
+_INTENT_LIMIT_S: Final = 2.0
+
+T = TypeVar("T")
+
+
+class Marks:
+    """The files; every method blocks."""
+
+    def __init__(self, store: Store, holders: Liveness) -> None:
+        self._store = store
+        self._holders = holders
+
+    def put(self, digest: str) -> None:
+        """Mark as used by this process, then wait for evictors that came first."""
+        folder = self._store.leases(digest)
+        for name in (self._holders.me, _USED):
+            _touch(folder / name)
+        limit = time.monotonic() + _INTENT_LIMIT_S
+        while self._intents(folder) and time.monotonic() < limit:
+            time.sleep(_LOOK_AGAIN_S)
+
+    def used(self, digest: str) -> None:
+        """Note a use, for the order of eviction."""
+        _touch(self._store.leases(digest) / _USED)
+
+    def last_used(self, digest: str) -> float:
+        """When it was used last, by the file system's clock; 0 for never."""
+        try:
+            return os.stat(self._store.leases(digest) / _USED).st_mtime
+        except OSError:
+            return 0.0
+
+    def unused_s(self, digest: str) -> float:
+        """How long ago that was, by the file system's clock; 0 for never."""
+        return self._holders.age_of(self._store.leases(digest) / _USED)
+
+    def take_away(self, digest: str) -> None:
+        """This process uses it no more."""
+        (self._store.leases(digest) / self._holders.me).unlink(missing_ok=True)
+
+    def users(self, digest: str) -> list[str]:
+        """Living processes that use it, this one too."""
+        folder = self._store.leases(digest)
+        names = [
+            name for name in names_in(folder) if name != _USED and not name.startswith(_INTENT)
+        ]
+        return [name for name in names if not self._clean_if_dead(folder, name, name)]
+
+    def may_evict(
+        self, digest: str, move: Callable[[], object], put_back: Callable[[], object]
+    ) -> bool:
+        """Announce, look, and if nobody uses it carry out `move`; look again."""
+        intent = self._store.leases(digest) / f"{_INTENT}{self._holders.me}"
+        _touch(intent)
+        try:
+            if self.users(digest):
+                return False
+            move()
+            if not self.users(digest):
+                return True
+            put_back()
+            return False
+        finally:
+            intent.unlink(missing_ok=True)
+
+    def forget(self, digest: str) -> None:
+        """It is gone: nothing but the mark of a user who came since is kept."""
+        folder = self._store.leases(digest)
+        (folder / _USED).unlink(missing_ok=True)
+        try:
+            folder.rmdir()
+        except OSError as error:
+            _log.debug("%s stays: %s", folder, error)
+
+    def _intents(self, folder: Path) -> list[str]:
+        names = [name for name in names_in(folder) if name.startswith(_INTENT)]
+        return [n for n in names if not self._clean_if_dead(folder, n, n.removeprefix(_INTENT))]
+
+    def _clean_if_dead(self, folder: Path, name: str, holder: str) -> bool:
+        if not self._holders.dead(holder):
+            return False
+        (folder / name).unlink(missing_ok=True)
+        return True
+
+
+def _touch(path: Path) -> None:
+    """Touch; the folder may be swept away between our two steps, so try again."""
+    for _ in range(10):
+        try:
+            path.touch()
+            os.utime(path)
+            return
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@dataclass(slots=True)
+class _Entry(Generic[T]):
+    value: T
+    count: int = 0
+    idle_since: float = field(default_factory=time.monotonic)
+    used: bool = True
+    #: No longer where it was; there are leases on it all the same.
+    lost: bool = False
+
+
+class LeaseTable(Generic[T]):
+    """This process's leases: what is held, how often, and since when not.
+
+    Thread-safe; the lock is held for dictionary look-ups only, never while a disk is asked.
+    Moves of one digest: absent -> held (count >= 1) <-> idle (count 0) -> leaving -> absent;
+    held or idle -> lost, when somebody deleted it regardless, -> held, once it is there again.
+    """
+
+    def __init__(self, marks: Marks, *, hold_s: float) -> None:
+        self._marks = marks
+        self._hold_s = hold_s
+        self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
+        self._entries: dict[str, _Entry[T]] = {}
+        self._pinned: Counter[str] = Counter()
+        #: Their marks are being removed: who wants one of them waits, or loses the new mark too.
+        self._leaving: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        with self._lock:
+            held = {digest[:8]: entry.count for digest, entry in self._entries.items()}
+        return f"<LeaseTable {held}>"
+
+    def take(self, digest: str) -> T | None:
+        """One more lease on what this process holds already; None when it does not."""
+        with self._lock:
+            entry = self._entries.get(digest)
+            if entry is None or entry.lost:
+                return None
+            entry.count += 1
+            entry.used = True
+            return entry.value
+
+    @contextmanager
+    def pinning(self, digest: str) -> Iterator[None]:
+        """While a digest is marked and looked at, before its entry exists: no retiring."""
+        with self._lock:
+            self._left.wait_for(lambda: not self._leaving[digest])
+            self._pinned[digest] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pinned[digest] -= 1
+                if not self._pinned[digest]:
+                    del self._pinned[digest]
+
+    def enter(self, digest: str, value: T) -> T:
+        """First lease on something this process has marked; keeps an entry that was faster."""
+        with self._lock:
+            entry = self._entries.setdefault(digest, _Entry(value))
+            if entry.lost:
+                entry.value, entry.lost = value, False
+            entry.count += 1
+            entry.used = True
+            return entry.value
+
+    def give_back(self, digest: str) -> None:
+        """One lease less; after the end of the table, nothing."""
+        with self._lock:
+            entry = self._entries.get(digest)
+            if entry is None:
+                return
+            assert entry.count > 0, f"{digest} was released more often than leased"
+            entry.count -= 1
+            entry.idle_since = time.monotonic()
+
+    def held(self) -> dict[str, int]:
+        """Every digest this process holds, with its number of leases."""
+        with self._lock:
+            return {digest: entry.count for digest, entry in self._entries.items()}
+
+    def retire(self, digest: str) -> bool:
+        """Let go of an idle digest at once; False while it is leased here."""
+        with self._lock:
+            entry = self._entries.get(digest)
+            if digest in self._pinned or (entry is not None and entry.count):
+                return False
+            self._entries.pop(digest, None)
+            self._leaving[digest] += 1
+        try:
+            self._marks.take_away(digest)
+        finally:
+            with self._lock:
+                self._leaving[digest] -= 1
+                if not self._leaving[digest]:
+                    del self._leaving[digest]
+                self._left.notify_all()
+        return True
+
+    def sweep(self) -> None:
+        """Note uses, and let go of what has been idle for long; blocking."""
+        with self._lock:
+            used = [digest for digest, entry in self._entries.items() if entry.used or entry.count]
+            for entry in self._entries.values():
+                entry.used = False
+            limit = time.monotonic() - self._hold_s
+            idle = [d for d, e in self._entries.items() if not e.count and e.idle_since < limit]
+        for digest in used:
+            self._marks.used(digest)
+        for digest in idle:
+            self._retire_if_idle(digest, limit)
+
+    def _retire_if_idle(self, digest: str, limit: float) -> None:
+        with self._lock:
+            entry = self._entries.get(digest)
+            fresh = entry is not None and (entry.count or entry.idle_since >= limit)
+        if not fresh:
+            self.retire(digest)
+
+    def mark_again(self) -> None:
+        """Write the marks anew, after somebody took this process for dead."""
+        for digest in self.held():
+            with self.pinning(digest):
+                if digest in self.held():
+                    self._marks.put(digest)
+
+    def forget_lost(self, is_there: Callable[[str], bool]) -> None:
+        """Lease no more what somebody deleted regardless; blocking.
+
+        A pod that was stopped for long is taken for dead, and its environments may be gone.
+        """
+        gone = [digest for digest in self.held() if not is_there(digest)]
+        with self._lock:
+            lost = [self._entries[digest] for digest in gone if digest in self._entries]
+            for entry in lost:
+                entry.lost = True
+
+    def clear(self) -> None:
+        """Let go of everything, at the end of the process's use."""
+        with self._lock:
+            digests = list(self._entries)
+            self._entries.clear()
+        for digest in digests:
+            self._marks.take_away(digest)

@@ -1,0 +1,204 @@
+"""Where environments lie: decided once, from settings and the mounts as they are.
+
+    mode       environments (local)        shared between pods
+    volume     <volume>/flashpool          the same directory
+    archive    <local>/flashpool           <volume>/flashpool, as archives
+    local      <local>/flashpool           nothing; no volume, or one that cannot be written
+
+A network or FUSE file system takes minutes to hold a virtualenv's ten thousand
+small files, and seconds for one archive: `auto` picks by the file system's type.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from flashpool.envs.errors import StoreUnavailable, is_full
+from flashpool.envs.settings import DEFAULT_VOLUME, EnvSettings
+
+__all__ = [
+    "Places",
+    "check_volume",
+    "choose_places",
+    "file_system_of",
+    "local_places",
+    "missing_store",
+    "without_making",
+]
+
+_log = logging.getLogger(__name__)
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_NETWORK: Final = frozenset(
+    "nfs nfs4 cifs smb3 smbfs 9p ceph glusterfs lustre beegfs virtiofs gpfs afs mfs moosefs".split()
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The two roots (one and the same, in volume mode) and how they are used."""
+
+    mode: Literal["volume", "archive", "local"]
+    local: Path
+    shared: Path
+    #: uv's: beside the environments, so that it can hardlink.
+    cache: Path
+    #: Archives can be read but not written.
+    read_only: bool = False
+    note: str = ""
+
+
+def file_system_of(path: Path, mounts: str | None = None) -> str:
+    """Type of the file system that holds a path: the mount with the longest prefix."""
+    text = _MOUNTS.read_text() if mounts is None else mounts
+    target = os.path.realpath(path)
+    best, kind = "", "unknown"
+    for point, name in _mounts(text):
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, name
+    return kind
+
+
+def _mounts(text: str) -> Iterable[tuple[str, str]]:
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(), after.split()
+        if len(fields) > 4 and kinds:
+            yield fields[4].encode().decode("unicode_escape"), kinds[0]
+
+
+def is_remote(kind: str) -> bool:
+    """Whether a file system of this type is one for archives."""
+    return kind in _NETWORK or kind == "fuse" or kind.startswith("fuse.")
+
+
+def choose_places(settings: EnvSettings) -> Places:
+    """Pick mode and roots, fall back to local disk, and say so; blocking."""
+    local = _local_root(settings)
+    volume = _volume(settings)
+    if volume is None:
+        return _local(local, "no volume is mounted")
+    shared = volume / "flashpool"
+    problem = _write_problem(shared)
+    if problem:
+        return _without_writing(shared, local, problem)
+    if settings.mode == "archive" or (
+        settings.mode == "auto" and is_remote(file_system_of(volume))
+    ):
+        return Places(mode="archive", local=local, shared=shared, cache=local / "cache")
+    # With a key the volume is not trusted, and a cache cannot be verified: keep it here.
+    cache = (local if settings.volume_key else shared) / "cache"
+    return Places(mode="volume", local=shared, shared=shared, cache=cache)
+
+
+def local_places(settings: EnvSettings, note: str) -> Places:
+    """Local disk, whatever the settings say of a volume; blocking."""
+    return _local(_local_root(settings), note)
+
+
+def check_volume(settings: EnvSettings) -> tuple[str, ...]:
+    """What is odd about the volume, before anything is kept there; makes it if it can; blocking.
+
+    Raises:
+        StoreUnavailable: it is named, is not there, and cannot be made.
+    """
+    found = []
+    volume = settings.volume
+    if volume is not None and not volume.is_dir():
+        if not volume.parent.is_dir():
+            found.append(
+                f"FLASHPOOL_VOLUME={volume} is made now, and {volume.parent} too: is it misspelt?"
+            )
+        try:
+            volume.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"FLASHPOOL_VOLUME={volume} is no directory, and cannot be made: {error.strerror}",
+                advice="name a directory that can be written, or leave it out",
+            ) from None
+    used = _volume(settings)
+    if used and DEFAULT_VOLUME in (used, *used.parents) and not DEFAULT_VOLUME.is_mount():
+        found.append(
+            f"{DEFAULT_VOLUME} is no mount here: environments in it are lost with the container"
+        )
+    return tuple(found)
+
+
+def missing_store(settings: EnvSettings) -> Path | None:
+    """Where environments would be kept, if nothing was ever kept there."""
+    volume = _volume(settings)
+    if volume is not None:
+        return None if (volume / "flashpool").is_dir() else volume / "flashpool"
+    local = [candidate / "flashpool" for candidate in _local_candidates(settings)]
+    return None if any(map(Path.is_dir, local)) else local[0]
+
+
+def without_making(settings: EnvSettings, spare: Path) -> EnvSettings:
+    """The same places for somebody who only looks: of those that are missing, `spare` has some."""
+    volume = _volume(settings)
+    if volume is not None and not (volume / "flashpool").is_dir():
+        volume = spare / "volume"
+    known = [path for path in _local_candidates(settings) if (path / "flashpool").is_dir()]
+    local = known[0] if known else spare / "local"
+    return replace(settings, volume=volume, local=local)
+
+
+def _volume(settings: EnvSettings) -> Path | None:
+    return settings.volume or (DEFAULT_VOLUME if DEFAULT_VOLUME.is_dir() else None)
+
+
+def _local_candidates(settings: EnvSettings) -> list[Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return [settings.local] if settings.local else [cache, Path(tempfile.gettempdir())]
+
+
+def _local(local: Path, note: str) -> Places:
+    return Places(mode="local", local=local, shared=local, cache=local / "cache", note=note)
+
+
+def _without_writing(shared: Path, local: Path, problem: str) -> Places:
+    _log.warning("volume %s cannot be written (%s): environments go to %s", shared, problem, local)
+    if (shared / "archives").is_dir():
+        return Places(
+            mode="archive",
+            local=local,
+            shared=shared,
+            cache=local / "cache",
+            read_only=True,
+            note=problem,
+        )
+    return _local(local, problem)
+
+
+def _local_root(settings: EnvSettings) -> Path:
+    problems = []
+    for candidate in _local_candidates(settings):
+        root = candidate / "flashpool"
+        problem = _write_problem(root)
+        if not problem:
+            return root
+        problems.append(f"{root}: {problem}")
+    raise StoreUnavailable(
+        "No directory for environments can be written: " + "; ".join(problems),
+        advice="set FLASHPOOL_LOCAL_DIR to a writable directory",
+    )
+
+
+def _write_problem(root: Path) -> str:
+    """Why a directory cannot be written; found by writing, for flags and modes lie."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        handle, name = tempfile.mkstemp(prefix=".probe-", dir=root)
+        os.close(handle)
+        Path(name).unlink()
+    except OSError as error:
+        # A full volume is not an unusable one: eviction may make room.
+        return "" if is_full(error) and root.is_dir() else error.strerror or str(error)
+    return ""

@@ -1,0 +1,262 @@
+"""What makes a directory an environment: its facts, its files, its seal.
+
+    flashpool.json    facts; written last before publication: no facts, no environment
+    flashpool.files   every file with its size, as it was published
+    flashpool.seal    every file with its SHA-256, and an HMAC over the lot
+
+Sizes are compared when a process first uses an environment (one stat a file:
+this finds truncation, deletion, an emptied `pyvenv.cfg`). With a volume key, the
+seal is compared too, and a file that the seal does not know is as bad as one
+that differs. Bytecode is not among the files, for Python may write it at any
+time; it is in the seal, for Python runs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from flashpool.envs.errors import Tampered
+from flashpool.envs.lease import Decision, Where
+
+from .layout import MAX_OWN_FILE, read_file, read_json, write_json
+
+__all__ = [
+    "Facts",
+    "check_seal",
+    "check_sizes",
+    "list_files",
+    "read_facts",
+    "seal",
+    "sign",
+    "signed_by",
+    "write_facts",
+]
+
+FACTS: Final = "flashpool.json"
+FILES: Final = "flashpool.files"
+SEAL: Final = "flashpool.seal"
+#: Ours, and therefore not listed in themselves.
+_OWN: Final = frozenset({FACTS, FILES, SEAL})
+_VERSION: Final = re.compile(r"3\.\d{1,3}[\w.+]*")
+_ADVICE: Final = "it is built anew; if this repeats, look at who writes to the volume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an environment says of itself."""
+
+    digest: str
+    mode: Where
+    python_version: str
+    base_python: str
+    site_dirs: tuple[str, ...]
+    lock: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+    reason: str
+    created: float
+    bytes: int
+    files: int
+
+
+def encode_facts(facts: Facts) -> dict[str, Any]:
+    """Facts as JSON holds them."""
+    return asdict(facts)
+
+
+def decode_facts(value: Mapping[str, Any]) -> Facts | None:
+    """Facts from JSON, which anybody may have written; None when anything is missing or odd."""
+    try:
+        facts = Facts(
+            **{
+                **value,
+                "site_dirs": tuple(value["site_dirs"]),
+                "lock": tuple(value["lock"]),
+                "decisions": tuple(Decision(**row) for row in value["decisions"]),
+            }
+        )
+    except (KeyError, TypeError):
+        return None
+    lists = isinstance(value["site_dirs"], list) and isinstance(value["lock"], list)
+    return facts if lists and _plausible(facts) else None
+
+
+def _plausible(facts: Facts) -> bool:
+    told = [text for decision in facts.decisions for text in astuple(decision)]
+    texts: list[object] = [facts.digest, facts.base_python, facts.python_version, facts.reason]
+    counts: list[object] = [facts.bytes, facts.files]
+    created: object = facts.created
+    return (
+        all(isinstance(text, str) for text in (*texts, *facts.site_dirs, *facts.lock, *told))
+        and all(isinstance(count, int) and count >= 0 for count in counts)
+        and isinstance(created, (int, float))
+        and facts.mode in get_args(Where)
+        # Part of a path, when links to the interpreter are made.
+        and _VERSION.fullmatch(facts.python_version) is not None
+    )
+
+
+def write_facts(environment: Path, facts: Facts) -> None:
+    """The last step before publication."""
+    write_json(environment / FACTS, encode_facts(facts))
+
+
+def read_facts(environment: Path) -> Facts | None:
+    """Facts of a published environment; None when there is no complete one."""
+    value = read_json(environment / FACTS)
+    return None if value is None else decode_facts(value)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        with os.scandir(root / folder if folder else root) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                elif path not in _OWN:
+                    yield path, entry
+
+
+def _is_bytecode(path: str) -> bool:
+    return path.endswith(".pyc") and "__pycache__/" in path
+
+
+def list_files(environment: Path) -> tuple[int, int]:
+    """Write the list of files with their sizes; answer their number and bytes."""
+    sizes = _sizes(str(environment))
+    text = "".join([f"{sizes[path]}\t{path}\n" for path in sorted(sizes)])
+    (environment / FILES).write_text(text, encoding="utf-8", errors="surrogateescape")
+    return len(sizes), sum(sizes.values())
+
+
+def _sizes(root: str) -> dict[str, int]:
+    """A call may wait for this, on thousands of files: hence not `_walk`, and no `Path`."""
+    sizes: dict[str, int] = {}
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        caching = "__pycache__/" in prefix
+        with os.scandir(f"{root}/{prefix}") as entries:
+            for entry in entries:
+                name = entry.name
+                if "\n" in name:  # a row of the list is a line
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{prefix}{name}/")
+                elif not (caching and name.endswith(".pyc")):
+                    sizes[prefix + name] = entry.stat(follow_symlinks=False).st_size
+    for own in _OWN:
+        sizes.pop(own, None)
+    return sizes
+
+
+def check_sizes(environment: Path) -> None:
+    """Raise Tampered unless every listed file is there with its size."""
+    try:
+        data = read_file(environment / FILES, MAX_OWN_FILE)
+    except OSError as error:
+        raise Tampered(f"{environment.name} has no list of its files", advice=_ADVICE) from error
+    for row in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
+        size, _, path = row.partition("\t")
+        _check_size(environment, path, size)
+
+
+def _check_size(environment: Path, path: str, size: str) -> None:
+    try:
+        found = os.lstat(environment / path).st_size
+    except OSError:
+        found = -1
+    if str(found) != size:
+        what = "is gone" if found < 0 else f"has {found} bytes instead of {size}"
+        raise Tampered(f"{path} of environment {environment.name} {what}", advice=_ADVICE)
+
+
+def _hash_file(path: Path) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _hashes(environment: Path) -> dict[str, str]:
+    found = {}
+    for path, entry in _walk(environment):
+        whole = environment / path
+        if entry.is_symlink():
+            found[path] = f"-> {os.readlink(whole)}"
+        else:
+            # What is no file is not opened: a pipe has no end.
+            found[path] = _hash_or_none(whole) if entry.is_file() else "no file"
+    return found
+
+
+def _hash_or_none(path: Path) -> str:
+    try:
+        return _hash_file(path)
+    except (FileNotFoundError, PermissionError) as error:
+        return f"unreadable: {error.strerror}"
+
+
+def sign(value: Mapping[str, Any], key: bytes | None) -> str:
+    """HMAC over canonical JSON; empty without a key."""
+    if not key:
+        return ""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+
+def signed_by(key: bytes, value: Mapping[str, Any], mac: str) -> bool:
+    """Whether that is the HMAC over a value."""
+    return hmac.compare_digest(sign(value, key).encode(), mac.encode("utf-8", "replace"))
+
+
+def seal(environment: Path, key: bytes | None) -> None:
+    """Hash every file, bytecode too, and sign; blocking, and reads everything."""
+    content = {"facts": read_json(environment / FACTS), "files": _hashes(environment)}
+    write_json(environment / SEAL, {**content, "mac": sign(content, key)})
+
+
+def sealed(environment: Path) -> bool:
+    """Whether a seal is there at all."""
+    return (environment / SEAL).is_file()
+
+
+def check_seal(environment: Path, key: bytes | None, *, strict: bool = True) -> None:
+    """Raise Tampered unless the content is what was sealed.
+
+    `strict` minds unknown files too; without a key, bytecode that Python wrote
+    since is no sign of anything.
+    """
+    stored = read_json(environment / SEAL) or {}
+    files = stored.get("files")
+    if not isinstance(files, dict):
+        raise Tampered(f"environment {environment.name} has no seal", advice=_ADVICE)
+    content = {"facts": read_json(environment / FACTS), "files": files}
+    if key and not signed_by(key, content, str(stored.get("mac", ""))):
+        raise Tampered(
+            f"the signature of environment {environment.name} does not match", advice=_ADVICE
+        )
+    _compare(environment, files, strict=strict)
+
+
+def _compare(environment: Path, expected: Mapping[str, str], *, strict: bool) -> None:
+    found = _hashes(environment)
+    changed = sorted(path for path, value in expected.items() if found.get(path) != value)
+    unknown = sorted(
+        path for path in found if path not in expected and (strict or not _is_bytecode(path))
+    )
+    if changed or unknown:
+        path = (changed or unknown)[0]
+        what = "differs from what was sealed" if changed else "was added after sealing"
+        raise Tampered(f"{path} of environment {environment.name} {what}", advice=_ADVICE)

@@ -1,0 +1,59 @@
+"""What calls of an environment imported, so that the next zygote imports it first.
+
+    preloads/<digest>.json on the shared root: another pod learns from this one's calls.
+
+Names are data from user processes: identifiers with dots only, bounded in number
+and length. Whether to import one is the reader's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from .layout import Store, read_json, write_json
+
+__all__ = ["Preloads", "clean_modules", "read_preloads", "write_preloads"]
+
+MAX_MODULES: Final = 200
+_MAX_NAME: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preloads:
+    """Modules, and the packages that the sources of the calls named which imported them."""
+
+    modules: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+
+
+def clean_modules(names: Iterable[object]) -> tuple[str, ...]:
+    """What may be a module's name, each once, in the order given."""
+    kept: dict[str, None] = {}
+    for name in names:
+        if isinstance(name, str) and len(name) <= _MAX_NAME and _is_module(name):
+            kept.setdefault(name)
+        if len(kept) >= MAX_MODULES:
+            break
+    return tuple(kept)
+
+
+def _is_module(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def read_preloads(store: Store, digest: str) -> Preloads:
+    """What is known for a digest; blocking."""
+    value = read_json(store.preloads(digest)) or {}
+    modules, entries = value.get("modules"), value.get("entries")
+    return Preloads(
+        modules=clean_modules(modules) if isinstance(modules, list) else (),
+        entries=clean_modules(entries) if isinstance(entries, list) else (),
+    )
+
+
+def write_preloads(store: Store, digest: str, preloads: Preloads) -> None:
+    """Replace what is known for a digest; blocking."""
+    noted = {"modules": list(preloads.modules), "entries": list(preloads.entries)}
+    write_json(store.preloads(digest), noted)
