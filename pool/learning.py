@@ -194,6 +194,10 @@ class Learner:
         there = best.modules if best is not None else frozenset()
         if is_cheap([name for name in wanted if name not in there]):
             return None
+        if len(wanted) <= len(there & one.needs.keys()):
+            # It would be retired as soon as it is up: what is there spares as much, with modules
+            # that could not be preloaded again.
+            return None
         if len(known.profiles) >= self._profiles:
             # Another one makes room, if it is of less use.
             if one.missed < MISSES or not self._one_is_unused(known):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flashpool.pool.commands import ZygoteKey
 from flashpool.pool.learning import BARE, UNUSED, Learner
@@ -291,3 +293,49 @@ def test_a_seed_keeps_to_the_patterns_and_needs_an_entry():
     assert learner.route("other", "f") == ZygoteKey("other")
     learner.seed("third", ["numpy"])
     assert learner.modules(ZygoteKey("third", 1)) == ()
+
+
+def start_all(learner, key, unfit=()):
+    """Have zygotes come up until nothing more is to be started; how many did."""
+    started = 0
+    while key is not None:
+        started += 1
+        assert started < 100, "zygotes are started for ever"
+        modules = set(unfit) & set(learner.modules(key))
+        if modules:
+            learner.skip(key, modules, "it prints")
+        learner.started(key)
+        key = learner.behind("base")
+    return started
+
+
+def test_a_profile_that_would_spare_less_than_what_is_there_is_not_started():
+    """Some of what an earlier one has is denied since: without it, a new one would be of less use."""
+    learner = Learner(("*",))
+    old, new = ([f"{name}.m{number}" for number in range(10)] for name in ("old", "new"))
+    first = learner.observed(LEAN, "f", old)
+    learner.started(first)
+    second = learner.observed(LEAN, "g", ["other", *old])
+    assert start_all(learner, second, unfit=[*old, "other"]) == 1
+    assert start_all(learner, learner.observed(first, "f", new)) <= 1
+    assert learner.route("base", "f") == first
+
+
+MODULES = st.sampled_from([f"{package}.{part}" for package in "abcd" for part in range(12)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    calls=st.lists(st.tuples(st.integers(0, 5), st.sets(MODULES, min_size=1)), max_size=12),
+    unfit=st.lists(st.sets(MODULES), min_size=1, max_size=4),
+    profiles=st.integers(1, 5),
+)
+def test_whatever_calls_import_and_zygotes_refuse_starts_come_to_an_end(calls, unfit, profiles):
+    learner = Learner(("*",), profiles=profiles)
+    for number, (function, modules) in enumerate(calls):
+        key = learner.route("base", function)
+        start_all(
+            learner,
+            learner.observed(key, function, sorted(modules)),
+            unfit[number % len(unfit)],
+        )
