@@ -3,6 +3,6 @@
 The mode is read from the environment; `flashpool serve lb` is the same with deadlines for clients.
 """
 
-from flashpool.frontends.hosted import create_hosted_app
+from flashpool.frontends.lb.hosted import create_hosted_app
 
 app = create_hosted_app()

@@ -16,10 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flashpool.pool.settings import Settings
-
-from .listener import Listener, ListenError, bind
-from .pending import CallPool
+from .call_handles import CallPool
+from .http_server.listener import Listener, ListenError, bind
+from .settings.table import Settings
 
 
 def create_admin_app(pool: CallPool) -> FastAPI:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flashpool.pool.environments import StoredEnvironments
-from flashpool.pool.settings import Settings
 from flashpool.pool.supervisor import Supervisor
 
 from .service import Service
+from .settings.table import Settings
 
 
 def make_service(settings: Settings, result_limit: int) -> Service:

@@ -26,7 +26,7 @@ from flashpool.pool.options import (
     fits_seed,
 )
 
-from . import mistakes
+from . import schema_errors
 
 #: Longest function name, and most entries of a list or table the server reads.
 NAME_LIMIT: Final = 256
@@ -123,7 +123,7 @@ def decode(body: bytes) -> Decoded:
         if not body.isascii():
             body.decode()  # spans are not decoded, so their bytes were not checked
     except msgspec.ValidationError as error:
-        raise InvalidRequest(mistakes.misfit(error)) from None
+        raise InvalidRequest(schema_errors.misfit(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is no JSON: {_without_data(error)}") from None
     except RecursionError:
@@ -147,7 +147,7 @@ def _request(body: bytes) -> Decoded:
         request = _REQUEST.decode(body)
     if len(body) > _SEARCH_LIMIT:
         return Decoded(request, body)
-    return Decoded(request, body, mistakes.near_misses(_NAMES.decode(body), _KNOWN))
+    return Decoded(request, body, schema_errors.near_misses(_NAMES.decode(body), _KNOWN))
 
 
 def _without_data(error: Exception) -> str:

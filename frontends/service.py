@@ -23,10 +23,10 @@ from flashpool.pool.calls import Outcome, Provision
 from flashpool.pool.environments import Environments
 from flashpool.pool.errors import Cancelled, FlashpoolError, Overloaded
 
-from . import answers, logs, schema
-from .answers import Answer
-from .pending import CallPool, Pending, Prepared, Watched, Watcher
-from .requested import BASE, Defaults, label_of, spec_of
+from . import logs, responses, schema
+from .call_builder import BASE, Defaults, label_of, spec_of
+from .call_handles import CallPool, Pending, Prepared, Watched, Watcher
+from .responses import Answer
 
 _log = logging.getLogger(__name__)
 
@@ -213,4 +213,4 @@ class Service:
 
     def answer(self, outcome: Outcome) -> Answer:
         """The response of a call that ended."""
-        return answers.of_outcome(outcome, self._defaults.result_limit)
+        return responses.of_outcome(outcome, self._defaults.result_limit)

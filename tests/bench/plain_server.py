@@ -8,9 +8,9 @@ import sys
 
 from fastapi import FastAPI
 
-from flashpool.frontends.listener import Listener, bind
-from flashpool.frontends.serving import run_loop
-from flashpool.pool.settings import Settings
+from flashpool.frontends.http_server.listener import Listener, bind
+from flashpool.frontends.lb.server import run_loop
+from flashpool.frontends.settings.table import Settings
 
 app = FastAPI()
 

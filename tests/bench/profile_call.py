@@ -21,11 +21,11 @@ from bench import http_load  # noqa: E402
 from rich.console import Console  # noqa: E402 - found only now
 from rich.table import Table  # noqa: E402
 
+from flashpool.frontends.settings.worker_env import worker_env  # noqa: E402
 from flashpool.pool import pickling  # noqa: E402
 from flashpool.pool._child import payload  # noqa: E402
 from flashpool.pool.config import PoolConfig  # noqa: E402
 from flashpool.pool.ends import runtime_packages  # noqa: E402
-from flashpool.pool.worker_env import worker_env  # noqa: E402
 
 HERE = Path(__file__).parent
 LIMIT_S = 300

@@ -11,7 +11,7 @@ from typing import Final
 from differential.outcomes import Outcome, masked, read_files
 from differential.programs import Program
 
-from flashpool.pool.worker_env import worker_env
+from flashpool.frontends.settings.worker_env import worker_env
 
 LIMIT_S: Final = 240.0
 

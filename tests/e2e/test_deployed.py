@@ -28,7 +28,7 @@ UVICORN: Final = [sys.executable, "-m", "uvicorn", "--port", "{port}"]
 WAYS: Final[list[tuple[str, list[str], dict[str, str]]]] = [
     ("lb", [str(FLASHPOOL), "serve", "lb", "--port", "{port}"], {}),
     ("lb-image", [*UVICORN, "lb_handler:app"], {}),
-    ("lb-factory", [*UVICORN, "--factory", "flashpool.frontends.hosted:create_hosted_app"], {}),
+    ("lb-factory", [*UVICORN, "--factory", "flashpool.frontends.lb.hosted:create_hosted_app"], {}),
     ("qb", SERVE_QB, QUEUE),
     ("qb-image", HANDLER, QUEUE),
     ("qb-one-job", [*SERVE_QB, "--test_input", JOB], {}),

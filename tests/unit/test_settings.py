@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from flashpool.pool.settings import Settings, SettingsError, table, unknown, variable
-from flashpool.pool.worker_env import worker_env
+from flashpool.frontends.settings.table import Settings, SettingsError, table, unknown, variable
+from flashpool.frontends.settings.worker_env import worker_env
 
 
 def test_defaults_suit_a_machine_of_ones_own() -> None:

@@ -7,18 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-from flashpool.frontends import qb_heartbeat, qb_loop
+from flashpool.frontends.qb import heartbeat, loop
 
 
-class Dying(qb_heartbeat.Heartbeat):
+class Dying(heartbeat.Heartbeat):
     def __call__(self, *args: object) -> None:
         os._exit(3)
 
 
-begin = qb_loop.JobLoop.start
+begin = loop.JobLoop.start
 
 
-def start(self: qb_loop.JobLoop) -> None:
+def start(self: loop.JobLoop) -> None:
     end = time.monotonic() + 30
     while multiprocessing.active_children() and time.monotonic() < end:
         time.sleep(0.01)
@@ -26,10 +26,10 @@ def start(self: qb_loop.JobLoop) -> None:
 
 
 if __name__ == "__main__":
-    qb_loop.JobLoop.start = start  # type: ignore[method-assign]
-    from flashpool.frontends import qb_sdk
+    loop.JobLoop.start = start  # type: ignore[method-assign]
+    from flashpool.frontends.qb import sdk
 
-    qb_sdk.Heartbeat = Dying  # type: ignore[misc]
+    sdk.Heartbeat = Dying  # type: ignore[misc]
     handler = Path(__file__).parents[3] / "docker" / "handler.py"
     sys.argv[0] = str(handler)
     runpy.run_path(str(handler), run_name="__main__")

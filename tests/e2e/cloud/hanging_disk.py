@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from flashpool.frontends import qb_outbox
+from flashpool.frontends.qb import outbox
 
 
 def hang(*_: Any) -> Any:
@@ -16,7 +16,7 @@ def hang(*_: Any) -> Any:
 
 if __name__ == "__main__":
     os.fsync = hang  # type: ignore[assignment]
-    qb_outbox.Outbox.waiting = hang  # type: ignore[method-assign]
+    outbox.Outbox.waiting = hang  # type: ignore[method-assign]
     handler = Path(__file__).parents[3] / "docker" / "handler.py"
     sys.argv[0] = str(handler)
     runpy.run_path(str(handler), run_name="__main__")

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from flashpool.frontends.qb_outbox import Outbox, Report
-from flashpool.frontends.qb_posts import Verdict
-from flashpool.frontends.qb_reports import Reports
+from flashpool.frontends.qb.delivery import Reports
+from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.platform_posts import Verdict
 
 
 class Platform:

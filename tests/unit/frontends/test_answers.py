@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from unit.frontends.stand_in import NONE
 
-from flashpool.frontends import answers
+from flashpool.frontends import responses
 from flashpool.pool.calls import Outcome, Provision, Receipt
 from flashpool.pool.errors import (
     BY_NAME,
@@ -29,14 +29,14 @@ OLD_FIELDS = {
 }
 
 
-def fields(answer: answers.Answer) -> dict[str, Any]:
+def fields(answer: responses.Answer) -> dict[str, Any]:
     decoded: dict[str, Any] = json.loads(answer.body)
     assert decoded.keys() >= OLD_FIELDS | {"receipt"}
     return decoded
 
 
 def test_a_result() -> None:
-    answer = answers.of_outcome(
+    answer = responses.of_outcome(
         Outcome(body=NONE, output='a "b"\n\x00é'.encode(), receipt=Receipt(pid=3)), None
     )
     got = fields(answer)
@@ -46,12 +46,12 @@ def test_a_result() -> None:
 
 
 def test_a_json_result() -> None:
-    got = fields(answers.of_outcome(Outcome(body=b'{"a":[0]}', format="json"), None))
+    got = fields(responses.of_outcome(Outcome(body=b'{"a":[0]}', format="json"), None))
     assert (got["result"], got["json_result"]) == (None, {"a": [0]})
 
 
 def test_output_that_is_no_text() -> None:
-    assert "�" in fields(answers.of_outcome(Outcome(body=NONE, output=b"\xff"), None))["stdout"]
+    assert "�" in fields(responses.of_outcome(Outcome(body=NONE, output=b"\xff"), None))["stdout"]
 
 
 @pytest.mark.parametrize(
@@ -67,20 +67,20 @@ def test_output_that_is_no_text() -> None:
     ],
 )
 def test_a_forged_result_never_becomes_the_response(body: bytes, kind: str) -> None:
-    got = fields(answers.of_outcome(Outcome(body=body, format=kind), None))
+    got = fields(responses.of_outcome(Outcome(body=body, format=kind), None))
     assert (got["success"], got["error_type"]) == (False, "WorkerCrashed")
 
 
 def test_a_result_that_is_too_large() -> None:
     limit = len(NONE)
-    assert fields(answers.of_outcome(Outcome(body=NONE), limit))["success"]
-    got = fields(answers.of_outcome(Outcome(body=NONE * 2), limit))
+    assert fields(responses.of_outcome(Outcome(body=NONE), limit))["success"]
+    got = fields(responses.of_outcome(Outcome(body=NONE * 2), limit))
     assert got["error_type"] == "ResultTooLarge"
     assert got["details"] == {"size": 2 * limit, "limit": limit}
 
 
 def test_a_user_exception() -> None:
-    answer = answers.of_outcome(
+    answer = responses.of_outcome(
         Outcome(
             error_type="KeyError",
             error="'x'\n\nTraceback ...",
@@ -98,14 +98,14 @@ def test_a_user_exception() -> None:
 
 def test_an_exception_that_cannot_travel_is_absent() -> None:
     got = fields(
-        answers.of_outcome(Outcome(error_type="X", error="x", details={"args": ["1"]}), None)
+        responses.of_outcome(Outcome(error_type="X", error="x", details={"args": ["1"]}), None)
     )
     assert "exception" not in got
     assert got["details"] == {"args": ["1"]}
 
 
 def test_a_failure_always_has_an_error() -> None:
-    assert fields(answers.of_outcome(Outcome(error_type="X", error=""), None))["error"]
+    assert fields(responses.of_outcome(Outcome(error_type="X", error=""), None))["error"]
 
 
 EXPECTED_STATUS = {
@@ -121,27 +121,27 @@ EXPECTED_STATUS = {
 @pytest.mark.parametrize("name", BY_NAME)
 def test_status_of_every_error_type(name: str) -> None:
     expected = EXPECTED_STATUS.get(name, 200)
-    assert answers.of_outcome(Outcome(error_type=name, error="x"), None).status == expected
-    assert answers.of_error(BY_NAME[name]("x")).status == expected
+    assert responses.of_outcome(Outcome(error_type=name, error="x"), None).status == expected
+    assert responses.of_error(BY_NAME[name]("x")).status == expected
 
 
 def test_a_user_exception_of_such_a_name_is_still_a_result() -> None:
     outcome = Outcome(error_type="Overloaded", error="x", from_user=True)
-    answer = answers.of_outcome(outcome, None)
+    answer = responses.of_outcome(outcome, None)
     assert (answer.status, answer.retry_after) == (200, None)
 
 
 def test_refusals() -> None:
-    assert answers.of_error(Overloaded("full", retry_after_s=1.2)).retry_after == 2
-    assert answers.of_error(Overloaded("full")).retry_after == 1
-    assert answers.of_error(PayloadTooLarge("big")).retry_after is None
-    assert answers.of_error(Timeout("late", phase="receive"), 408).status == 408
+    assert responses.of_error(Overloaded("full", retry_after_s=1.2)).retry_after == 2
+    assert responses.of_error(Overloaded("full")).retry_after == 1
+    assert responses.of_error(PayloadTooLarge("big")).retry_after is None
+    assert responses.of_error(Timeout("late", phase="receive"), 408).status == 408
 
 
 def test_what_was_refused_has_no_receipt() -> None:
-    refused = answers.of_error(Overloaded("later", retry_after_s=1))
+    refused = responses.of_error(Overloaded("later", retry_after_s=1))
     assert (refused.status, json.loads(refused.body)["receipt"]) == (503, None)
-    failed = answers.of_error(InstanceLost("it is not there"))
+    failed = responses.of_error(InstanceLost("it is not there"))
     receipt = json.loads(failed.body)["receipt"]
     assert (failed.status, receipt["environment"]) == (200, None)
     assert (receipt["environment_origin"], receipt["environment_hit"]) == (None, None)
@@ -162,7 +162,7 @@ def test_what_to_do_about_a_module_that_is_not_there(
         details={"missing_module": missing},
         from_user=from_user,
     )
-    text = fields(answers.of_outcome(outcome, None))["error"]
+    text = fields(responses.of_outcome(outcome, None))["error"]
     assert text.startswith(error)
     assert text.endswith("in `dependencies`; a file of your own, in `modules`.") is told
     assert told or text == error
@@ -171,7 +171,7 @@ def test_what_to_do_about_a_module_that_is_not_there(
 def test_who_got_no_environment_is_told_what_the_try_took() -> None:
     error = EnvironmentError("no such package")
     error.provision = Provision(environment="", origin="failed", resolve_s=0.5)
-    receipt = json.loads(answers.of_error(error).body)["receipt"]
+    receipt = json.loads(responses.of_error(error).body)["receipt"]
     assert (receipt["environment"], receipt["environment_origin"]) == (None, "failed")
     assert receipt["environment_hit"] is False
     assert (receipt["seconds"]["resolve"], receipt["attempts"]) == (0.5, 0)
@@ -179,7 +179,7 @@ def test_who_got_no_environment_is_told_what_the_try_took() -> None:
 
 def test_warnings_are_there_when_there_are_any() -> None:
     for outcome in (Outcome(body=b"5", format="json"), Outcome(error_type="Timeout", error="x")):
-        assert "warnings" not in json.loads(answers.of_outcome(outcome, None).body)
+        assert "warnings" not in json.loads(responses.of_outcome(outcome, None).body)
         warned = replace(outcome, warnings=('say "it"', "two"))
-        body = json.loads(answers.of_outcome(warned, None).body)
+        body = json.loads(responses.of_outcome(warned, None).body)
         assert body["warnings"] == ['say "it"', "two"]

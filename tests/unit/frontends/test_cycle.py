@@ -9,7 +9,7 @@ from unit.frontends.sockets import Run
 from unit.frontends.stand_in import StandInPool
 from unit.frontends.wire import at_end, read_reply, serving
 
-from flashpool.frontends.cycle import Cycle
+from flashpool.frontends.http_server.request_cycle import Cycle
 
 JSON = (b"content-type", b"application/json")
 

@@ -5,8 +5,8 @@ import pytest
 from unit.frontends.stand_in import StandInPool
 from unit.frontends.wire import BODY, Client, at_end, post, read_reply, run, serving
 
-from flashpool.frontends.connections import HEADERS_LIMIT
-from flashpool.frontends.listener import ListenError, bind, url
+from flashpool.frontends.http_server.connection import HEADERS_LIMIT
+from flashpool.frontends.http_server.listener import ListenError, bind, url
 
 FAST = {"FLASHPOOL_HEADER_TIMEOUT_S": "0.3"}
 
@@ -79,7 +79,7 @@ def test_headers_without_end() -> None:
 def test_a_body_nobody_asked_for_does_not_keep_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flashpool.frontends.listener._MARGIN_S", 0.0)
+    monkeypatch.setattr("flashpool.frontends.http_server.listener._MARGIN_S", 0.0)
 
     async def main() -> None:
         async with (
@@ -109,7 +109,7 @@ def test_what_is_no_http(data: bytes) -> None:
 
 
 def test_one_connection_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashpool.frontends.connections._connection_limit", lambda: 1)
+    monkeypatch.setattr("flashpool.frontends.http_server.connection._connection_limit", lambda: 1)
 
     async def main() -> None:
         async with serving(StandInPool()) as client, client.connect() as (reader, writer):

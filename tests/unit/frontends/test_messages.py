@@ -15,7 +15,7 @@ from unit.frontends.wire import (
     until,
 )
 
-from flashpool.frontends.connections import HEADERS_LIMIT
+from flashpool.frontends.http_server.connection import HEADERS_LIMIT
 
 
 @pytest.mark.parametrize("piece", [1, 50, 1 << 20])

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from unit.frontends.qb_stand_in import Platform
 
-from flashpool.frontends.qb_outbox import Outbox, Report
-from flashpool.frontends.qb_posts import Verdict
-from flashpool.frontends.qb_reports import Reports
-from flashpool.frontends.qb_stream import CHUNK_LIMIT, Items, Progress
+from flashpool.frontends.qb.delivery import Reports
+from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.platform_posts import Verdict
+from flashpool.frontends.qb.streaming import CHUNK_LIMIT, Items, Progress
 
 # -- Delivery -----------------------------------------------------------------------------
 

@@ -10,18 +10,18 @@ import aiohttp
 import pytest
 from unit.frontends.stand_in import StandInPool
 
-from flashpool.frontends import qb_loop
-from flashpool.frontends.qb_heartbeat import Heartbeat
-from flashpool.frontends.qb_jobs import Job
-from flashpool.frontends.qb_loop import JobLoop
-from flashpool.frontends.qb_outbox import Outbox, Report
-from flashpool.frontends.qb_posts import Addresses
-from flashpool.frontends.qb_results import Results
-from flashpool.frontends.qb_take import Taken
-from flashpool.frontends.qb_worker import Worker
+from flashpool.frontends.qb import loop as job_loop
+from flashpool.frontends.qb.heartbeat import Heartbeat
+from flashpool.frontends.qb.jobs import Job
+from flashpool.frontends.qb.loop import JobLoop
+from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.platform_posts import Addresses
+from flashpool.frontends.qb.polling import Taken
+from flashpool.frontends.qb.results import Results
+from flashpool.frontends.qb.worker import Worker
 from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Outcome
-from flashpool.pool.settings import Settings
 
 JOB = Job(id="late", input=b'{"function_name":"f","function_code":"def f(): pass"}')
 DRAIN_S = 0.5
@@ -81,7 +81,7 @@ def left(
 ) -> dict[str, Any]:
     """What is on disk of jobs, by id, when nobody answers at the platform's address."""
     monkeypatch.setattr(Taker, "jobs", (JOB,) if taker else ())
-    monkeypatch.setattr(qb_loop, "Taker", taker or Taker)
+    monkeypatch.setattr(job_loop, "Taker", taker or Taker)
     monkeypatch.setenv("RUNPOD_POD_ID", "pod")
     variables = {"FLASHPOOL_STATE_DIR": str(folder), "RUNPOD_POD_ID": "pod"}
     settings = Settings.from_environ(variables)

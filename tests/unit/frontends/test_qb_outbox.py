@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from unit.frontends.qb_stand_in import Names, Platform, reports_of
 
-from flashpool.frontends import qb_places, qb_reports
-from flashpool.frontends.qb_outbox import Outbox, Report
-from flashpool.frontends.qb_posts import Verdict
-from flashpool.pool.settings import Settings
+from flashpool.frontends.qb import delivery, paths
+from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.platform_posts import Verdict
+from flashpool.frontends.settings.table import Settings
 from support.waiting import until
 
 
@@ -26,15 +26,15 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "../end point")
     monkeypatch.setenv("RUNPOD_POD_ID", "pod")
     local = Settings.from_environ({"FLASHPOOL_LOCAL_DIR": str(tmp_path)})
-    folder = qb_places.outbox_folder(local)
+    folder = paths.outbox_folder(local)
     assert folder.relative_to(tmp_path / "flashpool" / "outbox").parts == ("-end-point", "pod")
     (tmp_path / "volume").mkdir()
     volume = {"FLASHPOOL_VOLUME": str(tmp_path / "volume")}
     on_volume = Settings.from_environ(volume)
-    assert qb_places.outbox_folder(on_volume).is_relative_to(tmp_path / "volume")
+    assert paths.outbox_folder(on_volume).is_relative_to(tmp_path / "volume")
     stated = Settings.from_environ({**volume, "FLASHPOOL_STATE_DIR": str(tmp_path / "s")})
-    assert qb_places.outbox_folder(stated).is_relative_to(tmp_path / "s")
-    assert qb_places.spill_folder(on_volume) == tmp_path / "volume" / "flashpool" / "results"
+    assert paths.outbox_folder(stated).is_relative_to(tmp_path / "s")
+    assert paths.spill_folder(on_volume) == tmp_path / "volume" / "flashpool" / "results"
 
 
 def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
 _OWNER = """
 import sys
 from pathlib import Path
-from flashpool.frontends.qb_outbox import Outbox, Report
+from flashpool.frontends.qb.outbox import Outbox, Report
 
 outbox = Outbox(Path(sys.argv[1]), is_named=False)
 outbox.keep(Report(job_id="a", body=b"{}"))
@@ -256,8 +256,8 @@ class Hanging(Outbox):
 
 @pytest.fixture
 def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
-    monkeypatch.setattr(qb_reports, "_START_S", 0.1)
-    monkeypatch.setattr(qb_reports, "_DISK_S", 0.1)
+    monkeypatch.setattr(delivery, "_START_S", 0.1)
+    monkeypatch.setattr(delivery, "_DISK_S", 0.1)
     outbox = Hanging(tmp_path)
     yield outbox
     outbox.back.set()
@@ -323,12 +323,12 @@ def test_a_volume_that_hangs_counts_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
-    monkeypatch.setattr(qb_places, "_ANSWER_S", 0.1)
+    monkeypatch.setattr(paths, "_ANSWER_S", 0.1)
     variables = {"FLASHPOOL_VOLUME": str(tmp_path / "v"), "FLASHPOOL_LOCAL_DIR": str(tmp_path)}
     settings = Settings.from_environ(variables)
     monkeypatch.setattr(os, "access", lambda *_: back.wait(30))
     try:
-        folder = qb_places.outbox_folder(settings)
+        folder = paths.outbox_folder(settings)
     finally:
         back.set()
     assert folder.is_relative_to(tmp_path / "flashpool")

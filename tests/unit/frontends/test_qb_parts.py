@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flashpool.frontends import modes, qb_jobs
-from flashpool.frontends.qb_jobs import Job, NoJobs
-from flashpool.frontends.qb_output import LINE_LIMIT, LiveLines
+from flashpool.frontends import modes
+from flashpool.frontends.qb.jobs import Job, NoJobs, decode, of_value
+from flashpool.frontends.qb.log_lines import LINE_LIMIT, LiveLines
 
 # -- Jobs ---------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ from flashpool.frontends.qb_output import LINE_LIMIT, LiveLines
     ],
 )  # fmt: skip
 def test_jobs_are_read(body: bytes, jobs: list[Job]) -> None:
-    assert qb_jobs.decode(body) == jobs
+    assert decode(body) == jobs
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,14 @@ def test_jobs_are_read(body: bytes, jobs: list[Job]) -> None:
     ids=lambda policy: repr(policy)[:30],
 )  # fmt: skip
 def test_a_policy_that_is_none_is_not_said(policy: bytes) -> None:
-    (job,) = qb_jobs.decode(b'{"id":"a","input":1,"policy":%s}' % policy)
+    (job,) = decode(b'{"id":"a","input":1,"policy":%s}' % policy)
     assert job == Job(id="a", input=b"1")
 
 
 def test_what_has_no_input_keeps_its_id_and_its_neighbours() -> None:
     body = b'[{"id":"a"},{"id":"b","input":null},{"id":"c","input":{"x":1}}]'
-    jobs = qb_jobs.decode(body)
-    assert [(job.id, job.input is None, bool(job.problem)) for job in jobs] == [
+    found = decode(body)
+    assert [(job.id, job.input is None, bool(job.problem)) for job in found] == [
         ("a", True, True), ("b", True, True), ("c", False, False),
     ]  # fmt: skip
 
@@ -63,18 +63,16 @@ def test_a_job_that_no_decoder_takes_keeps_its_id_and_its_neighbours(
 ) -> None:
     fine = b'{"id":"z","input":[1, {"y":"]"}]}'
     poisoned = Job(id="a", input=poison, limit_s=0.009)
-    assert qb_jobs.decode(around % poison) == [poisoned]
-    assert qb_jobs.decode(b"[%s , %s]" % (around % poison, fine)) == [
+    assert decode(around % poison) == [poisoned]
+    assert decode(b"[%s , %s]" % (around % poison, fine)) == [
         poisoned,
         Job(id="z", input=b'[1, {"y":"]"}]'),
     ]
 
 
 def test_what_has_no_id_is_left_out() -> None:
-    assert qb_jobs.decode(b'[5,null,{"input":1},{"id":null},{"id":[],"input":1}]') == []
-    assert (
-        qb_jobs.decode(b'[{"id":"\\ud800","input":1}, {"id":"%s","input":1}]' % (b"x" * 1001)) == []
-    )
+    assert decode(b'[5,null,{"input":1},{"id":null},{"id":[],"input":1}]') == []
+    assert decode(b'[{"id":"\\ud800","input":1}, {"id":"%s","input":1}]' % (b"x" * 1001)) == []
 
 
 @pytest.mark.parametrize(
@@ -82,13 +80,13 @@ def test_what_has_no_id_is_left_out() -> None:
 )
 def test_an_answer_that_is_no_json(body: bytes) -> None:
     with pytest.raises(NoJobs):
-        qb_jobs.decode(body)
+        decode(body)
 
 
 def test_a_job_that_refers_to_itself() -> None:
     job: dict[str, Any] = {"id": "a", "input": {}}
     job["input"]["self"] = job
-    found = qb_jobs.of_value(job)
+    found = of_value(job)
     assert found is not None
     assert found.input is None
     assert "Circular" in found.problem
@@ -96,7 +94,9 @@ def test_a_job_that_refers_to_itself() -> None:
 
 def test_the_load_balanced_server_never_imports_the_sdk() -> None:
     code = """import sys
-from flashpool.frontends import cli, hosted, lb, serving, qb
+from flashpool.frontends.cli import main
+from flashpool.frontends.lb import app, hosted, server
+from flashpool.frontends.qb import entry
 sys.exit('runpod' in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -6,8 +6,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from flashpool.frontends.qb_outbox import Report
-from flashpool.frontends.qb_posts import Addresses, Posts, Verdict
+from flashpool.frontends.qb.outbox import Report
+from flashpool.frontends.qb.platform_posts import Addresses, Posts, Verdict
 
 
 def posted(status: int, location: str = "") -> tuple[Verdict, list[tuple[str, str]]]:

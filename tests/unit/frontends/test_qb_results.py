@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from flashpool.frontends.qb_outbox import Report
-from flashpool.frontends.qb_results import Results, of_error
-from flashpool.frontends.qb_spill import Spill
+from flashpool.frontends.qb.outbox import Report
+from flashpool.frontends.qb.results import Results, of_error
+from flashpool.frontends.qb.spill import Spill
 from flashpool.frontends.service import Service
 from flashpool.pool.calls import Outcome, Provision
 from flashpool.pool.errors import EnvironmentError, InvalidRequest

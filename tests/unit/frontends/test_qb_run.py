@@ -9,13 +9,13 @@ import pytest
 from unit.frontends.stand_in import StandInPool
 
 from flashpool.envs import Spec
-from flashpool.frontends.qb_jobs import Job
-from flashpool.frontends.qb_output import LiveLines
-from flashpool.frontends.qb_run import JobRun, Ways
+from flashpool.frontends.qb.job_run import JobRun, Ways
+from flashpool.frontends.qb.jobs import Job
+from flashpool.frontends.qb.log_lines import LiveLines
 from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Outcome, Provision
 from flashpool.pool.errors import Overloaded
-from flashpool.pool.settings import Settings
 
 REQUEST = {"function_name": "f", "function_code": "def f(): pass"}
 

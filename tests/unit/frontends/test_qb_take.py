@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import pytest
 
-from flashpool.frontends import qb_take
-from flashpool.frontends.qb_jobs import Job
-from flashpool.frontends.qb_take import Taken, Taker
+from flashpool.frontends.qb import polling
+from flashpool.frontends.qb.jobs import Job
+from flashpool.frontends.qb.polling import Taken, Taker
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 24\r\n\r\n"
 BODY = b'{"id":"a","input":"xyz"}'
@@ -68,7 +68,7 @@ async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 def test_an_answer_may_take_longer_than_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     """The platform has given the job away when it begins to answer."""
-    monkeypatch.setattr(qb_take, "POLL_S", 0.3)
+    monkeypatch.setattr(polling, "POLL_S", 0.3)
     assert taken(drip).jobs == [Job(id="a", input=b'"xyz"')]
 
 
@@ -76,7 +76,7 @@ def test_an_answer_may_take_longer_than_the_poll(monkeypatch: pytest.MonkeyPatch
 def test_an_answer_that_breaks_off_is_told(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(qb_take, "_STALL_S", 0.2)
+    monkeypatch.setattr(polling, "_STALL_S", 0.2)
     found = taken(answer)
     assert found.jobs == []
     assert found.pause_s > 0
@@ -92,7 +92,7 @@ def test_so_is_one_that_there_is_no_time_for(caplog: pytest.LogCaptureFixture) -
 def test_a_poll_without_an_answer_lost_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(qb_take, "POLL_S", 0.2)
+    monkeypatch.setattr(polling, "POLL_S", 0.2)
     with caplog.at_level(logging.INFO):
         assert taken(silence) == Taken(jobs=[])
     assert not caplog.text

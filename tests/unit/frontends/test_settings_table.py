@@ -1,5 +1,5 @@
-from flashpool.frontends import settings_table
-from flashpool.pool.settings import Settings, table, variable
+from flashpool.frontends.cli import settings_table
+from flashpool.frontends.settings.table import Settings, table, variable
 
 
 def test_narrow_terminals_get_a_list_that_fits() -> None:

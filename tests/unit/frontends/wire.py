@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, NamedTuple
 
 from flashpool.envs import Spec
-from flashpool.frontends.lb import create_app
-from flashpool.frontends.listener import Listener, bind
-from flashpool.frontends.pending import CallPool
+from flashpool.frontends.call_handles import CallPool
+from flashpool.frontends.http_server.listener import Listener, bind
+from flashpool.frontends.lb.app import create_app
 from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Provision
 from flashpool.pool.environments import Environments, Report
-from flashpool.pool.settings import Settings
 from support.waiting import until
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()

@@ -1,0 +1,252 @@
+"""``flashpool call``: one function of a file, in a pool of its own, its output live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from flashpool.envs import Spec, SpecRefused
+from flashpool.envs.resolving.spec import normalise
+from flashpool.envs.settings import REFERENCE_KINDS
+from flashpool.frontends.settings.table import Settings
+from flashpool.pool import ends
+from flashpool.pool.calls import Call, Codec, Limits, Outcome
+from flashpool.pool.causes import TAIL_HEADING
+from flashpool.pool.environments import StoredEnvironments
+from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.supervisor import Supervisor
+
+#: Run in the worker: the file as a module of its own, so that the function keeps its imports
+#: and constants, a main guard stays shut, and tracebacks show the file.
+_LOAD: Final = """
+import importlib.util, sys
+_spec = importlib.util.spec_from_file_location({name!r}, {path!r})
+_module = importlib.util.module_from_spec(_spec)
+sys.modules[{name!r}] = _module
+_spec.loader.exec_module(_module)
+{function} = getattr(_module, {function!r}, None)
+if not callable({function}):
+    class MissingFunction(Exception): pass
+    _there = [name for name, value in vars(_module).items()
+              if callable(value) and not isinstance(value, type)
+              and getattr(value, "__module__", None) == {name!r}]
+    _there = ", ".join(_there[:20]) or "none"
+    raise MissingFunction({file!r} + " defines no function {function!r}; its functions: " + _there)
+"""
+
+
+#: What to do about a module that is not there.
+_REMEDY: Final = "name the package that provides it in --with"
+#: What messages call a limit, and what it is called here.
+_OPTIONS: Final = {"timeout_s": "--timeout", "memory_mb": "--memory-mb"}
+#: The last output in a message is at most that long.
+_SHOWN_KEPT: Final = 16 * 1024
+
+
+class UsageError(Exception):
+    """The command line names no function, or no JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A function, where it lives, and the request that calls it."""
+
+    function: str
+    folder: str
+    body: bytes
+    #: How its arguments were given, for whoever gave others than it takes.
+    hint: str = ""
+
+
+def read_request(target: str, arguments: str) -> Request:
+    """What the command line asks for."""
+    path, separator, function = target.rpartition(":")
+    if not separator or not function.isidentifier():
+        raise UsageError(f"{target!r} is not FILE.py:FUNCTION")
+    _check_file(path)
+    try:
+        values = json.loads(arguments)
+    except (ValueError, RecursionError) as error:
+        why = error if isinstance(error, ValueError) else "it is nested too deeply"
+        raise UsageError(
+            f"ARGS is not JSON: {why}. Put all of it between single quotes, and text between "
+            'double quotes within: \'[1, "two"]\', \'{"name": "Ada"}\', \'"two"\''
+        ) from None
+    body: dict[str, Any] = {
+        "function_name": function,
+        "function_code": _LOAD.format(
+            name=Path(path).stem, path=os.path.abspath(path), file=path, function=function
+        ),
+        "args": values if isinstance(values, list) else [],
+        "kwargs": values if isinstance(values, dict) else {},
+        "serialization_format": "json",
+    }
+    if not isinstance(values, (list, dict)):
+        body["args"] = [values]
+    return Request(
+        function=function,
+        folder=os.path.dirname(os.path.abspath(path)),
+        body=json.dumps(body).encode(),
+        hint=_hint(values, arguments),
+    )
+
+
+def _hint(values: Any, arguments: str) -> str:
+    if isinstance(values, list):
+        one = f" For one argument that is a list, write '[{arguments}]'." if values else ""
+        return f"ARGS is a list, so it was called with {len(values)} arguments.{one}"
+    if isinstance(values, dict):
+        return (
+            "ARGS is an object, so it was called with keyword arguments. "
+            f"For one argument that is an object, write '[{arguments}]'."
+        )
+    return ""
+
+
+def check_requirements(requirements: Iterable[str]) -> None:
+    """Refuse what is no requirement before anything is started for it."""
+    try:
+        normalise(Spec(requirements=tuple(requirements)), references=REFERENCE_KINDS)
+    except SpecRefused as error:
+        raise UsageError(f"--with: {error}") from None
+
+
+def _check_file(path: str) -> None:
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        return
+    why = "it may not be read" if os.path.isfile(path) else "no such file"
+    if os.path.isdir(path):
+        why = "it is a folder; name a file in it"
+    hint = f"; did you mean {path}.py?" if os.path.isfile(f"{path}.py") else ""
+    raise UsageError(f"Cannot read {path}: {why}{hint}")
+
+
+class _Live:
+    """A sink that copies output to stderr as it comes."""
+
+    wants_output = True
+
+    def __init__(self, outcome: asyncio.Future[Outcome]) -> None:
+        self.outcome = outcome
+        #: The end of what was shown.
+        self.shown = b""
+
+    def output(self, chunk: bytes) -> None:
+        """Pass it on."""
+        self.shown = (self.shown + chunk)[-_SHOWN_KEPT:]
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()
+
+    def told(self, line: str) -> None:
+        """Show how its environment gets on."""
+        self.output(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """Not asked for: a generator's items come as a list."""
+
+    def done(self, outcome: Outcome) -> None:
+        """The end."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+def run(
+    request: Request,
+    settings: Settings,
+    *,
+    timeout_s: float | None,
+    memory_mb: int | None,
+    requirements: tuple[str, ...] = (),
+) -> Outcome:
+    """Run it in a pool made for it; Ctrl-C cancels it."""
+    config = replace(
+        settings.to_pool_config(),
+        slots=1,
+        max_spares=1,
+        call_timeout_s=None,
+        extra_path=(request.folder,),
+        # The user's own shell: their program sees what it would see without us.
+        worker_env=dict(os.environ),
+    )
+    call = Call(
+        codec=Codec.FLASH,
+        body=request.body,
+        label=request.function,
+        limits=Limits(run_s=timeout_s, memory_mb=memory_mb),
+    )
+    return asyncio.run(_run(Supervisor(config), call, settings, request, requirements))
+
+
+async def _run(
+    pool: Supervisor,
+    call: Call,
+    settings: Settings,
+    request: Request,
+    requirements: tuple[str, ...],
+) -> Outcome:
+    loop = asyncio.get_running_loop()
+    await pool.start()
+    environments = StoredEnvironments(settings.to_env_settings(), pool)
+    try:
+        live = _Live(loop.create_future())
+        if requirements:
+            spec = Spec(requirements=requirements)
+            call = replace(call, provision=await environments.resolve(spec, live.told))
+        call_id = pool.submit(call, live)
+        loop.add_signal_handler(signal.SIGINT, pool.cancel, call_id, "interrupted")
+        outcome = await live.outcome
+        return outcome if outcome.ok else _for_terminal(outcome, live.shown, request)
+    except FlashpoolError as error:
+        return Outcome(error_type=type(error).__name__, error=error.message, details=error.details)
+    finally:
+        await pool.stop()
+        await environments.close()
+
+
+def _for_terminal(outcome: Outcome, shown: bytes, request: Request) -> Outcome:
+    """The failure in the words of the command line, without output that was shown already."""
+    if outcome.from_user:
+        return _of_user(outcome, request)
+    message, heading, tail = (outcome.error or "").partition(TAIL_HEADING)
+    for name, option in _OPTIONS.items():
+        message = message.replace(name, option)
+    rest = _not_shown(tail, shown.decode("utf-8", "replace"))
+    return replace(outcome, error=f"{message}{heading}{rest}" if rest else message)
+
+
+def _of_user(outcome: Outcome, request: Request) -> Outcome:
+    message = str(outcome.details.get("message", ""))
+    if outcome.error_type == "MissingFunction":
+        return replace(outcome, error=message)
+    outcome = replace(outcome, error=ends.told(outcome, _REMEDY))
+    # Of the call itself: a TypeError from within names another function.
+    if outcome.error_type == "TypeError" and message.startswith(f"{request.function}() "):
+        return replace(outcome, error=f"{(outcome.error or '').rstrip()}\n{request.hint}")
+    return outcome
+
+
+def _not_shown(tail: str, shown: str) -> str:
+    """The tail of the output, without what the end of ``shown`` has of it."""
+    shown = shown.rstrip()
+    for end in range(len(tail), 0, -1):
+        if shown.endswith(tail[:end].rstrip()):
+            return tail[end:].lstrip("\n")
+    return tail
+
+
+def show_failure(outcome: Outcome) -> None:
+    """The failure on stderr: the traceback as it was, then what ended the call."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(outcome.error or "", style="red"), soft_wrap=True)
+    if not outcome.from_user:
+        console.print(Text(f"The call ended as {outcome.error_type}.", style="bold"))

@@ -1,0 +1,316 @@
+"""``flashpool envs``: the store of environments on a terminal.
+
+What is done is `flashpool.envs.operations`; here are its arguments, its progress (stderr)
+and its results (stdout, as tables or with ``--json``). Exit status 1: something failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from flashpool.envs import Environments, EnvSettings
+    from flashpool.envs.operations import Built
+    from flashpool.frontends.settings.table import Settings
+
+T = TypeVar("T")
+
+FAILED: Final = 1
+_SHORT: Final = 12
+_MB: Final = 1024 * 1024
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_python = click.option(
+    "--python", metavar="VERSION", help="The Python it is for, as '3.12'; the base's when left out."
+)
+_requirements = click.argument("requirements", nargs=-1, required=True, metavar="REQUIREMENT...")
+
+
+@click.group()
+@click.pass_context
+def envs(context: click.Context) -> None:
+    """Environments of packages: what is built, building, cleaning up.
+
+    They lie on FLASHPOOL_VOLUME, or in the user's cache directory.
+    """
+    # The table of settings comes from the command that this group belongs to.
+    context.obj = context.meta[SETTINGS]()
+
+
+#: Where the parent command leaves what reads the settings.
+SETTINGS: Final = "flashpool.settings"
+
+
+@envs.command("ls")
+@_json
+@click.pass_obj
+def list_(settings: Settings, as_json: bool) -> None:
+    """List environments, the least recently used first."""
+    from flashpool.envs import operations
+
+    missing = _missing(settings)
+    listing = _look(settings, operations.listing)
+    if missing:
+        listing = replace(listing, root=Path(missing), total_bytes=0)
+    if as_json:
+        _print_json(asdict(listing))
+        return
+    rows = [
+        (
+            row.digest[:_SHORT],
+            row.mode,
+            str(row.packages),
+            _size(row.bytes),
+            _ago(row.last_used),
+            str(row.users),
+            "yes" if row.archived else "no",
+        )
+        for row in listing.environments
+    ]
+    rows += [(digest[:_SHORT], "", "", "", "", "", "only") for digest in listing.archived_only]
+    _print_table(("digest", "mode", "packages", "size", "used", "users", "archived"), rows)
+    quota = f" of {_size(listing.quota)}" if listing.quota else ""
+    alone = sum(row.bytes for row in listing.environments)
+    # Files that environments and uv's cache share are in the size of each, and on disk once.
+    total = f"{_size(listing.total_bytes)}{quota} with uv's cache, shared files once"
+    where = f"in {listing.root} ({listing.store_mode} mode)"
+    click.echo(f"environments: {_size(alone)}, each by itself; on disk: {total}, {where}")
+    if missing or listing.note:
+        click.echo("nothing is there yet" if missing else listing.note)
+
+
+@envs.command()
+@_requirements
+@_python
+@click.pass_obj
+def build(settings: Settings, requirements: tuple[str, ...], python: str | None) -> None:
+    """Build the environment of these requirements, or find it built."""
+    from flashpool.envs import operations
+
+    async def build_it(store: Environments) -> Built:
+        return await operations.build(store, requirements, python=python, progress=_progress)
+
+    _finish([_run(settings, build_it)])
+
+
+@envs.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.pass_obj
+def warm(settings: Settings, file: Path) -> None:
+    """Build every set of requirements in FILE.
+
+    A requirement a line, an empty line between sets.
+    """
+    from flashpool.envs import operations
+
+    _finish(_run(settings, lambda store: operations.warm(store, file, progress=_progress)))
+
+
+@envs.command()
+@click.argument("digest")
+@_json
+@click.pass_obj
+def show(settings: Settings, digest: str, as_json: bool) -> None:
+    """Show one environment; the beginning of its digest is enough."""
+    from flashpool.envs import operations
+
+    shown = _look(settings, lambda store: operations.show(store, digest))
+    if as_json:
+        _print_json(asdict(shown))
+        return
+    click.echo(f"digest    {shown.facts.digest}\npath      {shown.path}")
+    click.echo(f"mode      {shown.facts.mode}{_because(shown.facts.reason)}")
+    click.echo(f"size      {_size(shown.facts.bytes)}")
+    click.echo(f"used      {_ago(shown.last_used)}, processes that use it now: {len(shown.users)}")
+    click.echo(f"sealed    {'yes' if shown.sealed else 'no'}")
+    click.echo(f"archived  {'yes' if shown.archived else 'no'}")
+    click.echo(f"preloads  {len(shown.preloads)} modules")
+    _print_decisions(shown.facts.decisions)
+
+
+@envs.command()
+@_requirements
+@_python
+@_json
+@click.pass_obj
+def explain(
+    settings: Settings, requirements: tuple[str, ...], python: str | None, as_json: bool
+) -> None:
+    """Tell where each package would come from, and why; builds nothing."""
+    from flashpool.envs import operations
+
+    found = _look(settings, lambda store: operations.explain(store, requirements, python=python))
+    if as_json:
+        _print_json(asdict(found))
+        return
+    click.echo(f"{found.digest}  {found.mode}, {found.present}{_because(found.reason)}")
+    _print_decisions(found.decisions)
+
+
+@envs.command()
+@click.option("--all", "everything", is_flag=True, help="All that nobody uses, not just too many.")
+@click.pass_obj
+def gc(settings: Settings, everything: bool) -> None:
+    """Sweep up what crashes left, and delete until the limits are met."""
+    from flashpool.envs import operations
+
+    evicted = _look(settings, lambda store: operations.gc(store, everything=everything))
+    for digest in evicted.digests:
+        click.echo(f"deleted {digest}")
+    for digest in evicted.wanted:
+        click.echo(f"kept {digest}: it is in use")
+    if evicted.cache_cleaned:
+        click.echo("emptied uv's cache")
+    if not (evicted.digests or evicted.wanted or evicted.cache_cleaned):
+        click.echo("nothing to delete")
+
+
+@envs.command()
+@click.argument("digests", nargs=-1, metavar="[DIGEST]...")
+@click.pass_obj
+def verify(settings: Settings, digests: tuple[str, ...]) -> None:
+    """Compare environments with what was published.
+
+    All of them when none is named.
+    """
+    from flashpool.envs import operations
+
+    checks = _look(settings, lambda store: operations.verify(store, digests))
+    if not checks:
+        click.echo("no environments to verify")
+    for check in checks:
+        kind = "checksums" if check.sealed else "sizes only"
+        click.echo(f"{check.digest}  {check.problem or f'good ({kind})'}")
+    if any(check.problem for check in checks):
+        sys.exit(FAILED)
+
+
+@envs.command()
+@click.argument("digests", nargs=-1, required=True, metavar="DIGEST...")
+@click.pass_obj
+def rm(settings: Settings, digests: tuple[str, ...]) -> None:
+    """Delete environments, and their archives."""
+    from flashpool.envs import operations
+
+    async def remove_all(store: Environments) -> list[bool]:
+        return [await operations.remove(store, digest) for digest in digests]
+
+    done = _look(settings, remove_all)
+    for digest, removed in zip(digests, done, strict=True):
+        click.echo(f"{'deleted' if removed else 'kept, it is in use:'} {digest}")
+    if not all(done):
+        sys.exit(FAILED)
+
+
+# What they share.
+
+
+def _run(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
+    return _with(settings.to_env_settings(), act)
+
+
+def _look(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
+    """The same for who only looks: what is not there is not made."""
+    from flashpool.envs.store.locations import without_making
+
+    with tempfile.TemporaryDirectory(prefix="flashpool-look-") as spare:
+        return _with(without_making(settings.to_env_settings(), Path(spare)), act)
+
+
+def _missing(settings: Settings) -> str:
+    """Where the store would be, if it is not; or nothing."""
+    from flashpool.envs.store.locations import missing_store
+
+    return str(missing_store(settings.to_env_settings()) or "")
+
+
+def _with(settings: EnvSettings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
+    from flashpool.envs import EnvironmentFailure, Environments
+
+    async def main() -> T:
+        async with Environments(settings) as store:
+            return await act(store)
+
+    try:
+        return asyncio.run(main())
+    except EnvironmentFailure as failure:
+        _print_error(str(failure))
+        sys.exit(FAILED)
+
+
+def _finish(built: Iterable[Built]) -> None:
+    failed = False
+    for one in built:
+        names = " ".join(one.requirements)
+        if one.environment is None:
+            failed = True
+            _print_error(f"{names}: {one.failure}")
+            continue
+        seconds = one.environment.seconds
+        total = seconds.resolve + seconds.fetch + seconds.build
+        click.echo(f"{one.environment.digest}  {one.environment.origin} in {total:.1f} s  {names}")
+    if failed:
+        sys.exit(FAILED)
+
+
+def _progress(line: str) -> None:
+    click.secho(line, dim=True, err=True)
+
+
+def _print_error(text: str) -> None:
+    click.secho(f"Error: {text}", fg="red", err=True)
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    encoded = msgspec.json.encode(value, enc_hook=str)
+    click.echo(msgspec.json.format(encoded, indent=2).decode())
+
+
+def _print_decisions(decisions: Iterable[Any]) -> None:
+    rows = [(one.name, one.version, one.where, one.why) for one in decisions]
+    _print_table(("package", "version", "from", "why"), rows)
+
+
+def _print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    terminal, text = Console(), io.StringIO()
+    Console(file=text, width=terminal.width if terminal.is_terminal else 160).print(table)
+    click.echo(text.getvalue().rstrip())
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _size(number: int) -> str:
+    return f"{number / _MB:.1f} MB"
+
+
+def _ago(moment: float) -> str:
+    if not moment:
+        return "never"
+    seconds = max(0.0, time.time() - moment)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

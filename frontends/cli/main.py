@@ -1,0 +1,246 @@
+"""The ``flashpool`` command. What a subcommand needs is imported when it runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from .envs import SETTINGS, envs
+
+if TYPE_CHECKING:
+    import socket
+
+    from flashpool.frontends.settings.table import Settings
+
+#: Exit status of a call that failed; click's own for a wrong command line is 2.
+CALL_FAILED = 1
+CANNOT_START = 2
+
+
+def _print_version(context: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(f"flashpool {_version()}")
+        context.exit()
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("flashpool")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Run every call in a process of its own.
+
+    Settings are FLASHPOOL_* variables: `flashpool settings` lists them.
+    """
+    context.meta[SETTINGS] = _settings_of_envs
+
+
+main.add_command(envs)
+
+
+@main.group()
+def serve() -> None:
+    """Serve calls to clients."""
+
+
+@serve.command("lb")
+@click.option("--host", help="Address to listen on, instead of FLASHPOOL_HOST.")
+@click.option("--port", type=int, help="Port to listen on, instead of FLASHPOOL_PORT.")
+def serve_lb(host: str | None, port: int | None) -> None:
+    """Serve POST /execute, GET /ping and GET /health.
+
+    The first SIGTERM or SIGINT lets running calls finish, the second ends them.
+    """
+    # Until the server minds its signals itself: nothing runs that would need a drain.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
+    _configure_log(settings.log_level)
+    from flashpool.frontends import modes
+    from flashpool.frontends.http_server.listener import ListenError
+    from flashpool.frontends.lb import server
+
+    try:
+        _check_volume(settings)
+        server.serve_lb(
+            settings,
+            lambda sock, admin: _announce(settings, sock, admin),
+            port_setting="FLASHPOOL_PORT" if port is None else "--port to another one",
+        )
+    except (ListenError, modes.ModeError, server.OpenServerError) as error:
+        _die(str(error))
+
+
+#: The SDK reads its flags itself, and knows more than are listed.
+_SDK_FLAGS = """\b
+Flags of the SDK:
+  --test_input JSON           Run one job, '{"input": {...}}', and exit.
+  --rp_serve_api              Serve the SDK's own API, without a cloud.
+  --rp_api_host HOST          Its address; localhost.
+  --rp_api_port PORT          Its port; 8000.
+  --rp_api_concurrency N      Taken; FLASHPOOL_SLOTS jobs run side by side anyway.
+  --rp_log_level LEVEL        ERROR, WARN, INFO or DEBUG.
+  --rp_debugger               Add the SDK's debugger output.
+"""
+
+
+@serve.command("qb", epilog=_SDK_FLAGS, context_settings={"ignore_unknown_options": True})
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+def serve_qb(flags: tuple[str, ...]) -> None:
+    """Serve the jobs of a RunPod queue.
+
+    RUNPOD_WEBHOOK_GET_JOB and its like, which the platform sets, say where the queue is. The
+    first SIGTERM or SIGINT lets jobs finish for FLASHPOOL_DRAIN_S, the second ends them; each is
+    reported.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = _settings()
+    _configure_log(settings.log_level)
+    from flashpool.frontends import modes
+    from flashpool.frontends.http_server.listener import ListenError
+    from flashpool.frontends.lb.server import OpenServerError
+    from flashpool.frontends.qb import entry
+    from flashpool.pool.errors import EnvironmentStartFailed
+
+    try:
+        _check_volume(settings)
+        entry.serve_qb(settings, list(flags))
+    except (
+        ListenError,
+        OpenServerError,
+        modes.ModeError,
+        entry.UnknownSdk,
+        entry.FlagError,
+        EnvironmentStartFailed,
+    ) as error:
+        _die(str(error))
+
+
+@main.command()
+@click.argument("target", metavar="FILE.py:FUNCTION")
+@click.argument("arguments", metavar="[ARGS]", default="[]")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 366 * 24 * 3600, min_open=True),
+    help="Seconds it may run; no limit when left out.",
+)
+@click.option(
+    "--memory-mb", type=click.IntRange(16, 1 << 30), help="MiB its processes may hold, 16 or more."
+)
+@click.option(
+    "--with",
+    "requirements",
+    multiple=True,
+    metavar="REQUIREMENT",
+    help="A package it needs, such as 'numpy>=2'; may be repeated.",
+)
+def call(
+    target: str,
+    arguments: str,
+    timeout: float | None,
+    memory_mb: int | None,
+    requirements: tuple[str, ...],
+) -> None:
+    """Run one function of a file, in a process of its own.
+
+    ARGS is JSON: a list of arguments, an object of keyword arguments, or a single value.
+    The function's output goes to stderr as it comes, its result to stdout as JSON. The
+    exit status is 1 when the call failed.
+    """
+    settings = _settings()
+    # What the pool does is of no interest here, only what becomes of the call.
+    _configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
+    from . import call
+
+    try:
+        request = call.read_request(target, arguments)
+        call.check_requirements(requirements)
+    except call.UsageError as error:
+        raise click.UsageError(str(error)) from None
+    outcome = call.run(
+        request, settings, timeout_s=timeout, memory_mb=memory_mb, requirements=requirements
+    )
+    if outcome.ok:
+        click.echo(outcome.body)
+        return
+    call.show_failure(outcome)
+    sys.exit(CALL_FAILED)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
+def settings(as_json: bool) -> None:
+    """List every setting: value, where it came from, default, meaning."""
+    values = _settings()
+    from . import settings_table
+
+    click.echo(settings_table.as_json(values) if as_json else settings_table.as_table(values))
+
+
+def _settings(**given: str | int | None) -> Settings:
+    """The settings in force, options of the command line included; exits when they are wrong."""
+    import os
+
+    from flashpool.frontends.settings.table import Settings, SettingsError, unknown
+
+    options = {name: str(value) for name, value in given.items() if value is not None}
+    for sentence in unknown():
+        click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+    try:
+        return Settings.from_environ({**os.environ, **options})
+    except SettingsError as error:
+        _die("\n".join(error.problems))
+
+
+def _settings_of_envs() -> Settings:
+    settings = _settings()
+    # What the store does is told by the command itself.
+    _configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
+    return settings
+
+
+def _check_volume(settings: Settings) -> None:
+    """Say what is odd about the volume before calls depend on it."""
+    from flashpool.envs import StoreUnavailable
+    from flashpool.envs.store.locations import check_volume
+
+    try:
+        warnings = check_volume(settings.to_env_settings())
+    except StoreUnavailable as error:
+        _die(str(error))
+    for sentence in warnings:
+        click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+
+
+def _die(message: str) -> NoReturn:
+    for line in message.splitlines():
+        click.secho(f"Error: {line}", fg="red", err=True)
+    sys.exit(CANNOT_START)
+
+
+def _configure_log(level: str) -> None:
+    from flashpool.frontends.logs import configure_log, quieten_uvicorn
+
+    configure_log(level)
+    quieten_uvicorn()
+
+
+def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:
+    from flashpool.frontends.http_server.listener import url
+    from flashpool.frontends.lb.banner import banner
+
+    click.echo(banner(settings, _version(), url(sock), url(admin)), err=True)

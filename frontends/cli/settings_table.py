@@ -1,0 +1,95 @@
+"""``flashpool settings``: the table of settings, for people and for programs."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import Any, Final
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from flashpool.frontends.settings.field import Setting
+from flashpool.frontends.settings.table import Settings, table, variable
+
+#: Columns without a terminal, where nobody says how wide a reader's is; and those a table needs.
+_FILE_WIDTH: Final = 80
+_TABLE_WIDTH: Final = 110
+
+
+def as_json(settings: Settings) -> str:
+    """An object: variable -> value, default, origin, meaning, accepted values."""
+    rows = {
+        variable(name): {
+            "value": _value(settings, name, row),
+            "default": row.default(),
+            "origin": settings.origins[name],
+            "meaning": row.meaning,
+            "accepts": row.kind.accepts,
+        }
+        for name, row in table().items()
+    }
+    return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode()
+
+
+def as_table(settings: Settings) -> str:
+    """Rows to read, in colour on a terminal; a list where the terminal is narrow."""
+    terminal = Console()
+    width = terminal.width if terminal.is_terminal else _FILE_WIDTH
+    if width < _TABLE_WIDTH:
+        return as_list(settings, width)
+    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    rows.add_column("variable", no_wrap=True)
+    for heading in ("value", "default", "from"):
+        rows.add_column(heading, overflow="fold")
+    rows.add_column("what it does", ratio=1)
+    for name, row in table().items():
+        origin = settings.origins[name]
+        rows.add_row(
+            variable(name),
+            _shown(_value(settings, name, row)),
+            row.default(),
+            origin,
+            f"{row.meaning} Accepted: {row.kind.accepts}.",
+            style="bold" if origin == "environment" else None,
+        )
+    text = io.StringIO()
+    Console(file=text, width=width, force_terminal=terminal.is_terminal).print(rows)
+    return text.getvalue().rstrip()
+
+
+def as_list(settings: Settings, width: int) -> str:
+    """A paragraph for each setting."""
+    parts = []
+    for name, row in table().items():
+        value, origin = _shown(_value(settings, name, row)), settings.origins[name]
+        of = "the default" if origin == "default" else f"from {origin}; default: {row.default()}"
+        meaning = f"{row.meaning} Accepted: {row.kind.accepts}."
+        folded = textwrap.fill(
+            meaning, max(width, 30), initial_indent="    ", subsequent_indent="    "
+        )
+        parts.append(f"{variable(name)} = {value} ({of})\n{folded}")
+    return "\n".join(parts)
+
+
+def _value(settings: Settings, name: str, row: Setting) -> Any:
+    value = getattr(settings, name)
+    if row.secret:
+        return "(set)" if value else None
+    return value
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        ", ".join(value)
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

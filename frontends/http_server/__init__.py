@@ -1,0 +1,1 @@
+"""uvicorn, with deadlines of ours: one connection, its requests, and what listens for more."""

@@ -1,0 +1,381 @@
+"""One connection: uvicorn's HTTP protocol, with the deadlines and bounds it lacks.
+
+uvicorn times out connections that idle between requests and no others: a client that sends
+a byte now and then, or never reads, holds its connection and what it was sent for ever. Here
+a connection remembers when the message it is receiving began, and when its client last took
+a byte; `Listener` looks at all of them twice a second. No timer is set up for a request.
+
+    connected ----> headers ----> body ----> complete --(next byte)--> headers ...
+       |__ header_s ______|         |            `--> response --> taken by the client
+       |____________ message_s _____|                    |__ send_s since the last byte __|
+
+The parser is fed in pieces, and fed nothing while a complete request is being answered:
+what a client pipelines waits as bytes, and reading pauses. Nobody would then hear of the
+client's end, so the socket is asked.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import resource
+import select
+import socket
+import struct
+import sys
+import termios
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from .request_cycle import Cycle
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+#: Bytes of request line and headers; of trailers, and of what stands between two chunks.
+HEADERS_LIMIT: Final = 64 * 1024
+#: Bytes fed to the parser at once. Bounds are looked at, and feeding stops, between pieces.
+_PIECE: Final = 16 * 1024
+#: Seconds a refused client may go on sending, so that it reads why: closing at once would
+#: reset the connection under the answer.
+_LINGER_S: Final = 2.0
+#: Closing then drops what the kernel still holds, and resets the connection.
+_DROP: Final = struct.pack("ii", 1, 0)
+
+#: Of a target that is its own path.
+_PLAIN: Final = b"/_-abcdefghijklmnopqrstuvwxyz0123456789"
+
+_CLOSE: Final = b"connection: close\r\ncontent-length: 0\r\n\r\n"
+_BAD: Final = b"HTTP/1.1 400 Bad Request\r\n" + _CLOSE
+_TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\n" + _CLOSE
+_TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _CLOSE
+
+
+class _RefusedError(Exception):
+    """Raised through the parser, which stops; what to say is in ``response``."""
+
+    def __init__(self, response: bytes) -> None:
+        super().__init__(response)
+        self.response = response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds."""
+
+    #: For a request's headers, and for all of it.
+    header_s: float
+    message_s: float
+    #: Without a byte of the response taken.
+    send_s: float
+    #: Between two requests.
+    idle_s: float
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that knows since when it has been waiting for its client."""
+
+    #: When the current message began, None between messages.
+    since: float | None = None
+    #: When all was answered, None while there is something to answer.
+    _idle_since: float | None = None
+    #: A request that is to be answered once the piece that it came in is parsed.
+    _begun: Cycle | None = None
+    #: What its client is told when all before is answered; nothing more is received.
+    _last_word: bytes | None = None
+    #: When it was told.
+    _refused_at: float | None = None
+    _in_headers: bool = True
+    #: Bytes since the message began, or since the last of its body came.
+    _empty_bytes: int = 0
+    #: Bytes that the client has not taken, and since when there have been that many.
+    _untaken: int = 0
+    _untaken_since: float = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Requests whose headers are here, the one being answered first.
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        #: Received, not yet fed to the parser.
+        self._held = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first message, or turn away one connection too many."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.since = self.loop.time()
+        if len(self.connections) > _connection_limit():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell every request; uvicorn tells the newest only, which may not have begun."""
+        super().connection_lost(exc)
+        self._held.clear()
+        self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    # Receiving
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, or keep it for later."""
+        if self._last_word is not None:
+            return
+        if self._held or len(data) > _PIECE or self._answering():
+            self._held += data
+            self._feed_held()
+        else:
+            self._feed(data)
+
+    def _answering(self) -> bool:
+        """Whether a complete request waits for its response: what comes is a later one."""
+        return bool(self._unanswered) and not self._unanswered[0].more_body
+
+    def _feed_held(self) -> None:
+        while self._held and not self._answering() and not self.transport.is_closing():
+            piece = self._held[:_PIECE]
+            del self._held[:_PIECE]
+            self._feed(piece)
+        if self._held:
+            self.flow.pause_reading()
+
+    def _feed(self, piece: bytes | bytearray) -> None:
+        # In place of uvicorn's data_received, which drops the body of an upgrade.
+        self._idle_since = None
+        if self.since is None and self._in_headers:
+            self.since = self.loop.time()
+        self._empty_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed(self._head_without_upgrade())
+            if rest := piece[upgrade.args[0] :]:
+                self._feed(rest)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.response if isinstance(cause, _RefusedError) else _BAD)
+        else:
+            if self._empty_bytes > HEADERS_LIMIT:
+                self._refuse(_TOO_LONG)
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self._start_asgi_task(begun, self.app)
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head just parsed, for the parser again, which would not look for a body."""
+        self._in_headers = True
+        version = self.parser.get_http_version().encode("ascii")
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        return b"".join([*head, b"\r\n"])
+
+    def on_message_begin(self) -> None:
+        """A first byte, which may have come together with the message before."""
+        super().on_message_begin()
+        self._empty_bytes = self._empty_bytes or 1
+        if self.since is None:
+            self.since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """The body follows, if there is one."""
+        self._in_headers = False
+        # Counted by the piece, the count may lack up to one: then they are added up.
+        near = self._empty_bytes > HEADERS_LIMIT - _PIECE
+        if near and _size(self.url, self.headers) > HEADERS_LIMIT:
+            raise _RefusedError(_TOO_LONG)
+        self._empty_bytes = 0
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _RefusedError(_BAD)
+            return  # they are fed again
+        self._begin()
+        # Trailers are no headers: they go where nobody looks.
+        self.headers = []
+
+    def _begin(self) -> None:
+        """Have the application answer, when it has answered all before."""
+        scope = self.scope
+        version = self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"], scope["raw_path"], scope["query_string"] = _split(self.url)
+        self.cycle = cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if self._unanswered:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+        else:
+            # When what came with its head is parsed as well: most often all of its body.
+            self._begun = cycle
+        self._unanswered.append(cycle)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Run the application, up to where it waits, which a new task otherwise does next turn."""
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(cycle.run_asgi(app), loop=self.loop, eager_start=True)
+            if not task.done():
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        """Some of it came."""
+        self._empty_bytes = 0
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """The next byte begins another message."""
+        if self.parser.should_upgrade():
+            return
+        self._in_headers = True
+        self._empty_bytes = 0
+        self.since = None
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, and with what was held."""
+        answered = self._unanswered.popleft()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._idle_since = self.loop.time()
+        if not answered.more_body and self.since is not None:
+            # The next message had begun, and then waited for us.
+            self.since = self.loop.time()
+        if self._held:
+            self._feed_held()
+        elif self._last_word is not None and not self._unanswered:
+            self._leave(self._last_word)
+
+    # What the listener looks at
+
+    def check(self, now: float, deadlines: Deadlines) -> None:
+        """Close it if its client is late, does not read, or has left unheard."""
+        if self._stalled(now, deadlines.send_s):
+            self._drop()
+        elif self._refused_at is not None:
+            if now - self._refused_at > _LINGER_S:
+                self.transport.abort()
+        elif self.flow.read_paused and _hung_up(_socket(self)):
+            self.transport.close()
+        elif self._overdue(now, deadlines):
+            # No answer for a client that has said nothing.
+            self._refuse(_TOO_SLOW if self._in_headers and self._empty_bytes else b"")
+        elif self._idle_since is not None and now - self._idle_since > deadlines.idle_s:
+            self.transport.close()
+
+    def _overdue(self, now: float, deadlines: Deadlines) -> bool:
+        if self.since is None or self._answering():
+            return False
+        limit_s = deadlines.header_s if self._in_headers else deadlines.message_s
+        return now - self.since > limit_s
+
+    def _stalled(self, now: float, limit_s: float) -> bool:
+        untaken = self.transport.get_write_buffer_size() + _unacknowledged(_socket(self))
+        if untaken != self._untaken:
+            # More of it was written, or some of it was taken: writing stops at a mark.
+            self._untaken, self._untaken_since = untaken, now
+        return untaken > 0 and now - self._untaken_since > limit_s
+
+    def _refuse(self, response: bytes) -> None:
+        if self._last_word is not None or self.transport.is_closing():
+            return
+        self._last_word = response
+        self._held.clear()
+        if not self._answering():
+            self._leave(response)
+
+    def _leave(self, response: bytes) -> None:
+        self._refused_at = self.loop.time()
+        if response and self._may_answer():
+            self._tell_of_end()
+            self.transport.write(response)
+            self.transport.write_eof()
+        else:
+            # A response may be half written, or its reader asleep: nothing to wait for.
+            self.transport.abort()
+
+    def _may_answer(self) -> bool:
+        """Whether the client would take what is written now for the answer to its message."""
+        if not self._unanswered:
+            return True
+        first = self._unanswered[0]
+        return first.more_body and not first.response_started
+
+    def _drop(self) -> None:
+        _socket(self).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
+        self.transport.abort()
+
+
+def _socket(connection: Connection) -> socket.socket:
+    # Open for as long as `connection_lost` was not called.
+    sock: socket.socket = connection.transport.get_extra_info("socket")
+    return sock
+
+
+def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _split(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, the path as it came, and query of a request's target."""
+    if url.translate(None, _PLAIN):
+        parsed = httptools.parse_url(url)
+        raw, query = parsed.path or b"", parsed.query or b""
+        path = raw.decode("ascii")
+        return unquote(path) if "%" in path else path, raw, query
+    return url.decode("ascii"), url, b""
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the kernel has of us and the client has not; TIOCOUTQ is SIOCOUTQ."""
+    size = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, size)
+    return size[0]
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    """Whether the other end has closed, even if there is something left to read."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def _connection_limit() -> int:
+    """Half of the descriptors; the pool needs the others."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else max(64, soft // 2)

@@ -1,0 +1,119 @@
+"""uvicorn on a socket made before, whose connections are looked at: see `connections`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, Final
+
+import uvicorn
+
+from flashpool.frontends.settings.table import Settings
+
+from .connection import Connection, Deadlines
+
+_log = logging.getLogger(__name__)
+
+#: Seconds a message may take beyond what the application itself allows.
+_MARGIN_S: Final = 5.0
+#: Of a tenth of a second each: a client that left is to be noticed within a second.
+_TICKS_A_SWEEP: Final = 5
+
+
+#: Whether this context serves one of our listeners.
+_untold: ContextVar[bool] = ContextVar("_untold", default=False)
+_UVICORN: Final = "uvicorn.error"
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's line is news: whoever has a listener of ours tells of it himself.
+
+    Where uvicorn hosts the application too, each line of its life would come twice.
+    """
+    return record.levelno > logging.INFO or not _untold.get()
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message says which and what to change."""
+
+
+class Listener(uvicorn.Server):
+    """A uvicorn server on a socket made before, which leaves signals alone."""
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._deadlines = Deadlines(
+            header_s=settings.header_timeout_s,
+            message_s=settings.receive_timeout_s + _MARGIN_S,
+            send_s=settings.send_timeout_s,
+            idle_s=settings.keepalive_s,
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Whoever runs the listener decides what signals do."""
+        yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until it is to exit, without uvicorn's words about that: see `_is_told`."""
+        _untold.set(True)
+        logging.getLogger(_UVICORN).addFilter(_is_told)
+        await super().serve(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: uvicorn's own housekeeping, and sometimes ours."""
+        if counter % _TICKS_A_SWEEP == 0:
+            self._sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    def _sweep(self, now: float) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.check(now, self._deadlines)
+
+
+def bind(host: str, port: int, variable: str) -> socket.socket:
+    """A listening socket, or a `ListenError` that names the setting to change."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise ListenError(f"Cannot listen on {host}: {error}") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else str(error)
+        raise ListenError(
+            f"Cannot listen on {host} port {port}: {reason}; set {variable}"
+        ) from error
+    return sock
+
+
+def url(sock: socket.socket) -> str:
+    """Where a socket can be reached from this machine."""
+    host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound, shown
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,245 @@
+"""The load-balanced front-end, live mode: ``POST /execute``, ``GET /ping``, ``GET /health``.
+
+An ASGI application that any server can host (``uvicorn module:app``); `serving` hosts it
+with deadlines, signals and a drain. Its routes are plain ASGI inside FastAPI: a request
+goes from the socket to the pool without a model, a dependency or a middleware between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
+
+from flashpool.frontends import responses
+from flashpool.frontends.admin import Admin
+from flashpool.frontends.responses import Answer
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
+from flashpool.pool.errors import (
+    FlashpoolError,
+    PayloadTooLarge,
+    Timeout,
+    Unauthorized,
+)
+
+from .inflight_requests import Cut, Exchange, Exchanges
+
+#: Seconds a client that sent too much may go on sending, so that it reads its answer: closing
+#: at once would reset the connection under it.
+LINGER_S = 2.0
+
+_HEALTHY = b'{"status":"healthy"}'
+_UNHEALTHY = b'{"status":"unhealthy"}'
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was complete; nobody waits for an answer."""
+
+
+class Execute:
+    """``POST /execute``."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._service = service
+        self._token = settings.token.encode("ascii")
+        self._body_limit = settings.max_body_mb * 1024 * 1024
+        self._exchanges = Exchanges(settings.receive_timeout_s)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        exchange = self._exchanges.open(receive)
+        try:
+            await self._respond(send, await self._answer(exchange, scope, receive))
+        except ClientGone:
+            return
+        except (PayloadTooLarge, Unauthorized) as error:
+            await _respond_and_linger(receive, send, responses.of_error(error))
+        except FlashpoolError as error:
+            await self._respond(send, responses.of_error(error))
+        except asyncio.CancelledError:
+            if exchange.cut is None:
+                raise
+            if exchange.cut is Cut.GONE:
+                return
+            late = Timeout("The request did not arrive within the limit", phase="receive")
+            await _respond(send, responses.of_error(late, 408), close=True)
+        finally:
+            self._exchanges.close(exchange)
+
+    async def _respond(self, send: Send, answer: Answer) -> None:
+        # A connection that is kept would bring the next request to a server that is leaving.
+        await _respond(send, answer, close=self._service.pool.draining)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> Answer:
+        headers = dict(scope["headers"])
+        self._authorize(headers)
+        body = await self._read(headers, receive)
+        exchange.received = True
+        # Nothing may come between: an environment is held for calls that the pool has.
+        exchange.pending = self._service.submit(await self._service.prepare(body))
+        return self._service.answer(await exchange.pending.outcome)
+
+    def _authorize(self, headers: dict[bytes, bytes]) -> None:
+        if self._token:
+            if b"authorization" not in headers:
+                raise Unauthorized("A bearer token is required: Authorization: Bearer ...")
+            scheme, _, given = headers[b"authorization"].partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
+                raise Unauthorized("A bearer token is required, and this is not it")
+        elif b"origin" in headers:
+            # A page in somebody's browser may post anywhere, this machine included.
+            raise Unauthorized("Requests from web pages need a server with FLASHPOOL_TOKEN set")
+
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > self._body_limit:
+            raise self._too_large()
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            body: bytes = message.get("body", b"")
+        else:
+            body = await self._read_on(message, receive)
+        if len(body) > self._body_limit:
+            raise self._too_large()
+        return body
+
+    async def _read_on(self, message: Message, receive: Receive) -> bytes:
+        chunks, size = [], 0
+        while message["type"] == "http.request":
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._body_limit:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+            message = await receive()
+        raise ClientGone
+
+    def _too_large(self) -> PayloadTooLarge:
+        limit = self._body_limit // (1024 * 1024)
+        return PayloadTooLarge(
+            f"The body is larger than {limit} MiB (FLASHPOOL_MAX_BODY_MB)", limit=self._body_limit
+        )
+
+
+class Health:
+    """``GET /ping`` and ``/health``: 204 starting, 200 healthy, 503 failed or draining."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One probe."""
+        status = self._service.health()
+        body = {200: _HEALTHY, 204: b""}.get(status, _UNHEALTHY)
+        if status == 503 and (reason := self._service.ailment):
+            body = json.dumps({"status": "unhealthy", "reason": reason}).encode()
+        await _respond(send, Answer(status, body), close=self._service.pool.draining)
+
+
+async def _respond(send: Send, answer: Answer, *, close: bool = False, finish: bool = True) -> None:
+    headers = [(b"content-type", b"application/json")]
+    if answer.status != 204:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    if answer.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % answer.retry_after))
+    if answer.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": not finish})
+
+
+async def _respond_and_linger(receive: Receive, send: Send, answer: Answer) -> None:
+    """Answer now, then read on for a moment before the connection is closed."""
+    await _respond(send, answer, close=True, finish=False)
+    try:
+        await asyncio.wait_for(_discard(receive), LINGER_S)
+    except asyncio.TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _discard(receive: Receive) -> None:
+    while (message := await receive())["type"] == "http.request":
+        if not message.get("more_body", False):
+            return
+
+
+async def _not_served(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    hint = "This port serves POST /execute, GET /ping and GET /health"
+    if request.scope["path"] == "/stats":
+        hint = (
+            "Stats are on the admin port: FLASHPOOL_ADMIN_PORT, 8001 when it is not set; "
+            "the server prints the address when it starts"
+        )
+    detail = f"{error.detail}. {hint}."
+    return JSONResponse({"detail": detail}, error.status_code, headers=error.headers)
+
+
+class LiveApp(FastAPI):
+    """FastAPI, and a table of routes that are served before its middleware and its router.
+
+    Those cost as much as all else that is done for a request here, and add nothing to
+    routes that take no parameters.
+    """
+
+    def __init__(
+        self, direct: Mapping[tuple[str, str], ASGIApp], lifespan: Lifespan[FastAPI]
+    ) -> None:
+        # No docs: whoever may call it has the contract.
+        super().__init__(
+            lifespan=lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            exception_handlers={404: _not_served, 405: _not_served},
+        )
+        self._direct = direct
+        for path in {path for _, path in direct}:
+            methods = [method for method, other in direct if other == path]
+            # Reached for other methods only, which the router answers with 405.
+            self.router.routes.append(Route(path, direct[methods[0], path], methods=methods))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, or the lifespan."""
+        if scope["type"] == "http":
+            route = self._direct.get((scope["method"], scope["path"]))
+            if route is not None:
+                return await route(scope, receive, send)
+        return await super().__call__(scope, receive, send)
+
+
+def create_app(service: Service, settings: Settings, admin: Admin | None = None) -> FastAPI:
+    """The application; its lifespan starts and stops the service and the admin listener."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            if admin is not None:
+                await admin.start()
+            yield
+        finally:
+            # Stats are there for as long as there is something to tell.
+            await service.stop()
+            if admin is not None:
+                await admin.stop()
+
+    health = Health(service)
+    direct: dict[tuple[str, str], ASGIApp] = {("POST", "/execute"): Execute(service, settings)}
+    for path in ("/ping", "/health"):
+        direct["GET", path] = direct["HEAD", path] = health
+    return LiveApp(direct, lifespan)

@@ -1,0 +1,35 @@
+"""What a server says once it listens: where, with what, and a first call to copy."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from flashpool.frontends.settings.table import Settings
+
+_EXAMPLE: Final = {
+    "function_name": "add",
+    "function_code": "def add(a, b):\n    return a + b",
+    "args": [40, 2],
+    "serialization_format": "json",
+}
+
+
+def banner(settings: Settings, version: str, address: str, admin_address: str) -> str:
+    """The text, ready to print."""
+    slots = "1 slot" if settings.slots == 1 else f"{settings.slots} slots"
+    token = "; every call needs the token" if settings.token else ""
+    return "\n".join(
+        (
+            f"flashpool {version}: live calls on {address}, {slots}, {settings.base_python}{token}",
+            f"stats: {admin_address}/stats",
+            "try:",
+            f"  {example(settings, address)}",
+        )
+    )
+
+
+def example(settings: Settings, address: str) -> str:
+    """A curl command that calls a function."""
+    authorization = ' -H "Authorization: Bearer $FLASHPOOL_TOKEN"' if settings.token else ""
+    return f"curl -s {address}/execute{authorization} -d '{json.dumps(_EXAMPLE)}'"

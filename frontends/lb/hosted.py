@@ -1,0 +1,141 @@
+"""The load-balanced front-end for a server that is not ours: ``uvicorn lb_handler:app``.
+
+What `serving` does around its listener is done here as far as an application can: settings,
+the refusal of open addresses (uvicorn's ``--host`` is looked for where uvicorn finds it), the
+hardening of the process, and the admin port while the application lives. Deadlines for clients
+are uvicorn's. So is what a signal does, but that it waits for running calls without a limit:
+
+    signal --> uvicorn: no new connections, wait for those that are answered --> shutdown
+         `---> here: drain --(its limit, or a second signal)--> end the calls, which are answered
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+
+from flashpool.envs import StoreUnavailable
+from flashpool.envs.store.locations import check_volume
+from flashpool.frontends import modes
+from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.assembly import make_service
+from flashpool.frontends.http_server.listener import url
+from flashpool.frontends.logs import configure_log
+from flashpool.frontends.server_process import harden
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings, SettingsError
+
+from .app import create_app
+from .server import SIGNALS, OpenServerError, check_open, give_way
+
+_log = logging.getLogger(__name__)
+
+_LOCAL = "127.0.0.1"
+_Handler = Callable[[int, FrameType | None], Any]
+
+
+def create_hosted_app() -> FastAPI:
+    """The application, by the environment; exits with a message where there can be none."""
+    try:
+        modes.check_live(modes.of_balanced(os.environ), os.environ)
+        settings = Settings.from_environ(
+            {**os.environ, "FLASHPOOL_HOST": _host(sys.argv, os.environ)}
+        )
+        check_open(settings)
+        oddities = check_volume(settings.to_env_settings())
+    except (modes.ModeError, SettingsError, OpenServerError, StoreUnavailable) as error:
+        # uvicorn would print the traceback of an exception around it.
+        raise SystemExit(f"Error: {error}") from None
+    configure_log(settings.log_level)
+    for sentence in oddities:
+        _log.warning(sentence)
+    harden()
+    give_way()
+    service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
+    app = create_app(service, settings)
+    _surround(app, service, settings)
+    return app
+
+
+def _surround(app: FastAPI, service: Service, settings: Settings) -> None:
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(of: FastAPI) -> AsyncIterator[None]:
+        # Bound here: a process that only imports the application has no business with ports.
+        sock = await asyncio.to_thread(bind_admin, settings)
+        _log.info("Live calls, on slots: %d; stats: %s/stats", settings.slots, url(sock))
+        admin = Admin(service.pool, settings, sock)
+        async with inner(of):
+            await admin.start()
+            try:
+                with _minding_signals(service, settings.drain_s):
+                    yield
+            finally:
+                await admin.stop()
+
+    app.router.lifespan_context = lifespan
+
+
+@contextlib.contextmanager
+def _minding_signals(service: Service, drain_s: float) -> Iterator[None]:
+    """Have the first signal begin a drain, and the second cut it, beside what they do anyway."""
+    loop, hurry = asyncio.get_running_loop(), asyncio.Event()
+    leaving: list[asyncio.Task[None]] = []
+
+    def begin(name: str) -> None:
+        if leaving:
+            hurry.set()
+        else:
+            _log.info("%s: draining for at most %g s", name, drain_s)
+            leaving.append(asyncio.ensure_future(_leave(service, drain_s, hurry)))
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(begin, signal.Signals(signum).name)
+        before[signum](signum, frame)
+
+    before = _handlers()
+    for signum in before:
+        signal.signal(signum, on_signal)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for task in leaving:
+            task.cancel()
+
+
+async def _leave(service: Service, drain_s: float, hurry: asyncio.Event) -> None:
+    why = await service.finish(drain_s, hurry)
+    await service.stop(f"the server stopped before the call had finished ({why})")
+
+
+def _handlers() -> dict[int, _Handler]:
+    """What the server does at signals. Who minds none, or not here, has its own way to end us."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    return {signum: handler for signum, handler in found.items() if callable(handler)}
+
+
+def _host(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Where uvicorn is told to listen: by its last option, else by its variable."""
+    host = environ.get("UVICORN_HOST")
+    for option, value in zip(command, [*command[1:], ""], strict=True):
+        if option == "--host":
+            host = value
+        elif option.startswith("--host="):
+            host = option.partition("=")[2]
+    return host or _LOCAL

@@ -1,0 +1,120 @@
+"""Requests being answered, and what becomes of those whose client is slow or gone.
+
+A request is *receiving* until its body is here; then its environment is found and its call
+runs. Most are over within milliseconds, so nothing is set up for a single one: a sweep
+looks at those that have lasted, cuts off those that received for too long, and only then
+gives the others a task that waits for their client to hang up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import Final
+
+from starlette.types import Receive
+
+from flashpool.frontends.call_handles import Pending
+
+#: Seconds between sweeps, and the age at which a running call's client is watched.
+SWEEP_S: Final = 0.05
+
+
+class Cut(enum.Enum):
+    """Why the task of a request was cancelled from here."""
+
+    OVERDUE = "its body did not arrive in time"
+    GONE = "its client went away"
+
+
+class Exchange:
+    """One request, from its headers to its response."""
+
+    __slots__ = ("_receive", "_watcher", "cut", "pending", "received", "started", "task")
+
+    def __init__(self, receive: Receive, task: asyncio.Task[object], started: float) -> None:
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self.task = task
+        self.started = started
+        #: Whether the request is complete.
+        self.received = False
+        #: The call, once the pool has it.
+        self.pending: Pending | None = None
+        #: Set before its task is cancelled.
+        self.cut: Cut | None = None
+
+    def watch(self) -> None:
+        """Begin to wait for the client to go away."""
+        self._watcher = asyncio.ensure_future(self._until_gone())
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self.pending is not None:
+            self.pending.cancel("the client went away")
+        else:
+            self.cut_off(Cut.GONE)
+
+    def cut_off(self, why: Cut) -> None:
+        """Cancel the task, which finds the reason in ``cut``."""
+        self.cut = why
+        self.task.cancel()
+
+    def close(self) -> None:
+        """The request is answered, or nobody waits for an answer."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            # A cancelled task keeps its frames, hence us: a circle with the result in it, which
+            # would stay until the garbage collector's next full round.
+            self._watcher = None
+        if self.pending is not None:
+            self.pending.cancel("the server gave up the request")
+            self.pending = None
+
+
+class Exchanges:
+    """Those in progress; in the order they began, as long as the sweep minds them."""
+
+    def __init__(self, receive_limit_s: float) -> None:
+        self._receive_limit_s = receive_limit_s
+        self._unwatched: dict[Exchange, None] = {}
+        self._sweeping = False
+
+    def open(self, receive: Receive) -> Exchange:
+        """Begin one, in the current task."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        exchange = Exchange(receive, task, loop.time())
+        self._unwatched[exchange] = None
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_S, self._sweep, loop)
+        return exchange
+
+    def close(self, exchange: Exchange) -> None:
+        """End one."""
+        self._unwatched.pop(exchange, None)
+        exchange.close()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for exchange in self._older_than(now - SWEEP_S):
+            if exchange.received:
+                del self._unwatched[exchange]
+                exchange.watch()
+            elif now - exchange.started > self._receive_limit_s:
+                del self._unwatched[exchange]
+                exchange.cut_off(Cut.OVERDUE)
+        self._sweeping = bool(self._unwatched)
+        if self._sweeping:
+            loop.call_later(SWEEP_S, self._sweep, loop)
+
+    def _older_than(self, moment: float) -> list[Exchange]:
+        found = []
+        for exchange in self._unwatched:
+            if exchange.started > moment:
+                break
+            found.append(exchange)
+        return found

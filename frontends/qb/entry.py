@@ -1,0 +1,190 @@
+"""The queue front-end: jobs of RunPod's queue through `runpod.serverless.start`.
+
+    variables, flags --> serve_qb --> runpod.serverless.start
+       |                               |-- a queue (RUNPOD_WEBHOOK_GET_JOB): `qb_loop`
+       `- ModeError, OpenServerError   |-- --rp_serve_api: the SDK's API   }  `qb_local`
+                                       `-- --test_input: one job           }
+
+The SDK starts its own loop, and the pool lives on that. `runpod` is imported here and by what
+this imports when it runs: the load-balanced server never pays for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from flashpool.frontends import modes
+from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.assembly import make_service
+from flashpool.frontends.http_server.listener import url
+from flashpool.frontends.lb.server import OpenServerError, check_admin, is_loopback
+from flashpool.frontends.server_process import harden
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+_log = logging.getLogger(__name__)
+
+_LAST_PORT: Final = 65535
+#: The job that the SDK runs where it has no other, and where it learns of a queue.
+_JOB_FILE: Final = Path("test_input.json")
+_QUEUE: Final = "RUNPOD_WEBHOOK_GET_JOB"
+_REALTIME: Final = "RUNPOD_REALTIME_PORT"
+_SDK_LEVELS: Final = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
+
+
+class UnknownSdk(Exception):
+    """The installed runpod is not one that we know how to drive."""
+
+
+class FlagError(Exception):
+    """The SDK would end with a traceback of what it was given; the message says what that is."""
+
+
+def serve_qb(settings: Settings, given: list[str]) -> None:
+    """Serve jobs until a signal, or do what the SDK's flags say."""
+    modes.check_live(modes.of_queue(os.environ), os.environ)
+    check_admin(settings)
+    _set_defaults(settings)
+    from . import sdk
+
+    if missing := sdk.missing_parts():
+        raise UnknownSdk(
+            f"The installed runpod has no {', '.join(missing)}: flashpool drives version 1.12"
+        )
+    flags = sdk.arguments(given)
+    _check_api(settings, flags)
+    _check_job(flags)
+    _check_purpose(flags)
+    harden()
+    # Until the loop minds its signals itself, and for the SDK's API after it has closed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    Queue(settings).start(given, flags)
+
+
+class Queue:
+    """What the parts of the front-end are made with, once the SDK's loop runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._admin_socket: socket.socket | None = None
+        self._worker: Worker | None = None
+
+    def start(self, given: list[str], flags: Any) -> None:
+        """Returns when it was told to leave."""
+        from . import sdk
+        from .local_modes import LocalHandler
+
+        serves_api = flags.rp_serve_api or _is_realtime()
+        if serves_api or (sdk.has_queue() and not flags.test_input):
+            self._admin_socket = bind_admin(self._settings)
+            slots, where = self._settings.slots, url(self._admin_socket)
+            _log.info("Live jobs, on slots: %d; stats: %s/stats", slots, where)
+        local = LocalHandler(self._settings, self._open)
+        try:
+            sdk.start(
+                given,
+                local,
+                self._concurrency,
+                self._make_worker,
+                local if serves_api else None,
+                self._settings.drain_s,
+            )
+        finally:
+            if self._admin_socket is not None:
+                self._admin_socket.close()
+
+    def _open(self) -> tuple[Service, Admin | None]:
+        from .worker import result_limit
+
+        service = make_service(self._settings, result_limit(self._settings))
+        sock = self._admin_socket
+        return service, None if sock is None else Admin(service.pool, self._settings, sock)
+
+    def _make_worker(self) -> Worker:
+        from . import sdk
+        from .worker import Worker
+
+        service, admin = self._open()
+        self._worker = Worker(self._settings, service, sdk.session(), sdk.addresses(), admin)
+        return self._worker
+
+    def _concurrency(self, current: int) -> int:
+        return current if self._worker is None else self._worker.concurrency(current)
+
+
+def _set_defaults(settings: Settings) -> None:
+    """Of the SDK's own variables, which it reads when it is imported."""
+    # Its checks dial out to a public name server, and end the process when nobody answers.
+    os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
+    port = os.environ.get(_REALTIME, "").strip() or "0"
+    if not (port.isdecimal() and int(port) <= _LAST_PORT):
+        raise FlagError(f"{_REALTIME}={port!r} is no port")
+    os.environ[_REALTIME] = port
+    if "RUNPOD_DEBUG_LEVEL" not in os.environ:
+        os.environ.setdefault("RUNPOD_LOG_LEVEL", _SDK_LEVELS[settings.log_level])
+
+
+def _check_job(flags: Any) -> None:
+    """A job of the command line, or of the file that the SDK reads without one."""
+    if flags.test_input:
+        given, source = flags.test_input, "--test_input"
+    elif _JOB_FILE.is_file() and not flags.rp_serve_api and _QUEUE not in os.environ:
+        given, source = _JOB_FILE.read_text("utf-8", "replace"), str(_JOB_FILE)
+    else:
+        return
+    try:
+        if isinstance(json.loads(given), dict):
+            return
+        problem = "it is none"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    raise FlagError(f'{source} must be a JSON object such as {{"input": {{...}}}}: {problem}')
+
+
+def _check_purpose(flags: Any) -> None:
+    """The SDK would say that there is no test_input.json, and nothing of its other ways."""
+    given = flags.test_input or flags.rp_serve_api or _is_realtime() or _QUEUE in os.environ
+    if not given and not _JOB_FILE.is_file():
+        raise FlagError(
+            f"There are no jobs to serve: {_QUEUE}, which RunPod's pods have, is not set. "
+            "Without a cloud: --rp_serve_api serves a queue on loopback; --test_input "
+            f"'{{\"input\": {{...}}}}' runs one job, and so does a {_JOB_FILE} in this directory"
+        )
+
+
+def _check_api(settings: Settings, flags: Any) -> None:
+    """The SDK's API runs code for whoever reaches it, and knows no token."""
+    if not 0 <= flags.rp_api_port <= _LAST_PORT:
+        raise FlagError(f"--rp_api_port {flags.rp_api_port} is no port")
+    if settings.allow_open:
+        return
+    if flags.rp_serve_api:
+        if not is_loopback(flags.rp_api_host):
+            raise _open_api(flags.rp_api_host, "Use --rp_api_host localhost")
+    elif _is_realtime():
+        if not settings.on_pod:
+            raise _open_api("every address", f"Unset {_REALTIME}")
+        _log.warning("Serving %s without a token: the platform is the only guard", _REALTIME)
+
+
+def _is_realtime() -> bool:
+    """Whether the SDK serves its API on every address, at a port of the platform's."""
+    return os.environ[_REALTIME] != "0"
+
+
+def _open_api(where: str, instead: str) -> OpenServerError:
+    return OpenServerError(
+        f"Refusing to serve the SDK's API on {where}: it has no token, and whoever reaches it could "
+        f"run code here. {instead} or, where the network itself is guarded, set "
+        "FLASHPOOL_ALLOW_OPEN=yes."
+    )

@@ -1,0 +1,158 @@
+"""What the platform hands out: the answer of a job-take to jobs, none of them lost on the way.
+
+    body --> [object | list] --> each: id, input, policy --> Job | its id and what is wrong
+
+An input stays the bytes it came as; the service reads it, like the body of a request. What is
+no JSON by the book (NaN, half a surrogate pair) or nested too deeply is taken apart by its
+brackets alone: its id is known then, so that it fails instead of being lost, and by itself
+instead of with its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from flashpool.frontends.schema import NULL
+
+_log = logging.getLogger(__name__)
+
+_ANSWER: Final = msgspec.json.Decoder(Raw)
+#: A job beyond which a number of milliseconds is a mistake.
+_LONGEST_MS: Final = 366 * 24 * 3600 * 1000.0
+#: Characters of an id that addresses can be made of.
+_ID_LIMIT: Final = 1000
+#: A string, or what gives JSON its shape; of what is inside another, its brackets alone.
+_STRING: Final = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_OUTER: Final = re.compile(_STRING + rb"|[\[\]{}:,]", re.DOTALL)
+_INNER: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
+_OPENING, _CLOSING, _BETWEEN = b"[{", b"]}", b",:"
+
+
+class NoJobs(ValueError):
+    """The answer of a job-take cannot be read: whatever was in it is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job. ``input`` is JSON, or None with the reason in ``problem``."""
+
+    id: str
+    input: bytes | None = None
+    problem: str = ""
+    #: Seconds after which the platform gives it up, if the job says so.
+    limit_s: float | None = None
+
+
+class _Taken(msgspec.Struct, frozen=True, gc=False):
+    """The fields we use; the rest (webhook, ...) is the platform's affair."""
+
+    id: Raw = NULL
+    input: Raw = NULL
+    policy: Raw = NULL
+
+
+def decode(body: bytes) -> list[Job]:
+    """The jobs of an answer, in its order.
+
+    Raises:
+        NoJobs: it is no JSON.
+    """
+    try:
+        raw = bytes(_ANSWER.decode(body))
+        entries = msgspec.json.decode(raw, type=list[Raw]) if raw[:1] == b"[" else [Raw(raw)]
+        found = [_job(bytes(entry)) for entry in entries]
+    except (msgspec.DecodeError, RecursionError):
+        pieces = _pieces(body)
+        is_list = body.lstrip()[:1] == b"["
+        found = [_job(piece) for piece in pieces] if is_list else [_job(body, pieces)]
+    return [job for job in found if job is not None]
+
+
+def of_value(job: Any) -> Job | None:
+    """A job as the SDK's local modes have it: decoded already, or never JSON at all."""
+    try:
+        return _job(json.dumps(job).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        job_id = job.get("id") if isinstance(job, dict) else None
+        if job_id is None:
+            _log.error("Taken, and lost: a job that is no JSON: %s", error)
+            return None
+        return Job(id=str(job_id)[:_ID_LIMIT], problem=f"the input is no JSON: {error}")
+
+
+def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
+    """``pieces``: those of it, where it has been taken apart before."""
+    try:
+        taken = _named(pieces) if pieces else _read(raw)
+        job_id = _id(taken.id)
+    except (NoJobs, msgspec.DecodeError, UnicodeError) as error:
+        # Nobody can be told of what has no id.
+        _log.error("Taken, and lost: a job that cannot be read: %s", error)
+        return None
+    limit_s = _limit_s(taken.policy)
+    if bytes(taken.input) == b"null":
+        return Job(id=job_id, problem="the job has no input", limit_s=limit_s)
+    return Job(id=job_id, input=bytes(taken.input), limit_s=limit_s)
+
+
+def _read(raw: bytes) -> _Taken:
+    try:
+        return msgspec.json.decode(raw, type=_Taken)
+    except (msgspec.DecodeError, RecursionError):
+        if raw[:1] != b"{":
+            raise
+        return _named(_pieces(raw))
+
+
+def _named(pieces: list[bytes]) -> _Taken:
+    """Of the pieces of an object: its fields."""
+    found = dict(zip(pieces[::2], pieces[1::2], strict=False))
+    names = (b'"id"', b'"input"', b'"policy"')
+    return _Taken(*(Raw(found.get(name, b"null")) for name in names))
+
+
+def _pieces(text: bytes) -> list[bytes]:
+    """What stands between the commas and colons of the outermost array or object."""
+    pieces: list[bytes] = []
+    depth = begin = end = 0
+    while found := (_OUTER if depth < 2 else _INNER).search(text, end):
+        mark, end = text[found.start()], found.end()
+        if mark in _OPENING:
+            depth += 1
+            begin = end if depth == 1 else begin
+        elif depth == 1 and mark in _BETWEEN + _CLOSING:
+            pieces.append(text[begin : found.start()].strip())
+            begin = end
+        if mark in _CLOSING:
+            depth -= 1
+            if depth <= 0:
+                break
+    if depth or not pieces or text[end:].strip():
+        raise NoJobs("no JSON array or object")
+    return pieces
+
+
+def _id(raw: Raw) -> str:
+    value = msgspec.json.decode(raw, type=str | int | None)
+    name = "" if value is None else str(value)
+    if not 0 < len(name) <= _ID_LIMIT:
+        raise msgspec.DecodeError("it has no usable id")
+    return name
+
+
+def _limit_s(policy: Raw) -> float | None:
+    """``policy.executionTimeout``, milliseconds; what is none counts as not said."""
+    try:
+        value = msgspec.json.decode(policy, type=dict[str, Any]).get("executionTimeout")
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value / 1000 if 0 < value <= _LONGEST_MS else None

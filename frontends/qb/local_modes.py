@@ -1,0 +1,130 @@
+"""The SDK's local modes: one job from the command line, and its API on loopback.
+
+    --test_input, test_input.json    a pool for this one job
+    --rp_serve_api, realtime         a pool for as long as the API is served
+
+Both call the handler, whose answer the SDK takes apart: what it finds as `error` it lifts out.
+Nothing is posted anywhere, and a generator's items come as a list. The API is served by our
+uvicorn: the SDK's waits for running jobs without a limit when it is told to leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+
+from flashpool.frontends.admin import Admin
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
+from flashpool.pool.calls import Outcome
+from flashpool.pool.errors import InvalidRequest
+
+from . import jobs
+from .job_run import JobRun, Ways
+from .log_lines import LiveLines
+from .results import Results, of_error
+from .worker import report_limit, spill_of
+
+_log = logging.getLogger(__name__)
+
+#: What uvicorn's own command exits with when it cannot listen.
+_NOT_STARTED: Final = 3
+#: Makes a service, and the admin listener of a server.
+Open = Callable[[], tuple[Service, Admin | None]]
+
+
+class LocalHandler:
+    """``handler(job)`` of the SDK."""
+
+    def __init__(self, settings: Settings, make: Open) -> None:
+        self._settings = settings
+        self._make = make
+        self._service: Service | None = None
+        self._spill = spill_of(settings)
+
+    async def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Run one job; the answer, with `error` when it failed."""
+        if self._service is not None:
+            return await self._run(self._service, job)
+        async with self.lifespan() as service:
+            return await self._run(service, job)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncIterator[Service]:
+        """Have one pool for all jobs meanwhile."""
+        service, admin = self._make()
+        await service.start()
+        try:
+            if admin is not None:
+                await admin.start()
+            self._service = service
+            yield service
+        finally:
+            await service.stop()
+            self._service = None
+            if admin is not None:
+                await admin.stop()
+
+    def serve(self, app: Any, host: str, port: int) -> None:
+        """Serve the SDK's API until a signal."""
+        server = _ApiServer(app, host, port, self)
+        server.run()
+        if not server.started:
+            sys.exit(_NOT_STARTED)
+
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Let jobs finish within the drain, and end what is left then; each is answered."""
+        service = self._service
+        if service is None:
+            return
+        why = await service.finish(self._settings.drain_s, hurry)
+        await service.stop(f"the server stopped before the job had finished ({why})")
+
+    async def _run(self, service: Service, job: dict[str, Any]) -> dict[str, Any]:
+        found = jobs.of_value(job)
+        results = Results(service, report_limit(self._settings), self._spill)
+        if found is None:
+            outcome: Outcome = of_error(InvalidRequest("the job has no id"))
+            job_id = "none"
+        else:
+            job_id = found.id
+            lines = LiveLines(job_id, self._settings.output_limit_kb * 1024)
+            outcome = await JobRun(found, service, self._settings, Ways(lines=lines)).outcome()
+        report = await results.report(job_id, outcome, streamed=False)
+        answer: dict[str, Any] = msgspec.json.decode(report.body)
+        return {**answer["output"], "error": answer.get("error")}
+
+
+class _ApiServer(uvicorn.Server):
+    """uvicorn, which has the jobs ended while it waits for their answers to leave."""
+
+    def __init__(self, app: Any, host: str, port: int, local: LocalHandler) -> None:
+        level = os.environ.get("UVICORN_LOG_LEVEL", "info")
+        super().__init__(
+            uvicorn.Config(app, host=host, port=port, log_level=level, access_log=False)
+        )
+        self._local = local
+        self._hurry = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to leave, the second hurries."""
+        if self.should_exit:
+            asyncio.get_running_loop().call_soon_threadsafe(self._hurry.set)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave."""
+        leaving = asyncio.ensure_future(self._local.leave(self._hurry))
+        await super().shutdown(sockets)
+        await leaving

@@ -1,0 +1,297 @@
+"""The SDK's loop (`rp_scale.JobScaler`), with jobs that run side by side and are all reported.
+
+    take --> begin --> run (`qb_run`) --> report (`qb_reports`) --> forget
+     ^ as many as there are slots free        ^ frees no memory, but the slot
+    stop  --> the run is cancelled, and reported
+    SIGTERM --> take no more --> wait for poll and jobs --> cancel what is left --> leave
+
+The SDK's own, of which this is a subclass: session, heartbeat, stop channel, and the record of
+jobs in progress that the heartbeat tells. Not the SDK's: `get_jobs` and `run_jobs`, which
+look every 0.1 to 1 s, change their concurrency only while idle, and drop a job that arrives
+after the signal to leave.
+
+A poll that is under way when the signal comes is not broken off: the platform may be about to
+answer it, and takes a job that it has answered for given. It ends by itself, or with the drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Final
+
+import aiohttp
+from runpod.serverless.modules import rp_job, rp_scale, worker_state
+from runpod.serverless.utils import rp_debugger
+
+from flashpool.frontends.lb.server import SIGNALS, run_loop
+
+from .heartbeat import Heartbeat
+from .jobs import Job
+from .polling import Taken, Taker
+from .waiting import News, within
+from .worker import Running, Worker
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between looks while slots are held by what ended jobs left behind.
+_LOOK_S: Final = 0.05
+#: Seconds for which a stop request waits for its job: the two come over different connections.
+_EARLY_S: Final = 5.0
+_STOPPED: Final = "the platform stopped the job"
+#: Of the drain: what may pass before all is ended; and kept of that for the reports of what is
+#: cancelled, at most, and as a share.
+_DRAIN_SHARE: Final = 0.9
+_REPORT_S: Final = 2.0
+_REPORT_SHARE: Final = 0.2
+#: Beyond that, for an answer of which some has arrived.
+_ANSWER_S: Final = 1.0
+#: What was cancelled is reported in any case, with no drain at all too.
+_LEAST_REPORT_S: Final = 1.0
+
+
+class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
+    """Takes jobs and sees each through to its report."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        make: Callable[[], Worker],
+        drain_s: float,
+        heartbeat: Heartbeat,
+    ) -> None:
+        super().__init__(config)
+        self._make = make
+        self._drain_s = drain_s
+        self._heartbeat = heartbeat
+        self._taker = Taker(rp_job._job_get_url)
+        self._polling: asyncio.Task[Taken] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: When stop requests came for jobs that are not here: an answer may be bringing them.
+        self._early_stops: dict[str, float] = {}
+        self._leaving = asyncio.Event()
+        self._hurry = asyncio.Event()
+        #: There may be room for a job, or none is left.
+        self._changed = News()
+        #: No job is taken any more.
+        self._took_last = asyncio.Event()
+        self._left = asyncio.Event()
+        self._failure: Exception | None = None
+        #: Why jobs are ended that are still there, once that has begun.
+        self._ending = ""
+
+    def start(self) -> None:
+        """Run until a signal; returns when all is reported and stopped."""
+        run_loop(self.run())
+
+    async def run(self) -> None:
+        """The SDK's, with the pool around it."""
+        self._loop = asyncio.get_running_loop()
+        for signum in SIGNALS:
+            signal.signal(signum, self.handle_shutdown)
+        self._worker = self._make()
+        if self.config.get("rp_args", {}).get("rp_debugger"):
+            self._worker.results.more = self._debugger
+        beat = asyncio.ensure_future(self._heartbeat.keep())
+        try:
+            await self._worker.start(self._named)
+            await super().run()
+        finally:
+            beat.cancel()
+            await self._worker.stop("the server stops")
+            # One that comes from now on would find no loop, and change the exit status.
+            for signum in SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)
+        if self._failure is not None:
+            raise self._failure
+
+    def _debugger(self) -> dict[str, Any]:
+        """What the SDK adds for ``--rp_debugger``; of this process, not of calls."""
+        found = dict(rp_debugger.get_debugger_output())
+        ready_s = self.config["reference_counter_start"] - worker_state.REF_COUNT_ZERO
+        return {"rp_debugger": {**found, "ready_delay_ms": ready_s * 1000}}
+
+    # Signals.
+
+    def handle_shutdown(self, signum: int, frame: FrameType | None) -> None:
+        """The first one begins to leave, the second hurries."""
+        self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(signum).name)
+
+    def _on_signal(self, name: str) -> None:
+        if not self._leaving.is_set():
+            count = len(self._worker.jobs)
+            _log.info("%s: leaving within %g s; jobs to finish: %d", name, self._drain_s, count)
+            self._leaving.set()
+        else:
+            _log.info("%s again: leaving at once", name)
+            self._hurry.set()
+        self._changed.tell()
+
+    # Taking.
+
+    async def get_jobs(self, session: aiohttp.ClientSession) -> None:
+        """Poll while there is room, until it is to leave."""
+        await self._ready()
+        try:
+            while (room := await self._room()) > 0:
+                await self._poll(session, room)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours: what runs is still to be reported
+            _log.exception("Taking jobs failed; leaving")
+            self._failure = error
+            self._leaving.set()
+        finally:
+            self._took_last.set()
+            self._changed.tell()
+
+    async def _poll(self, session: aiohttp.ClientSession, room: int) -> None:
+        self._polling = asyncio.ensure_future(self._taker.take(session, room))
+        try:
+            taken = await self._polling
+        except asyncio.CancelledError:
+            if not self._leaving.is_set():
+                raise
+            return
+        finally:
+            self._polling = None
+        for job in taken.jobs:
+            self._begin(job)
+        if taken.pause_s:
+            await within(self._leaving.wait(), taken.pause_s)
+
+    async def _ready(self) -> None:
+        ready = asyncio.ensure_future(self._worker.wait_ready())
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({ready, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+        finally:
+            ready.cancel()
+            leaving.cancel()
+
+    async def _room(self) -> int:
+        """How many jobs to ask for; waits until that is one at least. 0: it is to leave."""
+        while not self._leaving.is_set():
+            await self.set_scale()
+            room = self.current_concurrency - self._worker.active
+            if room > 0:
+                return room
+            # A slot is free again some time after its job has ended, when nothing tells us.
+            await self._changed.wait(_LOOK_S)
+        return 0
+
+    #: How many jobs there may be; the SDK's name for it.
+    current_concurrency: int
+
+    async def set_scale(self) -> None:
+        """Ask how many jobs there may be; unlike the SDK's, also while some are in progress."""
+        self.current_concurrency = self.concurrency_modifier(self.current_concurrency)
+
+    def _begin(self, job: Job) -> None:
+        reports, in_progress = self._worker.reports, job.id in self._worker.jobs
+        waits = job.id in reports
+        if waits and (in_progress or self._ending or not reports.gives_way(job.id)):
+            _log.warning("Job %s: taken again while its result waits to be taken", job.id)
+            reports.hurry()
+        elif in_progress:
+            _log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
+        else:
+            running = self._worker.begin(job, self._changed.tell)
+            task = asyncio.ensure_future(self._see_through(running))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            if self._loop.time() - self._early_stops.pop(job.id, float("-inf")) < _EARLY_S:
+                running.stop(_STOPPED)
+            if self._ending:
+                # Its answer had begun to arrive when the poll was broken off.
+                running.cut_off(self._ending)
+
+    async def _see_through(self, running: Running) -> None:
+        try:
+            # First: it takes the job's name along.
+            await self._worker.reports.withdraw(running.job.id)
+            with self._named(running.job.id):
+                await running.see_through()
+        finally:
+            del self._worker.jobs[running.job.id]
+            self._changed.tell()
+
+    @contextlib.contextmanager
+    def _named(self, job_id: str) -> Iterator[None]:
+        self.job_progress.add(job_id)
+        try:
+            yield
+        finally:
+            self.job_progress.remove(job_id)
+
+    # Stopping one.
+
+    async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
+        """The SDK's, for as long as there are jobs."""
+        watching = asyncio.ensure_future(super().monitor_stop_signals(session))
+        leaving = asyncio.ensure_future(self._left.wait())
+        try:
+            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and not watching.cancelled() and (error := watching.exception()):
+                _log.error("Stop requests of the platform are not heard any more: %s", error)
+            await leaving
+        finally:
+            watching.cancel()
+            leaving.cancel()
+
+    async def stop_job(self, job_id: str) -> bool:
+        """The platform's stop request."""
+        running = self._worker.jobs.get(job_id)
+        if running is None:
+            now = self._loop.time()
+            self._early_stops = {
+                name: at for name, at in self._early_stops.items() if now - at < _EARLY_S
+            }
+            self._early_stops[job_id] = now
+            return False
+        _log.info("Job %s: the platform stops it", job_id)
+        running.stop(_STOPPED)
+        return True
+
+    # Leaving.
+
+    async def run_jobs(self, session: aiohttp.ClientSession) -> None:
+        """Wait for the end, and see to it that nothing that was taken is dropped."""
+        await self._leaving.wait()
+        end = self._loop.time() + self._drain_s * _DRAIN_SHARE
+        try:
+            await self._idle(end - min(_REPORT_S, _REPORT_SHARE * self._drain_s))
+            await self._break_off()
+            await self._idle(max(end, self._loop.time() + _LEAST_REPORT_S))
+            await self._worker.reports.save()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            self._left.set()
+
+    async def _break_off(self) -> None:
+        """End the jobs that are still there, and the poll; they are reported as cancelled."""
+        why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
+        self._hurry.clear()
+        self._ending = f"the server stopped before the job had finished ({why})"
+        for running in list(self._worker.jobs.values()):
+            running.cut_off(self._ending)
+        if self._taker.receiving:
+            # The platform has given its jobs away: a moment more, and they can be reported.
+            await within(self._took_last.wait(), _ANSWER_S)
+        if self._polling is not None:
+            self._polling.cancel()
+
+    async def _idle(self, end: float) -> None:
+        """Until no poll and no job is left, the time is up, or it is to hurry."""
+        while not (self._took_last.is_set() and not self._worker.jobs) and not self._hurry.is_set():
+            left = end - self._loop.time()
+            if left <= 0:
+                return
+            await self._changed.wait(left)

@@ -1,0 +1,171 @@
+"""From the outcome of a job to a report that the platform takes.
+
+    outcome --service--> answer --> {"output": {fields but error}, "error": ...}
+       |                    |
+       |                    `-- too large: its output is cut; a failure goes without its exception
+       `-- a result that alone is too large: spilled to the volume, else ResultTooLarge
+
+The platform tells a failure by `error` beside the output, which is what the SDK lifts out of
+what a handler returns. Reports are put together from spans of the answer, which is not read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from flashpool.frontends.responses import outcome_of
+from flashpool.frontends.service import Service
+from flashpool.pool.calls import Outcome
+from flashpool.pool.errors import FlashpoolError, ResultTooLarge, WorkerCrashed
+
+from .disk import Disk
+from .outbox import Report
+from .spill import Spill
+
+_log = logging.getLogger(__name__)
+
+#: Characters left of an output, and of an error, that make a failure too large.
+_OUTPUT_KEPT: Final = 64 * 1024
+_ERROR_KEPT: Final = 256 * 1024
+_WORDS: Final = 200
+_SPILL_HINT: Final = (
+    " FLASHPOOL_RESULT_SPILL=yes has results up to FLASHPOOL_SPILL_LIMIT_MB written to the volume."
+)
+_Fields = dict[str, Raw]
+
+
+class Results:
+    """Makes reports that are within the platform's limit."""
+
+    def __init__(self, service: Service, limit: int, spill: Spill | None) -> None:
+        self._service = service
+        self._limit = limit
+        self._spill = spill
+        self._disk = Disk()
+        #: Further fields of every report: the SDK's debugger.
+        self.more: Callable[[], dict[str, Any]] | None = None
+
+    async def report(
+        self, job_id: str, outcome: Outcome, *, streamed: bool, spill_s: float = 60.0
+    ) -> Report:
+        """The report of a job that ended; writing to the volume may take ``spill_s``."""
+        more: _Fields = {}
+        if outcome.ok and len(outcome.body) > self._limit:
+            # Before it is put together with anything: each copy of it may be a gigabyte.
+            outcome, more = await self._elsewhere(job_id, outcome, len(outcome.body), spill_s)
+        fields = self._all(outcome, more)
+        body = _body(fields)
+        if len(body) > self._limit:
+            size, body = len(body), _body(_cut(fields))
+            if outcome.ok and len(body) > self._limit:
+                outcome, more = await self._elsewhere(job_id, outcome, size, spill_s)
+                body = _body(_cut(self._all(outcome, more)))
+        return Report(job_id=job_id, body=body, streamed=streamed)
+
+    def _all(self, outcome: Outcome, more: _Fields) -> _Fields:
+        debugger = self.more() if self.more is not None else {}
+        return self.fields(outcome) | {name: _raw(value) for name, value in debugger.items()} | more
+
+    def fields(self, outcome: Outcome) -> _Fields:
+        """The answer's fields, as spans."""
+        if outcome.error_type == "ResultTooLarge" and not outcome.from_user and not self._spill:
+            outcome = replace(outcome, error=f"{outcome.error}{_SPILL_HINT}")
+        return msgspec.json.decode(self._service.answer(outcome).body, type=_Fields)
+
+    def refused(self, report: Report) -> Report:
+        """In place of one that the platform calls too large: its ends, if that is less."""
+        cut = _body(_cut(_fields(report.body)))
+        if len(cut) < len(report.body):
+            return replace(report, body=cut)
+        error = ResultTooLarge(
+            f"The platform refuses the report of {len(report.body)} bytes as too large. Return "
+            f"less, or lower FLASHPOOL_JOB_RESULT_LIMIT_MB below its limit.{_SPILL_HINT}",
+            size=len(report.body),
+        )
+        return replace(report, body=_body(self.fields(of_error(error))))
+
+    async def _elsewhere(
+        self, job_id: str, outcome: Outcome, size: int, limit_s: float
+    ) -> tuple[Outcome, _Fields]:
+        """The outcome without its result, which is written to the volume, or else lost."""
+        problem = ""
+        if self._spill is not None:
+            writing = partial(self._spill.spilled, job_id, outcome)
+            try:
+                outcome, reference = await self._disk.run(limit_s, writing)
+            except OSError as error:
+                _log.error("Job %s: its result cannot be written: %s", job_id, error)
+                problem = f" It cannot be written to the volume: {error}."
+            except ValueError:
+                # Only user code that found the worker's channel can have written this.
+                return _instead(
+                    outcome, WorkerCrashed("The worker sent a result that is none.")
+                ), {}
+            else:
+                return outcome, {"spilled": _raw(reference)}
+        too_large = ResultTooLarge(
+            f"The report of the job has {size} bytes, and the platform takes {self._limit} "
+            f"(FLASHPOOL_JOB_RESULT_LIMIT_MB).{problem} Return less, or write it to the volume "
+            "or an object store and return where it is.",
+            size=size,
+            limit=self._limit,
+        )
+        return _instead(outcome, too_large), {}
+
+
+def of_error(error: FlashpoolError) -> Outcome:
+    """The outcome of a job that did not become a call; clients show its `error` alone."""
+    outcome = outcome_of(error)
+    return replace(outcome, error=f"{outcome.error_type}: {error.message}")
+
+
+def _instead(outcome: Outcome, error: FlashpoolError) -> Outcome:
+    """A failure in place of a result."""
+    failed = of_error(error)
+    return replace(
+        failed,
+        receipt=outcome.receipt,
+        output=outcome.output,
+        instance=outcome.instance,
+        warnings=outcome.warnings,
+    )
+
+
+def _body(fields: _Fields) -> bytes:
+    output = {name: value for name, value in fields.items() if name != "error"}
+    error = fields.get("error")
+    failed = error is not None and bytes(error) != b"null"
+    return msgspec.json.encode({"output": output, "error": error} if failed else {"output": output})
+
+
+def _fields(body: bytes) -> _Fields:
+    """Those that a report was made of."""
+    report = msgspec.json.decode(body, type=_Fields)
+    output = msgspec.json.decode(report["output"], type=_Fields)
+    return output | {name: value for name, value in report.items() if name == "error"}
+
+
+def _cut(fields: _Fields) -> _Fields:
+    """Without what a report can do without."""
+    kept = {name: value for name, value in fields.items() if name != "exception"}
+    for name, limit in (("stdout", _OUTPUT_KEPT), ("error", _ERROR_KEPT)):
+        text = msgspec.json.decode(kept[name]) if name in kept else None
+        if isinstance(text, str) and len(text) > limit:
+            # With the words between, no longer than that: what was cut is not cut again.
+            half = (limit - _WORDS) // 2
+            kept[name] = _raw(
+                f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here: the platform "
+                f"takes no larger report]\n{text[-half:]}"
+            )
+    return kept
+
+
+def _raw(value: Any) -> Raw:
+    return Raw(msgspec.json.encode(value))

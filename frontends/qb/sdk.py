@@ -1,0 +1,123 @@
+"""Where we meet the SDK: what of `runpod` is replaced, and nothing else touches its modules.
+
+    rp_scale.JobScaler               -> `qb_loop.JobLoop`
+    rp_ping.Heartbeat.process_loop   -> `qb_heartbeat.Heartbeat`
+    rp_fastapi.WorkerAPI             -> the same, which `qb_local` serves
+
+Importing this imports `runpod`, which reads its variables then and never again: only
+`qb` does, after it has set those that were left open. The names replaced are checked, so that
+an SDK which has others is refused and not silently run without us.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+from runpod import serverless
+from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules import rp_http, rp_job, rp_ping, rp_scale
+from runpod.serverless.modules.rp_job import JOB_GET_URL
+
+from .heartbeat import Heartbeat
+from .local_modes import LocalHandler
+from .loop import JobLoop
+from .platform_posts import Addresses
+from .worker import Worker
+
+#: What `qb_loop` overrides or uses of the SDK's loop.
+_OF_SCALER: Final = (
+    "start", "run", "get_jobs", "run_jobs", "set_scale", "monitor_stop_signals", "stop_job",
+    "handle_shutdown",
+)  # fmt: skip
+
+
+def missing_parts() -> list[str]:
+    """Names that we replace or use, and that the installed SDK does not have."""
+    missing = [name for name in _OF_SCALER if not hasattr(rp_scale.JobScaler, name)]
+    missing += [
+        f"{module.__name__}.{name}"
+        for module, name in (
+            (rp_job, "_job_get_url"),
+            (rp_http, "JOB_DONE_URL"),
+            (rp_http, "JOB_STREAM_URL"),
+            (rp_ping.Heartbeat, "process_loop"),
+            (rp_ping.Heartbeat, "_process_started"),
+            (serverless, "start"),
+            (serverless, "parser"),
+        )
+        if not hasattr(module, name)
+    ]
+    return missing
+
+
+def arguments(given: list[str]) -> Any:
+    """The SDK's flags, as it will read them; exits for ``--help`` and wrong ones."""
+    known, _ = serverless.parser.parse_known_args(given)
+    return known
+
+
+def has_queue() -> bool:
+    """Whether the platform has said where jobs are."""
+    return "/job-take/" in JOB_GET_URL
+
+
+def addresses() -> Addresses:
+    """Where to post."""
+    stream = rp_http.JOB_STREAM_URL
+    return Addresses(done=rp_http.JOB_DONE_URL, stream=stream if "://" in stream else None)
+
+
+def session() -> Any:
+    """A session with the worker's key."""
+    return AsyncClientSession()
+
+
+def start(
+    given: list[str],
+    handler: Callable[..., Any],
+    concurrency: Callable[[int], int],
+    make: Callable[[], Worker],
+    api: LocalHandler | None,
+    drain_s: float,
+) -> None:
+    """``runpod.serverless.start``, driving ours; with ``api`` when it serves its API."""
+    heartbeat = Heartbeat(rp_ping.Heartbeat.process_loop)
+    rp_scale.JobScaler = partial(JobLoop, make=make, drain_s=drain_s, heartbeat=heartbeat)
+    rp_ping.Heartbeat.process_loop = staticmethod(heartbeat)
+    if api is not None:
+        _replace_api(api)
+    # It reads its flags from there.
+    sys.argv[1:] = given
+    serverless.start({"handler": handler, "concurrency_modifier": concurrency})
+
+
+def _replace_api(local: LocalHandler) -> None:
+    from runpod.serverless.modules import rp_fastapi
+
+    @asynccontextmanager
+    async def without_state(app: Any) -> AsyncIterator[None]:
+        # What a lifespan yields is the state of its requests.
+        async with local.lifespan(app):
+            yield
+
+    class Api(rp_fastapi.WorkerAPI):  # type: ignore[misc]
+        """The SDK's API, whose pool lives as long as it does."""
+
+        def __init__(self, config: dict[str, Any]) -> None:
+            super().__init__(config)
+            self.rp_app.router.lifespan_context = without_state
+
+        def start_uvicorn(
+            self, api_host: str = "localhost", api_port: int = 8000, api_concurrency: int = 1
+        ) -> None:
+            """In one process: uvicorn refuses an application object for more.
+
+            Side by side is what the pool does, so a larger number is granted all the same.
+            """
+            local.serve(self.rp_app, api_host, int(api_port))
+
+    rp_fastapi.WorkerAPI = Api

@@ -1,0 +1,156 @@
+"""What goes to the platform while a job runs: a generator's items, and how far it is.
+
+    item -> [ at most a window ] -> job-stream, one after the other -> credit -> worker goes on
+    tell -> the latest only, every half second                     -> job-done IN_PROGRESS
+
+Items must all arrive, in order: a refused one is offered again, and its generator waits.
+Progress may be skipped, but must never arrive after the job's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from flashpool.frontends.responses import is_base64, is_json
+
+from .platform_posts import UNKNOWN_LIMIT, Posts, Verdict
+from .waiting import within
+
+_log = logging.getLogger(__name__)
+
+#: Bytes of a post about an item that the platform takes; and those around the item in it.
+CHUNK_LIMIT: Final = 1_000_000
+_AROUND: Final = len('{"output":""}')
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+_PROGRESS_S: Final = 0.5
+#: How the base64 of a pickle begins (protocol 2 and later); no JSON does.
+_PICKLE: Final = b"gA"
+
+
+class Items:
+    """The items of one job on their way."""
+
+    def __init__(self, job_id: str, posts: Posts, credit: Callable[[], None]) -> None:
+        self._job_id = job_id
+        self._posts = posts
+        #: Lets the worker send one more.
+        self._credit = credit
+        self._waiting: deque[bytes] = deque()
+        self._sending: asyncio.Task[None] | None = None
+        self._wanted = True
+        #: Whether there were any.
+        self.any = False
+        #: Whether some were given up, although the platform may have wanted them.
+        self.lost = False
+
+    def put(self, item: bytes) -> None:
+        """An item came: the base64 of a pickle, or JSON."""
+        self.any = True
+        self._waiting.append(_chunk(item))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.ensure_future(self._send())
+
+    async def close(self, limit_s: float) -> None:
+        """Wait until all are there; give up those that are not in time."""
+        if self._sending is None:
+            return
+        await asyncio.wait({self._sending}, timeout=max(0.0, limit_s))
+        if not self._sending.done():
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Post no more of them."""
+        self._wanted = False
+        if self._sending is not None and not self._sending.done():
+            _log.warning("Job %s: items of it were not taken in time", self._job_id)
+            self.lost = True
+            self._sending.cancel()
+
+    async def _send(self) -> None:
+        while self._waiting:
+            if self._wanted:
+                self._wanted = await self._offer(self._waiting[0])
+            self._waiting.popleft()
+            self._credit()
+
+    async def _offer(self, item: bytes) -> bool:
+        """Post it until it is taken; False when the platform wants no more."""
+        pause, unknown = _FIRST_PAUSE_S, 0
+        while True:
+            verdict = await self._posts.item(self._job_id, item)
+            if verdict is Verdict.TAKEN:
+                return True
+            unknown = unknown + 1 if verdict is Verdict.UNKNOWN else 0
+            if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:
+                return False
+            if pause == _FIRST_PAUSE_S:
+                _log.warning("Job %s: an item is not taken (%s)", self._job_id, verdict.value)
+            if verdict is Verdict.TOO_LARGE:
+                item = _too_large(len(item))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+class Progress:
+    """How far one job is."""
+
+    def __init__(self, job_id: str, posts: Posts) -> None:
+        self._job_id = job_id
+        self._posts = posts
+        self._latest: dict[str, object] | None = None
+        self._posting: asyncio.Task[None] | None = None
+        self._pause = asyncio.Event()
+
+    def tell(self, phase: str, message: str = "") -> None:
+        """Post it, if nothing newer comes first; nothing after `close`."""
+        if self._pause.is_set():
+            return  # a build that others wait for goes on, and tells of itself
+        self._latest = {"phase": phase, "message": message}
+        if self._posting is None or self._posting.done():
+            self._posting = asyncio.ensure_future(self._post())
+
+    async def close(self, limit_s: float) -> None:
+        """No more; returns when the last one has arrived, or failed, or takes too long."""
+        self._latest = None
+        self._pause.set()
+        if self._posting is not None:
+            await asyncio.wait({self._posting}, timeout=limit_s)
+            self._posting.cancel()
+
+    def give_up(self) -> None:
+        """No more, and what is on its way is of no use: the job is being stopped."""
+        self._latest = None
+        self._pause.set()
+        if self._posting is not None:
+            self._posting.cancel()
+
+    async def _post(self) -> None:
+        while self._latest is not None:
+            output, self._latest = self._latest, None
+            await self._posts.progress(self._job_id, output)
+            await within(self._pause.wait(), _PROGRESS_S)
+
+
+def _chunk(item: bytes) -> bytes:
+    """As it stands in a post. What is no item comes from user code that found the channel."""
+    if len(item) > CHUNK_LIMIT - _AROUND:
+        return _too_large(len(item))
+    if item.startswith(_PICKLE) and is_base64(item):
+        return b'"' + item + b'"'
+    if is_json(item):
+        return item
+    return msgspec.json.encode({"success": False, "error": "The worker sent an item that is none"})
+
+
+def _too_large(size: int) -> bytes:
+    error = f"ResultTooLarge: the item has {size} bytes, the platform takes {CHUNK_LIMIT - _AROUND}"
+    return msgspec.json.encode(
+        {"success": False, "error_type": "ResultTooLarge", "error": error, "size": size}
+    )

@@ -1,0 +1,222 @@
+"""What the loop runs jobs with: service, reports, admin listener; and one job in it, `Running`.
+
+job --> run --> outcome --> items and progress are through --> report --> delivered
+                   `-- its slot is free
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from flashpool.frontends.admin import Admin
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
+from flashpool.pool.errors import Cancelled, FlashpoolError
+
+from .delivery import Named, Reports
+from .job_run import JobRun, Ways
+from .jobs import Job
+from .log_lines import LiveLines
+from .outbox import Outbox, Report
+from .paths import is_named, outbox_folder, spill_folder
+from .platform_posts import Addresses, Posts
+from .results import Results
+from .spill import Spill
+from .streaming import Items, Progress
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a job's last items may take after its end, if its own limit leaves them.
+_ITEMS_S: Final = 30.0
+#: The same for progress that is on its way.
+_PROGRESS_S: Final = 2.0
+#: The same for a result on its way to the volume; and what it gets in any case.
+_SPILL_S: Final = 600.0
+_LEAST_SPILL_S: Final = 1.0
+_RESERVE: Final = 64 * 1024
+
+
+class Worker:
+    """All that outlives one job. Made on the loop that it lives on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: Service,
+        session: aiohttp.ClientSession,
+        addresses: Addresses,
+        admin: Admin | None,
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._session = session
+        self._admin = admin
+        self._posts = Posts(session, addresses)
+        self.results = Results(service, report_limit(settings), spill_of(settings))
+        outbox = Outbox(outbox_folder(settings), is_named=is_named())
+        self.reports = Reports(self._posts, outbox, settings.report_retry_s, self.results.refused)
+        #: By id: those that run, and those whose reports are on their way.
+        self.jobs: dict[str, Running] = {}
+
+    async def start(self, named: Named) -> None:
+        """Returns before calls can run."""
+        await self._service.start()
+        if self._admin is not None:
+            await self._admin.start()
+        await self.reports.resume(named, self.jobs)
+
+    async def wait_ready(self) -> None:
+        """Until calls can run.
+
+        Raises:
+            EnvironmentStartFailed: they never will.
+        """
+        await self._service.pool.wait_ready()
+
+    async def stop(self, reason: str) -> None:
+        """End what is left."""
+        await self.reports.close()
+        await self._service.stop(reason)
+        await self._session.close()
+        if self._admin is not None:
+            await self._admin.stop()
+
+    @property
+    def active(self) -> int:
+        """Jobs that have, or will want, a slot; those that only wait to be reported do not."""
+        return sum(not job.ended for job in self.jobs.values())
+
+    def concurrency(self, _current: int) -> int:
+        """How many jobs there may be: the SDK's ``concurrency_modifier``."""
+        pool, active = self._service.pool, self.active
+        if not pool.ready or self.reports.full:
+            return active
+        # A job that has no slot yet is counted by `active`, one that has left by the pool.
+        slots = pool.slots
+        free = min(pool.free_slots, slots - active)
+        return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
+
+    def begin(self, job: Job, freed: Callable[[], None]) -> Running:
+        """A job to see through; ``freed`` hears when its slot may be free."""
+        posts, settings = self._posts, self._settings
+        ways = Ways(
+            lines=LiveLines(job.id, settings.output_limit_kb * 1024),
+            items=partial(Items, job.id, posts) if posts.streams else None,
+            progress=Progress(job.id, posts) if settings.qb_progress else None,
+        )
+        run = JobRun(job, self._service, settings, ways)
+        running = self.jobs[job.id] = Running(run, ways, self.results, self.reports, freed)
+        return running
+
+
+class Running:
+    """One job, until the platform has its report."""
+
+    def __init__(
+        self,
+        run: JobRun,
+        ways: Ways,
+        results: Results,
+        reports: Reports,
+        freed: Callable[[], None],
+    ) -> None:
+        self.job = run.job
+        self.ended = False
+        self._was_cut_off = False
+        self._run = run
+        self._ways = ways
+        self._results = results
+        self._reports = reports
+        self._freed = freed
+
+    def cut_off(self, reason: str) -> None:
+        """End it because this process leaves."""
+        self._was_cut_off = self.stop(reason)
+
+    def stop(self, reason: str) -> bool:
+        """End it; it is reported as cancelled, if nothing else has ended it."""
+        stops = self._run.cancel(reason)
+        if self._run.items is not None:
+            self._run.items.give_up()
+        if self._ways.progress is not None:
+            self._ways.progress.give_up()
+        return stops
+
+    async def see_through(self) -> None:
+        """Run it, and deliver its report."""
+        self._ways.lines.say("Started.")
+        try:
+            report = await self._report()
+        except asyncio.CancelledError:
+            # The process leaves, and waits no longer: for the volume, most likely.
+            gone = Cancelled("the server stopped before the job's report was made")
+            left = Report(job_id=self.job.id, body=_failure(gone), cut_off=True)
+            await self._reports.leave(left)
+            raise
+        await self._reports.deliver(report)
+        self._ways.lines.say("Finished.")
+
+    async def _report(self) -> Report:
+        items, progress = self._run.items, self._ways.progress
+        try:
+            outcome = await self._run.outcome()
+            self.ended = True
+            self._freed()
+            if items is not None:
+                await items.close(self._run.at_most_s(_ITEMS_S))
+                if items.lost:
+                    outcome = self._run.without_items(outcome)
+            if progress is not None:
+                await progress.close(self._run.at_most_s(_PROGRESS_S))
+            streamed = items is not None and items.any
+            spill_s = max(self._run.at_most_s(_SPILL_S), _LEAST_SPILL_S)
+            report = await self._results.report(
+                self.job.id, outcome, streamed=streamed, spill_s=spill_s
+            )
+            # One that had ended by then, in whatever way, was not.
+            cut_off = self._was_cut_off and outcome.error_type == "Cancelled"
+            return replace(report, cut_off=cut_off and not outcome.from_user)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
+            _log.exception("Job %s: it cannot be reported as it is", self.job.id)
+            ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")
+            return Report(job_id=self.job.id, body=_failure(ours))
+        finally:
+            self.ended = True
+
+
+def _failure(error: FlashpoolError) -> bytes:
+    """A report that needs nothing which may fail."""
+    name = type(error).__name__
+    output = {"success": False, "result": None, "stdout": "", "error_type": name}
+    return msgspec.json.encode({"output": output, "error": f"{name}: {error.message}"})
+
+
+def report_limit(settings: Settings) -> int:
+    """Bytes of a report."""
+    return settings.job_result_limit_mb * 1_000_000
+
+
+def result_limit(settings: Settings) -> int:
+    """Bytes of an encoded result: what fits into a report, or is written to the volume."""
+    if settings.result_spill and spill_folder(settings) is not None:
+        return settings.spill_limit_mb * 1024 * 1024
+    return report_limit(settings) - _RESERVE
+
+
+def spill_of(settings: Settings) -> Spill | None:
+    """Where large results go, if they may."""
+    if not settings.result_spill:
+        return None
+    folder = spill_folder(settings)
+    if folder is None:
+        _log.warning("FLASHPOOL_RESULT_SPILL has no effect: there is no volume (FLASHPOOL_VOLUME)")
+        return None
+    return Spill(folder, settings.spill_keep_s)

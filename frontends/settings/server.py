@@ -1,0 +1,77 @@
+"""Settings of the server: where it listens, what it takes, what it logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import parsers as kind
+from .field import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where it listens."""
+
+    __slots__ = ()
+
+    host: str = setting(
+        kind.TEXT,
+        "127.0.0.1",
+        "Address /execute is served on.",
+        pod="0.0.0.0",  # noqa: S104 - the platform comes from outside
+    )
+    port: int = setting(
+        kind.PORT,
+        "8000",
+        "Port /execute is served on; 0 picks a free one.",
+        pod=lambda environ: environ.get("PORT"),
+    )
+    token: str = setting(kind.TOKEN, "none", "Bearer token every /execute must carry.", secret=True)
+    allow_open: bool = setting(
+        kind.BOOLEAN,
+        "no",
+        "Serve on a non-loopback address without a token: whoever reaches it runs code here.",
+    )
+    admin_host: str = setting(kind.TEXT, "127.0.0.1", "Address of the admin listener (/stats).")
+    admin_port: int = setting(kind.PORT, "8001", "Port of the admin listener; 0 picks a free one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What it takes, and for how long."""
+
+    __slots__ = ()
+
+    max_body_mb: int = setting(
+        kind.integer(1, 4096), "32", "Largest request body, MiB; a larger one gets 413."
+    )
+    result_limit_mb: int = setting(
+        kind.integer(1, 4096),
+        "10",
+        "Largest encoded result over /execute, MiB; the flash client takes no more than 10.",
+    )
+    receive_timeout_s: float = setting(
+        kind.seconds(), "60", "Seconds a client has to send a whole request."
+    )
+    header_timeout_s: float = setting(
+        kind.seconds(), "10", "Seconds a client has to send the headers of a request."
+    )
+    send_timeout_s: float = setting(
+        kind.seconds(), "60", "Seconds a client may go without taking a byte of its response."
+    )
+    keepalive_s: int = setting(
+        kind.integer(1, 86400), "600", "Seconds an idle connection is kept open."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """What it logs."""
+
+    __slots__ = ()
+
+    log_level: str = setting(
+        kind.choice("DEBUG", "INFO", "WARNING", "ERROR"),
+        "INFO",
+        "Level of the server's log, and of the root logger in calls.",
+    )
