@@ -137,7 +137,7 @@ def signal_handlers_left_alone():
     blocked = sorted(int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
     return [
         {
-            name: getattr(handler, "__name__", str(int(handler)))
+            name: handler.__name__ if callable(handler) else int(handler)
             for name, handler in handlers.items()
         },
         blocked,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,8 @@ class Plain:
             env={**worker_env({**os.environ, **self.variables}, ()), **program.env},
             timeout=LIMIT_S,
             check=False,
+            # A shell's background jobs ignore it, and so would the script.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         text = done.stdout.decode(errors="replace")
         if not out.exists():

@@ -13,7 +13,7 @@ import differential.patterns_random
 import differential.patterns_settings
 import differential.patterns_world  # noqa: F401 - each registers programs
 import pytest
-from differential.programs import of_groups
+from differential.programs import as_parameters, of_groups
 from differential.world import Rows, base_with_habits, remove_large, server_variables
 from e2e.server import serving
 
@@ -22,14 +22,6 @@ from support.cells import Row
 pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 PROGRAMS = of_groups(("base", "own"))
-#: What calls do not do yet as scripts do, with preloading or without.
-LATER = {
-    "file_of_the_source_left_open": "a call ends without what Python does at exit",
-    "hook_for_the_end": "a call ends without what Python does at exit",
-    "thread_that_outlives_the_function": "a call ends without waiting for threads",
-    "parts_of_a_shipped_package": "shipped modules are not files",
-    "random_in_forked_children": "NumPy's generators are there before the children import them",
-}
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +36,7 @@ def row_of(
     remove_large(folder)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            program.name,
-            id=f"{program.group}:{program.name}",
-            marks=[pytest.mark.xfail(reason=LATER.get(program.name, ""))] * (program.name in LATER),
-        )
-        for program in PROGRAMS
-    ],
-)
+@pytest.mark.parametrize("name", as_parameters(PROGRAMS))
 def test_calls_do_what_the_script_does(
     name: str,
     row_of: Callable[[str], Row],

@@ -23,7 +23,7 @@ import differential.patterns_random
 import differential.patterns_settings
 import differential.patterns_world  # noqa: F401 - each registers programs
 import pytest
-from differential.programs import GROUPS, of_groups
+from differential.programs import GROUPS, as_parameters, of_groups
 from differential.world import HABITS, Rows, remove_large, server_variables
 from e2e.server import serving
 
@@ -62,10 +62,7 @@ def row_of(
     remove_large(folder)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(program.name, id=f"{program.group}:{program.name}") for program in PROGRAMS],
-)
+@pytest.mark.parametrize("name", as_parameters(PROGRAMS))
 def test_calls_do_what_the_script_does(
     name: str,
     row_of: Callable[[str], Row],
