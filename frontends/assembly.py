@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flashpool.pool.environments import StoredEnvironments
-from flashpool.pool.supervisor import Supervisor
+from flashpool.pool.environment_leases import StoredEnvironments
+from flashpool.pool.supervisor.supervisor import Supervisor
 
 from .service import Service
 from .settings.table import Settings

@@ -9,9 +9,8 @@ import secrets
 from typing import Final
 
 from flashpool.envs import Spec
-from flashpool.pool.calls import Call, Codec, Limits, Provision
-from flashpool.pool.resident_states import Want
-from flashpool.pool.sources import SOURCE_LIMIT
+from flashpool.pool.calls import Call, Codec, Limits, Provision, Want
+from flashpool.pool.scheduling.compile_ahead import SOURCE_LIMIT
 
 from .changes import Sources
 from .schema import FunctionRequest

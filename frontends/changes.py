@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from flashpool.pool import touching
+from flashpool.pool.scheduling import touching
 
 from .schema import FunctionRequest
 

@@ -6,8 +6,8 @@ import logging
 from typing import Final
 
 from flashpool.pool.calls import Outcome
-from flashpool.pool.causes import TAIL_HEADING
 from flashpool.pool.errors import CallError, FlashpoolError
+from flashpool.pool.exit_causes import TAIL_HEADING
 
 _log = logging.getLogger(__name__)
 

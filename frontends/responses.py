@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from flashpool.pool import ends
 from flashpool.pool.calls import InstanceRecord, Outcome, Provision, Receipt
 from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.workers import outcomes
 
 #: HTTP status of the refusals; everything else is the result of a call, and 200.
 STATUS: Final[Mapping[str, int]] = {
@@ -110,7 +110,7 @@ def _failure(outcome: Outcome, *, has_receipt: bool = True) -> bytes:
         "result": None,
         "json_result": None,
         # An empty error would read as "unknown error" at the client.
-        "error": ends.told(outcome, _REMEDY) or outcome.error_type,
+        "error": outcomes.told(outcome, _REMEDY) or outcome.error_type,
         "stdout": msgspec.Raw(_text(outcome.output)),
         "instance_id": outcome.instance.instance if outcome.instance else None,
         "instance_info": outcome.instance.as_dict() if outcome.instance else None,

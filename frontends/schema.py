@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from flashpool.pool.errors import InvalidRequest
-from flashpool.pool.options import (
+from flashpool.pool.executor.call_options import (
     CONCURRENCY_ACCEPTS,
     MEMORY_ACCEPTS,
     SEED_ACCEPTS,

@@ -8,9 +8,14 @@ call, not the server: its score is lowered, and workers raise theirs.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import logging
-from typing import Final
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any, Final
 
 _log = logging.getLogger(__name__)
 
@@ -28,3 +33,30 @@ def harden() -> None:
         _log.debug("The OOM score stays as it is: %s", error)
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         _log.warning("Cannot become non-dumpable: %s", ctypes.get_errno())
+
+
+#: What asks a server to leave: the first one begins a drain, the second cuts it.
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def give_way() -> None:
+    """Wait for a core in turn, in place of taking it from a call whenever something arrives.
+
+    The server is woken several times for each call, and each time would push a worker aside
+    that is about to answer. As it is, more has arrived when its turn comes, and is done
+    together. Zygotes, and so calls, are scheduled as ever; builds of environments like it.
+    """
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has decided
+        with contextlib.suppress(OSError):
+            policy = os.SCHED_BATCH | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """``asyncio.run``, on uvloop where that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)

@@ -20,7 +20,7 @@ from typing import Final
 
 from flashpool.envs import Spec
 from flashpool.pool.calls import Outcome, Provision
-from flashpool.pool.environments import Environments
+from flashpool.pool.environment_leases import Environments
 from flashpool.pool.errors import Cancelled, FlashpoolError, Overloaded
 
 from . import logs, responses, schema

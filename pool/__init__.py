@@ -30,12 +30,12 @@ if TYPE_CHECKING:
         Timeout,
         WorkerCrashed,
     )
-    from .executor import Pool, PoolView
-    from .futures import CallFuture
-    from .instances import RemoteInstance
-    from .options import CallOptions
-    from .streams import RemoteIterator
-    from .tracebacks import RemoteTraceback
+    from .executor.call_options import CallOptions
+    from .executor.futures import CallFuture
+    from .executor.pool import Pool, PoolView
+    from .executor.remote_instances import RemoteInstance
+    from .executor.streams import RemoteIterator
+    from .executor.tracebacks import RemoteTraceback
 
 __all__ = [
     "CallError",
@@ -67,14 +67,14 @@ __all__ = [
 
 #: Where the names are that are not in `errors`.
 _HOMES = {
-    "CallFuture": "futures",
-    "CallOptions": "options",
-    "Pool": "executor",
-    "PoolView": "executor",
+    "CallFuture": "executor.futures",
+    "CallOptions": "executor.call_options",
+    "Pool": "executor.pool",
+    "PoolView": "executor.pool",
     "Receipt": "calls",
-    "RemoteInstance": "instances",
-    "RemoteIterator": "streams",
-    "RemoteTraceback": "tracebacks",
+    "RemoteInstance": "executor.remote_instances",
+    "RemoteIterator": "executor.streams",
+    "RemoteTraceback": "executor.tracebacks",
 }
 
 

@@ -14,8 +14,6 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
-from .resident_states import Want
-
 #: The environment of calls that name no packages: the base interpreter as it is.
 BASE_ENVIRONMENT: Final = "base"
 
@@ -289,3 +287,27 @@ class Sink(Protocol):
 
     def done(self, outcome: Outcome) -> None:
         """The end; called exactly once, and nothing after it."""
+
+
+class Want(NamedTuple):
+    """What a call says of the instance it is for. A tuple, as every call makes one."""
+
+    instance: str
+    #: Equal for calls that mean the same class, environment and resources.
+    code: object
+    class_name: str = ""
+    #: Equal for calls with the same constructor arguments.
+    arguments: object = None
+    method: str = "__call__"
+    #: Calls to async methods that may run in it together.
+    concurrency: int = 1
+    #: Replace the one that is there.
+    anew: bool = False
+    #: What a worker makes it of; None: the body of the call. Nobody here looks into it.
+    load: bytes | None = None
+    #: Do not load it again: it must be there, of this generation (0: any), or else be the
+    #: first of its name and asked for as such.
+    must_exist: bool = False
+    generation: int = 0
+    #: Its caller gave it no name, and may not mean to call it again: it goes before others.
+    unnamed: bool = False

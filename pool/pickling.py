@@ -22,8 +22,8 @@ from typing import Any
 
 import cloudpickle
 
-from . import portable
-from ._child import payload
+from . import cross_version
+from ._child.serialization import payload
 
 BufferCallback = Callable[[pickle.PickleBuffer], bool]
 Dumps = Callable[[Any, "BufferCallback | None"], bytes]
@@ -41,13 +41,13 @@ def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
     return file.getvalue()
 
 
-def dumps_for(version: portable.Version) -> Dumps:
+def dumps_for(version: cross_version.Version) -> Dumps:
     """The same for a worker whose Python is of that version.
 
     Raises (when it is called):
         InvalidRequest: a function cannot go there.
     """
-    if version == portable.OURS:
+    if version == cross_version.OURS:
         return dumps
 
     def dumps_portably(value: Any, buffers: BufferCallback | None = None) -> bytes:
@@ -58,14 +58,14 @@ def dumps_for(version: portable.Version) -> Dumps:
     return dumps_portably
 
 
-def example() -> tuple[portable.Version, str]:
+def example() -> tuple[cross_version.Version, str]:
     """A call of a function that travels by value, as base64 text, and the Python it is for.
 
     For zygotes, to get used to what they will mostly be sent.
     """
     function = payload.pack(lambda value: value, dumps)
     call, _ = payload.pack_call(function, payload.pack(((None,), {}), dumps))
-    return portable.OURS, b2a_base64(call, newline=False).decode()
+    return cross_version.OURS, b2a_base64(call, newline=False).decode()
 
 
 def _is_plain(value: Any) -> bool:
@@ -88,14 +88,14 @@ class _PortablePickler(_Pickler):
     """Sends source in place of bytecode."""
 
     def __init__(
-        self, file: io.BytesIO, version: portable.Version, buffers: BufferCallback | None
+        self, file: io.BytesIO, version: cross_version.Version, buffers: BufferCallback | None
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffers)
         self._version = version
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.CodeType):
-            return portable.reduce_code(obj, self._version)
+            return cross_version.reduce_code(obj, self._version)
         return super().reducer_override(obj)
 
 

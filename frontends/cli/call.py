@@ -16,12 +16,12 @@ from flashpool.envs import Spec, SpecRefused
 from flashpool.envs.resolving.spec import normalise
 from flashpool.envs.settings import REFERENCE_KINDS
 from flashpool.frontends.settings.table import Settings
-from flashpool.pool import ends
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
-from flashpool.pool.causes import TAIL_HEADING
-from flashpool.pool.environments import StoredEnvironments
+from flashpool.pool.environment_leases import StoredEnvironments
 from flashpool.pool.errors import FlashpoolError
-from flashpool.pool.supervisor import Supervisor
+from flashpool.pool.exit_causes import TAIL_HEADING
+from flashpool.pool.supervisor.supervisor import Supervisor
+from flashpool.pool.workers import outcomes
 
 #: Run in the worker: the file as a module of its own, so that the function keeps its imports
 #: and constants, a main guard stays shut, and tracebacks show the file.
@@ -225,7 +225,7 @@ def _of_user(outcome: Outcome, request: Request) -> Outcome:
     message = str(outcome.details.get("message", ""))
     if outcome.error_type == "MissingFunction":
         return replace(outcome, error=message)
-    outcome = replace(outcome, error=ends.told(outcome, _REMEDY))
+    outcome = replace(outcome, error=outcomes.told(outcome, _REMEDY))
     # Of the call itself: a TypeError from within names another function.
     if outcome.error_type == "TypeError" and message.startswith(f"{request.function}() "):
         return replace(outcome, error=f"{(outcome.error or '').rstrip()}\n{request.hint}")

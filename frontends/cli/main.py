@@ -71,6 +71,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
     _configure_log(settings.log_level)
     from flashpool.frontends import modes
+    from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
     from flashpool.frontends.lb import server
 
@@ -81,7 +82,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
             lambda sock, admin: _announce(settings, sock, admin),
             port_setting="FLASHPOOL_PORT" if port is None else "--port to another one",
         )
-    except (ListenError, modes.ModeError, server.OpenServerError) as error:
+    except (ListenError, modes.ModeError, OpenServerError) as error:
         _die(str(error))
 
 
@@ -111,8 +112,8 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     settings = _settings()
     _configure_log(settings.log_level)
     from flashpool.frontends import modes
+    from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
-    from flashpool.frontends.lb.server import OpenServerError
     from flashpool.frontends.qb import entry
     from flashpool.pool.errors import EnvironmentStartFailed
 

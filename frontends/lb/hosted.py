@@ -30,14 +30,14 @@ from flashpool.envs.store.locations import check_volume
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
+from flashpool.frontends.exposure import OpenServerError, check_open
 from flashpool.frontends.http_server.listener import url
 from flashpool.frontends.logs import configure_log
-from flashpool.frontends.server_process import harden
+from flashpool.frontends.server_process import SIGNALS, give_way, harden
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings, SettingsError
 
 from .app import create_app
-from .server import SIGNALS, OpenServerError, check_open, give_way
 
 _log = logging.getLogger(__name__)
 

@@ -12,33 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Final
 
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
+from flashpool.frontends.exposure import check_open
 from flashpool.frontends.http_server.listener import Listener, bind
-from flashpool.frontends.server_process import harden
+from flashpool.frontends.server_process import SIGNALS, give_way, harden, run_loop
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 
 from .app import create_app
 
 _log = logging.getLogger(__name__)
-
-#: What asks a server to leave: the first one begins a drain, the second cuts it.
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-
-class OpenServerError(Exception):
-    """Anybody on the network could run code here; the message says how to prevent it."""
 
 
 class LbServer(Listener):
@@ -134,63 +126,3 @@ async def _serve(
     admin = Admin(service.pool, settings, admin_sock)
     server = LbServer(service, admin, settings, lambda: announce(sock, admin_sock))
     await server.serve(sockets=[sock])
-
-
-def check_admin(settings: Settings) -> None:
-    """Refuse to show the pool's inside to a whole network by accident."""
-    if not settings.allow_open and not is_loopback(settings.admin_host):
-        raise OpenServerError(
-            f"Refusing to show stats on {settings.admin_host}: they hold names and error texts "
-            "of calls, and no token guards them. Set FLASHPOOL_ADMIN_HOST=127.0.0.1 or, where "
-            "the network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
-        )
-
-
-def check_open(settings: Settings) -> None:
-    """The same, and refuse to serve code execution to one."""
-    check_admin(settings)
-    if settings.allow_open or settings.token or is_loopback(settings.host):
-        return
-    if not settings.on_pod:
-        raise OpenServerError(
-            f"Refusing to listen on {settings.host} without a token: whoever reaches it could "
-            "run code here. Set FLASHPOOL_TOKEN, or FLASHPOOL_HOST=127.0.0.1, or, where the "
-            "network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
-        )
-    _log.warning(
-        "Listening on %s without a token, as RunPod's pods do: the platform is the only guard. "
-        "FLASHPOOL_TOKEN adds one",
-        settings.host,
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
-
-
-def give_way() -> None:
-    """Wait for a core in turn, in place of taking it from a call whenever something arrives.
-
-    The server is woken several times for each call, and each time would push a worker aside
-    that is about to answer. As it is, more has arrived when its turn comes, and is done
-    together. Zygotes, and so calls, are scheduled as ever; builds of environments like it.
-    """
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has decided
-        with contextlib.suppress(OSError):
-            policy = os.SCHED_BATCH | os.SCHED_RESET_ON_FORK
-            os.sched_setscheduler(0, policy, os.sched_param(0))
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """``asyncio.run``, on uvloop where that is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
+from flashpool.frontends.exposure import OpenServerError, check_admin, is_loopback
 from flashpool.frontends.http_server.listener import url
-from flashpool.frontends.lb.server import OpenServerError, check_admin, is_loopback
 from flashpool.frontends.server_process import harden
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings

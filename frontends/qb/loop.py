@@ -28,7 +28,7 @@ import aiohttp
 from runpod.serverless.modules import rp_job, rp_scale, worker_state
 from runpod.serverless.utils import rp_debugger
 
-from flashpool.frontends.lb.server import SIGNALS, run_loop
+from flashpool.frontends.server_process import SIGNALS, run_loop
 
 from .heartbeat import Heartbeat
 from .jobs import Job

@@ -9,7 +9,7 @@ import sys
 from fastapi import FastAPI
 
 from flashpool.frontends.http_server.listener import Listener, bind
-from flashpool.frontends.lb.server import run_loop
+from flashpool.frontends.server_process import run_loop
 from flashpool.frontends.settings.table import Settings
 
 app = FastAPI()

@@ -23,9 +23,10 @@ from rich.table import Table  # noqa: E402
 
 from flashpool.frontends.settings.worker_env import worker_env  # noqa: E402
 from flashpool.pool import pickling  # noqa: E402
-from flashpool.pool._child import payload  # noqa: E402
+from flashpool.pool._child import wire  # noqa: E402
+from flashpool.pool._child.serialization import payload  # noqa: E402
 from flashpool.pool.config import PoolConfig  # noqa: E402
-from flashpool.pool.ends import runtime_packages  # noqa: E402
+from flashpool.pool.workers.outcomes import runtime_packages  # noqa: E402
 
 HERE = Path(__file__).parent
 LIMIT_S = 300
@@ -62,7 +63,7 @@ def body(given: argparse.Namespace) -> bytes:
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    child = Path(payload.__file__).parent
+    child = Path(wire.__file__).parent
     start = {
         "path": [],
         "runtime": runtime_packages(),

@@ -22,7 +22,8 @@ package = type(sys)("_flashpool")
 package.__path__ = [sys.argv[1]]
 sys.modules["_flashpool"] = package
 
-from _flashpool import wire, zygote  # type: ignore[import-not-found] # noqa: E402
+from _flashpool import wire  # type: ignore[import-not-found] # noqa: E402
+from _flashpool.fork_server import zygote  # type: ignore[import-not-found] # noqa: E402
 
 CALLS = int(sys.argv[2])
 
@@ -53,11 +54,11 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
             self.compile_ahead(request["function_name"], json.dumps(request["function_code"]))
         decoder = worker.payload if pickled else worker.flash
         stages = [
-            ("fork and exit", zygote.birth, "live"),
+            ("fork and exit", zygote.worker_start, "live"),
             ("set itself apart (session, descriptors)", self, "work"),
-            *([("receive the call", worker, "renew")] if zygote.preparation.held else []),
+            *([("receive the call", worker, "renew")] if zygote.prepared.held else []),
             (
-                "renew what modules hold" if zygote.preparation.held else "receive the call",
+                "renew what modules hold" if zygote.prepared.held else "receive the call",
                 decoder,
                 "load_call",
             ),
@@ -65,8 +66,8 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
                 [("load function and arguments (unpickle)", worker.invoke, "run")]
                 if pickled
                 else [
-                    ("parse the request (JSON)", worker.user_code, "run_source"),
-                    ("make a module, find the source compiled", worker.user_code, "_run"),
+                    ("parse the request (JSON)", self.user_code, "run_source"),
+                    ("make a module, find the source compiled", self.user_code, "_run"),
                     ("run it, find the function, decode arguments", worker.invoke, "run"),
                 ]
             ),

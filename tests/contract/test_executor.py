@@ -16,15 +16,9 @@ import pytest
 from contract import executor_functions as there
 from contract.waiting import eventually, is_alive, running, written
 
-from flashpool.pool import (
-    InvalidRequest,
-    Pool,
-    ResultNotSerializable,
-    Timeout,
-    WorkerCrashed,
-    executor,
-)
-from flashpool.pool.tracebacks import RemoteTraceback
+from flashpool.pool import InvalidRequest, Pool, ResultNotSerializable, Timeout, WorkerCrashed
+from flashpool.pool.executor import pool as pool_module
+from flashpool.pool.executor.tracebacks import RemoteTraceback
 
 METHODS = ["fork", "spawn"]
 
@@ -295,7 +289,7 @@ class TestMap:
             list(shared.map(lambda x: lock, range(3)))
 
     def test_a_function_with_much_memory_travels_once(self, shared, monkeypatch):
-        monkeypatch.setattr(executor, "MAX_CALLS_WITH_MEMORY", 4)
+        monkeypatch.setattr(pool_module, "MAX_CALLS_WITH_MEMORY", 4)
         big = np.arange(1 << 20)
         results = shared.map(lambda i: int(big[i]), range(12))
         assert list(results) == list(range(12))
@@ -333,7 +327,7 @@ class TestLargeData:
         assert array[0] == 0
 
     def test_more_calls_with_memory_than_descriptors(self, shared, monkeypatch):
-        monkeypatch.setattr(executor, "MAX_CALLS_WITH_MEMORY", 4)
+        monkeypatch.setattr(pool_module, "MAX_CALLS_WITH_MEMORY", 4)
         arrays = [np.full(20_000, i) for i in range(12)]
         assert list(shared.map(lambda a: int(a.sum()), arrays)) == [20_000 * i for i in range(12)]
 

@@ -13,7 +13,7 @@ from contract import executor_functions as there
 from contract.waiting import eventually, is_alive, running
 
 from flashpool.pool import Pool, PoolClosed, WorkerCrashed
-from flashpool.pool.engine import Engine
+from flashpool.pool.executor.engine import Engine
 
 
 def engine_threads():

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from flashpool.pool import Pool
-from flashpool.pool.supervisor import Supervisor
+from flashpool.pool.supervisor.supervisor import Supervisor
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from e2e.server import Server, serving
 
-from flashpool.pool.nvml import library_is_there
+from flashpool.pool.gpus.nvml import library_is_there
 
 PYTHON = os.environ.get("FLASHPOOL_TEST_TORCH_PYTHON", sys.executable)
 Serve = Callable[..., AbstractContextManager[Server]]

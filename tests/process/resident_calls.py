@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flashpool.pool.calls import Outcome
-from flashpool.pool.resident_states import Want
+from flashpool.pool.calls import Outcome, Want
 from support.live import Live, Started
 
 THING = """

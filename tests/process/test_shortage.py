@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 from process.resident_calls import begin, result
 
-from flashpool.pool import channel
-from flashpool.pool import zygote as zygotes
 from flashpool.pool._child import processes
 from flashpool.pool.calls import Provision
-from flashpool.pool.parts import BASE
+from flashpool.pool.supervisor.components import BASE
+from flashpool.pool.workers import channel
+from flashpool.pool.workers import zygote as zygotes
 from support.live import Live
 
 Make = Callable[..., Live]

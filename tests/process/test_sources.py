@@ -4,7 +4,7 @@ from __future__ import annotations
 
 KEPT = """def f():
     import sys
-    return [name for name, _ in sys.modules["_flashpool.source"]._compiled]
+    return [name for name, _ in sys.modules["_flashpool.serialization.source_loader"]._compiled]
 """
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from process.resident_calls import begin, closing, notes, result
 
-from flashpool.pool import resident_room
 from flashpool.pool._child import processes
+from flashpool.pool.residents import pressure
 from support.live import alive
 
 #: Saves what it has when it is asked to end, which takes a moment.
@@ -53,7 +53,7 @@ def test_a_measure_that_failed_does_not_keep_it_from_stopping(make_live, monkeyp
     def fails(_pids: object) -> None:
         raise RuntimeError("no thread to be had")
 
-    monkeypatch.setattr(resident_room, "_exact", fails)
+    monkeypatch.setattr(pressure, "_exact", fails)
     live = make_live(instances_mb=1).ready()
     result(live, "a", "inc")
     room = live.supervisor._parts.residency.room

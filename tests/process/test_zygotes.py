@@ -16,9 +16,10 @@ from dataclasses import replace
 import pytest
 from process.resident_calls import begin, result, thing
 
-from flashpool.pool import crew, roster
 from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, InstanceConflict, Overloaded, PoolClosed
+from flashpool.pool.scheduling import zygote_table
+from flashpool.pool.workers import worker_set
 from support import wants
 from support.interpreters import virtualenv
 from support.live import alive, value
@@ -86,7 +87,7 @@ def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_li
 
     live.until(lambda: kill_all() or not live.stats().zygotes)
     assert not live.supervisor.ready
-    monkeypatch.setattr(roster, "RESTART_WINDOW_S", 0.1)
+    monkeypatch.setattr(zygote_table, "RESTART_WINDOW_S", 0.1)
     live.until(lambda: live.supervisor.ready)
 
 
@@ -177,7 +178,7 @@ def test_a_learned_module_that_breaks_forks_is_left_out(
     make_live, interpreter, monkeypatch, breaks
 ):
     if breaks == "hangs":
-        monkeypatch.setattr(crew, "BEGIN_S", 1.0)
+        monkeypatch.setattr(worker_set, "BEGIN_S", 1.0)
     module = f"import os, resource, signal, time\n{BREAKS_FORKS[breaks]}"
     live = make_live(base_python=interpreter(breaks=module), slots=2).ready()
     code = "def f():\n    import breaks; return 1"
@@ -317,9 +318,9 @@ def test_spares_are_let_go_when_idle_and_come_back(make_live):
 
 
 def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
-    from flashpool.pool import fleet
+    from flashpool.pool.workers import zygote_set
 
-    monkeypatch.setattr(fleet, "ANSWER_S", 1.5)
+    monkeypatch.setattr(zygote_set, "ANSWER_S", 1.5)
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 2)
     stopped = live.zygote().pid
@@ -500,7 +501,7 @@ def test_a_zygote_that_dies_under_a_stopped_guard_is_cleaned_up(live):
 
 
 def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):
-    monkeypatch.setattr(crew, "STOP_MARGIN_S", 0.5)
+    monkeypatch.setattr(worker_set, "STOP_MARGIN_S", 0.5)
     code = "import os, time\ndef f():\n    print('on', flush=True); time.sleep(1); os._exit(3)"
     started = live.start(code)
     started.wait_for_output(b"on")

@@ -14,7 +14,7 @@ import cloudpickle
 from flashpool.pool.calls import Call, Codec, Limits, Outcome
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.stats import PoolStats, ZygoteStats
-from flashpool.pool.supervisor import Supervisor
+from flashpool.pool.supervisor.supervisor import Supervisor
 
 #: What zygotes and workers have for an environment in tests.
 WORKER_ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}

@@ -6,13 +6,13 @@ import signal
 
 import pytest
 
-from flashpool.pool import causes
-from flashpool.pool.causes import OomKill, Stop
+from flashpool.pool import exit_causes
+from flashpool.pool.exit_causes import OomKill, Stop
 
 
 def of(status, **given):
     known = {"stop": None, "oom": None, "output_tail": "", "peak_mb": None, **given}
-    return causes.of_death(status, **known)
+    return exit_causes.of_death(status, **known)
 
 
 def test_a_signal_is_named_and_explained():
@@ -33,7 +33,7 @@ def test_an_exit_is_a_death_whatever_its_code(code):
 
 
 def test_a_lost_channel_is_told_from_an_exit():
-    assert "closed or replaced the descriptor" in of(causes.CHANNEL_LOST << 8).message
+    assert "closed or replaced the descriptor" in of(exit_causes.CHANNEL_LOST << 8).message
 
 
 def test_a_kill_that_the_kernel_counted_is_out_of_memory():
@@ -59,6 +59,6 @@ def test_our_own_reason_comes_before_the_signal_it_was_done_with():
     [(0, "clean"), (3 << 8, "exit 3"), (9, "signal SIGKILL"), (63, "signal 63")],
 )
 def test_exit_words(status, words):
-    assert causes.exit_words(status).startswith(words.split()[0])
+    assert exit_causes.exit_words(status).startswith(words.split()[0])
     if status != 63:
-        assert causes.exit_words(status) == words
+        assert exit_causes.exit_words(status) == words

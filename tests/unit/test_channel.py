@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from flashpool.pool._child import wire
-from flashpool.pool.channel import WorkerLink
+from flashpool.pool.workers.channel import WorkerLink
 
 FRAME = wire.head(wire.ITEM, b"", 4, 0) + b"body"
 

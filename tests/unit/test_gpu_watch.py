@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from flashpool.pool import gpu_watch
-from flashpool.pool.gpu_states import GpuPolicy, GpuState
-from flashpool.pool.gpu_watch import GpuWatch
-from flashpool.pool.gpus import GpuTable
+from flashpool.pool.gpus import monitor
+from flashpool.pool.gpus.monitor import GpuWatch
+from flashpool.pool.gpus.states import GpuPolicy, GpuState
+from flashpool.pool.gpus.table import GpuTable
 from support.nvml.scripted import GIB, ScriptedNvml
 
 
@@ -67,7 +67,7 @@ def test_what_a_device_goes_through_is_told(nvml_here: ScriptedNvml) -> None:
 def test_it_goes_on_when_something_fails_on_the_way(
     nvml_here: ScriptedNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_watch, "FIND_AGAIN_S", 0.01)
+    monkeypatch.setattr(monitor, "FIND_AGAIN_S", 0.01)
     nvml_here.gpus(1)
 
     async def lives() -> None:

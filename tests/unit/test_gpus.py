@@ -5,9 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flashpool.pool.devices import Device, Reading
-from flashpool.pool.gpu_states import MIB, Change, GpuPolicy, GpuState, Lease
-from flashpool.pool.gpus import GpuTable
+from flashpool.pool.gpus.devices import Device, Reading
+from flashpool.pool.gpus.states import MIB, Change, GpuPolicy, GpuState, Lease
+from flashpool.pool.gpus.table import GpuTable
 
 GIB = 1024 * MIB
 

@@ -12,16 +12,16 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from flashpool.pool import parameters
 from flashpool.pool.config import PoolConfig, PoolKeywords
-from flashpool.pool.options import CallKeywords, CallOptions
+from flashpool.pool.executor import pool_parameters
+from flashpool.pool.executor.call_options import CallKeywords, CallOptions
 
 PATHS = {"base_python", "workdir"}
 
 
 @pytest.mark.parametrize(
     ("keywords", "kept", "left_out"),
-    [(CallKeywords, CallOptions, ()), (PoolKeywords, PoolConfig, parameters.TAKEN)],
+    [(CallKeywords, CallOptions, ()), (PoolKeywords, PoolConfig, pool_parameters.TAKEN)],
     ids=["options", "pool"],
 )
 def test_keywords_are_those_that_there_are(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashpool.pool.commands import ZygoteKey
-from flashpool.pool.learning import BARE, UNUSED, Learner
+from flashpool.pool.scheduling.commands import ZygoteKey
+from flashpool.pool.scheduling.preloading import BARE, UNUSED, Learner
 
 LEAN = ZygoteKey("base")
 PANDAS = ["pandas", "pandas.core", "numpy"]

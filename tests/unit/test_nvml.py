@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flashpool.pool import nvml
-from flashpool.pool.devices import Inventory, Reading
-from flashpool.pool.nvml import Nvml, NvmlSilent
+from flashpool.pool.gpus import nvml
+from flashpool.pool.gpus.devices import Inventory, Reading
+from flashpool.pool.gpus.nvml import Nvml, NvmlSilent
 from support.nvml import scripted as script
 from support.nvml.scripted import GIB, MIB, ScriptedNvml, uuid_of
 

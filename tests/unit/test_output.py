@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashpool.pool.output import OutputBuffer
+from flashpool.pool.workers.output_buffer import OutputBuffer
 
 MARK = re.compile(rb"\n\[\.\.\. (\d+) bytes of output cut \.\.\.\]\n")
 

@@ -7,7 +7,7 @@ import pytest
 
 from flashpool.pool import InvalidRequest, Pool
 from flashpool.pool.config import PoolConfig
-from flashpool.pool.parameters import KINDS, check
+from flashpool.pool.executor.pool_parameters import KINDS, check
 
 NAN, INFINITE = math.nan, math.inf
 

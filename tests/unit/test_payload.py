@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from flashpool.pool import pickling
-from flashpool.pool._child import payload, segments
+from flashpool.pool._child.running.invoke import each
+from flashpool.pool._child.serialization import payload, shared_buffers
 
 MIB = 1 << 20
 
@@ -66,7 +67,7 @@ def test_many_buffers_share_one_descriptor_and_are_aligned():
     assert len(fds) == 1
     back = payload.load_result(body, fds)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, back, strict=True))
-    assert all(one.ctypes.data % segments.ALIGNMENT == 0 for one in back)
+    assert all(one.ctypes.data % shared_buffers.ALIGNMENT == 0 for one in back)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -116,9 +117,9 @@ def test_no_descriptor_is_left_once_the_value_is_gone():
 
 
 def test_values_held_in_any_number_do_not_use_up_descriptors(monkeypatch):
-    monkeypatch.setattr(segments, "MAX_MAPPINGS", 4)
+    monkeypatch.setattr(shared_buffers, "MAX_MAPPINGS", 4)
     before = descriptors()
-    held = [round_trip(np.full(segments.COPY_BELOW + 1, i, dtype="u1")) for i in range(10)]
+    held = [round_trip(np.full(shared_buffers.COPY_BELOW + 1, i, dtype="u1")) for i in range(10)]
     assert [one[0] for one in held] == list(range(10))
     assert descriptors() - before <= (0 if sys.version_info >= (3, 13) else 4)
 
@@ -180,7 +181,7 @@ def test_without_any_descriptor_the_buffers_travel_in_the_message(monkeypatch):
     def refuse(*_):
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(segments, "_new", refuse)
+    monkeypatch.setattr(shared_buffers, "_new", refuse)
     body, fds = payload.pack(np.arange(MIB), pickling.dumps)
     assert fds == []
     assert np.array_equal(payload.load_result(body, fds), np.arange(MIB))
@@ -207,9 +208,9 @@ def add(a, b, *, c=0):
 @pytest.fixture(autouse=True)
 def _nothing_received():
     yield
-    if segments.received is not None:
-        segments.received.close()
-        segments.received = None
+    if shared_buffers.received is not None:
+        shared_buffers.received.close()
+        shared_buffers.received = None
 
 
 def pack_call(function, arguments, kind=payload.ONE):
@@ -219,7 +220,7 @@ def pack_call(function, arguments, kind=payload.ONE):
 
 
 def test_a_call_has_its_arguments():
-    function, args, kwargs = payload.load_call(*pack_call(add, ((1, 2), {"c": 3})))
+    function, args, kwargs = payload.load_call(*pack_call(add, ((1, 2), {"c": 3})), each)
     assert function(*args, **kwargs) == 6
 
 
@@ -227,14 +228,14 @@ def test_a_call_with_memory_in_function_and_arguments():
     big, other = np.full(MIB, 2.0), np.full(MIB, 3.0)
     body, fds = pack_call(lambda x: float((big * x).sum()), ((other,), {}))
     assert len(fds) == 2
-    function, args, kwargs = payload.load_call(body, fds)
+    function, args, kwargs = payload.load_call(body, fds, each)
     assert fds == []
     assert function(*args, **kwargs) == 6.0 * MIB
 
 
 def test_a_chunk_is_many_calls():
     body, fds = pack_call(add, [(1, 2), (3, 4)], payload.EACH)
-    function, args, kwargs = payload.load_call(body, fds)
+    function, args, kwargs = payload.load_call(body, fds, each)
     assert function(*args, **kwargs) == [3, 7]
 
 
@@ -242,7 +243,7 @@ def test_descriptors_of_a_call_that_cannot_be_loaded_are_closed():
     before = descriptors()
     body, fds = pack_call(Explosive(), ((np.zeros(MIB),), {}))
     with pytest.raises(RuntimeError, match="boom"):
-        payload.load_call(body, fds)
+        payload.load_call(body, fds, each)
     gc.collect()
     assert descriptors() == before
 
@@ -264,7 +265,7 @@ def test_a_result_of_a_worker_reads_here():
 def received():
     """Arguments as a worker has them, in memory that it shares with nobody."""
     array = np.arange(MIB, dtype="f8")
-    _, args, _ = payload.load_call(*pack_call(add, ((array, np.arange(20_000)), {})))
+    _, args, _ = payload.load_call(*pack_call(add, ((array, np.arange(20_000)), {})), each)
     args = list(args)
     yield args
     args.clear()  # pytest keeps it, and with it the mapping
@@ -273,7 +274,7 @@ def received():
 def same_memory(result, last=True):
     """Whether a result travels in the memory that the arguments came in; and what arrives."""
     body, fds = payload.dump_result(result, last=last)
-    in_place = os.fstat(fds[0]).st_ino == segments.received._identity[1]
+    in_place = os.fstat(fds[0]).st_ino == shared_buffers.received._identity[1]
     return payload.load_result(body, fds), in_place
 
 
@@ -321,7 +322,7 @@ def test_nothing_goes_back_in_place_while_the_process_lives_on(received):
 
 
 def test_a_descriptor_that_user_code_closed_or_reused_is_not_sent(received):
-    fd = segments.received._fd
+    fd = shared_buffers.received._fd
     os.close(fd)
     assert not same_memory(received[0])[1]
     null = os.open(os.devnull, os.O_RDONLY)

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flashpool.pool.resident_states import (
+from flashpool.pool.calls import Want
+from flashpool.pool.residents.states import (
     CRASH_WINDOW_S,
     CRASHES,
     UNNAMED_IDLE_S,
@@ -26,10 +27,9 @@ from flashpool.pool.resident_states import (
     Refuse,
     Rest,
     State,
-    Want,
     WantSlot,
 )
-from flashpool.pool.residents import Residents
+from flashpool.pool.residents.table import Residents
 
 NAMES = ["a", "b", "c", "d"]
 POLICY = Policy(limit=2, idle_s=30.0, memory_bytes=1000)

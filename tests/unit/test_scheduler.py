@@ -9,7 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flashpool.pool.commands import (
+from flashpool.pool.gpus.devices import Device
+from flashpool.pool.gpus.states import GpuPolicy
+from flashpool.pool.gpus.table import GpuTable
+from flashpool.pool.scheduling.commands import (
     DismissWorker,
     Dispatch,
     Fail,
@@ -21,11 +24,8 @@ from flashpool.pool.commands import (
     StartZygote,
     ZygoteKey,
 )
-from flashpool.pool.devices import Device
-from flashpool.pool.gpu_states import GpuPolicy
-from flashpool.pool.gpus import GpuTable
-from flashpool.pool.roster import RESTART_LIMIT, RESTART_WINDOW_S
-from flashpool.pool.scheduler import Scheduler
+from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.scheduling.zygote_table import RESTART_LIMIT, RESTART_WINDOW_S
 
 BASE = ZygoteKey("base")
 OTHER, THIRD = ZygoteKey("other"), ZygoteKey("third")

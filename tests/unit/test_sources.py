@@ -1,7 +1,7 @@
 """Which sources are compiled ahead."""
 
 from flashpool.pool._child.wire import SOURCES
-from flashpool.pool.sources import COUNTED, RUNS, Sources
+from flashpool.pool.scheduling.compile_ahead import COUNTED, RUNS, Sources
 
 
 def test_after_a_few_runs_and_once() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flashpool.pool.states import (
+from flashpool.pool.workers.states import (
     WORKER_MOVES,
     ZYGOTE_MOVES,
     IllegalMove,

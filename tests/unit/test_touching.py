@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flashpool.pool.touching import imports, touches
+from flashpool.pool.scheduling.touching import imports, touches
 
 
 @pytest.mark.parametrize(

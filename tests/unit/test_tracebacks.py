@@ -6,8 +6,9 @@ import traceback
 import pytest
 from tblib import pickling_support
 
-from flashpool.pool import errors, tracebacks
+from flashpool.pool import errors
 from flashpool.pool.calls import Outcome
+from flashpool.pool.executor import tracebacks
 
 TEXT = 'Traceback (most recent call last):\n  File "remote.py", line 3, in f\nValueError: boom\n'
 

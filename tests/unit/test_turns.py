@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flashpool.pool.commands import (
+from flashpool.pool.scheduling.commands import (
     DismissWorker,
     Dispatch,
     Fail,
@@ -18,8 +18,8 @@ from flashpool.pool.commands import (
     StartZygote,
     ZygoteKey,
 )
-from flashpool.pool.scheduler import Scheduler
-from flashpool.pool.turns import TURN_S
+from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.scheduling.time_slicing import TURN_S
 
 START_S, LEAVE_S, RUN_S = 0.1, 0.05, 0.2
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flashpool.pool.devices import Device
-from flashpool.pool.visible import visible
+from flashpool.pool.gpus.devices import Device
+from flashpool.pool.gpus.visible_devices import visible
 
 
 def gpu(index: int, name: str = "H100", uuid: str | None = None) -> Device:

@@ -15,7 +15,11 @@ def main():
     package = type(sys)("_flashpool")
     package.__path__ = [sys.argv[1]]
     sys.modules["_flashpool"] = package
-    from _flashpool import exceptions, flash, invoke  # noqa: F401
+    from _flashpool.running import invoke  # noqa: F401
+    from _flashpool.serialization import (
+        exception_pickling,  # noqa: F401
+        flash,  # noqa: F401
+    )
 
     for line in sys.stdin:
         print(json.dumps(in_fork(json.loads(line))), flush=True)
@@ -40,24 +44,26 @@ def in_fork(order):
 
 def answer(order):
     os.dup2(2, 1)
-    from _flashpool import exceptions, wire
+    from _flashpool import wire
+    from _flashpool.serialization import exception_pickling
 
     before = set(sys.modules)
     try:
         told = {"ok": True, **run(order)}
-    except (wire.BadRequest, exceptions.Unserializable) as error:
+    except (wire.BadRequest, exception_pickling.Unserializable) as error:
         told = {"ok": False, "kind": type(error).__name__, "message": str(error)}
     except BaseException as error:
         # A real worker's frames are told by their folder; ours are these two.
         traceback = BaseException.__dict__["__traceback__"].__get__(error)
         BaseException.with_traceback(error, traceback.tb_next.tb_next)
-        record, data = exceptions.capture(error)
+        record, data = exception_pickling.capture(error)
         told = {"ok": False, "kind": "raised", "pickle": base64.b64encode(data).decode(), **record}
     return {**told, "modules": sorted(set(sys.modules) - before)}
 
 
 def run(order):
-    from _flashpool import flash, invoke
+    from _flashpool.running import invoke
+    from _flashpool.serialization import flash
 
     if "python" in order:
         scope = {"__name__": "in_worker"}

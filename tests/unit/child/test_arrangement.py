@@ -1,4 +1,4 @@
-"""`arrangement`: what a call writes to lies side by side, and works as before."""
+"""`memory_layout`: what a call writes to lies side by side, and works as before."""
 
 import subprocess
 import sys
@@ -6,12 +6,12 @@ import textwrap
 
 import pytest
 
-from flashpool.pool._child import arrangement
+from flashpool.pool._child.fork_server import memory_layout
 
 from .conftest import CHILD
 
 pytestmark = pytest.mark.skipif(
-    not arrangement.IS_KNOWN, reason="nothing is arranged on this interpreter"
+    not memory_layout.IS_KNOWN, reason="nothing is arranged on this interpreter"
 )
 
 PRELUDE = """
@@ -20,7 +20,7 @@ sys.path.insert(0, {folder!r})
 package = type(sys)("_flashpool")
 package.__path__ = [{child!r}]
 sys.modules["_flashpool"] = package
-from _flashpool import arrangement
+from _flashpool.fork_server import memory_layout
 """
 
 
@@ -51,7 +51,7 @@ def test_what_runs_is_found_in_order_and_nothing_of_it_happens_here():
         def idle():
             pass
 
-        found = arrangement.executed(outer)
+        found = memory_layout.executed(outer)
         codes = [id(outer.__code__), id(inner.__code__)]
         assert [one for one in found if one in codes] == codes, found
         assert id(idle.__code__) not in found
@@ -70,7 +70,7 @@ def test_a_run_that_fails_is_told_and_moves_nothing():
         sys.stderr = sys.stdout
         def run():
             raise ValueError("not today")
-        print(arrangement.executed(run))
+        print(memory_layout.executed(run))
     """)
     assert "ValueError: not today" in printed
     assert printed.endswith("[]\n")
@@ -98,7 +98,7 @@ def test_functions_that_run_come_to_lie_side_by_side_and_do_what_they_did(tmp_pa
             codes = [one.__code__ for one in functions]
             return len({(id(c) + at) >> 12 for c in codes for at in (0, sys.getsizeof(c) - 1)})
 
-        before, copies = pages(), arrangement.arrange(run, [], gc.get_objects())
+        before, copies = pages(), memory_layout.arrange(run, [], gc.get_objects())
         assert len(copies) >= 40
         print(before, pages())
         assert [one(100) for one in functions] == [100 + n for n in range(40)]
@@ -121,7 +121,7 @@ def test_new_objects_of_one_size_lie_side_by_side():
     printed = lean("""
         scattered = [bytes(size) for _ in range(3000) for size in (30, 200, 400)]
         del scattered[::7]
-        arrangement.fill_holes()
+        memory_layout.fill_holes()
         for size in (30, 200, 400, 3000):
             new = [bytes(size) for _ in range(8)]
             places = sorted(map(id, new))
@@ -139,8 +139,8 @@ def test_an_allocator_that_lays_nothing_side_by_side_is_left_alone():
             between.append(real(size))
             return real(size)
 
-        arrangement.bytes = scattered
-        arrangement._fill_heap()
+        memory_layout.bytes = scattered
+        memory_layout._fill_heap()
         print(sum(map(len, between)) < 16 << 20)
     """)
     assert printed == "True\n"
@@ -149,7 +149,7 @@ def test_an_allocator_that_lays_nothing_side_by_side_is_left_alone():
 def test_a_run_that_hangs_is_given_up():
     printed = lean("""
         import time
-        arrangement._PATIENCE_S = 0.2
-        print(arrangement.executed(lambda: time.sleep(1000)))
+        memory_layout._PATIENCE_S = 0.2
+        print(memory_layout.executed(lambda: time.sleep(1000)))
     """)
     assert printed == "[]\n"

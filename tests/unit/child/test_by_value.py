@@ -1,4 +1,4 @@
-"""`by_value`: loads what cloudpickle writes, as cloudpickle would, and mostly without it."""
+"""`function_unpickling`: loads what cloudpickle writes, as cloudpickle would, and mostly without it."""
 
 import base64
 import json
@@ -18,11 +18,11 @@ from pathlib import Path
 package = type(sys)("_flashpool")
 package.__path__ = [{child!r}]
 sys.modules["_flashpool"] = package
-from _flashpool import by_value
+from _flashpool.serialization import function_unpickling
 sys.path.append({packages!r})
 found = []
 for text in json.load(sys.stdin):
-    function = by_value.load(memoryview(base64.b64decode(text)))
+    function = function_unpickling.load(memoryview(base64.b64decode(text)))
     found.append([repr(function()), "cloudpickle" in sys.modules])
 print(json.dumps(found))
 """

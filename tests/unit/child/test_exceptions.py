@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashpool.pool._child import exceptions, report, stack
+from flashpool.pool._child.serialization import exception_pickling, exception_report, user_frames
 
 needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="groups are of 3.11")
 
 
 def captured(exc):
-    record, data = exceptions.capture(exc)
+    record, data = exception_pickling.capture(exc)
     json.dumps(record)
     assert record["error"].encode()
     return record, data
@@ -83,7 +83,7 @@ def test_the_pickle_is_the_exception(worker):
         frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
         traceback = traceback.tb_next
     assert frames == [("flash:f", 7)]
-    assert stack.depth_of(error.__cause__.__traceback__) == 2
+    assert user_frames.depth_of(error.__cause__.__traceback__) == 2
 
 
 def test_a_builtin_exception_needs_no_cloudpickle(worker):
@@ -104,7 +104,7 @@ def test_context_and_its_suppression():
             raise ValueError("v") from None
 
     record, data = captured(raised(implicit))
-    assert report.CONTEXT_LINE in record["error"]
+    assert exception_report.CONTEXT_LINE in record["error"]
     assert type(pickle.loads(data).__context__) is ZeroDivisionError
     record, data = captured(raised(suppressed))
     assert "ZeroDivisionError" not in record["error"]
@@ -137,7 +137,7 @@ def test_groups(worker):
     inner = answer.details["exceptions"][1]["exceptions"][0]
     assert (inner["class_name"], inner["traceback"][-1][2]) == ("TypeError", "g")
     group = pickle.loads(answer.pickle)
-    assert stack.depth_of(group.exceptions[1].exceptions[0].__traceback__) == 2
+    assert user_frames.depth_of(group.exceptions[1].exceptions[0].__traceback__) == 2
     assert group.exceptions[1].exceptions[0] is group.__context__
 
 
@@ -390,5 +390,5 @@ def f():
 
 
 def test_clip_keeps_both_ends():
-    text = report.clip("a" * 50 + "b" * 5000 + "c" * 50, 100)
+    text = exception_report.clip("a" * 50 + "b" * 5000 + "c" * 50, 100)
     assert text == "a" * 50 + " [... 5000 characters left out ...] " + "c" * 50

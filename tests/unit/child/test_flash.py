@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashpool.pool._child import flash, pickling
-from flashpool.pool._child.exceptions import Unserializable
+from flashpool.pool._child.serialization import flash, pickling
+from flashpool.pool._child.serialization.exception_pickling import Unserializable
 from flashpool.pool._child.wire import BadRequest
 
 ADD = "def f(a, b=2):\n    return a + b\n"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from flashpool.pool._child import invoke
+from flashpool.pool._child.running import invoke
 
 GENERATOR = "def f(n):\n    for i in range(n): yield i\n"
 ASYNC_GENERATOR = "async def f(n):\n    for i in range(n): yield i\n"

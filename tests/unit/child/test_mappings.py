@@ -1,4 +1,4 @@
-"""`mappings`: libraries are mapped in fewer parts, with no other content and nothing writable."""
+"""`memory_mappings`: libraries are mapped in fewer parts, with no other content and nothing writable."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ import binascii, _ctypes, ctypes, zlib
 package = type(sys)("_flashpool")
 package.__path__ = [{child!r}]
 sys.modules["_flashpool"] = package
-from _flashpool import mappings
+from _flashpool.fork_server import memory_mappings
 
 def mapped():
     with open("/proc/self/maps") as maps:
@@ -44,7 +44,7 @@ def lean(source):
 def test_each_library_has_one_part_that_is_not_written_to():
     before, after, same, works = lean("""
         before, content = mapped(), text()
-        mappings.merge_read_only()
+        memory_mappings.merge_read_only()
         works = binascii.a2b_base64(b"YQ==") == b"a" and zlib.decompress(zlib.compress(b"b")) == b"b"
         print(json.dumps([before, mapped(), content == text(), works]))
     """)
@@ -68,8 +68,8 @@ def test_pythons_own_parts_stay_as_profilers_look_for_them():
                     if os.path.basename(row[2]).startswith(("python", "libpython"))]
 
         before = own()
-        mappings.merge_read_only()
-        mappings.merge_read_only()
+        memory_mappings.merge_read_only()
+        memory_mappings.merge_read_only()
         print(json.dumps([before, own()]))
     """)
     assert before

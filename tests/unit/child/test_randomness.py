@@ -13,7 +13,7 @@ import json, random, sys
 package = type(sys)("_flashpool")
 package.__path__ = [{child!r}]
 sys.modules["_flashpool"] = package
-from _flashpool import randomness
+from _flashpool.renewal import randomness
 
 if not {in_memory}:
     randomness._HEAD += 1

@@ -15,7 +15,7 @@ import ctypes, json, locale, os, sys, warnings
 package = type(sys)("_flashpool")
 package.__path__ = [{child!r}]
 sys.modules["_flashpool"] = package
-from _flashpool.surroundings import Surroundings
+from _flashpool.renewal.surroundings import Surroundings
 
 os.environ.update(PLAIN="1", EMPTY="")
 there = Surroundings({kinds!r}).again()

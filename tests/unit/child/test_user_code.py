@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashpool.pool._child import user_modules
+from flashpool.pool._child.serialization import user_modules
 from flashpool.pool._child.wire import BadRequest
 
 
@@ -113,7 +113,7 @@ def test_code_runs_once_when_a_retry_would_not_help(worker):
         "{}", ""
     )
     runs = worker.python(
-        "import sys\nfrom _flashpool import user_code\n"
+        "import sys\nfrom _flashpool.serialization import user_code\n"
         f"try: user_code.run_source({code!r}, 'f')\nexcept NameError: result = sys.runs"
     )
     assert runs == 1
@@ -128,11 +128,11 @@ def test_syntax_errors_show_their_line(worker):
 
 def test_a_second_text_of_the_same_name_shows_its_own_lines(worker):
     text = worker.python(
-        "from _flashpool import user_code, exceptions\n"
+        "from _flashpool.serialization import user_code, exception_pickling\n"
         "result = []\n"
         "for word in ('one', 'two'):\n"
         "    try: user_code.run_source(f'def f(): raise ValueError # {word}', 'f').f()\n"
-        "    except ValueError as e: result.append(exceptions.capture(e)[0]['error'])\n"
+        "    except ValueError as e: result.append(exception_pickling.capture(e)[0]['error'])\n"
     )
     assert "# one" in text[0]
     assert "# two" in text[1]
@@ -176,7 +176,7 @@ def test_modules_are_never_stale(worker):
 
 def test_modules_are_not_stale_in_one_process_either(worker):
     assert worker.python(
-        "import sys\nfrom _flashpool import user_modules\n"
+        "import sys\nfrom _flashpool.serialization import user_modules\n"
         "result = []\n"
         "for n in (1, 2):\n"
         "    user_modules.install_modules({'helper/part.py': f'N = {n}', f'only{n}.py': ''})\n"
@@ -196,7 +196,7 @@ def test_modules_win_over_installed_packages_but_for_the_runtimes_own(worker):
 def test_modules_preloaded_by_the_zygote_are_replaced(worker):
     assert (
         worker.python(
-            "import sys, types\nfrom _flashpool import user_modules\n"
+            "import sys, types\nfrom _flashpool.serialization import user_modules\n"
             "sys.modules['helper'] = types.ModuleType('helper')\n"
             "sys.modules['helper.part'] = types.ModuleType('helper.part')\n"
             "user_modules.install_modules({'helper/part.py': 'N = 7'})\n"

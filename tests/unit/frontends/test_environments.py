@@ -12,7 +12,7 @@ from flashpool.envs import EnvSettings, Spec
 from flashpool.envs.lease import Environment, Lease
 from flashpool.envs.store.preloads import Preloads
 from flashpool.pool.calls import BASE_ENVIRONMENT
-from flashpool.pool.environments import StoredEnvironments
+from flashpool.pool.environment_leases import StoredEnvironments
 from flashpool.pool.errors import EnvironmentError, InvalidRequest, Overloaded, Timeout
 
 BASE = Path("/base/python")

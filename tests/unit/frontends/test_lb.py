@@ -7,7 +7,7 @@ from unit.frontends.wire import BODY, at_end, post, read_reply, run, serving
 
 from flashpool.envs import Spec
 from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome, Provision
-from flashpool.pool.environments import Report
+from flashpool.pool.environment_leases import Report
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded
 from support.waiting import until
 

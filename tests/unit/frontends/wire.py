@@ -13,7 +13,7 @@ from flashpool.frontends.lb.app import create_app
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Provision
-from flashpool.pool.environments import Environments, Report
+from flashpool.pool.environment_leases import Environments, Report
 from support.waiting import until
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()

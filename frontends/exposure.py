@@ -1,0 +1,52 @@
+"""Whether a server may listen where it was told to: whoever reaches it can run code."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+
+from .settings.table import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class OpenServerError(Exception):
+    """Anybody on the network could run code here; the message says how to prevent it."""
+
+
+def check_admin(settings: Settings) -> None:
+    """Refuse to show the pool's inside to a whole network by accident."""
+    if not settings.allow_open and not is_loopback(settings.admin_host):
+        raise OpenServerError(
+            f"Refusing to show stats on {settings.admin_host}: they hold names and error texts "
+            "of calls, and no token guards them. Set FLASHPOOL_ADMIN_HOST=127.0.0.1 or, where "
+            "the network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+        )
+
+
+def check_open(settings: Settings) -> None:
+    """The same, and refuse to serve code execution to one."""
+    check_admin(settings)
+    if settings.allow_open or settings.token or is_loopback(settings.host):
+        return
+    if not settings.on_pod:
+        raise OpenServerError(
+            f"Refusing to listen on {settings.host} without a token: whoever reaches it could "
+            "run code here. Set FLASHPOOL_TOKEN, or FLASHPOOL_HOST=127.0.0.1, or, where the "
+            "network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+        )
+    _log.warning(
+        "Listening on %s without a token, as RunPod's pods do: the platform is the only guard. "
+        "FLASHPOOL_TOKEN adds one",
+        settings.host,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

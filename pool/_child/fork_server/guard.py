@@ -1,0 +1,61 @@
+"""The zygote's parent: a process that only waits, and leaves nothing behind.
+
+    supervisor --exec--> guard --fork--> zygote --fork--> workers --> what users start
+
+It is the zygote's subreaper. When the zygote or the supervisor dies, however they die,
+it kills all that is below it and exits; so its own exit means "all of it is gone". The
+zygote watches it in turn (`zygote`), so that no single death leaves a process behind.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+
+from .. import processes
+
+
+def split(control_fd: int, supervisor_pid: int) -> int:
+    """Fork the zygote. Returns only in it, with a pidfd of the guard.
+
+    The supervisor is watched by pidfd and not by an end of a pipe, which any process
+    that it forked might hold open.
+    """
+    processes.become_subreaper()
+    supervisor = os.pidfd_open(supervisor_pid)
+    if os.getppid() != supervisor_pid:
+        # It died before we watched it, and the number may name somebody else by now.
+        os._exit(1)
+    guard = os.pidfd_open(os.getpid())
+    zygote = os.fork()
+    if zygote == 0:
+        os.close(supervisor)
+        processes.become_subreaper()
+        return guard
+    os.close(guard)
+    os.close(control_fd)
+    _watch(zygote, supervisor)
+    raise AssertionError("unreachable")
+
+
+def _watch(zygote: int, supervisor: int) -> None:
+    # The zygote's output reaches the supervisor through a pipe whose end means its end.
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    # A terminal's or an operator's polite signals are the supervisor's to handle.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    watched = os.pidfd_open(zygote)
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    poll.register(supervisor, select.POLLIN)
+    poll.poll()
+    processes.send(zygote, signal.SIGKILL)
+    _, status = os.waitpid(zygote, 0)
+    processes.kill_descendants()
+    code = os.waitstatus_to_exitcode(status)
+    sys.stdout = sys.stderr = None
+    os._exit(code if code >= 0 else 128 - code)

@@ -1,0 +1,134 @@
+"""What an interpreter does before it can take calls, and the check that it may fork.
+
+Used by a zygote once, or by every worker itself when the start method is ``spawn``.
+The interpreter came up with ``-S``, so that hooks can be put in place before ``site``
+(whose ``.pth`` files may import anything) runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .. import wire
+
+from ..forking import NotSafe
+from ..preloading import process_state
+from ..renewal import prepared
+
+
+def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
+    """Run ``site``, import the runtime, then the modules to preload.
+
+    Returns what there was before the preloads, for `arrangement` and `lasting`.
+    """
+    import site
+
+    # Imports may look at where they are run.
+    enter(start["workdir"])
+    site.main()
+    sys.path[:0] = start["path"]
+    _look_like_any_interpreter()
+    _import_runtime(start["runtime"])
+    _configure_output()
+    _configure_logging(start["log_level"])
+    prepared.varying = frozenset(start["varying"])
+    # Workers use some of it: so it belongs to what is there before the preloads.
+    from ..renewal.surroundings import WATCHED, Surroundings
+
+    if start["preload"]:
+        from ..preloading import preloader
+    objects = gc.get_objects()
+    kinds = WATCHED
+    if start["preload"]:
+        prepared.held, kinds = preloader.preload(start["preload"], start["varying"], tell)
+        enter(start["workdir"])
+    prepared.surroundings = Surroundings(kinds)
+    return objects
+
+
+def enter(directory: str) -> None:
+    """Where workers begin; an earlier call may have removed it."""
+    try:
+        os.chdir(directory)
+    except OSError:
+        os.chdir("/")
+
+
+def _look_like_any_interpreter() -> None:
+    """Hide how we were started: multiprocessing starts children with the same flags.
+
+    With ours they would come up without ``site``, and so without what its ``.pth`` files
+    make importable.
+    """
+    sys.argv = [""]
+    ours = {"isolated", "no_site", "no_user_site", "ignore_environment", "safe_path"}
+    names = [name for name in dir(sys.flags) if name[0] != "_" and not name.startswith("n_")]
+    values = {name: 0 if name in ours else getattr(sys.flags, name) for name in names}
+    del values["count"], values["index"]
+    sys.flags = type("flags", (), {"__slots__": (), **values})()
+    # Children that are spawned run the main module again: ours would wait for a supervisor.
+    sys.modules["__main__"] = type(sys)("__main__")
+
+
+def _import_runtime(packages: dict[str, str]) -> None:
+    """Import what every call needs, so that no call pays for it.
+
+    An environment may come without cloudpickle and tblib; then ours are found, after
+    everything else, so that they never shadow what it has.
+    """
+    sys.meta_path.append(_RuntimeFinder(packages))
+    from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
+
+
+class _RuntimeFinder:
+    """Finds the named packages in the folders given, and nothing else beside them."""
+
+    def __init__(self, packages: dict[str, str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        folder = self.packages.get(name)
+        if folder is None:
+            return None
+        from importlib.util import spec_from_file_location
+
+        return spec_from_file_location(
+            name, f"{folder}/__init__.py", submodule_search_locations=[folder]
+        )
+
+
+def _configure_output() -> None:
+    """Lines of both streams go out in the order in which they were written."""
+    import faulthandler
+    import signal
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable(file=2, all_threads=True)
+    # The supervisor sends it before it ends a call that takes too long.
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=False)
+
+
+def _configure_logging(level: str) -> None:
+    """Show records of loggers that nobody configured; ``basicConfig`` still works."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
+    handler.setLevel(level)
+    logging.lastResort = handler
+    logging.getLogger().setLevel(level)
+
+
+def check_forking_is_safe(module: str) -> None:
+    """Raise `NotSafe` when a fork of this process would inherit a broken world."""
+    why = process_state.why_not_fork()
+    if why is not None:
+        raise NotSafe(module, why)

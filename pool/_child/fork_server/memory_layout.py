@@ -1,0 +1,182 @@
+"""Where a zygote's memory lies when it forks: what a call writes to, side by side.
+
+A worker copies each page that it is the first to write to, and that is most of what a small
+call costs. Two kinds of writes are the same in every call, and each hits a page of its own
+if nothing is done about it:
+
+* **Code.** References to it are counted, and from CPython 3.11 on its instructions have
+  counters between them, which running it writes to (PEP 659). Functions lie where their
+  modules were imported.
+* **New objects.** Small ones come from pools, one for each size (`Objects/obmalloc.c`): the
+  next is wherever one of that size was freed last, anywhere in memory.
+
+So `gather` gives the functions that a call runs new code objects, one behind the other, and
+`fill_holes` takes up what is free in pools that are in use, so that the next objects come
+from the beginnings of new ones. It saves a worker every third page of those it would copy
+beyond what a bare fork does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from types import FunctionType
+
+from .. import forking, processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import CodeType
+    from typing import Any, Final
+
+
+#: Where memory is dealt with as told above; elsewhere nothing is arranged.
+IS_KNOWN: Final = (
+    sys.implementation.name == "cpython"
+    and (3, 10) <= sys.version_info[:2] <= (3, 14)
+    and sys.maxsize > 2**32
+    and "t" not in sys.abiflags
+)
+_POOL: Final = 16 * 1024
+#: Where it begins: its header, and a few of the smallest blocks.
+_START: Final = 256
+#: Up to so many bytes an object comes from a pool, where all are of one size. Code objects
+#: all get the largest, so that they share one.
+_POOLED: Final = 512
+#: What Python makes of ``pass``, behind its RESUME. (`opcode` would map a library.)
+_NOP: Final = compile("pass\npass", "", "exec").co_code[2:4]
+#: Before, they lay elsewhere, and nothing was written to them.
+_HOLDS_INSTRUCTIONS: Final = sys.version_info >= (3, 11)
+#: Fillers: bytes, and ints of two digits, which are as small as objects get.
+_BYTES_HEADER: Final = sys.getsizeof(b"")
+_A_LOT: Final = 1 << 40
+_INT: Final = sys.getsizeof(_A_LOT)
+#: Of one size, in bytes: no hole is worth more.
+_ENOUGH: Final = 256 * 1024
+#: Larger holes of the C heap are as good as its end: what is taken from them lies together.
+_LARGE: Final = 64 * 1024
+#: Of those, in all: another allocator, preloaded by whoever runs us, may lay nothing together.
+_ENOUGH_LARGE: Final = 4 * 1024 * 1024
+#: What a small call needs there.
+_ROOM: Final = 112 * 1024
+#: For a run in a fork, which takes some milliseconds.
+_PATIENCE_S: Final = 5.0
+
+#: Held for ever: fillers, and code objects whose place they must not leave free.
+_kept: list[object] = []
+
+
+def executed(run: Callable[[], None]) -> list[int]:
+    """Addresses of the code objects that this executes, in the order of their first call.
+
+    It runs in a fork: a profiler leaves traces in whatever it has watched.
+    """
+    reader, writer = os.pipe()
+    pid = forking.fork()
+    if pid == 0:
+        try:
+            seen: dict[int, None] = {}
+            sys.setprofile(lambda frame, *_: seen.setdefault(id(frame.f_code)))
+            run()
+            sys.setprofile(None)
+            os.write(writer, " ".join(map(str, seen)).encode())
+        except BaseException:
+            # No place of anything has changed then, which only makes calls slower.
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    _see_it_end(pid)
+    os.set_blocking(reader, False)  # whatever it may have left behind has the other end, too
+    try:
+        addresses = os.read(reader, 1 << 16)
+    except BlockingIOError:
+        addresses = b""
+    os.close(reader)
+    return [int(address) for address in addresses.split()]
+
+
+def _see_it_end(pid: int) -> None:
+    """Wait for the fork; not for ever, as a preloaded module may have it hang."""
+    pidfd = os.pidfd_open(pid)
+    if not select.select([pidfd], [], [], _PATIENCE_S)[0]:
+        for one in (*processes.descendants(pid), pid):
+            processes.send(one, signal.SIGKILL)
+    os.close(pidfd)
+    os.waitpid(pid, 0)
+
+
+def gather(addresses: Iterable[int], objects: list[Any]) -> list[CodeType]:
+    """Give those of the functions that have code there a copy of it; all copies lie together."""
+    users: dict[int, list[FunctionType]] = {}
+    for one in objects:
+        if type(one) is FunctionType:
+            users.setdefault(id(one.__code__), []).append(one)
+    copies = []
+    for address in addresses:
+        for function in users.get(address, ()):
+            _kept.append(function.__code__)
+            function.__code__ = _copy(function.__code__)
+            copies.append(function.__code__)
+    return copies
+
+
+def _copy(code: CodeType) -> CodeType:
+    room = _POOLED - sys.getsizeof(code) if _HOLDS_INSTRUCTIONS else 0
+    # Behind the last instruction, where nothing ever gets to.
+    return code.replace(co_code=code.co_code + max(0, room // len(_NOP)) * _NOP)
+
+
+def fill_holes() -> None:
+    """Take up free blocks of every size, until new ones come from the start of a pool."""
+    if not IS_KNOWN:
+        return
+    held = bytes(_ROOM)
+    _kept.append(slice(None))  # the interpreter keeps one, to use it again
+    for size in range(_INT, _POOLED + 1, 16):
+        _fill_pools(size)
+    _fill_heap()
+    # Leave some room there, or each worker asks the kernel for more.
+    del held
+
+
+def _fill_pools(size: int) -> None:
+    before = _START
+    for number in range(_ENOUGH // size):
+        filler = _A_LOT + number if size == _INT else bytes(size - _BYTES_HEADER)
+        _kept.append(filler)
+        # Two in a row, as the first of a pool that has been in use may be free, too. Not
+        # quite in a row: these numbers are objects themselves.
+        if before % _POOL < _START and 0 < id(filler) - before <= 2 * size:
+            return
+        before = id(filler)
+
+
+def _fill_heap() -> None:
+    """Larger blocks are malloc's, which takes the smallest hole that is large enough."""
+    size, left = _LARGE, _ENOUGH_LARGE
+    while size > _POOLED and left > 0:
+        one, other = bytes(size), bytes(size)
+        if 0 < id(other) - id(one) < size + 2 * _BYTES_HEADER:
+            # Side by side, as what comes next will be.
+            size -= max(16, size // 16)
+        else:
+            _kept.extend((one, other))
+            left -= 2 * size
+
+
+def arrange(run: Callable[[], None], also: Iterable[Any], objects: list[Any]) -> list[CodeType]:
+    """Lay side by side what this run needs; returns the code objects that are new.
+
+    Run it again afterwards: they have to get used to it as the first ones had. ``also`` are
+    functions that it needs, but that cannot be watched. Only functions among ``objects`` move.
+    """
+    if not IS_KNOWN:
+        return []
+    addresses = [*(id(function.__code__) for function in also), *executed(run)]
+    _fill_pools(_POOLED)
+    _fill_heap()
+    return gather(addresses, objects)

@@ -1,0 +1,109 @@
+"""The first moments of a worker, before it knows of any call.
+
+    Link (channel, output) --fork--> live: a session, its descriptors --> work --> _exit
+
+`live` runs on the zygote's stack, in the fresh fork, and never returns. Frames travel on a
+high private descriptor, so that user code that prints to, closes or scribbles over the
+low ones cannot touch them; 1 and 2 are the call's output pipe.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from _socket import socketpair
+
+# Bound here: user code may have changed or deleted them when they are needed.
+from builtins import BaseException, BrokenPipeError, ConnectionResetError, OSError
+from os import _exit, closerange, dup2, getpid, setsid, write
+
+from .. import forking, processes, wire
+from ..channel import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+#: Exit statuses of workers without a RESULT: user code destroyed the channel; user code
+#: damaged the interpreter so that none could be made; no user code had begun.
+CHANNEL_LOST = 81
+DAMAGED = 82
+NOT_BEGUN = 83
+_LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EINVAL)
+#: Workers forked together; two descriptors of each ride on the report of them.
+BATCH = wire.MAX_FDS // 2
+#: From here on the channels of a batch, beyond what ``closerange(3, 1024)`` and its like reach.
+FIRST_CHANNEL = int(min(2011, processes.limit_of(processes.DESCRIPTORS) - BATCH))
+
+
+class Link:
+    """Channel and output of a worker to be, both ends, and its mark."""
+
+    __slots__ = ("channel", "mark", "near", "output", "output_w")
+
+    def __init__(self, channel_fd: int, mark: int) -> None:
+        self.mark = mark
+        self.near, far = socketpair()
+        try:
+            self.output, self.output_w = os.pipe()
+            os.dup2(far.fileno(), channel_fd, False)
+        finally:
+            far.close()
+        self.channel = Channel(channel_fd)
+
+    def close_far(self) -> None:
+        """The worker has its ends."""
+        self.channel.sock.close()
+        os.close(self.output_w)
+
+    def close_near(self) -> None:
+        """The supervisor has the others."""
+        self.near.close()
+        os.close(self.output)
+
+
+def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
+    """Set this process apart, let it work, and end it."""
+    status = NOT_BEGUN
+    try:
+        _set_apart(link)
+        work(link)
+        status = 0
+    except (wire.Closed, BrokenPipeError, ConnectionResetError):
+        status = 0
+    except wire.Damaged as damage:
+        status = DAMAGED
+        write(2, f"{damage.what}\n".encode("utf-8", "replace"))
+    except OSError as error:
+        if error.errno in _LOST:
+            status = CHANNEL_LOST
+        else:
+            sys.excepthook(*sys.exc_info())
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _exit(status)
+
+
+def _set_apart(link: Link) -> None:
+    setsid()
+    processes.become_subreaper()
+    # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
+    dup2(link.output_w, 1)
+    dup2(link.output_w, 2)
+    own = link.channel.fd
+    closerange(3, own)
+    closerange(own + 1, FIRST_CHANNEL + BATCH)
+    forking.main_thread._native_id = getpid()  # type: ignore[attr-defined]
+
+
+def rehearse(link: Link) -> None:
+    """Get used to `_set_apart`: with functions in place of the kernel's that do nothing."""
+    ours = globals()
+    theirs = {name: ours[name] for name in ("setsid", "closerange", "dup2")}
+    # Of the same kinds, as to the interpreter, which looks at nothing else.
+    ours.update(setsid=getpid, closerange=divmod, dup2=max)
+    _set_apart(link)
+    ours.update(theirs)

@@ -1,0 +1,301 @@
+"""The fork server of one environment: imports once, then forks a worker per call.
+
+It never runs a call, and stays small and single-threaded: whatever it maps and touches
+is paid for by every fork. Its life:
+
+    split off the guard -> PRELOAD*, START -> prepare (site, runtime, preloads) -> check that
+    forking is safe -> READY -> loop: commands in, deaths in, spares and exits out
+
+``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
+(entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
+environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
+worker prepares itself), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
+``example`` (a version of Python, and the base64 text of a call that was pickled by it).
+
+What becomes of workers once they are forked is `brood`'s part.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import sys
+from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
+from binascii import a2b_base64
+
+from .. import forking, framing, processes, wire
+from ..renewal import prepared
+from . import (
+    guard,
+    immortal_objects,
+    interpreter_setup,
+    memory_layout,
+    memory_mappings,
+    worker_start,
+)
+from .reaper import Brood
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
+
+
+def main(control_fd: int, supervisor_pid: int) -> NoReturn:
+    """Serve until the supervisor says LEAVE or is gone."""
+    # Whoever started the server may have ignored it, and that is inherited.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    guard_fd = guard.split(control_fd, supervisor_pid)
+    os.environ.pop(wire.BIND_NOW, None)
+    control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Dumping the core of a crashed call would delay its report by seconds.
+    processes.forbid_core_dumps()
+    _prefer_as_oom_victim()
+    status, supervised = 0, True
+    try:
+        Zygote(control, guard_fd, _how_to_start(control)).run()
+    except (wire.Closed, BrokenPipeError, ConnectionResetError):
+        # The supervisor is gone. Its guard, if somebody stopped it, will never see that.
+        supervised = False
+    except forking.NotSafe as error:
+        framing.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
+    except SystemExit as error:
+        print(f"the interpreter's start-up called exit: {error}", file=sys.stderr)
+        status = 1
+    finally:
+        processes.kill_descendants()
+    if not supervised:
+        _kill_guard(guard_fd)
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _how_to_start(control: socket) -> wire.Meta:
+    """START; its ``preload`` is all that came before."""
+    preload: list[str] = []
+    while True:
+        message, _ = framing.receive_packet(control)
+        assert isinstance(message, dict)
+        if message["op"] == wire.START:
+            return {**message, "preload": preload}
+        preload += message["modules"]
+
+
+def _kill_guard(guard_fd: int) -> None:
+    """By its pidfd: its number may be somebody else's by now."""
+    try:
+        signal.pidfd_send_signal(guard_fd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _prefer_as_oom_victim() -> None:
+    """Let the kernel take calls before the server; inherited by every worker."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("500")
+    except OSError:
+        pass
+
+
+class Zygote:
+    """The loop and its state."""
+
+    def __init__(self, control: socket, guard_fd: int, start: wire.Meta) -> None:
+        self.control = control
+        self.start = start
+        self.spawn = start["method"] == "spawn"
+        self.worker: Any = None
+        self.rehearsal: Any = None
+        self.user_code: Any = None
+        self.practise = ""
+        self.epoll = select.epoll()
+        self.epoll.register(control, select.EPOLLIN)
+        self.epoll.register(guard_fd, select.EPOLLIN)
+        self.guard_fd = guard_fd
+        self.brood = Brood(control, self.epoll, float(start["grace"]))
+        #: See `Brood.marks`; here, too, because a worker pays for each object it looks at.
+        self.marks = self.brood.marks
+
+    def run(self) -> None:
+        """Prepare, report, serve."""
+        forking.defer_lock_hooks()
+        if not self.spawn:
+            objects = interpreter_setup.prepare(self.start, self.tell)
+            interpreter_setup.check_forking_is_safe("start-up")
+            from ..running import rehearsal, worker
+            from ..serialization import user_code
+
+            self.worker, self.rehearsal, self.user_code = worker, rehearsal, user_code
+            worker.look_around()
+            version, example = self.start["example"]
+            if tuple(version) == sys.version_info[:2]:  # bytecode of another is none
+                rehearsal.take_example(a2b_base64(example))
+            self.settle(objects)
+            del objects
+        self.tell(
+            wire.READY,
+            pid=os.getpid(),
+            modules=len(sys.modules),
+            python=sys.version.split()[0],
+            preloaded=prepared.held is not None,
+        )
+        while self.turn():
+            pass
+
+    def settle(self, objects: list[Any]) -> None:
+        """Get used to calls, then see to it that forks copy little."""
+        memory_mappings.merge_read_only()
+        self.rehearse(self.rehearsal.ROUNDS)
+        gc.collect()
+        gc.freeze()  # so that it is not looked at again below
+        objects += memory_layout.arrange(self.live_through, [worker_start.live], objects)
+        immortal_objects.make(objects)
+        self.rehearse(self.rehearsal.ROUNDS)
+        gc.collect()  # for the interpreter's lists of spare objects, which that empties
+        memory_layout.fill_holes()
+        self.worker.look_around()  # again, for what workers look at to lie where they write to
+        gc.freeze()
+
+    def rehearse(self, rounds: int) -> None:
+        """All that a worker does, but for what would make one of this process."""
+        link = self.new_link(0)
+        for _ in range(rounds):
+            worker_start.rehearse(link)
+        self.rehearsal.rehearse(link.near, lambda: self.work(link), rounds)
+        self.discard(link)
+
+    def live_through(self) -> None:
+        """A worker's part, and the zygote's own; in a fork, which is no more use after that."""
+        self.rehearse(1)
+        near, far = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        other = Zygote(far, self.guard_fd, self.start)
+        other.worker, other.rehearsal = self.worker, self.rehearsal
+        framing.send_packet(near, {"op": wire.FORK, "n": 2, "practise": ""})
+        other.turn()
+        _, ends = framing.receive_packet(near)
+        for end in ends:
+            os.close(end)
+        while other.brood.workers:
+            other.turn()
+
+    def turn(self) -> bool:
+        """One round: whatever is ready, then whatever is due. False: leave."""
+        for fd, _ in self.epoll.poll(self.brood.seconds_until_due()):
+            if fd == self.control.fileno():
+                if not self.command():
+                    return False
+            elif fd == self.guard_fd:
+                return False
+            else:
+                self.brood.reap(fd)
+        self.brood.stop_what_is_due()
+        return True
+
+    def tell(self, op: str, fds: list[int] | None = None, **fields: object) -> None:
+        framing.send_packet(self.control, {"op": op, **fields}, fds)
+
+    def command(self) -> bool:
+        message, _ = framing.receive_packet(self.control)
+        assert isinstance(message, dict)
+        op = message["op"]
+        if op == wire.FORK:
+            self.fork(message["n"], message["practise"])
+        elif op == wire.STOP:
+            self.brood.stop(message["worker"], message["grace"], message["dump"])
+        elif op == wire.DROP:
+            self.brood.drop(message["worker"])
+        elif op == wire.COMPILE and self.worker is not None:
+            self.compile_ahead(message["name"], message["source"])
+        return bool(op != wire.LEAVE)
+
+    def compile_ahead(self, name: str, source: str) -> None:
+        """A source that came several times: its next workers find it compiled."""
+        code = self.user_code.compile_ahead(json.loads(source), name)
+        if code is not None and immortal_objects.IS_KNOWN:
+            immortal_objects.make([(code,)])
+
+    # Births.
+
+    def fork(self, number: int, practise: str) -> None:
+        """Fork spares, and send the supervisor its ends of their channels and outputs.
+
+        With a codec to ``practise``, they limber up while they wait.
+
+        Everything that can be done before or after the forks is: between two of them
+        each page this process writes to is copied once more.
+        """
+        for count in _parts(number, worker_start.BATCH):
+            interpreter_setup.enter(self.start["workdir"])
+            self.practise = practise
+            links: list[worker_start.Link] = []
+            pids: list[int] = []
+            try:
+                links += map(self.new_link, range(count))
+                pids += map(self.fork_one, links)
+            except OSError as error:
+                # No more processes or descriptors: whoever waits for a worker is told.
+                self.tell(wire.NOT_FORKED, n=count - len(pids), why=str(error))
+            for link in links:
+                # Before `add`, which needs a descriptor for each: so there are some to be had.
+                link.close_far()
+            for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
+                self.brood.add(pid, link.mark)
+            if pids:
+                ends = [
+                    end for link in links[: len(pids)] for end in (link.near.fileno(), link.output)
+                ]
+                self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
+            for link in links:
+                link.close_near()
+            self.brood.free_marks += [link.mark for link in links[len(pids) :]]
+
+    def fork_one(self, link: worker_start.Link) -> int:
+        if prepared.held is not None:
+            prepared.held.renew_globals()
+        pid = forking.fork()
+        if pid == 0:
+            worker_start.live(link, self.work)
+        return pid
+
+    def work(self, link: worker_start.Link) -> None:
+        """In the worker: take one call, and serve it."""
+        if self.spawn:
+            interpreter_setup.prepare(self.start, lambda *_, **__: None)
+            from ..running import worker
+
+            self.worker = worker
+            worker.look_around()
+            link.channel.send(wire.WORKER_READY, b"", b"", [])
+        elif self.practise:
+            self.rehearsal.limber_up(self.practise == "pickle")
+        load = self.worker.serve(link.channel, self.marks, link.mark)
+        if load is not None:
+            from ..running import resident
+
+            resident.live(link.channel, load)
+
+    def new_link(self, index: int) -> worker_start.Link:
+        """What a worker and the supervisor need to talk; one of a batch."""
+        mark = self.brood.take_mark()
+        try:
+            return worker_start.Link(worker_start.FIRST_CHANNEL + index, mark)
+        except OSError:
+            self.brood.free_marks.append(mark)
+            raise
+
+    def discard(self, link: worker_start.Link) -> None:
+        """It did not become a worker's."""
+        link.close_far()
+        link.close_near()
+        self.brood.free_marks.append(link.mark)
+
+
+def _parts(number: int, most: int) -> Iterator[int]:
+    """A number in parts of at most so many."""
+    for left in range(number, 0, -most):
+        yield min(left, most)

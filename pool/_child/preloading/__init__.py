@@ -1,0 +1,1 @@
+"""Modules imported ahead of calls: which may be, found out by trying."""

@@ -1,0 +1,229 @@
+"""Imports modules in a process that is thrown away, and tells what preloading them would do.
+
+    planner --fork--> scout: recorders, then package by package: compare, import, compare
+       ^                                                         |
+       '--- Findings <-- a file in memory, a line for each fact <'
+
+A module may be preloaded if its import does nothing but make modules: forks get copies of those.
+An import that leaves something which forks share (`process_state`), prints, writes files, or
+keeps numbers that have to be others in each process (`randomness`) is left to each call, and so
+is every module that needs one of these. The scout reports what an import read of its surroundings:
+a call that changes any of it runs without preloading.
+
+The scout dies with what it imported. One that crashes says in its file how far it came.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# Bound here: imports may replace it in `json`.
+from json import dumps
+
+from .. import forking, processes
+from ..renewal import drawn_values, randomness
+from . import process_state
+from .recorders import Recorders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+#: `recorders` replaces it.
+_getpid = os.getpid
+#: Characters of what an import printed that a reason repeats.
+_SHOWN = 100
+_WHY = 500
+
+
+def send(names: list[str], tell: Callable[[str], None]) -> list[bytes]:
+    """The facts that one scout wrote down, however far it came; ``tell`` as for `planning.plan`."""
+    fd = os.memfd_create("flashpool-scout")
+    pid = forking.fork()
+    if pid == 0:
+        scout = _Scout(fd, tell)
+        try:
+            scout.run(names)
+        except BaseException as error:
+            sys.excepthook(*sys.exc_info())
+            scout.note("failure", f"{type(error).__name__}: {error}"[:_WHY])
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    processes.kill_descendants()  # what its imports may have started
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return file.read().splitlines()
+
+
+class _Scout:
+    """What runs in the fork."""
+
+    def __init__(self, fd: int, tell: Callable[[str], None]) -> None:
+        self.fd = fd
+        self.pid = _getpid()
+        self.tell = tell
+        self.recorders = Recorders(self.importing, self.imported)
+        self.unfit: set[str] = set()
+
+    def note(self, *fact: object) -> None:
+        """Written at once: the next import may be the last thing this process does."""
+        if _getpid() != self.pid:
+            os._exit(0)  # an import forked, and its child came back here
+        os.write(self.fd, dumps(fact).encode() + b"\n")
+
+    def importing(self, name: str) -> None:
+        """A module is looked for; those that need it wait for it."""
+        frame: Any = sys._getframe(1)
+        importers = []
+        while frame is not None:
+            if frame.f_code.co_name == "<module>":
+                importers.append(str(frame.f_globals.get("__name__")))
+            frame = frame.f_back
+        self.note("importing", name, importers)
+
+    def imported(self, name: str) -> None:
+        """It is there; its user's body goes on."""
+        self.note("imported", name)
+
+    def reject(self, name: str, why: str) -> None:
+        if name and name not in self.unfit:
+            self.unfit.add(name)
+            self.note("unfit", name, why[:_WHY])
+
+    def run(self, names: list[str]) -> None:
+        """Import all, package by package."""
+        known = set(sys.modules)
+        with randomness.Makers() as makers:
+            self.recorders.install()
+            for package, members in _packages(names):
+                self.tell(members[0])
+                self.look_at(package, members)
+        self.settle([name for name in sys.modules if name not in known])
+        self.try_renewals(makers)
+        self.clean_up()
+        self.note("home")
+
+    def clean_up(self) -> None:
+        """Nobody will remove the temporary directories that imports made here."""
+        import shutil
+
+        for directory in self.recorders.made:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def try_renewals(self, makers: randomness.Makers) -> None:
+        """See whether workers could renew all generators: a class of them may have ideas of its own."""
+        for name in makers.hidden():
+            self.reject(name, "it keeps a sequence of random seeds, which a call cannot renew")
+        for one in makers.generators():
+            if one.drawn is None:
+                self.reject(one.maker, "it gives a random generator another state")
+                continue
+            try:
+                randomness.Held([one], ()).renew(None)
+            except Exception as error:
+                self.reject(one.maker, f"its random generator cannot be renewed: {error!r}")
+
+    def look_at(self, package: str, members: list[str]) -> None:
+        """Import the modules of one package, and see what came of it."""
+        before, known = process_state.State(), set(sys.modules)
+        with _Output() as output:
+            for name in members:
+                try:
+                    importlib.import_module(name)
+                except BaseException as error:
+                    self.reject(name, f"{type(error).__name__}: {error}")
+        said = output.text()
+        why = process_state.difference(before)
+        if said and why is None:
+            why = f"it prints when it is imported: {said.strip()[:_SHOWN]!r}"
+        if why is not None:
+            # Not only this package: others that it was the first to need may have done it.
+            for name in {one.partition(".")[0] for one in set(sys.modules) - known} | {package}:
+                self.reject(name, why)
+
+    def settle(self, new: list[str]) -> None:
+        """What can be told only when all is there."""
+        recorders = self.recorders
+        for module, path in recorders.written:
+            # Of a temporary file without a name, what is opened is the directory.
+            if os.path.isfile(path) or path in recorders.made:
+                self.reject(module, f"it writes a file when it is imported: {path}")
+        for module, address in recorders.connected:
+            self.reject(module, f"it connects to {address} when it is imported")
+        for place in self.places(new):
+            # A class may have ideas of its own about its attributes.
+            self.note("importing", place.owner, [])
+            try:
+                randomness.Held([], [place]).renew(None)
+            except Exception as error:
+                self.reject(place.owner, f"{'.'.join(place.path)} cannot be renewed: {error!r}")
+            self.note("place", *place)
+        for name, needed in recorders.edges.items():
+            self.note("edges", name, sorted(needed))
+        for variable, name in recorders.sets.items():
+            recorders.reads.setdefault(name, {})[f"set:{variable}"] = None
+        for name, facts in recorders.reads.items():
+            self.note("reads", name, facts)
+
+    def places(self, new: list[str]) -> list[drawn_values.Place]:
+        """Where the new modules keep what has to be another in each process."""
+        recorders = self.recorders
+        places, lost = drawn_values.find(recorders.draws, new)
+        for name in lost:
+            why = "it keeps random bytes from its import where no call can have its own"
+            self.reject(name, why)
+        for name in recorders.pid_readers.intersection(new):
+            places += drawn_values.find_numbers("pid", [self.pid], name)
+            if holder := drawn_values.holder_of(str(self.pid), name):
+                self.reject(name, f"it keeps the process id in a text, {holder}")
+        for name in recorders.times.keys() & set(new):
+            places += drawn_values.find_numbers("time", recorders.times[name], name)
+        return places + drawn_values.find_drawn(recorders.numbers)
+
+
+def _packages(names: list[str]) -> list[tuple[str, list[str]]]:
+    """By package, those first that others need: their imports ended first, and so names come.
+
+    The standard library comes before all else, so that packages are not blamed for its doings.
+    """
+    groups: dict[str, list[str]] = {}
+    ended: dict[str, int] = {}
+    for index, name in enumerate(names):
+        package = name.partition(".")[0]
+        groups.setdefault(package, []).append(name)
+        if name == package or package not in groups[package]:
+            ended[package] = index
+    order = sorted(groups, key=lambda one: (one not in sys.stdlib_module_names, ended[one]))
+    return [(package, groups[package]) for package in order]
+
+
+class _Output:
+    """Takes what is printed meanwhile, by Python and by C."""
+
+    def __enter__(self) -> _Output:
+        self.file = os.memfd_create("flashpool-output")
+        self.saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+        for fd, _ in self.saved:
+            os.dup2(self.file, fd)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass  # an import replaced it by something that cannot be flushed
+        processes.flush_c_streams()
+        for fd, saved in self.saved:
+            os.dup2(saved, fd)
+            os.close(saved)
+
+    def text(self) -> str:
+        """What came, and no more of it than a reason may repeat."""
+        text = os.pread(self.file, 4 * _SHOWN, 0).decode("utf-8", "replace")
+        os.close(self.file)
+        return text

@@ -1,0 +1,187 @@
+"""What imports may read of a process, and what a call changes of that.
+
+    zygote: Surroundings() --fork--> worker: the call --> changed() --> names, for its answer
+
+Names are those that a scout records as read: ``env:NAME``, ``cwd``, ``argv``, ``locale``,
+``warnings``; and ``path``, of which every import reads.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from _locale import LC_ALL, setlocale
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import BinaryIO
+
+#: Kinds of surroundings that calls are watched for where nothing was preloaded: a change of the
+#: locale or of filters of warnings may be that of an import in the call.
+WATCHED = frozenset(("argv", "cwd"))
+#: Bytes of libraries that are searched; beyond, each variable is taken for one they know.
+_SEARCHED = 512 * 1024 * 1024
+_PART = 16 * 1024 * 1024
+
+
+class Surroundings:
+    """A process as its calls find it.
+
+    ``kinds``: those of the names above that calls are watched for, beside variables and the path.
+    """
+
+    __slots__ = (
+        "argv",
+        "cwd",
+        "environ",
+        "filters",
+        "kinds",
+        "libraries",
+        "locale",
+        "memory",
+        "path",
+        "variables",
+    )
+
+    def __init__(self, kinds: Collection[str], libraries: set[str] | None = None) -> None:
+        self.kinds = kinds
+        self.libraries = _libraries() if libraries is None else libraries
+        self.variables = dict(os.environ._data)  # type: ignore[attr-defined]
+        self.locale = setlocale(LC_ALL)
+        self.environ = os.environ
+        self.path = list(sys.path)
+        self.argv = list(sys.argv) if "argv" in kinds else None
+        self.cwd = _cwd() if "cwd" in kinds else None
+        self.filters = list(warnings.filters) if "warnings" in kinds else None
+        self.memory = _memory("locale" in kinds)
+
+    def again(self) -> Surroundings:
+        """The same, in the memory that is used now."""
+        return Surroundings(self.kinds, self.libraries)
+
+    def are_as_they_were(self) -> bool:
+        """Whether it is certain that nothing changed; `changed` tells what it may have been.
+
+        It looks at as little as possible: a worker pays for each page that an object lies on.
+        """
+        try:
+            if os.environ is not self.environ or sys.path != self.path or not self.memory:
+                return False
+            for now, then in self.memory:
+                if now != then:
+                    return False
+            return (
+                (self.argv is None or sys.argv == self.argv)
+                and (self.filters is None or warnings.filters == self.filters)
+                and (self.cwd is None or _cwd() == self.cwd)
+            )
+        except BaseException:
+            # User code put something in their place that cannot be compared.
+            return False
+
+    def changed(self) -> list[str]:
+        """What is not as it was, by its names."""
+        found = []
+        variables = getattr(os.environ, "_data", None)
+        if variables != self.variables:
+            found += self._changed_variables(variables)
+        if sys.path != self.path and sys.path[: len(self.path)] != self.path:
+            # What comes behind hides nothing that was found before.
+            found.append("path")
+        if self.argv is not None and sys.argv != self.argv:
+            found.append("argv")
+        if self.cwd is not None and _cwd() != self.cwd:
+            found.append("cwd")
+        if self.filters is not None and warnings.filters != self.filters and self._warns_more():
+            found.append("warnings")
+        if "locale" in self.kinds and setlocale(LC_ALL) != self.locale:
+            found.append("locale")
+        return found
+
+    def _changed_variables(self, variables: dict[bytes, bytes] | None) -> list[str]:
+        if variables is None:
+            return ["env:*"]
+        both = {**self.variables, **variables}
+        names = [name for name in both if variables.get(name) != self.variables.get(name)]
+        return [f"env:{os.fsdecode(name)}" for name in names]
+
+    def _warns_more(self) -> bool:
+        """What is ignored in addition changes no import that was quiet before."""
+        new = [one for one in warnings.filters if one not in (self.filters or ())]
+        return any(one[0] != "ignore" for one in new)
+
+    def known_to_libraries(self, names: list[str]) -> list[str]:
+        """Those of the variables that stand in libraries which were loaded since.
+
+        C code reads its variables when it is loaded, and nobody sees that. What is nowhere in it
+        as text it does not read.
+        """
+        left = list(names)
+        searched = 0
+        for path in sorted(_libraries() - self.libraries):
+            try:
+                with open(path, "rb") as file:
+                    left, size = _not_in(file, left)
+            except OSError:
+                continue  # deleted since, as by a call that installed another version
+            searched += size
+            if not left or searched > _SEARCHED:
+                return list(names) if left else [name for name in names if name not in left]
+        return [name for name in names if name not in left]
+
+
+def _not_in(file: BinaryIO, names: list[str]) -> tuple[list[str], int]:
+    """The names that do not stand in the file, and its size."""
+    wanted = {name: os.fsencode(name) + b"\0" for name in names}
+    overlap = max(map(len, wanted.values()), default=0)
+    size, before = 0, b""
+    while (part := file.read(_PART)) and wanted:
+        size += len(part)
+        text = before + part
+        wanted = {name: one for name, one in wanted.items() if one not in text}
+        before = part[-overlap:]
+    return list(wanted), size
+
+
+def _libraries() -> set[str]:
+    """Files of the shared libraries that are mapped."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        paths = {line.split(None, 5)[5].rstrip("\n") for line in maps if line.count("/") > 1}
+    return {path for path in paths if ".so" in path}
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None  # it was removed
+
+
+def _memory(locale: bool) -> list[tuple[memoryview, bytes]]:
+    """Where the C library keeps its variables, and counts changes of the locale; as it is now.
+
+    Each value of a variable that is set is a new text for it, at another address (``setenv`` of
+    glibc frees none), and to set a locale counts as a change of what translations depend on
+    (``_nl_msg_cat_cntr``; the GNU gettext manual, "Being a gettext grok"). Empty for other libraries.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version") or not hasattr(libc, "_nl_msg_cat_cntr"):
+        return []
+    environ = ctypes.c_void_p.in_dll(libc, "environ")
+    if not environ.value:
+        return []  # ``clearenv`` left no table
+    table = ctypes.cast(environ, ctypes.POINTER(ctypes.c_void_p))
+    count = 0
+    while table[count]:
+        count += 1
+    # With the null behind the last one, where the next one would come.
+    areas = [(ctypes.addressof(environ), 8), (environ.value, 8 * (count + 1))]
+    if locale:
+        counter = ctypes.c_int.in_dll(libc, "_nl_msg_cat_cntr")
+        areas.append((ctypes.addressof(counter), 4))
+    views = [memoryview((ctypes.c_ubyte * size).from_address(at)).cast("B") for at, size in areas]
+    return [(view, bytes(view)) for view in views]

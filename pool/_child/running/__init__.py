@@ -1,0 +1,1 @@
+"""A call in its worker, or the calls of an instance in theirs."""

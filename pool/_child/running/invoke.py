@@ -1,0 +1,228 @@
+"""Calls a function and sees its result through, whatever kind of function it is.
+
+    function(*args) -> value                           the result
+                    -> generator                       items, one by one
+                    -> awaitable -> value              the result
+                                 -> generator          items
+                    -> async generator                 items
+
+Items are handed to ``on_item`` as they come, or collected to a list without it. It may
+have a coroutine function ``room``: what has a loop awaits that before each item, in place
+of blocking the loop's other tasks until somebody reads.
+`asyncio` is imported when the first awaitable turns up: most calls never pay for it.
+"""
+
+from __future__ import annotations
+
+# Bound here: what these say of a result must not change when user code changes builtins.
+from builtins import hasattr, list, type  # noqa: UP029
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+    from typing import Any, Final
+
+    OnItem = Callable[[Any], None]
+
+
+class _Streamed:
+    """The type of `STREAMED`."""
+
+    def __repr__(self) -> str:
+        return "STREAMED"
+
+
+#: Returned in place of a result whose items have all gone to ``on_item``.
+STREAMED: Final = _Streamed()
+
+#: Seconds that tasks, async generators and executor threads which outlive the function
+#: get to end in; `asyncio.run` would wait for ever. The process goes away after that.
+GRACE_S = 5.0
+
+Generators = type(_ for _ in ())
+#: Code flag of ``@types.coroutine`` generators, which are awaited and not iterated.
+_ITERABLE_COROUTINE = 0x100
+
+
+async def _no_items() -> AsyncGenerator[None, None]:
+    yield
+
+
+AsyncGenerators = type(_no_items())
+
+
+def each(function: Any, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """A chunk of a map: one process, many calls."""
+    return [run(function, args, {}, None) for args in calls]
+
+
+def run(
+    function: Callable[..., Any],
+    args: Iterable[Any],
+    kwargs: Mapping[str, Any],
+    on_item: OnItem | None = None,
+) -> Any:
+    """Call and return the result, or `STREAMED`. Raises whatever the function raises."""
+    value = function(*args, **kwargs)
+    if needs_loop(value):
+        return _run_loop(value, on_item)
+    if type(value) is Generators:
+        return _drain(value, on_item)
+    return value
+
+
+def needs_loop(value: object) -> bool:
+    """Whether what a function returned is seen through by `complete`."""
+    return _is_awaitable(value) or type(value) is AsyncGenerators
+
+
+def _is_awaitable(value: object) -> bool:
+    if type(value) is Generators:
+        return bool(value.gi_code.co_flags & _ITERABLE_COROUTINE)  # type: ignore[attr-defined]
+    return hasattr(type(value), "__await__")
+
+
+def _drain(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
+    if on_item is None:
+        return list(items)
+    try:
+        for item in items:
+            on_item(item)
+    finally:
+        items.close()
+    return STREAMED
+
+
+async def _drain_on_loop(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
+    """As `_drain`, but other tasks go on while nobody takes the items."""
+    room = getattr(on_item, "room", None)
+    if on_item is None or room is None:
+        return _drain(items, on_item)
+    try:
+        for item in items:
+            await room()
+            on_item(item)
+    finally:
+        items.close()
+    return STREAMED
+
+
+async def _adrain(items: AsyncGenerator[Any, None], on_item: OnItem | None) -> Any:
+    if on_item is None:
+        return [item async for item in items]
+    room = getattr(on_item, "room", None)
+    try:
+        async for item in items:
+            if room is not None:
+                await room()
+            on_item(item)
+    finally:
+        await items.aclose()
+    return STREAMED
+
+
+async def complete(value: Any, on_item: OnItem | None) -> Any:
+    """See through, on the running loop, what a function returned."""
+    if _is_awaitable(value):
+        value = await value
+    if type(value) is AsyncGenerators:
+        return await _adrain(value, on_item)
+    if type(value) is Generators:
+        return await _drain_on_loop(value, on_item)
+    return value
+
+
+# -- The loop, as asyncio.run has it, with an end -----------------------------------------
+
+
+def _run_loop(value: Any, on_item: OnItem | None) -> Any:
+    import asyncio
+
+    loop = _loop_of(value) or asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return _result(loop, complete(value, on_item))
+    finally:
+        close_loop(loop)
+
+
+def _loop_of(value: Any) -> asyncio.AbstractEventLoop | None:
+    """The loop a plain function made its future on, where it can still run."""
+    if not hasattr(value, "_asyncio_future_blocking"):
+        return None
+    loop: asyncio.AbstractEventLoop = value.get_loop()
+    return None if loop.is_closed() or loop.is_running() else loop
+
+
+def _result(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio
+
+    task = loop.create_task(coroutine)
+    try:
+        # Waiting for it, in place of running it, keeps asyncio's frames out of a traceback.
+        loop.run_until_complete(asyncio.wait({task}))
+    except BaseException:
+        # SystemExit and KeyboardInterrupt tear through the loop: the task's own when it
+        # is done, a sibling's or a signal's when not.
+        if not task.done():
+            raise
+    return task.result()
+
+
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left on it, and wait a little for that."""
+    import asyncio
+    import time
+
+    deadline = time.monotonic() + GRACE_S
+    try:
+        _cancel_tasks(loop, deadline)
+        _settle(loop, [loop.create_task(loop.shutdown_asyncgens())], deadline)
+        _join_executor(loop, deadline)
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _cancel_tasks(loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+    import asyncio
+
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    _settle(loop, tasks, deadline)
+    for task in tasks:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            loop.call_exception_handler(
+                {
+                    "message": "a task failed while it was cancelled at the end of the call",
+                    "exception": task.exception(),
+                    "task": task,
+                }
+            )
+
+
+def _settle(loop: asyncio.AbstractEventLoop, tasks: Any, deadline: float) -> None:
+    """Run the loop until the tasks are done, or the time is over."""
+    import asyncio
+    import time
+
+    if tasks:
+        left = max(0.0, deadline - time.monotonic())
+        loop.run_until_complete(asyncio.wait(tasks, timeout=left))
+
+
+def _join_executor(loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+    """Wait for threads of ``run_in_executor``.
+
+    ``loop.shutdown_default_executor`` has a limit from 3.12 on only.
+    """
+    import time
+
+    executor = getattr(loop, "_default_executor", None)
+    if executor is None:
+        return
+    executor.shutdown(wait=False)
+    for thread in tuple(getattr(executor, "_threads", ())):
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,171 @@
+"""How a call ended, as bytes for whoever waits for it: its value, what it raised, what it changed.
+
+User code may have damaged the interpreter by then: what is needed here is bound beforehand.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+
+# Bound here: user code may have changed or deleted them when its end is reported.
+from builtins import BaseException, OSError, getattr, isinstance, len, list, type  # noqa: UP029
+
+from .. import processes, wire
+from ..renewal import prepared
+from ..serialization import exception_pickling, flash, payload
+from . import invoke
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..channel import Channel
+
+    #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
+    Outcome = tuple[str, bytes, list[int], dict[str, Any]]
+
+#: What everything in this process finds its builtins in, and what they were at first.
+_BUILTINS = builtins.__dict__
+
+
+_OWN_BUILTINS = _BUILTINS.copy()
+
+
+def encoded(
+    value: Any, request: flash.Invocation | None, result_limit: int | None, *, last: bool
+) -> Outcome:
+    """The end of a call that returned; ``request`` is None where it came pickled.
+
+    ``last``: this process ends now, and with it whatever else has a hold on the value.
+    """
+    if value is invoke.STREAMED:
+        if request is None or request.items is None:
+            return "stream", b"", [], {}
+        value = request.items
+    if request is None:
+        return "pickle", *_dump(payload.dump_result, value, last), {}
+    body = _dump(flash.dump_result, value, request.as_json)
+    if result_limit is not None and len(body) > result_limit:
+        return "pickle", b"", [], _too_large(len(body), result_limit)
+    return "json" if request.as_json else "pickle", body, [], {}
+
+
+def failed(error: BaseException) -> Outcome:
+    """The end of a call that raised, or that could not be begun or answered."""
+    _BUILTINS.update(_OWN_BUILTINS)
+    if isinstance(error, wire.BadRequest):
+        return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
+    if isinstance(error, exception_pickling.Unserializable):
+        return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
+    return "pickle", *_capture(error)
+
+
+def _dump(dump: Callable[[Any, bool], Any], value: Any, how: bool) -> Any:
+    """Dump a result; once more with Python's own builtins where user code changed them."""
+    try:
+        return dump(value, how)
+    except BaseException:
+        if _BUILTINS == _OWN_BUILTINS:
+            raise
+        _BUILTINS.update(_OWN_BUILTINS)
+        return dump(value, how)
+
+
+def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
+    """What user code raised; or, where it left nothing to tell that with, what is amiss."""
+    try:
+        record, body = exception_pickling.capture(error)
+    except BaseException as problem:
+        return b"", [], _damaged(problem, error)
+    return body, [], {"user": True, **record}
+
+
+def _damaged(problem: BaseException, raised: BaseException | None = None) -> dict[str, Any]:
+    """A failure in words: this worker cannot do its part any more."""
+    what = exception_pickling.summary(problem)
+    error = (
+        "the worker could not report how the call ended, because the call damaged its "
+        f"interpreter (builtins, modules or hooks that Python itself needs): {what}"
+    )
+    if raised is not None:
+        error += f". The call had raised {exception_pickling.summary(raised)}"
+    return {"error_type": "WorkerCrashed", "error": error, "details": {"internal": what}}
+
+
+def answer_damaged(
+    channel: Channel,
+    outcome: Outcome,
+    run_s: float,
+    error: BaseException,
+    kind: int = wire.RESULT,
+    number: bytes = b"",
+) -> None:
+    """Answer although that failed, with as little of Python as can be."""
+    _BUILTINS.update(_OWN_BUILTINS)
+    form, body, fds, failure = outcome
+    try:
+        try:
+            meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=0, more=failure)
+            channel.send(kind, number + meta.pack(), body, fds)
+        except OSError:
+            raise
+        except BaseException as again:
+            more = _damaged(again)
+            meta = wire.ResultMeta(ok=False, form="pickle", run_s=run_s, rss_kb=0, more=more)
+            channel.send(kind, number + meta.pack(), b"", [])
+    except OSError:
+        raise
+    except BaseException:
+        raise wire.Damaged(exception_pickling.summary(error)) from None
+
+
+def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str]]:
+    """What the call changed of what imports read; and its variables that libraries may read."""
+    found: dict[str, list[str]] = {}
+    try:
+        there, varying = prepared.surroundings, prepared.varying
+        changed = there.changed()
+        if not (changed or imported):
+            return found
+        if changed := [what for what in changed if what[4:] not in varying]:
+            found["changed"] = changed
+        names = {*(env or ()), *(what[4:] for what in changed if what.startswith("env:"))}
+        own = [name for name in names - varying if "*" not in name]
+        if imported and own and (native := there.known_to_libraries(own)):
+            found["native"] = native
+    except BaseException:
+        # User code broke what this needs: nothing of its process is as it was.
+        found["changed"] = ["env:*", "path"]
+    return found
+
+
+def flush_output() -> None:
+    """What was printed goes out before the result does."""
+    for stream in ("stdout", "stderr"):
+        try:
+            getattr(sys, stream).flush()
+        except BaseException:  # replaced, closed or broken by user code
+            pass
+    processes.flush_c_streams()
+
+
+def _too_large(size: int, limit: int) -> dict[str, Any]:
+    return {
+        "error_type": "ResultTooLarge",
+        "error": f"the result is {size} bytes encoded and the answer may hold {limit}. "
+        "Return less, or write it to a file or object store and return where it is.",
+        "details": {"size": size, "limit": limit},
+    }
+
+
+def installed(names: list[str]) -> list[str]:
+    """Those of the modules that any process of this environment could import as well."""
+    found = []
+    for name in names:
+        loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)
+        kind = loader if isinstance(loader, type) else type(loader)
+        if kind.__module__ in {"_frozen_importlib", "_frozen_importlib_external"}:
+            found.append(name)
+    return found

@@ -1,0 +1,146 @@
+"""What overlapping calls print: they share descriptors 1 and 2, so text is told apart here.
+
+    print, logging, warnings -> sys.stdout -> the call in whose context it is written -> OUTPUT n
+                                           -> no call's: descriptor 1
+
+Tasks and `asyncio.to_thread` inherit a call's context; threads started by hand, child
+processes and C code write to the descriptors, and that counts as the output of the call
+which began first.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+
+from .. import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .resident_link import ResidentLink
+
+#: Characters of unfinished line kept before they are sent; bytes of one frame.
+_LINE_LIMIT = 8192
+_FRAME_LIMIT = 256 * 1024
+
+_current: ContextVar[Written | None] = ContextVar("flashpool_call", default=None)
+
+
+def begin(link: ResidentLink, number: int) -> Written:
+    """What is written in this context from now on is this call's."""
+    written = Written(link, number)
+    _current.set(written)
+    return written
+
+
+class Written:
+    """What one call wrote, sent line by line. Its threads write too."""
+
+    def __init__(self, link: ResidentLink, number: int) -> None:
+        import threading
+
+        self.link = link
+        self.number = wire.NUMBER.pack(number)
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.closed = False
+        # Signal handlers print as well.
+        self.lock = threading.RLock()
+
+    def write(self, data: bytes) -> None:
+        with self.lock:
+            self.parts.append(data)
+            self.size += len(data)
+            if b"\n" in data or self.size > _LINE_LIMIT:
+                self.flush()
+
+    def flush(self) -> None:
+        with self.lock:
+            data, self.parts, self.size = b"".join(self.parts), [], 0
+            for at in range(0, len(data), _FRAME_LIMIT):
+                part = data[at : at + _FRAME_LIMIT]
+                self.link.send_frame(wire.OUTPUT, self.number, part, [])
+
+    def close(self) -> None:
+        """Its call is over; what tasks and threads of it write later is nobody's."""
+        self.flush()
+        self.closed = True
+
+
+def _writer() -> Written | None:
+    """Whose output it is that is written now."""
+    written = _current.get()
+    if written is None or written.closed or written.link.forked:
+        return None
+    return written
+
+
+class _Routed:
+    """A standard stream: text goes to the call in whose context it is written, else on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        buffer = getattr(stream, "buffer", None)
+        if buffer is not None:
+            self.buffer = _RoutedBuffer(buffer)
+
+    def write(self, text: str) -> int:
+        """As any text stream's."""
+        written = _writer()
+        if written is None or type(text) is not str:
+            return int(self._stream.write(text))
+        written.write(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """As any text stream's."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """As any text stream's; a call's unfinished line waits for its end."""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _RoutedBuffer:
+    """The binary side of a standard stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        """As any binary stream's."""
+        written = _writer()
+        if written is None:
+            return int(self._stream.write(data))
+        copy = bytes(memoryview(data))
+        written.write(copy)
+        return len(copy)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def route() -> None:
+    """From now on overlapping calls may print."""
+    if isinstance(sys.stdout, _Routed):
+        return
+    routed = {id(stream): _Routed(stream) for stream in (sys.stdout, sys.stderr)}
+    for handler in _handlers():
+        stream = getattr(handler, "stream", None)
+        if id(stream) in routed:
+            handler.stream = routed[id(stream)]
+    sys.stdout, sys.stderr = routed[id(sys.stdout)], routed[id(sys.stderr)]
+
+
+def _handlers() -> list[Any]:
+    """Those of `logging` that have a stream of their own; its last resort asks for `sys.stderr`."""
+    logging = sys.modules.get("logging")
+    references = getattr(logging, "_handlerList", ())
+    found = [reference() for reference in references]
+    return [one for one in found if one is not None and "stream" in vars(one)]

@@ -1,0 +1,197 @@
+"""A worker that stays: it makes an instance, then runs calls in it until told to close.
+
+    LOAD   -> class -> instance -> LOADED
+    CALL n -> method(*args)     -> RESULT n         one at a time, or,
+    CALL n -> task on one loop  -> OUTPUT n*, RESULT n   where calls may overlap (`resident_loop`)
+    CANCEL n                    (an overlapping call only: others end with their process)
+    CLOSE  -> close() or its like, and the end
+
+The supervisor decides what may overlap, from what LOADED says of the methods: an
+overlapping call is marked, and while one runs every other is. So a plain method never
+finds itself in a running loop, and may use `asyncio.run` as anywhere else; and between
+plain calls the loop, once there is one, goes on with the tasks that the instance left on it.
+
+What a call prints is its own: a plain one has descriptors 1 and 2 to itself, for others see
+`output_routing`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from time import monotonic
+
+from .. import wire
+from ..serialization import exception_pickling, flash, payload, user_code
+from . import invoke, worker
+from .item_stream import Items
+from .outcome import encoded, flush_output
+from .outcome import failed as raised
+from .resident_link import ResidentLink
+from .resident_loop import Overlapping, failed, is_overlapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..channel import Channel
+
+#: Code flags of functions whose calls may overlap: coroutines and async generators.
+_ASYNC = 0x80 | 0x200
+#: What an instance may have to close itself with; the first one there is called.
+_CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
+
+
+def live(channel: Channel, load: wire.Frame) -> None:
+    """Load, serve, close."""
+    resident = Resident(channel, load)
+    try:
+        if resident.load(load):
+            resident.serve()
+    except (wire.Closed, wire.Damaged, OSError):
+        raise
+    except BaseException as error:
+        # User code broke what this needs, its loop for one.
+        raise wire.Damaged(exception_pickling.summary(error)) from error
+
+
+class Resident:
+    """The instance and the calls in it."""
+
+    def __init__(self, channel: Channel, load: wire.Frame) -> None:
+        self.pickled, _, _, _, env = wire.unpack_call_meta(load.meta)
+        self.link = ResidentLink(channel, env)
+        self.instance: Any = None
+        #: There as soon as something needs a loop.
+        self.overlapping: Overlapping | None = None
+
+    # Loading.
+
+    def load(self, frame: wire.Frame) -> bool:
+        """Make the instance, and say whether that went well."""
+        start = monotonic()
+        body = b""
+        failure: dict[str, Any] = {}
+        overlapping: list[str] = []
+        try:
+            if self.link.env:
+                worker.set_variables(self.link.env)
+            self.instance = self.make(frame)
+            overlapping = overlapping_methods(type(self.instance))
+        except BaseException as error:  # SystemExit and its like are results
+            _, body, _, failure = raised(error)
+        if os.getpid() != self.link.pid:
+            os._exit(0)
+        flush_output()
+        more: dict[str, Any] = {**failure, "modules": self.link.new_modules()}
+        more.update(self.link.changes(self.link.env or {}))
+        if not failure:
+            more["overlapping"] = overlapping
+        self.link.send(wire.LOADED, b"", ("pickle", body, [], more), monotonic() - start)
+        return not failure
+
+    def make(self, frame: wire.Frame) -> Any:
+        if self.pickled:
+            cls, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
+            return cls(*args, **kwargs)
+        return flash.load_instance(frame.body)
+
+    # Serving.
+
+    def serve(self) -> None:
+        """Until told to close, or the supervisor is gone."""
+        while True:
+            frame = self.next_alone()
+            if frame.kind == wire.CLOSE:
+                self.close()
+                return
+            if frame.kind == wire.CALL:
+                self.run_alone(frame)
+
+    def next_alone(self) -> wire.Frame:
+        """The next frame that is for when nothing runs; overlapping calls run meanwhile."""
+        if self.overlapping is None:
+            frame = self.link.channel.receive()
+            if not is_overlapping(frame):
+                return frame
+            self.link.channel.frames.insert(0, frame)
+        return self.on_loop().serve()
+
+    def on_loop(self) -> Overlapping:
+        """What runs on the loop; from here on there is one."""
+        if self.overlapping is None:
+            self.overlapping = Overlapping(self.link, self.read, self.items_of)
+        return self.overlapping
+
+    def run_alone(self, frame: wire.Frame) -> None:
+        number, meta = wire.split_number(frame.meta)
+        _, stream, limit, *_ = wire.unpack_call_meta(meta)
+        start = monotonic()
+        try:
+            method, args, kwargs, request = self.read(frame)
+            on_item = self.items_of(number, request) if stream else None
+            value = self.finish(method(*args, **kwargs), on_item)
+            outcome = encoded(value, request, limit, last=False)
+        except BaseException as error:  # SystemExit and its like are results
+            outcome = failed(error)
+        self.link.streams.pop(number, None)
+        if os.getpid() != self.link.pid:
+            # User code forked and its child came back here too: only one may answer.
+            os._exit(0)
+        flush_output()
+        self.link.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
+
+    def finish(self, value: Any, on_item: Callable[[Any], None] | None) -> Any:
+        """See through what a method returned; all that is async shares one loop."""
+        if not invoke.needs_loop(value):
+            return invoke.run(lambda: value, (), {}, on_item)
+        return self.on_loop().run(invoke.complete(value, on_item))
+
+    def read(
+        self, frame: wire.Frame
+    ) -> tuple[Callable[..., Any], Any, Any, flash.Invocation | None]:
+        """What a call names, its arguments, and the request where it is not pickled."""
+        if not self.pickled:
+            call = flash.load_method(frame.body, self.instance)
+            return call.function, call.args, call.kwargs, call
+        name, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
+        return user_code.find_method(self.instance, name), args, kwargs, None
+
+    def items_of(self, number: int, request: flash.Invocation | None) -> Items:
+        """The stream of a call's items."""
+        dump = payload.dump_result if request is None else request.dump_item
+        items = Items(self.link, number, dump, lambda: self.on_loop().loop)
+        self.link.streams[number] = items.add
+        return items
+
+    # Ends.
+
+    def close(self) -> None:
+        """Let the instance close itself; what that raises is printed."""
+        try:
+            for name in _CLOSERS:
+                closer = getattr(self.instance, name, None)
+                if callable(closer):
+                    self.finish(closer(*((None,) * 3 if "exit" in name else ())), None)
+                    break
+            closer = None
+            if self.overlapping is not None:
+                self.overlapping.close()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        self.instance = None
+        gc.collect()
+        flush_output()
+
+
+def overlapping_methods(cls: type[Any]) -> list[str]:
+    """Names of the methods whose calls may run together: ``async def`` ones."""
+    found = []
+    for name in dir(cls):
+        method = getattr(cls, name, None)
+        code = getattr(getattr(method, "__func__", method), "__code__", None)
+        if getattr(code, "co_flags", 0) & _ASYNC:
+            found.append(name)
+    return found

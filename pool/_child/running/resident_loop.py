@@ -1,0 +1,184 @@
+"""The loop of a resident: calls that overlap, streams, and what the instance leaves on it.
+
+    serve: until there is a frame that is for when nothing runs; a task for each overlapping CALL
+    run:   one coroutine, to its end; other tasks go on
+
+Between them the loop stands still, while a plain call has the process to itself. It runs
+until somebody stops it, in place of until a task is done: a task for each frame would take
+longer than most calls.
+
+Two things tear through a loop: SystemExit and KeyboardInterrupt, of whatever task. The
+call that raised one has it as its end; one of a task that somebody left here is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+
+from .. import wire
+from ..serialization import exception_pickling
+from . import invoke, output_routing
+from .outcome import encoded, flush_output
+from .outcome import failed as raised
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from .item_stream import Items
+    from .outcome import Outcome
+    from .resident_link import ResidentLink
+
+
+class Overlapping:
+    """What runs on the loop of a resident."""
+
+    def __init__(
+        self,
+        link: ResidentLink,
+        read: Callable[[wire.Frame], Any],
+        items_of: Callable[[int, Any], Items],
+    ) -> None:
+        """``read`` decodes a call; ``items_of`` makes the stream for a call's items."""
+        import asyncio
+
+        self.link = link
+        self.read = read
+        self.items_of = items_of
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        #: Why nothing can be received or sent any more.
+        self.failure: BaseException | None = None
+        self.loop.add_reader(link.channel.fd, self.on_readable)
+        output_routing.route()
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The result of a coroutine."""
+        task = self.loop.create_task(coroutine)
+        task.add_done_callback(lambda _task: self.loop.stop())
+        while not task.done():
+            self.turn(task)
+        return task.result()
+
+    def serve(self) -> wire.Frame:
+        """Run overlapping calls as they come, until there is a frame that is none."""
+        frames = self.link.channel.frames
+        while True:
+            while frames:
+                frame = frames.pop(0)
+                if not self.take(frame):
+                    return frame
+            self.turn()
+
+    def turn(self, own: asyncio.Task[Any] | None = None) -> None:
+        """Run the loop until it is stopped; what ``own`` raises is for whoever has it."""
+        if self.failure is not None:
+            raise self.failure
+        try:
+            self.loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            if own is None or not own.done():
+                sys.excepthook(*sys.exc_info())
+
+    def on_readable(self) -> None:
+        if self.link.forked:
+            return  # what comes is the first process's
+        channel = self.link.channel
+        try:
+            frame = channel.receive()
+        except (wire.Closed, OSError) as error:
+            self.loop.remove_reader(channel.fd)
+            self.fail(error)
+            return
+        while self.take(frame):
+            if not channel.frames:
+                return
+            frame = channel.frames.pop(0)
+        channel.frames.insert(0, frame)
+        self.loop.stop()
+
+    def take(self, frame: wire.Frame) -> bool:
+        """Act on a frame; False when it is for when nothing runs."""
+        if frame.kind == wire.CANCEL:
+            task = self.tasks.get(wire.split_number(frame.meta)[0])
+            if task is not None:
+                task.cancel()
+        elif frame.kind == wire.CREDIT:
+            self.link.take_credit(frame)
+        elif is_overlapping(frame):
+            self.start(frame)
+        else:
+            return False
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing can be received or sent any more."""
+        self.failure = self.failure or error
+        self.loop.stop()
+
+    # Calls.
+
+    def start(self, frame: wire.Frame) -> None:
+        number, _ = wire.split_number(frame.meta)
+        task = self.tasks[number] = self.loop.create_task(self.call(number, frame))
+        task.add_done_callback(lambda task: self.on_done(number, task))
+
+    async def call(self, number: int, frame: wire.Frame) -> None:
+        _, stream, limit, *_ = wire.unpack_call_meta(wire.split_number(frame.meta)[1])
+        start = monotonic()
+        written = output_routing.begin(self.link, number)
+        try:
+            method, args, kwargs, request = self.read(frame)
+            on_item = self.items_of(number, request) if stream else None
+            value = await invoke.complete(method(*args, **kwargs), on_item)
+            outcome = encoded(value, request, limit, last=False)
+        except BaseException as error:  # SystemExit and its like are results
+            outcome = failed(error)
+        if os.getpid() != self.link.pid:
+            os._exit(0)
+        flush_output()
+        written.close()
+        self.link.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
+
+    def on_done(self, number: int, task: asyncio.Task[None]) -> None:
+        """Answer for a call that was cancelled before it began; nothing of it ran, not even ours."""
+        del self.tasks[number]
+        self.link.streams.pop(number, None)
+        if task.cancelled():
+            import asyncio
+
+            outcome = failed(asyncio.CancelledError())
+            self.link.send(wire.RESULT, wire.NUMBER.pack(number), outcome, 0.0)
+        elif (error := task.exception()) is not None:
+            self.fail(error)
+
+    def close(self) -> None:
+        """Cancel what is left on the loop, and wait a little for it."""
+        self.loop.remove_reader(self.link.channel.fd)
+        invoke.close_loop(self.loop)
+
+
+def failed(error: BaseException) -> Outcome:
+    """The end of a call that raised; it may be the instance's as well."""
+    form, body, fds, more = raised(error)
+    if _leaves_cuda_unusable(error):
+        more["poisoned"] = "it met a CUDA error that a process does not recover from"
+    return form, body, fds, more
+
+
+def _leaves_cuda_unusable(error: BaseException) -> bool:
+    """After most errors of the driver each further use of its context fails; a lack of memory is none."""
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return False
+    text = exception_pickling.summary(error)
+    return "CUDA error" in text and "out of memory" not in text
+
+
+def is_overlapping(frame: wire.Frame) -> bool:
+    """Whether it is a call that may run beside others."""
+    return frame.kind == wire.CALL and wire.overlaps(frame.meta)

@@ -1,0 +1,147 @@
+"""A worker's one call: wait for CALL -> decode -> user code -> RESULT.
+
+Lean on purpose. A worker copies each page of memory that it is the first to touch, and
+that is most of what a small call costs: so everything is imported at the top, once in the
+zygote; calls go straight to C where they can; and functions are few and long.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Bound here: user code may have changed or deleted them when its end is reported.
+from builtins import BaseException, OSError, len, list  # noqa: UP029
+from os import _exit, getpid
+from time import monotonic
+
+from .. import processes, wire
+from ..channel import Channel
+from ..renewal import prepared
+from ..serialization import flash, payload
+from . import invoke
+from .item_stream import ItemSender
+from .outcome import answer_damaged, changes, encoded, failed, flush_output, installed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctypes import Array, c_ubyte
+
+    from ..renewal import randomness
+    from ..renewal.surroundings import Surroundings
+    from .outcome import Outcome
+
+#: `prepared`'s: here, too, because a worker pays for each object it looks at. None where there
+#: is nothing to renew; and where nothing was preloaded that a call's changes would matter to.
+_held: randomness.Held | None = None
+_surroundings: Surroundings | None = None
+
+
+def look_around() -> None:
+    """The process is prepared: see what workers have to renew, and what they find."""
+    global _held, _surroundings
+    _held = _surroundings = None
+    if (held := prepared.held) is not None:
+        _held = held if held.has_more else None
+        _surroundings = prepared.surroundings = prepared.surroundings.again()
+
+
+def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | None:
+    """Run the one call; send exactly one RESULT, from the process that got the call.
+
+    A spare that is told to load an instance is to become a `resident`: returns what it was told.
+
+    Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
+    """
+    call = channel.receive()
+    pickled, stream, result_limit, seed, env = wire.unpack_call_meta(call.meta)
+    if seed is not None or _held is not None:
+        # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
+        renew(seed)
+    marks[mark] = 1
+    if call.kind == wire.LOAD:
+        return call
+    pid = getpid()
+    known = len(sys.modules)
+    start = monotonic()
+    outcome = _enter(env) if env else None
+    if outcome is None:
+        outcome = run(channel, call, pickled, stream, result_limit)
+    run_s = monotonic() - start
+    if getpid() != pid:
+        # User code forked and its child came back here too: only one may answer.
+        _exit(0)
+    try:
+        _answer(channel, outcome, run_s, known, env)
+    except OSError:
+        raise
+    except BaseException as error:
+        answer_damaged(channel, outcome, run_s, error)
+    return None
+
+
+def renew(seed: int | None) -> None:
+    """Have random numbers of one's own, or those of the call's seed; other calls have theirs."""
+    if seed is not None:
+        from ..renewal import seeding
+
+        seeding.begin(seed)
+    if _held is not None:
+        _held.renew(seed)
+
+
+def set_variables(env: dict[str, str]) -> None:
+    """Have them as a process that is started with them."""
+    os.environ.update(env)
+    if "TZ" in env:
+        import time
+
+        time.tzset()
+
+
+def _enter(env: dict[str, str]) -> Outcome | None:
+    """Set the call's variables; what is wrong with them, if they cannot be."""
+    try:
+        set_variables(env)
+    except (ValueError, OSError) as error:
+        why = f"env: a variable cannot be set: {error}"
+        return "pickle", b"", [], {"error_type": "InvalidRequest", "error": why}
+    return None
+
+
+def run(
+    channel: Channel, call: wire.Frame, pickled: bool, stream: bool, result_limit: int | None
+) -> Outcome:
+    """The call's end, whatever happened."""
+    try:
+        if pickled:
+            function, args, kwargs = payload.load_call(call.body, call.fds, invoke.each)
+        else:
+            request = flash.load_call(call.body)
+            function, args, kwargs = request.function, request.args, request.kwargs
+        on_item = None
+        if stream:
+            on_item = ItemSender(channel, payload.dump_result if pickled else request.dump_item)
+        value = invoke.run(function, args, kwargs, on_item)
+        return encoded(value, None if pickled else request, result_limit, last=True)
+    except BaseException as error:  # SystemExit and its like are results
+        return failed(error)
+
+
+def _answer(
+    channel: Channel, outcome: Outcome, run_s: float, known: int, env: dict[str, str] | None
+) -> None:
+    form, body, fds, failure = outcome
+    more = {**failure}
+    if len(sys.modules) > known:
+        more["modules"] = installed(list(sys.modules)[known:])
+        more.update(changes(env, imported=True))
+    elif _surroundings is not None and not _surroundings.are_as_they_were():
+        more.update(changes(None, imported=False))
+    rss_kb = processes.peak_rss_kb()
+    flush_output()
+    meta = wire.ResultMeta(ok=not failure, form=form, run_s=run_s, rss_kb=rss_kb, more=more)
+    channel.send(wire.RESULT, meta.pack(), body, fds)
+
+
+# -- Warming up --------------------------------------------------------------------------

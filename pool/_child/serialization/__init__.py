@@ -1,0 +1,1 @@
+"""Bytes to calls, and values to bytes: requests, sources, pickles, exceptions."""

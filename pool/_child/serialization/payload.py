@@ -1,0 +1,231 @@
+"""Pickles whose large buffers travel in shared memory instead of through a socket.
+
+A value becomes a *parcel*: a few bytes for the message, and at most one descriptor.
+
+    HEAD (flags, number of spans, length of pickle) | SPAN (offset, length)* | pickle
+                                  |
+                                  v  each span is one buffer of pickle protocol 5
+    descriptor (memfd): ....buffer....pad....buffer....pad..
+
+The descriptor is that of shared memory, see `segments`. The reader maps it and unpickles
+views of the mapping: no copy, and the memory is returned when the last array over it is
+gone. A pickle that is itself large (a huge ``bytes``, many objects) goes into the descriptor
+too, as the first span, so that messages stay small.
+
+A *call* is a kind and two parcels, function and arguments; they may have been packed
+apart, so that `Pool.map` pickles its function once. A *result* is one parcel.
+
+A result of about the size of its call's arguments goes back in the memory they came in:
+uncopied where it lies there already (the argument itself, changed in place or most of it).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+
+from . import function_unpickling, shared_buffers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Parcel = tuple[bytes, list[int]]
+    Dumps = Callable[[Any, "Buffers | None"], bytes]
+
+#: Buffers from here on travel out of band; below, a descriptor costs more than it saves.
+OUT_OF_BAND = 64 * 1024
+#: A pickle longer than this goes into the descriptor as well.
+LARGE_PICKLE = 1024 * 1024
+#: flags, number of spans, length of the pickle.
+HEAD = struct.Struct("<BIQ")
+#: offset and length in the descriptor.
+SPAN = struct.Struct("<QQ")
+_HAS_FD = 1
+_PICKLE_IN_FD = 2
+
+#: Kinds of call.
+ONE = b"1"
+EACH = b"*"
+
+#: Types for which cloudpickle has nothing to add.
+PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+
+
+# In the worker.
+
+
+def load_call(body: bytes, fds: list[int], each: Callable[..., Any]) -> tuple[Any, Any, Any]:
+    """What to run: a function, its positional and its keyword arguments.
+
+    ``each`` runs a function with one tuple of arguments after the other, for a chunk of a map.
+    """
+    try:
+        function, at = unpack(body, len(ONE), fds, loads=function_unpickling.load)
+        arguments, _ = unpack(body, at, fds, keep=True)
+    finally:
+        _close(fds)
+    if body[: len(EACH)] == EACH:
+        return each, (function, arguments), {}
+    args, kwargs = arguments
+    return function, args, kwargs
+
+
+def dump_result(value: Any, last: bool = False) -> Parcel:
+    """The value as a parcel. ``last``: the process ends now, so that nothing changes it later.
+
+    Raises:
+        Unserializable: it cannot be pickled.
+    """
+    try:
+        return pack(value, in_place=last)
+    except Exception as error:
+        from .exception_pickling import Unserializable
+
+        message = f"the result, of type {type(value).__qualname__}, cannot be pickled: {say(error)}"
+        raise Unserializable(message) from error
+
+
+def say(error: BaseException) -> str:
+    """An error in a line."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # a __str__ of the user's
+        return type(error).__name__
+
+
+# In the program.
+
+
+def pack_call(function: Parcel, arguments: Parcel, kind: bytes = ONE) -> Parcel:
+    """The message of a call; takes over the descriptors of both parcels."""
+    return kind + function[0] + arguments[0], function[1] + arguments[1]
+
+
+def duplicate(parcel: Parcel) -> Parcel:
+    """The same parcel with descriptors of its own. It must have been packed ``sealed``."""
+    return parcel[0], [os.dup(fd) for fd in parcel[1]]
+
+
+def load_result(body: bytes, fds: list[int]) -> Any:
+    """The value of a result; closes the descriptors."""
+    try:
+        return unpack(body, 0, fds)[0]
+    finally:
+        _close(fds)
+
+
+# Both ways.
+
+
+class Buffers:
+    """Collects the buffers of one pickle that are worth a descriptor."""
+
+    __slots__ = ("views",)
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """Called by the pickler; True leaves the buffer in the pickle."""
+        try:
+            view = buffer.raw()
+        except BufferError:
+            return True  # not contiguous
+        if view.nbytes < OUT_OF_BAND:
+            return True
+        self.views.append(view)
+        return False
+
+
+def dumps(value: Any, buffers: Buffers | None) -> bytes:
+    """Pickle, in a worker."""
+    from . import pickling
+
+    def by_reference(file: Any, protocol: int) -> Any:
+        return pickling.ByReference(file, protocol, buffer_callback=buffers)
+
+    def with_cloudpickle() -> Any:
+        import cloudpickle
+
+        if buffers is not None:
+            buffers.views.clear()  # of the first attempt
+        return lambda file, protocol: cloudpickle.Pickler(file, protocol, buffer_callback=buffers)
+
+    return pickling.dump_with(value, by_reference, with_cloudpickle, None)
+
+
+def pack(
+    value: Any,
+    dumps: Dumps = dumps,
+    *,
+    sealed: bool = False,
+    out_of_band: bool = True,
+    in_place: bool = False,
+) -> Parcel:
+    """Make a parcel of a value; the caller owns the descriptor in it, if there is one."""
+    if type(value) in PLAIN:
+        data = pickle.dumps(value, 5)
+        views = []
+    else:
+        buffers = Buffers() if out_of_band else None
+        data = dumps(value, buffers)
+        views = buffers.views if buffers is not None else []
+    if not out_of_band or (not views and len(data) <= LARGE_PICKLE):
+        return HEAD.pack(0, 0, len(data)) + data, []
+    try:
+        return _pack_out_of_band(data, views, sealed, in_place)
+    except OSError:
+        # No descriptor or no shared memory to be had: slower, but it arrives.
+        del data, views
+        return pack(value, dumps, out_of_band=False)
+
+
+def _pack_out_of_band(
+    data: bytes, buffers: list[memoryview], sealed: bool, in_place: bool
+) -> Parcel:
+    flags = _HAS_FD
+    found = shared_buffers.reuse(buffers) if in_place and len(data) <= LARGE_PICKLE else None
+    if found is None:
+        if len(data) > LARGE_PICKLE:
+            flags |= _PICKLE_IN_FD
+            buffers = [memoryview(data), *buffers]
+            data = b""
+        found = shared_buffers.write(buffers, sealed=sealed)
+    fd, spans = found
+    head = HEAD.pack(flags, len(spans), len(data))
+    return head + b"".join(SPAN.pack(*span) for span in spans) + data, [fd]
+
+
+def unpack(
+    body: bytes,
+    at: int,
+    fds: list[int],
+    *,
+    keep: bool = False,
+    loads: Callable[[memoryview], Any] = pickle.loads,
+) -> tuple[Any, int]:
+    """The value of the parcel that begins at ``at``, and where it ends.
+
+    Takes the parcel's descriptor off the front of ``fds`` and closes it, unless it is to
+    be kept for a result.
+    """
+    flags, count, length = HEAD.unpack_from(body, at)
+    at += HEAD.size
+    spans = [SPAN.unpack_from(body, at + i * SPAN.size) for i in range(count)]
+    at += count * SPAN.size
+    data = memoryview(body)[at : at + length]
+    if not flags & _HAS_FD:
+        return loads(data), at + length
+    memory = memoryview(shared_buffers.load(fds.pop(0), keep=keep))
+    buffers = [memory[start : start + size] for start, size in spans]
+    if flags & _PICKLE_IN_FD:
+        data = buffers.pop(0)
+    return pickle.loads(data, buffers=buffers), at + length
+
+
+def _close(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())

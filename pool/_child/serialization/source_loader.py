@@ -1,0 +1,90 @@
+"""One piece of the user's source text, and the loader of the module made of it.
+
+A module's ``__loader__`` hands out its text through ``get_source``: that is how
+`linecache`, and so tracebacks and ``inspect.getsource``, finds the lines of files that do
+not exist. It costs nothing until somebody asks, where filling ``linecache.cache`` would
+cost its import. (`linecache` asks no loader about names in angle brackets, hence
+``flash:NAME``.)
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..wire import SOURCES, BadRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import CodeType, ModuleType
+else:
+    # Both without the imports.
+    ModuleSpec = type(sys.__spec__)
+    ModuleType = type(sys)
+
+__all__ = ["ModuleSpec", "ModuleType", "Source", "check_text", "compile_ahead"]
+
+#: Code that the zygote compiled, by file name and text.
+_compiled: dict[tuple[str, str], CodeType] = {}
+
+
+class Source:
+    """One file of source text, and the loader of the module made of it."""
+
+    __slots__ = ("filename", "is_package", "text")
+
+    def __init__(self, text: str, filename: str, *, is_package: bool = False) -> None:
+        self.text = text
+        self.filename = filename
+        self.is_package = is_package
+
+    def get_source(self, _name: str) -> str:
+        """The text, for `linecache` (PEP 302)."""
+        return self.text
+
+    def create_module(self, _spec: ModuleSpec) -> None:
+        """Let the import system make an ordinary module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the text in the module."""
+        exec(self.compile(), module.__dict__)
+
+    def compile(self, flags: int = 0) -> CodeType:
+        """Compile, free of this file's own ``__future__`` imports."""
+        code = _compiled.get((self.filename, self.text)) if not flags else None
+        if code is None:
+            code = compile(self.text, self.filename, "exec", flags, dont_inherit=True)
+        return code
+
+
+def compile_ahead(text: str, filename: str) -> CodeType | None:
+    """In a zygote: have the code at hand when this source comes again.
+
+    Not of one that the compiler has something to say about: it says so in every call.
+    """
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            code = Source(text, filename).compile()
+    except (SyntaxError, ValueError, Warning, RecursionError, MemoryError):
+        return None
+    _compiled[filename, text] = code
+    while len(_compiled) > SOURCES:
+        del _compiled[next(iter(_compiled))]
+    return code
+
+
+def check_text(field: str, text: str) -> int:
+    """Whether it can be source at all; its size in bytes.
+
+    Raises:
+        BadRequest: it has characters that no Python source may have.
+    """
+    if "\0" in text:
+        raise BadRequest(f"{field}: has a NUL character, at {text.index(chr(0))}")
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"{field}: has half a surrogate pair, at {error.start}") from None

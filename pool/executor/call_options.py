@@ -1,0 +1,193 @@
+"""What a caller may ask for a call: the keywords of `Pool.options`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeGuard
+
+from flashpool.pool.calls import Limits
+from flashpool.pool.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from flashpool.envs import Spec
+
+#: MiB a call can be limited to: a worker alone needs the least; more is nobody's machine.
+MEMORY_MB_MIN: Final = 16
+MEMORY_MB_MAX: Final = 1 << 30
+MEMORY_ACCEPTS: Final = f"a whole number of MiB, {MEMORY_MB_MIN} to {MEMORY_MB_MAX}"
+#: Calls of an instance's async methods that may run together.
+CONCURRENCY_MAX: Final = 1000
+CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
+#: What random numbers may follow from.
+SEED_MAX: Final = (1 << 63) - 1
+SEED_ACCEPTS: Final = f"a whole number, 0 to {SEED_MAX}"
+_PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
+#: A year: a larger limit is a mistake, and would overflow timers.
+SECONDS_MAX: Final = 366 * 24 * 3600
+
+
+class CallKeywords(TypedDict, total=False):
+    """The keywords of `Pool.options`, for editors and type checkers; see `CallOptions`."""
+
+    dependencies: Iterable[str]
+    python_version: str | None
+    system_dependencies: Iterable[str]
+    refresh: bool
+    gpus: int | None
+    timeout: float | None
+    queue_timeout: float | None
+    memory_mb: int | None
+    seed: int | None
+    env: Mapping[str, str]
+    isolation: str
+    idempotent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """Options of the calls made through one view of a pool. ``None``: the pool's default."""
+
+    #: What the environment it runs in is made of: requirements, the Python, system packages.
+    #: Nothing of all that is the base environment.
+    dependencies: tuple[str, ...] = ()
+    python_version: str | None = None
+    system_dependencies: tuple[str, ...] = ()
+    #: Resolve the requirements again, in place of what they meant a while ago.
+    refresh: bool = False
+    #: GPUs the call gets for its own; it sees no others.
+    gpus: int | None = None
+    #: Seconds it may run.
+    timeout: float | None = None
+    #: Seconds it may wait for a slot.
+    queue_timeout: float | None = None
+    #: Mebibytes of memory its process tree may use.
+    memory_mb: int | None = None
+    #: Random numbers follow from it, and are the same in each such call; `uuid`, `secrets` and
+    #: ``os.urandom`` stay random. None: each call has its own.
+    seed: int | None = None
+    #: Environment variables, on top of the pool's.
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: ``"call"``: a process per call.
+    isolation: str = "call"
+    #: It may run again when its worker dies half-way.
+    idempotent: bool = False
+
+    def merged(self, changes: Mapping[str, Any]) -> CallOptions:
+        """These options with some changed.
+
+        Raises:
+            InvalidRequest: an option is unknown, or its value makes no sense.
+        """
+        check_names("option", changes, [one.name for one in fields(self)])
+        values = dict(changes)
+        for name in ("dependencies", "system_dependencies"):
+            if name in values:
+                values[name] = _names(name, values[name])
+        if isinstance(values.get("env"), Mapping):
+            values["env"] = dict(values["env"])  # what its owner changes later is not ours
+        merged = replace(self, **values)
+        _check(merged)
+        return merged
+
+    def environment(self) -> Spec | None:
+        """What its environment is made of; None: the base environment."""
+        if not (self.dependencies or self.system_dependencies or self.python_version):
+            return None
+        from flashpool.envs import Spec
+
+        return Spec(
+            requirements=self.dependencies,
+            system_packages=self.system_dependencies,
+            python_version=self.python_version,
+            refresh=self.refresh,
+        )
+
+    def limits(self) -> Limits:
+        """The limits of a call."""
+        return Limits(run_s=self.timeout, queue_s=self.queue_timeout, memory_mb=self.memory_mb)
+
+
+def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
+    """Refuse names that are none, with the nearest one that is, and all there are."""
+    for name in sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InvalidRequest(f"unknown {what} {name}{hint}; there are: {', '.join(known)}")
+
+
+def _names(option: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InvalidRequest(f"{option} is a list of requirements, not one string: [{value!r}]")
+    names = tuple(value or ())
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise InvalidRequest(f"{option} is a list of requirements; got {name!r} in it")
+    return names
+
+
+def _check(options: CallOptions) -> None:
+    for name in ("timeout", "queue_timeout"):
+        value = getattr(options, name)
+        if value is not None and not (is_number(value) and 0 < value <= SECONDS_MAX):
+            raise InvalidRequest(
+                f"{name} is seconds, more than 0 and at most {SECONDS_MAX}, or None; got {value!r}"
+            )
+    memory_mb = options.memory_mb
+    if memory_mb is not None and not (is_whole(memory_mb) and fits_memory(memory_mb)):
+        raise InvalidRequest(f"memory_mb is {MEMORY_ACCEPTS}, or None; got {memory_mb!r}")
+    if options.seed is not None and not (is_whole(options.seed) and fits_seed(options.seed)):
+        raise InvalidRequest(f"seed is {SEED_ACCEPTS}, or None; got {options.seed!r}")
+    for name in ("refresh", "idempotent"):
+        if not isinstance(flag := getattr(options, name), bool):
+            raise InvalidRequest(f"{name} is True or False; got {flag!r}")
+    check_env("env", options.env)
+    if options.isolation != "call":
+        raise InvalidRequest(
+            f"isolation is 'call' (a process for each call); got {options.isolation!r}"
+        )
+    version: object = options.python_version
+    if version is not None and not (isinstance(version, str) and _PYTHON.fullmatch(version)):
+        raise InvalidRequest(f"python_version is a text like '3.12' or '3.12.1'; got {version!r}")
+    if options.gpus is not None and not (is_whole(options.gpus) and options.gpus >= 0):
+        raise InvalidRequest(f"gpus is a whole number, 0 or more, or None; got {options.gpus!r}")
+
+
+def fits_memory(megabytes: int) -> bool:
+    """Whether a call can be limited to so much memory; requests are asked the same."""
+    return MEMORY_MB_MIN <= megabytes <= MEMORY_MB_MAX
+
+
+def fits_seed(seed: int) -> bool:
+    """Whether random numbers may follow from it; requests are asked the same."""
+    return 0 <= seed <= SEED_MAX
+
+
+def fits_concurrency(calls: int) -> bool:
+    """Whether so many calls may run together in one instance; requests are asked the same."""
+    return 1 <= calls <= CONCURRENCY_MAX
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_env(what: str, env: object) -> None:
+    """Refuse what cannot be environment variables."""
+    if not isinstance(env, Mapping):
+        raise InvalidRequest(f"{what} maps names to values; got {env!r}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
+            raise InvalidRequest(
+                f"{what}: a variable is a name and a text; got {name!r}: {value!r}"
+            )
+        if "\0" in name + value:
+            raise InvalidRequest(f"{what}: variable {name!r} contains a NUL byte")

@@ -1,0 +1,103 @@
+"""A function on its way to workers: pickled once, with what tells it from others."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Iterator
+from types import CodeType
+from typing import Any, Final
+
+from flashpool.pool import pickling
+from flashpool.pool._child.serialization import payload
+from flashpool.pool.scheduling import touching
+
+from .engine import close_all
+
+#: Names without which a function's own code touches nothing.
+_SUSPICIOUS: Final = frozenset(
+    (
+        *("environ", "environb", "putenv", "unsetenv", "chdir", "path", "modules"),
+        *("argv", "setlocale", "simplefilter", "filterwarnings", "gevent", "eventlet"),
+    )
+)
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+
+class Function:
+    """A function, pickled once for any number of calls."""
+
+    def __init__(
+        self, function: Callable[..., Any], dumps: pickling.Dumps, *, reused: bool = False
+    ) -> None:
+        plain = unwrapped(function)
+        self.label = str(getattr(plain, "__qualname__", None) or type(plain).__qualname__)
+        self.key = key_of(plain)
+        self.touches = touches_of(plain)
+        self._reused = reused
+        self.dumps = dumps
+        self.parcel = payload.pack(function, dumps, sealed=reused)
+
+    def take(self) -> tuple[bytes, list[int]]:
+        """The parcel for one call, with a descriptor that the call may own."""
+        if self._reused:
+            return payload.duplicate(self.parcel)
+        taken, self.parcel = self.parcel, (b"", [])
+        return taken
+
+    def __del__(self) -> None:
+        # Whatever was not taken: all calls of a map have copies, others may not have been made.
+        if hasattr(self, "parcel"):
+            close_all(self.parcel[1])
+
+
+def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What is inside of partials."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def is_generator_function(function: Callable[..., Any]) -> bool:
+    """Whether its call is to be a stream of items."""
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def key_of(function: Callable[..., Any]) -> Hashable:
+    """Equal for calls of the same code."""
+    code = getattr(function, "__code__", None)
+    # In a notebook, each cell begins with line 1.
+    own = hash(code) if isinstance(code, CodeType) else 0
+    return (getattr(function, "__module__", None), getattr(function, "__qualname__", ""), own)
+
+
+def touches_of(function: object) -> frozenset[str]:
+    """What calls of a function, or of a class's methods, change that imports read, as its source tells."""
+    if isinstance(function, type):
+        methods = [getattr(one, "__func__", one) for one in vars(function).values()]
+        return _NOTHING.union(*(touches_of(one) for one in methods if inspect.isfunction(one)))
+    code = getattr(function, "__code__", None)
+    return _touches_of_code(code) if isinstance(code, CodeType) else _NOTHING
+
+
+@functools.lru_cache(maxsize=1024)
+def _touches_of_code(code: CodeType) -> frozenset[str]:
+    if not any(_is_suspicious(one) for one in _codes(code)):
+        return _NOTHING
+    try:
+        return frozenset(touching.touches(inspect.getsource(code)))
+    except (OSError, TypeError):
+        return frozenset(("env:*", "cwd", "argv", "locale", "warnings", "package:*"))
+
+
+def _is_suspicious(code: CodeType) -> bool:
+    texts = (one for one in code.co_consts if isinstance(one, str))
+    return bool(_SUSPICIOUS.intersection(code.co_names)) or any("environ" in one for one in texts)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code, and all that is defined in it."""
+    left = [code]
+    while left:
+        yield (one := left.pop())
+        left += [const for const in one.co_consts if isinstance(const, CodeType)]

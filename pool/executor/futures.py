@@ -1,0 +1,272 @@
+"""Futures of a pool's calls, and the sinks that settle them.
+
+A `CallFuture` is a `concurrent.futures.Future` whose `cancel` also ends a call that
+runs. A `CallSink` hears of the call on the loop thread and has the future settled on the
+delivery thread; once that is done neither knows the other, and the pool knows neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Generator
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import Any, TypeVar
+
+from flashpool.pool._child.serialization import payload
+from flashpool.pool.calls import Outcome, Receipt
+from flashpool.pool.errors import ResultNotSerializable
+
+from . import tracebacks
+from .engine import Engine, close_all
+from .streams import RemoteIterator, Stream
+
+T = TypeVar("T")
+
+#: Bytes of output that may wait to be shown; beyond, a slow terminal costs output, not memory.
+OUTPUT_BACKLOG = 16 * 1024 * 1024
+
+
+class CallFuture(Future[T]):
+    """The future of one call."""
+
+    #: What the call cost and where it ran; None until it ended, and for queued cancels.
+    receipt: Receipt | None = None
+    #: What it wrote to its standard output and error, bounded; set with the receipt.
+    output: bytes = b""
+    #: What is odd about how it ran, in sentences.
+    warnings: tuple[str, ...] = ()
+    _sink: CallSink | None = None
+
+    def cancel(self) -> bool:
+        """Cancel the call, queued or running; its process tree is killed when it runs.
+
+        Unlike other executors' this succeeds for a running call, too.
+        """
+        with self._condition:
+            if self._state == FINISHED:
+                return False
+            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+                return True
+            # Straight to the notified state, and telling the waiters here: `wait` and
+            # `as_completed` count only that one, and nobody else would tell them.
+            self._state = CANCELLED_AND_NOTIFIED
+            sink, self._sink = self._sink, None
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        if sink is not None:
+            sink.cancelled()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """In a coroutine: its result, without blocking the loop."""
+        return asyncio.wrap_future(self).__await__()
+
+    def start_running(self) -> None:
+        """Show as running, unless it was cancelled."""
+        with self._condition:
+            if self._state == PENDING:
+                self._state = RUNNING
+
+    def finish(self, result: Any, error: BaseException | None) -> bool:
+        """Settle it; False when it was cancelled meanwhile."""
+        self._sink = None
+        try:
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+        except InvalidStateError:
+            return False
+        return True
+
+
+class CallSink:
+    """Hears of one call; the engine's `Task`."""
+
+    __slots__ = ("_engine", "_future", "_stream", "call_id", "notes", "provided", "wants_output")
+
+    def __init__(
+        self, engine: Engine, future: CallFuture[Any], *, stream: bool, show_output: bool
+    ) -> None:
+        self._engine = engine
+        self._future: CallFuture[Any] | None = future
+        self._stream = Stream(engine, self) if stream else None
+        self.call_id: int | None = None
+        self.notes = b""
+        self.provided = True
+        self.wants_output = show_output
+        future._sink = self
+
+    # Loop thread.
+
+    def started(self) -> None:
+        """A worker has the call."""
+        if self._future is not None:
+            self._future.start_running()
+
+    def told(self, line: str) -> None:
+        """Show how its environment gets on."""
+        show_line(self._engine, line)
+
+    def output(self, chunk: bytes) -> None:
+        """Show what the call wrote."""
+        show(self._engine, chunk)
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """One item of a stream; the first makes the iterator the future's result."""
+        stream = self._stream
+        if stream is None:
+            close_all(fds)
+            return
+        stream.add(body, fds)
+        self._hand_out(stream, None)
+        if self._engine.closed:
+            stream.end_if_unread()
+
+    def done(self, outcome: Outcome) -> None:
+        """The end."""
+        self._engine.ended(self)
+        stream = self._stream
+        if stream is None or (self._future is not None and not _is_of_generator(outcome)):
+            self._engine.deliver(self._settle, outcome)
+            return
+        self._hand_out(stream, outcome)
+        stream.finish(outcome)
+
+    def closing(self) -> None:
+        """The pool closes. Nobody may be left to read a stream: one that is stalled ends."""
+        if self._stream is not None:
+            self._stream.end_if_unread()
+
+    def _hand_out(self, stream: Stream, outcome: Outcome | None) -> None:
+        future, self._future = self._future, None
+        if future is not None:
+            self._engine.deliver(_finish_with, future, stream, outcome, self.notes)
+
+    # Delivery thread.
+
+    def _settle(self, outcome: Outcome) -> None:
+        future, self._future = self._future, None
+        if future is None:
+            close_all(outcome.fds)
+            return
+        future.receipt, future.output = outcome.receipt, self.notes + outcome.output
+        future.warnings = outcome.warnings
+        if future.cancelled():
+            close_all(outcome.fds)
+            return
+        future.finish(*decode(outcome))
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no outcome."""
+        future, self._future = self._future, None
+        if future is not None:
+            future.finish(None, error)
+        elif self._stream is not None:
+            self._stream.fail(error)
+
+    # Any thread.
+
+    def is_queued(self) -> bool:
+        """Whether no worker has it yet and nobody cancelled it."""
+        future = self._future
+        return future is not None and future._state == PENDING
+
+    def cancel(self) -> None:
+        """Cancel the future, or the stream it became."""
+        future = self._future
+        if future is None or not future.cancel():
+            self._engine.cancel(self)
+
+    def cancelled(self) -> None:
+        """The future was cancelled; the call has to go."""
+        self._engine.cancel(self)
+
+    def abandon(self, error: BaseException) -> None:
+        """In a fork: locks may be held by threads that are not here, callbacks are the parent's."""
+        future, self._future = self._future, None
+        if future is not None:
+            future._condition = threading.Condition()
+            future._done_callbacks = []  # type: ignore[attr-defined]
+            future._waiters = []
+            future.finish(None, error)
+        if self._stream is not None:
+            self._stream.abandon(error)
+
+
+def _is_of_generator(outcome: Outcome) -> bool:
+    """Whether it is the generator that ended so, and not the pool that ended the call."""
+    return outcome.ok or outcome.from_user
+
+
+def _finish_with(
+    future: CallFuture[Any], stream: Stream, outcome: Outcome | None, notes: bytes
+) -> None:
+    if outcome is not None:
+        future.receipt, future.output = outcome.receipt, notes + outcome.output
+        future.warnings = outcome.warnings
+    # When the future was cancelled meanwhile, dropping the iterator ends the call.
+    future.finish(RemoteIterator(stream), None)
+
+
+def decode(outcome: Outcome) -> tuple[Any, BaseException | None]:
+    """Result, or exception."""
+    if not outcome.ok:
+        return None, tracebacks.restore(outcome)
+    try:
+        return payload.load_result(outcome.body, list(outcome.fds)), None
+    except BaseException as error:  # noqa: BLE001 - the classes' own code; its exit must not end us
+        failure = ResultNotSerializable(
+            f"the call ended well, but its result cannot be unpickled here: {type(error).__name__}: {error}"
+        )
+        failure.__cause__ = error
+        return None, failure
+
+
+class _Output:
+    """Shows what calls write on this program's standard output, in order."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._dropped = 0
+
+    def add(self, engine: Engine, chunk: bytes) -> None:
+        """Have it written by the delivery thread."""
+        if self._waiting + len(chunk) > OUTPUT_BACKLOG:
+            self._dropped += len(chunk)
+            return
+        self._waiting += len(chunk)
+        engine.deliver(self._write, chunk)
+
+    def _write(self, chunk: bytes) -> None:
+        self._waiting -= len(chunk)
+        text = chunk.decode(errors="replace")
+        if self._dropped:
+            text += (
+                f"\n[flashpool: {self._dropped} bytes of output dropped, this side is too slow]\n"
+            )
+            self._dropped = 0
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except (OSError, ValueError, AttributeError):
+            # Closed or gone; the futures keep the calls' output.
+            pass
+
+
+_shown = _Output()
+
+
+def show(engine: Engine, chunk: bytes) -> None:
+    """Write what a call wrote to this program's standard output, in time. Loop thread."""
+    _shown.add(engine, chunk)
+
+
+def show_line(engine: Engine, line: str) -> None:
+    """The same for words of ours. Loop thread."""
+    show(engine, f"{line}\n".encode("utf-8", "backslashreplace"))

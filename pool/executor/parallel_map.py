@@ -1,0 +1,271 @@
+"""`Pool.map`: arguments into chunks, calls into results, in order.
+
+    arguments --chunks--> MapCall --(all at once, or a window ahead)--> Engine
+    reader <-- unpickle, here <-- outcome <-- (woken if it waits for this one) -- loop thread
+
+Nobody but the reader sees these calls, so they need no futures: no callbacks, no other
+waiters, no state to lock. That, and leaving the unpickling to the reader in place of
+the delivery thread, saves a thread's wake-up and a good part of a small call's cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeout
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from flashpool.pool.calls import Outcome
+
+from .engine import Engine, close_all
+from .futures import decode, show, show_line
+
+
+class Gate:
+    """Where the one reader of a map waits for the call that it needs next."""
+
+    __slots__ = ("_awaited", "_opened")
+
+    def __init__(self) -> None:
+        self._awaited: MapCall | None = None
+        self._opened: SimpleQueue[None] = SimpleQueue()
+
+    def wait(self, call: MapCall, timeout: float | None) -> None:
+        """Until it has ended.
+
+        Raises:
+            TimeoutError: not in time.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._awaited = call
+        # What was opened for a call before, and not waited for, only costs a turn.
+        while call.end is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise FutureTimeout
+            try:
+                self._opened.get(timeout=left)
+            except Empty:
+                raise FutureTimeout from None
+
+    def open_for(self, call: MapCall) -> None:
+        """It has ended; the reader may wait for it."""
+        # The reader names it first and then looks; we end it first and then look.
+        if self._awaited is call:
+            self._opened.put(None)
+
+
+class MapCall:
+    """One call of a map; the engine's `Task`."""
+
+    __slots__ = (
+        "_engine",
+        "_gate",
+        "_started",
+        "_unsettled",
+        "call_id",
+        "end",
+        "notes",
+        "provided",
+        "wants_output",
+    )
+
+    def __init__(self, engine: Engine, gate: Gate, *, show_output: bool) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._started = False
+        #: Whoever takes what is in it settles the call: the loop, or `cancel` in any thread.
+        self._unsettled = [True]
+        #: The outcome, its value (in a tuple), or why there is none.
+        self.end: Outcome | tuple[Any] | BaseException | None = None
+        self.call_id: int | None = None
+        self.notes = b""
+        self.provided = True
+        self.wants_output = show_output
+
+    # The reader's thread.
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value, or what the call raised; waits for it."""
+        if self.end is None:
+            self._gate.wait(self, timeout)
+        end, self.end = self.end, _READ
+        if isinstance(end, Outcome):
+            value, error = decode(end)
+            if error is None:
+                return value
+            end = error
+        if isinstance(end, tuple):
+            return end[0]
+        try:
+            raise end  # type: ignore[misc]
+        finally:
+            # The traceback holds this frame.
+            del end, self
+
+    # Any thread.
+
+    def cancel(self) -> None:
+        """End the call, if it has not ended."""
+        if self._settle(CancelledError()):
+            self._engine.cancel(self)
+
+    def is_queued(self) -> bool:
+        """Whether no worker has it yet and nobody cancelled it."""
+        return self.end is None and not self._started
+
+    def abandon(self, error: BaseException) -> None:
+        """In a fork: nobody is left who could end it otherwise."""
+        self._settle(error)
+
+    def _settle(self, end: Outcome | tuple[Any] | BaseException) -> bool:
+        try:
+            self._unsettled.pop()
+        except IndexError:
+            return False
+        self.end = end
+        self._gate.open_for(self)
+        return True
+
+    # Loop thread.
+
+    def started(self) -> None:
+        """A worker has it."""
+        self._started = True
+
+    def told(self, line: str) -> None:
+        """Show how its environment gets on."""
+        show_line(self._engine, line)
+
+    def output(self, chunk: bytes) -> None:
+        """Show what the call wrote."""
+        show(self._engine, chunk)
+
+    def item(self, _body: bytes, fds: tuple[int, ...]) -> None:
+        """Not asked for."""
+        close_all(fds)
+
+    def closing(self) -> None:
+        """Its end comes as any other's."""
+
+    def done(self, outcome: Outcome) -> None:
+        """The end."""
+        self._engine.ended(self)
+        if outcome.fds:
+            # Results that nobody reads for a while must not hold descriptors.
+            self._engine.deliver(self._load, outcome)
+        else:
+            self._settle(outcome)
+
+    # Delivery thread.
+
+    def _load(self, outcome: Outcome) -> None:
+        if self.end is not None:
+            close_all(outcome.fds)
+            return
+        value, error = decode(outcome)
+        self._settle((value,) if error is None else error)
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no outcome."""
+        self._settle(error)
+
+
+#: In place of what the reader has got.
+_READ = CancelledError("its result was read")
+
+
+class Failed:
+    """In place of a call that could not be made."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def result(self, _timeout: float | None = None) -> Any:
+        """Raise it."""
+        raise self._error
+
+    def cancel(self) -> None:
+        """There is nothing to end."""
+
+
+AnyCall = MapCall | Failed
+
+
+def check_sizes(chunksize: int, buffersize: int | None) -> None:
+    """Raise ValueError (TypeError for what is no number) unless both are at least 1."""
+    if chunksize < 1:
+        raise ValueError("chunksize must be >= 1")
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The items in lists of ``size``; the last one may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def results(
+    calls: Iterator[AnyCall], buffersize: int | None, timeout: float | None, *, chunked: bool
+) -> Iterator[Any]:
+    """Submit (now, not at the first ``next``), and return the iterator of results."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    waiting: deque[AnyCall] = deque()
+    try:
+        waiting.extend(islice(calls, buffersize))
+    except BaseException:
+        _cancel(waiting)
+        raise
+    rest = calls if buffersize is not None else iter(())
+    one_by_one = _in_order(waiting, rest, deadline)
+    return _flat(one_by_one) if chunked else one_by_one
+
+
+def _in_order(
+    waiting: deque[AnyCall], rest: Iterator[AnyCall], deadline: float | None
+) -> Iterator[Any]:
+    try:
+        while waiting:
+            waiting.extend(islice(rest, 1))
+            # No name for the future nor for its result: whoever gets it has the only one.
+            yield _result(waiting, deadline)
+    finally:
+        _cancel(waiting)
+
+
+def _result(waiting: deque[AnyCall], deadline: float | None) -> Any:
+    call = waiting[0]
+    try:
+        value = call.result(None if deadline is None else deadline - time.monotonic())
+        waiting.popleft()
+        return value
+    finally:
+        # An exception's traceback holds this frame.
+        del call
+
+
+def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
+    try:
+        for chunk in chunks:
+            chunk.reverse()
+            while chunk:
+                yield chunk.pop()
+    finally:
+        chunks.close()  # type: ignore[attr-defined]
+
+
+def _cancel(calls: Iterable[AnyCall]) -> None:
+    for call in calls:
+        call.cancel()

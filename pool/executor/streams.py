@@ -1,0 +1,216 @@
+"""The items of a generator that runs in a worker, as an iterator here.
+
+    loop thread:  add(item) ... add(item)  finish(outcome)
+                     |                        |
+                     v                        v
+                  [ Stream: at most a window ahead of its reader ] --> next(), anext()
+                                        reader --credit--> worker goes on
+
+The sink of the call holds the `Stream`, the caller holds the `RemoteIterator` over it: so
+the iterator's end of life is seen, and ends the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from flashpool.pool._child import wire
+from flashpool.pool._child.serialization import payload
+from flashpool.pool.calls import Outcome, Receipt
+
+from . import tracebacks
+from .engine import Engine, close_all
+from .tasks import Task
+
+#: Items read before the worker is told; a message for each would be wasteful.
+_CREDIT_EVERY = wire.WINDOW // 2
+
+_Item = tuple[bytes, tuple[int, ...]]
+
+
+class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
+    """Iterates over what a call yields while it yields it; synchronous and asynchronous.
+
+    What the generator raises is raised where it happened: after the items before it.
+    `close` ends the call; so does dropping the last reference.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> RemoteIterator:
+        return self
+
+    def __next__(self) -> Any:
+        return _load(self._stream.take())
+
+    def __aiter__(self) -> RemoteIterator:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _load(await self._stream.take_async())
+
+    def close(self) -> None:
+        """End the call; the iterator is at its end then."""
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        """The same, for ``contextlib.aclosing``."""
+        self._stream.close()
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What the call cost; None until it ended."""
+        return self._stream.receipt
+
+    def __del__(self) -> None:
+        self._stream.close()
+
+
+class Stream:
+    """Items on their way from the loop thread to one reader."""
+
+    def __init__(self, engine: Engine, task: Task) -> None:
+        self._engine = engine
+        self._task = task
+        # Reentrant: the garbage collector may close a stream inside of any other call.
+        self._changed = threading.Condition()
+        self._items: deque[_Item] = deque()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._uncredited = 0
+        self._ended = False
+        #: How the generator ended: an exception, or the outcome that holds one.
+        self._error: BaseException | Outcome | None = None
+        self.receipt: Receipt | None = None
+
+    # Loop thread.
+
+    def add(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """An item came."""
+        with self._changed:
+            if self._ended:
+                close_all(fds)
+                return
+            self._items.append((body, fds))
+            self._wake()
+
+    def finish(self, outcome: Outcome) -> None:
+        """No more will come; an exception is raised after the items before it."""
+        self.receipt = outcome.receipt
+        self._end(None if outcome.ok else outcome)
+
+    def end_if_unread(self) -> None:
+        """End the call if it waits for a reader."""
+        with self._changed:
+            self._give_credit()
+            stalled = len(self._items) >= wire.WINDOW
+        if stalled:
+            self._engine.cancel(
+                self._task,
+                "the pool was shut down while more items than the window holds were waiting to be read",
+            )
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no outcome."""
+        self._end(error)
+
+    def _end(self, error: BaseException | Outcome | None) -> None:
+        with self._changed:
+            if not self._ended:
+                self._ended, self._error = True, error
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        waiters, self._waiters = self._waiters, []
+        for loop, waiter in waiters:
+            try:
+                loop.call_soon_threadsafe(_resolve, waiter)
+            except RuntimeError:
+                # That loop is closed: nobody waits on it any more.
+                pass
+
+    # The reader's threads.
+
+    def take(self) -> _Item:
+        """The next item; waits for it. Raises StopIteration, or what the generator raised."""
+        with self._changed:
+            while (item := self._take_now()) is None:
+                self._changed.wait()
+        return item
+
+    async def take_async(self) -> _Item:
+        """The same without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with self._changed:
+                item = self._take_now_or_end()
+                if isinstance(item, BaseException):
+                    break
+                if item is not None:
+                    return item
+                waiter = loop.create_future()
+                self._waiters.append((loop, waiter))
+            await waiter
+        # A coroutine cannot let StopIteration out.
+        if isinstance(item, StopIteration):
+            raise StopAsyncIteration
+        raise item
+
+    def _take_now(self) -> _Item | None:
+        item = self._take_now_or_end()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _take_now_or_end(self) -> _Item | BaseException | None:
+        if self._items:
+            self._uncredited += 1
+            if self._uncredited >= _CREDIT_EVERY:
+                self._give_credit()
+            return self._items.popleft()
+        if not self._ended:
+            return None
+        # As with a local generator: what it raised is raised once.
+        error, self._error = self._error, None
+        if isinstance(error, Outcome):
+            return tracebacks.restore(error)
+        return error if error is not None else StopIteration()
+
+    def _give_credit(self) -> None:
+        if self._uncredited and not self._ended:
+            self._engine.credit(self._task, self._uncredited)
+        self._uncredited = 0
+
+    def close(self) -> None:
+        """Drop what is there, end the call."""
+        with self._changed:
+            items, self._items = self._items, deque()
+            running = not self._ended
+            self._ended, self._error = True, None
+            self._wake()
+        for _, fds in items:
+            close_all(fds)
+        if running:
+            self._engine.cancel(self._task)
+
+    def abandon(self, error: BaseException) -> None:
+        """In a fork of the program: its locks may be held by threads that are not here."""
+        self._changed = threading.Condition()
+        self._waiters = []
+        self._ended, self._error = True, error
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _load(item: _Item) -> Any:
+    """Unpickle an item; in the reader's thread, so that it costs nobody else anything."""
+    body, fds = item
+    return payload.load_result(body, list(fds))

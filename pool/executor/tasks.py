@@ -1,0 +1,43 @@
+"""A call of a `Pool` as its engine knows it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flashpool.pool.calls import Outcome
+
+
+class Task(Protocol):
+    """A call as the engine knows it: the sink, and what to tell when there is no call."""
+
+    wants_output: bool
+    #: What was said while its environment was built; stands before the call's output.
+    notes: bytes
+    #: Whether its environment is known, or it needs none.
+    provided: bool
+    #: Set by the engine once the supervisor took the call.
+    call_id: int | None
+
+    def told(self, line: str) -> None:
+        """Its environment is being made: a line of progress. Loop thread."""
+
+    def output(self, chunk: bytes) -> None: ...
+
+    def item(self, body: bytes, fds: tuple[int, ...]) -> None: ...
+
+    def done(self, outcome: Outcome) -> None: ...
+
+    def fail(self, error: BaseException) -> None:
+        """It ended without an outcome. Delivery thread."""
+
+    def is_queued(self) -> bool:
+        """Whether it may be cancelled without killing anything."""
+
+    def cancel(self) -> None:
+        """Cancel its future."""
+
+    def closing(self) -> None:
+        """The pool is closing and waits for this call. Loop thread."""
+
+    def abandon(self, error: BaseException) -> None:
+        """This process is a fork of the one that made the call."""

@@ -1,0 +1,193 @@
+"""Why a call ended without a result: from what is known of a death to words and types."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: Of `flashpool.pool._child.fork_server.worker_start`, named here so that it need not be imported.
+CHANNEL_LOST: Final = 81
+DAMAGED: Final = 82
+NOT_BEGUN: Final = 83
+#: Characters of last output that go into a message.
+TAIL: Final = 2000
+#: Begins the last output in a message.
+TAIL_HEADING: Final = "\n\nLast output of the call:\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Why the supervisor ended a worker."""
+
+    error_type: str
+    message: str
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OomKill:
+    """Evidence that the kernel took the process: its counter of kills rose."""
+
+    source: str
+    kills: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """An end in words."""
+
+    error_type: str
+    message: str
+    details: dict[str, Any]
+
+
+def of_death(
+    status: int | None,
+    *,
+    stop: Stop | None,
+    oom: OomKill | None,
+    output_tail: str,
+    peak_mb: float | None,
+) -> Cause:
+    """Say why a worker with this wait status (None: unknown) left no result."""
+    facts: dict[str, Any] = {"last_output": output_tail, **exit_facts(status)}
+    if peak_mb is not None:
+        facts["peak_rss_mb"] = peak_mb
+    if stop is not None:
+        return Cause(
+            error_type=stop.error_type,
+            message=_with_tail(stop.message, output_tail),
+            details={**facts, **stop.details},
+        )
+    if facts.get("signal") == "SIGKILL" and oom is not None:
+        return _killed_by_kernel(oom, facts, output_tail)
+    return Cause(
+        error_type="WorkerCrashed", message=_with_tail(_crash(facts), output_tail), details=facts
+    )
+
+
+def of_lost_zygote(reason: str, output_tail: str) -> Cause:
+    """The worker went down with its zygote."""
+    message = (
+        f"the worker was lost together with the zygote it was forked from: {reason}. "
+        "The call did nothing to cause this; the zygote is started again for the next one."
+    )
+    return Cause(
+        error_type="WorkerCrashed",
+        message=message,
+        details={"last_output": output_tail, "zygote": reason},
+    )
+
+
+def of_bad_frame(problem: str, output_tail: str) -> Cause:
+    """User code wrote to the control channel, or what it sent is not a result."""
+    message = (
+        f"the channel of the worker was written to by something else than its runtime ({problem}). "
+        "Does the call write to file descriptors that it did not open?"
+    )
+    return Cause(
+        error_type="WorkerCrashed",
+        message=_with_tail(message, output_tail),
+        details={"last_output": output_tail},
+    )
+
+
+CHANNEL_CLOSED: Final = Stop(
+    error_type="WorkerCrashed",
+    message="the call closed or replaced the descriptor that carries its result, which is lost",
+    details={},
+)
+
+
+NEVER_BEGAN: Final = Stop(
+    error_type="WorkerCrashed",
+    message="no worker began with the call: each was stopped or stuck, and was killed. "
+    "Does something outside stop the pool's processes, or a preloaded module act after a fork?",
+    details={},
+)
+
+
+def not_handed_over(error: OSError) -> Stop:
+    """What was for the worker did not go through its channel."""
+    return Stop(
+        error_type="WorkerCrashed",
+        message=f"the call could not be handed to its worker: {error.strerror}. "
+        "Has the pool's process enough descriptors (ulimit -n) and memory?",
+        details={},
+    )
+
+
+def exit_facts(status: int | None) -> dict[str, Any]:
+    """A wait status as ``signal`` or ``exit_code``."""
+    if status is None:
+        return {}
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return {"signal": signal_name(number), "signal_number": number}
+    return {"exit_code": os.WEXITSTATUS(status)}
+
+
+def exit_words(status: int) -> str:
+    """A wait status for a receipt: ``clean``, ``exit N`` or ``signal NAME``."""
+    facts = exit_facts(status)
+    if "signal" in facts:
+        return f"signal {facts['signal']}"
+    return f"exit {facts['exit_code']}" if facts["exit_code"] else "clean"
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` for 11; ``signal 40`` where there is no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+#: What a signal usually means, for people who do not know it by heart.
+_USUALLY: Final = {
+    "SIGSEGV": "native code touched memory that is not its own",
+    "SIGBUS": "native code touched memory that is not there (a truncated file, a full /dev/shm)",
+    "SIGABRT": "native code called abort(), often after a failed assertion",
+    "SIGFPE": "native code divided by zero",
+    "SIGILL": "native code uses instructions that this CPU does not have",
+    "SIGKILL": "something outside killed it: an operator, or the kernel for lack of memory",
+    "SIGTERM": "something asked it to end: an operator, or the call itself",
+}
+
+
+def _crash(facts: dict[str, Any]) -> str:
+    if "signal" in facts:
+        name = facts["signal"]
+        usually = f" ({_USUALLY[name]})" if name in _USUALLY else ""
+        return f"the worker was killed by {name}{usually} before the call had a result"
+    if facts.get("exit_code") == CHANNEL_LOST:
+        return CHANNEL_CLOSED.message
+    if facts.get("exit_code") == DAMAGED:
+        return (
+            "the worker could not report how the call ended, because the call damaged its "
+            "interpreter: it changed builtins, modules or hooks that Python itself needs"
+        )
+    if facts.get("exit_code") == NOT_BEGUN:
+        return "the worker failed before user code began; its last output says why"
+    if "exit_code" in facts:
+        return (
+            f"the worker left with exit code {facts['exit_code']} before the call had a result: "
+            "the code, or a library it uses, called os._exit() or exit()"
+        )
+    return "the worker closed its channel before the call had a result"
+
+
+def _killed_by_kernel(oom: OomKill, facts: dict[str, Any], tail: str) -> Cause:
+    evidence = f"{oom.source} counted {oom.kills} more kill(s) while the call ran"
+    message = f"the kernel killed the worker for lack of memory: {evidence}. Use less memory, or a larger pod."
+    return Cause(
+        error_type="OutOfMemory",
+        message=_with_tail(message, tail),
+        details={**facts, "evidence": evidence, "confidence": "high"},
+    )
+
+
+def _with_tail(message: str, tail: str) -> str:
+    return f"{message}{TAIL_HEADING}{tail.rstrip()}" if tail.strip() else message

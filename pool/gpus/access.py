@@ -1,0 +1,170 @@
+"""What calls may have of the GPUs: how many each gets, and the variables that show it them.
+
+The supervisor's side of GPUs, in one place: the table (`gpus`), which the scheduler decides
+with, and the watch (`gpu_watch`), which keeps it in step with the driver.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from flashpool.pool.config import PoolConfig, thread_limits, usable_cores
+from flashpool.pool.errors import InvalidRequest, Overloaded
+from flashpool.pool.stats import GpusStats, GpuStats
+
+from .monitor import GpuWatch
+from .states import MIB, Gpu, GpuPolicy
+from .table import GpuTable
+
+#: With this order, numbers mean to CUDA what they mean to everybody else.
+_ORDER: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+#: Variables of which each call for GPUs has its own value.
+VARYING: Final = (_VISIBLE, *_ORDER)
+
+
+class GpuAccess:
+    """The GPUs of one pool. All methods belong to the loop's thread."""
+
+    def __init__(self, config: PoolConfig, now: Callable[[], float]) -> None:
+        self._config = config
+        self._now = now
+        policy = GpuPolicy(
+            calls_per_gpu=config.calls_per_gpu,
+            settle_s=config.gpu_settle_s,
+            tolerance_bytes=config.gpu_tolerance_mb * MIB,
+        )
+        self.table = GpuTable(policy)
+        self.watch = GpuWatch(self.table, now)
+
+    async def open(self) -> None:
+        """Find out what there is."""
+        await self.watch.open(os.environ)
+
+    @property
+    def per_call(self) -> int:
+        """GPUs of a call that does not say how many."""
+        given = self._config.gpus_per_call
+        if given is None:
+            return 1 if self._expected else 0
+        return given
+
+    @property
+    def unfit(self) -> str:
+        """Why calls of this pool cannot be served for now; or nothing."""
+        if unfit := self.watch.unfit:
+            return unfit
+        if self._config.gpus_per_call and self._config.gpus_per_call > len(self.table):
+            return (
+                f"each call is to have {self._config.gpus_per_call} GPUs, and there are "
+                f"{len(self.table)} here: {self.watch.reason or 'see FLASHPOOL_GPUS_PER_CALL'}"
+            )
+        return ""
+
+    def number(self, asked: int | None) -> int:
+        """How many a call gets.
+
+        Raises:
+            InvalidRequest: it asks for more than there are.
+            Overloaded: there should be some, and they cannot be listed for now.
+        """
+        number = self.per_call if asked is None else asked
+        if number > len(self.table):
+            if self.watch.ill:
+                raise Overloaded(
+                    f"no GPU can be used here for now: {self.watch.reason}; "
+                    "send it to another worker",
+                    retry_after_s=10,
+                )
+            why = f" ({self.watch.reason})" if self.watch.reason else ""
+            wanted = "1 GPU" if number == 1 else f"{number} GPUs"
+            raise InvalidRequest(
+                f"gpus: the call asks for {wanted}, and there are {len(self.table)} here{why}",
+                gpus=number,
+                available=len(self.table),
+            )
+        return number
+
+    def variables(self, uuids: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
+        """The variables of a call that has these devices; its own never name other ones."""
+        if not self._expected:
+            return dict(env)
+        threads = self._threads(len(uuids))
+        return {**threads, **env, **_ORDER, _VISIBLE: ",".join(uuids)}
+
+    def for_zygotes(self) -> PoolConfig:
+        """The pool's settings, so that its usual calls share the cores among them.
+
+        Libraries that are preloaded take their number of threads when the zygote loads them.
+        """
+        if not self.per_call or not len(self.table):
+            return self._config
+        return replace(self._config, sharing=self._sharing(self.per_call))
+
+    @property
+    def calls(self) -> int:
+        """Calls of the usual kind that can be on GPUs at once."""
+        return self.table.usable * self._config.calls_per_gpu // max(1, self.per_call)
+
+    def free_calls(self, given_up: int) -> int:
+        """Those that could begin now, when so many shares more are given up for them."""
+        free = sum(self.table.shares_left(gpu) for gpu in self.table)
+        return (free + given_up) // max(1, self.per_call)
+
+    def given_back(self) -> None:
+        """A lease ended: its devices are looked at now."""
+        self.watch.poke()
+
+    async def close(self) -> None:
+        """Look no more."""
+        await self.watch.close()
+
+    def stats(self) -> GpusStats:
+        """The devices as they are now."""
+        gpus = list(self.table)
+        return GpusStats(
+            total=len(gpus),
+            usable=self.table.usable,
+            waiting=self.table.waiting,
+            driver=self.watch.driver,
+            reason=self.watch.reason or None,
+            devices=[self._device(gpu) for gpu in gpus],
+        )
+
+    @property
+    def _expected(self) -> bool:
+        return len(self.table) > 0 or self.watch.ill
+
+    def _sharing(self, number: int) -> int:
+        """How many calls for so many GPUs can be there at once."""
+        return max(1, len(self.table) * self._config.calls_per_gpu // number)
+
+    def _threads(self, number: int) -> dict[str, str]:
+        """A call's part of the cores is as large as that of the GPUs, unless the server says.
+
+        Where it is that of its zygote, nothing is to be said: libraries may have read it already.
+        """
+        cores, usual = usable_cores(), self.for_zygotes()
+        limits = thread_limits(cores, self._sharing(number) if number else self._config.slots)
+        if limits == thread_limits(cores, usual.sharing or usual.slots):
+            return {}
+        return {name: n for name, n in limits.items() if name not in self._config.worker_env}
+
+    def _device(self, gpu: Gpu) -> GpuStats:
+        since = gpu.quarantined_at
+        return GpuStats(
+            uuid=gpu.uuid,
+            index=gpu.device.index,
+            name=gpu.device.name,
+            parent=gpu.device.parent,
+            state=gpu.state.value,
+            calls=gpu.shares_out,
+            memory_bytes=gpu.device.memory_bytes,
+            used_bytes=gpu.used_bytes,
+            level_bytes=gpu.level_bytes,
+            evidence=None if gpu.evidence is None else str(gpu.evidence),
+            quarantined_s=None if since is None else round(self._now() - since, 3),
+        )

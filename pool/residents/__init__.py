@@ -1,0 +1,1 @@
+"""Workers that stay: instances, made, called, evicted and closed."""

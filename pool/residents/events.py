@@ -1,0 +1,275 @@
+"""What becomes known of residents: what they send, their deaths, the calls that end in them.
+
+    LOADED, RESULT, ITEM, OUTPUT                --> ends of calls, and what may begin next
+    death, loss of its zygote, a spoilt channel --> the calls that ran in it have ended
+    its process tree is gone                    --> it may be made anew
+
+Of the calls, the one that its end is due to hears its own cause; its siblings, which did
+nothing, that they may be sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final, Protocol
+
+from flashpool.pool import exit_causes
+from flashpool.pool._child import wire
+from flashpool.pool.calls import Call, InstanceRecord
+from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.states import WorkerState
+from flashpool.pool.workers.worker import Life, Running, Worker
+from flashpool.pool.workers.zygote import ZygoteProcess
+from flashpool.pool.workers.zygote_set import Clock
+
+from . import states
+from .states import Instance, State
+from .table import Residents
+
+_log = logging.getLogger(__name__)
+
+#: Characters of an error's name, and of why nothing more can be run, that are remembered.
+_NAME: Final = 300
+_WHY: Final = 2000
+
+
+class Carrier(Protocol):
+    """What follows from it; `residency.Residency` does that."""
+
+    def do(self, commands: Iterable[states.Command]) -> None:
+        """Carry out what the table says."""
+
+    def submit(self, call_id: int) -> None:
+        """Take a call, once more."""
+
+    def end(self, name: str, culprit: int | None, stop: Stop | None, reason: str) -> None:
+        """End a worker."""
+
+    def limit_waiting(self, call_id: int, running: Running, instance: Instance | None) -> None:
+        """Limit how long a call may wait from now on."""
+
+    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
+        """What a call imported and changed; what its caller should know of that."""
+
+
+class ResidentReports:
+    """What is heard of all residents of a pool."""
+
+    def __init__(
+        self,
+        table: Residents,
+        lives: dict[str, Life],
+        calls: Accepted,
+        now: Clock,
+        to: Carrier,
+    ) -> None:
+        self._table = table
+        self._lives = lives
+        self._calls = calls
+        self._now = now
+        self._to = to
+
+    # Frames.
+
+    def sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """A frame of a resident.
+
+        Raises:
+            BadFrame: it is none that a resident sends.
+        """
+        if frame.kind == wire.LOADED:
+            self._on_loaded(worker, frame)
+            return
+        number, meta = wire.split_number(frame.meta)
+        running = worker.calls.get(number)
+        if running is None:
+            return
+        if frame.kind == wire.RESULT:
+            self._on_result(worker, number, running, frame, wire.ResultMeta.unpack(meta))
+        elif running.done or running.stop is not None:
+            return
+        elif frame.kind == wire.ITEM:
+            running.take_item(frame)
+        elif frame.kind == wire.OUTPUT:
+            assert running.own_output is not None
+            running.own_output.append(frame.body)
+            if running.sink.wants_output:
+                running.sink.output(frame.body)
+
+    def _on_loaded(self, worker: Worker, frame: wire.Frame) -> None:
+        name = worker.instance
+        instance = self._table.get(name or "")
+        if instance is None or name is None or instance.state is not State.LOADING:
+            return
+        meta = wire.ResultMeta.unpack(frame.meta)
+        overlapping = meta.texts("overlapping")
+        worker.loading = False
+        for call_id in instance.waiting:
+            self._to.learn(self._calls[call_id].call, worker.zygote, meta)
+            break
+        if meta.ok:
+            commands = self._table.loaded(name, overlapping, self._now())
+            for call_id in instance.waiting:
+                self._to.limit_waiting(call_id, self._calls[call_id], instance)
+            self._to.do(commands)
+            return
+        life = self._lives[name]
+        life.reason = f"its constructor raised {meta.more['error_type'][:_NAME]}"
+        for call_id in self._table.not_loaded(name, life.reason):
+            running = self._calls[call_id]
+            running.worker, running.dispatched_at = worker, running.submitted_at
+            running.own_output = worker.aside
+            self._calls.finish(call_id, outcomes.answered(running, frame, meta, self._now()))
+        if worker.state.now is WorkerState.BUSY:
+            worker.state.move(WorkerState.ENDING)
+        worker.ending_since = self._now()
+
+    def _on_result(
+        self,
+        worker: Worker,
+        call_id: int,
+        running: Running,
+        frame: wire.Frame,
+        meta: wire.ResultMeta,
+    ) -> None:
+        name = worker.instance
+        assert name is not None
+        # May raise: while the call is still known to be in it.
+        warnings = self._to.learn(running.call, worker.zygote, meta)
+        del worker.calls[call_id]
+        poisoned = meta.more.get("poisoned")
+        if poisoned and not worker.stopping:
+            # Before the next call may begin in it.
+            why = str(poisoned)[:_WHY]
+            self._to.end(name, None, outcomes.sibling_lost(why), why)
+        if running.done:
+            pass
+        elif running.stop is not None:
+            late = outcomes.failed(running, _cause(running.stop), self._now(), None)
+            self._calls.finish(call_id, replace(late, instance=self._record(name, running)))
+        else:
+            record = self._record(name, running)
+            now = self._now()
+            self._calls.finish(
+                call_id, outcomes.answered(running, frame, meta, now, record, warnings)
+            )
+        self._to.do(self._table.answered(call_id, self._now()))
+
+    def _record(self, name: str, running: Running) -> InstanceRecord | None:
+        life, instance, want = self._lives[name], self._table.get(name), running.call.want
+        if instance is None or want is None:
+            return None
+        return InstanceRecord(
+            instance=name,
+            class_name=instance.want.class_name,
+            created_at=life.created_at,
+            last_used_at=time.time(),
+            method_calls=instance.calls,
+            generation=instance.generation,
+            rebuilt_because=instance.rebuilt_because,
+            same_arguments=want.arguments == instance.want.arguments,
+        )
+
+    # Ends.
+
+    def died(self, worker: Worker, death: wire.Exited, oom: exit_causes.OomKill | None) -> None:
+        """It is dead."""
+        cause = exit_causes.of_death(
+            death.status,
+            stop=worker.stop,
+            oom=oom,
+            output_tail=worker.taker().tail(exit_causes.TAIL),
+            peak_mb=round(death.rss_kb / 1024, 1),
+        )
+        self.lost(worker, cause, death)
+
+    def lost(self, worker: Worker, cause: Cause, death: wire.Exited | None) -> None:
+        """The calls in it end; `gone` follows when its tree is gone."""
+        name = worker.instance
+        instance = self._table.get(name or "")
+        if name is None or instance is None:
+            return
+        life = self._lives[name]
+        life.reason = instance.why_leaving or cause.message.partition("\n")[0]
+        if instance.state is State.LOADING:
+            self._lost_loading(worker, name, life, cause, death)
+        else:
+            self._table.leaving(name, life.reason)
+        for call_id, running in list(worker.calls.items()):
+            del worker.calls[call_id]
+            if not running.done:
+                self._lose(call_id, running, worker, cause, death)
+
+    def _lost_loading(
+        self, worker: Worker, name: str, life: Life, cause: Cause, death: wire.Exited | None
+    ) -> None:
+        # Of one that went with its zygote nobody can tell, unless it never read its LOAD.
+        began = not worker.link.unread if death is None else death.began
+        if not began and (worker.stop is None or worker.stop.error_type != "OutOfMemory"):
+            # Nothing of the user's ran: whoever waits goes on waiting, for the next one.
+            life.unmade = True
+            return
+        crashed_at = None if worker.stopping or death is None else self._now()
+        for call_id in self._table.not_loaded(name, life.reason, crashed_at):
+            running = self._calls[call_id]
+            running.own_output = worker.aside
+            self._calls.finish(call_id, outcomes.failed(running, cause, self._now(), death))
+
+    def _lose(
+        self,
+        call_id: int,
+        running: Running,
+        worker: Worker,
+        cause: Cause,
+        death: wire.Exited | None,
+    ) -> None:
+        if worker.culprit is not None and worker.culprit != call_id:
+            # It was to end for a reason of its own, or did nothing to cause this.
+            cause = _cause(running.stop or outcomes.sibling_lost(cause.message.partition("\n")[0]))
+        self._to.do(self._table.answered(call_id, self._now()))
+        want = running.call.want
+        may_again = running.stop is None and running.may_run_again(began=True)
+        if may_again and want is not None and not want.must_exist:
+            self._calls.again(call_id, running.key)
+            try:
+                self._to.submit(call_id)
+            except FlashpoolError as error:
+                # There is another one of its name by now.
+                self._calls.finish(call_id, outcomes.refused(error))
+            return
+        outcome = outcomes.failed(running, cause, self._now(), death)
+        record = self._record(worker.instance or "", running)
+        if record is not None:
+            because = cause.message.partition("\n")[0]
+            outcome = replace(outcome, instance=record._replace(ended_because=because))
+        self._calls.finish(call_id, outcome)
+
+    def gone(self, worker: Worker) -> bool:
+        """Its process tree is gone; whether it was a resident."""
+        name = worker.instance
+        if name is None or name not in self._lives or self._lives[name].worker is not worker:
+            return False
+        life = self._lives.pop(name)
+        instance = self._table.get(name)
+        if instance is None:
+            return False
+        reason = instance.why_leaving or life.reason or "its worker is gone"
+        if worker.aside:
+            # Nobody else hears of it: what close() or a thread of its own printed.
+            _log.info(
+                "Instance %r printed outside of calls: %s",
+                name,
+                worker.aside.tail(exit_causes.TAIL),
+            )
+        self._to.do(self._table.gone(name, reason, self._now(), unmade=life.unmade))
+        return True
+
+
+def _cause(stop: Stop) -> Cause:
+    return Cause(error_type=stop.error_type, message=stop.message, details=stop.details)

@@ -1,0 +1,58 @@
+"""Which idle instances go, and why: decisions only, for the table (`residents`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from .states import UNNAMED_IDLE_S, Instance, Policy, State
+
+
+def dispensable(instance: Instance) -> tuple[bool, float]:
+    """Who goes first: those that nobody is likely to call again, then those idle for longest."""
+    return not instance.passing, instance.last_used
+
+
+def due(instances: Iterable[Instance], policy: Policy, now: float) -> dict[str, str]:
+    """Those that nobody called for long, and what is too much: the name of each, and why."""
+    found = list(instances)
+    going = {
+        one.name: f"nobody called it for {one_s:g} s" for one, one_s in _late(found, policy, now)
+    }
+    for limit, size, words in (
+        (policy.memory_bytes, _memory, "{} MB (FLASHPOOL_INSTANCES_MB)"),
+        (policy.gpu_bytes, _gpu_memory, "{} MB of GPU memory (FLASHPOOL_INSTANCES_GPU_MB)"),
+    ):
+        if limit is not None:
+            reason = "the instances use more than " + words.format(limit >> 20)
+            for name in _too_much([one for one in found if one.name not in going], limit, size):
+                going[name] = reason
+    return going
+
+
+def _late(found: list[Instance], policy: Policy, now: float) -> Iterable[tuple[Instance, float]]:
+    for one in found:
+        idle_s = policy.idle_s
+        if one.passing:
+            idle_s = UNNAMED_IDLE_S if idle_s is None else min(UNNAMED_IDLE_S, idle_s)
+        if idle_s is not None and one.idle and now - one.last_used > idle_s:
+            yield one, idle_s
+
+
+def _too_much(found: list[Instance], limit: int, size: Callable[[Instance], int]) -> list[str]:
+    """Idle ones to close until the rest, without those that leave, keeps to the limit."""
+    used = sum(size(one) for one in found if one.state is not State.LEAVING)
+    names = []
+    for one in sorted((one for one in found if one.idle and size(one)), key=dispensable):
+        if used <= limit:
+            break
+        used -= size(one)
+        names.append(one.name)
+    return names
+
+
+def _memory(instance: Instance) -> int:
+    return instance.memory_bytes
+
+
+def _gpu_memory(instance: Instance) -> int:
+    return instance.gpu_bytes

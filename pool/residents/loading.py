@@ -1,0 +1,169 @@
+"""Having instances made: in the scheduler's line like calls, then in a worker.
+
+Load --> a number of its own --> Scheduler --Dispatch--> LOAD --> (`resident_reports`)
+Abandon -------------------------> withdrawn    '--Fail--> its calls end
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Final, Protocol
+
+from flashpool.pool._child import wire
+from flashpool.pool.calls import Call, Codec, Outcome
+from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.scheduling.commands import Command, ZygoteKey
+from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.workers import memory, outcomes
+from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.states import WorkerState
+from flashpool.pool.workers.worker import Life, Worker
+from flashpool.pool.workers.worker_set import Crew
+from flashpool.pool.workers.zygote import ZygoteProcess
+from flashpool.pool.workers.zygote_set import Clock
+
+from . import states
+from .events import Carrier
+from .table import Residents
+
+#: Between looks at the memory of an instance that is being made under a limit.
+_MEMORY_LOOK_S: Final = 0.05
+
+
+class Host(Protocol):
+    """What the supervisor does for its states."""
+
+    def route(self, call: Call) -> ZygoteKey:
+        """The zygote its worker is to come from."""
+
+    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
+        """What a call imported and changed; what its caller should know of that."""
+
+    def do(self, commands: Iterable[Command]) -> None:
+        """Carry out what the scheduler says."""
+
+    def changed(self) -> None:
+        """Something happened that somebody may wait for."""
+
+
+class ResidentLoads:
+    """All instances of a pool that are being made."""
+
+    def __init__(
+        self,
+        table: Residents,
+        lives: dict[str, Life],
+        *,
+        scheduler: Scheduler,
+        crew: Crew,
+        calls: Accepted,
+        gpus: GpuAccess,
+        now: Clock,
+        host: Host,
+        to: Carrier,
+    ) -> None:
+        self._table = table
+        self._lives = lives
+        self._scheduler = scheduler
+        self._crew = crew
+        self._calls = calls
+        self._gpus = gpus
+        self._now = now
+        self._host = host
+        self._to = to
+        self._loop = asyncio.get_running_loop()
+        #: Numbers by which the scheduler knows loads that no worker has begun with.
+        self._loads: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._loads)
+
+    def __contains__(self, load_id: int) -> bool:
+        return load_id in self._loads
+
+    def load(self, command: states.Load) -> None:
+        """Stand in line for a worker."""
+        name = command.instance
+        instance = self._table.get(name)
+        assert instance is not None
+        first = self._calls[next(iter(instance.waiting))]
+        try:
+            gpus = self._gpus.number(first.call.gpus)
+        except FlashpoolError as error:
+            # They were there when its calls were accepted.
+            self._not_loaded(name, outcomes.refused(error))
+            return
+        load_id = self._calls.new_id()
+        self._loads[load_id] = name
+        key = self._host.route(first.call)
+        self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
+
+    def abandon(self, command: states.Abandon) -> None:
+        """Leave the line."""
+        for load_id, loaded in list(self._loads.items()):
+            if loaded == command.instance:
+                del self._loads[load_id]
+                self._scheduler.withdrawn(load_id)
+
+    def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
+        """A worker is there for a load."""
+        name = self._loads.pop(load_id)
+        instance = self._table.get(name)
+        assert instance is not None
+        first = self._calls[self._table.loading(name)]
+        call, want = first.call, instance.want
+        self._lives[name] = life = Life(worker, gpus, first.limits.memory_mb)
+        worker.state.move(WorkerState.BUSY)
+        worker.instance = name
+        worker.loading, worker.fed_at = True, self._now()
+        meta = call_meta(call, env=self._gpus.variables(gpus, call.env))
+        self._crew.send(worker, wire.LOAD, meta, call.body if want.load is None else want.load)
+        for call_id in instance.waiting:
+            self._to.limit_waiting(call_id, self._calls[call_id], instance)
+        self._watch_load(life)
+
+    def _watch_load(self, life: Life) -> None:
+        """Limit what its constructor uses as the call's that it is made for."""
+        if life.limit_mb is None or not self._is_loading(life):
+            return
+        pid = life.worker.pid
+        if memory.used(pid) > life.limit_mb << 20:
+            self._calls.measures.ask(pid, pid, partial(self._limit_load, life, life.limit_mb))
+        self._loop.call_later(_MEMORY_LOOK_S, self._watch_load, life)
+
+    def _is_loading(self, life: Life) -> bool:
+        worker = life.worker
+        there = self._lives.get(worker.instance or "") is life
+        return there and worker.loading and not worker.stopping
+
+    def _limit_load(self, life: Life, limit_mb: int, measured: int) -> None:
+        if measured > limit_mb << 20 and self._is_loading(life):
+            self._crew.stop(life.worker, outcomes.used_too_much(limit_mb, measured), grace=0.0)
+
+    def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
+        """No worker can be had for a load."""
+        name = self._loads.pop(load_id)
+        self._not_loaded(name, outcomes.start_failed(key.environment, reason))
+
+    def _not_loaded(self, name: str, outcome: Outcome) -> None:
+        """No worker has begun with it, nor will."""
+        reason = outcome.error or ""
+        for call_id in self._table.not_loaded(name, reason):
+            self._calls.finish(call_id, outcome)
+        self._to.do(self._table.gone(name, reason, self._now()))
+
+
+def call_meta(
+    call: Call, result_limit: int | None = None, env: Mapping[str, str] | None = None
+) -> bytes:
+    """How a resident is to load or run it, for the wire."""
+    return wire.pack_call_meta(
+        pickled=call.codec is Codec.PICKLE,
+        stream=call.stream,
+        result_limit=result_limit,
+        env=dict(env or {}),
+        seed=call.seed,
+    )

@@ -1,0 +1,219 @@
+"""Who has to go when something is short: memory, GPUs, environments.
+
+    measure        every second: what residents use, of GPUs too; more than they may
+                   -> Residents.tick
+    give_up        a call stands in line for GPUs that idle residents hold, or
+                   its zygote cannot start, because residents keep other ones up
+
+Only idle ones go, whoever was called longest ago first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Final
+
+from flashpool.pool._child import processes
+from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.gpus.devices import Reading
+from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.workers import memory
+from flashpool.pool.workers.worker import Life
+from flashpool.pool.workers.zygote_set import Clock
+
+from . import states
+from .states import Instance, State
+from .table import Residents
+
+_log = logging.getLogger(__name__)
+
+#: Residents whose memory is looked at in one turn.
+_LOOKS: Final = 16
+
+
+class ResidentRoom:
+    """The room that all residents of a pool take."""
+
+    def __init__(
+        self,
+        table: Residents,
+        lives: dict[str, Life],
+        scheduler: Scheduler,
+        gpus: GpuAccess,
+        now: Clock,
+        do: Callable[[Iterable[states.Command]], None],
+    ) -> None:
+        self._table = table
+        self._lives = lives
+        self._scheduler = scheduler
+        self._gpus = gpus.table
+        self._watch = gpus.watch
+        self._now = now
+        self._do = do
+        self._measuring: asyncio.Task[None] | None = None
+        self._measuring_gpus: asyncio.Task[None] | None = None
+
+    # Memory.
+
+    def measure(self) -> None:
+        """Look at those that were called since, or not for longest."""
+        used = [life for life in self._lives.values() if life.used and not life.worker.stopping]
+        for life in sorted(used, key=lambda life: life.measured_at)[:_LOOKS]:
+            life.used, life.measured_at = False, self._now()
+            life.memory_bytes = memory.used(life.worker.pid)
+        if self._table.policy.gpu_bytes is not None:
+            self._measure_gpus()
+        limit = self._table.policy.memory_bytes
+        if limit is not None and sum(life.memory_bytes for life in self._lives.values()) > limit:
+            self._measure_exactly()
+            return
+        for name, life in self._lives.items():
+            self._table.measured(name, life.memory_bytes)
+
+    def _measure_exactly(self) -> None:
+        """Without counting what they share. A large process takes long, so on a thread."""
+        if self._measuring is None or self._measuring.done():
+            self._measuring = _begun(self._measure_all())
+
+    async def _measure_all(self) -> None:
+        lives = dict(self._lives)
+        pids = {name: life.worker.pid for name, life in lives.items()}
+        found = await asyncio.to_thread(_exact, pids)
+        for name, used in found.items():
+            if self._lives.get(name) is lives[name]:
+                self._table.measured(name, used)
+        self._do(self._table.tick(self._now()))
+
+    def _measure_gpus(self) -> None:
+        """Ask the driver, which answers on a thread of its own."""
+        holders = {name: life for name, life in self._lives.items() if life.gpus}
+        done = self._measuring_gpus is None or self._measuring_gpus.done()
+        if holders and done:
+            self._measuring_gpus = _begun(self._ask_driver(holders))
+
+    async def _ask_driver(self, holders: dict[str, Life]) -> None:
+        readings = await self._watch.held({uuid for life in holders.values() for uuid in life.gpus})
+        for name, life in holders.items():
+            if self._lives.get(name) is life:
+                pids = {life.worker.pid, *processes.descendants(life.worker.pid)}
+                used = sum(self._of_tree(readings.get(uuid), pids) for uuid in life.gpus)
+                self._table.measured_on_gpus(name, used)
+        self._do(self._table.tick(self._now()))
+
+    def _of_tree(self, reading: Reading | None, pids: set[int]) -> int:
+        """What these processes hold of a device.
+
+        In a container the driver may not name them. Then all that is in use there beyond what
+        was before counts, for each who is on the device: too much, where several are.
+        """
+        if reading is None or reading.used_bytes is None:
+            return 0
+        named = [used for pid, used in reading.processes or () if pid in pids and used is not None]
+        if named:
+            return sum(named)
+        return max(0, reading.used_bytes - (self._gpus[reading.uuid].level_bytes or 0))
+
+    async def close(self) -> None:
+        """Measure no more."""
+        tasks = [task for task in (self._measuring, self._measuring_gpus) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def give_up(self, *, crowded: bool) -> None:
+        """Close what keeps a call from running; ``crowded``: for want of an environment's room."""
+        if self._gpus.waiting:
+            self.give_up_gpus()
+        if crowded:
+            self.give_up_environment()
+
+    def give_up_process(self) -> None:
+        """Close one, for there is no room for another process."""
+        if not any(one.state is State.LEAVING for one in self._table):
+            self._do(self._table.needed(self._lives, "there was no room for another process"))
+
+    # GPUs.
+
+    @property
+    def idle_gpus(self) -> int:
+        """Devices that calls could have for the asking, because who holds them is idle."""
+        return sum(len(life.gpus) for name, life in self._lives.items() if self._is_idle(name))
+
+    def _is_idle(self, name: str) -> bool:
+        instance = self._table.get(name)
+        return instance is not None and instance.idle
+
+    def give_up_gpus(self) -> None:
+        """Close what is idle, as far as the first call in line for GPUs needs what it holds."""
+        missing = self._gpus.wanted() - len(self._held(leaving=True))
+        while missing > 0:
+            held = self._held(leaving=False)
+            commands = self._table.needed(held.values(), "a call needed its GPU")
+            if not commands:
+                return
+            closed = {one.instance for one in commands if isinstance(one, states.Close)}
+            missing -= sum(name in closed for name in held.values())
+            self._do(commands)
+
+    def _held(self, *, leaving: bool) -> dict[str, str]:
+        """Devices with no share left -> an instance that holds one, of those that leave or stay."""
+        held: dict[str, str] = {}
+        for name, life in self._lives.items():
+            instance = self._table.get(name)
+            if instance is not None and (instance.state is State.LEAVING) is leaving:
+                held.update((uuid, name) for uuid in life.gpus if not self._gpus.has_share(uuid))
+        return held
+
+    # Environments.
+
+    def give_up_environment(self) -> None:
+        """Close all residents of one environment, so that another one's zygote may start."""
+        kept = {name: self.in_environment(name) for name in self._scheduler.kept_by_residents()}
+        if any(all(one.state is State.LEAVING for one in found) for found in kept.values()):
+            return  # one is about to be free
+        free = [found for found in kept.values() if all(map(_may_go, found))]
+        if free:
+            oldest = min(free, key=lambda found: max(one.last_used for one in found))
+            self._close(oldest, "another environment needed its room (FLASHPOOL_MAX_ENVIRONMENTS)")
+
+    def leave_environment(self, environment: str, reason: str) -> bool:
+        """Close all its residents, unless one is in use: then none, and False."""
+        found = self.in_environment(environment)
+        if not all(map(_may_go, found)):
+            return False
+        self._close(found, reason)
+        return True
+
+    def in_environment(self, environment: str) -> list[Instance]:
+        """Those that have a worker in it."""
+        found = []
+        for name, life in self._lives.items():
+            instance = self._table.get(name)
+            if instance is not None and life.worker.zygote.key.environment == environment:
+                found.append(instance)
+        return found
+
+    def _close(self, instances: list[Instance], reason: str) -> None:
+        names = {one.name for one in instances}
+        self._do(self._table.close_idle(reason, lambda one: one.name in names))
+
+
+def _begun(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_tell_failure)
+    return task
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("What instances use could not be measured: %r", error)
+
+
+def _may_go(instance: Instance) -> bool:
+    return instance.idle or instance.state is State.LEAVING
+
+
+def _exact(pids: dict[str, int]) -> dict[str, int]:
+    return {name: memory.exact(pid) for name, pid in pids.items()}

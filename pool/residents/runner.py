@@ -1,0 +1,369 @@
+"""Carries out what the table of instances decides, and tells it what becomes of them.
+
+    Supervisor.submit --want--> Residents.called --Load--> Scheduler --Dispatch--> LOAD
+                                    ^    |                                          |
+            LOADED, RESULT, death --'    '--Invoke--> CALL --> worker <-------------'
+
+The scheduler knows a load as a call of its own number, and a loaded instance as a worker
+that gives its slot back and asks for it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flashpool.pool import exit_causes
+from flashpool.pool._child import wire
+from flashpool.pool.calls import Call
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.errors import InstanceConflict, InstanceLost
+from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.scheduling.commands import ZygoteKey
+from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.output_buffer import OutputBuffer
+from flashpool.pool.workers.states import WorkerState
+from flashpool.pool.workers.worker import Life, Running, Worker
+from flashpool.pool.workers.worker_set import EXCEPTION_LIMIT, Crew
+from flashpool.pool.workers.zygote import ZygoteProcess
+from flashpool.pool.workers.zygote_set import Clock
+
+from . import states
+from .events import ResidentReports
+from .loading import Host, ResidentLoads, call_meta
+from .pressure import ResidentRoom
+from .states import Conflict, Instance, NotThere, State
+from .table import Residents
+
+_log = logging.getLogger(__name__)
+
+
+class Residency:
+    """All residents of a pool."""
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        *,
+        scheduler: Scheduler,
+        crew: Crew,
+        calls: Accepted,
+        gpus: GpuAccess,
+        now: Clock,
+        host: Host,
+    ) -> None:
+        self._config = config
+        self._scheduler = scheduler
+        self._crew = crew
+        self._calls = calls
+        self._gpus = gpus
+        self._now = now
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self.table = Residents(
+            states.Policy(
+                limit=config.instances,
+                idle_s=config.instance_idle_s,
+                memory_bytes=_bytes(config.instances_mb),
+                gpu_bytes=_bytes(config.instances_gpu_mb),
+            )
+        )
+        self._lives: dict[str, Life] = {}
+        self._loads = ResidentLoads(
+            self.table,
+            self._lives,
+            scheduler=scheduler,
+            crew=crew,
+            calls=calls,
+            gpus=gpus,
+            now=now,
+            host=host,
+            to=self,
+        )
+        self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
+            states.Load: self._loads.load,
+            states.Abandon: self._loads.abandon,
+            states.WantSlot: self._want_slot,
+            states.GoOn: self._go_on,
+            states.Rest: self._rest,
+            states.Invoke: self._invoke,
+            states.Close: self._close,
+            states.Refuse: self._refuse,
+            states.Lose: self._lose,
+        }
+        self._reports = ResidentReports(self.table, self._lives, calls, now, self)
+        self.room = ResidentRoom(self.table, self._lives, scheduler, gpus, now, self.do)
+
+    # Calls.
+
+    def submit(self, call_id: int) -> None:
+        """Take a call for an instance.
+
+        Raises:
+            InstanceConflict: there is another one of that name.
+            InstanceLost: it had to be there, and is not.
+        """
+        running = self._calls[call_id]
+        want = running.call.want
+        assert want is not None
+        try:
+            commands = self.table.called(call_id, want, self._now())
+        except Conflict:
+            raise InstanceConflict(
+                f"there is an instance {want.instance!r} already, of other code, packages or "
+                "resources. Use another instance_id, or replace it: create_new_instance: true",
+                instance=want.instance,
+            ) from None
+        except NotThere as missing:
+            raise InstanceLost(
+                outcomes.instance_lost_words(want.instance, str(missing)),
+                instance=want.instance,
+                reason=str(missing),
+            ) from None
+        self.do(commands)
+        if running.worker is None and not running.done:
+            self.limit_waiting(call_id, running, self.table.get(want.instance))
+
+    def withdraw(self, call_id: int, running: Running) -> None:
+        """A call that has not begun has ended."""
+        want = running.call.want
+        commands = self.table.withdrawn(call_id, self._now())
+        if commands is None or want is None:
+            return
+        self.do(commands)
+        instance = self.table.get(want.instance)
+        if instance is not None and instance.state is State.LOADING and not instance.waiting:
+            self.end(instance.name, None, None, "nobody waited for it any more")
+
+    def cancel(self, call_id: int, running: Running, reason: str) -> None:
+        """End a call that has begun; the supervisor tells its caller."""
+        worker = running.worker
+        if worker is not None and worker.instance is not None and not worker.stopping:
+            self._interrupt(call_id, worker, None, f"a call in it was cancelled: {reason}")
+
+    def stop(self, call_id: int, running: Running, stop: Stop, *, grace: float) -> None:
+        """End a call that went too far; its end tells why."""
+        worker = running.worker
+        if worker is None or worker.instance is None or running.stop is not None:
+            return
+        running.stop = stop
+        if grace:
+            self._interrupt(call_id, worker, stop, stop.message)
+        else:
+            self.end(worker.instance, call_id, stop, stop.message, grace=grace)
+
+    def _interrupt(self, call_id: int, worker: Worker, stop: Stop | None, reason: str) -> None:
+        """Cancel one call of several; where that does not help, and else, end them all."""
+        name = worker.instance
+        assert name is not None
+        instance = self.table.get(name)
+        if instance is None or not instance.running.get(call_id):
+            self.end(name, call_id, stop, reason)
+            return
+        self._crew.send(worker, wire.CANCEL, wire.numbered(call_id))
+
+        def still_there() -> None:
+            if call_id in worker.calls and not worker.stopping:
+                self.end(name, call_id, stop, reason, grace=0.0)
+
+        self._loop.call_later(self._config.grace_s, still_there)
+
+    def credit(self, call_id: int, worker: Worker, items: int) -> None:
+        """Let a generator of its yield that many more."""
+        meta = wire.numbered(call_id, wire.CREDIT_META.pack(items))
+        self._crew.send(worker, wire.CREDIT, meta)
+
+    # What the scheduler decided.
+
+    @property
+    def loads_waiting(self) -> int:
+        """Loads in the scheduler's queue, each for calls that wait here."""
+        return len(self._loads)
+
+    def loads(self, call_id: int) -> bool:
+        """Whether this number stands for a load."""
+        return call_id in self._loads
+
+    def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
+        """A worker is there for a load."""
+        self._loads.dispatched(load_id, worker, gpus)
+
+    def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
+        """No worker can be had for a load."""
+        self._loads.not_started(load_id, key, reason)
+
+    def granted(self, worker: Worker) -> None:
+        """A resident has the slot it asked for."""
+        assert worker.instance is not None
+        self.do(self.table.granted(worker.instance, self._now()))
+
+    # What the table decided.
+
+    def do(self, commands: Iterable[states.Command]) -> None:
+        """Carry them out."""
+        for command in commands:
+            self._carry_out[type(command)](command)
+
+    def _want_slot(self, command: states.WantSlot) -> None:
+        worker = self._lives[command.instance].worker
+        self._host.do(self._scheduler.wants_slot(worker.id, command.since, self._now()))
+
+    def _rest(self, command: states.Rest) -> None:
+        worker = self._lives[command.instance].worker
+        self._host.do(self._scheduler.rested(worker.id, self._now()))
+
+    def _refuse(self, command: states.Refuse) -> None:
+        outcome = outcomes.instance_refused(command.instance, command.reason)
+        self._calls.finish(command.call, outcome)
+
+    def _lose(self, command: states.Lose) -> None:
+        self._calls.finish(command.call, outcomes.instance_lost(command.instance, command.reason))
+
+    def _go_on(self, command: states.GoOn) -> None:
+        worker, now = self._lives[command.instance].worker, self._now()
+        if self._scheduler.may_go_on(worker.id):
+            self.do(self.table.granted(command.instance, now))
+            return
+        self._host.do(self._scheduler.rested(worker.id, now))
+        self._host.do(self._scheduler.wants_slot(worker.id, command.since, now))
+
+    def _invoke(self, command: states.Invoke) -> None:
+        call_id, life = command.call, self._lives[command.instance]
+        running = self._calls[call_id]
+        worker, call = life.worker, running.call
+        instance = self.table.get(command.instance)
+        assert instance is not None
+        life.used = True
+        worker.calls[call_id] = running
+        running.worker, running.dispatched_at = worker, self._now()
+        running.gpus = life.gpus
+        running.own_output = self._output_of(running, life)
+        limit = running.limits.result_bytes
+        if limit is not None:
+            worker.link.limit(limit + EXCEPTION_LIMIT)
+        meta = wire.numbered(call_id, call_meta(call, limit), overlaps=instance.running[call_id])
+        self._crew.send(worker, wire.CALL, meta, call.body, call.fds)
+        self._calls.handed_over(call_id)
+
+    def _output_of(self, running: Running, life: Life) -> OutputBuffer:
+        """What a call writes; before it, for the first one, what the constructor wrote."""
+        fresh = OutputBuffer(self._config.output_limit)
+        if life.heard:
+            return fresh
+        life.heard = True
+        written, life.worker.aside = life.worker.aside, fresh
+        if written and running.sink.wants_output:
+            running.sink.output(written.value())
+        return written
+
+    def _close(self, command: states.Close) -> None:
+        """Ask it; `Crew.check` sees to it that it goes."""
+        worker = self._lives[command.instance].worker
+        _log.info("The instance %s is closed: %s", command.instance, command.reason)
+        worker.state.move(WorkerState.ENDING)
+        worker.ending_since = self._now()
+        self._crew.send(worker, wire.CLOSE, b"")
+
+    def end(
+        self,
+        name: str,
+        culprit: int | None,
+        stop: Stop | None,
+        reason: str,
+        *,
+        grace: float | None = None,
+    ) -> None:
+        """End its worker, because of one of its calls or because nobody wants it."""
+        life = self._lives[name]
+        worker = life.worker
+        self.table.leaving(name, reason)
+        worker.culprit = culprit
+        grace_s = self._config.grace_s if grace is None else grace
+        self._crew.stop(worker, stop, grace=grace_s, dump=stop is not None)
+
+    # What its worker reports.
+
+    def sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """A frame of a resident."""
+        self._reports.sent(worker, frame)
+
+    def died(self, worker: Worker, death: wire.Exited, oom: exit_causes.OomKill | None) -> None:
+        """It is dead."""
+        self._reports.died(worker, death, oom)
+
+    def lost(self, worker: Worker, cause: Cause, death: wire.Exited | None) -> None:
+        """The calls in it end; `gone` follows when its tree is gone."""
+        self._reports.lost(worker, cause, death)
+
+    def gone(self, worker: Worker) -> None:
+        """Its process tree is gone."""
+        if self._reports.gone(worker):
+            self._host.changed()
+
+    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
+        """What a call imported and changed; what its caller should know of that."""
+        return self._host.learn(call, zygote, meta)
+
+    # Time.
+
+    def tick(self) -> None:
+        """Close what is idle for too long, or too much."""
+        self.room.measure()
+        self.do(self.table.tick(self._now()))
+
+    def close_idle(self, reason: str) -> None:
+        """Close all that nobody needs now."""
+        self.do(self.table.close_idle(reason))
+
+    def release(self, name: str, reason: str) -> None:
+        """Close one when its calls are over: whoever made it has no more use for it."""
+        self.do(self.table.release(name, reason, self._now()))
+
+    def release_all(self, reason: str) -> None:
+        """Close all when their calls are over."""
+        for instance in list(self.table):
+            self.release(instance.name, reason)
+
+    @property
+    def any_left(self) -> bool:
+        """Whether there are any, on their way out or not."""
+        return len(self.table) > 0
+
+    @property
+    def any_closing(self) -> bool:
+        """Whether a resident is on its way out."""
+        return any(one.state is State.LEAVING for one in self.table)
+
+    def gpus_of(self, instance: Instance) -> tuple[str, ...]:
+        """The devices it holds."""
+        life = self._lives.get(instance.name)
+        return life.gpus if life is not None else ()
+
+    def worker_of(self, instance: Instance) -> Worker | None:
+        """The worker that has it, if one does."""
+        life = self._lives.get(instance.name)
+        return life.worker if life is not None else None
+
+    # Parts.
+
+    def limit_waiting(self, call_id: int, running: Running, instance: Instance | None) -> None:
+        """How long it may wait: for its instance to be made as long as it may run, else as
+        for a slot.
+        """
+        if instance is not None and instance.state is State.LOADING:
+            self._calls.limit(running, running.limits.run_s, self._load_too_long, call_id)
+        else:
+            self._calls.waits(call_id)
+
+    def _load_too_long(self, call_id: int) -> None:
+        running = self._calls[call_id]
+        self._calls.finish(call_id, outcomes.loaded_too_long(running))
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    return None if mebibytes is None else mebibytes << 20

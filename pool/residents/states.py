@@ -1,0 +1,282 @@
+"""What the table of instances (`residents`) speaks of: commands, states, wants, instances."""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from flashpool.pool.calls import Want
+
+#: Deaths while loading within `CRASH_WINDOW_S`, past which nobody tries again.
+CRASHES: Final = 3
+CRASH_WINDOW_S: Final = 60.0
+#: Seconds after which one closes that was called once, by a caller that gave it no name.
+UNNAMED_IDLE_S: Final = 60.0
+#: Instances that are no more, but whose generation and end are remembered.
+REMEMBERED: Final = 4096
+
+
+class Load(NamedTuple):
+    """Have a worker load it; `loading`, then `loaded`, `not_loaded` or `gone` follow."""
+
+    instance: str
+
+
+class Abandon(NamedTuple):
+    """Nobody waits for it any more: take `Load` back, which no worker has begun with."""
+
+    instance: str
+
+
+class WantSlot(NamedTuple):
+    """Calls wait for it since that time; answer with `granted`."""
+
+    instance: str
+    since: float
+
+
+class GoOn(NamedTuple):
+    """The next of its calls, that waits since then, may have its slot, unless somebody else
+    has waited for longer; answer with `granted`.
+    """
+
+    instance: str
+    since: float
+
+
+class Rest(NamedTuple):
+    """Nothing runs in it: its slot is free."""
+
+    instance: str
+
+
+class Invoke(NamedTuple):
+    """Hand it the call."""
+
+    call: int
+    instance: str
+
+
+class Close(NamedTuple):
+    """Let it close itself, then end its worker; `gone` follows."""
+
+    instance: str
+    reason: str
+
+
+class Refuse(NamedTuple):
+    """End a waiting call: its instance cannot be loaded, because of ``reason``."""
+
+    call: int
+    instance: str
+    reason: str
+
+
+class Lose(NamedTuple):
+    """End a waiting call: the instance it insisted on is no more, because of ``reason``."""
+
+    call: int
+    instance: str
+    reason: str
+
+
+Command = Load | Abandon | WantSlot | GoOn | Rest | Invoke | Close | Refuse | Lose
+
+
+class State(enum.Enum):
+    """Of one instance."""
+
+    #: Called for; there is no room for it, or its former worker is not gone yet.
+    PENDING = "pending"
+    #: It waits for a worker.
+    WANTED = "wanted"
+    LOADING = "loading"
+    READY = "ready"
+    #: Told to close, or being killed; its worker is not gone yet.
+    LEAVING = "leaving"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The table's settings."""
+
+    #: Instances that may have a worker at once.
+    limit: int = 16
+    #: Seconds without a call after which one is closed; None: never.
+    idle_s: float | None = 900.0
+    #: Bytes that all together may use before idle ones are closed; None: no limit.
+    memory_bytes: int | None = None
+    #: The same of the memory of GPUs.
+    gpu_bytes: int | None = None
+
+
+class Conflict(Exception):
+    """There is an instance of that name with other code."""
+
+
+class NotThere(Exception):
+    """The call asked for an instance that must be there, and is not; says what became of it."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A call in the line of its instance."""
+
+    want: Want
+    since: float
+    #: It is for an instance that is made for it: the one that is there has to go first.
+    anew: bool
+
+
+@dataclass(slots=True)
+class Instance:
+    """What is known of one instance: its name, and the one that is made under it now."""
+
+    name: str
+    #: The call's that it is, or was last, made of.
+    want: Want
+    generation: int
+    #: Why there is none of the generation before any more; None: this is the first.
+    rebuilt_because: str | None = None
+    state: State = State.PENDING
+    last_used: float = 0.0
+    #: Calls that began in it, in this generation.
+    calls: int = 0
+    #: In the order of their arrival.
+    waiting: dict[int, Waiting] = field(default_factory=dict)
+    #: Those that run in it, and whether they may overlap.
+    running: dict[int, bool] = field(default_factory=dict)
+    #: Methods whose calls may overlap; known once it is loaded.
+    overlapping: frozenset[str] = frozenset()
+    has_slot: bool = False
+    asked_slot: bool = False
+    #: Why nobody has a use for it once its calls are over; or nothing.
+    released: str = ""
+    why_leaving: str = ""
+    crashes: deque[float] = field(default_factory=deque)
+    memory_bytes: int = 0
+    gpu_bytes: int = 0
+
+    @property
+    def passing(self) -> bool:
+        """Whether it is likely that nobody calls it again: nobody gave it a name, or used it."""
+        return self.want.unnamed and self.calls <= 1
+
+    @property
+    def idle(self) -> bool:
+        """Loaded, and nobody needs it now."""
+        return self.state is State.READY and not self.running and not self.waiting
+
+    @property
+    def since(self) -> float:
+        """When the first of those that wait for it came."""
+        return next((one.since for one in self.waiting.values()), self.last_used)
+
+    @property
+    def next_is_anew(self) -> bool:
+        """Whether it has to go before any of those that wait can begin."""
+        return next((one.anew for one in self.waiting.values()), False)
+
+    @property
+    def code_at_the_end(self) -> object:
+        """The code that a call gets which joins the line now."""
+        for one in reversed(self.waiting.values()):
+            if one.anew:
+                return one.want.code
+        if self.state not in (State.LOADING, State.READY):
+            for one in self.waiting.values():
+                return one.want.code  # it will be made for the first in line
+        return self.want.code
+
+    def heir(self, call: int) -> Waiting | None:
+        """Who gets what was to be made for a call that leaves the line: the next behind it."""
+        if not self.waiting[call].anew:
+            return None
+        calls = list(self.waiting)
+        behind = calls.index(call) + 1
+        return self.waiting[calls[behind]] if behind < len(calls) else None
+
+    def insisting(self) -> list[int]:
+        """Calls that wait for it and no other, now that it is gone.
+
+        Who stands behind a replacement and takes any generation may have that one.
+        """
+        found = []
+        replaced = False
+        for call, one in self.waiting.items():
+            replaced = replaced or one.anew
+            if one.want.must_exist and (one.want.generation or not replaced):
+                found.append(call)
+        return found
+
+
+class Past(NamedTuple):
+    """What is remembered of an instance that is no more."""
+
+    #: Of the last one that was made, or begun to be; 0: none was.
+    generation: int
+    reason: str
+    crashes: deque[float]
+
+
+class History:
+    """What became of instances: the latest so many, by name."""
+
+    def __init__(self) -> None:
+        self._past: OrderedDict[str, Past] = OrderedDict()
+
+    def of(self, name: str) -> Past | None:
+        """The one before, if there was any."""
+        return self._past.get(name)
+
+    def next_of(self, want: Want) -> Instance:
+        """The one to be made now under a name."""
+        past = self._past.get(want.instance)
+        if past is None:
+            return Instance(want.instance, want, 1)
+        because = past.reason if past.generation else None
+        crashes = past.crashes
+        return Instance(want.instance, want, past.generation + 1, because, crashes=crashes)
+
+    def remember(self, instance: Instance, reason: str, *, made: bool) -> None:
+        """It is no more; ``made``: its making had at least begun."""
+        generation = instance.generation if made else instance.generation - 1
+        if not generation and not instance.crashes:
+            return
+        self._past[instance.name] = Past(generation, reason, instance.crashes)
+        self._past.move_to_end(instance.name)
+        if len(self._past) > REMEMBERED:
+            self._past.popitem(last=False)
+
+    def crash_loop(self, instance: Instance, now: float) -> str:
+        """Why one that died so often while it was loaded is not tried now; or nothing."""
+        crashes = instance.crashes
+        while crashes and now - crashes[0] > CRASH_WINDOW_S:
+            crashes.popleft()
+        if len(crashes) < CRASHES:
+            return ""
+        past = self._past.get(instance.name)
+        wait_s = CRASH_WINDOW_S - (now - crashes[0])
+        return (
+            f"its worker died {len(crashes)} times while it was loaded, within "
+            f"{CRASH_WINDOW_S:.0f} s, the last time because: {past.reason if past else 'unknown'}. "
+            f"It is not tried again for {wait_s:.0f} s"
+        )
+
+
+def check_there(want: Want, instance: Instance | None, past: Past | None) -> None:
+    """Whether a call that insists on its instance may join the line.
+
+    Raises:
+        NotThere: it is not there.
+    """
+    if instance is not None and want.generation in (0, instance.generation):
+        if instance.state is not State.LEAVING:
+            return
+        raise NotThere(instance.why_leaving)
+    if past is not None and past.generation:
+        raise NotThere(past.reason)
+    if instance is None and want.generation != 1:
+        raise NotThere("there was none of this name")

@@ -1,0 +1,390 @@
+"""Class instances that live on in workers: decisions only. No clock, no process in here.
+
+    called, withdrawn                            Load, Abandon, WantSlot, GoOn, Rest
+    loading, loaded, not_loaded        --->      Invoke, Close, Refuse, Lose
+    granted, answered, leaving, gone
+    measured, needed, tick
+
+An instance and its moves::
+
+    PENDING --Load--> WANTED --loading--> LOADING --loaded--> READY --Close--> LEAVING
+       ^                 |                   |                  |                 |
+       |              Abandon            not_loaded          leaving            gone
+       +-----------------+-------------------+------------------+-----------------+
+
+The rules:
+
+* The first call for an instance has it loaded, once, however many follow; they wait for it.
+* Its calls begin in the order of their arrival. Those to methods that may overlap (async
+  ones) run together, up to its concurrency; every other one runs alone.
+* A call that wants it anew waits its turn like any other. When it comes, the instance that
+  is there closes, and another one is made for this call; those behind it get that one.
+* It holds a CPU slot while a call runs in it, and none while it is idle; what GPUs it was
+  given it keeps for as long as its worker lives.
+* At most ``limit`` have a worker. For one more, the one that is idle for longest is closed
+  first; while none is idle, the new one waits. Loading or called ones are never closed. Those
+  that were called once, by a caller that gave them no name, go before all others.
+* One that died, was closed or replaced is loaded again by the next call that allows it,
+  with a ``generation`` one higher; calls that wait and insist on the one that was are told.
+  One whose loading killed its worker `CRASHES` times within `CRASH_WINDOW_S` is not loaded
+  again until that time is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from flashpool.pool.calls import Want
+
+from .eviction import dispensable, due
+from .states import (
+    Abandon,
+    Close,
+    Command,
+    Conflict,
+    GoOn,
+    History,
+    Instance,
+    Invoke,
+    Load,
+    Lose,
+    Policy,
+    Refuse,
+    Rest,
+    State,
+    Waiting,
+    WantSlot,
+    check_there,
+)
+
+
+class Residents:
+    """The table of instances."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        #: Calls that wait for an instance, or in one.
+        self.waiting = 0
+        self._instances: dict[str, Instance] = {}
+        #: Those of them that wait for room.
+        self._pending: dict[str, Instance] = {}
+        self._of_call: dict[int, Instance] = {}
+        self._history = History()
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._instances.values())
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    def get(self, name: str) -> Instance | None:
+        """One by its name."""
+        return self._instances.get(name)
+
+    # Calls.
+
+    def called(self, call: int, want: Want, now: float) -> list[Command]:
+        """A call for an instance arrived.
+
+        Raises:
+            Conflict: the instance has other code; nothing was changed.
+            NotThere: it had to be there, and is not; nothing was changed.
+        """
+        instance, anew = self._wanted(want)
+        instance.waiting[call] = Waiting(want, now, anew)
+        self._of_call[call] = instance
+        self.waiting += 1
+        if instance.state is State.READY:
+            return self._settle(instance, now)
+        if instance.state is not State.PENDING:
+            return []
+        refusal = self._history.crash_loop(instance, now)
+        return self._refuse(instance, refusal) if refusal else self._fill_room()
+
+    def withdrawn(self, call: int, now: float) -> list[Command] | None:
+        """A call is cancelled or timed out; None when it runs already, or is not of here."""
+        instance = self._of_call.get(call)
+        if instance is None or call not in instance.waiting:
+            return None
+        heir = instance.heir(call)
+        self._forget(instance, call)
+        if instance.waiting:
+            if heir is not None:
+                heir.anew = True
+            return self._settle(instance, now) if instance.state is State.READY else []
+        if instance.state is State.WANTED:
+            self._end(instance, instance.rebuilt_because or "", made=False)
+            return [Abandon(instance.name), *self._fill_room()]
+        if instance.state is State.PENDING:
+            self._end(instance, instance.rebuilt_because or "", made=False)
+        return self._close_released(instance)
+
+    def answered(self, call: int, now: float) -> list[Command]:
+        """A call that ran is over; the instance lives."""
+        instance = self._of_call.pop(call, None)
+        if instance is None:
+            return []
+        instance.running.pop(call, None)
+        instance.last_used = now
+        if _goes_on(instance):
+            instance.has_slot, instance.asked_slot = False, True
+            return [GoOn(instance.name, instance.since), *self._fill_room()]
+        return self._rest(instance) + self._settle(instance, now) + self._fill_room()
+
+    # Instances.
+
+    def loading(self, name: str) -> int:
+        """A worker begins to load it, and has a slot; the call whose class and arguments count."""
+        instance = self._instances[name]
+        instance.state, instance.has_slot = State.LOADING, True
+        first = next(iter(instance.waiting))
+        one = instance.waiting[first]
+        instance.want, one.anew = one.want, False
+        return first
+
+    def loaded(self, name: str, overlapping: Iterable[str], now: float) -> list[Command]:
+        """It can be called; these methods may overlap."""
+        instance = self._instances[name]
+        instance.state = State.READY
+        instance.overlapping = frozenset(overlapping)
+        instance.last_used = now
+        instance.crashes.clear()
+        return self._settle(instance, now) + self._fill_room()
+
+    def not_loaded(self, name: str, reason: str, crashed_at: float | None = None) -> list[int]:
+        """It could not be loaded; those that waited, to be told. `gone` follows.
+
+        ``crashed_at``: when its worker died of it.
+        """
+        instance = self._instances[name]
+        if crashed_at is not None:
+            instance.crashes.append(crashed_at)
+        calls = list(instance.waiting)
+        for call in calls:
+            self._forget(instance, call)
+        self.leaving(name, reason)
+        return calls
+
+    def leaving(self, name: str, reason: str) -> None:
+        """Its worker is being ended: no more calls for it. `gone` follows."""
+        instance = self._instances[name]
+        self._pending.pop(name, None)
+        instance.state = State.LEAVING
+        instance.why_leaving = instance.why_leaving or reason
+
+    def gone(self, name: str, reason: str, now: float, *, unmade: bool = False) -> list[Command]:
+        """Its worker's process tree is no more, and the calls that ran in it have ended.
+
+        ``unmade``: its worker died by itself before it began to make it.
+        """
+        instance = self._instances[name]
+        for call in list(instance.running):
+            self._of_call.pop(call, None)
+        if unmade:
+            instance.crashes.append(now)
+        reason = instance.why_leaving or reason
+        self._end(instance, reason, made=not unmade)
+        commands: list[Command] = []
+        if instance.waiting:
+            commands = self._again(instance, reason, now, made=not unmade)
+        return commands + self._fill_room()
+
+    def granted(self, name: str, now: float) -> list[Command]:
+        """It has a slot."""
+        instance = self._instances[name]
+        instance.asked_slot = False
+        if instance.state is not State.READY:
+            # It was closed meanwhile, because those that had asked for it have left.
+            return [Rest(name)]
+        instance.has_slot = True
+        return self._settle(instance, now)
+
+    # Eviction.
+
+    def tick(self, now: float) -> list[Command]:
+        """Close what nobody called for long, and what is too much. Every second or so."""
+        commands: list[Command] = []
+        for name, reason in due(self, self.policy, now).items():
+            commands += self._close(self._instances[name], reason)
+        return commands
+
+    def measured(self, name: str, memory_bytes: int) -> None:
+        """What its process tree uses."""
+        instance = self._instances.get(name)
+        if instance is not None:
+            instance.memory_bytes = memory_bytes
+
+    def measured_on_gpus(self, name: str, gpu_bytes: int) -> None:
+        """What its process tree uses of the memory of GPUs."""
+        instance = self._instances.get(name)
+        if instance is not None:
+            instance.gpu_bytes = gpu_bytes
+
+    def needed(self, holders: Iterable[str], reason: str) -> list[Command]:
+        """One of these holds what a call waits for: close the one idle for longest, if any."""
+        idle = [one for name in holders if (one := self._instances.get(name)) and one.idle]
+        return self._close(min(idle, key=dispensable), reason) if idle else []
+
+    def close_idle(
+        self, reason: str, which: Callable[[Instance], bool] | None = None
+    ) -> list[Command]:
+        """Close all, of which that holds, that nobody needs now."""
+        return [
+            command
+            for instance in list(self._instances.values())
+            if instance.idle and (which is None or which(instance))
+            for command in self._close(instance, reason)
+        ]
+
+    def release(self, name: str, reason: str, now: float) -> list[Command]:
+        """Its owner has no more use for it: close it when its calls are over."""
+        instance = self._instances.get(name)
+        if instance is None:
+            return []
+        instance.released = reason
+        return self._settle(instance, now)
+
+    # Decisions.
+
+    def _wanted(self, want: Want) -> tuple[Instance, bool]:
+        """The instance of a call, and whether it has to be made for it first."""
+        instance = self._instances.get(want.instance)
+        if want.must_exist:
+            check_there(want, instance, self._history.of(want.instance))
+        if instance is None:
+            instance = self._history.next_of(want)
+            self._instances[want.instance] = self._pending[want.instance] = instance
+            return instance, False
+        unmade = instance.state is State.LEAVING and not instance.waiting
+        if not (want.anew or unmade) and want.code != instance.code_at_the_end:
+            raise Conflict
+        # The next one that is made is for whoever comes first, whatever it asks for.
+        return instance, want.anew and not unmade
+
+    def _refuse(self, instance: Instance, reason: str) -> list[Command]:
+        refused: list[Command] = [Refuse(call, instance.name, reason) for call in instance.waiting]
+        for call in list(instance.waiting):
+            self._forget(instance, call)
+        self._drop(instance)
+        return refused
+
+    def _settle(self, instance: Instance, now: float) -> list[Command]:
+        """What can be done for one instance that is loaded."""
+        if instance.state is not State.READY:
+            return []
+        if not instance.running and instance.next_is_anew:
+            return self._close(instance, "it was replaced")
+        if instance.has_slot:
+            commands = self._invoke(instance, now) + self._rest(instance)
+            return commands + self._close_released(instance)
+        if instance.waiting and not instance.asked_slot:
+            instance.asked_slot = True
+            return [WantSlot(instance.name, instance.since)]
+        return self._close_released(instance)
+
+    def _close_released(self, instance: Instance) -> list[Command]:
+        if not (instance.released and instance.idle):
+            return []
+        return self._close(instance, instance.released)
+
+    def _rest(self, instance: Instance) -> list[Command]:
+        """Give the slot back when nothing runs.
+
+        Also when more calls wait: those of others may have waited for longer. One whose
+        worker is being ended keeps it until that is gone.
+        """
+        if instance.running or not instance.has_slot or instance.state is not State.READY:
+            return []
+        instance.has_slot = False
+        return [Rest(instance.name)]
+
+    def _invoke(self, instance: Instance, now: float) -> list[Command]:
+        """Begin with the calls that may run now, in the order of their arrival."""
+        commands: list[Command] = []
+        concurrency = instance.want.concurrency
+        while (call := next(iter(instance.waiting), None)) is not None:
+            one = instance.waiting[call]
+            overlaps = one.want.method in instance.overlapping and concurrency > 1
+            if instance.running and not (overlaps and all(instance.running.values())):
+                break
+            if one.anew or len(instance.running) >= concurrency:
+                break
+            del instance.waiting[call]
+            self.waiting -= 1
+            instance.running[call] = overlaps
+            instance.calls += 1
+            instance.last_used = now
+            commands.append(Invoke(call, instance.name))
+        return commands
+
+    def _fill_room(self) -> list[Command]:
+        """Load those that wait for room, the longest first, and make room for the rest."""
+        if not self._pending:
+            return []
+        commands: list[Command] = []
+        for instance in sorted(self._pending.values(), key=_since):
+            if len(self._instances) - len(self._pending) >= self.policy.limit:
+                break
+            del self._pending[instance.name]
+            instance.state = State.WANTED
+            commands.append(Load(instance.name))
+        leaving = sum(one.state is State.LEAVING for one in self)
+        missing = len(self._pending) - leaving
+        if missing > 0:
+            for instance in sorted((one for one in self if one.idle), key=dispensable)[:missing]:
+                commands += self._close(instance, "others needed its room (FLASHPOOL_INSTANCES)")
+        return commands
+
+    def _close(self, instance: Instance, reason: str) -> list[Command]:
+        reason = instance.why_leaving or reason
+        commands = self._rest(instance)
+        self.leaving(instance.name, reason)
+        return [*commands, Close(instance.name, reason)]
+
+    def _again(self, instance: Instance, reason: str, now: float, *, made: bool) -> list[Command]:
+        """It is gone, and calls wait for it: have it loaded anew, unless that is hopeless."""
+        lost: list[Command] = []
+        for call in instance.insisting() if made else ():
+            self._forget(instance, call)
+            lost.append(Lose(call, instance.name, reason))
+        if not instance.waiting:
+            return lost
+        first = next(iter(instance.waiting.values()))
+        first.anew = False
+        fresh = Instance(
+            instance.name,
+            first.want,
+            instance.generation + made,
+            reason if made else instance.rebuilt_because,
+            waiting=instance.waiting,
+            released=instance.released,
+            crashes=instance.crashes,
+        )
+        self._instances[fresh.name] = self._pending[fresh.name] = fresh
+        self._of_call.update(dict.fromkeys(fresh.waiting, fresh))
+        refusal = self._history.crash_loop(fresh, now)
+        return lost + (self._refuse(fresh, refusal) if refusal else [])
+
+    def _end(self, instance: Instance, reason: str, *, made: bool = True) -> None:
+        """It is no more; ``made``: its making had at least begun."""
+        self._drop(instance)
+        self._history.remember(instance, reason, made=made)
+
+    def _drop(self, instance: Instance) -> None:
+        del self._instances[instance.name]
+        self._pending.pop(instance.name, None)
+
+    def _forget(self, instance: Instance, call: int) -> None:
+        del instance.waiting[call]
+        del self._of_call[call]
+        self.waiting -= 1
+
+
+def _goes_on(instance: Instance) -> bool:
+    """Whether the next of its calls could begin at once."""
+    ready = instance.state is State.READY and instance.has_slot and not instance.running
+    return ready and bool(instance.waiting) and not instance.next_is_anew
+
+
+def _since(instance: Instance) -> float:
+    return instance.since

@@ -1,0 +1,1 @@
+"""Decisions only: which call runs where, which zygote starts, which leaves."""

@@ -1,0 +1,330 @@
+"""Who runs next: decisions only. No clock, no descriptor, no process in here.
+
+    submitted, withdrawn, ended            StartZygote, RetireZygote
+    zygote_ready, zygote_lost      --->    ForkWorkers, DismissWorker
+    worker_ready, leaves, worker_gone      Dispatch, Grant, Fail
+    rested, wants_slot
+    tick, gpus_changed
+
+Events are methods, named for what happened and given the time where it matters; each returns
+the commands to carry out, in order. The supervisor alone calls them, and carries them out.
+
+    Scheduler --> Upkeep   which zygotes are up      --> Turns   who makes room
+              --> Slots    which call goes next      --> Line    who waits
+                                                     --> Roster  what is known of zygotes
+
+The rules:
+
+* A call needs a slot and a spare of its zygote. It holds the slot until its worker's
+  process tree is gone (`worker_gone`), not just until its result is here. But a worker that
+  has answered and is small holds none (`leaves`), of as many as there are slots: for the
+  time it takes to be told of its end, the next call may run.
+* A call for GPUs needs a lease of them (see `gpus`) in place of a slot, and holds that for
+  as long. It stands in line for them while its zygote can fork: one that is still starting
+  keeps no device from others.
+* Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
+  never holds up the calls of others.
+* A resident is a worker that gives its slot back (`rested`) and stays. Each time it has
+  something to do it asks for one (`wants_slot`), and waits its turn with the calls.
+* Spares are forked ahead, some times as many as calls ran at once of late, at most
+  ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
+* Environments other than the base's may be up in a bounded number (``max_environments``).
+  One more is started in place of the one that is idle for longest. While none is idle its
+  calls wait, for `TURN_S` at most: then the one that is up for longest takes no call that
+  came after them, and goes when it is idle. So under a steady load environments take turns.
+  One that had no call for ``environment_idle_s`` is retired by `tick`.
+* A zygote that does not come up, or forks nothing, is started again when a call needs it,
+  a bounded number of times a minute; past that, calls for it fail at once with the reason,
+  until the minute is over.
+* One that was killed when it had forked workers can start: it is started again however
+  often that happens, at once at first, then after a pause in which its calls wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from flashpool.pool.gpus.states import GpuPolicy
+from flashpool.pool.gpus.table import GpuTable
+
+from .commands import Command, DismissWorker, Grant, Policy, QueueFull, ZygoteKey
+from .slots import Slots
+from .time_slicing import Turns
+from .wait_queue import Line
+from .zygote_lifecycle import Upkeep
+from .zygote_table import Roster
+
+#: How often `tick` expects to be called, at least.
+TICK_S: Final = 1.0
+
+
+class Scheduler:
+    """The pool's state: queue, slots, zygotes and their workers."""
+
+    def __init__(self, policy: Policy, gpus: GpuTable | None = None) -> None:
+        self.policy = policy
+        self.gpus = GpuTable(GpuPolicy()) if gpus is None else gpus
+        self._roster = Roster(policy.max_environments)
+        self._line = Line(self._roster, self.gpus)
+        self._turns = Turns(self._roster)
+        self._slots = Slots(
+            policy, roster=self._roster, line=self._line, gpus=self.gpus, turns=self._turns
+        )
+        self._upkeep = Upkeep(
+            policy, roster=self._roster, line=self._line, slots=self._slots, turns=self._turns
+        )
+        self._zygote_of: dict[int, ZygoteKey] = {}
+
+    # Calls.
+
+    def check_room(self, gpus: int = 0, beside: int = 0) -> None:
+        """Whether one more call may wait; ``beside`` wait elsewhere.
+
+        Raises:
+            QueueFull: the queue is at its limit.
+        """
+        limit = self.policy.queue_limit
+        waiting = self.waiting + beside
+        if limit is None or waiting < limit:
+            return
+        if waiting or not self._slots.could_run_now(gpus):
+            raise QueueFull
+
+    def submitted(
+        self,
+        call: int,
+        key: ZygoteKey,
+        now: float,
+        *,
+        gpus: int = 0,
+        again: bool = False,
+        beside: int | None = 0,
+    ) -> list[Command]:
+        """A call arrived, for so many GPUs; ``again`` when its worker died before it began.
+
+        ``beside``: calls that wait elsewhere, or None when the queue's limit is of no concern.
+
+        Raises:
+            QueueFull: the queue is at its limit; nothing was changed.
+        """
+        if not again and beside is not None:
+            self.check_room(gpus, beside)
+        zygote = self._roster.entry(key)
+        zygote.last_used = now
+        if not zygote.up:
+            zygote.retiring = False
+        self._line.join(call, zygote, now, gpus=gpus, again=again)
+        return self._upkeep.settle(zygote, now)
+
+    def withdrawn(self, call: int) -> bool:
+        """A call is cancelled or timed out; True if it was still waiting."""
+        return self._line.leave(call) is not None
+
+    # Zygotes.
+
+    def wanted(self, key: ZygoteKey, now: float) -> list[Command]:
+        """Have this zygote up, though no call needs it yet."""
+        zygote = self._roster.entry(key)
+        zygote.last_used = now
+        zygote.peak = max(zygote.peak, 1)
+        return self._upkeep.start(zygote, now) + self._slots.fork(zygote)
+
+    def zygote_ready(self, key: ZygoteKey, now: float) -> list[Command]:
+        """It is up and can fork."""
+        zygote = self._roster.entries[key]
+        zygote.up, zygote.starting, zygote.up_since = True, False, now
+        self._line.line_up(zygote)
+        return self._upkeep.settle(zygote, now) + self._upkeep.start_held_up(now)
+
+    def zygote_lost(
+        self, key: ZygoteKey, reason: str, now: float, *, curable: bool = False
+    ) -> list[Command]:
+        """It died, or never came up; `worker_gone` follows for each worker that had a call.
+
+        ``curable``: it would come up if it were started again, differently.
+        """
+        zygote = self._roster.entries.get(key)
+        if zygote is None:
+            return []
+        failed_start = zygote.starting
+        for worker in zygote.spares:
+            self._zygote_of.pop(worker)
+        zygote.lost(reason, now)
+        self._line.line_up(zygote)
+        if zygote.retiring and zygote.needed:
+            # Calls came for it while it left: it is needed again.
+            zygote.retiring = False
+        if zygote.retiring:
+            commands = self._upkeep.retire_if_done(zygote)
+        elif failed_start and not curable:
+            # What it met it will meet again: whoever waits is told now.
+            commands = self._upkeep.fail_waiting(zygote)
+        else:
+            commands = self._upkeep.settle(zygote, now)
+        # GPUs that were kept for its calls may be for others now.
+        return commands + self._slots.dispatch(now) + self._upkeep.start_held_up(now)
+
+    def retire(self, key: ZygoteKey, heir: ZygoteKey, now: float) -> list[Command]:
+        """It is replaced: its waiting calls go to the heir, it ends with its last worker."""
+        zygote = self._roster.entries.get(key)
+        if zygote is None or zygote.retiring:
+            return []
+        zygote.retiring = True
+        after = self._roster.entry(heir)
+        self._line.hand_on(zygote, after)
+        return (
+            self._upkeep.dismiss_spares(zygote)
+            + self._upkeep.retire_if_done(zygote)
+            + self._upkeep.settle(after, now)
+        )
+
+    def rerouted(self, calls: Iterable[int], key: ZygoteKey, now: float) -> list[Command]:
+        """These go to another zygote, if they wait for a slot still; their turn is what it was."""
+        after = self._roster.entry(key)
+        self._line.reroute(calls, after)
+        return self._upkeep.settle(after, now)
+
+    # Workers.
+
+    def worker_ready(self, worker: int, key: ZygoteKey, now: float) -> list[Command]:
+        """A spare was forked and can take a call."""
+        zygote = self._roster.entries[key]
+        zygote.forked()
+        zygote.works()
+        self._zygote_of[worker] = key
+        if zygote.retiring:
+            done = self._upkeep.retire_if_done(zygote)
+            return [DismissWorker(worker), *done, *self._upkeep.start_held_up(now)]
+        zygote.spares.append(worker)
+        return self._slots.dispatch(now)
+
+    def worker_not_ready(self, key: ZygoteKey, now: float) -> list[Command]:
+        """A fork that was asked for ended before it could take a call."""
+        zygote = self._roster.entries[key]
+        zygote.forked()
+        if zygote.retiring:
+            return self._upkeep.retire_if_done(zygote) + self._upkeep.start_held_up(now)
+        return self._upkeep.settle(zygote, now)
+
+    def leaves(self, worker: int, now: float) -> list[Command]:
+        """It has answered, used little, and ends now."""
+        key = self._zygote_of.get(worker)
+        zygote = self._roster.entries.get(key) if key is not None else None
+        if zygote is None or not self._slots.leaves(worker, zygote):
+            return []
+        return self._slots.dispatch(now)
+
+    def worker_gone(self, worker: int, now: float) -> list[Command]:
+        """Its whole process tree is gone: the slot it held is free."""
+        key = self._zygote_of.pop(worker, None)
+        zygote = self._roster.entries.get(key) if key is not None else None
+        if zygote is None:
+            return []
+        self._slots.gone(worker, zygote, now)
+        commands = self._slots.dispatch(now)
+        if zygote.retiring:
+            commands += self._upkeep.retire_if_done(zygote)
+        else:
+            commands += self._slots.fork(zygote)
+        return commands + self._upkeep.start_held_up(now)
+
+    def spare_died(self, worker: int) -> None:
+        """A spare's death is known before its tree is gone: offer it to no call."""
+        key = self._zygote_of.get(worker)
+        if key is not None:
+            self._roster.entries[key].discard(worker)
+
+    # Residents.
+
+    def rested(self, worker: int, now: float) -> list[Command]:
+        """It has nothing to do for now, and stays; its slot is free, its GPUs are not."""
+        key = self._zygote_of.get(worker)
+        if key is None or not self._slots.rests(worker, self._roster.entries[key]):
+            return []
+        return self._slots.dispatch(now)
+
+    def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
+        """It has something to do, since then. One that has GPUs needs no slot."""
+        self._roster.entries[self._zygote_of[worker]].last_used = now
+        return self._slots.dispatch(now) if self._slots.asks(worker, since) else [Grant(worker)]
+
+    def may_go_on(self, worker: int) -> bool:
+        """Whether a resident may keep what it holds for its next call: nobody else waits."""
+        return not self._line and self._slots.keeps(worker)
+
+    # GPUs.
+
+    def gpus_changed(self, now: float) -> list[Command]:
+        """Devices became free, or were lost."""
+        return self._slots.dispatch(now)
+
+    # Time.
+
+    def tick(self, now: float) -> list[Command]:
+        """Let go of what has not been needed for long. Call it every `TICK_S` or so."""
+        commands: list[Command] = []
+        for zygote in self._roster:
+            commands += map(DismissWorker, self._slots.surplus(zygote, now))
+        return commands + self._upkeep.retire_unused(now) + self._upkeep.start_held_up(now)
+
+    # Environments.
+
+    def retire_idle(self, environment: str, now: float) -> list[Command]:
+        """Nobody insists on this environment any more: let it go, unless a call uses it."""
+        group = self._roster.group(environment)
+        if not group.idle:
+            return []
+        return self._upkeep.let_go(group) + self._upkeep.start_held_up(now)
+
+    def is_idle(self, environment: str) -> bool:
+        """Whether it could be let go of now."""
+        return self._roster.group(environment).idle
+
+    def is_kept_by_residents(self, environment: str) -> bool:
+        """Whether it could be let go of, were it not for its residents."""
+        return self._roster.group(environment).kept_by_residents
+
+    def kept_by_residents(self) -> list[str]:
+        """While calls wait for the room of an environment: those that residents keep up."""
+        self._upkeep.crowded = self._roster.crowded()
+        return self._roster.kept_by_residents() if self.crowded else []
+
+    def uses(self, environment: str) -> bool:
+        """Whether it has a zygote, or a call that waits for one."""
+        return any(key.environment == environment for key in self._roster.entries)
+
+    # Views, for stats and tests.
+
+    @property
+    def busy(self) -> int:
+        """Slots that are held."""
+        return self._slots.busy
+
+    @property
+    def crowded(self) -> bool:
+        """Whether calls may be waiting for the room of an environment; `kept_by_residents` looks."""
+        return self._upkeep.crowded
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait."""
+        return len(self._line)
+
+    def waiting_since(self) -> float | None:
+        """When the oldest waiting call arrived."""
+        return self._line.since
+
+    def is_up(self, key: ZygoteKey) -> bool:
+        """Whether calls may be sent its way without waiting for a start."""
+        zygote = self._roster.entries.get(key)
+        return zygote is not None and zygote.can_fork
+
+    def spares(self, key: ZygoteKey) -> int:
+        """Spares that wait for a call."""
+        zygote = self._roster.entries.get(key)
+        return len(zygote.spares) if zygote else 0
+
+    def keys(self) -> Iterable[ZygoteKey]:
+        """All zygotes known."""
+        return self._roster.entries.keys()

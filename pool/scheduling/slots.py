@@ -1,0 +1,222 @@
+"""Who gets a slot, a GPU or a spare next, and who holds them.
+
+    a call that waits + a spare of its zygote + a slot     --> Dispatch
+    a call for GPUs   + a spare of its zygote + its GPUs   --> Dispatch
+    a resident that asks                      + a slot     --> Grant
+    a zygote that has fewer spares than it could use       --> ForkWorkers
+
+Oldest first among the calls whose zygote has a spare. A worker holds what it was given
+until its process tree is gone, but for one that has answered and is small: the next call
+begins while it leaves, of as many at once as there are slots. A resident gives its slot
+back each time it rests, and keeps its GPUs.
+"""
+
+from __future__ import annotations
+
+from flashpool.pool.gpus.states import Lease
+from flashpool.pool.gpus.table import GpuTable
+
+from .commands import Command, Dispatch, ForkWorkers, Grant, Policy
+from .time_slicing import Turns
+from .wait_queue import Line
+from .zygote_table import Entry, Roster
+
+
+class Slots:
+    """The slots and GPUs of a pool, and the workers that hold them."""
+
+    def __init__(
+        self, policy: Policy, *, roster: Roster, line: Line, gpus: GpuTable, turns: Turns
+    ) -> None:
+        self._policy = policy
+        self._roster = roster
+        self._line = line
+        self._gpus = gpus
+        self._turns = turns
+        self.busy = 0
+        #: Workers that hold a slot, and those that hold GPUs.
+        self._holding: set[int] = set()
+        #: Workers that held one, have answered, and are not gone yet.
+        self._leaving: set[int] = set()
+        self._leases: dict[int, Lease] = {}
+        #: Residents, and those of them that want a slot: since when.
+        self._residents: set[int] = set()
+        self._asking: dict[int, float] = {}
+
+    @property
+    def _free(self) -> int:
+        return self._policy.slots - self.busy
+
+    def could_run_now(self, gpus: int) -> bool:
+        """Whether there is room for one more call, were its zygote up."""
+        return self._gpus.has(gpus) if gpus else self._free > 0
+
+    # Given out.
+
+    def dispatch(self, now: float) -> list[Command]:
+        """Pair waiting calls with spares while there are GPUs and slots, oldest call first."""
+        if not (self._line.calls or self._asking):
+            return []
+        if self.busy >= self._policy.slots and not self._gpus.line:
+            return []  # so it is with most events, while there is more to do than can be done
+        touched: list[Entry] = []
+        commands = self._dispatch_to_gpus(touched, now) if self._gpus.line else []
+        while (self._line.calls or self._asking) and self._free > 0:
+            zygote = self._oldest_with_spare() if self._line.calls else None
+            if self._asking and (asking := self._longest_asking(zygote)) is not None:
+                commands.append(self._grant(asking))
+                continue
+            if zygote is None:
+                break
+            call = next(iter(zygote.waiting))
+            worker = self._pair(call, zygote, touched, now)
+            self._holding.add(worker)
+            self.busy += 1
+            commands.append(Dispatch(call, worker))
+        if self._line.calls and (self._free > 0 or self._gpus.line):
+            # One is free for calls whose zygotes have not forked for want of it.
+            touched = [zygote for zygote in self._roster if zygote.needed or zygote in touched]
+        for zygote in touched:
+            commands += self.fork(zygote)
+        return commands
+
+    def _dispatch_to_gpus(self, touched: list[Entry], now: float) -> list[Command]:
+        commands: list[Command] = []
+        for call, _uuids in self._gpus.grants():
+            zygote = self._line.waits_for(call)
+            if not zygote.spares or self._turns.yields(zygote, zygote.for_gpus[call][0]):
+                continue  # its devices are kept; a fork is under way, or it stands in line anew
+            lease = self._gpus.take(call, now)
+            worker = self._pair(call, zygote, touched, now)
+            self._leases[worker] = lease
+            commands.append(Dispatch(call, worker, lease.uuids))
+        return commands
+
+    def _pair(self, call: int, zygote: Entry, touched: list[Entry], now: float) -> int:
+        """The spare that gets the call."""
+        self._line.leave(call)
+        zygote.busy += 1
+        zygote.peak = max(zygote.peak, zygote.busy - zygote.answered)
+        zygote.last_used = now
+        if zygote not in touched:
+            touched.append(zygote)
+        return zygote.spares.popleft()
+
+    def _oldest_with_spare(self) -> Entry | None:
+        entries = self._roster.entries
+        if len(entries) == 1:
+            (zygote,) = entries.values()
+            return zygote if zygote.waiting and zygote.spares else None
+        able = [z for z in entries.values() if z.waiting and z.spares]
+        if self._turns.any_yielding:
+            able = [z for z in able if not self._turns.yields(z, next(iter(z.waiting.values())))]
+        return min(able, key=lambda zygote: next(iter(zygote.waiting.values())), default=None)
+
+    def _longest_asking(self, rival: Entry | None) -> int | None:
+        """The resident that wants a slot for longest, if for longer than the rival's call."""
+        worker = min(self._asking, key=self._asking.__getitem__)
+        return None if rival and rival.since < self._asking[worker] else worker
+
+    def _grant(self, worker: int) -> Command:
+        del self._asking[worker]
+        self._holding.add(worker)
+        self.busy += 1
+        return Grant(worker)
+
+    # Asked for, and given back.
+
+    def leaves(self, worker: int, zygote: Entry) -> bool:
+        """It has answered, and has little to clear away; whether that freed a slot.
+
+        Bounded, because what it started may be slower to go than calls are to come.
+        """
+        if worker not in self._holding or len(self._leaving) >= self._policy.slots:
+            return False
+        self._holding.remove(worker)
+        self._leaving.add(worker)
+        self.busy -= 1
+        zygote.answered += 1
+        return True
+
+    def asks(self, worker: int, since: float) -> bool:
+        """A resident has something to do, since then; False when it has GPUs and needs no slot."""
+        if worker in self._leases:
+            return False
+        self._asking[worker] = since
+        return True
+
+    def rests(self, worker: int, zygote: Entry) -> bool:
+        """It has nothing to do for now, and stays; whether that freed a slot."""
+        if worker not in self._residents:
+            self._residents.add(worker)
+            zygote.busy -= 1
+            zygote.residents += 1
+        if worker not in self._holding:
+            return False
+        self._holding.remove(worker)
+        self.busy -= 1
+        return True
+
+    def keeps(self, worker: int) -> bool:
+        """Whether it is a resident and no other one asks."""
+        return worker in self._residents and not self._asking
+
+    def gone(self, worker: int, zygote: Entry, now: float) -> None:
+        """Its process tree is gone: what it held is free."""
+        if lease := self._leases.pop(worker, None):
+            self._gpus.release(lease, now)
+        elif worker in self._holding:
+            self._holding.remove(worker)
+            self.busy -= 1
+        elif worker in self._leaving:
+            self._leaving.remove(worker)
+            zygote.answered -= 1
+        elif worker not in self._residents:
+            zygote.discard(worker)
+            return
+        if worker in self._residents:
+            self._residents.remove(worker)
+            self._asking.pop(worker, None)
+            zygote.residents -= 1
+        else:
+            zygote.busy -= 1
+
+    # Spares.
+
+    def fork(self, zygote: Entry) -> list[Command]:
+        """Have as many spares as it could use."""
+        if not zygote.can_fork:
+            return []
+        have, able = len(zygote.spares) + zygote.forking, self._could_run(zygote)
+        wanted = self._spares_wanted(zygote, able)
+        # Several at a time, when several are kept: a zygote forks them more cheaply.
+        if have >= wanted or (have > wanted // 2 and have >= able):
+            return []
+        missing = wanted - have
+        zygote.forking += missing
+        return [ForkWorkers(zygote.key, missing)]
+
+    def surplus(self, zygote: Entry, now: float) -> list[int]:
+        """Take away spares that it has not needed of late; call it every second or so."""
+        idle = now - zygote.last_used
+        zygote.peak = max(
+            zygote.busy - zygote.answered,
+            zygote.peak - 1,
+            0 if idle > self._policy.spare_idle_s else 1,
+        )
+        number = len(zygote.spares) - self._spares_wanted(zygote, self._could_run(zygote))
+        return [zygote.spares.popleft() for _ in range(number)]
+
+    def _spares_wanted(self, zygote: Entry, able: int) -> int:
+        """A multiple of those that ran at once of late, or one for each that could run now.
+
+        Two for a single caller, who comes back before the next one is forked.
+        """
+        ahead = 4 * zygote.peak if zygote.peak > 1 else 2 * zygote.peak
+        return max(able, min(ahead, self._policy.max_spares))
+
+    def _could_run(self, zygote: Entry) -> int:
+        able = min(len(zygote.waiting), self._free)
+        if not zygote.for_gpus:
+            return able
+        return able + sum(call in zygote.for_gpus for call, _uuids in self._gpus.grants())

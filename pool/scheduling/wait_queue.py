@@ -1,0 +1,107 @@
+"""The calls that wait: each at the entry of its zygote, and those for GPUs in the GPUs' line.
+
+    join --> waits at its zygote's entry --> leave (it goes to a worker, or is withdrawn)
+                     |      ^
+                     '------'  hand_on, reroute: another zygote is the better one
+
+A call for GPUs is in two places: at its zygote's entry, and in the table's line of claims,
+exactly while that zygote can fork. One that is still starting keeps no device from others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from flashpool.pool.gpus.table import GpuTable
+
+from .commands import ZygoteKey
+from .zygote_table import Entry, Roster
+
+_Since = TypeVar("_Since", float, tuple[float, int])
+
+
+class Line:
+    """All calls that wait."""
+
+    def __init__(self, roster: Roster, gpus: GpuTable) -> None:
+        self._roster = roster
+        self._gpus = gpus
+        #: By call: the zygote it waits for.
+        self.calls: dict[int, ZygoteKey] = {}
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def join(self, call: int, zygote: Entry, now: float, *, gpus: int, again: bool) -> None:
+        """It waits for this zygote; in front of all others, when it was dispatched before."""
+        self.calls[call] = zygote.key
+        if gpus:
+            zygote.for_gpus[call] = now, gpus
+            if zygote.can_fork:
+                self._gpus.claim(call, gpus, 0.0 if again else now)
+        elif again:
+            zygote.waiting = {call: now, **zygote.waiting}
+        else:
+            zygote.waiting[call] = now
+
+    def leave(self, call: int) -> Entry | None:
+        """It waits no more; the zygote that it waited for, if it did."""
+        key = self.calls.pop(call, None)
+        if key is None:
+            return None
+        zygote = self._roster.entries[key]
+        if zygote.for_gpus.pop(call, None):
+            self._gpus.withdraw(call)
+        else:
+            del zygote.waiting[call]
+        return zygote
+
+    def leave_all(self, zygote: Entry) -> list[int]:
+        """Nobody waits for this zygote any more; who did."""
+        calls = [*zygote.waiting, *zygote.for_gpus]
+        for call in calls:
+            self.leave(call)
+        return calls
+
+    def waits_for(self, call: int) -> Entry:
+        """The zygote that a call waits for."""
+        return self._roster.entries[self.calls[call]]
+
+    def hand_on(self, zygote: Entry, heir: Entry) -> None:
+        """Its calls wait for another one, in the order in which they came."""
+        self.calls.update(dict.fromkeys((*zygote.waiting, *zygote.for_gpus), heir.key))
+        heir.waiting = _in_order({**zygote.waiting, **heir.waiting})
+        heir.for_gpus = _in_order({**zygote.for_gpus, **heir.for_gpus})
+        self.line_up(zygote)
+        zygote.waiting, zygote.for_gpus = {}, {}
+        self.line_up(heir)
+
+    def reroute(self, calls: Iterable[int], heir: Entry) -> None:
+        """Those of them that wait for a slot wait for another one; their turn is what it was."""
+        moved: dict[int, float] = {}
+        for call in calls:
+            key = self.calls.get(call)
+            since = self._roster.entries[key].waiting.pop(call, None) if key is not None else None
+            if since is not None:
+                moved[call] = since
+                self.calls[call] = heir.key
+        heir.waiting = _in_order({**moved, **heir.waiting})
+
+    def line_up(self, zygote: Entry) -> None:
+        """Have its calls stand in line for GPUs exactly while it can fork for them."""
+        for call, (since, number) in zygote.for_gpus.items():
+            if zygote.can_fork:
+                self._gpus.claim(call, number, since)
+            else:
+                self._gpus.withdraw(call)
+
+    @property
+    def since(self) -> float | None:
+        """When the oldest of all came."""
+        return min((zygote.since for zygote in self._roster if zygote.needed), default=None)
+
+
+def _in_order(calls: dict[int, _Since]) -> dict[int, _Since]:
+    """As they came."""
+    return dict(sorted(calls.items(), key=lambda item: item[1]))

@@ -1,0 +1,126 @@
+"""Which zygotes are up: when one starts, who makes room for it, when one may leave.
+
+    a call waits --> start --> StartZygote       unless it is broken, pauses, or has no room
+    no room      --> Turns --> let_go, or somebody yields
+    let_go       --> DismissWorker of its spares, RetireZygote when its last worker is gone
+
+A zygote that does not come up, or comes to no worker, is started a bounded number of times
+in `RESTART_WINDOW_S`; then its calls fail with the reason. One that was killed although it
+works is always started again, after a pause when that happens often.
+"""
+
+from __future__ import annotations
+
+from .commands import Command, DismissWorker, Fail, Policy, RetireZygote, StartZygote
+from .slots import Slots
+from .time_slicing import Turns
+from .wait_queue import Line
+from .zygote_table import RESTART_WINDOW_S, Entry, Group, Roster
+
+
+class Upkeep:
+    """Starts and retires zygotes."""
+
+    def __init__(
+        self, policy: Policy, *, roster: Roster, line: Line, slots: Slots, turns: Turns
+    ) -> None:
+        self._policy = policy
+        self._roster = roster
+        self._line = line
+        self._slots = slots
+        self._turns = turns
+        #: Whether calls may be waiting for the room of an environment.
+        self.crowded = False
+
+    # Starts.
+
+    def settle(self, zygote: Entry, now: float) -> list[Command]:
+        """Start, dispatch and fork for one zygote, in that order."""
+        if not zygote.up:
+            return self.start(zygote, now) if zygote.needed else []
+        return self._slots.dispatch(now) + self._slots.fork(zygote)
+
+    def start(self, zygote: Entry, now: float) -> list[Command]:
+        """Start it, if it may and there is room; or fail its calls."""
+        if zygote.up or zygote.starting:
+            return []
+        zygote.forget_old_starts(now)
+        if zygote.pauses(now):
+            return []
+        if zygote.broken:
+            return self.fail_waiting(zygote)
+        if not self._roster.is_next(zygote, now):
+            return []
+        commands = self._make_room_for(zygote, now)
+        if zygote.retiring or not self._roster.has_room(zygote.key.environment):
+            self.crowded = self.crowded or not commands
+            return commands
+        zygote.starts.append(now)
+        zygote.starting = True
+        return [*commands, StartZygote(zygote.key)]
+
+    def fail_waiting(self, zygote: Entry) -> list[Command]:
+        """It cannot be started: its calls hear why."""
+        calls = self._line.leave_all(zygote)
+        return [Fail(call, zygote.key, zygote.last_failure) for call in calls]
+
+    def _make_room_for(self, zygote: Entry, now: float) -> list[Command]:
+        """Let an environment go when there is no room, or have one yield."""
+        if self._roster.has_room(zygote.key.environment):
+            return []
+        turn = self._turns.who_goes(zygote, now)
+        if turn.goes is not None:
+            return self.let_go(turn.goes)
+        return self._slots.dispatch(now) if turn.changed else []
+
+    def start_held_up(self, now: float) -> list[Command]:
+        """Start zygotes whose calls waited for room, the longest first."""
+        held_up = self._roster.held_up() if self._line.calls else []
+        if not held_up and not self._turns.any_yielding:
+            return []
+        commands: list[Command] = []
+        for zygote in sorted(held_up, key=lambda zygote: zygote.since):
+            commands += self.start(zygote, now)
+        if self._turns.end_if_over(held_up):
+            commands += self._slots.dispatch(now)
+        return commands
+
+    # Ends.
+
+    def let_go(self, group: Group) -> list[Command]:
+        """Its zygotes take no more calls, and leave with their last workers."""
+        commands: list[Command] = []
+        for zygote in group.zygotes:
+            if zygote.retiring:
+                continue
+            zygote.retiring = True
+            self._line.line_up(zygote)
+            commands += self.dismiss_spares(zygote) + self.retire_if_done(zygote)
+        return commands
+
+    def dismiss_spares(self, zygote: Entry) -> list[Command]:
+        """End those that wait for a call."""
+        commands: list[Command] = [DismissWorker(worker) for worker in zygote.spares]
+        zygote.spares.clear()
+        return commands
+
+    def retire_if_done(self, zygote: Entry) -> list[Command]:
+        """A zygote that retires leaves when no worker of it is left."""
+        if zygote.leaving or not zygote.empty:
+            return []
+        if zygote.up:
+            zygote.leaving = True
+            return [RetireZygote(zygote.key)]
+        self._roster.entries.pop(zygote.key, None)
+        return []
+
+    def retire_unused(self, now: float) -> list[Command]:
+        """Let go of environments that had no call for long."""
+        commands: list[Command] = []
+        for group in self._roster.beside_base():
+            # One that does not come up is remembered for as long as its starts count.
+            limit = 0.0 if group.live else RESTART_WINDOW_S
+            age = now - group.last_used
+            if age > max(limit, self._policy.environment_idle_s) and group.idle:
+                commands += self.let_go(group)
+        return commands

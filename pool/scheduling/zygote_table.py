@@ -1,0 +1,250 @@
+"""What is known of each zygote, and what follows for its environment. Facts, no decisions.
+
+    Roster
+      '-- Entry  one zygote: is it up, who waits for it, its spares, how many run
+      '-- Group  all entries of one environment: does it take room, could it go
+
+The scheduler writes entries; the questions here are what its rules are made of.
+Environments other than the base's share a bounded number of places: one takes a place
+while it has a zygote that is up or starts, and was not told to leave yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from flashpool.pool.calls import BASE_ENVIRONMENT
+
+from .commands import ZygoteKey
+
+#: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
+RESTART_LIMIT: Final = 5
+RESTART_WINDOW_S: Final = 60.0
+#: Before the next start of one that was killed: by how often it was, in that window.
+RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 1.0, 2.0, 5.0)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known of one zygote."""
+
+    key: ZygoteKey
+    up: bool = False
+    starting: bool = False
+    retiring: bool = False
+    #: It was told to leave; `zygote_lost` follows.
+    leaving: bool = False
+    #: When it was started, without those starts that came to a worker.
+    starts: deque[float] = field(default_factory=deque)
+    #: Whether this start came to a worker; when those that did were killed.
+    proven: bool = False
+    kills: deque[float] = field(default_factory=deque)
+    last_failure: str = ""
+    last_used: float = 0.0
+    up_since: float = 0.0
+    #: Calls that wait, since when; those for GPUs also for how many.
+    waiting: dict[int, float] = field(default_factory=dict)
+    for_gpus: dict[int, tuple[float, int]] = field(default_factory=dict)
+    spares: deque[int] = field(default_factory=deque)
+    forking: int = 0
+    #: Workers that were dispatched to and whose tree is not gone.
+    busy: int = 0
+    #: Those of them that have answered and hold no slot any more.
+    answered: int = 0
+    #: Workers that stay between calls.
+    residents: int = 0
+    #: Most busy at once, of late.
+    peak: int = 0
+
+    @property
+    def needed(self) -> bool:
+        """Whether calls wait for it."""
+        return bool(self.waiting or self.for_gpus)
+
+    @property
+    def since(self) -> float:
+        """When the oldest call that waits for it came; only while it is `needed`."""
+        first = [next(iter(self.waiting.values()))] if self.waiting else []
+        first += [next(iter(self.for_gpus.values()))[0]] if self.for_gpus else []
+        return min(first)
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether calls may be sent its way."""
+        return self.up and not self.retiring
+
+    @property
+    def empty(self) -> bool:
+        """Whether no worker of it is left, or on its way."""
+        return not (self.busy or self.residents or self.forking)
+
+    def forget_old_starts(self, now: float) -> None:
+        """Starts and kills of long ago count no more."""
+        for times in (self.starts, self.kills):
+            while times and now - times[0] > RESTART_WINDOW_S:
+                times.popleft()
+
+    @property
+    def broken(self) -> bool:
+        """Whether it was started too often, and came to nothing."""
+        return len(self.starts) >= RESTART_LIMIT
+
+    def pauses(self, now: float) -> bool:
+        """Whether it was killed so often of late that its next start must wait a little."""
+        if not self.kills:
+            return False
+        pause = RESTART_PAUSES_S[min(len(self.kills), len(RESTART_PAUSES_S) - 1)]
+        return now - self.kills[-1] < pause
+
+    def forked(self) -> None:
+        """A fork that was asked for is here, or will never be."""
+        self.forking = max(0, self.forking - 1)
+
+    def lost(self, reason: str, now: float) -> None:
+        """It is down, and its spares and forks with it."""
+        if self.proven and not self.retiring:
+            self.kills.append(now)
+        self.up = self.starting = self.leaving = self.proven = False
+        self.last_failure = reason
+        self.forking = 0
+        self.spares.clear()
+
+    def works(self) -> None:
+        """This start came to a worker."""
+        if not self.proven:
+            self.proven = True
+            self.starts.pop()
+
+    def discard(self, worker: int) -> None:
+        """It is no spare of this one any more."""
+        try:
+            self.spares.remove(worker)
+        except ValueError:
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The zygotes of one environment."""
+
+    environment: str
+    zygotes: list[Entry]
+
+    @property
+    def live(self) -> bool:
+        """Whether it takes room; what leaves does not."""
+        return any((z.up or z.starting) and not z.leaving for z in self.zygotes)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has calls, or is starting; residents aside."""
+        return any(z.needed or z.busy or z.starting for z in self.zygotes)
+
+    @property
+    def has_residents(self) -> bool:
+        return any(z.residents for z in self.zygotes)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could be let go of now."""
+        return not self.in_use and not self.has_residents
+
+    @property
+    def kept_by_residents(self) -> bool:
+        """Whether it could be let go of, were it not for its residents."""
+        return self.has_residents and not self.in_use
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is on its way out: no call is in it, and no zygote of it stays."""
+        return all(z.retiring or not z.up for z in self.zygotes) and not any(
+            z.busy or z.residents or z.starting for z in self.zygotes
+        )
+
+    @property
+    def last_used(self) -> float:
+        return max(z.last_used for z in self.zygotes)
+
+    @property
+    def up_since(self) -> float:
+        """When the first of those that are up came up."""
+        return min(z.up_since for z in self.zygotes if z.up)
+
+
+class Roster:
+    """All zygotes that are known."""
+
+    def __init__(self, max_environments: int) -> None:
+        self._max_environments = max_environments
+        self.entries: dict[ZygoteKey, Entry] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries.values())
+
+    def entry(self, key: ZygoteKey) -> Entry:
+        """Its entry; a new one, when it is unknown."""
+        entry = self.entries.get(key)
+        if entry is None:
+            entry = self.entries[key] = Entry(key)
+        return entry
+
+    def group(self, environment: str) -> Group:
+        """The zygotes of an environment."""
+        return Group(environment, [z for z in self if z.key.environment == environment])
+
+    def beside_base(self) -> list[Group]:
+        """All environments but the base."""
+        found: dict[str, Group] = {}
+        for key, zygote in self.entries.items():
+            if key.environment != BASE_ENVIRONMENT:
+                group = found.setdefault(key.environment, Group(key.environment, []))
+                group.zygotes.append(zygote)
+        return list(found.values())
+
+    def held_up(self) -> list[Entry]:
+        """Those with calls that wait for a start."""
+        down = [z for z in self.entries.values() if not (z.up or z.starting)]
+        return [zygote for zygote in down if zygote.needed]
+
+    # Room for environments.
+
+    def has_room(self, environment: str) -> bool:
+        """Whether it is up, or may be."""
+        live = [group.environment for group in self.beside_base() if group.live]
+        beside = environment != BASE_ENVIRONMENT and environment not in live
+        return not beside or len(live) < self._max_environments
+
+    def is_next(self, zygote: Entry, now: float) -> bool:
+        """Whether the room there is goes to no environment whose calls wait for longer."""
+        environment = zygote.key.environment
+        beside = self.beside_base()
+        live = [group.environment for group in beside if group.live]
+        if environment == BASE_ENVIRONMENT or environment in live or not zygote.needed:
+            return True
+        since = zygote.since
+        before = [
+            group
+            for group in beside
+            if not group.live and group.environment != environment
+            if any(z.needed and z.since < since and not z.pauses(now) for z in group.zygotes)
+        ]
+        return len(before) < max(1, self._max_environments - len(live))
+
+    def crowded(self) -> bool:
+        """Whether calls wait for the room of an environment."""
+        beside = [zygote.key.environment for zygote in self.held_up()]
+        return any(not self.has_room(environment) for environment in dict.fromkeys(beside))
+
+    def kept_by_residents(self) -> list[str]:
+        """Environments that residents keep up: rather those that nothing else does.
+
+        None, when one is about to leave.
+        """
+        beside = self.beside_base()
+        if any(group.live and group.leaves for group in beside):
+            return []
+        kept = [group for group in beside if group.has_residents]
+        return [g.environment for g in kept if g.kept_by_residents] or [g.environment for g in kept]

@@ -1,0 +1,124 @@
+"""The parts of one pool: made, wired to each other, and closed, in one place.
+
+    at once          scheduler, learner, recorder, gpus (a table so far)
+    with the loop    poller <- fleet (zygotes) <- crew (workers) <- calls <- residency
+
+The supervisor, and what it is divided into, reach each other's parts through here. What
+each part is for is told at the top of its own module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from flashpool.pool.calls import BASE_ENVIRONMENT
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.residents.loading import Host
+from flashpool.pool.residents.runner import Residency
+from flashpool.pool.scheduling.commands import Policy, ZygoteKey
+from flashpool.pool.scheduling.preloading import Learner
+from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.stats import Recorder
+from flashpool.pool.workers import worker_set, zygote_set
+from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.memory import OomWatch
+from flashpool.pool.workers.poller import Poller
+from flashpool.pool.workers.worker_set import Crew
+from flashpool.pool.workers.zygote_set import Fleet
+
+#: The zygote that is always up, or about to be.
+BASE: Final = ZygoteKey(BASE_ENVIRONMENT)
+
+
+class Listener(zygote_set.Listener, worker_set.Listener, Protocol):
+    """Who hears of zygotes and workers."""
+
+
+class Parts:
+    """What a pool consists of."""
+
+    loop: asyncio.AbstractEventLoop
+    poller: Poller
+    fleet: Fleet
+    crew: Crew
+    calls: Accepted
+    residency: Residency
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.config = config
+        # Not the loop's time, which is that of its last turn.
+        self.now = time.monotonic
+        self.gpus = GpuAccess(config, self.now)
+        self.scheduler = Scheduler(
+            Policy(
+                slots=config.slots,
+                queue_limit=config.queue_limit,
+                max_spares=config.max_spares,
+                spare_idle_s=config.spare_idle_s,
+                max_environments=config.max_environments,
+                environment_idle_s=config.environment_idle_s,
+            ),
+            self.gpus.table,
+        )
+        self.learner = Learner(config.preload_learn, config.preload, config.preload_zygotes)
+        self.recorder = Recorder()
+        self.oom = OomWatch()
+        #: Nothing new begins any more.
+        self.closed = False
+
+    async def open(self, *, listener: Listener, host: Host, call_ended: Callable[[], None]) -> None:
+        """Make those that need the running loop."""
+        self.loop = asyncio.get_running_loop()
+        self.poller = Poller(self.loop)
+        await self.gpus.open()
+        config = self.gpus.for_zygotes()
+        self.fleet = Fleet(config, self.learner, self.poller, self.now, listener)
+        self.crew = Crew(self.config, self.fleet, self.poller, self.now, listener)
+        self.calls = Accepted(
+            self.config,
+            scheduler=self.scheduler,
+            crew=self.crew,
+            recorder=self.recorder,
+            now=self.now,
+            ended=call_ended,
+        )
+        self.residency = Residency(
+            self.config,
+            scheduler=self.scheduler,
+            crew=self.crew,
+            calls=self.calls,
+            gpus=self.gpus,
+            now=self.now,
+            host=host,
+        )
+        self.calls.residency = self.residency
+
+    async def close(self) -> None:
+        """All processes are gone: close what is left."""
+        await self.residency.room.close()
+        await self.calls.close()
+        self.poller.close()
+        await self.gpus.close()
+
+
+class Change:
+    """Lets coroutines wait until something has happened that may be what they wait for."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self) -> None:
+        """Something happened."""
+        self._event.set()
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Until then, or so long."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+        self._event.clear()

@@ -1,0 +1,97 @@
+"""The environments that calls may name: a name, an interpreter, and nothing more.
+
+    add --> calls, processes --> none of either is left --> on_unused: forgotten
+             |
+             '-- a zygote preloads what its calls import --> on_learned
+
+Whoever adds one keeps what the name stands for, until `on_unused` is told of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from flashpool.pool.calls import BASE_ENVIRONMENT
+from flashpool.pool.scheduling.commands import ZygoteKey
+
+from .command_runner import Actions
+from .components import Parts
+
+
+class Owner(Protocol):
+    """Who has asked to be told."""
+
+    #: That one which was added has no process and no call left.
+    on_unused: Callable[[str], None]
+    #: Which modules an environment's calls import, when a zygote preloads them; and the
+    #: packages that the sources of those calls name.
+    on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
+
+
+class KnownEnvironments:
+    """The base, and those that were added."""
+
+    def __init__(self, parts: Parts, actions: Actions, owner: Owner) -> None:
+        self._parts = parts
+        self._actions = actions
+        self._owner = owner
+        #: To be let go of when what keeps them up is gone.
+        self._unwanted: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts.fleet.pythons
+
+    def add(
+        self, name: str, python: str, preload: Iterable[str], entries: Iterable[str] = ()
+    ) -> None:
+        """Calls may name it from now on; one that is known may have come to another place."""
+        pythons = self._parts.fleet.pythons
+        if name not in self:
+            self._parts.learner.seed(name, preload, entries)
+        elif pythons[name] != python and not self.retire_idle(name):
+            # What runs there goes on, and its processes go when nothing does.
+            self._unwanted.add(name)
+        pythons[name] = python
+
+    def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
+        """A zygote of its has preloaded these; none, when it was better without."""
+        if key.environment != BASE_ENVIRONMENT:
+            entries = self._parts.learner.entries(key) if modules else ()
+            self._owner.on_learned(key.environment, modules, entries)
+
+    # Letting go.
+
+    def retire_idle(self, name: str) -> bool:
+        """Let its processes go, unless a call uses it: then False."""
+        scheduler = self._parts.scheduler
+        if scheduler.is_idle(name):
+            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
+            return True
+        if not scheduler.is_kept_by_residents(name):
+            return False
+        reason = "its environment is to be deleted, to make room on the disk"
+        if not self._parts.residency.room.leave_environment(name, reason):
+            return False
+        # It goes when they have closed themselves.
+        self._unwanted.add(name)
+        return True
+
+    def settle(self, name: str) -> None:
+        """Something of it has come to rest: nobody may want it, and nothing keep it up."""
+        scheduler = self._parts.scheduler
+        if name in self._unwanted and scheduler.is_idle(name):
+            self._unwanted.remove(name)
+            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
+
+    def forget_unused(self, *names: str) -> None:
+        """These, or all, that have neither a process nor a call."""
+        parts = self._parts
+        if parts.closed:
+            return
+        for name in names or list(parts.fleet.pythons):
+            if name in self and name != BASE_ENVIRONMENT and not parts.scheduler.uses(name):
+                parts.fleet.forget(name)
+                parts.learner.forget(name)
+                self._unwanted.discard(name)
+                self._owner.on_unused(name)

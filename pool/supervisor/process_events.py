@@ -1,0 +1,233 @@
+"""What zygotes and workers report, and what follows: an event for the scheduler, a call's end.
+
+    Fleet -- zygote_ready, zygote_lost, spares, exited, gone --.
+    Crew  -- worker_ready, item, result, died, worker_gone ----+--> Reports
+                                                               |
+             Scheduler event --> Actions.do    <---------------+
+             Accepted.finish --> the call's sink   <-----------'
+
+The one place that decides between "the call failed" and "try it again": a call whose
+worker died before it began is submitted once more.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flashpool.pool import exit_causes
+from flashpool.pool._child import wire
+from flashpool.pool.scheduling.commands import ZygoteKey
+from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.worker import Running, Worker
+from flashpool.pool.workers.zygote import ZygoteProcess
+
+from .command_runner import Actions
+from .components import BASE, Parts
+from .environment_registry import KnownEnvironments
+
+#: After a fork failed for want of processes or descriptors.
+_FORK_AGAIN_S: Final = 0.5
+#: Peak resident KiB up to which a worker that has answered is as good as gone: its memory is
+#: back before the next call could want it.
+SMALL_KB: Final = 256 * 1024
+
+
+class Reports:
+    """Hears of zygotes (`fleet.Listener`) and workers (`crew.Listener`)."""
+
+    def __init__(self, parts: Parts, actions: Actions, environments: KnownEnvironments) -> None:
+        self._parts = parts
+        self._actions = actions
+        self._environments = environments
+        self._scheduler = parts.scheduler
+        self._do = actions.do
+        self._now = parts.now
+
+    # Zygotes.
+
+    def zygote_ready(self, zygote: ZygoteProcess) -> None:
+        """It can fork; what it replaces may go."""
+        key, learner = zygote.key, self._parts.learner
+        self._do(self._scheduler.zygote_ready(key, self._now()))
+        unneeded = learner.started(key)
+        if key.profile > 0 and key not in unneeded:
+            self._environments.learned(key, learner.modules(key))
+        for replaced in unneeded:
+            heir = ZygoteKey(key.environment) if key in unneeded else key
+            self._do(self._scheduler.retire(replaced, heir, self._now()))
+        self._actions.reroute(key)
+        self._actions.want(learner.behind(key.environment))
+        self._environments.settle(key.environment)
+        self._actions.changed()
+
+    def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
+        """It is gone: its workers' calls fail, or wait for the next start."""
+        curable = zygote is not None and zygote.curable
+        if key.profile and (zygote is None or not zygote.forked):
+            # What it should have preloaded may be to blame: calls need not have it.
+            self._actions.retire(key)
+        commands = self._scheduler.zygote_lost(key, reason, self._now(), curable=curable)
+        for worker in self._parts.crew.of(zygote):
+            self._parts.crew.read_last(worker)
+            self._end_with_zygote(worker, reason)
+            self._parts.crew.forget(worker)
+        self._do(commands)
+        if key == BASE and zygote is not None and (zygote.ready_at is not None or curable):
+            self._actions.want(key)
+        # Not with the next tick: somebody may wait for the room that it takes.
+        self._environments.forget_unused(key.environment)
+        self._actions.changed()
+
+    def _end_with_zygote(self, worker: Worker, reason: str) -> None:
+        running = worker.running
+        if worker.instance is not None:
+            self._parts.residency.lost(worker, exit_causes.of_lost_zygote(reason, ""), None)
+        if running is None or running.done:
+            return
+        # Nobody can tell any more whether it began, unless its worker never read it. (Of a
+        # stream the last that it was sent may have been a credit.)
+        unread = worker.link.unread and not running.call.stream
+        if unread and running.may_run_again(began=False):
+            self._again(worker, running)
+        else:
+            self._fail(worker, running, exit_causes.of_lost_zygote(reason, _said(worker)))
+
+    def spares(self, zygote: ZygoteProcess, pids: list[int], fds: list[int], ready: bool) -> None:
+        """It forked."""
+        self._parts.crew.welcome(zygote, pids, fds, ready=ready)
+
+    def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
+        """The machine has no room for more processes now: ask again when it may have."""
+        if self._scheduler.waiting:
+            self._parts.residency.room.give_up_process()
+
+        def again() -> None:
+            if zygote in self._parts.fleet:
+                for _ in range(number):
+                    self._do(self._scheduler.worker_not_ready(zygote.key, self._now()))
+
+        self._parts.loop.call_later(_FORK_AGAIN_S, again)
+
+    def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
+        """A worker is dead."""
+        self._parts.crew.exited(zygote, death)
+
+    def gone(self, zygote: ZygoteProcess, pid: int) -> None:
+        """What a dead worker had left is gone."""
+        self._parts.crew.gone(zygote, pid)
+
+    # Spares.
+
+    def worker_ready(self, worker: Worker) -> None:
+        """It waits for a call."""
+        self._do(self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now()))
+
+    def worker_not_ready(self, worker: Worker) -> None:
+        """It will never take one."""
+        self._do(self._scheduler.worker_not_ready(worker.zygote.key, self._now()))
+
+    def stillborn(self, worker: Worker, death: wire.Exited) -> None:
+        """It ended before user code began: calls need not have what its zygote preloaded."""
+        zygote = worker.zygote
+        if self._parts.fleet.stillborn(zygote, exit_causes.exit_words(death.status)):
+            self._actions.retire(zygote.key)
+            self._environments.learned(zygote.key, ())
+
+    # Workers with a call.
+
+    def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+        """A generator yielded."""
+        running.take_item(frame)
+
+    def result(
+        self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta
+    ) -> None:
+        """A call ended by itself."""
+        assert worker.call_id is not None
+        # First of all the next call, which begins while this one's end is told.
+        if meta.rss_kb <= SMALL_KB:
+            self._do(self._scheduler.leaves(worker.id, self._now()))
+        warnings = self._actions.learn(running.call, worker.zygote, meta)
+        if running.call.source:
+            self._parts.fleet.ran(worker.zygote, running.call)
+        outcome = outcomes.answered(running, frame, meta, self._now(), warnings=warnings)
+        self._parts.calls.finish(worker.call_id, outcome)
+
+    def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
+        """User code wrote to the channel."""
+        self._fail(worker, running, exit_causes.of_bad_frame(problem, _said(worker)))
+
+    def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
+        """A worker died without a result: once more, if nothing of the call had run."""
+        if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
+            self._again(worker, running)
+            return
+        doubted = exit_causes.NEVER_BEGAN if worker.doubted and not death.began else None
+        cause = exit_causes.of_death(
+            death.status,
+            stop=worker.stop or doubted,
+            oom=self._parts.oom.rose(),
+            output_tail=_said(worker),
+            peak_mb=round(death.rss_kb / 1024, 1),
+        )
+        self._fail(worker, running, cause, death)
+
+    def _again(self, worker: Worker, running: Running) -> None:
+        call_id = worker.call_id
+        assert call_id is not None
+        # Not where it was: that zygote may be on its way out.
+        key = self._actions.route(running.call)
+        self._parts.calls.again(call_id, key)
+        now, gpus = self._now(), running.gpus_wanted
+        self._do(self._scheduler.submitted(call_id, key, now, gpus=gpus, again=True))
+        self._parts.calls.waits(call_id)
+
+    def _fail(
+        self,
+        worker: Worker,
+        running: Running,
+        cause: exit_causes.Cause,
+        death: wire.Exited | None = None,
+    ) -> None:
+        assert worker.call_id is not None
+        outcome = outcomes.failed(running, cause, self._now(), death)
+        self._parts.calls.finish(worker.call_id, outcome)
+
+    def worker_dead(self, worker: Worker) -> None:
+        """It is no spare any more, but its slot is not free yet."""
+        self._scheduler.spare_died(worker.id)
+
+    def worker_gone(self, worker: Worker) -> None:
+        """Its slot is free, and its GPUs are to be looked at."""
+        self._do(self._scheduler.worker_gone(worker.id, self._now()))
+        self._parts.gpus.given_back()
+        if worker.instance is not None:
+            self._parts.residency.gone(worker)
+        self._environments.settle(worker.zygote.key.environment)
+        if self._parts.closed:
+            self._actions.changed()
+
+    # Residents.
+
+    def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """Something of one of its calls."""
+        self._parts.residency.sent(worker, frame)
+
+    def resident_spoilt(self, worker: Worker, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+        self._parts.residency.lost(worker, exit_causes.of_bad_frame(problem, ""), None)
+
+    def resident_died(self, worker: Worker, death: wire.Exited) -> None:
+        """It died, with the calls in it."""
+        self._parts.residency.died(worker, death, self._parts.oom.rose())
+
+
+def _said(worker: Worker) -> str:
+    """The last that it printed."""
+    return worker.link.output.tail(exit_causes.TAIL)
+
+
+def _not_its_fault(worker: Worker, death: wire.Exited) -> bool:
+    """Whether the call had no part in its worker's death; a large one needs memory to begin."""
+    stop = worker.stop
+    return stop is None or (not death.began and stop.error_type != "OutOfMemory")

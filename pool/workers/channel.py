@@ -1,0 +1,203 @@
+"""The supervisor's ends of a worker: channel and output. Never blocks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import termios
+
+# The C class: its wrapper in `socket` costs microseconds, and every call makes one.
+from _socket import AF_UNIX, SHUT_RDWR, SOCK_STREAM, socket
+from collections.abc import Iterator
+from typing import Final
+
+from flashpool.pool._child import framing, wire
+
+from .output_buffer import OutputBuffer
+
+_INT: Final = struct.Struct("i")
+#: Most bytes of frames, and of output, read from one worker before others get their turn.
+_CHANNEL_TURN: Final = 1024 * 1024
+_OUTPUT_TURN: Final = 256 * 1024
+_OUTPUT_CHUNK: Final = 64 * 1024
+#: What an end whose other one is closed answers.
+GONE: Final = (BrokenPipeError, ConnectionResetError)
+
+
+class WorkerLink:
+    """Sends frames to a worker, and reads what it sends and prints."""
+
+    __slots__ = (
+        "_ended",
+        "_reader",
+        "_sock",
+        "_unsent",
+        "output",
+        "output_ended",
+        "output_fd",
+        "unread",
+    )
+
+    def __init__(
+        self, channel_fd: int, output_fd: int, *, output_limit: int, body_limit: int
+    ) -> None:
+        self._sock = socket(AF_UNIX, SOCK_STREAM, 0, channel_fd)
+        self._sock.setblocking(False)
+        os.set_blocking(output_fd, False)
+        self.output_fd = output_fd
+        # Nothing comes after an end: whoever asks once more shall not ask the kernel.
+        self._ended = self.output_ended = False
+        #: Whether the worker is known to have ended without reading all that it was sent.
+        self.unread = False
+        self.output = OutputBuffer(output_limit)
+        self._reader = framing.FrameReader(body_limit)
+        #: What waits to be sent; descriptors, our own copies, with the first byte of a part.
+        self._unsent: list[tuple[memoryview, list[int]]] = []
+
+    def send(self, kind: int, meta: bytes, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
+        """Send a frame, as much of it as the socket takes; `flush` sends the rest.
+
+        Raises:
+            OSError: nothing of it was sent. `GONE`: the worker is; its zygote reports that.
+        """
+        head = wire.head(kind, meta, len(body), len(fds))
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._sock.sendmsg([head, body], framing.rights(list(fds)))
+            except BlockingIOError:
+                pass
+            except GONE:
+                self.unread = True
+                raise
+        if sent < len(head):
+            copies = [] if sent else _copies(fds)
+            self._unsent += [(memoryview(head)[sent:], copies), (memoryview(body), [])]
+        elif sent - len(head) < len(body):
+            self._unsent.append((memoryview(body)[sent - len(head) :], []))
+
+    def limit(self, body_limit: int) -> None:
+        """Refuse larger frames from now on."""
+        self._reader.limit(body_limit)
+
+    @property
+    def channel_fd(self) -> int:
+        """The channel's descriptor."""
+        return self._sock.fileno()
+
+    def hang_up(self) -> None:
+        """Tell the worker that nothing more comes."""
+        try:
+            self._sock.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # it is gone already
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """The socket takes more: send it."""
+        while self._unsent:
+            part, fds = self._unsent[0]
+            try:
+                sent = self._sock.sendmsg([part], framing.rights(fds))
+            except BlockingIOError:
+                return
+            for fd in fds:
+                os.close(fd)
+            if sent < len(part):
+                self._unsent[0] = part[sent:], []
+                return
+            self._unsent.pop(0)
+
+    def read(self) -> list[wire.Frame] | None:
+        """Frames that have arrived; None at the end.
+
+        Raises:
+            BadFrame: something else than the runtime wrote to the channel.
+        """
+        size = 0
+        while size < _CHANNEL_TURN and (arrived := self._receive()) is not None:
+            size += len(arrived[0])
+            frames = self._reader.feed(*arrived)
+            if frames:
+                return frames
+        return None if self._ended else []
+
+    def read_last(self) -> Iterator[wire.Frame]:
+        """Frames of a dead worker.
+
+        No more than had arrived by now, and what comes along with it: a process that it
+        left may go on writing for ever.
+
+        Raises:
+            BadFrame: as `read` does.
+        """
+        (left,) = _INT.unpack(fcntl.ioctl(self._sock, termios.FIONREAD, bytes(_INT.size)))
+        # Once more at 0: behind the last byte the kernel tells how the other end was closed.
+        while left >= 0 and (arrived := self._receive()) is not None:
+            left -= len(arrived[0])
+            yield from self._reader.feed(*arrived)
+
+    def _receive(self) -> tuple[bytes, list[int]] | None:
+        """Bytes and descriptors; None where there are none, or the end."""
+        if self._ended:
+            return None
+        try:
+            data, fds = framing.receive(self._sock)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            # So says the kernel of an end that was closed with something in it.
+            self.unread = True
+            data, fds = b"", []
+        if not data:
+            self._ended = True
+            return None
+        return data, fds
+
+    def read_output(self) -> bytes | None:
+        """Keep what was printed, at most a turn's worth; None at the end of it."""
+        chunks: list[bytes] = []
+        size = 0
+        if self.output_ended:
+            return None
+        while size < _OUTPUT_TURN:
+            try:
+                chunk = os.read(self.output_fd, _OUTPUT_CHUNK)
+            except BlockingIOError:
+                break
+            if not chunk:
+                self.output_ended = True
+                return b"".join(chunks) or None
+            self.output.append(chunk)
+            chunks.append(chunk)
+            size += len(chunk)
+            if len(chunk) < _OUTPUT_CHUNK and size < _OUTPUT_TURN:
+                break
+        return b"".join(chunks)
+
+    def close(self) -> None:
+        """Let go of both ends, and of descriptors nobody will receive."""
+        unused = self._reader.abandoned_fds()
+        for _, fds in self._unsent:
+            unused += fds
+        for fd in unused:
+            os.close(fd)
+        self._sock.close()
+        os.close(self.output_fd)
+
+
+def _copies(fds: tuple[int, ...]) -> list[int]:
+    """All of them, or none."""
+    copies: list[int] = []
+    try:
+        copies.extend(map(os.dup, fds))  # those before one that failed are in it
+    except OSError:
+        for fd in copies:
+            os.close(fd)
+        raise
+    return copies

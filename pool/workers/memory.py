@@ -1,0 +1,147 @@
+"""What a call's process tree uses, and whether the kernel took something for memory.
+
+A limit is enforced by looking: RLIMIT_AS would break CUDA's huge reservations.
+
+    used, on the loop --more than it may--> Measures.ask --> exact, on a thread --> told
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Final
+
+from flashpool.pool._child import processes
+from flashpool.pool.exit_causes import OomKill
+
+_log = logging.getLogger(__name__)
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+#: Where the kernel counts its kills: control groups, version 2, then 1.
+_COUNTERS: Final = (
+    ("memory.events", "/sys/fs/cgroup/memory.events"),
+    ("memory.oom_control", "/sys/fs/cgroup/memory/memory.oom_control"),
+    ("vmstat", "/proc/vmstat"),
+)
+
+
+def used(pid: int) -> int:
+    """Bytes the process and all below it use, at most.
+
+    Resident pages are quick to read, but count what processes share once for each. Only
+    a tree that seems to use too much is worth the exact measure (`exact`).
+    """
+    return sum(map(_resident, (pid, *processes.descendants(pid))))
+
+
+def exact(pid: int) -> int:
+    """Bytes of proportional set size of the tree: a shared page counts once in all.
+
+    The kernel looks at each page, which takes some 8 ms for a gigabyte.
+    """
+    return sum(map(_proportional, (pid, *processes.descendants(pid))))
+
+
+def _resident(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            resident = file.read().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(resident) * _PAGE
+
+
+def _proportional(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        return _resident(pid)
+    return 0
+
+
+class Measures:
+    """Exact measures, each on a thread: the loop would stand still for that long."""
+
+    def __init__(self) -> None:
+        #: Who is to be told of a tree that is being measured, by its root and by who asked.
+        self._asked: dict[int, dict[Hashable, Callable[[int], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def ask(self, pid: int, who: Hashable, tell: Callable[[int], None]) -> None:
+        """Have ``tell`` told what a tree uses; one measure of it is for all who ask meanwhile."""
+        asked = self._asked.get(pid)
+        if asked is not None:
+            asked[who] = tell
+            return
+        self._asked[pid] = {who: tell}
+        task = asyncio.ensure_future(self._measure(pid))
+        self._tasks.add(task)
+        task.add_done_callback(self._measured)
+
+    async def _measure(self, pid: int) -> None:
+        try:
+            found = await asyncio.to_thread(exact, pid)
+        except RuntimeError:
+            # No thread is to be had, perhaps because of the very call that is measured.
+            found = exact(pid)
+        finally:
+            asked = self._asked.pop(pid)
+        for tell in asked.values():
+            tell(found)
+
+    def _measured(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("What a call uses could not be measured: %r", error)
+
+    async def close(self) -> None:
+        """Tell nobody any more."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class OomWatch:
+    """Tells whether the kernel's counter of out-of-memory kills rose since last asked."""
+
+    def __init__(self) -> None:
+        self._source, self._path = self._find()
+        self._last = self._read()
+
+    def rose(self) -> OomKill | None:
+        """Evidence of a kill since the last call of this, or None."""
+        now = self._read()
+        more, self._last = now - self._last, now
+        return OomKill(source=self._source, kills=more) if more > 0 else None
+
+    def _find(self) -> tuple[str, Path | None]:
+        for source, name in _COUNTERS:
+            path = Path(name)
+            if _kills(path) is not None:
+                return source, path
+        return "", None
+
+    def _read(self) -> int:
+        return (_kills(self._path) or 0) if self._path is not None else 0
+
+
+def _kills(path: Path) -> int | None:
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return None

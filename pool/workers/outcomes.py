@@ -1,0 +1,249 @@
+"""The ends of calls as `Outcome`: what the supervisor decided, in words for the caller."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from flashpool.pool import exit_causes
+from flashpool.pool._child import wire
+from flashpool.pool.calls import InstanceRecord, Outcome, Phase, Receipt
+from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.exit_causes import Cause, Stop
+
+from .worker import Running
+
+
+def answered(
+    running: Running,
+    frame: wire.Frame,
+    meta: wire.ResultMeta,
+    now: float,
+    instance: InstanceRecord | None = None,
+    warnings: tuple[str, ...] = (),
+) -> Outcome:
+    """The worker sent its RESULT: a value, or what user code raised; the instance it ran in."""
+    receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=_mb(meta.rss_kb))
+    output = _written(running)
+    if meta.ok:
+        return Outcome(
+            body=frame.body,
+            fds=running.fds_of(frame),
+            format=meta.form,
+            output=output,
+            receipt=receipt,
+            instance=instance,
+            warnings=warnings,
+        )
+    return Outcome(
+        error_type=meta.more["error_type"],
+        error=meta.more["error"],
+        exception=frame.body or None,
+        details=meta.more.get("details", {}),
+        from_user=meta.more.get("user", False),
+        output=output,
+        receipt=receipt,
+        instance=instance,
+        warnings=warnings,
+    )
+
+
+def told(outcome: Outcome, remedy: str) -> str:
+    """Its error; where a module was not there, with what to do about that as its last line."""
+    error, module = outcome.error or "", outcome.details.get("missing_module")
+    if not (outcome.from_user and isinstance(module, str)):
+        return error
+    return f"{error.rstrip()}\n\nThe call's environment has no module {module!r}: {remedy}."
+
+
+def unserved(running: Running, outcome: Outcome, now: float) -> Outcome:
+    """The end of one that waits for a worker, with what it can tell: how long, and for what."""
+    return replace(outcome, receipt=_receipt(running, now))
+
+
+def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
+    """The worker ended without a RESULT; ``death`` is its zygote's report, if any."""
+    peak = _mb(death.rss_kb) if death else None
+    exit_words = exit_causes.exit_words(death.status) if death else None
+    return Outcome(
+        error_type=cause.error_type,
+        error=cause.message,
+        details=cause.details,
+        output=_written(running, ours=False),
+        receipt=_receipt(running, now, peak_rss_mb=peak, exit_words=exit_words),
+    )
+
+
+def cancelled(running: Running, reason: str, now: float) -> Outcome:
+    """The caller, or the pool, has no more use for it."""
+    return Outcome(
+        error_type="Cancelled",
+        error=f"the call was cancelled: {reason}",
+        details={"reason": reason},
+        output=_written(running),
+        receipt=_receipt(running, now),
+    )
+
+
+def _written(running: Running, *, ours: bool = True) -> bytes:
+    return running.written.value(ours=ours) if running.written is not None else b""
+
+
+def start_failed(environment: str, reason: str) -> Outcome:
+    """Its zygote does not come up."""
+    return Outcome(
+        error_type="EnvironmentStartFailed",
+        error=f"the interpreter of environment {environment!r} does not start: {reason}",
+        details={"environment": environment, "reason": reason, "phase": Phase.START.value},
+    )
+
+
+def queued_too_long(running: Running, now: float) -> Outcome:
+    """It waited for a slot longer than it may."""
+    waited = now - running.submitted_at
+    number = running.gpus_wanted
+    what = f"{number} free GPU{'s'[: number > 1]}" if number else "a free slot"
+    advice = "" if number else ", or give the server more slots"
+    return Outcome(
+        error_type="Timeout",
+        error=f"the call waited {waited:.1f} s for {what}, and may wait {running.limits.queue_s:g} s "
+        f"(phase: queue). Send it again later{advice}.",
+        details={"phase": Phase.QUEUE.value, "limit_s": running.limits.queue_s},
+    )
+
+
+def loaded_too_long(running: Running) -> Outcome:
+    """Its instance was not made in the time that the call may run."""
+    limit = running.limits.run_s
+    return Outcome(
+        error_type="Timeout",
+        error=f"the instance of the call was not made within its time limit of {limit:g} s (phase: start). "
+        "Raise timeout_s if the constructor needs longer.",
+        details={"phase": Phase.START.value, "limit_s": limit},
+    )
+
+
+def refused(error: FlashpoolError) -> Outcome:
+    """What it needs is not there any more."""
+    return Outcome(
+        error_type=type(error).__name__, error=error.message, details=dict(error.details)
+    )
+
+
+def instance_refused(instance: str, reason: str) -> Outcome:
+    """Its instance cannot be made now."""
+    return Outcome(
+        error_type="WorkerCrashed",
+        error=f"the instance {instance!r} cannot be made: {reason}.",
+        details={"instance": instance, "reason": reason, "phase": Phase.START.value},
+    )
+
+
+def instance_lost_words(instance: str, reason: str) -> str:
+    """What a call hears that insists on an instance which is no more."""
+    return (
+        f"the instance {instance!r} is not there, and with it its state is gone: {reason}. A call "
+        "that does not insist on it has it made anew: without instance_must_exist in a request, "
+        "with rebuild=True in Pool.instance"
+    )
+
+
+def instance_lost(instance: str, reason: str) -> Outcome:
+    """Its instance went while it waited for it."""
+    return Outcome(
+        error_type="InstanceLost",
+        error=instance_lost_words(instance, reason),
+        details={"instance": instance, "reason": reason},
+    )
+
+
+def sibling_lost(reason: str) -> Stop:
+    """The resident it ran in was ended because of another call."""
+    return Stop(
+        error_type="ResidentLost",
+        message=f"the instance the call ran in was ended for another call's sake: {reason}. "
+        "The call did nothing to cause this, and may be sent again.",
+        details={"reason": reason},
+    )
+
+
+def ran_too_long(limit: float) -> Stop:
+    """It ran longer than it may."""
+    return Stop(
+        error_type="Timeout",
+        message=f"the call ran longer than its time limit of {limit:g} s (phase: run) and was ended, with all it had started. "
+        "Raise timeout_s if it needs longer; the stacks below, if any, show where it was.",
+        details={"phase": Phase.RUN.value, "limit_s": limit},
+    )
+
+
+def used_too_much(limit_mb: int, measured: int) -> Stop:
+    """Its process tree used more memory than it may."""
+    # Rounded up: 100.3 MB against a limit of 100 is not "used 100 MB and may use 100 MB".
+    measured_mb = -(-measured >> 20)
+    evidence = f"its process tree used {measured_mb} MB and may use {limit_mb} MB"
+    return Stop(
+        error_type="OutOfMemory",
+        message=f"the call was ended for memory: {evidence}. Use less, or raise memory_mb.",
+        details={
+            "evidence": evidence,
+            "confidence": "certain",
+            "limit_mb": limit_mb,
+            "measured_mb": measured_mb,
+        },
+    )
+
+
+def _mb(kb: int) -> float:
+    """To a tenth."""
+    return int(kb / 102.4 + 0.5) / 10
+
+
+def _receipt(
+    running: Running,
+    now: float,
+    *,
+    run_s: float | None = None,
+    peak_rss_mb: float | None = None,
+    exit_words: str | None = None,
+) -> Receipt:
+    worker = running.worker
+    dispatched = running.dispatched_at
+    if worker is None or dispatched is None:
+        waited = now - running.submitted_at
+        return Receipt(
+            queue_s=waited,
+            total_s=waited,
+            provision=running.call.provision,
+            attempts=running.attempts - 1,
+        )
+    ran = now - dispatched if run_s is None else run_s
+    # It may have come while its zygote was still starting.
+    up_at = worker.zygote.ready_at or 0.0
+    starting_s = max(0.0, min(up_at, dispatched) - running.submitted_at)
+    return Receipt(
+        queue_s=dispatched - running.submitted_at - starting_s,
+        start_s=starting_s + max(0.0, now - dispatched - ran),
+        run_s=ran,
+        total_s=now - running.submitted_at,
+        peak_rss_mb=peak_rss_mb,
+        provision=running.call.provision,
+        start_method=worker.zygote.method,
+        preloaded=worker.zygote.has_preloaded,
+        attempts=running.attempts,
+        gpus=running.gpus,
+        pid=worker.pid,
+        exit=exit_words,
+    )
+
+
+@cache
+def runtime_packages() -> dict[str, str]:
+    """Folders of the packages a worker's runtime needs, for interpreters that lack them."""
+    import cloudpickle
+    import tblib
+
+    return {
+        package.__name__: str(Path(package.__file__).parent) for package in (cloudpickle, tblib)
+    }

@@ -1,0 +1,239 @@
+"""What the supervisor knows of one call and of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from flashpool.pool._child import wire
+from flashpool.pool.calls import Call, Codec, Limits, Phase, Sink
+from flashpool.pool.exit_causes import Stop
+from flashpool.pool.scheduling.commands import ZygoteKey
+
+from .channel import WorkerLink
+from .output_buffer import OutputBuffer
+from .states import WORKER_MOVES, StateMachine, WorkerState
+from .zygote import ZygoteProcess
+
+#: Workers a call may be handed to that die before they begin with it.
+ATTEMPTS: Final = 3
+
+
+class Running:
+    """A call between its submission and its one end."""
+
+    __slots__ = (
+        "attempts",
+        "call",
+        "dispatched_at",
+        "done",
+        "gpus",
+        "gpus_wanted",
+        "key",
+        "limits",
+        "own_output",
+        "room",
+        "sink",
+        "stop",
+        "streaming",
+        "submitted_at",
+        "timer",
+        "worker",
+    )
+
+    def __init__(self, call: Call, sink: Sink, key: ZygoteKey, limits: Limits, now: float) -> None:
+        self.call = call
+        #: The call's own, and the pool's defaults where it has none.
+        self.limits = limits
+        self.sink = sink
+        self.key = key
+        self.submitted_at = now
+        self.dispatched_at: float | None = None
+        self.worker: Worker | None = None
+        #: In a resident: what it wrote; else its worker writes for it alone.
+        self.own_output: OutputBuffer | None = None
+        #: In a resident: why it is being ended there, when its caller is to hear of it.
+        self.stop: Stop | None = None
+        #: How many devices it needs; those it has, from when it has a worker.
+        self.gpus_wanted = 0
+        self.gpus: tuple[str, ...] = ()
+        self.timer: asyncio.TimerHandle | None = None
+        self.attempts = 1
+        #: Items its worker may still send: what was asked for, and has not come.
+        self.room = wire.WINDOW if call.stream else 0
+        self.streaming = False
+        self.done = False
+
+    @property
+    def phase(self) -> Phase:
+        """Where it is."""
+        return Phase.QUEUE if self.worker is None else Phase.RUN
+
+    @property
+    def written(self) -> OutputBuffer | None:
+        """What it wrote so far."""
+        if self.own_output is not None or self.worker is None:
+            return self.own_output
+        return self.worker.link.output
+
+    def fds_of(self, frame: wire.Frame) -> tuple[int, ...]:
+        """Descriptors of its item or result, for its sink: only pickles come with any."""
+        if frame.fds and self.call.codec is Codec.PICKLE:
+            return frame.take_fds()
+        return ()
+
+    def take_item(self, frame: wire.Frame) -> None:
+        """It yielded.
+
+        Raises:
+            BadFrame: nobody asked for as much. Its runtime waits; user code wrote this.
+        """
+        if not self.room:
+            raise wire.BadFrame("more items came than were asked for")
+        self.room -= 1
+        self.streaming = True
+        self.sink.item(frame.body, self.fds_of(frame))
+
+    def may_run_again(self, *, began: bool) -> bool:
+        """Whether its worker's death may be made good: nothing of it ran, or it says so."""
+        if not began:
+            return self.attempts < ATTEMPTS
+        # What came in descriptors may have been written to.
+        once_more = self.call.idempotent and self.attempts == 1
+        return once_more and not self.streaming and not self.call.fds
+
+    def try_again(self) -> None:
+        """Back to the queue."""
+        self.attempts += 1
+        self.room = wire.WINDOW if self.call.stream else 0
+        self.worker = self.own_output = self.stop = None
+        self.gpus = ()
+        self.cancel_timer()
+
+    def cancel_timer(self) -> None:
+        """No limit is running now."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def close_fds(self) -> None:
+        """Its descriptors are not needed for another attempt."""
+        for fd in self.call.fds:
+            os.close(fd)
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """One instance in its worker, beside what the table of instances knows of it."""
+
+    worker: Worker
+    gpus: tuple[str, ...]
+    #: What its constructor may use.
+    limit_mb: int | None
+    created_at: float = field(default_factory=time.time)
+    #: Whether a call has what its constructor wrote.
+    heard: bool = False
+    #: Whether it was called since its memory was measured; that measure, and when.
+    used: bool = True
+    memory_bytes: int = 0
+    measured_at: float = 0.0
+    #: Its worker died before it began to make it.
+    unmade: bool = False
+    #: Why it ended.
+    reason: str = ""
+
+
+class Worker:
+    """A forked process, from its zygote's report of it to that of its tree's end."""
+
+    __slots__ = (
+        "aside",
+        "call_id",
+        "calls",
+        "culprit",
+        "doubted",
+        "ending_since",
+        "fed_at",
+        "hung_up_at",
+        "id",
+        "instance",
+        "link",
+        "loading",
+        "pid",
+        "prepared",
+        "running",
+        "since",
+        "state",
+        "status",
+        "stop",
+        "stopping",
+        "zygote",
+    )
+
+    def __init__(
+        self,
+        worker_id: int,
+        pid: int,
+        zygote: ZygoteProcess,
+        link: WorkerLink,
+        *,
+        prepared: bool,
+        now: float,
+    ) -> None:
+        self.id = worker_id
+        self.pid = pid
+        self.zygote = zygote
+        self.link = link
+        self.since = now
+        first = WorkerState.SPARE if prepared else WorkerState.PREPARING
+        self.state = StateMachine(f"worker {pid}", first, WORKER_MOVES)
+        #: Whether it ever was ready for a call.
+        self.prepared = prepared
+        self.call_id: int | None = None
+        self.running: Running | None = None
+        #: Of a resident: its instance, the calls in it, and the one it is being ended for.
+        self.instance: str | None = None
+        self.calls: dict[int, Running] = {}
+        self.culprit: int | None = None
+        #: Whether it makes its instance just now.
+        self.loading = False
+        #: What it prints while no call is in it.
+        self.aside = link.output
+        #: Set when the supervisor ends it: why, if the call is to hear of it.
+        self.stop: Stop | None = None
+        self.stopping = False
+        #: Since when its process should be gone.
+        self.ending_since: float | None = None
+        #: When it last took a part of its call, and whether it was asked if it had begun.
+        self.fed_at = now
+        self.doubted = False
+        #: When its channel came to its end.
+        self.hung_up_at: float | None = None
+        #: Its wait status once it is dead.
+        self.status: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<worker {self.pid} {self.state.now.value} call={self.call_id}>"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that it sends or prints is of use to anybody: it has no call, or had one."""
+        return self.instance is None and (self.running is None or self.running.done)
+
+    def taker(self) -> OutputBuffer:
+        """Of a resident: who gets what is printed now, the call that began first."""
+        for running in self.calls.values():
+            if running.own_output is not None:
+                return running.own_output
+        return self.aside
+
+    def take(self, call_id: int, running: Running, now: float) -> None:
+        """It gets this call."""
+        self.state.move(WorkerState.BUSY)
+        self.call_id = call_id
+        self.running = running
+        running.worker = self
+        running.dispatched_at = self.fed_at = now

@@ -1,0 +1,401 @@
+"""The workers: their channels and outputs read, their calls handed over, their ends noticed.
+
+    SPARES -> Worker -> Listener.worker_ready
+    hand_over(call) -> CALL --> worker --> ITEM*, RESULT -> Listener.item, result
+    stop -> zygote's STOP
+    EXITED -> what it sent before -> Listener.died -> GONE -> Listener.worker_gone
+
+Bytes that users sent or printed pass through here unread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Final, Protocol
+
+from flashpool.pool import exit_causes
+from flashpool.pool._child import wire
+from flashpool.pool.calls import Codec
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.exit_causes import Stop
+
+from .channel import GONE, WorkerLink
+from .output_buffer import without_our_frames
+from .poller import Poller
+from .states import WorkerState
+from .worker import Running, Worker
+from .zygote import ZygoteProcess
+from .zygote_set import Clock, Fleet
+
+#: Largest frame a worker may send; large buffers travel in descriptors.
+RESULT_LIMIT: Final = 4 << 30
+#: Room for a pickled exception, beside the limit of a result.
+EXCEPTION_LIMIT: Final = 32 << 20
+#: From the end of a busy worker's channel to the report of its death, at most.
+HUNG_UP_S: Final = 1.0
+#: A worker that has its call, and no user code running, this long is stopped or stuck.
+BEGIN_S: Final = 10.0
+#: A call that ran into its limit in less has no say about why it had not begun.
+TO_BEGIN_S: Final = 1.0
+#: Beyond a stop's grace, the time its zygote has to carry it out.
+STOP_MARGIN_S: Final = 5.0
+#: Turns of reading what a dead worker had printed: more than a pipe holds.
+_LAST_TURNS: Final = 16
+
+
+class Listener(Protocol):
+    """Who hears of workers."""
+
+    def worker_ready(self, worker: Worker) -> None:
+        """It waits for its call."""
+
+    def worker_not_ready(self, worker: Worker) -> None:
+        """It died before it could take one."""
+
+    def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+        """Its call yielded."""
+
+    def result(
+        self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta
+    ) -> None:
+        """Its call ended."""
+
+    def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+
+    def stillborn(self, worker: Worker, death: wire.Exited) -> None:
+        """It ended though nobody asked it to, before user code began in it."""
+
+    def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
+        """It died without a result."""
+
+    def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """Something of one of its calls."""
+
+    def resident_spoilt(self, worker: Worker, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+
+    def resident_died(self, worker: Worker, death: wire.Exited) -> None:
+        """It died, with the calls in it."""
+
+    def worker_dead(self, worker: Worker) -> None:
+        """It is dead, or as good as that; it, or some of what it started, is not gone."""
+
+    def worker_gone(self, worker: Worker) -> None:
+        """It and all that it started are gone."""
+
+
+class Crew:
+    """All workers of a pool."""
+
+    def __init__(
+        self, config: PoolConfig, fleet: Fleet, poller: Poller, now: Clock, listener: Listener
+    ) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._poller = poller
+        self._now = now
+        self._listener = listener
+        self._ids = itertools.count(1)
+        self._by_id: dict[int, Worker] = {}
+        #: By guard's and worker's pid: a pid is free again once its zygote has reaped it.
+        self._by_pid: dict[tuple[int, int], Worker] = {}
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._by_id.values())
+
+    def __getitem__(self, worker_id: int) -> Worker:
+        return self._by_id[worker_id]
+
+    def __contains__(self, worker_id: int) -> bool:
+        return worker_id in self._by_id
+
+    # Births.
+
+    def welcome(
+        self, zygote: ZygoteProcess, pids: list[int], fds: list[int], *, ready: bool
+    ) -> None:
+        """A zygote forked these."""
+        now = self._now()
+        for pid, channel_fd, output_fd in zip(pids, fds[::2], fds[1::2], strict=True):
+            link = WorkerLink(
+                channel_fd,
+                output_fd,
+                output_limit=self._config.output_limit,
+                body_limit=RESULT_LIMIT,
+            )
+            worker = Worker(next(self._ids), pid, zygote, link, prepared=ready, now=now)
+            self._by_pid[zygote.process.pid, pid] = self._by_id[worker.id] = worker
+            self._poller.watch(channel_fd, partial(self._on_channel, worker))
+            self._poller.watch(output_fd, partial(self._on_output, worker))
+            if ready:
+                self._listener.worker_ready(worker)
+
+    # Commands.
+
+    def hand_over(
+        self, worker: Worker, call_id: int, running: Running, env: dict[str, str]
+    ) -> None:
+        """Give a spare its call, to run with these variables."""
+        worker.take(call_id, running, self._now())
+        call = running.call
+        meta = wire.pack_call_meta(
+            pickled=call.codec is Codec.PICKLE,
+            stream=call.stream,
+            result_limit=running.limits.result_bytes,
+            env=env,
+            seed=call.seed,
+        )
+        if running.limits.result_bytes is not None:
+            worker.link.limit(running.limits.result_bytes + EXCEPTION_LIMIT)
+        self.send(worker, wire.CALL, meta, call.body, call.fds)
+
+    def catch_up(self, worker: Worker) -> None:
+        """Take what it has sent already, before something is decided about it."""
+        self._on_channel(worker, False)
+
+    def credit(self, worker: Worker, items: int) -> None:
+        """Let it yield that many more."""
+        self.send(worker, wire.CREDIT, wire.CREDIT_META.pack(items))
+
+    def dismiss(self, worker: Worker) -> None:
+        """End a spare: it leaves when its channel closes."""
+        worker.state.move(WorkerState.ENDING)
+        worker.ending_since = self._now()
+        worker.link.hang_up()
+
+    def stop(self, worker: Worker, stop: Stop | None, *, grace: float, dump: bool = False) -> None:
+        """End it and its tree; ``stop`` says why, if its call is to hear of it."""
+        worker.stop = worker.stop or stop
+        worker.stopping = True
+        if worker.state.now is WorkerState.SPARE:
+            self._listener.worker_dead(worker)
+        if worker.state.now in (WorkerState.BUSY, WorkerState.PREPARING, WorkerState.SPARE):
+            worker.state.move(WorkerState.ENDING)
+        worker.ending_since = self._now() + grace
+        self._fleet.stop(worker.zygote, worker.pid, grace=grace, dump=dump)
+
+    def check(self) -> None:
+        """End those that should have ended by now; call it every second or so."""
+        now = self._now()
+        for worker in list(self):
+            if worker.status is not None:
+                continue
+            if worker.state.now is WorkerState.PREPARING:
+                if now - worker.since > self._config.start_timeout_s:
+                    self.stop(worker, None, grace=self._config.grace_s, dump=True)
+            elif worker.ending_since is not None:
+                self._check_ending(worker, now - worker.ending_since)
+            elif worker.hung_up_at is not None and now - worker.hung_up_at > HUNG_UP_S:
+                # It closed its channel and lives, or it died and its zygote does not say so:
+                # either way its call has no result to wait for.
+                self.stop(worker, exit_causes.CHANNEL_CLOSED, grace=self._config.grace_s)
+            elif (
+                (worker.running is not None or worker.loading)
+                and not worker.doubted
+                and now - worker.fed_at > BEGIN_S
+            ):
+                # Its zygote knows whether it began. If not, the call is tried elsewhere.
+                worker.doubted = True
+                self._fleet.drop(worker.zygote, worker.pid)
+
+    def _check_ending(self, worker: Worker, overdue_s: float) -> None:
+        if not worker.stopping and overdue_s > self._config.grace_s:
+            self.stop(worker, None, grace=0.0)
+        elif worker.stopping and overdue_s > STOP_MARGIN_S:
+            worker.zygote.kill(f"it did not end worker {worker.pid} and was killed")
+
+    def send(
+        self,
+        worker: Worker,
+        kind: int,
+        meta: bytes,
+        body: bytes = b"",
+        fds: tuple[int, ...] = (),
+    ) -> None:
+        """Send it a frame; what does not go at once follows when it can."""
+        try:
+            worker.link.send(kind, meta, body, fds)
+        except GONE:
+            return  # It died: EXITED follows, and a call that had not begun is tried again.
+        except OSError as error:
+            # It lives, and would wait for this for ever.
+            self.stop(worker, exit_causes.not_handed_over(error), grace=0.0)
+            return
+        if worker.link.blocked:
+            self._poller.want_to_write(worker.link.channel_fd, True)
+
+    # What they send and print.
+
+    def _on_channel(self, worker: Worker, writable: bool) -> None:
+        if writable:
+            self._flush(worker)
+        try:
+            frames = worker.link.read()
+        except wire.BadFrame as error:
+            self._on_bad_frame(worker, str(error))
+            return
+        if frames is None:
+            # Its end, or its channel was closed by user code: EXITED says which.
+            self._poller.forget(worker.link.channel_fd)
+            worker.hung_up_at = self._now()
+            if worker.state.now is WorkerState.SPARE:
+                self._listener.worker_dead(worker)
+            return
+        for frame in frames:
+            try:
+                self._on_frame(worker, frame)
+            except wire.BadFrame as error:
+                self._on_bad_frame(worker, str(error))
+
+    def _flush(self, worker: Worker) -> None:
+        try:
+            worker.link.flush()
+        except OSError:
+            return
+        worker.fed_at = self._now()
+        if not worker.link.blocked:
+            self._poller.want_to_write(worker.link.channel_fd, False)
+
+    def _on_frame(self, worker: Worker, frame: wire.Frame) -> None:
+        """Act on it, and close those of its descriptors that nobody takes."""
+        running = worker.running
+        try:
+            if worker.instance is not None:
+                # What it printed before, above all for the call that this frame ends.
+                self._read_output(worker)
+                self._listener.resident_sent(worker, frame)
+            elif frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
+                worker.state.move(WorkerState.SPARE)
+                worker.prepared = True
+                self._listener.worker_ready(worker)
+            elif running is None or running.done or worker.stop is not None:
+                pass  # Its call was cancelled meanwhile, or its time is up: too late.
+            elif frame.kind == wire.RESULT:
+                meta = wire.ResultMeta.unpack(frame.meta)
+                # What it printed before its result is in the pipe by now.
+                self._read_output(worker)
+                self._listener.result(worker, running, frame, meta)
+                if worker.state.now is WorkerState.BUSY:
+                    worker.state.move(WorkerState.ENDING)
+                    worker.ending_since = self._now()
+                    # Its zygote tells when it is dead; what it sends until then is nobody's.
+                    self._poller.forget(worker.link.channel_fd)
+                    self._poller.forget(worker.link.output_fd)
+            elif frame.kind == wire.ITEM:
+                self._listener.item(worker, running, frame)
+        finally:
+            for fd in frame.fds:
+                os.close(fd)
+
+    def _on_last_frame(self, worker: Worker, frame: wire.Frame) -> None:
+        try:
+            self._on_frame(worker, frame)
+        except wire.BadFrame:
+            pass  # its death says more; those behind it have descriptors to be closed, too
+
+    def _on_bad_frame(self, worker: Worker, problem: str) -> None:
+        self._poller.forget(worker.link.channel_fd)
+        running = worker.running
+        self.stop(worker, None, grace=0.0)
+        if worker.instance is not None:
+            self._listener.resident_spoilt(worker, problem)
+        elif running is not None and not running.done:
+            self._read_output(worker)
+            self._listener.spoilt(worker, running, problem)
+
+    def _on_output(self, worker: Worker, _writable: bool) -> None:
+        if self._read_output(worker) is None:
+            self._poller.forget(worker.link.output_fd)
+
+    def _read_output(self, worker: Worker) -> bytes | None:
+        running = worker.running
+        if worker.instance is not None:
+            running = next(iter(worker.calls.values()), None)
+            worker.link.output = worker.taker()
+        chunk = worker.link.read_output()
+        if not chunk or running is None or running.done:
+            return chunk
+        # After its time is up it prints its stacks, which come with its end.
+        if running.sink.wants_output and worker.stop is None:
+            running.sink.output(without_our_frames(chunk))
+        return chunk
+
+    # Deaths.
+
+    def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
+        """A zygote reported this worker's death."""
+        worker = self._by_pid.get((zygote.process.pid, death.worker))
+        if worker is None:
+            return
+        self.read_last(worker)
+        worker.status = death.status
+        running = worker.running
+        if death.began:
+            zygote.proven, zygote.stillborn = True, 0
+        elif worker.prepared and self._should_have_begun(worker):
+            self._listener.stillborn(worker, death)
+        if worker.instance is not None:
+            self._listener.resident_died(worker, death)
+        elif running is not None and not running.done:
+            self._listener.died(worker, running, death)
+        elif not worker.prepared:
+            self._listener.worker_not_ready(worker)
+        if death.orphans:
+            self._listener.worker_dead(worker)
+            self._go_on_reading(worker)
+        else:
+            self.forget(worker)
+
+    def _go_on_reading(self, worker: Worker) -> None:
+        """What it left may print while it ends, and is not to wait for that."""
+        if worker.running is not None and worker.running.done and not worker.link.output_ended:
+            self._poller.forget(worker.link.output_fd)
+            self._poller.watch(worker.link.output_fd, partial(self._on_output, worker))
+
+    def _should_have_begun(self, worker: Worker) -> bool:
+        if worker.doubted:
+            return True
+        if worker.stop is not None:
+            return self._now() - worker.fed_at > TO_BEGIN_S
+        return not worker.stopping and worker.ending_since is None
+
+    def gone(self, zygote: ZygoteProcess, pid: int) -> None:
+        """What a dead worker had left is gone too."""
+        worker = self._by_pid.get((zygote.process.pid, pid))
+        if worker is not None:
+            self.forget(worker)
+
+    def of(self, zygote: ZygoteProcess | None) -> list[Worker]:
+        """A zygote's workers."""
+        return [worker for worker in self if worker.zygote is zygote]
+
+    def forget(self, worker: Worker) -> None:
+        """It is gone: let go of its descriptors."""
+        self.read_last(worker)
+        worker.state.move(WorkerState.GONE)
+        del self._by_pid[worker.zygote.process.pid, worker.pid]
+        del self._by_id[worker.id]
+        self._poller.forget(worker.link.channel_fd)
+        self._poller.forget(worker.link.output_fd)
+        worker.link.close()
+        self._listener.worker_gone(worker)
+        worker.running = None  # a cycle that holds the call's bytes: the collector is too late
+
+    def read_last(self, worker: Worker) -> None:
+        """Take what it sent and printed before: a result that made it is a result."""
+        if worker.is_over:
+            return
+        try:
+            for frame in worker.link.read_last():
+                self._on_last_frame(worker, frame)
+        except wire.BadFrame as error:
+            running = worker.running
+            if worker.stop is None and worker.instance is None and running and not running.done:
+                self._listener.spoilt(worker, running, str(error))
+        for _ in range(_LAST_TURNS):
+            if not self._read_output(worker):
+                break

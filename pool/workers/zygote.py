@@ -1,0 +1,243 @@
+"""The supervisor's end of one zygote: its process, its control socket, its last words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from flashpool.pool import _child
+from flashpool.pool._child import framing, processes, wire
+from flashpool.pool.calls import BASE_ENVIRONMENT
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.scheduling.commands import ZygoteKey
+from flashpool.pool.scheduling.compile_ahead import Sources
+
+from .output_buffer import OutputBuffer
+from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
+
+_BOOT: Final = Path(_child.__file__).with_name("boot.py")
+_WORDS_LIMIT: Final = 16 * 1024
+
+
+class ZygoteProcess:
+    """One exec'd guard with its zygote. The guard's exit means all below it is gone."""
+
+    def __init__(
+        self,
+        key: ZygoteKey,
+        python: str,
+        config: PoolConfig,
+        *,
+        preload: tuple[str, ...],
+        method: str,
+        now: float,
+    ) -> None:
+        self.key = key
+        self.python = python
+        self.method = method
+        self.preload = preload
+        #: When it was started, or last said that it gets on.
+        self.started_at = self.progress_at = now
+        self.ready_at: float | None = None
+        self.pid: int | None = None
+        self.version = ""
+        self.skipped: dict[str, str] = {}
+        #: Whether there are modules that its workers find imported.
+        self.has_preloaded = False
+        self.loading: str | None = None
+        self.unsafe: tuple[str, str] | None = None
+        #: Requests it has not answered, and when it last did answer: a stopped zygote
+        #: shows by leaving them.
+        self.unanswered = 0
+        #: Whether it forked workers; whether user code began in one; how many ended since
+        #: without that.
+        self.forked = False
+        self.proven = False
+        self.stillborn = 0
+        self.sources = Sources()
+        #: When its control socket came to its end; when it was asked to leave.
+        self.hung_up_at: float | None = None
+        self.leaving_at = now
+        self.answered_at = now
+        self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
+        self.words = OutputBuffer(_WORDS_LIMIT)
+        self._unsent: deque[bytes] = deque()
+        self._launch(config)
+
+    def __repr__(self) -> str:
+        return f"<zygote {self.key.environment}#{self.key.profile} pid={self.pid} {self.state.now.value}>"
+
+    def _launch(self, config: PoolConfig) -> None:
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as unless_up:
+            self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            theirs.callback(far.close)
+            unless_up.callback(self.control.close)
+            self.words_fd, words_w = os.pipe()
+            theirs.callback(os.close, words_w)
+            unless_up.callback(os.close, self.words_fd)
+            self.process = subprocess.Popen(
+                [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=words_w,
+                stderr=words_w,
+                pass_fds=[far.fileno()],
+                env=self._environ(config),
+                cwd="/",
+                start_new_session=True,
+            )
+            unless_up.callback(self.process.wait)
+            unless_up.callback(self.process.kill)
+            _schedule_anew(self.process.pid)
+            self.guard_fd = os.pidfd_open(self.process.pid)
+            unless_up.pop_all()
+        self.control.setblocking(False)
+        os.set_blocking(self.words_fd, False)
+
+    def _environ(self, config: PoolConfig) -> dict[str, str]:
+        """Programs that an environment's packages bring are found before others."""
+        # Symbols that are bound when first used are bound by each worker again, on pages of
+        # its own; the zygote hides this from calls.
+        environ = {**config.zygote_env(), wire.BIND_NOW: "1"}
+        if self.key.environment != BASE_ENVIRONMENT:
+            folders = (os.path.dirname(self.python), environ.get("PATH", os.defpath))
+            environ["PATH"] = os.pathsep.join(folders)
+        return environ
+
+    def send(self, op: str, **fields: object) -> None:
+        """Send a command; kept until the socket takes it."""
+        self._unsent.append(_packet(op, **fields))
+        self.flush()
+
+    def fork(self, number: int, practise: str) -> None:
+        """Send FORK, which is one of very few packets."""
+        self._unsent.append(_fork_packet(number, practise))
+        self.flush()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether commands wait to be sent."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what waits, as much as the socket takes."""
+        while self._unsent:
+            try:
+                self.control.send(self._unsent[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                # It is gone, which its pidfd tells with more certainty.
+                self._unsent.clear()
+                return
+            self._unsent.popleft()
+
+    def receive(self) -> Iterator[tuple[wire.Meta | wire.Exited, list[int]]]:
+        """Messages that have arrived.
+
+        Raises:
+            Closed: the zygote is gone.
+        """
+        while True:
+            try:
+                yield framing.receive_packet(self.control)
+            except BlockingIOError:
+                return
+            except OSError:
+                raise wire.Closed from None
+
+    def is_ready(self, message: wire.Meta, now: float) -> None:
+        """It reported READY."""
+        self.pid = message["pid"]
+        self.version = message["python"]
+        self.has_preloaded = message["preloaded"]
+        self.ready_at = now
+        self.loading = None
+        self.state.move(ZygoteState.READY)
+
+    def read_words(self) -> bool:
+        """Keep what it printed itself; False at the end."""
+        for _ in range(4):
+            try:
+                chunk = os.read(self.words_fd, 65536)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                return False
+            self.words.append(chunk)
+        return True
+
+    @property
+    def curable(self) -> bool:
+        """Whether it would come up if its workers were spawned."""
+        return self.unsafe is not None and self.key.profile == 0 and self.ready_at is None
+
+    def kill(self, why: str) -> None:
+        """End it at once; the guard cleans up below it, and its exit tells when."""
+        self.words.append(f"\n{why}".encode())
+        below = processes.children(self.process.pid)
+        for pid in below:
+            processes.send(pid, signal.SIGKILL)
+        if not below:
+            processes.send(self.process.pid, signal.SIGKILL)
+
+    def kill_with_guard(self) -> None:
+        """The same when the guard itself does not act (somebody stopped it)."""
+        for pid in (*processes.descendants(self.process.pid), self.process.pid):
+            processes.send(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Collect the guard, which has exited, and let go of every descriptor."""
+        self.process.wait()
+        self.control.close()
+        os.close(self.words_fd)
+        os.close(self.guard_fd)
+
+    def reason(self) -> str:
+        """Why it ended, in words, as far as is known."""
+        if self.unsafe:
+            what = f"module {self.unsafe[0]!r}" if self.unsafe[0] else "what it preloaded"
+            return f"{what}: {self.unsafe[1]}"
+        words = self.words.tail(1500).strip()
+        how = f"{_how_it_ended(self.process.returncode)}{self._while_doing()}"
+        return f"{how}; its last words:\n{words}" if words else how
+
+    def _while_doing(self) -> str:
+        if self.loading:
+            return f" while importing {self.loading!r}"
+        return " during its start-up" if self.ready_at is None else ""
+
+
+def _schedule_anew(pid: int) -> None:
+    """Do what this process' own flag asks for, and the kernel does for real-time ones only."""
+    if os.sched_getscheduler(0) == os.SCHED_BATCH | os.SCHED_RESET_ON_FORK:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _packet(op: str, **fields: object) -> bytes:
+    return json.dumps({"op": op, **fields}).encode()
+
+
+@lru_cache(maxsize=64)
+def _fork_packet(number: int, practise: str) -> bytes:
+    return _packet(wire.FORK, n=number, practise=practise)
+
+
+def _how_it_ended(code: int | None) -> str:
+    """A guard passes its zygote's end on as a shell would: 128 and the signal's number."""
+    if not code:
+        return "it ended"
+    if code < 0:
+        return f"its guard was killed by signal {-code}"
+    return (
+        f"it was killed by signal {code - 128}" if code > 128 else f"it left with exit code {code}"
+    )
