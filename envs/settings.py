@@ -1,7 +1,7 @@
 """Settings of the environments library, and where they come from.
 
 `EnvSettings` is plain data; `from_environ` reads the `FLASHPOOL_*` variables.
-Nothing here touches a disk: `places.py` decides what the paths mean.
+Nothing here touches a disk: `store/locations.py` decides what the paths mean.
 """
 
 from __future__ import annotations

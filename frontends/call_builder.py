@@ -9,7 +9,7 @@ import secrets
 from typing import Final
 
 from flashpool.envs import Spec
-from flashpool.pool.calls import Call, Codec, Limits, Provision, Want
+from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest, Provision
 from flashpool.pool.scheduling.compile_ahead import SOURCE_LIMIT
 
 from .changes import Sources
@@ -41,7 +41,7 @@ class Defaults:
 
     def __init__(self, *, result_limit: int | None, concurrency: int) -> None:
         self.result_limit = result_limit
-        self._limits = Limits(result_bytes=result_limit)
+        self._limits = CallLimits(result_bytes=result_limit)
         #: Calls of an instance's async methods that run together.
         self._concurrency = concurrency
         self._sources = Sources()
@@ -72,21 +72,21 @@ class Defaults:
             idempotent=bool(request.idempotent),
         )
 
-    def _limits_of(self, request: FunctionRequest) -> Limits:
+    def _limits_of(self, request: FunctionRequest) -> CallLimits:
         if request.timeout_s is None and request.memory_mb is None:
             return self._limits
-        return Limits(
+        return CallLimits(
             run_s=request.timeout_s,
             memory_mb=request.memory_mb,
             result_bytes=self.result_limit,
         )
 
-    def _want(self, request: FunctionRequest, code: object) -> Want | None:
+    def _want(self, request: FunctionRequest, code: object) -> InstanceRequest | None:
         """The instance a method is called of; without one, or in a process of its own, None."""
         if request.execution_type != "class" or request.isolation == "call":
             return None
         name = request.class_name or ""
-        return Want(
+        return InstanceRequest(
             instance=request.instance_id or f"{name}_{secrets.token_hex(8)}",
             class_name=name,
             code=code,

@@ -1,7 +1,7 @@
 """A submitted call, and the pool as front-ends see it.
 
 Service.submit --> CallPool --> output, items --> Watcher (only if there is one)
-                       `------> done (once) ----> Pending.outcome
+                       `------> done (once) ----> CallHandle.outcome
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Watcher(Protocol):
         """It yielded, and waits when a window of items has not been credited."""
 
 
-class Pending:
+class CallHandle:
     """A submitted call: the sink of its outcome."""
 
     __slots__ = ("_pool", "_prepared", "call_id", "outcome")
@@ -130,7 +130,7 @@ class Pending:
             self.outcome.set_result(outcome)
 
 
-class Watched(Pending):
+class WatchedCallHandle(CallHandle):
     """One that somebody watches meanwhile."""
 
     __slots__ = ("_watcher", "started")

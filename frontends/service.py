@@ -1,6 +1,6 @@
 """What all front-ends do with a request, whatever carried it.
 
-    bytes --prepare--> Prepared --submit--> Pending ..outcome.. --answer--> Answer
+    bytes --prepare--> Prepared --submit--> CallHandle ..outcome.. --answer--> Answer
             |                  |
             InvalidRequest,    Overloaded, PoolClosed
             EnvironmentError
@@ -20,12 +20,12 @@ from typing import Final
 
 from flashpool.envs import Spec
 from flashpool.pool.calls import Outcome, Provision
-from flashpool.pool.environment_leases import Environments
+from flashpool.pool.environment_leases import EnvironmentLeases
 from flashpool.pool.errors import Cancelled, FlashpoolError, Overloaded
 
 from . import logs, responses, schema
 from .call_builder import BASE, Defaults, label_of, spec_of
-from .call_handles import CallPool, Pending, Prepared, Watched, Watcher
+from .call_handles import CallHandle, CallPool, Prepared, WatchedCallHandle, Watcher
 from .responses import Answer
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Service:
     def __init__(
         self,
         pool: CallPool,
-        environments: Environments,
+        environments: EnvironmentLeases,
         *,
         result_limit: int | None,
         concurrency: int = 1,
@@ -201,13 +201,13 @@ class Service:
                 # Who waits for that runs in a later turn, after the call was submitted.
                 self._all_prepared.set()
 
-    def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> Pending:
+    def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:
         """Hand a call to the pool."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if watcher is None:
-            pending = Pending(self.pool, future, prepared)
+            pending = CallHandle(self.pool, future, prepared)
         else:
-            pending = Watched(self.pool, future, prepared, watcher)
+            pending = WatchedCallHandle(self.pool, future, prepared, watcher)
         pending.call_id = self.pool.submit(prepared.call, pending)
         return pending
 

@@ -29,7 +29,7 @@ class Codec(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class CallLimits:
     """What one call may use. ``None``: the pool's default; in a default: no limit."""
 
     #: Seconds of running, from the moment a worker has the call.
@@ -41,9 +41,9 @@ class Limits:
     #: Bytes of encoded result.
     result_bytes: int | None = None
 
-    def or_else(self, defaults: Limits) -> Limits:
+    def or_else(self, defaults: CallLimits) -> CallLimits:
         """These, and the defaults where there is none."""
-        return Limits(
+        return CallLimits(
             run_s=defaults.run_s if self.run_s is None else self.run_s,
             queue_s=defaults.queue_s if self.queue_s is None else self.queue_s,
             memory_mb=defaults.memory_mb if self.memory_mb is None else self.memory_mb,
@@ -100,12 +100,12 @@ class Call:
     source: bytes = b""
     provision: Provision = _BASE
     #: The instance it is a method call of; None: a function, in a process of its own.
-    want: Want | None = None
-    limits: Limits = field(default_factory=Limits)
+    want: InstanceRequest | None = None
+    limits: CallLimits = field(default_factory=CallLimits)
     #: GPUs it gets; None: as many as is usual in the pool.
     gpus: int | None = None
     #: What it changes that imports read, as far as its request tells, and the packages that its
-    #: source imports: `learning`.
+    #: source imports: `scheduling.preloading`.
     touches: frozenset[str] = frozenset()
     imports: frozenset[str] = frozenset()
     #: What its random numbers follow from; None: entropy of its own.
@@ -289,7 +289,7 @@ class Sink(Protocol):
         """The end; called exactly once, and nothing after it."""
 
 
-class Want(NamedTuple):
+class InstanceRequest(NamedTuple):
     """What a call says of the instance it is for. A tuple, as every call makes one."""
 
     instance: str

@@ -35,7 +35,7 @@ Report = Callable[[str], None]
 MOST_WAITING: Final = 1000
 
 
-class Environments(Protocol):
+class EnvironmentLeases(Protocol):
     """Finds, or makes, the environment of a spec."""
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:

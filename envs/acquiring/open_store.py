@@ -25,7 +25,7 @@ from flashpool.envs.resolving.base_stubs import Stubs
 from flashpool.envs.resolving.memo import StoredMemo
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.claims import Claims
-from flashpool.envs.store.eviction import Evictor, Limits, sweep
+from flashpool.envs.store.eviction import Evictor, StoreLimits, sweep
 from flashpool.envs.store.layout import Store
 from flashpool.envs.store.lease_files import LeaseTable, Marks
 from flashpool.envs.store.liveness import Liveness
@@ -150,9 +150,9 @@ def _linking(settings: EnvSettings, places: Places) -> EnvSettings:
     return replace(settings, link_mode="copy")
 
 
-def limits_of(settings: EnvSettings) -> Limits:
+def limits_of(settings: EnvSettings) -> StoreLimits:
     """The limits in bytes."""
-    return Limits(
+    return StoreLimits(
         quota=settings.quota_mb * _MB,
         min_free=settings.min_free_mb * _MB,
         max_age_s=settings.max_age_s,

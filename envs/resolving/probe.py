@@ -2,7 +2,7 @@
 
 Run as a script by the interpreter in question: `python -I probe.py`. Standard
 library only, any Python from 3.8 on, and nothing of ours is imported. The
-reading half is `base.py`.
+reading half is `base_interpreter.py`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ __all__ = [
     "DiskUse",
     "Evicted",
     "Evictor",
-    "Limits",
+    "StoreLimits",
     "Stored",
     "Usage",
     "evict_archives",
@@ -40,7 +40,7 @@ _LEFT_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class StoreLimits:
     """What a store must stay under; 0 means no limit."""
 
     quota: int = 0
@@ -120,7 +120,12 @@ class Evictor:
     """Evicts from one store; every method blocks and is safe to run beside others."""
 
     def __init__(
-        self, store: Store, holders: Liveness, marks: Marks, table: LeaseTable[Any], limits: Limits
+        self,
+        store: Store,
+        holders: Liveness,
+        marks: Marks,
+        table: LeaseTable[Any],
+        limits: StoreLimits,
     ) -> None:
         self._store = store
         self._holders = holders

@@ -16,7 +16,7 @@ from flashpool.envs import Spec, SpecRefused
 from flashpool.envs.resolving.spec import normalise
 from flashpool.envs.settings import REFERENCE_KINDS
 from flashpool.frontends.settings.table import Settings
-from flashpool.pool.calls import Call, Codec, Limits, Outcome
+from flashpool.pool.calls import Call, CallLimits, Codec, Outcome
 from flashpool.pool.environment_leases import StoredEnvironments
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import TAIL_HEADING
@@ -179,7 +179,7 @@ def run(
         codec=Codec.FLASH,
         body=request.body,
         label=request.function,
-        limits=Limits(run_s=timeout_s, memory_mb=memory_mb),
+        limits=CallLimits(run_s=timeout_s, memory_mb=memory_mb),
     )
     return asyncio.run(_run(Supervisor(config), call, settings, request, requirements))
 

@@ -1,4 +1,4 @@
-"""uvicorn on a socket made before, whose connections are looked at: see `connections`."""
+"""uvicorn on a socket made before, whose connections are looked at: see `connection`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The load-balanced front-end, live mode: ``POST /execute``, ``GET /ping``, ``GET /health``.
 
-An ASGI application that any server can host (``uvicorn module:app``); `serving` hosts it
+An ASGI application that any server can host (``uvicorn module:app``); `server` hosts it
 with deadlines, signals and a drain. Its routes are plain ASGI inside FastAPI: a request
 goes from the socket to the pool without a model, a dependency or a middleware between.
 """
@@ -32,7 +32,7 @@ from flashpool.pool.errors import (
     Unauthorized,
 )
 
-from .inflight_requests import Cut, Exchange, Exchanges
+from .inflight_requests import Cut, InflightRequest, InflightRequests
 
 #: Seconds a client that sent too much may go on sending, so that it reads its answer: closing
 #: at once would reset the connection under it.
@@ -53,7 +53,7 @@ class Execute:
         self._service = service
         self._token = settings.token.encode("ascii")
         self._body_limit = settings.max_body_mb * 1024 * 1024
-        self._exchanges = Exchanges(settings.receive_timeout_s)
+        self._exchanges = InflightRequests(settings.receive_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -80,7 +80,7 @@ class Execute:
         # A connection that is kept would bring the next request to a server that is leaving.
         await _respond(send, answer, close=self._service.pool.draining)
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, exchange: InflightRequest, scope: Scope, receive: Receive) -> Answer:
         headers = dict(scope["headers"])
         self._authorize(headers)
         body = await self._read(headers, receive)

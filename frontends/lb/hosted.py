@@ -1,6 +1,6 @@
 """The load-balanced front-end for a server that is not ours: ``uvicorn lb_handler:app``.
 
-What `serving` does around its listener is done here as far as an application can: settings,
+What `server` does around its listener is done here as far as an application can: settings,
 the refusal of open addresses (uvicorn's ``--host`` is looked for where uvicorn finds it), the
 hardening of the process, and the admin port while the application lives. Deadlines for clients
 are uvicorn's. So is what a signal does, but that it waits for running calls without a limit:

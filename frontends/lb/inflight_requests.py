@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.types import Receive
 
-from flashpool.frontends.call_handles import Pending
+from flashpool.frontends.call_handles import CallHandle
 
 #: Seconds between sweeps, and the age at which a running call's client is watched.
 SWEEP_S: Final = 0.05
@@ -27,7 +27,7 @@ class Cut(enum.Enum):
     GONE = "its client went away"
 
 
-class Exchange:
+class InflightRequest:
     """One request, from its headers to its response."""
 
     __slots__ = ("_receive", "_watcher", "cut", "pending", "received", "started", "task")
@@ -40,7 +40,7 @@ class Exchange:
         #: Whether the request is complete.
         self.received = False
         #: The call, once the pool has it.
-        self.pending: Pending | None = None
+        self.pending: CallHandle | None = None
         #: Set before its task is cancelled.
         self.cut: Cut | None = None
 
@@ -73,27 +73,27 @@ class Exchange:
             self.pending = None
 
 
-class Exchanges:
+class InflightRequests:
     """Those in progress; in the order they began, as long as the sweep minds them."""
 
     def __init__(self, receive_limit_s: float) -> None:
         self._receive_limit_s = receive_limit_s
-        self._unwatched: dict[Exchange, None] = {}
+        self._unwatched: dict[InflightRequest, None] = {}
         self._sweeping = False
 
-    def open(self, receive: Receive) -> Exchange:
+    def open(self, receive: Receive) -> InflightRequest:
         """Begin one, in the current task."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        exchange = Exchange(receive, task, loop.time())
+        exchange = InflightRequest(receive, task, loop.time())
         self._unwatched[exchange] = None
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(SWEEP_S, self._sweep, loop)
         return exchange
 
-    def close(self, exchange: Exchange) -> None:
+    def close(self, exchange: InflightRequest) -> None:
         """End one."""
         self._unwatched.pop(exchange, None)
         exchange.close()
@@ -111,7 +111,7 @@ class Exchanges:
         if self._sweeping:
             loop.call_later(SWEEP_S, self._sweep, loop)
 
-    def _older_than(self, moment: float) -> list[Exchange]:
+    def _older_than(self, moment: float) -> list[InflightRequest]:
         found = []
         for exchange in self._unwatched:
             if exchange.started > moment:

@@ -29,8 +29,8 @@ from functools import partial
 from typing import Final
 
 from .disk import Disk
-from .outbox import Outbox, Report
-from .platform_posts import UNKNOWN_LIMIT, Posts, Verdict
+from .outbox import JobReport, Outbox
+from .platform_posts import UNKNOWN_LIMIT, PlatformPosts, Verdict
 from .waiting import News
 
 _log = logging.getLogger(__name__)
@@ -54,18 +54,22 @@ _MOST_BYTES: Final = 256 * 1024 * 1024
 Named = Callable[[str], AbstractContextManager[None]]
 
 
-class Reports:
+class ReportDelivery:
     """All reports of one worker on their way."""
 
     def __init__(
-        self, posts: Posts, outbox: Outbox, limit_s: float, shrink: Callable[[Report], Report]
+        self,
+        posts: PlatformPosts,
+        outbox: Outbox,
+        limit_s: float,
+        shrink: Callable[[JobReport], JobReport],
     ) -> None:
         self._posts = posts
         self._outbox = outbox
         self._limit_s = limit_s
         #: Makes one in its place of a report that is too large.
         self._shrink = shrink
-        self._waiting: dict[str, Report] = {}
+        self._waiting: dict[str, JobReport] = {}
         #: Those of them that are on disk.
         self._kept: set[str] = set()
         #: Jobs of which an older report is, or may be, on disk.
@@ -129,11 +133,11 @@ class Reports:
     def _forget(self, job_id: str, _task: asyncio.Task[None]) -> None:
         del self._resumed[job_id]
 
-    async def _go_on(self, report: Report, named: Named) -> None:
+    async def _go_on(self, report: JobReport, named: Named) -> None:
         with named(report.job_id):
             await self.deliver(report, kept=True)
 
-    def _left_over(self) -> list[Report]:
+    def _left_over(self) -> list[JobReport]:
         found = list(self._outbox.waiting(self._limit_s))
         # One that goes on with a report has it for as long again.
         self._outbox.forget_others(2 * self._limit_s + _FORGET_S)
@@ -172,12 +176,12 @@ class Reports:
                 len(self._kept),
             )
 
-    async def leave(self, report: Report) -> None:
+    async def leave(self, report: JobReport) -> None:
         """Have the next process of this worker deliver it."""
         self._waiting[report.job_id] = report
         await self._keep(report, Verdict.UNREACHABLE)
 
-    async def deliver(self, report: Report, *, kept: bool = False) -> None:
+    async def deliver(self, report: JobReport, *, kept: bool = False) -> None:
         """Returns when it was taken, or cannot be."""
         self._waiting[report.job_id] = report
         if kept:
@@ -193,7 +197,7 @@ class Reports:
             self._stale.discard(report.job_id)
             await self._drop(report.job_id)
 
-    async def _deliver(self, report: Report) -> None:
+    async def _deliver(self, report: JobReport) -> None:
         loop = asyncio.get_running_loop()
         end, pause, unknown = loop.time() + self._limit_s, _FIRST_PAUSE_S, 0
         while True:
@@ -214,7 +218,7 @@ class Reports:
             await self._taken.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
-    async def _offered(self, report: Report) -> Verdict:
+    async def _offered(self, report: JobReport) -> Verdict:
         """Post it; have it on disk if the answer takes its time."""
         posting = asyncio.ensure_future(self._post(report))
         try:
@@ -225,7 +229,7 @@ class Reports:
         finally:
             posting.cancel()
 
-    async def _post(self, report: Report) -> Verdict:
+    async def _post(self, report: JobReport) -> Verdict:
         async with self._gate:
             verdict = await self._posts.report(report)
             if verdict is Verdict.UNREACHABLE:
@@ -233,7 +237,7 @@ class Reports:
                 verdict = await self._posts.report(report)
             return verdict
 
-    async def _keep(self, report: Report, verdict: Verdict) -> None:
+    async def _keep(self, report: JobReport, verdict: Verdict) -> None:
         if report.job_id in self._kept:
             return
         try:
@@ -260,7 +264,7 @@ class Reports:
             self._outbox.folder,
         )
 
-    def _keep_now(self, report: Report) -> None:
+    def _keep_now(self, report: JobReport) -> None:
         self._outbox.keep(report)
         if report.job_id not in self._waiting:
             # It took so long that nobody waits for this any more, to drop it.

@@ -1,8 +1,8 @@
 """The queue front-end: jobs of RunPod's queue through `runpod.serverless.start`.
 
     variables, flags --> serve_qb --> runpod.serverless.start
-       |                               |-- a queue (RUNPOD_WEBHOOK_GET_JOB): `qb_loop`
-       `- ModeError, OpenServerError   |-- --rp_serve_api: the SDK's API   }  `qb_local`
+       |                               |-- a queue (RUNPOD_WEBHOOK_GET_JOB): `loop`
+       `- ModeError, OpenServerError   |-- --rp_serve_api: the SDK's API   }  `local_modes`
                                        `-- --test_input: one job           }
 
 The SDK starts its own loop, and the pool lives on that. `runpod` is imported here and by what
@@ -30,7 +30,7 @@ from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 
 if TYPE_CHECKING:
-    from .worker import Worker
+    from .worker import QueueWorker
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Queue:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._admin_socket: socket.socket | None = None
-        self._worker: Worker | None = None
+        self._worker: QueueWorker | None = None
 
     def start(self, given: list[str], flags: Any) -> None:
         """Returns when it was told to leave."""
@@ -110,12 +110,12 @@ class Queue:
         sock = self._admin_socket
         return service, None if sock is None else Admin(service.pool, self._settings, sock)
 
-    def _make_worker(self) -> Worker:
+    def _make_worker(self) -> QueueWorker:
         from . import sdk
-        from .worker import Worker
+        from .worker import QueueWorker
 
         service, admin = self._open()
-        self._worker = Worker(self._settings, service, sdk.session(), sdk.addresses(), admin)
+        self._worker = QueueWorker(self._settings, service, sdk.session(), sdk.addresses(), admin)
         return self._worker
 
     def _concurrency(self, current: int) -> int:

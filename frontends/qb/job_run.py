@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from flashpool.frontends.call_handles import Pending
+from flashpool.frontends.call_handles import CallHandle
 from flashpool.frontends.service import Notes, Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Call, Outcome, Phase, unprovided
@@ -35,7 +35,7 @@ from flashpool.pool.errors import (
 from .jobs import Job
 from .log_lines import LiveLines
 from .results import of_error
-from .streaming import Items, Progress
+from .streaming import JobItems, Progress
 
 _log = logging.getLogger(__name__)
 
@@ -49,11 +49,11 @@ _LEAST_RUN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
+class JobOutputs:
     """Where a job's news go while it runs; None: nowhere."""
 
     lines: LiveLines
-    items: Callable[[Callable[[], None]], Items] | None = None
+    items: Callable[[Callable[[], None]], JobItems] | None = None
     progress: Progress | None = None
 
 
@@ -66,14 +66,14 @@ class _Wish(msgspec.Struct):
 class JobRun:
     """Runs one job; the watcher of its call."""
 
-    def __init__(self, job: Job, service: Service, settings: Settings, ways: Ways) -> None:
+    def __init__(self, job: Job, service: Service, settings: Settings, ways: JobOutputs) -> None:
         self.job = job
         self._service = service
         self._settings = settings
         self._ways = ways
         self._limit_s = job.limit_s or settings.job_timeout_s
         self._phase = Phase.BUILD
-        self._pending: Pending | None = None
+        self._pending: CallHandle | None = None
         self._task: asyncio.Task[object] | None = None
         #: Whether that was cancelled from here.
         self._interrupted = False

@@ -30,7 +30,7 @@ from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import InvalidRequest
 
 from . import jobs
-from .job_run import JobRun, Ways
+from .job_run import JobOutputs, JobRun
 from .log_lines import LiveLines
 from .results import Results, of_error
 from .worker import report_limit, spill_of
@@ -99,7 +99,9 @@ class LocalHandler:
         else:
             job_id = found.id
             lines = LiveLines(job_id, self._settings.output_limit_kb * 1024)
-            outcome = await JobRun(found, service, self._settings, Ways(lines=lines)).outcome()
+            outcome = await JobRun(
+                found, service, self._settings, JobOutputs(lines=lines)
+            ).outcome()
         report = await results.report(job_id, outcome, streamed=False)
         answer: dict[str, Any] = msgspec.json.decode(report.body)
         return {**answer["output"], "error": answer.get("error")}

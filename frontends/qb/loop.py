@@ -1,6 +1,6 @@
 """The SDK's loop (`rp_scale.JobScaler`), with jobs that run side by side and are all reported.
 
-    take --> begin --> run (`qb_run`) --> report (`qb_reports`) --> forget
+    take --> begin --> run (`job_run`) --> report (`delivery`) --> forget
      ^ as many as there are slots free        ^ frees no memory, but the slot
     stop  --> the run is cancelled, and reported
     SIGTERM --> take no more --> wait for poll and jobs --> cancel what is left --> leave
@@ -34,7 +34,7 @@ from .heartbeat import Heartbeat
 from .jobs import Job
 from .polling import Taken, Taker
 from .waiting import News, within
-from .worker import Running, Worker
+from .worker import ActiveJob, QueueWorker
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self,
         config: dict[str, Any],
         *,
-        make: Callable[[], Worker],
+        make: Callable[[], QueueWorker],
         drain_s: float,
         heartbeat: Heartbeat,
     ) -> None:
@@ -211,7 +211,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
                 # Its answer had begun to arrive when the poll was broken off.
                 running.cut_off(self._ending)
 
-    async def _see_through(self, running: Running) -> None:
+    async def _see_through(self, running: ActiveJob) -> None:
         try:
             # First: it takes the job's name along.
             await self._worker.reports.withdraw(running.job.id)

@@ -38,7 +38,7 @@ _MOST_WORKERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class JobReport:
     """What the platform is told of a job, once."""
 
     job_id: str
@@ -83,7 +83,7 @@ class Outbox:
             os.close(self._held)
             self._held = None
 
-    def keep(self, report: Report) -> None:
+    def keep(self, report: JobReport) -> None:
         """Write it down; raises OSError."""
         self.own().mkdir(parents=True, exist_ok=True, mode=0o700)
         head = _Head(
@@ -114,7 +114,7 @@ class Outbox:
         except OSError as error:
             _log.warning("A report that was taken cannot be deleted, and may come again: %s", error)
 
-    def waiting(self, older_than_s: float) -> Iterator[Report]:
+    def waiting(self, older_than_s: float) -> Iterator[JobReport]:
         """Those an earlier process has left, oldest first; deletes what is too old, or half."""
         try:
             folder = self.own()
@@ -185,12 +185,12 @@ def _claimed(first: Path) -> tuple[Path, int | None]:
     return first.with_name(f"{first.name}-{secrets.token_hex(8)}"), None
 
 
-def _read(path: Path) -> tuple[Report, float] | None:
+def _read(path: Path) -> tuple[JobReport, float] | None:
     try:
         line, _, body = path.read_bytes().partition(b"\n")
         head = msgspec.json.decode(line, type=_Head)
     except (OSError, ValueError) as error:
         _log.error("A report that waits cannot be read: %s: %s", path, error)
         return None
-    report = Report(job_id=head.job_id, body=body, streamed=head.streamed, cut_off=head.cut_off)
+    report = JobReport(job_id=head.job_id, body=body, streamed=head.streamed, cut_off=head.cut_off)
     return report, head.kept_at

@@ -22,7 +22,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from .outbox import Report
+from .outbox import JobReport
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Addresses:
     stream: str | None
 
 
-class Posts:
+class PlatformPosts:
     """Posts about the jobs of one worker."""
 
     def __init__(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
@@ -72,7 +72,7 @@ class Posts:
         """Whether items can be posted."""
         return self._addresses.stream is not None
 
-    async def report(self, report: Report) -> Verdict:
+    async def report(self, report: JobReport) -> Verdict:
         """The end of a job."""
         return await self._post(
             self._addresses.done, report.job_id, report.body, is_stream=report.streamed

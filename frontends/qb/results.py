@@ -26,7 +26,7 @@ from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import FlashpoolError, ResultTooLarge, WorkerCrashed
 
 from .disk import Disk
-from .outbox import Report
+from .outbox import JobReport
 from .spill import Spill
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Results:
 
     async def report(
         self, job_id: str, outcome: Outcome, *, streamed: bool, spill_s: float = 60.0
-    ) -> Report:
+    ) -> JobReport:
         """The report of a job that ended; writing to the volume may take ``spill_s``."""
         more: _Fields = {}
         if outcome.ok and len(outcome.body) > self._limit:
@@ -67,7 +67,7 @@ class Results:
             if outcome.ok and len(body) > self._limit:
                 outcome, more = await self._elsewhere(job_id, outcome, size, spill_s)
                 body = _body(_cut(self._all(outcome, more)))
-        return Report(job_id=job_id, body=body, streamed=streamed)
+        return JobReport(job_id=job_id, body=body, streamed=streamed)
 
     def _all(self, outcome: Outcome, more: _Fields) -> _Fields:
         debugger = self.more() if self.more is not None else {}
@@ -79,7 +79,7 @@ class Results:
             outcome = replace(outcome, error=f"{outcome.error}{_SPILL_HINT}")
         return msgspec.json.decode(self._service.answer(outcome).body, type=_Fields)
 
-    def refused(self, report: Report) -> Report:
+    def refused(self, report: JobReport) -> JobReport:
         """In place of one that the platform calls too large: its ends, if that is less."""
         cut = _body(_cut(_fields(report.body)))
         if len(cut) < len(report.body):

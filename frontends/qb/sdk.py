@@ -2,10 +2,10 @@
 
     rp_scale.JobScaler               -> `qb_loop.JobLoop`
     rp_ping.Heartbeat.process_loop   -> `qb_heartbeat.Heartbeat`
-    rp_fastapi.WorkerAPI             -> the same, which `qb_local` serves
+    rp_fastapi.WorkerAPI             -> the same, which `local_modes` serves
 
 Importing this imports `runpod`, which reads its variables then and never again: only
-`qb` does, after it has set those that were left open. The names replaced are checked, so that
+`entry` does, after it has set those that were left open. The names replaced are checked, so that
 an SDK which has others is refused and not silently run without us.
 """
 
@@ -26,9 +26,9 @@ from .heartbeat import Heartbeat
 from .local_modes import LocalHandler
 from .loop import JobLoop
 from .platform_posts import Addresses
-from .worker import Worker
+from .worker import QueueWorker
 
-#: What `qb_loop` overrides or uses of the SDK's loop.
+#: What `loop` overrides or uses of the SDK's loop.
 _OF_SCALER: Final = (
     "start", "run", "get_jobs", "run_jobs", "set_scale", "monitor_stop_signals", "stop_job",
     "handle_shutdown",
@@ -80,7 +80,7 @@ def start(
     given: list[str],
     handler: Callable[..., Any],
     concurrency: Callable[[int], int],
-    make: Callable[[], Worker],
+    make: Callable[[], QueueWorker],
     api: LocalHandler | None,
     drain_s: float,
 ) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from flashpool.frontends.responses import is_base64, is_json
 
-from .platform_posts import UNKNOWN_LIMIT, Posts, Verdict
+from .platform_posts import UNKNOWN_LIMIT, PlatformPosts, Verdict
 from .waiting import within
 
 _log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ _PROGRESS_S: Final = 0.5
 _PICKLE: Final = b"gA"
 
 
-class Items:
+class JobItems:
     """The items of one job on their way."""
 
-    def __init__(self, job_id: str, posts: Posts, credit: Callable[[], None]) -> None:
+    def __init__(self, job_id: str, posts: PlatformPosts, credit: Callable[[], None]) -> None:
         self._job_id = job_id
         self._posts = posts
         #: Lets the worker send one more.
@@ -101,7 +101,7 @@ class Items:
 class Progress:
     """How far one job is."""
 
-    def __init__(self, job_id: str, posts: Posts) -> None:
+    def __init__(self, job_id: str, posts: PlatformPosts) -> None:
         self._job_id = job_id
         self._posts = posts
         self._latest: dict[str, object] | None = None

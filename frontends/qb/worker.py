@@ -1,4 +1,4 @@
-"""What the loop runs jobs with: service, reports, admin listener; and one job in it, `Running`.
+"""What the loop runs jobs with: service, reports, admin listener; and one job in it, `ActiveJob`.
 
 job --> run --> outcome --> items and progress are through --> report --> delivered
                    `-- its slot is free
@@ -21,16 +21,16 @@ from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.errors import Cancelled, FlashpoolError
 
-from .delivery import Named, Reports
-from .job_run import JobRun, Ways
+from .delivery import Named, ReportDelivery
+from .job_run import JobOutputs, JobRun
 from .jobs import Job
 from .log_lines import LiveLines
-from .outbox import Outbox, Report
+from .outbox import JobReport, Outbox
 from .paths import is_named, outbox_folder, spill_folder
-from .platform_posts import Addresses, Posts
+from .platform_posts import Addresses, PlatformPosts
 from .results import Results
 from .spill import Spill
-from .streaming import Items, Progress
+from .streaming import JobItems, Progress
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _LEAST_SPILL_S: Final = 1.0
 _RESERVE: Final = 64 * 1024
 
 
-class Worker:
+class QueueWorker:
     """All that outlives one job. Made on the loop that it lives on."""
 
     def __init__(
@@ -59,12 +59,14 @@ class Worker:
         self._service = service
         self._session = session
         self._admin = admin
-        self._posts = Posts(session, addresses)
+        self._posts = PlatformPosts(session, addresses)
         self.results = Results(service, report_limit(settings), spill_of(settings))
         outbox = Outbox(outbox_folder(settings), is_named=is_named())
-        self.reports = Reports(self._posts, outbox, settings.report_retry_s, self.results.refused)
+        self.reports = ReportDelivery(
+            self._posts, outbox, settings.report_retry_s, self.results.refused
+        )
         #: By id: those that run, and those whose reports are on their way.
-        self.jobs: dict[str, Running] = {}
+        self.jobs: dict[str, ActiveJob] = {}
 
     async def start(self, named: Named) -> None:
         """Returns before calls can run."""
@@ -104,28 +106,28 @@ class Worker:
         free = min(pool.free_slots, slots - active)
         return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
 
-    def begin(self, job: Job, freed: Callable[[], None]) -> Running:
+    def begin(self, job: Job, freed: Callable[[], None]) -> ActiveJob:
         """A job to see through; ``freed`` hears when its slot may be free."""
         posts, settings = self._posts, self._settings
-        ways = Ways(
+        ways = JobOutputs(
             lines=LiveLines(job.id, settings.output_limit_kb * 1024),
-            items=partial(Items, job.id, posts) if posts.streams else None,
+            items=partial(JobItems, job.id, posts) if posts.streams else None,
             progress=Progress(job.id, posts) if settings.qb_progress else None,
         )
         run = JobRun(job, self._service, settings, ways)
-        running = self.jobs[job.id] = Running(run, ways, self.results, self.reports, freed)
+        running = self.jobs[job.id] = ActiveJob(run, ways, self.results, self.reports, freed)
         return running
 
 
-class Running:
+class ActiveJob:
     """One job, until the platform has its report."""
 
     def __init__(
         self,
         run: JobRun,
-        ways: Ways,
+        ways: JobOutputs,
         results: Results,
-        reports: Reports,
+        reports: ReportDelivery,
         freed: Callable[[], None],
     ) -> None:
         self.job = run.job
@@ -158,13 +160,13 @@ class Running:
         except asyncio.CancelledError:
             # The process leaves, and waits no longer: for the volume, most likely.
             gone = Cancelled("the server stopped before the job's report was made")
-            left = Report(job_id=self.job.id, body=_failure(gone), cut_off=True)
+            left = JobReport(job_id=self.job.id, body=_failure(gone), cut_off=True)
             await self._reports.leave(left)
             raise
         await self._reports.deliver(report)
         self._ways.lines.say("Finished.")
 
-    async def _report(self) -> Report:
+    async def _report(self) -> JobReport:
         items, progress = self._run.items, self._ways.progress
         try:
             outcome = await self._run.outcome()
@@ -187,7 +189,7 @@ class Running:
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
             _log.exception("Job %s: it cannot be reported as it is", self.job.id)
             ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")
-            return Report(job_id=self.job.id, body=_failure(ours))
+            return JobReport(job_id=self.job.id, body=_failure(ours))
         finally:
             self.ended = True
 

@@ -9,7 +9,7 @@ from .field import setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Environments:
+class EnvironmentSettings:
     """Passed on to the library that builds them, see `flashpool.envs`."""
 
     __slots__ = ()

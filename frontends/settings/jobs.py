@@ -9,7 +9,7 @@ from .field import setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Queue:
+class QueueSettings:
     """Of no effect where jobs come over HTTP."""
 
     __slots__ = ()

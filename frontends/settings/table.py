@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from flashpool.pool.config import PoolConfig
 
 from .calls import Calls, Gpus, Workers
-from .environments import Environments
+from .environments import EnvironmentSettings
 from .field import Setting, rows
-from .jobs import Queue
+from .jobs import QueueSettings
 from .server import Intake, Listening, Log
 from .worker_env import worker_env
 
@@ -47,11 +47,11 @@ class SettingsError(ValueError):
 
 
 #: All settings, in the order of the table.
-_GROUPS: Final = (Listening, Intake, Calls, Gpus, Workers, Environments, Queue, Log)
+_GROUPS: Final = (Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, QueueSettings, Log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(Listening, Intake, Calls, Gpus, Workers, Environments, Queue, Log):
+class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, QueueSettings, Log):
     """The values in force. Make it with `from_environ`."""
 
     #: Field name -> where its value came from.

@@ -202,7 +202,7 @@ class ResultMeta:
     ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any, ``changed`` if
     it changed what imports read (see `surroundings`), ``native`` of its variables those that
     libraries it loaded may read; and of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
-    Of a resident also ``overlapping`` (LOADED: methods whose calls may run together) and
+    Of a resident also ``resident_loop`` (LOADED: methods whose calls may run together) and
     ``poisoned`` (why nothing more can be run in it).
     """
 

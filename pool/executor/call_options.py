@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeGuard
 
-from flashpool.pool.calls import Limits
+from flashpool.pool.calls import CallLimits
 from flashpool.pool.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ class CallOptions:
             refresh=self.refresh,
         )
 
-    def limits(self) -> Limits:
+    def limits(self) -> CallLimits:
         """The limits of a call."""
-        return Limits(run_s=self.timeout, queue_s=self.queue_timeout, memory_mb=self.memory_mb)
+        return CallLimits(run_s=self.timeout, queue_s=self.queue_timeout, memory_mb=self.memory_mb)
 
 
 def check_names(what: str, given: Iterable[str], known: list[str]) -> None:

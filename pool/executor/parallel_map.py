@@ -25,7 +25,7 @@ from .engine import Engine, close_all
 from .futures import decode, show, show_line
 
 
-class Gate:
+class ResultWaiter:
     """Where the one reader of a map waits for the call that it needs next."""
 
     __slots__ = ("_awaited", "_opened")
@@ -74,7 +74,7 @@ class MapCall:
         "wants_output",
     )
 
-    def __init__(self, engine: Engine, gate: Gate, *, show_output: bool) -> None:
+    def __init__(self, engine: Engine, gate: ResultWaiter, *, show_output: bool) -> None:
         self._engine = engine
         self._gate = gate
         self._started = False

@@ -4,7 +4,7 @@
     CallFuture  <- unpack (delivery thread)            <- Engine <- Supervisor <-'
 
 A `Pool` owns its threads and processes; `Pool.options` gives `PoolView`s that share them
-and differ in what their calls are allowed. Both submit through `_Submitter`.
+and differ in what their calls are allowed. Both submit through `PoolBase`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flashpool.pool import cross_version, pickling
 from flashpool.pool._child.serialization import payload
-from flashpool.pool.calls import Call, Codec, Limits, Want
+from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest
 from flashpool.pool.config import PoolConfig, usable_cores
 from flashpool.pool.errors import PoolClosed
 
@@ -45,13 +45,13 @@ T = TypeVar("T")
 MAX_CALLS_WITH_MEMORY: Final = 256
 
 
-class _Submitter(Executor):
+class PoolBase(Executor):
     """What a pool and its views have in common."""
 
     _options: CallOptions
     #: What the calls' environment is made of; None: the base environment.
     _spec: Spec | None
-    _limits: Limits
+    _limits: CallLimits
     #: The variables that its calls set.
     _touches: frozenset[str]
 
@@ -115,7 +115,7 @@ class _Submitter(Executor):
         parts: Iterable[Any] = ((one, {}) for one in arguments)
         if chunksize > 1:
             parts = parallel_map.chunks(arguments, chunksize)
-        gate = parallel_map.Gate()
+        gate = parallel_map.ResultWaiter()
         calls = (self._submit_part(engine, gate, function, part, kind) for part in parts)
         if buffersize is None and function.parcel[1]:
             # Each waiting call holds a descriptor of the function's memory.
@@ -146,7 +146,7 @@ class _Submitter(Executor):
         return RemoteInstance(submitter, cls, args, max_concurrency=concurrency, rebuild=rebuild)
 
     def _submit_method(
-        self, method: InstanceMethod, arguments: Any, want: Want, *, stream: bool
+        self, method: InstanceMethod, arguments: Any, want: InstanceRequest, *, stream: bool
     ) -> CallFuture[Any]:
         engine = self._pool()._engine_to_submit()
         try:
@@ -158,7 +158,7 @@ class _Submitter(Executor):
     def _submit_part(
         self,
         engine: Engine,
-        gate: parallel_map.Gate,
+        gate: parallel_map.ResultWaiter,
         function: Function,
         arguments: Any,
         kind: bytes,
@@ -219,7 +219,7 @@ class _Submitter(Executor):
             raise
 
 
-class Pool(_Submitter):
+class Pool(PoolBase):
     """Runs calls, each in a process of its own, several at a time.
 
     ``max_workers`` calls run at once (default: one per usable core). ``timeout`` seconds
@@ -370,7 +370,7 @@ def _free_locks() -> None:
 os.register_at_fork(after_in_child=_free_locks)
 
 
-class PoolView(_Submitter):
+class PoolView(PoolBase):
     """A pool with other options for its calls. Its `shutdown` is the pool's."""
 
     def __init__(self, pool: Pool, options: CallOptions) -> None:

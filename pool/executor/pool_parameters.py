@@ -34,57 +34,57 @@ WORKERS_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class ParameterKind:
     """What a parameter accepts; ``read`` makes it the setting's value, or raises."""
 
     accepts: str
     read: Callable[[Any], Any]
 
 
-def _whole(low: int, high: int | None = None, *, unit: str = "a whole number") -> Kind:
+def _whole(low: int, high: int | None = None, *, unit: str = "a whole number") -> ParameterKind:
     def read(value: Any) -> int:
         if not is_whole(value) or value < low or (high is not None and value > high):
             raise ValueError
         return int(value)
 
     bounds = f"{low} or more" if high is None else f"{low} to {high}"
-    return Kind(accepts=f"{unit}, {bounds}", read=read)
+    return ParameterKind(accepts=f"{unit}, {bounds}", read=read)
 
 
-def _seconds(*, zero: bool = False) -> Kind:
+def _seconds(*, zero: bool = False) -> ParameterKind:
     def read(value: Any) -> float:
         if not is_number(value) or not 0 <= value <= SECONDS_MAX or (value == 0 and not zero):
             raise ValueError
         return float(value)
 
     least = "0 or more" if zero else "more than 0"
-    return Kind(accepts=f"seconds, {least} and at most {SECONDS_MAX}", read=read)
+    return ParameterKind(accepts=f"seconds, {least} and at most {SECONDS_MAX}", read=read)
 
 
-def _or_none(kind: Kind) -> Kind:
-    return Kind(
+def _or_none(kind: ParameterKind) -> ParameterKind:
+    return ParameterKind(
         accepts=f"{kind.accepts}, or None",
         read=lambda value: None if value is None else kind.read(value),
     )
 
 
-def _one_of(*words: str) -> Kind:
+def _one_of(*words: str) -> ParameterKind:
     def read(value: Any) -> str:
         if not isinstance(value, str) or value not in words:
             raise ValueError
         return value
 
-    return Kind(accepts=" or ".join(map(repr, words)), read=read)
+    return ParameterKind(accepts=" or ".join(map(repr, words)), read=read)
 
 
-def _list_of(what: str) -> Kind:
+def _list_of(what: str) -> ParameterKind:
     def read(value: Any) -> tuple[str, ...]:
         # One string is a list of letters, which nobody means.
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise TypeError
         return tuple(map(_path, value))
 
-    return Kind(accepts=f"a list of {what}", read=read)
+    return ParameterKind(accepts=f"a list of {what}", read=read)
 
 
 def _path(value: Any) -> str:
@@ -125,13 +125,13 @@ def _store(value: Any) -> Any:
 _LEVELS: Final = tuple(logging.getLevelName(level) for level in (10, 20, 30, 40, 50))
 
 #: By parameter. One that is not here is taken as it is.
-KINDS: Final[Mapping[str, Kind]] = {
+KINDS: Final[Mapping[str, ParameterKind]] = {
     "max_workers": _or_none(_whole(1, WORKERS_MAX)),
     "timeout": _or_none(_seconds()),
     "memory_mb": _or_none(_whole(MEMORY_MB_MIN, MEMORY_MB_MAX, unit="a whole number of MiB")),
-    "show_output": Kind(accepts="True or False", read=_boolean),
-    "environments": Kind(accepts="an EnvSettings of flashpool.envs, or None", read=_store),
-    "base_python": Kind(accepts="the path of a Python interpreter", read=_path),
+    "show_output": ParameterKind(accepts="True or False", read=_boolean),
+    "environments": ParameterKind(accepts="an EnvSettings of flashpool.envs, or None", read=_store),
+    "base_python": ParameterKind(accepts="the path of a Python interpreter", read=_path),
     "queue_limit": _or_none(_whole(0)),
     "queue_timeout_s": _or_none(_seconds()),
     "grace_s": _seconds(zero=True),
@@ -153,9 +153,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     "preload": _list_of("module names"),
     "preload_learn": _list_of("patterns of module names"),
     "preload_zygotes": _whole(1, 1000),
-    "worker_env": Kind(accepts="a mapping of names to values", read=_environment),
+    "worker_env": ParameterKind(accepts="a mapping of names to values", read=_environment),
     "extra_path": _list_of("paths"),
-    "workdir": Kind(accepts="the path of a folder that can be entered", read=_folder),
+    "workdir": ParameterKind(accepts="the path of a folder that can be entered", read=_folder),
     "start_method": _one_of("fork", "spawn"),
     "log_level": _one_of(*_LEVELS),
 }

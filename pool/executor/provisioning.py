@@ -30,7 +30,7 @@ _LINES: Final = 200
 _LINE_LIMIT: Final = 500
 
 
-class Waiting(Protocol):
+class ProvisioningCall(Protocol):
     """A call that waits for its environment."""
 
     wants_output: bool
@@ -47,7 +47,7 @@ class _Asking:
     __slots__ = ("calls", "lines", "work")
 
     def __init__(self) -> None:
-        self.calls: dict[Waiting, Call] = {}
+        self.calls: dict[ProvisioningCall, Call] = {}
         self.lines: deque[str] = deque(maxlen=_LINES)
         self.work: asyncio.Task[None] | None = None
 
@@ -79,11 +79,11 @@ class Provisioning:
         self._submit = submit
         self._fail = fail
         self._asking: dict[Spec, _Asking] = {}
-        self._specs: dict[Waiting, Spec] = {}
+        self._specs: dict[ProvisioningCall, Spec] = {}
         #: Every question that has not ended, those that nobody waits for included.
         self._work: set[asyncio.Task[None]] = set()
 
-    def add(self, task: Waiting, call: Call, spec: Spec) -> None:
+    def add(self, task: ProvisioningCall, call: Call, spec: Spec) -> None:
         """Have the call submitted, or failed, when its environment is known."""
         asking = self._asking.get(spec)
         if asking is None:
@@ -94,7 +94,7 @@ class Provisioning:
         asking.calls[task] = call
         self._specs[task] = spec
 
-    def withdraw(self, task: Waiting) -> Call | None:
+    def withdraw(self, task: ProvisioningCall) -> Call | None:
         """The call that need not wait any more; None when it does not wait here."""
         spec = self._specs.pop(task, None)
         if spec is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flashpool.pool import pickling
 from flashpool.pool._child.serialization import payload
-from flashpool.pool.calls import Want
+from flashpool.pool.calls import InstanceRequest
 from flashpool.pool.errors import InstanceLost
 
 from .functions import touches_of
@@ -43,7 +43,7 @@ class InstanceSubmitter(Protocol):
     def _dumps(self) -> pickling.Dumps: ...
 
     def _submit_method(
-        self, method: InstanceMethod, arguments: Any, want: Want, *, stream: bool
+        self, method: InstanceMethod, arguments: Any, want: InstanceRequest, *, stream: bool
     ) -> CallFuture[Any]: ...
 
 
@@ -113,7 +113,7 @@ class RemoteInstance:
         if not self._let_go.alive:
             raise InstanceLost(f"{self._name} was closed", instance=self._name)
         function = InstanceMethod(self, method)
-        want = Want(
+        want = InstanceRequest(
             instance=self._name,
             class_name=self._class_name,
             code=self._name,

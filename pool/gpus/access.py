@@ -1,7 +1,7 @@
 """What calls may have of the GPUs: how many each gets, and the variables that show it them.
 
-The supervisor's side of GPUs, in one place: the table (`gpus`), which the scheduler decides
-with, and the watch (`gpu_watch`), which keeps it in step with the driver.
+The supervisor's side of GPUs, in one place: the table (`table`), which the scheduler decides
+with, and the watch (`monitor`), which keeps it in step with the driver.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flashpool.pool.config import PoolConfig, thread_limits, usable_cores
 from flashpool.pool.errors import InvalidRequest, Overloaded
 from flashpool.pool.stats import GpusStats, GpuStats
 
-from .monitor import GpuWatch
+from .monitor import GpuMonitor
 from .states import MIB, Gpu, GpuPolicy
 from .table import GpuTable
 
@@ -38,7 +38,7 @@ class GpuAccess:
             tolerance_bytes=config.gpu_tolerance_mb * MIB,
         )
         self.table = GpuTable(policy)
-        self.watch = GpuWatch(self.table, now)
+        self.watch = GpuMonitor(self.table, now)
 
     async def open(self) -> None:
         """Find out what there is."""

@@ -1,6 +1,6 @@
 """What is known of GPUs, as plain data: `Device`, `Inventory`, `Reading`.
 
-`nvml` fills them in, `visible` chooses among them, `gpus` decides with them.
+`nvml` fills them in, `visible_devices` chooses among them, `table` decides with them.
 """
 
 from __future__ import annotations

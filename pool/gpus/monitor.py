@@ -17,7 +17,7 @@ from typing import Final
 
 from .devices import Inventory, Reading
 from .nvml import Nvml
-from .states import Change, Gpu
+from .states import Gpu, GpuChange
 from .table import GpuTable
 from .visible_devices import visible
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 FIND_AGAIN_S: Final = 5.0
 
 
-class GpuWatch:
+class GpuMonitor:
     """The table's eyes. All methods belong to the loop's thread."""
 
     def __init__(self, table: GpuTable, now: Callable[[], float]) -> None:
@@ -139,8 +139,8 @@ class GpuWatch:
         if any(changes):
             self.on_change()
 
-    def _tell_change(self, gpu: Gpu, change: Change | None) -> None:
-        if change is Change.QUARANTINED:
+    def _tell_change(self, gpu: Gpu, change: GpuChange | None) -> None:
+        if change is GpuChange.QUARANTINED:
             _log.error("GPU %s is quarantined: %s", gpu.uuid, gpu.evidence)
-        elif change is Change.RECOVERED:
+        elif change is GpuChange.RECOVERED:
             _log.warning("GPU %s is back from quarantine", gpu.uuid)

@@ -1,4 +1,4 @@
-"""What the table of GPUs (`gpus`) is made of: policy, leases, states, evidence."""
+"""What the table of GPUs (`table`) is made of: policy, leases, states, evidence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GpuState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class GpuLease:
     """The right to these devices, until it is released."""
 
     id: int
@@ -73,7 +73,7 @@ class Look:
     processes: bool
 
 
-class Change(enum.Enum):
+class GpuChange(enum.Enum):
     """What a reading brought about."""
 
     FREED = "freed"

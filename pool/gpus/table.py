@@ -40,7 +40,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from .devices import Device, Reading
-from .states import Change, Evidence, Gpu, GpuPolicy, GpuState, Lease, Look
+from .states import Evidence, Gpu, GpuChange, GpuLease, GpuPolicy, GpuState, Look
 
 #: Seconds between two looks at a settling device: at first, and at most.
 _SETTLE_LOOK_S: Final = 0.004
@@ -56,7 +56,7 @@ class GpuTable:
         #: In the order of arrival; `_arrivals` finds one.
         self.line: list[tuple[float, int, int]] = []
         self._arrivals: dict[int, tuple[float, int, int]] = {}
-        self._leases: dict[int, Lease] = {}
+        self._leases: dict[int, GpuLease] = {}
         self._next_lease = 1
         self.add(devices)
 
@@ -115,7 +115,7 @@ class GpuTable:
             _take_shares(free, chosen)
         return found
 
-    def take(self, claim: int, now: float) -> Lease:
+    def take(self, claim: int, now: float) -> GpuLease:
         """The lease of a claim that `grants` lists; it leaves the line.
 
         Raises:
@@ -125,7 +125,7 @@ class GpuTable:
         if uuids is None:
             raise LookupError(f"claim {claim} cannot be granted now")
         self.withdraw(claim)
-        lease = Lease(id=self._next_lease, uuids=uuids)
+        lease = GpuLease(id=self._next_lease, uuids=uuids)
         self._next_lease += 1
         self._leases[lease.id] = lease
         for uuid in uuids:
@@ -134,7 +134,7 @@ class GpuTable:
             gpu.last_used = gpu.changed_at = now
         return lease
 
-    def release(self, lease: Lease, now: float) -> None:
+    def release(self, lease: GpuLease, now: float) -> None:
         """Give it back: nothing of its call is left.
 
         Raises:
@@ -179,7 +179,7 @@ class GpuTable:
             (gpu.next_look for gpu in self._gpus.values() if self._watched(gpu)), default=None
         )
 
-    def read(self, reading: Reading, looked_at: float, now: float) -> Change | None:
+    def read(self, reading: Reading, looked_at: float, now: float) -> GpuChange | None:
         """A device was looked at: asked for at ``looked_at``, answered now."""
         gpu = self._gpus[reading.uuid]
         if looked_at < gpu.changed_at:
@@ -258,7 +258,7 @@ class GpuTable:
             gpu.state is GpuState.SETTLING and settling_for > self.policy.settle_s / 2
         )
 
-    def _read_free(self, gpu: Gpu, reading: Reading, now: float) -> Change | None:
+    def _read_free(self, gpu: Gpu, reading: Reading, now: float) -> GpuChange | None:
         gpu.next_look = now + self.policy.idle_look_s
         if reading.used_bytes is not None and not gpu.shares_out:
             self._follow(gpu, reading.used_bytes)
@@ -277,15 +277,15 @@ class GpuTable:
     def _is_back(self, gpu: Gpu, used: int) -> bool:
         return gpu.level_bytes is None or used <= gpu.level_bytes + self.policy.tolerance_bytes
 
-    def _back(self, gpu: Gpu, now: float) -> Change:
+    def _back(self, gpu: Gpu, now: float) -> GpuChange:
         was, gpu.state = gpu.state, GpuState.FREE
         used = gpu.used_bytes
         gpu.level_bytes = used if gpu.level_bytes is None else min(gpu.level_bytes, used)
         gpu.evidence = gpu.quarantined_at = None
         gpu.next_look = now + self.policy.idle_look_s
-        return Change.FREED if was is GpuState.SETTLING else Change.RECOVERED
+        return GpuChange.FREED if was is GpuState.SETTLING else GpuChange.RECOVERED
 
-    def _quarantine(self, gpu: Gpu, reading: Reading, now: float) -> Change | None:
+    def _quarantine(self, gpu: Gpu, reading: Reading, now: float) -> GpuChange | None:
         first = gpu.state is not GpuState.QUARANTINED
         if first:
             gpu.state, gpu.quarantined_at, gpu.looks = GpuState.QUARANTINED, now, 0
@@ -298,7 +298,7 @@ class GpuTable:
         # The exponent is bounded: a device may be in quarantine for days.
         interval = self.policy.retry_s * float(2 ** min(gpu.looks, 16))
         gpu.next_look = now + min(interval, self.policy.retry_most_s)
-        return Change.QUARANTINED if first else None
+        return GpuChange.QUARANTINED if first else None
 
 
 def _backed_off(looks: int) -> float:

@@ -22,15 +22,15 @@ from flashpool.pool.calls import Call, InstanceRecord
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.workers import outcomes
-from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.states import WorkerState
-from flashpool.pool.workers.worker import Life, Running, Worker
+from flashpool.pool.workers.worker import ActiveCall, LoadedInstance, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
-from .states import Instance, State
-from .table import Residents
+from .states import Instance, InstanceState
+from .table import InstanceTable
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Carrier(Protocol):
     def end(self, name: str, culprit: int | None, stop: Stop | None, reason: str) -> None:
         """End a worker."""
 
-    def limit_waiting(self, call_id: int, running: Running, instance: Instance | None) -> None:
+    def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
         """Limit how long a call may wait from now on."""
 
     def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
@@ -63,9 +63,9 @@ class ResidentReports:
 
     def __init__(
         self,
-        table: Residents,
-        lives: dict[str, Life],
-        calls: Accepted,
+        table: InstanceTable,
+        lives: dict[str, LoadedInstance],
+        calls: CallTable,
         now: Clock,
         to: Carrier,
     ) -> None:
@@ -105,7 +105,7 @@ class ResidentReports:
     def _on_loaded(self, worker: Worker, frame: wire.Frame) -> None:
         name = worker.instance
         instance = self._table.get(name or "")
-        if instance is None or name is None or instance.state is not State.LOADING:
+        if instance is None or name is None or instance.state is not InstanceState.LOADING:
             return
         meta = wire.ResultMeta.unpack(frame.meta)
         overlapping = meta.texts("overlapping")
@@ -134,7 +134,7 @@ class ResidentReports:
         self,
         worker: Worker,
         call_id: int,
-        running: Running,
+        running: ActiveCall,
         frame: wire.Frame,
         meta: wire.ResultMeta,
     ) -> None:
@@ -161,7 +161,7 @@ class ResidentReports:
             )
         self._to.do(self._table.answered(call_id, self._now()))
 
-    def _record(self, name: str, running: Running) -> InstanceRecord | None:
+    def _record(self, name: str, running: ActiveCall) -> InstanceRecord | None:
         life, instance, want = self._lives[name], self._table.get(name), running.call.want
         if instance is None or want is None:
             return None
@@ -197,7 +197,7 @@ class ResidentReports:
             return
         life = self._lives[name]
         life.reason = instance.why_leaving or cause.message.partition("\n")[0]
-        if instance.state is State.LOADING:
+        if instance.state is InstanceState.LOADING:
             self._lost_loading(worker, name, life, cause, death)
         else:
             self._table.leaving(name, life.reason)
@@ -207,7 +207,12 @@ class ResidentReports:
                 self._lose(call_id, running, worker, cause, death)
 
     def _lost_loading(
-        self, worker: Worker, name: str, life: Life, cause: Cause, death: wire.Exited | None
+        self,
+        worker: Worker,
+        name: str,
+        life: LoadedInstance,
+        cause: Cause,
+        death: wire.Exited | None,
     ) -> None:
         # Of one that went with its zygote nobody can tell, unless it never read its LOAD.
         began = not worker.link.unread if death is None else death.began
@@ -224,7 +229,7 @@ class ResidentReports:
     def _lose(
         self,
         call_id: int,
-        running: Running,
+        running: ActiveCall,
         worker: Worker,
         cause: Cause,
         death: wire.Exited | None,

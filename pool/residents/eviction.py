@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from .states import UNNAMED_IDLE_S, Instance, Policy, State
+from .states import UNNAMED_IDLE_S, Instance, InstanceState, ResidentPolicy
 
 
 def dispensable(instance: Instance) -> tuple[bool, float]:
@@ -12,7 +12,7 @@ def dispensable(instance: Instance) -> tuple[bool, float]:
     return not instance.passing, instance.last_used
 
 
-def due(instances: Iterable[Instance], policy: Policy, now: float) -> dict[str, str]:
+def due(instances: Iterable[Instance], policy: ResidentPolicy, now: float) -> dict[str, str]:
     """Those that nobody called for long, and what is too much: the name of each, and why."""
     found = list(instances)
     going = {
@@ -29,7 +29,9 @@ def due(instances: Iterable[Instance], policy: Policy, now: float) -> dict[str, 
     return going
 
 
-def _late(found: list[Instance], policy: Policy, now: float) -> Iterable[tuple[Instance, float]]:
+def _late(
+    found: list[Instance], policy: ResidentPolicy, now: float
+) -> Iterable[tuple[Instance, float]]:
     for one in found:
         idle_s = policy.idle_s
         if one.passing:
@@ -40,7 +42,7 @@ def _late(found: list[Instance], policy: Policy, now: float) -> Iterable[tuple[I
 
 def _too_much(found: list[Instance], limit: int, size: Callable[[Instance], int]) -> list[str]:
     """Idle ones to close until the rest, without those that leave, keeps to the limit."""
-    used = sum(size(one) for one in found if one.state is not State.LEAVING)
+    used = sum(size(one) for one in found if one.state is not InstanceState.LEAVING)
     names = []
     for one in sorted((one for one in found if one.idle and size(one)), key=dispensable):
         if used <= limit:

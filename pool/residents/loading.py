@@ -1,6 +1,6 @@
 """Having instances made: in the scheduler's line like calls, then in a worker.
 
-Load --> a number of its own --> Scheduler --Dispatch--> LOAD --> (`resident_reports`)
+Load --> a number of its own --> Scheduler --Dispatch--> LOAD --> (`events`)
 Abandon -------------------------> withdrawn    '--Fail--> its calls end
 """
 
@@ -18,16 +18,16 @@ from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.scheduling.commands import Command, ZygoteKey
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import memory, outcomes
-from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.states import WorkerState
-from flashpool.pool.workers.worker import Life, Worker
-from flashpool.pool.workers.worker_set import Crew
+from flashpool.pool.workers.worker import LoadedInstance, Worker
+from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote import ZygoteProcess
 from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
 from .events import Carrier
-from .table import Residents
+from .table import InstanceTable
 
 #: Between looks at the memory of an instance that is being made under a limit.
 _MEMORY_LOOK_S: Final = 0.05
@@ -54,12 +54,12 @@ class ResidentLoads:
 
     def __init__(
         self,
-        table: Residents,
-        lives: dict[str, Life],
+        table: InstanceTable,
+        lives: dict[str, LoadedInstance],
         *,
         scheduler: Scheduler,
-        crew: Crew,
-        calls: Accepted,
+        crew: WorkerSet,
+        calls: CallTable,
         gpus: GpuAccess,
         now: Clock,
         host: Host,
@@ -115,7 +115,7 @@ class ResidentLoads:
         assert instance is not None
         first = self._calls[self._table.loading(name)]
         call, want = first.call, instance.want
-        self._lives[name] = life = Life(worker, gpus, first.limits.memory_mb)
+        self._lives[name] = life = LoadedInstance(worker, gpus, first.limits.memory_mb)
         worker.state.move(WorkerState.BUSY)
         worker.instance = name
         worker.loading, worker.fed_at = True, self._now()
@@ -125,7 +125,7 @@ class ResidentLoads:
             self._to.limit_waiting(call_id, self._calls[call_id], instance)
         self._watch_load(life)
 
-    def _watch_load(self, life: Life) -> None:
+    def _watch_load(self, life: LoadedInstance) -> None:
         """Limit what its constructor uses as the call's that it is made for."""
         if life.limit_mb is None or not self._is_loading(life):
             return
@@ -134,12 +134,12 @@ class ResidentLoads:
             self._calls.measures.ask(pid, pid, partial(self._limit_load, life, life.limit_mb))
         self._loop.call_later(_MEMORY_LOOK_S, self._watch_load, life)
 
-    def _is_loading(self, life: Life) -> bool:
+    def _is_loading(self, life: LoadedInstance) -> bool:
         worker = life.worker
         there = self._lives.get(worker.instance or "") is life
         return there and worker.loading and not worker.stopping
 
-    def _limit_load(self, life: Life, limit_mb: int, measured: int) -> None:
+    def _limit_load(self, life: LoadedInstance, limit_mb: int, measured: int) -> None:
         if measured > limit_mb << 20 and self._is_loading(life):
             self._crew.stop(life.worker, outcomes.used_too_much(limit_mb, measured), grace=0.0)
 

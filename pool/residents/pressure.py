@@ -20,12 +20,12 @@ from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.gpus.devices import Reading
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import memory
-from flashpool.pool.workers.worker import Life
+from flashpool.pool.workers.worker import LoadedInstance
 from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
-from .states import Instance, State
-from .table import Residents
+from .states import Instance, InstanceState
+from .table import InstanceTable
 
 _log = logging.getLogger(__name__)
 
@@ -33,13 +33,13 @@ _log = logging.getLogger(__name__)
 _LOOKS: Final = 16
 
 
-class ResidentRoom:
+class ResidentPressure:
     """The room that all residents of a pool take."""
 
     def __init__(
         self,
-        table: Residents,
-        lives: dict[str, Life],
+        table: InstanceTable,
+        lives: dict[str, LoadedInstance],
         scheduler: Scheduler,
         gpus: GpuAccess,
         now: Clock,
@@ -93,7 +93,7 @@ class ResidentRoom:
         if holders and done:
             self._measuring_gpus = _begun(self._ask_driver(holders))
 
-    async def _ask_driver(self, holders: dict[str, Life]) -> None:
+    async def _ask_driver(self, holders: dict[str, LoadedInstance]) -> None:
         readings = await self._watch.held({uuid for life in holders.values() for uuid in life.gpus})
         for name, life in holders.items():
             if self._lives.get(name) is life:
@@ -131,7 +131,7 @@ class ResidentRoom:
 
     def give_up_process(self) -> None:
         """Close one, for there is no room for another process."""
-        if not any(one.state is State.LEAVING for one in self._table):
+        if not any(one.state is InstanceState.LEAVING for one in self._table):
             self._do(self._table.needed(self._lives, "there was no room for another process"))
 
     # GPUs.
@@ -162,7 +162,7 @@ class ResidentRoom:
         held: dict[str, str] = {}
         for name, life in self._lives.items():
             instance = self._table.get(name)
-            if instance is not None and (instance.state is State.LEAVING) is leaving:
+            if instance is not None and (instance.state is InstanceState.LEAVING) is leaving:
                 held.update((uuid, name) for uuid in life.gpus if not self._gpus.has_share(uuid))
         return held
 
@@ -171,7 +171,7 @@ class ResidentRoom:
     def give_up_environment(self) -> None:
         """Close all residents of one environment, so that another one's zygote may start."""
         kept = {name: self.in_environment(name) for name in self._scheduler.kept_by_residents()}
-        if any(all(one.state is State.LEAVING for one in found) for found in kept.values()):
+        if any(all(one.state is InstanceState.LEAVING for one in found) for found in kept.values()):
             return  # one is about to be free
         free = [found for found in kept.values() if all(map(_may_go, found))]
         if free:
@@ -212,7 +212,7 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
 
 
 def _may_go(instance: Instance) -> bool:
-    return instance.idle or instance.state is State.LEAVING
+    return instance.idle or instance.state is InstanceState.LEAVING
 
 
 def _exact(pids: dict[str, int]) -> dict[str, int]:

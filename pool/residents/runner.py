@@ -25,25 +25,25 @@ from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import outcomes
-from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.output_buffer import OutputBuffer
 from flashpool.pool.workers.states import WorkerState
-from flashpool.pool.workers.worker import Life, Running, Worker
-from flashpool.pool.workers.worker_set import EXCEPTION_LIMIT, Crew
+from flashpool.pool.workers.worker import ActiveCall, LoadedInstance, Worker
+from flashpool.pool.workers.worker_set import EXCEPTION_LIMIT, WorkerSet
 from flashpool.pool.workers.zygote import ZygoteProcess
 from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
 from .events import ResidentReports
 from .loading import Host, ResidentLoads, call_meta
-from .pressure import ResidentRoom
-from .states import Conflict, Instance, NotThere, State
-from .table import Residents
+from .pressure import ResidentPressure
+from .states import Conflict, Instance, InstanceState, NotThere
+from .table import InstanceTable
 
 _log = logging.getLogger(__name__)
 
 
-class Residency:
+class ResidentRunner:
     """All residents of a pool."""
 
     def __init__(
@@ -51,8 +51,8 @@ class Residency:
         config: PoolConfig,
         *,
         scheduler: Scheduler,
-        crew: Crew,
-        calls: Accepted,
+        crew: WorkerSet,
+        calls: CallTable,
         gpus: GpuAccess,
         now: Clock,
         host: Host,
@@ -65,15 +65,15 @@ class Residency:
         self._now = now
         self._host = host
         self._loop = asyncio.get_running_loop()
-        self.table = Residents(
-            states.Policy(
+        self.table = InstanceTable(
+            states.ResidentPolicy(
                 limit=config.instances,
                 idle_s=config.instance_idle_s,
                 memory_bytes=_bytes(config.instances_mb),
                 gpu_bytes=_bytes(config.instances_gpu_mb),
             )
         )
-        self._lives: dict[str, Life] = {}
+        self._lives: dict[str, LoadedInstance] = {}
         self._loads = ResidentLoads(
             self.table,
             self._lives,
@@ -97,7 +97,7 @@ class Residency:
             states.Lose: self._lose,
         }
         self._reports = ResidentReports(self.table, self._lives, calls, now, self)
-        self.room = ResidentRoom(self.table, self._lives, scheduler, gpus, now, self.do)
+        self.room = ResidentPressure(self.table, self._lives, scheduler, gpus, now, self.do)
 
     # Calls.
 
@@ -129,7 +129,7 @@ class Residency:
         if running.worker is None and not running.done:
             self.limit_waiting(call_id, running, self.table.get(want.instance))
 
-    def withdraw(self, call_id: int, running: Running) -> None:
+    def withdraw(self, call_id: int, running: ActiveCall) -> None:
         """A call that has not begun has ended."""
         want = running.call.want
         commands = self.table.withdrawn(call_id, self._now())
@@ -137,16 +137,20 @@ class Residency:
             return
         self.do(commands)
         instance = self.table.get(want.instance)
-        if instance is not None and instance.state is State.LOADING and not instance.waiting:
+        if (
+            instance is not None
+            and instance.state is InstanceState.LOADING
+            and not instance.waiting
+        ):
             self.end(instance.name, None, None, "nobody waited for it any more")
 
-    def cancel(self, call_id: int, running: Running, reason: str) -> None:
+    def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
         """End a call that has begun; the supervisor tells its caller."""
         worker = running.worker
         if worker is not None and worker.instance is not None and not worker.stopping:
             self._interrupt(call_id, worker, None, f"a call in it was cancelled: {reason}")
 
-    def stop(self, call_id: int, running: Running, stop: Stop, *, grace: float) -> None:
+    def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
         """End a call that went too far; its end tells why."""
         worker = running.worker
         if worker is None or worker.instance is None or running.stop is not None:
@@ -250,7 +254,7 @@ class Residency:
         self._crew.send(worker, wire.CALL, meta, call.body, call.fds)
         self._calls.handed_over(call_id)
 
-    def _output_of(self, running: Running, life: Life) -> OutputBuffer:
+    def _output_of(self, running: ActiveCall, life: LoadedInstance) -> OutputBuffer:
         """What a call writes; before it, for the first one, what the constructor wrote."""
         fresh = OutputBuffer(self._config.output_limit)
         if life.heard:
@@ -262,7 +266,7 @@ class Residency:
         return written
 
     def _close(self, command: states.Close) -> None:
-        """Ask it; `Crew.check` sees to it that it goes."""
+        """Ask it; `WorkerSet.check` sees to it that it goes."""
         worker = self._lives[command.instance].worker
         _log.info("The instance %s is closed: %s", command.instance, command.reason)
         worker.state.move(WorkerState.ENDING)
@@ -337,7 +341,7 @@ class Residency:
     @property
     def any_closing(self) -> bool:
         """Whether a resident is on its way out."""
-        return any(one.state is State.LEAVING for one in self.table)
+        return any(one.state is InstanceState.LEAVING for one in self.table)
 
     def gpus_of(self, instance: Instance) -> tuple[str, ...]:
         """The devices it holds."""
@@ -351,11 +355,11 @@ class Residency:
 
     # Parts.
 
-    def limit_waiting(self, call_id: int, running: Running, instance: Instance | None) -> None:
+    def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
         """How long it may wait: for its instance to be made as long as it may run, else as
         for a slot.
         """
-        if instance is not None and instance.state is State.LOADING:
+        if instance is not None and instance.state is InstanceState.LOADING:
             self._calls.limit(running, running.limits.run_s, self._load_too_long, call_id)
         else:
             self._calls.waits(call_id)

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from flashpool.pool.calls import Want
+from flashpool.pool.calls import InstanceRequest
 
 #: Deaths while loading within `CRASH_WINDOW_S`, past which nobody tries again.
 CRASHES: Final = 3
@@ -85,7 +85,7 @@ class Lose(NamedTuple):
 Command = Load | Abandon | WantSlot | GoOn | Rest | Invoke | Close | Refuse | Lose
 
 
-class State(enum.Enum):
+class InstanceState(enum.Enum):
     """Of one instance."""
 
     #: Called for; there is no room for it, or its former worker is not gone yet.
@@ -99,7 +99,7 @@ class State(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class ResidentPolicy:
     """The table's settings."""
 
     #: Instances that may have a worker at once.
@@ -121,10 +121,10 @@ class NotThere(Exception):
 
 
 @dataclass(slots=True)
-class Waiting:
+class WaitingCall:
     """A call in the line of its instance."""
 
-    want: Want
+    want: InstanceRequest
     since: float
     #: It is for an instance that is made for it: the one that is there has to go first.
     anew: bool
@@ -136,16 +136,16 @@ class Instance:
 
     name: str
     #: The call's that it is, or was last, made of.
-    want: Want
+    want: InstanceRequest
     generation: int
     #: Why there is none of the generation before any more; None: this is the first.
     rebuilt_because: str | None = None
-    state: State = State.PENDING
+    state: InstanceState = InstanceState.PENDING
     last_used: float = 0.0
     #: Calls that began in it, in this generation.
     calls: int = 0
     #: In the order of their arrival.
-    waiting: dict[int, Waiting] = field(default_factory=dict)
+    waiting: dict[int, WaitingCall] = field(default_factory=dict)
     #: Those that run in it, and whether they may overlap.
     running: dict[int, bool] = field(default_factory=dict)
     #: Methods whose calls may overlap; known once it is loaded.
@@ -167,7 +167,7 @@ class Instance:
     @property
     def idle(self) -> bool:
         """Loaded, and nobody needs it now."""
-        return self.state is State.READY and not self.running and not self.waiting
+        return self.state is InstanceState.READY and not self.running and not self.waiting
 
     @property
     def since(self) -> float:
@@ -185,12 +185,12 @@ class Instance:
         for one in reversed(self.waiting.values()):
             if one.anew:
                 return one.want.code
-        if self.state not in (State.LOADING, State.READY):
+        if self.state not in (InstanceState.LOADING, InstanceState.READY):
             for one in self.waiting.values():
                 return one.want.code  # it will be made for the first in line
         return self.want.code
 
-    def heir(self, call: int) -> Waiting | None:
+    def heir(self, call: int) -> WaitingCall | None:
         """Who gets what was to be made for a call that leaves the line: the next behind it."""
         if not self.waiting[call].anew:
             return None
@@ -231,7 +231,7 @@ class History:
         """The one before, if there was any."""
         return self._past.get(name)
 
-    def next_of(self, want: Want) -> Instance:
+    def next_of(self, want: InstanceRequest) -> Instance:
         """The one to be made now under a name."""
         past = self._past.get(want.instance)
         if past is None:
@@ -266,14 +266,14 @@ class History:
         )
 
 
-def check_there(want: Want, instance: Instance | None, past: Past | None) -> None:
+def check_there(want: InstanceRequest, instance: Instance | None, past: Past | None) -> None:
     """Whether a call that insists on its instance may join the line.
 
     Raises:
         NotThere: it is not there.
     """
     if instance is not None and want.generation in (0, instance.generation):
-        if instance.state is not State.LEAVING:
+        if instance.state is not InstanceState.LEAVING:
             return
         raise NotThere(instance.why_leaving)
     if past is not None and past.generation:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from flashpool.pool.calls import Want
+from flashpool.pool.calls import InstanceRequest
 
 from .eviction import dispensable, due
 from .states import (
@@ -45,23 +45,23 @@ from .states import (
     GoOn,
     History,
     Instance,
+    InstanceState,
     Invoke,
     Load,
     Lose,
-    Policy,
     Refuse,
+    ResidentPolicy,
     Rest,
-    State,
-    Waiting,
+    WaitingCall,
     WantSlot,
     check_there,
 )
 
 
-class Residents:
+class InstanceTable:
     """The table of instances."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: ResidentPolicy) -> None:
         self.policy = policy
         #: Calls that wait for an instance, or in one.
         self.waiting = 0
@@ -83,7 +83,7 @@ class Residents:
 
     # Calls.
 
-    def called(self, call: int, want: Want, now: float) -> list[Command]:
+    def called(self, call: int, want: InstanceRequest, now: float) -> list[Command]:
         """A call for an instance arrived.
 
         Raises:
@@ -91,12 +91,12 @@ class Residents:
             NotThere: it had to be there, and is not; nothing was changed.
         """
         instance, anew = self._wanted(want)
-        instance.waiting[call] = Waiting(want, now, anew)
+        instance.waiting[call] = WaitingCall(want, now, anew)
         self._of_call[call] = instance
         self.waiting += 1
-        if instance.state is State.READY:
+        if instance.state is InstanceState.READY:
             return self._settle(instance, now)
-        if instance.state is not State.PENDING:
+        if instance.state is not InstanceState.PENDING:
             return []
         refusal = self._history.crash_loop(instance, now)
         return self._refuse(instance, refusal) if refusal else self._fill_room()
@@ -111,11 +111,11 @@ class Residents:
         if instance.waiting:
             if heir is not None:
                 heir.anew = True
-            return self._settle(instance, now) if instance.state is State.READY else []
-        if instance.state is State.WANTED:
+            return self._settle(instance, now) if instance.state is InstanceState.READY else []
+        if instance.state is InstanceState.WANTED:
             self._end(instance, instance.rebuilt_because or "", made=False)
             return [Abandon(instance.name), *self._fill_room()]
-        if instance.state is State.PENDING:
+        if instance.state is InstanceState.PENDING:
             self._end(instance, instance.rebuilt_because or "", made=False)
         return self._close_released(instance)
 
@@ -136,7 +136,7 @@ class Residents:
     def loading(self, name: str) -> int:
         """A worker begins to load it, and has a slot; the call whose class and arguments count."""
         instance = self._instances[name]
-        instance.state, instance.has_slot = State.LOADING, True
+        instance.state, instance.has_slot = InstanceState.LOADING, True
         first = next(iter(instance.waiting))
         one = instance.waiting[first]
         instance.want, one.anew = one.want, False
@@ -145,7 +145,7 @@ class Residents:
     def loaded(self, name: str, overlapping: Iterable[str], now: float) -> list[Command]:
         """It can be called; these methods may overlap."""
         instance = self._instances[name]
-        instance.state = State.READY
+        instance.state = InstanceState.READY
         instance.overlapping = frozenset(overlapping)
         instance.last_used = now
         instance.crashes.clear()
@@ -169,7 +169,7 @@ class Residents:
         """Its worker is being ended: no more calls for it. `gone` follows."""
         instance = self._instances[name]
         self._pending.pop(name, None)
-        instance.state = State.LEAVING
+        instance.state = InstanceState.LEAVING
         instance.why_leaving = instance.why_leaving or reason
 
     def gone(self, name: str, reason: str, now: float, *, unmade: bool = False) -> list[Command]:
@@ -193,7 +193,7 @@ class Residents:
         """It has a slot."""
         instance = self._instances[name]
         instance.asked_slot = False
-        if instance.state is not State.READY:
+        if instance.state is not InstanceState.READY:
             # It was closed meanwhile, because those that had asked for it have left.
             return [Rest(name)]
         instance.has_slot = True
@@ -246,7 +246,7 @@ class Residents:
 
     # Decisions.
 
-    def _wanted(self, want: Want) -> tuple[Instance, bool]:
+    def _wanted(self, want: InstanceRequest) -> tuple[Instance, bool]:
         """The instance of a call, and whether it has to be made for it first."""
         instance = self._instances.get(want.instance)
         if want.must_exist:
@@ -255,7 +255,7 @@ class Residents:
             instance = self._history.next_of(want)
             self._instances[want.instance] = self._pending[want.instance] = instance
             return instance, False
-        unmade = instance.state is State.LEAVING and not instance.waiting
+        unmade = instance.state is InstanceState.LEAVING and not instance.waiting
         if not (want.anew or unmade) and want.code != instance.code_at_the_end:
             raise Conflict
         # The next one that is made is for whoever comes first, whatever it asks for.
@@ -270,7 +270,7 @@ class Residents:
 
     def _settle(self, instance: Instance, now: float) -> list[Command]:
         """What can be done for one instance that is loaded."""
-        if instance.state is not State.READY:
+        if instance.state is not InstanceState.READY:
             return []
         if not instance.running and instance.next_is_anew:
             return self._close(instance, "it was replaced")
@@ -293,7 +293,7 @@ class Residents:
         Also when more calls wait: those of others may have waited for longer. One whose
         worker is being ended keeps it until that is gone.
         """
-        if instance.running or not instance.has_slot or instance.state is not State.READY:
+        if instance.running or not instance.has_slot or instance.state is not InstanceState.READY:
             return []
         instance.has_slot = False
         return [Rest(instance.name)]
@@ -326,9 +326,9 @@ class Residents:
             if len(self._instances) - len(self._pending) >= self.policy.limit:
                 break
             del self._pending[instance.name]
-            instance.state = State.WANTED
+            instance.state = InstanceState.WANTED
             commands.append(Load(instance.name))
-        leaving = sum(one.state is State.LEAVING for one in self)
+        leaving = sum(one.state is InstanceState.LEAVING for one in self)
         missing = len(self._pending) - leaving
         if missing > 0:
             for instance in sorted((one for one in self if one.idle), key=dispensable)[:missing]:
@@ -382,7 +382,7 @@ class Residents:
 
 def _goes_on(instance: Instance) -> bool:
     """Whether the next of its calls could begin at once."""
-    ready = instance.state is State.READY and instance.has_slot and not instance.running
+    ready = instance.state is InstanceState.READY and instance.has_slot and not instance.running
     return ready and bool(instance.waiting) and not instance.next_is_anew
 
 

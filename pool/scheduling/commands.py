@@ -70,7 +70,7 @@ Command = StartZygote | RetireZygote | ForkWorkers | DismissWorker | Dispatch | 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class SchedulerPolicy:
     """The scheduler's settings."""
 
     slots: int

@@ -14,7 +14,7 @@ from typing import Final
 
 from flashpool.pool._child.wire import SOURCE_LIMIT, SOURCES
 
-__all__ = ["SOURCE_LIMIT", "Sources"]
+__all__ = ["SOURCE_LIMIT", "CompileAhead"]
 
 #: Calls of a source that have ended in a result before it is compiled ahead.
 RUNS: Final = 3
@@ -22,7 +22,7 @@ RUNS: Final = 3
 COUNTED: Final = 512
 
 
-class Sources:
+class CompileAhead:
     """The sources of one zygote."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ _ALL: Final = "*"
 
 
 @dataclass(slots=True)
-class Function:
+class LearnedFunction:
     #: Modules that its calls imported, in that order.
     needs: dict[str, None] = field(default_factory=dict)
     #: Packages that its source names.
@@ -56,8 +56,8 @@ class Profile:
 
 
 @dataclass(slots=True)
-class Environment:
-    functions: OrderedDict[Hashable, Function] = field(default_factory=OrderedDict)
+class LearnedEnvironment:
+    functions: OrderedDict[Hashable, LearnedFunction] = field(default_factory=OrderedDict)
     profiles: dict[int, Profile] = field(default_factory=dict)
     #: Modules that are not preloaded, and why.
     denied: dict[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Conflict:
+class PreloadConflict:
     """A call changed what a preloaded module had read before."""
 
     what: str
@@ -123,7 +123,7 @@ def profile_of(names: Sequence[str]) -> Profile:
     return Profile(names=tuple(names), modules=frozenset(names), outside=outside)
 
 
-def touched_by(known: Environment, one: Function | None) -> set[str]:
+def touched_by(known: LearnedEnvironment, one: LearnedFunction | None) -> set[str]:
     """All that a function's calls touch, but for what the imports in them did."""
     if one is None:
         return set()
@@ -140,22 +140,24 @@ def _meet(touched: str, read: str) -> bool:
     return read.endswith(_ALL) and touched.startswith(read[:-1])
 
 
-def why_not(hit: Conflict) -> str:
+def why_not(hit: PreloadConflict) -> str:
     return (
         f"it reads {_in_words(hit.what)} when it is imported, and functions change that before: "
         "their calls import it themselves"
     )
 
 
-def conflict(known: Environment, touches: Iterable[str], modules: Iterable[str]) -> Conflict | None:
+def conflict(
+    known: LearnedEnvironment, touches: Iterable[str], modules: Iterable[str]
+) -> PreloadConflict | None:
     """What a call touches that the import of preloaded modules had read."""
     packages = {package_of(name) for name in modules}
     for what in sorted(touches):
         kind, _, name = what.partition(":")
         if kind == "native":
-            return Conflict(f"env:{name}", f"a library of {min(packages)}")
+            return PreloadConflict(f"env:{name}", f"a library of {min(packages)}")
         if what in {"path", ANY_PACKAGE} or (kind == "package" and name in packages):
-            return Conflict(what, name if name in packages else min(packages))
+            return PreloadConflict(what, name if name in packages else min(packages))
         for read, readers in known.reads.items():
             # Where an import sets a variable, a call that sets it, too, would find its own value
             # there in the end, and one that looks at it would find it there too early.
@@ -163,5 +165,5 @@ def conflict(known: Environment, touches: Iterable[str], modules: Iterable[str])
             found = kind == "set" and what == f"look:{name}"
             found = found or _meet(what, f"env:{name}" if kind == "set" else read)
             if found and packages & readers.keys():
-                return Conflict(what, min(readers[one] for one in packages & readers.keys()))
+                return PreloadConflict(what, min(readers[one] for one in packages & readers.keys()))
     return None

@@ -22,9 +22,9 @@ from typing import Final
 from .commands import ZygoteKey
 from .preload_profiles import (
     ANY_PACKAGE,
-    Conflict,
-    Environment,
-    Function,
+    LearnedEnvironment,
+    LearnedFunction,
+    PreloadConflict,
     Profile,
     conflict,
     is_cheap,
@@ -50,7 +50,7 @@ CHANGES: Final = 100
 BARE: Final = -1
 
 
-class Learner:
+class PreloadLearner:
     """Routes calls to profiles, and says when a new profile is worth starting."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Learner:
         self._profiles = profiles
         #: What every zygote preloads but a bare one.
         self._preload = tuple(preload)
-        self._environments: dict[str, Environment] = {}
+        self._environments: dict[str, LearnedEnvironment] = {}
 
     # Calls.
 
@@ -94,8 +94,8 @@ class Learner:
 
     def _choose(
         self,
-        known: Environment,
-        one: Function | None,
+        known: LearnedEnvironment,
+        one: LearnedFunction | None,
         touches: frozenset[str],
         imports: frozenset[str],
     ) -> tuple[int, Profile | None]:
@@ -108,7 +108,7 @@ class Learner:
         return 0, None
 
     def _best(
-        self, known: Environment, one: Function | None, imports: frozenset[str]
+        self, known: LearnedEnvironment, one: LearnedFunction | None, imports: frozenset[str]
     ) -> tuple[int, Profile | None]:
         """The profile that spares a function the most imports."""
         best, number, most = None, 0, 0
@@ -145,8 +145,8 @@ class Learner:
         known = self._environments.get(key.environment)
         if is_cheap(names) and (known is None or function not in known.functions):
             return None
-        known = self._environments.setdefault(key.environment, Environment())
-        one = known.functions.pop(function, None) or Function()
+        known = self._environments.setdefault(key.environment, LearnedEnvironment())
+        one = known.functions.pop(function, None) or LearnedFunction()
         known.functions[function] = one
         before = len(one.needs), len(one.touches)
         # What was there already it may have needed, too.
@@ -160,14 +160,16 @@ class Learner:
         one.missed += 1
         return self._grow(key.environment, known, one)
 
-    def changed(self, key: ZygoteKey, function: Hashable, changes: Iterable[str]) -> list[Conflict]:
+    def changed(
+        self, key: ZygoteKey, function: Hashable, changes: Iterable[str]
+    ) -> list[PreloadConflict]:
         """A call in a worker of this zygote was seen to change something that imports read."""
         known = self._environments.get(key.environment)
         if function is None or not (changes := list(changes)[:CHANGES]):
             return []
         if known is None:
-            known = self._environments[key.environment] = Environment()
-        one = known.functions.setdefault(function, Function())
+            known = self._environments[key.environment] = LearnedEnvironment()
+        one = known.functions.setdefault(function, LearnedFunction())
         profile = known.profiles.get(key.profile)
         had = profile.names if profile is not None else () if key.profile == BARE else self._preload
         new = [what for what in changes if what not in one.seen] if had else []
@@ -178,7 +180,9 @@ class Learner:
 
     # Profiles.
 
-    def _grow(self, environment: str, known: Environment, one: Function) -> ZygoteKey | None:
+    def _grow(
+        self, environment: str, known: LearnedEnvironment, one: LearnedFunction
+    ) -> ZygoteKey | None:
         """Ask for a profile of what this function needs, unless one is there or on its way."""
         wanted = [name for name in one.needs if self._allowed(name, known)][:MODULES]
         whole = any(not is_standard(name) for name in one.needs)
@@ -209,7 +213,7 @@ class Learner:
         profile.entries = frozenset(map(package_of, wanted)) & one.imports
         return ZygoteKey(environment, known.last_profile)
 
-    def _one_is_unused(self, known: Environment) -> bool:
+    def _one_is_unused(self, known: LearnedEnvironment) -> bool:
         oldest = min(profile.used for profile in known.profiles.values())
         return known.uses - oldest >= UNUSED
 
@@ -272,7 +276,7 @@ class Learner:
 
     def skip(self, key: ZygoteKey, modules: Iterable[str], why: str) -> None:
         """These are not preloaded there, nor anywhere else."""
-        known = self._environments.setdefault(key.environment, Environment())
+        known = self._environments.setdefault(key.environment, LearnedEnvironment())
         skipped = set(modules)
         known.denied.update(dict.fromkeys(skipped, why))
         known.version += 1
@@ -286,7 +290,7 @@ class Learner:
 
     def read(self, key: ZygoteKey, reads: dict[str, list[str]]) -> None:
         """What imports of modules that are preloaded there looked at, and which modules."""
-        known = self._environments.setdefault(key.environment, Environment())
+        known = self._environments.setdefault(key.environment, LearnedEnvironment())
         for what, modules in reads.items():
             known.reads.setdefault(what, {}).update((package_of(one), one) for one in modules)
         known.version += 1
@@ -300,7 +304,7 @@ class Learner:
         """
         if environment in self._environments:
             return
-        known = Environment()
+        known = LearnedEnvironment()
         names = [name for name in modules if self._allowed(name, known)][:MODULES]
         if names and (named := frozenset(entries)):
             profile = profile_of(names)
@@ -335,7 +339,7 @@ class Learner:
         top = package_of(name)
         return any(fnmatchcase(name, p) or fnmatchcase(top, p) for p in self._patterns)
 
-    def _allowed(self, name: str, known: Environment) -> bool:
+    def _allowed(self, name: str, known: LearnedEnvironment) -> bool:
         return (
             name not in known.denied
             and package_of(name) not in known.denied

@@ -9,9 +9,9 @@
 Events are methods, named for what happened and given the time where it matters; each returns
 the commands to carry out, in order. The supervisor alone calls them, and carries them out.
 
-    Scheduler --> Upkeep   which zygotes are up      --> Turns   who makes room
-              --> Slots    which call goes next      --> Line    who waits
-                                                     --> Roster  what is known of zygotes
+    Scheduler --> ZygoteLifecycle  which zygotes are up  --> TimeSlicing  who makes room
+              --> Slots            which call goes next  --> WaitQueue    who waits
+                                                         --> ZygoteTable  what is known of them
 
 The rules:
 
@@ -48,12 +48,12 @@ from typing import Final
 from flashpool.pool.gpus.states import GpuPolicy
 from flashpool.pool.gpus.table import GpuTable
 
-from .commands import Command, DismissWorker, Grant, Policy, QueueFull, ZygoteKey
+from .commands import Command, DismissWorker, Grant, QueueFull, SchedulerPolicy, ZygoteKey
 from .slots import Slots
-from .time_slicing import Turns
-from .wait_queue import Line
-from .zygote_lifecycle import Upkeep
-from .zygote_table import Roster
+from .time_slicing import TimeSlicing
+from .wait_queue import WaitQueue
+from .zygote_lifecycle import ZygoteLifecycle
+from .zygote_table import ZygoteTable
 
 #: How often `tick` expects to be called, at least.
 TICK_S: Final = 1.0
@@ -62,16 +62,16 @@ TICK_S: Final = 1.0
 class Scheduler:
     """The pool's state: queue, slots, zygotes and their workers."""
 
-    def __init__(self, policy: Policy, gpus: GpuTable | None = None) -> None:
+    def __init__(self, policy: SchedulerPolicy, gpus: GpuTable | None = None) -> None:
         self.policy = policy
         self.gpus = GpuTable(GpuPolicy()) if gpus is None else gpus
-        self._roster = Roster(policy.max_environments)
-        self._line = Line(self._roster, self.gpus)
-        self._turns = Turns(self._roster)
+        self._roster = ZygoteTable(policy.max_environments)
+        self._line = WaitQueue(self._roster, self.gpus)
+        self._turns = TimeSlicing(self._roster)
         self._slots = Slots(
             policy, roster=self._roster, line=self._line, gpus=self.gpus, turns=self._turns
         )
-        self._upkeep = Upkeep(
+        self._upkeep = ZygoteLifecycle(
             policy, roster=self._roster, line=self._line, slots=self._slots, turns=self._turns
         )
         self._zygote_of: dict[int, ZygoteKey] = {}

@@ -13,20 +13,26 @@ back each time it rests, and keeps its GPUs.
 
 from __future__ import annotations
 
-from flashpool.pool.gpus.states import Lease
+from flashpool.pool.gpus.states import GpuLease
 from flashpool.pool.gpus.table import GpuTable
 
-from .commands import Command, Dispatch, ForkWorkers, Grant, Policy
-from .time_slicing import Turns
-from .wait_queue import Line
-from .zygote_table import Entry, Roster
+from .commands import Command, Dispatch, ForkWorkers, Grant, SchedulerPolicy
+from .time_slicing import TimeSlicing
+from .wait_queue import WaitQueue
+from .zygote_table import ZygoteRow, ZygoteTable
 
 
 class Slots:
     """The slots and GPUs of a pool, and the workers that hold them."""
 
     def __init__(
-        self, policy: Policy, *, roster: Roster, line: Line, gpus: GpuTable, turns: Turns
+        self,
+        policy: SchedulerPolicy,
+        *,
+        roster: ZygoteTable,
+        line: WaitQueue,
+        gpus: GpuTable,
+        turns: TimeSlicing,
     ) -> None:
         self._policy = policy
         self._roster = roster
@@ -38,7 +44,7 @@ class Slots:
         self._holding: set[int] = set()
         #: Workers that held one, have answered, and are not gone yet.
         self._leaving: set[int] = set()
-        self._leases: dict[int, Lease] = {}
+        self._leases: dict[int, GpuLease] = {}
         #: Residents, and those of them that want a slot: since when.
         self._residents: set[int] = set()
         self._asking: dict[int, float] = {}
@@ -59,7 +65,7 @@ class Slots:
             return []
         if self.busy >= self._policy.slots and not self._gpus.line:
             return []  # so it is with most events, while there is more to do than can be done
-        touched: list[Entry] = []
+        touched: list[ZygoteRow] = []
         commands = self._dispatch_to_gpus(touched, now) if self._gpus.line else []
         while (self._line.calls or self._asking) and self._free > 0:
             zygote = self._oldest_with_spare() if self._line.calls else None
@@ -80,7 +86,7 @@ class Slots:
             commands += self.fork(zygote)
         return commands
 
-    def _dispatch_to_gpus(self, touched: list[Entry], now: float) -> list[Command]:
+    def _dispatch_to_gpus(self, touched: list[ZygoteRow], now: float) -> list[Command]:
         commands: list[Command] = []
         for call, _uuids in self._gpus.grants():
             zygote = self._line.waits_for(call)
@@ -92,7 +98,7 @@ class Slots:
             commands.append(Dispatch(call, worker, lease.uuids))
         return commands
 
-    def _pair(self, call: int, zygote: Entry, touched: list[Entry], now: float) -> int:
+    def _pair(self, call: int, zygote: ZygoteRow, touched: list[ZygoteRow], now: float) -> int:
         """The spare that gets the call."""
         self._line.leave(call)
         zygote.busy += 1
@@ -102,7 +108,7 @@ class Slots:
             touched.append(zygote)
         return zygote.spares.popleft()
 
-    def _oldest_with_spare(self) -> Entry | None:
+    def _oldest_with_spare(self) -> ZygoteRow | None:
         entries = self._roster.entries
         if len(entries) == 1:
             (zygote,) = entries.values()
@@ -112,7 +118,7 @@ class Slots:
             able = [z for z in able if not self._turns.yields(z, next(iter(z.waiting.values())))]
         return min(able, key=lambda zygote: next(iter(zygote.waiting.values())), default=None)
 
-    def _longest_asking(self, rival: Entry | None) -> int | None:
+    def _longest_asking(self, rival: ZygoteRow | None) -> int | None:
         """The resident that wants a slot for longest, if for longer than the rival's call."""
         worker = min(self._asking, key=self._asking.__getitem__)
         return None if rival and rival.since < self._asking[worker] else worker
@@ -125,7 +131,7 @@ class Slots:
 
     # Asked for, and given back.
 
-    def leaves(self, worker: int, zygote: Entry) -> bool:
+    def leaves(self, worker: int, zygote: ZygoteRow) -> bool:
         """It has answered, and has little to clear away; whether that freed a slot.
 
         Bounded, because what it started may be slower to go than calls are to come.
@@ -145,7 +151,7 @@ class Slots:
         self._asking[worker] = since
         return True
 
-    def rests(self, worker: int, zygote: Entry) -> bool:
+    def rests(self, worker: int, zygote: ZygoteRow) -> bool:
         """It has nothing to do for now, and stays; whether that freed a slot."""
         if worker not in self._residents:
             self._residents.add(worker)
@@ -161,7 +167,7 @@ class Slots:
         """Whether it is a resident and no other one asks."""
         return worker in self._residents and not self._asking
 
-    def gone(self, worker: int, zygote: Entry, now: float) -> None:
+    def gone(self, worker: int, zygote: ZygoteRow, now: float) -> None:
         """Its process tree is gone: what it held is free."""
         if lease := self._leases.pop(worker, None):
             self._gpus.release(lease, now)
@@ -183,7 +189,7 @@ class Slots:
 
     # Spares.
 
-    def fork(self, zygote: Entry) -> list[Command]:
+    def fork(self, zygote: ZygoteRow) -> list[Command]:
         """Have as many spares as it could use."""
         if not zygote.can_fork:
             return []
@@ -196,7 +202,7 @@ class Slots:
         zygote.forking += missing
         return [ForkWorkers(zygote.key, missing)]
 
-    def surplus(self, zygote: Entry, now: float) -> list[int]:
+    def surplus(self, zygote: ZygoteRow, now: float) -> list[int]:
         """Take away spares that it has not needed of late; call it every second or so."""
         idle = now - zygote.last_used
         zygote.peak = max(
@@ -207,7 +213,7 @@ class Slots:
         number = len(zygote.spares) - self._spares_wanted(zygote, self._could_run(zygote))
         return [zygote.spares.popleft() for _ in range(number)]
 
-    def _spares_wanted(self, zygote: Entry, able: int) -> int:
+    def _spares_wanted(self, zygote: ZygoteRow, able: int) -> int:
         """A multiple of those that ran at once of late, or one for each that could run now.
 
         Two for a single caller, who comes back before the next one is forked.
@@ -215,7 +221,7 @@ class Slots:
         ahead = 4 * zygote.peak if zygote.peak > 1 else 2 * zygote.peak
         return max(able, min(ahead, self._policy.max_spares))
 
-    def _could_run(self, zygote: Entry) -> int:
+    def _could_run(self, zygote: ZygoteRow) -> int:
         able = min(len(zygote.waiting), self._free)
         if not zygote.for_gpus:
             return able

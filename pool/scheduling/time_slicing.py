@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from .zygote_table import Entry, Group, Roster
+from .zygote_table import EnvironmentRows, ZygoteRow, ZygoteTable
 
 #: How long calls wait for an environment to become idle before one has to.
 TURN_S: Final = 2.0
@@ -24,14 +24,14 @@ TURN_S: Final = 2.0
 class Turn(NamedTuple):
     """Who goes now; without one, whether other calls may be dispatched than before."""
 
-    goes: Group | None = None
+    goes: EnvironmentRows | None = None
     changed: bool = False
 
 
-class Turns:
+class TimeSlicing:
     """Which environments yield, and to whom."""
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: ZygoteTable) -> None:
         self._roster = roster
         #: Environments that take no calls younger than this, for others to have their turn.
         self._yielding: dict[str, float] = {}
@@ -41,12 +41,12 @@ class Turns:
         """Whether an environment yields."""
         return bool(self._yielding)
 
-    def yields(self, zygote: Entry, since: float) -> bool:
+    def yields(self, zygote: ZygoteRow, since: float) -> bool:
         """Whether a call that came then has to wait until the environment's next turn."""
         limit = self._yielding.get(zygote.key.environment)
         return limit is not None and since > limit
 
-    def who_goes(self, zygote: Entry, now: float) -> Turn:
+    def who_goes(self, zygote: ZygoteRow, now: float) -> Turn:
         """A zygote is to start, and there is no room for it."""
         live = [group for group in self._roster.beside_base() if group.live]
         if any(group.leaves for group in live):
@@ -57,7 +57,7 @@ class Turns:
             return Turn()
         return self._yield_to(zygote.since, live, now)
 
-    def _yield_to(self, since: float, live: list[Group], now: float) -> Turn:
+    def _yield_to(self, since: float, live: list[EnvironmentRows], now: float) -> Turn:
         """Have one environment run what came before ``since``, and go then."""
         changed = False
         for group in self._chosen(live, now):
@@ -70,7 +70,7 @@ class Turns:
             self._yielding[environment] = since
         return Turn(changed=changed)
 
-    def _chosen(self, live: list[Group], now: float) -> list[Group]:
+    def _chosen(self, live: list[EnvironmentRows], now: float) -> list[EnvironmentRows]:
         """Those that yield already; else the one that is up for longest, if for long enough."""
         able = [
             group
@@ -84,7 +84,7 @@ class Turns:
             chosen = [longest] if now - longest.up_since >= TURN_S else []
         return chosen
 
-    def end_if_over(self, held_up: list[Entry]) -> bool:
+    def end_if_over(self, held_up: list[ZygoteRow]) -> bool:
         """Nobody yields any more, once those that wait for a start have room: then True."""
         if not self._yielding:
             return False

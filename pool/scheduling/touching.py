@@ -66,7 +66,7 @@ _ANY: Final = "env:*"
 
 
 def touches(text: str) -> set[str]:
-    """What the source may change, by the names of `learning`."""
+    """What the source may change, by the names of `preloading`."""
     if _SUSPICIOUS.search(text) is None:
         return set()
     found = set(_variables(text))

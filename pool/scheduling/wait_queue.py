@@ -16,15 +16,15 @@ from typing import TypeVar
 from flashpool.pool.gpus.table import GpuTable
 
 from .commands import ZygoteKey
-from .zygote_table import Entry, Roster
+from .zygote_table import ZygoteRow, ZygoteTable
 
 _Since = TypeVar("_Since", float, tuple[float, int])
 
 
-class Line:
+class WaitQueue:
     """All calls that wait."""
 
-    def __init__(self, roster: Roster, gpus: GpuTable) -> None:
+    def __init__(self, roster: ZygoteTable, gpus: GpuTable) -> None:
         self._roster = roster
         self._gpus = gpus
         #: By call: the zygote it waits for.
@@ -33,7 +33,7 @@ class Line:
     def __len__(self) -> int:
         return len(self.calls)
 
-    def join(self, call: int, zygote: Entry, now: float, *, gpus: int, again: bool) -> None:
+    def join(self, call: int, zygote: ZygoteRow, now: float, *, gpus: int, again: bool) -> None:
         """It waits for this zygote; in front of all others, when it was dispatched before."""
         self.calls[call] = zygote.key
         if gpus:
@@ -45,7 +45,7 @@ class Line:
         else:
             zygote.waiting[call] = now
 
-    def leave(self, call: int) -> Entry | None:
+    def leave(self, call: int) -> ZygoteRow | None:
         """It waits no more; the zygote that it waited for, if it did."""
         key = self.calls.pop(call, None)
         if key is None:
@@ -57,18 +57,18 @@ class Line:
             del zygote.waiting[call]
         return zygote
 
-    def leave_all(self, zygote: Entry) -> list[int]:
+    def leave_all(self, zygote: ZygoteRow) -> list[int]:
         """Nobody waits for this zygote any more; who did."""
         calls = [*zygote.waiting, *zygote.for_gpus]
         for call in calls:
             self.leave(call)
         return calls
 
-    def waits_for(self, call: int) -> Entry:
+    def waits_for(self, call: int) -> ZygoteRow:
         """The zygote that a call waits for."""
         return self._roster.entries[self.calls[call]]
 
-    def hand_on(self, zygote: Entry, heir: Entry) -> None:
+    def hand_on(self, zygote: ZygoteRow, heir: ZygoteRow) -> None:
         """Its calls wait for another one, in the order in which they came."""
         self.calls.update(dict.fromkeys((*zygote.waiting, *zygote.for_gpus), heir.key))
         heir.waiting = _in_order({**zygote.waiting, **heir.waiting})
@@ -77,7 +77,7 @@ class Line:
         zygote.waiting, zygote.for_gpus = {}, {}
         self.line_up(heir)
 
-    def reroute(self, calls: Iterable[int], heir: Entry) -> None:
+    def reroute(self, calls: Iterable[int], heir: ZygoteRow) -> None:
         """Those of them that wait for a slot wait for another one; their turn is what it was."""
         moved: dict[int, float] = {}
         for call in calls:
@@ -88,7 +88,7 @@ class Line:
                 self.calls[call] = heir.key
         heir.waiting = _in_order({**moved, **heir.waiting})
 
-    def line_up(self, zygote: Entry) -> None:
+    def line_up(self, zygote: ZygoteRow) -> None:
         """Have its calls stand in line for GPUs exactly while it can fork for them."""
         for call, (since, number) in zygote.for_gpus.items():
             if zygote.can_fork:

@@ -1,7 +1,7 @@
 """Which zygotes are up: when one starts, who makes room for it, when one may leave.
 
     a call waits --> start --> StartZygote       unless it is broken, pauses, or has no room
-    no room      --> Turns --> let_go, or somebody yields
+    no room      --> TimeSlicing --> let_go, or somebody yields
     let_go       --> DismissWorker of its spares, RetireZygote when its last worker is gone
 
 A zygote that does not come up, or comes to no worker, is started a bounded number of times
@@ -11,18 +11,24 @@ works is always started again, after a pause when that happens often.
 
 from __future__ import annotations
 
-from .commands import Command, DismissWorker, Fail, Policy, RetireZygote, StartZygote
+from .commands import Command, DismissWorker, Fail, RetireZygote, SchedulerPolicy, StartZygote
 from .slots import Slots
-from .time_slicing import Turns
-from .wait_queue import Line
-from .zygote_table import RESTART_WINDOW_S, Entry, Group, Roster
+from .time_slicing import TimeSlicing
+from .wait_queue import WaitQueue
+from .zygote_table import RESTART_WINDOW_S, EnvironmentRows, ZygoteRow, ZygoteTable
 
 
-class Upkeep:
+class ZygoteLifecycle:
     """Starts and retires zygotes."""
 
     def __init__(
-        self, policy: Policy, *, roster: Roster, line: Line, slots: Slots, turns: Turns
+        self,
+        policy: SchedulerPolicy,
+        *,
+        roster: ZygoteTable,
+        line: WaitQueue,
+        slots: Slots,
+        turns: TimeSlicing,
     ) -> None:
         self._policy = policy
         self._roster = roster
@@ -34,13 +40,13 @@ class Upkeep:
 
     # Starts.
 
-    def settle(self, zygote: Entry, now: float) -> list[Command]:
+    def settle(self, zygote: ZygoteRow, now: float) -> list[Command]:
         """Start, dispatch and fork for one zygote, in that order."""
         if not zygote.up:
             return self.start(zygote, now) if zygote.needed else []
         return self._slots.dispatch(now) + self._slots.fork(zygote)
 
-    def start(self, zygote: Entry, now: float) -> list[Command]:
+    def start(self, zygote: ZygoteRow, now: float) -> list[Command]:
         """Start it, if it may and there is room; or fail its calls."""
         if zygote.up or zygote.starting:
             return []
@@ -59,12 +65,12 @@ class Upkeep:
         zygote.starting = True
         return [*commands, StartZygote(zygote.key)]
 
-    def fail_waiting(self, zygote: Entry) -> list[Command]:
+    def fail_waiting(self, zygote: ZygoteRow) -> list[Command]:
         """It cannot be started: its calls hear why."""
         calls = self._line.leave_all(zygote)
         return [Fail(call, zygote.key, zygote.last_failure) for call in calls]
 
-    def _make_room_for(self, zygote: Entry, now: float) -> list[Command]:
+    def _make_room_for(self, zygote: ZygoteRow, now: float) -> list[Command]:
         """Let an environment go when there is no room, or have one yield."""
         if self._roster.has_room(zygote.key.environment):
             return []
@@ -87,7 +93,7 @@ class Upkeep:
 
     # Ends.
 
-    def let_go(self, group: Group) -> list[Command]:
+    def let_go(self, group: EnvironmentRows) -> list[Command]:
         """Its zygotes take no more calls, and leave with their last workers."""
         commands: list[Command] = []
         for zygote in group.zygotes:
@@ -98,13 +104,13 @@ class Upkeep:
             commands += self.dismiss_spares(zygote) + self.retire_if_done(zygote)
         return commands
 
-    def dismiss_spares(self, zygote: Entry) -> list[Command]:
+    def dismiss_spares(self, zygote: ZygoteRow) -> list[Command]:
         """End those that wait for a call."""
         commands: list[Command] = [DismissWorker(worker) for worker in zygote.spares]
         zygote.spares.clear()
         return commands
 
-    def retire_if_done(self, zygote: Entry) -> list[Command]:
+    def retire_if_done(self, zygote: ZygoteRow) -> list[Command]:
         """A zygote that retires leaves when no worker of it is left."""
         if zygote.leaving or not zygote.empty:
             return []

@@ -1,10 +1,10 @@
 """What is known of each zygote, and what follows for its environment. Facts, no decisions.
 
-    Roster
-      '-- Entry  one zygote: is it up, who waits for it, its spares, how many run
-      '-- Group  all entries of one environment: does it take room, could it go
+    ZygoteTable
+      '-- ZygoteRow        one zygote: is it up, who waits for it, its spares, how many run
+      '-- EnvironmentRows  all rows of one environment: does it take room, could it go
 
-The scheduler writes entries; the questions here are what its rules are made of.
+The scheduler writes rows; the questions here are what its rules are made of.
 Environments other than the base's share a bounded number of places: one takes a place
 while it has a zygote that is up or starts, and was not told to leave yet.
 """
@@ -28,7 +28,7 @@ RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 1.0, 2.0, 5.0)
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class ZygoteRow:
     """What is known of one zygote."""
 
     key: ZygoteKey
@@ -127,11 +127,11 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class EnvironmentRows:
     """The zygotes of one environment."""
 
     environment: str
-    zygotes: list[Entry]
+    zygotes: list[ZygoteRow]
 
     @property
     def live(self) -> bool:
@@ -174,37 +174,37 @@ class Group:
         return min(z.up_since for z in self.zygotes if z.up)
 
 
-class Roster:
+class ZygoteTable:
     """All zygotes that are known."""
 
     def __init__(self, max_environments: int) -> None:
         self._max_environments = max_environments
-        self.entries: dict[ZygoteKey, Entry] = {}
+        self.entries: dict[ZygoteKey, ZygoteRow] = {}
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[ZygoteRow]:
         return iter(self.entries.values())
 
-    def entry(self, key: ZygoteKey) -> Entry:
+    def entry(self, key: ZygoteKey) -> ZygoteRow:
         """Its entry; a new one, when it is unknown."""
         entry = self.entries.get(key)
         if entry is None:
-            entry = self.entries[key] = Entry(key)
+            entry = self.entries[key] = ZygoteRow(key)
         return entry
 
-    def group(self, environment: str) -> Group:
+    def group(self, environment: str) -> EnvironmentRows:
         """The zygotes of an environment."""
-        return Group(environment, [z for z in self if z.key.environment == environment])
+        return EnvironmentRows(environment, [z for z in self if z.key.environment == environment])
 
-    def beside_base(self) -> list[Group]:
+    def beside_base(self) -> list[EnvironmentRows]:
         """All environments but the base."""
-        found: dict[str, Group] = {}
+        found: dict[str, EnvironmentRows] = {}
         for key, zygote in self.entries.items():
             if key.environment != BASE_ENVIRONMENT:
-                group = found.setdefault(key.environment, Group(key.environment, []))
+                group = found.setdefault(key.environment, EnvironmentRows(key.environment, []))
                 group.zygotes.append(zygote)
         return list(found.values())
 
-    def held_up(self) -> list[Entry]:
+    def held_up(self) -> list[ZygoteRow]:
         """Those with calls that wait for a start."""
         down = [z for z in self.entries.values() if not (z.up or z.starting)]
         return [zygote for zygote in down if zygote.needed]
@@ -217,7 +217,7 @@ class Roster:
         beside = environment != BASE_ENVIRONMENT and environment not in live
         return not beside or len(live) < self._max_environments
 
-    def is_next(self, zygote: Entry, now: float) -> bool:
+    def is_next(self, zygote: ZygoteRow, now: float) -> bool:
         """Whether the room there is goes to no environment whose calls wait for longer."""
         environment = zygote.key.environment
         beside = self.beside_base()

@@ -32,15 +32,15 @@ from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.worker import Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 
-from .components import Change, Parts
+from .components import ChangeSignal, Components
 
 _log = logging.getLogger(__name__)
 
 
-class Actions:
+class CommandRunner:
     """What the scheduler's commands do (and `residency.Host`)."""
 
-    def __init__(self, parts: Parts, change: Change) -> None:
+    def __init__(self, parts: Components, change: ChangeSignal) -> None:
         self._parts = parts
         self._change = change
         #: Of the latest call: most likely that of the next.

@@ -18,35 +18,35 @@ from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.residents.loading import Host
-from flashpool.pool.residents.runner import Residency
-from flashpool.pool.scheduling.commands import Policy, ZygoteKey
-from flashpool.pool.scheduling.preloading import Learner
+from flashpool.pool.residents.runner import ResidentRunner
+from flashpool.pool.scheduling.commands import SchedulerPolicy, ZygoteKey
+from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.stats import Recorder
 from flashpool.pool.workers import worker_set, zygote_set
-from flashpool.pool.workers.call_table import Accepted
+from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.memory import OomWatch
 from flashpool.pool.workers.poller import Poller
-from flashpool.pool.workers.worker_set import Crew
-from flashpool.pool.workers.zygote_set import Fleet
+from flashpool.pool.workers.worker_set import WorkerSet
+from flashpool.pool.workers.zygote_set import ZygoteSet
 
 #: The zygote that is always up, or about to be.
 BASE: Final = ZygoteKey(BASE_ENVIRONMENT)
 
 
-class Listener(zygote_set.Listener, worker_set.Listener, Protocol):
+class PoolListener(zygote_set.ZygoteListener, worker_set.WorkerListener, Protocol):
     """Who hears of zygotes and workers."""
 
 
-class Parts:
+class Components:
     """What a pool consists of."""
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
-    fleet: Fleet
-    crew: Crew
-    calls: Accepted
-    residency: Residency
+    fleet: ZygoteSet
+    crew: WorkerSet
+    calls: CallTable
+    residency: ResidentRunner
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
@@ -54,7 +54,7 @@ class Parts:
         self.now = time.monotonic
         self.gpus = GpuAccess(config, self.now)
         self.scheduler = Scheduler(
-            Policy(
+            SchedulerPolicy(
                 slots=config.slots,
                 queue_limit=config.queue_limit,
                 max_spares=config.max_spares,
@@ -64,21 +64,23 @@ class Parts:
             ),
             self.gpus.table,
         )
-        self.learner = Learner(config.preload_learn, config.preload, config.preload_zygotes)
+        self.learner = PreloadLearner(config.preload_learn, config.preload, config.preload_zygotes)
         self.recorder = Recorder()
         self.oom = OomWatch()
         #: Nothing new begins any more.
         self.closed = False
 
-    async def open(self, *, listener: Listener, host: Host, call_ended: Callable[[], None]) -> None:
+    async def open(
+        self, *, listener: PoolListener, host: Host, call_ended: Callable[[], None]
+    ) -> None:
         """Make those that need the running loop."""
         self.loop = asyncio.get_running_loop()
         self.poller = Poller(self.loop)
         await self.gpus.open()
         config = self.gpus.for_zygotes()
-        self.fleet = Fleet(config, self.learner, self.poller, self.now, listener)
-        self.crew = Crew(self.config, self.fleet, self.poller, self.now, listener)
-        self.calls = Accepted(
+        self.fleet = ZygoteSet(config, self.learner, self.poller, self.now, listener)
+        self.crew = WorkerSet(self.config, self.fleet, self.poller, self.now, listener)
+        self.calls = CallTable(
             self.config,
             scheduler=self.scheduler,
             crew=self.crew,
@@ -86,7 +88,7 @@ class Parts:
             now=self.now,
             ended=call_ended,
         )
-        self.residency = Residency(
+        self.residency = ResidentRunner(
             self.config,
             scheduler=self.scheduler,
             crew=self.crew,
@@ -105,7 +107,7 @@ class Parts:
         await self.gpus.close()
 
 
-class Change:
+class ChangeSignal:
     """Lets coroutines wait until something has happened that may be what they wait for."""
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ from typing import Protocol
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.scheduling.commands import ZygoteKey
 
-from .command_runner import Actions
-from .components import Parts
+from .command_runner import CommandRunner
+from .components import Components
 
 
 class Owner(Protocol):
@@ -29,10 +29,10 @@ class Owner(Protocol):
     on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
 
 
-class KnownEnvironments:
+class EnvironmentRegistry:
     """The base, and those that were added."""
 
-    def __init__(self, parts: Parts, actions: Actions, owner: Owner) -> None:
+    def __init__(self, parts: Components, actions: CommandRunner, owner: Owner) -> None:
         self._parts = parts
         self._actions = actions
         self._owner = owner

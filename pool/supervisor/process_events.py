@@ -18,12 +18,12 @@ from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.workers import outcomes
-from flashpool.pool.workers.worker import Running, Worker
+from flashpool.pool.workers.worker import ActiveCall, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 
-from .command_runner import Actions
-from .components import BASE, Parts
-from .environment_registry import KnownEnvironments
+from .command_runner import CommandRunner
+from .components import BASE, Components
+from .environment_registry import EnvironmentRegistry
 
 #: After a fork failed for want of processes or descriptors.
 _FORK_AGAIN_S: Final = 0.5
@@ -32,10 +32,12 @@ _FORK_AGAIN_S: Final = 0.5
 SMALL_KB: Final = 256 * 1024
 
 
-class Reports:
+class ProcessEvents:
     """Hears of zygotes (`fleet.Listener`) and workers (`crew.Listener`)."""
 
-    def __init__(self, parts: Parts, actions: Actions, environments: KnownEnvironments) -> None:
+    def __init__(
+        self, parts: Components, actions: CommandRunner, environments: EnvironmentRegistry
+    ) -> None:
         self._parts = parts
         self._actions = actions
         self._environments = environments
@@ -135,12 +137,12 @@ class Reports:
 
     # Workers with a call.
 
-    def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+    def item(self, worker: Worker, running: ActiveCall, frame: wire.Frame) -> None:
         """A generator yielded."""
         running.take_item(frame)
 
     def result(
-        self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta
+        self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
         """A call ended by itself."""
         assert worker.call_id is not None
@@ -153,11 +155,11 @@ class Reports:
         outcome = outcomes.answered(running, frame, meta, self._now(), warnings=warnings)
         self._parts.calls.finish(worker.call_id, outcome)
 
-    def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
+    def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
         """User code wrote to the channel."""
         self._fail(worker, running, exit_causes.of_bad_frame(problem, _said(worker)))
 
-    def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
+    def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
         """A worker died without a result: once more, if nothing of the call had run."""
         if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
             self._again(worker, running)
@@ -172,7 +174,7 @@ class Reports:
         )
         self._fail(worker, running, cause, death)
 
-    def _again(self, worker: Worker, running: Running) -> None:
+    def _again(self, worker: Worker, running: ActiveCall) -> None:
         call_id = worker.call_id
         assert call_id is not None
         # Not where it was: that zygote may be on its way out.
@@ -185,7 +187,7 @@ class Reports:
     def _fail(
         self,
         worker: Worker,
-        running: Running,
+        running: ActiveCall,
         cause: exit_causes.Cause,
         death: wire.Exited | None = None,
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Final
 
-from flashpool.pool.residents.runner import Residency
+from flashpool.pool.residents.runner import ResidentRunner
 from flashpool.pool.residents.states import Instance
 from flashpool.pool.stats import (
     CallStats,
@@ -15,17 +15,17 @@ from flashpool.pool.stats import (
     SlotStats,
     ZygoteStats,
 )
-from flashpool.pool.workers.worker import Running
+from flashpool.pool.workers.worker import ActiveCall
 from flashpool.pool.workers.zygote import ZygoteProcess
 
-from .components import Parts
+from .components import Components
 
 #: Calls and modules listed at most.
 _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
-def of_pool(parts: Parts, *, ready: bool, draining: bool) -> PoolStats:
+def of_pool(parts: Components, *, ready: bool, draining: bool) -> PoolStats:
     """The pool as it is now."""
     scheduler, residency, recorder = parts.scheduler, parts.residency, parts.recorder
     now = parts.now()
@@ -58,7 +58,7 @@ def of_pool(parts: Parts, *, ready: bool, draining: bool) -> PoolStats:
     )
 
 
-def _call(call_id: int, running: Running, now: float) -> CallStats:
+def _call(call_id: int, running: ActiveCall, now: float) -> CallStats:
     return CallStats(
         id=call_id,
         label=running.call.label,
@@ -70,7 +70,7 @@ def _call(call_id: int, running: Running, now: float) -> CallStats:
     )
 
 
-def _instance(instance: Instance, residency: Residency, now: float) -> InstanceStats:
+def _instance(instance: Instance, residency: ResidentRunner, now: float) -> InstanceStats:
     worker = residency.worker_of(instance)
     return InstanceStats(
         instance=instance.name,
@@ -89,7 +89,7 @@ def _instance(instance: Instance, residency: Residency, now: float) -> InstanceS
     )
 
 
-def _zygote(zygote: ZygoteProcess, parts: Parts) -> ZygoteStats:
+def _zygote(zygote: ZygoteProcess, parts: Components) -> ZygoteStats:
     key, fleet = zygote.key, parts.fleet
     ready_at = zygote.ready_at
     return ZygoteStats(

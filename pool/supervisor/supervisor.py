@@ -33,10 +33,10 @@ from flashpool.pool.stats import PoolStats
 from flashpool.pool.workers.worker_set import STOP_MARGIN_S
 
 from . import stats_snapshot
-from .command_runner import Actions
-from .components import BASE, Change, Parts
-from .environment_registry import KnownEnvironments
-from .process_events import Reports
+from .command_runner import CommandRunner
+from .components import BASE, ChangeSignal, Components
+from .environment_registry import EnvironmentRegistry
+from .process_events import ProcessEvents
 
 #: Between two ticks, beyond which this process was not running.
 HELD_UP_S: Final = 5.0
@@ -55,11 +55,11 @@ class Supervisor:
         #: Told which modules an environment's calls import, when a zygote preloads them, and
         #: which packages the sources of those calls name.
         self.on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None] = _nobody
-        self._parts = parts = Parts(config)
-        self._change = Change()
-        self._actions = Actions(parts, self._change)
-        self._environments = KnownEnvironments(parts, self._actions, self)
-        self._reports = Reports(parts, self._actions, self._environments)
+        self._parts = parts = Components(config)
+        self._change = ChangeSignal()
+        self._actions = CommandRunner(parts, self._change)
+        self._environments = EnvironmentRegistry(parts, self._actions, self)
+        self._reports = ProcessEvents(parts, self._actions, self._environments)
         self._actions.on_not_started = self._reports.zygote_lost
 
     # Life.

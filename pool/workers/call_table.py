@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from flashpool.pool.calls import Call, Limits, Outcome, Sink
+from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
 from flashpool.pool.scheduling.commands import ZygoteKey
@@ -24,8 +24,8 @@ from flashpool.pool.stats import Recorder
 
 from . import outcomes
 from .memory import Measures, used
-from .worker import Running, Worker
-from .worker_set import Crew
+from .worker import ActiveCall, Worker
+from .worker_set import WorkerSet
 from .zygote_set import Clock
 
 #: Between looks at the memory of calls that have a limit.
@@ -33,19 +33,19 @@ _MEMORY_LOOK_S: Final = 0.05
 
 
 class Staying(Protocol):
-    """What becomes of calls of instances, whose workers live on (`residency`)."""
+    """What becomes of calls of instances, whose workers live on (`residents.runner`)."""
 
-    def withdraw(self, call_id: int, running: Running) -> None:
+    def withdraw(self, call_id: int, running: ActiveCall) -> None:
         """One that may not have begun has ended."""
 
-    def cancel(self, call_id: int, running: Running, reason: str) -> None:
+    def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
         """Nobody waits for it any more."""
 
-    def stop(self, call_id: int, running: Running, stop: Stop, *, grace: float) -> None:
+    def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
         """It went too far."""
 
 
-class Accepted:
+class CallTable:
     """All calls of a pool that have not ended."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Accepted:
         config: PoolConfig,
         *,
         scheduler: Scheduler,
-        crew: Crew,
+        crew: WorkerSet,
         recorder: Recorder,
         now: Clock,
         ended: Callable[[], None],
@@ -66,7 +66,7 @@ class Accepted:
         self._now = now
         #: Told after each end.
         self._ended = ended
-        self._defaults = Limits(
+        self._defaults = CallLimits(
             run_s=config.call_timeout_s,
             queue_s=config.queue_timeout_s,
             memory_mb=config.memory_mb,
@@ -74,7 +74,7 @@ class Accepted:
         #: The limits of the latest call, and what they come to: most calls have the same.
         self._usual = self._defaults, self._defaults
         self._ids = itertools.count(1)
-        self._calls: dict[int, Running] = {}
+        self._calls: dict[int, ActiveCall] = {}
         #: Running calls that have a memory limit.
         self._limited: set[int] = set()
         self._looking: asyncio.TimerHandle | None = None
@@ -84,15 +84,15 @@ class Accepted:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def __getitem__(self, call_id: int) -> Running:
+    def __getitem__(self, call_id: int) -> ActiveCall:
         return self._calls[call_id]
 
     @property
-    def by_id(self) -> Mapping[int, Running]:
+    def by_id(self) -> Mapping[int, ActiveCall]:
         """All of them, oldest first."""
         return MappingProxyType(self._calls)
 
-    def get(self, call_id: int) -> Running | None:
+    def get(self, call_id: int) -> ActiveCall | None:
         """The call, unless it has ended."""
         return self._calls.get(call_id)
 
@@ -107,7 +107,7 @@ class Accepted:
         call_id = self.new_id()
         if call.limits is not self._usual[0]:
             self._usual = call.limits, call.limits.or_else(self._defaults)
-        self._calls[call_id] = Running(call, sink, key, self._usual[1], self._now())
+        self._calls[call_id] = ActiveCall(call, sink, key, self._usual[1], self._now())
         return call_id
 
     def refuse(self, call_id: int, *, full: bool = False) -> None:
@@ -122,7 +122,7 @@ class Accepted:
             self.limit(running, running.limits.queue_s, self._queued_too_long, call_id)
 
     def limit(
-        self, running: Running, seconds: float | None, late: Callable[[int], None], call_id: int
+        self, running: ActiveCall, seconds: float | None, late: Callable[[int], None], call_id: int
     ) -> None:
         """Have this told of it after so many seconds, in place of what was to be told before."""
         if running.timer is not None:

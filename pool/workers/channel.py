@@ -25,7 +25,7 @@ _OUTPUT_CHUNK: Final = 64 * 1024
 GONE: Final = (BrokenPipeError, ConnectionResetError)
 
 
-class WorkerLink:
+class WorkerChannel:
     """Sends frames to a worker, and reads what it sends and prints."""
 
     __slots__ = (

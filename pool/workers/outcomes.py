@@ -12,11 +12,11 @@ from flashpool.pool.calls import InstanceRecord, Outcome, Phase, Receipt
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
 
-from .worker import Running
+from .worker import ActiveCall
 
 
 def answered(
-    running: Running,
+    running: ActiveCall,
     frame: wire.Frame,
     meta: wire.ResultMeta,
     now: float,
@@ -57,12 +57,12 @@ def told(outcome: Outcome, remedy: str) -> str:
     return f"{error.rstrip()}\n\nThe call's environment has no module {module!r}: {remedy}."
 
 
-def unserved(running: Running, outcome: Outcome, now: float) -> Outcome:
+def unserved(running: ActiveCall, outcome: Outcome, now: float) -> Outcome:
     """The end of one that waits for a worker, with what it can tell: how long, and for what."""
     return replace(outcome, receipt=_receipt(running, now))
 
 
-def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
+def failed(running: ActiveCall, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
     """The worker ended without a RESULT; ``death`` is its zygote's report, if any."""
     peak = _mb(death.rss_kb) if death else None
     exit_words = exit_causes.exit_words(death.status) if death else None
@@ -75,7 +75,7 @@ def failed(running: Running, cause: Cause, now: float, death: wire.Exited | None
     )
 
 
-def cancelled(running: Running, reason: str, now: float) -> Outcome:
+def cancelled(running: ActiveCall, reason: str, now: float) -> Outcome:
     """The caller, or the pool, has no more use for it."""
     return Outcome(
         error_type="Cancelled",
@@ -86,7 +86,7 @@ def cancelled(running: Running, reason: str, now: float) -> Outcome:
     )
 
 
-def _written(running: Running, *, ours: bool = True) -> bytes:
+def _written(running: ActiveCall, *, ours: bool = True) -> bytes:
     return running.written.value(ours=ours) if running.written is not None else b""
 
 
@@ -99,7 +99,7 @@ def start_failed(environment: str, reason: str) -> Outcome:
     )
 
 
-def queued_too_long(running: Running, now: float) -> Outcome:
+def queued_too_long(running: ActiveCall, now: float) -> Outcome:
     """It waited for a slot longer than it may."""
     waited = now - running.submitted_at
     number = running.gpus_wanted
@@ -113,7 +113,7 @@ def queued_too_long(running: Running, now: float) -> Outcome:
     )
 
 
-def loaded_too_long(running: Running) -> Outcome:
+def loaded_too_long(running: ActiveCall) -> Outcome:
     """Its instance was not made in the time that the call may run."""
     limit = running.limits.run_s
     return Outcome(
@@ -201,7 +201,7 @@ def _mb(kb: int) -> float:
 
 
 def _receipt(
-    running: Running,
+    running: ActiveCall,
     now: float,
     *,
     run_s: float | None = None,

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from flashpool.pool._child import wire
-from flashpool.pool.calls import Call, Codec, Limits, Phase, Sink
+from flashpool.pool.calls import Call, CallLimits, Codec, Phase, Sink
 from flashpool.pool.exit_causes import Stop
 from flashpool.pool.scheduling.commands import ZygoteKey
 
-from .channel import WorkerLink
+from .channel import WorkerChannel
 from .output_buffer import OutputBuffer
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
@@ -22,7 +22,7 @@ from .zygote import ZygoteProcess
 ATTEMPTS: Final = 3
 
 
-class Running:
+class ActiveCall:
     """A call between its submission and its one end."""
 
     __slots__ = (
@@ -44,7 +44,9 @@ class Running:
         "worker",
     )
 
-    def __init__(self, call: Call, sink: Sink, key: ZygoteKey, limits: Limits, now: float) -> None:
+    def __init__(
+        self, call: Call, sink: Sink, key: ZygoteKey, limits: CallLimits, now: float
+    ) -> None:
         self.call = call
         #: The call's own, and the pool's defaults where it has none.
         self.limits = limits
@@ -126,7 +128,7 @@ class Running:
 
 
 @dataclass(slots=True, eq=False)
-class Life:
+class LoadedInstance:
     """One instance in its worker, beside what the table of instances knows of it."""
 
     worker: Worker
@@ -178,7 +180,7 @@ class Worker:
         worker_id: int,
         pid: int,
         zygote: ZygoteProcess,
-        link: WorkerLink,
+        link: WorkerChannel,
         *,
         prepared: bool,
         now: float,
@@ -193,10 +195,10 @@ class Worker:
         #: Whether it ever was ready for a call.
         self.prepared = prepared
         self.call_id: int | None = None
-        self.running: Running | None = None
+        self.running: ActiveCall | None = None
         #: Of a resident: its instance, the calls in it, and the one it is being ended for.
         self.instance: str | None = None
-        self.calls: dict[int, Running] = {}
+        self.calls: dict[int, ActiveCall] = {}
         self.culprit: int | None = None
         #: Whether it makes its instance just now.
         self.loading = False
@@ -230,7 +232,7 @@ class Worker:
                 return running.own_output
         return self.aside
 
-    def take(self, call_id: int, running: Running, now: float) -> None:
+    def take(self, call_id: int, running: ActiveCall, now: float) -> None:
         """It gets this call."""
         self.state.move(WorkerState.BUSY)
         self.call_id = call_id

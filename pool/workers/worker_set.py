@@ -22,13 +22,13 @@ from flashpool.pool.calls import Codec
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
 
-from .channel import GONE, WorkerLink
+from .channel import GONE, WorkerChannel
 from .output_buffer import without_our_frames
 from .poller import Poller
 from .states import WorkerState
-from .worker import Running, Worker
+from .worker import ActiveCall, Worker
 from .zygote import ZygoteProcess
-from .zygote_set import Clock, Fleet
+from .zygote_set import Clock, ZygoteSet
 
 #: Largest frame a worker may send; large buffers travel in descriptors.
 RESULT_LIMIT: Final = 4 << 30
@@ -46,7 +46,7 @@ STOP_MARGIN_S: Final = 5.0
 _LAST_TURNS: Final = 16
 
 
-class Listener(Protocol):
+class WorkerListener(Protocol):
     """Who hears of workers."""
 
     def worker_ready(self, worker: Worker) -> None:
@@ -55,21 +55,21 @@ class Listener(Protocol):
     def worker_not_ready(self, worker: Worker) -> None:
         """It died before it could take one."""
 
-    def item(self, worker: Worker, running: Running, frame: wire.Frame) -> None:
+    def item(self, worker: Worker, running: ActiveCall, frame: wire.Frame) -> None:
         """Its call yielded."""
 
     def result(
-        self, worker: Worker, running: Running, frame: wire.Frame, meta: wire.ResultMeta
+        self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
         """Its call ended."""
 
-    def spoilt(self, worker: Worker, running: Running, problem: str) -> None:
+    def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
         """Something else than a frame came over its channel."""
 
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
         """It ended though nobody asked it to, before user code began in it."""
 
-    def died(self, worker: Worker, running: Running, death: wire.Exited) -> None:
+    def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
         """It died without a result."""
 
     def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
@@ -88,11 +88,16 @@ class Listener(Protocol):
         """It and all that it started are gone."""
 
 
-class Crew:
+class WorkerSet:
     """All workers of a pool."""
 
     def __init__(
-        self, config: PoolConfig, fleet: Fleet, poller: Poller, now: Clock, listener: Listener
+        self,
+        config: PoolConfig,
+        fleet: ZygoteSet,
+        poller: Poller,
+        now: Clock,
+        listener: WorkerListener,
     ) -> None:
         self._config = config
         self._fleet = fleet
@@ -121,7 +126,7 @@ class Crew:
         """A zygote forked these."""
         now = self._now()
         for pid, channel_fd, output_fd in zip(pids, fds[::2], fds[1::2], strict=True):
-            link = WorkerLink(
+            link = WorkerChannel(
                 channel_fd,
                 output_fd,
                 output_limit=self._config.output_limit,
@@ -137,7 +142,7 @@ class Crew:
     # Commands.
 
     def hand_over(
-        self, worker: Worker, call_id: int, running: Running, env: dict[str, str]
+        self, worker: Worker, call_id: int, running: ActiveCall, env: dict[str, str]
     ) -> None:
         """Give a spare its call, to run with these variables."""
         worker.take(call_id, running, self._now())

@@ -19,7 +19,7 @@ from flashpool.pool._child import framing, processes, wire
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
-from flashpool.pool.scheduling.compile_ahead import Sources
+from flashpool.pool.scheduling.compile_ahead import CompileAhead
 
 from .output_buffer import OutputBuffer
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
@@ -63,7 +63,7 @@ class ZygoteProcess:
         self.forked = False
         self.proven = False
         self.stillborn = 0
-        self.sources = Sources()
+        self.sources = CompileAhead()
         #: When its control socket came to its end; when it was asked to leave.
         self.hung_up_at: float | None = None
         self.leaving_at = now

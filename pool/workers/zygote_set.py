@@ -22,7 +22,7 @@ from flashpool.pool.calls import BASE_ENVIRONMENT, Call
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import VARYING
 from flashpool.pool.scheduling.commands import ZygoteKey
-from flashpool.pool.scheduling.preloading import BARE, Learner
+from flashpool.pool.scheduling.preloading import BARE, PreloadLearner
 from flashpool.pool.scheduling.zygote_table import RESTART_WINDOW_S
 
 from . import outcomes
@@ -44,7 +44,7 @@ STILLBORN_LEAN: Final = 8
 HUNG_UP_S: Final = 1.0
 
 
-class Listener(Protocol):
+class ZygoteListener(Protocol):
     """Who hears of zygotes."""
 
     def zygote_ready(self, zygote: ZygoteProcess) -> None:
@@ -66,11 +66,16 @@ class Listener(Protocol):
         """All that a dead worker had left behind is gone too."""
 
 
-class Fleet:
+class ZygoteSet:
     """All zygotes of a pool. Decisions are the scheduler's and the learner's."""
 
     def __init__(
-        self, config: PoolConfig, learner: Learner, poller: Poller, now: Clock, listener: Listener
+        self,
+        config: PoolConfig,
+        learner: PreloadLearner,
+        poller: Poller,
+        now: Clock,
+        listener: ZygoteListener,
     ) -> None:
         self._config = config
         self._learner = learner

@@ -15,7 +15,7 @@ from flashpool.envs.errors import Tampered
 from flashpool.envs.resolving.memo import StoredMemo
 from flashpool.envs.store import lease_files, manifest
 from flashpool.envs.store.claims import Claims
-from flashpool.envs.store.eviction import DiskUse, Evictor, Limits, evict_archives, sweep
+from flashpool.envs.store.eviction import DiskUse, Evictor, StoreLimits, evict_archives, sweep
 from flashpool.envs.store.layout import Store, read_json, write_json
 from flashpool.envs.store.lease_files import LeaseTable, Marks
 from flashpool.envs.store.liveness import Liveness, parse_holder
@@ -36,7 +36,7 @@ class Pod:
         self.claims = Claims(store, self.holders)
 
     def evictor(self, store: Store, **limits: Any) -> Evictor:
-        return Evictor(store, self.holders, self.marks, self.table, Limits(**limits))
+        return Evictor(store, self.holders, self.marks, self.table, StoreLimits(**limits))
 
     def elsewhere(self) -> "Pod":
         """Make it a pod of another machine."""

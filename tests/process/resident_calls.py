@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flashpool.pool.calls import Outcome, Want
+from flashpool.pool.calls import InstanceRequest, Outcome
 from support.live import Live, Started
 
 THING = """
@@ -62,7 +62,7 @@ def begin(
     options: dict[str, Any] = {
         "body": json.dumps(request).encode(),
         "label": f"{name}.{method}",
-        "want": Want(instance=name, class_name="Thing", method=method, **given),
+        "want": InstanceRequest(instance=name, class_name="Thing", method=method, **given),
         "stream": stream,
         **(call or {}),
     }

@@ -50,7 +50,7 @@ def test_a_call_that_cannot_be_handed_to_its_instance_ends(
     result(live, "a", "inc")
     with monkeypatch.context() as patched:
         # As where a socket is full, and its descriptors cannot be copied to wait.
-        patched.setattr(channel.WorkerLink, "send", no_descriptor)
+        patched.setattr(channel.WorkerChannel, "send", no_descriptor)
         started = begin(live, "a", "inc")
     outcome = started.wait()
     assert outcome.error_type == "WorkerCrashed"

@@ -15,7 +15,7 @@ from process.resident_calls import result
 from flashpool.pool import Pool
 from flashpool.pool._child import processes, wire
 from flashpool.pool.workers import worker_set
-from flashpool.pool.workers.channel import WorkerLink
+from flashpool.pool.workers.channel import WorkerChannel
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
@@ -94,15 +94,15 @@ def test_a_call_for_which_no_worker_begins_says_so(make_live, monkeypatch):
 
 
 def test_an_instance_of_which_a_spare_could_not_be_told_is_made_elsewhere(live, monkeypatch):
-    sent, send = [], WorkerLink.send
+    sent, send = [], WorkerChannel.send
 
-    def fail_first(link: WorkerLink, kind: int, *more: object) -> None:
+    def fail_first(link: WorkerChannel, kind: int, *more: object) -> None:
         sent.append(kind)
         if len(sent) == 1:
             raise OSError(errno.ENOMEM, "no memory to be had")
         send(link, kind, *more)
 
-    monkeypatch.setattr(WorkerLink, "send", fail_first)
+    monkeypatch.setattr(WorkerChannel, "send", fail_first)
     assert result(live, "a", "inc") == 1
     assert sent == [wire.LOAD, wire.LOAD, wire.CALL]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import cloudpickle
 
-from flashpool.pool.calls import Call, Codec, Limits, Outcome
+from flashpool.pool.calls import Call, CallLimits, Codec, Outcome
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.stats import PoolStats, ZygoteStats
 from flashpool.pool.supervisor.supervisor import Supervisor
@@ -111,7 +111,7 @@ class Live:
             label=name,
             function_key=code,
             source=json.dumps(code).encode(),
-            limits=Limits(**limits),
+            limits=CallLimits(**limits),
         )
         sink = Sink(self.loop.create_future())
         return Started(self, self.supervisor.submit(replace(made, **(call or {})), sink), sink)

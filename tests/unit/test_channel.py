@@ -10,16 +10,16 @@ from collections.abc import Iterator
 import pytest
 
 from flashpool.pool._child import wire
-from flashpool.pool.workers.channel import WorkerLink
+from flashpool.pool.workers.channel import WorkerChannel
 
 FRAME = wire.head(wire.ITEM, b"", 4, 0) + b"body"
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[WorkerLink, socket.socket]]:
+def ends() -> Iterator[tuple[WorkerChannel, socket.socket]]:
     near, far = socket.socketpair()
     output, printed = os.pipe()
-    link = WorkerLink(near.detach(), output, output_limit=1000, body_limit=1000)
+    link = WorkerChannel(near.detach(), output, output_limit=1000, body_limit=1000)
     far.setblocking(False)
     with far:
         yield link, far
@@ -27,7 +27,7 @@ def ends() -> Iterator[tuple[WorkerLink, socket.socket]]:
     os.close(printed)
 
 
-Ends = tuple[WorkerLink, socket.socket]
+Ends = tuple[WorkerChannel, socket.socket]
 
 
 def test_what_a_dead_worker_had_sent_is_read_whole(ends: Ends) -> None:
@@ -72,7 +72,7 @@ def test_what_is_no_frame_is_told_after_those_before_it(ends: Ends) -> None:
 def test_others_get_their_turn_while_a_large_frame_arrives() -> None:
     near, far = socket.socketpair()
     output, printed = os.pipe()
-    link = WorkerLink(near.detach(), output, output_limit=1000, body_limit=1 << 30)
+    link = WorkerChannel(near.detach(), output, output_limit=1000, body_limit=1 << 30)
     frame = memoryview(wire.head(wire.RESULT, b"", 16 << 20, 0) + bytes(16 << 20))
     with far:
         sender = threading.Thread(target=far.sendall, args=(frame,))

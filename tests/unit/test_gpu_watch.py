@@ -6,15 +6,15 @@ import time
 import pytest
 
 from flashpool.pool.gpus import monitor
-from flashpool.pool.gpus.monitor import GpuWatch
+from flashpool.pool.gpus.monitor import GpuMonitor
 from flashpool.pool.gpus.states import GpuPolicy, GpuState
 from flashpool.pool.gpus.table import GpuTable
 from support.nvml.scripted import GIB, ScriptedNvml
 
 
-def watch() -> GpuWatch:
+def watch() -> GpuMonitor:
     table = GpuTable(GpuPolicy(settle_s=0.05, retry_s=0.01, retry_most_s=0.02))
-    return GpuWatch(table, time.monotonic)
+    return GpuMonitor(table, time.monotonic)
 
 
 def test_it_ends_although_it_is_told_to_look_at_the_same_moment(nvml_here: ScriptedNvml) -> None:

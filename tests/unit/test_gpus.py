@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flashpool.pool.gpus.devices import Device, Reading
-from flashpool.pool.gpus.states import MIB, Change, GpuPolicy, GpuState, Lease
+from flashpool.pool.gpus.states import MIB, GpuChange, GpuLease, GpuPolicy, GpuState
 from flashpool.pool.gpus.table import GpuTable
 
 GIB = 1024 * MIB
@@ -38,13 +38,13 @@ class Story:
         self.now += 0.001
         return self.claims
 
-    def lease(self, number: int = 1) -> Lease:
+    def lease(self, number: int = 1) -> GpuLease:
         return self.gpus.take(self.claim(number), self.now)
 
     def granted(self) -> list[int]:
         return [claim for claim, _uuids in self.gpus.grants()]
 
-    def look(self, seconds: float = 0.0) -> list[Change | None]:
+    def look(self, seconds: float = 0.0) -> list[GpuChange | None]:
         """Let time pass, and read what is due."""
         self.now += seconds
         return [
@@ -176,7 +176,7 @@ def test_a_device_is_not_given_on_before_its_memory_is_back() -> None:
     assert story.gpu().state is GpuState.SETTLING
     assert story.granted() == []
     story.used["GPU-0"] = 5 * MIB
-    assert story.look(0.3) == [Change.FREED]
+    assert story.look(0.3) == [GpuChange.FREED]
     assert len(story.granted()) == 1
 
 
@@ -201,7 +201,7 @@ def test_memory_that_stays_is_quarantined_with_the_evidence_and_tried_again() ->
     story.used["GPU-0"] = 4 * MIB + GIB
     story.gpus.release(lease, story.now)
     assert story.look() == [None]
-    assert story.look(10.1) == [Change.QUARANTINED]
+    assert story.look(10.1) == [GpuChange.QUARANTINED]
     gpu = story.gpu()
     assert story.gpus.usable == 0
     assert str(gpu.evidence) == (
@@ -215,7 +215,7 @@ def test_memory_that_stays_is_quarantined_with_the_evidence_and_tried_again() ->
         assert story.look(due - story.now) == [None]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     story.used["GPU-0"] = 4 * MIB
-    assert story.look(61) == [Change.RECOVERED]
+    assert story.look(61) == [GpuChange.RECOVERED]
     assert gpu.evidence is None
     assert story.lease().uuids == ("GPU-0",)
 
@@ -240,7 +240,7 @@ def test_what_another_program_takes_while_a_device_is_idle_is_not_held_against_t
     story.look(6)
     lease = story.lease()
     story.gpus.release(lease, story.now)
-    assert story.look() == [Change.FREED]
+    assert story.look() == [GpuChange.FREED]
 
 
 def test_with_shares_a_device_is_judged_when_the_last_has_gone() -> None:
@@ -272,11 +272,11 @@ def test_an_answer_from_before_a_call_says_nothing_of_the_time_after_it() -> Non
 def test_a_device_that_cannot_be_read_is_quarantined_until_it_can() -> None:
     story = Story(table(2))
     lost = Reading(uuid="GPU-0", used_bytes=None, failure="GPU is lost")
-    assert story.gpus.read(lost, story.now, story.now) is Change.QUARANTINED
+    assert story.gpus.read(lost, story.now, story.now) is GpuChange.QUARANTINED
     assert "it cannot be read: GPU is lost" in str(story.gpu().evidence)
     assert story.lease().uuids == ("GPU-1",)
     story.used["GPU-0"] = 3 * GIB
-    assert Change.RECOVERED in story.look(1.1)
+    assert GpuChange.RECOVERED in story.look(1.1)
 
 
 def test_a_device_in_use_that_cannot_be_read_is_left_to_its_call() -> None:
@@ -286,7 +286,7 @@ def test_a_device_in_use_that_cannot_be_read_is_left_to_its_call() -> None:
     assert story.gpus.read(lost, story.now, story.now) is None
     story.gpus.release(lease, story.now)
     assert story.gpus.read(lost, story.now, story.now) is None, "it has its time to come back"
-    assert story.gpus.read(lost, story.now + 11, story.now + 11) is Change.QUARANTINED
+    assert story.gpus.read(lost, story.now + 11, story.now + 11) is GpuChange.QUARANTINED
 
 
 def test_a_device_whose_memory_is_not_told_is_free_at_once() -> None:
@@ -315,7 +315,7 @@ class Any4(RuleBasedStateMachine):
         super().__init__()
         self.story = Story(table(4, calls_per_gpu=self.PER_GPU))
         self.line: dict[int, int] = {}
-        self.leases: dict[int, Lease] = {}
+        self.leases: dict[int, GpuLease] = {}
 
     @rule(number=st.integers(1, 4))
     def claim(self, number: int) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashpool.pool.scheduling.commands import ZygoteKey
-from flashpool.pool.scheduling.preloading import BARE, UNUSED, Learner
+from flashpool.pool.scheduling.preloading import BARE, UNUSED, PreloadLearner
 
 LEAN = ZygoteKey("base")
 PANDAS = ["pandas", "pandas.core", "numpy"]
@@ -22,7 +22,7 @@ def learned(learner, function="f", modules=PANDAS, environment="base", **facts):
 
 
 def test_a_function_that_imported_something_goes_to_the_loaded_zygote_once_it_is_up():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     assert learner.route("base", "f") == LEAN
     first = learner.observed(LEAN, "f", PANDAS)
     assert first == ZygoteKey("base", 1)
@@ -34,7 +34,7 @@ def test_a_function_that_imported_something_goes_to_the_loaded_zygote_once_it_is
 
 
 def test_a_function_finds_no_package_imported_that_it_does_not_import():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     pandas = learned(learner)
     both = learned(learner, "g", [*PANDAS, "torch"])
     torch = learned(learner, "h", ["torch"])
@@ -44,7 +44,7 @@ def test_a_function_finds_no_package_imported_that_it_does_not_import():
 
 
 def test_one_start_at_a_time_and_the_next_follows():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", PANDAS)
     assert learner.observed(LEAN, "g", ["torch"]) is None
     learner.started(first)
@@ -56,7 +56,7 @@ def test_one_start_at_a_time_and_the_next_follows():
 
 
 def test_a_profile_goes_when_a_larger_one_serves_all_its_functions():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     first = learned(learner)
     second = learner.observed(first, "f", ["pandas.plotting", "matplotlib"])
     assert set(learner.modules(second)) == {*PANDAS, "pandas.plotting", "matplotlib"}
@@ -65,7 +65,7 @@ def test_a_profile_goes_when_a_larger_one_serves_all_its_functions():
 
 
 def test_there_are_few_profiles_and_one_that_is_not_used_makes_room():
-    learner = Learner(("*",), profiles=2)
+    learner = PreloadLearner(("*",), profiles=2)
     used, unused = learned(learner, "a", ["a"]), learned(learner, "b", ["b"])
     for _ in range(5):
         assert learner.observed(LEAN, "c", ["c"]) is None, "both may be of use"
@@ -80,7 +80,7 @@ def test_there_are_few_profiles_and_one_that_is_not_used_makes_room():
 
 
 def test_more_functions_than_there_is_room_for_start_no_zygote_after_another():
-    learner = Learner(("*",), profiles=1)
+    learner = PreloadLearner(("*",), profiles=1)
     learned(learner, "a", ["a"])
     for _ in range(3):
         for name in "bcde":
@@ -89,7 +89,7 @@ def test_more_functions_than_there_is_room_for_start_no_zygote_after_another():
 
 
 def test_a_module_that_breaks_a_zygote_is_left_out():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", ["threads", *PANDAS])
     learner.failed(first, "threads", "it started a thread")
     assert learner.route("base", "f") == LEAN
@@ -99,7 +99,7 @@ def test_a_module_that_breaks_a_zygote_is_left_out():
 
 
 def test_what_a_zygote_did_not_preload_is_not_asked_for_again():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", ["shared", "sqlite3", *PANDAS])
     learner.skip(first, ["shared"], "it left a descriptor open")
     learner.started(first)
@@ -109,7 +109,7 @@ def test_what_a_zygote_did_not_preload_is_not_asked_for_again():
 
 
 def test_a_function_whose_packages_cannot_be_preloaded_has_no_use_for_the_rest():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", ["shared", *(f"sqlite3.{n}" for n in range(10))])
     learner.skip(first, ["shared"], "it left a descriptor open")
     assert learner.started(first) == [first], "nobody needs it"
@@ -118,7 +118,7 @@ def test_a_function_whose_packages_cannot_be_preloaded_has_no_use_for_the_rest()
 
 
 def test_a_zygote_that_fails_for_no_known_module_is_not_tried_again():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", PANDAS)
     learner.failed(first, None, "killed")
     assert learner.observed(LEAN, "f", PANDAS) is None
@@ -128,16 +128,16 @@ def test_a_zygote_that_fails_for_no_known_module_is_not_tried_again():
     ("patterns", "is_learned"), [((), False), (("torch*",), False), (("pandas",), True)]
 )
 def test_only_allowed_modules_are_learned(patterns, is_learned):
-    assert (Learner(patterns).observed(LEAN, "f", PANDAS) is not None) is is_learned
+    assert (PreloadLearner(patterns).observed(LEAN, "f", PANDAS) is not None) is is_learned
 
 
 def test_a_few_standard_modules_are_not_worth_a_zygote():
-    assert Learner(("*",)).observed(LEAN, "f", ["colorsys", "wave"]) is None
-    assert Learner(("*",)).observed(LEAN, "f", ["colorsys", "mine"]) is not None
+    assert PreloadLearner(("*",)).observed(LEAN, "f", ["colorsys", "wave"]) is None
+    assert PreloadLearner(("*",)).observed(LEAN, "f", ["colorsys", "mine"]) is not None
 
 
 def test_environments_are_apart():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     learned(learner, environment="one")
     assert learner.route("two", "f") == ZygoteKey("two")
 
@@ -164,7 +164,7 @@ READS = {
     ],
 )
 def test_a_call_that_touches_what_imports_read_imports_for_itself(touched):
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, READS)
     assert learner.route("base", "f", frozenset((touched,))) == LEAN
@@ -172,7 +172,7 @@ def test_a_call_that_touches_what_imports_read_imports_for_itself(touched):
 
 
 def test_each_package_that_reads_a_variable_counts():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     one = learned(learner, "f", ["one"])
     learner.read(one, {"env:MODE": ["one"]})
     two = learned(learner, "g", ["two"])
@@ -182,7 +182,7 @@ def test_each_package_that_reads_a_variable_counts():
 
 
 def test_a_variable_that_a_call_and_an_import_set_keeps_its_last_value():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, {"set:MODE": ["numpy"]})
     assert learner.route("base", "f", frozenset(("env:MODE",))) == LEAN
@@ -192,14 +192,14 @@ def test_a_variable_that_a_call_and_an_import_set_keeps_its_last_value():
     "touched", ["env:HF_TOKEN", "look:HF_HOME", "argv", "locale", "package:helper"]
 )
 def test_what_no_import_read_may_be_touched(touched):
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, READS)
     assert learner.route("base", "f", frozenset((touched,))) == key
 
 
 def test_a_function_whose_source_touches_it_gets_no_zygote_of_its_own():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     key = learner.observed(LEAN, "f", PANDAS, touches=["env:HF_HOME"])
     learner.read(key, READS)
     assert learner.started(key) == [key]
@@ -210,7 +210,7 @@ def test_a_function_whose_source_touches_it_gets_no_zygote_of_its_own():
 
 
 def test_a_change_that_is_seen_is_told_once_and_the_function_imports_for_itself_from_then_on():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, READS)
     (conflict,) = learner.changed(key, "f", ["env:HF_HOME", "env:MINE"])
@@ -223,7 +223,7 @@ def test_a_change_that_is_seen_is_told_once_and_the_function_imports_for_itself_
 
 
 def test_a_change_before_any_preload_is_remembered():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     assert learner.changed(LEAN, "f", ["env:HF_HOME"]) == []
     key = learner.observed(LEAN, "f", PANDAS)
     learner.read(key, READS)
@@ -231,7 +231,7 @@ def test_a_change_before_any_preload_is_remembered():
 
 
 def test_what_imports_themselves_set_is_no_change_of_the_call():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     learner.changed(LEAN, "f", ["env:KMP_INIT_AT_FORK"])
     key = learner.observed(LEAN, "f", PANDAS)
     read = {"env:KMP_INIT_AT_FORK": ["numpy"], "set:KMP_INIT_AT_FORK": ["numpy"]}
@@ -243,7 +243,7 @@ def test_what_imports_themselves_set_is_no_change_of_the_call():
 
 
 def test_where_the_lean_zygote_preloads_too_there_is_a_bare_one():
-    learner = Learner(("*",), ["numpy"])
+    learner = PreloadLearner(("*",), ["numpy"])
     learner.read(LEAN, {"env:NPY": ["numpy"]})
     assert learner.route("base", "f") == LEAN
     assert learner.route("base", "f", frozenset(("env:NPY",))) == ZygoteKey("base", BARE)
@@ -255,7 +255,7 @@ def test_where_the_lean_zygote_preloads_too_there_is_a_bare_one():
 
 
 def test_what_was_learned_elsewhere_serves_sources_that_name_the_same_packages():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     learner.seed("env", PANDAS, ["pandas"])
     loaded = ZygoteKey("env", 1)
     assert learner.modules(loaded) == tuple(PANDAS)
@@ -271,7 +271,7 @@ def test_what_was_learned_elsewhere_serves_sources_that_name_the_same_packages()
 
 
 def test_a_function_that_found_all_there_is_known_to_need_it():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     learner.seed("env", PANDAS, ["pandas"])
     loaded = ZygoteKey("env", 1)
     second = learner.observed(loaded, "f", ["matplotlib"], imports=frozenset(("pandas",)))
@@ -280,13 +280,13 @@ def test_a_function_that_found_all_there_is_known_to_need_it():
 
 
 def test_the_packages_that_sources_name_are_told_for_other_servers():
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     key = learned(learner, imports=frozenset(("pandas", "json")))
     assert learner.entries(key) == ("pandas",)
 
 
 def test_a_seed_keeps_to_the_patterns_and_needs_an_entry():
-    learner = Learner(("numpy",))
+    learner = PreloadLearner(("numpy",))
     learner.seed("env", ["pandas", "numpy"], ["numpy"])
     assert learner.modules(ZygoteKey("env", 1)) == ("numpy",)
     learner.seed("other", ["pandas"], ["pandas"])
@@ -311,7 +311,7 @@ def start_all(learner, key, unfit=()):
 
 def test_a_profile_that_would_spare_less_than_what_is_there_is_not_started():
     """Some of what an earlier one has is denied since: without it, a new one would be of less use."""
-    learner = Learner(("*",))
+    learner = PreloadLearner(("*",))
     old, new = ([f"{name}.m{number}" for number in range(10)] for name in ("old", "new"))
     first = learner.observed(LEAN, "f", old)
     learner.started(first)
@@ -331,7 +331,7 @@ MODULES = st.sampled_from([f"{package}.{part}" for package in "abcd" for part in
     profiles=st.integers(1, 5),
 )
 def test_whatever_calls_import_and_zygotes_refuse_starts_come_to_an_end(calls, unfit, profiles):
-    learner = Learner(("*",), profiles=profiles)
+    learner = PreloadLearner(("*",), profiles=profiles)
     for number, (function, modules) in enumerate(calls):
         key = learner.route("base", function)
         start_all(

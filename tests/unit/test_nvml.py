@@ -96,7 +96,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch, asked: tuple[Nvml, Ask]) ->
 def test_without_a_driver_nothing_large_is_imported() -> None:
     code = """if True:
         import asyncio, sys, threading
-        from flashpool.pool import nvml
+        from flashpool.pool.gpus import nvml
         nvml.LIBRARY = "libnvidia-ml-of-nobody.so.1"
         asyncio.run(nvml.Nvml().inventory())
         print("pynvml" in sys.modules, threading.active_count())

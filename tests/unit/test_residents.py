@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flashpool.pool.calls import Want
+from flashpool.pool.calls import InstanceRequest
 from flashpool.pool.residents.states import (
     CRASH_WINDOW_S,
     CRASHES,
@@ -19,20 +19,20 @@ from flashpool.pool.residents.states import (
     Command,
     Conflict,
     GoOn,
+    InstanceState,
     Invoke,
     Load,
     Lose,
     NotThere,
-    Policy,
     Refuse,
+    ResidentPolicy,
     Rest,
-    State,
     WantSlot,
 )
-from flashpool.pool.residents.table import Residents
+from flashpool.pool.residents.table import InstanceTable
 
 NAMES = ["a", "b", "c", "d"]
-POLICY = Policy(limit=2, idle_s=30.0, memory_bytes=1000)
+POLICY = ResidentPolicy(limit=2, idle_s=30.0, memory_bytes=1000)
 
 
 class World(RuleBasedStateMachine):
@@ -40,7 +40,7 @@ class World(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = Residents(POLICY)
+        self.table = InstanceTable(POLICY)
         self.now = 0.0
         self.ids = itertools.count()
         self.asked: list[str] = []
@@ -102,7 +102,7 @@ class World(RuleBasedStateMachine):
     )
     def call(self, name: str, method: str, anew: bool, must_exist: bool, code: int) -> None:
         call = next(self.ids)
-        want = Want(
+        want = InstanceRequest(
             instance=name,
             code=code,
             method=method,
@@ -246,8 +246,10 @@ class World(RuleBasedStateMachine):
             name = instance.name
             moving = name in {*self.asked, *self.loading, *self.want_slot, *self.leaving}
             called = any(one == name for one in self.running.values())
-            full = instance.state is State.PENDING and not any(one.idle for one in self.table)
-            room_comes = instance.state is State.PENDING and bool(self.leaving)
+            full = instance.state is InstanceState.PENDING and not any(
+                one.idle for one in self.table
+            )
+            room_comes = instance.state is InstanceState.PENDING and bool(self.leaving)
             assert moving or called or full or room_comes, instance
 
 
@@ -255,30 +257,30 @@ TestWorld = World.TestCase
 TestWorld.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
-def _ready(table: Residents, name: str, call: int, now: float) -> None:
+def _ready(table: InstanceTable, name: str, call: int, now: float) -> None:
     """Have one loaded by a call, and the call over."""
-    assert table.called(call, Want(instance=name, code=1), now) == [Load(name)]
+    assert table.called(call, InstanceRequest(instance=name, code=1), now) == [Load(name)]
     table.loading(name)
     assert Invoke(call, name) in table.loaded(name, [], now)
     assert Rest(name) in table.answered(call, now)
 
 
 def test_the_one_idle_for_longest_makes_room() -> None:
-    table = Residents(Policy(limit=2))
+    table = InstanceTable(ResidentPolicy(limit=2))
     _ready(table, "a", 1, 1.0)
     _ready(table, "b", 2, 2.0)
-    (close,) = table.called(3, Want(instance="c", code=1), 3.0)
+    (close,) = table.called(3, InstanceRequest(instance="c", code=1), 3.0)
     assert isinstance(close, Close)
     assert close.instance == "a"
     assert table.gone("a", "closed", 4.0) == [Load("c")]
 
 
 def test_other_code_under_one_name_is_refused_unless_it_replaces() -> None:
-    table = Residents(Policy())
+    table = InstanceTable(ResidentPolicy())
     _ready(table, "a", 1, 0.0)
     with pytest.raises(Conflict):
-        table.called(2, Want(instance="a", code=2), 1.0)
-    commands = table.called(3, Want(instance="a", code=2, anew=True), 1.0)
+        table.called(2, InstanceRequest(instance="a", code=2), 1.0)
+    commands = table.called(3, InstanceRequest(instance="a", code=2, anew=True), 1.0)
     assert commands == [Close("a", "it was replaced")]
     assert table.gone("a", "closed", 2.0) == [Load("a")]
     instance = table.get("a")
@@ -287,37 +289,39 @@ def test_other_code_under_one_name_is_refused_unless_it_replaces() -> None:
 
 
 def test_one_that_must_exist_is_not_made_again() -> None:
-    table = Residents(Policy(idle_s=10))
+    table = InstanceTable(ResidentPolicy(idle_s=10))
     _ready(table, "a", 1, 0.0)
     assert [type(one) for one in table.tick(11.0)] == [Close]
     table.gone("a", "closed", 12.0)
     with pytest.raises(NotThere, match="nobody called it for 10 s"):
-        table.called(2, Want(instance="a", code=1, must_exist=True), 13.0)
-    assert table.called(3, Want(instance="a", code=1), 14.0) == [Load("a")]
+        table.called(2, InstanceRequest(instance="a", code=1, must_exist=True), 13.0)
+    assert table.called(3, InstanceRequest(instance="a", code=1), 14.0) == [Load("a")]
     instance = table.get("a")
     assert instance is not None
     assert instance.generation == 2
 
 
 def test_a_crash_loop_is_cut_off_and_tried_again_later() -> None:
-    table = Residents(Policy())
-    table.called(1, Want(instance="a", code=1), 0.0)
+    table = InstanceTable(ResidentPolicy())
+    table.called(1, InstanceRequest(instance="a", code=1), 0.0)
     for _ in range(CRASHES):
         table.loading("a")
         commands = table.gone("a", "killed by SIGSEGV", 1.0, unmade=True)
     (refusal,) = commands
     assert isinstance(refusal, Refuse)
     assert "killed by SIGSEGV" in refusal.reason
-    (refusal,) = table.called(2, Want(instance="a", code=1), 2.0)
+    (refusal,) = table.called(2, InstanceRequest(instance="a", code=1), 2.0)
     assert isinstance(refusal, Refuse)
-    assert table.called(3, Want(instance="a", code=1), 2.0 + CRASH_WINDOW_S) == [Load("a")]
+    assert table.called(3, InstanceRequest(instance="a", code=1), 2.0 + CRASH_WINDOW_S) == [
+        Load("a")
+    ]
 
 
 def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() -> None:
-    table = Residents(Policy())
-    want = Want(instance="a", code=1, method="a", concurrency=2)
+    table = InstanceTable(ResidentPolicy())
+    want = InstanceRequest(instance="a", code=1, method="a", concurrency=2)
     table.called(1, want, 0.0)
-    table.called(2, Want(instance="a", code=1, method="s"), 0.0)
+    table.called(2, InstanceRequest(instance="a", code=1, method="s"), 0.0)
     table.called(3, want, 0.0)
     table.loading("a")
     assert table.loaded("a", ["a"], 1.0) == [Invoke(1, "a")]
@@ -328,7 +332,7 @@ def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() 
     assert table.granted("a", 3.0) == [Invoke(3, "a"), Invoke(4, "a")]
 
 
-def _made(table: Residents, name: str, call: int, now: float = 0.0) -> list[Command]:
+def _made(table: InstanceTable, name: str, call: int, now: float = 0.0) -> list[Command]:
     """Have one loaded; what follows."""
     table.loading(name)
     commands = table.loaded(name, ["a"], now)
@@ -337,9 +341,9 @@ def _made(table: Residents, name: str, call: int, now: float = 0.0) -> list[Comm
 
 
 def test_calls_that_want_it_anew_wait_their_turn_and_each_gets_its_own() -> None:
-    table = Residents(Policy())
+    table = InstanceTable(ResidentPolicy())
     for call in range(3):
-        table.called(call, Want(instance="a", code=call, anew=True), 0.0)
+        table.called(call, InstanceRequest(instance="a", code=call, anew=True), 0.0)
     for call in range(3):
         _made(table, "a", call)
         instance = table.get("a")
@@ -355,14 +359,14 @@ def test_calls_that_want_it_anew_wait_their_turn_and_each_gets_its_own() -> None
 
 def test_calls_get_the_code_they_were_accepted_for() -> None:
     """A call of the old code that waits is not run in what replaces it, nor the reverse."""
-    table = Residents(Policy())
-    table.called(1, Want(instance="a", code="old"), 0.0)
+    table = InstanceTable(ResidentPolicy())
+    table.called(1, InstanceRequest(instance="a", code="old"), 0.0)
     _made(table, "a", 1)
-    table.called(2, Want(instance="a", code="old"), 0.0)
-    table.called(3, Want(instance="a", code="new", anew=True), 0.0)
+    table.called(2, InstanceRequest(instance="a", code="old"), 0.0)
+    table.called(3, InstanceRequest(instance="a", code="new", anew=True), 0.0)
     with pytest.raises(Conflict):
-        table.called(4, Want(instance="a", code="old"), 0.0)
-    table.called(5, Want(instance="a", code="new"), 0.0)
+        table.called(4, InstanceRequest(instance="a", code="old"), 0.0)
+    table.called(5, InstanceRequest(instance="a", code="new"), 0.0)
     assert table.withdrawn(3, 0.5) == [], "5 was accepted for what would have been made for 3"
     table.answered(1, 1.0)
     assert table.granted("a", 1.0) == [Invoke(2, "a")]
@@ -372,11 +376,11 @@ def test_calls_get_the_code_they_were_accepted_for() -> None:
 
 
 def test_arguments_are_those_of_the_call_it_was_made_for() -> None:
-    table = Residents(Policy())
-    table.called(1, Want(instance="a", code=1, arguments="first"), 0.0)
+    table = InstanceTable(ResidentPolicy())
+    table.called(1, InstanceRequest(instance="a", code=1, arguments="first"), 0.0)
     _made(table, "a", 1)
-    table.called(2, Want(instance="a", code=1, arguments="second"), 0.0)
-    table.called(3, Want(instance="a", code=1, arguments="third", anew=True), 0.0)
+    table.called(2, InstanceRequest(instance="a", code=1, arguments="second"), 0.0)
+    table.called(3, InstanceRequest(instance="a", code=1, arguments="third", anew=True), 0.0)
     instance = table.get("a")
     assert instance is not None
     assert instance.want.arguments == "first"
@@ -390,11 +394,11 @@ def test_arguments_are_those_of_the_call_it_was_made_for() -> None:
 
 
 def test_calls_that_insist_on_it_are_told_when_it_dies_while_they_wait() -> None:
-    table = Residents(Policy())
-    table.called(1, Want(instance="a", code=1), 0.0)
+    table = InstanceTable(ResidentPolicy())
+    table.called(1, InstanceRequest(instance="a", code=1), 0.0)
     _made(table, "a", 1)
-    table.called(2, Want(instance="a", code=1, must_exist=True), 0.0)
-    table.called(3, Want(instance="a", code=1), 0.0)
+    table.called(2, InstanceRequest(instance="a", code=1, must_exist=True), 0.0)
+    table.called(3, InstanceRequest(instance="a", code=1), 0.0)
     table.leaving("a", "killed by SIGKILL")
     table.answered(1, 1.0)
     commands = table.gone("a", "killed by SIGKILL", 1.0)
@@ -403,7 +407,7 @@ def test_calls_that_insist_on_it_are_told_when_it_dies_while_they_wait() -> None
 
 
 def test_what_is_leaving_counts_no_more_for_the_memory() -> None:
-    table = Residents(Policy(memory_bytes=100))
+    table = InstanceTable(ResidentPolicy(memory_bytes=100))
     for call, name in enumerate("abc"):
         _ready(table, name, call, float(call))
         table.measured(name, 50)
@@ -412,35 +416,35 @@ def test_what_is_leaving_counts_no_more_for_the_memory() -> None:
 
 
 def test_a_slot_that_comes_too_late_is_given_back() -> None:
-    table = Residents(Policy(idle_s=10))
+    table = InstanceTable(ResidentPolicy(idle_s=10))
     _ready(table, "a", 1, 0.0)
-    assert table.called(2, Want(instance="a", code=1), 1.0) == [WantSlot("a", 1.0)]
+    assert table.called(2, InstanceRequest(instance="a", code=1), 1.0) == [WantSlot("a", 1.0)]
     assert table.withdrawn(2, 2.0) == []
     assert [type(one) for one in table.tick(20.0)] == [Close]
     assert table.granted("a", 21.0) == [Rest("a")]
 
 
 def test_one_that_leaves_makes_way_for_other_code() -> None:
-    table = Residents(Policy(idle_s=10))
+    table = InstanceTable(ResidentPolicy(idle_s=10))
     _ready(table, "a", 1, 0.0)
     table.tick(20.0)
-    assert table.called(2, Want(instance="a", code=2), 21.0) == []
+    assert table.called(2, InstanceRequest(instance="a", code=2), 21.0) == []
     assert table.gone("a", "closed", 22.0) == [Load("a")]
 
 
 def test_the_one_behind_begins_when_the_one_that_had_to_wait_leaves_the_line() -> None:
-    table = Residents(Policy())
-    want = Want(instance="a", code=1, method="a", concurrency=2)
+    table = InstanceTable(ResidentPolicy())
+    want = InstanceRequest(instance="a", code=1, method="a", concurrency=2)
     table.called(1, want, 0.0)
     _made(table, "a", 1)
-    table.called(2, Want(instance="a", code=1, method="s"), 0.0)
+    table.called(2, InstanceRequest(instance="a", code=1, method="s"), 0.0)
     table.called(3, want, 0.0)
     assert table.withdrawn(2, 1.0) == [Invoke(3, "a")]
 
 
 def test_one_that_was_never_begun_is_no_generation() -> None:
-    table = Residents(Policy())
-    want = Want(instance="a", code=1, must_exist=True, generation=1)
+    table = InstanceTable(ResidentPolicy())
+    want = InstanceRequest(instance="a", code=1, must_exist=True, generation=1)
     table.called(1, want, 0.0)
     table.loading("a")
     assert table.gone("a", "its spare was killed", 0.0, unmade=True) == [Load("a")]
@@ -449,33 +453,35 @@ def test_one_that_was_never_begun_is_no_generation() -> None:
 
 
 def test_one_without_a_name_goes_before_those_that_have_one() -> None:
-    table = Residents(Policy(limit=2))
+    table = InstanceTable(ResidentPolicy(limit=2))
     _ready(table, "named", 1, 1.0)
-    assert table.called(2, Want(instance="C_1", code=1, unnamed=True), 2.0) == [Load("C_1")]
+    assert table.called(2, InstanceRequest(instance="C_1", code=1, unnamed=True), 2.0) == [
+        Load("C_1")
+    ]
     table.loading("C_1")
     table.loaded("C_1", [], 2.0)
     table.answered(2, 2.0)
-    (close,) = table.called(3, Want(instance="C_2", code=1, unnamed=True), 3.0)
+    (close,) = table.called(3, InstanceRequest(instance="C_2", code=1, unnamed=True), 3.0)
     assert isinstance(close, Close)
     assert close.instance == "C_1"
 
 
 def test_one_without_a_name_that_is_called_again_is_like_any_other() -> None:
-    table = Residents(Policy(idle_s=900))
-    table.called(1, Want(instance="C_1", code=1, unnamed=True), 0.0)
+    table = InstanceTable(ResidentPolicy(idle_s=900))
+    table.called(1, InstanceRequest(instance="C_1", code=1, unnamed=True), 0.0)
     table.loading("C_1")
     table.loaded("C_1", [], 0.0)
     table.answered(1, 0.0)
     assert table.tick(UNNAMED_IDLE_S) == []
-    table.called(2, Want(instance="C_1", code=1), 1.0)
+    table.called(2, InstanceRequest(instance="C_1", code=1), 1.0)
     table.granted("C_1", 1.0)
     table.answered(2, 1.0)
     assert table.tick(2 + UNNAMED_IDLE_S) == []
 
 
 def test_one_without_a_name_is_not_kept_for_long() -> None:
-    table = Residents(Policy(idle_s=900))
-    table.called(1, Want(instance="C_1", code=1, unnamed=True), 0.0)
+    table = InstanceTable(ResidentPolicy(idle_s=900))
+    table.called(1, InstanceRequest(instance="C_1", code=1, unnamed=True), 0.0)
     table.loading("C_1")
     table.loaded("C_1", [], 0.0)
     table.answered(1, 0.0)
@@ -483,7 +489,7 @@ def test_one_without_a_name_is_not_kept_for_long() -> None:
 
 
 def test_the_memory_of_gpus_is_limited_too() -> None:
-    table = Residents(Policy(gpu_bytes=100))
+    table = InstanceTable(ResidentPolicy(gpu_bytes=100))
     for index, name in enumerate("abc"):
         _ready(table, name, index, float(index))
         table.measured_on_gpus(name, 40)

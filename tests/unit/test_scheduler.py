@@ -18,9 +18,9 @@ from flashpool.pool.scheduling.commands import (
     Fail,
     ForkWorkers,
     Grant,
-    Policy,
     QueueFull,
     RetireZygote,
+    SchedulerPolicy,
     StartZygote,
     ZygoteKey,
 )
@@ -30,7 +30,7 @@ from flashpool.pool.scheduling.zygote_table import RESTART_LIMIT, RESTART_WINDOW
 BASE = ZygoteKey("base")
 OTHER, THIRD = ZygoteKey("other"), ZygoteKey("third")
 KEYS = [BASE, ZygoteKey("base", 1), OTHER, ZygoteKey("other", 1), THIRD]
-POLICY = Policy(
+POLICY = SchedulerPolicy(
     slots=2,
     queue_limit=4,
     max_spares=3,
@@ -399,7 +399,7 @@ def gpus(number: int) -> GpuTable:
     return GpuTable(GpuPolicy(), devices)
 
 
-def up(policy: Policy = POLICY, gpus: GpuTable | None = None) -> Scheduler:
+def up(policy: SchedulerPolicy = POLICY, gpus: GpuTable | None = None) -> Scheduler:
     scheduler = Scheduler(policy, gpus)
     scheduler.wanted(BASE, 0.0)
     scheduler.zygote_ready(BASE, 0.0)
@@ -419,7 +419,7 @@ def test_a_dispatch_forks_the_next_spare_behind_it():
 
 
 def test_a_slot_is_held_until_the_tree_is_gone():
-    scheduler = up(Policy(slots=1))
+    scheduler = up(SchedulerPolicy(slots=1))
     scheduler.worker_ready(1, BASE, 0.0)
     scheduler.submitted(7, BASE, 0.0)
     scheduler.worker_ready(2, BASE, 0.0)
@@ -435,7 +435,7 @@ def test_a_zygote_that_starts_does_not_hold_up_others():
 
 
 def test_a_call_with_gpus_holds_no_slot_and_gives_them_back_with_its_tree():
-    scheduler = up(Policy(slots=1), gpus(2))
+    scheduler = up(SchedulerPolicy(slots=1), gpus(2))
     for worker in (1, 2, 3):
         scheduler.worker_ready(worker, BASE, 0.0)
     assert scheduler.submitted(7, BASE, 0.0, gpus=2)[0] == Dispatch(7, 1, ("GPU-0", "GPU-1"))
@@ -472,14 +472,14 @@ def test_calls_for_gpus_wait_for_their_zygote_s_return_and_keep_their_place():
 
 
 def test_a_call_tried_again_goes_first():
-    scheduler = up(Policy(slots=1))
+    scheduler = up(SchedulerPolicy(slots=1))
     scheduler.submitted(1, BASE, 0.0)
     scheduler.submitted(2, BASE, 0.0, again=True)
     assert scheduler.worker_ready(9, BASE, 0.0)[0] == Dispatch(2, 9)
 
 
 def test_the_queue_is_bounded_and_a_refusal_changes_nothing():
-    scheduler = Scheduler(Policy(slots=1, queue_limit=1))
+    scheduler = Scheduler(SchedulerPolicy(slots=1, queue_limit=1))
     scheduler.submitted(1, BASE, 0.0)
     with pytest.raises(QueueFull):
         scheduler.submitted(2, BASE, 0.0)
@@ -532,7 +532,7 @@ def test_idle_spares_are_let_go_and_come_back_with_calls():
 
 def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
     old, new = ZygoteKey("base", 1), ZygoteKey("base", 2)
-    scheduler = Scheduler(Policy(slots=1))
+    scheduler = Scheduler(SchedulerPolicy(slots=1))
     for key in (old, new):
         scheduler.wanted(key, 0.0)
         scheduler.zygote_ready(key, 0.0)
@@ -552,7 +552,7 @@ def test_a_replaced_zygote_hands_on_who_waits_and_ends_with_its_last_worker():
 
 def test_calls_that_are_rerouted_keep_their_turn_and_others_stay():
     lean, loaded = BASE, ZygoteKey("base", 1)
-    scheduler = Scheduler(Policy(slots=1))
+    scheduler = Scheduler(SchedulerPolicy(slots=1))
     for key in (lean, loaded):
         scheduler.wanted(key, 0.0)
         scheduler.zygote_ready(key, 0.0)
@@ -572,7 +572,9 @@ def test_calls_that_are_rerouted_keep_their_turn_and_others_stay():
 
 def beside_base(number: int) -> Scheduler:
     """A scheduler with that many environments beside the base, as many as may be."""
-    scheduler = up(Policy(slots=4, max_spares=1, max_environments=number, environment_idle_s=20))
+    scheduler = up(
+        SchedulerPolicy(slots=4, max_spares=1, max_environments=number, environment_idle_s=20)
+    )
     for one in range(number):
         key = ZygoteKey(f"env{one}")
         scheduler.submitted(one, key, float(one))
@@ -611,7 +613,9 @@ def test_an_environment_without_calls_is_retired_and_the_base_is_not():
 
 def test_who_waits_for_room_has_it_as_soon_as_an_environment_is_let_go():
     key = ZygoteKey("env0")
-    scheduler = up(Policy(slots=4, max_spares=1, max_environments=1, environment_idle_s=20))
+    scheduler = up(
+        SchedulerPolicy(slots=4, max_spares=1, max_environments=1, environment_idle_s=20)
+    )
     scheduler.submitted(1, key, 1.0)
     scheduler.zygote_ready(key, 1.0)
     assert scheduler.submitted(2, THIRD, 2.0) == []

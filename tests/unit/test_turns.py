@@ -13,8 +13,8 @@ from flashpool.pool.scheduling.commands import (
     Dispatch,
     Fail,
     ForkWorkers,
-    Policy,
     RetireZygote,
+    SchedulerPolicy,
     StartZygote,
     ZygoteKey,
 )
@@ -28,7 +28,7 @@ class Simulation:
     """Carries out commands, each after its time."""
 
     def __init__(self, **policy: Any) -> None:
-        self.scheduler = Scheduler(Policy(**policy))
+        self.scheduler = Scheduler(SchedulerPolicy(**policy))
         self.now = 0.0
         self.waited: dict[int, float] = {}
         self.starts: list[str] = []

@@ -26,7 +26,7 @@ from ..renewal import prepared
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     """Run ``site``, import the runtime, then the modules to preload.
 
-    Returns what there was before the preloads, for `arrangement` and `lasting`.
+    Returns what there was before the preloads, for `memory_layout` and `immortal_objects`.
     """
     import site
 

@@ -34,7 +34,7 @@ WATCHED = 64
 UNWATCHED_S = 0.05
 
 
-class Worker:
+class ForkedWorker:
     """A forked child, until it is reaped."""
 
     __slots__ = ("deadline", "mark", "pid", "pidfd", "term_at")
@@ -48,14 +48,14 @@ class Worker:
         self.deadline: float | None = None
 
 
-class Brood:
+class Reaper:
     """All workers, and the orphans of those that are dead."""
 
     def __init__(self, control: socket, epoll: select.epoll, grace: float) -> None:
         self.control = control
         self.epoll = epoll
         self.grace = grace
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, ForkedWorker] = {}
         #: Orphans of ended calls, by pid: their pidfds; None for those beyond `WATCHED`.
         self.orphans: dict[int, int | None] = {}
         self.unwatched = 0
@@ -65,7 +65,7 @@ class Brood:
         #: Shared with the workers: byte `mark` is 1 once user code began.
         self.marks = processes.shared_bytes(MAX_WORKERS)
         self.free_marks = list(range(MAX_WORKERS - 1, -1, -1))
-        self.by_fd: dict[int, Worker | int] = {}
+        self.by_fd: dict[int, ForkedWorker | int] = {}
         self.children_fd = _open_children()
 
     # Births.
@@ -80,10 +80,10 @@ class Brood:
 
     def add(self, pid: int, mark: int) -> None:
         """It was forked."""
-        self.workers[pid] = one = Worker(pid, os.pidfd_open(pid), mark)
+        self.workers[pid] = one = ForkedWorker(pid, os.pidfd_open(pid), mark)
         self._watch(one.pidfd, one)
 
-    def _watch(self, fd: int, who: Worker | int) -> None:
+    def _watch(self, fd: int, who: ForkedWorker | int) -> None:
         self.by_fd[fd] = who
         self.epoll.register(fd, select.EPOLLIN)
 

@@ -12,7 +12,7 @@ environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothin
 worker prepares itself), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
 ``example`` (a version of Python, and the base64 text of a call that was pickled by it).
 
-What becomes of workers once they are forked is `brood`'s part.
+What becomes of workers once they are forked is `reaper`'s part.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from . import (
     memory_mappings,
     worker_start,
 )
-from .reaper import Brood
+from .reaper import Reaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Zygote:
         self.epoll.register(control, select.EPOLLIN)
         self.epoll.register(guard_fd, select.EPOLLIN)
         self.guard_fd = guard_fd
-        self.brood = Brood(control, self.epoll, float(start["grace"]))
-        #: See `Brood.marks`; here, too, because a worker pays for each object it looks at.
+        self.brood = Reaper(control, self.epoll, float(start["grace"]))
+        #: See `Reaper.marks`; here, too, because a worker pays for each object it looks at.
         self.marks = self.brood.marks
 
     def run(self) -> None:

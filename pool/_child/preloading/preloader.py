@@ -40,7 +40,7 @@ def preload(
     """
     plan = planner.plan(names, varying, lambda name: tell(LOADING, module=name))
     skipped = plan.skipped
-    before = process_state.State()
+    before = process_state.ProcessState()
     had_random = "random" in sys.modules
     with randomness.Makers() as makers, forking.hooks_deferred():
         for name in plan.order:

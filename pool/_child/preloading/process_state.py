@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-#: Forks without the hooks of Python code (`preparation` replaces ``os.fork``).
+#: Forks without the hooks of Python code (`forking` replaces ``os.fork``).
 _fork = os.fork
 #: How `random` writes down a Mersenne Twister, and the bits of one of its numbers.
 _TWISTER, _WORD_BITS = 3, 32
@@ -30,7 +30,7 @@ _ROUNDS = 64
 _SHOWN = 3
 
 
-class State:
+class ProcessState:
     """A process at one moment."""
 
     __slots__ = ("children", "cwd", "descriptors", "randomness", "shared", "timers")
@@ -49,12 +49,12 @@ def why_not_fork() -> str | None:
     return _threads() or _whether_forks_work()
 
 
-def difference(before: State) -> str | None:
+def difference(before: ProcessState) -> str | None:
     """Why workers must not inherit what came since, or None."""
     reason = why_not_fork()
     if reason is not None:
         return reason
-    now = State()
+    now = ProcessState()
     for found, what in (
         (_new(now.descriptors, before.descriptors), "left a descriptor open ({})"),
         (_new(now.shared, before.shared), "left memory mapped that forks share ({})"),

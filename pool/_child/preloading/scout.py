@@ -129,8 +129,8 @@ class _Scout:
 
     def look_at(self, package: str, members: list[str]) -> None:
         """Import the modules of one package, and see what came of it."""
-        before, known = process_state.State(), set(sys.modules)
-        with _Output() as output:
+        before, known = process_state.ProcessState(), set(sys.modules)
+        with _CapturedOutput() as output:
             for name in members:
                 try:
                     importlib.import_module(name)
@@ -201,10 +201,10 @@ def _packages(names: list[str]) -> list[tuple[str, list[str]]]:
     return [(package, groups[package]) for package in order]
 
 
-class _Output:
+class _CapturedOutput:
     """Takes what is printed meanwhile, by Python and by C."""
 
-    def __enter__(self) -> _Output:
+    def __enter__(self) -> _CapturedOutput:
         self.file = os.memfd_create("flashpool-output")
         self.saved = [(fd, os.dup(fd)) for fd in (1, 2)]
         for fd, _ in self.saved:

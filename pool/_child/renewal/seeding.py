@@ -116,12 +116,12 @@ class _Finder:
                 spec = finder.find_spec(name, path, target)  # type: ignore[arg-type]
                 if spec is not None:
                     if spec.loader is not None:
-                        spec.loader = _Loader(spec.loader, self.seed)  # type: ignore[assignment]
+                        spec.loader = _SeedingLoader(spec.loader, self.seed)  # type: ignore[assignment]
                     return spec
         return None
 
 
-class _Loader:
+class _SeedingLoader:
     """Another loader, and what follows."""
 
     def __init__(self, loader: Any, seed: int) -> None:

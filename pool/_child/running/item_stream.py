@@ -59,7 +59,7 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
-class Items:
+class ResidentItems:
     """Sends a generator's items, at most a window ahead of whoever takes them."""
 
     def __init__(

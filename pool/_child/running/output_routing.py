@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 _LINE_LIMIT = 8192
 _FRAME_LIMIT = 256 * 1024
 
-_current: ContextVar[Written | None] = ContextVar("flashpool_call", default=None)
+_current: ContextVar[CallOutput | None] = ContextVar("flashpool_call", default=None)
 
 
-def begin(link: ResidentLink, number: int) -> Written:
+def begin(link: ResidentLink, number: int) -> CallOutput:
     """What is written in this context from now on is this call's."""
-    written = Written(link, number)
+    written = CallOutput(link, number)
     _current.set(written)
     return written
 
 
-class Written:
+class CallOutput:
     """What one call wrote, sent line by line. Its threads write too."""
 
     def __init__(self, link: ResidentLink, number: int) -> None:
@@ -69,7 +69,7 @@ class Written:
         self.closed = True
 
 
-def _writer() -> Written | None:
+def _writer() -> CallOutput | None:
     """Whose output it is that is written now."""
     written = _current.get()
     if written is None or written.closed or written.link.forked:

@@ -25,11 +25,11 @@ from time import monotonic
 from .. import wire
 from ..serialization import exception_pickling, flash, payload, user_code
 from . import invoke, worker
-from .item_stream import Items
+from .item_stream import ResidentItems
 from .outcome import encoded, flush_output
 from .outcome import failed as raised
 from .resident_link import ResidentLink
-from .resident_loop import Overlapping, failed, is_overlapping
+from .resident_loop import ResidentLoop, failed, is_overlapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Resident:
         self.link = ResidentLink(channel, env)
         self.instance: Any = None
         #: There as soon as something needs a loop.
-        self.overlapping: Overlapping | None = None
+        self.overlapping: ResidentLoop | None = None
 
     # Loading.
 
@@ -119,10 +119,10 @@ class Resident:
             self.link.channel.frames.insert(0, frame)
         return self.on_loop().serve()
 
-    def on_loop(self) -> Overlapping:
+    def on_loop(self) -> ResidentLoop:
         """What runs on the loop; from here on there is one."""
         if self.overlapping is None:
-            self.overlapping = Overlapping(self.link, self.read, self.items_of)
+            self.overlapping = ResidentLoop(self.link, self.read, self.items_of)
         return self.overlapping
 
     def run_alone(self, frame: wire.Frame) -> None:
@@ -159,10 +159,10 @@ class Resident:
         name, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
         return user_code.find_method(self.instance, name), args, kwargs, None
 
-    def items_of(self, number: int, request: flash.Invocation | None) -> Items:
+    def items_of(self, number: int, request: flash.Invocation | None) -> ResidentItems:
         """The stream of a call's items."""
         dump = payload.dump_result if request is None else request.dump_item
-        items = Items(self.link, number, dump, lambda: self.on_loop().loop)
+        items = ResidentItems(self.link, number, dump, lambda: self.on_loop().loop)
         self.link.streams[number] = items.add
         return items
 

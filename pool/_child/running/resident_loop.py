@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from .item_stream import Items
+    from .item_stream import ResidentItems
     from .outcome import Outcome
     from .resident_link import ResidentLink
 
 
-class Overlapping:
+class ResidentLoop:
     """What runs on the loop of a resident."""
 
     def __init__(
         self,
         link: ResidentLink,
         read: Callable[[wire.Frame], Any],
-        items_of: Callable[[int, Any], Items],
+        items_of: Callable[[int, Any], ResidentItems],
     ) -> None:
         """``read`` decodes a call; ``items_of`` makes the stream for a call's items."""
         import asyncio

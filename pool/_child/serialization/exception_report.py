@@ -120,7 +120,7 @@ def members_of(exc: BaseException) -> list[BaseException]:
 # -- The report -------------------------------------------------------------------------
 
 
-class Report:
+class ExceptionReport:
     """All that is told of one exception, with those it came of."""
 
     __slots__ = (
@@ -153,9 +153,9 @@ class Report:
     frames: list[tuple[str, int | None, str, str]]
     stack: str
     omitted: int
-    cause: Report | None
-    context: Report | None
-    members: list[Report]
+    cause: ExceptionReport | None
+    context: ExceptionReport | None
+    members: list[ExceptionReport]
 
     def text(self) -> str:
         """The message, and the traceback as Python prints it."""
@@ -206,7 +206,7 @@ class Report:
         return sum(map(len, texts)) + frames
 
 
-def describe(exc: BaseException) -> Report:
+def describe(exc: BaseException) -> ExceptionReport:
     """Tell of an exception, its chain and its members, within all limits."""
     return _Describer().describe(exc, ())
 
@@ -216,10 +216,10 @@ class _Describer:
         self._left = MAX_REPORTS
         self._characters = DATA_LIMIT
 
-    def describe(self, exc: BaseException, path: tuple[int, ...]) -> Report:
+    def describe(self, exc: BaseException, path: tuple[int, ...]) -> ExceptionReport:
         self._left -= 1
         path = (*path, id(exc))
-        report = Report()
+        report = ExceptionReport()
         _fill(report, exc)
         _fill_frames(report, TRACEBACK(exc))
         self._characters -= report.size()
@@ -230,7 +230,7 @@ class _Describer:
         report.members = [member for member in members if member is not None]
         return report
 
-    def _maybe(self, exc: BaseException | None, path: tuple[int, ...]) -> Report | None:
+    def _maybe(self, exc: BaseException | None, path: tuple[int, ...]) -> ExceptionReport | None:
         """None for what was told already, or would be too much."""
         if exc is None or id(exc) in path or len(path) >= MAX_DEPTH or self._left <= 0:
             return None
@@ -239,7 +239,7 @@ class _Describer:
         return self.describe(exc, path)
 
 
-def _fill(report: Report, exc: BaseException) -> None:
+def _fill(report: ExceptionReport, exc: BaseException) -> None:
     report.name = clip(_NAME(type(exc)), PIECE_LIMIT)
     report.class_name = clip(_QUALNAME(type(exc)), PIECE_LIMIT)
     report.module = clip(_module_of(type(exc)), PIECE_LIMIT)
@@ -291,7 +291,7 @@ def _notes(exc: BaseException) -> list[str]:
     return [clip(str.__str__(note), PIECE_LIMIT) for note in told]
 
 
-def _fill_frames(report: Report, traceback: TracebackType | None) -> None:
+def _fill_frames(report: ExceptionReport, traceback: TracebackType | None) -> None:
     users, omitted = user_traceback(traceback, TEXT_FRAMES)
     report.frames, report.stack, report.omitted = [], "", omitted
     if users is None:

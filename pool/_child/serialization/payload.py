@@ -7,7 +7,7 @@ A value becomes a *parcel*: a few bytes for the message, and at most one descrip
                                   v  each span is one buffer of pickle protocol 5
     descriptor (memfd): ....buffer....pad....buffer....pad..
 
-The descriptor is that of shared memory, see `segments`. The reader maps it and unpickles
+The descriptor is that of shared memory, see `shared_buffers`. The reader maps it and unpickles
 views of the mapping: no copy, and the memory is returned when the last array over it is
 gone. A pickle that is itself large (a huge ``bytes``, many objects) goes into the descriptor
 too, as the first span, so that messages stay small.

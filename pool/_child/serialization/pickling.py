@@ -106,7 +106,7 @@ def dump_with(
 ) -> bytes:
     """Pickle with the first kind and, where that does not do, with the second.
 
-    ``by_value`` is called only when needed: it imports cloudpickle to make its answer.
+    ``function_unpickling`` is called only when needed: it imports cloudpickle to make its answer.
 
     Raises:
         TooLarge: it takes more than ``limit`` bytes.

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from flashpool.frontends.qb.delivery import Reports
-from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.delivery import ReportDelivery
+from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Verdict
 
 
@@ -23,7 +23,7 @@ class Platform:
     def _next(self) -> Verdict:
         return self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
 
-    async def report(self, report: Report) -> Verdict:
+    async def report(self, report: JobReport) -> Verdict:
         self.posts.append(report)
         await asyncio.sleep(0)
         return self._next()
@@ -51,5 +51,5 @@ class Names(set[str]):
             self.remove(job_id)
 
 
-def reports_of(platform: Platform, outbox: Outbox) -> Reports:
-    return Reports(platform, outbox, 60, lambda report: report)  # type: ignore[arg-type]
+def reports_of(platform: Platform, outbox: Outbox) -> ReportDelivery:
+    return ReportDelivery(platform, outbox, 60, lambda report: report)  # type: ignore[arg-type]

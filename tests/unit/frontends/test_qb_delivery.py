@@ -13,23 +13,23 @@ import msgspec
 import pytest
 from unit.frontends.qb_stand_in import Platform
 
-from flashpool.frontends.qb.delivery import Reports
-from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.delivery import ReportDelivery
+from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Verdict
-from flashpool.frontends.qb.streaming import CHUNK_LIMIT, Items, Progress
+from flashpool.frontends.qb.streaming import CHUNK_LIMIT, JobItems, Progress
 
 # -- Delivery -----------------------------------------------------------------------------
 
 
 def delivered(
     platform: Platform, folder: Path, limit_s: float = 60.0
-) -> tuple[list[Report], list[str]]:
+) -> tuple[list[JobReport], list[str]]:
     """What was posted, and what is on disk in the end."""
 
     async def deliver() -> None:
-        shrink: Callable[[Report], Report] = lambda report: replace(report, body=b"small")  # noqa: E731
-        reports = Reports(platform, Outbox(folder), limit_s, shrink)  # type: ignore[arg-type]
-        await asyncio.wait_for(reports.deliver(Report(job_id="a", body=b"large")), 20)
+        shrink: Callable[[JobReport], JobReport] = lambda report: replace(report, body=b"small")  # noqa: E731
+        reports = ReportDelivery(platform, Outbox(folder), limit_s, shrink)  # type: ignore[arg-type]
+        await asyncio.wait_for(reports.deliver(JobReport(job_id="a", body=b"large")), 20)
         assert len(reports) == 0
 
     asyncio.run(deliver())
@@ -76,8 +76,8 @@ def test_a_disk_that_cannot_be_written_does_not_stop_delivery(tmp_path: Path) ->
 
     async def deliver() -> None:
         outbox = Outbox(tmp_path / "file" / "outbox")
-        reports = Reports(platform, outbox, 60, lambda report: report)  # type: ignore[arg-type]
-        await reports.deliver(Report(job_id="a", body=b"x"))
+        reports = ReportDelivery(platform, outbox, 60, lambda report: report)  # type: ignore[arg-type]
+        await reports.deliver(JobReport(job_id="a", body=b"x"))
         posts.extend(platform.posts)
 
     asyncio.run(deliver())
@@ -92,7 +92,7 @@ def sent(platform: Platform, *items: bytes) -> int:
     given = []
 
     async def send() -> None:
-        stream = Items("a", platform, lambda: given.append(1))  # type: ignore[arg-type]
+        stream = JobItems("a", platform, lambda: given.append(1))  # type: ignore[arg-type]
         for item in items:
             stream.put(item)
         await stream.close(5)

@@ -14,11 +14,11 @@ from flashpool.frontends.qb import loop as job_loop
 from flashpool.frontends.qb.heartbeat import Heartbeat
 from flashpool.frontends.qb.jobs import Job
 from flashpool.frontends.qb.loop import JobLoop
-from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Addresses
 from flashpool.frontends.qb.polling import Taken
 from flashpool.frontends.qb.results import Results
-from flashpool.frontends.qb.worker import Worker
+from flashpool.frontends.qb.worker import QueueWorker
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Outcome
@@ -59,7 +59,7 @@ class Slow(Taker):
 class Loop(JobLoop):
     """The loop without the SDK's session, stop channel and signals."""
 
-    async def leave(self, worker: Worker, *jobs: Job) -> None:
+    async def leave(self, worker: QueueWorker, *jobs: Job) -> None:
         """Begin these, then leave as after a signal."""
         self._loop = asyncio.get_running_loop()
         self._worker = worker
@@ -92,7 +92,7 @@ def left(
         connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
         async with aiohttp.ClientSession(connector=connector) as session:
             service = Service(pool, None, result_limit=None)  # type: ignore[arg-type]
-            worker = Worker(settings, service, session, nobody, None)
+            worker = QueueWorker(settings, service, session, nobody, None)
             loop = Loop(
                 {"concurrency_modifier": worker.concurrency},
                 make=lambda: worker,
@@ -105,7 +105,7 @@ def left(
     return {report.job_id: json.loads(report.body) for report in kept(folder)}
 
 
-def kept(folder: Path) -> list[Report]:
+def kept(folder: Path) -> list[JobReport]:
     (place,) = {path.parent for path in folder.rglob("*.json")} or {folder}
     return list(Outbox(place).waiting(60))
 

@@ -16,7 +16,7 @@ import pytest
 from unit.frontends.qb_stand_in import Names, Platform, reports_of
 
 from flashpool.frontends.qb import delivery, paths
-from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Verdict
 from flashpool.frontends.settings.table import Settings
 from support.waiting import until
@@ -41,7 +41,7 @@ def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "a" / "b")
     assert list(outbox.waiting(60)) == []
     reports = [
-        Report(job_id=name, body=b'{"x":\n"%d"}' % n, streamed=bool(n))
+        JobReport(job_id=name, body=b'{"x":\n"%d"}' % n, streamed=bool(n))
         for n, name in enumerate(("../../etc", "ä" * 300, "job\nid"))
     ]
     for report in reports:
@@ -65,7 +65,7 @@ def test_a_full_disk_keeps_no_half_of_a_report(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        Outbox(tmp_path).keep(Report(job_id="a", body=b"{}"))
+        Outbox(tmp_path).keep(JobReport(job_id="a", body=b"{}"))
     assert not os.listdir(tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_a_report_is_whole_whoever_else_writes_it_down(
         twice.wait(30)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    report = Report(job_id="a", body=b"{}")
+    report = JobReport(job_id="a", body=b"{}")
     with ThreadPoolExecutor(2) as threads:
         for done in [threads.submit(outbox.keep, report) for _ in range(2)]:
             done.result()
@@ -93,7 +93,7 @@ def test_reports_that_are_too_old_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox = Outbox(tmp_path)
-    outbox.keep(Report(job_id="a", body=b"{}"))
+    outbox.keep(JobReport(job_id="a", body=b"{}"))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 61)
     assert list(outbox.waiting(60)) == []
@@ -103,7 +103,7 @@ def test_reports_that_are_too_old_are_dropped(
 def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
     ours, lost, young = (Outbox(tmp_path / name) for name in ("ours", "lost", "young"))
     for outbox in (ours, lost, young):
-        outbox.keep(Report(job_id="a", body=b"{}"))
+        outbox.keep(JobReport(job_id="a", body=b"{}"))
     (lost.folder / "half.new").touch()
     for path in lost.folder.iterdir():
         os.utime(path, (1, 1))
@@ -118,7 +118,7 @@ def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
 
     first, second = worker(), worker()
     for outbox, name in ((first, "a"), (second, "b")):
-        outbox.keep(Report(job_id=name, body=b"{}"))
+        outbox.keep(JobReport(job_id=name, body=b"{}"))
         # Half of a report, on which somebody is at work.
         (outbox.folder / "half.new").touch()
     third = worker()
@@ -137,10 +137,10 @@ def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
 _OWNER = """
 import sys
 from pathlib import Path
-from flashpool.frontends.qb.outbox import Outbox, Report
+from flashpool.frontends.qb.outbox import Outbox, JobReport
 
 outbox = Outbox(Path(sys.argv[1]), is_named=False)
-outbox.keep(Report(job_id="a", body=b"{}"))
+outbox.keep(JobReport(job_id="a", body=b"{}"))
 print(outbox.folder.name, flush=True)
 sys.stdin.read()
 """
@@ -171,7 +171,7 @@ def test_where_there_are_no_locks_a_worker_without_a_name_is_alone(
     monkeypatch.setattr(fcntl, "flock", flock)
     outboxes = [Outbox(tmp_path / "worker", is_named=False) for _ in range(2)]
     for outbox in outboxes:
-        outbox.keep(Report(job_id="a", body=b"{}"))
+        outbox.keep(JobReport(job_id="a", body=b"{}"))
     assert outboxes[0].folder != outboxes[1].folder
 
 
@@ -193,8 +193,8 @@ def test_a_volume_that_cannot_be_listed_is_no_reason_not_to_start(
 def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
     """The same job is handed out again, to the process that goes on with its report."""
     outbox = Outbox(tmp_path)
-    cut_off = Report(job_id="cut", body=b"cut off", cut_off=True)
-    for report in (cut_off, Report(job_id="ended", body=b"the end")):
+    cut_off = JobReport(job_id="cut", body=b"cut off", cut_off=True)
+    for report in (cut_off, JobReport(job_id="ended", body=b"the end")):
         outbox.keep(report)
     platform, names = Platform(Verdict.REFUSED), Names()
 
@@ -211,7 +211,7 @@ def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
         assert cut_off in outbox.waiting(60)
         platform.posts.clear()
         platform.verdicts = [Verdict.TAKEN]
-        await reports.deliver(Report(job_id="cut", body=b"its result"))
+        await reports.deliver(JobReport(job_id="cut", body=b"its result"))
         await until(lambda: not len(reports))
 
     asyncio.run(asyncio.wait_for(go_on(), 20))
@@ -221,8 +221,8 @@ def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
 
 def test_a_new_report_takes_the_place_of_one_that_gave_way(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    outbox.keep(Report(job_id="a", body=b"cut off", cut_off=True))
-    result = Report(job_id="a", body=b"its result")
+    outbox.keep(JobReport(job_id="a", body=b"cut off", cut_off=True))
+    result = JobReport(job_id="a", body=b"its result")
 
     async def go_on() -> None:
         reports = reports_of(Platform(Verdict.REFUSED), outbox)
@@ -245,11 +245,11 @@ class Hanging(Outbox):
         super().__init__(folder)
         self.back = threading.Event()
 
-    def keep(self, report: Report) -> None:
+    def keep(self, report: JobReport) -> None:
         self.back.wait(30)
         super().keep(report)
 
-    def waiting(self, older_than_s: float) -> Iterator[Report]:
+    def waiting(self, older_than_s: float) -> Iterator[JobReport]:
         self.back.wait(30)
         return super().waiting(older_than_s)
 
@@ -270,7 +270,7 @@ def test_a_disk_that_hangs_holds_up_neither_start_nor_end(
         reports = reports_of(Platform(Verdict.REFUSED), hanging)
         await reports.resume(Names())
         sending = [
-            asyncio.ensure_future(reports.deliver(Report(job_id=name, body=b"x")))
+            asyncio.ensure_future(reports.deliver(JobReport(job_id=name, body=b"x")))
             for name in "abcdefgh"
         ]
         await asyncio.sleep(0)
@@ -289,7 +289,7 @@ def test_a_disk_that_hangs_holds_up_neither_start_nor_end(
 
 def test_what_a_slow_disk_has_is_gone_on_with_later(hanging: Hanging) -> None:
     for name in ("a", "runs again"):
-        Outbox(hanging.folder).keep(Report(job_id=name, body=name.encode()))
+        Outbox(hanging.folder).keep(JobReport(job_id=name, body=name.encode()))
     platform = Platform(Verdict.TAKEN)
 
     async def life() -> None:
@@ -298,7 +298,7 @@ def test_what_a_slow_disk_has_is_gone_on_with_later(hanging: Hanging) -> None:
         assert platform.posts == []
         hanging.back.set()
         await until(lambda: platform.posts)
-        await reports.deliver(Report(job_id="runs again", body=b"result"))
+        await reports.deliver(JobReport(job_id="runs again", body=b"result"))
 
     asyncio.run(asyncio.wait_for(life(), 20))
     assert [post.body for post in platform.posts] == [b"a", b"result"]
@@ -308,7 +308,7 @@ def test_what_a_slow_disk_has_is_gone_on_with_later(hanging: Hanging) -> None:
 def test_a_report_that_is_written_too_late_is_deleted(hanging: Hanging) -> None:
     async def life() -> None:
         reports = reports_of(Platform(Verdict.REFUSED, Verdict.TAKEN), hanging)
-        await reports.deliver(Report(job_id="a", body=b"x"))
+        await reports.deliver(JobReport(job_id="a", body=b"x"))
 
     asyncio.run(asyncio.wait_for(life(), 20))
     hanging.back.set()

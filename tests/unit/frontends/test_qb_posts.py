@@ -6,8 +6,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from flashpool.frontends.qb.outbox import Report
-from flashpool.frontends.qb.platform_posts import Addresses, Posts, Verdict
+from flashpool.frontends.qb.outbox import JobReport
+from flashpool.frontends.qb.platform_posts import Addresses, PlatformPosts, Verdict
 
 
 def posted(status: int, location: str = "") -> tuple[Verdict, list[tuple[str, str]]]:
@@ -35,8 +35,8 @@ def posted(status: int, location: str = "") -> tuple[Verdict, list[tuple[str, st
             # The resolver that is usual with aiodns starts a thread that stays.
             connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
             async with aiohttp.ClientSession(connector=connector) as session:
-                posts = Posts(session, Addresses(done=at, stream=None))
-                return await posts.report(Report(job_id="a", body=b"{}"))
+                posts = PlatformPosts(session, Addresses(done=at, stream=None))
+                return await posts.report(JobReport(job_id="a", body=b"{}"))
         finally:
             await runner.cleanup()
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flashpool.frontends.qb.outbox import Report
+from flashpool.frontends.qb.outbox import JobReport
 from flashpool.frontends.qb.results import Results, of_error
 from flashpool.frontends.qb.spill import Spill
 from flashpool.frontends.service import Service
@@ -124,7 +124,7 @@ def test_a_volume_that_hangs_holds_up_no_report(
     results = Results(service, 10_000, Spill(tmp_path, 60))
     outcome = Outcome(body=b'"%s"' % (b"x" * 20_000), format="json")
 
-    async def report() -> Report:
+    async def report() -> JobReport:
         return await results.report("job", outcome, streamed=False, spill_s=0.1)
 
     try:

@@ -9,7 +9,7 @@ import pytest
 from unit.frontends.stand_in import StandInPool
 
 from flashpool.envs import Spec
-from flashpool.frontends.qb.job_run import JobRun, Ways
+from flashpool.frontends.qb.job_run import JobOutputs, JobRun
 from flashpool.frontends.qb.jobs import Job
 from flashpool.frontends.qb.log_lines import LiveLines
 from flashpool.frontends.service import Service
@@ -46,7 +46,7 @@ def ran(
         service = Service(pool, Builds(), result_limit=None)  # type: ignore[arg-type]
         job = Job(id="a", input=json.dumps({**REQUEST, **fields}).encode(), limit_s=limit_s)
         lines = LiveLines("a", 1000)
-        one = JobRun(job, service, settings, Ways(lines=lines))
+        one = JobRun(job, service, settings, JobOutputs(lines=lines))
         task = asyncio.ensure_future(one.outcome())
         if meanwhile is not None:
             await asyncio.sleep(0.01)

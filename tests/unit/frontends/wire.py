@@ -13,7 +13,7 @@ from flashpool.frontends.lb.app import create_app
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Provision
-from flashpool.pool.environment_leases import Environments, Report
+from flashpool.pool.environment_leases import EnvironmentLeases, Report
 from support.waiting import until
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()
@@ -100,7 +100,7 @@ async def at_end(reader: asyncio.StreamReader) -> bytes:
 
 @contextlib.asynccontextmanager
 async def serving(
-    pool: CallPool, environments: Environments | None = None, **variables: str
+    pool: CallPool, environments: EnvironmentLeases | None = None, **variables: str
 ) -> AsyncIterator[Client]:
     settings = Settings.from_environ(variables)
     service = Service(
