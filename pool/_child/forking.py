@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 #: Forks without the hooks that `defer_lock_hooks` holds back.
 fork = os.fork
-
-
 _deferred: list[dict[str, Callable[[], None]]] = []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .. import wire
-from ..channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ..channel import Channel
     from .resident_link import ResidentLink
 
 

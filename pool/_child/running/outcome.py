@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 #: What everything in this process finds its builtins in, and what they were at first.
 _BUILTINS = builtins.__dict__
-
-
 _OWN_BUILTINS = _BUILTINS.copy()
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 #: Bodies of calls to next to nothing, the last one as they mostly are: a request's; of Pool's
 #: functions one that travels by reference, and one by value, if the program sent one along.
 _REQUESTS = [b'{"function_name":"f","function_code":"def f(x): return x","args":["gAVLAS4="]}']
-
-
 _PICKLED = [payload.pack_call(payload.pack(abs), payload.pack(((-1,), {})))[0]]
 
 
