@@ -69,9 +69,10 @@ def preload(
 def _places(plan: planner.Plan) -> list[drawn_values.Place]:
     if not plan.places:
         return []
-    from ..renewal.drawn_values import Place
+    from ..renewal.drawn_values import Place, is_by_chance
 
-    return [Place(*place) for place in plan.places]
+    places = [Place(*place) for place in plan.places]
+    return [place for place in places if not is_by_chance(place)]
 
 
 def _tell_skipped(skipped: dict[str, str], tell: Callable[..., None]) -> None:

@@ -178,8 +178,7 @@ class _Scout:
             self.reject(name, why)
         for name in recorders.pid_readers.intersection(new):
             places += drawn_values.find_numbers("pid", [self.pid], name)
-            if holder := drawn_values.holder_of(str(self.pid), name):
-                self.reject(name, f"it keeps the process id in a text, {holder}")
+            places += drawn_values.find_texts(self.pid, name)
         for name in recorders.times.keys() & set(new):
             places += drawn_values.find_numbers("time", recorders.times[name], name)
         return places + drawn_values.find_drawn(recorders.numbers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import time
 from collections import namedtuple
@@ -27,7 +28,7 @@ _UUID_BYTES = 16
 _RENEWED = ("multiprocessing.process",)
 
 #: Where a module keeps something drawn. ``owner`` and ``path``: a module and attributes. ``form``:
-#: one of `_FORMS`, ``pid``, ``time``, or a function of a global generator. ``draw`` counts draws,
+#: one of `_FORMS`, ``pid``, ``pid_text``, ``time``, or a function of a global generator. ``draw`` counts draws,
 #: of ``length`` bytes. Of texts: the part that was drawn; of functions: their arguments.
 Place = namedtuple("Place", "owner path form draw length at size arguments", defaults=((),))
 
@@ -116,12 +117,42 @@ def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]
     ]
 
 
-def holder_of(part: str, module: str) -> str | None:
-    """The first attribute of the module that is a text with this in it."""
-    for owner, path, value in _held_by(module):
-        if type(value) is str and part in value and not path[-1].startswith("__"):
-            return ".".join((owner, *path))
-    return None
+def find_texts(pid: int, module: str) -> list[Place]:
+    """Attributes of a module that are texts with this process id in it; with the text of each."""
+    return [
+        Place(owner, path, "pid_text", 0, 0, 0, 0, (value,))
+        for owner, path, value in _held_by(module)
+        if type(value) is str and _names(pid, value) and not path[-1].startswith("__")
+    ]
+
+
+def owner_of(place: Place) -> Any:
+    """What has the attribute in this process; None where nothing does."""
+    owner: Any = sys.modules.get(place.owner)
+    for name in place.path[:-1]:
+        owner = getattr(owner, name, None)
+    return owner if owner is not None and hasattr(owner, place.path[-1]) else None
+
+
+def is_by_chance(place: Place) -> bool:
+    """Whether the attribute has nothing to do with the process id, though it seemed so in a scout.
+
+    Numbers and texts that two processes have alike do not depend on their ids, which differ.
+    """
+    value = getattr(owner_of(place), place.path[-1], None)
+    if place.form == "pid":
+        return bool(value != os.getpid())
+    if place.form == "pid_text":
+        return value == place.arguments[0] or not _names(os.getpid(), str(value))
+    return False
+
+
+def _names(pid: int, text: str) -> bool:
+    return _as_a_whole(pid).search(text) is not None
+
+
+def _as_a_whole(pid: int) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\d){pid}(?!\d)")
 
 
 def find_drawn(numbers: list[tuple[str, str, tuple[Any, ...], Any]]) -> list[Place]:
@@ -219,6 +250,8 @@ def made_now(old: Any, place: Place, drawn: dict[int, Any]) -> Any:
     """A new value in the old one's form; ``drawn`` has those of draws that have several places."""
     if place.form == "pid":
         return os.getpid()
+    if place.form == "pid_text":
+        return _as_a_whole(os.getppid()).sub(str(os.getpid()), old)
     if place.form == "time":
         return time.time()
     value = drawn.get(place.draw)

@@ -24,7 +24,7 @@ from .importers import importing_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from . import drawn_values
@@ -207,7 +207,7 @@ class Held:
     def __init__(
         self,
         generators: list[Generator],
-        places: Iterable[drawn_values.Place],
+        places: Sequence[drawn_values.Place],
         *,
         seeds_random: bool = False,
     ) -> None:
@@ -222,16 +222,13 @@ class Held:
         if (numpys := _numpy_twister()) is not None:
             self._twisters.append(numpys)
         self.values: list[tuple[Any, str, drawn_values.Place]] = []
-        for place in places:
-            owner: Any = sys.modules.get(place.owner)
-            for name in place.path[:-1]:
-                owner = getattr(owner, name, None)
-            if owner is not None and hasattr(owner, place.path[-1]):
-                self.values.append((owner, place.path[-1], place))
-        if self.values:
-            from .drawn_values import made_now
+        if places:
+            from .drawn_values import made_now, owner_of
 
             self._made_now = made_now
+            for place in places:
+                if (owner := owner_of(place)) is not None:
+                    self.values.append((owner, place.path[-1], place))
         self._torch: Any = sys.modules.get("torch")
         self._multiprocessing: Any = sys.modules.get("multiprocessing.process")
         #: Whether there is anything that a worker has to renew itself.
