@@ -150,7 +150,7 @@ asyncio.run(main())
 
 
 def test_a_lock_whose_owner_was_killed_is_free(machine: Path, run: Run) -> None:
-    """Its file stays, and what is in it: nothing tells it from a file of somebody else."""
+    """Its file stays; what is in it, too, from filelock 4.2 on, which needs Python 3.11."""
     (machine / "lock").write_text("somebody's")
     said: list[str] = []
     command = [sys.executable, "-c", _HOLDER, str(machine / "lock")]
@@ -174,7 +174,7 @@ def test_a_lock_whose_owner_was_killed_is_free(machine: Path, run: Run) -> None:
             holder.kill()
     assert said[0] == "Another process installs system packages: waiting for it"
     assert (machine / "state" / "curl").exists()
-    assert (machine / "lock").read_text() == "somebody's"
+    assert (machine / "lock").read_text() == ("somebody's" if sys.version_info >= (3, 11) else "")
 
 
 def test_the_lock_follows_no_link(machine: Path, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import os
 import resource
 import signal
@@ -411,15 +412,14 @@ def test_nothing_grows(make_live):
     """Descriptors and tables after many calls are what they were after some."""
     live = make_live(slots=2).ready()
 
-    def size() -> tuple[int, int, int, int]:
-        live.until(lambda: live.stats().slots.busy == 0)
-        live.until(lambda: live.zygote().workers == live.zygote().spares)
-        one, own = (
-            live.supervisor._parts,
-            len(os.listdir("/proc/self/fd")) - 2 * live.zygote().spares,
-        )
-        zygote = len(os.listdir(f"/proc/{live.zygote().pid}/fd")) - live.zygote().spares
-        return own, zygote, len(one.calls), len(one.poller) - 2 * live.zygote().spares
+    def size() -> tuple[int, int, int, int] | None:
+        zygote = live.zygote()
+        if live.stats().slots.busy or zygote.workers != zygote.spares:
+            return None
+        one, spares = live.supervisor._parts, zygote.spares
+        own = len(os.listdir("/proc/self/fd")) - 2 * spares
+        theirs = len(os.listdir(f"/proc/{zygote.pid}/fd")) - spares
+        return own, theirs, len(one.calls), len(one.poller) - 2 * spares
 
     def many() -> None:
         waiting = [
@@ -429,9 +429,10 @@ def test_nothing_grows(make_live):
             one.wait()
 
     many()
-    before = size()
+    before = live.until(size)
     many()
-    assert size() == before
+    # Spares that were asked for while all slots were busy may still be leaving.
+    live.until(lambda: (now := size()) is not None and all(map(operator.le, now, before)))
 
 
 STAND_IN_DRIVER = """
