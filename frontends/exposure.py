@@ -1,4 +1,4 @@
-"""Whether a server may listen where it was told to: whoever reaches it can run code."""
+"""Checks of the address that a server listens on, because every client can run code."""
 
 from __future__ import annotations
 

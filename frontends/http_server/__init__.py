@@ -1,1 +1,1 @@
-"""uvicorn, with deadlines of ours: one connection, its requests, and what listens for more."""
+"""uvicorn with flashpool's deadlines: the listening socket, a connection, a request."""

@@ -1,9 +1,9 @@
 """The workers: their channels and outputs read, their calls handed over, their ends noticed.
 
-    SPARES -> Worker -> Listener.worker_ready
-    hand_over(call) -> CALL --> worker --> ITEM*, RESULT -> Listener.item, result
+    SPARES -> Worker -> WorkerListener.worker_ready
+    hand_over(call) -> CALL --> worker --> ITEM*, RESULT -> WorkerListener.item, result
     stop -> zygote's STOP
-    EXITED -> what it sent before -> Listener.died -> GONE -> Listener.worker_gone
+    EXITED -> what it sent before -> WorkerListener.died -> GONE -> Listener.worker_gone
 
 Bytes that users sent or printed pass through here unread.
 """

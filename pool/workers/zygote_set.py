@@ -1,8 +1,8 @@
 """The zygotes: started, listened to, retired, killed when they do not answer.
 
-    StartZygote -> start -> ZygoteProcess ... READY -> Listener.zygote_ready
-                                              SPARES, EXITED, GONE -> Listener
-    RetireZygote -> retire -> LEAVE ... guard's exit -> Listener.zygote_lost
+    StartZygote -> start -> ZygoteProcess ... READY -> ZygoteListener.zygote_ready
+                                              SPARES, EXITED, GONE -> ZygoteListener
+    RetireZygote -> retire -> LEAVE ... guard's exit -> ZygoteListener.zygote_lost
 
 A guard's exit is the one sure sign that a zygote and all below it are gone.
 """

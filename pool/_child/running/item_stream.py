@@ -1,4 +1,4 @@
-"""A generator's items on their way, at most a window ahead of whoever takes them."""
+"""Streams of a generator's items: at most a window of items is sent ahead of the reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ItemSender:
-    """Sends a generator's items, at most a window ahead of whoever takes them."""
+    """Sends a generator's items, at most a window of items ahead of the reader."""
 
     def __init__(self, channel: Channel, dump: Callable[[Any], tuple[bytes, list[int]]]) -> None:
         self.channel = channel
@@ -60,7 +60,7 @@ async def readable(fd: int) -> None:
 
 
 class ResidentItems:
-    """Sends a generator's items, at most a window ahead of whoever takes them."""
+    """Sends a generator's items, at most a window of items ahead of the reader."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How a call ended, as bytes for whoever waits for it: its value, what it raised, what it changed.
+"""The end of a call as bytes for the supervisor: its result or its exception, and what it changed.
 
 User code may have damaged the interpreter by then: what is needed here is bound beforehand.
 """

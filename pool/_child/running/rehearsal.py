@@ -1,4 +1,4 @@
-"""Calls to nothing, made before there are any: their traces are then inherited, not made anew."""
+"""Rehearsed calls: a zygote makes them before it forks, so workers inherit warm caches."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def look_around() -> None:
 def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | None:
     """Run the one call; send exactly one RESULT, from the process that got the call.
 
-    A spare that is told to load an instance is to become a `resident`: returns what it was told.
+    Returns the LOAD frame, if one came instead of a call: the process then becomes a `resident`.
 
     Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
     """
