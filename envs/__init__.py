@@ -1,7 +1,7 @@
 """Environments: a spec of packages in, a lease on a ready interpreter out.
 
-    spec.normalise -> digest.request_key -> memo | resolver (beside it drafts)
-      -> digest.digest_of -> shelf (disk, archive) | builder -> store.publish -> leases -> eviction
+    spec.normalise -> digest.request_key -> memo | resolver (beside it a speculative build)
+      -> digest.digest_of -> lookup (disk, archive) | builder -> store.publish -> leases -> eviction
 
 The facade is `Environments`; a lease's environment tells which Python to exec.
 Content-addressed, shared between processes and pods through a volume, and

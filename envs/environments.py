@@ -69,13 +69,13 @@ class Environments:
         self._base_environments: dict[str, Environment] = {}
         self._failures = Failures(settings.failure_s)
         self._planner = EnvironmentChoice(settings)
-        self._flights: SingleFlight[Environment] = SingleFlight()
-        self._berths = BuildSlots(settings.builds)
-        self._opened = OpenStores(settings, self._provider_of)
+        self._single_flight: SingleFlight[Environment] = SingleFlight()
+        self._build_slots = BuildSlots(settings.builds)
+        self._stores = OpenStores(settings, self._provider_of)
         self._system: SystemPackages | None = None
 
     def __repr__(self) -> str:
-        return f"<Environments {self._opened}>"
+        return f"<Environments {self._stores}>"
 
     async def __aenter__(self) -> Environments:  # noqa: PYI034  (Self is not in Python 3.10)
         return self
@@ -103,13 +103,13 @@ class Environments:
         base = self._base_environments.get(digest)
         if base is not None:
             return Lease(seen or base, None)
-        return self._opened.lease(digest, seen)
+        return self._stores.lease(digest, seen)
 
     async def _acquire_slowly(
         self, spec: Spec, progress: Report | None, deadline: float | None
     ) -> Lease:
         for _ in range(_TRIES):
-            seen = await self._flights.join(
+            seen = await self._single_flight.join(
                 spec,
                 lambda report: self._limited(spec, _logging(spec, report)),
                 progress=progress,
@@ -141,7 +141,7 @@ class Environments:
         A volume that stays full is not the end, where local disk is another one.
         """
         try:
-            provider = await self._opened.current()
+            provider = await self._stores.current()
             try:
                 return await self._prepare(spec, provider, report)
             except (UvKilled, DiskFull, OSError) as error:
@@ -150,11 +150,11 @@ class Environments:
             try:
                 return await self._prepare(spec, provider, report)
             except (DiskFull, OSError) as error:
-                beside = await self._opened.beside(provider) if is_full(error) else None
+                beside = await self._stores.beside(provider) if is_full(error) else None
                 if beside is None:
                     raise
                 report("The volume is full: building on local disk")
-                _log.warning("%s is full: local disk has to do", provider.ground.store)
+                _log.warning("%s is full: local disk has to do", provider.open_store.store)
             return await self._prepare(spec, beside, report)
         except (DiskFull, OSError) as error:
             raise _hopeless(error) from error
@@ -169,12 +169,12 @@ class Environments:
             await provider.evict_unused()
             return provider
         report(f"Store: {error}")
-        return await self._opened.reopen()
+        return await self._stores.reopen()
 
     # -- from spec to environment ---------------------------------------------------------
 
     async def _prepare(self, spec: Spec, provider: Provider, report: Report) -> Environment:
-        asked = await self._planner.understand(spec, provider.ground)
+        asked = await self._planner.understand(spec, provider.open_store)
         self._recall(asked)
         try:
             return await self._found_or_made(spec, asked, provider, report)
@@ -222,15 +222,15 @@ class Environments:
     ) -> Environment:
         """Ask the index; `begin` meanwhile, where it is likely that something is to be built."""
         async with AsyncExitStack() as until_built:
-            async with self._berths.place(report):
+            async with self._build_slots.place(report):
                 began = time.monotonic()
                 report("Resolving versions")
-                guess = self._planner.guess(asked, provider.ground) if begin else None
-                drafting = provider.ground.drafts.begun(guess, asked.base, asked.key)
+                guess = self._planner.guess(asked, provider.open_store) if begin else None
+                drafting = provider.open_store.speculative.begun(guess, asked.base, asked.key)
                 draft = await until_built.enter_async_context(drafting)
                 # Some packages have to be compiled before they tell what they depend on.
                 plan = await provider.with_tools(
-                    lambda: self._planner.plan(asked, provider.ground, report), report
+                    lambda: self._planner.plan(asked, provider.open_store, report), report
                 )
             seconds = Seconds(resolve=time.monotonic() - began)
             if plan.mode == "base":
@@ -275,7 +275,7 @@ class Environments:
             return
         if self._system is None:
             self._system = SystemPackages(
-                debs=provider.ground.shared.debs, limit_s=self.settings.build_timeout_s
+                debs=provider.open_store.shared.debs, limit_s=self.settings.build_timeout_s
             )
         await self._system.ensure(names, report)
 
@@ -283,11 +283,11 @@ class Environments:
 
     async def explain(self, spec: Spec) -> Explanation:
         """Tell where each package would come from, and why; builds nothing."""
-        provider = await self._opened.current()
-        asked = await self._planner.understand(spec, provider.ground)
+        provider = await self._stores.current()
+        asked = await self._planner.understand(spec, provider.open_store)
         plan = self._planner.from_base(asked)
         if plan is None:
-            plan = await self._planner.plan(asked, provider.ground, _silent, thorough=True)
+            plan = await self._planner.plan(asked, provider.open_store, _silent, thorough=True)
         digest = self._planner.digest(plan, asked)
         on_base = plan.mode == "base"
         return Explanation(
@@ -300,8 +300,8 @@ class Environments:
 
     async def preloads(self, digest: str) -> Preloads:
         """Modules that calls of this environment imported, on any pod."""
-        provider = await self._opened.current()
-        return await _quietly(lambda: read_preloads(provider.ground.shared, digest), Preloads())
+        provider = await self._stores.current()
+        return await _quietly(lambda: read_preloads(provider.open_store.shared, digest), Preloads())
 
     async def record_preloads(
         self, digest: str, modules: Iterable[str], entries: Iterable[str] = ()
@@ -310,24 +310,27 @@ class Environments:
 
         ``entries``: the packages that the sources of those calls name.
         """
-        provider = await self._opened.current()
+        provider = await self._stores.current()
         noted = Preloads(modules=clean_modules(modules), entries=clean_modules(entries))
-        await _quietly(lambda: write_preloads(provider.ground.shared, digest, noted), None)
+        await _quietly(lambda: write_preloads(provider.open_store.shared, digest, noted), None)
 
     async def open(self) -> Provider:
         """Open the store and look at the base now rather than on first use."""
-        provider, _ = await asyncio.gather(self._opened.current(), self._planner.look_at_base())
-        await self._planner.prepare(provider.ground)
+        provider, _ = await asyncio.gather(self._stores.current(), self._planner.look_at_base())
+        await self._planner.prepare(provider.open_store)
         return provider
 
     async def close(self) -> None:
         """Cancel builds, let go of every environment, stop the heartbeat."""
-        await self._flights.close()
-        await self._opened.close()
+        await self._single_flight.close()
+        await self._stores.close()
 
-    def _provider_of(self, ground: OpenStore) -> Provider:
+    def _provider_of(self, open_store: OpenStore) -> Provider:
         return Provider(
-            ground, self.settings, berths=self._berths, ensure_system=self._ensure_tools
+            open_store,
+            self.settings,
+            build_slots=self._build_slots,
+            ensure_system=self._ensure_tools,
         )
 
     async def _ensure_tools(self, provider: Provider, report: Report) -> None:

@@ -106,24 +106,24 @@ async def listing(environments: Environments) -> Listing:
 
 
 def _listing(provider: Provider) -> Listing:
-    ground = provider.ground
-    rows = [_listed(provider, item.digest) for item in ground.evictor.stored()]
+    open_store = provider.open_store
+    rows = [_listed(provider, item.digest) for item in open_store.evictor.stored()]
     here = {row.digest for row in rows if row is not None}
-    archived = ground.shared.archived() if ground.archives else []
+    archived = open_store.shared.archived() if open_store.archives else []
     return Listing(
-        root=ground.store.root,
-        store_mode=ground.places.mode,
-        note=ground.places.note,
-        quota=ground.evictor.limits.quota,
-        total_bytes=ground.evictor.measure().total,
+        root=open_store.store.root,
+        store_mode=open_store.places.mode,
+        note=open_store.places.note,
+        quota=open_store.evictor.limits.quota,
+        total_bytes=open_store.evictor.measure().total,
         environments=tuple(row for row in rows if row is not None),
         archived_only=tuple(digest for digest in archived if digest not in here),
     )
 
 
 def _listed(provider: Provider, digest: str) -> Listed | None:
-    ground = provider.ground
-    facts = read_facts(ground.store.environment(digest))
+    open_store = provider.open_store
+    facts = read_facts(open_store.store.environment(digest))
     if facts is None:
         return None
     return Listed(
@@ -132,9 +132,9 @@ def _listed(provider: Provider, digest: str) -> Listed | None:
         packages=len(facts.decisions),
         bytes=facts.bytes,
         created=facts.created,
-        last_used=ground.marks.last_used(digest),
-        users=len(ground.marks.users(digest)),
-        archived=provider.shelf.archived(digest),
+        last_used=open_store.marks.last_used(digest),
+        users=len(open_store.marks.users(digest)),
+        archived=provider.lookup.archived(digest),
     )
 
 
@@ -204,7 +204,7 @@ async def show(environments: Environments, digest: str) -> Shown:
 
 
 def _show(provider: Provider, beginning: str) -> Shown:
-    ground = provider.ground
+    open_store = provider.open_store
     digest = _find(provider, beginning)
     path = _unpacked(provider, digest)
     facts = read_facts(path)
@@ -213,19 +213,19 @@ def _show(provider: Provider, beginning: str) -> Shown:
     return Shown(
         facts=facts,
         path=path,
-        last_used=ground.marks.last_used(digest),
-        users=tuple(ground.marks.users(digest)),
+        last_used=open_store.marks.last_used(digest),
+        users=tuple(open_store.marks.users(digest)),
         sealed=sealed(path),
-        archived=provider.shelf.archived(digest),
-        preloads=read_preloads(ground.shared, digest).modules,
+        archived=provider.lookup.archived(digest),
+        preloads=read_preloads(open_store.shared, digest).modules,
     )
 
 
 def _find(provider: Provider, beginning: str) -> str:
-    ground = provider.ground
+    open_store = provider.open_store
     known: set[str] = {
-        *ground.store.digests(),
-        *(ground.shared.archived() if ground.archives else ()),
+        *open_store.store.digests(),
+        *(open_store.shared.archived() if open_store.archives else ()),
     }
     found = [digest for digest in known if digest.startswith(beginning)]
     if len(found) != 1 or not beginning:
@@ -235,7 +235,7 @@ def _find(provider: Provider, beginning: str) -> str:
 
 
 def _unpacked(provider: Provider, digest: str) -> Path:
-    path = provider.ground.store.environment(digest)
+    path = provider.open_store.store.environment(digest)
     if not path.is_dir():
         raise SpecRefused(
             f"environment {digest} is here only as an archive",
@@ -248,12 +248,12 @@ def _unpacked(provider: Provider, digest: str) -> Path:
 async def gc(environments: Environments, *, everything: bool = False) -> Evicted:
     """Sweep up after the dead and evict until the limits are met, or all that nobody uses."""
     provider = await environments.open()
-    await asyncio.to_thread(provider.ground.sweep)
+    await asyncio.to_thread(provider.open_store.sweep)
     if everything:
         return await provider.evict_unused()
-    if provider.ground.archives_writable:
-        quota = provider.ground.evictor.limits.quota
-        await asyncio.to_thread(evict_archives, provider.ground.shared, quota)
+    if provider.open_store.archives_writable:
+        quota = provider.open_store.evictor.limits.quota
+        await asyncio.to_thread(evict_archives, provider.open_store.shared, quota)
     return await provider.make_room(reserve=False)
 
 
@@ -263,13 +263,13 @@ async def verify(environments: Environments, digests: Iterable[str] = ()) -> tup
     named = [await asyncio.to_thread(_find, provider, digest) for digest in digests]
     for digest in named:
         await asyncio.to_thread(_unpacked, provider, digest)
-    chosen = named or await asyncio.to_thread(provider.ground.store.digests)
+    chosen = named or await asyncio.to_thread(provider.open_store.store.digests)
     key = environments.settings.volume_key
     return tuple([await asyncio.to_thread(_verify, provider, digest, key) for digest in chosen])
 
 
 def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked:
-    path = provider.ground.store.environment(digest)
+    path = provider.open_store.store.environment(digest)
     has_seal = sealed(path)
     try:
         check_sizes(path)
@@ -287,11 +287,11 @@ async def remove(environments: Environments, digest: str, *, archive: bool = Tru
 
 
 def _remove(provider: Provider, beginning: str, archive: bool) -> bool:
-    ground = provider.ground
+    open_store = provider.open_store
     digest = _find(provider, beginning)
-    if not ground.evictor.evict(digest):
+    if not open_store.evictor.evict(digest):
         return False
-    if archive and ground.archives_writable:
-        ground.shared.archive_manifest(digest).unlink(missing_ok=True)
-        ground.shared.archive(digest).unlink(missing_ok=True)
+    if archive and open_store.archives_writable:
+        open_store.shared.archive_manifest(digest).unlink(missing_ok=True)
+        open_store.shared.archive(digest).unlink(missing_ok=True)
     return True

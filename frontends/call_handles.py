@@ -29,7 +29,7 @@ class CallPool(Protocol):
         """Whether new calls are refused."""
 
     @property
-    def unfit(self) -> str:
+    def not_ready_reason(self) -> str:
         """Why no call can be served here for now, although all is up; or nothing."""
 
     @property

@@ -133,14 +133,14 @@ class Service:
         if self.pool.ready:
             self._failure = None  # a later start went well
             return 200
-        return 503 if self._failure or self.pool.unfit else 204
+        return 503 if self._failure or self.pool.not_ready_reason else 204
 
     @property
-    def ailment(self) -> str:
+    def not_ready_reason(self) -> str:
         """What is wrong, in words, when `health` is 503; or nothing."""
         if self._failure:
             return f"the base environment does not start: {self._failure}"
-        return self.pool.unfit
+        return self.pool.not_ready_reason
 
     async def prepare(
         self, body: bytes, report: Callable[[str], None] = _unheard, *, stream: bool = False

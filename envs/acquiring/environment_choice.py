@@ -61,44 +61,46 @@ class EnvironmentChoice:
         """Probe the base now, so that no request waits for it."""
         return await self._bases.facts(self._settings.base_python)
 
-    async def prepare(self, ground: OpenStore) -> None:
+    async def prepare(self, open_store: OpenStore) -> None:
         """Do what does not depend on a request: the first one waits the less."""
         base = await self.look_at_base()
-        ground.skeletons.prepare(base)
+        open_store.spare_virtualenvs.prepare(base)
         try:
-            await self._resolver(ground).prepare(base)
+            await self._resolver(open_store).prepare(base)
         except OSError as error:
             _log.info("no stubs of the base beforehand: %s", error)
 
-    def _resolver(self, ground: OpenStore) -> Resolver:
-        return Resolver(uv=ground.uv, stubs=ground.stubs, pins=self._settings.runtime_pins)
+    def _resolver(self, open_store: OpenStore) -> Resolver:
+        return Resolver(uv=open_store.uv, stubs=open_store.stubs, pins=self._settings.runtime_pins)
 
-    async def understand(self, spec: Spec, ground: OpenStore) -> ParsedRequest:
+    async def understand(self, spec: Spec, open_store: OpenStore) -> ParsedRequest:
         """Normalise, find the interpreter, compute the request key."""
         settings = self._settings
         normal = await asyncio.to_thread(normalise, spec, references=settings.references)
         if spec.refresh and normal.python_version:
             self._missing.forget(normal.python_version)
-        base = await self._base(normal, ground)
+        base = await self._base(normal, open_store)
         key = request_key(normal, base, settings)
         return ParsedRequest(spec=normal, base=base, key=key, refresh=spec.refresh)
 
-    async def _base(self, normal: NormalSpec, ground: OpenStore) -> BaseFacts:
+    async def _base(self, normal: NormalSpec, open_store: OpenStore) -> BaseFacts:
         base = await self._bases.facts(self._settings.base_python)
         version = normal.python_version
         if version is None or is_version(base, version):
             return base
         if version not in self._pythons:
-            self._pythons[version] = await self._found(version, ground)
+            self._pythons[version] = await self._found(version, open_store)
         # Another interpreter has packages of its machine's history, not of the image's.
         return (await self._bases.facts(self._pythons[version])).bare()
 
-    async def _found(self, version: str, ground: OpenStore) -> Path:
+    async def _found(self, version: str, open_store: OpenStore) -> Path:
         known = self._missing.recall(version)
         if known is not None:
             raise known
         try:
-            facts = await find_interpreter(version, self._bases, ground.uv, ground.store.root)
+            facts = await find_interpreter(
+                version, self._bases, open_store.uv, open_store.store.root
+            )
         except EnvironmentFailure as failure:
             self._missing.remember(version, failure)
             raise
@@ -116,10 +118,10 @@ class EnvironmentChoice:
         return plan if pins <= set(asked.base.packages) else None
 
     async def plan(
-        self, asked: ParsedRequest, ground: OpenStore, report: Report, *, thorough: bool = False
+        self, asked: ParsedRequest, open_store: OpenStore, report: Report, *, thorough: bool = False
     ) -> Plan:
         """Resolve; raises the typed failure when nothing satisfies the requirements."""
-        async with scratch(ground.store, ground.holders.me) as folder:
+        async with scratch(open_store.store, open_store.holders.me) as folder:
             question = Question(
                 spec=asked.spec,
                 base=asked.base,
@@ -128,16 +130,16 @@ class EnvironmentChoice:
                 thorough=thorough,
                 progress=report,
             )
-            plan = await self._resolver(ground).plan(question)
+            plan = await self._resolver(open_store).plan(question)
         if plan.mode == "layer" and not plan.lines:
             return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
         return plan
 
-    def guess(self, asked: ParsedRequest, ground: OpenStore) -> Guess | None:
+    def guess(self, asked: ParsedRequest, open_store: OpenStore) -> Guess | None:
         """What the plan will probably be, as far as the cache tells."""
         if asked.refresh:
             return None
-        return self._resolver(ground).guess(asked.spec, asked.base)
+        return self._resolver(open_store).guess(asked.spec, asked.base)
 
     def digest(self, plan: Plan, asked: ParsedRequest) -> str:
         """Key of the environment a plan makes."""

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class Lookup:
     """Environments that are there; every method blocks."""
 
-    ground: OpenStore
+    open_store: OpenStore
     settings: EnvSettings
     damaged: set[str] = field(default_factory=set)
     bad_archives: set[str] = field(default_factory=set)
@@ -48,9 +48,9 @@ class Lookup:
 
         It stays in the lease table, idle: the caller takes its lease there.
         """
-        table = self.ground.table
+        table = self.open_store.table
         with table.pinning(digest):
-            self.ground.marks.put(digest)
+            self.open_store.marks.put(digest)
             environment = self._checked(digest)
             if environment is not None:
                 table.enter(digest, environment)
@@ -65,7 +65,7 @@ class Lookup:
         self._verified[digest] = created
 
     def _checked(self, digest: str) -> Environment | None:
-        path = self.ground.store.environment(digest)
+        path = self.open_store.store.environment(digest)
         if not path.is_dir():
             return None
         try:
@@ -85,7 +85,7 @@ class Lookup:
             raise Tampered(f"environment {path.name} has no interpreter")
         if self._verified.get(facts.digest) == facts.created:
             return facts
-        if self.settings.volume_key and self.ground.places.mode == "volume":
+        if self.settings.volume_key and self.open_store.places.mode == "volume":
             manifest.check_seal(path, self.settings.volume_key)
         else:
             manifest.check_sizes(path)
@@ -95,7 +95,7 @@ class Lookup:
     def promised(self, digest: str) -> archive.ArchiveInfo | None:
         """What an archive on the volume says it is; None when there is none that is usable."""
         try:
-            return archive.read_manifest(self.ground.shared, digest, self.settings.volume_key)
+            return archive.read_manifest(self.open_store.shared, digest, self.settings.volume_key)
         except (Tampered, FileNotFoundError) as error:
             self._set_aside(digest, error)
             return None
@@ -116,10 +116,12 @@ class Lookup:
         self.bad_archives.add(digest)
 
     def _unpack(self, info: archive.ArchiveInfo, base: BaseFacts) -> None:
-        store = self.ground.store
-        with store.scratch(self.ground.holders.me) as folder:
+        store = self.open_store.store
+        with store.scratch(self.open_store.holders.me) as folder:
             target = folder / "env"
-            archive.unpack(info, self.ground.shared.archive(info.digest), target, base.real_python)
+            archive.unpack(
+                info, self.open_store.shared.archive(info.digest), target, base.real_python
+            )
             manifest.write_facts(target, info.facts)
             replace = info.digest in self.damaged
             store.publish(target, store.environment(info.digest), replace=replace)
@@ -127,32 +129,32 @@ class Lookup:
 
     def _touch_archive(self, digest: str) -> None:
         try:
-            os.utime(self.ground.shared.archive_manifest(digest))
+            os.utime(self.open_store.shared.archive_manifest(digest))
         except OSError:
             pass  # a volume that cannot be written keeps no order of use
 
     def archived(self, digest: str) -> bool:
         """Whether an archive is on the volume, and not known to be bad."""
-        if not self.ground.archives or digest in self.bad_archives:
+        if not self.open_store.archives or digest in self.bad_archives:
             return False
-        return self.ground.shared.archive_manifest(digest).is_file()
+        return self.open_store.shared.archive_manifest(digest).is_file()
 
     def unfinished(self, digest: str) -> bool:
         """Whether bytecode, seal or archive are still to be made."""
-        if not manifest.sealed(self.ground.store.environment(digest)):
+        if not manifest.sealed(self.open_store.store.environment(digest)):
             return True
-        return self.ground.archives_writable and not self.archived(digest)
+        return self.open_store.archives_writable and not self.archived(digest)
 
     def pack(self, digest: str) -> None:
         """Put an archive of a finished local environment on the volume."""
         archive.pack(
-            self.ground.store.environment(digest),
-            self.ground.shared,
-            self.ground.shared_holders.me,
+            self.open_store.store.environment(digest),
+            self.open_store.shared,
+            self.open_store.shared_holders.me,
             self.settings.volume_key,
         )
         self.bad_archives.discard(digest)
-        evict_archives(self.ground.shared, self.ground.evictor.limits.quota)
+        evict_archives(self.open_store.shared, self.open_store.evictor.limits.quota)
 
 
 def environment_of(path: Path, facts: manifest.Facts) -> Environment:

@@ -32,7 +32,7 @@ from flashpool.envs.store.liveness import Liveness
 from flashpool.envs.store.locations import Places
 from flashpool.envs.uv_cli import Uv, find_uv
 
-__all__ = ["HeartbeatThread", "OpenStore", "open_ground"]
+__all__ = ["HeartbeatThread", "OpenStore", "open_the_store"]
 
 _log = logging.getLogger(__name__)
 _MB: Final = 1024 * 1024
@@ -57,8 +57,8 @@ class OpenStore:
     memo: StoredMemo
     evictor: Evictor
     builder: Builder
-    skeletons: SpareVirtualenvs
-    drafts: SpeculativeBuilds
+    spare_virtualenvs: SpareVirtualenvs
+    speculative: SpeculativeBuilds
     stubs: Stubs
     uv: Uv
 
@@ -100,7 +100,7 @@ class OpenStore:
             self.shared_holders.leave()
 
 
-def open_ground(settings: EnvSettings, places: Places) -> OpenStore:
+def open_the_store(settings: EnvSettings, places: Places) -> OpenStore:
     """Make the directories, start to be seen, sweep up after the dead; blocking."""
     store = Store(places.local)
     store.prepare()
@@ -117,10 +117,10 @@ def open_ground(settings: EnvSettings, places: Places) -> OpenStore:
         settings=_linking(settings, places),
         limit_s=settings.build_timeout_s,
     )
-    skeletons = SpareVirtualenvs(uv, store, holders.me)
+    spare_virtualenvs = SpareVirtualenvs(uv, store, holders.me)
     claims = _claims(places, store, shared, holders, shared_holders)
     evictor = Evictor(store, holders, marks, table, limits_of(settings))
-    ground = OpenStore(
+    open_store = OpenStore(
         places=places,
         store=store,
         shared=shared,
@@ -131,16 +131,16 @@ def open_ground(settings: EnvSettings, places: Places) -> OpenStore:
         claims=claims,
         memo=StoredMemo(shared, settings.memo_s, settings.volume_key),
         evictor=evictor,
-        builder=Builder(uv=uv, store=store, skeletons=skeletons, settings=settings),
-        skeletons=skeletons,
-        drafts=SpeculativeBuilds(uv, skeletons, claims, evictor.at_ease),
+        builder=Builder(uv=uv, store=store, spare_virtualenvs=spare_virtualenvs, settings=settings),
+        spare_virtualenvs=spare_virtualenvs,
+        speculative=SpeculativeBuilds(uv, spare_virtualenvs, claims, evictor.at_ease),
         stubs=Stubs(store, holders.me),
         uv=uv,
     )
-    ground.beat()
-    ground.sweep()
+    open_store.beat()
+    open_store.sweep()
     _log.info("environments lie in %s (%s mode)", places.local, places.mode)
-    return ground
+    return open_store
 
 
 def _linking(settings: EnvSettings, places: Places) -> EnvSettings:
@@ -178,10 +178,10 @@ def _claims(
 
 
 class HeartbeatThread:
-    """The heartbeat thread of one ground."""
+    """The heartbeat thread of one open store."""
 
-    def __init__(self, ground: OpenStore, period_s: float) -> None:
-        self._ground = ground
+    def __init__(self, open_store: OpenStore, period_s: float) -> None:
+        self._open_store = open_store
         self._period_s = period_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flashpool-envs-pulse", daemon=True)
@@ -194,16 +194,16 @@ class HeartbeatThread:
             count += 1
             problem = self._beat(swept=count % _SWEEP_EVERY == 0)
             if problem and problem != told:
-                _log.warning("no heartbeat in %s: %s", self._ground.store.root, problem)
+                _log.warning("no heartbeat in %s: %s", self._open_store.store.root, problem)
             told = problem
 
     def _beat(self, *, swept: bool) -> str:
         """What went wrong: a volume that is gone for a while comes back, as the next beat tells."""
         try:
-            self._ground.beat()
-            self._ground.table.sweep()
+            self._open_store.beat()
+            self._open_store.table.sweep()
             if swept:
-                self._ground.sweep()
+                self._open_store.sweep()
         except OSError as error:
             return str(error)
         return ""
@@ -213,9 +213,9 @@ class HeartbeatThread:
         self._stop.set()
         self._thread.join(_STOP_LIMIT_S)
         if self._thread.is_alive():
-            _log.warning("%s does not answer: it is left without a word", self._ground.store)
+            _log.warning("%s does not answer: it is left without a word", self._open_store.store)
             return
         try:
-            self._ground.leave()
+            self._open_store.leave()
         except OSError as error:
-            _log.info("%s was left without a word: %s", self._ground.store, error)
+            _log.info("%s was left without a word: %s", self._open_store.store, error)

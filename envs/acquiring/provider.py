@@ -59,21 +59,21 @@ class Wanted:
 
 
 class Provider:
-    """Environments of one ground."""
+    """Environments of one open store."""
 
     def __init__(
         self,
-        ground: OpenStore,
+        open_store: OpenStore,
         settings: EnvSettings,
         *,
-        berths: BuildSlots,
+        build_slots: BuildSlots,
         ensure_system: EnsureTools,
     ) -> None:
-        self.ground = ground
-        self.shelf = Lookup(ground=ground, settings=settings)
-        self.room = Quota(ground, settings)
+        self.open_store = open_store
+        self.lookup = Lookup(open_store=open_store, settings=settings)
+        self.quota = Quota(open_store, settings)
         self._settings = settings
-        self._berths = berths
+        self._build_slots = build_slots
         self._finishers = asyncio.Semaphore(settings.builds)
         self._ensure_system = ensure_system
         self._builds: SingleFlight[Environment] = SingleFlight()
@@ -81,34 +81,34 @@ class Provider:
         self._finishing: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
-        return f"<Provider {self.ground.places.mode} {self.ground.store.root}>"
+        return f"<Provider {self.open_store.places.mode} {self.open_store.store.root}>"
 
     async def remembered(self, key: str) -> Remembered | None:
         """What the volume remembers of a request; a volume that fails remembers nothing."""
         try:
-            return await asyncio.to_thread(self.ground.memo.get, key)
+            return await asyncio.to_thread(self.open_store.memo.get, key)
         except OSError as error:
             _log.warning("the shared memo cannot be read: %s", error)
             return None
 
     async def remember(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
         """Tell all pods what a request means."""
-        if self.ground.places.read_only:
+        if self.open_store.places.read_only:
             return
         try:
-            await asyncio.to_thread(self.ground.memo.put, key, digest, requirements)
+            await asyncio.to_thread(self.open_store.memo.put, key, digest, requirements)
         except OSError as error:
             _log.warning("the shared memo cannot be written: %s", error)
 
     async def existing(self, digest: str, base: BaseFacts, report: Report) -> Environment | None:
         """The environment, when nothing has to be built for it."""
-        held = self.ground.table.take(digest)
+        held = self.open_store.table.take(digest)
         if held is not None:
-            self.ground.table.give_back(digest)
+            self.open_store.table.give_back(digest)
             return held
-        found = await asyncio.to_thread(self.shelf.look, digest, "disk")
-        if found is None and self.ground.archives and await self._fetch(digest, base, report):
-            found = await asyncio.to_thread(self.shelf.look, digest, "archive")
+        found = await asyncio.to_thread(self.lookup.look, digest, "disk")
+        if found is None and self.open_store.archives and await self._fetch(digest, base, report):
+            found = await asyncio.to_thread(self.lookup.look, digest, "archive")
         if found is not None:
             await self._finish_if_needed(digest)
         return found
@@ -116,18 +116,18 @@ class Provider:
     async def _fetch(self, digest: str, base: BaseFacts, report: Report) -> bool:
         async def unpack(tell: Report) -> bool:
             try:
-                promised = await asyncio.to_thread(self.shelf.promised, digest)
+                promised = await asyncio.to_thread(self.lookup.promised, digest)
                 if promised is None:
                     return False
-                await self.room.reserve(digest, promised.room, promised.room, tell)
-                return await asyncio.to_thread(self.shelf.fetch, promised, base)
+                await self.quota.reserve(digest, promised.room, promised.room, tell)
+                return await asyncio.to_thread(self.lookup.fetch, promised, base)
             except OSError as error:
                 if is_full(error):
                     raise
                 _log.warning("archive %s cannot be read: %s", digest, error)
                 return False
             finally:
-                self.room.finished(digest)
+                self.quota.finished(digest)
 
         return await self._fetches.join(digest, unpack, progress=report)
 
@@ -144,10 +144,10 @@ class Provider:
             found = await self.existing(wanted.digest, wanted.base, report)
             if found is not None:
                 if told:  # whoever built it may have died as it was done
-                    await asyncio.to_thread(self.ground.claims.elsewhere, wanted.key)
+                    await asyncio.to_thread(self.open_store.claims.elsewhere, wanted.key)
                 return replace(found, seconds=seconds)
             # A place first: with the claim in hand it would keep other processes waiting.
-            async with self._berths.place(report, begun=True):
+            async with self._build_slots.place(report, begun=True):
                 if await self._claim(wanted.digest, wanted.key):
                     return await self._claimed(wanted, seconds, report)
             if not told:
@@ -165,13 +165,13 @@ class Provider:
         finally:
             # What goes on in the background keeps the claim, and its bytes to come.
             if wanted.digest not in self._finishing:
-                self.room.finished(wanted.digest)
+                self.quota.finished(wanted.digest)
                 await run_in_thread_shielded(self._release_claim, wanted.digest)
         return replace(found, seconds=found.seconds if not found.hit else seconds)
 
     async def _claim(self, digest: str, key: str | None = None) -> bool:
         """Nobody who has one of the two waits for the other's holder to let go of that one."""
-        claims = self.ground.claims
+        claims = self.open_store.claims
 
         def take() -> bool:
             return (key is None or not claims.elsewhere(key)) and claims.take(digest)
@@ -184,7 +184,7 @@ class Provider:
 
     def _release_claim(self, digest: str) -> None:
         try:
-            self.ground.claims.release(digest)
+            self.open_store.claims.release(digest)
         except OSError as error:
             _log.warning("the claim on %s stays until it is stale: %s", digest, error)
 
@@ -195,26 +195,26 @@ class Provider:
             plan=wanted.plan,
             base=wanted.base,
             roots=wanted.spec.lines,
-            replace=wanted.digest in self.shelf.damaged,
+            replace=wanted.digest in self.lookup.damaged,
             draft=wanted.draft,
         )
         if order.replace:
             # A file that was written to in place is the cache's file too.
-            await self.room.clean_cache(tuple(item.name for item in wanted.plan.decisions))
-        async with self.room.guard():
+            await self.quota.clean_cache(tuple(item.name for item in wanted.plan.decisions))
+        async with self.quota.guard():
             made = await self.with_tools(
-                lambda: self.ground.builder.build(order, report, self.room.admit), report
+                lambda: self.open_store.builder.build(order, report, self.quota.admit), report
             )
-        self.shelf.trust(wanted.digest, made.created)
+        self.lookup.trust(wanted.digest, made.created)
         whole = replace(made.seconds, resolve=seconds.resolve)
-        found = await asyncio.to_thread(self.shelf.look, wanted.digest, "built", whole)
+        found = await asyncio.to_thread(self.lookup.look, wanted.digest, "built", whole)
         if found is None:
             raise EnvironmentFailure(
                 f"environment {wanted.digest} was gone right after it was built",
                 advice="somebody else deletes from the volume; ask again",
             )
         await self._finish_if_needed(wanted.digest)
-        self.ground.skeletons.prepare(wanted.base)
+        self.open_store.spare_virtualenvs.prepare(wanted.base)
         return found
 
     async def with_tools(self, work: Callable[[], Awaitable[T]], report: Report) -> T:
@@ -231,7 +231,7 @@ class Provider:
 
     async def _finish_if_needed(self, digest: str) -> None:
         """Start the background part, unless it runs, here or in another process."""
-        if digest in self._finishing or not await asyncio.to_thread(self.shelf.unfinished, digest):
+        if digest in self._finishing or not await asyncio.to_thread(self.lookup.unfinished, digest):
             return
         if not await self._claim(digest) or digest in self._finishing:
             return  # who came to it in the meantime has the claim, which is this process's
@@ -240,7 +240,7 @@ class Provider:
 
     async def _finish(self, digest: str) -> None:
         """Bytecode, seal, archive, quota: the environment is in use meanwhile."""
-        held = self.ground.table.take(digest)
+        held = self.open_store.table.take(digest)
         try:
             if held is not None:  # else it was evicted in the meantime
                 await self._complete(digest)
@@ -248,37 +248,37 @@ class Provider:
             _log.warning("environment %s works, but is not finished: %s", digest, error)
         finally:
             if held is not None:
-                self.ground.table.give_back(digest)
+                self.open_store.table.give_back(digest)
             self._finishing.pop(digest, None)
-            self.room.finished(digest)
+            self.quota.finished(digest)
             await run_in_thread_shielded(self._release_claim, digest)
         await self.make_room(reserve=False)
 
     async def _complete(self, digest: str) -> None:
-        path = self.ground.store.environment(digest)
+        path = self.open_store.store.environment(digest)
         async with self._finishers:
-            await self.ground.builder.finish(path, path)
-        if self.ground.archives_writable:
-            await asyncio.to_thread(self.shelf.pack, digest)
+            await self.open_store.builder.finish(path, path)
+        if self.open_store.archives_writable:
+            await asyncio.to_thread(self.lookup.pack, digest)
 
     async def settled(self) -> None:
         """Wait until nothing is left to be done in the background."""
         while self._finishing:
             await asyncio.wait(list(self._finishing.values()))
-        await self.ground.drafts.settled()
-        await self.ground.skeletons.settled()
+        await self.open_store.speculative.settled()
+        await self.open_store.spare_virtualenvs.settled()
 
     def on_pressure(self, tell: Tell) -> None:
         """Be told which digests would be evicted, were they not leased here; see `Quota`."""
-        self.room.on_pressure(tell)
+        self.quota.on_pressure(tell)
 
     async def make_room(self, *, reserve: bool = True) -> Evicted:
         """Evict until the limits are met, with room for one more where asked."""
-        return await self.room.make(reserve=reserve)
+        return await self.quota.make(reserve=reserve)
 
     async def evict_unused(self) -> Evicted:
         """Everything that nobody uses goes."""
-        return await self.room.everything()
+        return await self.quota.everything()
 
     async def is_there(self, digest: str) -> bool:
         """Whether nothing would have to be built for it; a volume that fails has nothing."""
@@ -289,9 +289,9 @@ class Provider:
 
     def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
         """Where a digest is ready; blocking."""
-        if digest in self.ground.store.digests():
+        if digest in self.open_store.store.digests():
             return "disk"
-        return "archive" if self.shelf.archived(digest) else "absent"
+        return "archive" if self.lookup.archived(digest) else "absent"
 
     async def close(self) -> None:
         """Cancel what runs and wait for its end."""
@@ -302,6 +302,6 @@ class Provider:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self.ground.drafts.settled()
-        await self.ground.skeletons.close()
-        await self.ground.stubs.close()
+        await self.open_store.speculative.settled()
+        await self.open_store.spare_virtualenvs.close()
+        await self.open_store.stubs.close()

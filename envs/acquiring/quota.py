@@ -51,17 +51,17 @@ _REST: Final = 4
 
 
 class Quota:
-    """The limits of one ground; on one event loop."""
+    """The limits of one open store; on one event loop."""
 
-    def __init__(self, ground: OpenStore, settings: EnvSettings) -> None:
-        self._ground = ground
+    def __init__(self, open_store: OpenStore, settings: EnvSettings) -> None:
+        self._open_store = open_store
         self._settings = settings
         #: Bytes that published environments will still take, by digest.
         self._coming: dict[str, int] = {}
         self._pressure: list[Tell] = []
 
     def __repr__(self) -> str:
-        return f"<Room quota={self._ground.evictor.limits.quota} coming={self._coming}>"
+        return f"<Quota quota={self._open_store.evictor.limits.quota} coming={self._coming}>"
 
     def on_pressure(self, tell: Tell) -> None:
         """Be told which digests would be evicted, were they not leased here.
@@ -73,7 +73,7 @@ class Quota:
 
     async def make(self, *, reserve: bool = True) -> Evicted:
         """Evict until the limits are met, with room for one more where asked."""
-        more = await asyncio.to_thread(self._ground.evictor.reserve) if reserve else 0
+        more = await asyncio.to_thread(self._open_store.evictor.reserve) if reserve else 0
         return await self._make(more)
 
     async def _make(self, more: int) -> Evicted:
@@ -99,13 +99,13 @@ class Quota:
     async def _until_free(self, digests: set[str]) -> None:
         deadline = time.monotonic() + _LETTING_GO_LIMIT_S
         while time.monotonic() < deadline:
-            held = self._ground.table.held()
+            held = self._open_store.table.held()
             if not any(held.get(digest) for digest in digests):
                 return
             await asyncio.sleep(_LETTING_GO_S)
 
     async def _evict(self, more: int) -> Evicted:
-        evictor = self._ground.evictor
+        evictor = self._open_store.evictor
         usage = await asyncio.to_thread(evictor.usage)
         if not evictor.over(usage, more) and not evictor.limits.max_age_s:
             return Evicted()
@@ -118,7 +118,7 @@ class Quota:
     async def everything(self) -> Evicted:
         """The disk is full: everything that nobody uses goes, and uv's cache with it."""
         try:
-            evicted = await asyncio.to_thread(self._ground.evictor.run, everything=True)
+            evicted = await asyncio.to_thread(self._open_store.evictor.run, everything=True)
         except OSError as error:
             _log.warning("eviction failed: %s", error)
             evicted = Evicted()
@@ -126,7 +126,7 @@ class Quota:
 
     async def clean_cache(self, packages: tuple[str, ...] = ()) -> bool:
         """Drop some packages from uv's cache, or all; False while another build uses it."""
-        cleaning = self._ground.uv.clean_cache(self._ground.store.root, packages)
+        cleaning = self._open_store.uv.clean_cache(self._open_store.store.root, packages)
         try:
             await wait_for_shielded(cleaning, _CLEANING_LIMIT_S)
         except (asyncio.TimeoutError, EnvironmentFailure) as error:
@@ -138,7 +138,7 @@ class Quota:
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
         """While uv works: evict as the disk fills."""
-        if not self._ground.evictor.limits.quota:
+        if not self._open_store.evictor.limits.quota:
             yield
             return
         watching = asyncio.create_task(self._watch())
@@ -149,7 +149,7 @@ class Quota:
             await asyncio.wait({watching})
 
     async def _watch(self) -> None:
-        evictor = self._ground.evictor
+        evictor = self._open_store.evictor
         while True:
             began = time.monotonic()
             more = sum(self._coming.values())
@@ -162,7 +162,7 @@ class Quota:
 
     async def admit(self, digest: str, environment: Path, report: Report) -> None:
         """Return once there is room for a built environment, to the last byte; or refuse."""
-        if not self._ground.evictor.limits.quota:
+        if not self._open_store.evictor.limits.quota:
             return
         coming = await asyncio.to_thread(_still_to_come, environment)
         whole = coming + await asyncio.to_thread(_size_of, environment)
@@ -173,7 +173,7 @@ class Quota:
 
         They count as written until `finished`.
         """
-        quota = self._ground.evictor.limits.quota
+        quota = self._open_store.evictor.limits.quota
         if not quota:
             await self._make(coming)
             return
@@ -190,8 +190,8 @@ class Quota:
 
     async def _fits(self, coming: int) -> bool:
         await self._make(coming)
-        usage = await asyncio.to_thread(self._ground.evictor.usage)
-        quota = self._ground.evictor.limits.quota
+        usage = await asyncio.to_thread(self._open_store.evictor.usage)
+        quota = self._open_store.evictor.limits.quota
         return usage.total + coming + sum(self._coming.values()) <= quota
 
     def finished(self, digest: str) -> None:

@@ -25,7 +25,7 @@ from flashpool.envs.lease import Environment, Lease
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.locations import Places, choose_places, local_places
 
-from .open_store import HeartbeatThread, OpenStore, open_ground
+from .open_store import HeartbeatThread, OpenStore, open_the_store
 from .provider import Provider
 
 __all__ = ["OpenStores"]
@@ -58,7 +58,7 @@ class OpenStores:
     def lease(self, digest: str, seen: Environment | None = None) -> Lease | None:
         """One more lease on what is held in any of them, as it was seen; no disk is asked."""
         for provider in self._known.values():
-            table = provider.ground.table
+            table = provider.open_store.table
             environment = table.take(digest)
             if environment is None:
                 continue
@@ -112,12 +112,12 @@ class OpenStores:
 
     async def beside(self, full: Provider) -> Provider | None:
         """A place on local disk; None where that is the very disk that is full."""
-        if full.ground.places.mode != "volume":
+        if full.open_store.places.mode != "volume":
             return None
         async with self._turn:
             try:
                 places = await asyncio.to_thread(local_places, self._settings, "the volume is full")
-                if await asyncio.to_thread(_same_disk, places, full.ground.places):
+                if await asyncio.to_thread(_same_disk, places, full.open_store.places):
                     return None
                 return await self._at(places)
             except (OSError, StoreUnavailable) as error:
@@ -128,19 +128,19 @@ class OpenStores:
         key = replace(places, note="")
         known = self._known.get(key)
         if known is not None:
-            await asyncio.to_thread(known.ground.take_up)
+            await asyncio.to_thread(known.open_store.take_up)
             return known
-        ground = await asyncio.to_thread(open_ground, self._settings, places)
-        self._pulses.append(HeartbeatThread(ground, self._settings.beat_s))
-        self._known[key] = self._provide(ground)
+        open_store = await asyncio.to_thread(open_the_store, self._settings, places)
+        self._pulses.append(HeartbeatThread(open_store, self._settings.beat_s))
+        self._known[key] = self._provide(open_store)
         return self._known[key]
 
     async def close(self) -> None:
         """End what runs, let go of every environment, stop the heartbeats."""
         for provider in self:
             await provider.close()
-        for pulse in self._pulses:
-            await asyncio.to_thread(pulse.stop)
+        for heartbeat in self._pulses:
+            await asyncio.to_thread(heartbeat.stop)
         self._pulses.clear()
         self._known.clear()
         self._current = None

@@ -75,7 +75,7 @@ class Builder:
 
     uv: Uv
     store: Store
-    skeletons: SpareVirtualenvs
+    spare_virtualenvs: SpareVirtualenvs
     settings: EnvSettings
 
     async def build(self, order: Order, progress: Progress, admit: Admit) -> Made:
@@ -106,7 +106,9 @@ class Builder:
             if begun is not None:
                 await stack.enter_async_context(begun.stack)
             else:
-                folder = await stack.enter_async_context(self.skeletons.workshop(order.base))
+                folder = await stack.enter_async_context(
+                    self.spare_virtualenvs.workshop(order.base)
+                )
                 begun = Begun(folder=folder, furnished=None, stack=stack)
             yield begun
 

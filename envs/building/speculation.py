@@ -176,10 +176,14 @@ class SpeculativeBuilds:
     """Begins drafts in one store; on one event loop."""
 
     def __init__(
-        self, uv: Uv, skeletons: SpareVirtualenvs, claims: Claims, has_room: Callable[[], bool]
+        self,
+        uv: Uv,
+        spare_virtualenvs: SpareVirtualenvs,
+        claims: Claims,
+        has_room: Callable[[], bool],
     ) -> None:
         self._uv = uv
-        self._skeletons = skeletons
+        self._spare_virtualenvs = spare_virtualenvs
         self._claims = claims
         #: Requests that this process has begun with: its claims do not tell it from itself.
         self._keys: set[str] = set()
@@ -200,7 +204,7 @@ class SpeculativeBuilds:
         finally:
             if draft.claim():
                 draft.drop()
-                self._skeletons.prepare(base)  # the spare went with it
+                self._spare_virtualenvs.prepare(base)  # the spare went with it
 
     async def _sensible(self) -> bool:
         linking = self._uv.settings.link_mode == "hardlink"
@@ -211,7 +215,7 @@ class SpeculativeBuilds:
             try:
                 if not await stack.enter_async_context(self._claimed(key)):
                     return None
-                folder = await stack.enter_async_context(self._skeletons.workshop(base))
+                folder = await stack.enter_async_context(self._spare_virtualenvs.workshop(base))
                 furnished = await self._furnished(guess, base, folder)
             except (OSError, EnvironmentFailure) as error:
                 _log.debug("no draft of %s: %s", guess.lines, error)

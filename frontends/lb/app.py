@@ -142,7 +142,7 @@ class Health:
         """One probe."""
         status = self._service.health()
         body = {200: _HEALTHY, 204: b""}.get(status, _UNHEALTHY)
-        if status == 503 and (reason := self._service.ailment):
+        if status == 503 and (reason := self._service.not_ready_reason):
             body = json.dumps({"status": "unhealthy", "reason": reason}).encode()
         await _respond(send, Answer(status, body), close=self._service.pool.draining)
 

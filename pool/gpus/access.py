@@ -53,10 +53,10 @@ class GpuAccess:
         return given
 
     @property
-    def unfit(self) -> str:
+    def not_ready_reason(self) -> str:
         """Why calls of this pool cannot be served for now; or nothing."""
-        if unfit := self.watch.unfit:
-            return unfit
+        if not_ready_reason := self.watch.not_ready_reason:
+            return not_ready_reason
         if self._config.gpus_per_call and self._config.gpus_per_call > len(self.table):
             return (
                 f"each call is to have {self._config.gpus_per_call} GPUs, and there are "

@@ -71,7 +71,7 @@ class GpuMonitor:
         return {one.uuid: one for one in readings}
 
     @property
-    def unfit(self) -> str:
+    def not_ready_reason(self) -> str:
         """Why no call that needs a GPU can run here, though there should be one; or nothing."""
         if not len(self.table):
             return f"the GPUs cannot be listed: {self.reason}" if self.ill else ""

@@ -58,7 +58,7 @@ class ResidentLoads:
         lives: dict[str, LoadedInstance],
         *,
         scheduler: Scheduler,
-        crew: WorkerSet,
+        worker_set: WorkerSet,
         calls: CallTable,
         gpus: GpuAccess,
         now: Clock,
@@ -68,7 +68,7 @@ class ResidentLoads:
         self._table = table
         self._lives = lives
         self._scheduler = scheduler
-        self._crew = crew
+        self._worker_set = worker_set
         self._calls = calls
         self._gpus = gpus
         self._now = now
@@ -120,7 +120,9 @@ class ResidentLoads:
         worker.instance = name
         worker.loading, worker.fed_at = True, self._now()
         meta = call_meta(call, env=self._gpus.variables(gpus, call.env))
-        self._crew.send(worker, wire.LOAD, meta, call.body if want.load is None else want.load)
+        self._worker_set.send(
+            worker, wire.LOAD, meta, call.body if want.load is None else want.load
+        )
         for call_id in instance.waiting:
             self._to.limit_waiting(call_id, self._calls[call_id], instance)
         self._watch_load(life)
@@ -141,7 +143,9 @@ class ResidentLoads:
 
     def _limit_load(self, life: LoadedInstance, limit_mb: int, measured: int) -> None:
         if measured > limit_mb << 20 and self._is_loading(life):
-            self._crew.stop(life.worker, outcomes.used_too_much(limit_mb, measured), grace=0.0)
+            self._worker_set.stop(
+                life.worker, outcomes.used_too_much(limit_mb, measured), grace=0.0
+            )
 
     def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
         """No worker can be had for a load."""

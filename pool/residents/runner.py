@@ -51,7 +51,7 @@ class ResidentRunner:
         config: PoolConfig,
         *,
         scheduler: Scheduler,
-        crew: WorkerSet,
+        worker_set: WorkerSet,
         calls: CallTable,
         gpus: GpuAccess,
         now: Clock,
@@ -59,7 +59,7 @@ class ResidentRunner:
     ) -> None:
         self._config = config
         self._scheduler = scheduler
-        self._crew = crew
+        self._worker_set = worker_set
         self._calls = calls
         self._gpus = gpus
         self._now = now
@@ -78,7 +78,7 @@ class ResidentRunner:
             self.table,
             self._lives,
             scheduler=scheduler,
-            crew=crew,
+            worker_set=worker_set,
             calls=calls,
             gpus=gpus,
             now=now,
@@ -97,7 +97,7 @@ class ResidentRunner:
             states.Lose: self._lose,
         }
         self._reports = ResidentReports(self.table, self._lives, calls, now, self)
-        self.room = ResidentPressure(self.table, self._lives, scheduler, gpus, now, self.do)
+        self.pressure = ResidentPressure(self.table, self._lives, scheduler, gpus, now, self.do)
 
     # Calls.
 
@@ -169,7 +169,7 @@ class ResidentRunner:
         if instance is None or not instance.running.get(call_id):
             self.end(name, call_id, stop, reason)
             return
-        self._crew.send(worker, wire.CANCEL, wire.numbered(call_id))
+        self._worker_set.send(worker, wire.CANCEL, wire.numbered(call_id))
 
         def still_there() -> None:
             if call_id in worker.calls and not worker.stopping:
@@ -180,7 +180,7 @@ class ResidentRunner:
     def credit(self, call_id: int, worker: Worker, items: int) -> None:
         """Let a generator of its yield that many more."""
         meta = wire.numbered(call_id, wire.CREDIT_META.pack(items))
-        self._crew.send(worker, wire.CREDIT, meta)
+        self._worker_set.send(worker, wire.CREDIT, meta)
 
     # What the scheduler decided.
 
@@ -251,7 +251,7 @@ class ResidentRunner:
         if limit is not None:
             worker.link.limit(limit + EXCEPTION_LIMIT)
         meta = wire.numbered(call_id, call_meta(call, limit), overlaps=instance.running[call_id])
-        self._crew.send(worker, wire.CALL, meta, call.body, call.fds)
+        self._worker_set.send(worker, wire.CALL, meta, call.body, call.fds)
         self._calls.handed_over(call_id)
 
     def _output_of(self, running: ActiveCall, life: LoadedInstance) -> OutputBuffer:
@@ -271,7 +271,7 @@ class ResidentRunner:
         _log.info("The instance %s is closed: %s", command.instance, command.reason)
         worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now()
-        self._crew.send(worker, wire.CLOSE, b"")
+        self._worker_set.send(worker, wire.CLOSE, b"")
 
     def end(
         self,
@@ -288,7 +288,7 @@ class ResidentRunner:
         self.table.leaving(name, reason)
         worker.culprit = culprit
         grace_s = self._config.grace_s if grace is None else grace
-        self._crew.stop(worker, stop, grace=grace_s, dump=stop is not None)
+        self._worker_set.stop(worker, stop, grace=grace_s, dump=stop is not None)
 
     # What its worker reports.
 
@@ -317,7 +317,7 @@ class ResidentRunner:
 
     def tick(self) -> None:
         """Close what is idle for too long, or too much."""
-        self.room.measure()
+        self.pressure.measure()
         self.do(self.table.tick(self._now()))
 
     def close_idle(self, reason: str) -> None:

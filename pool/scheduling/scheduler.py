@@ -65,14 +65,22 @@ class Scheduler:
     def __init__(self, policy: SchedulerPolicy, gpus: GpuTable | None = None) -> None:
         self.policy = policy
         self.gpus = GpuTable(GpuPolicy()) if gpus is None else gpus
-        self._roster = ZygoteTable(policy.max_environments)
-        self._line = WaitQueue(self._roster, self.gpus)
-        self._turns = TimeSlicing(self._roster)
+        self._zygote_table = ZygoteTable(policy.max_environments)
+        self._wait_queue = WaitQueue(self._zygote_table, self.gpus)
+        self._time_slicing = TimeSlicing(self._zygote_table)
         self._slots = Slots(
-            policy, roster=self._roster, line=self._line, gpus=self.gpus, turns=self._turns
+            policy,
+            zygote_table=self._zygote_table,
+            wait_queue=self._wait_queue,
+            gpus=self.gpus,
+            time_slicing=self._time_slicing,
         )
-        self._upkeep = ZygoteLifecycle(
-            policy, roster=self._roster, line=self._line, slots=self._slots, turns=self._turns
+        self._lifecycle = ZygoteLifecycle(
+            policy,
+            zygote_table=self._zygote_table,
+            wait_queue=self._wait_queue,
+            slots=self._slots,
+            time_slicing=self._time_slicing,
         )
         self._zygote_of: dict[int, ZygoteKey] = {}
 
@@ -110,32 +118,32 @@ class Scheduler:
         """
         if not again and beside is not None:
             self.check_room(gpus, beside)
-        zygote = self._roster.entry(key)
+        zygote = self._zygote_table.entry(key)
         zygote.last_used = now
         if not zygote.up:
             zygote.retiring = False
-        self._line.join(call, zygote, now, gpus=gpus, again=again)
-        return self._upkeep.settle(zygote, now)
+        self._wait_queue.join(call, zygote, now, gpus=gpus, again=again)
+        return self._lifecycle.settle(zygote, now)
 
     def withdrawn(self, call: int) -> bool:
         """A call is cancelled or timed out; True if it was still waiting."""
-        return self._line.leave(call) is not None
+        return self._wait_queue.leave(call) is not None
 
     # Zygotes.
 
     def wanted(self, key: ZygoteKey, now: float) -> list[Command]:
         """Have this zygote up, though no call needs it yet."""
-        zygote = self._roster.entry(key)
+        zygote = self._zygote_table.entry(key)
         zygote.last_used = now
         zygote.peak = max(zygote.peak, 1)
-        return self._upkeep.start(zygote, now) + self._slots.fork(zygote)
+        return self._lifecycle.start(zygote, now) + self._slots.fork(zygote)
 
     def zygote_ready(self, key: ZygoteKey, now: float) -> list[Command]:
         """It is up and can fork."""
-        zygote = self._roster.entries[key]
+        zygote = self._zygote_table.entries[key]
         zygote.up, zygote.starting, zygote.up_since = True, False, now
-        self._line.line_up(zygote)
-        return self._upkeep.settle(zygote, now) + self._upkeep.start_held_up(now)
+        self._wait_queue.line_up(zygote)
+        return self._lifecycle.settle(zygote, now) + self._lifecycle.start_held_up(now)
 
     def zygote_lost(
         self, key: ZygoteKey, reason: str, now: float, *, curable: bool = False
@@ -144,73 +152,73 @@ class Scheduler:
 
         ``curable``: it would come up if it were started again, differently.
         """
-        zygote = self._roster.entries.get(key)
+        zygote = self._zygote_table.entries.get(key)
         if zygote is None:
             return []
         failed_start = zygote.starting
         for worker in zygote.spares:
             self._zygote_of.pop(worker)
         zygote.lost(reason, now)
-        self._line.line_up(zygote)
+        self._wait_queue.line_up(zygote)
         if zygote.retiring and zygote.needed:
             # Calls came for it while it left: it is needed again.
             zygote.retiring = False
         if zygote.retiring:
-            commands = self._upkeep.retire_if_done(zygote)
+            commands = self._lifecycle.retire_if_done(zygote)
         elif failed_start and not curable:
             # What it met it will meet again: whoever waits is told now.
-            commands = self._upkeep.fail_waiting(zygote)
+            commands = self._lifecycle.fail_waiting(zygote)
         else:
-            commands = self._upkeep.settle(zygote, now)
+            commands = self._lifecycle.settle(zygote, now)
         # GPUs that were kept for its calls may be for others now.
-        return commands + self._slots.dispatch(now) + self._upkeep.start_held_up(now)
+        return commands + self._slots.dispatch(now) + self._lifecycle.start_held_up(now)
 
     def retire(self, key: ZygoteKey, heir: ZygoteKey, now: float) -> list[Command]:
         """It is replaced: its waiting calls go to the heir, it ends with its last worker."""
-        zygote = self._roster.entries.get(key)
+        zygote = self._zygote_table.entries.get(key)
         if zygote is None or zygote.retiring:
             return []
         zygote.retiring = True
-        after = self._roster.entry(heir)
-        self._line.hand_on(zygote, after)
+        after = self._zygote_table.entry(heir)
+        self._wait_queue.hand_on(zygote, after)
         return (
-            self._upkeep.dismiss_spares(zygote)
-            + self._upkeep.retire_if_done(zygote)
-            + self._upkeep.settle(after, now)
+            self._lifecycle.dismiss_spares(zygote)
+            + self._lifecycle.retire_if_done(zygote)
+            + self._lifecycle.settle(after, now)
         )
 
     def rerouted(self, calls: Iterable[int], key: ZygoteKey, now: float) -> list[Command]:
         """These go to another zygote, if they wait for a slot still; their turn is what it was."""
-        after = self._roster.entry(key)
-        self._line.reroute(calls, after)
-        return self._upkeep.settle(after, now)
+        after = self._zygote_table.entry(key)
+        self._wait_queue.reroute(calls, after)
+        return self._lifecycle.settle(after, now)
 
     # Workers.
 
     def worker_ready(self, worker: int, key: ZygoteKey, now: float) -> list[Command]:
         """A spare was forked and can take a call."""
-        zygote = self._roster.entries[key]
+        zygote = self._zygote_table.entries[key]
         zygote.forked()
         zygote.works()
         self._zygote_of[worker] = key
         if zygote.retiring:
-            done = self._upkeep.retire_if_done(zygote)
-            return [DismissWorker(worker), *done, *self._upkeep.start_held_up(now)]
+            done = self._lifecycle.retire_if_done(zygote)
+            return [DismissWorker(worker), *done, *self._lifecycle.start_held_up(now)]
         zygote.spares.append(worker)
         return self._slots.dispatch(now)
 
     def worker_not_ready(self, key: ZygoteKey, now: float) -> list[Command]:
         """A fork that was asked for ended before it could take a call."""
-        zygote = self._roster.entries[key]
+        zygote = self._zygote_table.entries[key]
         zygote.forked()
         if zygote.retiring:
-            return self._upkeep.retire_if_done(zygote) + self._upkeep.start_held_up(now)
-        return self._upkeep.settle(zygote, now)
+            return self._lifecycle.retire_if_done(zygote) + self._lifecycle.start_held_up(now)
+        return self._lifecycle.settle(zygote, now)
 
     def leaves(self, worker: int, now: float) -> list[Command]:
         """It has answered, used little, and ends now."""
         key = self._zygote_of.get(worker)
-        zygote = self._roster.entries.get(key) if key is not None else None
+        zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None or not self._slots.leaves(worker, zygote):
             return []
         return self._slots.dispatch(now)
@@ -218,40 +226,40 @@ class Scheduler:
     def worker_gone(self, worker: int, now: float) -> list[Command]:
         """Its whole process tree is gone: the slot it held is free."""
         key = self._zygote_of.pop(worker, None)
-        zygote = self._roster.entries.get(key) if key is not None else None
+        zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None:
             return []
         self._slots.gone(worker, zygote, now)
         commands = self._slots.dispatch(now)
         if zygote.retiring:
-            commands += self._upkeep.retire_if_done(zygote)
+            commands += self._lifecycle.retire_if_done(zygote)
         else:
             commands += self._slots.fork(zygote)
-        return commands + self._upkeep.start_held_up(now)
+        return commands + self._lifecycle.start_held_up(now)
 
     def spare_died(self, worker: int) -> None:
         """A spare's death is known before its tree is gone: offer it to no call."""
         key = self._zygote_of.get(worker)
         if key is not None:
-            self._roster.entries[key].discard(worker)
+            self._zygote_table.entries[key].discard(worker)
 
     # Residents.
 
     def rested(self, worker: int, now: float) -> list[Command]:
         """It has nothing to do for now, and stays; its slot is free, its GPUs are not."""
         key = self._zygote_of.get(worker)
-        if key is None or not self._slots.rests(worker, self._roster.entries[key]):
+        if key is None or not self._slots.rests(worker, self._zygote_table.entries[key]):
             return []
         return self._slots.dispatch(now)
 
     def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
         """It has something to do, since then. One that has GPUs needs no slot."""
-        self._roster.entries[self._zygote_of[worker]].last_used = now
+        self._zygote_table.entries[self._zygote_of[worker]].last_used = now
         return self._slots.dispatch(now) if self._slots.asks(worker, since) else [Grant(worker)]
 
     def may_go_on(self, worker: int) -> bool:
         """Whether a resident may keep what it holds for its next call: nobody else waits."""
-        return not self._line and self._slots.keeps(worker)
+        return not self._wait_queue and self._slots.keeps(worker)
 
     # GPUs.
 
@@ -264,35 +272,35 @@ class Scheduler:
     def tick(self, now: float) -> list[Command]:
         """Let go of what has not been needed for long. Call it every `TICK_S` or so."""
         commands: list[Command] = []
-        for zygote in self._roster:
+        for zygote in self._zygote_table:
             commands += map(DismissWorker, self._slots.surplus(zygote, now))
-        return commands + self._upkeep.retire_unused(now) + self._upkeep.start_held_up(now)
+        return commands + self._lifecycle.retire_unused(now) + self._lifecycle.start_held_up(now)
 
     # Environments.
 
     def retire_idle(self, environment: str, now: float) -> list[Command]:
         """Nobody insists on this environment any more: let it go, unless a call uses it."""
-        group = self._roster.group(environment)
+        group = self._zygote_table.group(environment)
         if not group.idle:
             return []
-        return self._upkeep.let_go(group) + self._upkeep.start_held_up(now)
+        return self._lifecycle.let_go(group) + self._lifecycle.start_held_up(now)
 
     def is_idle(self, environment: str) -> bool:
         """Whether it could be let go of now."""
-        return self._roster.group(environment).idle
+        return self._zygote_table.group(environment).idle
 
     def is_kept_by_residents(self, environment: str) -> bool:
         """Whether it could be let go of, were it not for its residents."""
-        return self._roster.group(environment).kept_by_residents
+        return self._zygote_table.group(environment).kept_by_residents
 
     def kept_by_residents(self) -> list[str]:
         """While calls wait for the room of an environment: those that residents keep up."""
-        self._upkeep.crowded = self._roster.crowded()
-        return self._roster.kept_by_residents() if self.crowded else []
+        self._lifecycle.crowded = self._zygote_table.crowded()
+        return self._zygote_table.kept_by_residents() if self.crowded else []
 
     def uses(self, environment: str) -> bool:
         """Whether it has a zygote, or a call that waits for one."""
-        return any(key.environment == environment for key in self._roster.entries)
+        return any(key.environment == environment for key in self._zygote_table.entries)
 
     # Views, for stats and tests.
 
@@ -304,27 +312,27 @@ class Scheduler:
     @property
     def crowded(self) -> bool:
         """Whether calls may be waiting for the room of an environment; `kept_by_residents` looks."""
-        return self._upkeep.crowded
+        return self._lifecycle.crowded
 
     @property
     def waiting(self) -> int:
         """Calls that wait."""
-        return len(self._line)
+        return len(self._wait_queue)
 
     def waiting_since(self) -> float | None:
         """When the oldest waiting call arrived."""
-        return self._line.since
+        return self._wait_queue.since
 
     def is_up(self, key: ZygoteKey) -> bool:
         """Whether calls may be sent its way without waiting for a start."""
-        zygote = self._roster.entries.get(key)
+        zygote = self._zygote_table.entries.get(key)
         return zygote is not None and zygote.can_fork
 
     def spares(self, key: ZygoteKey) -> int:
         """Spares that wait for a call."""
-        zygote = self._roster.entries.get(key)
+        zygote = self._zygote_table.entries.get(key)
         return len(zygote.spares) if zygote else 0
 
     def keys(self) -> Iterable[ZygoteKey]:
         """All zygotes known."""
-        return self._roster.entries.keys()
+        return self._zygote_table.entries.keys()

@@ -29,16 +29,16 @@ class Slots:
         self,
         policy: SchedulerPolicy,
         *,
-        roster: ZygoteTable,
-        line: WaitQueue,
+        zygote_table: ZygoteTable,
+        wait_queue: WaitQueue,
         gpus: GpuTable,
-        turns: TimeSlicing,
+        time_slicing: TimeSlicing,
     ) -> None:
         self._policy = policy
-        self._roster = roster
-        self._line = line
+        self._zygote_table = zygote_table
+        self._wait_queue = wait_queue
         self._gpus = gpus
-        self._turns = turns
+        self._time_slicing = time_slicing
         self.busy = 0
         #: Workers that hold a slot, and those that hold GPUs.
         self._holding: set[int] = set()
@@ -61,14 +61,14 @@ class Slots:
 
     def dispatch(self, now: float) -> list[Command]:
         """Pair waiting calls with spares while there are GPUs and slots, oldest call first."""
-        if not (self._line.calls or self._asking):
+        if not (self._wait_queue.calls or self._asking):
             return []
         if self.busy >= self._policy.slots and not self._gpus.line:
             return []  # so it is with most events, while there is more to do than can be done
         touched: list[ZygoteRow] = []
         commands = self._dispatch_to_gpus(touched, now) if self._gpus.line else []
-        while (self._line.calls or self._asking) and self._free > 0:
-            zygote = self._oldest_with_spare() if self._line.calls else None
+        while (self._wait_queue.calls or self._asking) and self._free > 0:
+            zygote = self._oldest_with_spare() if self._wait_queue.calls else None
             if self._asking and (asking := self._longest_asking(zygote)) is not None:
                 commands.append(self._grant(asking))
                 continue
@@ -79,9 +79,11 @@ class Slots:
             self._holding.add(worker)
             self.busy += 1
             commands.append(Dispatch(call, worker))
-        if self._line.calls and (self._free > 0 or self._gpus.line):
+        if self._wait_queue.calls and (self._free > 0 or self._gpus.line):
             # One is free for calls whose zygotes have not forked for want of it.
-            touched = [zygote for zygote in self._roster if zygote.needed or zygote in touched]
+            touched = [
+                zygote for zygote in self._zygote_table if zygote.needed or zygote in touched
+            ]
         for zygote in touched:
             commands += self.fork(zygote)
         return commands
@@ -89,8 +91,8 @@ class Slots:
     def _dispatch_to_gpus(self, touched: list[ZygoteRow], now: float) -> list[Command]:
         commands: list[Command] = []
         for call, _uuids in self._gpus.grants():
-            zygote = self._line.waits_for(call)
-            if not zygote.spares or self._turns.yields(zygote, zygote.for_gpus[call][0]):
+            zygote = self._wait_queue.waits_for(call)
+            if not zygote.spares or self._time_slicing.yields(zygote, zygote.for_gpus[call][0]):
                 continue  # its devices are kept; a fork is under way, or it stands in line anew
             lease = self._gpus.take(call, now)
             worker = self._pair(call, zygote, touched, now)
@@ -100,7 +102,7 @@ class Slots:
 
     def _pair(self, call: int, zygote: ZygoteRow, touched: list[ZygoteRow], now: float) -> int:
         """The spare that gets the call."""
-        self._line.leave(call)
+        self._wait_queue.leave(call)
         zygote.busy += 1
         zygote.peak = max(zygote.peak, zygote.busy - zygote.answered)
         zygote.last_used = now
@@ -109,13 +111,15 @@ class Slots:
         return zygote.spares.popleft()
 
     def _oldest_with_spare(self) -> ZygoteRow | None:
-        entries = self._roster.entries
+        entries = self._zygote_table.entries
         if len(entries) == 1:
             (zygote,) = entries.values()
             return zygote if zygote.waiting and zygote.spares else None
         able = [z for z in entries.values() if z.waiting and z.spares]
-        if self._turns.any_yielding:
-            able = [z for z in able if not self._turns.yields(z, next(iter(z.waiting.values())))]
+        if self._time_slicing.any_yielding:
+            able = [
+                z for z in able if not self._time_slicing.yields(z, next(iter(z.waiting.values())))
+            ]
         return min(able, key=lambda zygote: next(iter(zygote.waiting.values())), default=None)
 
     def _longest_asking(self, rival: ZygoteRow | None) -> int | None:

@@ -31,8 +31,8 @@ class Turn(NamedTuple):
 class TimeSlicing:
     """Which environments yield, and to whom."""
 
-    def __init__(self, roster: ZygoteTable) -> None:
-        self._roster = roster
+    def __init__(self, zygote_table: ZygoteTable) -> None:
+        self._zygote_table = zygote_table
         #: Environments that take no calls younger than this, for others to have their turn.
         self._yielding: dict[str, float] = {}
 
@@ -48,7 +48,7 @@ class TimeSlicing:
 
     def who_goes(self, zygote: ZygoteRow, now: float) -> Turn:
         """A zygote is to start, and there is no room for it."""
-        live = [group for group in self._roster.beside_base() if group.live]
+        live = [group for group in self._zygote_table.beside_base() if group.live]
         if any(group.leaves for group in live):
             return Turn()
         if idle := [group for group in live if group.idle]:
@@ -88,7 +88,7 @@ class TimeSlicing:
         """Nobody yields any more, once those that wait for a start have room: then True."""
         if not self._yielding:
             return False
-        if not all(self._roster.has_room(zygote.key.environment) for zygote in held_up):
+        if not all(self._zygote_table.has_room(zygote.key.environment) for zygote in held_up):
             return False
         # Those it was for have their turn, or went away.
         self._yielding.clear()

@@ -24,8 +24,8 @@ _Since = TypeVar("_Since", float, tuple[float, int])
 class WaitQueue:
     """All calls that wait."""
 
-    def __init__(self, roster: ZygoteTable, gpus: GpuTable) -> None:
-        self._roster = roster
+    def __init__(self, zygote_table: ZygoteTable, gpus: GpuTable) -> None:
+        self._zygote_table = zygote_table
         self._gpus = gpus
         #: By call: the zygote it waits for.
         self.calls: dict[int, ZygoteKey] = {}
@@ -50,7 +50,7 @@ class WaitQueue:
         key = self.calls.pop(call, None)
         if key is None:
             return None
-        zygote = self._roster.entries[key]
+        zygote = self._zygote_table.entries[key]
         if zygote.for_gpus.pop(call, None):
             self._gpus.withdraw(call)
         else:
@@ -66,7 +66,7 @@ class WaitQueue:
 
     def waits_for(self, call: int) -> ZygoteRow:
         """The zygote that a call waits for."""
-        return self._roster.entries[self.calls[call]]
+        return self._zygote_table.entries[self.calls[call]]
 
     def hand_on(self, zygote: ZygoteRow, heir: ZygoteRow) -> None:
         """Its calls wait for another one, in the order in which they came."""
@@ -82,7 +82,9 @@ class WaitQueue:
         moved: dict[int, float] = {}
         for call in calls:
             key = self.calls.get(call)
-            since = self._roster.entries[key].waiting.pop(call, None) if key is not None else None
+            since = (
+                self._zygote_table.entries[key].waiting.pop(call, None) if key is not None else None
+            )
             if since is not None:
                 moved[call] = since
                 self.calls[call] = heir.key
@@ -99,7 +101,7 @@ class WaitQueue:
     @property
     def since(self) -> float | None:
         """When the oldest of all came."""
-        return min((zygote.since for zygote in self._roster if zygote.needed), default=None)
+        return min((zygote.since for zygote in self._zygote_table if zygote.needed), default=None)
 
 
 def _in_order(calls: dict[int, _Since]) -> dict[int, _Since]:

@@ -25,16 +25,16 @@ class ZygoteLifecycle:
         self,
         policy: SchedulerPolicy,
         *,
-        roster: ZygoteTable,
-        line: WaitQueue,
+        zygote_table: ZygoteTable,
+        wait_queue: WaitQueue,
         slots: Slots,
-        turns: TimeSlicing,
+        time_slicing: TimeSlicing,
     ) -> None:
         self._policy = policy
-        self._roster = roster
-        self._line = line
+        self._zygote_table = zygote_table
+        self._wait_queue = wait_queue
         self._slots = slots
-        self._turns = turns
+        self._time_slicing = time_slicing
         #: Whether calls may be waiting for the room of an environment.
         self.crowded = False
 
@@ -55,10 +55,10 @@ class ZygoteLifecycle:
             return []
         if zygote.broken:
             return self.fail_waiting(zygote)
-        if not self._roster.is_next(zygote, now):
+        if not self._zygote_table.is_next(zygote, now):
             return []
         commands = self._make_room_for(zygote, now)
-        if zygote.retiring or not self._roster.has_room(zygote.key.environment):
+        if zygote.retiring or not self._zygote_table.has_room(zygote.key.environment):
             self.crowded = self.crowded or not commands
             return commands
         zygote.starts.append(now)
@@ -67,27 +67,27 @@ class ZygoteLifecycle:
 
     def fail_waiting(self, zygote: ZygoteRow) -> list[Command]:
         """It cannot be started: its calls hear why."""
-        calls = self._line.leave_all(zygote)
+        calls = self._wait_queue.leave_all(zygote)
         return [Fail(call, zygote.key, zygote.last_failure) for call in calls]
 
     def _make_room_for(self, zygote: ZygoteRow, now: float) -> list[Command]:
         """Let an environment go when there is no room, or have one yield."""
-        if self._roster.has_room(zygote.key.environment):
+        if self._zygote_table.has_room(zygote.key.environment):
             return []
-        turn = self._turns.who_goes(zygote, now)
+        turn = self._time_slicing.who_goes(zygote, now)
         if turn.goes is not None:
             return self.let_go(turn.goes)
         return self._slots.dispatch(now) if turn.changed else []
 
     def start_held_up(self, now: float) -> list[Command]:
         """Start zygotes whose calls waited for room, the longest first."""
-        held_up = self._roster.held_up() if self._line.calls else []
-        if not held_up and not self._turns.any_yielding:
+        held_up = self._zygote_table.held_up() if self._wait_queue.calls else []
+        if not held_up and not self._time_slicing.any_yielding:
             return []
         commands: list[Command] = []
         for zygote in sorted(held_up, key=lambda zygote: zygote.since):
             commands += self.start(zygote, now)
-        if self._turns.end_if_over(held_up):
+        if self._time_slicing.end_if_over(held_up):
             commands += self._slots.dispatch(now)
         return commands
 
@@ -100,7 +100,7 @@ class ZygoteLifecycle:
             if zygote.retiring:
                 continue
             zygote.retiring = True
-            self._line.line_up(zygote)
+            self._wait_queue.line_up(zygote)
             commands += self.dismiss_spares(zygote) + self.retire_if_done(zygote)
         return commands
 
@@ -117,13 +117,13 @@ class ZygoteLifecycle:
         if zygote.up:
             zygote.leaving = True
             return [RetireZygote(zygote.key)]
-        self._roster.entries.pop(zygote.key, None)
+        self._zygote_table.entries.pop(zygote.key, None)
         return []
 
     def retire_unused(self, now: float) -> list[Command]:
         """Let go of environments that had no call for long."""
         commands: list[Command] = []
-        for group in self._roster.beside_base():
+        for group in self._zygote_table.beside_base():
             # One that does not come up is remembered for as long as its starts count.
             limit = 0.0 if group.live else RESTART_WINDOW_S
             age = now - group.last_used

@@ -1,10 +1,10 @@
-"""The parts of one pool: made, wired to each other, and closed, in one place.
+"""The components of one pool: made, wired to each other, and closed, in one place.
 
     at once          scheduler, learner, recorder, gpus (a table so far)
-    with the loop    poller <- fleet (zygotes) <- crew (workers) <- calls <- residency
+    with the loop    poller <- zygote_set <- worker_set <- calls <- residents
 
-The supervisor, and what it is divided into, reach each other's parts through here. What
-each part is for is told at the top of its own module.
+The supervisor, and what it is divided into, reach each other through here. What
+each component is for is told at the top of its own module.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Components:
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
-    fleet: ZygoteSet
-    crew: WorkerSet
+    zygote_set: ZygoteSet
+    worker_set: WorkerSet
     calls: CallTable
-    residency: ResidentRunner
+    residents: ResidentRunner
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
@@ -78,30 +78,30 @@ class Components:
         self.poller = Poller(self.loop)
         await self.gpus.open()
         config = self.gpus.for_zygotes()
-        self.fleet = ZygoteSet(config, self.learner, self.poller, self.now, listener)
-        self.crew = WorkerSet(self.config, self.fleet, self.poller, self.now, listener)
+        self.zygote_set = ZygoteSet(config, self.learner, self.poller, self.now, listener)
+        self.worker_set = WorkerSet(self.config, self.zygote_set, self.poller, self.now, listener)
         self.calls = CallTable(
             self.config,
             scheduler=self.scheduler,
-            crew=self.crew,
+            worker_set=self.worker_set,
             recorder=self.recorder,
             now=self.now,
             ended=call_ended,
         )
-        self.residency = ResidentRunner(
+        self.residents = ResidentRunner(
             self.config,
             scheduler=self.scheduler,
-            crew=self.crew,
+            worker_set=self.worker_set,
             calls=self.calls,
             gpus=self.gpus,
             now=self.now,
             host=host,
         )
-        self.calls.residency = self.residency
+        self.calls.residents = self.residents
 
     async def close(self) -> None:
         """All processes are gone: close what is left."""
-        await self.residency.room.close()
+        await self.residents.pressure.close()
         await self.calls.close()
         self.poller.close()
         await self.gpus.close()

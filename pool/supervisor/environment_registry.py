@@ -32,23 +32,23 @@ class Owner(Protocol):
 class EnvironmentRegistry:
     """The base, and those that were added."""
 
-    def __init__(self, parts: Components, actions: CommandRunner, owner: Owner) -> None:
-        self._parts = parts
+    def __init__(self, components: Components, actions: CommandRunner, owner: Owner) -> None:
+        self._components = components
         self._actions = actions
         self._owner = owner
         #: To be let go of when what keeps them up is gone.
         self._unwanted: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._parts.fleet.pythons
+        return name in self._components.zygote_set.pythons
 
     def add(
         self, name: str, python: str, preload: Iterable[str], entries: Iterable[str] = ()
     ) -> None:
         """Calls may name it from now on; one that is known may have come to another place."""
-        pythons = self._parts.fleet.pythons
+        pythons = self._components.zygote_set.pythons
         if name not in self:
-            self._parts.learner.seed(name, preload, entries)
+            self._components.learner.seed(name, preload, entries)
         elif pythons[name] != python and not self.retire_idle(name):
             # What runs there goes on, and its processes go when nothing does.
             self._unwanted.add(name)
@@ -57,21 +57,21 @@ class EnvironmentRegistry:
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
         """A zygote of its has preloaded these; none, when it was better without."""
         if key.environment != BASE_ENVIRONMENT:
-            entries = self._parts.learner.entries(key) if modules else ()
+            entries = self._components.learner.entries(key) if modules else ()
             self._owner.on_learned(key.environment, modules, entries)
 
     # Letting go.
 
     def retire_idle(self, name: str) -> bool:
         """Let its processes go, unless a call uses it: then False."""
-        scheduler = self._parts.scheduler
+        scheduler = self._components.scheduler
         if scheduler.is_idle(name):
-            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
+            self._actions.do(scheduler.retire_idle(name, self._components.now()))
             return True
         if not scheduler.is_kept_by_residents(name):
             return False
         reason = "its environment is to be deleted, to make room on the disk"
-        if not self._parts.residency.room.leave_environment(name, reason):
+        if not self._components.residents.pressure.leave_environment(name, reason):
             return False
         # It goes when they have closed themselves.
         self._unwanted.add(name)
@@ -79,19 +79,19 @@ class EnvironmentRegistry:
 
     def settle(self, name: str) -> None:
         """Something of it has come to rest: nobody may want it, and nothing keep it up."""
-        scheduler = self._parts.scheduler
+        scheduler = self._components.scheduler
         if name in self._unwanted and scheduler.is_idle(name):
             self._unwanted.remove(name)
-            self._actions.do(scheduler.retire_idle(name, self._parts.now()))
+            self._actions.do(scheduler.retire_idle(name, self._components.now()))
 
     def forget_unused(self, *names: str) -> None:
         """These, or all, that have neither a process nor a call."""
-        parts = self._parts
-        if parts.closed:
+        components = self._components
+        if components.closed:
             return
-        for name in names or list(parts.fleet.pythons):
-            if name in self and name != BASE_ENVIRONMENT and not parts.scheduler.uses(name):
-                parts.fleet.forget(name)
-                parts.learner.forget(name)
+        for name in names or list(components.zygote_set.pythons):
+            if name in self and name != BASE_ENVIRONMENT and not components.scheduler.uses(name):
+                components.zygote_set.forget(name)
+                components.learner.forget(name)
                 self._unwanted.discard(name)
                 self._owner.on_unused(name)

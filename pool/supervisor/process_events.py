@@ -1,10 +1,10 @@
 """What zygotes and workers report, and what follows: an event for the scheduler, a call's end.
 
-    Fleet -- zygote_ready, zygote_lost, spares, exited, gone --.
-    Crew  -- worker_ready, item, result, died, worker_gone ----+--> Reports
-                                                               |
-             Scheduler event --> Actions.do    <---------------+
-             Accepted.finish --> the call's sink   <-----------'
+    ZygoteSet -- zygote_ready, zygote_lost, spares, exited, gone --.
+    WorkerSet -- worker_ready, item, result, died, worker_gone ----+--> ProcessEvents
+                                                                   |
+              Scheduler event --> CommandRunner.do  <--------------+
+              CallTable.finish --> the call's sink  <--------------'
 
 The one place that decides between "the call failed" and "try it again": a call whose
 worker died before it began is submitted once more.
@@ -33,23 +33,23 @@ SMALL_KB: Final = 256 * 1024
 
 
 class ProcessEvents:
-    """Hears of zygotes (`fleet.Listener`) and workers (`crew.Listener`)."""
+    """Hears of zygotes (`zygote_set.Listener`) and workers (`worker_set.Listener`)."""
 
     def __init__(
-        self, parts: Components, actions: CommandRunner, environments: EnvironmentRegistry
+        self, components: Components, actions: CommandRunner, environments: EnvironmentRegistry
     ) -> None:
-        self._parts = parts
+        self._components = components
         self._actions = actions
         self._environments = environments
-        self._scheduler = parts.scheduler
+        self._scheduler = components.scheduler
         self._do = actions.do
-        self._now = parts.now
+        self._now = components.now
 
     # Zygotes.
 
     def zygote_ready(self, zygote: ZygoteProcess) -> None:
         """It can fork; what it replaces may go."""
-        key, learner = zygote.key, self._parts.learner
+        key, learner = zygote.key, self._components.learner
         self._do(self._scheduler.zygote_ready(key, self._now()))
         unneeded = learner.started(key)
         if key.profile > 0 and key not in unneeded:
@@ -69,10 +69,10 @@ class ProcessEvents:
             # What it should have preloaded may be to blame: calls need not have it.
             self._actions.retire(key)
         commands = self._scheduler.zygote_lost(key, reason, self._now(), curable=curable)
-        for worker in self._parts.crew.of(zygote):
-            self._parts.crew.read_last(worker)
+        for worker in self._components.worker_set.of(zygote):
+            self._components.worker_set.read_last(worker)
             self._end_with_zygote(worker, reason)
-            self._parts.crew.forget(worker)
+            self._components.worker_set.forget(worker)
         self._do(commands)
         if key == BASE and zygote is not None and (zygote.ready_at is not None or curable):
             self._actions.want(key)
@@ -83,7 +83,7 @@ class ProcessEvents:
     def _end_with_zygote(self, worker: Worker, reason: str) -> None:
         running = worker.running
         if worker.instance is not None:
-            self._parts.residency.lost(worker, exit_causes.of_lost_zygote(reason, ""), None)
+            self._components.residents.lost(worker, exit_causes.of_lost_zygote(reason, ""), None)
         if running is None or running.done:
             return
         # Nobody can tell any more whether it began, unless its worker never read it. (Of a
@@ -96,27 +96,27 @@ class ProcessEvents:
 
     def spares(self, zygote: ZygoteProcess, pids: list[int], fds: list[int], ready: bool) -> None:
         """It forked."""
-        self._parts.crew.welcome(zygote, pids, fds, ready=ready)
+        self._components.worker_set.welcome(zygote, pids, fds, ready=ready)
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
         """The machine has no room for more processes now: ask again when it may have."""
         if self._scheduler.waiting:
-            self._parts.residency.room.give_up_process()
+            self._components.residents.pressure.give_up_process()
 
         def again() -> None:
-            if zygote in self._parts.fleet:
+            if zygote in self._components.zygote_set:
                 for _ in range(number):
                     self._do(self._scheduler.worker_not_ready(zygote.key, self._now()))
 
-        self._parts.loop.call_later(_FORK_AGAIN_S, again)
+        self._components.loop.call_later(_FORK_AGAIN_S, again)
 
     def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
         """A worker is dead."""
-        self._parts.crew.exited(zygote, death)
+        self._components.worker_set.exited(zygote, death)
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
         """What a dead worker had left is gone."""
-        self._parts.crew.gone(zygote, pid)
+        self._components.worker_set.gone(zygote, pid)
 
     # Spares.
 
@@ -131,7 +131,7 @@ class ProcessEvents:
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
         """It ended before user code began: calls need not have what its zygote preloaded."""
         zygote = worker.zygote
-        if self._parts.fleet.stillborn(zygote, exit_causes.exit_words(death.status)):
+        if self._components.zygote_set.stillborn(zygote, exit_causes.exit_words(death.status)):
             self._actions.retire(zygote.key)
             self._environments.learned(zygote.key, ())
 
@@ -151,9 +151,9 @@ class ProcessEvents:
             self._do(self._scheduler.leaves(worker.id, self._now()))
         warnings = self._actions.learn(running.call, worker.zygote, meta)
         if running.call.source:
-            self._parts.fleet.ran(worker.zygote, running.call)
+            self._components.zygote_set.ran(worker.zygote, running.call)
         outcome = outcomes.answered(running, frame, meta, self._now(), warnings=warnings)
-        self._parts.calls.finish(worker.call_id, outcome)
+        self._components.calls.finish(worker.call_id, outcome)
 
     def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
         """User code wrote to the channel."""
@@ -168,7 +168,7 @@ class ProcessEvents:
         cause = exit_causes.of_death(
             death.status,
             stop=worker.stop or doubted,
-            oom=self._parts.oom.rose(),
+            oom=self._components.oom.rose(),
             output_tail=_said(worker),
             peak_mb=round(death.rss_kb / 1024, 1),
         )
@@ -179,10 +179,10 @@ class ProcessEvents:
         assert call_id is not None
         # Not where it was: that zygote may be on its way out.
         key = self._actions.route(running.call)
-        self._parts.calls.again(call_id, key)
+        self._components.calls.again(call_id, key)
         now, gpus = self._now(), running.gpus_wanted
         self._do(self._scheduler.submitted(call_id, key, now, gpus=gpus, again=True))
-        self._parts.calls.waits(call_id)
+        self._components.calls.waits(call_id)
 
     def _fail(
         self,
@@ -193,7 +193,7 @@ class ProcessEvents:
     ) -> None:
         assert worker.call_id is not None
         outcome = outcomes.failed(running, cause, self._now(), death)
-        self._parts.calls.finish(worker.call_id, outcome)
+        self._components.calls.finish(worker.call_id, outcome)
 
     def worker_dead(self, worker: Worker) -> None:
         """It is no spare any more, but its slot is not free yet."""
@@ -202,26 +202,26 @@ class ProcessEvents:
     def worker_gone(self, worker: Worker) -> None:
         """Its slot is free, and its GPUs are to be looked at."""
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
-        self._parts.gpus.given_back()
+        self._components.gpus.given_back()
         if worker.instance is not None:
-            self._parts.residency.gone(worker)
+            self._components.residents.gone(worker)
         self._environments.settle(worker.zygote.key.environment)
-        if self._parts.closed:
+        if self._components.closed:
             self._actions.changed()
 
     # Residents.
 
     def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
         """Something of one of its calls."""
-        self._parts.residency.sent(worker, frame)
+        self._components.residents.sent(worker, frame)
 
     def resident_spoilt(self, worker: Worker, problem: str) -> None:
         """Something else than a frame came over its channel."""
-        self._parts.residency.lost(worker, exit_causes.of_bad_frame(problem, ""), None)
+        self._components.residents.lost(worker, exit_causes.of_bad_frame(problem, ""), None)
 
     def resident_died(self, worker: Worker, death: wire.Exited) -> None:
         """It died, with the calls in it."""
-        self._parts.residency.died(worker, death, self._parts.oom.rose())
+        self._components.residents.died(worker, death, self._components.oom.rose())
 
 
 def _said(worker: Worker) -> str:

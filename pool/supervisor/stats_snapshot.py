@@ -25,30 +25,30 @@ _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
-def of_pool(parts: Components, *, ready: bool, draining: bool) -> PoolStats:
+def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats:
     """The pool as it is now."""
-    scheduler, residency, recorder = parts.scheduler, parts.residency, parts.recorder
-    now = parts.now()
+    scheduler, residents, recorder = components.scheduler, components.residents, components.recorder
+    now = components.now()
     oldest = scheduler.waiting_since()
     return PoolStats(
         ready=ready,
-        unfit=parts.gpus.unfit or None,
+        unfit=components.gpus.not_ready_reason or None,
         draining=draining,
-        slots=SlotStats(total=parts.config.slots, busy=scheduler.busy),
+        slots=SlotStats(total=components.config.slots, busy=scheduler.busy),
         queue=QueueStats(
-            depth=scheduler.waiting + residency.table.waiting - residency.loads_waiting,
-            limit=parts.config.queue_limit,
+            depth=scheduler.waiting + residents.table.waiting - residents.loads_waiting,
+            limit=components.config.queue_limit,
             oldest_age_s=None if oldest is None else round(now - oldest, 3),
             refused=recorder.refused,
         ),
-        gpus=parts.gpus.stats(),
-        zygotes=[_zygote(one, parts) for one in parts.fleet],
+        gpus=components.gpus.stats(),
+        zygotes=[_zygote(one, components) for one in components.zygote_set],
         running=[
             _call(call_id, running, now)
-            for call_id, running in itertools.islice(parts.calls.by_id.items(), _CALLS)
+            for call_id, running in itertools.islice(components.calls.by_id.items(), _CALLS)
         ],
         instances=[
-            _instance(one, residency, now) for one in itertools.islice(residency.table, _CALLS)
+            _instance(one, residents, now) for one in itertools.islice(residents.table, _CALLS)
         ],
         calls=recorder.calls,
         outcomes=dict(recorder.outcomes),
@@ -70,8 +70,8 @@ def _call(call_id: int, running: ActiveCall, now: float) -> CallStats:
     )
 
 
-def _instance(instance: Instance, residency: ResidentRunner, now: float) -> InstanceStats:
-    worker = residency.worker_of(instance)
+def _instance(instance: Instance, residents: ResidentRunner, now: float) -> InstanceStats:
+    worker = residents.worker_of(instance)
     return InstanceStats(
         instance=instance.name,
         class_name=instance.want.class_name,
@@ -84,13 +84,13 @@ def _instance(instance: Instance, residency: ResidentRunner, now: float) -> Inst
         waiting=len(instance.waiting),
         idle_s=round(now - instance.last_used, 3) if instance.idle else 0.0,
         memory_mb=round(instance.memory_bytes / (1 << 20), 1),
-        gpus=list(residency.gpus_of(instance)),
+        gpus=list(residents.gpus_of(instance)),
         gpu_memory_mb=round(instance.gpu_bytes / (1 << 20), 1),
     )
 
 
-def _zygote(zygote: ZygoteProcess, parts: Components) -> ZygoteStats:
-    key, fleet = zygote.key, parts.fleet
+def _zygote(zygote: ZygoteProcess, components: Components) -> ZygoteStats:
+    key, zygote_set = zygote.key, components.zygote_set
     ready_at = zygote.ready_at
     return ZygoteStats(
         environment=key.environment,
@@ -99,13 +99,13 @@ def _zygote(zygote: ZygoteProcess, parts: Components) -> ZygoteStats:
         state=zygote.state.now.value,
         python=zygote.version,
         start_method=zygote.method,
-        reason=fleet.spawned.get(key.environment),
+        reason=zygote_set.spawned.get(key.environment),
         start_s=None if ready_at is None else round(ready_at - zygote.started_at, 4),
         preloaded=len(zygote.preload) - len(zygote.skipped),
         preload=list(zygote.preload[:_MODULES]),
-        skipped={**zygote.skipped, **parts.learner.denied(key.environment)},
-        spares=parts.scheduler.spares(key),
-        workers=len(parts.crew.of(zygote)),
-        starts=fleet.starts.get(key, 0),
-        last_failure=fleet.failures.get(key) or fleet.losses.get(key),
+        skipped={**zygote.skipped, **components.learner.denied(key.environment)},
+        spares=components.scheduler.spares(key),
+        workers=len(components.worker_set.of(zygote)),
+        starts=zygote_set.starts.get(key, 0),
+        last_failure=zygote_set.failures.get(key) or zygote_set.losses.get(key),
     )

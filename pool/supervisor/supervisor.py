@@ -1,10 +1,11 @@
 """The supervisor: sole owner of the pool's state. It starts, watches and stops.
 
-    submit, cancel --> Accepted -- events --> Scheduler
-    sinks <-- outcomes --'  ^                     | commands
-                            |                     v
-                         Reports <-- Fleet (zygotes), Crew (workers) <-- Actions
-                                            over one Poller
+    submit, cancel --> CallTable -- events --> Scheduler
+    sinks <-- outcomes ---'  ^                     | commands
+                             |                     v
+                       ProcessEvents          CommandRunner
+                             ^                     |
+                             '-- ZygoteSet, WorkerSet (over one Poller)
 
 One thread, on an asyncio loop it shares with the front-end. It never runs, unpickles or
 even reads what a user sent: bytes go from the front-end to a worker and back. Here is what
@@ -55,57 +56,57 @@ class Supervisor:
         #: Told which modules an environment's calls import, when a zygote preloads them, and
         #: which packages the sources of those calls name.
         self.on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None] = _nobody
-        self._parts = parts = Components(config)
+        self._components = components = Components(config)
         self._change = ChangeSignal()
-        self._actions = CommandRunner(parts, self._change)
-        self._environments = EnvironmentRegistry(parts, self._actions, self)
-        self._reports = ProcessEvents(parts, self._actions, self._environments)
+        self._actions = CommandRunner(components, self._change)
+        self._environments = EnvironmentRegistry(components, self._actions, self)
+        self._reports = ProcessEvents(components, self._actions, self._environments)
         self._actions.on_not_started = self._reports.zygote_lost
 
     # Life.
 
     async def start(self) -> None:
         """Begin; the base zygote starts in the background."""
-        self._parts.gpus.watch.on_change = self._gpus_changed
-        await self._parts.open(
+        self._components.gpus.watch.on_change = self._gpus_changed
+        await self._components.open(
             listener=self._reports, host=self._actions, call_ended=self._call_ended
         )
-        self._ticked_at = self._parts.now()
-        self._ticking = self._parts.loop.call_later(TICK_S, self._tick)
+        self._ticked_at = self._components.now()
+        self._ticking = self._components.loop.call_later(TICK_S, self._tick)
         self._actions.want(BASE)
 
     def _tick(self) -> None:
         """Once a second: what is late, idle or forgotten."""
-        parts = self._parts
-        self._ticking = parts.loop.call_later(TICK_S, self._tick)
-        now, before = parts.now(), self._ticked_at
+        components = self._components
+        self._ticking = components.loop.call_later(TICK_S, self._tick)
+        now, before = components.now(), self._ticked_at
         self._ticked_at = now
-        self._actions.do(parts.scheduler.tick(parts.now()))
+        self._actions.do(components.scheduler.tick(components.now()))
         self._environments.forget_unused()
-        parts.residency.tick()
+        components.residents.tick()
         if now - before > HELD_UP_S:
             # It was we who stood still, and perhaps they did too, as in a paused container:
             # nobody is to blame for what has not come about meanwhile.
-            parts.fleet.resumed()
+            components.zygote_set.resumed()
         else:
-            parts.crew.check()
-            parts.fleet.check()
-        if BASE not in parts.fleet:
+            components.worker_set.check()
+            components.zygote_set.check()
+        if BASE not in components.zygote_set:
             # Without it no probe says "ready", and so no call comes that would start it.
             self._actions.want(BASE)
-        if not parts.calls:
+        if not components.calls:
             # With nothing running, a kill that the kernel counted was of nobody of ours.
-            parts.oom.rose()
+            components.oom.rose()
 
     def _gpus_changed(self) -> None:
-        parts = self._parts
-        if not parts.closed:
-            self._actions.do(parts.scheduler.gpus_changed(parts.now()))
+        components = self._components
+        if not components.closed:
+            self._actions.do(components.scheduler.gpus_changed(components.now()))
 
     def _call_ended(self) -> None:
-        if self._parts.gpus.table.waiting:
+        if self._components.gpus.table.waiting:
             # It may have been the first in line, and what was kept for it is for others now.
-            self._parts.loop.call_soon(self._gpus_changed)
+            self._components.loop.call_soon(self._gpus_changed)
         if self.draining:
             self._change.tell()
 
@@ -116,12 +117,12 @@ class Supervisor:
             EnvironmentStartFailed: it did not come up.
             PoolClosed: the pool was stopped meanwhile.
         """
-        fleet = self._parts.fleet
-        while not self._parts.scheduler.is_up(BASE):
-            if self._parts.closed:
+        zygote_set = self._components.zygote_set
+        while not self._components.scheduler.is_up(BASE):
+            if self._components.closed:
                 raise PoolClosed("the pool is shut down")
-            failure = fleet.failures.get(BASE)
-            if failure is not None and BASE not in fleet:
+            failure = zygote_set.failures.get(BASE)
+            if failure is not None and BASE not in zygote_set:
                 python = self.config.base_python
                 raise EnvironmentStartFailed(
                     f"the base interpreter {python} did not start: {failure}"
@@ -135,7 +136,7 @@ class Supervisor:
         this began. Whoever begins something new has looked at `draining` before.
         """
         self.draining = True
-        now, calls = self._parts.now, self._parts.calls
+        now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
         if first is not None:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -148,18 +149,20 @@ class Supervisor:
 
     async def _close_instances(self, reason: str) -> None:
         """Let instances close themselves, those that nobody calls."""
-        now, residency = self._parts.now, self._parts.residency
-        residency.close_idle(reason)
+        now, residents = self._components.now, self._components.residents
+        residents.close_idle(reason)
         deadline = now() + self.config.grace_s
-        while residency.any_closing and now() < deadline:
+        while residents.any_closing and now() < deadline:
             await self._change.wait(deadline - now())
 
     async def _let_end(self) -> None:
         """Give what was asked to end the grace: calls' processes, and instances."""
-        parts = self._parts
-        deadline = parts.now() + self.config.grace_s
-        while parts.residency.any_left or any(worker.stopping for worker in parts.crew):
-            left = deadline - parts.now()
+        components = self._components
+        deadline = components.now() + self.config.grace_s
+        while components.residents.any_left or any(
+            worker.stopping for worker in components.worker_set
+        ):
+            left = deadline - components.now()
             if left <= 0:
                 return
             await self._change.wait(left)
@@ -169,33 +172,37 @@ class Supervisor:
 
         Who runs is asked to end (SIGTERM) and has the grace for that.
         """
-        parts = self._parts
-        if parts.closed:
+        components = self._components
+        if components.closed:
             return
-        self.draining = self._refusing = parts.closed = True
-        parts.calls.cancel_all(reason)
-        parts.residency.release_all(reason)
+        self.draining = self._refusing = components.closed = True
+        components.calls.cancel_all(reason)
+        components.residents.release_all(reason)
         await self._let_end()
-        parts.fleet.retire_all()
-        deadline = parts.now() + STOP_MARGIN_S
-        while not parts.fleet.all_left:
-            if parts.now() > deadline:
-                parts.fleet.kill_leaving()
+        components.zygote_set.retire_all()
+        deadline = components.now() + STOP_MARGIN_S
+        while not components.zygote_set.all_left:
+            if components.now() > deadline:
+                components.zygote_set.kill_leaving()
             await self._change.wait(0.5)
         self._ticking.cancel()
-        await parts.close()
+        await components.close()
 
     # What it has room for.
 
     @property
     def ready(self) -> bool:
         """Whether a call would find its zygote up, and a GPU that may be used if it needs one."""
-        return self._parts.scheduler.is_up(BASE) and not self.draining and not self.unfit
+        return (
+            self._components.scheduler.is_up(BASE)
+            and not self.draining
+            and not self.not_ready_reason
+        )
 
     @property
-    def unfit(self) -> str:
+    def not_ready_reason(self) -> str:
         """Why calls cannot be served here for now, although all is up; or nothing."""
-        return self._parts.gpus.unfit
+        return self._components.gpus.not_ready_reason
 
     def check_gpus(self, asked: int | None) -> None:
         """Refuse what asks for more GPUs than there are.
@@ -204,25 +211,25 @@ class Supervisor:
             InvalidRequest: it does.
             Overloaded: there should be some, and they cannot be listed for now.
         """
-        self._parts.gpus.number(asked)
+        self._components.gpus.number(asked)
 
     @property
     def slots(self) -> int:
         """Calls of the usual kind that can run at once."""
-        gpus = self._parts.gpus
+        gpus = self._components.gpus
         return gpus.calls if gpus.per_call else self.config.slots
 
     @property
     def free_slots(self) -> int:
         """Calls of the usual kind that could begin now, were their zygotes up."""
-        parts = self._parts
-        if parts.gpus.per_call:
-            return parts.gpus.free_calls(parts.residency.room.idle_gpus)
-        return max(0, self.config.slots - parts.scheduler.busy)
+        components = self._components
+        if components.gpus.per_call:
+            return components.gpus.free_calls(components.residents.pressure.idle_gpus)
+        return max(0, self.config.slots - components.scheduler.busy)
 
     def stats(self) -> PoolStats:
         """The pool as it is now."""
-        return stats_snapshot.of_pool(self._parts, ready=self.ready, draining=self.draining)
+        return stats_snapshot.of_pool(self._components, ready=self.ready, draining=self.draining)
 
     # Environments.
 
@@ -243,7 +250,7 @@ class Supervisor:
         What was refused as it stood was no call.
         """
         if isinstance(error, CallError):
-            self._parts.recorder.unprovided(label, error)
+            self._components.recorder.unprovided(label, error)
 
     def retire_idle(self, name: str) -> bool:
         """Let an environment's processes go, unless a call uses it: then False."""
@@ -260,23 +267,23 @@ class Supervisor:
             InvalidRequest: it asks for more GPUs than there are.
             PoolClosed: the pool is shut down.
         """
-        if self._parts.closed:
+        if self._components.closed:
             raise PoolClosed("the pool is shut down")
         if self._refusing:
             raise Overloaded(
                 "the server is draining and takes no more calls; send it to another worker",
                 retry_after_s=1,
             )
-        gpus = self._parts.gpus.number(call.gpus)
+        gpus = self._components.gpus.number(call.gpus)
         key = self._actions.route(call)
-        call_id = self._parts.calls.accept(call, sink, key)
+        call_id = self._components.calls.accept(call, sink, key)
         try:
             self._enqueue(call_id, key, gpus)
         except FlashpoolError:
-            self._parts.calls.refuse(call_id)
+            self._components.calls.refuse(call_id)
             raise
         except QueueFull:
-            self._parts.calls.refuse(call_id, full=True)
+            self._components.calls.refuse(call_id, full=True)
             limit = self.config.queue_limit
             waiting = "1 call waits" if limit == 1 else f"{limit} calls wait"
             raise Overloaded(
@@ -288,36 +295,38 @@ class Supervisor:
         return call_id
 
     def _enqueue(self, call_id: int, key: ZygoteKey, gpus: int) -> None:
-        parts = self._parts
-        running = parts.calls[call_id]
+        components = self._components
+        running = components.calls[call_id]
         running.gpus_wanted = gpus
-        beside = parts.residency.table.waiting - parts.residency.loads_waiting
+        beside = components.residents.table.waiting - components.residents.loads_waiting
         if running.call.want is not None:
-            parts.scheduler.check_room(gpus, beside)
-            parts.residency.submit(call_id)
+            components.scheduler.check_room(gpus, beside)
+            components.residents.submit(call_id)
             return
-        submitted = parts.scheduler.submitted(call_id, key, parts.now(), gpus=gpus, beside=beside)
+        submitted = components.scheduler.submitted(
+            call_id, key, components.now(), gpus=gpus, beside=beside
+        )
         self._actions.do(submitted)
-        parts.calls.waits(call_id)
+        components.calls.waits(call_id)
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         """End a call; its sink hears of it at once, its process tree goes meanwhile."""
-        self._parts.calls.cancel(call_id, reason)
+        self._components.calls.cancel(call_id, reason)
 
     def credit(self, call_id: int, items: int) -> None:
         """The sink took that many items of a stream: the worker may send as many more."""
-        running = self._parts.calls.get(call_id)
+        running = self._components.calls.get(call_id)
         if running is None or running.worker is None:
             return
         running.room += items
         if running.call.want is not None:
-            self._parts.residency.credit(call_id, running.worker, items)
+            self._components.residents.credit(call_id, running.worker, items)
         else:
-            self._parts.crew.credit(running.worker, items)
+            self._components.worker_set.credit(running.worker, items)
 
     def release(self, instance: str, reason: str) -> None:
         """Close an instance when its calls are over."""
-        self._parts.residency.release(instance, reason)
+        self._components.residents.release(instance, reason)
 
 
 def _nobody(*_told: object) -> None:

@@ -1,7 +1,7 @@
 """The calls that were accepted and have not ended: their limits, attempts and ends.
 
     accept -> waits ----> handed_over ----> finish -> sink, recorder
-               | too long      | ran too long, used too much: Crew.stop
+               | too long      | ran too long, used too much: WorkerSet.stop
                '-> finish      '-> again (its worker died before it began) -> waits
 
 One call ends in one place, `finish`: what comes for it later is ignored.
@@ -53,14 +53,14 @@ class CallTable:
         config: PoolConfig,
         *,
         scheduler: Scheduler,
-        crew: WorkerSet,
+        worker_set: WorkerSet,
         recorder: Recorder,
         now: Clock,
         ended: Callable[[], None],
     ) -> None:
         self._config = config
         self._scheduler = scheduler
-        self._crew = crew
+        self._worker_set = worker_set
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._now = now
@@ -79,7 +79,7 @@ class CallTable:
         self._limited: set[int] = set()
         self._looking: asyncio.TimerHandle | None = None
         self.measures = Measures()
-        self.residency: Staying
+        self.residents: Staying
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -156,7 +156,7 @@ class CallTable:
         running.cancel_timer()
         self._limited.discard(call_id)
         if running.call.want is not None:
-            self.residency.withdraw(call_id, running)
+            self.residents.withdraw(call_id, running)
         elif running.worker is None:
             self._scheduler.withdrawn(call_id)
         if running.worker is None:
@@ -172,9 +172,9 @@ class CallTable:
         if running is None:
             return
         if running.call.want is not None:
-            self.residency.cancel(call_id, running, reason)
+            self.residents.cancel(call_id, running, reason)
         elif running.worker is not None and not running.worker.stopping:
-            self._crew.stop(running.worker, None, grace=self._config.grace_s)
+            self._worker_set.stop(running.worker, None, grace=self._config.grace_s)
         self.finish(call_id, outcomes.cancelled(running, reason, self._now()))
 
     def cancel_all(self, reason: str) -> None:
@@ -199,7 +199,7 @@ class CallTable:
         if worker is None:
             return
         # Its result may be here, if it was this process that was held up.
-        self._crew.catch_up(worker)
+        self._worker_set.catch_up(worker)
         limit = running.limits.run_s
         if not running.done and limit is not None and not worker.stopping:
             self._stop(call_id, outcomes.ran_too_long(limit), self._config.grace_s)
@@ -207,9 +207,9 @@ class CallTable:
     def _stop(self, call_id: int, stop: Stop, grace: float) -> None:
         running = self._calls[call_id]
         if running.call.want is not None:
-            self.residency.stop(call_id, running, stop, grace=grace)
+            self.residents.stop(call_id, running, stop, grace=grace)
         elif running.worker is not None:
-            self._crew.stop(running.worker, stop, grace=grace, dump=grace > 0)
+            self._worker_set.stop(running.worker, stop, grace=grace, dump=grace > 0)
 
     def _watch_memory(self) -> None:
         """Look at it again soon, while there is a call that has a limit."""

@@ -94,13 +94,13 @@ class WorkerSet:
     def __init__(
         self,
         config: PoolConfig,
-        fleet: ZygoteSet,
+        zygote_set: ZygoteSet,
         poller: Poller,
         now: Clock,
         listener: WorkerListener,
     ) -> None:
         self._config = config
-        self._fleet = fleet
+        self._zygote_set = zygote_set
         self._poller = poller
         self._now = now
         self._listener = listener
@@ -181,7 +181,7 @@ class WorkerSet:
         if worker.state.now in (WorkerState.BUSY, WorkerState.PREPARING, WorkerState.SPARE):
             worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now() + grace
-        self._fleet.stop(worker.zygote, worker.pid, grace=grace, dump=dump)
+        self._zygote_set.stop(worker.zygote, worker.pid, grace=grace, dump=dump)
 
     def check(self) -> None:
         """End those that should have ended by now; call it every second or so."""
@@ -205,7 +205,7 @@ class WorkerSet:
             ):
                 # Its zygote knows whether it began. If not, the call is tried elsewhere.
                 worker.doubted = True
-                self._fleet.drop(worker.zygote, worker.pid)
+                self._zygote_set.drop(worker.zygote, worker.pid)
 
     def _check_ending(self, worker: Worker, overdue_s: float) -> None:
         if not worker.stopping and overdue_s > self._config.grace_s:

@@ -114,7 +114,7 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         printed = os.read(link.output, 65536) if status else b""
         link.close_far()
         link.close_near()
-        self.brood.free_marks.append(link.mark)
+        self.reaper.free_marks.append(link.mark)
         assert status == 0, printed.decode(errors="replace")
         return usage
 

@@ -310,12 +310,12 @@ def test_many_at_once_build_once(setup: Any, run: Run) -> None:
             ]
             leases = await asyncio.gather(*asked)
             assert len({lease.environment.digest for lease in leases}) == 1
-            held = (await environments.open()).ground.table.held()
+            held = (await environments.open()).open_store.table.held()
             assert held == {leases[0].environment.digest: 21} or max(held.values()) >= 21
             for lease in leases:
                 lease.release()
             await (await environments.open()).settled()
-            assert set((await environments.open()).ground.table.held().values()) == {0}
+            assert set((await environments.open()).open_store.table.held().values()) == {0}
         assert len(os.listdir(setup.store("envs"))) == 1
 
     run(main())

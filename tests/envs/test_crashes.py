@@ -374,7 +374,7 @@ def test_a_quota_holds_with_environments_used_in_turn(
         seen: list[int] = []
         async with Environments(setup.settings(quota_mb=quota_mb)) as environments:
             provider = await environments.open()
-            measure = provider.ground.evictor.measure
+            measure = provider.open_store.evictor.measure
             watching = asyncio.create_task(_most(lambda: measure().total, seen))
             for number in turns:
                 with await environments.acquire(spec(f"big==1.{number}")) as found:
@@ -406,14 +406,14 @@ def test_a_quota_never_breaks_what_is_leased(setup: Any, run: Run, version_in: V
             assert any("waiting for one to be let go" in line for line in said)
             assert pressed
             await provider.settled()
-            assert provider.ground.evictor.measure().total <= 5 * 1024 * 1024
+            assert provider.open_store.evictor.measure().total <= 5 * 1024 * 1024
             for number, lease in enumerate(leases):
                 assert version_in(lease.environment.python, "big") == f"1.{number}"
                 lease.release()
             with await environments.acquire(spec("big==1.3")) as found:
                 assert version_in(found.python, "big") == "1.3"
                 await provider.settled()
-            assert provider.ground.evictor.measure().total <= 5 * 1024 * 1024
+            assert provider.open_store.evictor.measure().total <= 5 * 1024 * 1024
 
     run(main())
 

@@ -36,14 +36,14 @@ def test_what_is_evicted_before_it_is_finished_keeps_no_claim(
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             provider = await environments.open()
-            real = provider.shelf.unfinished
+            real = provider.lookup.unfinished
 
             def unfinished(digest: str) -> bool:
                 found = real(digest)
-                provider.ground.evictor.evict(digest)
+                provider.open_store.evictor.evict(digest)
                 return found
 
-            monkeypatch.setattr(type(provider.shelf), "unfinished", lambda _, d: unfinished(d))
+            monkeypatch.setattr(type(provider.lookup), "unfinished", lambda _, d: unfinished(d))
             with pytest.raises(StoreUnavailable, match="evicted as fast as it was built"):
                 await environments.acquire(spec("alpha"))
             await provider.settled()
@@ -65,13 +65,13 @@ def test_an_environment_deleted_by_somebody_is_noticed(
             root = first.environment.root
             assert root is not None
             await asyncio.to_thread(root.rename, root.with_name("elsewhere"))
-            await asyncio.to_thread(provider.ground.beat)
+            await asyncio.to_thread(provider.open_store.beat)
             with await environments.acquire(spec("alpha")) as found:
                 assert (found.origin, found.root) == ("built", root)
                 assert version_in(found.python, "alpha") == "2.0"
             first.release()
             await provider.settled()
-            assert set(provider.ground.table.held().values()) == {0}
+            assert set(provider.open_store.table.held().values()) == {0}
 
     run(main())
 
@@ -98,7 +98,7 @@ def test_a_quota_holds_for_what_comes_from_archives(
 
     async def main() -> None:
         async with Environments(settings) as environments:
-            measure = (await environments.open()).ground.evictor.measure
+            measure = (await environments.open()).open_store.evictor.measure
             for each in (0, 1, 2, 3, 0):
                 with await environments.acquire(spec(f"big==1.{each}")) as found:
                     assert found.origin == "archive"
@@ -409,11 +409,11 @@ def test_archives_leave_the_disk_the_room_that_others_need(
 
     async def main() -> None:
         async with Environments(settings) as environments:
-            ground = (await environments.open()).ground
-            ground.evictor._free = lambda: (10 - 3 * len(ground.store.digests())) * _MB
+            open_store = (await environments.open()).open_store
+            open_store.evictor._free = lambda: (10 - 3 * len(open_store.store.digests())) * _MB
             for each in (0, 1):
                 with await environments.acquire(spec(f"big==1.{each}")) as found:
                     assert found.origin == "archive"
-                assert ground.store.digests() == [found.digest]
+                assert open_store.store.digests() == [found.digest]
 
     run(main())

@@ -79,7 +79,7 @@ def test_a_volume_that_comes_and_goes_is_opened_once_each(
                     assert found.root == held.environment.root
                 assert pulses() == 2
             held.release()
-            assert (await environments.open()).ground.places.mode == "volume"
+            assert (await environments.open()).open_store.places.mode == "volume"
         assert pulses() == 0
         for root in (setup.volume, setup.local):
             for name in ("scratch", "holders", "claims"):
@@ -127,12 +127,12 @@ def test_a_volume_that_is_gone_is_noticed_by_the_heartbeat(
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             (await environments.acquire(spec("alpha"))).release()
-            ground = (await environments.open()).ground
+            open_store = (await environments.open()).open_store
             await (await environments.open()).settled()
             aside = setup.volume.rename(setup.volume.with_name("aside"))
             setup.volume.write_text("no directory any more")
             with contextlib.suppress(OSError):
-                ground.beat()
+                open_store.beat()
             with await environments.acquire(spec("alpha")) as found:
                 assert setup.local in found.python.parents
                 assert version_in(found.python, "alpha") == "2.0"
@@ -182,10 +182,10 @@ def test_a_lease_is_on_the_very_copy_that_was_found(setup: Any, run: Run) -> Non
                 assert found.digest == first.environment.digest
                 assert setup.local in found.python.parents
                 await (await environments.open()).settled()
-                ground = (await environments.open()).ground
-                assert ground.places.mode == "local"
-                assert ground.table.held() == {found.digest: 1}
-            assert ground.table.held() == {found.digest: 0}
+                open_store = (await environments.open()).open_store
+                assert open_store.places.mode == "local"
+                assert open_store.table.held() == {found.digest: 1}
+            assert open_store.table.held() == {found.digest: 0}
             first.release()
             setup.volume.unlink()
             aside.rename(setup.volume)

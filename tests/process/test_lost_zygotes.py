@@ -90,15 +90,15 @@ def test_an_instance_whose_making_had_begun_is_not(live: Live, tmp_path: Path) -
 
 def test_an_instance_that_no_worker_ever_reads_of_is_given_up(make_live, monkeypatch) -> None:
     live = make_live(slots=1).ready()
-    crew = live.supervisor._parts.crew
-    sent, send = [], crew.send
+    worker_set = live.supervisor._components.worker_set
+    sent, send = [], worker_set.send
 
     def kill_first(worker: object, kind: int, *more: object) -> None:
         sent.append(kind)
         kill_zygote(live)
         send(worker, kind, *more)
 
-    monkeypatch.setattr(crew, "send", kill_first)
+    monkeypatch.setattr(worker_set, "send", kill_first)
     outcome = begin(live, "a", "inc").wait()
     assert outcome.error_type == "WorkerCrashed"
     assert "3 times" in outcome.error
@@ -109,7 +109,7 @@ def test_its_limit_in_the_queue_holds_when_it_is_there_again(live: Live, monkeyp
     live.until(lambda: live.zygote().spares == 2)
     kill_zygote(live)
     # No zygote comes up any more, and none fails to.
-    monkeypatch.setattr(live.supervisor._parts.fleet, "start", lambda _key: True)
+    monkeypatch.setattr(live.supervisor._components.zygote_set, "start", lambda _key: True)
     outcome = live.start(NEXT, queue_s=0.5).wait()
     assert outcome.error_type == "Timeout"
     assert outcome.details["phase"] == "queue"
@@ -155,7 +155,7 @@ def test_one_that_is_stopped_as_it_leaves_holds_up_no_call(make_live, monkeypatc
     live.supervisor.add_environment("other", sys.executable)
     in_other = {"provision": Provision(environment="other")}
     assert live.call(NEXT, call=in_other).ok
-    live.until(lambda: live.supervisor._parts.scheduler.is_idle("other"))
+    live.until(lambda: live.supervisor._components.scheduler.is_idle("other"))
     (first,) = (one.pid for one in live.stats().zygotes if one.environment == "other")
     os.kill(first, signal.SIGSTOP)
     assert live.supervisor.retire_idle("other")

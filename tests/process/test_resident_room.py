@@ -154,7 +154,9 @@ def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
     monkeypatch.setattr("flashpool.pool.workers.worker_set.BEGIN_S", 0.5)
     live = make_live().ready()
     live.value("def f(): return 1")
-    spares = live.until(lambda: [w.pid for w in live.supervisor._parts.crew if w.running is None])
+    spares = live.until(
+        lambda: [w.pid for w in live.supervisor._components.worker_set if w.running is None]
+    )
     for pid in spares:
         os.kill(pid, signal.SIGSTOP)
     assert value(begin(live, "a", "inc").wait()) == 1
@@ -167,16 +169,16 @@ def test_idle_ones_make_way_when_there_is_no_room_for_a_process(
     live = make_live(max_spares=1).ready()
     for name in "abc":
         result(live, name, "inc")
-    fleet, reports = live.supervisor._parts.fleet, live.supervisor._reports
-    fork = fleet.fork
+    zygote_set, reports = live.supervisor._components.zygote_set, live.supervisor._reports
+    fork = zygote_set.fork
 
     def refuse(key: Any, number: int, *others: Any) -> None:
         if len(instances(live)) > 1:
-            live.loop.call_soon(reports.not_forked, fleet[key], number)
+            live.loop.call_soon(reports.not_forked, zygote_set[key], number)
         else:
             fork(key, number, *others)
 
-    monkeypatch.setattr(fleet, "fork", refuse)
+    monkeypatch.setattr(zygote_set, "fork", refuse)
     calls = [live.start("def f(): return 7") for _ in range(6)]
     assert all(call.wait().ok for call in calls)
     assert set(instances(live)) == {"c"}

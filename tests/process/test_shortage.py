@@ -60,13 +60,13 @@ def test_a_call_that_cannot_be_handed_to_its_instance_ends(
 
 def test_zygotes_are_not_blamed_for_a_pause_of_all(live: Live) -> None:
     """A container that is paused, with everything in it."""
-    parts, pid = live.supervisor._parts, live.zygote().pid
+    parts, pid = live.supervisor._components, live.zygote().pid
     live.until(lambda: live.zygote().spares == 2)
-    parts.fleet.fork(BASE, 1, "")
-    spare = next(iter(parts.crew))
-    parts.crew.stop(spare, None, grace=0.0)
+    parts.zygote_set.fork(BASE, 1, "")
+    spare = next(iter(parts.worker_set))
+    parts.worker_set.stop(spare, None, grace=0.0)
     # All that is under way, and the latest look at it, were that long ago.
-    parts.fleet[BASE].answered_at -= 100
+    parts.zygote_set[BASE].answered_at -= 100
     spare.ending_since -= 100
     live.supervisor._ticked_at -= 100
     live.supervisor._tick()

@@ -19,7 +19,7 @@ from flashpool.pool.workers.channel import WorkerChannel
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
-#: In place of `crew.BEGIN_S`: a spare that is well begins in less, on a busy machine too.
+#: In place of `worker_set.BEGIN_S`: a spare that is well begins in less, on a busy machine too.
 SHORT_S = 1.0
 
 
@@ -59,9 +59,9 @@ def test_a_time_limit_does_not_count_what_never_began(make_live):
 def test_a_spare_that_is_being_ended_gets_no_call(make_live):
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 2)
-    crew = live.supervisor._parts.crew
-    for spare in list(crew):
-        crew._on_bad_frame(spare, "as if something had written to its channel")
+    worker_set = live.supervisor._components.worker_set
+    for spare in list(worker_set):
+        worker_set._on_bad_frame(spare, "as if something had written to its channel")
     outcome = live.call(NEXT)
     assert outcome.ok, outcome.error
     assert outcome.receipt.attempts == 1

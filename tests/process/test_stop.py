@@ -56,7 +56,7 @@ def test_a_measure_that_failed_does_not_keep_it_from_stopping(make_live, monkeyp
     monkeypatch.setattr(pressure, "_exact", fails)
     live = make_live(instances_mb=1).ready()
     result(live, "a", "inc")
-    room = live.supervisor._parts.residency.room
+    room = live.supervisor._components.residents.pressure
     live.until(lambda: room._measuring is not None and room._measuring.done())
     live.run(live.supervisor.stop())
 

@@ -74,7 +74,7 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
     live = make_live(base_python=interpreter(at_start="import os; os._exit(9)"))
     for _ in range(12):
         assert live.call(NEXT).error_type == "EnvironmentStartFailed"
-    assert sum(live.supervisor._parts.fleet.starts.values()) <= 5
+    assert sum(live.supervisor._components.zygote_set.starts.values()) <= 5
 
 
 def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_live, monkeypatch):
@@ -109,8 +109,8 @@ def test_spawned_workers_that_never_prepare_are_ended(make_live, interpreter):
         grace_s=0.1,
     ).ready()
     # Short for workers; the zygote itself had its time.
-    crew = live.supervisor._parts.crew
-    crew._config = replace(crew._config, start_timeout_s=0.5)
+    worker_set = live.supervisor._components.worker_set
+    worker_set._config = replace(worker_set._config, start_timeout_s=0.5)
     outcome = live.call(NEXT, queue_s=3)
     assert outcome.error_type in {"Timeout", "EnvironmentStartFailed"}
 
@@ -416,7 +416,7 @@ def test_nothing_grows(make_live):
         zygote = live.zygote()
         if live.stats().slots.busy or zygote.workers != zygote.spares:
             return None
-        one, spares = live.supervisor._parts, zygote.spares
+        one, spares = live.supervisor._components, zygote.spares
         own = len(os.listdir("/proc/self/fd")) - 2 * spares
         theirs = len(os.listdir(f"/proc/{zygote.pid}/fd")) - spares
         return own, theirs, len(one.calls), len(one.poller) - 2 * spares

@@ -53,11 +53,11 @@ def test_what_a_device_goes_through_is_told(nvml_here: ScriptedNvml) -> None:
         gpus.table.release(lease, time.monotonic())
         gpus.poke()
         await asyncio.wait_for(changed.wait(), 30)
-        assert "every GPU is quarantined" in gpus.unfit
+        assert "every GPU is quarantined" in gpus.not_ready_reason
         changed.clear()
         nvml_here.free_stuck(uuid)
         await asyncio.wait_for(changed.wait(), 30)
-        assert gpus.unfit == ""
+        assert gpus.not_ready_reason == ""
         await gpus.close()
 
     asyncio.run(lives())

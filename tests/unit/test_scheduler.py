@@ -343,9 +343,9 @@ class World(RuleBasedStateMachine):
 
     def _waits_its_turn(self, call: int) -> bool:
         """Its environment lets another one go first, whose calls are older."""
-        zygote = self.scheduler._line.waits_for(call)
+        zygote = self.scheduler._wait_queue.waits_for(call)
         since = zygote.for_gpus[call][0] if call in zygote.for_gpus else zygote.waiting[call]
-        return self.scheduler._turns.yields(zygote, since)
+        return self.scheduler._time_slicing.yields(zygote, since)
 
     @property
     def retired(self) -> set[ZygoteKey]:

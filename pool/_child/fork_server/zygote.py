@@ -117,9 +117,9 @@ class Zygote:
         self.epoll.register(control, select.EPOLLIN)
         self.epoll.register(guard_fd, select.EPOLLIN)
         self.guard_fd = guard_fd
-        self.brood = Reaper(control, self.epoll, float(start["grace"]))
+        self.reaper = Reaper(control, self.epoll, float(start["grace"]))
         #: See `Reaper.marks`; here, too, because a worker pays for each object it looks at.
-        self.marks = self.brood.marks
+        self.marks = self.reaper.marks
 
     def run(self) -> None:
         """Prepare, report, serve."""
@@ -180,20 +180,20 @@ class Zygote:
         _, ends = framing.receive_packet(near)
         for end in ends:
             os.close(end)
-        while other.brood.workers:
+        while other.reaper.workers:
             other.turn()
 
     def turn(self) -> bool:
         """One round: whatever is ready, then whatever is due. False: leave."""
-        for fd, _ in self.epoll.poll(self.brood.seconds_until_due()):
+        for fd, _ in self.epoll.poll(self.reaper.seconds_until_due()):
             if fd == self.control.fileno():
                 if not self.command():
                     return False
             elif fd == self.guard_fd:
                 return False
             else:
-                self.brood.reap(fd)
-        self.brood.stop_what_is_due()
+                self.reaper.reap(fd)
+        self.reaper.stop_what_is_due()
         return True
 
     def tell(self, op: str, fds: list[int] | None = None, **fields: object) -> None:
@@ -206,9 +206,9 @@ class Zygote:
         if op == wire.FORK:
             self.fork(message["n"], message["practise"])
         elif op == wire.STOP:
-            self.brood.stop(message["worker"], message["grace"], message["dump"])
+            self.reaper.stop(message["worker"], message["grace"], message["dump"])
         elif op == wire.DROP:
-            self.brood.drop(message["worker"])
+            self.reaper.drop(message["worker"])
         elif op == wire.COMPILE and self.worker is not None:
             self.compile_ahead(message["name"], message["source"])
         return bool(op != wire.LEAVE)
@@ -244,7 +244,7 @@ class Zygote:
                 # Before `add`, which needs a descriptor for each: so there are some to be had.
                 link.close_far()
             for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
-                self.brood.add(pid, link.mark)
+                self.reaper.add(pid, link.mark)
             if pids:
                 ends = [
                     end for link in links[: len(pids)] for end in (link.near.fileno(), link.output)
@@ -252,7 +252,7 @@ class Zygote:
                 self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
             for link in links:
                 link.close_near()
-            self.brood.free_marks += [link.mark for link in links[len(pids) :]]
+            self.reaper.free_marks += [link.mark for link in links[len(pids) :]]
 
     def fork_one(self, link: worker_start.Link) -> int:
         if prepared.held is not None:
@@ -281,18 +281,18 @@ class Zygote:
 
     def new_link(self, index: int) -> worker_start.Link:
         """What a worker and the supervisor need to talk; one of a batch."""
-        mark = self.brood.take_mark()
+        mark = self.reaper.take_mark()
         try:
             return worker_start.Link(worker_start.FIRST_CHANNEL + index, mark)
         except OSError:
-            self.brood.free_marks.append(mark)
+            self.reaper.free_marks.append(mark)
             raise
 
     def discard(self, link: worker_start.Link) -> None:
         """It did not become a worker's."""
         link.close_far()
         link.close_near()
-        self.brood.free_marks.append(link.mark)
+        self.reaper.free_marks.append(link.mark)
 
 
 def _parts(number: int, most: int) -> Iterator[int]:

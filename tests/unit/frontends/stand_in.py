@@ -30,7 +30,7 @@ class StandInPool:
     draining: bool = False
     slots: int = 2
     free_slots: int = 2
-    unfit: str = ""
+    not_ready_reason: str = ""
     gpus: int = 0
     calls: list[Call] = field(default_factory=list)
     held: dict[int, Sink] = field(default_factory=dict)

@@ -18,13 +18,13 @@ async def _settle() -> None:
 
 
 def test_begun_builds_go_first_and_all_hear_where_they_stand(run: Run) -> None:
-    berths = BuildSlots(1)
+    build_slots = BuildSlots(1)
     order: list[str] = []
     heard: dict[str, list[str]] = {}
 
     async def build(name: str, gate: asyncio.Event, *, begun: bool = False) -> None:
         lines = heard.setdefault(name, [])
-        async with berths.place(lambda line: lines.append(line.split(", ")[1]), begun=begun):
+        async with build_slots.place(lambda line: lines.append(line.split(", ")[1]), begun=begun):
             order.append(name)
             await gate.wait()
 
@@ -41,16 +41,16 @@ def test_begun_builds_go_first_and_all_hear_where_they_stand(run: Run) -> None:
     assert order == ["a", "d", "b", "c"]
     assert heard["a"] == []
     assert heard["c"] == [f"{ahead} more before this one" for ahead in (1, 2, 1, 0)]
-    assert "1 of 1 free" in repr(berths)
+    assert "1 of 1 free" in repr(build_slots)
 
 
 @pytest.mark.parametrize("when", ["waiting", "called", "passed over"])
 def test_a_place_is_never_lost(when: str, run: Run) -> None:
     """Whoever is cancelled gives back what it had, or was just given."""
-    berths = BuildSlots(1)
+    build_slots = BuildSlots(1)
 
     async def hold(gate: asyncio.Event) -> None:
-        async with berths.place(lambda _line: None):
+        async with build_slots.place(lambda _line: None):
             await gate.wait()
 
     async def main() -> None:
@@ -65,7 +65,7 @@ def test_a_place_is_never_lost(when: str, run: Run) -> None:
         first.cancel()
         if when == "called":
             for _ in range(100):
-                if len(berths._queue) < 2:
+                if len(build_slots._queue) < 2:
                     break
                 await asyncio.sleep(0)
             second.cancel()
@@ -75,7 +75,7 @@ def test_a_place_is_never_lost(when: str, run: Run) -> None:
         await asyncio.gather(first, second, return_exceptions=True)
 
     run(main())
-    assert "1 of 1 free, 0 waiting" in repr(berths)
+    assert "1 of 1 free, 0 waiting" in repr(build_slots)
 
 
 def test_builds_at_once_are_bounded(setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
