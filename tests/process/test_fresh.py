@@ -138,6 +138,41 @@ def test_what_an_import_leaves_behind_keeps_its_module_from_being_preloaded(fres
     assert fresh.outcomes(source("import innocent; return 1"))[-1].receipt.preloaded
 
 
+#: As polars has it: a function of its module of C starts a thread, once, when it is imported.
+RUNTIME = """
+    import os, threading
+    CALLS = []
+    def __register_startup_deps(warn):
+        CALLS.append((os.getpid(), warn))
+        threading.Thread(target=threading.Event().wait, name="cleaner", daemon=True).start()
+"""
+FRAMES = """
+    from _polars_runtime_32 import _polars_runtime as runtime
+    from _polars_runtime_32._polars_runtime import __register_startup_deps
+    def warn(): pass
+    __register_startup_deps(warn)
+"""
+USES_FRAMES = """
+    import os, threading, frames
+    [(pid, warn)] = frames.runtime.CALLS
+    threads = [one.name for one in threading.enumerate()]
+    name = "__register_startup_deps"
+    is_whole = vars(frames)[name] is vars(frames.runtime)[name]
+    return [pid == os.getpid(), warn is frames.warn, threads.count("cleaner"), is_whole]
+"""
+
+
+def test_threads_that_one_known_function_starts_are_started_in_each_call(fresh):
+    runtime = fresh.folder / "_polars_runtime_32"
+    runtime.mkdir()
+    (runtime / "__init__.py").write_text("")
+    (runtime / "_polars_runtime.py").write_text(textwrap.dedent(RUNTIME))
+    fresh.module("frames", FRAMES)
+    outcomes = fresh.outcomes(source(USES_FRAMES))
+    assert [value(outcome) for outcome in outcomes] == [[True, True, 1, True]] * 4
+    assert outcomes[-1].receipt.preloaded
+
+
 def test_numbers_that_an_import_seeds_are_the_same_in_every_process(fresh):
     fresh.module("culprit", "import random; random.seed(4)")
     code = source("import culprit, random; return random.random()")

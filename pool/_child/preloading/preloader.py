@@ -12,6 +12,7 @@ import sys
 from .. import forking
 from ..forking import NotSafe
 from ..renewal import randomness, surroundings
+from ..renewal.deferred_starts import DeferredStarts
 from ..wire import LOADING, PACKET_LIMIT, PRELOADED, SKIPPED
 from . import planner, process_state
 
@@ -42,7 +43,7 @@ def preload(
     skipped = plan.skipped
     before = process_state.ProcessState()
     had_random = "random" in sys.modules
-    with randomness.Makers() as makers, forking.hooks_deferred():
+    with randomness.Makers() as makers, DeferredStarts() as starts, forking.hooks_deferred():
         for name in plan.order:
             tell(LOADING, module=name)
             try:
@@ -63,7 +64,10 @@ def preload(
     generators = makers.generators()
     if odd := {one.maker for one in generators if one.drawn is None}:
         raise NotSafe(min(odd), "it gives a random generator another state")
-    return randomness.Held(generators, _places(plan), seeds_random=seeds_random), kinds
+    held = randomness.Held(
+        generators, _places(plan), seeds_random=seeds_random, starts=starts.calls
+    )
+    return held, kinds
 
 
 def _places(plan: planner.Plan) -> list[drawn_values.Place]:

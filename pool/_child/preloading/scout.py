@@ -24,6 +24,7 @@ from json import dumps
 
 from .. import forking, processes
 from ..renewal import drawn_values, randomness
+from ..renewal.deferred_starts import DeferredStarts
 from . import process_state
 from .recorders import Recorders
 
@@ -97,7 +98,7 @@ class _Scout:
     def run(self, names: list[str]) -> None:
         """Import all, package by package."""
         known = set(sys.modules)
-        with randomness.Makers() as makers:
+        with randomness.Makers() as makers, DeferredStarts():
             self.recorders.install()
             for package, members in _packages(names):
                 self.tell(members[0])

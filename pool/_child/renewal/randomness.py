@@ -210,8 +210,12 @@ class Held:
         places: Sequence[drawn_values.Place],
         *,
         seeds_random: bool = False,
+        starts: Sequence[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = (),
     ) -> None:
         self.generators = generators
+        #: See `deferred_starts`: not for the zygote, which renews, too, when it rehearses.
+        self._starts = starts
+        self._zygote = os.getpid()
         #: The global generators that are Mersenne Twisters; others of `random` are seeded.
         self._twisters: list[tuple[memoryview, memoryview]] = []
         self._random: Any = sys.modules["random"] if seeds_random else None
@@ -232,7 +236,9 @@ class Held:
         self._torch: Any = sys.modules.get("torch")
         self._multiprocessing: Any = sys.modules.get("multiprocessing.process")
         #: Whether there is anything that a worker has to renew itself.
-        self.has_more = bool(self.generators or self.values or self._torch is not None)
+        self.has_more = bool(
+            self.generators or self.values or self._torch is not None or self._starts
+        )
 
     def renew_globals(self) -> None:
         """In the zygote, before a fork: what it is to find in the global generators."""
@@ -248,6 +254,9 @@ class Held:
 
     def renew(self, seed: int | None) -> None:
         """In a worker, before its call: the rest as if it had been made now, or all as a seed has it."""
+        if self._starts and os.getpid() != self._zygote:
+            for function, args, kwargs in self._starts:
+                function(*args, **kwargs)
         resume: Callable[[str, int], None] = _no_seed
         if seed is not None:
             from . import seeding
