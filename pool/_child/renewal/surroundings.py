@@ -24,6 +24,8 @@ WATCHED = frozenset(("argv", "cwd"))
 #: Bytes of libraries that are searched; beyond, each variable is taken for one they know.
 _SEARCHED = 512 * 1024 * 1024
 _PART = 16 * 1024 * 1024
+#: Stands in every library that has Rust's own (library/std/src/panic.rs).
+_RUST = b"RUST_BACKTRACE"
 
 
 class Surroundings:
@@ -133,16 +135,22 @@ class Surroundings:
 
 
 def _not_in(file: BinaryIO, names: list[str]) -> tuple[list[str], int]:
-    """The names that do not stand in the file, and its size."""
+    """The names that do not stand in the file, and its size.
+
+    In C, a text ends with a null. Rust puts texts one behind the other.
+    """
     wanted = {name: os.fsencode(name) + b"\0" for name in names}
-    overlap = max(map(len, wanted.values()), default=0)
-    size, before = 0, b""
+    overlap = max(map(len, [*wanted.values(), _RUST]))
+    joined: set[str] = set()
+    size, before, is_rust = 0, b"", False
     while (part := file.read(_PART)) and wanted:
         size += len(part)
         text = before + part
+        is_rust = is_rust or _RUST in text
         wanted = {name: one for name, one in wanted.items() if one not in text}
+        joined.update(name for name, one in wanted.items() if one[:-1] in text)
         before = part[-overlap:]
-    return list(wanted), size
+    return [name for name in wanted if not (is_rust and name in joined)], size
 
 
 def _libraries() -> set[str]:

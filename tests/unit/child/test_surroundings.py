@@ -8,6 +8,8 @@ import textwrap
 
 import pytest
 
+from flashpool.pool._child.renewal import surroundings
+
 from .conftest import CHILD
 
 WATCH = """
@@ -104,3 +106,26 @@ def test_only_the_kinds_that_matter_are_watched():
     same, changed = watched(source, kinds=())
     assert same == (platform.libc_ver()[0] == "glibc")
     assert changed == []
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        (b"\0FOO_THREADS\0BAR\0", ["FOO_THREADS", "BAR"]),
+        (b"\0FOO_THREADS_MAX\0BARK\0", []),
+        (b"FOO_THREADSBARRUST_BACKTRACE", ["FOO_THREADS", "BAR"]),
+        (b"RUST_BACKTRACE" + bytes(100) + b"some FOO_THREADS: not a number", ["FOO_THREADS"]),
+        (b"FOO_THREADSBAR", []),
+    ],
+    ids=["C", "longer names in C", "Rust", "a message in Rust", "none of both"],
+)
+@pytest.mark.parametrize("part", [16, 1 << 20])
+def test_variables_are_found_in_libraries_as_their_languages_write_them(
+    tmp_path, monkeypatch, text, known, part
+):
+    library = tmp_path / "library.so"
+    library.write_bytes(text)
+    there = surroundings.Surroundings(())
+    monkeypatch.setattr(surroundings, "_libraries", lambda: there.libraries | {str(library)})
+    monkeypatch.setattr(surroundings, "_PART", part)
+    assert there.known_to_libraries(["FOO_THREADS", "BAR", "ELSE"]) == known
