@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from .conftest import CHILD
+from support.lean import CHILD
 
 WATCH = """
 import ctypes, json, locale, os, sys, warnings
