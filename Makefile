@@ -25,13 +25,17 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check help install run test test-on test-newest test-all test-gpu test-differential lint format typecheck bench bench-against docs clean
+.PHONY: check ci help install run test test-on test-newest test-all test-gpu test-differential \
+  coverage lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
+ci: install ## What every change has to pass, on several interpreters (half an hour)
+	@bash tests/support/ci.sh
+
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1 \2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | while read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+	  | while read -r name text; do printf '  %-17s %s\n' "$$name" "$$text"; done
 
 install: $(VENV)/.installed ## Make .venv with everything, when something changed
 
@@ -49,7 +53,6 @@ test-on: $(UV_READY) ## The same tests with PYTHON=..., in a virtualenv of its o
 test-all: $(UV_READY) ## All tests, on every supported Python installed here
 	@bash tests/support/test_all.sh $(AT_ONCE) $(ARGS)
 
-.PHONY: test-newest
 test-newest: install ## Process and contract tests, with the newest packages in place of the lock's
 	@$(UV) venv -q --clear --python "$$(<build/interpreter)" .venv-newest
 	@$(UV) pip install -q --python .venv-newest --upgrade --group dev --editable .
@@ -90,8 +93,7 @@ docs: install ## Check links, Python blocks and settings in README and docs/
 
 clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-uv .venv-3.* .venv-on-* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
-	  .import_linter_cache .hypothesis *.egg-info
-	rm -rf .venv-newest
+	  .import_linter_cache .hypothesis *.egg-info .venv-newest .venv-coverage
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV_READY):

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pool", "envs", "frontends")
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 CHILD = ROOT / "pool" / "_child"
+UNIT_TESTS = ROOT / "tests" / "unit"
 #: What a worker's environment always has, beyond the standard library.
 CHILD_MAY_IMPORT = {"cloudpickle", "tblib", "_flashpool"}
 OURS = {"flashpool", "_flashpool"}
@@ -89,6 +90,12 @@ def test_every_package_is_installed_and_typed():
         assert f'    "{name}",\n' in config
         assert (folder / "__init__.py").exists()
         assert (folder / "py.typed").exists()
+
+
+def test_unit_tests_lie_in_the_folders_of_what_they_test():
+    folders = {path.parent.relative_to(UNIT_TESTS) for path in UNIT_TESTS.rglob("*.py")}
+    assert [str(folder) for folder in sorted(folders) if not (ROOT / folder).is_dir()] == []
+    assert len(folders) > len(PACKAGES)
 
 
 def test_what_is_imported_is_declared():

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import uvloop
-from unit.frontends.sockets import Run
+
+from support.frontends.sockets import Run
 
 # The first loop of a process makes a pipe that stays.
 uvloop.new_event_loop().close()

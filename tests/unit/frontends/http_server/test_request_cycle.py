@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from unit.frontends.sockets import Run
-from unit.frontends.stand_in import StandInPool
-from unit.frontends.wire import at_end, read_reply, serving
 
 from flashpool.frontends.http_server.request_cycle import Cycle
+from support.frontends.sockets import Run
+from support.frontends.stand_in import StandInPool
+from support.frontends.wire import at_end, read_reply, serving
 
 JSON = (b"content-type", b"application/json")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from unit.frontends.qb_stand_in import Platform
 
 from flashpool.frontends.qb.delivery import ReportDelivery
 from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Verdict
 from flashpool.frontends.qb.streaming import CHUNK_LIMIT, JobItems, Progress
+from support.frontends.qb_stand_in import Platform
 
 # -- Delivery -----------------------------------------------------------------------------
 

@@ -4,13 +4,19 @@ stdin   {"body": base64, "stream": bool} a line    a request, or {"python": sour
 stdout  {"ok", "result" | "kind", "record", "pickle", "modules"} a line, or {"status"}
 """
 
+from __future__ import annotations
+
 import base64
 import json
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-def main():
+
+def main() -> None:
     sys.path += sys.argv[2:]
     package = type(sys)("_flashpool")
     package.__path__ = [sys.argv[1]]
@@ -25,7 +31,7 @@ def main():
         print(json.dumps(in_fork(json.loads(line))), flush=True)
 
 
-def in_fork(order):
+def in_fork(order: dict[str, Any]) -> Any:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -42,7 +48,7 @@ def in_fork(order):
     return json.loads(text) if text else {"status": os.waitstatus_to_exitcode(status)}
 
 
-def answer(order):
+def answer(order: dict[str, Any]) -> dict[str, Any]:
     os.dup2(2, 1)
     from _flashpool import wire
     from _flashpool.serialization import exception_pickling
@@ -61,15 +67,15 @@ def answer(order):
     return {**told, "modules": sorted(set(sys.modules) - before)}
 
 
-def run(order):
+def run(order: dict[str, Any]) -> dict[str, Any]:
     from _flashpool.running import invoke
     from _flashpool.serialization import flash
 
     if "python" in order:
-        scope = {"__name__": "in_worker"}
+        scope: dict[str, Any] = {"__name__": "in_worker"}
         exec(order["python"], scope)
         return {"result": scope.get("result")}
-    items = []
+    items: list[Any] = []
     call = flash.load_call(base64.b64decode(order["body"]))
     on_item = items.append if order["stream"] else None
     value = invoke.run(call.function, call.args, call.kwargs, on_item)

@@ -9,7 +9,7 @@ import pytest
 
 from support.interpreters import virtualenv
 
-SCRIPT = Path(__file__).parents[1] / "support" / "find_python.sh"
+SCRIPT = Path(__file__).parents[1] / "find_python.sh"
 VERSION = "{}.{}".format(*sys.version_info)
 
 

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from unit.frontends.qb_stand_in import Names, Platform, reports_of
 
 from flashpool.frontends.qb import delivery, paths
 from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Verdict
 from flashpool.frontends.settings.table import Settings
+from support.frontends.qb_stand_in import Names, Platform, reports_of
 from support.waiting import until
 
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from unit.frontends.stand_in import StandInPool
 
 from flashpool.envs import Spec
 from flashpool.frontends.qb.job_run import JobOutputs, JobRun
@@ -16,6 +15,7 @@ from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Outcome, Provision
 from flashpool.pool.errors import Overloaded
+from support.frontends.stand_in import StandInPool
 
 REQUEST = {"function_name": "f", "function_code": "def f(): pass"}
 

@@ -2,11 +2,11 @@ import asyncio
 import socket
 
 import pytest
-from unit.frontends.stand_in import StandInPool
-from unit.frontends.wire import BODY, Client, at_end, post, read_reply, run, serving
 
 from flashpool.frontends.http_server.connection import HEADERS_LIMIT
 from flashpool.frontends.http_server.listener import ListenError, bind, url
+from support.frontends.stand_in import StandInPool
+from support.frontends.wire import BODY, Client, at_end, post, read_reply, run, serving
 
 FAST = {"FLASHPOOL_HEADER_TIMEOUT_S": "0.3"}
 

@@ -7,8 +7,7 @@ import textwrap
 import pytest
 
 from flashpool.pool._child.fork_server import memory_layout
-
-from .conftest import CHILD
+from support.lean import CHILD
 
 pytestmark = pytest.mark.skipif(
     not memory_layout.IS_KNOWN, reason="nothing is arranged on this interpreter"

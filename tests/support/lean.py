@@ -1,4 +1,7 @@
-"""`call`: runs a request in a fork of a lean interpreter and says how it ended."""
+"""Requests in forks of an interpreter as lean as a zygote's: what a call needs, and no more.
+
+The other end is lean_worker.py.
+"""
 
 import base64
 import json
@@ -7,29 +10,32 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Final
 
 import cloudpickle
-import pytest
 
 from flashpool.pool._child import wire
 
-HERE = Path(__file__).parent
-CHILD = Path(wire.__file__).resolve().parent
+#: The folder of the modules that children run.
+CHILD: Final = Path(wire.__file__).resolve().parent
+_SCRIPT: Final = Path(__file__).with_name("lean_worker.py")
 
 
-class Worker:
+class LeanWorker:
     """Talks to one `lean_worker`."""
 
-    def __init__(self):
-        packages = {str(Path(cloudpickle.__file__).parents[1])}
+    def __init__(self) -> None:
+        packages = str(Path(cloudpickle.__file__).parents[1])
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(HERE / "lean_worker.py"), str(CHILD), *packages],
+            [sys.executable, "-I", "-S", str(_SCRIPT), str(CHILD), packages],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def send(self, **order):
+    def send(self, **order: object) -> SimpleNamespace:
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -39,43 +45,39 @@ class Worker:
             answer["pickle"] = base64.b64decode(answer["pickle"])
         return SimpleNamespace(**answer)
 
-    def body(self, body, stream=False):
+    def body(self, body: bytes, stream: bool = False) -> SimpleNamespace:
         return self.send(body=base64.b64encode(body).decode(), stream=stream)
 
-    def python(self, source):
+    def python(self, source: str) -> Any:
         """Run Python in a fork and give back its ``result`` (JSON-able)."""
         answer = self.send(python=source)
         assert answer.ok, vars(answer)
         return answer.result
 
-    def __call__(self, code, *args, stream=False, **fields):
+    def __call__(
+        self, code: str, *args: object, stream: bool = False, **fields: object
+    ) -> SimpleNamespace:
         """Call ``f`` of the code (the first function in it may have any other name)."""
         request = {"function_name": "f", "function_code": code, **fields}
         if fields.get("serialization_format") == "json":
             request["args"] = list(args)
         else:
-            request["args"] = [encoded(arg) for arg in args]
+            request["args"] = [_encoded(arg) for arg in args]
         return self.body(json.dumps(request).encode(), stream)
 
-    def value(self, code, *args, **fields):
+    def value(self, code: str, *args: object, **fields: Any) -> Any:
         """The same, for calls that must succeed: the value."""
         answer = self(code, *args, **fields)
         assert answer.ok, vars(answer)
         return pickle.loads(base64.b64decode(answer.result, validate=True))
 
-    def close(self):
+    def close(self) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         self.process.wait(30)
         self.process.stdout.close()
 
 
-def encoded(value):
+def _encoded(value: object) -> str:
     return base64.b64encode(cloudpickle.dumps(value)).decode()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def worker():
-    """For all modules of this folder: begun within one, it would count as left behind by that."""
-    worker = Worker()
-    yield worker
-    worker.close()

@@ -11,9 +11,11 @@ import time
 
 import psutil
 import pytest
-from unit.frontends.sockets import PING, Run, connected, raw, send
-from unit.frontends.stand_in import NONE, StandInPool
-from unit.frontends.wire import (
+
+from flashpool.pool.calls import Outcome, Receipt
+from support.frontends.sockets import PING, Run, connected, raw, send
+from support.frontends.stand_in import NONE, StandInPool
+from support.frontends.wire import (
     BODY,
     PATIENCE_S,
     at_end,
@@ -22,8 +24,6 @@ from unit.frontends.wire import (
     serving,
     until,
 )
-
-from flashpool.pool.calls import Outcome, Receipt
 
 DONE = Outcome(body=NONE, receipt=Receipt(pid=7))
 MB = 1 << 20

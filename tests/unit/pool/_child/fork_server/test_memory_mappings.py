@@ -5,7 +5,7 @@ import subprocess
 import sys
 import textwrap
 
-from .conftest import CHILD
+from support.lean import CHILD
 
 PRELUDE = """
 import json, os, sys

@@ -9,8 +9,7 @@ import textwrap
 import pytest
 
 from flashpool.pool._child.renewal import surroundings
-
-from .conftest import CHILD
+from support.lean import CHILD
 
 WATCH = """
 import ctypes, json, locale, os, sys, warnings

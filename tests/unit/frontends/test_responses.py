@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from unit.frontends.stand_in import NONE
 
 from flashpool.frontends import responses
 from flashpool.pool.calls import Outcome, Provision, Receipt
@@ -16,6 +15,7 @@ from flashpool.pool.errors import (
     PayloadTooLarge,
     Timeout,
 )
+from support.frontends.stand_in import NONE
 
 #: What a drop-in replacement's answer must have (the client's FunctionResponse).
 OLD_FIELDS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from .conftest import CHILD
+from support.lean import CHILD
 
 LEAN = """
 import base64, json, sys

@@ -2,13 +2,13 @@ import asyncio
 import json
 
 import pytest
-from unit.frontends.stand_in import NONE, StandInPool
-from unit.frontends.wire import BODY, at_end, post, read_reply, run, serving
 
 from flashpool.envs import Spec
 from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome, Provision
 from flashpool.pool.environment_leases import Report
 from flashpool.pool.errors import EnvironmentStartFailed, Overloaded
+from support.frontends.stand_in import NONE, StandInPool
+from support.frontends.wire import BODY, at_end, post, read_reply, run, serving
 from support.waiting import until
 
 DONE = Outcome(body=NONE)

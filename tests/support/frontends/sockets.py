@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from unit.frontends.wire import PATIENCE_S, Client
+from support.frontends.wire import PATIENCE_S, Client
 
 PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
 #: Runs the main function of a test, on the loop that the fixture ``run`` has for it.

@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from unit.frontends.stand_in import StandInPool
 
 from flashpool.frontends.qb import loop as job_loop
 from flashpool.frontends.qb.heartbeat import Heartbeat
@@ -22,6 +21,7 @@ from flashpool.frontends.qb.worker import QueueWorker
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Outcome
+from support.frontends.stand_in import StandInPool
 
 JOB = Job(id="late", input=b'{"function_name":"f","function_code":"def f(): pass"}')
 DRAIN_S = 0.5

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from .conftest import CHILD
+from support.lean import CHILD
 
 RENEW = """
 import json, random, sys

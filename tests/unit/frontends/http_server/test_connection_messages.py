@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 
 import pytest
-from unit.frontends.sockets import PING, Run, closed, raw, send
-from unit.frontends.stand_in import StandInPool
-from unit.frontends.wire import (
+
+from flashpool.frontends.http_server.connection import HEADERS_LIMIT
+from support.frontends.sockets import PING, Run, closed, raw, send
+from support.frontends.stand_in import StandInPool
+from support.frontends.wire import (
     BODY,
     at_end,
     post,
@@ -14,8 +16,6 @@ from unit.frontends.wire import (
     serving,
     until,
 )
-
-from flashpool.frontends.http_server.connection import HEADERS_LIMIT
 
 
 @pytest.mark.parametrize("piece", [1, 50, 1 << 20])

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# What `make ci` runs: every check that a change has to pass, within half an hour on two cores.
+#
+#   lint, types, docs                the sources
+#   test-newest                      what an installation without the lock gets
+#   unit, contract and process       on the system's own Python: Debian's is linked statically,
+#                                    and runs a sitecustomize of its own
+#   the same                         on one more minor version: each has its turn
+#   test                             on the default interpreter, last, so that pytest's summary
+#                                    closes the output
+set -euo pipefail
+
+readonly core="tests/unit tests/contract tests/process"
+default=$(<build/interpreter)
+rows=()
+
+row() {
+  local name=$1 start=$SECONDS; shift
+  echo "== $name"
+  "$@"
+  rows+=("$((SECONDS - start)) s: $name")
+}
+
+minor_of() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+# The path of the interpreter whose turn it is; nothing where no other version is installed.
+# Turns go by the number of commits, so that a commit always means the same interpreter.
+whose_turn() {
+  local version python others=()
+  for version in 3.10 3.11 3.12 3.13 3.14; do
+    [[ " $* " != *" $version "* ]] || continue
+    python=$(VERSION=$version bash tests/support/find_python.sh) && others+=("$python")
+  done
+  [ ${#others[@]} -gt 0 ] || return 0
+  echo "${others[$(($(git rev-list --count HEAD 2>/dev/null || echo 0) % ${#others[@]}))]}"
+}
+
+row "lint, types and docs" make lint typecheck docs
+row "process and contract tests, with the newest packages" make test-newest
+
+tried=$(minor_of "$default")
+if system=$(PYTHON=/usr/bin/python3 bash tests/support/find_python.sh 2>/dev/null) \
+    && [ "$(readlink -f "$system")" != "$default" ]; then
+  row "unit, contract and process tests on the system's Python $(minor_of "$system"): $system" \
+    make test-on PYTHON="$system" ARGS="$core"
+  tried+=" $(minor_of "$system")"
+fi
+
+other=$(whose_turn $tried)
+if [ -z "$other" ]; then
+  echo "== no other minor version is installed"
+else
+  row "unit, contract and process tests on Python $(minor_of "$other"), whose turn it is: $other" \
+    make test-on PYTHON="$other" ARGS="$core"
+fi
+
+printf '%s\n' "== passed so far:" "${rows[@]/#/   }"
+echo "== all tests on Python $(minor_of "$default"): $default"
+exec make test
