@@ -84,17 +84,6 @@ class Service:
             self._all_prepared.clear()
             await self._all_prepared.wait()
 
-    async def finish(self, limit_s: float, hurry: asyncio.Event) -> str:
-        """`drain`, or until it is to ``hurry``; in words, why what is left has to be ended."""
-        drained = asyncio.ensure_future(self.drain(limit_s))
-        hurried = asyncio.ensure_future(hurry.wait())
-        try:
-            await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            drained.cancel()
-            hurried.cancel()
-        return "a second signal" if hurry.is_set() else "FLASHPOOL_DRAIN_S"
-
     async def stop(self, reason: str = "the server stops") -> None:
         """End the pool and everything in it, builds too; returns when all is gone, to everybody."""
         if self._stopping is None:

@@ -29,6 +29,7 @@ from runpod.serverless.modules import rp_job, rp_scale, worker_state
 from runpod.serverless.utils import rp_debugger
 
 from flashpool.frontends.server_process import SIGNALS, run_loop
+from flashpool.frontends.shutdown import words_for_cancelled
 
 from .heartbeat import Heartbeat
 from .jobs import Job
@@ -75,7 +76,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         #: When stop requests came for jobs that are not here: an answer may be bringing them.
         self._early_stops: dict[str, float] = {}
         self._leaving = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._second_signal = asyncio.Event()
         #: There may be room for a job, or none is left.
         self._changed = News()
         #: No job is taken any more.
@@ -119,17 +120,19 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     # Signals.
 
     def handle_shutdown(self, signum: int, frame: FrameType | None) -> None:
-        """The first one begins to leave, the second hurries."""
+        """The first one begins a drain, the second cuts it short."""
         self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(signum).name)
 
     def _on_signal(self, name: str) -> None:
         if not self._leaving.is_set():
             count = len(self._worker.jobs)
-            _log.info("%s: leaving within %g s; jobs to finish: %d", name, self._drain_s, count)
+            _log.info(
+                "%s: draining for at most %g s; jobs to finish: %d", name, self._drain_s, count
+            )
             self._leaving.set()
         else:
-            _log.info("%s again: leaving at once", name)
-            self._hurry.set()
+            _log.info("%s again: stopping at once", name)
+            self._second_signal.set()
         self._changed.tell()
 
     # Taking.
@@ -141,7 +144,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             while (room := await self._room()) > 0:
                 await self._poll(session, room)
         except Exception as error:  # noqa: BLE001 - a mistake of ours: what runs is still to be reported
-            _log.exception("Taking jobs failed; leaving")
+            _log.exception("Taking jobs failed; stopping")
             self._failure = error
             self._leaving.set()
         finally:
@@ -277,9 +280,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
 
     async def _break_off(self) -> None:
         """End the jobs that are still there, and the poll; they are reported as cancelled."""
-        why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
-        self._hurry.clear()
-        self._ending = f"the server stopped before the job had finished ({why})"
+        self._ending = words_for_cancelled("job", self._second_signal)
+        self._second_signal.clear()
         for running in list(self._worker.jobs.values()):
             running.cut_off(self._ending)
         if self._taker.receiving:
@@ -289,8 +291,11 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._polling.cancel()
 
     async def _idle(self, end: float) -> None:
-        """Until no poll and no job is left, the time is up, or it is to hurry."""
-        while not (self._took_last.is_set() and not self._worker.jobs) and not self._hurry.is_set():
+        """Until no poll and no job is left, the time is up, or a second signal came."""
+        while (
+            not (self._took_last.is_set() and not self._worker.jobs)
+            and not self._second_signal.is_set()
+        ):
             left = end - self._loop.time()
             if left <= 0:
                 return
