@@ -153,7 +153,7 @@ class Environments:
         return provider
 
     async def close(self) -> None:
-        """Cancel builds, let go of every environment, stop the heartbeat."""
+        """Cancel builds, release every lease, stop the heartbeats."""
         await self._single_flight.close()
         await self._stores.close()
 

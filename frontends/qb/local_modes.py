@@ -5,7 +5,7 @@
 
 Both call the handler, whose answer the SDK takes apart: what it finds as `error` it lifts out.
 Nothing is posted anywhere, and a generator's items come as a list. The API is served by our
-uvicorn: the SDK's waits for running jobs without a limit when it is told to leave.
+uvicorn: the SDK's waits for running jobs without a limit when it is told to stop.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Workers:
         kind.integer(0, 1024), "8", "Most workers kept ready ahead of calls, per zygote."
     )
     spare_idle_s: float = setting(
-        kind.seconds(), "60", "Seconds without a call after which spares are let go."
+        kind.seconds(), "60", "Seconds without a call after which spares are stopped."
     )
     max_environments: int = setting(
         kind.integer(1, 1024),
@@ -114,7 +114,7 @@ class Workers:
     environment_idle_s: float = setting(
         kind.seconds(),
         "900",
-        "Seconds without a call after which an environment's processes are let go.",
+        "Seconds without a call after which an environment's processes are stopped.",
     )
     instances: int = setting(
         kind.integer(1, WORKERS_MAX), "16", "Class instances that are kept at once."

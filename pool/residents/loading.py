@@ -1,4 +1,4 @@
-"""Having instances made: in the scheduler's line like calls, then in a worker.
+"""Having instances made: in the scheduler's queue like calls, then in a worker.
 
 Load --> a number of its own --> Scheduler --Dispatch--> LOAD --> (`events`)
 Abandon -------------------------> withdrawn    '--Fail--> its calls end
@@ -80,7 +80,7 @@ class ResidentLoads:
         return load_id in self._loads
 
     def load(self, command: states.Load) -> None:
-        """Stand in line for a worker."""
+        """Wait for a worker in the scheduler's queue."""
         name = command.instance
         instance = self._table.get(name)
         assert instance is not None
@@ -97,7 +97,7 @@ class ResidentLoads:
         self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
 
     def abandon(self, command: states.Abandon) -> None:
-        """Leave the line."""
+        """Take it out of the scheduler's queue."""
         for load_id, loaded in list(self._loads.items()):
             if loaded == command.instance:
                 del self._loads[load_id]

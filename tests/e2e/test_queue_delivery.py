@@ -302,7 +302,7 @@ def test_the_heartbeat_goes_on_when_its_process_is_killed(
         process = psutil.Process(worker.process.pid)
         (child,) = (one for one in process.children() if one.cmdline() == process.cmdline())
         child.kill()
-        until(lambda: "heartbeat process ended" in worker.output())
+        until(lambda: "heartbeat process exited" in worker.output())
         job = staying(platform, tmp_path / "begun", 60)
         platform.until(lambda: job in platform.pings(worker.id)[-1].jobs)
         platform.cancel(job)
@@ -317,7 +317,7 @@ def test_a_heartbeat_that_dies_before_the_worker_begins_is_noticed(
     worker = started_as(platform, tmp_path, {}, dying)
     job = staying(platform, tmp_path / "begun", 60)
     platform.until(lambda: any(job in one.jobs for one in platform.pings(worker.id)))
-    assert "heartbeat process ended (before the worker began)" in worker.output()
+    assert "heartbeat process exited (before the worker began)" in worker.output()
     platform.cancel(job)
     assert worker.stop() == 0
 
