@@ -55,7 +55,7 @@ _WITHHELD_UV: Final = frozenset(
     "UV_COMPILE_BYTECODE UV_CONFIG_FILE UV_NO_CONFIG UV_PYTHON_DOWNLOADS".split()
 )
 _MAX_WORDS: Final = 4000
-#: What the shell that guards uv leaves with when uv died of SIGKILL.
+#: What the shell that guards uv exits with when uv died of SIGKILL.
 _KILLED: Final = 128 + 9
 _CREDENTIALS: Final = re.compile(r"(\w+://)[^/\s@]+@")
 _NOISE: Final = re.compile(

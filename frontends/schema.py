@@ -17,13 +17,16 @@ import msgspec
 from msgspec import Raw
 
 from flashpool.pool.errors import InvalidRequest
-from flashpool.pool.executor.call_options import (
+from flashpool.pool.limits import (
     CONCURRENCY_ACCEPTS,
     MEMORY_ACCEPTS,
+    SECONDS_MAX,
     SEED_ACCEPTS,
     fits_concurrency,
     fits_memory,
+    fits_seconds,
     fits_seed,
+    is_variable,
 )
 
 from . import schema_errors
@@ -32,8 +35,6 @@ from . import schema_errors
 NAME_LIMIT: Final = 256
 COUNT_LIMIT: Final = 1000
 TEXT_LIMIT: Final = 32 * 1024
-#: A year: a larger limit is a mistake, and would overflow timers.
-SECONDS_LIMIT: Final = 366 * 24 * 3600.0
 
 #: What stands for a field that is not there.
 NULL: Final = Raw(b"null")
@@ -183,8 +184,8 @@ def _check(request: FunctionRequest) -> None:
 
 
 def _check_limits(request: FunctionRequest) -> None:
-    if request.timeout_s is not None and not 0 < request.timeout_s <= SECONDS_LIMIT:
-        raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_LIMIT:.0f}")
+    if request.timeout_s is not None and not fits_seconds(request.timeout_s):
+        raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_MAX}")
     if request.memory_mb is not None and not fits_memory(request.memory_mb):
         raise InvalidRequest(f"memory_mb must be {MEMORY_ACCEPTS}")
     if request.gpus is not None and not 0 <= request.gpus <= COUNT_LIMIT:
@@ -241,7 +242,7 @@ def _check_env(env: dict[str, str]) -> None:
     if len(env) > COUNT_LIMIT or sum(map(len, env.values())) > TEXT_LIMIT:
         raise InvalidRequest("env holds too much")
     for name, value in env.items():
-        if not name or "=" in name or "\0" in name or "\0" in value:
+        if not is_variable(name, value):
             raise InvalidRequest("env holds a name or value that no process can have")
 
 

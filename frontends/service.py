@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +21,7 @@ from flashpool.envs import Spec
 from flashpool.pool.calls import Outcome, Provision
 from flashpool.pool.environment_leases import EnvironmentLeases
 from flashpool.pool.errors import Cancelled, FlashpoolError, Overloaded
+from flashpool.pool.progress_notes import ProgressNotes
 
 from . import logs, responses, schema
 from .call_builder import BASE, Defaults, label_of, spec_of
@@ -30,31 +30,12 @@ from .responses import Answer
 
 _log = logging.getLogger(__name__)
 
-#: Lines told of the making of one environment, and the length of one.
-NOTES: Final = 200
-NOTE_LIMIT: Final = 500
 #: A caller who waited for so long is told why, whoever built what it waited for.
 NOTEWORTHY_S: Final = 1.0
 
 
 def _unheard(_line: str) -> None:
     """For those who do not want to hear of the progress."""
-
-
-class Notes:
-    """What was told while an environment was being made: the last lines of it."""
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=NOTES)
-
-    def add(self, line: str) -> None:
-        """One line more."""
-        self._lines.append(line)
-
-    def text(self) -> bytes:
-        """As it stands before a call's output."""
-        text = "".join(f"{line[:NOTE_LIMIT]}\n" for line in self._lines)
-        return text.encode("utf-8", "backslashreplace")
 
 
 class Service:
@@ -102,17 +83,6 @@ class Service:
         while self.preparing:
             self._all_prepared.clear()
             await self._all_prepared.wait()
-
-    async def finish(self, limit_s: float, hurry: asyncio.Event) -> str:
-        """`drain`, or until it is to ``hurry``; in words, why what is left has to be ended."""
-        drained = asyncio.ensure_future(self.drain(limit_s))
-        hurried = asyncio.ensure_future(hurry.wait())
-        try:
-            await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            drained.cancel()
-            hurried.cancel()
-        return "a second signal" if hurry.is_set() else "FLASHPOOL_DRAIN_S"
 
     async def stop(self, reason: str = "the server stops") -> None:
         """End the pool and everything in it, builds too; returns when all is gone, to everybody."""
@@ -167,7 +137,7 @@ class Service:
         self, spec: Spec, label: str, report: Callable[[str], None]
     ) -> tuple[Provision, bytes]:
         """The environment, and what the call's output should tell of how it came."""
-        notes = Notes()
+        notes = ProgressNotes()
 
         def told(line: str) -> None:
             notes.add(line)

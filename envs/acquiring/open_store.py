@@ -92,12 +92,12 @@ class OpenStore:
         self.store.prepare()
         self.beat()
 
-    def leave(self) -> None:
-        """Let go of everything; blocking."""
+    def close(self) -> None:
+        """Release every lease, and be seen no longer; blocking."""
         self.table.clear()
-        self.holders.leave()
+        self.holders.close()
         if self.archives_writable:
-            self.shared_holders.leave()
+            self.shared_holders.close()
 
 
 def open_the_store(settings: EnvSettings, places: Places) -> OpenStore:
@@ -184,7 +184,9 @@ class HeartbeatThread:
         self._open_store = open_store
         self._period_s = period_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flashpool-envs-pulse", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name="flashpool-envs-heartbeat", daemon=True
+        )
         self._thread.start()
 
     def _run(self) -> None:
@@ -209,13 +211,19 @@ class HeartbeatThread:
         return ""
 
     def stop(self) -> None:
-        """Stop and leave the store; blocking."""
+        """Stop, and close the store; blocking."""
         self._stop.set()
         self._thread.join(_STOP_LIMIT_S)
         if self._thread.is_alive():
-            _log.warning("%s does not answer: it is left without a word", self._open_store.store)
+            _log.warning(
+                "%s does not answer: its leases are left to become stale", self._open_store.store
+            )
             return
         try:
-            self._open_store.leave()
+            self._open_store.close()
         except OSError as error:
-            _log.info("%s was left without a word: %s", self._open_store.store, error)
+            _log.info(
+                "%s could not be closed, its leases are left to become stale: %s",
+                self._open_store.store,
+                error,
+            )

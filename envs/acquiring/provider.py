@@ -170,7 +170,7 @@ class Provider:
         return replace(found, seconds=found.seconds if not found.hit else seconds)
 
     async def _claim(self, digest: str, key: str | None = None) -> bool:
-        """Nobody who has one of the two waits for the other's holder to let go of that one."""
+        """Nobody who has one of the two waits for the other's holder to release that one."""
         claims = self.open_store.claims
 
         def take() -> bool:
@@ -277,7 +277,7 @@ class Provider:
         return await self.quota.make(reserve=reserve)
 
     async def evict_unused(self) -> Evicted:
-        """Everything that nobody uses goes."""
+        """Evict everything that nobody uses."""
         return await self.quota.everything()
 
     async def is_there(self, digest: str) -> bool:
@@ -294,7 +294,7 @@ class Provider:
         return "archive" if self.lookup.archived(digest) else "absent"
 
     async def close(self) -> None:
-        """Cancel what runs and wait for its end."""
+        """Cancel what runs and wait until it has ended."""
         await self._builds.close()
         await self._fetches.close()
         tasks = list(self._finishing.values())

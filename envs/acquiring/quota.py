@@ -39,8 +39,8 @@ Tell = Callable[[tuple[str, ...]], Iterable[str] | None]
 _log = logging.getLogger(__name__)
 _CLEANING_LIMIT_S: Final = 20.0
 #: The end of idle processes takes milliseconds.
-_LETTING_GO_S: Final = 0.02
-_LETTING_GO_LIMIT_S: Final = 5.0
+_RELEASE_LOOK_S: Final = 0.02
+_RELEASE_LIMIT_S: Final = 5.0
 _MB: Final = 1024 * 1024
 _BLOCK: Final = 4096
 #: Bytecode against its source: with few comments it is the larger of the two.
@@ -77,14 +77,14 @@ class Quota:
         return await self._make(more)
 
     async def _make(self, more: int) -> Evicted:
-        """What is to be added waits for what is about to be let go of, or both together
-        would pass the limit.
+        """Wait for leases that are being released before space is reserved; otherwise the quota
+        would be exceeded.
         """
         try:
             evicted = await self._evict(more + sum(self._coming.values()))
-            leaving = self._press(evicted.wanted)
-            if more and leaving:
-                await self._until_free(leaving)
+            releasing = self._press(evicted.wanted)
+            if more and releasing:
+                await self._until_free(releasing)
                 evicted = await self._evict(more + sum(self._coming.values()))
         except OSError as error:
             _log.warning("eviction failed: %s", error)
@@ -97,12 +97,12 @@ class Quota:
         return {one for tell in self._pressure for one in tell(digests) or ()}
 
     async def _until_free(self, digests: set[str]) -> None:
-        deadline = time.monotonic() + _LETTING_GO_LIMIT_S
+        deadline = time.monotonic() + _RELEASE_LIMIT_S
         while time.monotonic() < deadline:
             held = self._open_store.table.held()
             if not any(held.get(digest) for digest in digests):
                 return
-            await asyncio.sleep(_LETTING_GO_S)
+            await asyncio.sleep(_RELEASE_LOOK_S)
 
     async def _evict(self, more: int) -> Evicted:
         evictor = self._open_store.evictor
@@ -116,7 +116,7 @@ class Quota:
         return replace(evicted, cache_cleaned=await self.clean_cache())
 
     async def everything(self) -> Evicted:
-        """The disk is full: everything that nobody uses goes, and uv's cache with it."""
+        """The disk is full: evict everything that nobody uses, and uv's cache with it."""
         try:
             evicted = await asyncio.to_thread(self._open_store.evictor.run, everything=True)
         except OSError as error:

@@ -6,7 +6,7 @@
                  or back. A place that is known already is taken up again, not opened anew
     beside       local disk, for what the volume has no room for
 
-A place stays open until the end, for leases on what lies there may be out: its table
+A store stays open until the end, for leases on what lies there may be out: its table
 answers for them, and its heartbeat goes on. On one event loop.
 """
 
@@ -42,7 +42,7 @@ class OpenStores:
         self._settings = settings
         self._provide = provide
         self._known: dict[Places, Provider] = {}
-        self._pulses: list[HeartbeatThread] = []
+        self._heartbeats: list[HeartbeatThread] = []
         self._turn = asyncio.Lock()
         self._current: Provider | None = None
         #: Whether there is no volume, or none that can be written; and when that was found.
@@ -50,7 +50,7 @@ class OpenStores:
         self._looked = 0.0
 
     def __repr__(self) -> str:
-        return f"<Opened {self._current or 'nothing'} of {len(self._known)}>"
+        return f"<OpenStores {self._current or 'nothing'} of {len(self._known)}>"
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(list(self._known.values()))
@@ -131,17 +131,17 @@ class OpenStores:
             await asyncio.to_thread(known.open_store.take_up)
             return known
         open_store = await asyncio.to_thread(open_the_store, self._settings, places)
-        self._pulses.append(HeartbeatThread(open_store, self._settings.beat_s))
+        self._heartbeats.append(HeartbeatThread(open_store, self._settings.beat_s))
         self._known[key] = self._provide(open_store)
         return self._known[key]
 
     async def close(self) -> None:
-        """End what runs, let go of every environment, stop the heartbeats."""
+        """Cancel builds, release every lease, stop the heartbeats."""
         for provider in self:
             await provider.close()
-        for heartbeat in self._pulses:
+        for heartbeat in self._heartbeats:
             await asyncio.to_thread(heartbeat.stop)
-        self._pulses.clear()
+        self._heartbeats.clear()
         self._known.clear()
         self._current = None
 

@@ -1,11 +1,11 @@
 """Waiting that lasts to the end of what is waited for, however often it is cancelled.
 
-A request that leaves cancels its work, and so do then those on the way who run parts of it
+A request that is cancelled cancels its work, and so do then those on the way who run parts of it
 side by side, and the end of the process. `asyncio.wait_for` waits no longer when it is
 cancelled once more, before Python 3.12: what it ran is left to itself, with the files,
-processes and claims that it would have let go of. `asyncio.to_thread` never waits for a
+processes and claims that it would have released. `asyncio.to_thread` never waits for a
 thread that cannot be cancelled: it would go on to write into a directory that is being
-deleted, or rename what is half gone. What such a thread makes for a call that has left
+deleted, or rename what is half gone. What such a thread makes for a cancelled call
 (a claim, a scratch directory) is undone: other processes would wait for it.
 
     waiter --> thread makes it --> handed over
@@ -42,7 +42,7 @@ async def wait_shielded(work: Awaitable[T]) -> T:
 
 
 async def run_in_thread_shielded(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """In a thread; whoever is cancelled leaves when nothing works in the background any more.
+    """In a thread; a cancellation is raised only when nothing works in the background any more.
 
     Waits for as long as the thread takes: for work that is short, or whose files are ours.
     """
@@ -73,21 +73,21 @@ class _Handover(Generic[T]):
         self._make = make
         self._undo = undo
         self._lock = threading.Lock()
-        self._left = False
+        self._cancelled = False
         self._made: list[T] = []
 
     def work(self) -> T:
         made = self._make()
         with self._lock:
-            if not self._left:
+            if not self._cancelled:
                 self._made.append(made)
                 return made
         self._undo(made)
         return made
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         with self._lock:
-            self._left = True
+            self._cancelled = True
         for made in self._made:
             self._undo(made)
 
@@ -98,5 +98,5 @@ async def run_in_thread_or_undo(make: Callable[[], T], undo: Callable[[T], objec
     try:
         return await asyncio.to_thread(handover.work)
     except asyncio.CancelledError:
-        await run_in_thread_shielded(handover.leave)
+        await run_in_thread_shielded(handover.cancel)
         raise

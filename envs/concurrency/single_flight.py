@@ -4,8 +4,8 @@
     join(key) --'      |
                        progress lines to every waiter's callback
 
-A waiter may leave (deadline, cancellation) without hurting the others. When the
-last one has left, the work is cancelled: nobody pays for what nobody wants.
+A waiter's deadline or cancellation does not hurt the others. When no waiter is
+left, the work is cancelled: nobody pays for what nobody wants.
 Used on one event loop.
 """
 
@@ -53,7 +53,7 @@ class SingleFlight(Generic[T]):
 
     def __repr__(self) -> str:
         waiting = {str(key)[:40]: flight.waiting for key, flight in self._flying.items()}
-        return f"<Flights {waiting}>"
+        return f"<SingleFlight {waiting}>"
 
     async def join(
         self,
@@ -103,7 +103,7 @@ class SingleFlight(Generic[T]):
         flight.task.cancel()
 
     async def close(self) -> None:
-        """Cancel everything and wait until it is gone."""
+        """Cancel everything and wait until it has ended."""
         for task in list(self._landing):
             task.cancel()
         if self._landing:

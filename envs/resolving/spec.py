@@ -22,7 +22,7 @@ from flashpool.envs.errors import SpecRefused
 
 from .references import NormalRequirement, direct, looks_local
 
-__all__ = ["NormalRequirement", "NormalSpec", "Spec", "normalise"]
+__all__ = ["NormalRequirement", "NormalSpec", "Spec", "is_python_version", "normalise"]
 
 #: What the worker's own modules need.
 OLDEST_PYTHON: Final = (3, 10)
@@ -77,11 +77,16 @@ def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
     )
 
 
+def is_python_version(text: str) -> bool:
+    """Whether it is written as a version of Python 3, with or without its patch release."""
+    return _PYTHON.fullmatch(text) is not None
+
+
 def _python(version: str | None) -> str | None:
     if version is None or not version.strip():
         return None
     version = version.strip()
-    if not _PYTHON.fullmatch(version):
+    if not is_python_version(version):
         raise SpecRefused(
             f"python_version {version!r} is not understood", advice="write it as 3.12 or 3.12.1"
         )

@@ -74,7 +74,7 @@ class Evicted:
     """What one round did."""
 
     digests: tuple[str, ...] = ()
-    #: Would have gone, were they not in use.
+    #: Would have been evicted, were they not in use.
     wanted: tuple[str, ...] = ()
     cache_cleaned: bool = False
 
@@ -200,18 +200,18 @@ class Evictor:
         without what only the cache needs; cleaning that is the caller's last step.
         """
         usage = self.usage()
-        gone: list[str] = []
+        evicted: list[str] = []
         wanted: list[str] = []
         for victim in self.stored():
             needed = everything or self.over(usage, reserve, without_cache=True)
             if not needed and not self._aged(victim.digest):
                 continue
             if self.evict(victim.digest):
-                gone.append(victim.digest)
+                evicted.append(victim.digest)
                 usage = self.usage()
             else:
                 wanted.append(victim.digest)
-        return Evicted(digests=tuple(gone), wanted=tuple(wanted))
+        return Evicted(digests=tuple(evicted), wanted=tuple(wanted))
 
     def evict_aged(self) -> list[str]:
         """What nobody has used for long, though nobody builds and no limit is near."""

@@ -150,7 +150,7 @@ class LeaseTable(Generic[T]):
     """This process's leases: what is held, how often, and since when not.
 
     Thread-safe; the lock is held for dictionary look-ups only, never while a disk is asked.
-    Moves of one digest: absent -> held (count >= 1) <-> idle (count 0) -> leaving -> absent;
+    Moves of one digest: absent -> held (count >= 1) <-> idle (count 0) -> releasing -> absent;
     held or idle -> lost, when somebody deleted it regardless, -> held, once it is there again.
     """
 
@@ -158,11 +158,11 @@ class LeaseTable(Generic[T]):
         self._marks = marks
         self._hold_s = hold_s
         self._lock = threading.Lock()
-        self._left = threading.Condition(self._lock)
+        self._released = threading.Condition(self._lock)
         self._entries: dict[str, _Entry[T]] = {}
         self._pinned: Counter[str] = Counter()
         #: Their marks are being removed: who wants one of them waits, or loses the new mark too.
-        self._leaving: Counter[str] = Counter()
+        self._releasing: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         with self._lock:
@@ -183,7 +183,7 @@ class LeaseTable(Generic[T]):
     def pinning(self, digest: str) -> Iterator[None]:
         """While a digest is marked and looked at, before its entry exists: no retiring."""
         with self._lock:
-            self._left.wait_for(lambda: not self._leaving[digest])
+            self._released.wait_for(lambda: not self._releasing[digest])
             self._pinned[digest] += 1
         try:
             yield
@@ -219,25 +219,25 @@ class LeaseTable(Generic[T]):
             return {digest: entry.count for digest, entry in self._entries.items()}
 
     def retire(self, digest: str) -> bool:
-        """Let go of an idle digest at once; False while it is leased here."""
+        """Hold an idle digest no longer; False while it is leased here."""
         with self._lock:
             entry = self._entries.get(digest)
             if digest in self._pinned or (entry is not None and entry.count):
                 return False
             self._entries.pop(digest, None)
-            self._leaving[digest] += 1
+            self._releasing[digest] += 1
         try:
             self._marks.take_away(digest)
         finally:
             with self._lock:
-                self._leaving[digest] -= 1
-                if not self._leaving[digest]:
-                    del self._leaving[digest]
-                self._left.notify_all()
+                self._releasing[digest] -= 1
+                if not self._releasing[digest]:
+                    del self._releasing[digest]
+                self._released.notify_all()
         return True
 
     def sweep(self) -> None:
-        """Note uses, and let go of what has been idle for long; blocking."""
+        """Note uses, and retire what has been idle for long; blocking."""
         with self._lock:
             used = [digest for digest, entry in self._entries.items() if entry.used or entry.count]
             for entry in self._entries.values():
@@ -268,14 +268,14 @@ class LeaseTable(Generic[T]):
 
         A pod that was stopped for long is taken for dead, and its environments may be gone.
         """
-        gone = [digest for digest in self.held() if not is_there(digest)]
+        deleted = [digest for digest in self.held() if not is_there(digest)]
         with self._lock:
-            lost = [self._entries[digest] for digest in gone if digest in self._entries]
+            lost = [self._entries[digest] for digest in deleted if digest in self._entries]
             for entry in lost:
                 entry.lost = True
 
     def clear(self) -> None:
-        """Let go of everything, at the end of the process's use."""
+        """Release everything, at the end of the process's use."""
         with self._lock:
             digests = list(self._entries)
             self._entries.clear()

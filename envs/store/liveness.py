@@ -5,7 +5,7 @@
 Leases, claims and scratch directories are named after their holder, so "stale"
 is decided in one place. Two questions are asked of a holder:
 
-* dead? Its process is gone (same host: pid and start time say so at once), or,
+* dead? Its process has exited (same host: pid and start time say so at once), or,
   on another host, its heartbeat is old. A dead holder's leases and scratch
   directories are cleaned by whoever comes next.
 * stalled? Dead, or its heartbeat is old although its process exists (stopped).
@@ -85,7 +85,7 @@ class Liveness:
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<Holders {self.folder} me={self.me}>"
+        return f"<Liveness {self.folder} me={self.me}>"
 
     def beat(self) -> bool:
         """Say that this process lives; False if somebody had taken it for dead."""
@@ -98,16 +98,16 @@ class Liveness:
             return False
         return True
 
-    def leave(self) -> None:
-        """Take this process's heartbeat away."""
+    def close(self) -> None:
+        """Take this process's heartbeat away: it uses the store no longer."""
         (self.folder / self.me).unlink(missing_ok=True)
 
     def bury(self) -> list[str]:
         """Remove the heartbeats of the dead; answer who they were."""
-        gone = [name for name in self.names() if self.dead(name)]
-        for name in gone:
+        dead = [name for name in self.names() if self.dead(name)]
+        for name in dead:
             (self.folder / name).unlink(missing_ok=True)
-        return gone
+        return dead
 
     def names(self) -> list[str]:
         """Every holder that has a heartbeat file, alive or not."""

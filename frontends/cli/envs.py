@@ -161,7 +161,7 @@ def explain(
 @click.option("--all", "everything", is_flag=True, help="All that nobody uses, not just too many.")
 @click.pass_obj
 def gc(settings: Settings, everything: bool) -> None:
-    """Sweep up what crashes left, and delete until the limits are met."""
+    """Sweep up what crashes left behind, and evict until the limits are met."""
     from flashpool.envs import operations
 
     evicted = _look(settings, lambda store: operations.gc(store, everything=everything))

@@ -36,6 +36,7 @@ from flashpool.frontends.logs import configure_log
 from flashpool.frontends.server_process import SIGNALS, give_way, harden
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings, SettingsError
+from flashpool.frontends.shutdown import Shutdown
 
 from .app import create_app
 
@@ -91,18 +92,10 @@ def _surround(app: FastAPI, service: Service, settings: Settings) -> None:
 @contextlib.contextmanager
 def _minding_signals(service: Service, drain_s: float) -> Iterator[None]:
     """Have the first signal begin a drain, and the second cut it, beside what they do anyway."""
-    loop, hurry = asyncio.get_running_loop(), asyncio.Event()
-    leaving: list[asyncio.Task[None]] = []
-
-    def begin(name: str) -> None:
-        if leaving:
-            hurry.set()
-        else:
-            _log.info("%s: draining for at most %g s", name, drain_s)
-            leaving.append(asyncio.ensure_future(_leave(service, drain_s, hurry)))
+    loop, shutdown = asyncio.get_running_loop(), Shutdown(service, drain_s)
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(begin, signal.Signals(signum).name)
+        loop.call_soon_threadsafe(shutdown.on_signal, signal.Signals(signum).name)
         before[signum](signum, frame)
 
     before = _handlers()
@@ -113,13 +106,7 @@ def _minding_signals(service: Service, drain_s: float) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        for task in leaving:
-            task.cancel()
-
-
-async def _leave(service: Service, drain_s: float, hurry: asyncio.Event) -> None:
-    why = await service.finish(drain_s, hurry)
-    await service.stop(f"the server stopped before the call had finished ({why})")
+        shutdown.abandon()
 
 
 def _handlers() -> dict[int, _Handler]:

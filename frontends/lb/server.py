@@ -27,6 +27,7 @@ from flashpool.frontends.http_server.listener import Listener, bind
 from flashpool.frontends.server_process import SIGNALS, give_way, harden, run_loop
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
+from flashpool.frontends.shutdown import Shutdown
 
 from .app import create_app
 
@@ -40,11 +41,8 @@ class LbServer(Listener):
         self, service: Service, admin: Admin, settings: Settings, on_start: Callable[[], None]
     ) -> None:
         super().__init__(create_app(service, settings, admin), settings)
-        self._service = service
-        self._drain_s = settings.drain_s
         self._on_start = on_start
-        self._leaving: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self._shutdown = Shutdown(service, settings.drain_s, self._exit)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
@@ -67,33 +65,11 @@ class LbServer(Listener):
                 signal.signal(signum, handler)
 
     def _on_signal(self, signum: int) -> None:
-        name = signal.Signals(signum).name
-        if self._leaving is None:
-            stats = self._service.pool.stats()
-            running = _calls(stats.slots.busy + stats.queue.depth + self._service.preparing)
-            _log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
-            self._leaving = asyncio.ensure_future(self._leave())
-        else:
-            _log.info("%s again: leaving at once", name)
-            self._hurry.set()
+        self._shutdown.on_signal(signal.Signals(signum).name)
 
-    async def _leave(self) -> None:
-        try:
-            why = await self._service.finish(self._drain_s, self._hurry)
-            # Calls still there end as cancelled, and their clients hear of it before the
-            # listener closes.
-            before = self._cancelled()
-            await self._service.stop(f"the server stopped before the call had finished ({why})")
-            _log.info("Stopped; %s cancelled", _calls(self._cancelled() - before))
-        finally:
-            self.should_exit = True
-
-    def _cancelled(self) -> int:
-        return int(self._service.pool.stats().outcomes.get("Cancelled", 0))
-
-
-def _calls(number: int) -> str:
-    return "1 call" if number == 1 else f"{number} calls"
+    def _exit(self) -> None:
+        # Not before: the clients of cancelled calls hear of it while the listener is open.
+        self.should_exit = True
 
 
 def serve_lb(

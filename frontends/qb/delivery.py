@@ -8,7 +8,7 @@
                           `-- cut short when any other post is taken: the platform is back
 
 A job the platform does not know any more (410, or 404 again and again) is let go; one whose
-report is too large is told so instead. Whatever waits when the process leaves is offered by
+report is too large is told so instead. Whatever waits when the process exits is offered by
 the next one of the same worker (`resume`).
 
 What an earlier process has left is the end of its job, and stays so when the job is handed out
@@ -43,7 +43,8 @@ _SLOW_S: Final = 2.0
 _AT_ONCE: Final = 16
 #: Seconds beyond the limit after which other workers' reports are nobody's.
 _FORGET_S: Final = 24 * 3600.0
-#: Seconds that the disk may take: for one report, or all of them while leaving; and at the start.
+#: Seconds that the disk may take: for one report, or all of them when the drain is over; and at
+#: the start.
 _DISK_S: Final = 5.0
 _START_S: Final = 10.0
 #: Reports, and bytes of them, that may wait; no job is taken beyond.
@@ -154,9 +155,9 @@ class ReportDelivery:
             await asyncio.wait({task})
             self._stale.add(job_id)
 
-    def hurry(self) -> None:
+    def post_now(self) -> None:
         """Post what waits now."""
-        self._taken.tell()
+        self._taken.notify()
 
     async def close(self) -> None:
         """Leave what an earlier process had left to the next one."""
@@ -166,7 +167,7 @@ class ReportDelivery:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def save(self) -> None:
-        """Have all that waits on disk: the process leaves."""
+        """Have all that waits on disk, before the process exits."""
         waiting = list(self._waiting.values())
         await asyncio.gather(*(self._keep(report, Verdict.UNREACHABLE) for report in waiting))
         if self._waiting:
@@ -176,7 +177,7 @@ class ReportDelivery:
                 len(self._kept),
             )
 
-    async def leave(self, report: JobReport) -> None:
+    async def keep_for_next(self, report: JobReport) -> None:
         """Have the next process of this worker deliver it."""
         self._waiting[report.job_id] = report
         await self._keep(report, Verdict.UNREACHABLE)
@@ -203,7 +204,7 @@ class ReportDelivery:
         while True:
             verdict = await self._offered(report)
             if verdict is Verdict.TAKEN:
-                self.hurry()
+                self.post_now()
                 break
             unknown = unknown + 1 if verdict is Verdict.UNKNOWN else 0
             if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:

@@ -4,7 +4,7 @@
          `-- not back in time: `DiskHangs`; what had not begun is not done any more
 
 A network's volume can hold a system call for ever. The threads of asyncio are joined when the
-loop ends, and Python waits for those of executors when it leaves: one such call, and the
+loop ends, and Python waits for those of executors when it exits: one such call, and the
 process stays. These are daemons.
 """
 

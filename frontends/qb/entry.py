@@ -80,7 +80,7 @@ class Queue:
         self._worker: QueueWorker | None = None
 
     def start(self, given: list[str], flags: Any) -> None:
-        """Returns when it was told to leave."""
+        """Returns when it was told to stop."""
         from . import sdk
         from .local_modes import LocalHandler
 

@@ -1,6 +1,6 @@
 """The SDK's heartbeat process, made to end with its worker, and not before.
 
-The SDK starts it as a daemonic child, which Python ends when the worker leaves in order. When
+The SDK starts it as a daemonic child, which Python ends when the worker exits in order. When
 the worker is killed it is not, and goes on telling the platform that a dead worker's jobs are
 in progress. Here the kernel kills it with its parent.
 
@@ -42,7 +42,7 @@ class Heartbeat:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self._parent:
             os._exit(0)  # it died before it could be watched
-        # A terminal's Ctrl-C is the worker's to answer, which pings until it has left.
+        # A terminal's Ctrl-C is the worker's to answer, which pings until it exits.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._loop(*args)
@@ -53,16 +53,16 @@ class Heartbeat:
             return  # no pod's variables: nobody wants to hear of this worker
         how = "before the worker began"
         for child in multiprocessing.active_children():
-            await _ended(child.sentinel)
+            await _exited(child.sentinel)
             how = f"exit code {child.exitcode}"
-        _log.warning("The heartbeat process ended (%s): going on here", how)
+        _log.warning("The heartbeat process exited (%s): going on here", how)
         # Not the child's: it may have died while it held that one's lock.
         mirror = PingJobMirror()
         JobsProgress().set_mirror(mirror)
         threading.Thread(target=self._loop, args=(mirror,), name="heartbeat", daemon=True).start()
 
 
-async def _ended(sentinel: int) -> None:
+async def _exited(sentinel: int) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sentinel, ended.set)
     try:

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from flashpool.frontends.call_handles import CallHandle
-from flashpool.frontends.service import Notes, Service
+from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Call, Outcome, Phase, unprovided
 from flashpool.pool.errors import (
@@ -31,6 +31,7 @@ from flashpool.pool.errors import (
     PayloadTooLarge,
     Timeout,
 )
+from flashpool.pool.progress_notes import ProgressNotes
 
 from .jobs import Job
 from .log_lines import LiveLines
@@ -77,7 +78,7 @@ class JobRun:
         self._task: asyncio.Task[object] | None = None
         #: Whether that was cancelled from here.
         self._interrupted = False
-        self._notes = Notes()
+        self._notes = ProgressNotes()
         #: Why the job was ended from here.
         self._cut: FlashpoolError | None = None
         self.items = ways.items(self._credit) if ways.items else None

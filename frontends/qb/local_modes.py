@@ -5,7 +5,7 @@
 
 Both call the handler, whose answer the SDK takes apart: what it finds as `error` it lifts out.
 Nothing is posted anywhere, and a generator's items come as a list. The API is served by our
-uvicorn: the SDK's waits for running jobs without a limit when it is told to leave.
+uvicorn: the SDK's waits for running jobs without a limit when it is told to stop.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import uvicorn
 from flashpool.frontends.admin import Admin
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
+from flashpool.frontends.shutdown import drain
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import InvalidRequest
 
@@ -82,13 +83,13 @@ class LocalHandler:
         if not server.started:
             sys.exit(_NOT_STARTED)
 
-    async def leave(self, hurry: asyncio.Event) -> None:
-        """Let jobs finish within the drain, and end what is left then; each is answered."""
+    async def stop(self, second_signal: asyncio.Event) -> None:
+        """Let jobs finish within the drain, and cancel what is left then; each is answered."""
         service = self._service
         if service is None:
             return
-        why = await service.finish(self._settings.drain_s, hurry)
-        await service.stop(f"the server stopped before the job had finished ({why})")
+        reason = await drain(service, self._settings.drain_s, second_signal, what="job")
+        await service.stop(reason)
 
     async def _run(self, service: Service, job: dict[str, Any]) -> dict[str, Any]:
         found = jobs.of_value(job)
@@ -108,7 +109,7 @@ class LocalHandler:
 
 
 class _ApiServer(uvicorn.Server):
-    """uvicorn, which has the jobs ended while it waits for their answers to leave."""
+    """uvicorn, which has the jobs stopped while it waits for their answers to be sent."""
 
     def __init__(self, app: Any, host: str, port: int, local: LocalHandler) -> None:
         level = os.environ.get("UVICORN_LOG_LEVEL", "info")
@@ -116,17 +117,17 @@ class _ApiServer(uvicorn.Server):
             uvicorn.Config(app, host=host, port=port, log_level=level, access_log=False)
         )
         self._local = local
-        self._hurry = asyncio.Event()
+        self._second_signal = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins to leave, the second hurries."""
+        """The first signal begins a drain, the second cuts it short."""
         if self.should_exit:
-            asyncio.get_running_loop().call_soon_threadsafe(self._hurry.set)
+            asyncio.get_running_loop().call_soon_threadsafe(self._second_signal.set)
         else:
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Leave."""
-        leaving = asyncio.ensure_future(self._local.leave(self._hurry))
+        """Stop the jobs while uvicorn waits for their answers."""
+        stopping = asyncio.ensure_future(self._local.stop(self._second_signal))
         await super().shutdown(sockets)
-        await leaving
+        await stopping

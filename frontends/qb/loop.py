@@ -3,12 +3,12 @@
     take --> begin --> run (`job_run`) --> report (`delivery`) --> forget
      ^ as many as there are slots free        ^ frees no memory, but the slot
     stop  --> the run is cancelled, and reported
-    SIGTERM --> take no more --> wait for poll and jobs --> cancel what is left --> leave
+    SIGTERM --> take no more --> wait for poll and jobs --> cancel what is left --> exit
 
 The SDK's own, of which this is a subclass: session, heartbeat, stop channel, and the record of
 jobs in progress that the heartbeat tells. Not the SDK's: `get_jobs` and `run_jobs`, which
 look every 0.1 to 1 s, change their concurrency only while idle, and drop a job that arrives
-after the signal to leave.
+after the signal to stop.
 
 A poll that is under way when the signal comes is not broken off: the platform may be about to
 answer it, and takes a job that it has answered for given. It ends by itself, or with the drain.
@@ -29,6 +29,7 @@ from runpod.serverless.modules import rp_job, rp_scale, worker_state
 from runpod.serverless.utils import rp_debugger
 
 from flashpool.frontends.server_process import SIGNALS, run_loop
+from flashpool.frontends.shutdown import words_for_cancelled
 
 from .heartbeat import Heartbeat
 from .jobs import Job
@@ -74,16 +75,16 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._tasks: set[asyncio.Task[None]] = set()
         #: When stop requests came for jobs that are not here: an answer may be bringing them.
         self._early_stops: dict[str, float] = {}
-        self._leaving = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._second_signal = asyncio.Event()
         #: There may be room for a job, or none is left.
         self._changed = News()
         #: No job is taken any more.
         self._took_last = asyncio.Event()
-        self._left = asyncio.Event()
+        self._drained = asyncio.Event()
         self._failure: Exception | None = None
         #: Why jobs are ended that are still there, once that has begun.
-        self._ending = ""
+        self._cancel_reason = ""
 
     def start(self) -> None:
         """Run until a signal; returns when all is reported and stopped."""
@@ -119,41 +120,43 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     # Signals.
 
     def handle_shutdown(self, signum: int, frame: FrameType | None) -> None:
-        """The first one begins to leave, the second hurries."""
+        """The first one begins a drain, the second cuts it short."""
         self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(signum).name)
 
     def _on_signal(self, name: str) -> None:
-        if not self._leaving.is_set():
+        if not self._draining.is_set():
             count = len(self._worker.jobs)
-            _log.info("%s: leaving within %g s; jobs to finish: %d", name, self._drain_s, count)
-            self._leaving.set()
+            _log.info(
+                "%s: draining for at most %g s; jobs to finish: %d", name, self._drain_s, count
+            )
+            self._draining.set()
         else:
-            _log.info("%s again: leaving at once", name)
-            self._hurry.set()
-        self._changed.tell()
+            _log.info("%s again: stopping at once", name)
+            self._second_signal.set()
+        self._changed.notify()
 
     # Taking.
 
     async def get_jobs(self, session: aiohttp.ClientSession) -> None:
-        """Poll while there is room, until it is to leave."""
+        """Poll while there is room, until the drain begins."""
         await self._ready()
         try:
             while (room := await self._room()) > 0:
                 await self._poll(session, room)
         except Exception as error:  # noqa: BLE001 - a mistake of ours: what runs is still to be reported
-            _log.exception("Taking jobs failed; leaving")
+            _log.exception("Taking jobs failed; stopping")
             self._failure = error
-            self._leaving.set()
+            self._draining.set()
         finally:
             self._took_last.set()
-            self._changed.tell()
+            self._changed.notify()
 
     async def _poll(self, session: aiohttp.ClientSession, room: int) -> None:
         self._polling = asyncio.ensure_future(self._taker.take(session, room))
         try:
             taken = await self._polling
         except asyncio.CancelledError:
-            if not self._leaving.is_set():
+            if not self._draining.is_set():
                 raise
             return
         finally:
@@ -161,22 +164,22 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         for job in taken.jobs:
             self._begin(job)
         if taken.pause_s:
-            await within(self._leaving.wait(), taken.pause_s)
+            await within(self._draining.wait(), taken.pause_s)
 
     async def _ready(self) -> None:
         ready = asyncio.ensure_future(self._worker.wait_ready())
-        leaving = asyncio.ensure_future(self._leaving.wait())
+        draining = asyncio.ensure_future(self._draining.wait())
         try:
-            await asyncio.wait({ready, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ready, draining}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 ready.result()
         finally:
             ready.cancel()
-            leaving.cancel()
+            draining.cancel()
 
     async def _room(self) -> int:
-        """How many jobs to ask for; waits until that is one at least. 0: it is to leave."""
-        while not self._leaving.is_set():
+        """How many jobs to ask for; waits until that is one at least. 0: the drain has begun."""
+        while not self._draining.is_set():
             await self.set_scale()
             room = self.current_concurrency - self._worker.active
             if room > 0:
@@ -195,21 +198,21 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     def _begin(self, job: Job) -> None:
         reports, in_progress = self._worker.reports, job.id in self._worker.jobs
         waits = job.id in reports
-        if waits and (in_progress or self._ending or not reports.gives_way(job.id)):
+        if waits and (in_progress or self._cancel_reason or not reports.gives_way(job.id)):
             _log.warning("Job %s: taken again while its result waits to be taken", job.id)
-            reports.hurry()
+            reports.post_now()
         elif in_progress:
             _log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
         else:
-            running = self._worker.begin(job, self._changed.tell)
+            running = self._worker.begin(job, self._changed.notify)
             task = asyncio.ensure_future(self._see_through(running))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             if self._loop.time() - self._early_stops.pop(job.id, float("-inf")) < _EARLY_S:
                 running.stop(_STOPPED)
-            if self._ending:
+            if self._cancel_reason:
                 # Its answer had begun to arrive when the poll was broken off.
-                running.cut_off(self._ending)
+                running.cut_off(self._cancel_reason)
 
     async def _see_through(self, running: ActiveJob) -> None:
         try:
@@ -219,7 +222,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
                 await running.see_through()
         finally:
             del self._worker.jobs[running.job.id]
-            self._changed.tell()
+            self._changed.notify()
 
     @contextlib.contextmanager
     def _named(self, job_id: str) -> Iterator[None]:
@@ -234,15 +237,15 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
         """The SDK's, for as long as there are jobs."""
         watching = asyncio.ensure_future(super().monitor_stop_signals(session))
-        leaving = asyncio.ensure_future(self._left.wait())
+        drained = asyncio.ensure_future(self._drained.wait())
         try:
-            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watching, drained}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and not watching.cancelled() and (error := watching.exception()):
                 _log.error("Stop requests of the platform are not heard any more: %s", error)
-            await leaving
+            await drained
         finally:
             watching.cancel()
-            leaving.cancel()
+            drained.cancel()
 
     async def stop_job(self, job_id: str) -> bool:
         """The platform's stop request."""
@@ -258,11 +261,11 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         running.stop(_STOPPED)
         return True
 
-    # Leaving.
+    # The drain.
 
     async def run_jobs(self, session: aiohttp.ClientSession) -> None:
         """Wait for the end, and see to it that nothing that was taken is dropped."""
-        await self._leaving.wait()
+        await self._draining.wait()
         end = self._loop.time() + self._drain_s * _DRAIN_SHARE
         try:
             await self._idle(end - min(_REPORT_S, _REPORT_SHARE * self._drain_s))
@@ -273,15 +276,14 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            self._left.set()
+            self._drained.set()
 
     async def _break_off(self) -> None:
         """End the jobs that are still there, and the poll; they are reported as cancelled."""
-        why = "a second signal" if self._hurry.is_set() else "FLASHPOOL_DRAIN_S"
-        self._hurry.clear()
-        self._ending = f"the server stopped before the job had finished ({why})"
+        self._cancel_reason = words_for_cancelled("job", self._second_signal)
+        self._second_signal.clear()
         for running in list(self._worker.jobs.values()):
-            running.cut_off(self._ending)
+            running.cut_off(self._cancel_reason)
         if self._taker.receiving:
             # The platform has given its jobs away: a moment more, and they can be reported.
             await within(self._took_last.wait(), _ANSWER_S)
@@ -289,8 +291,11 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._polling.cancel()
 
     async def _idle(self, end: float) -> None:
-        """Until no poll and no job is left, the time is up, or it is to hurry."""
-        while not (self._took_last.is_set() and not self._worker.jobs) and not self._hurry.is_set():
+        """Until no poll and no job is left, the time is up, or a second signal came."""
+        while (
+            not (self._took_last.is_set() and not self._worker.jobs)
+            and not self._second_signal.is_set()
+        ):
             left = end - self._loop.time()
             if left <= 0:
                 return

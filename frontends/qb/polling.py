@@ -83,7 +83,7 @@ class Taker:
         try:
             body = await _body(response)
         except asyncio.CancelledError:
-            _say_lost(status, "this process leaves")
+            _say_lost(status, "this process stops")
             raise
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             _say_lost(status, f"{type(error).__name__}: {error}")

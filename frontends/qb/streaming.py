@@ -63,9 +63,9 @@ class JobItems:
             return
         await asyncio.wait({self._sending}, timeout=max(0.0, limit_s))
         if not self._sending.done():
-            self.give_up()
+            self.cancel()
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Post no more of them."""
         self._wanted = False
         if self._sending is not None and not self._sending.done():
@@ -124,7 +124,7 @@ class Progress:
             await asyncio.wait({self._posting}, timeout=limit_s)
             self._posting.cancel()
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """No more, and what is on its way is of no use: the job is being stopped."""
         self._latest = None
         self._pause.set()

@@ -20,7 +20,7 @@ class News:
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """It happened."""
         self._next.set()
         self._next = asyncio.Event()

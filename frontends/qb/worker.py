@@ -101,7 +101,7 @@ class QueueWorker:
         pool, active = self._service.pool, self.active
         if not pool.ready or self.reports.full:
             return active
-        # A job that has no slot yet is counted by `active`, one that has left by the pool.
+        # A job that has no slot yet is counted by `active`, one whose call has finished by the pool.
         slots = pool.slots
         free = min(pool.free_slots, slots - active)
         return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
@@ -140,16 +140,16 @@ class ActiveJob:
         self._freed = freed
 
     def cut_off(self, reason: str) -> None:
-        """End it because this process leaves."""
+        """End it because this process stops."""
         self._was_cut_off = self.stop(reason)
 
     def stop(self, reason: str) -> bool:
         """End it; it is reported as cancelled, if nothing else has ended it."""
         stops = self._run.cancel(reason)
         if self._run.items is not None:
-            self._run.items.give_up()
+            self._run.items.cancel()
         if self._ways.progress is not None:
-            self._ways.progress.give_up()
+            self._ways.progress.cancel()
         return stops
 
     async def see_through(self) -> None:
@@ -158,10 +158,10 @@ class ActiveJob:
         try:
             report = await self._report()
         except asyncio.CancelledError:
-            # The process leaves, and waits no longer: for the volume, most likely.
+            # The process stops, and waits no longer: for the volume, most likely.
             gone = Cancelled("the server stopped before the job's report was made")
             left = JobReport(job_id=self.job.id, body=_failure(gone), cut_off=True)
-            await self._reports.leave(left)
+            await self._reports.keep_for_next(left)
             raise
         await self._reports.deliver(report)
         self._ways.lines.say("Finished.")

@@ -6,6 +6,13 @@ import sys
 from dataclasses import dataclass
 
 from flashpool.pool.config import usable_cores
+from flashpool.pool.limits import (
+    CONCURRENCY_MAX,
+    MEMORY_MB_MAX,
+    MEMORY_MB_MIN,
+    PRELOAD_ZYGOTES_MAX,
+    WORKERS_MAX,
+)
 
 from . import parsers as kind
 from .field import setting
@@ -19,7 +26,7 @@ class Calls:
     __slots__ = ()
 
     slots: int = setting(
-        kind.integer(1, 4096), lambda: str(usable_cores()), "Calls that run at once."
+        kind.integer(1, WORKERS_MAX), lambda: str(usable_cores()), "Calls that run at once."
     )
     queue_limit: int = setting(
         kind.integer(0, 1_000_000), "1000", "Calls that may wait; one more gets 503."
@@ -33,7 +40,7 @@ class Calls:
         "Seconds a call may run, unless its request says timeout_s.",
     )
     memory_mb: int | None = setting(
-        kind.optional(kind.integer(16, 1 << 30)),
+        kind.optional(kind.integer(MEMORY_MB_MIN, MEMORY_MB_MAX)),
         "none",
         "MiB a call's process tree may hold, unless its request says memory_mb.",
     )
@@ -97,7 +104,7 @@ class Workers:
         kind.integer(0, 1024), "8", "Most workers kept ready ahead of calls, per zygote."
     )
     spare_idle_s: float = setting(
-        kind.seconds(), "60", "Seconds without a call after which spares are let go."
+        kind.seconds(), "60", "Seconds without a call after which spares are stopped."
     )
     max_environments: int = setting(
         kind.integer(1, 1024),
@@ -107,9 +114,11 @@ class Workers:
     environment_idle_s: float = setting(
         kind.seconds(),
         "900",
-        "Seconds without a call after which an environment's processes are let go.",
+        "Seconds without a call after which an environment's processes are stopped.",
     )
-    instances: int = setting(kind.integer(1, 4096), "16", "Class instances that are kept at once.")
+    instances: int = setting(
+        kind.integer(1, WORKERS_MAX), "16", "Class instances that are kept at once."
+    )
     instance_idle_s: float | None = setting(
         kind.optional(kind.seconds()),
         "900",
@@ -126,7 +135,7 @@ class Workers:
         "GPU memory all instances may use before idle ones are closed, MiB.",
     )
     instance_concurrency: int = setting(
-        kind.integer(1, 1000),
+        kind.integer(1, CONCURRENCY_MAX),
         "32",
         "Calls of one instance's async methods that run together, unless the request says.",
     )
@@ -139,7 +148,7 @@ class Workers:
         "Patterns of modules that may be preloaded because calls keep importing them.",
     )
     preload_zygotes: int = setting(
-        kind.integer(1, 1000),
+        kind.integer(1, PRELOAD_ZYGOTES_MAX),
         "4",
         "Zygotes of one environment that preload what its functions import, at most.",
     )

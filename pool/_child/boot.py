@@ -11,6 +11,6 @@ package = type(sys)("_flashpool")
 package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 sys.modules["_flashpool"] = package
 
-from _flashpool.fork_server import zygote  # type: ignore[import-not-found]
+from _flashpool.fork_server import zygote
 
 zygote.main(int(sys.argv[1]), int(sys.argv[2]))

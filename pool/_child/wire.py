@@ -33,7 +33,7 @@ but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER
     LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, when it failed
     OUTPUT  worker -> supervisor   number        | what an overlapping call printed
     CANCEL  supervisor -> worker   number: an overlapping call is to end
-    CLOSE   supervisor -> worker   close the instance, and leave
+    CLOSE   supervisor -> worker   close the instance, then exit
 
 How they are cut from a stream, and descriptors sent along, is `framing`'s part. Only
 numbers, JSON and bytes that nobody but user code interprets: the two ends may run

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from flashpool.pool.calls import CallLimits
 from flashpool.pool.errors import InvalidRequest
+from flashpool.pool.limits import (
+    MEMORY_ACCEPTS,
+    SECONDS_MAX,
+    SEED_ACCEPTS,
+    fits_memory,
+    fits_seconds,
+    fits_seed,
+    is_number,
+    is_variable,
+    is_whole,
+)
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
-
-#: MiB a call can be limited to: a worker alone needs the least; more is nobody's machine.
-MEMORY_MB_MIN: Final = 16
-MEMORY_MB_MAX: Final = 1 << 30
-MEMORY_ACCEPTS: Final = f"a whole number of MiB, {MEMORY_MB_MIN} to {MEMORY_MB_MAX}"
-#: Calls of an instance's async methods that may run together.
-CONCURRENCY_MAX: Final = 1000
-CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
-#: What random numbers may follow from.
-SEED_MAX: Final = (1 << 63) - 1
-SEED_ACCEPTS: Final = f"a whole number, 0 to {SEED_MAX}"
-_PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
-#: A year: a larger limit is a mistake, and would overflow timers.
-SECONDS_MAX: Final = 366 * 24 * 3600
 
 
 class CallKeywords(TypedDict, total=False):
@@ -131,7 +127,7 @@ def _names(option: str, value: Any) -> tuple[str, ...]:
 def _check(options: CallOptions) -> None:
     for name in ("timeout", "queue_timeout"):
         value = getattr(options, name)
-        if value is not None and not (is_number(value) and 0 < value <= SECONDS_MAX):
+        if value is not None and not (is_number(value) and fits_seconds(value)):
             raise InvalidRequest(
                 f"{name} is seconds, more than 0 and at most {SECONDS_MAX}, or None; got {value!r}"
             )
@@ -149,35 +145,17 @@ def _check(options: CallOptions) -> None:
             f"isolation is 'call' (a process for each call); got {options.isolation!r}"
         )
     version: object = options.python_version
-    if version is not None and not (isinstance(version, str) and _PYTHON.fullmatch(version)):
+    if version is not None and not (isinstance(version, str) and _is_python_version(version)):
         raise InvalidRequest(f"python_version is a text like '3.12' or '3.12.1'; got {version!r}")
     if options.gpus is not None and not (is_whole(options.gpus) and options.gpus >= 0):
         raise InvalidRequest(f"gpus is a whole number, 0 or more, or None; got {options.gpus!r}")
 
 
-def fits_memory(megabytes: int) -> bool:
-    """Whether a call can be limited to so much memory; requests are asked the same."""
-    return MEMORY_MB_MIN <= megabytes <= MEMORY_MB_MAX
+def _is_python_version(text: str) -> bool:
+    # Late: only calls with an environment of their own pay for what this imports, and they need it.
+    from flashpool.envs.resolving.spec import is_python_version
 
-
-def fits_seed(seed: int) -> bool:
-    """Whether random numbers may follow from it; requests are asked the same."""
-    return 0 <= seed <= SEED_MAX
-
-
-def fits_concurrency(calls: int) -> bool:
-    """Whether so many calls may run together in one instance; requests are asked the same."""
-    return 1 <= calls <= CONCURRENCY_MAX
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a number; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    return is_python_version(text)
 
 
 def check_env(what: str, env: object) -> None:
@@ -185,9 +163,9 @@ def check_env(what: str, env: object) -> None:
     if not isinstance(env, Mapping):
         raise InvalidRequest(f"{what} maps names to values; got {env!r}")
     for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
+        texts = isinstance(name, str) and isinstance(value, str)
+        if not (texts and is_variable(name, value)):
             raise InvalidRequest(
-                f"{what}: a variable is a name and a text; got {name!r}: {value!r}"
+                f"{what}: a variable is a name and a text, without NUL, the name without '='; "
+                f"got {name!r}: {value!r}"
             )
-        if "\0" in name + value:
-            raise InvalidRequest(f"{what}: variable {name!r} contains a NUL byte")

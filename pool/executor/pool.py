@@ -22,9 +22,10 @@ from flashpool.pool._child.serialization import payload
 from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest
 from flashpool.pool.config import PoolConfig, usable_cores
 from flashpool.pool.errors import PoolClosed
+from flashpool.pool.limits import WORKERS_MAX, is_whole
 
 from . import parallel_map, pool_parameters
-from .call_options import CallOptions, is_whole
+from .call_options import CallOptions
 from .engine import Engine, close_all
 from .functions import Function, is_generator_function
 from .futures import CallFuture, CallSink
@@ -267,7 +268,7 @@ class Pool(PoolBase):
         # A program's calls are not all for GPUs: those that are say so.
         settings.setdefault("gpus_per_call", 0)
         # Whoever holds an instance says when it may go.
-        settings.setdefault("instances", pool_parameters.WORKERS_MAX)
+        settings.setdefault("instances", WORKERS_MAX)
         settings.setdefault("instance_idle_s", None)
         settings.setdefault("worker_env", dict(os.environ))
         settings.setdefault("extra_path", pickling.program_path())

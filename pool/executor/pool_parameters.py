@@ -17,20 +17,18 @@ from typing import Any, Final
 
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import InvalidRequest
-
-from .call_options import (
+from flashpool.pool.limits import (
     CONCURRENCY_MAX,
     MEMORY_MB_MAX,
     MEMORY_MB_MIN,
+    PRELOAD_ZYGOTES_MAX,
     SECONDS_MAX,
-    check_env,
-    check_names,
+    WORKERS_MAX,
     is_number,
     is_whole,
 )
 
-#: More would be a mistake, and would be forked.
-WORKERS_MAX: Final = 4096
+from .call_options import check_env, check_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +150,7 @@ KINDS: Final[Mapping[str, ParameterKind]] = {
     "instance_concurrency": _whole(1, CONCURRENCY_MAX),
     "preload": _list_of("module names"),
     "preload_learn": _list_of("patterns of module names"),
-    "preload_zygotes": _whole(1, 1000),
+    "preload_zygotes": _whole(1, PRELOAD_ZYGOTES_MAX),
     "worker_env": ParameterKind(accepts="a mapping of names to values", read=_environment),
     "extra_path": _list_of("paths"),
     "workdir": ParameterKind(accepts="the path of a folder that can be entered", read=_folder),

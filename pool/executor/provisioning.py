@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flashpool.pool.calls import Call, Provision
 from flashpool.pool.environment_leases import EnvironmentPool, StoredEnvironments
 from flashpool.pool.errors import FlashpoolError, PoolClosed
+from flashpool.pool.progress_notes import ProgressNotes
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings, Spec
-
-#: Lines kept of the making of one environment, and the length of one.
-_LINES: Final = 200
-_LINE_LIMIT: Final = 500
 
 
 class ProvisioningCall(Protocol):
@@ -44,25 +40,21 @@ class ProvisioningCall(Protocol):
 class _Asking:
     """One question to the store, and the calls that wait for its answer."""
 
-    __slots__ = ("calls", "lines", "work")
+    __slots__ = ("calls", "notes", "work")
 
     def __init__(self) -> None:
         self.calls: dict[ProvisioningCall, Call] = {}
-        self.lines: deque[str] = deque(maxlen=_LINES)
+        self.notes = ProgressNotes()
         self.work: asyncio.Task[None] | None = None
 
     def report(self, line: str) -> None:
         """The store tells how it gets on."""
-        self.lines.append(line[:_LINE_LIMIT])
+        kept = self.notes.add(line)
         # Once, however many calls wait: they share one terminal.
         for task in self.calls:
             if task.wants_output:
-                task.told(self.lines[-1])
+                task.told(kept)
                 return
-
-    def notes(self) -> bytes:
-        """All that was told."""
-        return "".join(f"{line}\n" for line in self.lines).encode("utf-8", "backslashreplace")
 
 
 class Provisioning:
@@ -133,7 +125,7 @@ class Provisioning:
                 self._fail(task, call, _anew(failure))
                 continue
             if provision.origin == "built":
-                task.notes = asking.notes()
+                task.notes = asking.notes.text()
             self._submit(task, replace(call, provision=provision))
 
 

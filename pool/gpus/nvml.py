@@ -5,7 +5,7 @@
 
 Calls into an ill driver may never return. So they are made on a thread of their own, and
 the loop waits for an answer no longer than a deadline. While a question is overdue, further
-ones fail at once, instead of standing in line behind it; when it comes back, all goes on.
+ones fail at once, instead of waiting behind it; when it comes back, all goes on.
 
 pynvml is a large module. It is imported when the library itself could be loaded, so a pod
 without GPUs pays one failed look-up.

@@ -48,7 +48,7 @@ _SETTLE_LOOK_MOST_S: Final = 0.25
 
 
 class GpuTable:
-    """Devices, their leases, and the line of claims for them."""
+    """Devices, their leases, and the wait queue of claims for them."""
 
     def __init__(self, policy: GpuPolicy, devices: Iterable[Device] = ()) -> None:
         self.policy = policy
@@ -67,10 +67,10 @@ class GpuTable:
             gpu = Gpu(device, used_bytes=used, level_bytes=used)
             self._gpus.setdefault(device.uuid, gpu)
 
-    # The line of claims.
+    # The wait queue of claims.
 
     def claim(self, claim: int, number: int, arrived: float) -> None:
-        """Stand in line for so many devices, behind all that arrived earlier.
+        """Wait for so many devices, behind all that arrived earlier.
 
         ``claim`` is any number of the caller's; those of one instant are served by it.
         """
@@ -85,7 +85,7 @@ class GpuTable:
         return not self.line and sum(map(self._has_share, self._gpus.values())) >= number
 
     def withdraw(self, claim: int) -> bool:
-        """Leave the line; True if it stood there."""
+        """Take a claim out of the queue; True if it was there."""
         place = self._arrivals.pop(claim, None)
         if place is None:
             return False
@@ -116,7 +116,7 @@ class GpuTable:
         return found
 
     def take(self, claim: int, now: float) -> GpuLease:
-        """The lease of a claim that `grants` lists; it leaves the line.
+        """The lease of a claim that `grants` lists; it waits no longer.
 
         Raises:
             LookupError: it is not among the grants.
@@ -152,7 +152,7 @@ class GpuTable:
                 gpu.next_look, gpu.looks = now, 0
 
     def wanted(self) -> int:
-        """Devices that the head of the line needs beyond those free, or settling.
+        """Devices that the first claim in the queue needs beyond those free, or settling.
 
         More than 0: who holds a lease and could do without it should give it back.
         """
@@ -225,7 +225,7 @@ class GpuTable:
 
     @property
     def waiting(self) -> int:
-        """Claims in line."""
+        """Claims that wait."""
         return len(self.line)
 
     @property

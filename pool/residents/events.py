@@ -40,7 +40,7 @@ _WHY: Final = 2000
 
 
 class Carrier(Protocol):
-    """What follows from it; `residents.Residency` does that."""
+    """What follows from it; `runner.ResidentRunner` does that."""
 
     def do(self, commands: Iterable[states.Command]) -> None:
         """Carry out what the table says."""
@@ -48,8 +48,8 @@ class Carrier(Protocol):
     def submit(self, call_id: int) -> None:
         """Take a call, once more."""
 
-    def end(self, name: str, culprit: int | None, stop: Stop | None, reason: str) -> None:
-        """End a worker."""
+    def stop_worker(self, name: str, culprit: int | None, stop: Stop | None, reason: str) -> None:
+        """Stop a resident, and so all calls in it."""
 
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
         """Limit how long a call may wait from now on."""
@@ -58,7 +58,7 @@ class Carrier(Protocol):
         """What a call imported and changed; what its caller should know of that."""
 
 
-class ResidentReports:
+class ResidentEvents:
     """What is heard of all residents of a pool."""
 
     def __init__(
@@ -147,7 +147,7 @@ class ResidentReports:
         if poisoned and not worker.stopping:
             # Before the next call may begin in it.
             why = str(poisoned)[:_WHY]
-            self._to.end(name, None, outcomes.sibling_lost(why), why)
+            self._to.stop_worker(name, None, outcomes.sibling_lost(why), why)
         if running.done:
             pass
         elif running.stop is not None:
@@ -196,11 +196,11 @@ class ResidentReports:
         if name is None or instance is None:
             return
         life = self._lives[name]
-        life.reason = instance.why_leaving or cause.message.partition("\n")[0]
+        life.reason = instance.why_closed or cause.message.partition("\n")[0]
         if instance.state is InstanceState.LOADING:
             self._lost_loading(worker, name, life, cause, death)
         else:
-            self._table.leaving(name, life.reason)
+            self._table.closing(name, life.reason)
         for call_id, running in list(worker.calls.items()):
             del worker.calls[call_id]
             if not running.done:
@@ -264,7 +264,7 @@ class ResidentReports:
         instance = self._table.get(name)
         if instance is None:
             return False
-        reason = instance.why_leaving or life.reason or "its worker is gone"
+        reason = instance.why_closed or life.reason or "its worker is gone"
         if worker.aside:
             # Nobody else hears of it: what close() or a thread of its own printed.
             _log.info(

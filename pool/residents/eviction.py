@@ -1,4 +1,4 @@
-"""Which idle instances go, and why: decisions only, for the table (`residents`)."""
+"""Which idle instances go, and why: decisions only, for `InstanceTable`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _late(
 
 
 def _too_much(found: list[Instance], limit: int, size: Callable[[Instance], int]) -> list[str]:
-    """Idle ones to close until the rest, without those that leave, keeps to the limit."""
-    used = sum(size(one) for one in found if one.state is not InstanceState.LEAVING)
+    """Idle ones to close until the rest, without those that close, keeps to the limit."""
+    used = sum(size(one) for one in found if one.state is not InstanceState.CLOSING)
     names = []
     for one in sorted((one for one in found if one.idle and size(one)), key=dispensable):
         if used <= limit:

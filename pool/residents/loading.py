@@ -1,4 +1,4 @@
-"""Having instances made: in the scheduler's line like calls, then in a worker.
+"""Having instances made: in the scheduler's queue like calls, then in a worker.
 
 Load --> a number of its own --> Scheduler --Dispatch--> LOAD --> (`events`)
 Abandon -------------------------> withdrawn    '--Fail--> its calls end
@@ -6,10 +6,8 @@ Abandon -------------------------> withdrawn    '--Fail--> its calls end
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
-from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, Codec, Outcome
@@ -17,8 +15,9 @@ from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.scheduling.commands import Command, ZygoteKey
 from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.workers import memory, outcomes
+from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.memory import MemoryLimit
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import LoadedInstance, Worker
 from flashpool.pool.workers.worker_set import WorkerSet
@@ -28,9 +27,6 @@ from flashpool.pool.workers.zygote_set import Clock
 from . import states
 from .events import Carrier
 from .table import InstanceTable
-
-#: Between looks at the memory of an instance that is being made under a limit.
-_MEMORY_LOOK_S: Final = 0.05
 
 
 class Host(Protocol):
@@ -74,7 +70,6 @@ class ResidentLoads:
         self._now = now
         self._host = host
         self._to = to
-        self._loop = asyncio.get_running_loop()
         #: Numbers by which the scheduler knows loads that no worker has begun with.
         self._loads: dict[int, str] = {}
 
@@ -85,7 +80,7 @@ class ResidentLoads:
         return load_id in self._loads
 
     def load(self, command: states.Load) -> None:
-        """Stand in line for a worker."""
+        """Wait for a worker in the scheduler's queue."""
         name = command.instance
         instance = self._table.get(name)
         assert instance is not None
@@ -102,7 +97,7 @@ class ResidentLoads:
         self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
 
     def abandon(self, command: states.Abandon) -> None:
-        """Leave the line."""
+        """Take it out of the scheduler's queue."""
         for load_id, loaded in list(self._loads.items()):
             if loaded == command.instance:
                 del self._loads[load_id]
@@ -125,27 +120,24 @@ class ResidentLoads:
         )
         for call_id in instance.waiting:
             self._to.limit_waiting(call_id, self._calls[call_id], instance)
-        self._watch_load(life)
+        self._limit_memory(life)
 
-    def _watch_load(self, life: LoadedInstance) -> None:
+    def _limit_memory(self, life: LoadedInstance) -> None:
         """Limit what its constructor uses as the call's that it is made for."""
-        if life.limit_mb is None or not self._is_loading(life):
+        worker, limit_mb = life.worker, life.limit_mb
+        if limit_mb is None:
             return
-        pid = life.worker.pid
-        if memory.used(pid) > life.limit_mb << 20:
-            self._calls.measures.ask(pid, pid, partial(self._limit_load, life, life.limit_mb))
-        self._loop.call_later(_MEMORY_LOOK_S, self._watch_load, life)
 
-    def _is_loading(self, life: LoadedInstance) -> bool:
-        worker = life.worker
-        there = self._lives.get(worker.instance or "") is life
-        return there and worker.loading and not worker.stopping
+        def applies() -> bool:
+            there = self._lives.get(worker.instance or "") is life
+            return there and worker.loading and not worker.stopping
 
-    def _limit_load(self, life: LoadedInstance, limit_mb: int, measured: int) -> None:
-        if measured > limit_mb << 20 and self._is_loading(life):
-            self._worker_set.stop(
-                life.worker, outcomes.used_too_much(limit_mb, measured), grace=0.0
-            )
+        def exceeded(used_bytes: int) -> None:
+            stop = outcomes.used_too_much(limit_mb, used_bytes)
+            self._worker_set.stop(worker, stop, grace=0.0)
+
+        limit = MemoryLimit(pid=worker.pid, limit_mb=limit_mb, applies=applies, exceeded=exceeded)
+        self._calls.memory_watch.add(limit)
 
     def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
         """No worker can be had for a load."""

@@ -1,8 +1,8 @@
 """Who has to go when something is short: memory, GPUs, environments.
 
     measure        every second: what residents use, of GPUs too; more than they may
-                   -> Residents.tick
-    give_up        a call stands in line for GPUs that idle residents hold, or
+                   -> InstanceTable.tick
+    give_up        a call waits for GPUs that idle residents hold, or
                    its zygote cannot start, because residents keep other ones up
 
 Only idle ones go, whoever was called longest ago first.
@@ -34,7 +34,7 @@ _LOOKS: Final = 16
 
 
 class ResidentPressure:
-    """The room that all residents of a pool take."""
+    """What all residents of a pool take of what is short."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class ResidentPressure:
 
     def give_up_process(self) -> None:
         """Close one, for there is no room for another process."""
-        if not any(one.state is InstanceState.LEAVING for one in self._table):
+        if not any(one.state is InstanceState.CLOSING for one in self._table):
             self._do(self._table.needed(self._lives, "there was no room for another process"))
 
     # GPUs.
@@ -146,10 +146,10 @@ class ResidentPressure:
         return instance is not None and instance.idle
 
     def give_up_gpus(self) -> None:
-        """Close what is idle, as far as the first call in line for GPUs needs what it holds."""
-        missing = self._gpus.wanted() - len(self._held(leaving=True))
+        """Close what is idle, as far as the first call that waits for GPUs needs what it holds."""
+        missing = self._gpus.wanted() - len(self._held(closing=True))
         while missing > 0:
-            held = self._held(leaving=False)
+            held = self._held(closing=False)
             commands = self._table.needed(held.values(), "a call needed its GPU")
             if not commands:
                 return
@@ -157,12 +157,12 @@ class ResidentPressure:
             missing -= sum(name in closed for name in held.values())
             self._do(commands)
 
-    def _held(self, *, leaving: bool) -> dict[str, str]:
-        """Devices with no share left -> an instance that holds one, of those that leave or stay."""
+    def _held(self, *, closing: bool) -> dict[str, str]:
+        """Devices with no share left -> an instance that holds one, of those that close or stay."""
         held: dict[str, str] = {}
         for name, life in self._lives.items():
             instance = self._table.get(name)
-            if instance is not None and (instance.state is InstanceState.LEAVING) is leaving:
+            if instance is not None and (instance.state is InstanceState.CLOSING) is closing:
                 held.update((uuid, name) for uuid in life.gpus if not self._gpus.has_share(uuid))
         return held
 
@@ -171,7 +171,7 @@ class ResidentPressure:
     def give_up_environment(self) -> None:
         """Close all residents of one environment, so that another one's zygote may start."""
         kept = {name: self.in_environment(name) for name in self._scheduler.kept_by_residents()}
-        if any(all(one.state is InstanceState.LEAVING for one in found) for found in kept.values()):
+        if any(all(one.state is InstanceState.CLOSING for one in found) for found in kept.values()):
             return  # one is about to be free
         free = [found for found in kept.values() if all(map(_may_go, found))]
         if free:
@@ -212,7 +212,7 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
 
 
 def _may_go(instance: Instance) -> bool:
-    return instance.idle or instance.state is InstanceState.LEAVING
+    return instance.idle or instance.state is InstanceState.CLOSING
 
 
 def _exact(pids: dict[str, int]) -> dict[str, int]:

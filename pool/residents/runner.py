@@ -1,8 +1,8 @@
 """Carries out what the table of instances decides, and tells it what becomes of them.
 
-    Supervisor.submit --want--> Residents.called --Load--> Scheduler --Dispatch--> LOAD
-                                    ^    |                                          |
-            LOADED, RESULT, death --'    '--Invoke--> CALL --> worker <-------------'
+    Supervisor.submit --want--> InstanceTable.called --Load--> Scheduler --Dispatch--> LOAD
+                                    ^    |                                              |
+            LOADED, RESULT, death --'    '--Invoke--> CALL --> worker <-----------------'
 
 The scheduler knows a load as a call of its own number, and a loaded instance as a worker
 that gives its slot back and asks for it again.
@@ -34,7 +34,7 @@ from flashpool.pool.workers.zygote import ZygoteProcess
 from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
-from .events import ResidentReports
+from .events import ResidentEvents
 from .loading import Host, ResidentLoads, call_meta
 from .pressure import ResidentPressure
 from .states import Conflict, Instance, InstanceState, NotThere
@@ -90,13 +90,13 @@ class ResidentRunner:
             states.Abandon: self._loads.abandon,
             states.WantSlot: self._want_slot,
             states.GoOn: self._go_on,
-            states.Rest: self._rest,
+            states.ReleaseSlot: self._release_slot,
             states.Invoke: self._invoke,
             states.Close: self._close,
             states.Refuse: self._refuse,
             states.Lose: self._lose,
         }
-        self._reports = ResidentReports(self.table, self._lives, calls, now, self)
+        self._events = ResidentEvents(self.table, self._lives, calls, now, self)
         self.pressure = ResidentPressure(self.table, self._lives, scheduler, gpus, now, self.do)
 
     # Calls.
@@ -142,7 +142,7 @@ class ResidentRunner:
             and instance.state is InstanceState.LOADING
             and not instance.waiting
         ):
-            self.end(instance.name, None, None, "nobody waited for it any more")
+            self.stop_worker(instance.name, None, None, "nobody waited for it any more")
 
     def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
         """End a call that has begun; the supervisor tells its caller."""
@@ -159,7 +159,7 @@ class ResidentRunner:
         if grace:
             self._interrupt(call_id, worker, stop, stop.message)
         else:
-            self.end(worker.instance, call_id, stop, stop.message, grace=grace)
+            self.stop_worker(worker.instance, call_id, stop, stop.message, grace=grace)
 
     def _interrupt(self, call_id: int, worker: Worker, stop: Stop | None, reason: str) -> None:
         """Cancel one call of several; where that does not help, and else, end them all."""
@@ -167,13 +167,13 @@ class ResidentRunner:
         assert name is not None
         instance = self.table.get(name)
         if instance is None or not instance.running.get(call_id):
-            self.end(name, call_id, stop, reason)
+            self.stop_worker(name, call_id, stop, reason)
             return
         self._worker_set.send(worker, wire.CANCEL, wire.numbered(call_id))
 
         def still_there() -> None:
             if call_id in worker.calls and not worker.stopping:
-                self.end(name, call_id, stop, reason, grace=0.0)
+                self.stop_worker(name, call_id, stop, reason, grace=0.0)
 
         self._loop.call_later(self._config.grace_s, still_there)
 
@@ -217,7 +217,7 @@ class ResidentRunner:
         worker = self._lives[command.instance].worker
         self._host.do(self._scheduler.wants_slot(worker.id, command.since, self._now()))
 
-    def _rest(self, command: states.Rest) -> None:
+    def _release_slot(self, command: states.ReleaseSlot) -> None:
         worker = self._lives[command.instance].worker
         self._host.do(self._scheduler.rested(worker.id, self._now()))
 
@@ -273,7 +273,7 @@ class ResidentRunner:
         worker.ending_since = self._now()
         self._worker_set.send(worker, wire.CLOSE, b"")
 
-    def end(
+    def stop_worker(
         self,
         name: str,
         culprit: int | None,
@@ -282,10 +282,10 @@ class ResidentRunner:
         *,
         grace: float | None = None,
     ) -> None:
-        """End its worker, because of one of its calls or because nobody wants it."""
+        """Stop its worker, because of one of its calls or because nobody waits for it."""
         life = self._lives[name]
         worker = life.worker
-        self.table.leaving(name, reason)
+        self.table.closing(name, reason)
         worker.culprit = culprit
         grace_s = self._config.grace_s if grace is None else grace
         self._worker_set.stop(worker, stop, grace=grace_s, dump=stop is not None)
@@ -294,19 +294,19 @@ class ResidentRunner:
 
     def sent(self, worker: Worker, frame: wire.Frame) -> None:
         """A frame of a resident."""
-        self._reports.sent(worker, frame)
+        self._events.sent(worker, frame)
 
     def died(self, worker: Worker, death: wire.Exited, oom: exit_causes.OomKill | None) -> None:
         """It is dead."""
-        self._reports.died(worker, death, oom)
+        self._events.died(worker, death, oom)
 
     def lost(self, worker: Worker, cause: Cause, death: wire.Exited | None) -> None:
         """The calls in it end; `gone` follows when its tree is gone."""
-        self._reports.lost(worker, cause, death)
+        self._events.lost(worker, cause, death)
 
     def gone(self, worker: Worker) -> None:
         """Its process tree is gone."""
-        if self._reports.gone(worker):
+        if self._events.gone(worker):
             self._host.changed()
 
     def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
@@ -335,13 +335,13 @@ class ResidentRunner:
 
     @property
     def any_left(self) -> bool:
-        """Whether there are any, on their way out or not."""
+        """Whether there are any, closing ones included."""
         return len(self.table) > 0
 
     @property
     def any_closing(self) -> bool:
-        """Whether a resident is on its way out."""
-        return any(one.state is InstanceState.LEAVING for one in self.table)
+        """Whether a resident is closing."""
+        return any(one.state is InstanceState.CLOSING for one in self.table)
 
     def gpus_of(self, instance: Instance) -> tuple[str, ...]:
         """The devices it holds."""

@@ -1,4 +1,4 @@
-"""What the table of instances (`residents`) speaks of: commands, states, wants, instances."""
+"""What `InstanceTable` speaks of: commands, states, wants, instances."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class GoOn(NamedTuple):
     since: float
 
 
-class Rest(NamedTuple):
-    """Nothing runs in it: its slot is free."""
+class ReleaseSlot(NamedTuple):
+    """Nothing runs in it: give its slot back."""
 
     instance: str
 
@@ -82,7 +82,7 @@ class Lose(NamedTuple):
     reason: str
 
 
-Command = Load | Abandon | WantSlot | GoOn | Rest | Invoke | Close | Refuse | Lose
+Command = Load | Abandon | WantSlot | GoOn | ReleaseSlot | Invoke | Close | Refuse | Lose
 
 
 class InstanceState(enum.Enum):
@@ -94,8 +94,9 @@ class InstanceState(enum.Enum):
     WANTED = "wanted"
     LOADING = "loading"
     READY = "ready"
-    #: Told to close, or being killed; its worker is not gone yet.
-    LEAVING = "leaving"
+    #: Told to close, or its worker is being stopped; the worker's process tree is not gone yet.
+    #: The stats document calls it ``leaving``.
+    CLOSING = "leaving"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class NotThere(Exception):
 
 @dataclass(slots=True)
 class WaitingCall:
-    """A call in the line of its instance."""
+    """A call in the wait queue of its instance."""
 
     want: InstanceRequest
     since: float
@@ -154,7 +155,7 @@ class Instance:
     asked_slot: bool = False
     #: Why nobody has a use for it once its calls are over; or nothing.
     released: str = ""
-    why_leaving: str = ""
+    why_closed: str = ""
     crashes: deque[float] = field(default_factory=deque)
     memory_bytes: int = 0
     gpu_bytes: int = 0
@@ -181,17 +182,17 @@ class Instance:
 
     @property
     def code_at_the_end(self) -> object:
-        """The code that a call gets which joins the line now."""
+        """The code that a call gets which joins the wait queue now."""
         for one in reversed(self.waiting.values()):
             if one.anew:
                 return one.want.code
         if self.state not in (InstanceState.LOADING, InstanceState.READY):
             for one in self.waiting.values():
-                return one.want.code  # it will be made for the first in line
+                return one.want.code  # it will be made for the first that waits
         return self.want.code
 
     def heir(self, call: int) -> WaitingCall | None:
-        """Who gets what was to be made for a call that leaves the line: the next behind it."""
+        """Who gets what was to be made for a call that is withdrawn: the next behind it."""
         if not self.waiting[call].anew:
             return None
         calls = list(self.waiting)
@@ -267,15 +268,15 @@ class History:
 
 
 def check_there(want: InstanceRequest, instance: Instance | None, past: Past | None) -> None:
-    """Whether a call that insists on its instance may join the line.
+    """Whether a call that insists on its instance may join its wait queue.
 
     Raises:
         NotThere: it is not there.
     """
     if instance is not None and want.generation in (0, instance.generation):
-        if instance.state is not InstanceState.LEAVING:
+        if instance.state is not InstanceState.CLOSING:
             return
-        raise NotThere(instance.why_leaving)
+        raise NotThere(instance.why_closed)
     if past is not None and past.generation:
         raise NotThere(past.reason)
     if instance is None and want.generation != 1:

@@ -1,15 +1,15 @@
 """Class instances that live on in workers: decisions only. No clock, no process in here.
 
-    called, withdrawn                            Load, Abandon, WantSlot, GoOn, Rest
+    called, withdrawn                            Load, Abandon, WantSlot, GoOn, ReleaseSlot
     loading, loaded, not_loaded        --->      Invoke, Close, Refuse, Lose
-    granted, answered, leaving, gone
+    granted, answered, closing, gone
     measured, needed, tick
 
 An instance and its moves::
 
-    PENDING --Load--> WANTED --loading--> LOADING --loaded--> READY --Close--> LEAVING
+    PENDING --Load--> WANTED --loading--> LOADING --loaded--> READY --Close--> CLOSING
        ^                 |                   |                  |                 |
-       |              Abandon            not_loaded          leaving            gone
+       |              Abandon            not_loaded          closing            gone
        +-----------------+-------------------+------------------+-----------------+
 
 The rules:
@@ -50,8 +50,8 @@ from .states import (
     Load,
     Lose,
     Refuse,
+    ReleaseSlot,
     ResidentPolicy,
-    Rest,
     WaitingCall,
     WantSlot,
     check_there,
@@ -129,7 +129,7 @@ class InstanceTable:
         if _goes_on(instance):
             instance.has_slot, instance.asked_slot = False, True
             return [GoOn(instance.name, instance.since), *self._fill_room()]
-        return self._rest(instance) + self._settle(instance, now) + self._fill_room()
+        return self._release_slot(instance) + self._settle(instance, now) + self._fill_room()
 
     # Instances.
 
@@ -162,15 +162,15 @@ class InstanceTable:
         calls = list(instance.waiting)
         for call in calls:
             self._forget(instance, call)
-        self.leaving(name, reason)
+        self.closing(name, reason)
         return calls
 
-    def leaving(self, name: str, reason: str) -> None:
-        """Its worker is being ended: no more calls for it. `gone` follows."""
+    def closing(self, name: str, reason: str) -> None:
+        """It closes, or its worker is stopped: no more calls for it. `gone` follows."""
         instance = self._instances[name]
         self._pending.pop(name, None)
-        instance.state = InstanceState.LEAVING
-        instance.why_leaving = instance.why_leaving or reason
+        instance.state = InstanceState.CLOSING
+        instance.why_closed = instance.why_closed or reason
 
     def gone(self, name: str, reason: str, now: float, *, unmade: bool = False) -> list[Command]:
         """Its worker's process tree is no more, and the calls that ran in it have ended.
@@ -182,7 +182,7 @@ class InstanceTable:
             self._of_call.pop(call, None)
         if unmade:
             instance.crashes.append(now)
-        reason = instance.why_leaving or reason
+        reason = instance.why_closed or reason
         self._end(instance, reason, made=not unmade)
         commands: list[Command] = []
         if instance.waiting:
@@ -194,8 +194,8 @@ class InstanceTable:
         instance = self._instances[name]
         instance.asked_slot = False
         if instance.state is not InstanceState.READY:
-            # It was closed meanwhile, because those that had asked for it have left.
-            return [Rest(name)]
+            # It was closed meanwhile, because those that had asked for it were cancelled.
+            return [ReleaseSlot(name)]
         instance.has_slot = True
         return self._settle(instance, now)
 
@@ -255,7 +255,7 @@ class InstanceTable:
             instance = self._history.next_of(want)
             self._instances[want.instance] = self._pending[want.instance] = instance
             return instance, False
-        unmade = instance.state is InstanceState.LEAVING and not instance.waiting
+        unmade = instance.state is InstanceState.CLOSING and not instance.waiting
         if not (want.anew or unmade) and want.code != instance.code_at_the_end:
             raise Conflict
         # The next one that is made is for whoever comes first, whatever it asks for.
@@ -275,7 +275,7 @@ class InstanceTable:
         if not instance.running and instance.next_is_anew:
             return self._close(instance, "it was replaced")
         if instance.has_slot:
-            commands = self._invoke(instance, now) + self._rest(instance)
+            commands = self._invoke(instance, now) + self._release_slot(instance)
             return commands + self._close_released(instance)
         if instance.waiting and not instance.asked_slot:
             instance.asked_slot = True
@@ -287,16 +287,16 @@ class InstanceTable:
             return []
         return self._close(instance, instance.released)
 
-    def _rest(self, instance: Instance) -> list[Command]:
+    def _release_slot(self, instance: Instance) -> list[Command]:
         """Give the slot back when nothing runs.
 
         Also when more calls wait: those of others may have waited for longer. One whose
-        worker is being ended keeps it until that is gone.
+        worker is being stopped keeps it until that is gone.
         """
         if instance.running or not instance.has_slot or instance.state is not InstanceState.READY:
             return []
         instance.has_slot = False
-        return [Rest(instance.name)]
+        return [ReleaseSlot(instance.name)]
 
     def _invoke(self, instance: Instance, now: float) -> list[Command]:
         """Begin with the calls that may run now, in the order of their arrival."""
@@ -328,17 +328,17 @@ class InstanceTable:
             del self._pending[instance.name]
             instance.state = InstanceState.WANTED
             commands.append(Load(instance.name))
-        leaving = sum(one.state is InstanceState.LEAVING for one in self)
-        missing = len(self._pending) - leaving
+        closing = sum(one.state is InstanceState.CLOSING for one in self)
+        missing = len(self._pending) - closing
         if missing > 0:
             for instance in sorted((one for one in self if one.idle), key=dispensable)[:missing]:
                 commands += self._close(instance, "others needed its room (FLASHPOOL_INSTANCES)")
         return commands
 
     def _close(self, instance: Instance, reason: str) -> list[Command]:
-        reason = instance.why_leaving or reason
-        commands = self._rest(instance)
-        self.leaving(instance.name, reason)
+        reason = instance.why_closed or reason
+        commands = self._release_slot(instance)
+        self.closing(instance.name, reason)
         return [*commands, Close(instance.name, reason)]
 
     def _again(self, instance: Instance, reason: str, now: float, *, made: bool) -> list[Command]:

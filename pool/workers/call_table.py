@@ -13,7 +13,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Protocol
 
 from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
@@ -23,13 +23,10 @@ from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.stats import Recorder
 
 from . import outcomes
-from .memory import Measures, used
-from .worker import ActiveCall, Worker
+from .memory import MemoryLimit, MemoryWatch
+from .worker import ActiveCall
 from .worker_set import WorkerSet
 from .zygote_set import Clock
-
-#: Between looks at the memory of calls that have a limit.
-_MEMORY_LOOK_S: Final = 0.05
 
 
 class Staying(Protocol):
@@ -75,10 +72,7 @@ class CallTable:
         self._usual = self._defaults, self._defaults
         self._ids = itertools.count(1)
         self._calls: dict[int, ActiveCall] = {}
-        #: Running calls that have a memory limit.
-        self._limited: set[int] = set()
-        self._looking: asyncio.TimerHandle | None = None
-        self.measures = Measures()
+        self.memory_watch = MemoryWatch()
         self.residents: Staying
 
     def __len__(self) -> int:
@@ -139,22 +133,19 @@ class CallTable:
         limits = running.limits
         self.limit(running, limits.run_s, self._ran_too_long, call_id)
         if limits.memory_mb is not None:
-            self._limited.add(call_id)
-            self._watch_memory()
+            self._limit_memory(call_id, running, limits.memory_mb)
 
     def again(self, call_id: int, key: ZygoteKey) -> None:
         """Its worker is lost, and it goes back to the queue."""
         running = self._calls[call_id]
         running.try_again()
         running.key = key
-        self._limited.discard(call_id)
 
     def finish(self, call_id: int, outcome: Outcome) -> None:
         """The one place where a call ends."""
         running = self._calls.pop(call_id)
         running.done = True
         running.cancel_timer()
-        self._limited.discard(call_id)
         if running.call.want is not None:
             self.residents.withdraw(call_id, running)
         elif running.worker is None:
@@ -184,9 +175,7 @@ class CallTable:
 
     async def close(self) -> None:
         """Look at nothing any more."""
-        if self._looking is not None:
-            self._looking.cancel()
-        await self.measures.close()
+        await self.memory_watch.close()
 
     # Limits.
 
@@ -211,27 +200,15 @@ class CallTable:
         elif running.worker is not None:
             self._worker_set.stop(running.worker, stop, grace=grace, dump=grace > 0)
 
-    def _watch_memory(self) -> None:
-        """Look at it again soon, while there is a call that has a limit."""
-        if self._limited and self._looking is None:
-            self._looking = self._loop.call_later(_MEMORY_LOOK_S, self._look_at_memory)
+    def _limit_memory(self, call_id: int, running: ActiveCall, limit_mb: int) -> None:
+        worker = running.worker
+        assert worker is not None
 
-    def _look_at_memory(self) -> None:
-        self._looking = None
-        self._watch_memory()
-        for call_id in list(self._limited):
-            running = self._calls[call_id]
-            if running.limits.memory_mb is not None and running.worker is not None:
-                self._limit_memory(call_id, running.worker, running.limits.memory_mb)
+        def applies() -> bool:
+            return not running.done and running.worker is worker and not worker.stopping
 
-    def _limit_memory(self, call_id: int, worker: Worker, limit_mb: int) -> None:
-        if worker.stopping or used(worker.pid) <= limit_mb << 20:
-            return
+        def exceeded(used_bytes: int) -> None:
+            self._stop(call_id, outcomes.used_too_much(limit_mb, used_bytes), 0.0)
 
-        def told(measured: int) -> None:
-            running = self._calls.get(call_id)
-            gone = running is None or running.worker is not worker or worker.stopping
-            if measured > limit_mb << 20 and not gone:
-                self._stop(call_id, outcomes.used_too_much(limit_mb, measured), 0.0)
-
-        self.measures.ask(worker.pid, call_id, told)
+        limit = MemoryLimit(pid=worker.pid, limit_mb=limit_mb, applies=applies, exceeded=exceeded)
+        self.memory_watch.add(limit)

@@ -2,7 +2,8 @@
 
 A limit is enforced by looking: RLIMIT_AS would break CUDA's huge reservations.
 
-    used, on the loop --more than it may--> Measures.ask --> exact, on a thread --> told
+    MemoryWatch: used, on the loop --more than it may--> Measures.ask: exact, on a thread
+                                                            '--still more--> exceeded
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,8 @@ from flashpool.pool.exit_causes import OomKill
 
 _log = logging.getLogger(__name__)
 
+#: Between looks at what has a limit.
+_LOOK_S: Final = 0.05
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 #: Where the kernel counts its kills: control groups, version 2, then 1.
 _COUNTERS: Final = (
@@ -109,6 +114,58 @@ class Measures:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MemoryLimit:
+    """What the process tree of one call, or of one constructor, may use."""
+
+    pid: int
+    limit_mb: int
+    #: Whether it is still under way, in that process; once False, it is looked at no more.
+    applies: Callable[[], bool]
+    #: Called with the bytes measured when they are more than it may use.
+    exceeded: Callable[[int], None]
+
+    def passed_by(self, used_bytes: int) -> bool:
+        """Whether so many bytes are too many."""
+        return used_bytes > self.limit_mb << 20
+
+
+class MemoryWatch:
+    """Looks at all that has a memory limit, while there is anything."""
+
+    def __init__(self) -> None:
+        self.measures = Measures()
+        self._limits: list[MemoryLimit] = []
+        self._loop = asyncio.get_running_loop()
+        self._next_look: asyncio.TimerHandle | None = None
+
+    def add(self, limit: MemoryLimit) -> None:
+        """Look at it from now on."""
+        self._limits.append(limit)
+        if self._next_look is None:
+            self._next_look = self._loop.call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._limits = [limit for limit in self._limits if limit.applies()]
+        self._next_look = self._loop.call_later(_LOOK_S, self._look) if self._limits else None
+        for limit in self._limits:
+            if limit.passed_by(used(limit.pid)):
+                self.measures.ask(limit.pid, limit, partial(_measured, limit))
+
+    async def close(self) -> None:
+        """Look at nothing any more."""
+        self._limits.clear()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        await self.measures.close()
+
+
+def _measured(limit: MemoryLimit, used_bytes: int) -> None:
+    # It may have ended while it was measured, and its process may have another call.
+    if limit.passed_by(used_bytes) and limit.applies():
+        limit.exceeded(used_bytes)
 
 
 class OomWatch:

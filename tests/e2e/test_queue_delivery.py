@@ -243,7 +243,7 @@ def test_a_second_signal_hurries(platform: Platform, tmp_path: Path) -> None:
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="60")
     job = staying(platform, tmp_path / "begun", 60)
     worker.process.send_signal(signal.SIGINT)
-    until(lambda: "leaving within" in worker.output())
+    until(lambda: "draining for at most" in worker.output())
     worker.process.send_signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert failure(platform.job(job)) == "Cancelled"
@@ -255,7 +255,7 @@ def test_a_job_taken_while_the_signal_comes_is_done(tmp_path: Path) -> None:
     with Platform(poll_s=3) as platform:
         worker = started(tmp_path, platform)
         worker.terminate()
-        until(lambda: "leaving within" in worker.output())
+        until(lambda: "draining for at most" in worker.output())
         job = platform.submit(request(NOTHING, 4))
         assert worker.wait() == 0
         assert value(platform.job(job)) == 4
@@ -275,7 +275,7 @@ def test_cancelling_works_while_it_leaves(platform: Platform, tmp_path: Path) ->
     worker = started(tmp_path, platform, FLASHPOOL_DRAIN_S="30")
     job = staying(platform, tmp_path / "begun", 60)
     worker.terminate()
-    until(lambda: "leaving within" in worker.output())
+    until(lambda: "draining for at most" in worker.output())
     platform.cancel(job)
     assert worker.wait() == 0
 
@@ -302,7 +302,7 @@ def test_the_heartbeat_goes_on_when_its_process_is_killed(
         process = psutil.Process(worker.process.pid)
         (child,) = (one for one in process.children() if one.cmdline() == process.cmdline())
         child.kill()
-        until(lambda: "heartbeat process ended" in worker.output())
+        until(lambda: "heartbeat process exited" in worker.output())
         job = staying(platform, tmp_path / "begun", 60)
         platform.until(lambda: job in platform.pings(worker.id)[-1].jobs)
         platform.cancel(job)
@@ -317,7 +317,7 @@ def test_a_heartbeat_that_dies_before_the_worker_begins_is_noticed(
     worker = started_as(platform, tmp_path, {}, dying)
     job = staying(platform, tmp_path / "begun", 60)
     platform.until(lambda: any(job in one.jobs for one in platform.pings(worker.id)))
-    assert "heartbeat process ended (before the worker began)" in worker.output()
+    assert "heartbeat process exited (before the worker began)" in worker.output()
     platform.cancel(job)
     assert worker.stop() == 0
 

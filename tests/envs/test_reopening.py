@@ -26,7 +26,7 @@ def spec(*requirements: str, **rest: Any) -> Spec:
 
 
 def pulses() -> int:
-    return sum(thread.name == "flashpool-envs-pulse" for thread in threading.enumerate())
+    return sum(thread.name == "flashpool-envs-heartbeat" for thread in threading.enumerate())
 
 
 def test_a_failure_that_repeats_opens_nothing_twice(

@@ -90,7 +90,7 @@ def test_a_measure_that_comes_late_ends_nothing(live: Live, kernel: Kernel, tmp_
     assert started.wait().ok
     other = live.start(code.replace(str(go), f"{go}-on"), memory_mb=500)
     kernel.answers.set()
-    live.until(lambda: not live.supervisor._components.calls.measures)
+    live.until(lambda: not live.supervisor._components.calls.memory_watch.measures)
     os.rename(go, f"{go}-on")
     assert other.wait().ok
     assert not complaints

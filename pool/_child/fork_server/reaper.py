@@ -56,12 +56,12 @@ class Reaper:
         self.epoll = epoll
         self.grace = grace
         self.workers: dict[int, ForkedWorker] = {}
-        #: Orphans of ended calls, by pid: their pidfds; None for those beyond `WATCHED`.
+        #: Orphans of finished calls, by pid: their pidfds; None for those beyond `WATCHED`.
         self.orphans: dict[int, int | None] = {}
         self.unwatched = 0
         self.orphan_deadline: float | None = None
-        #: Ended workers whose GONE waits until no orphan is left.
-        self.ended: list[int] = []
+        #: Exited workers whose GONE waits until no orphan is left.
+        self.exited: list[int] = []
         #: Shared with the workers: byte `mark` is 1 once user code began.
         self.marks = processes.shared_bytes(MAX_WORKERS)
         self.free_marks = list(range(MAX_WORKERS - 1, -1, -1))
@@ -117,7 +117,7 @@ class Reaper:
         death = wire.Exited(who.pid, status, began, found, usage.ru_maxrss)
         self.control.send(death.pack())
         if found:
-            self.ended.append(who.pid)
+            self.exited.append(who.pid)
 
     def _adopt(self, deadline: float | None = None) -> int:
         """Find children we did not fork, ask them to end; how many there are."""
@@ -170,9 +170,9 @@ class Reaper:
         if self.orphans:
             return
         self.orphan_deadline = None
-        for pid in self.ended:
+        for pid in self.exited:
             framing.send_packet(self.control, {"op": wire.GONE, "worker": pid})
-        self.ended.clear()
+        self.exited.clear()
 
     # Stops.
 

@@ -184,7 +184,7 @@ class Zygote:
             other.turn()
 
     def turn(self) -> bool:
-        """One round: whatever is ready, then whatever is due. False: leave."""
+        """One round: whatever is ready, then whatever is due. False: exit."""
         for fd, _ in self.epoll.poll(self.reaper.seconds_until_due()):
             if fd == self.control.fileno():
                 if not self.command():

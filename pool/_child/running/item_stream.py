@@ -1,4 +1,13 @@
-"""Streams of a generator's items: at most a window of items is sent ahead of the reader."""
+"""Streams of a generator's items: at most a window of items is sent ahead of the reader.
+
+    generator --item--> ItemSender --ITEM--> supervisor --> its reader
+                            ^                                   |
+                            '--- its credit <-----CREDIT-------'  for every few items taken
+
+How credit arrives is what differs. A worker's one call has the channel to itself and reads it
+(`ChannelCredit`); the calls of a resident share one, and `ResidentLink` adds to the credit of
+the call that a frame names (`LinkCredit`).
+"""
 
 from __future__ import annotations
 
@@ -13,32 +22,83 @@ if TYPE_CHECKING:
     from ..channel import Channel
     from .resident_link import ResidentLink
 
+    Send = Callable[[bytes, list[int]], None]
+
 
 class ItemSender:
     """Sends a generator's items, at most a window of items ahead of the reader."""
 
-    def __init__(self, channel: Channel, dump: Callable[[Any], tuple[bytes, list[int]]]) -> None:
-        self.channel = channel
+    def __init__(
+        self,
+        send: Send,
+        dump: Callable[[Any], tuple[bytes, list[int]]],
+        credit: ChannelCredit | LinkCredit,
+    ) -> None:
+        self.send = send
         self.dump = dump
+        self.credit = credit
         self.left = wire.WINDOW
 
     def __call__(self, item: Any) -> None:
         """Send one item; blocks while the window is used up."""
         while self.left == 0:
-            self._take_credit()
+            self.left += self.credit.take()
         self.left -= 1
         body, fds = self.dump(item)
-        self.channel.send(wire.ITEM, b"", body, fds)
+        self.send(body, fds)
 
     async def room(self) -> None:
         """Until the window is open, without blocking the loop."""
         while self.left == 0:
-            if not self.channel.frames:
-                await readable(self.channel.fd)
-            self._take_credit()
+            await self.credit.wait()
+            self.left += self.credit.take()
 
-    def _take_credit(self) -> None:
-        self.left += wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
+
+class ChannelCredit:
+    """Credit for the only call of a worker: nothing else comes over its channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def take(self) -> int:
+        """How many more items may be sent; blocks until there is one."""
+        count: int = wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
+        return count
+
+    async def wait(self) -> None:
+        """Until `take` has something to read."""
+        if not self.channel.frames:
+            await readable(self.channel.fd)
+
+
+class LinkCredit:
+    """Credit for one of the calls of a resident."""
+
+    def __init__(self, link: ResidentLink, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        self.link = link
+        self.loop = loop
+        self.count = 0
+        #: Set while somebody waits for credit, on the loop.
+        self.added: asyncio.Future[None] | None = None
+
+    def add(self, items: int) -> None:
+        """The reader took some."""
+        self.count += items
+        if self.added is not None and not self.added.done():
+            self.added.set_result(None)
+
+    def take(self) -> int:
+        """How many more items may be sent; blocks until there is one, as no other call runs then."""
+        while self.count == 0:
+            self.link.take_credit(self.link.channel.receive())
+        count, self.count = self.count, 0
+        return count
+
+    async def wait(self) -> None:
+        """Until there is credit: what reads the channel on the loop adds it."""
+        while self.count == 0:
+            self.added = self.loop().create_future()
+            await self.added
 
 
 async def readable(fd: int) -> None:
@@ -57,46 +117,3 @@ async def readable(fd: int) -> None:
         await found
     finally:
         loop.remove_reader(fd)
-
-
-class ResidentItems:
-    """Sends a generator's items, at most a window of items ahead of the reader."""
-
-    def __init__(
-        self,
-        link: ResidentLink,
-        number: int,
-        dump: Callable[[Any], tuple[bytes, list[int]]],
-        loop: Callable[[], asyncio.AbstractEventLoop],
-    ) -> None:
-        self.link = link
-        self.loop = loop
-        self.number = wire.NUMBER.pack(number)
-        self.dump = dump
-        self.left = wire.WINDOW
-        #: Set while somebody waits for the window to open, on the loop.
-        self.opened: asyncio.Future[None] | None = None
-
-    def __call__(self, item: Any) -> None:
-        """Send one item; blocks while the window is used up, as no other call runs then."""
-        while self.left == 0:
-            self.take()
-        self.left -= 1
-        body, fds = self.dump(item)
-        self.link.send_frame(wire.ITEM, self.number, body, fds)
-
-    async def room(self) -> None:
-        """Until the window is open, without blocking the loop."""
-        while self.left == 0:
-            self.opened = self.loop().create_future()
-            await self.opened
-
-    def take(self) -> None:
-        """Wait for the next frame; while a call runs alone it is a credit."""
-        self.link.take_credit(self.link.channel.receive())
-
-    def add(self, items: int) -> None:
-        """Its reader took some."""
-        self.left += items
-        if self.opened is not None and not self.opened.done():
-            self.opened.set_result(None)

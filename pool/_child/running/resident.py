@@ -25,7 +25,7 @@ from time import monotonic
 from .. import wire
 from ..serialization import exception_pickling, flash, payload, user_code
 from . import invoke, worker
-from .item_stream import ResidentItems
+from .item_stream import ItemSender, LinkCredit
 from .outcome import encoded, flush_output
 from .outcome import failed as raised
 from .resident_link import ResidentLink
@@ -159,12 +159,15 @@ class Resident:
         name, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
         return user_code.find_method(self.instance, name), args, kwargs, None
 
-    def items_of(self, number: int, request: flash.Invocation | None) -> ResidentItems:
+    def items_of(self, number: int, request: flash.Invocation | None) -> ItemSender:
         """The stream of a call's items."""
         dump = payload.dump_result if request is None else request.dump_item
-        items = ResidentItems(self.link, number, dump, lambda: self.on_loop().loop)
-        self.link.streams[number] = items.add
-        return items
+        credit = LinkCredit(self.link, lambda: self.on_loop().loop)
+        self.link.streams[number] = credit.add
+        meta = wire.NUMBER.pack(number)
+        return ItemSender(
+            lambda body, fds: self.link.send_frame(wire.ITEM, meta, body, fds), dump, credit
+        )
 
     # Ends.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from .item_stream import ResidentItems
+    from .item_stream import ItemSender
     from .outcome import Outcome
     from .resident_link import ResidentLink
 
@@ -41,7 +41,7 @@ class ResidentLoop:
         self,
         link: ResidentLink,
         read: Callable[[wire.Frame], Any],
-        items_of: Callable[[int, Any], ResidentItems],
+        items_of: Callable[[int, Any], ItemSender],
     ) -> None:
         """``read`` decodes a call; ``items_of`` makes the stream for a call's items."""
         import asyncio

@@ -20,7 +20,7 @@ from ..channel import Channel
 from ..renewal import prepared
 from ..serialization import flash, payload
 from . import invoke
-from .item_stream import ItemSender
+from .item_stream import ChannelCredit, ItemSender
 from .outcome import answer_damaged, changes, encoded, failed, flush_output, installed
 
 TYPE_CHECKING = False
@@ -121,7 +121,11 @@ def run(
             function, args, kwargs = request.function, request.args, request.kwargs
         on_item = None
         if stream:
-            on_item = ItemSender(channel, payload.dump_result if pickled else request.dump_item)
+            on_item = ItemSender(
+                lambda body, fds: channel.send(wire.ITEM, b"", body, fds),
+                payload.dump_result if pickled else request.dump_item,
+                ChannelCredit(channel),
+            )
         value = invoke.run(function, args, kwargs, on_item)
         return encoded(value, None if pickled else request, result_limit, last=True)
     except BaseException as error:  # SystemExit and its like are results

@@ -251,7 +251,7 @@ def _fill(report: ExceptionReport, exc: BaseException) -> None:
 
 
 def _exit_code(exc: BaseException) -> int | None:
-    """What the process would have left with."""
+    """What the process would have exited with."""
     if not isinstance(exc, SystemExit):
         return None
     code = read(exc, "code")

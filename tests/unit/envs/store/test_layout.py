@@ -40,7 +40,7 @@ class Pod:
 
     def elsewhere(self) -> "Pod":
         """Make it a pod of another machine."""
-        self.holders.leave()
+        self.holders.close()
         self.holders.me = "feed" + self.holders.me
         self.holders.beat()
         return self

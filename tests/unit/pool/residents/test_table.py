@@ -25,8 +25,8 @@ from flashpool.pool.residents.states import (
     Lose,
     NotThere,
     Refuse,
+    ReleaseSlot,
     ResidentPolicy,
-    Rest,
     WantSlot,
 )
 from flashpool.pool.residents.table import InstanceTable
@@ -68,7 +68,7 @@ class World(RuleBasedStateMachine):
             elif isinstance(command, GoOn):
                 self.slots.remove(command.instance)
                 self.want_slot.append(command.instance)
-            elif isinstance(command, Rest):
+            elif isinstance(command, ReleaseSlot):
                 self.slots.discard(command.instance)
                 assert command.instance not in self.running.values()
             elif isinstance(command, Invoke):
@@ -79,14 +79,14 @@ class World(RuleBasedStateMachine):
             elif isinstance(command, Close):
                 assert command.instance in self.ready
                 assert command.instance not in self.running.values()
-                self.end(command.instance)
+                self.stop_worker(command.instance)
             elif isinstance(command, (Refuse, Lose)):
                 assert self.open.pop(command.call) == command.instance
 
     def with_worker(self) -> set[str]:
         return {*self.asked, *self.loading, *self.ready, *self.leaving}
 
-    def end(self, name: str) -> None:
+    def stop_worker(self, name: str) -> None:
         self.ready.discard(name)
         self.slots.discard(name)
         if name in self.want_slot:
@@ -142,7 +142,7 @@ class World(RuleBasedStateMachine):
         self.loading.remove(name)
         for call in self.table.not_loaded(name, "it raised"):
             assert self.open.pop(call) == name
-        self.end(name)
+        self.stop_worker(name)
 
     @precondition(lambda self: self.loading or self.ready)
     @rule(data=st.data())
@@ -151,7 +151,7 @@ class World(RuleBasedStateMachine):
         unmade = name in self.loading
         if unmade:
             self.loading.remove(name)
-        self.end(name)
+        self.stop_worker(name)
         self.leaving.remove(name)
         self.forget_running(name)
         self.carry_out(self.table.gone(name, "it died", self.now, unmade=unmade))
@@ -198,8 +198,8 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def kill(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.ready)))
-        self.table.leaving(name, "a call in it ran too long")
-        self.end(name)
+        self.table.closing(name, "a call in it ran too long")
+        self.stop_worker(name)
 
     @rule(seconds=st.floats(0, 40))
     def tick(self, seconds: float) -> None:
@@ -262,7 +262,7 @@ def _ready(table: InstanceTable, name: str, call: int, now: float) -> None:
     assert table.called(call, InstanceRequest(instance=name, code=1), now) == [Load(name)]
     table.loading(name)
     assert Invoke(call, name) in table.loaded(name, [], now)
-    assert Rest(name) in table.answered(call, now)
+    assert ReleaseSlot(name) in table.answered(call, now)
 
 
 def test_the_one_idle_for_longest_makes_room() -> None:
@@ -351,10 +351,10 @@ def test_calls_that_want_it_anew_wait_their_turn_and_each_gets_its_own() -> None
         assert (instance.generation, instance.want.code) == (call + 1, call)
         commands = table.answered(call, 1.0)
         if call < 2:
-            assert commands == [Rest("a"), Close("a", "it was replaced")]
+            assert commands == [ReleaseSlot("a"), Close("a", "it was replaced")]
             assert table.gone("a", "closed", 1.0) == [Load("a")]
         else:
-            assert commands == [Rest("a")]
+            assert commands == [ReleaseSlot("a")]
 
 
 def test_calls_get_the_code_they_were_accepted_for() -> None:
@@ -384,7 +384,7 @@ def test_arguments_are_those_of_the_call_it_was_made_for() -> None:
     instance = table.get("a")
     assert instance is not None
     assert instance.want.arguments == "first"
-    table.leaving("a", "killed")
+    table.closing("a", "killed")
     table.answered(1, 1.0)
     table.gone("a", "killed", 1.0)
     table.loading("a")
@@ -399,7 +399,7 @@ def test_calls_that_insist_on_it_are_told_when_it_dies_while_they_wait() -> None
     _made(table, "a", 1)
     table.called(2, InstanceRequest(instance="a", code=1, must_exist=True), 0.0)
     table.called(3, InstanceRequest(instance="a", code=1), 0.0)
-    table.leaving("a", "killed by SIGKILL")
+    table.closing("a", "killed by SIGKILL")
     table.answered(1, 1.0)
     commands = table.gone("a", "killed by SIGKILL", 1.0)
     assert commands == [Lose(2, "a", "killed by SIGKILL"), Load("a")]
@@ -421,7 +421,7 @@ def test_a_slot_that_comes_too_late_is_given_back() -> None:
     assert table.called(2, InstanceRequest(instance="a", code=1), 1.0) == [WantSlot("a", 1.0)]
     assert table.withdrawn(2, 2.0) == []
     assert [type(one) for one in table.tick(20.0)] == [Close]
-    assert table.granted("a", 21.0) == [Rest("a")]
+    assert table.granted("a", 21.0) == [ReleaseSlot("a")]
 
 
 def test_one_that_leaves_makes_way_for_other_code() -> None:

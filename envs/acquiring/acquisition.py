@@ -1,0 +1,237 @@
+"""From a spec to an environment that is ready: found or built, and kept trying where that helps.
+
+    make          on the current store; again after uv was killed, on a full disk, without the volume
+      _prepare      parse the request; a failure that is remembered, or new and then remembered
+        _found_or_made
+          satisfied by the base? -> the base
+          remembered on the volume, and there? -> that
+          _resolved    resolve -> digest -> `Provider.provide` (on disk? archive? build)
+
+What it learns goes to the memo that `Environments` asks first. On one event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from flashpool.envs.building.system_packages import SystemPackages
+from flashpool.envs.concurrency.build_slots import BuildSlots
+from flashpool.envs.concurrency.failure_cache import Failures
+from flashpool.envs.concurrency.single_flight import Report
+from flashpool.envs.errors import (
+    DiskFull,
+    EnvironmentFailure,
+    RegistryUnreachable,
+    StoreUnavailable,
+    UvKilled,
+    is_full,
+)
+from flashpool.envs.lease import Environment, Seconds
+from flashpool.envs.resolving.memo import Memo, Remembered
+from flashpool.envs.resolving.plan import Plan
+from flashpool.envs.resolving.spec import Spec
+from flashpool.envs.settings import EnvSettings
+
+from .environment_choice import EnvironmentChoice, ParsedRequest, base_environment
+from .open_store import OpenStore
+from .provider import Provider, Wanted
+from .store_cache import OpenStores
+
+__all__ = ["Acquisition"]
+
+_log = logging.getLogger(__name__)
+
+
+class Acquisition:
+    """Finds or makes the environment of one spec after the other."""
+
+    def __init__(self, settings: EnvSettings, choice: EnvironmentChoice, memo: Memo) -> None:
+        self._settings = settings
+        self._choice = choice
+        self._memo = memo
+        self._failures = Failures(settings.failure_s)
+        self._build_slots = BuildSlots(settings.builds)
+        self._system: SystemPackages | None = None
+        self.stores = OpenStores(settings, self._provider_of)
+        #: Bases that had all that was asked for, by digest: a lease on one holds nothing.
+        self.bases: dict[str, Environment] = {}
+
+    def _provider_of(self, open_store: OpenStore) -> Provider:
+        return Provider(
+            open_store,
+            self._settings,
+            build_slots=self._build_slots,
+            ensure_system=self._ensure_tools,
+        )
+
+    async def make(self, spec: Spec, report: Report) -> Environment:
+        """The environment of a spec, found or built.
+
+        Tried once more after uv was killed, the disk was full (unused environments are evicted
+        first) or the store went away. Where a volume stays full, local disk is used if it is
+        another disk.
+        """
+        try:
+            provider = await self.stores.current()
+            try:
+                return await self._prepare(spec, provider, report)
+            except (UvKilled, DiskFull, OSError) as error:
+                _log.warning("second try for an environment: %s", error)
+                provider = await self._before_second_try(error, provider, report)
+            try:
+                return await self._prepare(spec, provider, report)
+            except (DiskFull, OSError) as error:
+                beside = await self.stores.beside(provider) if is_full(error) else None
+                if beside is None:
+                    raise
+                report("The volume is full: building on local disk")
+                _log.warning("%s is full: local disk has to do", provider.open_store.store)
+            return await self._prepare(spec, beside, report)
+        except (DiskFull, OSError) as error:
+            raise _store_failure(error) from error
+
+    async def _before_second_try(
+        self, error: Exception, provider: Provider, report: Report
+    ) -> Provider:
+        if isinstance(error, UvKilled):
+            # All of it: the virtualenv that uv was filling may look complete to the next one.
+            report("uv was killed: trying once more")
+            return provider
+        if is_full(error):
+            report("No space left: evicting environments")
+            await provider.evict_unused()
+            return provider
+        report(f"Store: {error}")
+        return await self.stores.reopen()
+
+    async def _prepare(self, spec: Spec, provider: Provider, report: Report) -> Environment:
+        asked = await self._choice.understand(spec, provider.open_store)
+        self._recall(asked)
+        try:
+            return await self._found_or_made(spec, asked, provider, report)
+        except EnvironmentFailure as failure:
+            self._failures.remember(asked.failure_key, failure)
+            if isinstance(failure, RegistryUnreachable):
+                # uv's words may be about a package that nobody here has heard of.
+                raise failure.of(asked.spec.lines) from None
+            raise
+
+    def _recall(self, asked: ParsedRequest) -> None:
+        if asked.refresh:
+            self._failures.forget(asked.failure_key)
+            return
+        failure = self._failures.recall(asked.failure_key)
+        if failure is not None:
+            raise failure
+
+    async def _found_or_made(
+        self, spec: Spec, asked: ParsedRequest, provider: Provider, report: Report
+    ) -> Environment:
+        await self._ensure_system(asked.spec.system_packages, provider, report)
+        if self._choice.from_base(asked) is not None:
+            return self._base_environment(spec, asked)
+        remembered = await provider.remembered(asked.key)
+        if remembered is not None and remembered.fresh and not spec.refresh:
+            found = await provider.existing(remembered.digest, asked.base, report)
+            if found is not None:
+                self._memo.put(spec, found.digest, age_s=remembered.age_s)
+                return found
+        try:
+            there = remembered is not None and await provider.is_there(remembered.digest)
+            return await self._resolved(spec, asked, provider, report, begin=not there)
+        except RegistryUnreachable as failure:
+            return await self._as_last_time(failure, remembered, asked, provider, report)
+
+    def _base_environment(self, spec: Spec, asked: ParsedRequest) -> Environment:
+        environment = base_environment(asked.base)
+        self.bases[environment.digest] = environment
+        self._memo.put(replace(spec, refresh=False), environment.digest)
+        return environment
+
+    async def _resolved(
+        self, spec: Spec, asked: ParsedRequest, provider: Provider, report: Report, *, begin: bool
+    ) -> Environment:
+        """Ask the index; `begin` meanwhile, where it is likely that something is to be built."""
+        async with AsyncExitStack() as until_built:
+            async with self._build_slots.place(report):
+                began = time.monotonic()
+                report("Resolving versions")
+                guess = self._choice.guess(asked, provider.open_store) if begin else None
+                drafting = provider.open_store.speculative.begun(guess, asked.base, asked.key)
+                draft = await until_built.enter_async_context(drafting)
+                # Some packages have to be compiled before they tell what they depend on.
+                plan = await provider.with_tools(
+                    lambda: self._choice.plan(asked, provider.open_store, report), report
+                )
+            seconds = Seconds(resolve=time.monotonic() - began)
+            if plan.mode == "base":
+                return self._base_environment(spec, asked)
+            digest = self._choice.digest(plan, asked)
+            report(_resolved_line(plan))
+            wanted = Wanted(
+                digest=digest,
+                key=asked.key,
+                plan=plan,
+                base=asked.base,
+                spec=asked.spec,
+                draft=draft,
+            )
+            found = await provider.provide(wanted, seconds, report)
+        await provider.remember(asked.key, digest, asked.spec.lines)
+        self._memo.put(replace(spec, refresh=False), digest)
+        return found
+
+    async def _as_last_time(
+        self,
+        failure: RegistryUnreachable,
+        remembered: Remembered | None,
+        asked: ParsedRequest,
+        provider: Provider,
+        report: Report,
+    ) -> Environment:
+        """The index is out of reach: what the request meant last time beats an error."""
+        found = (
+            await provider.existing(remembered.digest, asked.base, report) if remembered else None
+        )
+        if found is None:
+            raise failure
+        report("The package index did not answer: using the versions resolved last time")
+        _log.warning("index out of reach; %s is used as resolved before", found.digest)
+        return found
+
+    async def _ensure_system(
+        self, names: tuple[str, ...], provider: Provider, report: Report
+    ) -> None:
+        if not names:
+            return
+        if self._system is None:
+            self._system = SystemPackages(
+                debs=provider.open_store.shared.debs, limit_s=self._settings.build_timeout_s
+            )
+        await self._system.ensure(names, report)
+
+    async def _ensure_tools(self, provider: Provider, report: Report) -> None:
+        await self._ensure_system(("build-essential",), provider, report)
+
+
+def _resolved_line(plan: Plan) -> str:
+    number = len(plan.lines)
+    packages = "1 package" if number == 1 else f"{number} packages"
+    where = "on top of the base" if plan.layered else "apart from the base"
+    return f"Resolved: {packages} to install, {where}{plan.reason and f': {plan.reason}'}"
+
+
+def _store_failure(error: DiskFull | OSError) -> EnvironmentFailure:
+    if is_full(error):
+        return DiskFull(
+            "There is no space for the environment, also after unused ones were evicted",
+            words=getattr(error, "words", str(error)),
+            advice="enlarge the volume, or lower FLASHPOOL_ENV_QUOTA_MB so that room is made earlier",
+        )
+    return StoreUnavailable(
+        f"The store of environments cannot be used: {error}",
+        advice="look at the volume; set FLASHPOOL_LOCAL_DIR to a directory that works",
+    )

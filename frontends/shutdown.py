@@ -1,0 +1,84 @@
+"""How a server stops: the first signal begins a drain, the second cuts it short.
+
+    first signal --> drain --(nothing is left | FLASHPOOL_DRAIN_S | second signal)--> stop
+
+Calls that are left are cancelled, and their error tells which of the last two it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from .service import Service
+
+__all__ = ["Shutdown", "drain", "words_for_cancelled"]
+
+_log = logging.getLogger(__name__)
+
+
+def words_for_cancelled(what: str, second_signal: asyncio.Event) -> str:
+    """Why a call or a job was cancelled when the server stopped; for its error."""
+    why = "a second signal" if second_signal.is_set() else "FLASHPOOL_DRAIN_S"
+    return f"the server stopped before the {what} had finished ({why})"
+
+
+async def drain(
+    service: Service, drain_s: float, second_signal: asyncio.Event, *, what: str = "call"
+) -> str:
+    """Let what runs finish, for at most so long; then `words_for_cancelled`, to stop with."""
+    drained = asyncio.ensure_future(service.drain(drain_s))
+    hurried = asyncio.ensure_future(second_signal.wait())
+    try:
+        await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        drained.cancel()
+        hurried.cancel()
+    return words_for_cancelled(what, second_signal)
+
+
+class Shutdown:
+    """The shutdown of one server; on its loop."""
+
+    def __init__(
+        self, service: Service, drain_s: float, then: Callable[[], None] = lambda: None
+    ) -> None:
+        """``then`` is called at the end, whether or not that went well."""
+        self._service = service
+        self._drain_s = drain_s
+        self._then = then
+        self._second_signal = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    def on_signal(self, name: str) -> None:
+        """A signal to stop came."""
+        if self._running is None:
+            stats = self._service.pool.stats()
+            running = _calls(stats.slots.busy + stats.queue.depth + self._service.preparing)
+            _log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
+            self._running = asyncio.ensure_future(self._run())
+        else:
+            _log.info("%s again: stopping at once", name)
+            self._second_signal.set()
+
+    async def _run(self) -> None:
+        try:
+            reason = await drain(self._service, self._drain_s, self._second_signal)
+            before = self._cancelled()
+            await self._service.stop(reason)
+            _log.info("Stopped; %s cancelled", _calls(self._cancelled() - before))
+        finally:
+            self._then()
+
+    def _cancelled(self) -> int:
+        return int(self._service.pool.stats().outcomes.get("Cancelled", 0))
+
+    def abandon(self) -> None:
+        """The server has stopped in another way."""
+        if self._running is not None:
+            self._running.cancel()
+
+
+def _calls(number: int) -> str:
+    return "1 call" if number == 1 else f"{number} calls"

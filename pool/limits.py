@@ -1,0 +1,57 @@
+"""What calls may be limited to, in numbers and in words: one table for requests, options and settings."""
+
+from __future__ import annotations
+
+from typing import Final, TypeGuard
+
+#: MiB a call can be limited to: a worker alone needs the least; more is nobody's machine.
+MEMORY_MB_MIN: Final = 16
+MEMORY_MB_MAX: Final = 1 << 30
+MEMORY_ACCEPTS: Final = f"a whole number of MiB, {MEMORY_MB_MIN} to {MEMORY_MB_MAX}"
+#: Calls of an instance's async methods that may run together.
+CONCURRENCY_MAX: Final = 1000
+CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
+#: What random numbers may follow from.
+SEED_MAX: Final = (1 << 63) - 1
+SEED_ACCEPTS: Final = f"a whole number, 0 to {SEED_MAX}"
+#: A year: a larger limit is a mistake, and would overflow timers.
+SECONDS_MAX: Final = 366 * 24 * 3600
+#: Calls at once, and instances kept: more would be a mistake, and would be forked.
+WORKERS_MAX: Final = 4096
+#: Loaded zygotes of one environment.
+PRELOAD_ZYGOTES_MAX: Final = 1000
+
+
+def fits_memory(megabytes: int) -> bool:
+    """Whether a call can be limited to so much memory."""
+    return MEMORY_MB_MIN <= megabytes <= MEMORY_MB_MAX
+
+
+def fits_seed(seed: int) -> bool:
+    """Whether random numbers may follow from it."""
+    return 0 <= seed <= SEED_MAX
+
+
+def fits_concurrency(calls: int) -> bool:
+    """Whether so many calls may run together in one instance."""
+    return 1 <= calls <= CONCURRENCY_MAX
+
+
+def fits_seconds(seconds: float) -> bool:
+    """Whether a call can be limited to so much time."""
+    return 0 < seconds <= SECONDS_MAX
+
+
+def is_variable(name: str, value: str) -> bool:
+    """Whether a process can have that in its environment."""
+    return bool(name) and "=" not in name and "\0" not in name and "\0" not in value
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,133 @@
+"""Memory limits: a rough look first, an exact measure when that is over, and who is told."""
+
+import asyncio
+import threading
+
+import pytest
+
+from flashpool.pool.workers import memory
+from flashpool.pool.workers.memory import MemoryLimit, MemoryWatch
+
+PID = 17
+
+
+class Trees:
+    """What process trees use, as the kernel would answer; roughly, and exactly."""
+
+    def __init__(self, monkeypatch):
+        self.rough = self.exact = 0
+        self.looks = 0
+        monkeypatch.setattr(memory, "_LOOK_S", 0.001)
+        monkeypatch.setattr(memory, "used", self._used)
+        monkeypatch.setattr(memory, "exact", self._exact)
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def _used(self, _pid):
+        self.looks += 1
+        return self.rough << 20
+
+    def _exact(self, _pid):
+        assert self.answers.wait(10)
+        return self.exact
+
+    def uses(self, rough, exact):
+        self.rough, self.exact = rough, exact << 20
+
+
+@pytest.fixture
+def trees(monkeypatch):
+    return Trees(monkeypatch)
+
+
+class Watched:
+    """Something with a limit of 100 MiB."""
+
+    def __init__(self):
+        self.on = True
+        self.told = []
+        self.limit = MemoryLimit(
+            pid=PID, limit_mb=100, applies=lambda: self.on, exceeded=self.exceeded
+        )
+
+    def exceeded(self, used_bytes):
+        self.told.append(used_bytes >> 20)
+        self.on = False
+
+
+async def until(condition):
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it did not come about")
+
+
+def test_more_than_it_may_is_told_once(trees):
+    async def story():
+        watch, watched = MemoryWatch(), Watched()
+        trees.uses(rough=150, exact=120)
+        watch.add(watched.limit)
+        await until(lambda: watched.told)
+        looks = trees.looks
+        await asyncio.sleep(0.02)
+        assert (watched.told, trees.looks) == ([120], looks), "it is looked at no more"
+        await watch.close()
+
+    asyncio.run(story())
+
+
+def test_what_only_seems_too_much_is_within_its_limit(trees):
+    async def story():
+        watch, watched = MemoryWatch(), Watched()
+        trees.uses(rough=150, exact=100)
+        watch.add(watched.limit)
+        await until(lambda: trees.looks > 3)
+        assert not watched.told
+        trees.uses(rough=150, exact=101)
+        await until(lambda: watched.told)
+        await watch.close()
+
+    asyncio.run(story())
+
+
+def test_what_ended_while_it_was_measured_is_not_told(trees):
+    async def story():
+        watch, watched = MemoryWatch(), Watched()
+        trees.uses(rough=150, exact=120)
+        trees.answers.clear()
+        watch.add(watched.limit)
+        await until(lambda: watch.measures)
+        watched.on = False
+        trees.answers.set()
+        await until(lambda: not watch.measures)
+        assert not watched.told
+
+    asyncio.run(story())
+
+
+def test_it_begins_again_with_the_next_one(trees):
+    async def story():
+        watch, first, second = MemoryWatch(), Watched(), Watched()
+        watch.add(first.limit)
+        await until(lambda: trees.looks)
+        first.on = False
+        await asyncio.sleep(0.02)
+        trees.uses(rough=150, exact=120)
+        watch.add(second.limit)
+        await until(lambda: second.told)
+        assert not first.told
+
+    asyncio.run(story())
+
+
+def test_closed_it_looks_no_more(trees):
+    async def story():
+        watch, watched = MemoryWatch(), Watched()
+        watch.add(watched.limit)
+        await watch.close()
+        trees.uses(rough=150, exact=120)
+        await asyncio.sleep(0.02)
+        assert not watched.told
+
+    asyncio.run(story())
