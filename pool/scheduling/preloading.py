@@ -19,6 +19,8 @@ from collections.abc import Hashable, Iterable
 from fnmatch import fnmatchcase
 from typing import Final
 
+from flashpool.pool.calls import Call
+
 from .commands import ZygoteKey
 from .preload_profiles import (
     ANY_PACKAGE,
@@ -65,20 +67,16 @@ class PreloadLearner:
 
     # Calls.
 
-    def route(
-        self,
-        environment: str,
-        function: Hashable,
-        touches: frozenset[str] = frozenset(),
-        imports: frozenset[str] = frozenset(),
-    ) -> ZygoteKey:
-        """The zygote for a call of this function; ``imports``: packages that its source names."""
+    def route(self, call: Call) -> ZygoteKey:
+        """The zygote that a call's worker is to come from."""
+        environment = call.provision.environment
         known = self._environments.get(environment)
         if known is None:
             return ZygoteKey(environment)
+        function, touches = call.function_key, call.touches
         one = known.functions.get(function) if function is not None else None
         if one is None:
-            imports = imports if function is not None else frozenset()
+            imports = call.imports if function is not None else frozenset()
             number, profile = self._choose(known, None, touches, imports)
         else:
             if one.version != known.version:

@@ -13,7 +13,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
@@ -24,25 +24,12 @@ from flashpool.pool.stats import Recorder
 
 from . import outcomes
 from .memory import Measures, used
+from .poller import Clock
 from .worker import ActiveCall, Worker
 from .worker_set import WorkerSet
-from .zygote_set import Clock
 
 #: Between looks at the memory of calls that have a limit.
 _MEMORY_LOOK_S: Final = 0.05
-
-
-class Staying(Protocol):
-    """What becomes of calls of instances, whose workers live on (`residents.runner`)."""
-
-    def withdraw(self, call_id: int, running: ActiveCall) -> None:
-        """One that may not have begun has ended."""
-
-    def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
-        """Nobody waits for it any more."""
-
-    def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
-        """It went too far."""
 
 
 class CallTable:
@@ -64,8 +51,10 @@ class CallTable:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._now = now
-        #: Told after each end.
+        #: Told after the end of a call that no worker had; and of each, while somebody waits for
+        #: the last one.
         self._ended = ended
+        self.awaited = False
         self._defaults = CallLimits(
             run_s=config.call_timeout_s,
             queue_s=config.queue_timeout_s,
@@ -74,23 +63,19 @@ class CallTable:
         #: The limits of the latest call, and what they come to: most calls have the same.
         self._usual = self._defaults, self._defaults
         self._ids = itertools.count(1)
+        #: Oldest first.
         self._calls: dict[int, ActiveCall] = {}
+        self.by_id: Mapping[int, ActiveCall] = MappingProxyType(self._calls)
         #: Running calls that have a memory limit.
         self._limited: set[int] = set()
         self._looking: asyncio.TimerHandle | None = None
         self.measures = Measures()
-        self.residents: Staying
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def __getitem__(self, call_id: int) -> ActiveCall:
         return self._calls[call_id]
-
-    @property
-    def by_id(self) -> Mapping[int, ActiveCall]:
-        """All of them, oldest first."""
-        return MappingProxyType(self._calls)
 
     def get(self, call_id: int) -> ActiveCall | None:
         """The call, unless it has ended."""
@@ -102,13 +87,14 @@ class CallTable:
         """A number that no other call has."""
         return next(self._ids)
 
-    def accept(self, call: Call, sink: Sink, key: ZygoteKey) -> int:
+    def accept(self, call: Call, sink: Sink, key: ZygoteKey) -> ActiveCall:
         """It has an id, and no worker yet."""
-        call_id = self.new_id()
+        call_id = next(self._ids)
         if call.limits is not self._usual[0]:
             self._usual = call.limits, call.limits.or_else(self._defaults)
-        self._calls[call_id] = ActiveCall(call, sink, key, self._usual[1], self._now())
-        return call_id
+        running = ActiveCall(call_id, call, sink, key, self._usual[1], self._now())
+        self._calls[call_id] = running
+        return running
 
     def refuse(self, call_id: int, *, full: bool = False) -> None:
         """It was not accepted after all; its sink hears nothing. Only a full queue counts."""
@@ -130,16 +116,16 @@ class CallTable:
         if seconds is not None:
             running.timer = self._loop.call_later(seconds, late, call_id)
 
-    def handed_over(self, call_id: int) -> None:
+    def handed_over(self, running: ActiveCall) -> None:
         """A worker has it: its limits run from now on."""
-        running = self._calls[call_id]
         started = getattr(running.sink, "started", None)
         if started is not None:
             started()
         limits = running.limits
-        self.limit(running, limits.run_s, self._ran_too_long, call_id)
+        if limits.run_s is not None or running.timer is not None:
+            self.limit(running, limits.run_s, self._ran_too_long, running.id)
         if limits.memory_mb is not None:
-            self._limited.add(call_id)
+            self._limited.add(running.id)
             self._watch_memory()
 
     def again(self, call_id: int, key: ZygoteKey) -> None:
@@ -153,26 +139,29 @@ class CallTable:
         """The one place where a call ends."""
         running = self._calls.pop(call_id)
         running.done = True
-        running.cancel_timer()
+        if running.timer is not None:
+            running.cancel_timer()
         self._limited.discard(call_id)
-        if running.call.want is not None:
-            self.residents.withdraw(call_id, running)
+        if running.keeper is not None:
+            running.keeper.withdraw(call_id, running)
         elif running.worker is None:
             self._scheduler.withdrawn(call_id)
         if running.worker is None:
             outcome = outcomes.unserved(running, outcome, self._now())
-        running.close_fds()
+        if running.call.fds:
+            running.close_fds()
         self._recorder.ended(running.call.label, outcome)
         running.sink.done(outcome)
-        self._ended()
+        if running.worker is None or self.awaited:
+            self._ended()
 
     def cancel(self, call_id: int, reason: str) -> None:
         """End it; its sink hears of it at once, its process tree goes meanwhile."""
         running = self._calls.get(call_id)
         if running is None:
             return
-        if running.call.want is not None:
-            self.residents.cancel(call_id, running, reason)
+        if running.keeper is not None:
+            running.keeper.cancel(call_id, running, reason)
         elif running.worker is not None and not running.worker.stopping:
             self._worker_set.stop(running.worker, None, grace=self._config.grace_s)
         self.finish(call_id, outcomes.cancelled(running, reason, self._now()))
@@ -206,8 +195,8 @@ class CallTable:
 
     def _stop(self, call_id: int, stop: Stop, grace: float) -> None:
         running = self._calls[call_id]
-        if running.call.want is not None:
-            self.residents.stop(call_id, running, stop, grace=grace)
+        if running.keeper is not None:
+            running.keeper.stop(call_id, running, stop, grace=grace)
         elif running.worker is not None:
             self._worker_set.stop(running.worker, stop, grace=grace, dump=grace > 0)
 
