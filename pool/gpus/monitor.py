@@ -1,6 +1,6 @@
 """Keeps the table of GPUs in step with the driver: what there is, what is in use.
 
-    GpuTable -- looks --> GpuWatch --> Nvml (a thread)
+    GpuTable -- looks --> GpuMonitor --> Nvml (a thread)
              <-- read ---
 
 One task of the supervisor's loop. It sleeps until the next look is due, or until it is told

@@ -41,7 +41,7 @@ _WHY: Final = 2000
 
 
 class Carrier(Protocol):
-    """What follows from it; `residents.Residency` does that."""
+    """What follows from it; `ResidentRunner` does that."""
 
     def do(self, commands: Iterable[states.Command]) -> None:
         """Carry out what the table says."""

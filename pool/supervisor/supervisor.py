@@ -28,7 +28,7 @@ from flashpool.pool.errors import (
     Overloaded,
     PoolClosed,
 )
-from flashpool.pool.scheduling.commands import QueueFull
+from flashpool.pool.scheduling.commands import QueueFull, ZygoteKey
 from flashpool.pool.scheduling.scheduler import TICK_S
 from flashpool.pool.stats import PoolStats
 from flashpool.pool.workers.watchdog import STOP_MARGIN_S
@@ -276,7 +276,11 @@ class Supervisor:
         components, gpus = self._components, 0
         if call.gpus or components.gpus.watch.expected or self.config.gpus_per_call:
             gpus = components.gpus.number(call.gpus)
-        running = components.calls.accept(call, sink, components.learner.route(call))
+        # Where nothing is known of an environment's calls, they go to its lean zygote.
+        environment = call.provision.environment
+        known = environment in components.learner.known
+        key = components.learner.route(call) if known else ZygoteKey(environment)
+        running = components.calls.accept(call, sink, key)
         try:
             self._enqueue(running, gpus)
         except FlashpoolError:

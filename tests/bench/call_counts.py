@@ -38,9 +38,13 @@ from flashpool.frontends.settings.table import Settings  # noqa: E402
 
 #: The folder with flashpool's packages, as they are installed: links to their sources, perhaps.
 PACKAGES = Path(flashpool.pool.__file__).parents[1]
-#: Called by the clock: the listener's sweep over connections, the supervisor's tick, the look at
-#: requests that last.
-BY_THE_CLOCK = {"on_tick", "_tick", "_sweep"}
+#: What the clock calls: the listeners' loops, the supervisor's tick, the look at requests that last.
+BY_THE_CLOCK = {
+    ("server.py", "_serve"),
+    ("listener.py", "serve"),
+    ("supervisor.py", "_tick"),
+    ("inflight_requests.py", "_sweep"),
+}
 WARM_UP = 50
 #: Seconds in which the server does nothing, after which a call and its worker are taken to be over.
 QUIET_S = 0.05
@@ -65,7 +69,8 @@ class Trace:
             self._depth -= 1
             return
         if self._depth == 0:
-            self._by_the_clock = code.co_name in BY_THE_CLOCK
+            here = os.path.basename(code.co_filename), code.co_name
+            self._by_the_clock = here in BY_THE_CLOCK
         self._depth += 1
         if not self._by_the_clock:
             self.calls[code] += 1
@@ -145,9 +150,14 @@ def main() -> int:
 
         threading.Thread(target=work).start()
 
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("FLASHPOOL_", "RUNPOD_"))
+    }
     # The number of slots decides over how many spares are forked.
     ports = {"FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0", "FLASHPOOL_SLOTS": "2"}
-    serve_lb(Settings.from_environ({**os.environ, **ports}), begin)
+    serve_lb(Settings.from_environ({**environ, **ports}), begin)
     if not found:
         return 1
     trace = sorted(found, key=lambda trace: trace.total)[len(found) // 2]
