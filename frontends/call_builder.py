@@ -51,7 +51,7 @@ class Defaults:
     ) -> Call:
         """The call of a request whose environment is there."""
         key = _function_key(request)
-        touches, imports = self._sources.of(request, key)
+        touches, imports = self._sources.known.get(key) or self._sources.read(request, key)
         if request.seed is not None:
             touches |= {"random"}
         return Call(
@@ -61,8 +61,12 @@ class Defaults:
             function_key=key,
             source=_source(request),
             provision=provision,
-            want=self._want(request, (key, provision.environment, request.gpus)),
-            limits=self._limits_of(request),
+            want=self._want(request, (key, provision.environment, request.gpus))
+            if request.execution_type == "class"
+            else None,
+            limits=self._limits
+            if request.timeout_s is None and request.memory_mb is None
+            else self._limits_of(request),
             gpus=request.gpus,
             touches=touches,
             imports=imports,
@@ -73,8 +77,6 @@ class Defaults:
         )
 
     def _limits_of(self, request: FunctionRequest) -> CallLimits:
-        if request.timeout_s is None and request.memory_mb is None:
-            return self._limits
         return CallLimits(
             run_s=request.timeout_s,
             memory_mb=request.memory_mb,
@@ -82,8 +84,8 @@ class Defaults:
         )
 
     def _want(self, request: FunctionRequest, code: object) -> InstanceRequest | None:
-        """The instance a method is called of; without one, or in a process of its own, None."""
-        if request.execution_type != "class" or request.isolation == "call":
+        """The instance a method is called of; None for one that runs in a process of its own."""
+        if request.isolation == "call":
             return None
         name = request.class_name or ""
         return InstanceRequest(

@@ -125,7 +125,8 @@ class CallHandle:
         notes, warnings = self._prepared.notes, self._prepared.warnings
         if notes or warnings:
             outcome = replace(outcome, output=notes + outcome.output, warnings=warnings)
-        logs.tell_end(self._prepared.call.label, outcome)
+        if outcome.error_type is not None:
+            logs.tell_end(self._prepared.call.label, outcome)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 

@@ -33,15 +33,13 @@ class Sources:
     """What is known of sources, by the keys of their functions."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[int, Changes] = OrderedDict()
+        self.known: OrderedDict[int, Changes] = OrderedDict()
 
-    def of(self, request: FunctionRequest, key: int) -> Changes:
-        """What a request touches, its variables included."""
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = _read(request)
-            if len(self._known) > SOURCES:
-                self._known.popitem(last=False)
+    def read(self, request: FunctionRequest, key: int) -> Changes:
+        """What a request touches whose source is not known yet, its variables included."""
+        found = self.known[key] = _read(request)
+        if len(self.known) > SOURCES:
+            self.known.popitem(last=False)
         return found
 
 

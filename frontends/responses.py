@@ -53,9 +53,9 @@ class Answer(NamedTuple):
 
 def of_outcome(outcome: Outcome, result_limit: int | None) -> Answer:
     """The response of a call that was taken."""
-    if outcome.ok:
+    if outcome.error_type is None:
         outcome = _checked(outcome, result_limit)
-    if outcome.ok:
+    if outcome.error_type is None:
         return Answer(200, _success(outcome))
     status = 200 if outcome.from_user else STATUS.get(outcome.error_type or "", 200)
     return Answer(status, _failure(outcome), _retry_after(status, outcome.details))
@@ -94,7 +94,7 @@ def _success(outcome: Outcome) -> bytes:
             head,
             outcome.body,
             tail,
-            _text(outcome.output),
+            _text(outcome.output) if outcome.output else b'""',
             b',"instance_id":null,"instance_info":null,"receipt":'
             if outcome.instance is None
             else _instance(outcome.instance),
@@ -131,7 +131,7 @@ def _instance(record: InstanceRecord) -> bytes:
 
 
 def _text(output: bytes) -> bytes:
-    return _encode(output.decode("utf-8", "replace")) if output else b'""'
+    return _encode(output.decode("utf-8", "replace"))
 
 
 def _checked(outcome: Outcome, limit: int | None) -> Outcome:
@@ -146,14 +146,10 @@ def _checked(outcome: Outcome, limit: int | None) -> Outcome:
             size=size,
             limit=limit,
         )
-    if _may_stand(outcome):
+    if is_json(outcome.body) if outcome.format == "json" else is_base64(outcome.body):
         return outcome
     # Only user code that found the worker's channel can have written this.
     return _instead(outcome, "WorkerCrashed", "The worker sent a result that is none.")
-
-
-def _may_stand(outcome: Outcome) -> bool:
-    return is_json(outcome.body) if outcome.format == "json" else is_base64(outcome.body)
 
 
 def is_base64(text: bytes) -> bool:

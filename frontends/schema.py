@@ -11,6 +11,7 @@ lone surrogates are no JSON. No message repeats what was sent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -39,12 +40,15 @@ TEXT_LIMIT: Final = 32 * 1024
 #: What stands for a field that is not there.
 NULL: Final = Raw(b"null")
 #: Fields that the worker reads, and what they begin with.
+_LIST: Final = ord("[")
+_OBJECT: Final = ord("{")
+_NONE: Final = ord("n")
 _SHAPES: Final = (
-    ("args", ord("[")),
-    ("kwargs", ord("{")),
-    ("modules", ord("{")),
-    ("constructor_args", ord("[")),
-    ("constructor_kwargs", ord("{")),
+    ("args", _LIST),
+    ("kwargs", _OBJECT),
+    ("modules", _OBJECT),
+    ("constructor_args", _LIST),
+    ("constructor_kwargs", _OBJECT),
 )
 
 
@@ -168,19 +172,21 @@ def _check(request: FunctionRequest) -> None:
         _check_method(request.method_name or "__call__")
     else:
         raise InvalidRequest("execution_type must be function or class")
-    _check_format(request)
+    # Most requests have hardly any of what follows: only what is there is looked at.
+    if request.serialization_format is not None:
+        _check_format(request)
     for name, opening in _SHAPES:
-        # What is not there is all of these checks for most requests.
-        if (raw := getattr(request, name)) is not NULL:
-            _check_shape(name, raw, opening)
-    _check_limits(request)
-    _check_instance(request)
-    if request.isolation not in (None, "call"):
-        raise InvalidRequest("isolation must be call")
-    if request.env:
-        _check_env(request.env)
-    _check_list("dependencies", request.dependencies)
-    _check_list("system_dependencies", request.system_dependencies)
+        raw = getattr(request, name)
+        if raw is not NULL and (first := memoryview(raw)[0]) != opening and first != _NONE:
+            kind = "a list" if opening == _LIST else "an object"
+            raise InvalidRequest(f"{name} must be {kind}")
+    for name, check in _OPTIONAL:
+        if getattr(request, name) is not None:
+            check(request)
+    for name in ("dependencies", "system_dependencies"):
+        entries = getattr(request, name)
+        if entries and (len(entries) > COUNT_LIMIT or sum(map(len, entries)) > TEXT_LIMIT):
+            raise InvalidRequest(f"{name} holds too much")
 
 
 def _check_limits(request: FunctionRequest) -> None:
@@ -226,19 +232,18 @@ def _check_instance(request: FunctionRequest) -> None:
         raise InvalidRequest(f"instance_id must be printable, of 1 to {NAME_LIMIT} characters")
 
 
-def _check_shape(field: str, raw: Raw, opening: int) -> None:
-    if (first := memoryview(raw)[0]) != opening and first != ord("n"):
-        raise InvalidRequest(f"{field} must be {'a list' if opening == ord('[') else 'an object'}")
-
-
 def _check_format(request: FunctionRequest) -> None:
-    if request.serialization_format in (None, "cloudpickle"):
-        return
-    if request.serialization_format != "json":
+    if request.serialization_format not in ("cloudpickle", "json"):
         raise InvalidRequest("serialization_format must be cloudpickle or json")
 
 
-def _check_env(env: dict[str, str]) -> None:
+def _check_isolation(request: FunctionRequest) -> None:
+    if request.isolation != "call":
+        raise InvalidRequest("isolation must be call")
+
+
+def _check_env(request: FunctionRequest) -> None:
+    env = request.env or {}
     if len(env) > COUNT_LIMIT or sum(map(len, env.values())) > TEXT_LIMIT:
         raise InvalidRequest("env holds too much")
     for name, value in env.items():
@@ -246,6 +251,15 @@ def _check_env(env: dict[str, str]) -> None:
             raise InvalidRequest("env holds a name or value that no process can have")
 
 
-def _check_list(field: str, entries: list[str] | None) -> None:
-    if entries and (len(entries) > COUNT_LIMIT or sum(map(len, entries)) > TEXT_LIMIT):
-        raise InvalidRequest(f"{field} holds too much")
+#: Fields that a request need not have, and what checks them, in this order.
+_OPTIONAL: Final[tuple[tuple[str, Callable[[FunctionRequest], None]], ...]] = (
+    ("timeout_s", _check_limits),
+    ("memory_mb", _check_limits),
+    ("gpus", _check_limits),
+    ("seed", _check_limits),
+    ("max_concurrency", _check_instance),
+    ("instance_must_exist", _check_instance),
+    ("instance_id", _check_instance),
+    ("isolation", _check_isolation),
+    ("env", _check_env),
+)

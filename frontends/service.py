@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from flashpool.envs import Spec
@@ -52,6 +53,10 @@ class Service:
         self.pool = pool
         self._environments = environments
         self._defaults = Defaults(result_limit=result_limit, concurrency=concurrency)
+        #: The response of a call that ended.
+        self.answer: Callable[[Outcome], Answer] = partial(
+            responses.of_outcome, result_limit=result_limit
+        )
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
@@ -180,7 +185,3 @@ class Service:
             pending = WatchedCallHandle(self.pool, future, prepared, watcher)
         pending.call_id = self.pool.submit(prepared.call, pending)
         return pending
-
-    def answer(self, outcome: Outcome) -> Answer:
-        """The response of a call that ended."""
-        return responses.of_outcome(outcome, self._defaults.result_limit)

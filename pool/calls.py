@@ -164,19 +164,24 @@ class Receipt(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, the shape of a response's ``receipt``."""
-        origin = self.provision.origin
+        provision = self.provision
+        origin = provision.origin
+        seconds = {
+            "resolve": provision.resolve_s,
+            "fetch": provision.fetch_s,
+            "build": provision.build_s,
+            "queue": self.queue_s,
+            "start": self.start_s,
+            "run": self.run_s,
+            "total": self.total_s,
+        }
+        for phase, value in seconds.items():
+            # To the microsecond; `round` goes through text for that.
+            seconds[phase] = int(value * 1e6 + 0.5) / 1e6
         return {
-            "seconds": {
-                "resolve": _micro(self.provision.resolve_s),
-                "fetch": _micro(self.provision.fetch_s),
-                "build": _micro(self.provision.build_s),
-                "queue": _micro(self.queue_s),
-                "start": _micro(self.start_s),
-                "run": _micro(self.run_s),
-                "total": _micro(self.total_s),
-            },
+            "seconds": seconds,
             "peak_rss_mb": self.peak_rss_mb,
-            "environment": self.environment or None,
+            "environment": provision.environment or None,
             "environment_origin": origin or None,
             "environment_hit": origin not in ("built", "failed") if origin else None,
             "start_method": self.start_method,
@@ -186,11 +191,6 @@ class Receipt(NamedTuple):
             "pid": self.pid,
             "exit": self.exit,
         }
-
-
-def _micro(seconds: float) -> float:
-    """To the microsecond; `round` goes through text for that."""
-    return int(seconds * 1e6 + 0.5) / 1e6
 
 
 class InstanceRecord(NamedTuple):

@@ -200,26 +200,31 @@ class Recorder:
     def ended(self, label: str, outcome: Outcome) -> None:
         """Record the end of a call."""
         self._receipts.append(outcome.receipt)
-        self._count(label, outcome)
+        if outcome.error_type is None:
+            self.calls += 1
+            self.outcomes["ok"] += 1
+        else:
+            self._failed(label, outcome, outcome.error_type)
 
     def unprovided(self, label: str, error: FlashpoolError) -> None:
         """The same of one whose environment could not be had; it took none of the pool's time."""
-        self._count(label, Outcome(error_type=type(error).__name__, error=str(error)))
+        name = type(error).__name__
+        self._failed(label, Outcome(error_type=name, error=str(error)), name)
 
-    def _count(self, label: str, outcome: Outcome) -> None:
+    def _failed(self, label: str, outcome: Outcome, error_type: str) -> None:
+        known = error_type if error_type in BY_NAME else OTHER
         self.calls += 1
-        self.outcomes[_cause(outcome)] += 1
-        if outcome.error_type is not None:
-            self._failures.append(
-                FailureStats(
-                    at=time.time(),
-                    label=label,
-                    error_type=outcome.error_type[:_ERROR_TEXT],
-                    error=(outcome.error or "")[:_ERROR_TEXT],
-                    run_s=round(outcome.receipt.run_s, 6),
-                    pid=outcome.receipt.pid,
-                )
+        self.outcomes["UserException" if outcome.from_user else known] += 1
+        self._failures.append(
+            FailureStats(
+                at=time.time(),
+                label=label,
+                error_type=error_type[:_ERROR_TEXT],
+                error=(outcome.error or "")[:_ERROR_TEXT],
+                run_s=round(outcome.receipt.run_s, 6),
+                pid=outcome.receipt.pid,
             )
+        )
 
     def failures(self) -> list[FailureStats]:
         """The latest failures, newest last."""
@@ -244,14 +249,6 @@ class Recorder:
             rss_mb=round(_resident_bytes() / 1e6, 1),
             open_files=_open_files(),
         )
-
-
-def _cause(outcome: Outcome) -> str:
-    if outcome.error_type is None:
-        return "ok"
-    if outcome.from_user:
-        return "UserException"
-    return outcome.error_type if outcome.error_type in BY_NAME else OTHER
 
 
 # Both without a descriptor to be had, too: stats are wanted most when something runs out.

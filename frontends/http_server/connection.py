@@ -131,7 +131,7 @@ class Connection(HttpToolsProtocol):
         """Feed the parser, or keep it for later."""
         if self._last_word is not None:
             return
-        if self._held or len(data) > _PIECE or self._answering():
+        if self._held or len(data) > _PIECE or (self._unanswered and self._answering()):
             self._held += data
             self._feed_held()
         else:
@@ -210,7 +210,11 @@ class Connection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
-        scope["path"], scope["raw_path"], scope["query_string"] = _split(self.url)
+        url = self.url
+        plain = not url.translate(None, _PLAIN)
+        scope["path"], scope["raw_path"], scope["query_string"] = (
+            (url.decode("ascii"), url, b"") if plain else _split(url)
+        )
         self.cycle = cycle = Cycle(
             scope=scope,
             transport=self.transport,
@@ -353,12 +357,10 @@ def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 def _split(url: bytes) -> tuple[str, bytes, bytes]:
     """Path, the path as it came, and query of a request's target."""
-    if url.translate(None, _PLAIN):
-        parsed = httptools.parse_url(url)
-        raw, query = parsed.path or b"", parsed.query or b""
-        path = raw.decode("ascii")
-        return unquote(path) if "%" in path else path, raw, query
-    return url.decode("ascii"), url, b""
+    parsed = httptools.parse_url(url)
+    raw, query = parsed.path or b"", parsed.query or b""
+    path = raw.decode("ascii")
+    return unquote(path) if "%" in path else path, raw, query
 
 
 def _unacknowledged(sock: socket.socket) -> int:

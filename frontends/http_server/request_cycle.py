@@ -41,13 +41,14 @@ class Cycle(RequestResponseCycle):
             return
         if message["type"] == "http.response.start" and not self.response_started:
             self._head = self._make_head(message["status"], message.get("headers", ()))
-        elif message["type"] == "http.response.body" and self._may_go_on():
+        elif (
+            message["type"] == "http.response.body"
+            and not self.response_complete
+            and (self.response_started or self._head)
+        ):
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
         else:
             raise RuntimeError(f"{message['type']} is not what comes next in a response")
-
-    def _may_go_on(self) -> bool:
-        return not self.response_complete and (self.response_started or self._head != b"")
 
     def _make_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         lines = [STATUS_LINE[status]]
@@ -55,10 +56,16 @@ class Cycle(RequestResponseCycle):
         closes = False
         for given, value in (*self.default_headers, *headers):
             name = given.lower()
+            if name == b"content-length":
+                # These differ from one answer to the next: nothing to remember.
+                if not value.isdigit():
+                    raise RuntimeError("a content-length that is no number")
+                lines.append(b"content-length: %b\r\n" % value)
+                if self.chunked_encoding is None:
+                    self.expected_content_length, self.chunked_encoding = int(value), False
+                continue
             lines.append(_line(name, value))
-            if name == b"content-length" and self.chunked_encoding is None:
-                self.expected_content_length, self.chunked_encoding = int(value), False
-            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+            if name == b"transfer-encoding" and value.lower() == b"chunked":
                 self.expected_content_length, self.chunked_encoding = 0, True
             elif name == b"connection":
                 closes = closes or b"close" in map(bytes.strip, value.lower().split(b","))
@@ -66,19 +73,16 @@ class Cycle(RequestResponseCycle):
             self.keep_alive = False
         elif not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        if self.chunked_encoding is None and status not in (204, 304) and not self._is_head:
+        is_head = self.scope["method"] == "HEAD"
+        if self.chunked_encoding is None and status not in (204, 304) and not is_head:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
 
-    @property
-    def _is_head(self) -> bool:
-        """Whether the client wants to know of the body, and not to have it."""
-        return self.scope["method"] == "HEAD"
-
     def _send_body(self, body: bytes, *, more: bool) -> None:
-        if self._is_head:
+        if self.scope["method"] == "HEAD":
+            # The client wants to know of the body, and not to have it.
             body, self.expected_content_length = b"", 0
         elif self.chunked_encoding:
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
@@ -109,24 +113,13 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
 
+@lru_cache(maxsize=256)
 def _line(name: bytes, value: bytes) -> bytes:
     """A header as it is sent.
 
     Raises:
         RuntimeError: it would be read as something else.
     """
-    # Lengths differ from one answer to the next, and need no looking at.
-    return _checked_line(name, value) if name != b"content-length" else _length(value)
-
-
-def _length(value: bytes) -> bytes:
-    if not value.isdigit():
-        raise RuntimeError("a content-length that is no number")
-    return b"content-length: %b\r\n" % value
-
-
-@lru_cache(maxsize=256)
-def _checked_line(name: bytes, value: bytes) -> bytes:
     if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
         raise RuntimeError("a header that cannot be sent")
     return b"%b: %b\r\n" % (name, value)

@@ -32,7 +32,7 @@ from flashpool.pool.errors import (
     Unauthorized,
 )
 
-from .inflight_requests import Cut, InflightRequest, InflightRequests
+from .inflight_requests import Cut, InflightRequests
 
 #: Seconds a client that sent too much may go on sending, so that it reads its answer: closing
 #: at once would reset the connection under it.
@@ -57,15 +57,24 @@ class Execute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
+        service = self._service
         exchange = self._exchanges.open(receive)
         try:
-            await self._respond(send, await self._answer(exchange, scope, receive))
+            headers = dict(scope["headers"])
+            self._authorize(headers)
+            body = await self._read(headers, receive)
+            exchange.received = True
+            # Nothing may come between: an environment is held for calls that the pool has.
+            exchange.pending = call = service.submit(await service.prepare(body))
+            answer = service.answer(await call.outcome)
+            # A connection that is kept would bring the next request to a server that is leaving.
+            await _respond(send, answer, close=service.pool.draining)
         except ClientGone:
             return
         except (PayloadTooLarge, Unauthorized) as error:
             await _respond_and_linger(receive, send, responses.of_error(error))
         except FlashpoolError as error:
-            await self._respond(send, responses.of_error(error))
+            await _respond(send, responses.of_error(error), close=service.pool.draining)
         except asyncio.CancelledError:
             if exchange.cut is None:
                 raise
@@ -75,19 +84,6 @@ class Execute:
             await _respond(send, responses.of_error(late, 408), close=True)
         finally:
             self._exchanges.close(exchange)
-
-    async def _respond(self, send: Send, answer: Answer) -> None:
-        # A connection that is kept would bring the next request to a server that is leaving.
-        await _respond(send, answer, close=self._service.pool.draining)
-
-    async def _answer(self, exchange: InflightRequest, scope: Scope, receive: Receive) -> Answer:
-        headers = dict(scope["headers"])
-        self._authorize(headers)
-        body = await self._read(headers, receive)
-        exchange.received = True
-        # Nothing may come between: an environment is held for calls that the pool has.
-        exchange.pending = self._service.submit(await self._service.prepare(body))
-        return self._service.answer(await exchange.pending.outcome)
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         if self._token:

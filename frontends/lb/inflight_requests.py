@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.types import Receive
@@ -27,29 +28,28 @@ class Cut(enum.Enum):
     GONE = "its client went away"
 
 
+@dataclass(slots=True, eq=False)
 class InflightRequest:
     """One request, from its headers to its response."""
 
-    __slots__ = ("_receive", "_watcher", "cut", "pending", "received", "started", "task")
-
-    def __init__(self, receive: Receive, task: asyncio.Task[object], started: float) -> None:
-        self._receive = receive
-        self._watcher: asyncio.Task[None] | None = None
-        self.task = task
-        self.started = started
-        #: Whether the request is complete.
-        self.received = False
-        #: The call, once the pool has it.
-        self.pending: CallHandle | None = None
-        #: Set before its task is cancelled.
-        self.cut: Cut | None = None
+    receive: Receive
+    task: asyncio.Task[object]
+    started: float
+    #: Whether the request is complete.
+    received: bool = False
+    #: The call, once the pool has it.
+    pending: CallHandle | None = None
+    #: Set before its task is cancelled.
+    cut: Cut | None = None
+    #: What waits for the client to go away, if anything does yet.
+    watcher: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
         """Begin to wait for the client to go away."""
-        self._watcher = asyncio.ensure_future(self._until_gone())
+        self.watcher = asyncio.ensure_future(self._until_gone())
 
     async def _until_gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
         if self.pending is not None:
             self.pending.cancel("the client went away")
@@ -60,17 +60,6 @@ class InflightRequest:
         """Cancel the task, which finds the reason in ``cut``."""
         self.cut = why
         self.task.cancel()
-
-    def close(self) -> None:
-        """The request is answered, or nobody waits for an answer."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            # A cancelled task keeps its frames, hence us: a circle with the result in it, which
-            # would stay until the garbage collector's next full round.
-            self._watcher = None
-        if self.pending is not None:
-            self.pending.cancel("the server gave up the request")
-            self.pending = None
 
 
 class InflightRequests:
@@ -94,9 +83,16 @@ class InflightRequests:
         return exchange
 
     def close(self, exchange: InflightRequest) -> None:
-        """End one."""
+        """End one: the request is answered, or nobody waits for an answer."""
         self._unwatched.pop(exchange, None)
-        exchange.close()
+        # A cancelled task keeps its frames, hence the request: a circle with the result in it, which
+        # would stay until the garbage collector's next full round.
+        watcher, exchange.watcher = exchange.watcher, None
+        if watcher is not None:
+            watcher.cancel()
+        call, exchange.pending = exchange.pending, None
+        if call is not None and not call.outcome.done():
+            call.cancel("the server gave up the request")
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

@@ -2,7 +2,7 @@
 
     head + body -- sendmsg, with `rights` --> stream --> receive --> whole      (nearly always)
                                                                  '-> FrameReader  (cut anyhow)
-    send_packet ---------------------------> packet  --> receive_packet
+    send_packet ---------------------------> packet  --> receive_packet, receive_packets
 
 Nothing here trusts the other end of a channel: user code may have written to it.
 """
@@ -54,15 +54,13 @@ class FrameReader:
     """
 
     def __init__(self, body_limit: int) -> None:
-        self._body_limit = body_limit
+        #: Larger bodies are refused.
+        self.body_limit = body_limit
+        #: Descriptors of a frame that is not complete: whoever reads no more closes them.
+        self.fds: list[int] = []
         self._chunks: list[bytes] = []
         self._have = 0
         self._need = HEADER.size
-        self._fds: list[int] = []
-
-    def limit(self, body_limit: int) -> None:
-        """Refuse larger bodies from now on."""
-        self._body_limit = body_limit
 
     def feed(self, data: bytes, fds: list[int]) -> list[Frame]:
         """Take bytes and descriptors in; the frames they complete.
@@ -74,10 +72,10 @@ class FrameReader:
             frame = whole(data, fds)
             if frame is not None:
                 return [frame]
-        self._fds += fds
+        self.fds += fds
         # Those of the frame under way, and of the one that these bytes may begin with.
-        if len(self._fds) > 2 * MAX_FDS:
-            raise BadFrame(f"{len(self._fds)} descriptors came that belong to no frame")
+        if len(self.fds) > 2 * MAX_FDS:
+            raise BadFrame(f"{len(self.fds)} descriptors came that belong to no frame")
         self._chunks.append(data)
         self._have += len(data)
         if self._have < self._need:
@@ -93,7 +91,7 @@ class FrameReader:
         self._need = HEADER.size
         while len(data) - at >= HEADER.size:
             magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data, at)
-            if magic != MAGIC or meta_length > META_LIMIT or body_length > self._body_limit:
+            if magic != MAGIC or meta_length > META_LIMIT or body_length > self.body_limit:
                 if frames:
                     break  # they count; the next bytes, or their end, come back to this
                 raise BadFrame(f"not a frame: it begins with {data[at : at + 16]!r}")
@@ -102,18 +100,13 @@ class FrameReader:
             if len(data) < end:
                 self._need = end - at
                 break
-            fds, self._fds = self._fds[:n_fds], self._fds[n_fds:]
+            fds, self.fds = self.fds[:n_fds], self.fds[n_fds:]
             frames.append(Frame(kind, data[at + HEADER.size : body_at], data[body_at:end], fds))
             at = end
         rest = data[at:]
         self._chunks = [rest] if rest else []
         self._have = len(rest)
         return frames
-
-    def abandoned_fds(self) -> list[int]:
-        """Descriptors of a frame that never became complete; the caller closes them."""
-        fds, self._fds = self._fds, []
-        return fds
 
 
 def receive(sock: socket) -> tuple[bytes, list[int]]:
@@ -153,5 +146,24 @@ def receive_packet(sock: socket) -> tuple[Meta | Exited, list[int]]:
     data, ancillary, _, _ = sock.recvmsg(PACKET_LIMIT, _ANCILLARY, MSG_CMSG_CLOEXEC)
     if not data:
         raise Closed
-    message = Exited.unpack(data)
-    return message or loads(data), _fds_in(ancillary) if ancillary else []
+    return _message(data), _fds_in(ancillary) if ancillary else []
+
+
+def receive_packets(sock: socket) -> tuple[list[tuple[Meta | Exited, list[int]]], bool]:
+    """The control messages that have arrived; and whether more may come."""
+    found: list[tuple[Meta | Exited, list[int]]] = []
+    while True:
+        try:
+            data, ancillary, _, _ = sock.recvmsg(PACKET_LIMIT, _ANCILLARY, MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return found, True
+        except OSError:
+            return found, False
+        if not data:
+            return found, False
+        found.append((_message(data), _fds_in(ancillary) if ancillary else []))
+
+
+def _message(data: bytes) -> Meta | Exited:
+    found: Meta | Exited = Exited.unpack(data) or loads(data)
+    return found

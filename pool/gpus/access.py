@@ -49,7 +49,7 @@ class GpuAccess:
         """GPUs of a call that does not say how many."""
         given = self._config.gpus_per_call
         if given is None:
-            return 1 if self._expected else 0
+            return 1 if self.watch.expected else 0
         return given
 
     @property
@@ -90,7 +90,7 @@ class GpuAccess:
 
     def variables(self, uuids: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
         """The variables of a call that has these devices; its own never name other ones."""
-        if not self._expected:
+        if not self.watch.expected:
             return dict(env)
         threads = self._threads(len(uuids))
         return {**threads, **env, **_ORDER, _VISIBLE: ",".join(uuids)}
@@ -133,10 +133,6 @@ class GpuAccess:
             reason=self.watch.reason or None,
             devices=[self._device(gpu) for gpu in gpus],
         )
-
-    @property
-    def _expected(self) -> bool:
-        return len(self.table) > 0 or self.watch.ill
 
     def _sharing(self, number: int) -> int:
         """How many calls for so many GPUs can be there at once."""

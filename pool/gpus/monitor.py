@@ -1,6 +1,6 @@
 """Keeps the table of GPUs in step with the driver: what there is, what is in use.
 
-    GpuTable -- looks --> GpuWatch --> Nvml (a thread)
+    GpuTable -- looks --> GpuMonitor --> Nvml (a thread)
              <-- read ---
 
 One task of the supervisor's loop. It sleeps until the next look is due, or until it is told
@@ -38,6 +38,8 @@ class GpuMonitor:
         self.reason = ""
         #: There should be some: calls for them may be served by another machine.
         self.ill = False
+        #: Whether there are any, or should be.
+        self.expected = False
         self.driver = ""
         self._now = now
         self._nvml = Nvml()
@@ -48,7 +50,7 @@ class GpuMonitor:
     async def open(self, environ: Mapping[str, str]) -> None:
         """List the devices that are ours, and watch them from now on."""
         await self._find(environ)
-        if len(self.table) or self.ill:
+        if self.expected:
             self._task = asyncio.ensure_future(self._watch(environ))
 
     async def close(self) -> None:
@@ -115,6 +117,7 @@ class GpuMonitor:
         self.reason = inventory.reason or seen.reason
         self.ill, self.driver = inventory.ill, inventory.driver
         self.table.add(seen.devices)
+        self.expected = len(self.table) > 0 or self.ill
         self._tell(inventory)
 
     def _tell(self, inventory: Inventory) -> None:

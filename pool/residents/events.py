@@ -21,12 +21,13 @@ from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, InstanceRecord
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.scheduling.commands import Command
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import ActiveCall, LoadedInstance, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
-from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
 from .states import Instance, InstanceState
@@ -54,6 +55,16 @@ class Carrier(Protocol):
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
         """Limit how long a call may wait from now on."""
 
+
+class Host(Protocol):
+    """What the supervisor does for residents."""
+
+    def do(self, commands: Iterable[Command]) -> None:
+        """Carry out what the scheduler says."""
+
+    def changed(self) -> None:
+        """Something happened that somebody may wait for."""
+
     def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
         """What a call imported and changed; what its caller should know of that."""
 
@@ -67,12 +78,15 @@ class ResidentEvents:
         lives: dict[str, LoadedInstance],
         calls: CallTable,
         now: Clock,
+        *,
+        host: Host,
         to: Carrier,
     ) -> None:
         self._table = table
         self._lives = lives
         self._calls = calls
         self._now = now
+        self._host = host
         self._to = to
 
     # Frames.
@@ -111,7 +125,7 @@ class ResidentEvents:
         overlapping = meta.texts("overlapping")
         worker.loading = False
         for call_id in instance.waiting:
-            self._to.learn(self._calls[call_id].call, worker.zygote, meta)
+            self._host.learn(self._calls[call_id].call, worker.zygote, meta)
             break
         if meta.ok:
             commands = self._table.loaded(name, overlapping, self._now())
@@ -141,7 +155,7 @@ class ResidentEvents:
         name = worker.instance
         assert name is not None
         # May raise: while the call is still known to be in it.
-        warnings = self._to.learn(running.call, worker.zygote, meta)
+        warnings = self._host.learn(running.call, worker.zygote, meta) if meta.more else ()
         del worker.calls[call_id]
         poisoned = meta.more.get("poisoned")
         if poisoned and not worker.stopping:
@@ -255,15 +269,15 @@ class ResidentEvents:
             outcome = replace(outcome, instance=record._replace(ended_because=because))
         self._calls.finish(call_id, outcome)
 
-    def gone(self, worker: Worker) -> bool:
-        """Its process tree is gone; whether it was a resident."""
+    def gone(self, worker: Worker) -> None:
+        """Its process tree is gone."""
         name = worker.instance
         if name is None or name not in self._lives or self._lives[name].worker is not worker:
-            return False
+            return
         life = self._lives.pop(name)
         instance = self._table.get(name)
         if instance is None:
-            return False
+            return
         reason = instance.why_closed or life.reason or "its worker is gone"
         if worker.aside:
             # Nobody else hears of it: what close() or a thread of its own printed.
@@ -273,7 +287,7 @@ class ResidentEvents:
                 worker.aside.tail(exit_causes.TAIL),
             )
         self._to.do(self._table.gone(name, reason, self._now(), unmade=life.unmade))
-        return True
+        self._host.changed()
 
 
 def _cause(stop: Stop) -> Cause:

@@ -6,43 +6,27 @@ Abandon -------------------------> withdrawn    '--Fail--> its calls end
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, Codec, Outcome
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.gpus.access import GpuAccess
-from flashpool.pool.scheduling.commands import Command, ZygoteKey
+from flashpool.pool.scheduling.commands import ZygoteKey
+from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.memory import MemoryLimit
+from flashpool.pool.workers.output_buffer import OutputBuffer
+from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import LoadedInstance, Worker
 from flashpool.pool.workers.worker_set import WorkerSet
-from flashpool.pool.workers.zygote import ZygoteProcess
-from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
-from .events import Carrier
+from .events import Carrier, Host
 from .table import InstanceTable
-
-
-class Host(Protocol):
-    """What the supervisor does for its states."""
-
-    def route(self, call: Call) -> ZygoteKey:
-        """The zygote its worker is to come from."""
-
-    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
-        """What a call imported and changed; what its caller should know of that."""
-
-    def do(self, commands: Iterable[Command]) -> None:
-        """Carry out what the scheduler says."""
-
-    def changed(self) -> None:
-        """Something happened that somebody may wait for."""
 
 
 class ResidentLoads:
@@ -54,6 +38,7 @@ class ResidentLoads:
         lives: dict[str, LoadedInstance],
         *,
         scheduler: Scheduler,
+        learner: PreloadLearner,
         worker_set: WorkerSet,
         calls: CallTable,
         gpus: GpuAccess,
@@ -64,6 +49,7 @@ class ResidentLoads:
         self._table = table
         self._lives = lives
         self._scheduler = scheduler
+        self._learner = learner
         self._worker_set = worker_set
         self._calls = calls
         self._gpus = gpus
@@ -75,9 +61,6 @@ class ResidentLoads:
 
     def __len__(self) -> int:
         return len(self._loads)
-
-    def __contains__(self, load_id: int) -> bool:
-        return load_id in self._loads
 
     def load(self, command: states.Load) -> None:
         """Wait for a worker in the scheduler's queue."""
@@ -93,7 +76,7 @@ class ResidentLoads:
             return
         load_id = self._calls.new_id()
         self._loads[load_id] = name
-        key = self._host.route(first.call)
+        key = self._learner.route(first.call)
         self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
 
     def abandon(self, command: states.Abandon) -> None:
@@ -113,6 +96,7 @@ class ResidentLoads:
         self._lives[name] = life = LoadedInstance(worker, gpus, first.limits.memory_mb)
         worker.state.move(WorkerState.BUSY)
         worker.instance = name
+        worker.aside = OutputBuffer(worker.link.output_limit)
         worker.loading, worker.fed_at = True, self._now()
         meta = call_meta(call, env=self._gpus.variables(gpus, call.env))
         self._worker_set.send(

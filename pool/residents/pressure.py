@@ -20,8 +20,8 @@ from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.gpus.devices import Reading
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import memory
+from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.worker import LoadedInstance
-from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
 from .states import Instance, InstanceState

@@ -15,27 +15,24 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
-from flashpool.pool.calls import Call
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import InstanceConflict, InstanceLost
-from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.exit_causes import Stop
 from flashpool.pool.gpus.access import GpuAccess
-from flashpool.pool.scheduling.commands import ZygoteKey
+from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.output_buffer import OutputBuffer
+from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import ActiveCall, LoadedInstance, Worker
 from flashpool.pool.workers.worker_set import EXCEPTION_LIMIT, WorkerSet
-from flashpool.pool.workers.zygote import ZygoteProcess
-from flashpool.pool.workers.zygote_set import Clock
 
 from . import states
-from .events import ResidentEvents
-from .loading import Host, ResidentLoads, call_meta
+from .events import Host, ResidentEvents
+from .loading import ResidentLoads, call_meta
 from .pressure import ResidentPressure
 from .states import Conflict, Instance, InstanceState, NotThere
 from .table import InstanceTable
@@ -51,6 +48,7 @@ class ResidentRunner:
         config: PoolConfig,
         *,
         scheduler: Scheduler,
+        learner: PreloadLearner,
         worker_set: WorkerSet,
         calls: CallTable,
         gpus: GpuAccess,
@@ -74,10 +72,11 @@ class ResidentRunner:
             )
         )
         self._lives: dict[str, LoadedInstance] = {}
-        self._loads = ResidentLoads(
+        self.loading = ResidentLoads(
             self.table,
             self._lives,
             scheduler=scheduler,
+            learner=learner,
             worker_set=worker_set,
             calls=calls,
             gpus=gpus,
@@ -86,8 +85,8 @@ class ResidentRunner:
             to=self,
         )
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
-            states.Load: self._loads.load,
-            states.Abandon: self._loads.abandon,
+            states.Load: self.loading.load,
+            states.Abandon: self.loading.abandon,
             states.WantSlot: self._want_slot,
             states.GoOn: self._go_on,
             states.ReleaseSlot: self._release_slot,
@@ -96,7 +95,7 @@ class ResidentRunner:
             states.Refuse: self._refuse,
             states.Lose: self._lose,
         }
-        self._events = ResidentEvents(self.table, self._lives, calls, now, self)
+        self.events = ResidentEvents(self.table, self._lives, calls, now, host=host, to=self)
         self.pressure = ResidentPressure(self.table, self._lives, scheduler, gpus, now, self.do)
 
     # Calls.
@@ -109,6 +108,7 @@ class ResidentRunner:
             InstanceLost: it had to be there, and is not.
         """
         running = self._calls[call_id]
+        running.keeper = self
         want = running.call.want
         assert want is not None
         try:
@@ -182,24 +182,7 @@ class ResidentRunner:
         meta = wire.numbered(call_id, wire.CREDIT_META.pack(items))
         self._worker_set.send(worker, wire.CREDIT, meta)
 
-    # What the scheduler decided.
-
-    @property
-    def loads_waiting(self) -> int:
-        """Loads in the scheduler's queue, each for calls that wait here."""
-        return len(self._loads)
-
-    def loads(self, call_id: int) -> bool:
-        """Whether this number stands for a load."""
-        return call_id in self._loads
-
-    def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
-        """A worker is there for a load."""
-        self._loads.dispatched(load_id, worker, gpus)
-
-    def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
-        """No worker can be had for a load."""
-        self._loads.not_started(load_id, key, reason)
+    # What the scheduler decided; of loads, `loading` hears.
 
     def granted(self, worker: Worker) -> None:
         """A resident has the slot it asked for."""
@@ -249,10 +232,10 @@ class ResidentRunner:
         running.own_output = self._output_of(running, life)
         limit = running.limits.result_bytes
         if limit is not None:
-            worker.link.limit(limit + EXCEPTION_LIMIT)
+            worker.link.reader.body_limit = limit + EXCEPTION_LIMIT
         meta = wire.numbered(call_id, call_meta(call, limit), overlaps=instance.running[call_id])
         self._worker_set.send(worker, wire.CALL, meta, call.body, call.fds)
-        self._calls.handed_over(call_id)
+        self._calls.handed_over(running)
 
     def _output_of(self, running: ActiveCall, life: LoadedInstance) -> OutputBuffer:
         """What a call writes; before it, for the first one, what the constructor wrote."""
@@ -261,6 +244,7 @@ class ResidentRunner:
             return fresh
         life.heard = True
         written, life.worker.aside = life.worker.aside, fresh
+        assert written is not None
         if written and running.sink.wants_output:
             running.sink.output(written.value())
         return written
@@ -289,29 +273,6 @@ class ResidentRunner:
         worker.culprit = culprit
         grace_s = self._config.grace_s if grace is None else grace
         self._worker_set.stop(worker, stop, grace=grace_s, dump=stop is not None)
-
-    # What its worker reports.
-
-    def sent(self, worker: Worker, frame: wire.Frame) -> None:
-        """A frame of a resident."""
-        self._events.sent(worker, frame)
-
-    def died(self, worker: Worker, death: wire.Exited, oom: exit_causes.OomKill | None) -> None:
-        """It is dead."""
-        self._events.died(worker, death, oom)
-
-    def lost(self, worker: Worker, cause: Cause, death: wire.Exited | None) -> None:
-        """The calls in it end; `gone` follows when its tree is gone."""
-        self._events.lost(worker, cause, death)
-
-    def gone(self, worker: Worker) -> None:
-        """Its process tree is gone."""
-        if self._events.gone(worker):
-            self._host.changed()
-
-    def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
-        """What a call imported and changed; what its caller should know of that."""
-        return self._host.learn(call, zygote, meta)
 
     # Time.
 

@@ -28,11 +28,11 @@ class CompileAhead:
     def __init__(self) -> None:
         self._runs: OrderedDict[Hashable, int] = OrderedDict()
         #: As the zygote has them: the oldest goes first.
-        self._compiled: OrderedDict[Hashable, None] = OrderedDict()
+        self.compiled: OrderedDict[Hashable, None] = OrderedDict()
 
     def ran(self, source: Hashable) -> bool:
         """A call of it had a result; True when it is to be compiled now."""
-        if source in self._compiled:
+        if source in self.compiled:
             return False
         runs = self._runs.pop(source, 0) + 1
         if runs < RUNS:
@@ -40,7 +40,7 @@ class CompileAhead:
             if len(self._runs) > COUNTED:
                 self._runs.popitem(last=False)
             return False
-        self._compiled[source] = None
-        if len(self._compiled) > SOURCES:
-            self._compiled.popitem(last=False)
+        self.compiled[source] = None
+        if len(self.compiled) > SOURCES:
+            self.compiled.popitem(last=False)
         return True

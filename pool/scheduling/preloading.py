@@ -19,6 +19,8 @@ from collections.abc import Hashable, Iterable
 from fnmatch import fnmatchcase
 from typing import Final
 
+from flashpool.pool.calls import Call
+
 from .commands import ZygoteKey
 from .preload_profiles import (
     ANY_PACKAGE,
@@ -61,24 +63,21 @@ class PreloadLearner:
         self._profiles = profiles
         #: What every zygote preloads but a bare one.
         self._preload = tuple(preload)
-        self._environments: dict[str, LearnedEnvironment] = {}
+        #: Environments of whose calls something is known.
+        self.known: dict[str, LearnedEnvironment] = {}
 
     # Calls.
 
-    def route(
-        self,
-        environment: str,
-        function: Hashable,
-        touches: frozenset[str] = frozenset(),
-        imports: frozenset[str] = frozenset(),
-    ) -> ZygoteKey:
-        """The zygote for a call of this function; ``imports``: packages that its source names."""
-        known = self._environments.get(environment)
+    def route(self, call: Call) -> ZygoteKey:
+        """The zygote that a call's worker is to come from."""
+        environment = call.provision.environment
+        known = self.known.get(environment)
         if known is None:
             return ZygoteKey(environment)
+        function, touches = call.function_key, call.touches
         one = known.functions.get(function) if function is not None else None
         if one is None:
-            imports = imports if function is not None else frozenset()
+            imports = call.imports if function is not None else frozenset()
             number, profile = self._choose(known, None, touches, imports)
         else:
             if one.version != known.version:
@@ -142,10 +141,10 @@ class PreloadLearner:
         if function is None or not self._patterns:
             return None
         names = [name for name in imported if self._may_be_named(name)]
-        known = self._environments.get(key.environment)
+        known = self.known.get(key.environment)
         if is_cheap(names) and (known is None or function not in known.functions):
             return None
-        known = self._environments.setdefault(key.environment, LearnedEnvironment())
+        known = self.known.setdefault(key.environment, LearnedEnvironment())
         one = known.functions.pop(function, None) or LearnedFunction()
         known.functions[function] = one
         before = len(one.needs), len(one.touches)
@@ -164,11 +163,11 @@ class PreloadLearner:
         self, key: ZygoteKey, function: Hashable, changes: Iterable[str]
     ) -> list[PreloadConflict]:
         """A call in a worker of this zygote was seen to change something that imports read."""
-        known = self._environments.get(key.environment)
+        known = self.known.get(key.environment)
         if function is None or not (changes := list(changes)[:CHANGES]):
             return []
         if known is None:
-            known = self._environments[key.environment] = LearnedEnvironment()
+            known = self.known[key.environment] = LearnedEnvironment()
         one = known.functions.setdefault(function, LearnedFunction())
         profile = known.profiles.get(key.profile)
         had = profile.names if profile is not None else () if key.profile == BARE else self._preload
@@ -219,19 +218,19 @@ class PreloadLearner:
 
     def modules(self, key: ZygoteKey) -> tuple[str, ...]:
         """What the zygote of this key preloads because calls imported it."""
-        known = self._environments.get(key.environment)
+        known = self.known.get(key.environment)
         profile = known.profiles.get(key.profile) if known is not None else None
         return profile.names if profile is not None else ()
 
     def entries(self, key: ZygoteKey) -> tuple[str, ...]:
         """The packages by which other servers know for whom these modules are."""
-        known = self._environments.get(key.environment)
+        known = self.known.get(key.environment)
         profile = known.profiles.get(key.profile) if known is not None else None
         return tuple(sorted(profile.entries)) if profile is not None else ()
 
     def started(self, key: ZygoteKey) -> list[ZygoteKey]:
         """The profile is up; those that nobody needs any more, itself perhaps."""
-        known = self._environments.get(key.environment)
+        known = self.known.get(key.environment)
         if known is None or key.profile not in known.profiles:
             return []
         known.uses += 1
@@ -257,7 +256,7 @@ class PreloadLearner:
 
     def behind(self, environment: str) -> ZygoteKey | None:
         """The next profile to start, when functions seen meanwhile need more."""
-        known = self._environments.get(environment)
+        known = self.known.get(environment)
         for one in reversed(known.functions.values()) if known is not None else ():
             if (key := self._grow(environment, known, one)) is not None:  # type: ignore[arg-type]
                 return key
@@ -265,7 +264,7 @@ class PreloadLearner:
 
     def failed(self, key: ZygoteKey, module: str | None, why: str) -> None:
         """The profile did not come up, because of this module if one is known."""
-        known = self._environments.get(key.environment)
+        known = self.known.get(key.environment)
         if known is None:
             return
         profile = known.profiles.pop(key.profile, None)
@@ -276,7 +275,7 @@ class PreloadLearner:
 
     def skip(self, key: ZygoteKey, modules: Iterable[str], why: str) -> None:
         """These are not preloaded there, nor anywhere else."""
-        known = self._environments.setdefault(key.environment, LearnedEnvironment())
+        known = self.known.setdefault(key.environment, LearnedEnvironment())
         skipped = set(modules)
         known.denied.update(dict.fromkeys(skipped, why))
         known.version += 1
@@ -290,7 +289,7 @@ class PreloadLearner:
 
     def read(self, key: ZygoteKey, reads: dict[str, list[str]]) -> None:
         """What imports of modules that are preloaded there looked at, and which modules."""
-        known = self._environments.setdefault(key.environment, LearnedEnvironment())
+        known = self.known.setdefault(key.environment, LearnedEnvironment())
         for what, modules in reads.items():
             known.reads.setdefault(what, {}).update((package_of(one), one) for one in modules)
         known.version += 1
@@ -302,7 +301,7 @@ class PreloadLearner:
 
         ``entries``: the packages that the sources of those calls name.
         """
-        if environment in self._environments:
+        if environment in self.known:
             return
         known = LearnedEnvironment()
         names = [name for name in modules if self._allowed(name, known)][:MODULES]
@@ -310,17 +309,17 @@ class PreloadLearner:
             profile = profile_of(names)
             profile.up, profile.seeded, profile.entries = True, True, named
             known.profiles[1], known.last_profile = profile, 1
-            self._environments[environment] = known
+            self.known[environment] = known
 
     def forget(self, environment: str) -> None:
         """It is used no more."""
-        self._environments.pop(environment, None)
+        self.known.pop(environment, None)
 
     # For stats.
 
     def denied(self, environment: str) -> dict[str, str]:
         """Modules that are not preloaded, or not for all functions, and why."""
-        known = self._environments.get(environment)
+        known = self.known.get(environment)
         if known is None:
             return {}
         found = dict(known.denied)

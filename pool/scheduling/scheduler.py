@@ -116,12 +116,16 @@ class Scheduler:
         Raises:
             QueueFull: the queue is at its limit; nothing was changed.
         """
-        if not again and beside is not None:
+        slots, limit, waiting = self._slots, self.policy.queue_limit, self._wait_queue.calls
+        if not (again or limit is None or beside is None) and len(waiting) + beside >= limit:
             self.check_room(gpus, beside)
-        zygote = self._zygote_table.entry(key)
+        zygote = self._zygote_table.entries.get(key) or self._zygote_table.entry(key)
         zygote.last_used = now
         if not zygote.up:
             zygote.retiring = False
+        somebody_waits = waiting or slots.asking or self._time_slicing.yielding
+        if zygote.spares and slots.free > 0 and not gpus and not somebody_waits:
+            return [slots.begin(call, zygote, now), *slots.fork(zygote)]
         self._wait_queue.join(call, zygote, now, gpus=gpus, again=again)
         return self._lifecycle.settle(zygote, now)
 
@@ -198,19 +202,20 @@ class Scheduler:
     def worker_ready(self, worker: int, key: ZygoteKey, now: float) -> list[Command]:
         """A spare was forked and can take a call."""
         zygote = self._zygote_table.entries[key]
-        zygote.forked()
-        zygote.works()
+        zygote.forking = max(0, zygote.forking - 1)
+        if not zygote.proven:
+            zygote.works()
         self._zygote_of[worker] = key
         if zygote.retiring:
             done = self._lifecycle.retire_if_done(zygote)
             return [DismissWorker(worker), *done, *self._lifecycle.start_held_up(now)]
         zygote.spares.append(worker)
-        return self._slots.dispatch(now)
+        return self._slots.dispatch(now) if self._wait_queue.calls else []
 
     def worker_not_ready(self, key: ZygoteKey, now: float) -> list[Command]:
         """A fork that was asked for ended before it could take a call."""
         zygote = self._zygote_table.entries[key]
-        zygote.forked()
+        zygote.forking = max(0, zygote.forking - 1)
         if zygote.retiring:
             return self._lifecycle.retire_if_done(zygote) + self._lifecycle.start_held_up(now)
         return self._lifecycle.settle(zygote, now)
@@ -221,7 +226,8 @@ class Scheduler:
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None or not self._slots.leaves(worker, zygote):
             return []
-        return self._slots.dispatch(now)
+        somebody_waits = self._wait_queue.calls or self._slots.asking
+        return self._slots.dispatch(now) if somebody_waits else []
 
     def worker_gone(self, worker: int, now: float) -> list[Command]:
         """Its whole process tree is gone: the slot it held is free."""
@@ -229,13 +235,18 @@ class Scheduler:
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None:
             return []
-        self._slots.gone(worker, zygote, now)
-        commands = self._slots.dispatch(now)
+        slots = self._slots
+        slots.gone(worker, zygote, now)
+        commands: list[Command] = []
+        if self._wait_queue.calls or slots.asking:
+            commands = slots.dispatch(now, zygote)
+        elif not zygote.retiring:
+            commands = slots.fork(zygote)
         if zygote.retiring:
             commands += self._lifecycle.retire_if_done(zygote)
-        else:
-            commands += self._slots.fork(zygote)
-        return commands + self._lifecycle.start_held_up(now)
+        if self._wait_queue.calls or self._time_slicing.yielding:
+            commands += self._lifecycle.start_held_up(now)
+        return commands
 
     def spare_died(self, worker: int) -> None:
         """A spare's death is known before its tree is gone: offer it to no call."""
@@ -259,7 +270,7 @@ class Scheduler:
 
     def may_go_on(self, worker: int) -> bool:
         """Whether a resident may keep what it holds for its next call: nobody else waits."""
-        return not self._wait_queue and self._slots.keeps(worker)
+        return not self._wait_queue.calls and self._slots.keeps(worker)
 
     # GPUs.
 
@@ -317,7 +328,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Calls that wait."""
-        return len(self._wait_queue)
+        return len(self._wait_queue.calls)
 
     def waiting_since(self) -> float | None:
         """When the oldest waiting call arrived."""

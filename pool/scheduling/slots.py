@@ -39,7 +39,8 @@ class Slots:
         self._wait_queue = wait_queue
         self._gpus = gpus
         self._time_slicing = time_slicing
-        self.busy = 0
+        #: Slots that nobody holds.
+        self.free = policy.slots
         #: Workers that hold a slot, and those that hold GPUs.
         self._holding: set[int] = set()
         #: Workers that held one, have answered, and are not gone yet.
@@ -47,39 +48,42 @@ class Slots:
         self._leases: dict[int, GpuLease] = {}
         #: Residents, and those of them that want a slot: since when.
         self._residents: set[int] = set()
-        self._asking: dict[int, float] = {}
+        self.asking: dict[int, float] = {}
 
     @property
-    def _free(self) -> int:
-        return self._policy.slots - self.busy
+    def busy(self) -> int:
+        """Slots that are held."""
+        return self._policy.slots - self.free
 
     def could_run_now(self, gpus: int) -> bool:
         """Whether there is room for one more call, were its zygote up."""
-        return self._gpus.has(gpus) if gpus else self._free > 0
+        return self._gpus.has(gpus) if gpus else self.free > 0
 
     # Given out.
 
-    def dispatch(self, now: float) -> list[Command]:
-        """Pair waiting calls with spares while there are GPUs and slots, oldest call first."""
-        if not (self._wait_queue.calls or self._asking):
-            return []
-        if self.busy >= self._policy.slots and not self._gpus.line:
-            return []  # so it is with most events, while there is more to do than can be done
-        touched: list[ZygoteRow] = []
+    def dispatch(self, now: float, settling: ZygoteRow | None = None) -> list[Command]:
+        """Pair waiting calls with spares while there are GPUs and slots, oldest call first.
+
+        Zygotes fork as far as that asks for it; ``settling`` is one that may have to in any case.
+        """
+        touched = [settling] if settling is not None else []
+        # With more to do than can be done, no slot is free at most events.
+        if not (self._wait_queue.calls or self.asking) or not (self.free > 0 or self._gpus.line):
+            return self.fork(settling) if settling is not None else []
         commands = self._dispatch_to_gpus(touched, now) if self._gpus.line else []
-        while (self._wait_queue.calls or self._asking) and self._free > 0:
+        while (self._wait_queue.calls or self.asking) and self.free > 0:
             zygote = self._oldest_with_spare() if self._wait_queue.calls else None
-            if self._asking and (asking := self._longest_asking(zygote)) is not None:
+            if self.asking and (asking := self._longest_asking(zygote)) is not None:
                 commands.append(self._grant(asking))
                 continue
             if zygote is None:
                 break
             call = next(iter(zygote.waiting))
-            worker = self._pair(call, zygote, touched, now)
-            self._holding.add(worker)
-            self.busy += 1
-            commands.append(Dispatch(call, worker))
-        if self._wait_queue.calls and (self._free > 0 or self._gpus.line):
+            self._wait_queue.leave(call)
+            commands.append(self.begin(call, zygote, now))
+            if zygote not in touched:
+                touched.append(zygote)
+        if self._wait_queue.calls and (self.free > 0 or self._gpus.line):
             # One is free for calls whose zygotes have not forked for want of it.
             touched = [
                 zygote for zygote in self._zygote_table if zygote.needed or zygote in touched
@@ -95,20 +99,26 @@ class Slots:
             if not zygote.spares or self._time_slicing.yields(zygote, zygote.for_gpus[call][0]):
                 continue  # its devices are kept; a fork is under way, or it stands in line anew
             lease = self._gpus.take(call, now)
-            worker = self._pair(call, zygote, touched, now)
-            self._leases[worker] = lease
-            commands.append(Dispatch(call, worker, lease.uuids))
+            self._wait_queue.leave(call)
+            commands.append(self.begin(call, zygote, now, lease))
+            if zygote not in touched:
+                touched.append(zygote)
         return commands
 
-    def _pair(self, call: int, zygote: ZygoteRow, touched: list[ZygoteRow], now: float) -> int:
-        """The spare that gets the call."""
-        self._wait_queue.leave(call)
+    def begin(
+        self, call: int, zygote: ZygoteRow, now: float, lease: GpuLease | None = None
+    ) -> Dispatch:
+        """A spare gets the call, and GPUs or else a slot, which is free."""
         zygote.busy += 1
         zygote.peak = max(zygote.peak, zygote.busy - zygote.answered)
         zygote.last_used = now
-        if zygote not in touched:
-            touched.append(zygote)
-        return zygote.spares.popleft()
+        worker = zygote.spares.popleft()
+        if lease is not None:
+            self._leases[worker] = lease
+            return Dispatch(call, worker, lease.uuids)
+        self._holding.add(worker)
+        self.free -= 1
+        return Dispatch(call, worker)
 
     def _oldest_with_spare(self) -> ZygoteRow | None:
         entries = self._zygote_table.entries
@@ -116,7 +126,7 @@ class Slots:
             (zygote,) = entries.values()
             return zygote if zygote.waiting and zygote.spares else None
         able = [z for z in entries.values() if z.waiting and z.spares]
-        if self._time_slicing.any_yielding:
+        if self._time_slicing.yielding:
             able = [
                 z for z in able if not self._time_slicing.yields(z, next(iter(z.waiting.values())))
             ]
@@ -124,13 +134,13 @@ class Slots:
 
     def _longest_asking(self, rival: ZygoteRow | None) -> int | None:
         """The resident that wants a slot for longest, if for longer than the rival's call."""
-        worker = min(self._asking, key=self._asking.__getitem__)
-        return None if rival and rival.since < self._asking[worker] else worker
+        worker = min(self.asking, key=self.asking.__getitem__)
+        return None if rival and rival.since < self.asking[worker] else worker
 
     def _grant(self, worker: int) -> Command:
-        del self._asking[worker]
+        del self.asking[worker]
         self._holding.add(worker)
-        self.busy += 1
+        self.free -= 1
         return Grant(worker)
 
     # Asked for, and given back.
@@ -144,7 +154,7 @@ class Slots:
             return False
         self._holding.remove(worker)
         self._leaving.add(worker)
-        self.busy -= 1
+        self.free += 1
         zygote.answered += 1
         return True
 
@@ -152,7 +162,7 @@ class Slots:
         """A resident has something to do, since then; False when it has GPUs and needs no slot."""
         if worker in self._leases:
             return False
-        self._asking[worker] = since
+        self.asking[worker] = since
         return True
 
     def rests(self, worker: int, zygote: ZygoteRow) -> bool:
@@ -164,12 +174,12 @@ class Slots:
         if worker not in self._holding:
             return False
         self._holding.remove(worker)
-        self.busy -= 1
+        self.free += 1
         return True
 
     def keeps(self, worker: int) -> bool:
         """Whether it is a resident and no other one asks."""
-        return worker in self._residents and not self._asking
+        return worker in self._residents and not self.asking
 
     def gone(self, worker: int, zygote: ZygoteRow, now: float) -> None:
         """Its process tree is gone: what it held is free."""
@@ -177,7 +187,7 @@ class Slots:
             self._gpus.release(lease, now)
         elif worker in self._holding:
             self._holding.remove(worker)
-            self.busy -= 1
+            self.free += 1
         elif worker in self._leaving:
             self._leaving.remove(worker)
             zygote.answered -= 1
@@ -186,7 +196,7 @@ class Slots:
             return
         if worker in self._residents:
             self._residents.remove(worker)
-            self._asking.pop(worker, None)
+            self.asking.pop(worker, None)
             zygote.residents -= 1
         else:
             zygote.busy -= 1
@@ -195,9 +205,10 @@ class Slots:
 
     def fork(self, zygote: ZygoteRow) -> list[Command]:
         """Have as many spares as it could use."""
-        if not zygote.can_fork:
+        if not zygote.up or zygote.retiring:
             return []
-        have, able = len(zygote.spares) + zygote.forking, self._could_run(zygote)
+        have = len(zygote.spares) + zygote.forking
+        able = self._could_run(zygote) if zygote.waiting or zygote.for_gpus else 0
         wanted = self._spares_wanted(zygote, able)
         # Several at a time, when several are kept: a zygote forks them more cheaply.
         if have >= wanted or (have > wanted // 2 and have >= able):
@@ -226,7 +237,7 @@ class Slots:
         return max(able, min(ahead, self._policy.max_spares))
 
     def _could_run(self, zygote: ZygoteRow) -> int:
-        able = min(len(zygote.waiting), self._free)
+        able = min(len(zygote.waiting), self.free)
         if not zygote.for_gpus:
             return able
         return able + sum(call in zygote.for_gpus for call, _uuids in self._gpus.grants())

@@ -34,16 +34,11 @@ class TimeSlicing:
     def __init__(self, zygote_table: ZygoteTable) -> None:
         self._zygote_table = zygote_table
         #: Environments that take no calls younger than this, for others to have their turn.
-        self._yielding: dict[str, float] = {}
-
-    @property
-    def any_yielding(self) -> bool:
-        """Whether an environment yields."""
-        return bool(self._yielding)
+        self.yielding: dict[str, float] = {}
 
     def yields(self, zygote: ZygoteRow, since: float) -> bool:
         """Whether a call that came then has to wait until the environment's next turn."""
-        limit = self._yielding.get(zygote.key.environment)
+        limit = self.yielding.get(zygote.key.environment)
         return limit is not None and since > limit
 
     def who_goes(self, zygote: ZygoteRow, now: float) -> Turn:
@@ -63,11 +58,11 @@ class TimeSlicing:
         for group in self._chosen(live, now):
             environment = group.environment
             if not any(z.busy or (z.needed and z.since <= since) for z in group.zygotes):
-                self._yielding.pop(environment, None)
+                self.yielding.pop(environment, None)
                 return Turn(group)
             # Else it may be that whom it was for went away, and the next one came later.
-            changed |= self._yielding.get(environment, since) != since
-            self._yielding[environment] = since
+            changed |= self.yielding.get(environment, since) != since
+            self.yielding[environment] = since
         return Turn(changed=changed)
 
     def _chosen(self, live: list[EnvironmentRows], now: float) -> list[EnvironmentRows]:
@@ -78,7 +73,7 @@ class TimeSlicing:
             if any(z.up for z in group.zygotes)
             if not any(z.residents or z.starting for z in group.zygotes)
         ]
-        chosen = [group for group in able if group.environment in self._yielding]
+        chosen = [group for group in able if group.environment in self.yielding]
         if not chosen and able:
             longest = min(able, key=lambda group: group.up_since)
             chosen = [longest] if now - longest.up_since >= TURN_S else []
@@ -86,10 +81,10 @@ class TimeSlicing:
 
     def end_if_over(self, held_up: list[ZygoteRow]) -> bool:
         """Nobody yields any more, once those that wait for a start have room: then True."""
-        if not self._yielding:
+        if not self.yielding:
             return False
         if not all(self._zygote_table.has_room(zygote.key.environment) for zygote in held_up):
             return False
         # Those it was for have their turn, or went away.
-        self._yielding.clear()
+        self.yielding.clear()
         return True

@@ -30,9 +30,6 @@ class WaitQueue:
         #: By call: the zygote it waits for.
         self.calls: dict[int, ZygoteKey] = {}
 
-    def __len__(self) -> int:
-        return len(self.calls)
-
     def join(self, call: int, zygote: ZygoteRow, now: float, *, gpus: int, again: bool) -> None:
         """It waits for this zygote; in front of all others, when it was dispatched before."""
         self.calls[call] = zygote.key

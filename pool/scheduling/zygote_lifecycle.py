@@ -44,7 +44,7 @@ class ZygoteLifecycle:
         """Start, dispatch and fork for one zygote, in that order."""
         if not zygote.up:
             return self.start(zygote, now) if zygote.needed else []
-        return self._slots.dispatch(now) + self._slots.fork(zygote)
+        return self._slots.dispatch(now, zygote)
 
     def start(self, zygote: ZygoteRow, now: float) -> list[Command]:
         """Start it, if it may and there is room; or fail its calls."""
@@ -82,7 +82,7 @@ class ZygoteLifecycle:
     def start_held_up(self, now: float) -> list[Command]:
         """Start zygotes whose calls waited for room, the longest first."""
         held_up = self._zygote_table.held_up() if self._wait_queue.calls else []
-        if not held_up and not self._time_slicing.any_yielding:
+        if not held_up and not self._time_slicing.yielding:
             return []
         commands: list[Command] = []
         for zygote in sorted(held_up, key=lambda zygote: zygote.since):

@@ -49,6 +49,7 @@ class ZygoteRow:
     waiting: dict[int, float] = field(default_factory=dict)
     for_gpus: dict[int, tuple[float, int]] = field(default_factory=dict)
     spares: deque[int] = field(default_factory=deque)
+    #: Forks that were asked for, and neither are here nor known to have failed.
     forking: int = 0
     #: Workers that were dispatched to and whose tree is not gone.
     busy: int = 0
@@ -99,10 +100,6 @@ class ZygoteRow:
         pause = RESTART_PAUSES_S[min(len(self.kills), len(RESTART_PAUSES_S) - 1)]
         return now - self.kills[-1] < pause
 
-    def forked(self) -> None:
-        """A fork that was asked for is here, or will never be."""
-        self.forking = max(0, self.forking - 1)
-
     def lost(self, reason: str, now: float) -> None:
         """It is down, and its spares and forks with it."""
         if self.proven and not self.retiring:
@@ -113,10 +110,9 @@ class ZygoteRow:
         self.spares.clear()
 
     def works(self) -> None:
-        """This start came to a worker."""
-        if not self.proven:
-            self.proven = True
-            self.starts.pop()
+        """This start came to a worker, its first."""
+        self.proven = True
+        self.starts.pop()
 
     def discard(self, worker: int) -> None:
         """It is no spare of this one any more."""

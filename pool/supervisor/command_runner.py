@@ -13,7 +13,7 @@ Whoever tells the scheduler of an event gives what it returns to `do`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, Codec
@@ -29,7 +29,6 @@ from flashpool.pool.scheduling.commands import (
     ZygoteKey,
 )
 from flashpool.pool.workers import outcomes
-from flashpool.pool.workers.worker import Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 
 from .components import ChangeSignal, Components
@@ -45,23 +44,21 @@ class CommandRunner:
         self._change = change
         #: Of the latest call: most likely that of the next.
         self.codec = Codec.FLASH
-        #: Told of a zygote that could not even be started, and why.
-        self.on_not_started: Callable[[ZygoteKey, None, str], None]
 
     def do(self, commands: Iterable[Command]) -> None:
         """Carry them out."""
         components = self._components
         for command in commands:
             if isinstance(command, Dispatch):
-                self._dispatch(command.call, components.worker_set[command.worker], command.gpus)
+                self._dispatch(command)
             elif isinstance(command, Grant):
                 self._grant(command.worker)
             elif isinstance(command, ForkWorkers):
                 self._fork(command)
             elif isinstance(command, DismissWorker):
-                components.worker_set.dismiss(components.worker_set[command.worker])
+                components.worker_set.dismiss(components.worker_set.by_id[command.worker])
             elif isinstance(command, StartZygote):
-                self._start(command.key)
+                components.zygote_set.start(command.key)
             elif isinstance(command, RetireZygote) and command.key in components.zygote_set:
                 # It may just have died, before it had a worker.
                 components.zygote_set.retire(components.zygote_set[command.key])
@@ -70,40 +67,36 @@ class CommandRunner:
         if (crowded := components.scheduler.crowded) or components.gpus.table.line:
             components.residents.pressure.give_up(crowded=crowded)
 
-    def _dispatch(self, call_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
-        components = self._components
-        if components.residents.loads(call_id):
-            components.residents.dispatched(call_id, worker, gpus)
+    def _dispatch(self, command: Dispatch) -> None:
+        components, gpus = self._components, command.gpus
+        worker = components.worker_set.by_id[command.worker]
+        running = components.calls.by_id.get(command.call)
+        if running is None:
+            # A number that is no call's is a load's.
+            components.residents.loading.dispatched(command.call, worker, gpus)
             return
-        running = components.calls[call_id]
         running.gpus = gpus
-        env = components.gpus.variables(gpus, running.call.env)
-        components.worker_set.hand_over(worker, call_id, running, env)
-        components.calls.handed_over(call_id)
+        env = running.call.env
+        if components.gpus.watch.expected:
+            env = components.gpus.variables(gpus, env)
+        components.worker_set.hand_over(worker, running, env)
+        components.calls.handed_over(running)
 
-    def _grant(self, worker: int) -> None:
-        if worker in self._components.worker_set:  # else it went down with its zygote just now
-            self._components.residents.granted(self._components.worker_set[worker])
-
-    def _start(self, key: ZygoteKey) -> None:
-        zygote_set = self._components.zygote_set
-        if not zygote_set.start(key):
-            # Told from the loop: the scheduler is in the middle of an event.
-            self._components.loop.call_soon(
-                self.on_not_started, key, None, zygote_set.failures[key]
-            )
+    def _grant(self, worker_id: int) -> None:
+        worker = self._components.worker_set.by_id.get(worker_id)
+        if worker is not None:  # else it went down with its zygote just now
+            self._components.residents.granted(worker)
 
     def _fork(self, command: ForkWorkers) -> None:
         components = self._components
-        if command.key not in components.zygote_set:
-            return  # The pool stops: all were asked to leave, of which the scheduler knows nothing.
         # Spares that somebody waits for already have no time to limber up.
         practise = "" if components.scheduler.waiting else self.codec.value
         components.zygote_set.fork(command.key, command.number, practise)
 
     def _fail(self, failed: Fail) -> None:
-        if self._components.residents.loads(failed.call):
-            self._components.residents.not_started(failed.call, failed.key, failed.reason)
+        if failed.call not in self._components.calls.by_id:
+            loading = self._components.residents.loading
+            loading.not_started(failed.call, failed.key, failed.reason)
         else:
             outcome = outcomes.start_failed(failed.key.environment, failed.reason)
             self._components.calls.finish(failed.call, outcome)
@@ -120,15 +113,8 @@ class CommandRunner:
         lean = ZygoteKey(key.environment)
         self.do(self._components.scheduler.retire(key, lean, self._components.now()))
 
-    def route(self, call: Call) -> ZygoteKey:
-        """The zygote its worker is to come from."""
-        route = self._components.learner.route
-        return route(call.environment, call.function_key, call.touches, call.imports)
-
     def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
         """What a call imported and changed; what its caller should know of that."""
-        if not meta.more:
-            return ()
         modules = meta.texts("modules")
         changes = [*meta.texts("changed"), *(f"native:{name}" for name in meta.texts("native"))]
         learner, function = self._components.learner, call.function_key
@@ -146,11 +132,12 @@ class CommandRunner:
         Else a thousand that came at once would all import it.
         """
         components = self._components
+        route = components.learner.route
         calls = [
             call_id
             for call_id, running in components.calls.by_id.items()
             if running.worker is None and running.call.want is None and running.key != key
-            if running.call.environment == key.environment and self.route(running.call) == key
+            if running.call.environment == key.environment and route(running.call) == key
         ]
         for call_id in calls:
             components.calls[call_id].key = key

@@ -1,7 +1,7 @@
 """The components of one pool: made, wired to each other, and closed, in one place.
 
     at once          scheduler, learner, recorder, gpus (a table so far)
-    with the loop    poller <- zygote_set <- worker_set <- calls <- residents
+    with the loop    poller <- worker_set <- zygote_set, calls <- residents; watchdog over the first
 
 The supervisor, and what it is divided into, reach each other through here. What
 each component is for is told at the top of its own module.
@@ -17,16 +17,17 @@ from typing import Final, Protocol
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import GpuAccess
-from flashpool.pool.residents.loading import Host
+from flashpool.pool.residents.events import Host
 from flashpool.pool.residents.runner import ResidentRunner
 from flashpool.pool.scheduling.commands import SchedulerPolicy, ZygoteKey
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.stats import Recorder
-from flashpool.pool.workers import worker_set, zygote_set
 from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.listeners import WorkerListener, ZygoteListener
 from flashpool.pool.workers.memory import OomWatch
 from flashpool.pool.workers.poller import Poller
+from flashpool.pool.workers.watchdog import Watchdog
 from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote_set import ZygoteSet
 
@@ -34,7 +35,7 @@ from flashpool.pool.workers.zygote_set import ZygoteSet
 BASE: Final = ZygoteKey(BASE_ENVIRONMENT)
 
 
-class PoolListener(zygote_set.ZygoteListener, worker_set.WorkerListener, Protocol):
+class PoolListener(ZygoteListener, WorkerListener, Protocol):
     """Who hears of zygotes and workers."""
 
 
@@ -43,8 +44,9 @@ class Components:
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
-    zygote_set: ZygoteSet
     worker_set: WorkerSet
+    zygote_set: ZygoteSet
+    watchdog: Watchdog
     calls: CallTable
     residents: ResidentRunner
 
@@ -77,9 +79,16 @@ class Components:
         self.loop = asyncio.get_running_loop()
         self.poller = Poller(self.loop)
         await self.gpus.open()
-        config = self.gpus.for_zygotes()
-        self.zygote_set = ZygoteSet(config, self.learner, self.poller, self.now, listener)
-        self.worker_set = WorkerSet(self.config, self.zygote_set, self.poller, self.now, listener)
+        self.worker_set = WorkerSet(self.config, self.poller, self.now, listener)
+        self.zygote_set = ZygoteSet(
+            self.gpus.for_zygotes(),
+            self.learner,
+            worker_set=self.worker_set,
+            poller=self.poller,
+            now=self.now,
+            listener=listener,
+        )
+        self.watchdog = Watchdog(self.config, self.zygote_set, self.worker_set, self.now)
         self.calls = CallTable(
             self.config,
             scheduler=self.scheduler,
@@ -91,13 +100,13 @@ class Components:
         self.residents = ResidentRunner(
             self.config,
             scheduler=self.scheduler,
+            learner=self.learner,
             worker_set=self.worker_set,
             calls=self.calls,
             gpus=self.gpus,
             now=self.now,
             host=host,
         )
-        self.calls.residents = self.residents
 
     async def close(self) -> None:
         """All processes are gone: close what is left."""

@@ -37,7 +37,7 @@ class EnvironmentRegistry:
         self._actions = actions
         self._owner = owner
         #: To be let go of when what keeps them up is gone.
-        self._unwanted: set[str] = set()
+        self.unwanted: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._components.zygote_set.pythons
@@ -51,7 +51,7 @@ class EnvironmentRegistry:
             self._components.learner.seed(name, preload, entries)
         elif pythons[name] != python and not self.retire_idle(name):
             # What runs there goes on, and its processes go when nothing does.
-            self._unwanted.add(name)
+            self.unwanted.add(name)
         pythons[name] = python
 
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
@@ -74,14 +74,14 @@ class EnvironmentRegistry:
         if not self._components.residents.pressure.leave_environment(name, reason):
             return False
         # It goes when they have closed themselves.
-        self._unwanted.add(name)
+        self.unwanted.add(name)
         return True
 
     def settle(self, name: str) -> None:
         """Something of it has come to rest: nobody may want it, and nothing keep it up."""
         scheduler = self._components.scheduler
-        if name in self._unwanted and scheduler.is_idle(name):
-            self._unwanted.remove(name)
+        if name in self.unwanted and scheduler.is_idle(name):
+            self.unwanted.remove(name)
             self._actions.do(scheduler.retire_idle(name, self._components.now()))
 
     def forget_unused(self, *names: str) -> None:
@@ -93,5 +93,5 @@ class EnvironmentRegistry:
             if name in self and name != BASE_ENVIRONMENT and not components.scheduler.uses(name):
                 components.zygote_set.forget(name)
                 components.learner.forget(name)
-                self._unwanted.discard(name)
+                self.unwanted.discard(name)
                 self._owner.on_unused(name)

@@ -1,10 +1,10 @@
 """What zygotes and workers report, and what follows: an event for the scheduler, a call's end.
 
-    ZygoteSet -- zygote_ready, zygote_lost, spares, exited, gone --.
-    WorkerSet -- worker_ready, item, result, died, worker_gone ----+--> ProcessEvents
-                                                                   |
-              Scheduler event --> CommandRunner.do  <--------------+
-              CallTable.finish --> the call's sink  <--------------'
+    ZygoteSet -- zygote_ready, zygote_lost, not_forked ----------.
+    WorkerSet -- worker_ready, item, result, died, worker_gone --+--> ProcessEvents
+                                                                 |
+              Scheduler event --> CommandRunner.do  <------------+
+              CallTable.finish --> the call's sink  <------------'
 
 The one place that decides between "the call failed" and "try it again": a call whose
 worker died before it began is submitted once more.
@@ -33,7 +33,7 @@ SMALL_KB: Final = 256 * 1024
 
 
 class ProcessEvents:
-    """Hears of zygotes (`zygote_set.Listener`) and workers (`worker_set.Listener`)."""
+    """Hears of zygotes and workers (`workers.listeners`)."""
 
     def __init__(
         self, components: Components, actions: CommandRunner, environments: EnvironmentRegistry
@@ -70,7 +70,8 @@ class ProcessEvents:
             self._actions.retire(key)
         commands = self._scheduler.zygote_lost(key, reason, self._now(), curable=curable)
         for worker in self._components.worker_set.of(zygote):
-            self._components.worker_set.read_last(worker)
+            if not worker.is_over:
+                self._components.worker_set.read_last(worker)
             self._end_with_zygote(worker, reason)
             self._components.worker_set.forget(worker)
         self._do(commands)
@@ -83,20 +84,17 @@ class ProcessEvents:
     def _end_with_zygote(self, worker: Worker, reason: str) -> None:
         running = worker.running
         if worker.instance is not None:
-            self._components.residents.lost(worker, exit_causes.of_lost_zygote(reason, ""), None)
+            cause = exit_causes.of_lost_zygote(reason, "")
+            self._components.residents.events.lost(worker, cause, None)
         if running is None or running.done:
             return
         # Nobody can tell any more whether it began, unless its worker never read it. (Of a
         # stream the last that it was sent may have been a credit.)
         unread = worker.link.unread and not running.call.stream
         if unread and running.may_run_again(began=False):
-            self._again(worker, running)
+            self._again(running)
         else:
-            self._fail(worker, running, exit_causes.of_lost_zygote(reason, _said(worker)))
-
-    def spares(self, zygote: ZygoteProcess, pids: list[int], fds: list[int], ready: bool) -> None:
-        """It forked."""
-        self._components.worker_set.welcome(zygote, pids, fds, ready=ready)
+            self._fail(running, exit_causes.of_lost_zygote(reason, _said(worker)))
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
         """The machine has no room for more processes now: ask again when it may have."""
@@ -110,19 +108,13 @@ class ProcessEvents:
 
         self._components.loop.call_later(_FORK_AGAIN_S, again)
 
-    def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
-        """A worker is dead."""
-        self._components.worker_set.exited(zygote, death)
-
-    def gone(self, zygote: ZygoteProcess, pid: int) -> None:
-        """What a dead worker had left is gone."""
-        self._components.worker_set.gone(zygote, pid)
-
     # Spares.
 
     def worker_ready(self, worker: Worker) -> None:
         """It waits for a call."""
-        self._do(self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now()))
+        commands = self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now())
+        if commands:
+            self._do(commands)
 
     def worker_not_ready(self, worker: Worker) -> None:
         """It will never take one."""
@@ -145,24 +137,25 @@ class ProcessEvents:
         self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
         """A call ended by itself."""
-        assert worker.call_id is not None
         # First of all the next call, which begins while this one's end is told.
-        if meta.rss_kb <= SMALL_KB:
-            self._do(self._scheduler.leaves(worker.id, self._now()))
-        warnings = self._actions.learn(running.call, worker.zygote, meta)
-        if running.call.source:
-            self._components.zygote_set.ran(worker.zygote, running.call)
+        small = meta.rss_kb <= SMALL_KB
+        if small and (commands := self._scheduler.leaves(worker.id, self._now())):
+            self._do(commands)
+        call, zygote = running.call, worker.zygote
+        warnings = self._actions.learn(call, zygote, meta) if meta.more else ()
+        if call.source and call.function_key not in zygote.sources.compiled:
+            self._components.zygote_set.ran(zygote, call)
         outcome = outcomes.answered(running, frame, meta, self._now(), warnings=warnings)
-        self._components.calls.finish(worker.call_id, outcome)
+        self._components.calls.finish(running.id, outcome)
 
     def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
         """User code wrote to the channel."""
-        self._fail(worker, running, exit_causes.of_bad_frame(problem, _said(worker)))
+        self._fail(running, exit_causes.of_bad_frame(problem, _said(worker)))
 
     def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
         """A worker died without a result: once more, if nothing of the call had run."""
         if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
-            self._again(worker, running)
+            self._again(running)
             return
         doubted = exit_causes.NEVER_BEGAN if worker.doubted and not death.began else None
         cause = exit_causes.of_death(
@@ -172,28 +165,24 @@ class ProcessEvents:
             output_tail=_said(worker),
             peak_mb=round(death.rss_kb / 1024, 1),
         )
-        self._fail(worker, running, cause, death)
+        self._fail(running, cause, death)
 
-    def _again(self, worker: Worker, running: ActiveCall) -> None:
-        call_id = worker.call_id
-        assert call_id is not None
+    def _again(self, running: ActiveCall) -> None:
         # Not where it was: that zygote may be on its way out.
-        key = self._actions.route(running.call)
-        self._components.calls.again(call_id, key)
+        key = self._components.learner.route(running.call)
+        self._components.calls.again(running.id, key)
         now, gpus = self._now(), running.gpus_wanted
-        self._do(self._scheduler.submitted(call_id, key, now, gpus=gpus, again=True))
-        self._components.calls.waits(call_id)
+        self._do(self._scheduler.submitted(running.id, key, now, gpus=gpus, again=True))
+        self._components.calls.waits(running.id)
 
     def _fail(
         self,
-        worker: Worker,
         running: ActiveCall,
         cause: exit_causes.Cause,
         death: wire.Exited | None = None,
     ) -> None:
-        assert worker.call_id is not None
         outcome = outcomes.failed(running, cause, self._now(), death)
-        self._components.calls.finish(worker.call_id, outcome)
+        self._components.calls.finish(running.id, outcome)
 
     def worker_dead(self, worker: Worker) -> None:
         """It is no spare any more, but its slot is not free yet."""
@@ -202,31 +191,36 @@ class ProcessEvents:
     def worker_gone(self, worker: Worker) -> None:
         """Its slot is free, and its GPUs are to be looked at."""
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
-        self._components.gpus.given_back()
+        components = self._components
+        if components.gpus.watch.expected:
+            components.gpus.given_back()
         if worker.instance is not None:
-            self._components.residents.gone(worker)
-        self._environments.settle(worker.zygote.key.environment)
-        if self._components.closed:
+            components.residents.events.gone(worker)
+        if self._environments.unwanted:
+            self._environments.settle(worker.zygote.key.environment)
+        if components.closed:
             self._actions.changed()
 
     # Residents.
 
     def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
         """Something of one of its calls."""
-        self._components.residents.sent(worker, frame)
+        self._components.residents.events.sent(worker, frame)
 
     def resident_spoilt(self, worker: Worker, problem: str) -> None:
         """Something else than a frame came over its channel."""
-        self._components.residents.lost(worker, exit_causes.of_bad_frame(problem, ""), None)
+        cause = exit_causes.of_bad_frame(problem, "")
+        self._components.residents.events.lost(worker, cause, None)
 
     def resident_died(self, worker: Worker, death: wire.Exited) -> None:
         """It died, with the calls in it."""
-        self._components.residents.died(worker, death, self._components.oom.rose())
+        self._components.residents.events.died(worker, death, self._components.oom.rose())
 
 
 def _said(worker: Worker) -> str:
     """The last that it printed."""
-    return worker.link.output.tail(exit_causes.TAIL)
+    output = worker.link.output
+    return output.tail(exit_causes.TAIL) if output is not None else ""
 
 
 def _not_its_fault(worker: Worker, death: wire.Exited) -> bool:

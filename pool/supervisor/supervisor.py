@@ -31,7 +31,8 @@ from flashpool.pool.errors import (
 from flashpool.pool.scheduling.commands import QueueFull, ZygoteKey
 from flashpool.pool.scheduling.scheduler import TICK_S
 from flashpool.pool.stats import PoolStats
-from flashpool.pool.workers.worker_set import STOP_MARGIN_S
+from flashpool.pool.workers.watchdog import STOP_MARGIN_S
+from flashpool.pool.workers.worker import ActiveCall
 
 from . import stats_snapshot
 from .command_runner import CommandRunner
@@ -61,7 +62,6 @@ class Supervisor:
         self._actions = CommandRunner(components, self._change)
         self._environments = EnvironmentRegistry(components, self._actions, self)
         self._reports = ProcessEvents(components, self._actions, self._environments)
-        self._actions.on_not_started = self._reports.zygote_lost
 
     # Life.
 
@@ -87,10 +87,9 @@ class Supervisor:
         if now - before > HELD_UP_S:
             # It was we who stood still, and perhaps they did too, as in a paused container:
             # nobody is to blame for what has not come about meanwhile.
-            components.zygote_set.resumed()
+            components.watchdog.resumed()
         else:
-            components.worker_set.check()
-            components.zygote_set.check()
+            components.watchdog.check()
         if BASE not in components.zygote_set:
             # Without it no probe says "ready", and so no call comes that would start it.
             self._actions.want(BASE)
@@ -121,7 +120,7 @@ class Supervisor:
         while not self._components.scheduler.is_up(BASE):
             if self._components.closed:
                 raise PoolClosed("the pool is shut down")
-            failure = zygote_set.failures.get(BASE)
+            failure = zygote_set.history.failures.get(BASE)
             if failure is not None and BASE not in zygote_set:
                 python = self.config.base_python
                 raise EnvironmentStartFailed(
@@ -141,7 +140,7 @@ class Supervisor:
         if first is not None:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(first, limit_s)
-        self._refusing = True
+        self._refusing = calls.awaited = True
         while calls and now() < deadline:
             await self._change.wait(deadline - now())
         await self._close_instances("the server drains")
@@ -274,16 +273,21 @@ class Supervisor:
                 "the server is draining and takes no more calls; send it to another worker",
                 retry_after_s=1,
             )
-        gpus = self._components.gpus.number(call.gpus)
-        key = self._actions.route(call)
-        call_id = self._components.calls.accept(call, sink, key)
+        components, gpus = self._components, 0
+        if call.gpus or components.gpus.watch.expected or self.config.gpus_per_call:
+            gpus = components.gpus.number(call.gpus)
+        # Where nothing is known of an environment's calls, they go to its lean zygote.
+        environment = call.provision.environment
+        known = environment in components.learner.known
+        key = components.learner.route(call) if known else ZygoteKey(environment)
+        running = components.calls.accept(call, sink, key)
         try:
-            self._enqueue(call_id, key, gpus)
+            self._enqueue(running, gpus)
         except FlashpoolError:
-            self._components.calls.refuse(call_id)
+            components.calls.refuse(running.id)
             raise
         except QueueFull:
-            self._components.calls.refuse(call_id, full=True)
+            components.calls.refuse(running.id, full=True)
             limit = self.config.queue_limit
             waiting = "1 call waits" if limit == 1 else f"{limit} calls wait"
             raise Overloaded(
@@ -292,22 +296,25 @@ class Supervisor:
                 retry_after_s=1,
             ) from None
         self._actions.codec = call.codec
-        return call_id
+        return running.id
 
-    def _enqueue(self, call_id: int, key: ZygoteKey, gpus: int) -> None:
-        components = self._components
-        running = components.calls[call_id]
+    def _enqueue(self, running: ActiveCall, gpus: int) -> None:
+        components, residents = self._components, self._components.residents
         running.gpus_wanted = gpus
-        beside = components.residents.table.waiting - components.residents.loads_waiting
+        beside = residents.table.waiting
+        if beside:
+            # Those that have a load in the scheduler's queue are counted there.
+            beside -= len(residents.loading)
         if running.call.want is not None:
             components.scheduler.check_room(gpus, beside)
-            components.residents.submit(call_id)
+            residents.submit(running.id)
             return
         submitted = components.scheduler.submitted(
-            call_id, key, components.now(), gpus=gpus, beside=beside
+            running.id, running.key, components.now(), gpus=gpus, beside=beside
         )
         self._actions.do(submitted)
-        components.calls.waits(call_id)
+        if running.worker is None:
+            components.calls.waits(running.id)
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         """End a call; its sink hears of it at once, its process tree goes meanwhile."""

@@ -13,7 +13,6 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Protocol
 
 from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
@@ -24,22 +23,9 @@ from flashpool.pool.stats import Recorder
 
 from . import outcomes
 from .memory import MemoryLimit, MemoryWatch
+from .poller import Clock
 from .worker import ActiveCall
 from .worker_set import WorkerSet
-from .zygote_set import Clock
-
-
-class Staying(Protocol):
-    """What becomes of calls of instances, whose workers live on (`residents.runner`)."""
-
-    def withdraw(self, call_id: int, running: ActiveCall) -> None:
-        """One that may not have begun has ended."""
-
-    def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
-        """Nobody waits for it any more."""
-
-    def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
-        """It went too far."""
 
 
 class CallTable:
@@ -61,8 +47,10 @@ class CallTable:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._now = now
-        #: Told after each end.
+        #: Told after the end of a call that no worker had; and of each, while somebody waits for
+        #: the last one.
         self._ended = ended
+        self.awaited = False
         self._defaults = CallLimits(
             run_s=config.call_timeout_s,
             queue_s=config.queue_timeout_s,
@@ -71,20 +59,16 @@ class CallTable:
         #: The limits of the latest call, and what they come to: most calls have the same.
         self._usual = self._defaults, self._defaults
         self._ids = itertools.count(1)
+        #: Oldest first.
         self._calls: dict[int, ActiveCall] = {}
+        self.by_id: Mapping[int, ActiveCall] = MappingProxyType(self._calls)
         self.memory_watch = MemoryWatch()
-        self.residents: Staying
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def __getitem__(self, call_id: int) -> ActiveCall:
         return self._calls[call_id]
-
-    @property
-    def by_id(self) -> Mapping[int, ActiveCall]:
-        """All of them, oldest first."""
-        return MappingProxyType(self._calls)
 
     def get(self, call_id: int) -> ActiveCall | None:
         """The call, unless it has ended."""
@@ -96,13 +80,14 @@ class CallTable:
         """A number that no other call has."""
         return next(self._ids)
 
-    def accept(self, call: Call, sink: Sink, key: ZygoteKey) -> int:
+    def accept(self, call: Call, sink: Sink, key: ZygoteKey) -> ActiveCall:
         """It has an id, and no worker yet."""
-        call_id = self.new_id()
+        call_id = next(self._ids)
         if call.limits is not self._usual[0]:
             self._usual = call.limits, call.limits.or_else(self._defaults)
-        self._calls[call_id] = ActiveCall(call, sink, key, self._usual[1], self._now())
-        return call_id
+        running = ActiveCall(call_id, call, sink, key, self._usual[1], self._now())
+        self._calls[call_id] = running
+        return running
 
     def refuse(self, call_id: int, *, full: bool = False) -> None:
         """It was not accepted after all; its sink hears nothing. Only a full queue counts."""
@@ -124,16 +109,16 @@ class CallTable:
         if seconds is not None:
             running.timer = self._loop.call_later(seconds, late, call_id)
 
-    def handed_over(self, call_id: int) -> None:
+    def handed_over(self, running: ActiveCall) -> None:
         """A worker has it: its limits run from now on."""
-        running = self._calls[call_id]
         started = getattr(running.sink, "started", None)
         if started is not None:
             started()
         limits = running.limits
-        self.limit(running, limits.run_s, self._ran_too_long, call_id)
+        if limits.run_s is not None or running.timer is not None:
+            self.limit(running, limits.run_s, self._ran_too_long, running.id)
         if limits.memory_mb is not None:
-            self._limit_memory(call_id, running, limits.memory_mb)
+            self._limit_memory(running.id, running, limits.memory_mb)
 
     def again(self, call_id: int, key: ZygoteKey) -> None:
         """Its worker is lost, and it goes back to the queue."""
@@ -145,25 +130,28 @@ class CallTable:
         """The one place where a call ends."""
         running = self._calls.pop(call_id)
         running.done = True
-        running.cancel_timer()
-        if running.call.want is not None:
-            self.residents.withdraw(call_id, running)
+        if running.timer is not None:
+            running.cancel_timer()
+        if running.keeper is not None:
+            running.keeper.withdraw(call_id, running)
         elif running.worker is None:
             self._scheduler.withdrawn(call_id)
         if running.worker is None:
             outcome = outcomes.unserved(running, outcome, self._now())
-        running.close_fds()
+        if running.call.fds:
+            running.close_fds()
         self._recorder.ended(running.call.label, outcome)
         running.sink.done(outcome)
-        self._ended()
+        if running.worker is None or self.awaited:
+            self._ended()
 
     def cancel(self, call_id: int, reason: str) -> None:
         """End it; its sink hears of it at once, its process tree goes meanwhile."""
         running = self._calls.get(call_id)
         if running is None:
             return
-        if running.call.want is not None:
-            self.residents.cancel(call_id, running, reason)
+        if running.keeper is not None:
+            running.keeper.cancel(call_id, running, reason)
         elif running.worker is not None and not running.worker.stopping:
             self._worker_set.stop(running.worker, None, grace=self._config.grace_s)
         self.finish(call_id, outcomes.cancelled(running, reason, self._now()))
@@ -195,8 +183,8 @@ class CallTable:
 
     def _stop(self, call_id: int, stop: Stop, grace: float) -> None:
         running = self._calls[call_id]
-        if running.call.want is not None:
-            self.residents.stop(call_id, running, stop, grace=grace)
+        if running.keeper is not None:
+            running.keeper.stop(call_id, running, stop, grace=grace)
         elif running.worker is not None:
             self._worker_set.stop(running.worker, stop, grace=grace, dump=grace > 0)
 

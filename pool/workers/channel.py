@@ -30,13 +30,15 @@ class WorkerChannel:
 
     __slots__ = (
         "_ended",
-        "_reader",
         "_sock",
-        "_unsent",
+        "channel_fd",
         "output",
         "output_ended",
         "output_fd",
+        "output_limit",
+        "reader",
         "unread",
+        "unsent",
     )
 
     def __init__(
@@ -45,15 +47,18 @@ class WorkerChannel:
         self._sock = socket(AF_UNIX, SOCK_STREAM, 0, channel_fd)
         self._sock.setblocking(False)
         os.set_blocking(output_fd, False)
+        self.channel_fd = channel_fd
         self.output_fd = output_fd
         # Nothing comes after an end: whoever asks once more shall not ask the kernel.
         self._ended = self.output_ended = False
         #: Whether the worker is known to have ended without reading all that it was sent.
         self.unread = False
-        self.output = OutputBuffer(output_limit)
-        self._reader = framing.FrameReader(body_limit)
+        #: What was printed, once anything was: most calls print nothing.
+        self.output: OutputBuffer | None = None
+        self.output_limit = output_limit
+        self.reader = framing.FrameReader(body_limit)
         #: What waits to be sent; descriptors, our own copies, with the first byte of a part.
-        self._unsent: list[tuple[memoryview, list[int]]] = []
+        self.unsent: list[tuple[memoryview, list[int]]] = []
 
     def send(self, kind: int, meta: bytes, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
         """Send a frame, as much of it as the socket takes; `flush` sends the rest.
@@ -63,9 +68,10 @@ class WorkerChannel:
         """
         head = wire.head(kind, meta, len(body), len(fds))
         sent = 0
-        if not self._unsent:
+        if not self.unsent:
             try:
-                sent = self._sock.sendmsg([head, body], framing.rights(list(fds)))
+                rights = framing.rights(list(fds)) if fds else ()
+                sent = self._sock.sendmsg([head, body], rights)
             except BlockingIOError:
                 pass
             except GONE:
@@ -73,18 +79,9 @@ class WorkerChannel:
                 raise
         if sent < len(head):
             copies = [] if sent else _copies(fds)
-            self._unsent += [(memoryview(head)[sent:], copies), (memoryview(body), [])]
+            self.unsent += [(memoryview(head)[sent:], copies), (memoryview(body), [])]
         elif sent - len(head) < len(body):
-            self._unsent.append((memoryview(body)[sent - len(head) :], []))
-
-    def limit(self, body_limit: int) -> None:
-        """Refuse larger frames from now on."""
-        self._reader.limit(body_limit)
-
-    @property
-    def channel_fd(self) -> int:
-        """The channel's descriptor."""
-        return self._sock.fileno()
+            self.unsent.append((memoryview(body)[sent - len(head) :], []))
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes."""
@@ -93,15 +90,10 @@ class WorkerChannel:
         except OSError:
             pass  # it is gone already
 
-    @property
-    def blocked(self) -> bool:
-        """Whether something waits to be sent."""
-        return bool(self._unsent)
-
     def flush(self) -> None:
         """The socket takes more: send it."""
-        while self._unsent:
-            part, fds = self._unsent[0]
+        while self.unsent:
+            part, fds = self.unsent[0]
             try:
                 sent = self._sock.sendmsg([part], framing.rights(fds))
             except BlockingIOError:
@@ -109,9 +101,9 @@ class WorkerChannel:
             for fd in fds:
                 os.close(fd)
             if sent < len(part):
-                self._unsent[0] = part[sent:], []
+                self.unsent[0] = part[sent:], []
                 return
-            self._unsent.pop(0)
+            self.unsent.pop(0)
 
     def read(self) -> list[wire.Frame] | None:
         """Frames that have arrived; None at the end.
@@ -122,7 +114,7 @@ class WorkerChannel:
         size = 0
         while size < _CHANNEL_TURN and (arrived := self._receive()) is not None:
             size += len(arrived[0])
-            frames = self._reader.feed(*arrived)
+            frames = self.reader.feed(*arrived)
             if frames:
                 return frames
         return None if self._ended else []
@@ -140,7 +132,7 @@ class WorkerChannel:
         # Once more at 0: behind the last byte the kernel tells how the other end was closed.
         while left >= 0 and (arrived := self._receive()) is not None:
             left -= len(arrived[0])
-            yield from self._reader.feed(*arrived)
+            yield from self.reader.feed(*arrived)
 
     def _receive(self) -> tuple[bytes, list[int]] | None:
         """Bytes and descriptors; None where there are none, or the end."""
@@ -173,6 +165,8 @@ class WorkerChannel:
             if not chunk:
                 self.output_ended = True
                 return b"".join(chunks) or None
+            if self.output is None:
+                self.output = OutputBuffer(self.output_limit)
             self.output.append(chunk)
             chunks.append(chunk)
             size += len(chunk)
@@ -182,8 +176,8 @@ class WorkerChannel:
 
     def close(self) -> None:
         """Let go of both ends, and of descriptors nobody will receive."""
-        unused = self._reader.abandoned_fds()
-        for _, fds in self._unsent:
+        unused = self.reader.fds
+        for _, fds in self.unsent:
             unused += fds
         for fd in unused:
             os.close(fd)

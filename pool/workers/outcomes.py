@@ -29,7 +29,7 @@ def answered(
     if meta.ok:
         return Outcome(
             body=frame.body,
-            fds=running.fds_of(frame),
+            fds=running.fds_of(frame) if frame.fds else (),
             format=meta.form,
             output=output,
             receipt=receipt,
@@ -87,7 +87,8 @@ def cancelled(running: ActiveCall, reason: str, now: float) -> Outcome:
 
 
 def _written(running: ActiveCall, *, ours: bool = True) -> bytes:
-    return running.written.value(ours=ours) if running.written is not None else b""
+    written = running.written
+    return written.value(ours=ours) if written is not None else b""
 
 
 def start_failed(environment: str, reason: str) -> Outcome:

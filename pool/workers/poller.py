@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
+#: Tells monotonic seconds.
+Clock: TypeAlias = Callable[[], float]
 #: Events served in one go, before the loop serves others.
 _TURN: Final = 128
 
@@ -37,10 +39,11 @@ class Poller:
         if fd in self._handlers:
             self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
-    def forget(self, fd: int) -> None:
-        """Stop watching, before the descriptor is closed; harmless when already done."""
-        if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+    def forget(self, *fds: int) -> None:
+        """Stop watching, before the descriptors are closed; harmless when already done."""
+        for fd in fds:
+            if self._handlers.pop(fd, None) is not None:
+                self._epoll.unregister(fd)
 
     def close(self) -> None:
         """Leave the loop."""

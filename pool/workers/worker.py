@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, CallLimits, Codec, Phase, Sink
@@ -22,6 +22,19 @@ from .zygote import ZygoteProcess
 ATTEMPTS: Final = 3
 
 
+class CallKeeper(Protocol):
+    """What becomes of calls of instances, whose workers live on: `residents.runner`."""
+
+    def withdraw(self, call_id: int, running: ActiveCall) -> None:
+        """One that may not have begun has ended."""
+
+    def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
+        """Nobody waits for it any more."""
+
+    def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
+        """It went too far."""
+
+
 class ActiveCall:
     """A call between its submission and its one end."""
 
@@ -32,6 +45,8 @@ class ActiveCall:
         "done",
         "gpus",
         "gpus_wanted",
+        "id",
+        "keeper",
         "key",
         "limits",
         "own_output",
@@ -45,8 +60,9 @@ class ActiveCall:
     )
 
     def __init__(
-        self, call: Call, sink: Sink, key: ZygoteKey, limits: CallLimits, now: float
+        self, call_id: int, call: Call, sink: Sink, key: ZygoteKey, limits: CallLimits, now: float
     ) -> None:
+        self.id = call_id
         self.call = call
         #: The call's own, and the pool's defaults where it has none.
         self.limits = limits
@@ -55,6 +71,8 @@ class ActiveCall:
         self.submitted_at = now
         self.dispatched_at: float | None = None
         self.worker: Worker | None = None
+        #: Of one for an instance: who minds it there.
+        self.keeper: CallKeeper | None = None
         #: In a resident: what it wrote; else its worker writes for it alone.
         self.own_output: OutputBuffer | None = None
         #: In a resident: why it is being ended there, when its caller is to hear of it.
@@ -153,7 +171,6 @@ class Worker:
 
     __slots__ = (
         "aside",
-        "call_id",
         "calls",
         "culprit",
         "doubted",
@@ -194,7 +211,6 @@ class Worker:
         self.state = StateMachine(f"worker {pid}", first, WORKER_MOVES)
         #: Whether it ever was ready for a call.
         self.prepared = prepared
-        self.call_id: int | None = None
         self.running: ActiveCall | None = None
         #: Of a resident: its instance, the calls in it, and the one it is being ended for.
         self.instance: str | None = None
@@ -202,8 +218,8 @@ class Worker:
         self.culprit: int | None = None
         #: Whether it makes its instance just now.
         self.loading = False
-        #: What it prints while no call is in it.
-        self.aside = link.output
+        #: Of a resident: what it prints while no call is in it.
+        self.aside: OutputBuffer | None = None
         #: Set when the supervisor ends it: why, if the call is to hear of it.
         self.stop: Stop | None = None
         self.stopping = False
@@ -218,7 +234,8 @@ class Worker:
         self.status: int | None = None
 
     def __repr__(self) -> str:
-        return f"<worker {self.pid} {self.state.now.value} call={self.call_id}>"
+        call = None if self.running is None else self.running.id
+        return f"<worker {self.pid} {self.state.now.value} call={call}>"
 
     @property
     def is_over(self) -> bool:
@@ -230,12 +247,12 @@ class Worker:
         for running in self.calls.values():
             if running.own_output is not None:
                 return running.own_output
+        assert self.aside is not None
         return self.aside
 
-    def take(self, call_id: int, running: ActiveCall, now: float) -> None:
+    def take(self, running: ActiveCall, now: float) -> None:
         """It gets this call."""
         self.state.move(WorkerState.BUSY)
-        self.call_id = call_id
         self.running = running
         running.worker = self
         running.dispatched_at = self.fed_at = now

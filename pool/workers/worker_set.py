@@ -3,7 +3,9 @@
     SPARES -> Worker -> WorkerListener.worker_ready
     hand_over(call) -> CALL --> worker --> ITEM*, RESULT -> WorkerListener.item, result
     stop -> zygote's STOP
-    EXITED -> what it sent before -> WorkerListener.died -> GONE -> Listener.worker_gone
+    EXITED -> what it sent before -> WorkerListener.died -> GONE -> WorkerListener.worker_gone
+
+The zygotes' news of workers, SPARES, EXITED and GONE, come here from `zygote_set`.
 
 Bytes that users sent or printed pass through here unread.
 """
@@ -12,9 +14,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
@@ -23,69 +25,21 @@ from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
 
 from .channel import GONE, WorkerChannel
+from .listeners import WorkerListener
 from .output_buffer import without_our_frames
-from .poller import Poller
+from .poller import Clock, Poller
 from .states import WorkerState
 from .worker import ActiveCall, Worker
 from .zygote import ZygoteProcess
-from .zygote_set import Clock, ZygoteSet
 
 #: Largest frame a worker may send; large buffers travel in descriptors.
 RESULT_LIMIT: Final = 4 << 30
 #: Room for a pickled exception, beside the limit of a result.
 EXCEPTION_LIMIT: Final = 32 << 20
-#: From the end of a busy worker's channel to the report of its death, at most.
-HUNG_UP_S: Final = 1.0
-#: A worker that has its call, and no user code running, this long is stopped or stuck.
-BEGIN_S: Final = 10.0
 #: A call that ran into its limit in less has no say about why it had not begun.
 TO_BEGIN_S: Final = 1.0
-#: Beyond a stop's grace, the time its zygote has to carry it out.
-STOP_MARGIN_S: Final = 5.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
 _LAST_TURNS: Final = 16
-
-
-class WorkerListener(Protocol):
-    """Who hears of workers."""
-
-    def worker_ready(self, worker: Worker) -> None:
-        """It waits for its call."""
-
-    def worker_not_ready(self, worker: Worker) -> None:
-        """It died before it could take one."""
-
-    def item(self, worker: Worker, running: ActiveCall, frame: wire.Frame) -> None:
-        """Its call yielded."""
-
-    def result(
-        self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
-    ) -> None:
-        """Its call ended."""
-
-    def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
-        """Something else than a frame came over its channel."""
-
-    def stillborn(self, worker: Worker, death: wire.Exited) -> None:
-        """It ended though nobody asked it to, before user code began in it."""
-
-    def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
-        """It died without a result."""
-
-    def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
-        """Something of one of its calls."""
-
-    def resident_spoilt(self, worker: Worker, problem: str) -> None:
-        """Something else than a frame came over its channel."""
-
-    def resident_died(self, worker: Worker, death: wire.Exited) -> None:
-        """It died, with the calls in it."""
-
-    def worker_dead(self, worker: Worker) -> None:
-        """It is dead, or as good as that; it, or some of what it started, is not gone."""
-
-    def worker_gone(self, worker: Worker) -> None:
-        """It and all that it started are gone."""
 
 
 class WorkerSet:
@@ -94,29 +48,21 @@ class WorkerSet:
     def __init__(
         self,
         config: PoolConfig,
-        zygote_set: ZygoteSet,
         poller: Poller,
         now: Clock,
         listener: WorkerListener,
     ) -> None:
         self._config = config
-        self._zygote_set = zygote_set
         self._poller = poller
         self._now = now
         self._listener = listener
         self._ids = itertools.count(1)
-        self._by_id: dict[int, Worker] = {}
+        self.by_id: dict[int, Worker] = {}
         #: By guard's and worker's pid: a pid is free again once its zygote has reaped it.
         self._by_pid: dict[tuple[int, int], Worker] = {}
 
     def __iter__(self) -> Iterator[Worker]:
-        return iter(self._by_id.values())
-
-    def __getitem__(self, worker_id: int) -> Worker:
-        return self._by_id[worker_id]
-
-    def __contains__(self, worker_id: int) -> bool:
-        return worker_id in self._by_id
+        return iter(self.by_id.values())
 
     # Births.
 
@@ -133,7 +79,7 @@ class WorkerSet:
                 body_limit=RESULT_LIMIT,
             )
             worker = Worker(next(self._ids), pid, zygote, link, prepared=ready, now=now)
-            self._by_pid[zygote.process.pid, pid] = self._by_id[worker.id] = worker
+            self._by_pid[zygote.process.pid, pid] = self.by_id[worker.id] = worker
             self._poller.watch(channel_fd, partial(self._on_channel, worker))
             self._poller.watch(output_fd, partial(self._on_output, worker))
             if ready:
@@ -141,21 +87,19 @@ class WorkerSet:
 
     # Commands.
 
-    def hand_over(
-        self, worker: Worker, call_id: int, running: ActiveCall, env: dict[str, str]
-    ) -> None:
+    def hand_over(self, worker: Worker, running: ActiveCall, env: Mapping[str, str]) -> None:
         """Give a spare its call, to run with these variables."""
-        worker.take(call_id, running, self._now())
+        worker.take(running, self._now())
         call = running.call
         meta = wire.pack_call_meta(
             pickled=call.codec is Codec.PICKLE,
             stream=call.stream,
             result_limit=running.limits.result_bytes,
-            env=env,
+            env=dict(env),
             seed=call.seed,
         )
         if running.limits.result_bytes is not None:
-            worker.link.limit(running.limits.result_bytes + EXCEPTION_LIMIT)
+            worker.link.reader.body_limit = running.limits.result_bytes + EXCEPTION_LIMIT
         self.send(worker, wire.CALL, meta, call.body, call.fds)
 
     def catch_up(self, worker: Worker) -> None:
@@ -181,37 +125,7 @@ class WorkerSet:
         if worker.state.now in (WorkerState.BUSY, WorkerState.PREPARING, WorkerState.SPARE):
             worker.state.move(WorkerState.ENDING)
         worker.ending_since = self._now() + grace
-        self._zygote_set.stop(worker.zygote, worker.pid, grace=grace, dump=dump)
-
-    def check(self) -> None:
-        """End those that should have ended by now; call it every second or so."""
-        now = self._now()
-        for worker in list(self):
-            if worker.status is not None:
-                continue
-            if worker.state.now is WorkerState.PREPARING:
-                if now - worker.since > self._config.start_timeout_s:
-                    self.stop(worker, None, grace=self._config.grace_s, dump=True)
-            elif worker.ending_since is not None:
-                self._check_ending(worker, now - worker.ending_since)
-            elif worker.hung_up_at is not None and now - worker.hung_up_at > HUNG_UP_S:
-                # It closed its channel and lives, or it died and its zygote does not say so:
-                # either way its call has no result to wait for.
-                self.stop(worker, exit_causes.CHANNEL_CLOSED, grace=self._config.grace_s)
-            elif (
-                (worker.running is not None or worker.loading)
-                and not worker.doubted
-                and now - worker.fed_at > BEGIN_S
-            ):
-                # Its zygote knows whether it began. If not, the call is tried elsewhere.
-                worker.doubted = True
-                self._zygote_set.drop(worker.zygote, worker.pid)
-
-    def _check_ending(self, worker: Worker, overdue_s: float) -> None:
-        if not worker.stopping and overdue_s > self._config.grace_s:
-            self.stop(worker, None, grace=0.0)
-        elif worker.stopping and overdue_s > STOP_MARGIN_S:
-            worker.zygote.kill(f"it did not end worker {worker.pid} and was killed")
+        worker.zygote.stop_worker(worker.pid, grace=grace, dump=dump)
 
     def send(
         self,
@@ -230,7 +144,7 @@ class WorkerSet:
             # It lives, and would wait for this for ever.
             self.stop(worker, exit_causes.not_handed_over(error), grace=0.0)
             return
-        if worker.link.blocked:
+        if worker.link.unsent:
             self._poller.want_to_write(worker.link.channel_fd, True)
 
     # What they send and print.
@@ -262,7 +176,7 @@ class WorkerSet:
         except OSError:
             return
         worker.fed_at = self._now()
-        if not worker.link.blocked:
+        if not worker.link.unsent:
             self._poller.want_to_write(worker.link.channel_fd, False)
 
     def _on_frame(self, worker: Worker, frame: wire.Frame) -> None:
@@ -288,8 +202,7 @@ class WorkerSet:
                     worker.state.move(WorkerState.ENDING)
                     worker.ending_since = self._now()
                     # Its zygote tells when it is dead; what it sends until then is nobody's.
-                    self._poller.forget(worker.link.channel_fd)
-                    self._poller.forget(worker.link.output_fd)
+                    self._poller.forget(worker.link.channel_fd, worker.link.output_fd)
             elif frame.kind == wire.ITEM:
                 self._listener.item(worker, running, frame)
         finally:
@@ -336,7 +249,8 @@ class WorkerSet:
         worker = self._by_pid.get((zygote.process.pid, death.worker))
         if worker is None:
             return
-        self.read_last(worker)
+        if not worker.is_over:
+            self.read_last(worker)
         worker.status = death.status
         running = worker.running
         if death.began:
@@ -353,7 +267,7 @@ class WorkerSet:
             self._listener.worker_dead(worker)
             self._go_on_reading(worker)
         else:
-            self.forget(worker)
+            self._let_go(worker)
 
     def _go_on_reading(self, worker: Worker) -> None:
         """What it left may print while it ends, and is not to wait for that."""
@@ -379,21 +293,23 @@ class WorkerSet:
         return [worker for worker in self if worker.zygote is zygote]
 
     def forget(self, worker: Worker) -> None:
-        """It is gone: let go of its descriptors."""
-        self.read_last(worker)
+        """It and all that it left is gone."""
+        if not worker.is_over:
+            self.read_last(worker)
+        self._let_go(worker)
+
+    def _let_go(self, worker: Worker) -> None:
+        """Nothing comes from it any more: close its descriptors."""
         worker.state.move(WorkerState.GONE)
         del self._by_pid[worker.zygote.process.pid, worker.pid]
-        del self._by_id[worker.id]
-        self._poller.forget(worker.link.channel_fd)
-        self._poller.forget(worker.link.output_fd)
+        del self.by_id[worker.id]
+        self._poller.forget(worker.link.channel_fd, worker.link.output_fd)
         worker.link.close()
         self._listener.worker_gone(worker)
         worker.running = None  # a cycle that holds the call's bytes: the collector is too late
 
     def read_last(self, worker: Worker) -> None:
         """Take what it sent and printed before: a result that made it is a result."""
-        if worker.is_over:
-            return
         try:
             for frame in worker.link.read_last():
                 self._on_last_frame(worker, frame)

@@ -9,19 +9,19 @@ import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from flashpool.pool import _child
-from flashpool.pool._child import framing, processes, wire
+from flashpool.pool._child import processes, wire
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.compile_ahead import CompileAhead
 
 from .output_buffer import OutputBuffer
+from .poller import Poller
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
@@ -39,8 +39,10 @@ class ZygoteProcess:
         *,
         preload: tuple[str, ...],
         method: str,
+        poller: Poller,
         now: float,
     ) -> None:
+        self._poller = poller
         self.key = key
         self.python = python
         self.method = method
@@ -99,6 +101,7 @@ class ZygoteProcess:
             _schedule_anew(self.process.pid)
             self.guard_fd = os.pidfd_open(self.process.pid)
             unless_up.pop_all()
+        self.control_fd = self.control.fileno()
         self.control.setblocking(False)
         os.set_blocking(self.words_fd, False)
 
@@ -117,42 +120,38 @@ class ZygoteProcess:
         self._unsent.append(_packet(op, **fields))
         self.flush()
 
-    def fork(self, number: int, practise: str) -> None:
-        """Send FORK, which is one of very few packets."""
+    def fork(self, number: int, practise: str, now: float) -> None:
+        """Have it fork spares, which limber up for this codec unless it is empty."""
+        if self.unanswered == 0:
+            self.answered_at = now
+        self.unanswered += number
+        # One of very few packets.
         self._unsent.append(_fork_packet(number, practise))
         self.flush()
 
-    @property
-    def blocked(self) -> bool:
-        """Whether commands wait to be sent."""
-        return bool(self._unsent)
+    def stop_worker(self, pid: int, *, grace: float, dump: bool) -> None:
+        """Have it end a worker and its tree."""
+        self.send(wire.STOP, worker=pid, grace=grace, dump=dump)
 
-    def flush(self) -> None:
-        """Send what waits, as much as the socket takes."""
+    def drop_worker(self, pid: int) -> None:
+        """Have it kill a worker, unless user code has begun there."""
+        self.send(wire.DROP, worker=pid)
+
+    def flush(self, *, writable: bool = False) -> None:
+        """Send what waits, as much as the socket takes; the poller tells when it takes more."""
         while self._unsent:
             try:
                 self.control.send(self._unsent[0])
             except BlockingIOError:
+                self._poller.want_to_write(self.control_fd, True)
                 return
             except OSError:
                 # It is gone, which its pidfd tells with more certainty.
                 self._unsent.clear()
-                return
+                break
             self._unsent.popleft()
-
-    def receive(self) -> Iterator[tuple[wire.Meta | wire.Exited, list[int]]]:
-        """Messages that have arrived.
-
-        Raises:
-            Closed: the zygote is gone.
-        """
-        while True:
-            try:
-                yield framing.receive_packet(self.control)
-            except BlockingIOError:
-                return
-            except OSError:
-                raise wire.Closed from None
+        if writable:
+            self._poller.want_to_write(self.control_fd, False)
 
     def is_ready(self, message: wire.Meta, now: float) -> None:
         """It reported READY."""

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT / "tests")]
 
-from bench import http_rows, pool_rows, queue_rows, resident_rows  # noqa: E402 - found only now
+from bench import call_rows, http_rows, pool_rows, queue_rows, resident_rows  # noqa: E402 - found only now
 from bench.context import Bench  # noqa: E402
 from bench.figures import Failed, Row, keep, machine, show  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -27,6 +27,7 @@ from rich.console import Console  # noqa: E402
 ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
     "throughput": http_rows.throughput,
     "latency": http_rows.latency,
+    "python-calls": call_rows.counts,
     "map": pool_rows.maps,
     "resident": resident_rows.calls,
     "death-pool": pool_rows.death,

@@ -13,7 +13,7 @@ from process.resident_calls import begin
 
 from flashpool.pool._child import processes, wire
 from flashpool.pool.calls import Provision
-from flashpool.pool.workers import zygote_set
+from flashpool.pool.workers import watchdog
 from support.live import Live, alive
 
 NEXT = "def f(): return 'fine'"
@@ -150,7 +150,7 @@ def f():
 
 
 def test_one_that_is_stopped_as_it_leaves_holds_up_no_call(make_live, monkeypatch) -> None:
-    monkeypatch.setattr(zygote_set, "ANSWER_S", 0.5)
+    monkeypatch.setattr(watchdog, "ANSWER_S", 0.5)
     live = make_live(max_spares=0).ready()  # with spares, theirs is noticed
     live.supervisor.add_environment("other", sys.executable)
     in_other = {"provision": Provision(environment="other")}

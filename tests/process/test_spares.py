@@ -14,12 +14,12 @@ from process.resident_calls import result
 
 from flashpool.pool import Pool
 from flashpool.pool._child import processes, wire
-from flashpool.pool.workers import worker_set
+from flashpool.pool.workers import watchdog
 from flashpool.pool.workers.channel import WorkerChannel
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"
-#: In place of `worker_set.BEGIN_S`: a spare that is well begins in less, on a busy machine too.
+#: In place of `watchdog.BEGIN_S`: a spare that is well begins in less, on a busy machine too.
 SHORT_S = 1.0
 
 
@@ -33,7 +33,7 @@ def stop_spares(live) -> list[int]:
 
 
 def test_a_call_that_meets_stopped_spares_is_run_elsewhere(make_live, monkeypatch):
-    monkeypatch.setattr(worker_set, "BEGIN_S", SHORT_S)
+    monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     spares = stop_spares(live)
     outcome = live.call(NEXT)
@@ -43,7 +43,7 @@ def test_a_call_that_meets_stopped_spares_is_run_elsewhere(make_live, monkeypatc
 
 
 def test_a_large_call_that_a_stopped_spare_took_a_part_of_is_run_elsewhere(make_live, monkeypatch):
-    monkeypatch.setattr(worker_set, "BEGIN_S", SHORT_S)
+    monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     stop_spares(live)
     assert live.value("def f(x): return len(x)", bytes(5_000_000)) == 5_000_000
@@ -68,7 +68,7 @@ def test_a_spare_that_is_being_ended_gets_no_call(make_live):
 
 
 def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
-    monkeypatch.setattr(worker_set, "BEGIN_S", SHORT_S)
+    monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
     outcome = live.call("import time\ndef f():\n    time.sleep(2.5); return 1")
     assert outcome.ok, outcome.error
@@ -76,7 +76,7 @@ def test_a_long_call_is_not_taken_for_a_stuck_one(make_live, monkeypatch):
 
 
 def test_a_call_for_which_no_worker_begins_says_so(make_live, monkeypatch):
-    monkeypatch.setattr(worker_set, "BEGIN_S", SHORT_S)
+    monkeypatch.setattr(watchdog, "BEGIN_S", SHORT_S)
     live = make_live(slots=1).ready()
 
     def stop_all() -> None:

@@ -20,7 +20,7 @@ from process.resident_calls import begin, result, thing
 from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, InstanceConflict, Overloaded, PoolClosed
 from flashpool.pool.scheduling import zygote_table
-from flashpool.pool.workers import worker_set
+from flashpool.pool.workers import watchdog
 from support import wants
 from support.interpreters import virtualenv
 from support.live import alive, value
@@ -74,7 +74,7 @@ def test_a_crash_loop_is_cut_off(make_live, interpreter):
     live = make_live(base_python=interpreter(at_start="import os; os._exit(9)"))
     for _ in range(12):
         assert live.call(NEXT).error_type == "EnvironmentStartFailed"
-    assert sum(live.supervisor._components.zygote_set.starts.values()) <= 5
+    assert sum(live.supervisor._components.zygote_set.history.starts.values()) <= 5
 
 
 def test_the_base_comes_back_by_itself_when_its_starts_are_allowed_again(make_live, monkeypatch):
@@ -109,8 +109,8 @@ def test_spawned_workers_that_never_prepare_are_ended(make_live, interpreter):
         grace_s=0.1,
     ).ready()
     # Short for workers; the zygote itself had its time.
-    worker_set = live.supervisor._components.worker_set
-    worker_set._config = replace(worker_set._config, start_timeout_s=0.5)
+    dog = live.supervisor._components.watchdog
+    dog._config = replace(dog._config, start_timeout_s=0.5)
     outcome = live.call(NEXT, queue_s=3)
     assert outcome.error_type in {"Timeout", "EnvironmentStartFailed"}
 
@@ -179,7 +179,7 @@ def test_a_learned_module_that_breaks_forks_is_left_out(
     make_live, interpreter, monkeypatch, breaks
 ):
     if breaks == "hangs":
-        monkeypatch.setattr(worker_set, "BEGIN_S", 1.0)
+        monkeypatch.setattr(watchdog, "BEGIN_S", 1.0)
     module = f"import os, resource, signal, time\n{BREAKS_FORKS[breaks]}"
     live = make_live(base_python=interpreter(breaks=module), slots=2).ready()
     code = "def f():\n    import breaks; return 1"
@@ -319,9 +319,9 @@ def test_spares_are_let_go_when_idle_and_come_back(make_live):
 
 
 def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
-    from flashpool.pool.workers import zygote_set
+    from flashpool.pool.workers import watchdog
 
-    monkeypatch.setattr(zygote_set, "ANSWER_S", 1.5)
+    monkeypatch.setattr(watchdog, "ANSWER_S", 1.5)
     live = make_live(slots=1).ready()
     live.until(lambda: live.zygote().spares == 2)
     stopped = live.zygote().pid
@@ -502,7 +502,7 @@ def test_a_zygote_that_dies_under_a_stopped_guard_is_cleaned_up(live):
 
 
 def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):
-    monkeypatch.setattr(worker_set, "STOP_MARGIN_S", 0.5)
+    monkeypatch.setattr(watchdog, "STOP_MARGIN_S", 0.5)
     code = "import os, time\ndef f():\n    print('on', flush=True); time.sleep(1); os._exit(3)"
     started = live.start(code)
     started.wait_for_output(b"on")

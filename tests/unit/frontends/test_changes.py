@@ -10,7 +10,7 @@ from flashpool.frontends.changes import SOURCES, Changes, Sources
 
 def of(**fields: object) -> Changes:
     body = json.dumps({"function_name": "f", "function_code": "def f(): pass", **fields}).encode()
-    return Sources().of(schema.decode(body).request, 1)
+    return Sources().read(schema.decode(body).request, 1)
 
 
 def test_a_plain_request_touches_nothing() -> None:
@@ -25,7 +25,7 @@ def test_escapes_hide_nothing() -> None:
     code = 'import os\ndef f(): os.environ["A"] = "x"'
     raw = "".join(f"\\u{ord(letter):04x}" for letter in code)
     body = b'{"function_name": "f", "function_code": "%b"}' % raw.encode()
-    assert Sources().of(schema.decode(body).request, 1).touches == {"env:A"}
+    assert Sources().read(schema.decode(body).request, 1).touches == {"env:A"}
 
 
 def test_shipped_modules_count_by_name_and_by_text() -> None:
@@ -42,7 +42,7 @@ def test_a_class_counts_too() -> None:
             "class_code": "import torch\nclass C:\n    def f(self): import os; os.environ['A'] = '1'",
         }
     ).encode()
-    found = Sources().of(schema.decode(body).request, 1)
+    found = Sources().read(schema.decode(body).request, 1)
     assert found == Changes(frozenset(("env:A",)), frozenset(("torch", "os")))
 
 
@@ -50,5 +50,5 @@ def test_what_is_remembered_is_bounded() -> None:
     sources = Sources()
     request = schema.decode(b'{"function_name": "f", "function_code": "x"}').request
     for key in range(SOURCES + 5):
-        sources.of(request, key)
-    assert len(sources._known) == SOURCES
+        sources.read(request, key)
+    assert len(sources.known) == SOURCES

@@ -6,11 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flashpool.pool.calls import Call, Codec, Provision
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.preloading import BARE, UNUSED, PreloadLearner
 
 LEAN = ZygoteKey("base")
 PANDAS = ["pandas", "pandas.core", "numpy"]
+
+
+def route(learner, environment, function, touches=frozenset(), imports=frozenset()):
+    """Where a call of the function goes."""
+    return learner.route(
+        Call(
+            codec=Codec.PICKLE,
+            body=b"",
+            provision=Provision(environment=environment),
+            function_key=function,
+            touches=touches,
+            imports=imports,
+        )
+    )
 
 
 def learned(learner, function="f", modules=PANDAS, environment="base", **facts):
@@ -23,14 +38,14 @@ def learned(learner, function="f", modules=PANDAS, environment="base", **facts):
 
 def test_a_function_that_imported_something_goes_to_the_loaded_zygote_once_it_is_up():
     learner = PreloadLearner(("*",))
-    assert learner.route("base", "f") == LEAN
+    assert route(learner, "base", "f") == LEAN
     first = learner.observed(LEAN, "f", PANDAS)
     assert first == ZygoteKey("base", 1)
     assert learner.modules(first) == tuple(PANDAS)
-    assert learner.route("base", "f") == LEAN, "it is not up yet"
+    assert route(learner, "base", "f") == LEAN, "it is not up yet"
     assert learner.started(first) == []
-    assert learner.route("base", "f") == first
-    assert learner.route("base", "another") == LEAN, "who needs nothing pays for nothing"
+    assert route(learner, "base", "f") == first
+    assert route(learner, "base", "another") == LEAN, "who needs nothing pays for nothing"
 
 
 def test_a_function_finds_no_package_imported_that_it_does_not_import():
@@ -38,9 +53,9 @@ def test_a_function_finds_no_package_imported_that_it_does_not_import():
     pandas = learned(learner)
     both = learned(learner, "g", [*PANDAS, "torch"])
     torch = learned(learner, "h", ["torch"])
-    assert learner.route("base", "f") == pandas
-    assert learner.route("base", "g") == both
-    assert learner.route("base", "h") == torch
+    assert route(learner, "base", "f") == pandas
+    assert route(learner, "base", "g") == both
+    assert route(learner, "base", "h") == torch
 
 
 def test_one_start_at_a_time_and_the_next_follows():
@@ -61,7 +76,7 @@ def test_a_profile_goes_when_a_larger_one_serves_all_its_functions():
     second = learner.observed(first, "f", ["pandas.plotting", "matplotlib"])
     assert set(learner.modules(second)) == {*PANDAS, "pandas.plotting", "matplotlib"}
     assert learner.started(second) == [first]
-    assert learner.route("base", "f") == second
+    assert route(learner, "base", "f") == second
 
 
 def test_there_are_few_profiles_and_one_that_is_not_used_makes_room():
@@ -70,13 +85,13 @@ def test_there_are_few_profiles_and_one_that_is_not_used_makes_room():
     for _ in range(5):
         assert learner.observed(LEAN, "c", ["c"]) is None, "both may be of use"
     for _ in range(UNUSED):
-        assert learner.route("base", "a") == used
+        assert route(learner, "base", "a") == used
     assert learner.behind("base") == ZygoteKey("base", 3), "it was called often"
     another = ZygoteKey("base", 3)
     assert learner.started(another) == [unused]
-    assert learner.route("base", "b") == LEAN
-    assert learner.route("base", "c") == another
-    assert learner.route("base", "a") == used
+    assert route(learner, "base", "b") == LEAN
+    assert route(learner, "base", "c") == another
+    assert route(learner, "base", "a") == used
 
 
 def test_more_functions_than_there_is_room_for_start_no_zygote_after_another():
@@ -92,7 +107,7 @@ def test_a_module_that_breaks_a_zygote_is_left_out():
     learner = PreloadLearner(("*",))
     first = learner.observed(LEAN, "f", ["threads", *PANDAS])
     learner.failed(first, "threads", "it started a thread")
-    assert learner.route("base", "f") == LEAN
+    assert route(learner, "base", "f") == LEAN
     second = learner.observed(LEAN, "f", ["threads", "threads.sub", *PANDAS])
     assert learner.modules(second) == tuple(PANDAS)
     assert learner.denied("base") == {"threads": "it started a thread"}
@@ -104,7 +119,7 @@ def test_what_a_zygote_did_not_preload_is_not_asked_for_again():
     learner.skip(first, ["shared"], "it left a descriptor open")
     learner.started(first)
     assert learner.modules(first) == ("sqlite3", *PANDAS)
-    assert learner.route("base", "f") == first
+    assert route(learner, "base", "f") == first
     assert learner.denied("base") == {"shared": "it left a descriptor open"}
 
 
@@ -113,7 +128,7 @@ def test_a_function_whose_packages_cannot_be_preloaded_has_no_use_for_the_rest()
     first = learner.observed(LEAN, "f", ["shared", *(f"sqlite3.{n}" for n in range(10))])
     learner.skip(first, ["shared"], "it left a descriptor open")
     assert learner.started(first) == [first], "nobody needs it"
-    assert learner.route("base", "f") == LEAN
+    assert route(learner, "base", "f") == LEAN
     assert learner.observed(LEAN, "f", ["shared", "sqlite3.1"]) is None
 
 
@@ -139,7 +154,7 @@ def test_a_few_standard_modules_are_not_worth_a_zygote():
 def test_environments_are_apart():
     learner = PreloadLearner(("*",))
     learned(learner, environment="one")
-    assert learner.route("two", "f") == ZygoteKey("two")
+    assert route(learner, "two", "f") == ZygoteKey("two")
 
 
 # What calls touch.
@@ -167,8 +182,8 @@ def test_a_call_that_touches_what_imports_read_imports_for_itself(touched):
     learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, READS)
-    assert learner.route("base", "f", frozenset((touched,))) == LEAN
-    assert learner.route("base", "f") == key, "others are as fast as ever"
+    assert route(learner, "base", "f", frozenset((touched,))) == LEAN
+    assert route(learner, "base", "f") == key, "others are as fast as ever"
 
 
 def test_each_package_that_reads_a_variable_counts():
@@ -178,14 +193,14 @@ def test_each_package_that_reads_a_variable_counts():
     two = learned(learner, "g", ["two"])
     learner.read(two, {"env:MODE": ["two"]})
     touched = frozenset(("env:MODE",))
-    assert learner.route("base", "f", touched) == learner.route("base", "g", touched) == LEAN
+    assert route(learner, "base", "f", touched) == route(learner, "base", "g", touched) == LEAN
 
 
 def test_a_variable_that_a_call_and_an_import_set_keeps_its_last_value():
     learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, {"set:MODE": ["numpy"]})
-    assert learner.route("base", "f", frozenset(("env:MODE",))) == LEAN
+    assert route(learner, "base", "f", frozenset(("env:MODE",))) == LEAN
 
 
 @pytest.mark.parametrize(
@@ -195,7 +210,7 @@ def test_what_no_import_read_may_be_touched(touched):
     learner = PreloadLearner(("*",))
     key = learned(learner)
     learner.read(key, READS)
-    assert learner.route("base", "f", frozenset((touched,))) == key
+    assert route(learner, "base", "f", frozenset((touched,))) == key
 
 
 def test_a_function_whose_source_touches_it_gets_no_zygote_of_its_own():
@@ -217,9 +232,9 @@ def test_a_change_that_is_seen_is_told_once_and_the_function_imports_for_itself_
     assert (conflict.what, conflict.module) == ("env:HF_HOME", "pandas.core")
     assert "HF_HOME" in str(conflict)
     assert "pandas.core" in str(conflict)
-    assert learner.route("base", "f") == LEAN
+    assert route(learner, "base", "f") == LEAN
     assert learner.changed(key, "f", ["env:HF_HOME"]) == []
-    assert learner.route("base", "g") == LEAN
+    assert route(learner, "base", "g") == LEAN
 
 
 def test_a_change_before_any_preload_is_remembered():
@@ -237,17 +252,17 @@ def test_what_imports_themselves_set_is_no_change_of_the_call():
     read = {"env:KMP_INIT_AT_FORK": ["numpy"], "set:KMP_INIT_AT_FORK": ["numpy"]}
     learner.read(key, read)
     assert learner.started(key) == []
-    assert learner.route("base", "f") == key
+    assert route(learner, "base", "f") == key
     said = frozenset(("env:KMP_INIT_AT_FORK",))
-    assert learner.route("base", "f", said) == LEAN, "the request sets it itself"
+    assert route(learner, "base", "f", said) == LEAN, "the request sets it itself"
 
 
 def test_where_the_lean_zygote_preloads_too_there_is_a_bare_one():
     learner = PreloadLearner(("*",), ["numpy"])
     learner.read(LEAN, {"env:NPY": ["numpy"]})
-    assert learner.route("base", "f") == LEAN
-    assert learner.route("base", "f", frozenset(("env:NPY",))) == ZygoteKey("base", BARE)
-    assert learner.route("base", "f", frozenset(("env:OTHER",))) == LEAN
+    assert route(learner, "base", "f") == LEAN
+    assert route(learner, "base", "f", frozenset(("env:NPY",))) == ZygoteKey("base", BARE)
+    assert route(learner, "base", "f", frozenset(("env:OTHER",))) == LEAN
     assert learner.modules(ZygoteKey("base", BARE)) == ()
 
 
@@ -260,12 +275,12 @@ def test_what_was_learned_elsewhere_serves_sources_that_name_the_same_packages()
     loaded = ZygoteKey("env", 1)
     assert learner.modules(loaded) == tuple(PANDAS)
     named = frozenset(("pandas", "json"))
-    assert learner.route("env", "f", imports=named) == loaded
-    assert learner.route("env", "f", imports=frozenset(("numpy",))) == ZygoteKey("env")
-    assert learner.route("env", None, imports=named) == ZygoteKey("env")
+    assert route(learner, "env", "f", imports=named) == loaded
+    assert route(learner, "env", "f", imports=frozenset(("numpy",))) == ZygoteKey("env")
+    assert route(learner, "env", None, imports=named) == ZygoteKey("env")
     assert learner.started(loaded) == []
     learner.failed(loaded, None, "it died")
-    assert learner.route("env", "f", imports=named) == ZygoteKey("env")
+    assert route(learner, "env", "f", imports=named) == ZygoteKey("env")
     learner.forget("env")
     assert learner.modules(loaded) == ()
 
@@ -276,7 +291,7 @@ def test_a_function_that_found_all_there_is_known_to_need_it():
     loaded = ZygoteKey("env", 1)
     second = learner.observed(loaded, "f", ["matplotlib"], imports=frozenset(("pandas",)))
     assert set(learner.modules(second)) == {*PANDAS, "matplotlib"}
-    assert learner.route("env", "f") == loaded
+    assert route(learner, "env", "f") == loaded
 
 
 def test_the_packages_that_sources_name_are_told_for_other_servers():
@@ -290,7 +305,7 @@ def test_a_seed_keeps_to_the_patterns_and_needs_an_entry():
     learner.seed("env", ["pandas", "numpy"], ["numpy"])
     assert learner.modules(ZygoteKey("env", 1)) == ("numpy",)
     learner.seed("other", ["pandas"], ["pandas"])
-    assert learner.route("other", "f") == ZygoteKey("other")
+    assert route(learner, "other", "f") == ZygoteKey("other")
     learner.seed("third", ["numpy"])
     assert learner.modules(ZygoteKey("third", 1)) == ()
 
@@ -318,7 +333,7 @@ def test_a_profile_that_would_spare_less_than_what_is_there_is_not_started():
     second = learner.observed(LEAN, "g", ["other", *old])
     assert start_all(learner, second, unfit=[*old, "other"]) == 1
     assert start_all(learner, learner.observed(first, "f", new)) <= 1
-    assert learner.route("base", "f") == first
+    assert route(learner, "base", "f") == first
 
 
 MODULES = st.sampled_from([f"{package}.{part}" for package in "abcd" for part in range(12)])
@@ -333,7 +348,7 @@ MODULES = st.sampled_from([f"{package}.{part}" for package in "abcd" for part in
 def test_whatever_calls_import_and_zygotes_refuse_starts_come_to_an_end(calls, unfit, profiles):
     learner = PreloadLearner(("*",), profiles=profiles)
     for number, (function, modules) in enumerate(calls):
-        key = learner.route("base", function)
+        key = route(learner, "base", function)
         start_all(
             learner,
             learner.observed(key, function, sorted(modules)),

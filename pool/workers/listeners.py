@@ -1,0 +1,66 @@
+"""Who hears of zygotes and workers: what follows from it is decided above this folder."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flashpool.pool._child import wire
+from flashpool.pool.scheduling.commands import ZygoteKey
+
+from .worker import ActiveCall, Worker
+from .zygote import ZygoteProcess
+
+
+class ZygoteListener(Protocol):
+    """Who hears of zygotes."""
+
+    def zygote_ready(self, zygote: ZygoteProcess) -> None:
+        """It can fork."""
+
+    def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
+        """It, and every process below it, is gone; None when it never was."""
+
+    def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
+        """It could not fork that many."""
+
+
+class WorkerListener(Protocol):
+    """Who hears of workers."""
+
+    def worker_ready(self, worker: Worker) -> None:
+        """It waits for its call."""
+
+    def worker_not_ready(self, worker: Worker) -> None:
+        """It died before it could take one."""
+
+    def item(self, worker: Worker, running: ActiveCall, frame: wire.Frame) -> None:
+        """Its call yielded."""
+
+    def result(
+        self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
+    ) -> None:
+        """Its call ended."""
+
+    def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+
+    def stillborn(self, worker: Worker, death: wire.Exited) -> None:
+        """It ended though nobody asked it to, before user code began in it."""
+
+    def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
+        """It died without a result."""
+
+    def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """Something of one of its calls."""
+
+    def resident_spoilt(self, worker: Worker, problem: str) -> None:
+        """Something else than a frame came over its channel."""
+
+    def resident_died(self, worker: Worker, death: wire.Exited) -> None:
+        """It died, with the calls in it."""
+
+    def worker_dead(self, worker: Worker) -> None:
+        """It is dead, or as good as that; it, or some of what it started, is not gone."""
+
+    def worker_gone(self, worker: Worker) -> None:
+        """It and all that it started are gone."""
