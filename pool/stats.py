@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .calls import Outcome, Receipt
-from .errors import BY_NAME, FlashpoolError
+from .errors import BY_NAME
 
 #: Calls whose latency is remembered, and failures.
 LATENCIES: Final = 2048
@@ -202,9 +202,9 @@ class Recorder:
         self._receipts.append(outcome.receipt)
         self._count(label, outcome)
 
-    def unprovided(self, label: str, error: FlashpoolError) -> None:
+    def unprovided(self, label: str, outcome: Outcome) -> None:
         """The same of one whose environment could not be had; it took none of the pool's time."""
-        self._count(label, Outcome(error_type=type(error).__name__, error=str(error)))
+        self._count(label, outcome)
 
     def _count(self, label: str, outcome: Outcome) -> None:
         self.calls += 1

@@ -85,8 +85,7 @@ class Execute:
         self._authorize(headers)
         body = await self._read(headers, receive)
         exchange.received = True
-        # Nothing may come between: an environment is held for calls that the pool has.
-        exchange.pending = self._service.submit(await self._service.prepare(body))
+        exchange.pending = self._service.submit(self._service.prepare(body))
         return self._service.answer(await exchange.pending.outcome)
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:

@@ -69,8 +69,9 @@ class LbServer(Listener):
     def _on_signal(self, signum: int) -> None:
         name = signal.Signals(signum).name
         if self._leaving is None:
-            stats = self._service.pool.stats()
-            running = _calls(stats.slots.busy + stats.queue.depth + self._service.preparing)
+            pool = self._service.pool
+            stats = pool.stats()
+            running = _calls(stats.slots.busy + stats.queue.depth + pool.preparing)
             _log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
             self._leaving = asyncio.ensure_future(self._leave())
         else:

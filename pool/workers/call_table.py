@@ -102,9 +102,10 @@ class CallTable:
         """A number that no other call has."""
         return next(self._ids)
 
-    def accept(self, call: Call, sink: Sink, key: ZygoteKey) -> int:
-        """It has an id, and no worker yet."""
-        call_id = self.new_id()
+    def accept(self, call: Call, sink: Sink, key: ZygoteKey, call_id: int | None = None) -> int:
+        """It has an id, a new one unless it brings one, and no worker yet."""
+        if call_id is None:
+            call_id = self.new_id()
         if call.limits is not self._usual[0]:
             self._usual = call.limits, call.limits.or_else(self._defaults)
         self._calls[call_id] = ActiveCall(call, sink, key, self._usual[1], self._now())
