@@ -149,6 +149,8 @@ SUITES = {
 
 for how in (ForkMixin, SpawnMixin, ThreadMixin):
     for suite, parts in SUITES.items():
+        if how is ThreadMixin and suite == "Deadlock":
+            continue  # its calls crash their process
         name = f"Test{suite}{how.__name__.removesuffix('Mixin')}"
         made = make(name, *parts[:-1], how, parts[-1])
         globals()[name] = pytest.mark.slow(made) if how is SpawnMixin else made
