@@ -1,8 +1,7 @@
 """The supervisor: sole owner of the pool's state. It starts, watches and stops.
 
-    submit --(packages)--> Provisioning --.
-       '----------------------------------v
-    cancel, ... -----> CallTable -- events --> Scheduler
+    submit -- names packages --> Provisioning -- their environment is there --> submit
+    submit, cancel --> CallTable -- events --> Scheduler
     sinks <-- outcomes ---'  ^                     | commands
                              |                     v
                        ProcessEvents          CommandRunner
