@@ -61,7 +61,7 @@ class _WaitingCall:
     since: float = field(default_factory=time.monotonic)
 
 
-class _Question:
+class _EnvironmentQuestion:
     """One question to the store, and the calls that wait for its answer."""
 
     __slots__ = ("_lines", "calls", "spec", "task")
@@ -102,9 +102,9 @@ class Provisioning:
         self._limit = None if queue_limit is None else max(queue_limit, MOST_WAITING)
         #: Told after each call that ended here.
         self._settled = settled
-        self._questions: dict[Spec, _Question] = {}
+        self._questions: dict[Spec, _EnvironmentQuestion] = {}
         #: The question of each call that waits, by the call's id.
-        self._waiting: dict[int, _Question] = {}
+        self._waiting: dict[int, _EnvironmentQuestion] = {}
         #: Every question that has not ended, those that nobody waits for included.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -122,7 +122,7 @@ class Provisioning:
             raise Overloaded("too many requests wait for their environments", retry_after_s=5)
         question = self._questions.get(spec)
         if question is None:
-            question = self._questions[spec] = _Question(spec)
+            question = self._questions[spec] = _EnvironmentQuestion(spec)
             question.task = task = asyncio.ensure_future(self._ask(question))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -161,7 +161,7 @@ class Provisioning:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._environments.close()
 
-    async def _ask(self, question: _Question) -> None:
+    async def _ask(self, question: _EnvironmentQuestion) -> None:
         failure: FlashpoolError | None = None
         provision = NOWHERE
         try:
@@ -228,11 +228,11 @@ class Provisioning:
         self._settled()
         return outcome
 
-    def _take(self, call_id: int, question: _Question) -> _WaitingCall:
+    def _take(self, call_id: int, question: _EnvironmentQuestion) -> _WaitingCall:
         del self._waiting[call_id]
         return question.calls.pop(call_id)
 
-    def _forget(self, question: _Question) -> None:
+    def _forget(self, question: _EnvironmentQuestion) -> None:
         """Whoever has this spec from now on asks anew."""
         if self._questions.get(question.spec) is question:
             del self._questions[question.spec]
