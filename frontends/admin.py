@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .call_handles import CallPool
+from flashpool.pool.backend import Backend
+
 from .http_server.listener import Listener, ListenError, bind
 from .settings.table import Settings
 
 
-def create_admin_app(pool: CallPool) -> FastAPI:
+def create_admin_app(pool: Backend) -> FastAPI:
     """The application of the admin listener."""
 
     async def stats(_request: Request) -> Response:
@@ -57,7 +58,7 @@ def bind_admin(settings: Settings) -> socket.socket:
 class Admin:
     """The admin listener's life."""
 
-    def __init__(self, pool: CallPool, settings: Settings, sock: socket.socket) -> None:
+    def __init__(self, pool: Backend, settings: Settings, sock: socket.socket) -> None:
         self._listener = Listener(create_admin_app(pool), settings)
         self._sock = sock
         self._serving: asyncio.Task[None] | None = None

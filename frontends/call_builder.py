@@ -1,22 +1,18 @@
 """What a request asks for, in the pool's terms: packages, limits, an instance; its call.
 
-FunctionRequest --> Spec | None --environment--> Provision --> Call
+FunctionRequest --> Spec | None, CallLimits, InstanceRequest --> Call
 """
 
 from __future__ import annotations
 
 import secrets
-from typing import Final
 
 from flashpool.envs import Spec
-from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest, Provision
+from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest
 from flashpool.pool.scheduling.compile_ahead import SOURCE_LIMIT
 
 from .changes import Sources
 from .schema import FunctionRequest
-
-#: Where a request runs that names no packages.
-BASE: Final = Provision()
 
 
 def label_of(request: FunctionRequest) -> str:
@@ -46,10 +42,8 @@ class Defaults:
         self._concurrency = concurrency
         self._sources = Sources()
 
-    def call_of(
-        self, request: FunctionRequest, body: bytes, provision: Provision, *, stream: bool
-    ) -> Call:
-        """The call of a request whose environment is there."""
+    def call_of(self, request: FunctionRequest, body: bytes, *, stream: bool) -> Call:
+        """The call of a request."""
         key = _function_key(request)
         touches, imports = self._sources.known.get(key) or self._sources.read(request, key)
         if request.seed is not None:
@@ -60,8 +54,8 @@ class Defaults:
             label=label_of(request),
             function_key=key,
             source=_source(request),
-            provision=provision,
-            want=self._want(request, (key, provision.environment, request.gpus))
+            spec=spec_of(request),
+            want=self._want(request, (key, request.gpus))
             if request.execution_type == "class"
             else None,
             limits=self._limits

@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from flashpool.pool.calls import Outcome
-from flashpool.pool.errors import CallError, FlashpoolError
+from flashpool.pool.errors import BY_NAME, CallError
 from flashpool.pool.exit_causes import TAIL_HEADING
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def quieten_uvicorn() -> None:
 
 def tell_end(label: str, outcome: Outcome) -> None:
     """One line for a call that the pool ended. What user code raised is its caller's affair."""
-    if outcome.error_type is None or outcome.from_user:
+    if outcome.error_type is None or outcome.from_user or was_refused(outcome):
         return
     level = logging.INFO if outcome.error_type == "Cancelled" else logging.WARNING
     why = " ".join((outcome.error or "").partition(TAIL_HEADING)[0].split())[:_WHY]
@@ -38,7 +38,7 @@ def tell_end(label: str, outcome: Outcome) -> None:
     _log.log(level, "Call of %s: %s: %s", who, outcome.error_type, why)
 
 
-def tell_unprovided(label: str, error: FlashpoolError) -> None:
-    """The same for one whose environment could not be had; what is refused is no call."""
-    if isinstance(error, CallError):
-        tell_end(label, Outcome(error_type=type(error).__name__, error=str(error)))
+def was_refused(outcome: Outcome) -> bool:
+    """Whether it ended before it was a call of the pool, with an error that says so."""
+    kind = BY_NAME.get(outcome.error_type or "")
+    return not outcome.receipt.environment and kind is not None and not issubclass(kind, CallError)

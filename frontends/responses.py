@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from flashpool.pool.calls import InstanceRecord, Outcome, Provision, Receipt
+from flashpool.pool.calls import NOWHERE, InstanceRecord, Outcome, Receipt
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.workers import outcomes
 
@@ -32,8 +32,6 @@ STATUS: Final[Mapping[str, int]] = {
     "PoolClosed": 503,
 }
 
-#: Of what did not come to ask for an environment, or had no trouble with that.
-_NOWHERE: Final = Provision(environment="", origin="")
 #: What to do about a module that is not there.
 _REMEDY: Final = (
     "name the package that provides it in `dependencies`; a file of your own, in `modules`"
@@ -58,14 +56,15 @@ def of_outcome(outcome: Outcome, result_limit: int | None) -> Answer:
     if outcome.error_type is None:
         return Answer(200, _success(outcome))
     status = 200 if outcome.from_user else STATUS.get(outcome.error_type or "", 200)
-    return Answer(status, _failure(outcome), _retry_after(status, outcome.details))
+    # What was refused before it had an environment cost nothing, and was nowhere.
+    body = _failure(outcome, has_receipt=status == 200 or bool(outcome.receipt.environment))
+    return Answer(status, body, _retry_after(status, outcome.details))
 
 
 def of_error(error: FlashpoolError, status: int | None = None) -> Answer:
     """The response of a request that was refused."""
     outcome = outcome_of(error)
     status = status or STATUS.get(type(error).__name__, 200)
-    # What was refused cost nothing, and was nowhere.
     body = _failure(outcome, has_receipt=status == 200)
     return Answer(status, body, _retry_after(status, error.details))
 
@@ -76,8 +75,7 @@ def outcome_of(error: FlashpoolError) -> Outcome:
         error_type=type(error).__name__,
         error=error.message,
         details=error.details,
-        output=error.told,
-        receipt=Receipt(provision=error.provision or _NOWHERE),
+        receipt=Receipt(provision=NOWHERE),
     )
 
 

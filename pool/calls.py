@@ -1,21 +1,27 @@
 """What goes into the pool and what comes out: `Call`, `Outcome`, `Receipt`.
 
-A front-end makes a `Call` (bytes the pool never looks into, and limits), submits it
-with a `Sink`, and hears of it through the sink on the supervisor's thread: output as it
-is written, items of a generator as they are yielded, and exactly one `Outcome`.
+A front-end makes a `Call` (bytes the pool never looks into, and limits), submits it to a
+`backend.Backend` with a `Sink`, and hears of it through the sink on the backend's loop: how its
+environment gets on, output as it is written, items of a generator as they are yielded, and
+exactly one `Outcome`.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from flashpool.envs import Spec
 
 #: The environment of calls that name no packages: the base interpreter as it is.
 BASE_ENVIRONMENT: Final = "base"
+#: The shortest limit that is left of `CallLimits.build_and_run_s`.
+LEAST_RUN_S: Final = 0.05
 
 
 class Codec(enum.Enum):
@@ -40,6 +46,9 @@ class CallLimits:
     memory_mb: int | None = None
     #: Bytes of encoded result.
     result_bytes: int | None = None
+    #: Seconds that finding its environment and running may take together. The environment's
+    #: time is then taken from ``run_s``, which is given as well.
+    build_and_run_s: float | None = None
 
     def or_else(self, defaults: CallLimits) -> CallLimits:
         """These, and the defaults where there is none."""
@@ -49,6 +58,14 @@ class CallLimits:
             memory_mb=defaults.memory_mb if self.memory_mb is None else self.memory_mb,
             result_bytes=defaults.result_bytes if self.result_bytes is None else self.result_bytes,
         )
+
+    def after_build(self, seconds: float) -> CallLimits:
+        """What they are once finding the environment took so long."""
+        if self.build_and_run_s is None:
+            return self
+        left = max(self.build_and_run_s - seconds, LEAST_RUN_S)
+        run_s = left if self.run_s is None else min(self.run_s, left)
+        return replace(self, run_s=run_s, build_and_run_s=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +93,8 @@ def unprovided(seconds: float, phase: str) -> Provision:
 
 
 _BASE: Final = Provision()
+#: Of what did not come to ask for an environment, or was refused when that was there.
+NOWHERE: Final = Provision(environment="", origin="")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +117,9 @@ class Call:
     #: The source of the function that is its label, as JSON text, if its zygote may compile
     #: that ahead of the next call.
     source: bytes = b""
+    #: What its environment is made of, as long as nobody has looked for that; None: `provision`
+    #: says which it is.
+    spec: Spec | None = None
     provision: Provision = _BASE
     #: The instance it is a method call of; None: a function, in a process of its own.
     want: InstanceRequest | None = None
@@ -121,6 +143,14 @@ class Call:
     def environment(self) -> str:
         """The name of its environment in the pool."""
         return self.provision.environment
+
+    def provided(self, provision: Provision, seconds: float) -> Call:
+        """The call in an environment that was found for its spec, which took so long."""
+        want = self.want
+        if want is not None and want.code is not None and provision.environment != BASE_ENVIRONMENT:
+            want = want._replace(code=(want.code, provision.environment))
+        limits = self.limits.after_build(seconds)
+        return replace(self, spec=None, provision=provision, want=want, limits=limits)
 
 
 class Phase(enum.Enum):
@@ -271,7 +301,7 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """Who hears of one call. Called on the supervisor's thread; must not block.
+    """Who hears of one call. Called on the backend's loop; must not block.
 
     One that has a method ``started()`` is told, too, when a worker is given the call.
     """
@@ -279,11 +309,17 @@ class Sink(Protocol):
     #: Whether `output` wants live chunks (else all of it is in the outcome only).
     wants_output: bool
 
+    def told(self, line: str) -> None:
+        """The environment of the call's spec is being made: a line of progress."""
+
+    def environment_ready(self) -> None:
+        """It is there, and the call waits for a slot. Not told of a call without a spec."""
+
     def output(self, chunk: bytes) -> None:
         """Bytes the call wrote to descriptor 1 or 2."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """One encoded item of a streaming call; answer with `Supervisor.credit`."""
+        """One encoded item of a streaming call; answer with `Backend.credit`."""
 
     def done(self, outcome: Outcome) -> None:
         """The end; called exactly once, and nothing after it."""
@@ -293,7 +329,8 @@ class InstanceRequest(NamedTuple):
     """What a call says of the instance it is for. A tuple, as every call makes one."""
 
     instance: str
-    #: Equal for calls that mean the same class, environment and resources.
+    #: Equal for calls that mean the same class and resources; the backend adds the environment.
+    #: None: nobody else knows the name, so there is nothing to compare.
     code: object
     class_name: str = ""
     #: Equal for calls with the same constructor arguments.

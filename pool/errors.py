@@ -27,10 +27,7 @@ name is the ``error_type`` of a response. All survive pickling with both intact.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from .calls import Provision
+from typing import Any, ClassVar
 
 Details = dict[str, Any]
 
@@ -43,10 +40,6 @@ class FlashpoolError(Exception):
 
     #: Whether sending the same call again can help without changing it.
     retryable: ClassVar[bool] = False
-    #: What the caller was told before it came to this: the output of a call that never ran.
-    told: bytes = b""
-    #: What the try took, when it is about the environment of such a call.
-    provision: Provision | None = None
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)

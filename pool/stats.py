@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .calls import Outcome, Receipt
-from .errors import BY_NAME, FlashpoolError
+from .errors import BY_NAME
 
 #: Calls whose latency is remembered, and failures.
 LATENCIES: Final = 2048
@@ -206,10 +206,10 @@ class Recorder:
         else:
             self._failed(label, outcome, outcome.error_type)
 
-    def unprovided(self, label: str, error: FlashpoolError) -> None:
+    def unprovided(self, label: str, outcome: Outcome) -> None:
         """The same of one whose environment could not be had; it took none of the pool's time."""
-        name = type(error).__name__
-        self._failed(label, Outcome(error_type=name, error=str(error)), name)
+        if outcome.error_type is not None:
+            self._failed(label, outcome, outcome.error_type)
 
     def _failed(self, label: str, outcome: Outcome, error_type: str) -> None:
         known = error_type if error_type in BY_NAME else OTHER

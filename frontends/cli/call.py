@@ -16,8 +16,8 @@ from flashpool.envs import Spec, SpecRefused
 from flashpool.envs.resolving.spec import normalise
 from flashpool.envs.settings import REFERENCE_KINDS
 from flashpool.frontends.settings.table import Settings
+from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, CallLimits, Codec, Outcome
-from flashpool.pool.environment_leases import StoredEnvironments
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import TAIL_HEADING
 from flashpool.pool.supervisor.supervisor import Supervisor
@@ -148,6 +148,9 @@ class _Live:
         """Show how its environment gets on."""
         self.output(f"{line}\n".encode("utf-8", "backslashreplace"))
 
+    def environment_ready(self) -> None:
+        """It runs soon enough."""
+
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """Not asked for: a generator's items come as a list."""
 
@@ -179,26 +182,17 @@ def run(
         codec=Codec.FLASH,
         body=request.body,
         label=request.function,
+        spec=Spec(requirements=requirements) if requirements else None,
         limits=CallLimits(run_s=timeout_s, memory_mb=memory_mb),
     )
-    return asyncio.run(_run(Supervisor(config), call, settings, request, requirements))
+    return asyncio.run(_run(Supervisor(config, settings.to_env_settings()), call, request))
 
 
-async def _run(
-    pool: Supervisor,
-    call: Call,
-    settings: Settings,
-    request: Request,
-    requirements: tuple[str, ...],
-) -> Outcome:
+async def _run(pool: Backend, call: Call, request: Request) -> Outcome:
     loop = asyncio.get_running_loop()
     await pool.start()
-    environments = StoredEnvironments(settings.to_env_settings(), pool)
     try:
         live = _Live(loop.create_future())
-        if requirements:
-            spec = Spec(requirements=requirements)
-            call = replace(call, provision=await environments.resolve(spec, live.told))
         call_id = pool.submit(call, live)
         loop.add_signal_handler(signal.SIGINT, pool.cancel, call_id, "interrupted")
         outcome = await live.outcome
@@ -207,7 +201,6 @@ async def _run(
         return Outcome(error_type=type(error).__name__, error=error.message, details=error.details)
     finally:
         await pool.stop()
-        await environments.close()
 
 
 def _for_terminal(outcome: Outcome, shown: bytes, request: Request) -> Outcome:

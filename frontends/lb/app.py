@@ -64,8 +64,7 @@ class Execute:
             self._authorize(headers)
             body = await self._read(headers, receive)
             exchange.received = True
-            # Nothing may come between: an environment is held for calls that the pool has.
-            exchange.pending = call = service.submit(await service.prepare(body))
+            exchange.pending = call = service.submit(service.prepare(body))
             answer = service.answer(await call.outcome)
             # A connection that is kept would bring the next request to a server that is leaving.
             await _respond(send, answer, close=service.pool.draining)

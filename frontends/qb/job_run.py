@@ -1,9 +1,9 @@
 """One job, from its input to the outcome of its call; it always has one.
 
-    Job --prepare--> call --submit--> pending --> Outcome
-          BUILD              QUEUE       RUN
-          `-------------------------------'
-             cut: the platform's stop, or its time limit come near
+    Job --prepare--> call --submit--> pending ------------> Outcome
+                              BUILD     QUEUE     RUN
+                              `----------------------'
+                    cut: the platform's stop, or its time limit come near
 
 The platform gives a job a time and then calls it TIMED_OUT, for which its client may wait for
 ever. So a job has to be reported before: its call gets less time to run than that, and what
@@ -23,7 +23,7 @@ import msgspec
 from flashpool.frontends.call_handles import CallHandle
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
-from flashpool.pool.calls import Call, Outcome, Phase, unprovided
+from flashpool.pool.calls import LEAST_RUN_S, Call, Outcome, Phase
 from flashpool.pool.errors import (
     Cancelled,
     FlashpoolError,
@@ -31,7 +31,6 @@ from flashpool.pool.errors import (
     PayloadTooLarge,
     Timeout,
 )
-from flashpool.pool.progress_notes import ProgressNotes
 
 from .jobs import Job
 from .log_lines import LiveLines
@@ -46,7 +45,6 @@ _REPORT_S: Final = 2.0
 _REPORT_SHARE: Final = 0.1
 _END_MARGIN_S: Final = 0.5
 _END_SHARE: Final = 0.2
-_LEAST_RUN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +73,6 @@ class JobRun:
         self._limit_s = job.limit_s or settings.job_timeout_s
         self._phase = Phase.BUILD
         self._pending: CallHandle | None = None
-        self._task: asyncio.Task[object] | None = None
-        #: Whether that was cancelled from here.
-        self._interrupted = False
-        self._notes = ProgressNotes()
         #: Why the job was ended from here.
         self._cut: FlashpoolError | None = None
         self.items = ways.items(self._credit) if ways.items else None
@@ -86,20 +80,12 @@ class JobRun:
     async def outcome(self) -> Outcome:
         """Run it. Only the cancellation of the task that calls this is raised."""
         loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
         self._began = loop.time()
         overdue = None
         if self._limit_s is not None:
             overdue = loop.call_later(self._limit_s - self._reserve_s(), self._overdue)
         try:
             return await self._outcome()
-        except asyncio.CancelledError:
-            if self._cut is None or not self._interrupted:
-                raise
-            _uncancel(self._task)
-            self._cut.told = self._notes.text()
-            self._cut.provision = unprovided(loop.time() - self._began, self._phase.value)
-            return of_error(self._cut)
         except FlashpoolError as error:
             return of_error(error)
         except Exception as error:  # noqa: BLE001 - a mistake of ours: the job is not to be lost for it
@@ -116,20 +102,17 @@ class JobRun:
     async def _outcome(self) -> Outcome:
         if self._cut is not None:
             raise self._cut
-        body = self._body()
-        prepared = await self._service.prepare(body, self._told, stream=self.items is not None)
-        self._phase = Phase.QUEUE
-        if self._ways.progress is not None:
-            self._ways.progress.tell(Phase.START.value)
-        # Nothing may come between: an environment is held for calls that the pool has.
-        call, by_platform = self._limited(prepared.call)
+        prepared = self._service.prepare(self._body(), stream=self.items is not None)
+        call, asked_s = self._limited(prepared.call)
+        if call.spec is None:
+            self.environment_ready()
         pending = self._pending = self._service.submit(prepared._replace(call=call), self)
         try:
             outcome = await pending.outcome
         except asyncio.CancelledError:
             pending.cancel("the server gave up the job")
             raise
-        return self._told_why(outcome, by_platform=by_platform)
+        return self._told_why(outcome, asked_s)
 
     def _body(self) -> bytes:
         body = self.job.input
@@ -173,17 +156,17 @@ class JobRun:
         assert self._limit_s is not None
         return min(_REPORT_S, _REPORT_SHARE * self._limit_s)
 
-    def _limited(self, call: Call) -> tuple[Call, bool]:
-        """The call with the time that is left; whether that is the platform's doing."""
+    def _limited(self, call: Call) -> tuple[Call, float | None]:
+        """The call with the time that is left; and the limit that it would have without."""
         asked = call.limits.run_s or self._settings.call_timeout_s
         if self._limit_s is None:
-            return call, False
+            return call, asked
         end = min(self._settings.grace_s + _END_MARGIN_S, _END_SHARE * self._limit_s)
         spent = asyncio.get_running_loop().time() - self._began
-        left = max(self._limit_s - self._reserve_s() - end - spent, _LEAST_RUN_S)
-        if asked is not None and asked <= left:
-            return call, False
-        return replace(call, limits=replace(call.limits, run_s=left)), True
+        left = max(self._limit_s - self._reserve_s() - end - spent, LEAST_RUN_S)
+        run_s = left if asked is None else min(asked, left)
+        limits = replace(call.limits, run_s=run_s, build_and_run_s=left)
+        return replace(call, limits=limits), asked
 
     def _overdue(self) -> None:
         phase = self._phase
@@ -214,28 +197,45 @@ class JobRun:
         self._cut = cause
         if self._pending is not None:
             self._pending.cancel(cause.message)
-        elif self._task is not None:
-            self._interrupted = True
-            self._task.cancel()
         return True
 
-    def _told_why(self, outcome: Outcome, *, by_platform: bool) -> Outcome:
+    def _told_why(self, outcome: Outcome, asked_s: float | None) -> Outcome:
         """The outcome, with what the pool cannot know about its cause."""
-        if isinstance(self._cut, Timeout) and outcome.error_type == "Cancelled":
+        if outcome.from_user or outcome.ok:
+            return outcome
+        never_ran = not outcome.receipt.environment
+        if self._cut is not None and outcome.error_type == "Cancelled":
             cut = of_error(self._cut)
-            return replace(outcome, error_type="Timeout", error=cut.error, details=cut.details)
-        ours = outcome.error_type == "Timeout" and not outcome.from_user
-        if by_platform and ours:
+            if never_ran or isinstance(self._cut, Timeout):
+                return replace(
+                    outcome, error_type=cut.error_type, error=cut.error, details=cut.details
+                )
+        elif never_ran:
+            return replace(outcome, error=f"{outcome.error_type}: {outcome.error}")
+        elif outcome.error_type == "Timeout" and self._is_platforms(outcome, asked_s):
             return replace(outcome, error=f"{outcome.error}\n{self._of_platform()}")
         return outcome
 
+    def _is_platforms(self, outcome: Outcome, asked_s: float | None) -> bool:
+        """Whether the call would have had more time if it were not for the platform."""
+        limit_s = outcome.details.get("limit_s")
+        if self._limit_s is None or outcome.details.get("phase") == Phase.QUEUE.value:
+            return False
+        return asked_s is None or (isinstance(limit_s, (int, float)) and limit_s < asked_s)
+
     # What is heard of it (`pending.Watcher`).
 
-    def _told(self, line: str) -> None:
-        self._notes.add(line)
+    def told(self, line: str) -> None:
+        """Its environment is being made."""
         self._ways.lines.feed(f"{line}\n".encode("utf-8", "backslashreplace"))
         if self._ways.progress is not None:
             self._ways.progress.tell(Phase.BUILD.value, line)
+
+    def environment_ready(self) -> None:
+        """It waits for a slot."""
+        self._phase = Phase.QUEUE
+        if self._ways.progress is not None:
+            self._ways.progress.tell(Phase.START.value)
 
     def started(self) -> None:
         """A worker has it."""
@@ -255,9 +255,3 @@ class JobRun:
     def _credit(self) -> None:
         if self._pending is not None:
             self._service.pool.credit(self._pending.call_id, 1)
-
-
-def _uncancel(task: asyncio.Task[object] | None) -> None:
-    # The cancellation was ours, and is over; before 3.11 tasks do not count them.
-    if task is not None and hasattr(task, "uncancel"):
-        task.uncancel()

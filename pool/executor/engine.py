@@ -1,13 +1,13 @@
-"""A pool's two threads: a loop with the supervisor on it, and the delivery of results.
+"""A pool's two threads: a loop with the backend on it, and the delivery of results.
 
     any thread              loop thread                    delivery thread
     ----------              -----------                    ---------------
-    submit, cancel -------> Supervisor.submit, cancel
+    submit, cancel -------> Backend.submit, cancel
                             Sink.done -------------------> unpickle, set the future,
                                                            and so run callbacks
 
 Nothing of the user's runs on the loop thread: a callback that blocks
-or a slow unpickle holds up other results, but never the supervisor.
+or a slow unpickle holds up other results, but never the backend.
 
 The threads hold the engine, the engine never holds the `Pool`: a pool that nobody
 references any more closes its engine, which ends its calls' work and then leaves.
@@ -20,24 +20,19 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call
-from flashpool.pool.config import PoolConfig
-from flashpool.pool.errors import Cancelled, FlashpoolError, PoolClosed
-from flashpool.pool.supervisor.supervisor import Supervisor
+from flashpool.pool.errors import PoolClosed
 
 from . import interpreter_exit, tracebacks
 from .tasks import Task
 from .thread_handoff import Deliveries, Inbox
 
 if TYPE_CHECKING:
-    from flashpool.envs import EnvSettings, Spec
-
-    from .provisioning import Provisioning
+    from flashpool.envs import Spec
 
 _log = logging.getLogger(__name__)
 
@@ -45,14 +40,17 @@ _CLOSED = "cannot schedule new futures after shutdown"
 
 
 class Engine:
-    """Owns the threads and the supervisor of one `Pool`."""
+    """Owns the threads of one `Pool`, and the backend that runs its calls."""
 
-    def __init__(self, config: PoolConfig, environments: EnvSettings | None = None) -> None:
+    def __init__(self, backend: Backend, slots: int) -> None:
+        """``slots``: calls that run at once."""
         self.pid = os.getpid()
-        self._config = config
-        self._environments = environments
-        #: Made by the first call that names an environment.
-        self._provisioning: Provisioning | None = None
+        self._backend = backend
+        self._slots = slots
+        #: Whether descriptors reach the workers.
+        self.shares_descriptors = backend.shares_descriptors
+        #: Of those that wait for one environment, the call that shows its progress.
+        self._narrators: dict[Spec, Task] = {}
         #: A dict for its order: that of submission.
         self._tasks: dict[Task, None] = {}
         #: Guards `_closed` against submissions: none slips in after the last look.
@@ -64,7 +62,6 @@ class Engine:
         self._inbox = Inbox(self._loop)
         self._deliveries = Deliveries(self._loop)
         self._finish = asyncio.Event()
-        self._supervisor = Supervisor(config)
         self._threads = (
             threading.Thread(target=self._run_loop, name="flashpool-loop", daemon=True),
             threading.Thread(target=self._deliveries.run, name="flashpool-delivery", daemon=True),
@@ -90,12 +87,13 @@ class Engine:
             self.join()
             raise self._failure
 
-    def submit(self, task: Task, call: Call, spec: Spec | None = None) -> None:
-        """Have a call run, in the environment of a spec. Its descriptors are ours now.
+    def submit(self, task: Task, call: Call) -> None:
+        """Have a call run. Its descriptors are ours now.
 
         Raises:
             PoolClosed: too late, or this is another process.
         """
+        task.waits_for = call.spec
         try:
             self.check_is_ours()
             with self._lock:
@@ -105,11 +103,7 @@ class Engine:
         except PoolClosed:
             close_all(call.fds)
             raise
-        if spec is None:
-            self.post(self._submit, task, call)
-        else:
-            task.provided = False
-            self.post(self._provide, task, call, spec)
+        self.post(self._submit, task, call)
 
     def check_is_ours(self) -> None:
         """Raise `PoolClosed` in a fork of the program that made the pool."""
@@ -127,7 +121,7 @@ class Engine:
 
     def _drop_unread(self) -> None:
         for function, args in self._inbox.unread():
-            if function in (self._submit, self._provide):
+            if function == self._submit:
                 close_all(args[1].fds)
             elif function == self._answer_stats:
                 args[0].put(PoolClosed("the pool is shut down: it has no statistics any more"))
@@ -145,7 +139,7 @@ class Engine:
         self.post(self._release, instance)
 
     def stats(self) -> Any:
-        """The supervisor's statistics.
+        """The backend's statistics.
 
         Raises:
             PoolClosed: the loop has ended.
@@ -179,8 +173,8 @@ class Engine:
         if cancel_queued:
             tasks = list(self._tasks)
             queued = [task for task in tasks if task.is_queued()]
-            ready = [task for task in queued if task.provided]
-            free = max(0, self._config.slots - (len(tasks) - len(queued)))
+            ready = [task for task in queued if task.waits_for is None]
+            free = max(0, self._slots - (len(tasks) - len(queued)))
             kept = set(ready[:free])
             for task in queued:
                 if task not in kept:
@@ -231,15 +225,13 @@ class Engine:
             self._end(failure)
 
     async def _live(self) -> None:
-        await self._supervisor.start()
+        await self._backend.start()
         try:
-            await self._supervisor.wait_ready()
+            await self._backend.wait_ready()
             self._started.set()
             await self._finish.wait()
         finally:
-            await self._supervisor.stop()
-            if self._provisioning is not None:
-                await self._provisioning.close()
+            await self._backend.stop()
 
     def _end(self, failure: BaseException) -> None:
         with self._lock:
@@ -253,48 +245,19 @@ class Engine:
         interpreter_exit.engines.discard(self)
 
     def _submit(self, task: Task, call: Call) -> None:
-        task.provided = True
         if task not in self._tasks or not task.is_queued():
             close_all(call.fds)
             self.ended(task)
             return
         try:
-            task.call_id = self._supervisor.submit(call, task)
+            task.call_id = self._backend.submit(call, task)
         except Exception as error:  # noqa: BLE001 - Overloaded and its like are the call's end
             close_all(call.fds)
             self._drop(task, tracebacks.refused(error))
 
-    def _provide(self, task: Task, call: Call, spec: Spec) -> None:
-        if task not in self._tasks or not task.is_queued():
-            self._submit(task, call)
-            return
-        try:
-            if self._provisioning is None:
-                self._provisioning = self._open_provisioning()
-        except Exception as error:  # noqa: BLE001 - a setting of the store makes no sense, say
-            self._not_provided(task, call, error)
-            return
-        self._provisioning.add(task, call, spec)
-
-    def _open_provisioning(self) -> Provisioning:
-        # Late: most programs never name a package, and should not pay for the import.
-        from flashpool.envs import EnvSettings
-
-        from .provisioning import Provisioning
-
-        settings = self._environments or EnvSettings.from_environ(os.environ)
-        settings = replace(settings, base_python=Path(self._config.base_python))
-        return Provisioning(settings, self._supervisor, self._submit, self._not_provided)
-
-    def _not_provided(self, task: Task, call: Call, error: BaseException) -> None:
-        close_all(call.fds)
-        if isinstance(error, FlashpoolError):
-            self._supervisor.unprovided(call.label, error)
-        self._drop(task, error)
-
     def _answer_stats(self, answer: SimpleQueue[Any]) -> None:
         try:
-            answer.put(self._supervisor.stats())
+            answer.put(self._backend.stats())
         except Exception as error:  # noqa: BLE001 - raised where somebody waits for the answer
             answer.put(error)
 
@@ -304,27 +267,38 @@ class Engine:
 
     def _cancel(self, task: Task, reason: str) -> None:
         if task.call_id is not None:
-            self._supervisor.cancel(task.call_id, reason)
+            self._backend.cancel(task.call_id, reason)
         elif task in self._tasks:
-            # It waits for its environment, or an interrupt (Ctrl-C) kept it from being posted.
-            call = self._provisioning.withdraw(task) if self._provisioning is not None else None
-            if call is not None:
-                close_all(call.fds)
-                self._supervisor.unprovided(call.label, Cancelled(reason))
+            # An interrupt (Ctrl-C) kept it from being posted.
             self.ended(task)
 
     def _credit(self, task: Task, items: int) -> None:
         if task.call_id is not None:
-            self._supervisor.credit(task.call_id, items)
+            self._backend.credit(task.call_id, items)
 
     def _release(self, instance: str) -> None:
-        self._supervisor.release(instance, "its handle was closed or dropped")
+        self._backend.release(instance, "its handle was closed or dropped")
 
     def ended(self, task: Task) -> None:
         """A call is over. Loop thread."""
         self._tasks.pop(task, None)
+        if task.waits_for is not None:
+            self.environment_ready(task)
         if self._closed and not self._tasks:
             self._finish.set()
+
+    def narrates(self, task: Task) -> bool:
+        """Whether it is this call that shows how its environment gets on. Loop thread.
+
+        One of those that wait does: they share one terminal.
+        """
+        return task.waits_for is None or self._narrators.setdefault(task.waits_for, task) is task
+
+    def environment_ready(self, task: Task) -> None:
+        """A call does not wait for its environment any more. Loop thread."""
+        spec, task.waits_for = task.waits_for, None
+        if spec is not None and self._narrators.get(spec) is task:
+            del self._narrators[spec]
 
     def _close(self) -> None:
         for task in list(self._tasks):

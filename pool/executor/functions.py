@@ -28,7 +28,12 @@ class Function:
     """A function, pickled once for any number of calls."""
 
     def __init__(
-        self, function: Callable[..., Any], dumps: pickling.Dumps, *, reused: bool = False
+        self,
+        function: Callable[..., Any],
+        dumps: pickling.Dumps,
+        *,
+        out_of_band: bool,
+        reused: bool = False,
     ) -> None:
         plain = unwrapped(function)
         self.label = str(getattr(plain, "__qualname__", None) or type(plain).__qualname__)
@@ -36,7 +41,7 @@ class Function:
         self.touches = touches_of(plain)
         self._reused = reused
         self.dumps = dumps
-        self.parcel = payload.pack(function, dumps, sealed=reused)
+        self.parcel = payload.pack(function, dumps, sealed=reused, out_of_band=out_of_band)
 
     def take(self) -> tuple[bytes, list[int]]:
         """The parcel for one call, with a descriptor that the call may own."""

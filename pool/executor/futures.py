@@ -13,7 +13,7 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flashpool.pool._child.serialization import payload
 from flashpool.pool.calls import Outcome, Receipt
@@ -22,6 +22,9 @@ from flashpool.pool.errors import ResultNotSerializable
 from . import tracebacks
 from .engine import Engine, close_all
 from .streams import RemoteIterator, Stream
+
+if TYPE_CHECKING:
+    from flashpool.envs import Spec
 
 T = TypeVar("T")
 
@@ -85,10 +88,17 @@ class CallFuture(Future[T]):
         return True
 
 
+def failed(error: BaseException) -> CallFuture[Any]:
+    """The future of a call that could not be made."""
+    future: CallFuture[Any] = CallFuture()
+    future.set_exception(error)
+    return future
+
+
 class CallSink:
     """Hears of one call; the engine's `Task`."""
 
-    __slots__ = ("_engine", "_future", "_stream", "call_id", "notes", "provided", "wants_output")
+    __slots__ = ("_engine", "_future", "_stream", "call_id", "waits_for", "wants_output")
 
     def __init__(
         self, engine: Engine, future: CallFuture[Any], *, stream: bool, show_output: bool
@@ -97,8 +107,7 @@ class CallSink:
         self._future: CallFuture[Any] | None = future
         self._stream = Stream(engine, self) if stream else None
         self.call_id: int | None = None
-        self.notes = b""
-        self.provided = True
+        self.waits_for: Spec | None = None
         self.wants_output = show_output
         future._sink = self
 
@@ -111,7 +120,12 @@ class CallSink:
 
     def told(self, line: str) -> None:
         """Show how its environment gets on."""
-        show_line(self._engine, line)
+        if self.wants_output and self._engine.narrates(self):
+            show_line(self._engine, line)
+
+    def environment_ready(self) -> None:
+        """It waits for a slot."""
+        self._engine.environment_ready(self)
 
     def output(self, chunk: bytes) -> None:
         """Show what the call wrote."""
@@ -146,7 +160,7 @@ class CallSink:
     def _hand_out(self, stream: Stream, outcome: Outcome | None) -> None:
         future, self._future = self._future, None
         if future is not None:
-            self._engine.deliver(_finish_with, future, stream, outcome, self.notes)
+            self._engine.deliver(_finish_with, future, stream, outcome)
 
     # Delivery thread.
 
@@ -155,7 +169,7 @@ class CallSink:
         if future is None:
             close_all(outcome.fds)
             return
-        future.receipt, future.output = outcome.receipt, self.notes + outcome.output
+        future.receipt, future.output = outcome.receipt, outcome.output
         future.warnings = outcome.warnings
         if future.cancelled():
             close_all(outcome.fds)
@@ -204,11 +218,9 @@ def _is_of_generator(outcome: Outcome) -> bool:
     return outcome.ok or outcome.from_user
 
 
-def _finish_with(
-    future: CallFuture[Any], stream: Stream, outcome: Outcome | None, notes: bytes
-) -> None:
+def _finish_with(future: CallFuture[Any], stream: Stream, outcome: Outcome | None) -> None:
     if outcome is not None:
-        future.receipt, future.output = outcome.receipt, notes + outcome.output
+        future.receipt, future.output = outcome.receipt, outcome.output
         future.warnings = outcome.warnings
     # When the future was cancelled meanwhile, dropping the iterator ends the call.
     future.finish(RemoteIterator(stream), None)

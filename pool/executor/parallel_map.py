@@ -17,12 +17,15 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashpool.pool.calls import Outcome
 
 from .engine import Engine, close_all
 from .futures import decode, show, show_line
+
+if TYPE_CHECKING:
+    from flashpool.envs import Spec
 
 
 class ResultWaiter:
@@ -69,8 +72,7 @@ class MapCall:
         "_unsettled",
         "call_id",
         "end",
-        "notes",
-        "provided",
+        "waits_for",
         "wants_output",
     )
 
@@ -83,8 +85,7 @@ class MapCall:
         #: The outcome, its value (in a tuple), or why there is none.
         self.end: Outcome | tuple[Any] | BaseException | None = None
         self.call_id: int | None = None
-        self.notes = b""
-        self.provided = True
+        self.waits_for: Spec | None = None
         self.wants_output = show_output
 
     # The reader's thread.
@@ -139,7 +140,12 @@ class MapCall:
 
     def told(self, line: str) -> None:
         """Show how its environment gets on."""
-        show_line(self._engine, line)
+        if self.wants_output and self._engine.narrates(self):
+            show_line(self._engine, line)
+
+    def environment_ready(self) -> None:
+        """It waits for a slot."""
+        self._engine.environment_ready(self)
 
     def output(self, chunk: bytes) -> None:
         """Show what the call wrote."""

@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flashpool.pool import cross_version, pickling
 from flashpool.pool._child.serialization import payload
+from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest
 from flashpool.pool.config import PoolConfig, usable_cores
 from flashpool.pool.errors import PoolClosed
 from flashpool.pool.limits import WORKERS_MAX, is_whole
+from flashpool.pool.supervisor.supervisor import Supervisor
 
 from . import parallel_map, pool_parameters
 from .call_options import CallOptions
 from .engine import Engine, close_all
 from .functions import Function, is_generator_function
-from .futures import CallFuture, CallSink
+from .futures import CallFuture, CallSink, failed
 from .remote_instances import InstanceMethod, RemoteInstance
 from .tasks import Task
 
@@ -83,10 +85,10 @@ class PoolBase(Executor):
         """
         engine = self._pool()._engine_to_submit()
         try:
-            function = Function(fn, self._dumps())
+            function = Function(fn, self._dumps(), out_of_band=engine.shares_descriptors)
             call = self._pack(engine, function, (args, kwargs), payload.ONE)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
-            return _failed(error)
+            return failed(error)
         return self._start(engine, call, stream=is_generator_function(fn))
 
     def map(
@@ -107,7 +109,8 @@ class PoolBase(Executor):
         engine = self._pool()._engine_to_submit()
         arguments = zip(*iterables)  # noqa: B905 - stops at the shortest, as the built-in does
         try:
-            function = Function(fn, self._dumps(), reused=True)
+            out_of_band = engine.shares_descriptors
+            function = Function(fn, self._dumps(), out_of_band=out_of_band, reused=True)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
             return parallel_map.results(
                 iter([parallel_map.Failed(error)]), None, timeout, chunked=False
@@ -153,7 +156,7 @@ class PoolBase(Executor):
         try:
             call = self._pack(engine, method, arguments, payload.ONE)
         except Exception as error:  # noqa: BLE001 - any class's own __reduce__
-            return _failed(error)
+            return failed(error)
         return self._start(engine, replace(call, want=want), stream=stream)
 
     def _submit_part(
@@ -184,7 +187,7 @@ class PoolBase(Executor):
         parcel = payload.pack(
             arguments,
             function.dumps,
-            out_of_band=engine.outstanding < MAX_CALLS_WITH_MEMORY,
+            out_of_band=engine.shares_descriptors and engine.outstanding < MAX_CALLS_WITH_MEMORY,
         )
         try:
             body, fds = payload.pack_call(function.take(), parcel, kind)
@@ -197,6 +200,7 @@ class PoolBase(Executor):
             fds=tuple(fds),
             label=function.label,
             function_key=(function.key, self._touches),
+            spec=self._spec,
             limits=self._limits,
             gpus=options.gpus,
             touches=self._touches | function.touches,
@@ -213,7 +217,7 @@ class PoolBase(Executor):
 
     def _submit_to(self, engine: Engine, task: Task, call: Call) -> None:
         try:
-            engine.submit(task, call, self._spec)
+            engine.submit(task, call)
         except BaseException:
             # Refused, or interrupted (Ctrl-C) half-way: nobody will read the result.
             task.cancel()
@@ -309,9 +313,13 @@ class Pool(PoolBase):
         if self._closed:
             raise PoolClosed("cannot schedule new futures after shutdown")
 
+    def _make_backend(self) -> Backend:
+        """What runs its calls."""
+        return Supervisor(self._config, self._environments)
+
     def _start_engine(self) -> Engine:
         self._check_open()
-        engine = Engine(self._config, self._environments)
+        engine = Engine(self._make_backend(), self._config.slots)
         engine.start()
         # The engine's threads keep it alive; when the pool goes, it finishes and goes.
         weakref.finalize(self, engine.close).atexit = False
@@ -348,7 +356,7 @@ class Pool(PoolBase):
             self._engine.release(instance)
 
     def stats(self) -> Any:
-        """The supervisor's statistics as of now; see `flashpool.pool.stats`."""
+        """The statistics as of now; see `flashpool.pool.stats`."""
         return self._engine_to_submit().stats()
 
     def __repr__(self) -> str:
@@ -387,12 +395,6 @@ class PoolView(PoolBase):
 
     def __repr__(self) -> str:
         return f"<view of {self._shared!r}: {self._options!r}>"
-
-
-def _failed(error: BaseException) -> CallFuture[Any]:
-    future: CallFuture[Any] = CallFuture()
-    future.set_exception(error)
-    return future
 
 
 __all__ = ["Pool", "PoolView"]

@@ -116,7 +116,8 @@ class RemoteInstance:
         want = InstanceRequest(
             instance=self._name,
             class_name=self._class_name,
-            code=self._name,
+            # Nobody else knows this name.
+            code=None,
             method=method,
             concurrency=self._concurrency,
             load=self._load,

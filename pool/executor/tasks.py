@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flashpool.pool.calls import Outcome
+
+if TYPE_CHECKING:
+    from flashpool.envs import Spec
 
 
 class Task(Protocol):
     """A call as the engine knows it: the sink, and what to tell when there is no call."""
 
     wants_output: bool
-    #: What was said while its environment was built; stands before the call's output.
-    notes: bytes
-    #: Whether its environment is known, or it needs none.
-    provided: bool
-    #: Set by the engine once the supervisor took the call.
+    #: What its environment is made of, as long as it waits for that.
+    waits_for: Spec | None
+    #: Set by the engine once the backend took the call.
     call_id: int | None
 
-    def told(self, line: str) -> None:
-        """Its environment is being made: a line of progress. Loop thread."""
+    def told(self, line: str) -> None: ...
+
+    def environment_ready(self) -> None: ...
 
     def output(self, chunk: bytes) -> None: ...
 

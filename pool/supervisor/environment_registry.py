@@ -10,7 +10,6 @@ Whoever adds one keeps what the name stands for, until `on_unused` is told of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.scheduling.commands import ZygoteKey
@@ -19,23 +18,17 @@ from .command_runner import CommandRunner
 from .components import Components
 
 
-class Owner(Protocol):
-    """Who has asked to be told."""
-
-    #: That one which was added has no process and no call left.
-    on_unused: Callable[[str], None]
-    #: Which modules an environment's calls import, when a zygote preloads them; and the
-    #: packages that the sources of those calls name.
-    on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
-
-
 class EnvironmentRegistry:
     """The base, and those that were added."""
 
-    def __init__(self, components: Components, actions: CommandRunner, owner: Owner) -> None:
+    def __init__(self, components: Components, actions: CommandRunner) -> None:
         self._components = components
         self._actions = actions
-        self._owner = owner
+        #: Told when one that was added has no process and no call left.
+        self.on_unused: Callable[[str], None] = _nobody
+        #: Told which modules an environment's calls import, when a zygote preloads them, and
+        #: which packages the sources of those calls name.
+        self.on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None] = _nobody
         #: To be let go of when what keeps them up is gone.
         self.unwanted: set[str] = set()
 
@@ -43,9 +36,14 @@ class EnvironmentRegistry:
         return name in self._components.zygote_set.pythons
 
     def add(
-        self, name: str, python: str, preload: Iterable[str], entries: Iterable[str] = ()
+        self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
     ) -> None:
-        """Calls may name it from now on; one that is known may have come to another place."""
+        """Calls may name it from now on; one that is known may have come to another place.
+
+        A call must be submitted in the same turn of the loop, or the environment may be unused
+        before it is used. ``preload``: what its calls imported at another time; ``entries``: the
+        packages that their sources named.
+        """
         pythons = self._components.zygote_set.pythons
         if name not in self:
             self._components.learner.seed(name, preload, entries)
@@ -58,12 +56,12 @@ class EnvironmentRegistry:
         """A zygote of its has preloaded these; none, when it was better without."""
         if key.environment != BASE_ENVIRONMENT:
             entries = self._components.learner.entries(key) if modules else ()
-            self._owner.on_learned(key.environment, modules, entries)
+            self.on_learned(key.environment, modules, entries)
 
     # Letting go.
 
     def retire_idle(self, name: str) -> bool:
-        """Let its processes go, unless a call uses it: then False."""
+        """Let an environment's processes go, unless a call uses it: then False."""
         scheduler = self._components.scheduler
         if scheduler.is_idle(name):
             self._actions.do(scheduler.retire_idle(name, self._components.now()))
@@ -94,4 +92,8 @@ class EnvironmentRegistry:
                 components.zygote_set.forget(name)
                 components.learner.forget(name)
                 self.unwanted.discard(name)
-                self._owner.on_unused(name)
+                self.on_unused(name)
+
+
+def _nobody(*_told: object) -> None:
+    """Nobody has asked to be told."""

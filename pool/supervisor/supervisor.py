@@ -1,5 +1,6 @@
 """The supervisor: sole owner of the pool's state. It starts, watches and stops.
 
+    submit -- names packages --> Provisioning -- their environment is there --> submit
     submit, cancel --> CallTable -- events --> Scheduler
     sinks <-- outcomes ---'  ^                     | commands
                              |                     v
@@ -14,15 +15,14 @@ others may ask of it, and its life: `start`, a tick each second, `drain`, `stop`
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from flashpool.pool.calls import Call, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import (
-    CallError,
     EnvironmentStartFailed,
     FlashpoolError,
     Overloaded,
@@ -40,28 +40,36 @@ from .components import BASE, ChangeSignal, Components
 from .environment_registry import EnvironmentRegistry
 from .process_events import ProcessEvents
 
+if TYPE_CHECKING:
+    from flashpool.envs import EnvSettings, Spec
+
+    from .provisioning import Provisioning
+
 #: Between two ticks, beyond which this process was not running.
 HELD_UP_S: Final = 5.0
 
 
 class Supervisor:
-    """Runs calls in forked workers. All methods belong to the loop's thread."""
+    """The `Backend` of this machine: runs calls in forked workers.
 
-    def __init__(self, config: PoolConfig) -> None:
+    All methods belong to the loop's thread.
+    """
+
+    #: Workers are on this machine.
+    shares_descriptors: Final = True
+
+    def __init__(self, config: PoolConfig, environments: EnvSettings | None = None) -> None:
+        """``environments``: where those of calls with a spec are kept; None: by the variables."""
         self.config = config
         self.draining = False
-        #: Draining, and nobody is expected any more.
-        self._refusing = False
-        #: Told when an environment that was added has no process and no call left.
-        self.on_unused: Callable[[str], None] = _nobody
-        #: Told which modules an environment's calls import, when a zygote preloads them, and
-        #: which packages the sources of those calls name.
-        self.on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None] = _nobody
         self._components = components = Components(config)
         self._change = ChangeSignal()
         self._actions = CommandRunner(components, self._change)
-        self._environments = EnvironmentRegistry(components, self._actions, self)
-        self._reports = ProcessEvents(components, self._actions, self._environments)
+        self.environments = EnvironmentRegistry(components, self._actions)
+        self._env_settings = environments
+        #: Made by the first call that names packages.
+        self._provisioning: Provisioning | None = None
+        self._reports = ProcessEvents(components, self._actions, self.environments)
 
     # Life.
 
@@ -82,7 +90,7 @@ class Supervisor:
         now, before = components.now(), self._ticked_at
         self._ticked_at = now
         self._actions.do(components.scheduler.tick(components.now()))
-        self._environments.forget_unused()
+        self.environments.forget_unused()
         components.residents.tick()
         if now - before > HELD_UP_S:
             # It was we who stood still, and perhaps they did too, as in a paused container:
@@ -128,23 +136,19 @@ class Supervisor:
                 )
             await self._change.wait()
 
-    async def drain(self, limit_s: float, first: Awaitable[object] | None = None) -> bool:
+    async def drain(self, limit_s: float) -> bool:
         """Refuse new calls; True when all that were accepted have ended in time.
 
-        Until ``first`` is done, calls are taken: their environments were being made when
-        this began. Whoever begins something new has looked at `draining` before.
+        Those whose environments are being made are among them.
         """
         self.draining = True
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
-        if first is not None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(first, limit_s)
         self._refusing = calls.awaited = True
-        while calls and now() < deadline:
+        while (calls or self.preparing) and now() < deadline:
             await self._change.wait(deadline - now())
         await self._close_instances("the server drains")
-        return not calls
+        return not (calls or self.preparing)
 
     async def _close_instances(self, reason: str) -> None:
         """Let instances close themselves, those that nobody calls."""
@@ -174,8 +178,10 @@ class Supervisor:
         components = self._components
         if components.closed:
             return
-        self.draining = self._refusing = components.closed = True
+        self.draining = components.closed = True
         components.calls.cancel_all(reason)
+        if self._provisioning is not None:
+            self._provisioning.refuse_all()
         components.residents.release_all(reason)
         await self._let_end()
         components.zygote_set.retire_all()
@@ -186,6 +192,9 @@ class Supervisor:
             await self._change.wait(0.5)
         self._ticking.cancel()
         await components.close()
+        if self._provisioning is not None:
+            # Only now: the processes that used the environments are gone.
+            await self._provisioning.close()
 
     # What it has room for.
 
@@ -203,15 +212,6 @@ class Supervisor:
         """Why calls cannot be served here for now, although all is up; or nothing."""
         return self._components.gpus.not_ready_reason
 
-    def check_gpus(self, asked: int | None) -> None:
-        """Refuse what asks for more GPUs than there are.
-
-        Raises:
-            InvalidRequest: it does.
-            Overloaded: there should be some, and they cannot be listed for now.
-        """
-        self._components.gpus.number(asked)
-
     @property
     def slots(self) -> int:
         """Calls of the usual kind that can run at once."""
@@ -226,39 +226,21 @@ class Supervisor:
             return components.gpus.free_calls(components.residents.pressure.idle_gpus)
         return max(0, self.config.slots - components.scheduler.busy)
 
+    @property
+    def preparing(self) -> int:
+        """Accepted calls whose environments are being found or made."""
+        return len(self._provisioning) if self._provisioning is not None else 0
+
     def stats(self) -> PoolStats:
         """The pool as it is now."""
         return stats_snapshot.of_pool(self._components, ready=self.ready, draining=self.draining)
 
-    # Environments.
-
-    def add_environment(
-        self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
-    ) -> None:
-        """Calls may name this environment from now on, until `on_unused` is told of it.
-
-        A call must be submitted in the same turn of the loop, or the environment may be
-        unused before it is used. ``preload``: what its calls imported at another time;
-        ``entries``: the packages that their sources named.
-        """
-        self._environments.add(name, python, preload, entries)
-
-    def unprovided(self, label: str, error: FlashpoolError) -> None:
-        """Count the end of a call that never came here: it got no environment.
-
-        What was refused as it stood was no call.
-        """
-        if isinstance(error, CallError):
-            self._components.recorder.unprovided(label, error)
-
-    def retire_idle(self, name: str) -> bool:
-        """Let an environment's processes go, unless a call uses it: then False."""
-        return self._environments.retire_idle(name)
-
     # Calls.
 
-    def submit(self, call: Call, sink: Sink) -> int:
+    def submit(self, call: Call, sink: Sink, call_id: int | None = None) -> int:
         """Take a call; its sink hears of it from now on. Returns its id.
+
+        ``call_id`` is that of a call which was taken before its environment was there.
 
         Raises:
             Overloaded: the queue is full, or the pool drains.
@@ -266,9 +248,10 @@ class Supervisor:
             InvalidRequest: it asks for more GPUs than there are.
             PoolClosed: the pool is shut down.
         """
-        if self._components.closed:
+        components = self._components
+        if components.closed:
             raise PoolClosed("the pool is shut down")
-        if self._refusing:
+        if self.draining and call_id is None:
             raise Overloaded(
                 "the server is draining and takes no more calls; send it to another worker",
                 retry_after_s=1,
@@ -276,11 +259,13 @@ class Supervisor:
         components, gpus = self._components, 0
         if call.gpus or components.gpus.watch.expected or self.config.gpus_per_call:
             gpus = components.gpus.number(call.gpus)
+        if call.spec is not None:
+            return self._provide(call, call.spec, sink)
         # Where nothing is known of an environment's calls, they go to its lean zygote.
         environment = call.provision.environment
         known = environment in components.learner.known
         key = components.learner.route(call) if known else ZygoteKey(environment)
-        running = components.calls.accept(call, sink, key)
+        running = components.calls.accept(call, sink, key, call_id)
         try:
             self._enqueue(running, gpus)
         except FlashpoolError:
@@ -297,6 +282,31 @@ class Supervisor:
             ) from None
         self._actions.codec = call.codec
         return running.id
+
+    def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
+        """Have its environment found first; it comes back with the id that it has from here."""
+        if self._provisioning is None:
+            self._provisioning = self._open_provisioning()
+        call_id = self._components.calls.new_id()
+        self._provisioning.add(call_id, call, spec, sink)
+        return call_id
+
+    def _open_provisioning(self) -> Provisioning:
+        # Late: most programs never name a package, and should not pay for the import.
+        from flashpool.envs import EnvSettings
+
+        from .environment_leases import StoredEnvironments
+        from .provisioning import Provisioning
+
+        settings = self._env_settings or EnvSettings.from_environ(os.environ)
+        settings = replace(settings, base_python=Path(self.config.base_python))
+        return Provisioning(
+            StoredEnvironments(settings, self.environments),
+            submit=self.submit,
+            recorder=self._components.recorder,
+            queue_limit=self.config.queue_limit,
+            settled=self._call_ended,
+        )
 
     def _enqueue(self, running: ActiveCall, gpus: int) -> None:
         components, residents = self._components, self._components.residents
@@ -318,7 +328,9 @@ class Supervisor:
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         """End a call; its sink hears of it at once, its process tree goes meanwhile."""
-        self._components.calls.cancel(call_id, reason)
+        provisioning = self._provisioning
+        if provisioning is None or not provisioning.cancel(call_id, reason):
+            self._components.calls.cancel(call_id, reason)
 
     def credit(self, call_id: int, items: int) -> None:
         """The sink took that many items of a stream: the worker may send as many more."""
@@ -334,7 +346,3 @@ class Supervisor:
     def release(self, instance: str, reason: str) -> None:
         """Close an instance when its calls are over."""
         self._components.residents.release(instance, reason)
-
-
-def _nobody(*_told: object) -> None:
-    """Nobody has asked to be told."""

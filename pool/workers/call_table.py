@@ -80,9 +80,12 @@ class CallTable:
         """A number that no other call has."""
         return next(self._ids)
 
-    def accept(self, call: Call, sink: Sink, key: ZygoteKey) -> ActiveCall:
-        """It has an id, and no worker yet."""
-        call_id = next(self._ids)
+    def accept(
+        self, call: Call, sink: Sink, key: ZygoteKey, call_id: int | None = None
+    ) -> ActiveCall:
+        """It has an id, a new one unless it brings one, and no worker yet."""
+        if call_id is None:
+            call_id = next(self._ids)
         if call.limits is not self._usual[0]:
             self._usual = call.limits, call.limits.or_else(self._defaults)
         running = ActiveCall(call_id, call, sink, key, self._usual[1], self._now())

@@ -17,6 +17,7 @@ import pytest
 
 from flashpool.pool import InvalidRequest, Pool, ResultNotSerializable, WorkerCrashed
 from support import wants
+from support.thread_backend import ThreadPool
 
 NAME = "test.test_concurrent_futures"
 try:
@@ -62,6 +63,11 @@ class ForkMixin:
 
 class SpawnMixin(ForkMixin):
     start_method = "spawn"
+
+
+class ThreadMixin(ForkMixin):
+    def executor_type(self, max_workers=None, **_):
+        return ThreadPool(max_workers)
 
 
 #: Tests that need what only CPython's own pools have, and why.
@@ -141,9 +147,11 @@ SUITES = {
     "Deadlock": (DeadlockMixin, mixin("test_deadlock", "ExecutorDeadlockTest")),
 }
 
-for how in (ForkMixin, SpawnMixin):
+for how in (ForkMixin, SpawnMixin, ThreadMixin):
     for suite, parts in SUITES.items():
-        name = f"Test{suite}{how.start_method.capitalize()}"
+        if how is ThreadMixin and suite == "Deadlock":
+            continue  # its calls crash their process
+        name = f"Test{suite}{how.__name__.removesuffix('Mixin')}"
         made = make(name, *parts[:-1], how, parts[-1])
         globals()[name] = pytest.mark.slow(made) if how is SpawnMixin else made
 del name, how, suite, parts, made

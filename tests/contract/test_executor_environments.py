@@ -158,9 +158,13 @@ class TestCalls:
 class TestFailures:
     def test_what_cannot_be_resolved_says_so_in_the_words_of_uv(self, make_pool):
         pool = make_pool()
+        future = pool.options(dependencies=["alpha==7"]).submit(version)
         with pytest.raises(EnvironmentError, match="alpha==7") as caught:
-            pool.options(dependencies=["alpha==7"]).submit(version).result(60)
+            future.result(60)
         assert caught.value.details["phase"] == "resolve"
+        provision = future.receipt.provision
+        assert (provision.environment, provision.origin) == ("", "failed")
+        assert provision.resolve_s > 0 == provision.build_s
         stats = pool.stats()
         assert stats.outcomes == {"EnvironmentError": 1}
         (failure,) = stats.recent_failures

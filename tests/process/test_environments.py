@@ -30,7 +30,7 @@ def of(name: str) -> dict[str, Provision]:
 
 def test_each_call_runs_in_its_own_environment(live, interpreter):
     for name in ("one", "two"):
-        live.supervisor.add_environment(name, interpreter(name))
+        live.supervisor.environments.add(name, interpreter(name))
     started = [(name, live.start(VERSION, call=of(name))) for name in ("one", "two") * 20]
     for name, call in started:
         outcome = call.wait()
@@ -44,9 +44,9 @@ def test_each_call_runs_in_its_own_environment(live, interpreter):
 def test_one_that_was_made_again_elsewhere_is_used_there(live, interpreter):
     """Its volume went, say. What runs in it goes on, and it leaves when nothing does."""
     gone: list[str] = []
-    live.supervisor.on_unused = gone.append
+    live.supervisor.environments.on_unused = gone.append
     found = interpreter("found")
-    live.supervisor.add_environment("one", interpreter("lost"))
+    live.supervisor.environments.add("one", interpreter("lost"))
     go = Path(found).with_name("go")
     waits = f"import os, time\n{VERSION}".replace(
         "return",
@@ -55,16 +55,16 @@ def test_one_that_was_made_again_elsewhere_is_used_there(live, interpreter):
     )
     running = live.start(waits, call=of("one"))
     running.wait_for_output(b"here")
-    live.supervisor.add_environment("one", found)
+    live.supervisor.environments.add("one", found)
     go.touch()
     assert value(running.wait()) == "lost"
     live.until(lambda: gone)
-    live.supervisor.add_environment("one", found)
+    live.supervisor.environments.add("one", found)
     assert live.value(VERSION, call=of("one")) == "found"
 
 
 def test_programs_of_an_environment_are_found_first(live, interpreter):
-    live.supervisor.add_environment("one", interpreter("one"))
+    live.supervisor.environments.add("one", interpreter("one"))
     found = live.value("import shutil\ndef f(): return shutil.which('python')", call=of("one"))
     assert found.endswith("/one/bin/python")
 
@@ -82,7 +82,7 @@ def test_more_environments_than_may_be_up_take_turns(make_live, interpreter):
     pythons = {name: interpreter(name) for name in ("one", "two", "three")}
     for name in ("one", "two", "three") * 3:
         # What made room for another one is forgotten.
-        live.supervisor.add_environment(name, pythons[name])
+        live.supervisor.environments.add(name, pythons[name])
         assert live.value(VERSION, call=of(name)) == name
         up = {z.environment for z in live.stats().zygotes if z.state == "ready"}
         assert len(up - {"base"}) <= 1
@@ -91,34 +91,34 @@ def test_more_environments_than_may_be_up_take_turns(make_live, interpreter):
 def test_without_calls_it_goes_and_is_told_so_once(make_live, interpreter):
     live = make_live(environment_idle_s=0.3).ready()
     gone: list[str] = []
-    live.supervisor.on_unused = gone.append
+    live.supervisor.environments.on_unused = gone.append
     python = interpreter("one")
-    live.supervisor.add_environment("one", python)
+    live.supervisor.environments.add("one", python)
     assert live.value(VERSION, call=of("one")) == "one"
     pids = [z.pid for z in live.stats().zygotes if z.environment == "one"]
     live.until(lambda: gone)
     assert gone == ["one"]
     assert not any(alive(pid) for pid in pids if pid)
-    live.supervisor.add_environment("one", python)
+    live.supervisor.environments.add("one", python)
     assert live.value(VERSION, call=of("one")) == "one"
 
 
 def test_an_environment_that_no_call_was_submitted_for_is_given_back(live, interpreter):
     gone: list[str] = []
-    live.supervisor.on_unused = gone.append
-    live.supervisor.add_environment("one", interpreter("one"))
+    live.supervisor.environments.on_unused = gone.append
+    live.supervisor.environments.add("one", interpreter("one"))
     live.until(lambda: gone == ["one"])
 
 
 def test_a_running_call_keeps_its_environment(make_live, interpreter):
     live = make_live(environment_idle_s=0.1).ready()
     gone: list[str] = []
-    live.supervisor.on_unused = gone.append
-    live.supervisor.add_environment("one", interpreter("one"))
+    live.supervisor.environments.on_unused = gone.append
+    live.supervisor.environments.add("one", interpreter("one"))
     code = "def f():\n    import time; print('here', flush=True); time.sleep(2.5); return 7"
     call = live.start(code, call=of("one"))
     call.wait_for_output(b"here")
-    live.supervisor.retire_idle("one")
+    live.supervisor.environments.retire_idle("one")
     assert call.wait().ok
     assert gone == []
     live.until(lambda: gone == ["one"])
@@ -126,15 +126,15 @@ def test_a_running_call_keeps_its_environment(make_live, interpreter):
 
 def test_what_calls_imported_is_told_and_preloaded_next_time(live, interpreter):
     learned: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
-    live.supervisor.on_learned = lambda *told: learned.append(told)
+    live.supervisor.environments.on_learned = lambda *told: learned.append(told)
     named = {"imports": frozenset(("thing", "json"))}
     python = interpreter("one")
-    live.supervisor.add_environment("one", python)
+    live.supervisor.environments.add("one", python)
     assert live.value(VERSION, call={**of("one"), **named}) == "one"
     live.until(lambda: learned)
     assert learned == [("one", ("thing",), ("thing",))]
 
-    live.supervisor.add_environment("again", python, *learned[0][1:])
+    live.supervisor.environments.add("again", python, *learned[0][1:])
     outcome = live.call(VERSION, call={**of("again"), **named})
     assert outcome.ok, outcome.error
     assert outcome.receipt.preloaded
@@ -150,14 +150,14 @@ def test_what_calls_imported_is_told_and_preloaded_next_time(live, interpreter):
     ],
 )
 def test_what_cannot_be_preloaded_this_time_fails_no_call(live, interpreter, text):
-    live.supervisor.add_environment("one", interpreter("one", text), ["thing"], ["thing"])
+    live.supervisor.environments.add("one", interpreter("one", text), ["thing"], ["thing"])
     named = {"imports": frozenset(("thing",))}
     assert live.value("def f(): return 5", call={**of("one"), **named}) == 5
 
 
 def test_a_wait_for_the_interpreter_counts_as_start(live, interpreter):
     slow = interpreter("one", at_start="import time; time.sleep(1)")
-    live.supervisor.add_environment("one", slow)
+    live.supervisor.environments.add("one", slow)
     first = live.call(VERSION, call=of("one")).receipt
     assert first.start_s >= 1
     assert first.total_s >= first.start_s + first.run_s
@@ -169,7 +169,7 @@ def test_any_number_of_modules_is_preloaded(live, interpreter):
     many += "names = [f'thing.{i:04d}_{\"x\" * 60}' for i in range(3000)]\n"
     many += "sys.modules.update({name: types.ModuleType(name) for name in names})\n"
     names = ["thing", *(f"thing.{i:04d}_{'x' * 60}" for i in range(3000))]
-    live.supervisor.add_environment("one", interpreter("one", many), names, ["thing"])
+    live.supervisor.environments.add("one", interpreter("one", many), names, ["thing"])
     outcome = live.call(VERSION, call={**of("one"), "imports": frozenset(("thing",))})
     assert outcome.ok, outcome.error
     assert outcome.receipt.preloaded

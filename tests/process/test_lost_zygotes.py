@@ -152,13 +152,13 @@ def f():
 def test_one_that_is_stopped_as_it_leaves_holds_up_no_call(make_live, monkeypatch) -> None:
     monkeypatch.setattr(watchdog, "ANSWER_S", 0.5)
     live = make_live(max_spares=0).ready()  # with spares, theirs is noticed
-    live.supervisor.add_environment("other", sys.executable)
+    live.supervisor.environments.add("other", sys.executable)
     in_other = {"provision": Provision(environment="other")}
     assert live.call(NEXT, call=in_other).ok
     live.until(lambda: live.supervisor._components.scheduler.is_idle("other"))
     (first,) = (one.pid for one in live.stats().zygotes if one.environment == "other")
     os.kill(first, signal.SIGSTOP)
-    assert live.supervisor.retire_idle("other")
+    assert live.supervisor.environments.retire_idle("other")
     outcome = live.call(NEXT, call=in_other)
     assert outcome.ok, outcome.error
     assert not alive(first)

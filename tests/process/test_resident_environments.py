@@ -29,15 +29,15 @@ def up(live: Live) -> set[str]:
 def test_idle_ones_make_way_for_another_environment(make_live: Make, python: str) -> None:
     live = make_live(max_environments=2, instances=8).ready()
     for name in ("one", "two"):
-        live.supervisor.add_environment(name, python)
+        live.supervisor.environments.add(name, python)
         for number in (1, 2):
             made = result(live, f"{name}-{number}", "inc", environment=of(name))
             assert made == 1
-    live.supervisor.add_environment("three", python)
+    live.supervisor.environments.add("three", python)
     assert result(live, "three", "inc", environment=of("three")) == 1
     live.until(lambda: up(live) == {"two", "three"})
     assert set(instances(live)) == {"two-1", "two-2", "three"}
-    live.supervisor.add_environment("one", python)
+    live.supervisor.environments.add("one", python)
     back = run(live, "one-1", "inc", environment=of("one"))
     assert value(back) == 1
     assert back.instance is not None
@@ -47,7 +47,7 @@ def test_idle_ones_make_way_for_another_environment(make_live: Make, python: str
 def test_a_busy_one_keeps_its_environment_until_it_is_idle(make_live: Make, python: str) -> None:
     live = make_live(max_environments=1).ready()
     for name in ("one", "two"):
-        live.supervisor.add_environment(name, python)
+        live.supervisor.environments.add(name, python)
         if name == "one":
             busy = begin(live, "busy", "sleep", 1.5, environment=of("one"))
             live.until(lambda: instances(live).get("busy") and instances(live)["busy"].running)
@@ -62,10 +62,10 @@ def test_a_busy_one_keeps_its_environment_until_it_is_idle(make_live: Make, pyth
 def test_they_let_go_when_the_store_needs_the_disk(make_live: Make, python: str) -> None:
     live = make_live().ready()
     gone: list[str] = []
-    live.supervisor.on_unused = gone.append
-    live.supervisor.add_environment("one", python)
+    live.supervisor.environments.on_unused = gone.append
+    live.supervisor.environments.add("one", python)
     pid = result(live, "a", "pid", environment=of("one"))
-    assert live.supervisor.retire_idle("one") is True
+    assert live.supervisor.environments.retire_idle("one") is True
     live.until(lambda: gone == ["one"])
     assert not alive(pid)
     assert instances(live) == {}
@@ -74,21 +74,21 @@ def test_they_let_go_when_the_store_needs_the_disk(make_live: Make, python: str)
 def test_a_busy_one_does_not_and_goes_when_it_is_idle(make_live: Make, python: str) -> None:
     live = make_live().ready()
     gone: list[str] = []
-    live.supervisor.on_unused = gone.append
-    live.supervisor.add_environment("one", python)
+    live.supervisor.environments.on_unused = gone.append
+    live.supervisor.environments.add("one", python)
     result(live, "idle", "inc", environment=of("one"))
     busy = begin(live, "busy", "sleep", 0.7, environment=of("one"))
     live.until(lambda: instances(live).get("busy") and instances(live)["busy"].running)
-    assert live.supervisor.retire_idle("one") is False
+    assert live.supervisor.environments.retire_idle("one") is False
     assert value(busy.wait()) == 0
     assert set(instances(live)) == {"idle", "busy"}, "nothing would have come of it"
     assert gone == []
-    assert live.supervisor.retire_idle("one") is True
+    assert live.supervisor.environments.retire_idle("one") is True
     live.until(lambda: gone == ["one"])
 
 
 def test_an_environment_that_does_not_start_is_told(live: Live, tmp_path: Path) -> None:
-    live.supervisor.add_environment("none", str(tmp_path / "no" / "python"))
+    live.supervisor.environments.add("none", str(tmp_path / "no" / "python"))
     calls = [begin(live, "a", "inc", environment=of("none")) for _ in range(2)]
     for call in calls:
         outcome = call.wait()

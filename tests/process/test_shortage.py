@@ -35,7 +35,7 @@ def test_a_zygote_that_cannot_be_watched_leaves_nothing(
     live = make_live().ready()
     live.until(lambda: live.zygote().spares == 2)
     before = open_files(), processes.children(os.getpid())
-    live.supervisor.add_environment("other", sys.executable)
+    live.supervisor.environments.add("other", sys.executable)
     with monkeypatch.context() as patched:
         patched.setattr(zygotes.os, "pidfd_open", no_descriptor)
         outcome = live.call(NEXT, call={"provision": Provision(environment="other")})

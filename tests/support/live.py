@@ -29,7 +29,15 @@ class Sink:
         self.future = future
         self.chunks: list[bytes] = []
         self.items: list[bytes] = []
+        #: What was told of its environment.
+        self.lines: list[str] = []
         self.on_item: Callable[[], None] = lambda: None
+
+    def told(self, line: str) -> None:
+        self.lines.append(line)
+
+    def environment_ready(self) -> None:
+        self.lines.append("ready")
 
     def output(self, chunk: bytes) -> None:
         self.chunks.append(chunk)

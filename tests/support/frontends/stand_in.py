@@ -1,12 +1,17 @@
-"""A pool that answers as a test tells it to: the interface of the supervisor, and no process."""
+"""A backend that answers as a test tells it to, without a process; and environments as slow."""
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from flashpool.pool.calls import Call, Outcome, Receipt, Sink
-from flashpool.pool.errors import FlashpoolError, InvalidRequest, PoolClosed
+from flashpool.envs import Spec
+from flashpool.pool.calls import Call, Outcome, Provision, Receipt, Sink
+from flashpool.pool.errors import FlashpoolError, PoolClosed
+from flashpool.pool.stats import Recorder
+from flashpool.pool.supervisor.environment_leases import EnvironmentLeases, Report
+from flashpool.pool.supervisor.provisioning import Provisioning
 
 #: base64 of cloudpickle.dumps(None).
 NONE = b"gAVOLg=="
@@ -31,37 +36,49 @@ class StandInPool:
     slots: int = 2
     free_slots: int = 2
     not_ready_reason: str = ""
-    gpus: int = 0
+    #: Where calls that name packages find them; None: all there is, is in the base.
+    environments: EnvironmentLeases | None = None
+    recorder: Recorder = field(default_factory=Recorder)
     calls: list[Call] = field(default_factory=list)
     held: dict[int, Sink] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     on_submit: Callable[[int], None] = lambda _call_id: None
-    unprovided_calls: list[FlashpoolError] = field(default_factory=list)
     stopped: bool = False
     credits: int = 0
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
+    shares_descriptors = False
+
+    def __post_init__(self) -> None:
+        self.provisioning = Provisioning(
+            self.environments or InBase(),
+            submit=self.submit,
+            recorder=self.recorder,
+            queue_limit=None,
+            settled=lambda: None,
+        )
+
+    @property
+    def preparing(self) -> int:
+        return len(self.provisioning)
+
     async def start(self) -> None:
         pass
-
-    def check_gpus(self, asked: int | None) -> None:
-        if asked is not None and asked > self.gpus:
-            raise InvalidRequest(f"gpus: asks for {asked}, and there are {self.gpus} here")
-
-    def unprovided(self, label: str, error: FlashpoolError) -> None:
-        self.unprovided_calls.append(error)
 
     async def wait_ready(self) -> None:
         if self.start_error:
             raise self.start_error
 
-    def submit(self, call: Call, sink: Sink) -> int:
+    def submit(self, call: Call, sink: Sink, call_id: int | None = None) -> int:
         if self.refusal:
             raise self.refusal
         if self.stopped:
             raise PoolClosed("stopped")
+        call_id = call_id or next(self._ids)
+        if call.spec is not None:
+            self.provisioning.add(call_id, call, call.spec, sink)
+            return call_id
         self.calls.append(call)
-        call_id = next(self._ids)
         if self.outcome is None:
             self.held[call_id] = sink
         else:
@@ -73,23 +90,58 @@ class StandInPool:
         self.held.pop(call_id).done(outcome)
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
-        if call_id in self.held:
+        if not self.provisioning.cancel(call_id, reason) and call_id in self.held:
             self.cancelled.append(reason)
             self.finish(call_id, Outcome(error_type="Cancelled", error=f"Cancelled: {reason}"))
 
     def credit(self, call_id: int, items: int) -> None:
         self.credits += items
 
-    async def drain(self, limit_s: float, first: Awaitable[object] | None = None) -> bool:
+    def release(self, instance: str, reason: str) -> None:
+        pass
+
+    async def drain(self, limit_s: float) -> bool:
         self.draining = True
-        if first is not None:
-            await first
         return not self.held
 
     async def stop(self, reason: str = "the pool stops") -> None:
         self.stopped = True
         for call_id in list(self.held):
             self.cancel(call_id, reason)
+        await self.provisioning.close()
 
-    def stats(self) -> Stats:
+    def stats(self) -> Any:
         return Stats(calls=len(self.calls))
+
+
+class InBase:
+    """All there is, is in the base."""
+
+    async def resolve(self, spec: Spec, report: Report) -> Provision:
+        report("looked")
+        return Provision()
+
+    async def close(self) -> None:
+        pass
+
+
+class Slow:
+    """Environments that take their time; notes when it is cancelled."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds = seconds
+        self.asked = 0
+        self.cancelled = False
+
+    async def resolve(self, spec: Spec, report: Report) -> Provision:
+        report("building")
+        self.asked += 1
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return Provision(environment="made", origin="built", resolve_s=0.5)
+
+    async def close(self) -> None:
+        pass

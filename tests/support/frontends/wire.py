@@ -1,4 +1,4 @@
-"""A listener over a stand-in pool, and a client that writes bytes as it likes."""
+"""A listener over a backend, and a client that writes bytes as it likes."""
 
 import asyncio
 import contextlib
@@ -6,30 +6,16 @@ import json
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, NamedTuple
 
-from flashpool.envs import Spec
-from flashpool.frontends.call_handles import CallPool
 from flashpool.frontends.http_server.listener import Listener, bind
 from flashpool.frontends.lb.app import create_app
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
-from flashpool.pool.calls import Provision
-from flashpool.pool.environment_leases import EnvironmentLeases, Report
+from flashpool.pool.backend import Backend
 from support.waiting import until
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()
 #: Longest a test waits for bytes that must come.
 PATIENCE_S = 25.0
-
-
-class NoEnvironments:
-    """All there is, is in the base."""
-
-    async def resolve(self, spec: Spec, report: Report) -> Provision:
-        report("looked")
-        return Provision()
-
-    async def close(self) -> None:
-        pass
 
 
 class Reply(NamedTuple):
@@ -99,15 +85,9 @@ async def at_end(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    pool: CallPool, environments: EnvironmentLeases | None = None, **variables: str
-) -> AsyncIterator[Client]:
+async def serving(pool: Backend, **variables: str) -> AsyncIterator[Client]:
     settings = Settings.from_environ(variables)
-    service = Service(
-        pool,
-        environments or NoEnvironments(),
-        result_limit=settings.result_limit_mb * 1024 * 1024,
-    )
+    service = Service(pool, result_limit=settings.result_limit_mb * 1024 * 1024)
     with bind("127.0.0.1", 0, "FLASHPOOL_PORT") as sock:
         listener = Listener(create_app(service, settings), settings)
         serve = asyncio.ensure_future(listener.serve(sockets=[sock]))

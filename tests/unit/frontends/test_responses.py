@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from flashpool.frontends import responses
-from flashpool.pool.calls import Outcome, Provision, Receipt
+from flashpool.pool.calls import Outcome, Receipt, unprovided
 from flashpool.pool.errors import (
     BY_NAME,
-    EnvironmentError,
     InstanceLost,
     Overloaded,
     PayloadTooLarge,
@@ -169,9 +168,12 @@ def test_what_to_do_about_a_module_that_is_not_there(
 
 
 def test_who_got_no_environment_is_told_what_the_try_took() -> None:
-    error = EnvironmentError("no such package")
-    error.provision = Provision(environment="", origin="failed", resolve_s=0.5)
-    receipt = json.loads(responses.of_error(error).body)["receipt"]
+    outcome = Outcome(
+        error_type="EnvironmentError",
+        error="no such package",
+        receipt=Receipt(provision=unprovided(0.5, "resolve")),
+    )
+    receipt = json.loads(responses.of_outcome(outcome, None).body)["receipt"]
     assert (receipt["environment"], receipt["environment_origin"]) == (None, "failed")
     assert receipt["environment_hit"] is False
     assert (receipt["seconds"]["resolve"], receipt["attempts"]) == (0.5, 0)

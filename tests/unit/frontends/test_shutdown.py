@@ -13,11 +13,10 @@ class StandInService:
 
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     reasons: list[str] = field(default_factory=list)
-    preparing: int = 1
 
     @property
     def pool(self):
-        return SimpleNamespace(stats=self._stats)
+        return SimpleNamespace(stats=self._stats, preparing=1)
 
     def _stats(self):
         return SimpleNamespace(

@@ -5,9 +5,15 @@ import pytest
 
 from flashpool.envs import Spec
 from flashpool.pool.calls import BASE_ENVIRONMENT, Outcome, Provision
-from flashpool.pool.environment_leases import Report
-from flashpool.pool.errors import EnvironmentStartFailed, Overloaded
-from support.frontends.stand_in import NONE, StandInPool
+from flashpool.pool.errors import (
+    EnvironmentError,
+    EnvironmentStartFailed,
+    InvalidRequest,
+    Overloaded,
+    Timeout,
+)
+from flashpool.pool.supervisor.environment_leases import Report
+from support.frontends.stand_in import NONE, Slow, StandInPool
 from support.frontends.wire import BODY, at_end, post, read_reply, run, serving
 from support.waiting import until
 
@@ -284,37 +290,15 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     run(main())
 
 
-class SlowEnvironments:
-    """Takes its time, and notes when it is cancelled."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.asked = self.cancelled = False
-
-    async def close(self) -> None:
-        pass
-
-    async def resolve(self, spec: Spec, report: Report) -> Provision:
-        report("Resolving")
-        self.asked = True
-        try:
-            await asyncio.sleep(self.seconds)
-        except asyncio.CancelledError:
-            self.cancelled = True
-            raise
-        return Provision(environment="made", origin="built", resolve_s=0.5)
-
-
 NEEDS = json.dumps({**json.loads(BODY), "dependencies": ["x"]}).encode()
 
 
 def test_building_is_not_receiving() -> None:
     async def main() -> None:
-        pool = StandInPool()
-        limit = {"FLASHPOOL_RECEIVE_TIMEOUT_S": "0.1"}
-        async with serving(pool, SlowEnvironments(0.5), **limit) as client:
+        pool = StandInPool(environments=Slow(0.5))
+        async with serving(pool, FLASHPOOL_RECEIVE_TIMEOUT_S="0.1") as client:
             reply = await client.execute(NEEDS)
-            assert (reply.status, reply.json()["stdout"]) == (200, "Resolving\n")
+            assert (reply.status, reply.json()["stdout"]) == (200, "building\n")
         assert pool.calls[0].environment == "made"
 
     run(main())
@@ -322,14 +306,75 @@ def test_building_is_not_receiving() -> None:
 
 def test_a_client_that_goes_away_while_its_environment_is_made() -> None:
     async def main() -> None:
-        pool, environments = StandInPool(), SlowEnvironments(20)
-        async with serving(pool, environments) as client:
+        environments = Slow()
+        pool = StandInPool(environments=environments)
+        async with serving(pool) as client:
             async with client.connect() as (_reader, writer):
                 writer.write(post(NEEDS))
                 await until(lambda: environments.asked)
             await until(lambda: environments.cancelled)
         assert pool.calls == []
-        (failure,) = pool.unprovided_calls
-        assert type(failure).__name__ == "Cancelled"
+        assert pool.recorder.outcomes == {"Cancelled": 1}
+
+    run(main())
+
+
+class Failing:
+    """Environments that are not to be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def resolve(self, spec: Spec, report: Report) -> Provision:
+        report("tried")
+        raise self.error
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (EnvironmentError("uv said no", phase="resolve", retryable=False), 200, "EnvironmentError"),
+        (Timeout("too slow", phase="build"), 200, "Timeout"),
+        (InvalidRequest("a b c is no requirement"), 422, "InvalidRequest"),
+        (Overloaded("full", retry_after_s=7), 503, "Overloaded"),
+        (OSError("the volume is gone"), 200, "EnvironmentError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_why_there_is_no_environment(error: Exception, status: int, told: str) -> None:
+    async def main() -> None:
+        pool = StandInPool(environments=Failing(error))
+        async with serving(pool) as client:
+            reply = await client.execute(NEEDS)
+        body = reply.json()
+        assert (reply.status, body["error_type"], body["stdout"]) == (status, told, "tried\n")
+        assert str(error) in body["error"]
+        assert reply.headers.get("retry-after") == ("7" if status == 503 else None)
+        if status == 200:
+            assert (body["receipt"]["environment"], body["receipt"]["attempts"]) == (None, 0)
+            assert body["receipt"]["environment_origin"] == "failed"
+            assert body["receipt"]["environment_hit"] is False
+        else:
+            assert body["receipt"] is None
+        assert pool.recorder.outcomes == ({told: 1} if status == 200 else {})
+
+    run(main())
+
+
+def test_a_refusal_after_the_build_is_answered_as_one_before() -> None:
+    async def main() -> None:
+        environments = Slow(0.1)
+        pool = StandInPool(environments=environments)
+        async with serving(pool) as client:
+            asking = asyncio.ensure_future(client.execute(NEEDS))
+            await until(lambda: environments.asked)
+            pool.refusal = Overloaded("full", retry_after_s=3)
+            reply = await asking
+        assert (reply.status, reply.headers["retry-after"]) == (503, "3")
+        assert reply.json()["receipt"] is None
+        assert not pool.recorder.outcomes
 
     run(main())

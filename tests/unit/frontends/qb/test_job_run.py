@@ -7,28 +7,16 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import Spec
 from flashpool.frontends.qb.job_run import JobOutputs, JobRun
 from flashpool.frontends.qb.jobs import Job
 from flashpool.frontends.qb.log_lines import LiveLines
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
-from flashpool.pool.calls import Outcome, Provision
+from flashpool.pool.calls import NOWHERE, Outcome, Receipt
 from flashpool.pool.errors import Overloaded
-from support.frontends.stand_in import StandInPool
+from support.frontends.stand_in import Slow, StandInPool
 
 REQUEST = {"function_name": "f", "function_code": "def f(): pass"}
-
-
-class Builds:
-    """Environments that never get ready."""
-
-    async def resolve(self, spec: Spec, report: Callable[[str], None]) -> Provision:
-        report("building")
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def close(self) -> None: ...
 
 
 def ran(
@@ -43,7 +31,7 @@ def ran(
     settings = Settings.from_environ(variables or {})
 
     async def run() -> Outcome:
-        service = Service(pool, Builds(), result_limit=None)  # type: ignore[arg-type]
+        service = Service(pool, result_limit=None)
         job = Job(id="a", input=json.dumps({**REQUEST, **fields}).encode(), limit_s=limit_s)
         lines = LiveLines("a", 1000)
         one = JobRun(job, service, settings, JobOutputs(lines=lines))
@@ -79,6 +67,30 @@ def test_a_call_gets_less_time_than_the_platform_gives(
     assert low <= run_s <= high
 
 
+def test_a_build_takes_of_the_calls_time() -> None:
+    pool = StandInPool(environments=Slow(0.5))
+    assert ran(pool, limit_s=5, dependencies=["thing"], timeout_s=7).ok
+    run_s = pool.calls[0].limits.run_s
+    assert run_s is not None
+    # Of 5 s: half a second for the report, 1 s to end the call, and what the build took.
+    assert 2.5 <= run_s <= 3.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit_s", "told"), [(None, 15.5, True), (60, 15.5, True), (7, 7.0, False)]
+)
+def test_whose_limit_it_was(asked: float | None, limit_s: float, told: bool) -> None:
+    late = Outcome(error_type="Timeout", error="late", details={"phase": "run", "limit_s": limit_s})
+    fields = {} if asked is None else {"timeout_s": asked}
+    outcome = ran(StandInPool(outcome=late), limit_s=20, **fields)
+    assert ("executionTimeout" in (outcome.error or "")) is told
+
+
+def test_an_environment_that_cannot_be_had_is_named_with_its_error() -> None:
+    refused = Outcome(error_type="Overloaded", error="full", receipt=Receipt(provision=NOWHERE))
+    assert ran(StandInPool(outcome=refused)).error == "Overloaded: full"
+
+
 def test_without_a_limit_the_pools_own_counts() -> None:
     pool = StandInPool()
     ran(pool, variables={"FLASHPOOL_JOB_TIMEOUT_S": "none"})
@@ -95,7 +107,7 @@ def test_a_job_whose_call_does_not_end_is_reported_in_time() -> None:
 
 
 def test_a_job_whose_environment_is_not_made_is_reported_in_time() -> None:
-    outcome = ran(StandInPool(), limit_s=0.2, dependencies=["thing"])
+    outcome = ran(StandInPool(environments=Slow()), limit_s=0.2, dependencies=["thing"])
     assert outcome.error_type == "Timeout"
     assert outcome.details["phase"] == "build"
     assert outcome.output == b"building\n"
@@ -109,7 +121,7 @@ def test_a_job_is_stopped_wherever_it_is(fields: dict[str, Any]) -> None:
         run.cancel("the platform stopped the job")
         run.cancel("twice does no harm")
 
-    outcome = ran(StandInPool(outcome=None), stop, **fields)
+    outcome = ran(StandInPool(outcome=None, environments=Slow()), stop, **fields)
     assert outcome.error_type == "Cancelled"
     assert "the platform stopped the job" in (outcome.error or "")
 

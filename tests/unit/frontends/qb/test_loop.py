@@ -91,7 +91,7 @@ def left(
         # The resolver that is usual with aiodns starts a thread that stays.
         connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
         async with aiohttp.ClientSession(connector=connector) as session:
-            service = Service(pool, None, result_limit=None)  # type: ignore[arg-type]
+            service = Service(pool, result_limit=None)
             worker = QueueWorker(settings, service, session, nobody, None)
             loop = Loop(
                 {"concurrency_modifier": worker.concurrency},

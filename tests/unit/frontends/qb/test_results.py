@@ -17,12 +17,12 @@ from flashpool.frontends.qb.outbox import JobReport
 from flashpool.frontends.qb.results import Results, of_error
 from flashpool.frontends.qb.spill import Spill
 from flashpool.frontends.service import Service
-from flashpool.pool.calls import Outcome, Provision
-from flashpool.pool.errors import EnvironmentError, InvalidRequest
+from flashpool.pool.calls import Outcome, Receipt, unprovided
+from flashpool.pool.errors import InvalidRequest
 
 
 def report_of(outcome: Outcome, limit: int = 10_000, spill: Spill | None = None) -> dict[str, Any]:
-    service = Service(None, None, result_limit=1 << 30)  # type: ignore[arg-type]
+    service = Service(None, result_limit=1 << 30)  # type: ignore[arg-type]
     results = Results(service, limit, spill)
     report = asyncio.run(results.report("job", outcome, streamed=False))
     assert len(report.body) <= limit
@@ -66,10 +66,13 @@ def test_an_output_that_is_too_large_is_cut_and_the_result_stays(
 
 
 def test_a_job_without_an_environment_tells_how_that_came() -> None:
-    error = EnvironmentError("no", kind="BuildFailed")
-    error.told = b"resolving\n"
-    error.provision = Provision(environment="", origin="failed", build_s=2.0)
-    output = report_of(of_error(error))["output"]
+    outcome = Outcome(
+        error_type="EnvironmentError",
+        error="no",
+        output=b"resolving\n",
+        receipt=Receipt(provision=unprovided(2.0, "build")),
+    )
+    output = report_of(outcome)["output"]
     assert output["stdout"] == "resolving\n"
     assert output["receipt"]["environment"] is None
     assert output["receipt"]["environment_origin"] == "failed"
@@ -120,7 +123,7 @@ def test_a_volume_that_hangs_holds_up_no_report(
 ) -> None:
     back = threading.Event()
     monkeypatch.setattr(os, "fsync", lambda _: back.wait(30))
-    service = Service(None, None, result_limit=1 << 30)  # type: ignore[arg-type]
+    service = Service(None, result_limit=1 << 30)  # type: ignore[arg-type]
     results = Results(service, 10_000, Spill(tmp_path, 60))
     outcome = Outcome(body=b'"%s"' % (b"x" * 20_000), format="json")
 
@@ -169,7 +172,7 @@ def test_a_failure_that_is_too_large_keeps_the_ends_of_its_texts() -> None:
 
 
 def test_what_the_platform_refuses_as_too_large_keeps_its_cause_if_it_can() -> None:
-    service = Service(None, None, result_limit=1 << 30)  # type: ignore[arg-type]
+    service = Service(None, result_limit=1 << 30)  # type: ignore[arg-type]
     results = Results(service, 10_000_000, None)
     outcome = Outcome(error_type="ValueError", error="e" * 1_000_000, from_user=True)
     report = asyncio.run(results.report("job", outcome, streamed=True))

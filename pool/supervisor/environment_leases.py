@@ -1,13 +1,12 @@
 """From the packages a call names to an environment that the pool knows by name.
 
-    resolve(spec) -> the store's lease -> Supervisor.add_environment -> Provision
-                                 held here, one per environment ...
-    Supervisor.on_unused(name)   ... until none of its processes and calls is left
-    Supervisor.on_learned(...)   noted in the store, preloaded next time, elsewhere too
+    resolve(spec) -> the store's lease -> EnvironmentRegistry.add -> Provision
+                           held here, one per environment ...
+    on_unused(name)        ... until none of its processes and calls is left
+    on_learned(...)        noted in the store, preloaded next time, elsewhere too
 
-Front-ends and `Pool` share it. A call that names nothing never comes here, and the store
-is opened by the first that does. What goes wrong there becomes one of the pool's errors,
-in the store's words.
+A call that names nothing never comes here, and the store is opened by the first that does.
+What goes wrong there becomes one of the pool's errors, in the store's words.
 """
 
 from __future__ import annotations
@@ -15,24 +14,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from flashpool import envs
 from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
 from flashpool.envs.acquiring.provider import Provider
+from flashpool.pool.calls import Phase, Provision
+from flashpool.pool.errors import EnvironmentError, FlashpoolError, InvalidRequest, Timeout
 
-from .calls import Phase, Provision, unprovided
-from .errors import EnvironmentError, FlashpoolError, InvalidRequest, Overloaded, Timeout
+from .environment_registry import EnvironmentRegistry
 
 _log = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
-
-#: Requests that may wait for environments at once; one more is refused as `Overloaded`.
-MOST_WAITING: Final = 1000
 
 
 class EnvironmentLeases(Protocol):
@@ -46,62 +42,37 @@ class EnvironmentLeases(Protocol):
         Raises:
             InvalidRequest: the spec is refused as it stands.
             EnvironmentError, Timeout: it cannot be had.
-            Overloaded: too many wait, or the server is leaving.
         """
 
     async def close(self) -> None:
         """Let go of everything; the pool has stopped."""
 
 
-class EnvironmentPool(Protocol):
-    """The part of a pool that has environments; `Supervisor` is one."""
-
-    on_unused: Callable[[str], None]
-    on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None]
-
-    def add_environment(
-        self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
-    ) -> None:
-        """Make it known, or where it is now."""
-
-    def retire_idle(self, name: str) -> bool:
-        """Let its processes go, unless a call uses it: then False."""
-
-
 class StoredEnvironments:
     """Environments of the store, for one pool on one machine."""
 
-    def __init__(self, settings: EnvSettings, pool: EnvironmentPool) -> None:
+    def __init__(self, settings: EnvSettings, registry: EnvironmentRegistry) -> None:
         self._store = envs.Environments(settings)
         self._base_python = settings.base_python
         self._limit_s = settings.build_timeout_s
-        self._pool = pool
+        self._registry = registry
         #: One lease for each environment that the pool knows.
         self._held: dict[str, Lease] = {}
         self._provider: Provider | None = None
         #: Environments in use that the store would rather delete.
         self._unwanted: set[str] = set()
-        self._waiting = 0
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        pool.on_unused = self._unused
-        pool.on_learned = self._learned
+        registry.on_unused = self._unused
+        registry.on_learned = self._learned
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
         """The environment, held until the pool has no more use for it."""
-        if self._waiting >= MOST_WAITING:
-            raise Overloaded("too many requests wait for their environments", retry_after_s=5)
-        self._waiting += 1
-        began = time.monotonic()
         try:
             return await self._leased(await self._store.acquire(spec, progress=report))
         except EnvironmentFailure as failure:
             # Its words have all there is to say; our own frames would bury them.
-            error = self._error(failure)
-            error.provision = unprovided(time.monotonic() - began, failure.phase)
-            raise error from None
-        finally:
-            self._waiting -= 1
+            raise self._error(failure) from None
 
     async def _leased(self, lease: Lease) -> Provision:
         environment = lease.environment
@@ -136,7 +107,7 @@ class StoredEnvironments:
         before = self._held.get(name)
         self._held[name] = lease
         python = str(lease.environment.python)
-        self._pool.add_environment(name, python, learned.modules, learned.entries)
+        self._registry.add(name, python, learned.modules, learned.entries)
         if before is not None:
             before.release()
 
@@ -145,8 +116,6 @@ class StoredEnvironments:
         return held is not None and held.environment.python == python
 
     def _error(self, failure: EnvironmentFailure) -> FlashpoolError:
-        if isinstance(failure, envs.BuildAbandoned) and self._closing:
-            return Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
         if isinstance(failure, envs.BuildTimeout):
             return Timeout(str(failure), phase=Phase.BUILD.value, limit_s=self._limit_s)
         if isinstance(failure, envs.SpecRefused):
@@ -196,7 +165,7 @@ class StoredEnvironments:
         """They would be deleted for room, were they not in use: idle ones are not worth it."""
         pressed = self._held.keys() & set(digests)
         self._unwanted |= pressed
-        return [name for name in pressed if self._pool.retire_idle(name)]
+        return [name for name in pressed if self._registry.retire_idle(name)]
 
     async def close(self) -> None:
         """Cancel builds, release what is held."""

@@ -1,0 +1,263 @@
+"""Calls that name packages, on their way through the store of environments.
+
+    add(id, call, spec, sink) -> waiting[spec] --resolve, once a spec--> submit(the call in it)
+                                        | progress               `-----> sink.done(why not)
+                                        v
+                                    sink.told
+
+Any number of calls may wait for one environment, but only one question is asked for them. The
+last call that is cancelled ends the question, and with it a build that nobody else wants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from flashpool.pool.calls import NOWHERE, Call, Outcome, Phase, Provision, Receipt, Sink, unprovided
+from flashpool.pool.errors import (
+    CallError,
+    Cancelled,
+    EnvironmentError,
+    FlashpoolError,
+    Overloaded,
+    PoolClosed,
+)
+from flashpool.pool.progress_notes import ProgressNotes
+from flashpool.pool.stats import Recorder
+
+from .environment_leases import EnvironmentLeases
+
+if TYPE_CHECKING:
+    from flashpool.envs import Spec
+
+_log = logging.getLogger(__name__)
+
+#: Calls that may wait for environments at once where the queue is bounded, unless that is
+#: longer; one more is refused.
+MOST_WAITING: Final = 1000
+#: A caller who waited for so long is told why, whoever built what it waited for.
+NOTEWORTHY_S: Final = 1.0
+
+
+class Submit(Protocol):
+    """`Supervisor.submit`, for a call that has its id already."""
+
+    def __call__(self, call: Call, sink: Sink, call_id: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WaitingCall:
+    call: Call
+    sink: Sink
+    since: float = field(default_factory=time.monotonic)
+
+
+class _EnvironmentQuestion:
+    """One question to the store, and the calls that wait for its answer."""
+
+    __slots__ = ("_notes", "calls", "spec", "task")
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.calls: dict[int, _WaitingCall] = {}
+        self.task: asyncio.Task[None] | None = None
+        self._notes = ProgressNotes()
+
+    def report(self, line: str) -> None:
+        """The store tells how it gets on."""
+        line = self._notes.add(line)
+        for waiting in list(self.calls.values()):
+            waiting.sink.told(line)
+
+    def notes(self) -> bytes:
+        """All that was told, as it stands before a call's output."""
+        return self._notes.text()
+
+
+class Provisioning:
+    """Finds each call its environment."""
+
+    def __init__(
+        self,
+        environments: EnvironmentLeases,
+        *,
+        submit: Submit,
+        recorder: Recorder,
+        queue_limit: int | None,
+        settled: Callable[[], None],
+    ) -> None:
+        self._environments = environments
+        self._submit = submit
+        self._recorder = recorder
+        self._limit = None if queue_limit is None else max(queue_limit, MOST_WAITING)
+        #: Told after each call that ended here.
+        self._settled = settled
+        self._questions: dict[Spec, _EnvironmentQuestion] = {}
+        #: The question of each call that waits, by the call's id.
+        self._waiting: dict[int, _EnvironmentQuestion] = {}
+        #: Every question that has not ended, those that nobody waits for included.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Calls that wait."""
+        return len(self._waiting)
+
+    def add(self, call_id: int, call: Call, spec: Spec, sink: Sink) -> None:
+        """Have the call submitted, or ended, when its environment is known.
+
+        Raises:
+            Overloaded: too many wait.
+        """
+        if self._limit is not None and len(self._waiting) >= self._limit:
+            raise Overloaded("too many requests wait for their environments", retry_after_s=5)
+        question = self._questions.get(spec)
+        if question is None:
+            question = self._questions[spec] = _EnvironmentQuestion(spec)
+            question.task = task = asyncio.ensure_future(self._ask(question))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        question.calls[call_id] = _WaitingCall(call=call, sink=sink)
+        self._waiting[call_id] = question
+
+    def cancel(self, call_id: int, reason: str) -> bool:
+        """End a call that waits; False when it does not wait here."""
+        question = self._waiting.get(call_id)
+        if question is None:
+            return False
+        waiting = self._take(call_id, question)
+        if not question.calls and question.task is not None:
+            # The next call with this spec asks anew: this answer will be "cancelled".
+            self._forget(question)
+            question.task.cancel()
+        error = Cancelled(f"the call was cancelled: {reason}", reason=reason)
+        self._fail(waiting, error, question.notes(), Phase.BUILD.value)
+        return True
+
+    def refuse_all(self) -> None:
+        """End all that wait: another server may still build for them."""
+        for call_id, question in list(self._waiting.items()):
+            self._forget(question)
+            if question.task is not None:
+                question.task.cancel()
+            error = Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
+            self._fail(self._take(call_id, question), error, question.notes())
+
+    async def close(self) -> None:
+        """End what is under way, release every lease; the pool's processes are gone."""
+        self.refuse_all()
+        tasks = list(self._tasks)
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._environments.close()
+
+    async def _ask(self, question: _EnvironmentQuestion) -> None:
+        failure: FlashpoolError | None = None
+        provision = NOWHERE
+        try:
+            provision = await self._environments.resolve(question.spec, question.report)
+        except asyncio.CancelledError:
+            failure = PoolClosed("the pool was shut down before the environment was there")
+        except FlashpoolError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - it is the end of every call that waits
+            _log.exception("Finding an environment failed")
+            what = f"{type(error).__name__}: {error}"
+            failure = EnvironmentError(f"the store of environments failed: {what}")
+        # No await from here on: the environment is known as long as nobody lets it go.
+        self._forget(question)
+        notes = question.notes() if question.calls else b""
+        for call_id in list(question.calls):
+            if call_id not in question.calls:
+                continue  # the end of another one had it cancelled
+            waiting = self._take(call_id, question)
+            if failure is None:
+                self._hand_over(call_id, waiting, provision, notes)
+            else:
+                phase = str(failure.details.get("phase") or "spec")
+                self._fail(waiting, failure, notes, phase)
+
+    def _hand_over(
+        self, call_id: int, waiting: _WaitingCall, provision: Provision, notes: bytes
+    ) -> None:
+        waited = time.monotonic() - waiting.since
+        call, sink = waiting.call.provided(provision, waited), waiting.sink
+        sink.environment_ready()
+        # What is said while an environment is looked up quickly is nobody's news.
+        if notes and (provision.origin == "built" or waited > NOTEWORTHY_S):
+            sink = _SinkWithNotes(sink, notes)
+        try:
+            self._submit(call, sink, call_id)
+        except FlashpoolError as error:
+            # It was no call of the pool's, and is not counted as one.
+            self._end(waiting, error, b"", NOWHERE)
+
+    def _fail(
+        self, waiting: _WaitingCall, error: FlashpoolError, notes: bytes, phase: str = "build"
+    ) -> None:
+        """Its environment is not to be had."""
+        spent = unprovided(time.monotonic() - waiting.since, phase)
+        outcome = self._end(waiting, error, notes, spent)
+        # What was refused as it stood was no call.
+        if isinstance(error, CallError):
+            self._recorder.unprovided(waiting.call.label, outcome)
+
+    def _end(
+        self, waiting: _WaitingCall, error: FlashpoolError, notes: bytes, provision: Provision
+    ) -> Outcome:
+        for fd in waiting.call.fds:
+            os.close(fd)
+        outcome = Outcome(
+            error_type=type(error).__name__,
+            error=error.message,
+            details=dict(error.details),
+            output=notes,
+            receipt=Receipt(provision=provision),
+        )
+        waiting.sink.done(outcome)
+        self._settled()
+        return outcome
+
+    def _take(self, call_id: int, question: _EnvironmentQuestion) -> _WaitingCall:
+        del self._waiting[call_id]
+        return question.calls.pop(call_id)
+
+    def _forget(self, question: _EnvironmentQuestion) -> None:
+        """Whoever has this spec from now on asks anew."""
+        if self._questions.get(question.spec) is question:
+            del self._questions[question.spec]
+
+
+class _SinkWithNotes:
+    """A call's sink, whose outcome begins with what was told while its environment was made."""
+
+    __slots__ = (
+        "_done",
+        "_notes",
+        "environment_ready",
+        "item",
+        "output",
+        "started",
+        "told",
+        "wants_output",
+    )
+
+    def __init__(self, sink: Sink, notes: bytes) -> None:
+        self._done = sink.done
+        self._notes = notes
+        self.wants_output = sink.wants_output
+        self.told = sink.told
+        self.environment_ready = sink.environment_ready
+        self.started = getattr(sink, "started", None)
+        self.output = sink.output
+        self.item = sink.item
+
+    def done(self, outcome: Outcome) -> None:
+        """The end."""
+        self._done(replace(outcome, output=self._notes + outcome.output))

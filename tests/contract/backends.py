@@ -1,0 +1,12 @@
+"""Pools over every backend, and every way in which the first one starts workers."""
+
+from functools import partial
+
+from flashpool.pool import Pool
+from support.thread_backend import ThreadPool
+
+MAKERS = {
+    "fork": partial(Pool, start_method="fork"),
+    "spawn": partial(Pool, start_method="spawn"),
+    "threads": ThreadPool,
+}
