@@ -6,12 +6,13 @@ import textwrap
 
 import pytest
 
-from flashpool.pool._child.fork_server import memory_layout
+from flashpool.pool._child.fork_server import memory_tricks
 
 from .conftest import CHILD
 
 pytestmark = pytest.mark.skipif(
-    not memory_layout.IS_KNOWN, reason="nothing is arranged on this interpreter"
+    not memory_tricks.usable([memory_tricks.LAYOUT]),
+    reason="nothing is arranged on this interpreter",
 )
 
 PRELUDE = """
@@ -153,3 +154,17 @@ def test_a_run_that_hangs_is_given_up():
         print(memory_layout.executed(lambda: time.sleep(1000)))
     """)
     assert printed == "[]\n"
+
+
+def test_where_no_process_can_be_forked_nothing_is_found_and_nothing_left_open():
+    printed = lean("""
+        from _flashpool import forking
+
+        def refused():
+            raise BlockingIOError(11, "no more processes")
+
+        forking.fork = refused
+        before = os.listdir("/proc/self/fd")
+        print(memory_layout.executed(list), os.listdir("/proc/self/fd") == before)
+    """)
+    assert printed == "[] True\n"
