@@ -29,7 +29,8 @@ def lean(source, folder="/"):
     """Run this in an interpreter of its own: it moves things about for good."""
     prelude = PRELUDE.format(folder=str(folder), child=str(CHILD))
     done = subprocess.run(
-        [sys.executable, "-I", "-c", prelude + textwrap.dedent(source)],
+        # Compiling our modules for the first time would leave holes that later runs have not.
+        [sys.executable, "-I", "-B", "-c", prelude + textwrap.dedent(source)],
         capture_output=True,
         text=True,
         timeout=60,
