@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
+from flashpool.pool._child.fork_server import memory_tricks as tricks
+
 #: What OpenMP, OpenBLAS, MKL, BLIS, numexpr and Apple's library take their number from.
 _THREAD_LIMITS: Final = (
     "OMP_NUM_THREADS",
@@ -104,6 +106,8 @@ class PoolConfig:
     workdir: str = field(default_factory=os.getcwd)
     #: ``fork``, or ``spawn``: every worker does its own start-up.
     start_method: str = "fork"
+    #: Ways in which zygotes make forks cheaper that rely on CPython's memory and on the kernel.
+    memory_tricks: tuple[str, ...] = tricks.ALL
     #: Level of the worker's root logger.
     log_level: str = "INFO"
 
@@ -142,6 +146,7 @@ class PoolKeywords(TypedDict, total=False):
     extra_path: Iterable[str]
     workdir: str | os.PathLike[str]
     start_method: str
+    memory_tricks: Iterable[str]
     log_level: str
 
 

@@ -89,6 +89,8 @@ class ZygoteStats:
     #: Why workers are spawned and not forked, when they are.
     reason: str | None
     start_s: float | None
+    #: The ones it uses: `PoolConfig.memory_tricks`, less what its Python or the kernel refuses.
+    memory_tricks: list[str]
     preloaded: int
     preload: list[str]
     skipped: dict[str, str]

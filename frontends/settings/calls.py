@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from flashpool.pool._child.fork_server import memory_tricks as tricks
 from flashpool.pool.config import usable_cores
 from flashpool.pool.limits import (
     CONCURRENCY_MAX,
@@ -99,6 +100,11 @@ class Workers:
         kind.choice("fork", "spawn"),
         "fork",
         "How workers start: forked from a prepared process, or each on its own (slower).",
+    )
+    memory_tricks: tuple[str, ...] = setting(
+        kind.some_of(*tricks.ALL, tricks.UNTRIED),
+        ",".join(tricks.ALL),
+        "Ways to make forks cheaper that rely on CPython's memory; none: calls are slower.",
     )
     spares: int = setting(
         kind.integer(0, 1024), "8", "Most workers kept ready ahead of calls, per zygote."

@@ -109,6 +109,7 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, Que
             preload_zygotes=self.preload_zygotes,
             worker_env=self.worker_env,
             start_method=self.start_method,
+            memory_tricks=self.memory_tricks,
             gpus_per_call=self.gpus_per_call,
             calls_per_gpu=self.calls_per_gpu,
             gpu_settle_s=self.gpu_settle_s,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from flashpool.pool._child.fork_server import memory_tricks
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import InvalidRequest
 from flashpool.pool.limits import (
@@ -73,6 +74,16 @@ def _one_of(*words: str) -> ParameterKind:
         return value
 
     return ParameterKind(accepts=" or ".join(map(repr, words)), read=read)
+
+
+def _some_of(*words: str) -> ParameterKind:
+    def read(value: Any) -> tuple[str, ...]:
+        chosen = _list_of("words").read(value)
+        if not set(chosen) <= set(words):
+            raise ValueError
+        return tuple(chosen)
+
+    return ParameterKind(accepts=f"a list, of {', '.join(map(repr, words))}", read=read)
 
 
 def _list_of(what: str) -> ParameterKind:
@@ -155,6 +166,7 @@ KINDS: Final[Mapping[str, ParameterKind]] = {
     "extra_path": _list_of("paths"),
     "workdir": ParameterKind(accepts="the path of a folder that can be entered", read=_folder),
     "start_method": _one_of("fork", "spawn"),
+    "memory_tricks": _some_of(*memory_tricks.ALL, memory_tricks.UNTRIED),
     "log_level": _one_of(*_LEVELS),
 }
 

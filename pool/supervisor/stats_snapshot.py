@@ -101,6 +101,7 @@ def _zygote(zygote: ZygoteProcess, components: Components) -> ZygoteStats:
         start_method=zygote.method,
         reason=zygote_set.history.spawned.get(key.environment),
         start_s=None if ready_at is None else round(ready_at - zygote.started_at, 4),
+        memory_tricks=list(zygote.memory_tricks),
         preloaded=len(zygote.preload) - len(zygote.skipped),
         preload=list(zygote.preload[:_MODULES]),
         skipped={**zygote.skipped, **components.learner.denied(key.environment)},

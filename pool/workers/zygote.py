@@ -55,6 +55,8 @@ class ZygoteProcess:
         self.skipped: dict[str, str] = {}
         #: Whether there are modules that its workers find imported.
         self.has_preloaded = False
+        #: Memory tricks that it uses.
+        self.memory_tricks: tuple[str, ...] = ()
         self.loading: str | None = None
         self.unsafe: tuple[str, str] | None = None
         #: Requests it has not answered, and when it last did answer: a stopped zygote
@@ -158,6 +160,7 @@ class ZygoteProcess:
         self.pid = message["pid"]
         self.version = message["python"]
         self.has_preloaded = message["preloaded"]
+        self.memory_tricks = tuple(message["memory_tricks"])
         self.ready_at = now
         self.loading = None
         self.state.move(ZygoteState.READY)

@@ -132,6 +132,7 @@ class ZygoteSet:
             "varying": list(VARYING),
             "workdir": self._config.workdir,
             "log_level": self._config.log_level,
+            "memory_tricks": self._config.memory_tricks,
             "grace": self._config.grace_s,
             "example": pickling.example(),
         }

@@ -25,7 +25,7 @@ sys.path[:1] = [str(ROOT / "tests")]
 
 from bench import against_report, against_rows, checkouts  # noqa: E402 - found only now
 from bench.against_report import Compared  # noqa: E402
-from bench.checkouts import Checkout, Unusable  # noqa: E402
+from bench.checkouts import Unusable  # noqa: E402
 from bench.figures import Failed, machine  # noqa: E402
 from bench.sides import Side  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -57,6 +57,15 @@ def arguments() -> argparse.Namespace:
         metavar="PACKAGE",
         help="to install on both sides, beside the lock; may be repeated",
     )
+    for side in ("old", "new"):
+        parser.add_argument(
+            f"--{side}-setting",
+            action="append",
+            default=[],
+            type=setting,
+            metavar="FLASHPOOL_X=VALUE",
+            help=f"of the {side} side's server; may be repeated",
+        )
     parser.add_argument("--json", type=Path, default=ROOT / "bench-results" / "against.json")
     given = parser.parse_args()
     if given.pairs < 1:
@@ -64,6 +73,14 @@ def arguments() -> argparse.Namespace:
     if not given.target > 0:
         parser.error("--target: more than 0")
     return given
+
+
+def setting(text: str) -> tuple[str, str]:
+    """A variable and its value."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.startswith("FLASHPOOL_"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FLASHPOOL_...=...")
+    return name, value
 
 
 def stop(number: int, _frame: object) -> None:
@@ -128,7 +145,9 @@ def compare(
         if not given.only or name in given.only
     }
     status.update("starting both servers")
-    sides = started(old, new, stack)
+    slots = len(os.sched_getaffinity(0))
+    settings = {"old": dict(given.old_setting), "new": dict(given.new_setting)}
+    sides = (Side(old, slots, stack, **settings["old"]), Side(new, slots, stack, **settings["new"]))
     rows = [measured(name, kind, sides, given, status) for name, kind in wanted.items()]
     return rows, {
         "machine": facts,
@@ -136,14 +155,10 @@ def compare(
         "target": given.target,
         "old": {"commit": commit, "label": old.label},
         "new": {"label": new.label},
+        "settings": settings,
         "with": given.extra,
         "differing_packages": differing,
     }
-
-
-def started(old: Checkout, new: Checkout, stack: contextlib.ExitStack) -> tuple[Side, Side]:
-    slots = len(os.sched_getaffinity(0))
-    return Side(old, slots, stack), Side(new, slots, stack)
 
 
 def measured(

@@ -24,6 +24,7 @@ from rich.table import Table  # noqa: E402
 from flashpool.frontends.settings.worker_env import worker_env  # noqa: E402
 from flashpool.pool import pickling  # noqa: E402
 from flashpool.pool._child import wire  # noqa: E402
+from flashpool.pool._child.fork_server import memory_tricks  # noqa: E402
 from flashpool.pool._child.serialization import payload  # noqa: E402
 from flashpool.pool.config import PoolConfig  # noqa: E402
 from flashpool.pool.workers.outcomes import runtime_packages  # noqa: E402
@@ -43,6 +44,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pool", action="store_true", help="a call of Pool, not of /execute")
     parser.add_argument(
         "--preload", action="append", default=[], metavar="MODULE", help="may be repeated"
+    )
+    parser.add_argument(
+        "--memory-tricks",
+        default=",".join(memory_tricks.ALL),
+        metavar="TRICKS",
+        help="as FLASHPOOL_MEMORY_TRICKS; default all",
     )
     parser.add_argument(
         "--source", metavar="FILE", help="a file that begins with the function to call"
@@ -73,6 +80,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "workdir": "/",
         "log_level": "INFO",
         "grace": 1.0,
+        "memory_tricks": given.memory_tricks.split(","),
         "example": pickling.example(),
     }
     order = {

@@ -70,9 +70,17 @@ class Bursts:
 
 
 class Side:
-    """``slots`` is how many calls run at once, in its server and in its pool."""
+    """``slots`` is how many calls run at once, in its server and in its pool; ``settings`` are
+    variables of its server.
+    """
 
-    def __init__(self, checkout: Checkout, slots: int, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        checkout: Checkout,
+        slots: int,
+        stack: contextlib.ExitStack,
+        **settings: str,
+    ) -> None:
         self.checkout = checkout
         self._slots = slots
         self._stack = stack
@@ -86,6 +94,7 @@ class Side:
                     # Calls of both sides would wait for the same devices.
                     FLASHPOOL_GPUS_PER_CALL="0",
                     **checkout.variables(),
+                    **settings,
                 )
             )
         except (AssertionError, OSError) as error:

@@ -57,13 +57,17 @@ def against(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_the_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
     kept, folder = tmp_path / "against.json", tmp_path / "tmp"
     folder.mkdir()
+    tricks = "FLASHPOOL_MEMORY_TRICKS"
     with against(
-        folder, "HEAD", "--pairs", "2", "--only", "throughput", "--json", str(kept)
+        folder,
+        *("HEAD", "--pairs", "2", "--only", "throughput", "--json", str(kept)),
+        *("--old-setting", f"{tricks}=none", "--new-setting", f"{tricks}=layout"),
     ) as running:
         output, errors = running.communicate(timeout=280)
     assert running.returncode == 0, output + errors
     found = json.loads(kept.read_text())
     assert found["pairs"] == 2
+    assert found["settings"] == {"old": {tricks: "none"}, "new": {tricks: "layout"}}
     assert found["not_measured"] == []
     assert found["differing_packages"] == {}
     [row] = found["rows"]
@@ -79,6 +83,8 @@ def test_the_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
         # A worker has a hundred page faults at the very least.
         assert parts["workers"][f"{side}_faults"] > 100
         assert parts["all"][f"{side}_cpu_us"] > 100
+    # Each server has its own settings.
+    assert parts["workers"]["new_faults"] < parts["workers"]["old_faults"] - 10
     assert list(folder.iterdir()) == []
 
 

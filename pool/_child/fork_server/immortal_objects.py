@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import sys
 from types import CodeType
-
-from . import memory_layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +27,6 @@ _finalised: dict[type, bool] = {CodeType: False}
 #: The half of an object's count in which immortality shows.
 _count_at = ctypes.c_uint32.from_address
 
-
-#: Builds without the global lock count in two places, and 32-bit ones have another constant.
-IS_KNOWN: Final = memory_layout.IS_KNOWN and sys.version_info >= (3, 12)
-
 #: Objects whose references are asked for at once. What is taken for that and given back stays
 #: mapped, and each page of it would be paid for by every fork.
 _PART: Final = 500
@@ -41,8 +34,6 @@ _PART: Final = 500
 
 def make(objects: list[Any]) -> None:
     """Make these immortal, and what they refer to directly."""
-    if not IS_KNOWN:
-        return
     immortal = _count_at(id(None)).value
     for first in range(0, len(objects), _PART):
         part = objects[first : first + _PART]

@@ -33,13 +33,6 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 
-#: Where memory is dealt with as told above; elsewhere nothing is arranged.
-IS_KNOWN: Final = (
-    sys.implementation.name == "cpython"
-    and (3, 10) <= sys.version_info[:2] <= (3, 14)
-    and sys.maxsize > 2**32
-    and "t" not in sys.abiflags
-)
 _POOL: Final = 16 * 1024
 #: Where it begins: its header, and a few of the smallest blocks.
 _START: Final = 256
@@ -72,10 +65,16 @@ _kept: list[object] = []
 def executed(run: Callable[[], None]) -> list[int]:
     """Addresses of the code objects that this executes, in the order of their first call.
 
-    It runs in a fork: a profiler leaves traces in whatever it has watched.
+    It runs in a fork: a profiler leaves traces in whatever it has watched. Nothing is found
+    where there is no room for one more process.
     """
     reader, writer = os.pipe()
-    pid = forking.fork()
+    try:
+        pid = forking.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        return []
     if pid == 0:
         try:
             seen: dict[int, None] = {}
@@ -132,8 +131,6 @@ def _copy(code: CodeType) -> CodeType:
 
 def fill_holes() -> None:
     """Take up free blocks of every size, until new ones come from the start of a pool."""
-    if not IS_KNOWN:
-        return
     held = bytes(_ROOM)
     _kept.append(slice(None))  # the interpreter keeps one, to use it again
     for size in range(_INT, _POOLED + 1, 16):
@@ -174,8 +171,6 @@ def arrange(run: Callable[[], None], also: Iterable[Any], objects: list[Any]) ->
     Run it again afterwards: they have to get used to it as the first ones had. ``also`` are
     functions that it needs, but that cannot be watched. Only functions among ``objects`` move.
     """
-    if not IS_KNOWN:
-        return []
     addresses = [*(id(function.__code__) for function in also), *executed(run)]
     _fill_pools(_POOLED)
     _fill_heap()

@@ -43,16 +43,25 @@ class _Part:
         return of_a_file and self.end == other.start and self.offset + size == other.offset
 
 
-def merge_read_only() -> None:
-    """Make one mapping of what may only be read or executed, of each library that is loaded."""
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        parts = [_Part(line.rstrip("\n")) for line in maps]
+def merge_read_only() -> bool:
+    """Make one mapping of what may only be read or executed, of each library that is loaded.
+
+    Returns whether there was any, and the kernel allowed it. SELinux, seccomp and a process
+    that may gain no executable memory (`PR_SET_MDWE`) refuse; the mappings then stay as they are.
+    """
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            parts = [_Part(line.rstrip("\n")) for line in maps]
+    except OSError:
+        return False
+    merged = False
     for before, code, after in zip(parts, parts[1:], parts[2:]):  # noqa: B905 - windows of three
         if [before.mode, code.mode, after.mode] != ["r--p", "r-xp", "r--p"]:
             continue
         if before.goes_on_in(code) and code.goes_on_in(after) and not _is_pythons(code.file[2]):
-            # Where that is forbidden, it stays as it is.
-            _mprotect(before.start, after.end - before.start, _READ_EXECUTE)
+            size = after.end - before.start
+            merged |= _mprotect(before.start, size, _READ_EXECUTE) == 0
+    return merged
 
 
 def _is_pythons(path: str) -> bool:

@@ -10,7 +10,7 @@ is paid for by every fork. Its life:
 (entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
 environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
 worker prepares itself), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
-``example`` (a version of Python, and the base64 text of a call that was pickled by it).
+``memory_tricks`` (those it may use, see there), ``example`` (a version of Python, and the base64 text of a call that was pickled by it).
 
 What becomes of workers once they are forked is `reaper`'s part.
 """
@@ -34,6 +34,7 @@ from . import (
     interpreter_setup,
     memory_layout,
     memory_mappings,
+    memory_tricks,
     worker_start,
 )
 from .reaper import Reaper
@@ -113,6 +114,8 @@ class Zygote:
         self.rehearsal: Any = None
         self.user_code: Any = None
         self.practise = ""
+        #: Memory tricks in use.
+        self.tricks: list[str] = []
         self.epoll = select.epoll()
         self.epoll.register(control, select.EPOLLIN)
         self.epoll.register(guard_fd, select.EPOLLIN)
@@ -143,21 +146,28 @@ class Zygote:
             modules=len(sys.modules),
             python=sys.version.split()[0],
             preloaded=prepared.held is not None,
+            memory_tricks=self.tricks,
         )
         while self.turn():
             pass
 
     def settle(self, objects: list[Any]) -> None:
         """Get used to calls, then see to it that forks copy little."""
-        memory_mappings.merge_read_only()
+        self.tricks = memory_tricks.usable(self.start["memory_tricks"])
+        if memory_tricks.MAPPINGS in self.tricks and not memory_mappings.merge_read_only():
+            self.tricks.remove(memory_tricks.MAPPINGS)
+        arranged = memory_tricks.LAYOUT in self.tricks
         self.rehearse(self.rehearsal.ROUNDS)
         gc.collect()
         gc.freeze()  # so that it is not looked at again below
-        objects += memory_layout.arrange(self.live_through, [worker_start.live], objects)
-        immortal_objects.make(objects)
+        if arranged:
+            objects += memory_layout.arrange(self.live_through, [worker_start.live], objects)
+        if memory_tricks.IMMORTAL in self.tricks:
+            immortal_objects.make(objects)
         self.rehearse(self.rehearsal.ROUNDS)
         gc.collect()  # for the interpreter's lists of spare objects, which that empties
-        memory_layout.fill_holes()
+        if arranged:
+            memory_layout.fill_holes()
         self.worker.look_around()  # again, for what workers look at to lie where they write to
         gc.freeze()
 
@@ -216,7 +226,7 @@ class Zygote:
     def compile_ahead(self, name: str, source: str) -> None:
         """A source that came several times: its next workers find it compiled."""
         code = self.user_code.compile_ahead(json.loads(source), name)
-        if code is not None and immortal_objects.IS_KNOWN:
+        if code is not None and memory_tricks.IMMORTAL in self.tricks:
             immortal_objects.make([(code,)])
 
     # Births.

@@ -51,6 +51,8 @@ def test_all_wrong_values_are_told_at_once() -> None:
         ("CALL_TIMEOUT_S", "0"),
         ("ALLOW_OPEN", "maybe"),
         ("START_METHOD", "forkserver"),
+        ("MEMORY_TRICKS", "all"),
+        ("MEMORY_TRICKS", "layout,placement"),
         ("BASE_PYTHON", "/no/such/python"),
         ("PRELOAD", "numpy,not-a-module"),
         ("TOKEN", "with blank"),
@@ -77,6 +79,20 @@ def test_none_lifts_a_limit() -> None:
 def test_lists_are_split_and_deduplicated() -> None:
     settings = Settings.from_environ({"FLASHPOOL_PRELOAD": "numpy, pandas.io numpy"})
     assert settings.to_pool_config().preload == ("numpy", "pandas.io")
+
+
+@pytest.mark.parametrize(
+    ("text", "tricks"),
+    [
+        (None, ("layout", "immortal", "mappings")),
+        ("none", ()),
+        ("Layout, immortal", ("layout", "immortal")),
+        ("mappings,untried", ("mappings", "untried")),
+    ],
+)
+def test_memory_tricks_are_all_some_or_none(text: str | None, tricks: tuple[str, ...]) -> None:
+    environ = {} if text is None else {"FLASHPOOL_MEMORY_TRICKS": text}
+    assert Settings.from_environ(environ).to_pool_config().memory_tricks == tricks
 
 
 def test_unknown_variables_get_a_hint() -> None:

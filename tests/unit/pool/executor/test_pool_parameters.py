@@ -28,6 +28,7 @@ NAN, INFINITE = math.nan, math.inf
         *[("max_environments", value) for value in (0, 0.5)],
         *[("environment_idle_s", value) for value in (0, NAN)],
         *[("start_method", value) for value in ("forkserver", None, 3)],
+        *[("memory_tricks", value) for value in ("layout", ["layouts"], None, [1])],
         *[("log_level", value) for value in ("LOUD", 10, None)],
         *[("preload", value) for value in ("numpy", 3, [3], [""])],
         *[("preload_learn", value) for value in ("*", None)],
@@ -80,6 +81,7 @@ def test_what_makes_sense_is_taken(tmp_path):
         max_spares=0,
         preload=["json"],
         preload_learn=(),
+        memory_tricks=["layout"],
         extra_path=[tmp_path],
         workdir=tmp_path,
         worker_env={"A": "1"},
@@ -89,6 +91,7 @@ def test_what_makes_sense_is_taken(tmp_path):
     assert (config.slots, config.call_timeout_s, config.memory_mb) == (3, 1, 64)
     assert (config.preload, config.extra_path) == (("json",), (str(tmp_path),))
     assert config.workdir == str(tmp_path)
+    assert config.memory_tricks == ("layout",)
 
 
 def test_defaults_are_accepted():

@@ -6,11 +6,12 @@ import textwrap
 
 import pytest
 
-from flashpool.pool._child.fork_server import memory_layout
+from flashpool.pool._child.fork_server import memory_tricks
 from support.lean import CHILD
 
 pytestmark = pytest.mark.skipif(
-    not memory_layout.IS_KNOWN, reason="nothing is arranged on this interpreter"
+    not memory_tricks.usable([memory_tricks.LAYOUT]),
+    reason="nothing is arranged on this interpreter",
 )
 
 PRELUDE = """
@@ -27,7 +28,8 @@ def lean(source, folder="/"):
     """Run this in an interpreter of its own: it moves things about for good."""
     prelude = PRELUDE.format(folder=str(folder), child=str(CHILD))
     done = subprocess.run(
-        [sys.executable, "-I", "-c", prelude + textwrap.dedent(source)],
+        # Compiling our modules for the first time would leave holes that later runs have not.
+        [sys.executable, "-I", "-B", "-c", prelude + textwrap.dedent(source)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -152,3 +154,17 @@ def test_a_run_that_hangs_is_given_up():
         print(memory_layout.executed(lambda: time.sleep(1000)))
     """)
     assert printed == "[]\n"
+
+
+def test_where_no_process_can_be_forked_nothing_is_found_and_nothing_left_open():
+    printed = lean("""
+        from _flashpool import forking
+
+        def refused():
+            raise BlockingIOError(11, "no more processes")
+
+        forking.fork = refused
+        before = os.listdir("/proc/self/fd")
+        print(memory_layout.executed(list), os.listdir("/proc/self/fd") == before)
+    """)
+    assert printed == "[] True\n"

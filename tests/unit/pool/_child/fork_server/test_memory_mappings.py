@@ -42,12 +42,13 @@ def lean(source):
 
 
 def test_each_library_has_one_part_that_is_not_written_to():
-    before, after, same, works = lean("""
+    before, after, done, same, works = lean("""
         before, content = mapped(), text()
-        memory_mappings.merge_read_only()
+        done = memory_mappings.merge_read_only()
         works = binascii.a2b_base64(b"YQ==") == b"a" and zlib.decompress(zlib.compress(b"b")) == b"b"
-        print(json.dumps([before, mapped(), content == text(), works]))
+        print(json.dumps([before, mapped(), done, content == text(), works]))
     """)
+    assert done is True
     assert same
     assert works
     # Python's own modules may be part of the interpreter, as in Debian's; these are not.
@@ -74,3 +75,31 @@ def test_pythons_own_parts_stay_as_profilers_look_for_them():
     """)
     assert before
     assert before == after
+
+
+def test_where_nothing_may_be_made_executable_all_stays_as_it_is():
+    before, after, done, works = lean("""
+        before = mapped()
+        memory_mappings._mprotect = lambda *_: -1
+        done = memory_mappings.merge_read_only()
+        works = zlib.decompress(zlib.compress(b"b")) == b"b"
+        print(json.dumps([before, mapped(), done, works]))
+    """)
+    assert before == after
+    assert done is False
+    assert works
+
+
+def test_where_mappings_cannot_be_read_they_stay_as_they_are():
+    before, after, done = lean("""
+        before = mapped()
+
+        def refused(*_, **__):
+            raise PermissionError(13, "hidden")
+
+        memory_mappings.open = refused
+        done = memory_mappings.merge_read_only()
+        print(json.dumps([before, mapped(), done]))
+    """)
+    assert before == after
+    assert done is False

@@ -1,0 +1,43 @@
+"""Which memory tricks a zygote uses: `memory_layout`, `immortal_objects`, `memory_mappings`.
+
+They make forks cheaper and are meant to change nothing else. But they rely on how CPython
+keeps objects in memory, and on what the kernel allows. So each can be switched off, and all
+are off on a version of Python on which they were not tried, unless `UNTRIED` is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Final
+
+LAYOUT: Final = "layout"
+IMMORTAL: Final = "immortal"
+MAPPINGS: Final = "mappings"
+ALL: Final = (LAYOUT, IMMORTAL, MAPPINGS)
+#: Beside names of tricks: use them on any version of CPython.
+UNTRIED: Final = "untried"
+
+#: Minor versions on which the test suite has passed with each trick on, and with each off.
+TRIED: Final = ((3, 10), (3, 11), (3, 12), (3, 13))
+
+
+def usable(wanted: Collection[str]) -> list[str]:
+    """The wanted tricks that may be used in this interpreter."""
+    # Free-threaded builds keep two counts an object, and have another allocator; 32-bit ones
+    # have other sizes.
+    ours = (
+        sys.implementation.name == "cpython"
+        and sys.maxsize > 2**32
+        and "t" not in sys.abiflags
+        and (sys.version_info[:2] in TRIED or UNTRIED in wanted)
+    )
+    return [one for one in ALL if ours and one in wanted and (one != IMMORTAL or _has_immortal())]
+
+
+def _has_immortal() -> bool:
+    """Whether there are immortal objects (PEP 683)."""
+    return sys.version_info >= (3, 12)
