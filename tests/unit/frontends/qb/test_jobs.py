@@ -1,18 +1,10 @@
-"""Reading jobs, the lines of the log, and modes: parts of the queue that need no process."""
+"""Reading jobs: what an answer of the platform holds, however it is damaged."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from flashpool.frontends import modes
 from flashpool.frontends.qb.jobs import Job, NoJobs, decode, of_value
-from flashpool.frontends.qb.log_lines import LINE_LIMIT, LiveLines
-
-# -- Jobs ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -90,88 +82,3 @@ def test_a_job_that_refers_to_itself() -> None:
     assert found is not None
     assert found.input is None
     assert "Circular" in found.problem
-
-
-def test_the_load_balanced_server_never_imports_the_sdk() -> None:
-    code = """import sys
-from flashpool.frontends.cli import main
-from flashpool.frontends.lb import app, hosted, server
-from flashpool.frontends.qb import entry
-sys.exit('runpod' in sys.modules)"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# -- Lines of the log ---------------------------------------------------------------------
-
-
-Show = Callable[..., list[str]]
-
-
-@pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]) -> Show:
-    """The messages of a job that writes these chunks."""
-
-    def show(*chunks: bytes, limit: int = 10_000) -> list[str]:
-        lines = LiveLines("job", limit)
-        for chunk in chunks:
-            lines.feed(chunk)
-        lines.close()
-        entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert {entry["requestId"] for entry in entries} <= {"job"}
-        return [entry["message"] for entry in entries]
-
-    return show
-
-
-def test_lines_are_whole_whatever_the_chunks(shown: Show) -> None:
-    assert shown(b"one\ntw", b"o\n\nthr", b"ee") == ["one", "two", "three"]
-    assert shown("ä\r\n\u2028x\n".encode(), b"\xff\n") == ["ä", "\u2028x", "\ufffd"]
-
-
-def test_lines_and_their_number_are_bounded(shown: Show) -> None:
-    pieces = shown(b"x" * (2 * LINE_LIMIT + 5))
-    assert [len(piece) for piece in pieces] == [LINE_LIMIT, LINE_LIMIT, 5]
-    flood = shown(*[b"line\n"] * 100, limit=12)
-    assert flood == ["line", "line", "li", "[its further output is not shown here]"]
-
-
-# -- Modes --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["FLASH_RESOURCE_NAME", "RUNPOD_RESOURCE_NAME"])
-def test_a_named_resource_is_deployed_whatever_else_is_set(name: str) -> None:
-    for value in ("x", " ", "0", "no"):
-        assert modes.of_queue({name: value}) is modes.Mode.DEPLOYED_QUEUE
-        for kind in ({}, {"FLASH_ENDPOINT_TYPE": ""}, {"FLASH_ENDPOINT_TYPE": "lb"}):
-            assert modes.of_balanced({name: value, **kind}) is modes.Mode.DEPLOYED_BALANCED
-    assert modes.of_queue({name: ""}) is modes.Mode.LIVE_QUEUE
-    assert modes.of_balanced({name: "", "FLASH_ENDPOINT_TYPE": ""}) is modes.Mode.LIVE_BALANCED
-
-
-def test_modes_that_no_variable_asks_for_are_live() -> None:
-    assert modes.of_queue({}) is modes.Mode.LIVE_QUEUE
-    assert modes.of_balanced({}) is modes.Mode.LIVE_BALANCED
-
-
-@pytest.mark.parametrize("kind", ["lb", "other", " lb"])
-@pytest.mark.parametrize("resource", [{}, {"FLASH_RESOURCE_NAME": "x"}], ids=["alone", "named"])
-def test_a_kind_of_endpoint_alone_is_never_live(kind: str, resource: dict[str, str]) -> None:
-    environ = {"FLASH_ENDPOINT_TYPE": kind, **resource}
-    if kind == "lb" and resource:
-        with pytest.raises(modes.ModeError, match="load-balanced image"):
-            modes.of_queue(environ)
-    else:
-        with pytest.raises(modes.ModeError, match="unset"):
-            modes.of_balanced(environ)
-
-
-def test_a_refusal_names_what_is_set_and_what_to_do() -> None:
-    environ = {"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": " x", "FLASH_ENDPOINT_TYPE": "lb"}
-    with pytest.raises(modes.ModeError) as caught:
-        modes.check_live(modes.of_balanced(environ), environ)
-    said = str(caught.value)
-    assert "RUNPOD_RESOURCE_NAME=' x'" in said
-    assert "'deployed load-balanced' does not exist yet" in said
-    assert said.endswith("unset RUNPOD_RESOURCE_NAME and FLASH_ENDPOINT_TYPE")
-    for mode in (modes.Mode.LIVE_QUEUE, modes.Mode.LIVE_BALANCED):
-        modes.check_live(mode, environ)
