@@ -283,7 +283,7 @@ class Connection(HttpToolsProtocol):
         if self._held:
             self._feed_held()
         elif self._last_word is not None and not self._unanswered:
-            self._leave(self._last_word)
+            self._close_after(self._last_word)
 
     # What the listener looks at
 
@@ -321,9 +321,9 @@ class Connection(HttpToolsProtocol):
         self._last_word = response
         self._held.clear()
         if not self._answering():
-            self._leave(response)
+            self._close_after(response)
 
-    def _leave(self, response: bytes) -> None:
+    def _close_after(self, response: bytes) -> None:
         self._refused_at = self.loop.time()
         if response and self._may_answer():
             self._tell_of_end()

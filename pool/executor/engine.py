@@ -77,7 +77,7 @@ class Engine:
             PoolClosed: the interpreter is leaving.
         """
         interpreter_exit.engines.add(self)
-        if interpreter_exit.leaving:
+        if interpreter_exit.exiting:
             interpreter_exit.engines.discard(self)
             raise PoolClosed("cannot schedule new futures after interpreter shutdown")
         for thread in self._threads:

@@ -30,13 +30,13 @@ class Living(Protocol):
 
 #: Engines of this process that have not ended.
 engines: set[Living] = set()
-leaving = False
+exiting = False
 
 
-def _leave() -> None:
+def _exit() -> None:
     """The interpreter is going: finish what was submitted, as `concurrent.futures` does."""
-    global leaving  # noqa: PLW0603 - the interpreter leaves once
-    leaving = True
+    global exiting  # noqa: PLW0603 - the interpreter leaves once
+    exiting = True
     living = list(engines)
     try:
         for engine in living:
@@ -59,5 +59,5 @@ def _disown_all() -> None:
 
 # Before threads are joined and before atexit's hooks, as thread pools do it; a plain
 # atexit hook would come after daemon threads can no longer run safely.
-getattr(threading, "_register_atexit", atexit.register)(_leave)
+getattr(threading, "_register_atexit", atexit.register)(_exit)
 os.register_at_fork(after_in_child=_disown_all)

@@ -54,7 +54,7 @@ class GpuTable:
         self.policy = policy
         self._gpus: dict[str, Gpu] = {}
         #: In the order of arrival; `_arrivals` finds one.
-        self.line: list[tuple[float, int, int]] = []
+        self.queue: list[tuple[float, int, int]] = []
         self._arrivals: dict[int, tuple[float, int, int]] = {}
         self._leases: dict[int, GpuLease] = {}
         self._next_lease = 1
@@ -78,18 +78,18 @@ class GpuTable:
             return
         place = (arrived, claim, number)
         self._arrivals[claim] = place
-        bisect.insort(self.line, place)
+        bisect.insort(self.queue, place)
 
     def has(self, number: int) -> bool:
         """Whether a claim for so many could be taken at once: nobody waits, and they are free."""
-        return not self.line and sum(map(self._has_share, self._gpus.values())) >= number
+        return not self.queue and sum(map(self._has_share, self._gpus.values())) >= number
 
     def withdraw(self, claim: int) -> bool:
         """Take a claim out of the queue; True if it was there."""
         place = self._arrivals.pop(claim, None)
         if place is None:
             return False
-        del self.line[bisect.bisect_left(self.line, place)]
+        del self.queue[bisect.bisect_left(self.queue, place)]
         return True
 
     def grants(self) -> list[tuple[int, tuple[str, ...]]]:
@@ -97,14 +97,14 @@ class GpuTable:
 
         All of them can be taken, in any order: what each would get is kept for it.
         """
-        if not self.line:
+        if not self.queue:
             return []
         free = {
             gpu.uuid: self.shares_left(gpu) for gpu in self._gpus.values() if self._has_share(gpu)
         }
         found: list[tuple[int, tuple[str, ...]]] = []
         usable = self.usable
-        for _arrived, claim, number in self.line:
+        for _arrived, claim, number in self.queue:
             if not free:
                 break
             if number > usable:
@@ -157,7 +157,7 @@ class GpuTable:
         More than 0: who holds a lease and could do without it should give it back.
         """
         usable = self.usable
-        number = next((number for _at, _claim, number in self.line if number <= usable), 0)
+        number = next((number for _at, _claim, number in self.queue if number <= usable), 0)
         coming = sum(
             self._has_share(gpu) or gpu.state is GpuState.SETTLING for gpu in self._gpus.values()
         )
@@ -226,7 +226,7 @@ class GpuTable:
     @property
     def waiting(self) -> int:
         """Claims that wait."""
-        return len(self.line)
+        return len(self.queue)
 
     @property
     def leases(self) -> int:

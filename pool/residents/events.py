@@ -83,7 +83,7 @@ class ResidentEvents:
         to: Carrier,
     ) -> None:
         self._table = table
-        self._lives = lives
+        self._loaded = lives
         self._calls = calls
         self._now = now
         self._host = host
@@ -133,16 +133,16 @@ class ResidentEvents:
                 self._to.limit_waiting(call_id, self._calls[call_id], instance)
             self._to.do(commands)
             return
-        life = self._lives[name]
-        life.reason = f"its constructor raised {meta.more['error_type'][:_NAME]}"
-        for call_id in self._table.not_loaded(name, life.reason):
+        loaded = self._loaded[name]
+        loaded.reason = f"its constructor raised {meta.more['error_type'][:_NAME]}"
+        for call_id in self._table.not_loaded(name, loaded.reason):
             running = self._calls[call_id]
             running.worker, running.dispatched_at = worker, running.submitted_at
             running.own_output = worker.aside
             self._calls.finish(call_id, outcomes.answered(running, frame, meta, self._now()))
         if worker.state.now is WorkerState.BUSY:
-            worker.state.move(WorkerState.ENDING)
-        worker.ending_since = self._now()
+            worker.state.move(WorkerState.EXITING)
+        worker.exiting_since = self._now()
 
     def _on_result(
         self,
@@ -176,13 +176,13 @@ class ResidentEvents:
         self._to.do(self._table.answered(call_id, self._now()))
 
     def _record(self, name: str, running: ActiveCall) -> InstanceRecord | None:
-        life, instance, want = self._lives[name], self._table.get(name), running.call.want
+        loaded, instance, want = self._loaded[name], self._table.get(name), running.call.want
         if instance is None or want is None:
             return None
         return InstanceRecord(
             instance=name,
             class_name=instance.want.class_name,
-            created_at=life.created_at,
+            created_at=loaded.created_at,
             last_used_at=time.time(),
             method_calls=instance.calls,
             generation=instance.generation,
@@ -209,12 +209,12 @@ class ResidentEvents:
         instance = self._table.get(name or "")
         if name is None or instance is None:
             return
-        life = self._lives[name]
-        life.reason = instance.why_closed or cause.message.partition("\n")[0]
+        loaded = self._loaded[name]
+        loaded.reason = instance.why_closed or cause.message.partition("\n")[0]
         if instance.state is InstanceState.LOADING:
-            self._lost_loading(worker, name, life, cause, death)
+            self._lost_loading(worker, name, loaded, cause, death)
         else:
-            self._table.closing(name, life.reason)
+            self._table.closing(name, loaded.reason)
         for call_id, running in list(worker.calls.items()):
             del worker.calls[call_id]
             if not running.done:
@@ -224,7 +224,7 @@ class ResidentEvents:
         self,
         worker: Worker,
         name: str,
-        life: LoadedInstance,
+        loaded: LoadedInstance,
         cause: Cause,
         death: wire.Exited | None,
     ) -> None:
@@ -232,10 +232,10 @@ class ResidentEvents:
         began = not worker.link.unread if death is None else death.began
         if not began and (worker.stop is None or worker.stop.error_type != "OutOfMemory"):
             # Nothing of the user's ran: whoever waits goes on waiting, for the next one.
-            life.unmade = True
+            loaded.unmade = True
             return
         crashed_at = None if worker.stopping or death is None else self._now()
-        for call_id in self._table.not_loaded(name, life.reason, crashed_at):
+        for call_id in self._table.not_loaded(name, loaded.reason, crashed_at):
             running = self._calls[call_id]
             running.own_output = worker.aside
             self._calls.finish(call_id, outcomes.failed(running, cause, self._now(), death))
@@ -272,13 +272,13 @@ class ResidentEvents:
     def gone(self, worker: Worker) -> None:
         """Its process tree is gone."""
         name = worker.instance
-        if name is None or name not in self._lives or self._lives[name].worker is not worker:
+        if name is None or name not in self._loaded or self._loaded[name].worker is not worker:
             return
-        life = self._lives.pop(name)
+        loaded = self._loaded.pop(name)
         instance = self._table.get(name)
         if instance is None:
             return
-        reason = instance.why_closed or life.reason or "its worker is gone"
+        reason = instance.why_closed or loaded.reason or "its worker is gone"
         if worker.aside:
             # Nobody else hears of it: what close() or a thread of its own printed.
             _log.info(
@@ -286,7 +286,7 @@ class ResidentEvents:
                 name,
                 worker.aside.tail(exit_causes.TAIL),
             )
-        self._to.do(self._table.gone(name, reason, self._now(), unmade=life.unmade))
+        self._to.do(self._table.gone(name, reason, self._now(), unmade=loaded.unmade))
         self._host.changed()
 
 

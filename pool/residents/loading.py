@@ -47,7 +47,7 @@ class ResidentLoads:
         to: Carrier,
     ) -> None:
         self._table = table
-        self._lives = lives
+        self._loaded = lives
         self._scheduler = scheduler
         self._learner = learner
         self._worker_set = worker_set
@@ -93,7 +93,7 @@ class ResidentLoads:
         assert instance is not None
         first = self._calls[self._table.loading(name)]
         call, want = first.call, instance.want
-        self._lives[name] = life = LoadedInstance(worker, gpus, first.limits.memory_mb)
+        self._loaded[name] = loaded = LoadedInstance(worker, gpus, first.limits.memory_mb)
         worker.state.move(WorkerState.BUSY)
         worker.instance = name
         worker.aside = OutputBuffer(worker.link.output_limit)
@@ -104,16 +104,16 @@ class ResidentLoads:
         )
         for call_id in instance.waiting:
             self._to.limit_waiting(call_id, self._calls[call_id], instance)
-        self._limit_memory(life)
+        self._limit_memory(loaded)
 
-    def _limit_memory(self, life: LoadedInstance) -> None:
+    def _limit_memory(self, loaded: LoadedInstance) -> None:
         """Limit what its constructor uses as the call's that it is made for."""
-        worker, limit_mb = life.worker, life.limit_mb
+        worker, limit_mb = loaded.worker, loaded.limit_mb
         if limit_mb is None:
             return
 
         def applies() -> bool:
-            there = self._lives.get(worker.instance or "") is life
+            there = self._loaded.get(worker.instance or "") is loaded
             return there and worker.loading and not worker.stopping
 
         def exceeded(used_bytes: int) -> None:

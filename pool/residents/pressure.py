@@ -46,7 +46,7 @@ class ResidentPressure:
         do: Callable[[Iterable[states.Command]], None],
     ) -> None:
         self._table = table
-        self._lives = lives
+        self._loaded = lives
         self._scheduler = scheduler
         self._gpus = gpus.table
         self._watch = gpus.watch
@@ -59,18 +59,23 @@ class ResidentPressure:
 
     def measure(self) -> None:
         """Look at those that were called since, or not for longest."""
-        used = [life for life in self._lives.values() if life.used and not life.worker.stopping]
-        for life in sorted(used, key=lambda life: life.measured_at)[:_LOOKS]:
-            life.used, life.measured_at = False, self._now()
-            life.memory_bytes = memory.used(life.worker.pid)
+        used = [
+            loaded for loaded in self._loaded.values() if loaded.used and not loaded.worker.stopping
+        ]
+        for loaded in sorted(used, key=lambda loaded: loaded.measured_at)[:_LOOKS]:
+            loaded.used, loaded.measured_at = False, self._now()
+            loaded.memory_bytes = memory.used(loaded.worker.pid)
         if self._table.policy.gpu_bytes is not None:
             self._measure_gpus()
         limit = self._table.policy.memory_bytes
-        if limit is not None and sum(life.memory_bytes for life in self._lives.values()) > limit:
+        if (
+            limit is not None
+            and sum(loaded.memory_bytes for loaded in self._loaded.values()) > limit
+        ):
             self._measure_exactly()
             return
-        for name, life in self._lives.items():
-            self._table.measured(name, life.memory_bytes)
+        for name, loaded in self._loaded.items():
+            self._table.measured(name, loaded.memory_bytes)
 
     def _measure_exactly(self) -> None:
         """Without counting what they share. A large process takes long, so on a thread."""
@@ -78,27 +83,29 @@ class ResidentPressure:
             self._measuring = _begun(self._measure_all())
 
     async def _measure_all(self) -> None:
-        lives = dict(self._lives)
-        pids = {name: life.worker.pid for name, life in lives.items()}
+        lives = dict(self._loaded)
+        pids = {name: loaded.worker.pid for name, loaded in lives.items()}
         found = await asyncio.to_thread(_exact, pids)
         for name, used in found.items():
-            if self._lives.get(name) is lives[name]:
+            if self._loaded.get(name) is lives[name]:
                 self._table.measured(name, used)
         self._do(self._table.tick(self._now()))
 
     def _measure_gpus(self) -> None:
         """Ask the driver, which answers on a thread of its own."""
-        holders = {name: life for name, life in self._lives.items() if life.gpus}
+        holders = {name: loaded for name, loaded in self._loaded.items() if loaded.gpus}
         done = self._measuring_gpus is None or self._measuring_gpus.done()
         if holders and done:
             self._measuring_gpus = _begun(self._ask_driver(holders))
 
     async def _ask_driver(self, holders: dict[str, LoadedInstance]) -> None:
-        readings = await self._watch.held({uuid for life in holders.values() for uuid in life.gpus})
-        for name, life in holders.items():
-            if self._lives.get(name) is life:
-                pids = {life.worker.pid, *processes.descendants(life.worker.pid)}
-                used = sum(self._of_tree(readings.get(uuid), pids) for uuid in life.gpus)
+        readings = await self._watch.held(
+            {uuid for loaded in holders.values() for uuid in loaded.gpus}
+        )
+        for name, loaded in holders.items():
+            if self._loaded.get(name) is loaded:
+                pids = {loaded.worker.pid, *processes.descendants(loaded.worker.pid)}
+                used = sum(self._of_tree(readings.get(uuid), pids) for uuid in loaded.gpus)
                 self._table.measured_on_gpus(name, used)
         self._do(self._table.tick(self._now()))
 
@@ -122,30 +129,30 @@ class ResidentPressure:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def give_up(self, *, crowded: bool) -> None:
+    def evict(self, *, crowded: bool) -> None:
         """Close what keeps a call from running; ``crowded``: for want of an environment's room."""
         if self._gpus.waiting:
-            self.give_up_gpus()
+            self.evict_for_gpus()
         if crowded:
-            self.give_up_environment()
+            self.evict_environment()
 
-    def give_up_process(self) -> None:
+    def evict_for_process(self) -> None:
         """Close one, for there is no room for another process."""
         if not any(one.state is InstanceState.CLOSING for one in self._table):
-            self._do(self._table.needed(self._lives, "there was no room for another process"))
+            self._do(self._table.needed(self._loaded, "there was no room for another process"))
 
     # GPUs.
 
     @property
     def idle_gpus(self) -> int:
         """Devices that calls could have for the asking, because who holds them is idle."""
-        return sum(len(life.gpus) for name, life in self._lives.items() if self._is_idle(name))
+        return sum(len(loaded.gpus) for name, loaded in self._loaded.items() if self._is_idle(name))
 
     def _is_idle(self, name: str) -> bool:
         instance = self._table.get(name)
         return instance is not None and instance.idle
 
-    def give_up_gpus(self) -> None:
+    def evict_for_gpus(self) -> None:
         """Close what is idle, as far as the first call that waits for GPUs needs what it holds."""
         missing = self._gpus.wanted() - len(self._held(closing=True))
         while missing > 0:
@@ -160,15 +167,15 @@ class ResidentPressure:
     def _held(self, *, closing: bool) -> dict[str, str]:
         """Devices with no share left -> an instance that holds one, of those that close or stay."""
         held: dict[str, str] = {}
-        for name, life in self._lives.items():
+        for name, loaded in self._loaded.items():
             instance = self._table.get(name)
             if instance is not None and (instance.state is InstanceState.CLOSING) is closing:
-                held.update((uuid, name) for uuid in life.gpus if not self._gpus.has_share(uuid))
+                held.update((uuid, name) for uuid in loaded.gpus if not self._gpus.has_share(uuid))
         return held
 
     # Environments.
 
-    def give_up_environment(self) -> None:
+    def evict_environment(self) -> None:
         """Close all residents of one environment, so that another one's zygote may start."""
         kept = {name: self.in_environment(name) for name in self._scheduler.kept_by_residents()}
         if any(all(one.state is InstanceState.CLOSING for one in found) for found in kept.values()):
@@ -178,7 +185,7 @@ class ResidentPressure:
             oldest = min(free, key=lambda found: max(one.last_used for one in found))
             self._close(oldest, "another environment needed its room (FLASHPOOL_MAX_ENVIRONMENTS)")
 
-    def leave_environment(self, environment: str, reason: str) -> bool:
+    def close_in_environment(self, environment: str, reason: str) -> bool:
         """Close all its residents, unless one is in use: then none, and False."""
         found = self.in_environment(environment)
         if not all(map(_may_go, found)):
@@ -189,9 +196,9 @@ class ResidentPressure:
     def in_environment(self, environment: str) -> list[Instance]:
         """Those that have a worker in it."""
         found = []
-        for name, life in self._lives.items():
+        for name, loaded in self._loaded.items():
             instance = self._table.get(name)
-            if instance is not None and life.worker.zygote.key.environment == environment:
+            if instance is not None and loaded.worker.zygote.key.environment == environment:
                 found.append(instance)
         return found
 

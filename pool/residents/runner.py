@@ -71,10 +71,10 @@ class ResidentRunner:
                 gpu_bytes=_bytes(config.instances_gpu_mb),
             )
         )
-        self._lives: dict[str, LoadedInstance] = {}
+        self._loaded: dict[str, LoadedInstance] = {}
         self.loading = ResidentLoads(
             self.table,
-            self._lives,
+            self._loaded,
             scheduler=scheduler,
             learner=learner,
             worker_set=worker_set,
@@ -88,15 +88,15 @@ class ResidentRunner:
             states.Load: self.loading.load,
             states.Abandon: self.loading.abandon,
             states.WantSlot: self._want_slot,
-            states.GoOn: self._go_on,
+            states.KeepSlot: self._keep_slot,
             states.ReleaseSlot: self._release_slot,
             states.Invoke: self._invoke,
             states.Close: self._close,
             states.Refuse: self._refuse,
             states.Lose: self._lose,
         }
-        self.events = ResidentEvents(self.table, self._lives, calls, now, host=host, to=self)
-        self.pressure = ResidentPressure(self.table, self._lives, scheduler, gpus, now, self.do)
+        self.events = ResidentEvents(self.table, self._loaded, calls, now, host=host, to=self)
+        self.pressure = ResidentPressure(self.table, self._loaded, scheduler, gpus, now, self.do)
 
     # Calls.
 
@@ -197,12 +197,12 @@ class ResidentRunner:
             self._carry_out[type(command)](command)
 
     def _want_slot(self, command: states.WantSlot) -> None:
-        worker = self._lives[command.instance].worker
+        worker = self._loaded[command.instance].worker
         self._host.do(self._scheduler.wants_slot(worker.id, command.since, self._now()))
 
     def _release_slot(self, command: states.ReleaseSlot) -> None:
-        worker = self._lives[command.instance].worker
-        self._host.do(self._scheduler.rested(worker.id, self._now()))
+        worker = self._loaded[command.instance].worker
+        self._host.do(self._scheduler.release_slot(worker.id, self._now()))
 
     def _refuse(self, command: states.Refuse) -> None:
         outcome = outcomes.instance_refused(command.instance, command.reason)
@@ -211,25 +211,25 @@ class ResidentRunner:
     def _lose(self, command: states.Lose) -> None:
         self._calls.finish(command.call, outcomes.instance_lost(command.instance, command.reason))
 
-    def _go_on(self, command: states.GoOn) -> None:
-        worker, now = self._lives[command.instance].worker, self._now()
+    def _keep_slot(self, command: states.KeepSlot) -> None:
+        worker, now = self._loaded[command.instance].worker, self._now()
         if self._scheduler.may_go_on(worker.id):
             self.do(self.table.granted(command.instance, now))
             return
-        self._host.do(self._scheduler.rested(worker.id, now))
+        self._host.do(self._scheduler.release_slot(worker.id, now))
         self._host.do(self._scheduler.wants_slot(worker.id, command.since, now))
 
     def _invoke(self, command: states.Invoke) -> None:
-        call_id, life = command.call, self._lives[command.instance]
+        call_id, loaded = command.call, self._loaded[command.instance]
         running = self._calls[call_id]
-        worker, call = life.worker, running.call
+        worker, call = loaded.worker, running.call
         instance = self.table.get(command.instance)
         assert instance is not None
-        life.used = True
+        loaded.used = True
         worker.calls[call_id] = running
         running.worker, running.dispatched_at = worker, self._now()
-        running.gpus = life.gpus
-        running.own_output = self._output_of(running, life)
+        running.gpus = loaded.gpus
+        running.own_output = self._output_of(running, loaded)
         limit = running.limits.result_bytes
         if limit is not None:
             worker.link.reader.body_limit = limit + EXCEPTION_LIMIT
@@ -237,13 +237,13 @@ class ResidentRunner:
         self._worker_set.send(worker, wire.CALL, meta, call.body, call.fds)
         self._calls.handed_over(running)
 
-    def _output_of(self, running: ActiveCall, life: LoadedInstance) -> OutputBuffer:
+    def _output_of(self, running: ActiveCall, loaded: LoadedInstance) -> OutputBuffer:
         """What a call writes; before it, for the first one, what the constructor wrote."""
         fresh = OutputBuffer(self._config.output_limit)
-        if life.heard:
+        if loaded.heard:
             return fresh
-        life.heard = True
-        written, life.worker.aside = life.worker.aside, fresh
+        loaded.heard = True
+        written, loaded.worker.aside = loaded.worker.aside, fresh
         assert written is not None
         if written and running.sink.wants_output:
             running.sink.output(written.value())
@@ -251,10 +251,10 @@ class ResidentRunner:
 
     def _close(self, command: states.Close) -> None:
         """Ask it; `WorkerSet.check` sees to it that it goes."""
-        worker = self._lives[command.instance].worker
+        worker = self._loaded[command.instance].worker
         _log.info("The instance %s is closed: %s", command.instance, command.reason)
-        worker.state.move(WorkerState.ENDING)
-        worker.ending_since = self._now()
+        worker.state.move(WorkerState.EXITING)
+        worker.exiting_since = self._now()
         self._worker_set.send(worker, wire.CLOSE, b"")
 
     def stop_worker(
@@ -267,8 +267,8 @@ class ResidentRunner:
         grace: float | None = None,
     ) -> None:
         """Stop its worker, because of one of its calls or because nobody waits for it."""
-        life = self._lives[name]
-        worker = life.worker
+        loaded = self._loaded[name]
+        worker = loaded.worker
         self.table.closing(name, reason)
         worker.culprit = culprit
         grace_s = self._config.grace_s if grace is None else grace
@@ -295,7 +295,7 @@ class ResidentRunner:
             self.release(instance.name, reason)
 
     @property
-    def any_left(self) -> bool:
+    def any_remaining(self) -> bool:
         """Whether there are any, closing ones included."""
         return len(self.table) > 0
 
@@ -306,13 +306,13 @@ class ResidentRunner:
 
     def gpus_of(self, instance: Instance) -> tuple[str, ...]:
         """The devices it holds."""
-        life = self._lives.get(instance.name)
-        return life.gpus if life is not None else ()
+        loaded = self._loaded.get(instance.name)
+        return loaded.gpus if loaded is not None else ()
 
     def worker_of(self, instance: Instance) -> Worker | None:
         """The worker that has it, if one does."""
-        life = self._lives.get(instance.name)
-        return life.worker if life is not None else None
+        loaded = self._loaded.get(instance.name)
+        return loaded.worker if loaded is not None else None
 
     # Parts.
 

@@ -37,7 +37,7 @@ class WantSlot(NamedTuple):
     since: float
 
 
-class GoOn(NamedTuple):
+class KeepSlot(NamedTuple):
     """The next of its calls, that waits since then, may have its slot, unless somebody else
     has waited for longer; answer with `granted`.
     """
@@ -82,7 +82,7 @@ class Lose(NamedTuple):
     reason: str
 
 
-Command = Load | Abandon | WantSlot | GoOn | ReleaseSlot | Invoke | Close | Refuse | Lose
+Command = Load | Abandon | WantSlot | KeepSlot | ReleaseSlot | Invoke | Close | Refuse | Lose
 
 
 class InstanceState(enum.Enum):

@@ -42,11 +42,11 @@ from .states import (
     Close,
     Command,
     Conflict,
-    GoOn,
     History,
     Instance,
     InstanceState,
     Invoke,
+    KeepSlot,
     Load,
     Lose,
     Refuse,
@@ -128,7 +128,7 @@ class InstanceTable:
         instance.last_used = now
         if _goes_on(instance):
             instance.has_slot, instance.asked_slot = False, True
-            return [GoOn(instance.name, instance.since), *self._fill_room()]
+            return [KeepSlot(instance.name, instance.since), *self._fill_room()]
         return self._release_slot(instance) + self._settle(instance, now) + self._fill_room()
 
     # Instances.

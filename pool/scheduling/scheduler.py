@@ -17,14 +17,14 @@ The rules:
 
 * A call needs a slot and a spare of its zygote. It holds the slot until its worker's
   process tree is gone (`worker_gone`), not just until its result is here. But a worker that
-  has answered and is small holds none (`leaves`), of as many as there are slots: for the
+  has answered and is small holds none (`release_early`), of as many as there are slots: for the
   time it takes to be told of its end, the next call may run.
 * A call for GPUs needs a lease of them (see `gpus`) in place of a slot, and holds that for
   as long. It stands in line for them while its zygote can fork: one that is still starting
   keeps no device from others.
 * Oldest first among the calls whose zygote has a spare; a zygote that starts or builds
   never holds up the calls of others.
-* A resident is a worker that gives its slot back (`rested`) and stays. Each time it has
+* A resident is a worker that gives its slot back (`release_slot`) and stays. Each time it has
   something to do it asks for one (`wants_slot`), and waits its turn with the calls.
 * Spares are forked ahead, some times as many as calls ran at once of late, at most
   ``max_spares``; `tick` lets them go when a zygote had no call for ``spare_idle_s``.
@@ -131,7 +131,7 @@ class Scheduler:
 
     def withdrawn(self, call: int) -> bool:
         """A call is cancelled or timed out; True if it was still waiting."""
-        return self._wait_queue.leave(call) is not None
+        return self._wait_queue.remove(call) is not None
 
     # Zygotes.
 
@@ -146,7 +146,7 @@ class Scheduler:
         """It is up and can fork."""
         zygote = self._zygote_table.entries[key]
         zygote.up, zygote.starting, zygote.up_since = True, False, now
-        self._wait_queue.line_up(zygote)
+        self._wait_queue.claim_gpus(zygote)
         return self._lifecycle.settle(zygote, now) + self._lifecycle.start_held_up(now)
 
     def zygote_lost(
@@ -163,7 +163,7 @@ class Scheduler:
         for worker in zygote.spares:
             self._zygote_of.pop(worker)
         zygote.lost(reason, now)
-        self._wait_queue.line_up(zygote)
+        self._wait_queue.claim_gpus(zygote)
         if zygote.retiring and zygote.needed:
             # Calls came for it while it left: it is needed again.
             zygote.retiring = False
@@ -220,11 +220,11 @@ class Scheduler:
             return self._lifecycle.retire_if_done(zygote) + self._lifecycle.start_held_up(now)
         return self._lifecycle.settle(zygote, now)
 
-    def leaves(self, worker: int, now: float) -> list[Command]:
+    def release_early(self, worker: int, now: float) -> list[Command]:
         """It has answered, used little, and ends now."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
-        if zygote is None or not self._slots.leaves(worker, zygote):
+        if zygote is None or not self._slots.release_early(worker, zygote):
             return []
         somebody_waits = self._wait_queue.calls or self._slots.asking
         return self._slots.dispatch(now) if somebody_waits else []
@@ -256,17 +256,17 @@ class Scheduler:
 
     # Residents.
 
-    def rested(self, worker: int, now: float) -> list[Command]:
+    def release_slot(self, worker: int, now: float) -> list[Command]:
         """It has nothing to do for now, and stays; its slot is free, its GPUs are not."""
         key = self._zygote_of.get(worker)
-        if key is None or not self._slots.rests(worker, self._zygote_table.entries[key]):
+        if key is None or not self._slots.release_slot(worker, self._zygote_table.entries[key]):
             return []
         return self._slots.dispatch(now)
 
     def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
         """It has something to do, since then. One that has GPUs needs no slot."""
         self._zygote_table.entries[self._zygote_of[worker]].last_used = now
-        return self._slots.dispatch(now) if self._slots.asks(worker, since) else [Grant(worker)]
+        return self._slots.dispatch(now) if self._slots.ask_slot(worker, since) else [Grant(worker)]
 
     def may_go_on(self, worker: int) -> bool:
         """Whether a resident may keep what it holds for its next call: nobody else waits."""
@@ -294,7 +294,7 @@ class Scheduler:
         group = self._zygote_table.group(environment)
         if not group.idle:
             return []
-        return self._lifecycle.let_go(group) + self._lifecycle.start_held_up(now)
+        return self._lifecycle.retire_environment(group) + self._lifecycle.start_held_up(now)
 
     def is_idle(self, environment: str) -> bool:
         """Whether it could be let go of now."""

@@ -44,7 +44,7 @@ class Slots:
         #: Workers that hold a slot, and those that hold GPUs.
         self._holding: set[int] = set()
         #: Workers that held one, have answered, and are not gone yet.
-        self._leaving: set[int] = set()
+        self._exiting: set[int] = set()
         self._leases: dict[int, GpuLease] = {}
         #: Residents, and those of them that want a slot: since when.
         self._residents: set[int] = set()
@@ -68,9 +68,9 @@ class Slots:
         """
         touched = [settling] if settling is not None else []
         # With more to do than can be done, no slot is free at most events.
-        if not (self._wait_queue.calls or self.asking) or not (self.free > 0 or self._gpus.line):
+        if not (self._wait_queue.calls or self.asking) or not (self.free > 0 or self._gpus.queue):
             return self.fork(settling) if settling is not None else []
-        commands = self._dispatch_to_gpus(touched, now) if self._gpus.line else []
+        commands = self._dispatch_to_gpus(touched, now) if self._gpus.queue else []
         while (self._wait_queue.calls or self.asking) and self.free > 0:
             zygote = self._oldest_with_spare() if self._wait_queue.calls else None
             if self.asking and (asking := self._longest_asking(zygote)) is not None:
@@ -79,11 +79,11 @@ class Slots:
             if zygote is None:
                 break
             call = next(iter(zygote.waiting))
-            self._wait_queue.leave(call)
+            self._wait_queue.remove(call)
             commands.append(self.begin(call, zygote, now))
             if zygote not in touched:
                 touched.append(zygote)
-        if self._wait_queue.calls and (self.free > 0 or self._gpus.line):
+        if self._wait_queue.calls and (self.free > 0 or self._gpus.queue):
             # One is free for calls whose zygotes have not forked for want of it.
             touched = [
                 zygote for zygote in self._zygote_table if zygote.needed or zygote in touched
@@ -99,7 +99,7 @@ class Slots:
             if not zygote.spares or self._time_slicing.yields(zygote, zygote.for_gpus[call][0]):
                 continue  # its devices are kept; a fork is under way, or it stands in line anew
             lease = self._gpus.take(call, now)
-            self._wait_queue.leave(call)
+            self._wait_queue.remove(call)
             commands.append(self.begin(call, zygote, now, lease))
             if zygote not in touched:
                 touched.append(zygote)
@@ -145,27 +145,27 @@ class Slots:
 
     # Asked for, and given back.
 
-    def leaves(self, worker: int, zygote: ZygoteRow) -> bool:
+    def release_early(self, worker: int, zygote: ZygoteRow) -> bool:
         """It has answered, and has little to clear away; whether that freed a slot.
 
         Bounded, because what it started may be slower to go than calls are to come.
         """
-        if worker not in self._holding or len(self._leaving) >= self._policy.slots:
+        if worker not in self._holding or len(self._exiting) >= self._policy.slots:
             return False
         self._holding.remove(worker)
-        self._leaving.add(worker)
+        self._exiting.add(worker)
         self.free += 1
         zygote.answered += 1
         return True
 
-    def asks(self, worker: int, since: float) -> bool:
+    def ask_slot(self, worker: int, since: float) -> bool:
         """A resident has something to do, since then; False when it has GPUs and needs no slot."""
         if worker in self._leases:
             return False
         self.asking[worker] = since
         return True
 
-    def rests(self, worker: int, zygote: ZygoteRow) -> bool:
+    def release_slot(self, worker: int, zygote: ZygoteRow) -> bool:
         """It has nothing to do for now, and stays; whether that freed a slot."""
         if worker not in self._residents:
             self._residents.add(worker)
@@ -188,8 +188,8 @@ class Slots:
         elif worker in self._holding:
             self._holding.remove(worker)
             self.free += 1
-        elif worker in self._leaving:
-            self._leaving.remove(worker)
+        elif worker in self._exiting:
+            self._exiting.remove(worker)
             zygote.answered -= 1
         elif worker not in self._residents:
             zygote.discard(worker)

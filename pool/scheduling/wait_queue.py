@@ -1,10 +1,10 @@
-"""The calls that wait: each at the entry of its zygote, and those for GPUs in the GPUs' line.
+"""The calls that wait: each at the entry of its zygote, and those for GPUs in the GPUs' queue.
 
-    join --> waits at its zygote's entry --> leave (it goes to a worker, or is withdrawn)
+    join --> waits at its zygote's entry --> remove (it goes to a worker, or is withdrawn)
                      |      ^
                      '------'  hand_on, reroute: another zygote is the better one
 
-A call for GPUs is in two places: at its zygote's entry, and in the table's line of claims,
+A call for GPUs is in two places: at its zygote's entry, and in the table's queue of claims,
 exactly while that zygote can fork. One that is still starting keeps no device from others.
 """
 
@@ -42,7 +42,7 @@ class WaitQueue:
         else:
             zygote.waiting[call] = now
 
-    def leave(self, call: int) -> ZygoteRow | None:
+    def remove(self, call: int) -> ZygoteRow | None:
         """It waits no more; the zygote that it waited for, if it did."""
         key = self.calls.pop(call, None)
         if key is None:
@@ -54,11 +54,11 @@ class WaitQueue:
             del zygote.waiting[call]
         return zygote
 
-    def leave_all(self, zygote: ZygoteRow) -> list[int]:
+    def remove_all(self, zygote: ZygoteRow) -> list[int]:
         """Nobody waits for this zygote any more; who did."""
         calls = [*zygote.waiting, *zygote.for_gpus]
         for call in calls:
-            self.leave(call)
+            self.remove(call)
         return calls
 
     def waits_for(self, call: int) -> ZygoteRow:
@@ -70,9 +70,9 @@ class WaitQueue:
         self.calls.update(dict.fromkeys((*zygote.waiting, *zygote.for_gpus), heir.key))
         heir.waiting = _in_order({**zygote.waiting, **heir.waiting})
         heir.for_gpus = _in_order({**zygote.for_gpus, **heir.for_gpus})
-        self.line_up(zygote)
+        self.claim_gpus(zygote)
         zygote.waiting, zygote.for_gpus = {}, {}
-        self.line_up(heir)
+        self.claim_gpus(heir)
 
     def reroute(self, calls: Iterable[int], heir: ZygoteRow) -> None:
         """Those of them that wait for a slot wait for another one; their turn is what it was."""
@@ -87,7 +87,7 @@ class WaitQueue:
                 self.calls[call] = heir.key
         heir.waiting = _in_order({**moved, **heir.waiting})
 
-    def line_up(self, zygote: ZygoteRow) -> None:
+    def claim_gpus(self, zygote: ZygoteRow) -> None:
         """Have its calls stand in line for GPUs exactly while it can fork for them."""
         for call, (since, number) in zygote.for_gpus.items():
             if zygote.can_fork:

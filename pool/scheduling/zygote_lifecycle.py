@@ -67,7 +67,7 @@ class ZygoteLifecycle:
 
     def fail_waiting(self, zygote: ZygoteRow) -> list[Command]:
         """It cannot be started: its calls hear why."""
-        calls = self._wait_queue.leave_all(zygote)
+        calls = self._wait_queue.remove_all(zygote)
         return [Fail(call, zygote.key, zygote.last_failure) for call in calls]
 
     def _make_room_for(self, zygote: ZygoteRow, now: float) -> list[Command]:
@@ -76,7 +76,7 @@ class ZygoteLifecycle:
             return []
         turn = self._time_slicing.who_goes(zygote, now)
         if turn.goes is not None:
-            return self.let_go(turn.goes)
+            return self.retire_environment(turn.goes)
         return self._slots.dispatch(now) if turn.changed else []
 
     def start_held_up(self, now: float) -> list[Command]:
@@ -93,14 +93,14 @@ class ZygoteLifecycle:
 
     # Ends.
 
-    def let_go(self, group: EnvironmentRows) -> list[Command]:
+    def retire_environment(self, group: EnvironmentRows) -> list[Command]:
         """Its zygotes take no more calls, and leave with their last workers."""
         commands: list[Command] = []
         for zygote in group.zygotes:
             if zygote.retiring:
                 continue
             zygote.retiring = True
-            self._wait_queue.line_up(zygote)
+            self._wait_queue.claim_gpus(zygote)
             commands += self.dismiss_spares(zygote) + self.retire_if_done(zygote)
         return commands
 
@@ -112,10 +112,10 @@ class ZygoteLifecycle:
 
     def retire_if_done(self, zygote: ZygoteRow) -> list[Command]:
         """A zygote that retires leaves when no worker of it is left."""
-        if zygote.leaving or not zygote.empty:
+        if zygote.exiting or not zygote.empty:
             return []
         if zygote.up:
-            zygote.leaving = True
+            zygote.exiting = True
             return [RetireZygote(zygote.key)]
         self._zygote_table.entries.pop(zygote.key, None)
         return []
@@ -128,5 +128,5 @@ class ZygoteLifecycle:
             limit = 0.0 if group.live else RESTART_WINDOW_S
             age = now - group.last_used
             if age > max(limit, self._policy.environment_idle_s) and group.idle:
-                commands += self.let_go(group)
+                commands += self.retire_environment(group)
         return commands

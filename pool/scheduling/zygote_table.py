@@ -36,7 +36,7 @@ class ZygoteRow:
     starting: bool = False
     retiring: bool = False
     #: It was told to leave; `zygote_lost` follows.
-    leaving: bool = False
+    exiting: bool = False
     #: When it was started, without those starts that came to a worker.
     starts: deque[float] = field(default_factory=deque)
     #: Whether this start came to a worker; when those that did were killed.
@@ -104,7 +104,7 @@ class ZygoteRow:
         """It is down, and its spares and forks with it."""
         if self.proven and not self.retiring:
             self.kills.append(now)
-        self.up = self.starting = self.leaving = self.proven = False
+        self.up = self.starting = self.exiting = self.proven = False
         self.last_failure = reason
         self.forking = 0
         self.spares.clear()
@@ -132,7 +132,7 @@ class EnvironmentRows:
     @property
     def live(self) -> bool:
         """Whether it takes room; what leaves does not."""
-        return any((z.up or z.starting) and not z.leaving for z in self.zygotes)
+        return any((z.up or z.starting) and not z.exiting for z in self.zygotes)
 
     @property
     def in_use(self) -> bool:
@@ -154,7 +154,7 @@ class EnvironmentRows:
         return self.has_residents and not self.in_use
 
     @property
-    def leaves(self) -> bool:
+    def release_early(self) -> bool:
         """Whether it is on its way out: no call is in it, and no zygote of it stays."""
         return all(z.retiring or not z.up for z in self.zygotes) and not any(
             z.busy or z.residents or z.starting for z in self.zygotes
@@ -240,7 +240,7 @@ class ZygoteTable:
         None, when one is about to leave.
         """
         beside = self.beside_base()
-        if any(group.live and group.leaves for group in beside):
+        if any(group.live and group.release_early for group in beside):
             return []
         kept = [group for group in beside if group.has_residents]
         return [g.environment for g in kept if g.kept_by_residents] or [g.environment for g in kept]

@@ -64,8 +64,8 @@ class CommandRunner:
                 components.zygote_set.retire(components.zygote_set[command.key])
             elif isinstance(command, Fail):
                 self._fail(command)
-        if (crowded := components.scheduler.crowded) or components.gpus.table.line:
-            components.residents.pressure.give_up(crowded=crowded)
+        if (crowded := components.scheduler.crowded) or components.gpus.table.queue:
+            components.residents.pressure.evict(crowded=crowded)
 
     def _dispatch(self, command: Dispatch) -> None:
         components, gpus = self._components, command.gpus

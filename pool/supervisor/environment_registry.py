@@ -69,7 +69,7 @@ class EnvironmentRegistry:
         if not scheduler.is_kept_by_residents(name):
             return False
         reason = "its environment is to be deleted, to make room on the disk"
-        if not self._components.residents.pressure.leave_environment(name, reason):
+        if not self._components.residents.pressure.close_in_environment(name, reason):
             return False
         # It goes when they have closed themselves.
         self.unwanted.add(name)

@@ -72,7 +72,7 @@ class ProcessEvents:
         for worker in self._components.worker_set.of(zygote):
             if not worker.is_over:
                 self._components.worker_set.read_last(worker)
-            self._end_with_zygote(worker, reason)
+            self._lose_with_zygote(worker, reason)
             self._components.worker_set.forget(worker)
         self._do(commands)
         if key == BASE and zygote is not None and (zygote.ready_at is not None or curable):
@@ -81,7 +81,7 @@ class ProcessEvents:
         self._environments.forget_unused(key.environment)
         self._actions.changed()
 
-    def _end_with_zygote(self, worker: Worker, reason: str) -> None:
+    def _lose_with_zygote(self, worker: Worker, reason: str) -> None:
         running = worker.running
         if worker.instance is not None:
             cause = exit_causes.of_lost_zygote(reason, "")
@@ -99,7 +99,7 @@ class ProcessEvents:
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
         """The machine has no room for more processes now: ask again when it may have."""
         if self._scheduler.waiting:
-            self._components.residents.pressure.give_up_process()
+            self._components.residents.pressure.evict_for_process()
 
         def again() -> None:
             if zygote in self._components.zygote_set:
@@ -139,7 +139,7 @@ class ProcessEvents:
         """A call ended by itself."""
         # First of all the next call, which begins while this one's end is told.
         small = meta.rss_kb <= SMALL_KB
-        if small and (commands := self._scheduler.leaves(worker.id, self._now())):
+        if small and (commands := self._scheduler.release_early(worker.id, self._now())):
             self._do(commands)
         call, zygote = running.call, worker.zygote
         warnings = self._actions.learn(call, zygote, meta) if meta.more else ()

@@ -158,11 +158,11 @@ class Supervisor:
         while residents.any_closing and now() < deadline:
             await self._change.wait(deadline - now())
 
-    async def _let_end(self) -> None:
+    async def _wait_for_exits(self) -> None:
         """Give what was asked to end the grace: calls' processes, and instances."""
         components = self._components
         deadline = components.now() + self.config.grace_s
-        while components.residents.any_left or any(
+        while components.residents.any_remaining or any(
             worker.stopping for worker in components.worker_set
         ):
             left = deadline - components.now()
@@ -183,12 +183,12 @@ class Supervisor:
         if self._provisioning is not None:
             self._provisioning.refuse_all()
         components.residents.release_all(reason)
-        await self._let_end()
+        await self._wait_for_exits()
         components.zygote_set.retire_all()
         deadline = components.now() + STOP_MARGIN_S
-        while not components.zygote_set.all_left:
+        while not components.zygote_set.all_exited:
             if components.now() > deadline:
-                components.zygote_set.kill_leaving()
+                components.zygote_set.kill_exiting()
             await self._change.wait(0.5)
         self._ticking.cancel()
         await components.close()

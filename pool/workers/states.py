@@ -13,7 +13,7 @@ class ZygoteState(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     #: Asked to leave; takes no more calls.
-    LEAVING = "leaving"
+    EXITING = "leaving"
     GONE = "gone"
 
 
@@ -28,21 +28,21 @@ class WorkerState(enum.Enum):
     SPARE = "spare"
     BUSY = "busy"
     #: Told to stop, or its result is here; its process has not been reported dead.
-    ENDING = "ending"
+    EXITING = "ending"
     GONE = "gone"
 
 
 ZYGOTE_MOVES: Final[Mapping[ZygoteState, frozenset[ZygoteState]]] = {
-    ZygoteState.STARTING: frozenset({ZygoteState.READY, ZygoteState.LEAVING, ZygoteState.GONE}),
-    ZygoteState.READY: frozenset({ZygoteState.LEAVING, ZygoteState.GONE}),
-    ZygoteState.LEAVING: frozenset({ZygoteState.GONE}),
+    ZygoteState.STARTING: frozenset({ZygoteState.READY, ZygoteState.EXITING, ZygoteState.GONE}),
+    ZygoteState.READY: frozenset({ZygoteState.EXITING, ZygoteState.GONE}),
+    ZygoteState.EXITING: frozenset({ZygoteState.GONE}),
     ZygoteState.GONE: frozenset(),
 }
 WORKER_MOVES: Final[Mapping[WorkerState, frozenset[WorkerState]]] = {
-    WorkerState.PREPARING: frozenset({WorkerState.SPARE, WorkerState.ENDING, WorkerState.GONE}),
-    WorkerState.SPARE: frozenset({WorkerState.BUSY, WorkerState.ENDING, WorkerState.GONE}),
-    WorkerState.BUSY: frozenset({WorkerState.ENDING, WorkerState.GONE}),
-    WorkerState.ENDING: frozenset({WorkerState.GONE}),
+    WorkerState.PREPARING: frozenset({WorkerState.SPARE, WorkerState.EXITING, WorkerState.GONE}),
+    WorkerState.SPARE: frozenset({WorkerState.BUSY, WorkerState.EXITING, WorkerState.GONE}),
+    WorkerState.BUSY: frozenset({WorkerState.EXITING, WorkerState.GONE}),
+    WorkerState.EXITING: frozenset({WorkerState.GONE}),
     WorkerState.GONE: frozenset(),
 }
 

@@ -63,8 +63,8 @@ class Watchdog:
         if worker.state.now is WorkerState.PREPARING:
             if now - worker.since > self._config.start_timeout_s:
                 self._worker_set.stop(worker, None, grace=grace_s, dump=True)
-        elif worker.ending_since is not None:
-            self._check_ending(worker, now - worker.ending_since)
+        elif worker.exiting_since is not None:
+            self._check_ending(worker, now - worker.exiting_since)
         elif worker.hung_up_at is not None and now - worker.hung_up_at > HUNG_UP_S:
             # It closed its channel and lives, or it died and its zygote does not say so:
             # either way its call has no result to wait for.
@@ -92,8 +92,8 @@ class Watchdog:
             if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
                 # It is dead, and its guard, which should have cleaned up and left, has not.
                 zygote.kill_with_guard()
-            if zygote.state.now is ZygoteState.LEAVING:
-                if self._age(zygote.leaving_at) > ANSWER_S:
+            if zygote.state.now is ZygoteState.EXITING:
+                if self._age(zygote.exiting_at) > ANSWER_S:
                     zygote.kill_with_guard()
             elif zygote.state.now is ZygoteState.STARTING:
                 if self._age(zygote.progress_at) > start_s:

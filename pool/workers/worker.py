@@ -174,7 +174,7 @@ class Worker:
         "calls",
         "culprit",
         "doubted",
-        "ending_since",
+        "exiting_since",
         "fed_at",
         "hung_up_at",
         "id",
@@ -224,7 +224,7 @@ class Worker:
         self.stop: Stop | None = None
         self.stopping = False
         #: Since when its process should be gone.
-        self.ending_since: float | None = None
+        self.exiting_since: float | None = None
         #: When it last took a part of its call, and whether it was asked if it had begun.
         self.fed_at = now
         self.doubted = False

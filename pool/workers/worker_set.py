@@ -112,8 +112,8 @@ class WorkerSet:
 
     def dismiss(self, worker: Worker) -> None:
         """End a spare: it leaves when its channel closes."""
-        worker.state.move(WorkerState.ENDING)
-        worker.ending_since = self._now()
+        worker.state.move(WorkerState.EXITING)
+        worker.exiting_since = self._now()
         worker.link.hang_up()
 
     def stop(self, worker: Worker, stop: Stop | None, *, grace: float, dump: bool = False) -> None:
@@ -123,8 +123,8 @@ class WorkerSet:
         if worker.state.now is WorkerState.SPARE:
             self._listener.worker_dead(worker)
         if worker.state.now in (WorkerState.BUSY, WorkerState.PREPARING, WorkerState.SPARE):
-            worker.state.move(WorkerState.ENDING)
-        worker.ending_since = self._now() + grace
+            worker.state.move(WorkerState.EXITING)
+        worker.exiting_since = self._now() + grace
         worker.zygote.stop_worker(worker.pid, grace=grace, dump=dump)
 
     def send(
@@ -199,8 +199,8 @@ class WorkerSet:
                 self._read_output(worker)
                 self._listener.result(worker, running, frame, meta)
                 if worker.state.now is WorkerState.BUSY:
-                    worker.state.move(WorkerState.ENDING)
-                    worker.ending_since = self._now()
+                    worker.state.move(WorkerState.EXITING)
+                    worker.exiting_since = self._now()
                     # Its zygote tells when it is dead; what it sends until then is nobody's.
                     self._poller.forget(worker.link.channel_fd, worker.link.output_fd)
             elif frame.kind == wire.ITEM:
@@ -267,7 +267,7 @@ class WorkerSet:
             self._listener.worker_dead(worker)
             self._go_on_reading(worker)
         else:
-            self._let_go(worker)
+            self._retire_environment(worker)
 
     def _go_on_reading(self, worker: Worker) -> None:
         """What it left may print while it ends, and is not to wait for that."""
@@ -280,7 +280,7 @@ class WorkerSet:
             return True
         if worker.stop is not None:
             return self._now() - worker.fed_at > TO_BEGIN_S
-        return not worker.stopping and worker.ending_since is None
+        return not worker.stopping and worker.exiting_since is None
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
         """What a dead worker had left is gone too."""
@@ -296,9 +296,9 @@ class WorkerSet:
         """It and all that it left is gone."""
         if not worker.is_over:
             self.read_last(worker)
-        self._let_go(worker)
+        self._retire_environment(worker)
 
-    def _let_go(self, worker: Worker) -> None:
+    def _retire_environment(self, worker: Worker) -> None:
         """Nothing comes from it any more: close its descriptors."""
         worker.state.move(WorkerState.GONE)
         del self._by_pid[worker.zygote.process.pid, worker.pid]

@@ -70,7 +70,7 @@ class ZygoteProcess:
         self.sources = CompileAhead()
         #: When its control socket came to its end; when it was asked to leave.
         self.hung_up_at: float | None = None
-        self.leaving_at = now
+        self.exiting_at = now
         self.answered_at = now
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)

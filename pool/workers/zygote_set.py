@@ -63,14 +63,14 @@ class ZygoteSet:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._up: dict[ZygoteKey, ZygoteProcess] = {}
-        self._leaving: list[ZygoteProcess] = []
+        self._exiting: list[ZygoteProcess] = []
         #: The interpreter of each environment.
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         self.history = ZygoteHistory()
 
     def __iter__(self) -> Iterator[ZygoteProcess]:
         yield from self._up.values()
-        yield from self._leaving
+        yield from self._exiting
 
     def __getitem__(self, key: ZygoteKey) -> ZygoteProcess:
         return self._up[key]
@@ -81,9 +81,9 @@ class ZygoteSet:
         return one in self._up
 
     @property
-    def all_left(self) -> bool:
+    def all_exited(self) -> bool:
         """Whether no zygote is left of those that were asked to leave."""
-        return not self._leaving
+        return not self._exiting
 
     def start(self, key: ZygoteKey) -> None:
         """Start it; its listener hears whether it came up."""
@@ -173,9 +173,9 @@ class ZygoteSet:
         """Ask it to kill its workers and leave."""
         if self._up.get(zygote.key) is zygote:
             del self._up[zygote.key]
-            self._leaving.append(zygote)
-            zygote.leaving_at = self._now()
-            zygote.state.move(ZygoteState.LEAVING)
+            self._exiting.append(zygote)
+            zygote.exiting_at = self._now()
+            zygote.state.move(ZygoteState.EXITING)
             zygote.send(wire.LEAVE)
 
     def forget(self, environment: str) -> None:
@@ -188,9 +188,9 @@ class ZygoteSet:
         for zygote in list(self._up.values()):
             self.retire(zygote)
 
-    def kill_leaving(self) -> None:
+    def kill_exiting(self) -> None:
         """Kill those that were asked to leave and have not."""
-        for zygote in self._leaving:
+        for zygote in self._exiting:
             zygote.kill_with_guard()
 
     # What they say.
@@ -272,11 +272,11 @@ class ZygoteSet:
         zygote.read_words()
         self._poller.forget(zygote.control_fd, zygote.words_fd, zygote.guard_fd)
         zygote.close()
-        left = zygote.state.now is ZygoteState.LEAVING
+        left = zygote.state.now is ZygoteState.EXITING
         zygote.state.move(ZygoteState.GONE)
         reason = zygote.reason()
         if left:
-            self._leaving.remove(zygote)
+            self._exiting.remove(zygote)
         else:
             del self._up[zygote.key]
             reason = self._died(zygote, reason)

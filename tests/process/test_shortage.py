@@ -67,7 +67,7 @@ def test_zygotes_are_not_blamed_for_a_pause_of_all(live: Live) -> None:
     parts.worker_set.stop(spare, None, grace=0.0)
     # All that is under way, and the latest look at it, were that long ago.
     parts.zygote_set[BASE].answered_at -= 100
-    spare.ending_since -= 100
+    spare.exiting_since -= 100
     live.supervisor._ticked_at -= 100
     live.supervisor._tick()
     assert live.call(NEXT).ok

@@ -314,19 +314,19 @@ class Any4(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.story = Story(table(4, calls_per_gpu=self.PER_GPU))
-        self.line: dict[int, int] = {}
+        self.queue: dict[int, int] = {}
         self.leases: dict[int, GpuLease] = {}
 
     @rule(number=st.integers(1, 4))
     def claim(self, number: int) -> None:
-        self.line[self.story.claim(number)] = number
+        self.queue[self.story.claim(number)] = number
 
-    @precondition(lambda self: self.line)
+    @precondition(lambda self: self.queue)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
-        claim = data.draw(st.sampled_from(sorted(self.line)))
+        claim = data.draw(st.sampled_from(sorted(self.queue)))
         assert self.story.gpus.withdraw(claim)
-        del self.line[claim]
+        del self.queue[claim]
 
     @precondition(lambda self: self.story.gpus.grants())
     @rule(data=st.data())
@@ -340,7 +340,7 @@ class Any4(RuleBasedStateMachine):
             assert gpu.state is GpuState.FREE
         lease = gpus.take(claim, self.story.now)
         assert lease.uuids == uuids
-        assert len(set(uuids)) == self.line.pop(claim)
+        assert len(set(uuids)) == self.queue.pop(claim)
         self.leases[lease.id] = lease
         earlier = [other for other, _uuids in grants[:index]]
         still = self.story.granted()
@@ -378,13 +378,13 @@ class Any4(RuleBasedStateMachine):
     @invariant()
     def the_first_that_can_be_served_is_served_first(self) -> None:
         gpus = self.story.gpus
-        possible = [claim for claim, number in self.line.items() if number <= gpus.usable]
+        possible = [claim for claim, number in self.queue.items() if number <= gpus.usable]
         free = sum(g.state is GpuState.FREE and g.shares_out < self.PER_GPU for g in gpus)
         granted = self.story.granted()
-        if possible and free >= self.line[possible[0]]:
+        if possible and free >= self.queue[possible[0]]:
             assert granted[0] == possible[0]
         assert granted == sorted(granted)
-        assert gpus.waiting == len(self.line)
+        assert gpus.waiting == len(self.queue)
 
     def teardown(self) -> None:
         """Everybody who can be served at all is, once all is given back and clean."""
@@ -398,7 +398,7 @@ class Any4(RuleBasedStateMachine):
             for claim in story.granted()[:1]:
                 gpus.release(gpus.take(claim, story.now), story.now)
         assert gpus.usable == 4
-        assert gpus.waiting == 0 or len(self.line) > 200
+        assert gpus.waiting == 0 or len(self.queue) > 200
 
 
 TestAny = Any4.TestCase

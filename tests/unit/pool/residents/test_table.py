@@ -18,9 +18,9 @@ from flashpool.pool.residents.states import (
     Close,
     Command,
     Conflict,
-    GoOn,
     InstanceState,
     Invoke,
+    KeepSlot,
     Load,
     Lose,
     NotThere,
@@ -65,7 +65,7 @@ class World(RuleBasedStateMachine):
             elif isinstance(command, WantSlot):
                 assert command.instance in self.ready - self.slots
                 self.want_slot.append(command.instance)
-            elif isinstance(command, GoOn):
+            elif isinstance(command, KeepSlot):
                 self.slots.remove(command.instance)
                 self.want_slot.append(command.instance)
             elif isinstance(command, ReleaseSlot):
@@ -325,7 +325,7 @@ def test_calls_that_overlap_share_a_slot_and_one_that_does_not_waits_for_them() 
     table.called(3, want, 0.0)
     table.loading("a")
     assert table.loaded("a", ["a"], 1.0) == [Invoke(1, "a")]
-    assert table.answered(1, 2.0) == [GoOn("a", 0.0)]
+    assert table.answered(1, 2.0) == [KeepSlot("a", 0.0)]
     assert table.granted("a", 2.0) == [Invoke(2, "a")]
     assert table.called(4, want, 2.0) == []
     table.answered(2, 3.0)

@@ -54,7 +54,7 @@ class World(RuleBasedStateMachine):
         self.forks: list[ZygoteKey] = []
         self.spares: dict[int, ZygoteKey] = {}
         self.keys: dict[int, ZygoteKey] = {}
-        self.leaving: dict[int, ZygoteKey] = {}
+        self.exiting: dict[int, ZygoteKey] = {}
         self.running: dict[int, int] = {}
         self.waiting: dict[int, ZygoteKey] = {}
         #: Calls for GPUs, and for how many; the devices of workers that have some.
@@ -99,7 +99,7 @@ class World(RuleBasedStateMachine):
                 self.resting.remove(command.worker)
                 self.running[command.worker] = -1
             elif isinstance(command, DismissWorker):
-                self.leaving[command.worker] = self.spares.pop(command.worker)
+                self.exiting[command.worker] = self.spares.pop(command.worker)
             elif isinstance(command, Fail):
                 del self.waiting[command.call]
                 self.ended.add(command.call)
@@ -118,14 +118,14 @@ class World(RuleBasedStateMachine):
 
     def _gone(self, key: ZygoteKey) -> None:
         self.going.remove(key)
-        dismissed = [w for w, k in self.leaving.items() if k == key]
+        dismissed = [w for w, k in self.exiting.items() if k == key]
         self.do(self.scheduler.zygote_lost(key, "retired", self.now))
         for worker in dismissed:
-            del self.leaving[worker]
+            del self.exiting[worker]
             self.do(self.scheduler.worker_gone(worker, self.now))
 
     @rule(name=st.sampled_from(["other", "third"]))
-    def let_go(self, name) -> None:
+    def retire_environment(self, name) -> None:
         self.do(self.scheduler.retire_idle(name, self.now))
 
     @rule(key=st.sampled_from(KEYS), number=st.sampled_from([0, 0, 1, 2]))
@@ -177,10 +177,10 @@ class World(RuleBasedStateMachine):
         self.forks = [k for k in self.forks if k != key]
         for spare in [w for w, k in self.spares.items() if k == key]:
             del self.spares[spare]
-        lost = [w for w, k in self.leaving.items() if k == key]
+        lost = [w for w, k in self.exiting.items() if k == key]
         self.do(self.scheduler.zygote_lost(key, "killed", self.now))
         for worker in lost:
-            del self.leaving[worker]
+            del self.exiting[worker]
             self.do(self.scheduler.worker_gone(worker, self.now))
 
     @precondition(lambda self: self.forks)
@@ -208,7 +208,7 @@ class World(RuleBasedStateMachine):
             return
         if worker not in self.devices and len(self.answered) < POLICY.slots:
             self.answered.add(worker)
-        self.do(self.scheduler.leaves(worker, self.now))
+        self.do(self.scheduler.release_early(worker, self.now))
 
     def _end(self, worker: int) -> None:
         self.answered.discard(worker)
@@ -224,7 +224,7 @@ class World(RuleBasedStateMachine):
             return
         self.ended.add(self.running.pop(worker))
         self.resting.add(worker)
-        self.do(self.scheduler.rested(worker, self.now))
+        self.do(self.scheduler.release_slot(worker, self.now))
 
     @precondition(lambda self: self.resting - self.asking)
     @rule(data=st.data())
@@ -236,19 +236,19 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.resting)
     @rule(data=st.data())
     def resident_goes(self, data) -> None:
-        self._leave(data.draw(st.sampled_from(sorted(self.resting))))
+        self._withdraw(data.draw(st.sampled_from(sorted(self.resting))))
 
-    def _leave(self, worker: int) -> None:
+    def _withdraw(self, worker: int) -> None:
         self.resting.remove(worker)
         self.asking.discard(worker)
         self.devices.pop(worker, None)
         self.do(self.scheduler.worker_gone(worker, self.now))
 
-    @precondition(lambda self: self.leaving)
+    @precondition(lambda self: self.exiting)
     @rule(data=st.data())
     def dismissed_goes(self, data) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.leaving)))
-        del self.leaving[worker]
+        worker = data.draw(st.sampled_from(sorted(self.exiting)))
+        del self.exiting[worker]
         self.do(self.scheduler.worker_gone(worker, self.now))
 
     @precondition(lambda self: self.spares)
@@ -319,13 +319,13 @@ class World(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_a_gpu_that_is_free(self) -> None:
         free = 2 - sum(map(len, self.devices.values()))
-        line = [
+        queue = [
             call
             for call, key in self.waiting.items()
             if call in self.for_gpus and self.scheduler.is_up(key)
         ]
-        if line and self.for_gpus[min(line)] <= free and not self._waits_its_turn(min(line)):
-            key = self.waiting[min(line)]
+        if queue and self.for_gpus[min(queue)] <= free and not self._waits_its_turn(min(queue)):
+            key = self.waiting[min(queue)]
             assert key in self.forks
             assert key not in self.spares.values()
 
@@ -337,8 +337,8 @@ class World(RuleBasedStateMachine):
         """It leaves, and comes back; or as many environments are up as may be."""
         taken = self.room_taken()
         # What leaves is about to be gone, and may be wanted again by an older call.
-        leaving = {one.environment for one in self.going} - {"base"}
-        full = key.environment != "base" and len(taken | leaving) >= POLICY.max_environments
+        exiting = {one.environment for one in self.going} - {"base"}
+        full = key.environment != "base" and len(taken | exiting) >= POLICY.max_environments
         return key in self.going or key in self.retired or (full and key.environment not in taken)
 
     def _waits_its_turn(self, call: int) -> bool:
@@ -373,7 +373,7 @@ class World(RuleBasedStateMachine):
             for worker in sorted(self.running):
                 self._end(worker)
             for worker in sorted(self.resting - self.asking):
-                self._leave(worker)
+                self._withdraw(worker)
             for key in sorted(self.going):
                 self._gone(key)
             self.now += 1

@@ -17,10 +17,10 @@ from flashpool.pool.workers.states import (
 def test_an_illegal_move_raises_with_the_story():
     worker = StateMachine("worker 7", WorkerState.SPARE, WORKER_MOVES)
     worker.move(WorkerState.BUSY)
-    worker.move(WorkerState.ENDING)
+    worker.move(WorkerState.EXITING)
     with pytest.raises(IllegalMove, match="worker 7: spare -> busy -> ending -> spare is not"):
         worker.move(WorkerState.SPARE)
-    assert worker.now is WorkerState.ENDING
+    assert worker.now is WorkerState.EXITING
 
 
 @pytest.mark.parametrize(
