@@ -75,7 +75,7 @@ class ResidentEvents:
     def __init__(
         self,
         table: InstanceTable,
-        lives: dict[str, LoadedInstance],
+        loaded: dict[str, LoadedInstance],
         calls: CallTable,
         now: Clock,
         *,
@@ -83,7 +83,7 @@ class ResidentEvents:
         to: Carrier,
     ) -> None:
         self._table = table
-        self._loaded = lives
+        self._loaded = loaded
         self._calls = calls
         self._now = now
         self._host = host

@@ -35,7 +35,7 @@ class ResidentLoads:
     def __init__(
         self,
         table: InstanceTable,
-        lives: dict[str, LoadedInstance],
+        loaded: dict[str, LoadedInstance],
         *,
         scheduler: Scheduler,
         learner: PreloadLearner,
@@ -47,7 +47,7 @@ class ResidentLoads:
         to: Carrier,
     ) -> None:
         self._table = table
-        self._loaded = lives
+        self._loaded = loaded
         self._scheduler = scheduler
         self._learner = learner
         self._worker_set = worker_set

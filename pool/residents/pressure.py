@@ -39,14 +39,14 @@ class ResidentPressure:
     def __init__(
         self,
         table: InstanceTable,
-        lives: dict[str, LoadedInstance],
+        loaded: dict[str, LoadedInstance],
         scheduler: Scheduler,
         gpus: GpuAccess,
         now: Clock,
         do: Callable[[Iterable[states.Command]], None],
     ) -> None:
         self._table = table
-        self._loaded = lives
+        self._loaded = loaded
         self._scheduler = scheduler
         self._gpus = gpus.table
         self._watch = gpus.watch
@@ -83,11 +83,11 @@ class ResidentPressure:
             self._measuring = _begun(self._measure_all())
 
     async def _measure_all(self) -> None:
-        lives = dict(self._loaded)
-        pids = {name: loaded.worker.pid for name, loaded in lives.items()}
+        workers = dict(self._loaded)
+        pids = {name: loaded.worker.pid for name, loaded in workers.items()}
         found = await asyncio.to_thread(_exact, pids)
         for name, used in found.items():
-            if self._loaded.get(name) is lives[name]:
+            if self._loaded.get(name) is workers[name]:
                 self._table.measured(name, used)
         self._do(self._table.tick(self._now()))
 
