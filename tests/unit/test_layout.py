@@ -1,11 +1,15 @@
 """Rules about the source files themselves that no linter knows."""
 
 import ast
+import graphlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 
+import grimp
 import pytest
 from packaging.requirements import Requirement
 
@@ -96,6 +100,29 @@ def test_unit_tests_lie_in_the_folders_of_what_they_test():
     folders = {path.parent.relative_to(UNIT_TESTS) for path in UNIT_TESTS.rglob("*.py")}
     assert [str(folder) for folder in sorted(folders) if not (ROOT / folder).is_dir()] == []
     assert len(folders) > len(PACKAGES)
+
+
+def test_folders_and_files_are_small():
+    modules = Counter(str(path.parent) for path in SOURCES if path.name != "__init__.py")
+    assert [folder for folder, count in modules.items() if count > 20] == []
+    assert median(modules.values()) <= 10
+    assert [str(path) for path in SOURCES if len(path.read_text("utf-8").splitlines()) > 400] == []
+
+
+def test_no_import_closes_a_circle():
+    """Imports for types and within functions count, too."""
+    graph = grimp.build_graph("flashpool", cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(imports) >= len(SOURCES)
+    graphlib.TopologicalSorter(imports).prepare()
+
+
+def test_no_two_classes_have_one_name():
+    trees = [ast.parse(path.read_text("utf-8")) for path in SOURCES]
+    names = Counter(
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_what_is_imported_is_declared():
