@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 
 #: linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
@@ -29,6 +30,8 @@ _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _fflush = _libc.fflush
+#: Between rounds of `kill_descendants`: a killed process is gone within a millisecond, mostly.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.05
 
 
 def become_subreaper() -> None:
@@ -105,10 +108,9 @@ def parent(pid: int) -> int:
 
 def descendants(pid: int) -> list[int]:
     """All below a process, parents before their children."""
-    found: list[int] = []
-    for child in children(pid):
-        found.append(child)
-        found += descendants(child)
+    found = children(pid)
+    for one in found:  # which grows meanwhile; user code makes trees of any depth
+        found += children(one)
     return found
 
 
@@ -124,13 +126,19 @@ def kill_descendants() -> None:
     """Kill and reap all below this process; returns when there is nothing left.
 
     This process must be a subreaper: what a killed child leaves becomes its own child,
-    and is met in the next round, whatever session or group it is in.
+    and is met in the next round, whatever session or group it is in. A round may find less
+    than there is, when a process forks meanwhile or no descriptor is left to look with: so
+    only the kernel's word that there is no child ends this.
     """
     me = os.getpid()
+    pause = _FIRST_PAUSE_S
     while True:
         for pid in descendants(me):
             send(pid, signal.SIGKILL)
         try:
-            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pause = _FIRST_PAUSE_S
         except ChildProcessError:
             return
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 #: Between looks at what has a limit.
 _LOOK_S: Final = 0.05
+#: Looks take one part in so many of the loop's time, at most.
+_LOOK_SHARE: Final = 20
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 #: Where the kernel counts its kills: control groups, version 2, then 1.
 _COUNTERS: Final = (
@@ -149,10 +151,14 @@ class MemoryWatch:
 
     def _look(self) -> None:
         self._limits = [limit for limit in self._limits if limit.applies()]
-        self._next_look = self._loop.call_later(_LOOK_S, self._look) if self._limits else None
+        began = self._loop.time()
         for limit in self._limits:
             if limit.passed_by(used(limit.pid)):
                 self.measures.ask(limit.pid, limit, partial(_measured, limit))
+        # A tree of a thousand processes takes long to look at, and the loop has other work.
+        took = self._loop.time() - began
+        pause = max(_LOOK_S, _LOOK_SHARE * took)
+        self._next_look = self._loop.call_later(pause, self._look) if self._limits else None
 
     async def close(self) -> None:
         """Look at nothing any more."""

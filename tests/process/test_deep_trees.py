@@ -1,0 +1,75 @@
+"""A call whose processes nest a thousand deep: it ends alone, and nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from support.live import alive, value
+
+DEPTH = 1100
+#: A script that starts itself and waits for it; the last one says that all are there.
+SCRIPT = """
+if [ "$1" -gt 0 ]; then
+    sh "$0" $(($1 - 1)) "$2"
+else
+    mv "$2" "$2.complete"
+    sleep 600
+fi
+exit 0
+"""
+NEST = """
+import os, subprocess
+def f(script, depth, marker):
+    with open(marker, "w") as file:
+        file.write(str(os.getpid()))
+    subprocess.run(["sh", script, str(depth), marker])
+"""
+SLOW = "import time\ndef f():\n    time.sleep(11)\n    return 'mine'"
+
+
+def in_session(pid: int) -> list[int]:
+    """A worker and all that it forked: each worker begins a session."""
+    found = []
+    for one in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.getsid(int(one)) == pid:
+                found.append(int(one))
+        except ProcessLookupError:
+            pass
+    return found
+
+
+def nest(live, tmp_path, **limits):
+    """Begin such a call; its worker's pid, once the whole tree is there."""
+    marker = tmp_path / "marker"
+    script = tmp_path / "nest.sh"
+    script.write_text(SCRIPT)
+    call = live.start(NEST, str(script), DEPTH, str(marker), **limits)
+    complete = tmp_path / "marker.complete"
+    live.until(complete.exists)
+    pid = int(complete.read_text())
+    assert len(in_session(pid)) > DEPTH
+    return call, pid
+
+
+def test_a_deep_tree_ends_at_its_limit_and_its_neighbours_go_on(make_live, tmp_path):
+    live = make_live(slots=3).ready()
+    neighbour = live.start(SLOW, memory_mb=512)
+    deep, pid = nest(live, tmp_path, run_s=10, memory_mb=4096)
+    outcome = deep.wait()
+    assert outcome.error_type == "Timeout"
+    assert value(neighbour.wait()) == "mine"
+    live.until(lambda: in_session(pid) == [])
+    live.until(lambda: live.stats().slots.busy == 0)
+    assert live.value("def f(): return 'fine'") == "fine"
+
+
+def test_a_deep_tree_goes_with_its_zygote(make_live, tmp_path):
+    live = make_live(slots=2).ready()
+    _, pid = nest(live, tmp_path)
+    zygote = live.zygote().pid
+    os.kill(zygote, signal.SIGKILL)
+    live.until(lambda: in_session(pid) == [])
+    assert not alive(zygote)
+    assert live.value("def f(): return 'fine'") == "fine"
