@@ -35,8 +35,13 @@ def harden() -> None:
         _log.warning("Cannot become non-dumpable: %s", ctypes.get_errno())
 
 
-#: What asks a server to leave: the first one begins a drain, the second cuts it.
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """What asks a server to stop: the first one begins a drain, the second cuts it short.
+
+    A terminal that closes sends SIGHUP, unless ``nohup`` and its like had it ignored.
+    """
+    found = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    return found[:2] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else found
 
 
 def give_way() -> None:

@@ -33,7 +33,7 @@ from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_open
 from flashpool.frontends.http_server.listener import url
 from flashpool.frontends.logs import configure_log
-from flashpool.frontends.server_process import SIGNALS, give_way, harden
+from flashpool.frontends.server_process import give_way, harden, stop_signals
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings, SettingsError
 from flashpool.frontends.shutdown import Shutdown
@@ -99,12 +99,13 @@ def _minding_signals(service: Service, drain_s: float) -> Iterator[None]:
         before[signum](signum, frame)
 
     before = _handlers()
+    there = {signum: signal.getsignal(signum) for signum in before}
     for signum in before:
         signal.signal(signum, on_signal)
     try:
         yield
     finally:
-        for signum, handler in before.items():
+        for signum, handler in there.items():
             signal.signal(signum, handler)
         shutdown.abandon()
 
@@ -113,7 +114,10 @@ def _handlers() -> dict[int, _Handler]:
     """What the server does at signals. Who minds none, or not here, has its own way to end us."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    found = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    found = {signum: signal.getsignal(signum) for signum in stop_signals()}
+    if found.get(signal.SIGHUP) is signal.SIG_DFL:
+        # uvicorn leaves that as it is, and would be killed by it.
+        found[signal.SIGHUP] = found[signal.SIGTERM]
     return {signum: handler for signum, handler in found.items() if callable(handler)}
 
 

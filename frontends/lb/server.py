@@ -24,7 +24,7 @@ from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import check_open
 from flashpool.frontends.http_server.listener import Listener, bind
-from flashpool.frontends.server_process import SIGNALS, give_way, harden, run_loop
+from flashpool.frontends.server_process import give_way, harden, run_loop, stop_signals
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.frontends.shutdown import Shutdown
@@ -57,7 +57,7 @@ class LbServer(Listener):
         def enqueue(signum: int, _frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._on_signal, signum)
 
-        before = {signum: signal.signal(signum, enqueue) for signum in SIGNALS}
+        before = {signum: signal.signal(signum, enqueue) for signum in stop_signals()}
         try:
             yield
         finally:

@@ -28,7 +28,7 @@ import aiohttp
 from runpod.serverless.modules import rp_job, rp_scale, worker_state
 from runpod.serverless.utils import rp_debugger
 
-from flashpool.frontends.server_process import SIGNALS, run_loop
+from flashpool.frontends.server_process import run_loop, stop_signals
 from flashpool.frontends.shutdown import words_for_cancelled
 
 from .heartbeat import Heartbeat
@@ -93,7 +93,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     async def run(self) -> None:
         """The SDK's, with the pool around it."""
         self._loop = asyncio.get_running_loop()
-        for signum in SIGNALS:
+        signals = stop_signals()
+        for signum in signals:
             signal.signal(signum, self.handle_shutdown)
         self._worker = self._make()
         if self.config.get("rp_args", {}).get("rp_debugger"):
@@ -106,7 +107,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             beat.cancel()
             await self._worker.stop("the server stops")
             # One that comes from now on would find no loop, and change the exit status.
-            for signum in SIGNALS:
+            for signum in signals:
                 signal.signal(signum, signal.SIG_IGN)
         if self._failure is not None:
             raise self._failure

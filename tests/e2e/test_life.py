@@ -112,10 +112,13 @@ def test_a_client_that_hangs_up_takes_its_call_with_it(server: Server, tmp_path:
     assert server.stats()["outcomes"].get("Cancelled") == 1
 
 
-def test_sigterm_lets_running_calls_finish(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_running_calls_finish(
+    server: Server, tmp_path: Path, signum: signal.Signals
+) -> None:
     with staying(server, tmp_path / "begun") as caller:
         tree = server.tree()
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signum)
         until(lambda: server.http.get("/ping").status_code == 503)
         refused = server.http.post("/execute", json=request("def f(): return 1"))
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -132,6 +135,18 @@ def test_ctrl_c_in_a_terminal_drains_too(server: Server, tmp_path: Path) -> None
         (tmp_path / "go").touch()
         assert caller.reply.result().json()["json_result"] == "done"
         assert server.process.wait(30) == 0
+
+
+def test_a_server_that_was_started_to_outlive_its_terminal_does(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with serving(tmp_path) as server:
+            server.process.send_signal(signal.SIGHUP)
+            assert server.execute("def f(): return 1")["json_result"] == 1
+            assert server.http.get("/ping").status_code == 200
+            assert server.stop(25) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_does_not_finish_in_time_is_ended(tmp_path: Path) -> None:

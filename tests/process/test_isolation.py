@@ -377,3 +377,19 @@ def f():
     assert live.zygote().pid == zygote
     live.until(lambda: len(workers_of(live)) == live.zygote().spares)
     assert live.value("def f(): return 3") == 3
+
+
+@pytest.mark.parametrize(("own", "call"), [(0, 500), (700, 701), (1000, 1000)])
+def test_the_kernel_takes_a_call_before_the_server(make_live, own, call):
+    path = Path("/proc/self/oom_score_adj")
+    before = path.read_text()
+    try:
+        path.write_text(str(own))
+        live = make_live().ready()
+        score = live.value("def f(): return int(open('/proc/self/oom_score_adj').read())")
+    finally:
+        try:
+            path.write_text(before)
+        except PermissionError:
+            pass  # it stays the test's: only root may lower it again
+    assert score == call

@@ -95,12 +95,21 @@ def _kill_guard(guard_fd: int) -> None:
 
 
 def _prefer_as_oom_victim() -> None:
-    """Let the kernel take calls before the server; inherited by every worker."""
+    """Let the kernel take calls before the server; inherited by every worker.
+
+    A server that a container runtime started with a high score may not lower its own.
+    """
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("500")
-    except OSError:
+        with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+            score = min(max(_OOM_SCORE, int(file.read()) + 1), _HIGHEST_OOM_SCORE)
+            file.seek(0)
+            file.write(str(score))
+    except (OSError, ValueError):
         pass
+
+
+#: Of a call, unless the server's own is as high; and what the kernel takes at most.
+_OOM_SCORE, _HIGHEST_OOM_SCORE = 500, 1000
 
 
 class Zygote:
