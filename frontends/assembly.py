@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flashpool.pool.supervisor.supervisor import Supervisor
 
+from .ceilings import Ceilings
 from .service import Service
 from .settings.table import Settings
 
@@ -11,4 +12,9 @@ from .settings.table import Settings
 def make_service(settings: Settings, result_limit: int) -> Service:
     """``result_limit``: bytes of an encoded result that an answer takes."""
     pool = Supervisor(settings.to_pool_config(), settings.to_env_settings())
-    return Service(pool, result_limit=result_limit, concurrency=settings.instance_concurrency)
+    return Service(
+        pool,
+        result_limit=result_limit,
+        concurrency=settings.instance_concurrency,
+        ceilings=Ceilings.of(settings),
+    )

@@ -22,6 +22,7 @@ from flashpool.pool.errors import FlashpoolError, Overloaded
 from . import responses, schema
 from .call_builder import Defaults
 from .call_handles import CallHandle, Prepared, WatchedCallHandle, Watcher
+from .ceilings import Ceilings
 from .responses import Answer
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,10 @@ class Service:
         *,
         result_limit: int | None,
         concurrency: int = 1,
+        ceilings: Ceilings | None = None,
     ) -> None:
         self.pool = pool
+        self._ceilings = ceilings or None  # nothing to check, as mostly
         self._defaults = Defaults(result_limit=result_limit, concurrency=concurrency)
         #: The response of a call that ended.
         self.answer: Callable[[Outcome], Answer] = partial(
@@ -99,6 +102,8 @@ class Service:
         if self.pool.draining:
             raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
         request, body, warnings = schema.decode(body)
+        if self._ceilings is not None:
+            self._ceilings.check(request)
         return Prepared(self._defaults.call_of(request, body, stream=stream), warnings)
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:

@@ -19,6 +19,9 @@ from . import parsers as kind
 from .field import setting
 from .worker_env import ON_A_POD
 
+#: What requests may be forbidden to have.
+FORBIDDABLE = ("dependencies", "system_dependencies", "env", "class", "python_version")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
@@ -45,6 +48,21 @@ class Calls:
         "none",
         "MiB a call's process tree may hold, unless its request says memory_mb.",
     )
+    max_timeout_s: float | None = setting(
+        kind.optional(kind.seconds()),
+        "none",
+        "Most seconds that a request may ask for with timeout_s; the default is no more, either.",
+    )
+    max_memory_mb: int | None = setting(
+        kind.optional(kind.integer(MEMORY_MB_MIN, MEMORY_MB_MAX)),
+        "none",
+        "Most MiB that a request may ask for with memory_mb; the default is no more, either.",
+    )
+    forbid: tuple[str, ...] = setting(
+        kind.some_of(*FORBIDDABLE),
+        "none",
+        "What requests may not have; they are refused.",
+    )
     grace_s: float = setting(
         kind.seconds(zero=True), "2", "Seconds between SIGTERM and SIGKILL when a call is ended."
     )
@@ -66,6 +84,11 @@ class Gpus:
         kind.automatic(kind.integer(0, 64)),
         "auto",
         "GPUs a call gets, unless its request says gpus; auto: 1 where there are GPUs, else 0.",
+    )
+    max_gpus_per_call: int | None = setting(
+        kind.optional(kind.integer(0, 64)),
+        "none",
+        "Most GPUs that a request may ask for with gpus; the default is no more, either.",
     )
     calls_per_gpu: int = setting(kind.integer(1, 64), "1", "Calls that may be on one GPU at once.")
     gpu_settle_s: float = setting(

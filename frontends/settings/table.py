@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from flashpool.pool.config import PoolConfig
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flashpool.envs import EnvSettings
 
 PREFIX: Final = "FLASHPOOL_"
+_Number = TypeVar("_Number", int, float)
 
 
 class SettingsError(ValueError):
@@ -90,8 +91,8 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, Que
             slots=self.slots,
             queue_limit=self.queue_limit,
             queue_timeout_s=self.queue_timeout_s,
-            call_timeout_s=self.call_timeout_s,
-            memory_mb=self.memory_mb,
+            call_timeout_s=_lower(self.call_timeout_s, self.max_timeout_s),
+            memory_mb=_lower(self.memory_mb, self.max_memory_mb),
             grace_s=self.grace_s,
             start_timeout_s=self.start_timeout_s,
             output_limit=self.output_limit_kb * 1024,
@@ -110,12 +111,17 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, Que
             worker_env=self.worker_env,
             start_method=self.start_method,
             memory_tricks=self.memory_tricks,
-            gpus_per_call=self.gpus_per_call,
+            gpus_per_call=self._gpus_per_call(),
             calls_per_gpu=self.calls_per_gpu,
             gpu_settle_s=self.gpu_settle_s,
             gpu_tolerance_mb=self.gpu_tolerance_mb,
             log_level=self.log_level,
         )
+
+    def _gpus_per_call(self) -> int | None:
+        if self.gpus_per_call is None:  # 1 where there are GPUs
+            return 0 if self.max_gpus_per_call == 0 else None
+        return _lower(self.gpus_per_call, self.max_gpus_per_call)
 
     def to_env_settings(self) -> EnvSettings:
         """What the library of environments is made with."""
@@ -148,6 +154,11 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, Que
             claim_stale_s=self.env_claim_stale_s,
             volume_key=self.volume_key.encode() or None,
         )
+
+
+def _lower(default: _Number | None, most: _Number | None) -> _Number | None:
+    """What a request gets that says nothing; None is more than any number."""
+    return most if default is None or (most is not None and most < default) else default
 
 
 def _path(text: str | None) -> Path | None:

@@ -5,6 +5,7 @@ import json
 import pickle
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,3 +178,15 @@ def test_stats(server: Server) -> None:
     assert stats["slots"]["total"] >= 1
     assert stats["outcomes"]
     json.dumps(stats, allow_nan=False)
+
+
+def test_what_the_operator_forbids_is_refused_by_the_setting_s_name(tmp_path: Path) -> None:
+    ceilings = {"FLASHPOOL_FORBID": "class,env", "FLASHPOOL_MAX_TIMEOUT_S": "2"}
+    with serving(tmp_path, **ceilings) as server:
+        for fields, setting in ({"env": {"A": "1"}}, "FORBID"), ({"timeout_s": 3}, "MAX_TIMEOUT_S"):
+            reply = server.http.post("/execute", json=request("def f(): return 1", **fields))
+            assert reply.status_code == 422
+            assert f"FLASHPOOL_{setting}" in reply.json()["error"]
+        assert server.execute("def f(): return 1", timeout_s=2)["json_result"] == 1
+        late = server.execute("import time\ndef f(): time.sleep(60)")
+        assert (late["error_type"], late["receipt"]["seconds"]["run"] < 20) == ("Timeout", True)
