@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from flashpool.pool.backend import Backend
 
+from .http_server.connection import AdminConnection
 from .http_server.listener import Listener, ListenError, bind
 from .settings.table import Settings
 
@@ -59,7 +60,7 @@ class Admin:
     """The admin listener's life."""
 
     def __init__(self, pool: Backend, settings: Settings, sock: socket.socket) -> None:
-        self._listener = Listener(create_admin_app(pool), settings)
+        self._listener = Listener(create_admin_app(pool), settings, AdminConnection)
         self._sock = sock
         self._serving: asyncio.Task[None] | None = None
 

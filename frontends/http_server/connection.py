@@ -19,6 +19,7 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
+import math
 import resource
 import select
 import socket
@@ -83,6 +84,8 @@ class Deadlines:
 class Connection(HttpToolsProtocol):
     """A connection that knows since when it has been waiting for its client."""
 
+    #: Of half of the server's descriptors, the part that connections like this one may have.
+    share: float = 1.0
     #: When the current message began, None between messages.
     since: float | None = None
     #: When all was answered, None while there is something to answer.
@@ -108,11 +111,31 @@ class Connection(HttpToolsProtocol):
         self._held = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for the first message, or turn away one connection too many."""
+        """Begin to wait for the first message; where there are too many, one is closed."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.since = self.loop.time()
-        if len(self.connections) > _connection_limit():
-            self.transport.close()
+        if len(self.connections) > self.share * _connection_limit():
+            self._closed_for_room().transport.close()
+
+    def _closed_for_room(self) -> Connection:
+        """The one that nobody has used for longest; this one if all are in use.
+
+        Clients keep connections that they may never use again, and health checks must get in.
+        """
+        idle = [one for one in self.connections if isinstance(one, Connection)]
+        idle = [one for one in idle if one.unused_since < self.unused_since]
+        return min(idle, key=lambda one: one.unused_since, default=self)
+
+    @property
+    def unused_since(self) -> float:
+        """When its last request was answered, or it was made; infinity while it is in use."""
+        if self.transport.is_closing():
+            return math.inf
+        if self._idle_since is not None:
+            return self._idle_since
+        if self.since is not None and not self._empty_bytes and not self._unanswered:
+            return self.since
+        return math.inf
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request; uvicorn tells the newest only, which may not have begun."""
@@ -343,6 +366,12 @@ class Connection(HttpToolsProtocol):
     def _drop(self) -> None:
         _socket(self).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
         self.transport.abort()
+
+
+class AdminConnection(Connection):
+    """One to the admin listener: operators get in however many clients there are."""
+
+    share = 1 / 8
 
 
 def _socket(connection: Connection) -> socket.socket:

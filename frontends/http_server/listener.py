@@ -45,11 +45,13 @@ class ListenError(Exception):
 class Listener(uvicorn.Server):
     """A uvicorn server on a socket made before, which leaves signals alone."""
 
-    def __init__(self, app: Any, settings: Settings) -> None:
+    def __init__(
+        self, app: Any, settings: Settings, connection: type[Connection] = Connection
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Connection,
+                http=connection,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -5,8 +5,9 @@ import pytest
 
 from flashpool.frontends.http_server.connection import HEADERS_LIMIT
 from flashpool.frontends.http_server.listener import ListenError, bind, url
-from support.frontends.stand_in import StandInPool
-from support.frontends.wire import BODY, Client, at_end, post, read_reply, run, serving
+from flashpool.pool.calls import Outcome
+from support.frontends.stand_in import NONE, StandInPool
+from support.frontends.wire import BODY, Client, at_end, post, read_reply, run, serving, until
 
 FAST = {"FLASHPOOL_HEADER_TIMEOUT_S": "0.3"}
 
@@ -108,14 +109,53 @@ def test_what_is_no_http(data: bytes) -> None:
     run(main())
 
 
-def test_one_connection_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashpool.frontends.http_server.connection._connection_limit", lambda: 1)
+DONE = Outcome(body=NONE)
+
+
+@pytest.fixture
+def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashpool.frontends.http_server.connection._connection_limit", lambda: 2)
+
+
+@pytest.mark.usefixtures("room_for_two")
+def test_one_connection_too_many_is_closed_where_all_are_in_use() -> None:
+    pool = StandInPool(outcome=None)
 
     async def main() -> None:
-        async with serving(StandInPool()) as client, client.connect() as (reader, writer):
-            assert await last_words(client) == b""
+        async with (
+            serving(pool) as client,
+            client.connect() as (reader, writer),
+            client.connect() as (other, second),
+        ):
             writer.write(post(BODY))
+            second.write(post(BODY))
+            await until(lambda: len(pool.held) == 2)
+            assert await last_words(client) == b""
+            for call_id in list(pool.held):
+                pool.finish(call_id, DONE)
             assert (await read_reply(reader)).status == 200
+            assert (await read_reply(other)).status == 200
+
+    run(main())
+
+
+@pytest.mark.usefixtures("room_for_two")
+@pytest.mark.parametrize("used", [True, False], ids=["kept", "silent"])
+def test_the_connection_that_nobody_used_for_longest_makes_room(used: bool) -> None:
+    async def main() -> None:
+        async with (
+            serving(StandInPool()) as client,
+            client.connect() as (oldest, first),
+            client.connect() as (newer, second),
+        ):
+            if used:
+                for reader, writer in (oldest, first), (newer, second):
+                    writer.write(post(BODY))
+                    assert (await read_reply(reader)).status == 200
+            assert (await client.get("/ping")).status == 200
+            assert await at_end(oldest) == b""
+            second.write(post(BODY))
+            assert (await read_reply(newer)).status == 200
 
     run(main())
 
