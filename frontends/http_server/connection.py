@@ -16,16 +16,11 @@ client's end, so the socket is asked.
 
 from __future__ import annotations
 
-import array
 import asyncio
-import fcntl
 import math
-import resource
-import select
 import socket
 import struct
 import sys
-import termios
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,6 +31,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from . import sockets
 from .request_cycle import Cycle
 
 if TYPE_CHECKING:
@@ -114,7 +110,7 @@ class Connection(HttpToolsProtocol):
         """Begin to wait for the first message; where there are too many, one is closed."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.since = self.loop.time()
-        if len(self.connections) > self.share * _connection_limit():
+        if len(self.connections) > self.share * sockets.connection_limit():
             self._closed_for_room().transport.close()
 
     def _closed_for_room(self) -> Connection:
@@ -317,7 +313,7 @@ class Connection(HttpToolsProtocol):
         elif self._refused_at is not None:
             if now - self._refused_at > _LINGER_S:
                 self.transport.abort()
-        elif self.flow.read_paused and _hung_up(_socket(self)):
+        elif self.flow.read_paused and sockets.hung_up(_socket(self)):
             self.transport.close()
         elif self._overdue(now, deadlines):
             # No answer for a client that has said nothing.
@@ -332,7 +328,7 @@ class Connection(HttpToolsProtocol):
         return now - self.since > limit_s
 
     def _stalled(self, now: float, limit_s: float) -> bool:
-        untaken = self.transport.get_write_buffer_size() + _unacknowledged(_socket(self))
+        untaken = self.transport.get_write_buffer_size() + sockets.unacknowledged(_socket(self))
         if untaken != self._untaken:
             # More of it was written, or some of it was taken: writing stops at a mark.
             self._untaken, self._untaken_since = untaken, now
@@ -390,23 +386,3 @@ def _split(url: bytes) -> tuple[str, bytes, bytes]:
     raw, query = parsed.path or b"", parsed.query or b""
     path = raw.decode("ascii")
     return unquote(path) if "%" in path else path, raw, query
-
-
-def _unacknowledged(sock: socket.socket) -> int:
-    """Bytes that the kernel has of us and the client has not; TIOCOUTQ is SIOCOUTQ."""
-    size = array.array("i", [0])
-    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, size)
-    return size[0]
-
-
-def _hung_up(sock: socket.socket) -> bool:
-    """Whether the other end has closed, even if there is something left to read."""
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLRDHUP)
-    return bool(poll.poll(0))
-
-
-def _connection_limit() -> int:
-    """Half of the descriptors; the pool needs the others."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1 << 20 if soft == resource.RLIM_INFINITY else max(64, soft // 2)

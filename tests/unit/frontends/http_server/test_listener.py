@@ -114,7 +114,7 @@ DONE = Outcome(body=NONE)
 
 @pytest.fixture
 def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashpool.frontends.http_server.connection._connection_limit", lambda: 2)
+    monkeypatch.setattr("flashpool.frontends.http_server.sockets.connection_limit", lambda: 2)
 
 
 @pytest.mark.usefixtures("room_for_two")
