@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -181,7 +182,7 @@ def _local_root(settings: EnvSettings) -> Path:
     problems = []
     for candidate in _local_candidates(settings):
         root = candidate / "flashpool"
-        problem = _write_problem(root)
+        problem = _write_problem(root) if settings.local else _private_problem(root)
         if not problem:
             return root
         problems.append(f"{root}: {problem}")
@@ -191,10 +192,43 @@ def _local_root(settings: EnvSettings) -> Path:
     )
 
 
-def _write_problem(root: Path) -> str:
+def _private_problem(root: Path) -> str:
+    """Why a directory that nobody has named cannot be used; it is made for this user alone.
+
+    Anybody may have made one of that name in a directory for temporary files, with code in it
+    that calls would run.
+    """
+    problem = _write_problem(root, mode=0o700)
+    return problem or _others_problem(root)
+
+
+def _others_problem(root: Path) -> str:
+    try:
+        if root.is_symlink() and root.lstat().st_uid != os.geteuid():
+            return "it is a link that another user made"
+        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        return error.strerror or str(error)
+    try:
+        # Of what was opened: the name may lead elsewhere by now.
+        found = os.fstat(handle)
+        if found.st_uid != os.geteuid():
+            return f"it belongs to another user ({found.st_uid}), whose code calls would run"
+        if found.st_mode & 0o022:
+            return f"other users may write to it (mode {stat.S_IMODE(found.st_mode):o})"
+        if found.st_mode & 0o077:
+            os.fchmod(handle, 0o700)
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        os.close(handle)
+    return ""
+
+
+def _write_problem(root: Path, mode: int = 0o755) -> str:
     """Why a directory cannot be written; found by writing, for flags and modes lie."""
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        root.mkdir(parents=True, exist_ok=True, mode=mode)
         handle, name = tempfile.mkstemp(prefix=".probe-", dir=root)
         os.close(handle)
         Path(name).unlink()

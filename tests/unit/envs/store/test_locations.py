@@ -77,3 +77,69 @@ def test_nowhere_at_all_says_what_to_do(on: Any, tmp_path: Path) -> None:
         choose_places(on(volume=tmp_path / "local"))
     assert "FLASHPOOL_LOCAL_DIR" in caught.value.advice
     assert os.fspath(tmp_path / "local") in caught.value.what
+
+
+@pytest.fixture
+def fallbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: Any) -> Any:
+    """A cache that cannot be made, and a directory for temporary files; `choose` among them."""
+    (tmp_path / "home").touch()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(locations.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    return lambda: choose_places(on(volume=None, local=None))
+
+
+def test_what_nobody_named_is_made_for_this_user_alone(fallbacks: Any, tmp_path: Path) -> None:
+    local = fallbacks().local
+    assert local == tmp_path / "tmp" / "flashpool"
+    assert local.stat().st_mode & 0o777 == 0o700
+    local.chmod(0o755)  # as earlier versions made it
+    assert fallbacks().local == local
+    assert local.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda root: root.chmod(0o777), "other users may write to it (mode 777)"),
+        (lambda root: root.chmod(0o775), "other users may write to it (mode 775)"),
+        pytest.param(
+            lambda root: os.chown(root, 12345, -1),
+            "it belongs to another user (12345)",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+        ),
+        pytest.param(
+            lambda root: (
+                root.rename(root.with_name("elsewhere")),
+                root.symlink_to("elsewhere"),
+                os.lchown(root, 12345, -1),
+            ),
+            "it is a link that another user made",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+        ),
+    ],
+    ids=["anybody", "a group", "another user", "a link of another user"],
+)
+def test_what_others_may_have_made_is_refused(
+    fallbacks: Any, tmp_path: Path, spoil: Any, words: str
+) -> None:
+    root = tmp_path / "tmp" / "flashpool"
+    root.mkdir()
+    spoil(root)
+    with pytest.raises(StoreUnavailable) as caught:
+        fallbacks()
+    assert words in caught.value.what
+    assert "FLASHPOOL_LOCAL_DIR" in caught.value.advice
+
+
+def test_a_link_of_one_s_own_is_followed(fallbacks: Any, tmp_path: Path) -> None:
+    (tmp_path / "large-disk").mkdir()
+    (tmp_path / "tmp" / "flashpool").symlink_to(tmp_path / "large-disk")
+    assert fallbacks().local == tmp_path / "tmp" / "flashpool"
+
+
+def test_a_directory_that_was_named_may_be_shared(on: Any, tmp_path: Path) -> None:
+    root = tmp_path / "local" / "flashpool"
+    root.mkdir(parents=True)
+    root.chmod(0o775)
+    assert choose_places(on(volume=None)).local == root
