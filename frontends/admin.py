@@ -18,8 +18,10 @@ from starlette.routing import Route
 
 from flashpool.pool.backend import Backend
 
+from .exposure import is_loopback
 from .http_server.connection import AdminConnection
 from .http_server.listener import Listener, ListenError, bind
+from .http_server.same_machine import SameMachine
 from .settings.table import Settings
 
 
@@ -60,7 +62,9 @@ class Admin:
     """The admin listener's life."""
 
     def __init__(self, pool: Backend, settings: Settings, sock: socket.socket) -> None:
-        self._listener = Listener(create_admin_app(pool), settings, AdminConnection)
+        loopback = is_loopback(settings.admin_host)
+        app = SameMachine(create_admin_app(pool), loopback=loopback)
+        self._listener = Listener(app, settings, AdminConnection)
         self._sock = sock
         self._serving: asyncio.Task[None] | None = None
 

@@ -24,6 +24,8 @@ import msgspec
 import uvicorn
 
 from flashpool.frontends.admin import Admin
+from flashpool.frontends.exposure import is_loopback
+from flashpool.frontends.http_server.same_machine import SameMachine
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.frontends.shutdown import drain
@@ -113,8 +115,9 @@ class _ApiServer(uvicorn.Server):
 
     def __init__(self, app: Any, host: str, port: int, local: LocalHandler) -> None:
         level = os.environ.get("UVICORN_LOG_LEVEL", "info")
+        guarded = SameMachine(app, loopback=is_loopback(host))
         super().__init__(
-            uvicorn.Config(app, host=host, port=port, log_level=level, access_log=False)
+            uvicorn.Config(guarded, host=host, port=port, log_level=level, access_log=False)
         )
         self._local = local
         self._second_signal = asyncio.Event()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from e2e.server import Server, report, request, serving, until
 
@@ -190,3 +191,10 @@ def test_what_the_operator_forbids_is_refused_by_the_setting_s_name(tmp_path: Pa
         assert server.execute("def f(): return 1", timeout_s=2)["json_result"] == 1
         late = server.execute("import time\ndef f(): time.sleep(60)")
         assert (late["error_type"], late["receipt"]["seconds"]["run"] < 20) == ("Timeout", True)
+
+
+@pytest.mark.parametrize("page", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}])
+def test_stats_are_not_for_web_pages(server: Server, page: dict[str, str]) -> None:
+    url = f"{server.admin}/stats"
+    assert httpx.get(url, headers=page, trust_env=False).status_code == 403
+    assert httpx.get(url, trust_env=False).status_code == 200

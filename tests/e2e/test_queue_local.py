@@ -125,6 +125,9 @@ def api(log: Path, **variables: str) -> "Iterator[tuple[httpx.Client, subprocess
 
 def test_the_sdks_api_as_a_queue_on_loopback(tmp_path: Path) -> None:
     with api(tmp_path / "log", FLASHPOOL_SLOTS="2") as (http, process):
+        for page in {"Host": "evil.example"}, {"Origin": "https://evil.example"}:
+            refused = http.post("/runsync", json={"input": request(ADD, 1, 2)}, headers=page)
+            assert refused.status_code == 403
 
         def ask(code: str, *args: Any) -> dict[str, Any]:
             return http.post("/runsync", json={"input": request(code, *args)}).json()  # type: ignore[no-any-return]
