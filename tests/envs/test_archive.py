@@ -182,15 +182,10 @@ def test_bytecode_survives_the_journey(setup: Any, run: Run, tmp_path: Path) -> 
     run(main())
 
 
-def cpu_seconds() -> float:
-    """Of this process and of all that it started: says what was done, however busy others are."""
-    return sum(os.times()[:4])
-
-
-def test_an_archive_is_much_faster_than_a_build(
+def test_an_archive_is_unpacked_without_a_process(
     setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even than one whose packages uv has unpacked already: no process runs for it."""
+    """That is why it is faster than a build, even of packages that uv has unpacked already."""
     modules = {f"m{n}.py": f"def f{n}(x):\n    return [x, {n}]\n" * 40 for n in range(1000)}
     setup.base.index.add("many", "1.0", files=modules)
     started: list[str] = []
@@ -198,29 +193,23 @@ def test_an_archive_is_much_faster_than_a_build(
     shared.mkdir()
     other.mkdir()
 
-    async def start(name: str, volume: Path) -> tuple[str, float]:
+    async def start(name: str, volume: Path) -> str:
         settings = setup.settings(mode="archive", local=tmp_path / name, volume=volume)
         async with Environments(settings) as environments:
             await (await environments.open()).settled()
             started.clear()
-            began = cpu_seconds()
             with await environments.acquire(Spec(requirements=("many",))) as found:
                 await (await environments.open()).settled()
-                return found.origin, cpu_seconds() - began
+                return found.origin
 
     async def main() -> None:
         await start("warm", shared)
         shutil.rmtree(tmp_path / "warm" / "flashpool" / "envs")
-        origin, built = await start("warm", other)
-        assert origin == "built"
+        assert await start("warm", other) == "built"
         assert started
-        unpacked = []
         for number in range(3):
-            origin, seconds = await start(f"fresh{number}", shared)
-            assert origin == "archive"
+            assert await start(f"fresh{number}", shared) == "archive"
             assert started == []
-            unpacked.append(seconds)
-        assert min(unpacked) < built / 2
 
     for module in (uv_cli, builder):
         real = module.run

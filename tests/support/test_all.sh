@@ -7,7 +7,7 @@
 set -uo pipefail
 
 # Properties are tried with other examples each time.
-export FLASHPOOL_TEST_AT_RANDOM=1
+export TEST_AT_RANDOM=1
 
 default=$(bash tests/support/find_python.sh)
 rows=() failed=0

@@ -12,6 +12,6 @@ settings.register_profile(
     "any machine",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize="FLASHPOOL_TEST_AT_RANDOM" not in os.environ,
+    derandomize="TEST_AT_RANDOM" not in os.environ,
 )
 settings.load_profile("any machine")
