@@ -30,8 +30,8 @@ _READ_WRITE, _SHARED = 3, 1
 _RESUMABLE = 0x20 | 0x80 | 0x200
 _HAS_RESUME = sys.version_info >= (3, 11)
 #: A function that did nothing new for so many lines is looked at in one call of so many:
-#: what looks at all objects of a process would take minutes.
-_BUSY, _ONE_IN = 3000, 16
+#: what goes through all objects of a process would take minutes.
+_BUSY, _ONE_IN = 300, 16
 
 
 def shared_bytes(path: str) -> Any:
@@ -68,10 +68,12 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
         if source is None:
             return None
         in_a_row = known.get(code, 0)
-        if in_a_row > _BUSY:
+        busy = in_a_row > _BUSY
+        if busy:
             known[code] = in_a_row + 1
             if in_a_row % _ONE_IN:
                 return None
+            in_a_row = 0
         begin, lines = source
         # An arc's ends are lines, or a function's outside: its first line, in a second half
         # of the numbers.
@@ -83,7 +85,7 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
             nonlocal before, in_a_row
             if event == "line":
                 after = frame.f_lineno
-            elif event == "return" and frame.f_trace_lines:
+            elif event == "return":
                 after = outside
             else:
                 return on_event
@@ -91,17 +93,19 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
             before = after
             if not cells[at]:
                 cells[at] = 1
-                in_a_row = 0
-            elif in_a_row <= _BUSY:
-                in_a_row += 1
-                if in_a_row > _BUSY:
-                    frame.f_trace_lines = False
-            if after == outside or in_a_row > _BUSY:
+                known[code] = in_a_row = 0
+                return on_event
+            in_a_row += 1
+            if not busy and (after == outside or in_a_row > _BUSY):
                 known[code] = in_a_row
-            return on_event
+            if in_a_row > _BUSY:
+                frame.f_trace = None
+            return frame.f_trace
 
         return on_event
 
+    # A worker is new to what its zygote rehearsed a hundred times.
+    os.register_at_fork(after_in_child=known.clear)
     sys.settrace(on_call)
 
 
