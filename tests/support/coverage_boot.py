@@ -62,7 +62,7 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
     #: Of each function: arcs in a row, in this process, that were known; then, calls passed over.
     known: dict[CodeType, int] = {}
 
-    def on_call(frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: C901 - likewise
+    def on_call(frame: FrameType, _event: str, _arg: object) -> Any:
         code = frame.f_code
         source = sources.get(code.co_filename)
         if source is None:

@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import coverage
-
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("pool", "envs", "frontends")
 INSTALLED: Final = Path(sysconfig.get_path("purelib"), "flashpool")
@@ -37,6 +35,8 @@ WORST: Final = 25
 
 
 def main(arguments: list[str]) -> int:
+    import coverage  # which only .venv-coverage has
+
     subprocess.run(["rm", "-rf", str(OUT)], check=True)
     OUT.mkdir(parents=True)
     CONFIG.write_text(config())
@@ -105,13 +105,17 @@ def child_arcs(
     """The arcs of each module, as coverage.py has them: a function's outside is negative."""
     cells = ARCS.read_bytes()
     for path, (begin, lines) in sources.items():
-        side = 2 * (lines + 1)
+        yield path, arcs(cells[begin : begin + (2 * (lines + 1)) ** 2], lines)
 
-        def line(end: int, lines: int = lines) -> int:
-            return end if end <= lines else lines + 1 - end
 
-        own = cells[begin : begin + side * side]
-        yield path, [(line(at // side), line(at % side)) for at, ran in enumerate(own) if ran]
+def arcs(cells: bytes, lines: int) -> list[tuple[int, int]]:
+    """Those of one module, whose bytes these are."""
+    side = 2 * (lines + 1)
+
+    def line(end: int) -> int:
+        return end if end <= lines else lines + 1 - end
+
+    return [(line(at // side), line(at % side)) for at, ran in enumerate(cells) if ran]
 
 
 # -- The report --------------------------------------------------------------------------
