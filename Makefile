@@ -67,6 +67,15 @@ test-differential: install ## Programs in calls and in scripts, with a hundred p
 test-gpu: install ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
 
+# Of a copy of the product, whose zygotes are made to tell what they run.
+coverage: build/interpreter $(UV_READY) ## Lines and branches that the tests run, those of zygotes and workers too
+	@rm -rf build/lib build/bdist.*
+	@UV_PROJECT_ENVIRONMENT=.venv-coverage $(UV) sync -q --frozen --no-editable --group coverage \
+	  --python "$$(<build/interpreter)" --reinstall-package flashpool
+	@rm -rf build/lib build/bdist.*
+	@.venv-coverage/bin/python tests/support/client.py
+	@.venv-coverage/bin/python tests/support/measure_coverage.py $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
+
 lint: install ## ruff, and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

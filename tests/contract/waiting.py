@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from contract import executor_functions as there
 
+from support.waiting import PATIENCE
+
 
 def is_alive(pid):
     try:
@@ -15,7 +17,7 @@ def is_alive(pid):
 
 
 def eventually(condition, limit=30.0):
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + PATIENCE * limit
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.005)

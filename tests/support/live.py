@@ -15,6 +15,7 @@ from flashpool.pool.calls import Call, CallLimits, Codec, Outcome
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.stats import PoolStats, ZygoteStats
 from flashpool.pool.supervisor.supervisor import Supervisor
+from support.waiting import PATIENCE
 
 #: What zygotes and workers have for an environment in tests.
 WORKER_ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
@@ -97,7 +98,7 @@ class Live:
         """Run the loop until it holds; its value."""
 
         async def watch() -> Any:
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + PATIENCE * seconds
             while not (value := holds()):
                 assert time.monotonic() < deadline, f"it did not come about in {seconds} s"
                 await asyncio.sleep(0.002)

@@ -11,11 +11,11 @@ from flashpool.frontends.lb.app import create_app
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.backend import Backend
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 BODY = json.dumps({"function_name": "f", "function_code": "def f(): pass"}).encode()
 #: Longest a test waits for bytes that must come.
-PATIENCE_S = 25.0
+PATIENCE_S = 25.0 * PATIENCE
 
 
 class Reply(NamedTuple):
