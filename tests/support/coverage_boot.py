@@ -46,9 +46,8 @@ def shared_bytes(path: str) -> Any:
     return (ctypes.c_ubyte * size).from_address(address)
 
 
-def is_resumed(frame: FrameType) -> bool:
+def is_resumed(code: CodeType, frame: FrameType) -> bool:
     """Whether this call event is of a generator or coroutine that goes on."""
-    code = frame.f_code
     if not code.co_flags & _RESUMABLE:
         return False
     if _HAS_RESUME:
@@ -62,8 +61,11 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
     #: Of each function: arcs in a row, in this process, that were known; then, calls passed over.
     known: dict[CodeType, int] = {}
 
-    def on_call(frame: FrameType, _event: str, _arg: object) -> Any:
-        code = frame.f_code
+    def on_call(frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: C901 - likewise
+        try:
+            code = frame.f_code
+        except BaseException:
+            return None  # a call's audit hook refuses it, and would be raised in what is traced
         source = sources.get(code.co_filename)
         if source is None:
             return None
@@ -79,7 +81,7 @@ def record(cells: Any) -> None:  # noqa: C901 - each function more would cost mo
         # of the numbers.
         side = 2 * (lines + 1)
         outside = lines + 1 + code.co_firstlineno
-        before = frame.f_lineno if is_resumed(frame) else outside
+        before = frame.f_lineno if is_resumed(code, frame) else outside
 
         def on_event(frame: FrameType, event: str, _arg: object) -> Any:
             nonlocal before, in_a_row

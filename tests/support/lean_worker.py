@@ -21,8 +21,8 @@ def main() -> None:
     package = type(sys)("_flashpool")
     package.__path__ = [sys.argv[1]]
     sys.modules["_flashpool"] = package
-    from _flashpool.running import invoke  # noqa: F401
-    from _flashpool.serialization import (
+    from _flashpool.running import invoke  # type: ignore[import-not-found]  # noqa: F401
+    from _flashpool.serialization import (  # type: ignore[import-not-found]
         exception_pickling,  # noqa: F401
         flash,  # noqa: F401
     )
@@ -50,7 +50,7 @@ def in_fork(order: dict[str, Any]) -> Any:
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
     os.dup2(2, 1)
-    from _flashpool import wire
+    from _flashpool import wire  # type: ignore[import-not-found]
     from _flashpool.serialization import exception_pickling
 
     before = set(sys.modules)
