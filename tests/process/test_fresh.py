@@ -173,6 +173,15 @@ def test_threads_that_one_known_function_starts_are_started_in_each_call(fresh):
     assert outcomes[-1].receipt.preloaded
 
 
+def test_bytecode_that_an_import_leaves_keeps_nothing_from_being_preloaded(make_live, tmp_path):
+    (tmp_path / "package.py").write_text(HEAVY + "import part")
+    (tmp_path / "part.py").write_text("")
+    fresh = Fresh(make_live, tmp_path, preload=("package",))
+    assert value(fresh.live.call(source("import package; return len(package.PAYLOAD)"))) == 1000
+    assert [dict(zygote.skipped) for zygote in fresh.live.stats().zygotes] == [{}]
+    assert fresh.live.call(source("import package")).receipt.preloaded
+
+
 def test_numbers_that_an_import_seeds_are_the_same_in_every_process(fresh):
     fresh.module("culprit", "import random; random.seed(4)")
     code = source("import culprit, random; return random.random()")

@@ -97,6 +97,7 @@ class _Scout:
 
     def run(self, names: list[str]) -> None:
         """Import all, package by package."""
+        sys.dont_write_bytecode = True  # else an import writes a file, but none of its own doing
         known = set(sys.modules)
         with randomness.Makers() as makers, DeferredStarts():
             self.recorders.install()
