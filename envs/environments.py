@@ -119,6 +119,7 @@ class Environments:
         asked = await self._choice.understand(spec, provider.open_store)
         plan = self._choice.from_base(asked)
         if plan is None:
+            asked = await self._choice.named(asked, provider.open_store, _silent)
             plan = await self._choice.plan(asked, provider.open_store, _silent, thorough=True)
         digest = self._choice.digest(plan, asked)
         on_base = plan.mode == "base"

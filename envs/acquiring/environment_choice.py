@@ -1,6 +1,7 @@
 """From a raw spec to a plan and its digest: everything before anything is built.
 
 understand   Spec -> NormalSpec + base facts + request key
+named        the names of repositories, archives and directories that were given without
 from_base    the base itself, where it has all that is asked for
 plan         resolver.py, in a scratch directory
 digest       of the plan; local files count by content
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashpool.envs.concurrency.failure_cache import Failures
@@ -117,20 +120,34 @@ class EnvironmentChoice:
         pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
         return plan if pins <= set(asked.base.packages) else None
 
-    async def plan(
-        self, asked: ParsedRequest, open_store: OpenStore, report: Report, *, thorough: bool = False
-    ) -> Plan:
-        """Resolve; raises the typed failure when nothing satisfies the requirements."""
+    async def named(
+        self, asked: ParsedRequest, open_store: OpenStore, report: Report
+    ) -> ParsedRequest:
+        """The same with a name on every requirement; its key stays, which is of what was written."""
+        if not asked.spec.nameless:
+            return asked
+        async with self._asking(asked, open_store, report) as question:
+            return replace(asked, spec=await self._resolver(open_store).named(question))
+
+    @asynccontextmanager
+    async def _asking(
+        self, asked: ParsedRequest, open_store: OpenStore, report: Report
+    ) -> AsyncIterator[Question]:
         async with scratch(open_store.store, open_store.holders.me) as folder:
-            question = Question(
+            yield Question(
                 spec=asked.spec,
                 base=asked.base,
                 folder=folder,
                 refresh=asked.refresh,
-                thorough=thorough,
                 progress=report,
             )
-            plan = await self._resolver(open_store).plan(question)
+
+    async def plan(
+        self, asked: ParsedRequest, open_store: OpenStore, report: Report, *, thorough: bool = False
+    ) -> Plan:
+        """Resolve; raises the typed failure when nothing satisfies the requirements."""
+        async with self._asking(asked, open_store, report) as question:
+            plan = await self._resolver(open_store).plan(replace(question, thorough=thorough))
         if plan.mode == "layer" and not plan.lines:
             return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
         return plan

@@ -26,7 +26,8 @@ from flashpool.envs.errors import ResolutionFailed
 from flashpool.envs.uv_cli import Progress, Uv
 
 from .base_interpreter import BaseFacts
-from .base_stubs import StubBase, Stubs
+from .base_stubs import StubBase, Stubs, unmarked
+from .naming import Naming
 from .plan import (
     Guess,
     Locked,
@@ -35,6 +36,7 @@ from .plan import (
     decide,
     fallen_behind,
     isolated,
+    local_names,
     open_lines,
     parse_lock,
 )
@@ -75,6 +77,17 @@ class Resolver:
         """Write the base's stubs before anybody asks."""
         if base.packages:
             await self.stubs.of(base, without=_unbound(self.pins, base))
+
+    async def named(self, question: Question) -> NormalSpec:
+        """The question's spec, with the names that only uv can find out."""
+        naming = Naming(
+            self.uv,
+            question.base,
+            question.folder,
+            refresh=question.refresh,
+            progress=question.progress,
+        )
+        return await naming.complete(question.spec)
 
     def guess(self, spec: NormalSpec, base: BaseFacts) -> Guess | None:
         """What to begin with before there is a plan; None where it would hardly be right."""
@@ -124,7 +137,11 @@ class Resolver:
 
     async def _free(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
         text = await self.uv.resolve(
-            wanted, question.base.python, refresh=question.refresh, progress=question.progress
+            wanted,
+            question.base.python,
+            refresh=question.refresh,
+            fresh=local_names(question.spec.lines),
+            progress=question.progress,
         )
         return parse_lock(text)
 
@@ -137,6 +154,8 @@ class Resolver:
             constraints=stubs.constraints,
             find_links=stubs.wheels,
             refresh=question.refresh,
+            fresh=local_names(question.spec.lines),
+            progress=_warnings(question.progress),
         )
         return parse_lock(text)
 
@@ -152,6 +171,13 @@ class Resolver:
             alone, question.base.python, dependencies=False, refresh=question.refresh
         )
         return parse_lock(text)
+
+
+def _warnings(progress: Progress | None) -> Progress | None:
+    """Pass on what uv warns of, such as an extra that a package does not have."""
+    if progress is None:
+        return None
+    return lambda line: progress(unmarked(line)) if line.startswith("warning: ") else None
 
 
 def _name(pin: str) -> str:
