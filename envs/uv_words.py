@@ -72,7 +72,10 @@ _OTHER_NAME: Final = re.compile(
     r"package name `([^`]+)` does not match `([^`]+)` in the"
 )
 _NO_PROJECT: Final = re.compile(r"`([^`]+)` does not appear to be a Python project")
-_NO_PACKAGE: Final = re.compile(r"[Bb]ecause (\S+) was not found in the package registry")
+#: The second is what uv says of the same where the requirement has extras or a marker.
+_NO_PACKAGE: Final = re.compile(
+    r"[Bb]ecause (?:(\S+) was not found in the package registry|there are no versions of ([\w.-]+))"
+)
 _UNTRUSTED: Final = re.compile(
     r"invalid peer certificate: ?[\w ]*|certificate verify failed[\w: ]*"
 )
@@ -154,9 +157,9 @@ def _unsolved(words: str, text: str) -> ResolutionFailed:
             "check the spelling: a requirement is the name in the index, which may differ from "
             "the one in `import`"
         )
-    return ResolutionFailed(
-        f"The package index has no package {unknown[1]!r}", requirement=unknown[1], words=text, advice=advice,
-    )  # fmt: skip
+    name = unknown[1] or unknown[2]
+    what = f"The package index has no {'package' if unknown[1] else 'version of'} {name!r}"
+    return ResolutionFailed(what, requirement=name, words=text, advice=advice)
 
 
 def _unreachable(words: str, text: str, phase: str, asked: str) -> RegistryUnreachable | None:

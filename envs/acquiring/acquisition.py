@@ -30,6 +30,7 @@ from flashpool.envs.errors import (
     is_full,
 )
 from flashpool.envs.lease import Environment, Seconds
+from flashpool.envs.resolving.advice import named_after_modules
 from flashpool.envs.resolving.memo import Memo, Remembered
 from flashpool.envs.resolving.plan import Plan
 from flashpool.envs.resolving.spec import Spec
@@ -113,12 +114,13 @@ class Acquisition:
         self._recall(asked)
         try:
             return await self._found_or_made(spec, asked, provider, report)
-        except EnvironmentFailure as failure:
+        except EnvironmentFailure as plain:
+            failure = await self._choice.advised(plain, asked, provider.open_store)
             self._failures.remember(asked.failure_key, failure)
             if isinstance(failure, RegistryUnreachable):
                 # uv's words may be about a package that nobody here has heard of.
                 raise failure.of(map(scrubbed, asked.spec.lines)) from None
-            raise
+            raise failure from None
 
     def _recall(self, asked: ParsedRequest) -> None:
         if asked.refresh:
@@ -172,6 +174,8 @@ class Acquisition:
                 return self._base_environment(spec, asked)
             digest = self._choice.digest(plan, asked)
             report(_resolved_line(plan))
+            for line in named_after_modules(asked.spec):
+                report(line)
             wanted = Wanted(
                 digest=digest,
                 key=asked.key,

@@ -101,9 +101,7 @@ def _via(comment: str) -> str:
 
 def local_names(lines: Iterable[str]) -> tuple[str, ...]:
     """Packages of a lock that lie on this machine, as a file or a directory."""
-    found = (
-        requirement for line in lines if " @ file:" in line and (requirement := Requirement(line))
-    )
+    found = (Requirement(line) for line in lines if " @ file:" in line)
     return tuple(canonicalize_name(requirement.name) for requirement in found)
 
 

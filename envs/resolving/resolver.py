@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_shielded, wait_shielded
-from flashpool.envs.errors import ResolutionFailed
+from flashpool.envs.errors import BuildFailed, EnvironmentFailure, ResolutionFailed
 from flashpool.envs.uv_cli import Progress, Uv
 
 from .base_interpreter import BaseFacts
@@ -117,6 +117,17 @@ class Resolver:
             return await self._plan(question, loose)
         except ResolutionFailed as failure:
             raise _naming(failure, spec) from None
+
+    async def resolves(self, question: Question, version: str, package: str) -> bool:
+        """Whether the request works on another Python, with a wheel of `package` if one is named."""
+        wanted = await question.write("elsewhere.in", question.spec.lines)
+        try:
+            await self.uv.resolve(
+                wanted, question.base.python, python_version=version, no_source=package
+            )
+        except (ResolutionFailed, BuildFailed):
+            return False
+        return True
 
     async def _plan(self, question: Question, pins: tuple[str, ...]) -> Plan:
         spec, base = question.spec, question.base
@@ -247,13 +258,11 @@ def _cause(words: str) -> str:
     return " ".join(lines[1:])[:500] or "no solution with its versions"
 
 
-def _naming(failure: ResolutionFailed, spec: NormalSpec) -> ResolutionFailed:
+def _naming(failure: ResolutionFailed, spec: NormalSpec) -> EnvironmentFailure:
     """The same failure, with the requirement of the request that uv speaks of."""
-    named = [item.line for item in spec.requirements if item.name in failure.words]
-    return ResolutionFailed(
-        failure.what,
-        phase=failure.phase,
+    named = [item.line for item in spec.requirements if item.name and item.name in failure.words]
+    return failure.but(
         requirement=", ".join(named[:3]),
-        words=failure.words,
-        advice="change the versions asked for; uv's words above name those that exclude each other",
+        advice=failure.advice
+        or "change the versions asked for; uv's words above name those that exclude each other",
     )

@@ -23,10 +23,12 @@ from flashpool.envs.errors import SpecRefused
 from .references import NormalRequirement, bare_reference, direct, reference_of
 from .spelling import option_advice, spelling_advice
 
-__all__ = ["NormalRequirement", "NormalSpec", "Spec", "is_python_version", "normalise"]
+__all__ = ["PYTHONS", "NormalRequirement", "NormalSpec", "Spec", "is_python_version", "normalise"]
 
 #: What the worker's own modules need.
 OLDEST_PYTHON: Final = (3, 10)
+#: Those that a request which fails on one of them may be advised to ask for.
+PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
 MAX_REQUIREMENTS: Final = 500
 MAX_REQUIREMENT_CHARS: Final = 2000
 
