@@ -18,13 +18,15 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from .acquiring.acquisition import Acquisition
-from .acquiring.environment_choice import EnvironmentChoice
+from .acquiring.environment_choice import EnvironmentChoice, ParsedRequest
+from .acquiring.open_store import OpenStore
 from .acquiring.provider import Provider
 from .concurrency.cancellation import wait_for_shielded
 from .concurrency.single_flight import Report, SingleFlight
-from .errors import BuildTimeout, StoreUnavailable
+from .errors import BuildTimeout, EnvironmentFailure, StoreUnavailable
 from .lease import Environment, Explanation, Lease
 from .resolving.memo import Memo
+from .resolving.plan import Plan
 from .resolving.spec import Spec
 from .settings import EnvSettings
 from .store.preloads import Preloads, clean_modules, read_preloads, write_preloads
@@ -119,7 +121,7 @@ class Environments:
         asked = await self._choice.understand(spec, provider.open_store)
         plan = self._choice.from_base(asked)
         if plan is None:
-            plan = await self._choice.plan(asked, provider.open_store, _silent, thorough=True)
+            asked, plan = await self._explained(asked, provider.open_store)
         digest = self._choice.digest(plan, asked)
         on_base = plan.mode == "base"
         return Explanation(
@@ -129,6 +131,15 @@ class Environments:
             decisions=plan.decisions,
             present="base" if on_base else await asyncio.to_thread(provider.present, digest),
         )
+
+    async def _explained(
+        self, asked: ParsedRequest, open_store: OpenStore
+    ) -> tuple[ParsedRequest, Plan]:
+        try:
+            named = await self._choice.named(asked, open_store, _silent)
+            return named, await self._choice.plan(named, open_store, _silent, thorough=True)
+        except EnvironmentFailure as failure:
+            raise await self._choice.advised(failure, asked, open_store) from None
 
     async def preloads(self, digest: str) -> Preloads:
         """Modules that calls of this environment imported, on any pod."""

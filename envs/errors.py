@@ -6,6 +6,7 @@
       ResolutionFailed            no set of versions satisfies the requirements
       RegistryUnreachable         the index did not answer; retryable, never remembered
         CertificateRefused        ... because its certificate is not trusted; not retryable
+      SourceRefused               what a URL or path names is not there, or is no package
       BuildFailed                 a package could not be built or installed
         CompilerMissing           ... because a C compiler or a header is absent
       UvKilled                    uv died of a signal; retryable, never remembered
@@ -41,6 +42,7 @@ __all__ = [
     "QuotaReached",
     "RegistryUnreachable",
     "ResolutionFailed",
+    "SourceRefused",
     "SpecRefused",
     "StoreUnavailable",
     "SystemPackagesFailed",
@@ -94,6 +96,18 @@ class EnvironmentFailure(Exception):
             lines.append(f"what to do: {self.advice}")
         return "\n".join(lines)
 
+    def but(
+        self, *, requirement: str = "", words: str = "", advice: str = ""
+    ) -> EnvironmentFailure:
+        """The same failure, with facts that were not known where it happened."""
+        return type(self)(
+            self.what,
+            phase=self.phase,
+            requirement=requirement or self.requirement,
+            words=words or self.words,
+            advice=advice or self.advice,
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         facts = {
             "phase": self.phase,
@@ -130,21 +144,22 @@ class RegistryUnreachable(EnvironmentFailure):
     default_phase = "resolve"
     retryable = True
 
-    def of(self, requirements: Iterable[str]) -> RegistryUnreachable:
+    def of(self, requirements: Iterable[str]) -> EnvironmentFailure:
         """The same, naming what was asked for: the tool may name what we added to it."""
-        return type(self)(
-            self.what,
-            phase=self.phase,
-            requirement=self.requirement or ", ".join(requirements),
-            words=self.words,
-            advice=self.advice,
-        )
+        return self.but(requirement=self.requirement or ", ".join(requirements))
 
 
 class CertificateRefused(RegistryUnreachable):
     """The index is not who it says, or the network's own authority is not known here."""
 
     retryable = False
+
+
+class SourceRefused(EnvironmentFailure):
+    """There is nothing at a URL, or nothing that a package could be made of."""
+
+    default_phase = "resolve"
+    remembered = True
 
 
 class BuildFailed(EnvironmentFailure):

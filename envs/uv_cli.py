@@ -1,4 +1,4 @@
-"""Every uv invocation there is, and what uv's answers mean.
+"""Every uv invocation there is; what uv's words mean is in `uv_words.py`.
 
 Nothing else in the package starts uv. Requirements reach it through files, never
 through argv; index URLs (which may hold credentials) through its environment.
@@ -9,8 +9,8 @@ downloaded unless the settings say so.
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -19,13 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from .errors import (
-    BuildFailed,
     BuildTimeout,
-    CertificateRefused,
-    CompilerMissing,
-    DiskFull,
-    EnvironmentFailure,
-    InterpreterMissing,
     RegistryUnreachable,
     ResolutionFailed,
     StoreUnavailable,
@@ -33,8 +27,9 @@ from .errors import (
 )
 from .process import Finished, run
 from .settings import EnvSettings
+from .uv_words import classify, scrubbed, trimmed
 
-__all__ = ["Progress", "Uv", "classify", "find_uv", "trimmed"]
+__all__ = ["Progress", "Uv", "find_uv"]
 
 Progress = Callable[[str], None]
 
@@ -54,42 +49,12 @@ _WITHHELD_UV: Final = frozenset(
     "UV_PUBLISH_PASSWORD UV_REQUIRE_HASHES UV_VENV_SEED UV_VENV_CLEAR UV_NO_CACHE "
     "UV_COMPILE_BYTECODE UV_CONFIG_FILE UV_NO_CONFIG UV_PYTHON_DOWNLOADS".split()
 )
-_MAX_WORDS: Final = 4000
 #: What the shell that guards uv exits with when uv died of SIGKILL.
 _KILLED: Final = 128 + 9
-_CREDENTIALS: Final = re.compile(r"(\w+://)[^/\s@]+@")
-_NOISE: Final = re.compile(
-    r"^\s*(Using |Resolved |Prepared |Installed |Audited |Creating |Activate |Downloading |"
-    r"Downloaded |Building |Built |Updating |Updated |Removed |\+ |- )"
-)
-_NO_SPACE: Final = ("No space left on device", "os error 28", "os error 122")
-_NETWORK: Final = (
-    "error sending request", "dns error", "Failed to fetch", "Could not connect", "timed out",
-    "Could not resolve host", "Request failed after", "Network connectivity is disabled",
-    "status code: 5", "Failed to connect to", "Connection refused", "Connection reset",
-    "requested URL returned error: 5",
-)  # fmt: skip
-_UNTRUSTED: Final = re.compile(
-    r"invalid peer certificate: ?[\w ]*|certificate verify failed[\w: ]*"
-)
 #: Where systems keep the authorities they trust; a slim image may have none of them.
 _CERTIFICATES: Final = ("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/pki/tls/certs")
 #: Either of them set: how uv finds certificates is the user's decision.
 _CERTIFICATES_CHOSEN: Final = frozenset({"UV_SYSTEM_CERTS", "UV_NATIVE_TLS"})
-_NO_COMPILER: Final = re.compile(
-    r"No such file or directory: '[^']*(cc|gcc|g\+\+|c\+\+|clang|cl)'|"
-    r"command '[^']*(cc|gcc|g\+\+|clang)[^']*' failed: No such file|"
-    r"unable to execute '[^']*'|(gcc|g\+\+|cc|clang): (command )?not found|"
-    r"[Nn]o (acceptable )?C(\+\+)? compiler|Unknown compiler\(s\)|CMAKE_C(XX)?_COMPILER not set"
-)
-_NO_HEADER: Final = re.compile(r"fatal error: ([\w./+-]+\.h(?:pp)?): No such file")
-_HEADER_PACKAGES: Final = {
-    "Python.h": "python3-dev", "ffi.h": "libffi-dev", "openssl/ssl.h": "libssl-dev",
-    "libpq-fe.h": "libpq-dev", "mysql.h": "default-libmysqlclient-dev", "zlib.h": "zlib1g-dev",
-    "libxml/xpath.h": "libxml2-dev", "libxml/xmlversion.h": "libxml2-dev libxslt1-dev",
-    "jpeglib.h": "libjpeg-dev", "sndfile.h": "libsndfile1-dev", "portaudio.h": "portaudio19-dev",
-    "sasl/sasl.h": "libsasl2-dev", "lber.h": "libldap2-dev", "cairo.h": "libcairo2-dev",
-}  # fmt: skip
 
 
 def find_uv(settings: EnvSettings) -> Path:
@@ -126,33 +91,58 @@ class Uv:
         find_links: Path | None = None,
         dependencies: bool = True,
         refresh: bool = False,
+        fresh: Sequence[str] = (),
+        python_version: str = "",
+        no_source: str = "",
         progress: Progress | None = None,
     ) -> str:
-        """Answer the lock: one line a package, each with its `via` comment."""
+        """Answer the lock: one line a package, each with its `via` comment.
+
+        ``fresh``: packages that the cache must not answer for; ``python_version``: of a Python
+        that need not be here; ``no_source``: a package of which only wheels count.
+        """
         argv = ["pip", "compile", str(requirements), "--python", str(python)]
         argv += ["--no-header", "--annotation-style", "line", "--no-python-downloads"]
         if constraints is not None:
             argv += ["--constraints", str(constraints)]
         if not dependencies:
             argv += ["--no-deps"]
-        if refresh:
-            argv += ["--refresh"]
+        if not self._offline:  # uv refuses both together: without a network nothing is newer
+            argv += ["--refresh"] if refresh else []
+            argv += [part for name in fresh for part in ("--refresh-package", name)]
+        if python_version:
+            argv += ["--python-version", python_version]
+        if no_source:
+            argv += ["--only-binary", no_source]
         links = () if find_links is None else (str(find_links),)
-        finished = await self._run(argv, "resolve", requirements.parent, progress, links)
+        finished = await self._run(
+            argv, "resolve", requirements.parent, progress, links, requirements
+        )
         return finished.stdout
 
-    async def install(self, venv: Path, lock: Path, *, progress: Progress | None = None) -> None:
+    async def install(
+        self,
+        venv: Path,
+        lock: Path,
+        *,
+        fresh: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> None:
         """Install exactly the lock's lines, without looking at dependencies.
+
+        ``fresh``: packages to be built from what lies there now. uv keeps the wheel of a
+        directory until its pyproject.toml changes, whatever becomes of its modules.
 
         First with what the cache has: the resolution has just asked the index, and asking
         it once more about every package takes longer than linking their files.
         """
         argv = ["pip", "install", "--no-deps", "--link-mode", self.settings.link_mode]
         argv += ["--python", str(venv / "bin" / "python"), "--requirements", str(lock)]
+        argv += [part for name in fresh for part in ("--reinstall-package", name)]
         try:
             await self._run([*argv, "--offline"], "build", lock.parent, _hopeful(progress))
         except (RegistryUnreachable, ResolutionFailed):
-            await self._run(argv, "build", lock.parent, progress)
+            await self._run(argv, "build", lock.parent, progress, requirements=lock)
 
     async def install_cached(
         self, venv: Path, wanted: Path, left_out: Path, *, progress: Progress
@@ -193,6 +183,7 @@ class Uv:
         folder: Path,
         progress: Progress | None,
         links: tuple[str, ...] = (),
+        requirements: Path | None = None,
     ) -> Finished:
         command = [str(self.executable), "--color", "never", *self._config(), *argv]
         try:
@@ -217,8 +208,13 @@ class Uv:
                 advice="it may have been for want of memory: give the machine more, then ask again",
             )
         if finished.code != 0:
-            raise classify(finished.stderr or finished.stdout, phase)
+            asked = await asyncio.to_thread(_read, requirements) if requirements else ""
+            raise classify(finished.stderr or finished.stdout, phase, asked)
         return finished
+
+    @property
+    def _offline(self) -> bool:
+        return self.settings.offline or bool(os.environ.get("UV_OFFLINE"))
 
     def _config(self) -> list[str]:
         """Name the one configuration file, or none.
@@ -265,6 +261,13 @@ class Uv:
         }
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def _has_certificates() -> bool:
     """Whether the system trusts anybody: without that, uv's own list is better."""
     if any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
@@ -276,7 +279,7 @@ def _has_certificates() -> bool:
 def _scrubbing(progress: Progress | None) -> Progress | None:
     if progress is None:
         return None
-    return lambda line: progress(_CREDENTIALS.sub(r"\1***@", line))
+    return lambda line: progress(scrubbed(line))
 
 
 def _hopeful(progress: Progress | None) -> Progress | None:
@@ -284,84 +287,3 @@ def _hopeful(progress: Progress | None) -> Progress | None:
     if progress is None:
         return None
     return lambda line: None if line.startswith(("error", "  cause", "hint")) else progress(line)
-
-
-def trimmed(words: str) -> str:
-    """uv's own words: from the first error on, without progress lines or credentials."""
-    lines = [line for line in words.splitlines() if line.strip() and not _NOISE.match(line)]
-    starts = (n for n, line in enumerate(lines) if line.startswith(("error:", "  ×", "× ")))
-    text = _CREDENTIALS.sub(r"\1***@", "\n".join(lines[next(starts, 0) :]))
-    if len(text) <= _MAX_WORDS:
-        return text
-    half = _MAX_WORDS // 2
-    return f"{text[:half]}\n  [...]\n{text[-half:]}"
-
-
-def classify(words: str, phase: str) -> EnvironmentFailure:
-    """The error that uv's words mean."""
-    text = trimmed(words)
-    if any(mark in words for mark in _NO_SPACE):
-        return DiskFull("There is no space for the environment", phase=phase, words=text)
-    if "No solution found" in words:
-        return ResolutionFailed("No set of versions satisfies the requirements", words=text)
-    if "No interpreter found" in words:
-        return InterpreterMissing(
-            "No such Python is installed here", words=text,
-            advice="ask for an installed version, or set FLASHPOOL_PYTHON_DOWNLOADS=1",
-        )  # fmt: skip
-    compiler = _compiler(words, text, phase)
-    if compiler is not None:
-        return compiler
-    untrusted = _UNTRUSTED.search(words)
-    if untrusted is not None:
-        return CertificateRefused(
-            f"The package index's certificate is not trusted: {untrusted.group().strip()}",
-            phase=phase, words=_host(words),
-            advice="if the network has a certificate authority of its own, set SSL_CERT_FILE to its "
-            "certificates, or install them in the system's store; UV_SYSTEM_CERTS=0 uses uv's own list",
-        )  # fmt: skip
-    if any(mark in words for mark in _NETWORK):
-        return RegistryUnreachable(
-            "The package index did not answer", phase=phase, words=text,
-            advice="check the pod's network and the index settings, then ask again",
-        )  # fmt: skip
-    failed = re.search(
-        r"Failed to (?:build|download(?: and build)?|install|prepare)[^`]*`([^`]+)`", words
-    )
-    kind = ResolutionFailed if phase == "resolve" and failed is None else BuildFailed
-    return kind(
-        "A package could not be built" if failed else "The environment could not be built",
-        phase=phase,
-        requirement=failed.group(1) if failed else "",
-        words=text,
-        advice="uv's words above say why; ask for a version that has a wheel for this Python, or "
-        "repair the source" if failed else "uv's words above say why",
-    )  # fmt: skip
-
-
-def _host(words: str) -> str:
-    """Who was asked. Which of the packages came first is chance, and may be none of the user's."""
-    found = re.search(r"https://(?:[^/\s@]+@)?([^/\s)`]+)", words)
-    return f"host: {found.group(1)}" if found else ""
-
-
-def _compiler(words: str, text: str, phase: str) -> CompilerMissing | None:
-    failed = re.search(r"Failed to (?:build|download and build) `([^`]+)`", words)
-    requirement = failed.group(1) if failed else ""
-    header = _NO_HEADER.search(words)
-    if header is not None:
-        package = _HEADER_PACKAGES.get(header.group(1), "")
-        hint = (
-            f"add system_dependencies=[{package!r}]"
-            if package
-            else "add the system package that has it"
-        )
-        return CompilerMissing(
-            f"The header {header.group(1)} is missing", phase=phase, requirement=requirement, words=text, advice=hint,
-        )  # fmt: skip
-    if _NO_COMPILER.search(words) is None:
-        return None
-    return CompilerMissing(
-        "A package has to be compiled, and there is no compiler", phase=phase, requirement=requirement, words=text,
-        advice="add system_dependencies=['build-essential'], or set FLASHPOOL_AUTO_BUILD_TOOLS=1",
-    )  # fmt: skip

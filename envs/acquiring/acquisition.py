@@ -30,10 +30,12 @@ from flashpool.envs.errors import (
     is_full,
 )
 from flashpool.envs.lease import Environment, Seconds
+from flashpool.envs.resolving.advice import named_after_modules
 from flashpool.envs.resolving.memo import Memo, Remembered
 from flashpool.envs.resolving.plan import Plan
 from flashpool.envs.resolving.spec import Spec
 from flashpool.envs.settings import EnvSettings
+from flashpool.envs.uv_words import scrubbed
 
 from .environment_choice import EnvironmentChoice, ParsedRequest, base_environment
 from .open_store import OpenStore
@@ -112,12 +114,13 @@ class Acquisition:
         self._recall(asked)
         try:
             return await self._found_or_made(spec, asked, provider, report)
-        except EnvironmentFailure as failure:
+        except EnvironmentFailure as plain:
+            failure = await self._choice.advised(plain, asked, provider.open_store)
             self._failures.remember(asked.failure_key, failure)
             if isinstance(failure, RegistryUnreachable):
                 # uv's words may be about a package that nobody here has heard of.
-                raise failure.of(asked.spec.lines) from None
-            raise
+                raise failure.of(map(scrubbed, asked.spec.lines)) from None
+            raise failure from None
 
     def _recall(self, asked: ParsedRequest) -> None:
         if asked.refresh:
@@ -163,14 +166,16 @@ class Acquisition:
                 drafting = provider.open_store.speculative.begun(guess, asked.base, asked.key)
                 draft = await until_built.enter_async_context(drafting)
                 # Some packages have to be compiled before they tell what they depend on.
-                plan = await provider.with_tools(
-                    lambda: self._choice.plan(asked, provider.open_store, report), report
+                asked, plan = await provider.with_tools(
+                    lambda: self._planned(asked, provider, report), report
                 )
             seconds = Seconds(resolve=time.monotonic() - began)
             if plan.mode == "base":
                 return self._base_environment(spec, asked)
             digest = self._choice.digest(plan, asked)
             report(_resolved_line(plan))
+            for line in named_after_modules(asked.spec):
+                report(line)
             wanted = Wanted(
                 digest=digest,
                 key=asked.key,
@@ -183,6 +188,12 @@ class Acquisition:
         await provider.remember(asked.key, digest, asked.spec.lines)
         self._memo.put(replace(spec, refresh=False), digest)
         return found
+
+    async def _planned(
+        self, asked: ParsedRequest, provider: Provider, report: Report
+    ) -> tuple[ParsedRequest, Plan]:
+        named = await self._choice.named(asked, provider.open_store, report)
+        return named, await self._choice.plan(named, provider.open_store, report)
 
     async def _as_last_time(
         self,

@@ -1,6 +1,7 @@
 """From a raw spec to a plan and its digest: everything before anything is built.
 
 understand   Spec -> NormalSpec + base facts + request key
+named        the names of repositories, archives and directories that were given without
 from_base    the base itself, where it has all that is asked for
 plan         resolver.py, in a scratch directory
 digest       of the plan; local files count by content
@@ -10,19 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from flashpool.envs.concurrency.failure_cache import Failures
 from flashpool.envs.concurrency.single_flight import Report
 from flashpool.envs.errors import EnvironmentFailure
 from flashpool.envs.lease import Environment
+from flashpool.envs.resolving.advice import on_python, wants_other_python, with_advice
 from flashpool.envs.resolving.base_interpreter import BaseFacts, Bases
 from flashpool.envs.resolving.digest import digest_of, request_key
 from flashpool.envs.resolving.interpreters import find_interpreter, is_version
 from flashpool.envs.resolving.plan import Guess, Plan, from_base
 from flashpool.envs.resolving.resolver import Question, Resolver
-from flashpool.envs.resolving.spec import NormalSpec, Spec, normalise
+from flashpool.envs.resolving.spec import PYTHONS, NormalSpec, Spec, normalise
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.scratch import scratch
 
@@ -31,6 +36,9 @@ from .open_store import OpenStore
 __all__ = ["EnvironmentChoice", "ParsedRequest", "base_environment"]
 
 _log = logging.getLogger(__name__)
+
+#: Seconds for finding a Python on which a request that failed would work.
+_ADVICE_LIMIT_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,23 +125,77 @@ class EnvironmentChoice:
         pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
         return plan if pins <= set(asked.base.packages) else None
 
-    async def plan(
-        self, asked: ParsedRequest, open_store: OpenStore, report: Report, *, thorough: bool = False
-    ) -> Plan:
-        """Resolve; raises the typed failure when nothing satisfies the requirements."""
+    async def named(
+        self, asked: ParsedRequest, open_store: OpenStore, report: Report
+    ) -> ParsedRequest:
+        """The same with a name on every requirement; its key stays, which is of what was written."""
+        if not asked.spec.nameless:
+            return asked
+        async with self._asking(asked, open_store, report) as question:
+            return replace(asked, spec=await self._resolver(open_store).named(question))
+
+    @asynccontextmanager
+    async def _asking(
+        self, asked: ParsedRequest, open_store: OpenStore, report: Report
+    ) -> AsyncIterator[Question]:
         async with scratch(open_store.store, open_store.holders.me) as folder:
-            question = Question(
+            yield Question(
                 spec=asked.spec,
                 base=asked.base,
                 folder=folder,
                 refresh=asked.refresh,
-                thorough=thorough,
                 progress=report,
             )
-            plan = await self._resolver(open_store).plan(question)
+
+    async def plan(
+        self, asked: ParsedRequest, open_store: OpenStore, report: Report, *, thorough: bool = False
+    ) -> Plan:
+        """Resolve; raises the typed failure when nothing satisfies the requirements."""
+        async with self._asking(asked, open_store, report) as question:
+            plan = await self._resolver(open_store).plan(replace(question, thorough=thorough))
         if plan.mode == "layer" and not plan.lines:
             return Plan(mode="base", lines=(), decisions=plan.decisions, reason=plan.reason)
         return plan
+
+    async def advised(
+        self, failure: EnvironmentFailure, asked: ParsedRequest, open_store: OpenStore
+    ) -> EnvironmentFailure:
+        """The same failure with advice that fits the request."""
+        better = with_advice(failure, asked.spec)
+        package = wants_other_python(failure) if better is failure else None
+        if package is None:
+            return better
+        try:
+            return await asyncio.wait_for(
+                self._on_other_python(failure, package, asked, open_store), _ADVICE_LIMIT_S
+            )
+        except (EnvironmentFailure, OSError, asyncio.TimeoutError) as error:
+            _log.debug("no advice for %s: %s", failure.requirement, error)
+            return failure
+
+    async def _on_other_python(
+        self, failure: EnvironmentFailure, package: str, asked: ParsedRequest, open_store: OpenStore
+    ) -> EnvironmentFailure:
+        """Ask uv on which Python the request resolves; an installed one goes first."""
+        now = ".".join(asked.base.version.split(".")[:2])
+        absent = ""
+        async with self._asking(asked, open_store, _silent) as question:
+            for version in sorted(PYTHONS, key=lambda each: _apart(each, now)):
+                if not await self._resolver(open_store).resolves(question, version, package):
+                    continue
+                if await self._is_installed(version, open_store):
+                    return on_python(failure, version, now=now, installed=True)
+                absent = absent or version
+        return on_python(failure, absent, now=now, installed=False) if absent else failure
+
+    async def _is_installed(self, version: str, open_store: OpenStore) -> bool:
+        if version in self._pythons or self._settings.allow_python_downloads:
+            return True
+        try:
+            self._pythons[version] = await self._found(version, open_store)
+        except EnvironmentFailure:
+            return False
+        return True
 
     def guess(self, asked: ParsedRequest, open_store: OpenStore) -> Guess | None:
         """What the plan will probably be, as far as the cache tells."""
@@ -152,6 +214,16 @@ class EnvironmentChoice:
         }
         lines = [contents.get(_name_of(line), line) for line in plan.lines]
         return digest_of(lines, asked.base, self._settings, layered=plan.layered)
+
+
+def _silent(_line: str) -> None:
+    return
+
+
+def _apart(version: str, now: str) -> tuple[int, int]:
+    """How far two releases of Python 3 are from each other; the newer of two first."""
+    minor, current = int(version.split(".")[1]), int(now.split(".")[1])
+    return (abs(minor - current), -minor)
 
 
 def _name_of(line: str) -> str:

@@ -26,7 +26,7 @@ from flashpool.envs.errors import VerificationFailed
 from flashpool.envs.lease import Seconds
 from flashpool.envs.process import run
 from flashpool.envs.resolving.base_interpreter import BaseFacts
-from flashpool.envs.resolving.plan import Plan
+from flashpool.envs.resolving.plan import Plan, local_names
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store import manifest
 from flashpool.envs.store.layout import Store
@@ -127,7 +127,7 @@ class Builder:
         text = "".join(f"{line}\n" for line in plan.lines)
         await run_in_thread_shielded(lock.write_text, text)
         watch.start()
-        await uv.install(venv, lock, progress=watch.line)
+        await uv.install(venv, lock, fresh=local_names(plan.lines), progress=watch.line)
 
     def _complete(self, order: Order, venv: Path, furnished: Furnished) -> manifest.Facts:
         seen = order.base if order.plan.layered else order.base.bare()

@@ -252,7 +252,7 @@ class SpeculativeBuilds:
         contents = {wanted: guess.lines, left_out: guess.left_out}
         await run_in_thread_shielded(_write, contents)
         try:
-            await self._uv.install_cached(venv, wanted, left_out, progress=said.append)
+            await self._uv.install_cached(venv, wanted, left_out, progress=_but_warnings(said))
         except EnvironmentFailure as failure:
             if await asyncio.to_thread(_touched, venv):
                 raise
@@ -265,6 +265,11 @@ class SpeculativeBuilds:
         """Wait until what was dropped is gone."""
         if self._dropping:
             await asyncio.wait(set(self._dropping))
+
+
+def _but_warnings(said: list[str]) -> Callable[[str], None]:
+    """Keep uv's lines but for warnings: the resolution has them too, and others are of the guess."""
+    return lambda line: None if line.startswith("warning: ") else said.append(line)
 
 
 def _write(contents: Mapping[Path, tuple[str, ...]]) -> None:

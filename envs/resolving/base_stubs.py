@@ -31,7 +31,7 @@ from flashpool.envs.store.layout import Store, remove_tree
 
 from .base_interpreter import BaseFacts, BasePackage
 
-__all__ = ["StubBase", "Stubs", "stub_version", "write_stubs"]
+__all__ = ["StubBase", "Stubs", "stub_version", "unmarked", "write_stubs"]
 
 _LABEL: Final = "flashpool.base"
 
@@ -88,6 +88,11 @@ def stub_version(package: BasePackage) -> str:
     """The version a stub carries: the base's own, with a local label if it had none."""
     version = str(package.version)
     return version if package.version.local else f"{version}+{_LABEL}"
+
+
+def unmarked(text: str) -> str:
+    """The same with the base's own versions: a stub's label means nothing to a reader."""
+    return text.replace(f"+{_LABEL}", "")
 
 
 def write_stubs(base: BaseFacts, folder: Path, *, without: Iterable[str]) -> StubBase:

@@ -29,6 +29,7 @@ __all__ = [
     "fallen_behind",
     "from_base",
     "isolated",
+    "local_names",
     "open_lines",
     "parse_lock",
 ]
@@ -98,11 +99,17 @@ def _via(comment: str) -> str:
     )
 
 
+def local_names(lines: Iterable[str]) -> tuple[str, ...]:
+    """Packages of a lock that lie on this machine, as a file or a directory."""
+    found = (Requirement(line) for line in lines if " @ file:" in line)
+    return tuple(canonicalize_name(requirement.name) for requirement in found)
+
+
 def from_base(spec: NormalSpec, base: BaseFacts) -> Plan | None:
     """The base itself, when it satisfies all that is asked for; else None."""
-    pending = [Requirement(line) for line in spec.lines]
-    if any(requirement.url for requirement in pending):
+    if any(item.direct for item in spec.requirements):
         return None
+    pending = [Requirement(line) for line in spec.lines]
     needed: dict[str, str] = {}
     seen: set[str] = set()
     while pending:
@@ -149,8 +156,10 @@ def clash(spec: NormalSpec, base: BaseFacts) -> str:
     """Why the base is out of the question, where the lines alone tell; empty if they do not."""
     for item in spec.requirements:
         package = base.packages.get(item.name)
+        if package is None or item.direct:
+            continue
         requirement = Requirement(item.line)
-        if package is None or item.direct or not base.applies(requirement):
+        if not base.applies(requirement):
             continue
         if not requirement.specifier.contains(package.version, prereleases=True):
             return f"the base conflicts: it has {item.name} {package.version}, not {item.line}"

@@ -3,7 +3,10 @@
     name @ https://...   url      as it stands
     name @ git+...       vcs      as it stands; uv's lock keeps the commit
     name @ file://...    local    by its content: a file that changed is another package
-    /path/to/a.whl       local    likewise
+    name @ /path         local    likewise
+
+Each may come without its name: `git+https://...#egg=x`, `/path/to/a.whl`, `https://.../a.tar.gz`.
+A wheel's file name tells the name. The others have none until uv has looked (`naming.py`).
 
 Each kind has to be allowed. Local ones are read, and what a stranger may name on this
 machine is anything: only regular files count, in bounded numbers.
@@ -16,17 +19,27 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from packaging.markers import InvalidMarker, Marker
 from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from flashpool.envs.errors import SpecRefused
 
-__all__ = ["NormalRequirement", "direct", "looks_local"]
+from .spelling import spelling_advice
+
+__all__ = [
+    "NormalRequirement",
+    "Reference",
+    "bare_reference",
+    "content_hash",
+    "direct",
+    "reference_of",
+]
 
 #: A directory larger than this is not hashed as a local requirement.
 MAX_LOCAL_FILES: Final = 20_000
@@ -35,10 +48,45 @@ _BLOCK: Final = 1 << 20
 _URL_SCHEMES: Final = frozenset({"https", "http"})
 _VCS: Final = re.compile(r"(git|hg|bzr|svn)\+(\w+)://")
 _GIT_SCHEMES: Final = frozenset({"https", "http", "ssh", "file"})
+_DOT_GIT: Final = re.compile(r"\.git(@[^@]+)?$")
+#: What begins a reference that has no name: a path, or a URL of any kind.
+_BARE: Final = re.compile(r"/|~|\.{1,2}/|file:|[a-z][a-z+]*://|git\+")
+_LOCAL: Final = re.compile(r"/|~|\.{1,2}/|file:")
+_SCHEME: Final = re.compile(r"[a-z][a-z+]*:")
+_SEMICOLON: Final = re.compile(r"\s+;\s*|;\s+")
+_EXTRAS: Final = re.compile(r"\[([\w.,\s-]*)\]$")
 _URL_ADVICE: Final = (
     "write it as `name @ https://...`, `name @ git+https://...` or `name @ file:///...`"
 )
-_SKIPPED_DIRS: Final = frozenset({".git", ".hg", "__pycache__", ".venv", "build", ".tox"})
+_SKIPPED_DIRS: Final = frozenset({".git", ".hg", "__pycache__", ".venv", ".tox"})
+#: What building a package leaves in its directory: no part of what it is built from.
+_BUILT: Final = ".egg-info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A direct reference in its parts; without a name where only uv can tell it."""
+
+    where: str
+    name: str = ""
+    extras: tuple[str, ...] = ()
+    marker: str = ""
+    #: The hash of what lies there, for what lies on this machine.
+    content: str = ""
+
+    def normal(self) -> NormalRequirement:
+        """As a requirement; without a name, its line is what uv is asked for the name with."""
+        return NormalRequirement(
+            name=self.name,
+            line=self._at(self.where) if self.name else self.where,
+            identity=self._at(f"sha256:{self.content}" if self.content else self.where),
+            direct=True,
+            nameless=None if self.name else self,
+        )
+
+    def _at(self, place: str) -> str:
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        return f"{self.name}{extras} @ {place}" + (f" ; {self.marker}" if self.marker else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,30 +97,93 @@ class NormalRequirement:
     line: str
     identity: str
     direct: bool = False
+    #: The parts of one that has no name yet.
+    nameless: Reference | None = None
 
 
-def looks_local(text: str) -> bool:
-    """Whether a requirement is a path or a file URL, without a name before it."""
-    return text.startswith(("/", "./", "../", "~", "file:")) or (
-        text.endswith(".whl") and "@" not in text
+def bare_reference(text: str) -> Reference | None:
+    """The parts of a URL or path without a name before it; None if it is none."""
+    if _BARE.match(text) is None and not (text.endswith(".whl") and "@" not in text):
+        return None
+    where, _, marker = _split_marker(text)
+    found = _EXTRAS.search(where)
+    extras = _extras(found[1]) if found else ()
+    return Reference(where=where[: found.start()] if found else where, extras=extras, marker=marker)
+
+
+def _split_marker(text: str) -> tuple[str, str, str]:
+    """At the first semicolon beside a space: a URL may hold others."""
+    found = _SEMICOLON.search(text)
+    if found is None:
+        return text, "", ""
+    marker = text[found.end() :].strip()
+    try:
+        return text[: found.start()], ";", str(Marker(marker))
+    except InvalidMarker as error:
+        raise SpecRefused(
+            f"{text!r} has a marker that is none: {str(error).splitlines()[0]}",
+            requirement=text,
+            advice="write it as in `git+https://... ; python_version < '3.12'`",
+        ) from None
+
+
+def _extras(text: str) -> tuple[str, ...]:
+    return tuple(sorted({canonicalize_name(part.strip()) for part in text.split(",")} - {""}))
+
+
+def reference_of(requirement: Requirement) -> Reference:
+    """The parts of `name[extras] @ where ; marker`."""
+    return Reference(
+        where=requirement.url or "",
+        name=canonicalize_name(requirement.name),
+        extras=tuple(sorted(canonicalize_name(extra) for extra in requirement.extras)),
+        marker=str(requirement.marker or ""),
     )
 
 
-def direct(
-    where: str, requirement: Requirement | None, raw: str, references: frozenset[str]
-) -> NormalRequirement:
-    """The normal form of a direct reference; `requirement` is None where only `where` was given."""
+def direct(reference: Reference, raw: str, references: frozenset[str]) -> NormalRequirement:
+    """The normal form of a direct reference."""
     try:
-        if requirement is None or where.startswith("file:"):
-            return _local(where, requirement, raw, references)
-        _check_policy(_kind(where, raw), raw, references)
+        if _LOCAL.match(reference.where) or not _SCHEME.match(reference.where):
+            return _local(reference, raw, references)
+        reference = _without_egg(replace(reference, where=_as_git(reference.where)))
+        _check_policy(_kind(reference.where, raw), raw, references)
+        if not reference.name and _VCS.match(reference.where) is None:
+            reference = replace(reference, name=_name_in_url(reference.where))
     except ValueError as error:  # urlsplit's
         raise SpecRefused(
             f"{raw!r} holds no URL: {error}", requirement=raw, advice=_URL_ADVICE
         ) from None
-    requirement.name = canonicalize_name(requirement.name)
-    line = str(requirement)
-    return NormalRequirement(name=requirement.name, line=line, identity=line, direct=True)
+    return reference.normal()
+
+
+def _as_git(where: str) -> str:
+    """`https://host/x.git` is a repository, as uv takes it; to pip it is nothing."""
+    parts = urlsplit(where)
+    plain = parts.scheme in _URL_SCHEMES and _DOT_GIT.search(parts.path)
+    return f"git+{where}" if plain else where
+
+
+def _without_egg(reference: Reference) -> Reference:
+    """Drop `#egg=name`, which uv does not rely on: the two spellings are one environment."""
+    where, _, fragment = reference.where.partition("#")
+    parts = fragment.split("&") if fragment else []
+    kept = "&".join(part for part in parts if not part.startswith("egg="))
+    found = (_EXTRAS.search(part) for part in parts if part.startswith("egg="))
+    extras = {extra for match in found if match for extra in _extras(match[1])}
+    return replace(
+        reference,
+        where=f"{where}#{kept}" if kept else where,
+        extras=tuple(sorted({*reference.extras, *extras})),
+    )
+
+
+def _name_in_url(url: str) -> str:
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    try:
+        return parse_wheel_filename(name)[0] if name.endswith(".whl") else ""
+    except InvalidWheelFilename:
+        return ""  # uv says what is wrong with it
 
 
 def _kind(url: str, raw: str) -> str:
@@ -84,7 +195,7 @@ def _kind(url: str, raw: str) -> str:
         raise SpecRefused(
             f"{raw!r}: only http, https, git and file URLs are taken",
             requirement=raw,
-            advice=_URL_ADVICE,
+            advice=spelling_advice(url) or _URL_ADVICE,
         )
     return "local" if vcs[2] == "file" else "vcs"
 
@@ -100,28 +211,21 @@ def _check_policy(kind: str, raw: str, references: frozenset[str]) -> None:
         )
 
 
-def _local(
-    where: str, requirement: Requirement | None, raw: str, references: frozenset[str]
-) -> NormalRequirement:
+def _local(reference: Reference, raw: str, references: frozenset[str]) -> NormalRequirement:
     _check_policy("local", raw, references)
-    path = _path(where)
+    path = _path(reference.where)
     if path is None:
         raise SpecRefused(
-            f"{raw!r} is relative to nothing the server knows",
+            f"{raw!r} names neither a URL nor a whole path",
             requirement=raw,
-            advice="give a whole path",
+            advice=spelling_advice(reference.where)
+            or spelling_advice(raw)
+            or "give a whole path: a relative one has no meaning on the server",
         )
-    name = canonicalize_name(requirement.name) if requirement else _local_name(path, raw)
-    extras = sorted(requirement.extras) if requirement else []
-    suffix = f"[{','.join(extras)}]" if extras else ""
-    marker = f" ; {requirement.marker}" if requirement and requirement.marker else ""
-    content = _content_hash(path, raw)
-    return NormalRequirement(
-        name=name,
-        line=f"{name}{suffix} @ {path.resolve().as_uri()}{marker}",
-        identity=f"{name}{suffix} @ sha256:{content}{marker}",
-        direct=True,
-    )
+    content = content_hash(path, raw)
+    name = reference.name or _local_name(path, raw)
+    where = path.resolve().as_uri()
+    return replace(reference, name=name, where=where, content=content).normal()
 
 
 def _path(text: str) -> Path | None:
@@ -135,23 +239,21 @@ def _path(text: str) -> Path | None:
 
 
 def _local_name(path: Path, raw: str) -> str:
-    if path.suffix == ".whl":
-        try:
-            return parse_wheel_filename(path.name)[0]
-        except InvalidWheelFilename as error:
-            raise SpecRefused(
-                f"{raw!r}: {error}",
-                requirement=raw,
-                advice="give the file the name it was built with: name-1.0-py3-none-any.whl",
-            ) from None
-    raise SpecRefused(
-        f"{raw!r} does not tell the package's name",
-        requirement=raw,
-        advice=f"write it as `name @ {path.as_uri()}`",
-    )
+    """What a wheel is called says its name; of anything else uv finds it out."""
+    if path.suffix != ".whl":
+        return ""
+    try:
+        return parse_wheel_filename(path.name)[0]
+    except InvalidWheelFilename as error:
+        raise SpecRefused(
+            f"{raw!r}: {error}",
+            requirement=raw,
+            advice="give the file the name it was built with: name-1.0-py3-none-any.whl",
+        ) from None
 
 
-def _content_hash(path: Path, raw: str) -> str:
+def content_hash(path: Path, raw: str) -> str:
+    """The hash of what a file or directory holds; blocks."""
     try:
         # Listed to the end before any is read: some directories (/proc) are best left alone.
         files = list(_files(path, raw))
@@ -200,8 +302,13 @@ def _files(path: Path, raw: str) -> Iterator[Path]:
         return
     count = 0
     for folder, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if name not in _SKIPPED_DIRS]
+        folders[:] = [name for name in folders if not _skipped(name, top=Path(folder) == path)]
         count += len(names)
         if count > MAX_LOCAL_FILES:
             raise _too_much(raw, f"more than {MAX_LOCAL_FILES} files")
         yield from (file for name in names if (file := Path(folder, name)).is_file())
+
+
+def _skipped(name: str, *, top: bool) -> bool:
+    """Whether a directory is no source; a package may well have a `build` of its own below."""
+    return name in _SKIPPED_DIRS or name.endswith(_BUILT) or (top and name == "build")

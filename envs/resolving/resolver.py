@@ -22,11 +22,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_shielded, wait_shielded
-from flashpool.envs.errors import ResolutionFailed
+from flashpool.envs.errors import BuildFailed, EnvironmentFailure, ResolutionFailed
 from flashpool.envs.uv_cli import Progress, Uv
 
 from .base_interpreter import BaseFacts
-from .base_stubs import StubBase, Stubs
+from .base_stubs import StubBase, Stubs, unmarked
+from .naming import Naming
 from .plan import (
     Guess,
     Locked,
@@ -35,6 +36,7 @@ from .plan import (
     decide,
     fallen_behind,
     isolated,
+    local_names,
     open_lines,
     parse_lock,
 )
@@ -76,6 +78,17 @@ class Resolver:
         if base.packages:
             await self.stubs.of(base, without=_unbound(self.pins, base))
 
+    async def named(self, question: Question) -> NormalSpec:
+        """The question's spec, with the names that only uv can find out."""
+        naming = Naming(
+            self.uv,
+            question.base,
+            question.folder,
+            refresh=question.refresh,
+            progress=question.progress,
+        )
+        return await naming.complete(question.spec)
+
     def guess(self, spec: NormalSpec, base: BaseFacts) -> Guess | None:
         """What to begin with before there is a plan; None where it would hardly be right."""
         if any(item.direct for item in spec.requirements):
@@ -105,6 +118,17 @@ class Resolver:
         except ResolutionFailed as failure:
             raise _naming(failure, spec) from None
 
+    async def resolves(self, question: Question, version: str, package: str) -> bool:
+        """Whether the request works on another Python, with a wheel of `package` if one is named."""
+        wanted = await question.write("elsewhere.in", question.spec.lines)
+        try:
+            await self.uv.resolve(
+                wanted, question.base.python, python_version=version, no_source=package
+            )
+        except (ResolutionFailed, BuildFailed):
+            return False
+        return True
+
     async def _plan(self, question: Question, pins: tuple[str, ...]) -> Plan:
         spec, base = question.spec, question.base
         wanted = await question.write("requirements.in", (*spec.lines, *pins))
@@ -124,7 +148,11 @@ class Resolver:
 
     async def _free(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
         text = await self.uv.resolve(
-            wanted, question.base.python, refresh=question.refresh, progress=question.progress
+            wanted,
+            question.base.python,
+            refresh=question.refresh,
+            fresh=local_names(question.spec.lines),
+            progress=question.progress,
         )
         return parse_lock(text)
 
@@ -137,6 +165,8 @@ class Resolver:
             constraints=stubs.constraints,
             find_links=stubs.wheels,
             refresh=question.refresh,
+            fresh=local_names(question.spec.lines),
+            progress=_warnings(question.progress),
         )
         return parse_lock(text)
 
@@ -152,6 +182,13 @@ class Resolver:
             alone, question.base.python, dependencies=False, refresh=question.refresh
         )
         return parse_lock(text)
+
+
+def _warnings(progress: Progress | None) -> Progress | None:
+    """Pass on what uv warns of, such as an extra that a package does not have."""
+    if progress is None:
+        return None
+    return lambda line: progress(unmarked(line)) if line.startswith("warning: ") else None
 
 
 def _name(pin: str) -> str:
@@ -221,13 +258,11 @@ def _cause(words: str) -> str:
     return " ".join(lines[1:])[:500] or "no solution with its versions"
 
 
-def _naming(failure: ResolutionFailed, spec: NormalSpec) -> ResolutionFailed:
+def _naming(failure: ResolutionFailed, spec: NormalSpec) -> EnvironmentFailure:
     """The same failure, with the requirement of the request that uv speaks of."""
-    named = [item.line for item in spec.requirements if item.name in failure.words]
-    return ResolutionFailed(
-        failure.what,
-        phase=failure.phase,
+    named = [item.line for item in spec.requirements if item.name and item.name in failure.words]
+    return failure.but(
         requirement=", ".join(named[:3]),
-        words=failure.words,
-        advice="change the versions asked for; uv's words above name those that exclude each other",
+        advice=failure.advice
+        or "change the versions asked for; uv's words above name those that exclude each other",
     )

@@ -14,23 +14,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from flashpool.envs.errors import SpecRefused
 
-from .references import NormalRequirement, direct, looks_local
+from .references import NormalRequirement, bare_reference, direct, reference_of
+from .spelling import option_advice, spelling_advice
 
-__all__ = ["NormalRequirement", "NormalSpec", "Spec", "is_python_version", "normalise"]
+__all__ = ["PYTHONS", "NormalRequirement", "NormalSpec", "Spec", "is_python_version", "normalise"]
 
 #: What the worker's own modules need.
 OLDEST_PYTHON: Final = (3, 10)
+#: Those that a request which fails on one of them may be advised to ask for.
+PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
 MAX_REQUIREMENTS: Final = 500
 MAX_REQUIREMENT_CHARS: Final = 2000
 
 _PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
 _SYSTEM_PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
+#: As pip and uv have it: a `#` after a space begins a comment, one in a URL does not.
+_COMMENT: Final = re.compile(r"[ \t]+#.*$")
+#: An item that is one is nothing, as in a file of requirements.
+_COMMENT_LINE: Final = re.compile(r"[ \t]*#.*\n?")
+_FORMS_ADVICE: Final = (
+    "write it as in `numpy`, `numpy>=1.26`, `name @ https://...` or `git+https://...`"
+)
 _OPTIONS_ADVICE: Final = "give package requirements only; index settings belong to the server"
 
 
@@ -59,7 +69,12 @@ class NormalSpec:
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(requirement.name for requirement in self.requirements)
+        return frozenset(requirement.name for requirement in self.requirements if requirement.name)
+
+    @property
+    def nameless(self) -> tuple[NormalRequirement, ...]:
+        """Those whose names uv has yet to find out."""
+        return tuple(item for item in self.requirements if item.nameless is not None)
 
 
 def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
@@ -69,7 +84,8 @@ def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
             f"{len(spec.requirements)} requirements; at most {MAX_REQUIREMENTS} are taken",
             advice="name what the code imports: dependencies of dependencies come by themselves",
         )
-    parsed = [_requirement(raw, references) for raw in spec.requirements]
+    written = [raw for raw in spec.requirements if not _COMMENT_LINE.fullmatch(raw)]
+    parsed = [_requirement(raw, references) for raw in written]
     return NormalSpec(
         requirements=tuple(sorted(_merge(parsed), key=lambda item: (item.name, item.identity))),
         python_version=_python(spec.python_version),
@@ -117,26 +133,29 @@ def _system_packages(names: Iterable[str]) -> tuple[str, ...]:
 
 def _requirement(raw: str, references: frozenset[str]) -> NormalRequirement:
     text = _plain(raw)
-    if looks_local(text):
-        return direct(text, None, raw, references)
+    bare = bare_reference(text)
+    if bare is not None:
+        if bare.marker:
+            _check_marker(Marker(bare.marker), raw)
+        return direct(bare, raw, references)
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         raise SpecRefused(
             f"{raw!r} is not a requirement: {str(error).splitlines()[0]}",
             requirement=raw,
-            advice="write it as in `numpy`, `numpy>=1.26` or `name @ https://...`",
+            advice=spelling_advice(text) or _FORMS_ADVICE,
         ) from None
-    _check_marker(requirement, raw)
+    _check_marker(requirement.marker, raw)
     if requirement.url:
-        return direct(requirement.url, requirement, raw, references)
+        return direct(reference_of(requirement), raw, references)
     return _indexed(requirement)
 
 
-def _check_marker(requirement: Requirement, raw: str) -> None:
+def _check_marker(marker: Marker | None, raw: str) -> None:
     try:
-        if requirement.marker is not None:
-            requirement.marker.evaluate({"extra": ""})
+        if marker is not None:
+            marker.evaluate({"extra": ""})
     except (UndefinedComparison, UndefinedEnvironmentName) as error:
         raise SpecRefused(
             f"{raw!r} has a marker whose sides cannot be compared: {error}",
@@ -146,7 +165,7 @@ def _check_marker(requirement: Requirement, raw: str) -> None:
 
 
 def _plain(raw: str) -> str:
-    text = raw.strip()
+    text = _COMMENT.sub("", raw).strip()
     if not text or len(text) > MAX_REQUIREMENT_CHARS:
         raise SpecRefused(
             f"a requirement must have 1 to {MAX_REQUIREMENT_CHARS} characters",
@@ -155,7 +174,7 @@ def _plain(raw: str) -> str:
         )
     if text.startswith("-"):
         raise SpecRefused(
-            f"{raw!r} is an option, not a requirement", requirement=raw, advice=_OPTIONS_ADVICE
+            f"{raw!r} is an option, not a requirement", requirement=raw, advice=option_advice(text)
         )
     if any(ord(char) < 32 or ord(char) == 127 for char in text) or " -" in text:
         raise SpecRefused(

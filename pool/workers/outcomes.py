@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from flashpool.envs.import_names import providers_of
 from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
 from flashpool.pool.calls import InstanceRecord, Outcome, Phase, Receipt
@@ -54,7 +55,16 @@ def told(outcome: Outcome, remedy: str) -> str:
     error, module = outcome.error or "", outcome.details.get("missing_module")
     if not (outcome.from_user and isinstance(module, str)):
         return error
-    return f"{error.rstrip()}\n\nThe call's environment has no module {module!r}: {remedy}."
+    provided = ""
+    if packages := providers_of(module):
+        first, *rest = packages
+        provided = f", which the package {first} provides" + "".join(
+            f" (or {name})" for name in rest
+        )
+        remedy = remedy.replace("a-package", first)
+    return (
+        f"{error.rstrip()}\n\nThe call's environment has no module {module!r}{provided}: {remedy}."
+    )
 
 
 def unserved(running: ActiveCall, outcome: Outcome, now: float) -> Outcome:

@@ -17,7 +17,7 @@ from flashpool.envs import (
 )
 from flashpool.envs.acquiring import environment_choice
 from flashpool.envs.building import system_packages
-from flashpool.envs.uv_cli import classify
+from flashpool.envs.uv_words import classify
 
 Run = Callable[[Any], Any]
 

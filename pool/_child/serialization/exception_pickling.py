@@ -82,14 +82,19 @@ def _missing_module(exc: BaseException) -> str | None:
     if type(name) is not str:
         return None
     package = name.partition(".")[0]
-    if not package.isidentifier() or len(package) > PIECE_LIMIT:
+    if not all(map(str.isidentifier, name.split("."))) or len(name) > PIECE_LIMIT:
         return None
     if package in sys.stdlib_module_names:
         return None
     try:
         from importlib.util import find_spec
 
-        return package if find_spec(package) is None else None
+        found = find_spec(package)
+        if found is None:
+            return package
+        # Of a namespace, such as `google`, one package may be there and another not.
+        namespace = found.origin is None and found.submodule_search_locations is not None
+        return name if namespace and name != package else None
     except BaseException:
         return None  # it is there, without a spec; or a finder of the user's raised
 

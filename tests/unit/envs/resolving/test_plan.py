@@ -17,7 +17,7 @@ from flashpool.envs.resolving.plan import clash, decide, from_base, open_lines, 
 from flashpool.envs.resolving.spec import NormalSpec, Spec, normalise
 from flashpool.envs.settings import REFERENCE_KINDS, EnvSettings
 from flashpool.envs.store.locations import file_system_of, is_remote
-from flashpool.envs.uv_cli import classify, trimmed
+from flashpool.envs.uv_words import classify, trimmed
 
 
 def facts(*packages: BasePackage) -> BaseFacts:

@@ -141,11 +141,103 @@ def test_directories_without_end_are_refused(
         normal(text)
 
 
-def test_directories_need_a_name(tmp_path: Path) -> None:
+def test_a_directory_may_come_without_a_name(tmp_path: Path) -> None:
+    """Its content tells it from another until uv has said what it is."""
     (tmp_path / "pyproject.toml").write_text("[project]\n")
-    with pytest.raises(SpecRefused, match="does not tell"):
-        normal(str(tmp_path))
-    assert normal(f"thing @ {tmp_path.as_uri()}").requirements[0].direct
+    (bare,) = normal(f"{tmp_path}[more]").requirements
+    assert (bare.name, bare.direct) == ("", True)
+    (named,) = normal(f"thing[more] @ {tmp_path.as_uri()}").requirements
+    assert named == normal(f"thing[more] @ {tmp_path}").requirements[0]
+    assert named.identity == f"thing{bare.identity}"
+
+
+def test_what_a_build_leaves_behind_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    before = normal(str(tmp_path))
+    for made in ("build/lib", "thing.egg-info", "src/thing.egg-info", "pkg/__pycache__"):
+        (tmp_path / made).mkdir(parents=True)
+        (tmp_path / made / "file").touch()
+        assert normal(str(tmp_path)) == before
+    (tmp_path / "pkg/build").mkdir()
+    (tmp_path / "pkg/build/source.py").touch()
+    assert normal(str(tmp_path)) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "identity"),
+    [
+        ("git+https://x.org/a.git", "git+https://x.org/a.git", " @ git+https://x.org/a.git"),
+        ("https://x.org/a.git", "git+https://x.org/a.git", " @ git+https://x.org/a.git"),
+        ("https://x.org/a.git@v1", "git+https://x.org/a.git@v1", " @ git+https://x.org/a.git@v1"),
+        ("git+https://x.org/a@v1#egg=a", "git+https://x.org/a@v1", " @ git+https://x.org/a@v1"),
+        (
+            "git+https://x.org/a#egg=a[more]&subdirectory=b",
+            "git+https://x.org/a#subdirectory=b",
+            "[more] @ git+https://x.org/a#subdirectory=b",
+        ),
+        (
+            "git+https://x.org/a[More, less] ; python_version>'3'  # why",
+            "git+https://x.org/a",
+            '[less,more] @ git+https://x.org/a ; python_version > "3"',
+        ),
+        ("a @ git+https://x.org/a#egg=a", *["a @ git+https://x.org/a"] * 2),
+        ("a @ https://x.org/a.git", *["a @ git+https://x.org/a.git"] * 2),
+        (
+            "https://x.org/a_b-1-py3-none-any.whl",
+            *["a-b @ https://x.org/a_b-1-py3-none-any.whl"] * 2,
+        ),
+        (
+            "https://x.org/a-1%2Bcu-py3-none-any.whl#sha256=0",
+            *["a @ https://x.org/a-1%2Bcu-py3-none-any.whl#sha256=0"] * 2,
+        ),
+        ("https://x.org/a-1.tar.gz", "https://x.org/a-1.tar.gz", " @ https://x.org/a-1.tar.gz"),
+        ("numpy  # for arrays", "numpy", "numpy"),
+        ("numpy>=2 ; python_version>'3' # - why", *['numpy>=2; python_version > "3"'] * 2),
+    ],
+)
+def test_forms_that_pip_and_uv_take(text: str, line: str, identity: str) -> None:
+    (found,) = normal(text).requirements
+    assert (found.line, found.identity) == (line, identity)
+
+
+def test_a_line_that_is_a_comment_is_nothing() -> None:
+    assert normal("# what the call imports", "numpy") == normal("numpy")
+    with pytest.raises(SpecRefused, match="control character"):
+        normal("# one\nnumpy")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("-e /srv/thing", "nothing in it can be edited"),
+        ("--editable=/srv/thing", "nothing in it can be edited"),
+        ("-r requirements.txt", "send its lines"),
+        ("-c constraints.txt", "write the versions into the requirements"),
+        ("--pre", "pre-release"),
+        ("--extra-index-url https://x.org", "index settings belong to the server"),
+        ("git@github.com:psf/requests.git", "`git+ssh://git@github.com/psf/requests.git`"),
+        ("git+git@github.com:psf/requests", "`git+ssh://git@github.com/psf/requests`"),
+        ("requests @ git@github.com:psf/requests", "`git+ssh://git@github.com/psf/requests`"),
+        ("git://github.com/psf/requests", "`git+https://github.com/psf/requests`"),
+        ("git+git://github.com/psf/requests", "`git+https://github.com/psf/requests`"),
+        ("github.com/psf/requests", "`git+https://github.com/psf/requests`"),
+        ("hg+https://x.org/a", "Git repositories only"),
+        ("svn+ssh://x.org/a", "Git repositories only"),
+        ("numpy=1.26", "`numpy==1.26`"),
+        ("numpy=1.26.4=py312_0", "`numpy==1.26.4`"),
+        ("numpy@1.26", "`numpy==1.26`"),
+        ("numpy 1.26", "`numpy==1.26`"),
+        ("numpy, pandas", "one package an item"),
+        ("numpy pandas", "one package an item"),
+        ("numpy>=1 pandas", "one package an item"),
+        ("git+https://x.org/a ; python", "python_version"),
+        ("./thing", "whole path"),
+    ],
+)
+def test_a_refusal_advises_what_was_meant(text: str, advice: str) -> None:
+    with pytest.raises(SpecRefused) as caught:
+        normal(text)
+    assert advice in caught.value.advice
 
 
 def test_python_versions() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from flashpool.pool.calls import Outcome
 from flashpool.pool.workers import outcomes
 
 
@@ -10,3 +13,25 @@ def test_what_was_measured_is_never_told_as_within_the_limit():
     stop = outcomes.used_too_much(100, (100 << 20) + 4096)
     assert stop.details["measured_mb"] == 101
     assert "used 101 MB and may use 100 MB" in stop.message
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("cv2", "which the package opencv-python-headless provides (or opencv-python): "),
+        ("pkg_resources", "which the package setuptools<82 provides: "),
+        ("google.protobuf", "which the package protobuf provides: "),
+        ("nobody_knows", "no module 'nobody_knows': "),
+    ],
+)
+def test_the_package_of_a_module_that_is_not_there(module: str, words: str) -> None:
+    outcome = Outcome(
+        error_type="ModuleNotFoundError",
+        error="Traceback ...",
+        details={"missing_module": module},
+        from_user=True,
+    )
+    told = outcomes.told(outcome, 'name it, as in ["a-package"]')
+    assert f"no module {module!r}" in told
+    assert words in told
+    assert ("a-package" in told) is (module == "nobody_knows")

@@ -392,3 +392,11 @@ def f():
 def test_clip_keeps_both_ends():
     text = exception_report.clip("a" * 50 + "b" * 5000 + "c" * 50, 100)
     assert text == "a" * 50 + " [... 5000 characters left out ...] " + "c" * 50
+
+
+def test_a_part_of_a_namespace_that_is_not_there_is_told_in_full(tmp_path, monkeypatch):
+    """Such as `google.protobuf`, where `google` is there for the sake of another package."""
+    (tmp_path / "spacious" / "one").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    record, _ = captured(raised(lambda: __import__("spacious.other.part")))
+    assert record["details"]["missing_module"] == "spacious.other"

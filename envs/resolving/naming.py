@@ -1,0 +1,99 @@
+"""Finds out what a repository, an archive or a directory without a name calls itself.
+
+    git+https://host/x.git@main  --uv pip compile --no-deps-->  name @ git+https://...@<commit>
+
+Done before anything is planned: which packages of the base give way, what is checked
+after the build, and which content belongs to which line all go by names. The commit that
+uv settled on stays in the line. So a branch that moves between this question and the next
+is one environment, and the digest is of what gets installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from flashpool.envs.concurrency.cancellation import run_in_thread_shielded
+from flashpool.envs.errors import EnvironmentFailure, SpecRefused
+from flashpool.envs.uv_cli import Progress, Uv
+from flashpool.envs.uv_words import scrubbed
+
+from .base_interpreter import BaseFacts
+from .references import NormalRequirement, Reference
+from .spec import NormalSpec
+
+__all__ = ["Naming"]
+
+
+class Naming:
+    """Asks uv for names; `folder` is a scratch directory of the caller's."""
+
+    def __init__(
+        self,
+        uv: Uv,
+        base: BaseFacts,
+        folder: Path,
+        *,
+        refresh: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self._uv = uv
+        self._base = base
+        self._folder = folder
+        self._refresh = refresh
+        self._progress = progress
+
+    async def complete(self, spec: NormalSpec) -> NormalSpec:
+        """The same with a name on every line; without lines whose marker does not hold here."""
+        if not spec.nameless:
+            return spec
+        found = [item for item in spec.requirements if item.nameless is None]
+        for number, item in enumerate(spec.nameless):
+            assert item.nameless is not None
+            if self._applies(item.nameless):
+                found.append(await self._named(item.nameless, number))
+        ordered = sorted(dict.fromkeys(found), key=lambda item: (item.name, item.identity))
+        return replace(spec, requirements=tuple(ordered))
+
+    def _applies(self, reference: Reference) -> bool:
+        return not reference.marker or self._base.applies(Requirement(f"x ; {reference.marker}"))
+
+    async def _named(self, reference: Reference, number: int) -> NormalRequirement:
+        asked = self._folder / f"nameless-{number}.in"
+        await run_in_thread_shielded(asked.write_text, f"{reference.where}\n")
+        try:
+            text = await self._uv.resolve(
+                asked,
+                self._base.python,
+                dependencies=False,
+                refresh=self._refresh,
+                progress=self._progress,
+            )
+        except EnvironmentFailure as failure:
+            raise failure.but(
+                requirement=failure.requirement or scrubbed(reference.where)
+            ) from None
+        told = _read(text, reference.where)
+        # What lies on this machine is known by its content; a repository, by uv's commit.
+        where = reference.where if reference.content else told.url or reference.where
+        return replace(
+            reference, name=canonicalize_name(told.name), where=where, marker=""
+        ).normal()
+
+
+def _read(text: str, where: str) -> Requirement:
+    rows = [row.partition("  #")[0].strip() for row in text.splitlines()]
+    rows = [row for row in rows if row and not row.startswith("#")]
+    try:
+        (row,) = rows
+        return Requirement(row)
+    except (ValueError, InvalidRequirement):
+        raise SpecRefused(
+            f"uv does not tell which package {where} is",
+            requirement=where,
+            words="\n".join(rows),
+            advice=f"write it as `name @ {where}`",
+        ) from None
