@@ -274,9 +274,9 @@ def _reduce_new_type(_: Pickler, obj: Any) -> Reduced:
 
 
 def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
-    if getattr(sys.modules.get(obj.__module__), obj.__name__, None) is obj:
-        if obj.__module__ not in _MAINS:
-            return NotImplemented
+    module = obj.__module__
+    if module not in _MAINS and getattr(sys.modules.get(module), obj.__name__, None) is obj:
+        return NotImplemented
     options = {}
     if hasattr(obj, "__bound__"):
         options = {"bound": obj.__bound__, "covariant": obj.__covariant__}
