@@ -31,8 +31,47 @@ def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
     if _is_plain(value):
         return pickle.dumps(value, 5)
     file = io.BytesIO()
-    by_value.Pickler(file, 5, buffers, anew=_is_code(value)).dump(value)
+    try:
+        by_value.Pickler(file, 5, buffers, anew=_is_code(value)).dump(value)
+    except (TypeError, pickle.PicklingError) as error:
+        return _dumps_by_name(value, buffers, error)
     return file.getvalue()
+
+
+def _dumps_by_name(value: Any, buffers: BufferCallback | None, error: Exception) -> bytes:
+    """Once more, with all by its name that a module has which a worker can import.
+
+    Raises:
+        TypeError, PicklingError: as before, with the global variable that is to blame.
+    """
+    if isinstance(buffers, payload.Buffers):
+        buffers.views.clear()
+    file = io.BytesIO()
+    pickler = by_value.Pickler(file, 5, buffers, anew=_is_code(value), by_name=True)
+    try:
+        pickler.dump(value)
+    except Exception:  # noqa: BLE001 - the first error says it better
+        if (where := _culprit(pickler)) is None:
+            raise error from None
+        raise type(error)(f"{error}. {where}") from error
+    return file.getvalue()
+
+
+def _culprit(pickler: by_value.Pickler) -> str | None:
+    for function in pickler.functions:
+        for name in function.__code__.co_names:
+            value = function.__globals__.get(name)
+            if callable(value) or isinstance(value, types.ModuleType):
+                continue
+            try:
+                by_value.Pickler(io.BytesIO(), anew=True, by_name=True).dump(value)
+            except Exception:  # noqa: BLE001 - whatever it is, it cannot be sent
+                return (
+                    f"{function.__qualname__}() uses the global variable {name!r}, of type "
+                    f"{type(value).__qualname__}: make it in the function, or in a module that the "
+                    "call imports"
+                )
+    return None
 
 
 def dumps_for(version: cross_version.Version) -> Dumps:

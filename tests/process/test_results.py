@@ -23,35 +23,45 @@ READABLE = {
         "(2, 3)",
     ),
     "an instance of a class with cached methods": (
-        "import functools\nclass C:\n @functools.cached_property\n def p(self): return 5\n"
-        " @functools.cache\n def m(self, x): return x * 2\ndef f(): return C()",
+        (
+            "import functools\nclass C:\n @functools.cached_property\n def p(self): return 5\n"
+            " @functools.cache\n def m(self, x): return x * 2\ndef f(): return C()"
+        ),
         "r.p, r.m(4)",
         "(5, 8)",
     ),
     "a member of an enum with attributes": (
-        "import enum\nclass E(enum.Enum):\n A = 1, 'x'\n def __init__(self, n, label): self.label = label\n"
-        "def f(): return E.A",
+        (
+            "import enum\nclass E(enum.Enum):\n A = 1, 'x'\n def __init__(self, n, label): self.label = label\n"
+            "def f(): return E.A"
+        ),
         "r.label, r.name",
         "('x', 'A')",
     ),
     "a dispatcher": (
-        "import functools\n@functools.singledispatch\ndef d(x): return 'other'\n"
-        "@d.register\ndef _(x: int): return 'number'\ndef f(): d(1); return d",
+        (
+            "import functools\n@functools.singledispatch\ndef d(x): return 'other'\n"
+            "@d.register\ndef _(x: int): return 'number'\ndef f(): d(1); return d"
+        ),
         "r(1), r('')",
         "('number', 'other')",
     ),
     "something of a module made by hand": (
-        "import sys, types\ndef f():\n m = types.ModuleType('by_hand'); sys.modules['by_hand'] = m\n"
-        " exec('class C:\\n x = 3', m.__dict__)\n return m.C()",
+        (
+            "import sys, types\ndef f():\n m = types.ModuleType('by_hand'); sys.modules['by_hand'] = m\n"
+            " exec('class C:\\n x = 3', m.__dict__)\n return m.C()"
+        ),
         "r.x",
         "3",
     ),
     "something of a module loaded from a path": (
-        "import importlib.util, sys, tempfile\ndef f():\n"
-        " path = tempfile.mkdtemp() + '/odd.py'\n open(path, 'w').write('class C:\\n x = 4')\n"
-        " spec = importlib.util.spec_from_file_location('odd', path)\n"
-        " m = sys.modules['odd'] = importlib.util.module_from_spec(spec)\n"
-        " spec.loader.exec_module(m)\n return [m.C()]",
+        (
+            "import importlib.util, sys, tempfile\ndef f():\n"
+            " path = tempfile.mkdtemp() + '/odd.py'\n open(path, 'w').write('class C:\\n x = 4')\n"
+            " spec = importlib.util.spec_from_file_location('odd', path)\n"
+            " m = sys.modules['odd'] = importlib.util.module_from_spec(spec)\n"
+            " spec.loader.exec_module(m)\n return [m.C()]"
+        ),
         "r[0].x",
         "4",
     ),
@@ -68,8 +78,10 @@ UNREADABLE = {
         "missing 1 required positional argument",
     ),
     "a state that is refused": (
-        "class C:\n def __setstate__(self, state): raise ValueError('not again')\n"
-        "def f():\n c = C(); c.x = 1; return [c]",
+        (
+            "class C:\n def __setstate__(self, state): raise ValueError('not again')\n"
+            "def f():\n c = C(); c.x = 1; return [c]"
+        ),
         "ValueError: not again",
     ),
     "a constructor that leaves": (

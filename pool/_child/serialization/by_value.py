@@ -51,7 +51,11 @@ _places: dict[int, tuple[object, tuple[types.ModuleType, str] | None]] = {}
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Takes what a program holds; ``anew`` makes locks and the like anew wherever they are."""
+    """Takes what a program holds.
+
+    ``anew``: locks and the like are made anew wherever they are. ``by_name``: what functions
+    find in global variables goes by name, where a module that can be imported has it too.
+    """
 
     def __init__(
         self,
@@ -60,14 +64,21 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         buffer_callback: Any = None,
         *,
         anew: bool = False,
+        by_name: bool = False,
     ) -> None:
         super().__init__(file, protocol=protocol, buffer_callback=buffer_callback)
         self.anew = anew
+        self.by_name = by_name
+        #: Functions that go by value, when going by name.
+        self.functions: list[types.FunctionType] = []
+        self._places: dict[int, tuple[types.ModuleType, str]] = {}
         #: Ids of what code holds: in a global variable, a closure or a class.
         self._held: set[int] = set()
 
     def reducer_override(self, obj: Any) -> Any:
         """Called for all but builtin types; NotImplemented means "as pickle does"."""
+        if self._places and (place := self._places.get(id(obj))) is not None:
+            return getattr, place
         kind = type(obj)
         try:
             reduce = _known[kind]
@@ -87,6 +98,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = super()._dynamic_function_reduce(func)
         slots = reduced[2][1]
         self.hold(slots["__globals__"].values())
+        if self.by_name:
+            self.functions.append(func)
+            for value in slots["__globals__"].values():
+                if not callable(value) and (place := place_of(value)) is not None:
+                    self._places[id(value)] = place
         self.hold(map(_content, slots["__closure__"] or ()))
         slots["_cloudpickle_submodules"] += _named_submodules(func.__code__, slots["__globals__"])
         return reduced
@@ -125,10 +141,9 @@ def _content(cell: types.CellType) -> object:
 def is_importable(obj: Any) -> bool:
     """Whether another process finds this very object by its name."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-    there = sys.modules.get(module) if isinstance(module, str) else None
-    if there is None or module in _MAINS or not isinstance(name, str):
+    if not isinstance(module, str) or module in _MAINS or not isinstance(name, str):
         return False
-    found: object = there
+    found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
     return found is obj and not _is_taken_by_value(module)
@@ -153,7 +168,7 @@ def _search(obj: object) -> tuple[types.ModuleType, str] | None:
     for name, module in list(sys.modules.items()):
         if name in _MAINS or name.startswith(("_flashpool", "flashpool.pool._child")):
             continue
-        if not isinstance(module, types.ModuleType) or module.__spec__ is None:
+        if type(module) is not types.ModuleType or vars(module).get("__spec__") is None:
             continue
         for key, value in list(vars(module).items()):
             if value is obj and not _is_taken_by_value(name):
@@ -171,13 +186,13 @@ def _reducer_of(kind: type) -> Reducer | None:
     for base in (property, classmethod, staticmethod):
         if issubclass(kind, base) and kind is not base:
             return functools.partial(_reduce_descriptor, base)
-    ours = kind.__reduce__ is object.__reduce__ and kind.__reduce_ex__ is object.__reduce_ex__
-    if kind.__module__ in _MAINS and not ours and not issubclass(kind, type):
-        return _reduce_named
-    return None
+    own = any(
+        "__reduce__" in vars(one) or "__reduce_ex__" in vars(one) for one in kind.__mro__[:-1]
+    )
+    return _reduce_named if own and kind.__module__ in _MAINS else None
 
 
-def _reduce_function(pickler: Pickler, func: types.FunctionType) -> Reduced:
+def _reduce_function(pickler: Pickler, func: Any) -> Reduced:
     if func in _OURS:
         return pickler.by_value(func)
     take_by_value_if_lost(func.__module__)
@@ -201,8 +216,9 @@ def _reduce_cached(_: Pickler, cached: Any) -> Reduced:
     limits = getattr(cached, "cache_parameters", cached.cache_info)()
     maxsize = limits["maxsize"] if isinstance(limits, dict) else limits.maxsize
     typed = isinstance(limits, dict) and limits["typed"]
-    parts = (cached.__wrapped__, maxsize, typed, functools._CacheInfo)  # type: ignore[attr-defined]
-    return functools._lru_cache_wrapper, parts, vars(cached)
+    makers: Any = functools
+    parts = (cached.__wrapped__, maxsize, typed, makers._CacheInfo)
+    return makers._lru_cache_wrapper, parts, vars(cached)
 
 
 def _reduce_cached_property(_: Pickler, cached: Any) -> Reduced:
@@ -273,6 +289,10 @@ def _reduce_new_type(_: Pickler, obj: Any) -> Reduced:
     return type(obj), (obj.__qualname__, obj.__supertype__), vars(obj)
 
 
+def _type(obj: object) -> Callable[..., Any]:
+    return type(obj)
+
+
 def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
     module = obj.__module__
     if module not in _MAINS and getattr(sys.modules.get(module), obj.__name__, None) is obj:
@@ -281,13 +301,13 @@ def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
     if hasattr(obj, "__bound__"):
         options = {"bound": obj.__bound__, "covariant": obj.__covariant__}
         options["contravariant"] = obj.__contravariant__
-    return functools.partial(type(obj), obj.__name__, **options), ()
+    return functools.partial(_type(obj), obj.__name__, **options), ()
 
 
 def _reduce_type_alias(_: Pickler, obj: Any) -> Reduced:
     if obj.__module__ not in _MAINS:
         return NotImplemented
-    make = functools.partial(type(obj), obj.__name__, type_params=obj.__type_params__)
+    make = functools.partial(_type(obj), obj.__name__, type_params=obj.__type_params__)
     return make, (obj.__value__,)
 
 
@@ -297,7 +317,7 @@ def _reduce_variable(_: Pickler, variable: Any) -> Reduced:
         return getattr, place
     import contextvars
 
-    make = functools.partial(type(variable), variable.name)
+    make = functools.partial(_type(variable), variable.name)
     try:
         default = contextvars.Context().run(variable.get)
         make = functools.partial(make, default=default)

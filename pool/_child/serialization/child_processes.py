@@ -44,14 +44,14 @@ class Hook:
 
     @staticmethod
     def find_spec(
-        name: str, path: Sequence[str] | None = None, target: object = None
+        name: str, path: Sequence[str] | None = None, _target: object = None
     ) -> ModuleSpec | None:
         """Part of the import protocol."""
         if name != _PATCHED:
             return None
         from importlib.machinery import PathFinder
 
-        spec = PathFinder.find_spec(name, path, target)  # type: ignore[arg-type]
+        spec = PathFinder.find_spec(name, path)
         loader: Any = spec and spec.loader
         if loader is None:
             return None
@@ -71,7 +71,7 @@ def install() -> None:
     if loaded is not None:
         patch(loaded)
     elif Hook not in sys.meta_path:
-        sys.meta_path.insert(0, Hook)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Hook)
 
 
 def patch(reduction: Any) -> None:

@@ -89,6 +89,25 @@ def test_what_an_importable_module_holds_goes_by_name():
     assert copy() is logging._lock
 
 
+def test_what_fails_by_value_goes_by_the_name_that_a_module_has_for_it(tmp_path, monkeypatch):
+    (tmp_path / "a_database.py").write_text(
+        "import sqlite3\nclass Engine:\n"
+        " def __init__(self): self.connection = sqlite3.connect(':memory:')\nENGINE = Engine()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    function = defined("from a_database import ENGINE\ndef f(): return ENGINE")
+    copy = cloudpickle.loads(pickling.dumps(function))
+    assert copy() is sys.modules["a_database"].ENGINE
+    sys.modules.pop("a_database").ENGINE.connection.close()
+
+
+def test_an_error_names_the_global_variable_that_cannot_travel():
+    function = defined("import socket\nS = socket.socket()\ndef f(): return g()\ndef g(): return S")
+    with pytest.raises(TypeError, match=r"g\(\) uses the global variable 'S', of type socket"):
+        pickling.dumps(function)
+    function().close()
+
+
 @pytest.mark.parametrize("marked", [False, True])
 def test_code_keeps_the_name_of_its_file(monkeypatch, marked):
     """Version 3.1.3 of cloudpickle writes another one."""
