@@ -242,9 +242,9 @@ def _reduce_dispatcher(func: Any) -> Reduced:
 
 
 def _new_dispatcher() -> Any:
-    import functools
+    from functools import singledispatch
 
-    return functools.singledispatch(lambda *_: None)
+    return singledispatch(lambda *_: None)
 
 
 def _fill_dispatcher(dispatcher: Any, state: Any) -> None:

@@ -104,17 +104,18 @@ def make_class(make: Any, arguments: Any) -> Any:
         return make(*arguments)
     except TypeError:
         pass
-    import abc
-    import types
+    # Not the modules: what they compile to depends on what the file imports, see `cross_version`.
+    from abc import ABCMeta
+    from types import resolve_bases
 
     from cloudpickle.cloudpickle import _lookup_class_or_track
 
     meta, name, bases, kwargs, tracker, _ = arguments
-    resolved = types.resolve_bases(bases)
+    resolved = resolve_bases(bases)
     namespace = dict(kwargs)
     if resolved is not bases:
         namespace["__orig_bases__"] = bases
-    new = abc.ABCMeta.__new__ if issubclass(meta, abc.ABCMeta) else type.__new__
+    new = ABCMeta.__new__ if issubclass(meta, ABCMeta) else type.__new__
     # `type.__new__` calls the hook of the first base: it says nothing for as long.
     first = resolved[0] if resolved else object
     before = vars(first).get("__init_subclass__")

@@ -11,7 +11,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from flashpool.pool import pickling
+from flashpool.pool import cross_version, pickling
 from flashpool.pool._child.serialization import by_value
 from support import programs_by_value as programs
 
@@ -106,6 +106,11 @@ def test_an_error_names_the_global_variable_that_cannot_travel():
     with pytest.raises(TypeError, match=r"g\(\) uses the global variable 'S', of type socket"):
         pickling.dumps(function)
     function().close()
+
+
+@pytest.mark.parametrize("function", by_value._OURS, ids=lambda one: one.__name__)
+def test_what_goes_along_can_go_to_another_python(function):
+    assert cross_version.reduce_code(function.__code__, (3, 99))
 
 
 @pytest.mark.parametrize("marked", [False, True])
