@@ -16,20 +16,14 @@ import sys
 import sysconfig
 import types
 from binascii import b2a_base64
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
-
 from . import cross_version
-from ._child.serialization import payload
+from ._child.serialization import by_value, payload
 
 BufferCallback = Callable[[pickle.PickleBuffer], bool]
 Dumps = Callable[[Any, "BufferCallback | None"], bytes]
-
-#: Whether a module of this name would be found by a fresh process.
-_findable: dict[str, bool] = {"__main__": True, "builtins": True}
 
 
 def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
@@ -37,8 +31,47 @@ def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
     if _is_plain(value):
         return pickle.dumps(value, 5)
     file = io.BytesIO()
-    _Pickler(file, protocol=5, buffer_callback=buffers).dump(value)
+    try:
+        by_value.Pickler(file, 5, buffers, anew=_is_code(value)).dump(value)
+    except (TypeError, pickle.PicklingError) as error:
+        return _dumps_by_name(value, buffers, error)
     return file.getvalue()
+
+
+def _dumps_by_name(value: Any, buffers: BufferCallback | None, error: Exception) -> bytes:
+    """Once more, with all by its name that a module has which a worker can import.
+
+    Raises:
+        TypeError, PicklingError: as before, with the global variable that is to blame.
+    """
+    if isinstance(buffers, payload.Buffers):
+        buffers.views.clear()
+    file = io.BytesIO()
+    pickler = by_value.Pickler(file, 5, buffers, anew=_is_code(value), by_name=True)
+    try:
+        pickler.dump(value)
+    except Exception:  # noqa: BLE001 - the first error says it better
+        if (where := _culprit(pickler)) is None:
+            raise error from None
+        raise type(error)(f"{error}. {where}") from error
+    return file.getvalue()
+
+
+def _culprit(pickler: by_value.Pickler) -> str | None:
+    for function in pickler.functions:
+        for name in function.__code__.co_names:
+            value = function.__globals__.get(name)
+            if callable(value) or isinstance(value, types.ModuleType):
+                continue
+            try:
+                by_value.Pickler(io.BytesIO(), anew=True, by_name=True).dump(value)
+            except Exception:  # noqa: BLE001 - whatever it is, it cannot be sent
+                return (
+                    f"{function.__qualname__}() uses the global variable {name!r}, of type "
+                    f"{type(value).__qualname__}: make it in the function, or in a module that the "
+                    "call imports"
+                )
+    return None
 
 
 def dumps_for(version: cross_version.Version) -> Dumps:
@@ -52,7 +85,7 @@ def dumps_for(version: cross_version.Version) -> Dumps:
 
     def dumps_portably(value: Any, buffers: BufferCallback | None = None) -> bytes:
         file = io.BytesIO()
-        _PortablePickler(file, version, buffers).dump(value)
+        _PortablePickler(file, version, buffers, anew=_is_code(value)).dump(value)
         return file.getvalue()
 
     return dumps_portably
@@ -75,74 +108,29 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, told about modules that cannot be imported again."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (types.FunctionType, type)):
-            _take_by_value_if_lost(obj.__module__)
-        return super().reducer_override(obj)
+def _is_code(value: Any) -> bool:
+    """Whether it is what to call, and not what with: locks in it are the worker's own then."""
+    return callable(value)
 
 
-class _PortablePickler(_Pickler):
+class _PortablePickler(by_value.Pickler):
     """Sends source in place of bytecode."""
 
     def __init__(
-        self, file: io.BytesIO, version: cross_version.Version, buffers: BufferCallback | None
+        self,
+        file: io.BytesIO,
+        version: cross_version.Version,
+        buffers: BufferCallback | None,
+        *,
+        anew: bool,
     ) -> None:
-        super().__init__(file, protocol=5, buffer_callback=buffers)
+        super().__init__(file, 5, buffers, anew=anew)
         self._version = version
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.CodeType):
             return cross_version.reduce_code(obj, self._version)
         return super().reducer_override(obj)
-
-
-def _take_by_value_if_lost(name: str | None) -> None:
-    if name is None or _findable.get(name, False):
-        return
-    module = sys.modules.get(name)
-    if name in _findable or module is None:
-        return
-    _findable[name] = found = _can_be_found(name, getattr(module, "__file__", None))
-    if not found:
-        cloudpickle.register_pickle_by_value(module)
-
-
-def _can_be_found(name: str, file: str | None) -> bool:
-    """Search anew, as if the module were not loaded; another file of that name does not count."""
-    path: Sequence[str] | None = None
-    spec: ModuleSpec | None = None
-    parts = name.split(".")
-    for count in range(1, len(parts) + 1):
-        spec = _search(".".join(parts[:count]), path)
-        if spec is None:
-            return False
-        path = spec.submodule_search_locations
-        if path is None and count < len(parts):
-            # Not a package, so its parent made the module by other means (as os.path is).
-            return True
-    return spec is not None and _is_same_file(spec.origin, file)
-
-
-def _search(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
-    for finder in sys.meta_path:
-        try:
-            spec = finder.find_spec(name, path)
-        except Exception:  # noqa: BLE001, S112 - a finder of the program's; the next one may know
-            continue
-        if spec is not None:
-            return spec
-    return None
-
-
-def _is_same_file(origin: str | None, file: str | None) -> bool:
-    if file is None or origin is None or not os.path.isabs(origin):
-        return True
-    return (
-        os.path.splitext(os.path.realpath(origin))[0] == os.path.splitext(os.path.realpath(file))[0]
-    )
 
 
 def program_path() -> tuple[str, ...]:

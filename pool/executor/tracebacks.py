@@ -11,10 +11,10 @@ does not have. Only a program that made the call comes here: unpickling runs cod
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from typing import Any, Final
 
+from flashpool.pool._child.serialization import known_classes
 from flashpool.pool._child.serialization.payload import say
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import BY_NAME, CallError, FlashpoolError, RemoteException, WorkerCrashed
@@ -78,7 +78,7 @@ def _unpickle(outcome: Outcome) -> BaseException:
     if not outcome.exception:
         return _stand_in(outcome, "it cannot be pickled")
     try:
-        exception = pickle.loads(outcome.exception)
+        exception = known_classes.load(outcome.exception)
     except BaseException as error:  # noqa: BLE001 - code of the class runs; its exit must not end us
         return _stand_in(outcome, f"unpickling it here failed with {say(error)}")
     if not isinstance(exception, BaseException):

@@ -36,6 +36,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     sys.path[:0] = start["path"]
     _look_like_any_interpreter()
     _import_runtime(start["runtime"])
+    _stand_in_for_the_program()
     _configure_output()
     _configure_logging(start["log_level"])
     prepared.varying = frozenset(start["varying"])
@@ -85,6 +86,17 @@ def _import_runtime(packages: dict[str, str]) -> None:
     """
     sys.meta_path.append(_RuntimeFinder(packages))
     from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
+
+
+def _stand_in_for_the_program() -> None:
+    """Let ``__main__`` take the functions of a program's, for the call and its children."""
+    from ..serialization import child_processes, function_unpickling
+
+    main = sys.modules["__main__"]
+    # Of that name, so that multiprocessing's children do not run ``__file__``.
+    main.__spec__ = type(sys.__spec__)("__main__", None)
+    function_unpickling.main = main.__dict__
+    child_processes.install()
 
 
 class _RuntimeFinder:

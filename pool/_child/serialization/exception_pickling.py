@@ -247,9 +247,9 @@ class _ByReference(pickling.ByReference):
 
 def _by_value(links: dict[int, _Link]) -> pickling.NewPickler:
     """For those defined in the call's own code."""
-    import cloudpickle
+    from . import by_value
 
-    class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+    class ByValue(by_value.Pickler):
         def reducer_override(self, obj: Any) -> Any:
             if issubclass(type(obj), BaseException):
                 return _reduce(obj, links)

@@ -8,6 +8,10 @@ may name (its part for classes, above all) is cloudpickle's own matter, and has 
 
 They take what version 3 of cloudpickle writes (`cloudpickle.cloudpickle._make_function` and
 its neighbours): the program's, which comes with this package, and not the environment's.
+
+In a worker (`main` is set), functions and classes of the program's ``__main__`` come to live in
+the worker's ``__main__``, which has nothing else: so that they are found there by name, in the
+worker and in what it forks. The program's file never runs.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from __future__ import annotations
 import builtins
 import sys
 import types
-from _pickle import Unpickler, loads
+from _pickle import loads
 from io import BytesIO
+
+from .known_classes import ClassKeeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _NAMED = _CLOUDPICKLE.encode()
 _NO_VALUE = object()
+
+#: The variables of this process's ``__main__`` where that is the program's stand-in.
+main: dict[str, Any] | None = None
 
 
 def load(data: memoryview) -> Any:
@@ -41,6 +50,9 @@ def _make_function(
     defaults: tuple[Any, ...] | None,
     closure: tuple[CellType, ...] | None,
 ) -> FunctionType:
+    if main is not None and namespace.get("__name__") == "__main__":
+        main.update(namespace)
+        namespace = main
     namespace["__builtins__"] = builtins.__dict__
     return types.FunctionType(code, namespace, name, defaults, closure)
 
@@ -63,6 +75,15 @@ def _function_setstate(
     del slots["_cloudpickle_submodules"]  # loading them was all they were for
     for name, value in slots.items():
         setattr(function, name, value)
+    if main is function.__globals__:
+        settle(function)
+
+
+def settle(one: Any) -> None:
+    """Have a function or class of ``__main__`` found there by its name, if nothing else is."""
+    name = one.__qualname__
+    if main is not None and one.__module__ == "__main__" and name.isidentifier():
+        main.setdefault(name, one)
 
 
 def _make_cell(value: object = _NO_VALUE) -> CellType:
@@ -88,9 +109,44 @@ _OURS: dict[str, Any] = {
 }
 
 
-class _Loader(Unpickler):
+class _Loader(ClassKeeper):
+    on_class = staticmethod(settle)
+
     def find_class(self, module: str, name: str) -> Any:
         """Called for each name in the pickle."""
-        if module == _CLOUDPICKLE and name in _OURS and module not in sys.modules:
+        ours = main is not None or module not in sys.modules
+        if ours and module == _CLOUDPICKLE and name in _OURS:
             return _OURS[name]
         return super().find_class(module, name)
+
+
+class FirstWins(ClassKeeper):
+    """Loads functions into a ``__main__``; variables that are there keep their values."""
+
+    def __init__(self, file: BytesIO, main: dict[str, Any]) -> None:
+        super().__init__(file)
+        self._main = main
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Called for each name in the pickle."""
+        if module == _CLOUDPICKLE and name == "_make_function":
+            return self._make_function
+        if module == _CLOUDPICKLE and name == "_function_setstate":
+            return self._set_state
+        return super().find_class(module, name)
+
+    def _make_function(
+        self, code: CodeType, namespace: dict[str, Any], *parts: Any
+    ) -> FunctionType:
+        if namespace.get("__name__") == "__main__":
+            for name, value in namespace.items():
+                self._main.setdefault(name, value)
+            namespace = self._main
+        return _make_function(code, namespace, *parts)
+
+    def _set_state(self, function: FunctionType, state: Any) -> None:
+        _, slots = state
+        there = function.__globals__
+        names = slots["__globals__"]
+        slots["__globals__"] = {name: names[name] for name in names if name not in there}
+        _function_setstate(function, state)

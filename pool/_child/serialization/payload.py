@@ -25,7 +25,7 @@ import os
 import pickle
 import struct
 
-from . import function_unpickling, shared_buffers
+from . import function_unpickling, known_classes, shared_buffers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,11 +148,11 @@ def dumps(value: Any, buffers: Buffers | None) -> bytes:
         return pickling.ByReference(file, protocol, buffer_callback=buffers)
 
     def with_cloudpickle() -> Any:
-        import cloudpickle
+        from .by_value import Pickler
 
         if buffers is not None:
             buffers.views.clear()  # of the first attempt
-        return lambda file, protocol: cloudpickle.Pickler(file, protocol, buffer_callback=buffers)
+        return lambda file, protocol: Pickler(file, protocol, buffers)
 
     return pickling.dump_with(value, by_reference, with_cloudpickle, None)
 
@@ -205,7 +205,7 @@ def unpack(
     fds: list[int],
     *,
     keep: bool = False,
-    loads: Callable[[memoryview], Any] = pickle.loads,
+    loads: Callable[[memoryview], Any] = known_classes.load,
 ) -> tuple[Any, int]:
     """The value of the parcel that begins at ``at``, and where it ends.
 
@@ -223,7 +223,7 @@ def unpack(
     buffers = [memory[start : start + size] for start, size in spans]
     if flags & _PICKLE_IN_FD:
         data = buffers.pop(0)
-    return pickle.loads(data, buffers=buffers), at + length
+    return known_classes.load(data, buffers=buffers), at + length
 
 
 def _close(fds: list[int]) -> None:

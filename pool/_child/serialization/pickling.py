@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import io
 import sys
-from _pickle import Pickler, loads
+from _pickle import Pickler, PicklingError, loads
 from _pickle import dumps as _c_dumps
+
+from .lost_modules import is_lost
 
 __all__ = [
     "ByReference",
@@ -38,6 +40,11 @@ PROTOCOL = 5
 #: A user's own, higher recursion limit would let the pickler overflow the C stack.
 RECURSION_LIMIT = 10_000
 
+#: The opcode without which a pickle names no class or function.
+_NAMES = b"\x93"
+#: Bytes of a pickle that is loaded to see whether it can be.
+_TRIED = 1024 * 1024
+
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
@@ -54,7 +61,8 @@ class ByReference(Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Called for all but builtin types; NotImplemented means "go on"."""
-        if getattr(obj, "__module__", None) == "__main__":
+        module = getattr(obj, "__module__", None)
+        if module == "__main__" or is_lost(module):
             raise _NeedsCloudpickle
         return NotImplemented
 
@@ -92,10 +100,31 @@ def is_too_deep(error: BaseException) -> bool:
 
 
 def dumps(value: object) -> bytes:
-    """Pickle a value. Raises whatever the value's own code raises, or the picklers."""
+    """Pickle a value that its reader can load, as far as can be seen here.
+
+    Raises whatever the value's own code raises, or the picklers.
+    """
     if type(value) in _SCALARS:
         return _c_dumps(value, PROTOCOL)
-    return dump_with(value, ByReference, _cloudpickler, None)
+    data = dump_with(value, ByReference, _cloudpickler, None)
+    if _NAMES in data and len(data) <= _TRIED:
+        _try(data)
+    return data
+
+
+def _try(data: bytes) -> None:
+    """Load it as its reader will.
+
+    Raises:
+        PicklingError: it cannot be loaded.
+    """
+    from .known_classes import load
+
+    try:
+        load(data)
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}"
+        raise PicklingError(f"it can be written, but not read again: {why}") from error
 
 
 def dump_with(
@@ -106,7 +135,7 @@ def dump_with(
 ) -> bytes:
     """Pickle with the first kind and, where that does not do, with the second.
 
-    ``function_unpickling`` is called only when needed: it imports cloudpickle to make its answer.
+    ``by_value`` is called only when needed: it imports cloudpickle to make its answer.
 
     Raises:
         TooLarge: it takes more than ``limit`` bytes.
@@ -130,7 +159,6 @@ def _dump(value: object, new: NewPickler, limit: int | None) -> bytes:
 
 
 def _cloudpickler() -> NewPickler:
-    import cloudpickle
+    from .by_value import Pickler
 
-    pickler: NewPickler = cloudpickle.Pickler
-    return pickler
+    return Pickler

@@ -13,7 +13,7 @@ import pytest
 
 from flashpool.pool import pickling
 from flashpool.pool._child.running.invoke import each
-from flashpool.pool._child.serialization import payload, shared_buffers
+from flashpool.pool._child.serialization import lost_modules, payload, shared_buffers
 
 MIB = 1 << 20
 
@@ -362,7 +362,7 @@ def lost_module(tmp_path):
     import cloudpickle
 
     sys.modules.pop("a_lost_module", None)
-    pickling._findable.pop("a_lost_module", None)
+    lost_modules._findable.pop("a_lost_module", None)
     cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES.discard("a_lost_module")
 
 

@@ -1,0 +1,425 @@
+"""cloudpickle's pickler, where it refuses or loses what a program has, put right.
+
+    callables that go by name   `functools.lru_cache`, `typing.NewType`, sentinels  -> what they are made of
+    made anew                   locks, `threading.local`, thread pools              -> only where code holds them
+    kept weakly                 `weakref.ref` and its containers, dispatch caches   -> what they hold now
+    classes                     see `class_reduction`
+
+A reader has cloudpickle, and nothing of ours: what puts an object together again is found in
+the standard library, or goes along by value. This module imports cloudpickle, so it is
+imported by the first value that needs it.
+
+A lock in an argument or a result is refused, as pickle does: whoever sends one means to share
+it. A lock that a function finds in a global variable is the process's own, as it would be
+if the process had imported the program.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import sys
+import types
+
+import cloudpickle
+
+from . import class_reduction
+from .lost_modules import take_by_value_if_lost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    Reduced = Any
+    Reducer = Callable[["Pickler", Any], Reduced]
+
+__all__ = ["Pickler"]
+
+#: Where nobody else finds a program's objects.
+_MAINS = frozenset(("__main__", "__mp_main__"))
+#: Modules whose objects may hold locks; those are looked for there.
+_HOLDERS = frozenset(("threading", "queue", "functools"))
+#: Position of the file's name among the arguments of `types.CodeType`.
+_FILENAME = 10
+
+#: What is known of a type: how to reduce its objects, or None for cloudpickle's way.
+_known: dict[type, Reducer | None] = {}
+#: Objects that were looked for in modules, kept so that their ids stay theirs.
+_places: dict[int, tuple[object, tuple[types.ModuleType, str] | None]] = {}
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Takes what a program holds.
+
+    ``anew``: locks and the like are made anew wherever they are. ``by_name``: what functions
+    find in global variables goes by name, where a module that can be imported has it too.
+    """
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        protocol: int = 5,
+        buffer_callback: Any = None,
+        *,
+        anew: bool = False,
+        by_name: bool = False,
+    ) -> None:
+        super().__init__(file, protocol=protocol, buffer_callback=buffer_callback)
+        self.anew = anew
+        self.by_name = by_name
+        #: Functions that go by value, when going by name.
+        self.functions: list[types.FunctionType] = []
+        self._places: dict[int, tuple[types.ModuleType, str]] = {}
+        #: Ids of what code holds: in a global variable, a closure or a class.
+        self._held: set[int] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called for all but builtin types; NotImplemented means "as pickle does"."""
+        if self._places and (place := self._places.get(id(obj))) is not None:
+            return getattr, place
+        kind = type(obj)
+        try:
+            reduce = _known[kind]
+        except KeyError:
+            reduce = _known[kind] = _reducer_of(kind)
+        if reduce is not None and (reduced := reduce(self, obj)) is not NotImplemented:
+            return reduced
+        if isinstance(obj, type):
+            take_by_value_if_lost(obj.__module__)
+            reduced = class_reduction.reduce(obj, super().reducer_override(obj))
+            if class_reduction.is_by_value(reduced):
+                self.hold(vars(obj).values())
+            return reduced
+        return super().reducer_override(obj)
+
+    def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
+        reduced = super()._dynamic_function_reduce(func)
+        slots = reduced[2][1]
+        self.hold(slots["__globals__"].values())
+        if self.by_name:
+            self.functions.append(func)
+            for value in slots["__globals__"].values():
+                if not callable(value) and (place := place_of(value)) is not None:
+                    self._places[id(value)] = place
+        self.hold(map(_content, slots["__closure__"] or ()))
+        slots["_cloudpickle_submodules"] += _named_submodules(func.__code__, slots["__globals__"])
+        return reduced
+
+    def hold(self, values: Iterable[object]) -> None:
+        """Remember that code holds these."""
+        for value in values:
+            self._held.add(id(value))
+            if type(value).__module__ in _HOLDERS:
+                self.hold(list(getattr(value, "__dict__", {}).values()))
+
+    def may_make_anew(self, obj: object) -> bool:
+        """Whether a copy may be a new one."""
+        return self.anew or id(obj) in self._held
+
+    def by_value(self, func: types.FunctionType) -> Any:
+        """A function of ours, which no reader could import."""
+        return super()._dynamic_function_reduce(func)
+
+
+def _named_submodules(code: types.CodeType, names: dict[str, Any]) -> list[types.ModuleType]:
+    """Those that the code gets at by ``getattr(package, "name")``; cloudpickle sees the others."""
+    packages = [one for one in names.values() if isinstance(one, types.ModuleType)]
+    texts = [one for one in code.co_consts if isinstance(one, str) and one.isidentifier()]
+    found = (sys.modules.get(f"{one.__name__}.{text}") for one in packages for text in texts)
+    return [module for module in found if module is not None]
+
+
+def _content(cell: types.CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # it is empty
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether another process finds this very object by its name."""
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or module in _MAINS or not isinstance(name, str):
+        return False
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is obj and not _is_taken_by_value(module)
+
+
+def _is_taken_by_value(module: str) -> bool:
+    """Whether cloudpickle was told so of the module, or of a package around it."""
+    taken: set[str] = cloudpickle.list_registry_pickle_by_value()
+    parts = module.split(".")
+    return any(".".join(parts[:count]) in taken for count in range(1, len(parts) + 1))
+
+
+def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
+    """The module that can be imported and has this object, and under which name."""
+    known = _places.get(id(obj))
+    if known is None:
+        known = _places[id(obj)] = obj, _search(obj)
+    return known[1]
+
+
+def _search(obj: object) -> tuple[types.ModuleType, str] | None:
+    for name, module in list(sys.modules.items()):
+        if name in _MAINS or name.startswith(("_flashpool", "flashpool.pool._child")):
+            continue
+        if type(module) is not types.ModuleType or vars(module).get("__spec__") is None:
+            continue
+        for key, value in list(vars(module).items()):
+            if value is obj and not _is_taken_by_value(name):
+                return module, key
+    return None
+
+
+# -- By their types -----------------------------------------------------------------------
+
+
+def _reducer_of(kind: type) -> Reducer | None:
+    found = _REDUCERS.get(f"{kind.__module__}.{kind.__qualname__}")
+    if found is not None:
+        return found
+    for base in (property, classmethod, staticmethod):
+        if issubclass(kind, base) and kind is not base:
+            return functools.partial(_reduce_descriptor, base)
+    own = any(
+        "__reduce__" in vars(one) or "__reduce_ex__" in vars(one) for one in kind.__mro__[:-1]
+    )
+    return _reduce_named if own and kind.__module__ in _MAINS else None
+
+
+def _reduce_function(pickler: Pickler, func: Any) -> Reduced:
+    if func in _OURS:
+        return pickler.by_value(func)
+    take_by_value_if_lost(func.__module__)
+    if func.__code__ is _dispatcher_code() and not is_importable(func):
+        return _reduce_dispatcher(func)
+    return NotImplemented
+
+
+def _reduce_code(_: Pickler, code: types.CodeType) -> Reduced:
+    """With its file's name, of which some versions of cloudpickle make ``<dynamic-code>``."""
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    before, after = arguments[:_FILENAME], arguments[_FILENAME + 1 :]
+    return make, (*before, code.co_filename, *after)
+
+
+def _reduce_cached(_: Pickler, cached: Any) -> Reduced:
+    if is_importable(cached):
+        return NotImplemented
+    # A function may call itself by the name under which it is cached: pickle writes what is
+    # cached once, when it is done with the function, and takes it from there.
+    limits = getattr(cached, "cache_parameters", cached.cache_info)()
+    maxsize = limits["maxsize"] if isinstance(limits, dict) else limits.maxsize
+    typed = isinstance(limits, dict) and limits["typed"]
+    makers: Any = functools
+    parts = (cached.__wrapped__, maxsize, typed, makers._CacheInfo)
+    return makers._lru_cache_wrapper, parts, vars(cached)
+
+
+def _reduce_cached_property(_: Pickler, cached: Any) -> Reduced:
+    # Up to Python 3.11 it has a lock, which its making brings.
+    state = {name: value for name, value in vars(cached).items() if name != "lock"}
+    return functools.cached_property, (cached.func,), state
+
+
+@functools.cache
+def _dispatcher_code() -> types.CodeType:
+    return functools.singledispatch(len).__code__  # type: ignore[attr-defined,no-any-return]
+
+
+def _reduce_dispatcher(func: Any) -> Reduced:
+    own = ("register", "dispatch", "registry", "_clear_cache")
+    attributes = {name: value for name, value in vars(func).items() if name not in own}
+    names = ("__name__", "__qualname__", "__module__", "__doc__")
+    named = {name: getattr(func, name) for name in names}
+    state = list(func.registry.items()), attributes, named
+    return _new_dispatcher, (), state, None, None, _fill_dispatcher
+
+
+def _new_dispatcher() -> Any:
+    from functools import singledispatch
+
+    return singledispatch(lambda *_: None)
+
+
+def _fill_dispatcher(dispatcher: Any, state: Any) -> None:
+    implementations, attributes, named = state
+    for kind, function in implementations:
+        dispatcher.register(kind, function)
+    dispatcher.__dict__.update(attributes)
+    for name, value in named.items():
+        setattr(dispatcher, name, value)
+    for cell, name in zip(dispatcher.__closure__, dispatcher.__code__.co_freevars):  # noqa: B905
+        if name == "funcname":
+            cell.cell_contents = named["__name__"]
+
+
+def _reduce_descriptor(base: Any, _: Pickler, obj: Any) -> Reduced:
+    """Of a class derived from ``base``, whose constructor may take anything."""
+    parts: tuple[Any, ...] = (obj.__func__,) if base is not property else ()
+    if base is property:
+        parts = (obj.fget, obj.fset, obj.fdel)
+    attributes = dict(vars(obj))
+    state = base, parts, attributes
+    return copyreg.__newobj__, (type(obj),), state, None, None, _fill_descriptor  # type: ignore[attr-defined]
+
+
+def _fill_descriptor(descriptor: Any, state: Any) -> None:
+    base, parts, attributes = state
+    base.__init__(descriptor, *parts)
+    descriptor.__dict__.update(attributes)
+
+
+def _reduce_named(_: Pickler, obj: Any) -> Reduced:
+    """An object of the program's whose class says that it goes by its name there."""
+    reduced = obj.__reduce_ex__(5)
+    if not isinstance(reduced, str):
+        return reduced
+    return copyreg.__newobj__, (type(obj),), getattr(obj, "__dict__", None) or None  # type: ignore[attr-defined]
+
+
+def _reduce_new_type(_: Pickler, obj: Any) -> Reduced:
+    if is_importable(obj):
+        return NotImplemented
+    return type(obj), (obj.__qualname__, obj.__supertype__), vars(obj)
+
+
+def _type(obj: object) -> Callable[..., Any]:
+    return type(obj)
+
+
+def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
+    module = obj.__module__
+    if module not in _MAINS and getattr(sys.modules.get(module), obj.__name__, None) is obj:
+        return NotImplemented
+    options = {}
+    if hasattr(obj, "__bound__"):
+        options = {"bound": obj.__bound__, "covariant": obj.__covariant__}
+        options["contravariant"] = obj.__contravariant__
+    return functools.partial(_type(obj), obj.__name__, **options), ()
+
+
+def _reduce_type_alias(_: Pickler, obj: Any) -> Reduced:
+    if obj.__module__ not in _MAINS:
+        return NotImplemented
+    make = functools.partial(_type(obj), obj.__name__, type_params=obj.__type_params__)
+    return make, (obj.__value__,)
+
+
+def _reduce_variable(_: Pickler, variable: Any) -> Reduced:
+    """A context variable, with the value that it has here."""
+    if (place := place_of(variable)) is not None:
+        return getattr, place
+    import contextvars
+
+    make = functools.partial(_type(variable), variable.name)
+    try:
+        default = contextvars.Context().run(variable.get)
+        make = functools.partial(make, default=default)
+        if variable.get() is default:
+            return make, ()
+    except LookupError:
+        pass
+    try:
+        return make, (), (variable.get(),), None, None, _set_variable
+    except LookupError:
+        return make, ()
+
+
+def _set_variable(variable: Any, state: Any) -> None:
+    variable.set(*state)
+
+
+def _reduce_sentinel(_: Pickler, obj: object) -> Reduced:
+    """``object()``, or a mark of `dataclasses`: it is compared by identity."""
+    place = place_of(obj)
+    return NotImplemented if place is None else (getattr, place)
+
+
+def _reduce_manager(_: Pickler, manager: Any) -> Reduced:
+    """Of ``@contextmanager``: what makes it anew, until it is entered."""
+    if "func" not in vars(manager):
+        return NotImplemented
+    return type(manager), (manager.func, manager.args, manager.kwds)
+
+
+# -- Made anew ------------------------------------------------------------------------------
+
+
+def _anew(make: Callable[[Any], Reduced]) -> Reducer:
+    def reduce(pickler: Pickler, obj: Any) -> Reduced:
+        if (place := place_of(obj)) is not None:
+            return getattr, place
+        return make(obj) if pickler.may_make_anew(obj) else NotImplemented
+
+    return reduce
+
+
+def _make_local(local: Any) -> Reduced:
+    return type(local), (), dict(local.__dict__) or None
+
+
+def _make_threads(threads: Any) -> Reduced:
+    names = ("_max_workers", "_thread_name_prefix", "_initializer", "_initargs")
+    return type(threads), tuple(getattr(threads, name) for name in names)
+
+
+# -- Kept weakly ----------------------------------------------------------------------------
+
+
+def _reduce_weak(_: Pickler, reference: Any) -> Reduced:
+    """It lives as long as something else that is sent refers to the same object."""
+    target = reference()
+    # Nothing else refers to this set.
+    return type(reference), (set() if target is None else target,)
+
+
+def _reduce_weak_method(_: Pickler, reference: Any) -> Reduced:
+    method = reference()
+    return NotImplemented if method is None else (type(reference), (method,))
+
+
+def _reduce_weak_items(_: Pickler, items: Any) -> Reduced:
+    return type(items), (), None, None, iter(list(items.items()))
+
+
+_REDUCERS: dict[str, Reducer] = {
+    "builtins.function": _reduce_function,
+    "builtins.code": _reduce_code,
+    "functools._lru_cache_wrapper": _reduce_cached,
+    "functools.cached_property": _reduce_cached_property,
+    "typing.NewType": _reduce_new_type,
+    "typing.ParamSpec": _reduce_type_parameter,
+    "typing.TypeVarTuple": _reduce_type_parameter,
+    "typing.TypeAliasType": _reduce_type_alias,
+    "_contextvars.ContextVar": _reduce_variable,
+    "builtins.object": _reduce_sentinel,
+    "dataclasses._MISSING_TYPE": _reduce_sentinel,
+    "dataclasses._KW_ONLY_TYPE": _reduce_sentinel,
+    "dataclasses._HAS_DEFAULT_FACTORY_CLASS": _reduce_sentinel,
+    "contextlib._GeneratorContextManager": _reduce_manager,
+    "contextlib._AsyncGeneratorContextManager": _reduce_manager,
+    "_struct.Struct": lambda _, obj: (type(obj), (obj.format,)),
+    "random.SystemRandom": lambda _, obj: (type(obj), ()),
+    "_thread.lock": _anew(lambda _: (sys.modules["_thread"].allocate_lock, ())),
+    "_thread.RLock": _anew(lambda obj: (type(obj), ())),
+    "_thread._local": _anew(_make_local),
+    "_queue.SimpleQueue": _anew(lambda obj: (type(obj), ())),
+    "concurrent.futures.thread.ThreadPoolExecutor": _anew(_make_threads),
+    "weakref.ReferenceType": _reduce_weak,
+    "weakref.WeakMethod": _reduce_weak_method,
+    "weakref.WeakKeyDictionary": _reduce_weak_items,
+    "weakref.WeakValueDictionary": _reduce_weak_items,
+}
+#: What goes along by value.
+_OURS = frozenset(
+    (
+        *(_new_dispatcher, _fill_dispatcher, _fill_descriptor, _set_variable),
+        *class_reduction.ALONG,
+    )
+)

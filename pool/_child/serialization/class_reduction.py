@@ -1,0 +1,138 @@
+"""What cloudpickle loses of a class that goes by value, put back into its reduction.
+
+cloudpickle makes an empty class of the same bases, then sets its attributes. That loses the
+qualified name of a nested class, attributes that equal those of a base, aliases, attributes
+and combined members of enums, and fails for private slots, for builtin types that their module has under another name, and
+where a base or metaclass wants keywords of the ``class`` statement.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Reduced = Any
+
+_ENUM = "_make_skeleton_enum"
+_CLASS = "_make_skeleton_class"
+#: What each member of an enum has, whoever made it.
+_MEMBER = frozenset(
+    ("_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_", "name", "value")
+)
+
+
+def reduce(cls: type, reduced: Reduced) -> Reduced:
+    """cloudpickle's reduction of a class, completed."""
+    if not is_by_value(reduced):
+        return reduced
+    if (place := _under_another_name(cls)) is not None:
+        return getattr, place
+    make, arguments, (attributes, slots), *_, fill = reduced
+    if make.__name__ == _ENUM:
+        return _enum(cls, make, arguments, (attributes, slots), fill)
+    meta, name, bases, kwargs, *tracked = arguments
+    kwargs["__qualname__"] = cls.__qualname__
+    for key, value in vars(cls).items():
+        if type(value) is types.MemberDescriptorType:
+            attributes.pop(key, None)  # of a slot: making the class makes it
+        elif key not in attributes and not key.startswith(("__", "_abc_")):
+            attributes[key] = value
+    arguments = meta, name, bases, kwargs, *tracked
+    if _has_hooks(cls):
+        make, arguments = make_class, (make, arguments)
+    return make, arguments, (attributes, slots), None, None, fill
+
+
+def is_by_value(reduced: Reduced) -> bool:
+    """Whether a class is taken apart, and not named."""
+    if type(reduced) is not tuple or len(reduced) != 6:
+        return False
+    return getattr(reduced[0], "__name__", None) in (_ENUM, _CLASS, "make_class")
+
+
+def _under_another_name(cls: type) -> tuple[types.ModuleType, str] | None:
+    """Where a type is that calls itself otherwise: that of locks is ``_thread.LockType``."""
+    module = sys.modules.get(cls.__module__)
+    if module is None or cls.__module__ in ("__main__", "__mp_main__"):
+        return None
+    if "<locals>" in cls.__qualname__ or hasattr(cls, "__weakref__"):
+        return None
+    names = (name for name, value in list(vars(module).items()) if value is cls)
+    name = next(names, None)
+    return None if name is None else (module, name)
+
+
+def _enum(cls: Any, make: Any, arguments: Any, state: Any, fill: Any) -> Reduced:
+    bases, name, qualname, _, *rest = arguments
+    members = {key: member._value_ for key, member in cls.__members__.items()}
+    attributes, _ = state
+    for key in members:
+        attributes.pop(key, None)
+    own = {key: _own(member) for key, member in cls.__members__.items()}
+    if any(own.values()):
+        state, fill = (fill, state, own), fill_enum
+    return make, (bases, name, qualname, members, *rest), state, None, None, fill
+
+
+def _own(member: Any) -> dict[str, Any]:
+    there = getattr(member, "__dict__", {})
+    return {name: value for name, value in there.items() if name not in _MEMBER}
+
+
+def fill_enum(cls: Any, state: Any) -> None:
+    """Set what the class's own ``__new__`` or ``__init__`` had set in each member."""
+    fill, attributes, own = state
+    fill(cls, attributes)
+    for name, values in own.items():
+        cls.__members__[name].__dict__.update(values)
+
+
+def _has_hooks(cls: type) -> bool:
+    """Whether code of a program's or a library's runs when such a class is made."""
+    hooks = [base for base in cls.__mro__[1:] if "__init_subclass__" in vars(base)]
+    makers = [type(cls), *hooks]
+    return any(one.__module__ not in sys.stdlib_module_names for one in makers)
+
+
+def make_class(make: Any, arguments: Any) -> Any:
+    """As cloudpickle does; without hooks where these want keywords, which nobody knows any more."""
+    try:
+        return make(*arguments)
+    except TypeError:
+        pass
+    # Not the modules: what they compile to depends on what the file imports, see `cross_version`.
+    from abc import ABCMeta
+    from types import resolve_bases
+
+    from cloudpickle.cloudpickle import _lookup_class_or_track
+
+    meta, name, bases, kwargs, tracker, _ = arguments
+    resolved = resolve_bases(bases)
+    namespace = dict(kwargs)
+    if resolved is not bases:
+        namespace["__orig_bases__"] = bases
+    new = ABCMeta.__new__ if issubclass(meta, ABCMeta) else type.__new__
+    # `type.__new__` calls the hook of the first base: it says nothing for as long.
+    first = resolved[0] if resolved else object
+    before = vars(first).get("__init_subclass__")
+    hushed = first is not object
+    try:
+        type.__setattr__(first, "__init_subclass__", classmethod(lambda _, **__: None))
+    except TypeError:
+        hushed = False  # a builtin type, which has none
+    try:
+        made = new(meta, name, resolved, namespace)
+    finally:
+        if hushed and before is None:
+            type.__delattr__(first, "__init_subclass__")
+        elif hushed:
+            type.__setattr__(first, "__init_subclass__", before)
+    return _lookup_class_or_track(tracker, made)
+
+
+#: What a reader gets along with a class, as it has nothing of ours.
+ALONG = (make_class, fill_enum)

@@ -1,0 +1,88 @@
+"""Modules that are loaded, but that no other process would find by their names.
+
+Made by hand, loaded from a path, or by a test runner: what is in them goes by value.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from typing import Any
+
+#: Whether a fresh process would find a module of this name.
+_findable: dict[str, bool] = {"__main__": True, "builtins": True}
+
+
+def is_lost(name: object) -> bool:
+    """Whether a module of that name is here and would not be found again."""
+    if type(name) is not str:
+        return False
+    found = _findable.get(name)
+    if found is None:
+        module = sys.modules.get(name)
+        if module is None:
+            return False
+        file = getattr(module, "__file__", None)
+        found = _is_in_place(name, module, file) or _can_be_found(name, file)
+        _findable[name] = found
+    return not found
+
+
+def take_by_value_if_lost(name: object) -> None:
+    """Have cloudpickle take all by value that is in a lost module."""
+    if is_lost(name):
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[name])  # type: ignore[index]
+
+
+def _is_in_place(name: str, module: object, file: str | None) -> bool:
+    """Whether its file lies where an import looks for it; most do, and no search is needed."""
+    if type(file) is not str:
+        origin = getattr(getattr(module, "__spec__", None), "origin", None)
+        return origin in {"built-in", "frozen"}
+    folder, _, base = file.removesuffix("/__init__.py").rpartition("/")
+    place = f"{folder}/{base.partition('.')[0]}"
+    suffix = "/" + name.replace(".", "/")
+    return place.endswith(suffix) and place.removesuffix(suffix) in sys.path
+
+
+def _can_be_found(name: str, file: str | None) -> bool:
+    """Search anew, as if the module were not loaded; another file of that name does not count."""
+    path: Sequence[str] | None = None
+    spec: ModuleSpec | None = None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = _search(".".join(parts[:count]), path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+        if path is None and count < len(parts):
+            # Not a package, so its parent made the module by other means (as os.path is).
+            return True
+    return spec is not None and _is_same_file(spec.origin, file)
+
+
+def _search(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    finders: list[Any] = sys.meta_path
+    for finder in finders:
+        try:
+            spec: ModuleSpec | None = finder.find_spec(name, path)
+        except Exception:
+            continue  # a finder of the program's; the next one may know
+        if spec is not None:
+            return spec
+    return None
+
+
+def _is_same_file(origin: str | None, file: str | None) -> bool:
+    if file is None or origin is None or not os.path.isabs(origin):
+        return True
+    return (
+        os.path.splitext(os.path.realpath(origin))[0] == os.path.splitext(os.path.realpath(file))[0]
+    )
