@@ -73,8 +73,6 @@ def _look_like_any_interpreter() -> None:
     values = {name: 0 if name in ours else getattr(sys.flags, name) for name in names}
     del values["count"], values["index"]
     sys.flags = type("flags", (), {"__slots__": (), **values})()
-    # Children that are spawned run the main module again: ours would wait for a supervisor.
-    sys.modules["__main__"] = type(sys)("__main__")
 
 
 def _import_runtime(packages: dict[str, str]) -> None:
@@ -84,6 +82,10 @@ def _import_runtime(packages: dict[str, str]) -> None:
     everything else, so that they never shadow what it has.
     """
     sys.meta_path.append(_RuntimeFinder(packages))
+    from ..serialization import live_module
+
+    # Children that are spawned run the main module again: ours would wait for a supervisor.
+    live_module.prepare()
     from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
 
 

@@ -1,4 +1,4 @@
-"""Source text made live: the fresh __main__, annotations, and modules from memory."""
+"""Source text made live: its fresh module, annotations, and modules from memory."""
 
 import base64
 import json
@@ -12,10 +12,10 @@ from flashpool.pool._child.serialization import user_modules
 from flashpool.pool._child.wire import BadRequest
 
 
-def test_code_runs_in_a_fresh_main(worker):
+def test_code_runs_in_a_fresh_module(worker):
     assert worker.value(
-        "import sys\ndef f(): return sys.modules['__main__'].f is f, f.__module__"
-    ) == (True, "__main__")
+        "import sys\ndef f(): return sys.modules['__flash_live__'].f is f, f.__module__"
+    ) == (True, "__flash_live__")
     assert worker.value("def f(): return sorted(globals())") == [
         *(
             "__builtins__",
@@ -108,10 +108,43 @@ def test_other_names_stay_errors(worker, code, name):
     assert name in answer.error or "nothing" in answer.error
 
 
-def test_code_runs_once_when_a_retry_would_not_help(worker):
-    code = "import sys\nsys.runs = getattr(sys, 'runs', 0) + 1\ndef f(a=MISSING{}): pass".replace(
-        "{}", ""
-    )
+ONCE = """import sys
+sys.runs = getattr(sys, 'runs', 0) + 1
+{}
+def f(*x): return sys.runs
+"""
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "def g(item: Item, *more: 'x', n: int = 1, **kw: List[Item]) -> Item: pass",
+        "async def g(\n  item: Item[\n    int],\n): pass",
+        "class A:\n    sys.runs += 10\n    class Own: pass\n    b: Item = 1\n"
+        "    def g(self, x: Item, y: Own) -> 'A': pass\nassert sys.runs == 11\nsys.runs = 1\n"
+        "assert A.__annotations__ == {'b': 'Item'}\n"
+        "assert A.g.__annotations__ == {'x': 'Item', 'y': A.Own, 'return': 'A'}",
+        "try:\n    def g(x: Item): pass\nexcept NameError: raise SystemExit",
+        "def default():\n    sys.runs += 1\n    return 1\n"
+        "def g(x: Item = default()): pass\nassert sys.runs == 2\nsys.runs = 1",
+        "if sys:\n    for _ in '12':\n        item: np.ndarray = 3",
+        "from collections import *\ndef g(x: OrderedDict, y: Item): pass\n"
+        "assert g.__annotations__ == {'x': OrderedDict, 'y': 'Item'}",
+        "T = int\ndef g(x: T, y: 'list[T]', z: list[Item]): pass\n"
+        "assert g.__annotations__ == {'x': int, 'y': 'list[T]', 'z': 'list[Item]'}",
+    ],
+)
+def test_code_runs_once_whatever_annotations_name(worker, rest):
+    assert worker.value(ONCE.format(rest)) == 1
+
+
+def test_nothing_of_how_annotations_are_seen_to_stays(worker):
+    code = "def f(x: Item = 1): return [n for n in globals() if 'known' in n], f.__annotations__"
+    assert worker.value(code) == ([], {"x": "Item"})
+
+
+def test_code_runs_once_when_a_default_is_missing(worker):
+    code = "import sys\nsys.runs = getattr(sys, 'runs', 0) + 1\ndef f(a=MISSING): pass"
     runs = worker.python(
         "import sys\nfrom _flashpool.serialization import user_code\n"
         f"try: user_code.run_source({code!r}, 'f')\nexcept NameError: result = sys.runs"
