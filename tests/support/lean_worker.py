@@ -33,8 +33,9 @@ def main() -> None:
     call_files.watch(processes.shared_bytes(1), 0)
     live_module.prepare()
     for line in sys.stdin:
-        print(json.dumps(in_fork(json.loads(line))), flush=True)
+        told = in_fork(json.loads(line))
         call_files.remove_all_but(())
+        print(json.dumps(told), flush=True)
 
 
 def in_fork(order: dict[str, Any]) -> Any:

@@ -26,11 +26,10 @@ __all__ = ["KNOWN", "guarded", "known"]
 #: What the compiled source calls; it deletes the name at its end.
 KNOWN = "__flash_known__"
 EAGER = sys.version_info < (3, 14)
-if EAGER:
-    from opcode import opmap
-
-    _LOAD_NAME, _EXTENDED_ARG = opmap["LOAD_NAME"], opmap["EXTENDED_ARG"]
-
+#: The operation before the last one: returning it.
+_LOAD_NAME = compile("name", "", "eval").co_code[-4]
+#: Beyond, an operation's argument does not tell the name.
+_MOST_NAMES = 256
 _OPTIMIZED = 0x1
 _FUTURE_ANNOTATIONS = 0x1000000
 _ONLY_AST = 0x400
@@ -67,10 +66,10 @@ def _loads_unknown_names(code: CodeType) -> bool:
     """Whether the top level, or the body of a class, looks up any name but a builtin."""
     if code.co_name.startswith("<generic parameters"):
         return True
+    if len(code.co_names) > _MOST_NAMES:
+        return True
     operations = code.co_code
     for operation, argument in zip(operations[::2], operations[1::2], strict=True):
-        if operation == _EXTENDED_ARG:
-            return True
         if operation == _LOAD_NAME and code.co_names[argument] not in builtins.__dict__:
             return True
     return any(

@@ -9,6 +9,7 @@ Nothing is written for a call that starts no such child and does not ask for its
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .. import call_files
@@ -26,6 +27,9 @@ BY_VALUE = frozenset({"__main__", NAME})
 
 #: What a source mentions that wants a file from the beginning.
 _OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename", NAME)
+
+#: Folders for modules that were left to earlier calls of this process.
+_folders = 0
 
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _CHILD = "sys.path.insert(0, {folder!r})\n"
@@ -86,11 +90,18 @@ def _source() -> str | None:
     return getattr(getattr(sys.modules.get(NAME), "__loader__", None), "text", None)
 
 
+def new_folder() -> str:
+    """An empty folder for modules, in place of any before: those are of an earlier call."""
+    global _folders
+    path = f"{call_files.directory()}/modules{_folders or ''}"
+    if os.path.isdir(path):
+        _folders += 1
+    return folder()
+
+
 def folder() -> str:
     """The folder of the call's modules, the source among them; made, if it was not there."""
-    import os
-
-    path = f"{call_files.directory()}/modules"
+    path = f"{call_files.directory()}/modules{_folders or ''}"
     if not os.path.isdir(path):
         os.mkdir(path)
     file = f"{path}/{NAME}.py"

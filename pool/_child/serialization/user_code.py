@@ -16,9 +16,12 @@ from .source_loader import compile_ahead as compile_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import CodeType
     from typing import Any
+
+#: Code flags of coroutines and async generators.
+_ASYNC = 0x80 | 0x200
 
 #: How often a name was used in this process.
 _uses: dict[str, int] = {}
@@ -98,6 +101,53 @@ def build_class(code: str, name: str) -> type[Any]:
 def build_instance(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """An instance; what its constructor raises is the user's own error."""
     return cls(*args, **kwargs)
+
+
+async def made_on_loop(
+    cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """An instance whose constructor finds the running loop on which its methods will run."""
+    return build_instance(cls, args, kwargs)
+
+
+def async_methods(cls: type[Any]) -> list[str]:
+    """Names of the methods that are ``async def``: their calls may run together."""
+    found = []
+    for name in dir(cls):
+        method = getattr(cls, name, None)
+        code = getattr(getattr(method, "__func__", method), "__code__", None)
+        if getattr(code, "co_flags", 0) & _ASYNC:
+            found.append(name)
+    return found
+
+
+def call_on_loop(
+    cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str
+) -> Callable[..., Any]:
+    """What makes an instance on a loop, and calls its method: an async one on the same loop."""
+
+    def call(*method_args: Any, **method_kwargs: Any) -> Any:
+        import asyncio
+
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        instance = loop.run_until_complete(made_on_loop(cls, args, kwargs))
+        value = find_method(instance, name)(*method_args, **method_kwargs)
+        if hasattr(type(value), "__await__"):
+            return loop.create_task(_awaited(value))
+        if hasattr(type(value), "__anext__"):
+            return loop.create_task(_handed_on(value))
+        return value
+
+    return call
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+async def _handed_on(value: Any) -> Any:
+    return value
 
 
 def find_method(instance: object, name: str) -> Callable[..., Any]:

@@ -55,7 +55,7 @@ assert "__flash_live__" not in sys.modules
 if isinstance(value, bytes):
     value = pickle.loads(value)
 after = sys.modules["__main__"].__dict__
-assert {name for name in after if name not in before} <= {"before", "value"}
+assert {name for name in after if name not in before} <= {"after", "before", "value"}
 """
 
 
@@ -100,9 +100,12 @@ class Scale:
     def __call__(self, x): return x * self.by
 def square(x): return x * x
 def f(method):
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        squares = pool.map_async(square, [1, 2, 3]).get(timeout=20)
-        return squares, pool.map_async(Scale(3), [1]).get(timeout=20)
+    try:
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            squares = pool.map_async(square, [1, 2, 3]).get(timeout=20)
+            return squares, pool.map_async(Scale(3), [1]).get(timeout=20)
+    finally:
+        multiprocessing.util._run_finalizers()  # as at the exit of Python
 """
 
 

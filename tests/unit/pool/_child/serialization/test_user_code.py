@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 
 import cloudpickle
 import pytest
@@ -244,6 +245,18 @@ def test_a_folder_joins_an_installed_namespace_package(worker, tmp_path):
     (tmp_path / "space" / "installed.py").write_text("I = 1")
     code = f"import sys\nsys.path.append({str(tmp_path)!r})\nimport space.mine, space.installed\ndef f(): return space.mine.M, space.installed.I"
     assert worker.value(code, modules={"space/mine.py": "M = 2"}) == (2, 1)
+    # A child has no finder of ours.
+    say = "import space.mine, space.installed; print(space.mine.M + space.installed.I)"
+    assert (
+        worker.python(
+            "import os, subprocess, sys\nfrom _flashpool.serialization import user_modules\n"
+            f"sys.path.append({str(tmp_path)!r})\n"
+            "user_modules.install_modules({'space/mine.py': 'M = 2'})\n"
+            f"os.environ['PYTHONPATH'] += ':' + {str(tmp_path)!r}\n"
+            f"result = subprocess.check_output([sys.executable, '-c', {say!r}], text=True)\n"
+        )
+        == "3\n"
+    )
 
 
 def test_a_package_wins_over_the_module_beside_it(worker):
@@ -252,11 +265,62 @@ def test_a_package_wins_over_the_module_beside_it(worker):
 
 
 def test_modules_know_where_they_are(worker):
-    code = "import pack.part as p, pack\ndef f(): return p.__name__, p.__package__, p.__file__, p.__spec__.origin, pack.__path__"
-    assert worker.value(code, modules={"pack/part.py": ""}) == (
-        *("pack.part", "pack", "flash:pack/part.py", "flash:pack/part.py"),
-        ["flash:pack"],
+    code = """
+import os, pack.part as p, pack
+def f():
+    return p.__name__, p.__package__, p.__file__, p.__spec__.origin, list(pack.__path__), os.path.isfile(p.__file__)
+"""
+    name, package, file, origin, path, there = worker.value(code, modules={"pack/part.py": ""})
+    assert (name, package, there) == ("pack.part", "pack", True)
+    assert file == origin == f"{path[0]}/part.py"
+    assert not os.path.exists(path[0]), "it is gone with the call"
+
+
+WALK = """
+import importlib.resources, os, pkgutil, subprocess, sys
+def f():
+    import pkg, helper
+    here = os.path.dirname(helper.__file__)
+    say = [sys.executable, "-c", "import helper, pkg.a; print(helper.X)"]
+    alone = {**os.environ, "PYTHONPATH": here}
+    return (
+        [m.name for m in pkgutil.walk_packages(pkg.__path__, "pkg.")],
+        helper.X,
+        subprocess.check_output(say).strip(),
+        subprocess.check_output(say, env=alone).strip(),
+        importlib.resources.files(pkg).joinpath("a.py").read_text(),
+        sys.path[0] == here,
     )
+"""
+
+
+def test_modules_are_files(worker):
+    modules = {"helper.py": "\ufeffX = 1\n", "pkg/__init__.py": "", "pkg/a.py": "A = 1\n"}
+    assert worker.value(WALK, modules=modules) == (["pkg.a"], 1, b"1", b"1", "A = 1\n", True)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_children_find_modules(worker, method):
+    code = """
+def f(method):
+    import helper, multiprocessing as mp, pack.part
+    with mp.get_context(method).Pool(1) as p:
+        return p.map_async(helper.sq, [1, 2]).get(20), p.map_async(pack.part.sq, [3]).get(20)
+"""
+    text = "def sq(x):\n    return x * x\n"
+    modules = {"helper.py": text, "pack/part.py": text}
+    assert worker.value(code, method, modules=modules) == ([1, 4], [9])
+
+
+def test_what_is_shipped_is_not_taken_for_installed(worker):
+    """Only what any process could import may be preloaded."""
+    code = """
+import helper, pack.part, json, sys
+def f():
+    from _flashpool.running import outcome
+    return outcome.installed(["helper", "pack", "pack.part", "json"])
+"""
+    assert worker.value(code, modules={"helper.py": "", "pack/part.py": ""}) == ["json"]
 
 
 def test_reload_runs_the_text_again(worker):
@@ -264,7 +328,7 @@ def test_reload_runs_the_text_again(worker):
     assert worker.value(code, modules={"helper.py": "N = 4"}) == 4
 
 
-def test_nothing_is_written_to_disk(worker, tmp_path):
+def test_nothing_is_written_where_the_call_works(worker, tmp_path):
     code = f"import os\nos.chdir({str(tmp_path)!r})\nimport helper\ndef f(): return os.listdir('.')"
     assert worker.value(code, modules={"helper.py": ""}) == []
 
@@ -273,8 +337,9 @@ def test_a_broken_module_shows_its_lines_and_none_of_ours(worker):
     answer = worker("import helper\ndef f(): pass", modules={"helper.py": "x = 1\n1 / 0\n"})
     assert [(f[0], f[1]) for f in answer.details["traceback"]] == [
         ("flash:f", 1),
-        ("flash:helper.py", 2),
+        (answer.details["traceback"][1][0], 2),
     ]
+    assert answer.details["traceback"][1][0].endswith("/modules/helper.py")
     assert "1 / 0" in answer.error
     answer = worker("import helper\ndef f(): pass", modules={"helper.py": "def ("})
     assert answer.error_type == "SyntaxError"
