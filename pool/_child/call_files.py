@@ -56,6 +56,37 @@ def directory() -> str:
     return _directory
 
 
+def of_the_zygote(what: str) -> str:
+    """A directory that lasts as long as the zygote does; made by the first who asks.
+
+    Raises:
+        OSError: no place for temporary files can be written to.
+    """
+    failure: OSError | None = None
+    for place in _places():
+        try:
+            _make_base(f"{place}/{_name}-{what}")
+            return f"{place}/{_name}-{what}"
+        except OSError as error:
+            failure = failure or error
+    raise failure or FileNotFoundError("there is no place for temporary files")
+
+
+def has_zygote() -> bool:
+    """Whether this process belongs to a zygote, which removes what it leaves."""
+    return bool(_name)
+
+
+def has_packages() -> bool:
+    """Whether the call has installed anything."""
+    if not _directory:
+        return False
+    try:
+        return bool(os.listdir(f"{_directory}/packages"))
+    except OSError:
+        return False
+
+
 def is_made() -> bool:
     """Whether anybody has asked for it."""
     return bool(_directory)
@@ -73,8 +104,7 @@ def _make() -> str:
             return _make_in(f"{place}/{_name}")
         except OSError as error:
             failure = failure or error
-    assert failure is not None
-    raise failure
+    raise failure or FileNotFoundError("there is no place for temporary files")
 
 
 def _make_in(base: str) -> str:
@@ -83,11 +113,7 @@ def _make_in(base: str) -> str:
     number = os.getsid(0)
     own = f"{base}/{number}-{os.urandom(4).hex()}"
     while True:
-        try:
-            os.mkdir(base, 0o700)
-        except FileExistsError:
-            if os.lstat(base).st_uid != os.geteuid():
-                raise
+        _make_base(base)
         if _marks is not None:
             _marks[_mark] = 1
         try:
@@ -95,6 +121,14 @@ def _make_in(base: str) -> str:
         except FileNotFoundError:
             continue  # the zygote removed the empty directory between the two
         return own
+
+
+def _make_base(base: str) -> None:
+    try:
+        os.mkdir(base, 0o700)
+    except FileExistsError:
+        if os.lstat(base).st_uid != os.geteuid():
+            raise
 
 
 def _make_alone() -> str:
@@ -131,8 +165,9 @@ def remove_all_but(workers: Collection[int]) -> None:
 def remove_all() -> None:
     """In a guard: its zygote and all below it are gone."""
     for place in _places():
-        if os.path.isdir(f"{place}/{_name}"):
-            _remove(f"{place}/{_name}")
+        for base in (f"{place}/{_name}", f"{place}/{_name}-commands"):
+            if os.path.isdir(base):
+                _remove(base)
 
 
 def _remove(path: str) -> None:

@@ -80,9 +80,7 @@ def plain(self):
 
 
 @pytest.mark.parametrize("concurrency", [1, 32])
-def test_an_instance_with_async_methods_is_made_on_their_loop(
-    live: Live, concurrency: int
-) -> None:
+def test_an_instance_with_async_methods_is_made_on_their_loop(live: Live, concurrency: int) -> None:
     code, want = thing(LOOPS), {"concurrency": concurrency}
     assert result(live, "a", "same", code=code, want=want) is True
     assert result(live, "a", "plain", code=code, want=want) == "ran"
@@ -95,9 +93,7 @@ def test_one_with_plain_methods_only_is_made_without_a_loop(live: Live) -> None:
     assert result(live, "a", "inc", code=code) == 5
 
 
-@pytest.mark.parametrize(
-    ("method", "value"), [("same", True), ("many", [True]), ("plain", "ran")]
-)
+@pytest.mark.parametrize(("method", "value"), [("same", True), ("many", [True]), ("plain", "ran")])
 def test_so_is_an_instance_of_one_call(live: Live, method: str, value: object) -> None:
     request = {
         "execution_type": "class",

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from .. import wire
 
+from .. import call_packages
 from ..forking import NotSafe
 from ..preloading import process_state
 from ..renewal import prepared
+from . import commands
 
 
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
@@ -32,6 +34,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
 
     # Imports may look at where they are run.
     enter(start["workdir"])
+    commands.arrange()
     site.main()
     sys.path[:0] = start["path"]
     _look_like_any_interpreter()
@@ -86,6 +89,7 @@ def _import_runtime(packages: dict[str, str]) -> None:
 
     # Children that are spawned run the main module again: ours would wait for a supervisor.
     live_module.prepare()
+    call_packages.prepare()
     from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
 
 

@@ -94,7 +94,7 @@ class Surroundings:
         if sys.path != self.path:
             path = [one for one in sys.path if not call_files.holds(one)]
             # What comes behind hides nothing that was found before.
-            if path[: len(self.path)] != self.path:
+            if path[: len(self.path)] != self.path or call_files.has_packages():
                 found.append("path")
         if self.argv is not None and sys.argv != self.argv:
             found.append("argv")
@@ -111,9 +111,13 @@ class Surroundings:
             return ["env:*"]
         both = {**self.variables, **variables}
         names = [name for name in both if variables.get(name) != self.variables.get(name)]
-        # The modules that a call ships are known from its request.
-        ours = {b"PYTHONPATH"} if call_files.holds(os.environ.get("PYTHONPATH", "")) else set()
-        return [f"env:{os.fsdecode(name)}" for name in names if name not in ours]
+        # Those that begin with the call's own directory, or are no matter of imports.
+        return [
+            f"env:{os.fsdecode(name)}"
+            for name in names
+            if not call_files.holds(os.fsdecode(variables.get(name, b"")))
+            and not name.startswith(b"PIP_")
+        ]
 
     def _warns_more(self) -> bool:
         """What is ignored in addition changes no import that was quiet before."""

@@ -85,7 +85,7 @@ def _recompiled(text: str, filename: str) -> CodeType | None:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not sum(_guard(tree.body, lines, frozenset())):
         return None
-    tree.body += compile(f"del {KNOWN}", "", "exec", _ONLY_AST).body  # type: ignore[attr-defined]
+    tree.body += compile(f"del {KNOWN}", "", "exec", _ONLY_AST).body
     return compile(tree, filename, "exec", dont_inherit=True)
 
 

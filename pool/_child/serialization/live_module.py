@@ -53,7 +53,7 @@ class MainModule(ModuleType):
     """
 
     @property
-    def __file__(self) -> str:  # type: ignore[override]
+    def __file__(self) -> str:
         """What lets a child import the call's modules.
 
         Raises:

@@ -103,9 +103,7 @@ def build_instance(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any
     return cls(*args, **kwargs)
 
 
-async def made_on_loop(
-    cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Any:
+async def made_on_loop(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """An instance whose constructor finds the running loop on which its methods will run."""
     return build_instance(cls, args, kwargs)
 

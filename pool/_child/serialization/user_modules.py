@@ -39,7 +39,15 @@ _INIT = "/__init__.py"
 #: Top-level names that are not the standard library's, and yet not for users to replace:
 #: what the interpreter runs at its start, and what carries the result home.
 RESERVED = frozenset(
-    {"__main__", "__flash_live__", "sitecustomize", "usercustomize", "cloudpickle", "tblib", "_flashpool"}
+    {
+        "__main__",
+        "__flash_live__",
+        "sitecustomize",
+        "usercustomize",
+        "cloudpickle",
+        "tblib",
+        "_flashpool",
+    }
 )
 
 

@@ -72,7 +72,9 @@ def read_elsewhere(pickled: bytes, use: str) -> str:
 
 def test_results_and_exceptions_of_its_classes_load_where_there_is_no_such_module(worker):
     value = worker.value(RETURNS, "value")
-    text = "point, color, make = value; print(point.double(), color, make(), point == type(point)(20))"
+    text = (
+        "point, color, make = value; print(point.double(), color, make(), point == type(point)(20))"
+    )
     assert read_elsewhere(cloudpickled(value), text).split("\n")[0].endswith("True")
     again = worker(RETURNS, "raise")
     assert read_elsewhere(again.pickle, "print(value, value.number, type(value).__name__)") == (
@@ -115,11 +117,13 @@ def test_its_functions_are_usable_in_children(worker, method):
 
 
 def test_children_of_children_find_it_too(worker):
-    code = SPAWN.replace(
-        "def f(", "def deeper(_):\n    return f('spawn')\ndef f("
-    ) + "def g():\n    from concurrent.futures import ProcessPoolExecutor\n" + (
-        "    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:\n"
-        "        return list(pool.map(deeper, [0], timeout=20))\n"
+    code = (
+        SPAWN.replace("def f(", "def deeper(_):\n    return f('spawn')\ndef f(")
+        + "def g():\n    from concurrent.futures import ProcessPoolExecutor\n"
+        + (
+            "    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:\n"
+            "        return list(pool.map(deeper, [0], timeout=20))\n"
+        )
     )
     assert worker.value(code, function_name="g") == [([1, 4, 9], [3])]
 

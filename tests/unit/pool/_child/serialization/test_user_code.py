@@ -121,18 +121,26 @@ def f(*x): return sys.runs
     [
         "def g(item: Item, *more: 'x', n: int = 1, **kw: List[Item]) -> Item: pass",
         "async def g(\n  item: Item[\n    int],\n): pass",
-        "class A:\n    sys.runs += 10\n    class Own: pass\n    b: Item = 1\n"
-        "    def g(self, x: Item, y: Own) -> 'A': pass\nassert sys.runs == 11\nsys.runs = 1\n"
-        "assert A.__annotations__ == {'b': 'Item'}\n"
-        "assert A.g.__annotations__ == {'x': 'Item', 'y': A.Own, 'return': 'A'}",
+        (
+            "class A:\n    sys.runs += 10\n    class Own: pass\n    b: Item = 1\n"
+            "    def g(self, x: Item, y: Own) -> 'A': pass\nassert sys.runs == 11\nsys.runs = 1\n"
+            "assert A.__annotations__ == {'b': 'Item'}\n"
+            "assert A.g.__annotations__ == {'x': 'Item', 'y': A.Own, 'return': 'A'}"
+        ),
         "try:\n    def g(x: Item): pass\nexcept NameError: raise SystemExit",
-        "def default():\n    sys.runs += 1\n    return 1\n"
-        "def g(x: Item = default()): pass\nassert sys.runs == 2\nsys.runs = 1",
+        (
+            "def default():\n    sys.runs += 1\n    return 1\n"
+            "def g(x: Item = default()): pass\nassert sys.runs == 2\nsys.runs = 1"
+        ),
         "if sys:\n    for _ in '12':\n        item: np.ndarray = 3",
-        "from collections import *\ndef g(x: OrderedDict, y: Item): pass\n"
-        "assert g.__annotations__ == {'x': OrderedDict, 'y': 'Item'}",
-        "T = int\ndef g(x: T, y: 'list[T]', z: list[Item]): pass\n"
-        "assert g.__annotations__ == {'x': int, 'y': 'list[T]', 'z': 'list[Item]'}",
+        (
+            "from collections import *\ndef g(x: OrderedDict, y: Item): pass\n"
+            "assert g.__annotations__ == {'x': OrderedDict, 'y': 'Item'}"
+        ),
+        (
+            "T = int\ndef g(x: T, y: 'list[T]', z: list[Item]): pass\n"
+            "assert g.__annotations__ == {'x': int, 'y': 'list[T]', 'z': 'list[Item]'}"
+        ),
     ],
 )
 def test_code_runs_once_whatever_annotations_name(worker, rest):
