@@ -35,6 +35,7 @@ from flashpool.envs.store import manifest
 from flashpool.envs.store.claims import Claims
 from flashpool.envs.uv_cli import Uv
 
+from .base_commands import add_base_commands
 from .metadata import read_packages, site_packages_of
 from .spare_virtualenvs import SpareVirtualenvs
 from .virtualenv import make_virtualenv
@@ -67,6 +68,7 @@ def furnish(venv: Path, base: BaseFacts, *, layered: bool) -> Furnished:
     site_packages = site_packages_of(venv)
     if layered:
         _show_base(site_packages, base)
+        add_base_commands(venv / "bin", base.commands)
     packages = read_packages(site_packages)
     files, size = manifest.list_files(venv)
     return Furnished(packages=packages, files=files, bytes=size)

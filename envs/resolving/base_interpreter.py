@@ -57,6 +57,8 @@ class BaseFacts:
     markers: Mapping[str, str] = field(repr=False)
     fingerprint: str
     interpreter_identity: str
+    #: Console scripts of its packages: a name, and `module:function`.
+    commands: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def marker_environment(self, extra: str = "") -> dict[str, str]:
         """Markers as the target evaluates them, not as this process does."""
@@ -118,6 +120,7 @@ def parse_report(python: Path, report: Mapping[str, Any]) -> BaseFacts:
         markers=markers,
         fingerprint=_hash([identity, report["prefix"], report["site_dirs"], installed]),
         interpreter_identity=identity,
+        commands=dict(report.get("commands", {})),
     )
 
 

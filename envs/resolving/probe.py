@@ -55,6 +55,29 @@ def packages() -> list[dict[str, object]]:
     return list(found.values())
 
 
+def commands() -> dict[str, str]:
+    """Console scripts of what is installed, each with its `module:function`."""
+    from configparser import ConfigParser, Error
+
+    found: dict[str, str] = {}
+    for folder in site_dirs():
+        for entry in sorted(os.listdir(folder)):
+            path = os.path.join(folder, entry, "entry_points.txt")
+            if not entry.endswith((".dist-info", ".egg-info")) or not os.path.isfile(path):
+                continue
+            points = ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+            points.optionxform = str  # type: ignore[assignment, method-assign]
+            try:
+                points.read(path, encoding="utf-8")
+            except (Error, ValueError):
+                continue
+            for section in ("console_scripts", "gui_scripts"):
+                if points.has_section(section):
+                    for name, meaning in points.items(section):
+                        found.setdefault(name, meaning.partition("[")[0].strip())
+    return found
+
+
 def markers() -> dict[str, str]:
     """The environment markers of PEP 508, as this interpreter has them."""
     implementation = sys.implementation
@@ -87,6 +110,7 @@ def main() -> None:
         "site_dirs": site_dirs(),
         "markers": markers(),
         "packages": packages(),
+        "commands": commands(),
     }
     sys.stdout.write(json.dumps(report))
 

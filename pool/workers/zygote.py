@@ -15,7 +15,6 @@ from typing import Final
 
 from flashpool.pool import _child
 from flashpool.pool._child import processes, wire
-from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.compile_ahead import CompileAhead
@@ -108,14 +107,9 @@ class ZygoteProcess:
         os.set_blocking(self.words_fd, False)
 
     def _environ(self, config: PoolConfig) -> dict[str, str]:
-        """Programs that an environment's packages bring are found before others."""
         # Symbols that are bound when first used are bound by each worker again, on pages of
         # its own; the zygote hides this from calls.
-        environ = {**config.zygote_env(), wire.BIND_NOW: "1"}
-        if self.key.environment != BASE_ENVIRONMENT:
-            folders = (os.path.dirname(self.python), environ.get("PATH", os.defpath))
-            environ["PATH"] = os.pathsep.join(folders)
-        return environ
+        return {**config.zygote_env(), wire.BIND_NOW: "1"}
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command; kept until the socket takes it."""

@@ -170,9 +170,9 @@ def f():
     assert threading.main_thread().native_id == os.getpid() == threading.get_native_id()
     assert subprocess._args_from_interpreter_flags() == []
     exit, quit, sys.flags.dev_mode, sys.flags.utf8_mode
-    return __name__, sys.modules["__main__"].__dict__ is globals()
+    return __name__, sys.modules[__name__].__dict__ is globals()
 """
-    assert live.value(code) == ("__main__", True)
+    assert live.value(code) == ("__flash_live__", True)
 
 
 def test_hooks_at_fork_act_on_the_forks_of_user_code(live):

@@ -21,14 +21,21 @@ def main() -> None:
     package = type(sys)("_flashpool")
     package.__path__ = [sys.argv[1]]
     sys.modules["_flashpool"] = package
-    from _flashpool.running import invoke  # type: ignore[import-not-found]  # noqa: F401
-    from _flashpool.serialization import (  # type: ignore[import-not-found]
+    from _flashpool import call_files, processes
+    from _flashpool.running import invoke  # noqa: F401
+    from _flashpool.serialization import (
         exception_pickling,  # noqa: F401
         flash,  # noqa: F401
+        live_module,
     )
 
+    call_files.name()
+    call_files.watch(processes.shared_bytes(1), 0)
+    live_module.prepare()
     for line in sys.stdin:
-        print(json.dumps(in_fork(json.loads(line))), flush=True)
+        told = in_fork(json.loads(line))
+        call_files.remove_all_but(())
+        print(json.dumps(told), flush=True)
 
 
 def in_fork(order: dict[str, Any]) -> Any:

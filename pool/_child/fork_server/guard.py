@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 
-from .. import processes
+from .. import call_files, processes
 
 
 def split(control_fd: int, supervisor_pid: int) -> int:
@@ -56,6 +56,7 @@ def _watch(zygote: int, supervisor: int) -> None:
     processes.send(zygote, signal.SIGKILL)
     _, status = os.waitpid(zygote, 0)
     processes.kill_descendants()
+    call_files.remove_all()
     code = os.waitstatus_to_exitcode(status)
     sys.stdout = sys.stderr = None
     os._exit(code if code >= 0 else 128 - code)

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from .. import wire
 
+from .. import call_packages
 from ..forking import NotSafe
 from ..preloading import process_state
 from ..renewal import prepared
+from . import commands
 
 
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
@@ -32,6 +34,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
 
     # Imports may look at where they are run.
     enter(start["workdir"])
+    commands.arrange()
     site.main()
     sys.path[:0] = start["path"]
     _look_like_any_interpreter()
@@ -74,8 +77,6 @@ def _look_like_any_interpreter() -> None:
     values = {name: 0 if name in ours else getattr(sys.flags, name) for name in names}
     del values["count"], values["index"]
     sys.flags = type("flags", (), {"__slots__": (), **values})()
-    # Children that are spawned run the main module again: ours would wait for a supervisor.
-    sys.modules["__main__"] = type(sys)("__main__")
 
 
 def _import_runtime(packages: dict[str, str]) -> None:
@@ -85,6 +86,11 @@ def _import_runtime(packages: dict[str, str]) -> None:
     everything else, so that they never shadow what it has.
     """
     sys.meta_path.append(_RuntimeFinder(packages))
+    from ..serialization import live_module
+
+    # Children that are spawned run the main module again: ours would wait for a supervisor.
+    live_module.prepare()
+    call_packages.prepare()
     from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
 
 

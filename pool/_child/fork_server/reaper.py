@@ -18,7 +18,7 @@ import select
 import signal
 import time
 
-from .. import framing, processes, wire
+from .. import call_files, framing, processes, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ class Reaper:
         self.orphan_deadline: float | None = None
         #: Exited workers whose GONE waits until no orphan is left.
         self.exited: list[int] = []
-        #: Shared with the workers: byte `mark` is 1 once user code began.
-        self.marks = processes.shared_bytes(MAX_WORKERS)
+        #: Shared with the workers: byte `mark` is 1 once user code began; the last one, once
+        #: there are files of calls.
+        self.marks = processes.shared_bytes(MAX_WORKERS + 1)
         self.free_marks = list(range(MAX_WORKERS - 1, -1, -1))
         self.by_fd: dict[int, ForkedWorker | int] = {}
         self.children_fd = _open_children()
@@ -113,6 +114,8 @@ class Reaper:
         del self.workers[who.pid]
         began = bool(self.marks[who.mark])
         self.free_marks.append(who.mark)
+        if self.marks[MAX_WORKERS]:
+            call_files.remove_all_but(self.workers)
         found = self._adopt(who.deadline)
         death = wire.Exited(who.pid, status, began, found, usage.ru_maxrss)
         self.control.send(death.pack())

@@ -26,7 +26,7 @@ import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from binascii import a2b_base64
 
-from .. import forking, framing, processes, wire
+from .. import call_files, forking, framing, processes, wire
 from ..renewal import prepared
 from . import (
     guard,
@@ -37,7 +37,7 @@ from . import (
     memory_tricks,
     worker_start,
 )
-from .reaper import Reaper
+from .reaper import MAX_WORKERS, Reaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     """Serve until the supervisor says LEAVE or is gone."""
     # Whoever started the server may have ignored it, and that is inherited.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    call_files.name()
     guard_fd = guard.split(control_fd, supervisor_pid)
     os.environ.pop(wire.BIND_NOW, None)
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
@@ -132,6 +133,7 @@ class Zygote:
         self.reaper = Reaper(control, self.epoll, float(start["grace"]))
         #: See `Reaper.marks`; here, too, because a worker pays for each object it looks at.
         self.marks = self.reaper.marks
+        call_files.watch(self.marks, MAX_WORKERS)
 
     def run(self) -> None:
         """Prepare, report, serve."""

@@ -13,6 +13,8 @@ import sys
 import warnings
 from _locale import LC_ALL, setlocale
 
+from .. import call_files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -89,9 +91,11 @@ class Surroundings:
         variables = getattr(os.environ, "_data", None)
         if variables != self.variables:
             found += self._changed_variables(variables)
-        if sys.path != self.path and sys.path[: len(self.path)] != self.path:
+        if sys.path != self.path:
+            path = [one for one in sys.path if not call_files.holds(one)]
             # What comes behind hides nothing that was found before.
-            found.append("path")
+            if path[: len(self.path)] != self.path or call_files.has_packages():
+                found.append("path")
         if self.argv is not None and sys.argv != self.argv:
             found.append("argv")
         if self.cwd is not None and _cwd() != self.cwd:
@@ -107,7 +111,13 @@ class Surroundings:
             return ["env:*"]
         both = {**self.variables, **variables}
         names = [name for name in both if variables.get(name) != self.variables.get(name)]
-        return [f"env:{os.fsdecode(name)}" for name in names]
+        # Those that begin with the call's own directory, or are no matter of imports.
+        return [
+            f"env:{os.fsdecode(name)}"
+            for name in names
+            if not call_files.holds(os.fsdecode(variables.get(name, b"")))
+            and not name.startswith(b"PIP_")
+        ]
 
     def _warns_more(self) -> bool:
         """What is ignored in addition changes no import that was quiet before."""

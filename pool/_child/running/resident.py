@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from ..channel import Channel
 
-#: Code flags of functions whose calls may overlap: coroutines and async generators.
-_ASYNC = 0x80 | 0x200
 #: What an instance may have to close itself with; the first one there is called.
 _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 
@@ -79,7 +77,7 @@ class Resident:
             if self.link.env:
                 worker.set_variables(self.link.env)
             self.instance = self.make(frame)
-            overlapping = overlapping_methods(type(self.instance))
+            overlapping = user_code.async_methods(type(self.instance))
         except BaseException as error:  # SystemExit and its like are results
             _, body, _, failure = raised(error)
         if os.getpid() != self.link.pid:
@@ -93,10 +91,14 @@ class Resident:
         return not failure
 
     def make(self, frame: wire.Frame) -> Any:
+        """The instance; on the loop, where any of its methods will run there."""
         if self.pickled:
             cls, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
+        else:
+            cls, args, kwargs = flash.load_class(frame.body)
+        if not (isinstance(cls, type) and user_code.async_methods(cls)):
             return cls(*args, **kwargs)
-        return flash.load_instance(frame.body)
+        return self.on_loop().run(user_code.made_on_loop(cls, args, kwargs))
 
     # Serving.
 
@@ -187,14 +189,3 @@ class Resident:
         self.instance = None
         gc.collect()
         flush_output()
-
-
-def overlapping_methods(cls: type[Any]) -> list[str]:
-    """Names of the methods whose calls may run together: ``async def`` ones."""
-    found = []
-    for name in dir(cls):
-        method = getattr(cls, name, None)
-        code = getattr(getattr(method, "__func__", method), "__code__", None)
-        if getattr(code, "co_flags", 0) & _ASYNC:
-            found.append(name)
-    return found

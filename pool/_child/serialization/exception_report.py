@@ -10,6 +10,7 @@ object is not needed any more.
 
 from __future__ import annotations
 
+from .live_module import BY_VALUE
 from .user_frames import user_traceback
 
 TYPE_CHECKING = False
@@ -48,6 +49,8 @@ CAUSE = BaseException.__dict__["__cause__"].__get__
 CONTEXT = BaseException.__dict__["__context__"].__get__
 TRACEBACK = BaseException.__dict__["__traceback__"].__get__
 ARGS = BaseException.__dict__["args"].__get__
+#: Modules whose classes are named without them.
+_UNNAMED = ("builtins", *BY_VALUE)
 _SUPPRESSED = BaseException.__dict__["__suppress_context__"].__get__
 _NAME = type.__dict__["__name__"].__get__
 _QUALNAME = type.__dict__["__qualname__"].__get__
@@ -92,7 +95,7 @@ def class_of(exc: BaseException) -> str:
     kind = type(exc)
     module = _module_of(kind)
     name: str = _QUALNAME(kind)
-    return name if module in ("builtins", "__main__") else f"{module}.{name}"
+    return name if module in _UNNAMED else f"{module}.{name}"
 
 
 def _module_of(kind: type[BaseException]) -> str:

@@ -92,8 +92,8 @@ def load_call(body: bytes) -> Invocation:
     return Invocation(function, args, kwargs, as_json=as_json, keep_items=keep)
 
 
-def load_instance(body: bytes) -> Any:
-    """Make the instance a request describes.
+def load_class(body: bytes) -> tuple[type[Any], list[Any], dict[str, Any]]:
+    """The class of the instance that a request describes, and what to make it with.
 
     Raises:
         BadRequest: the request is malformed.
@@ -103,7 +103,7 @@ def load_instance(body: bytes) -> Any:
     modules = _field(request, "modules", dict)
     if modules:
         _install(modules)
-    return _instance(request, _is_json(request))
+    return _class(request, _is_json(request))
 
 
 def load_method(body: bytes, instance: object) -> Invocation:
@@ -209,16 +209,19 @@ def _function(request: Request) -> Callable[..., Any]:
 def _method(request: Request, as_json: bool) -> Callable[..., Any]:
     """A method of an instance of this call's own."""
     name = _expect("method_name", request.get("method_name") or "__call__", str)
-    return user_code.find_method(_instance(request, as_json), name)
+    cls, args, kwargs = _class(request, as_json)
+    if user_code.async_methods(cls):
+        return user_code.call_on_loop(cls, args, kwargs, name)
+    return user_code.find_method(user_code.build_instance(cls, args, kwargs), name)
 
 
-def _instance(request: Request, as_json: bool) -> Any:
+def _class(request: Request, as_json: bool) -> tuple[type[Any], list[Any], dict[str, Any]]:
     name = _text(request, "class_name")
     code = _text(request, "class_code")
     check_text("class_code", code)
     cls = user_code.build_class(code, name)
     args, kwargs = _arguments(request, "constructor_args", "constructor_kwargs", as_json)
-    return user_code.build_instance(cls, args, kwargs)
+    return cls, args, kwargs
 
 
 # -- Arguments --------------------------------------------------------------------------

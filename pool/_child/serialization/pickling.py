@@ -1,7 +1,7 @@
 """Pickles a value with as little imported as it needs.
 
     builtins, and classes and functions of importable modules  -> the C pickler alone
-    anything of ``__main__``, lambdas, closures, locals        -> cloudpickle, by value
+    anything of `BY_VALUE`, lambdas, closures, locals          -> cloudpickle, by value
 
 cloudpickle takes 20 ms to import, and a zygote that has it needs half as long again for
 every fork. Most results do not need it, so it is imported by the first that does.
@@ -14,6 +14,7 @@ import sys
 from _pickle import Pickler, PicklingError, loads
 from _pickle import dumps as _c_dumps
 
+from .live_module import BY_VALUE
 from .lost_modules import is_lost
 
 __all__ = [
@@ -62,7 +63,7 @@ class ByReference(Pickler):
     def reducer_override(self, obj: Any) -> Any:
         """Called for all but builtin types; NotImplemented means "go on"."""
         module = getattr(obj, "__module__", None)
-        if module == "__main__" or is_lost(module):
+        if module in BY_VALUE or is_lost(module):
             raise _NeedsCloudpickle
         return NotImplemented
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from ..wire import SOURCES, BadRequest
+from .annotations import guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Source:
     __slots__ = ("filename", "is_package", "text")
 
     def __init__(self, text: str, filename: str, *, is_package: bool = False) -> None:
-        self.text = text
+        # A byte order mark is a file's, and the compiler takes it in bytes only.
+        self.text = text[1:] if text[:1] == "\ufeff" else text
         self.filename = filename
         self.is_package = is_package
 
@@ -49,11 +51,12 @@ class Source:
         """Run the text in the module."""
         exec(self.compile(), module.__dict__)
 
-    def compile(self, flags: int = 0) -> CodeType:
+    def compile(self) -> CodeType:
         """Compile, free of this file's own ``__future__`` imports."""
-        code = _compiled.get((self.filename, self.text)) if not flags else None
+        code = _compiled.get((self.filename, self.text))
         if code is None:
-            code = compile(self.text, self.filename, "exec", flags, dont_inherit=True)
+            code = compile(self.text, self.filename, "exec", dont_inherit=True)
+            code = guarded(code, self.text, self.filename)
         return code
 
 
@@ -67,10 +70,11 @@ def compile_ahead(text: str, filename: str) -> CodeType | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            code = Source(text, filename).compile()
+            source = Source(text, filename)
+            code = source.compile()
     except (SyntaxError, ValueError, Warning, RecursionError, MemoryError):
         return None
-    _compiled[filename, text] = code
+    _compiled[filename, source.text] = code
     while len(_compiled) > SOURCES:
         del _compiled[next(iter(_compiled))]
     return code

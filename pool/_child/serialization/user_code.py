@@ -1,7 +1,7 @@
 """Turns the source text of a request into live functions, classes and instances.
 
-code -> run_source -> a fresh __main__ -> find_function
-                                       -> build_class -> build_instance -> find_method
+code -> run_source -> a fresh __flash_live__ -> find_function
+                                             -> build_class -> build_instance -> find_method
 """
 
 from __future__ import annotations
@@ -9,32 +9,34 @@ from __future__ import annotations
 import sys
 
 from ..wire import BadRequest
+from . import live_module
+from .annotations import KNOWN, known
 from .source_loader import ModuleSpec, ModuleType, Source
 from .source_loader import compile_ahead as compile_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import CodeType
     from typing import Any
+
+#: Code flags of coroutines and async generators.
+_ASYNC = 0x80 | 0x200
 
 #: How often a name was used in this process.
 _uses: dict[str, int] = {}
 
 
 def run_source(code: str, name: str) -> ModuleType:
-    """Run source in a fresh ``__main__`` and return that module.
+    """Run source in a fresh ``__flash_live__`` and return that module.
 
-    It is the real ``__main__`` so that dataclasses find it, and pickle by value works.
+    It is in ``sys.modules``, so that dataclasses and pickles find it.
     """
-    source = Source(code, _filename(name))
-    try:
-        return _run(source, source.compile())
-    except NameError as error:
-        code_object = _without_annotations(source, error)
-        if code_object is None:
-            raise
-    return _run(source, code_object)
+    filename = _filename(name)
+    if live_module.asks_for_its_file(code):
+        filename = live_module.write_source(code)
+    source = Source(code, filename)
+    return _run(source, source.compile())
 
 
 def compile_ahead(code: str, name: str) -> CodeType | None:
@@ -59,63 +61,14 @@ def _first_filename(name: str) -> str:
 
 
 def _run(source: Source, code: CodeType) -> ModuleType:
-    module = ModuleType("__main__")
-    # A spec named __main__ also keeps multiprocessing's children from running __file__.
-    spec = ModuleSpec("__main__", source, origin=source.filename)  # type: ignore[arg-type]
+    module = ModuleType(live_module.NAME)
+    spec = ModuleSpec(live_module.NAME, source, origin=source.filename)  # type: ignore[arg-type]
     module.__dict__.update(__file__=source.filename, __loader__=source, __spec__=spec)
-    sys.modules["__main__"] = module
+    if KNOWN in code.co_names:
+        module.__dict__[KNOWN] = known
+    sys.modules[live_module.NAME] = module
     exec(code, module.__dict__)
     return module
-
-
-def _without_annotations(source: Source, error: NameError) -> CodeType | None:
-    """The same code with annotations left unevaluated, when it was one that failed.
-
-    A function travels without its module: ``def f(item: Item)`` names what only the
-    client has, and means nothing by it here. A default value does mean something, and
-    keeps its error.
-    """
-    if error.name not in _annotation_names(source.text, _line_of(error, source.filename)):
-        return None
-    import __future__
-
-    return source.compile(__future__.annotations.compiler_flag)
-
-
-def _line_of(error: BaseException, filename: str) -> int | None:
-    """The line that raised, when it was in the file itself and not in what it calls."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None or traceback.tb_frame.f_code.co_filename != filename:
-        return None
-    return traceback.tb_lineno
-
-
-def _annotation_names(text: str, line: int | None) -> set[str]:
-    """Names in those annotations that are evaluated when ``line`` is."""
-    import ast
-
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(text)) if line is not None else ():
-        for annotation in _annotations(node):
-            # A signature over many lines is evaluated at the line of its ``def``, or of
-            # the annotation: it depends on the version.
-            first = min(annotation.lineno, getattr(node, "lineno", annotation.lineno))
-            if first <= line <= (annotation.end_lineno or line):  # type: ignore[operator]
-                names |= {n.id for n in ast.walk(annotation) if isinstance(n, ast.Name)}
-    return names
-
-
-def _annotations(node: Any) -> Iterable[Any]:
-    import ast
-
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        a = node.args
-        arguments = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
-        found = [argument.annotation for argument in arguments if argument is not None]
-        return [annotation for annotation in (*found, node.returns) if annotation is not None]
-    return [node.annotation] if isinstance(node, ast.AnnAssign) else []
 
 
 def find_function(module: ModuleType, name: str) -> Callable[..., Any]:
@@ -150,6 +103,51 @@ def build_instance(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any
     return cls(*args, **kwargs)
 
 
+async def made_on_loop(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """An instance whose constructor finds the running loop on which its methods will run."""
+    return build_instance(cls, args, kwargs)
+
+
+def async_methods(cls: type[Any]) -> list[str]:
+    """Names of the methods that are ``async def``: their calls may run together."""
+    found = []
+    for name in dir(cls):
+        method = getattr(cls, name, None)
+        code = getattr(getattr(method, "__func__", method), "__code__", None)
+        if getattr(code, "co_flags", 0) & _ASYNC:
+            found.append(name)
+    return found
+
+
+def call_on_loop(
+    cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str
+) -> Callable[..., Any]:
+    """What makes an instance on a loop, and calls its method: an async one on the same loop."""
+
+    def call(*method_args: Any, **method_kwargs: Any) -> Any:
+        import asyncio
+
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        instance = loop.run_until_complete(made_on_loop(cls, args, kwargs))
+        value = find_method(instance, name)(*method_args, **method_kwargs)
+        if hasattr(type(value), "__await__"):
+            return loop.create_task(_awaited(value))
+        if hasattr(type(value), "__anext__"):
+            return loop.create_task(_handed_on(value))
+        return value
+
+    return call
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+async def _handed_on(value: Any) -> Any:
+    return value
+
+
 def find_method(instance: object, name: str) -> Callable[..., Any]:
     """The bound method of that name.
 
@@ -168,7 +166,7 @@ def _defined(module: ModuleType) -> str:
     there = [
         name
         for name, value in module.__dict__.items()
-        if callable(value) and getattr(value, "__module__", None) == "__main__"
+        if callable(value) and getattr(value, "__module__", None) == live_module.NAME
     ]
     return f"it defines {_listed(there)}"
 

@@ -1,70 +1,91 @@
-"""Makes the modules shipped with a request importable, from memory.
+"""Makes the modules shipped with a request importable, as files of a folder of its own.
 
-    {path: source} -> checked -> {name: Source} -> Finder on sys.meta_path
+    {path: source} -> checked -> files in the call's folder -> Finder on sys.meta_path
+                                                            -> sys.path, PYTHONPATH
 
-Nothing is written, so nothing is left behind, or found by a later call. The finder stays
-until the process ends: through the call and all it awaits. It comes first, as a script's
-own folder does on ``sys.path``; names of the standard library are refused instead.
+They are files for what looks for files: `pkgutil`, `inspect`, children that are started. The
+folder goes with the call. The finder stays until the process ends: through the call and all it
+awaits. It comes first, as a script's own folder does on ``sys.path``; names of the standard
+library are refused instead.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
+from .. import call_files
 from ..wire import BadRequest
-from .source_loader import ModuleSpec, Source, check_text
+from . import live_module
+from .source_loader import ModuleSpec, check_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from importlib.machinery import PathFinder, SourceFileLoader
+    from importlib.util import spec_from_file_location
+else:
+    # All three without the imports.
+    _external = sys.modules["_frozen_importlib_external"]
+    PathFinder = _external.PathFinder
+    SourceFileLoader = _external.SourceFileLoader
+    spec_from_file_location = _external.spec_from_file_location
 
 MAX_MODULES = 1000
 MAX_MODULE_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 20
+_INIT = "/__init__.py"
 
 #: Top-level names that are not the standard library's, and yet not for users to replace:
 #: what the interpreter runs at its start, and what carries the result home.
 RESERVED = frozenset(
-    {"__main__", "sitecustomize", "usercustomize", "cloudpickle", "tblib", "_flashpool"}
+    {
+        "__main__",
+        "__flash_live__",
+        "sitecustomize",
+        "usercustomize",
+        "cloudpickle",
+        "tblib",
+        "_flashpool",
+    }
 )
 
 
-class Finder:
-    """Imports the modules of a request from memory, ahead of installed packages."""
+class ShippedLoader(SourceFileLoader):
+    """Loads a module of the request: of another class than what is installed, which tells them apart."""
 
-    def __init__(self, sources: dict[str, Source]) -> None:
-        self.sources = sources
+
+class Finder:
+    """Imports the modules of a request, ahead of installed packages."""
+
+    def __init__(self, folder: str, paths: dict[str, str], empty: frozenset[str]) -> None:
+        self.folder = folder
+        #: By name: the file in the folder. Packages end in ``/__init__.py``, which some lack.
+        self.paths = paths
+        #: Packages without code of their own.
+        self.empty = empty
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, _target: object = None
     ) -> ModuleSpec | None:
         """Part of the import protocol (``sys.meta_path``)."""
-        source = self.sources.get(name)
-        if source is None:
+        relative = self.paths.get(name)
+        if relative is None:
             return None
-        spec = ModuleSpec(
+        file = f"{self.folder}/{relative}"
+        locations = None
+        if relative.endswith(_INIT):
+            locations = [file[: -len(_INIT)], *(self._elsewhere(name, path))]
+        return spec_from_file_location(
             name,
-            source,  # type: ignore[arg-type]
-            origin=source.filename,
-            is_package=source.is_package,
+            file,
+            loader=ShippedLoader(name, file),
+            submodule_search_locations=locations,
         )
-        spec.has_location = True
-        if source.is_package:
-            spec.submodule_search_locations = _search_path(name, source, path)
-        return spec
 
-
-def _search_path(name: str, source: Source, path: Sequence[str] | None) -> list[str]:
-    locations = [source.filename.rpartition("/")[0]]
-    if not source.text:
-        # A folder without code of its own may be a part of an installed namespace
-        # package (google, azure): keep the other parts importable.
-        from importlib.machinery import PathFinder
-
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is None:
-            locations += spec.submodule_search_locations or []
-    return locations
+    def _elsewhere(self, name: str, path: Sequence[str] | None) -> list[str]:
+        """Parts of an installed namespace package (google, azure): they stay importable."""
+        return _parts_elsewhere(name, path) if name in self.empty else []
 
 
 def install_modules(modules: Mapping[str, str]) -> Finder:
@@ -72,11 +93,49 @@ def install_modules(modules: Mapping[str, str]) -> Finder:
 
     Raises:
         BadRequest: a path is not that of an importable module, or there is too much.
+        OSError: they cannot be written.
     """
-    finder = Finder(_sources(modules))
+    paths = _checked(modules)
+    folder = live_module.new_folder()
+    for path, text in modules.items():
+        _write(f"{folder}/{path}", text)
+    for name, path in paths.items():
+        if path not in modules:
+            _write(f"{folder}/{path}", _joining(name))
+    empty = {name for name, path in paths.items() if not modules.get(path)}
+    finder = Finder(folder, paths, frozenset(empty))
     sys.meta_path[:] = [finder, *(f for f in sys.meta_path if not isinstance(f, Finder))]
-    _forget({name.partition(".")[0] for name in finder.sources})
+    _show(folder)
+    _forget({name.partition(".")[0] for name in finder.paths})
     return finder
+
+
+def _write(file: str, text: str) -> None:
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    live_module.write_text(file, text)
+
+
+def _joining(name: str) -> str:
+    """The ``__init__.py`` of a package that came without: for children, which have no `Finder`."""
+    if not _parts_elsewhere(name.partition(".")[0], None):
+        return ""
+    return "import pkgutil\n\n__path__ = pkgutil.extend_path(__path__, __name__)\n"
+
+
+def _parts_elsewhere(name: str, path: Sequence[str] | None) -> list[str]:
+    """Where an installed package without code of its own lies, if there is one of that name."""
+    path = [one for one in (sys.path if path is None else path) if not call_files.holds(one)]
+    spec = PathFinder.find_spec(name, path)
+    if spec is None or spec.loader is not None:
+        return []
+    return list(spec.submodule_search_locations or ())
+
+
+def _show(folder: str) -> None:
+    """To children, and to whoever searches the path."""
+    sys.path[:] = [folder, *(one for one in sys.path if not call_files.holds(one))]
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{others}" if others else folder
 
 
 def _forget(packages: set[str]) -> None:
@@ -85,37 +144,36 @@ def _forget(packages: set[str]) -> None:
         del sys.modules[name]
 
 
-def _sources(modules: Mapping[str, str]) -> dict[str, Source]:
+def _checked(modules: Mapping[str, str]) -> dict[str, str]:
+    """The names of the modules, with the path of each."""
     if len(modules) > MAX_MODULES:
         raise BadRequest(f"modules: {len(modules)} files, more than {MAX_MODULES}")
-    sources: dict[str, Source] = {}
+    paths: dict[str, str] = {}
     size = 0
     for path, text in modules.items():
         size += check_text(f"modules[{path!r}]", text)
-        _add(sources, path, text)
+        _add(paths, path)
     if size > MAX_MODULE_BYTES:
         raise BadRequest(f"modules: {size} bytes of source, more than {MAX_MODULE_BYTES}")
-    _add_packages(sources)
-    return sources
+    _add_packages(paths)
+    return paths
 
 
-def _add(sources: dict[str, Source], path: str, text: str) -> None:
+def _add(paths: dict[str, str], path: str) -> None:
     parts = _module_parts(path)
     is_package = parts[-1] == "__init__"
     name = ".".join(parts[:-1] if is_package else parts)
-    known = sources.get(name)
     # pkg/__init__.py wins over pkg.py, as it does on disk.
-    if known is None or not known.is_package:
-        sources[name] = Source(text, f"flash:{path}", is_package=is_package)
+    if not paths.get(name, "").endswith(_INIT):
+        paths[name] = path
 
 
-def _add_packages(sources: dict[str, Source]) -> None:
+def _add_packages(paths: dict[str, str]) -> None:
     """A folder without an ``__init__.py`` becomes an empty package."""
-    for name in tuple(sources):
+    for name in tuple(paths):
         parent = name.rpartition(".")[0]
-        while parent and parent not in sources:
-            filename = f"flash:{parent.replace('.', '/')}/__init__.py"
-            sources[parent] = Source("", filename, is_package=True)
+        while parent and parent not in paths:
+            paths[parent] = f"{parent.replace('.', '/')}{_INIT}"
             parent = parent.rpartition(".")[0]
 
 

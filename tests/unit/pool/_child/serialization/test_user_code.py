@@ -1,7 +1,8 @@
-"""Source text made live: the fresh __main__, annotations, and modules from memory."""
+"""Source text made live: its fresh module, annotations, and modules from memory."""
 
 import base64
 import json
+import os
 
 import cloudpickle
 import pytest
@@ -12,10 +13,10 @@ from flashpool.pool._child.serialization import user_modules
 from flashpool.pool._child.wire import BadRequest
 
 
-def test_code_runs_in_a_fresh_main(worker):
+def test_code_runs_in_a_fresh_module(worker):
     assert worker.value(
-        "import sys\ndef f(): return sys.modules['__main__'].f is f, f.__module__"
-    ) == (True, "__main__")
+        "import sys\ndef f(): return sys.modules['__flash_live__'].f is f, f.__module__"
+    ) == (True, "__flash_live__")
     assert worker.value("def f(): return sorted(globals())") == [
         *(
             "__builtins__",
@@ -108,10 +109,51 @@ def test_other_names_stay_errors(worker, code, name):
     assert name in answer.error or "nothing" in answer.error
 
 
-def test_code_runs_once_when_a_retry_would_not_help(worker):
-    code = "import sys\nsys.runs = getattr(sys, 'runs', 0) + 1\ndef f(a=MISSING{}): pass".replace(
-        "{}", ""
-    )
+ONCE = """import sys
+sys.runs = getattr(sys, 'runs', 0) + 1
+{}
+def f(*x): return sys.runs
+"""
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "def g(item: Item, *more: 'x', n: int = 1, **kw: List[Item]) -> Item: pass",
+        "async def g(\n  item: Item[\n    int],\n): pass",
+        (
+            "class A:\n    sys.runs += 10\n    class Own: pass\n    b: Item = 1\n"
+            "    def g(self, x: Item, y: Own) -> 'A': pass\nassert sys.runs == 11\nsys.runs = 1\n"
+            "assert A.__annotations__ == {'b': 'Item'}\n"
+            "assert A.g.__annotations__ == {'x': 'Item', 'y': A.Own, 'return': 'A'}"
+        ),
+        "try:\n    def g(x: Item): pass\nexcept NameError: raise SystemExit",
+        (
+            "def default():\n    sys.runs += 1\n    return 1\n"
+            "def g(x: Item = default()): pass\nassert sys.runs == 2\nsys.runs = 1"
+        ),
+        "if sys:\n    for _ in '12':\n        item: np.ndarray = 3",
+        (
+            "from collections import *\ndef g(x: OrderedDict, y: Item): pass\n"
+            "assert g.__annotations__ == {'x': OrderedDict, 'y': 'Item'}"
+        ),
+        (
+            "T = int\ndef g(x: T, y: 'list[T]', z: list[Item]): pass\n"
+            "assert g.__annotations__ == {'x': int, 'y': 'list[T]', 'z': 'list[Item]'}"
+        ),
+    ],
+)
+def test_code_runs_once_whatever_annotations_name(worker, rest):
+    assert worker.value(ONCE.format(rest)) == 1
+
+
+def test_nothing_of_how_annotations_are_seen_to_stays(worker):
+    code = "def f(x: Item = 1): return [n for n in globals() if 'known' in n], f.__annotations__"
+    assert worker.value(code) == ([], {"x": "Item"})
+
+
+def test_code_runs_once_when_a_default_is_missing(worker):
+    code = "import sys\nsys.runs = getattr(sys, 'runs', 0) + 1\ndef f(a=MISSING): pass"
     runs = worker.python(
         "import sys\nfrom _flashpool.serialization import user_code\n"
         f"try: user_code.run_source({code!r}, 'f')\nexcept NameError: result = sys.runs"
@@ -211,6 +253,18 @@ def test_a_folder_joins_an_installed_namespace_package(worker, tmp_path):
     (tmp_path / "space" / "installed.py").write_text("I = 1")
     code = f"import sys\nsys.path.append({str(tmp_path)!r})\nimport space.mine, space.installed\ndef f(): return space.mine.M, space.installed.I"
     assert worker.value(code, modules={"space/mine.py": "M = 2"}) == (2, 1)
+    # A child has no finder of ours.
+    say = "import space.mine, space.installed; print(space.mine.M + space.installed.I)"
+    assert (
+        worker.python(
+            "import os, subprocess, sys\nfrom _flashpool.serialization import user_modules\n"
+            f"sys.path.append({str(tmp_path)!r})\n"
+            "user_modules.install_modules({'space/mine.py': 'M = 2'})\n"
+            f"os.environ['PYTHONPATH'] += ':' + {str(tmp_path)!r}\n"
+            f"result = subprocess.check_output([sys.executable, '-c', {say!r}], text=True)\n"
+        )
+        == "3\n"
+    )
 
 
 def test_a_package_wins_over_the_module_beside_it(worker):
@@ -219,11 +273,62 @@ def test_a_package_wins_over_the_module_beside_it(worker):
 
 
 def test_modules_know_where_they_are(worker):
-    code = "import pack.part as p, pack\ndef f(): return p.__name__, p.__package__, p.__file__, p.__spec__.origin, pack.__path__"
-    assert worker.value(code, modules={"pack/part.py": ""}) == (
-        *("pack.part", "pack", "flash:pack/part.py", "flash:pack/part.py"),
-        ["flash:pack"],
+    code = """
+import os, pack.part as p, pack
+def f():
+    return p.__name__, p.__package__, p.__file__, p.__spec__.origin, list(pack.__path__), os.path.isfile(p.__file__)
+"""
+    name, package, file, origin, path, there = worker.value(code, modules={"pack/part.py": ""})
+    assert (name, package, there) == ("pack.part", "pack", True)
+    assert file == origin == f"{path[0]}/part.py"
+    assert not os.path.exists(path[0]), "it is gone with the call"
+
+
+WALK = """
+import importlib.resources, os, pkgutil, subprocess, sys
+def f():
+    import pkg, helper
+    here = os.path.dirname(helper.__file__)
+    say = [sys.executable, "-c", "import helper, pkg.a; print(helper.X)"]
+    alone = {**os.environ, "PYTHONPATH": here}
+    return (
+        [m.name for m in pkgutil.walk_packages(pkg.__path__, "pkg.")],
+        helper.X,
+        subprocess.check_output(say).strip(),
+        subprocess.check_output(say, env=alone).strip(),
+        importlib.resources.files(pkg).joinpath("a.py").read_text(),
+        sys.path[0] == here,
     )
+"""
+
+
+def test_modules_are_files(worker):
+    modules = {"helper.py": "\ufeffX = 1\n", "pkg/__init__.py": "", "pkg/a.py": "A = 1\n"}
+    assert worker.value(WALK, modules=modules) == (["pkg.a"], 1, b"1", b"1", "A = 1\n", True)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_children_find_modules(worker, method):
+    code = """
+def f(method):
+    import helper, multiprocessing as mp, pack.part
+    with mp.get_context(method).Pool(1) as p:
+        return p.map_async(helper.sq, [1, 2]).get(20), p.map_async(pack.part.sq, [3]).get(20)
+"""
+    text = "def sq(x):\n    return x * x\n"
+    modules = {"helper.py": text, "pack/part.py": text}
+    assert worker.value(code, method, modules=modules) == ([1, 4], [9])
+
+
+def test_what_is_shipped_is_not_taken_for_installed(worker):
+    """Only what any process could import may be preloaded."""
+    code = """
+import helper, pack.part, json, sys
+def f():
+    from _flashpool.running import outcome
+    return outcome.installed(["helper", "pack", "pack.part", "json"])
+"""
+    assert worker.value(code, modules={"helper.py": "", "pack/part.py": ""}) == ["json"]
 
 
 def test_reload_runs_the_text_again(worker):
@@ -231,7 +336,7 @@ def test_reload_runs_the_text_again(worker):
     assert worker.value(code, modules={"helper.py": "N = 4"}) == 4
 
 
-def test_nothing_is_written_to_disk(worker, tmp_path):
+def test_nothing_is_written_where_the_call_works(worker, tmp_path):
     code = f"import os\nos.chdir({str(tmp_path)!r})\nimport helper\ndef f(): return os.listdir('.')"
     assert worker.value(code, modules={"helper.py": ""}) == []
 
@@ -240,8 +345,9 @@ def test_a_broken_module_shows_its_lines_and_none_of_ours(worker):
     answer = worker("import helper\ndef f(): pass", modules={"helper.py": "x = 1\n1 / 0\n"})
     assert [(f[0], f[1]) for f in answer.details["traceback"]] == [
         ("flash:f", 1),
-        ("flash:helper.py", 2),
+        (answer.details["traceback"][1][0], 2),
     ]
+    assert answer.details["traceback"][1][0].endswith("/modules/helper.py")
     assert "1 / 0" in answer.error
     answer = worker("import helper\ndef f(): pass", modules={"helper.py": "def ("})
     assert answer.error_type == "SyntaxError"

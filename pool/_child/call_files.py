@@ -1,0 +1,186 @@
+"""Files that a call has while it lives: the modules it ships, its source, what it installs.
+
+    guard, zygote: name() ---- fork ---> worker: directory() makes PLACE/NAME/PID
+    zygote: the worker is dead ------------> remove_all_but(workers that live)
+    guard: all of the zygote is gone ------> remove_all()
+
+Nothing is made before somebody asks. The first directory sets a byte of shared memory, so that
+a zygote looks for something to remove only where a worker made something.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from ctypes import Array, c_ubyte
+
+#: The directory of a zygote's calls; empty in a process that belongs to no zygote.
+_name = ""
+#: Bytes that a zygote shares with its workers, and which of them says that there are files.
+_marks: Array[c_ubyte] | None = None
+_mark = 0
+#: The call's own, once it was made.
+_directory = ""
+
+
+def name() -> None:
+    """Choose the name of the directory that a guard, its zygote and its workers share."""
+    global _name
+    _name = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
+
+
+def watch(marks: Array[c_ubyte], mark: int) -> None:
+    """Have workers say in this byte that they made files."""
+    global _marks, _mark
+    _marks, _mark = marks, mark
+
+
+def _places() -> list[str]:
+    """Where it may lie; the first that can be written to."""
+    places = [os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
+    return [place for place in places if place.startswith("/")]
+
+
+def directory() -> str:
+    """The private directory of this process' call, made by the first who asks.
+
+    Raises:
+        OSError: no place for temporary files can be written to.
+    """
+    global _directory
+    if not _directory:
+        _directory = _make() if _name else _make_alone()
+    return _directory
+
+
+def of_the_zygote(what: str) -> str:
+    """A directory that lasts as long as the zygote does; made by the first who asks.
+
+    Raises:
+        OSError: no place for temporary files can be written to.
+    """
+    failure: OSError | None = None
+    for place in _places():
+        try:
+            _make_base(f"{place}/{_name}-{what}")
+            return f"{place}/{_name}-{what}"
+        except OSError as error:
+            failure = failure or error
+    raise failure or FileNotFoundError("there is no place for temporary files")
+
+
+def has_zygote() -> bool:
+    """Whether this process belongs to a zygote, which removes what it leaves."""
+    return bool(_name)
+
+
+def has_packages() -> bool:
+    """Whether the call has installed anything."""
+    if not _directory:
+        return False
+    try:
+        return bool(os.listdir(f"{_directory}/packages"))
+    except OSError:
+        return False
+
+
+def is_made() -> bool:
+    """Whether anybody has asked for it."""
+    return bool(_directory)
+
+
+def holds(path: str) -> bool:
+    """Whether the path lies in the directory of this process' call."""
+    return bool(_directory) and path.startswith(_directory)
+
+
+def _make() -> str:
+    failure: OSError | None = None
+    for place in _places():
+        try:
+            return _make_in(f"{place}/{_name}")
+        except OSError as error:
+            failure = failure or error
+    raise failure or FileNotFoundError("there is no place for temporary files")
+
+
+def _make_in(base: str) -> str:
+    # The session's number is the worker's, in processes that it forked as well. A process of
+    # the same number may have been here before, whose files are still being removed.
+    number = os.getsid(0)
+    own = f"{base}/{number}-{os.urandom(4).hex()}"
+    while True:
+        _make_base(base)
+        if _marks is not None:
+            _marks[_mark] = 1
+        try:
+            os.mkdir(own, 0o700)
+        except FileNotFoundError:
+            continue  # the zygote removed the empty directory between the two
+        return own
+
+
+def _make_base(base: str) -> None:
+    try:
+        os.mkdir(base, 0o700)
+    except FileExistsError:
+        if os.lstat(base).st_uid != os.geteuid():
+            raise
+
+
+def _make_alone() -> str:
+    """In a process that no zygote cleans up behind."""
+    import atexit
+    import tempfile
+
+    made = tempfile.mkdtemp(prefix="flashpool-")
+    atexit.register(_remove, made)
+    return made
+
+
+def remove_all_but(workers: Collection[int]) -> None:
+    """In a zygote: remove the files of calls whose workers are dead."""
+    if _marks is None:
+        return
+    # Before looking: a worker that makes files from here on says so again.
+    _marks[_mark] = 0
+    for place in _places():
+        base = f"{place}/{_name}"
+        try:
+            names = os.listdir(base)
+        except OSError:
+            continue
+        for one in names:
+            if int(one.partition("-")[0]) not in workers:
+                _remove(f"{base}/{one}")
+        try:
+            os.rmdir(base)
+        except OSError:
+            _marks[_mark] = 1  # there are files of calls that live
+
+
+def remove_all() -> None:
+    """In a guard: its zygote and all below it are gone."""
+    for place in _places():
+        for base in (f"{place}/{_name}", f"{place}/{_name}-commands"):
+            if os.path.isdir(base):
+                _remove(base)
+
+
+def _remove(path: str) -> None:
+    """A tree, as far as it can be; not by `shutil`, which every fork of a zygote would pay for."""
+    try:
+        os.chmod(path, 0o700)
+        with os.scandir(path) as found:
+            entries = list(found)
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove(entry.path)
+            else:
+                os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        pass  # what still runs writes on; whoever looks next tries again

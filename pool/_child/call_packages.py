@@ -1,0 +1,192 @@
+"""What a call installs while it runs: a directory of its own, ahead on the path.
+
+    the call starts a program -> its variables: PYTHONPATH, PATH, FLASHPOOL_CALL_PACKAGES
+    that program is pip       -> `for_children/pip`, which installs there
+    the call imports          -> sys.path[0]
+
+An environment is shared by calls, and the server's own is used by all: neither is written to.
+A call that starts no program, and does not import pip, has none of this.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from . import call_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
+    from typing import Any
+
+#: The folder that shows children our ``pip`` first.
+_FRONT = os.path.dirname(os.path.abspath(__file__)) + "/for_children"
+_INSTALLS = re.compile(rb"\b(pip[\d.]*|uv)\b")
+_UV = "[pip]\ntarget = {target!r}\n"
+
+
+def prepare() -> None:
+    """Before any call: see to it that programs which calls start are told."""
+    sys.meta_path.insert(0, ChildrenFinder())
+    os.system = _telling(os.system)  # type: ignore[assignment]
+    os.posix_spawn = _spawning(os.posix_spawn)
+    os.posix_spawnp = _spawning(os.posix_spawnp)
+    if (there := sys.modules.get("_posixsubprocess")) is not None:
+        # Something in `site` starts programs. `subprocess` has a name of its own for it.
+        wrapped = _forking(there.fork_exec)
+        there.fork_exec = wrapped  # type: ignore[attr-defined]
+        if (subprocess := sys.modules.get("subprocess")) is not None:
+            subprocess._fork_exec = wrapped  # type: ignore[attr-defined]
+
+
+class ChildrenFinder:
+    """Notices when a call comes to start programs, or to use pip itself."""
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: object = None
+    ) -> ModuleSpec | None:
+        """Part of the import protocol (``sys.meta_path``)."""
+        if name == "_posixsubprocess":
+            return self._of_subprocess()
+        if name == "pip":
+            self._of_pip()
+        return None
+
+    def _of_subprocess(self) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec("_posixsubprocess", None)):
+                break
+        else:
+            return None
+        return type(sys.__spec__)(spec.name, _Wrapping(spec), origin=spec.origin)  # type: ignore[arg-type]
+
+    def _of_pip(self) -> None:
+        if not call_files.has_zygote():
+            return
+        os.environ.update(_variables(os.environ), PIP_TARGET=_directory())
+        from importlib.machinery import PathFinder
+
+        from .for_children import bundled_pip
+
+        if PathFinder.find_spec("pip") is None and (wheel := bundled_pip.wheel()) is not None:
+            sys.path.append(wheel)
+
+
+class _Wrapping:
+    """Loads `_posixsubprocess`, and has its one function tell children."""
+
+    def __init__(self, spec: ModuleSpec) -> None:
+        self.spec = spec
+
+    def create_module(self, _spec: ModuleSpec) -> Any:
+        """The module that the real loader makes."""
+        assert self.spec.loader is not None
+        return self.spec.loader.create_module(self.spec)
+
+    def exec_module(self, module: Any) -> None:
+        """Run it, and wrap its function."""
+        assert self.spec.loader is not None
+        self.spec.loader.exec_module(module)
+        module.fork_exec = _forking(module.fork_exec)
+
+
+def _forking(fork_exec: Callable[..., int]) -> Callable[..., int]:
+    """``fork_exec`` of all versions: arguments, files to try, two others, folder, variables."""
+
+    def fork_exec_telling(
+        arguments: Sequence[Any],
+        files: Sequence[bytes],
+        close: Any,
+        keep: Any,
+        cwd: Any,
+        env: Any,
+        *rest: Any,
+    ) -> int:
+        if call_files.has_zygote():
+            try:
+                files, env = _told(arguments, files, env)
+            except OSError:
+                pass  # there is no place for a directory: nothing is installed either
+        return fork_exec(arguments, files, close, keep, cwd, env, *rest)
+
+    return fork_exec_telling
+
+
+def _told(
+    arguments: Sequence[Any], files: Sequence[bytes], env: Sequence[bytes] | None
+) -> tuple[Sequence[bytes], list[bytes]]:
+    _note(b"\0".join(map(os.fsencode, arguments)))
+    given = os.environb if env is None else dict(one.partition(b"=")[::2] for one in env)
+    known = {os.fsdecode(name): os.fsdecode(value) for name, value in given.items()}
+    variables = {**known, **_variables(known)}
+    if len(files) > 1:  # looked for on the path
+        files = [os.fsencode(f"{_directory()}/bin/") + os.path.basename(files[0]), *files]
+    return files, [os.fsencode(f"{name}={value}") for name, value in variables.items()]
+
+
+def _note(command: bytes) -> None:
+    """Where it installs something, the call itself looks there too."""
+    found = set(_INSTALLS.findall(command))
+    if not found:
+        return
+    os.environ.update(_variables(os.environ))
+    if b"uv" in found:
+        file = f"{_directory()}.uv.toml"
+        with open(file, "w", encoding="utf-8") as settings:
+            settings.write(_UV.format(target=_directory()))
+        os.environ["UV_CONFIG_FILE"] = file
+
+
+def _telling(system: Callable[[Any], int]) -> Callable[[Any], int]:
+    def system_telling(command: Any) -> int:
+        if call_files.has_zygote():
+            try:
+                os.environ.update(_variables(os.environ))
+                _note(os.fsencode(command))
+            except OSError:
+                pass
+        return system(command)
+
+    return system_telling
+
+
+def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
+    def spawn_telling(path: Any, argv: Any, env: Mapping[Any, Any], **options: Any) -> int:
+        if call_files.has_zygote():
+            try:
+                _note(b"\0".join(map(os.fsencode, argv)))
+                known = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
+                env = {**known, **_variables(known)}
+            except OSError:
+                pass
+        return spawn(path, argv, env, **options)
+
+    return spawn_telling
+
+
+def _directory() -> str:
+    """The directory; on the path of this process once it was asked for."""
+    path = f"{call_files.directory()}/packages"
+    if path not in sys.path:
+        os.makedirs(path, exist_ok=True)
+        sys.path.insert(0, path)
+    return path
+
+
+def _variables(known: Mapping[str, str]) -> dict[str, str]:
+    """What to tell a program, beside or in place of the variables it gets."""
+    target = _directory()
+    told = {
+        "FLASHPOOL_CALL_PACKAGES": target,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+    }
+    if "UV_CONFIG_FILE" in os.environ:
+        told["UV_CONFIG_FILE"] = os.environ["UV_CONFIG_FILE"]
+    for name, ours in (("PYTHONPATH", [target, _FRONT]), ("PATH", [f"{target}/bin"])):
+        theirs = known.get(name, os.defpath if name == "PATH" else "").split(os.pathsep)
+        told[name] = os.pathsep.join([*ours, *(one for one in theirs if one and one not in ours)])
+    return told

@@ -1,0 +1,19 @@
+"""The copy of pip that Python brings for virtualenvs. Standard library only; any Python."""
+
+from __future__ import annotations
+
+import os
+
+
+def wheel() -> str | None:
+    """The path of its wheel, which may go on ``sys.path``; None where there is none."""
+    from glob import glob
+    from importlib.util import find_spec
+
+    spec = find_spec("ensurepip")
+    folders = [os.path.dirname(spec.origin) + "/_bundled"] if spec and spec.origin else []
+    # Debian keeps it elsewhere.
+    for folder in [*folders, "/usr/share/python-wheels"]:
+        if found := sorted(glob(folder + "/pip-*.whl")):
+            return found[-1]
+    return None

@@ -1,0 +1,68 @@
+"""`pip` as programs find it that a call starts: it installs for this call alone.
+
+    python -m pip install x  ->  this module  ->  --target PACKAGES  ->  the real pip
+    python -m pip list       ->  this module  ->  the real pip
+
+The folder above is in front on the ``PYTHONPATH`` of such programs, and `call_packages` puts it
+there. An environment is used by other calls at the same time: nobody may change it. Where the
+environment has no pip, the copy is taken that Python brings for virtualenvs (`ensurepip`).
+Standard library only; any Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_ADVICE = (
+    "flashpool: pip installs into a directory of this call alone, which goes with it. To have "
+    "packages in every call, and built once, name them in the request's `dependencies`."
+)
+_REFUSAL = (
+    "flashpool: nothing is uninstalled: other calls use this environment at the same time. Name the "
+    "packages and versions that you want in the request's `dependencies`."
+)
+_OWN_PLACE = ("-t", "--target", "--prefix", "--root")
+_NO_PIP = (
+    "flashpool: there is no pip in this environment, and this Python brings no copy of it "
+    "(ensurepip). Name packages in the request's `dependencies`, or pip itself."
+)
+
+
+def _adapt(argv: list[str]) -> None:
+    """Have a command of pip leave the environment as it is."""
+    of_pip = argv[0] == "-m" or os.path.basename(argv[0]).startswith("pip")
+    command = next((word for word in argv[1:] if word[:1] != "-"), None) if of_pip else None
+    if command == "uninstall":
+        sys.exit(_REFUSAL)
+    if command == "install" and "-h" not in argv and "--help" not in argv:
+        print(_ADVICE, file=sys.stderr)
+        if not any(word.partition("=")[0] in _OWN_PLACE for word in argv):
+            if "--user" in argv:
+                argv.remove("--user")
+            # `--upgrade`: or what a first command installed would stay.
+            place = argv.index(command) + 1
+            argv[place:place] = ["--upgrade", "--target", os.environ["FLASHPOOL_CALL_PACKAGES"]]
+
+
+def _give_way() -> None:
+    """Put the real pip in the place of this module."""
+    import importlib
+    import importlib.util
+
+    bundled_pip = importlib.import_module("bundled_pip")
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    sys.path_importer_cache.pop(here, None)
+    del sys.modules[__name__], sys.modules["bundled_pip"]
+    if importlib.util.find_spec("pip") is None:
+        wheel = bundled_pip.wheel()
+        if wheel is None:
+            sys.exit(_NO_PIP)
+        sys.path.append(wheel)
+    importlib.import_module("pip")
+
+
+if "FLASHPOOL_CALL_PACKAGES" in os.environ:
+    _adapt(sys.argv)
+_give_way()

@@ -1,0 +1,61 @@
+"""What a call finds on ``PATH``: the commands of the environment it has.
+
+    PATH = [commands made here :] folder of the interpreter : what the server has
+
+``python`` and ``python3`` are the call's own interpreter, and ``pip`` is that of `installing`.
+The folder of commands belongs to a zygote and goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .. import call_files
+
+#: Folders with more than one interpreter and its packages: they stay where they are on the path.
+_SHARED = ("/usr/bin", "/bin")
+_SCRIPT = """#!/bin/sh
+exec '{python}' {arguments}"$@"
+"""
+
+
+def arrange() -> None:
+    """Once in each process that is prepared, before anything else looks at ``PATH``."""
+    folder = os.path.dirname(sys.executable)
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if folder not in _SHARED or folder not in path:
+        path = [folder, *(one for one in path if one != folder)]
+    wanted = {"pip": "-m pip ", "pip3": "-m pip "}
+    wanted.update((name, "") for name in ("python", "python3") if not _is_ours(name, path))
+    try:
+        path.insert(0, _folder_of(wanted))
+    except OSError:
+        pass  # no place can be written to: what the environment itself has must do
+    os.environ["PATH"] = os.pathsep.join(path)
+
+
+def _is_ours(name: str, path: list[str]) -> bool:
+    """Whether the first command of this name is this interpreter, in its environment."""
+    for folder in path:
+        candidate = f"{folder}/{name}"
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            same = os.path.realpath(candidate) == os.path.realpath(sys.executable)
+            # A link elsewhere to the same file would be another environment, or none.
+            return same and folder == os.path.dirname(sys.executable)
+    return False
+
+
+def _folder_of(wanted: dict[str, str]) -> str:
+    """The folder with these commands; workers that prepare themselves find it made."""
+    folder = call_files.of_the_zygote("commands")
+    quoted = sys.executable.replace("'", "'\\''")
+    for name, arguments in wanted.items():
+        file = f"{folder}/{name}"
+        if not os.path.exists(file):
+            made = f"{file}.{os.getpid()}"
+            with open(made, "w", encoding="utf-8", errors="surrogateescape") as script:
+                script.write(_SCRIPT.format(python=quoted, arguments=arguments))
+                os.chmod(script.fileno(), 0o700)
+            os.rename(made, file)
+    return folder

@@ -1,0 +1,146 @@
+"""Annotations that name what only the client has, found before any of the source runs.
+
+    def f(item: Item): ...  ->  def f(item: Item if KNOWN('Item') else 'Item'): ...
+
+A function travels without its module, so ``Item`` may not be here, and means nothing by it.
+Such an annotation becomes its own text, as ``from __future__ import annotations`` makes all of
+them. The source cannot be run, fail and run once more: what it does first, it would do twice.
+
+From Python 3.14 on no annotation is evaluated before somebody asks, and nothing is to be done.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType
+    from typing import Any
+
+__all__ = ["KNOWN", "guarded", "known"]
+
+#: What the compiled source calls; it deletes the name at its end.
+KNOWN = "__flash_known__"
+EAGER = sys.version_info < (3, 14)
+#: The operation before the last one: returning it.
+_LOAD_NAME = compile("name", "", "eval").co_code[-4]
+#: Beyond, an operation's argument does not tell the name.
+_MOST_NAMES = 256
+_OPTIMIZED = 0x1
+_FUTURE_ANNOTATIONS = 0x1000000
+_ONLY_AST = 0x400
+#: What every annotation looks like, and much else.
+_LIKELY = re.compile(r"->|\w\s*:[ \t]*[\w\"'(\[]")
+_SCOPES_WITHIN = ("body", "orelse", "finalbody", "handlers", "cases")
+_Code = type(compile("", "", "exec"))
+
+
+def guarded(code: CodeType, text: str, filename: str) -> CodeType:
+    """The same code; with annotations that may name what is absent seen to."""
+    if not EAGER or _LIKELY.search(text) is None:
+        return code
+    if code.co_flags & _FUTURE_ANNOTATIONS or not _loads_unknown_names(code):
+        return code
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were shown when `code` was compiled
+        try:
+            return _recompiled(text, filename) or code
+        except (RecursionError, MemoryError):
+            return code
+
+
+def known(*names: str) -> bool:
+    """Whether names can be looked up where this is called."""
+    frame = sys._getframe(1)
+    scopes = (frame.f_locals, frame.f_globals, frame.f_builtins)
+    return all(any(name in scope for scope in scopes) for name in names)
+
+
+def _loads_unknown_names(code: CodeType) -> bool:
+    """Whether the top level, or the body of a class, looks up any name but a builtin."""
+    if code.co_name.startswith("<generic parameters"):
+        return True
+    if len(code.co_names) > _MOST_NAMES:
+        return True
+    operations = code.co_code
+    for operation, argument in zip(operations[::2], operations[1::2], strict=True):
+        if operation == _LOAD_NAME and code.co_names[argument] not in builtins.__dict__:
+            return True
+    return any(
+        _loads_unknown_names(one)
+        for one in code.co_consts
+        if type(one) is _Code
+        and (not one.co_flags & _OPTIMIZED or one.co_name.startswith("<generic"))
+    )
+
+
+def _recompiled(text: str, filename: str) -> CodeType | None:
+    tree: Any = compile(text, filename, "exec", _ONLY_AST, dont_inherit=True)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if not sum(_guard(tree.body, lines, frozenset())):
+        return None
+    tree.body += compile(f"del {KNOWN}", "", "exec", _ONLY_AST).body
+    return compile(tree, filename, "exec", dont_inherit=True)
+
+
+def _guard(body: list[Any], lines: list[str], parameters: frozenset[str]) -> Iterator[bool]:
+    """Guard what is evaluated with these statements, not in the functions that they define."""
+    for node in body:
+        own = parameters | {one.name for one in getattr(node, "type_params", ())}
+        kind = type(node).__name__
+        if kind in ("FunctionDef", "AsyncFunctionDef"):
+            a = node.args
+            for one in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg):
+                if one is not None:
+                    yield _guard_field(one, "annotation", lines, own)
+            yield _guard_field(node, "returns", lines, own)
+        elif kind == "AnnAssign":
+            yield _guard_field(node, "annotation", lines, own)
+        else:
+            for field in _SCOPES_WITHIN:
+                yield from _guard(getattr(node, field, None) or [], lines, own)
+
+
+def _guard_field(owner: Any, field: str, lines: list[str], parameters: frozenset[str]) -> bool:
+    annotation = getattr(owner, field)
+    if annotation is None or type(annotation).__name__ == "Starred":
+        return False
+    found = [node for node in _walk(annotation) if type(node).__name__ == "Name"]
+    bound = {node.id for node in found if type(node.ctx).__name__ != "Load"} | parameters
+    names = sorted({node.id for node in found} - bound - set(builtins.__dict__))
+    if not names:
+        return False
+    text = f"0 if {KNOWN}(*{names!r}) else {_text_of(annotation, lines)!r}"
+    choice: Any = compile(text, "", "eval", _ONLY_AST)
+    places = ("lineno", "col_offset", "end_lineno", "end_col_offset")
+    for node in _walk(choice.body):
+        for place in places:
+            if hasattr(node, place):
+                setattr(node, place, getattr(annotation, place))
+    choice.body.body = annotation
+    setattr(owner, field, choice.body)
+    return True
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    """As `ast.walk`, without its import."""
+    yield node
+    for field in node._fields:
+        value = getattr(node, field, None)
+        for one in value if isinstance(value, list) else (value,):
+            if hasattr(one, "_fields"):
+                yield from _walk(one)
+
+
+def _text_of(node: Any, lines: list[str]) -> str:
+    """The source of an expression, on one line."""
+    part = [line.encode() for line in lines[node.lineno - 1 : node.end_lineno]]
+    part[-1] = part[-1][: node.end_col_offset]
+    part[0] = part[0][node.col_offset :]
+    return " ".join(line.decode().strip() for line in part)

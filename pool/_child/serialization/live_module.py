@@ -1,0 +1,171 @@
+"""The module that a sent source becomes, and how what it defines travels.
+
+    source -> __flash_live__, a module of its own; __main__ stays as it is
+    its functions and classes -> cloudpickle, by value: a reader has no such module
+    a child that is spawned -> runs __main__.__file__, which lets it import __flash_live__
+
+Nothing is written for a call that starts no such child and does not ask for its file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .. import call_files
+from .source_loader import ModuleSpec, ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["BY_VALUE", "NAME", "ByValueFinder", "MainModule", "folder", "prepare", "write_text"]
+
+NAME = "__flash_live__"
+#: Modules of which a reader of a pickle knows nothing, or has another one.
+BY_VALUE = frozenset({"__main__", NAME})
+
+#: What a source mentions that wants a file from the beginning.
+_OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename", NAME)
+
+#: Folders for modules that were left to earlier calls of this process.
+_folders = 0
+
+_CLOUDPICKLE = "cloudpickle.cloudpickle"
+_CHILD = "sys.path.insert(0, {folder!r})\n"
+
+
+def prepare() -> None:
+    """Before any call: a ``__main__`` for children, and a place for the module.
+
+    With a module in its place, a call that puts its own there imports nothing new.
+    """
+    sys.modules["__main__"] = MainModule("__main__")
+    sys.modules[NAME] = ModuleType(NAME)
+    sys.meta_path.insert(0, ByValueFinder())
+
+
+class MainModule(ModuleType):
+    """The ``__main__`` of workers, which is nobody's.
+
+    Children of multiprocessing run its file, after their start and under another name. So
+    whoever is about to start one asks for ``__file__``, and the files are written then.
+    """
+
+    @property
+    def __file__(self) -> str:
+        """What lets a child import the call's modules.
+
+        Raises:
+            AttributeError: the call came without source and modules.
+        """
+        own = self.__dict__.get("__file__")
+        if own is not None:
+            return own  # type: ignore[no-any-return]
+        if _source() is None and not call_files.is_made():
+            raise AttributeError("module '__main__' has no attribute '__file__'")
+        path = f"{folder()}.main.py"
+        write_text(path, f"import sys\n\n{_CHILD.format(folder=folder())}")
+        return path
+
+    @__file__.setter
+    def __file__(self, path: str) -> None:
+        self.__dict__["__file__"] = path
+
+
+def asks_for_its_file(code: str) -> bool:
+    """Whether the source looks as if it wanted to be a file."""
+    return any(word in code for word in _OF_FILES)
+
+
+def write_source(code: str) -> str:
+    """Have the source as a file; where it is."""
+    path = f"{folder()}/{NAME}.py"
+    write_text(path, code)
+    return path
+
+
+def _source() -> str | None:
+    """The text of the source that was run."""
+    return getattr(getattr(sys.modules.get(NAME), "__loader__", None), "text", None)
+
+
+def new_folder() -> str:
+    """An empty folder for modules, in place of any before: those are of an earlier call."""
+    global _folders
+    path = f"{call_files.directory()}/modules{_folders or ''}"
+    if os.path.isdir(path):
+        _folders += 1
+    return folder()
+
+
+def folder() -> str:
+    """The folder of the call's modules, the source among them; made, if it was not there."""
+    path = f"{call_files.directory()}/modules{_folders or ''}"
+    if not os.path.isdir(path):
+        os.mkdir(path)
+    file = f"{path}/{NAME}.py"
+    source = _source()
+    if source is not None and not os.path.exists(file):
+        write_text(file, source)
+    return path
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a source for Python to read; in the encoding that it names itself, if it does."""
+    data = text.encode() if text.isascii() else _encoded(text)
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def _encoded(text: str) -> bytes:
+    import io
+    import tokenize
+
+    head = text.encode("utf-8")
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
+        return text.encode("utf-8" if encoding == "utf-8-sig" else encoding)
+    except (SyntaxError, UnicodeError):
+        # It names one that it is not in; without the name it is read as what it is.
+        lines = head.split(b"\n", 2)
+        lines[:2] = [line.replace(b"coding", b"c-ding") for line in lines[:2]]
+        return b"\n".join(lines)
+
+
+class ByValueFinder:
+    """Sees to it that each copy of cloudpickle in the process knows of the module.
+
+    Packages have copies of their own: joblib, pyspark, ray.
+    """
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, _target: object = None
+    ) -> ModuleSpec | None:
+        """Part of the import protocol (``sys.meta_path``)."""
+        if not name.endswith(_CLOUDPICKLE):
+            return None
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec(name, path, None)) is not None:
+                break
+        else:
+            return None
+        loader = spec.loader
+        if loader is not None and hasattr(loader, "__dict__"):
+            run = loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                del loader.exec_module
+                run(module)
+                register(module)
+
+            # On this one loader, so that it stays of the class that it is.
+            loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def register(cloudpickle: ModuleType) -> None:
+    """Have a copy of cloudpickle pickle by value what the source defines."""
+    register_by_value = getattr(cloudpickle, "register_pickle_by_value", None)
+    if register_by_value is not None and NAME in sys.modules:
+        register_by_value(sys.modules[NAME])
