@@ -22,8 +22,8 @@ package = type(sys)("_flashpool")
 package.__path__ = [sys.argv[1]]
 sys.modules["_flashpool"] = package
 
-from _flashpool import wire  # type: ignore[import-not-found] # noqa: E402
-from _flashpool.fork_server import zygote  # type: ignore[import-not-found] # noqa: E402
+from _flashpool import wire  # noqa: E402
+from _flashpool.fork_server import zygote  # noqa: E402
 
 CALLS = int(sys.argv[2])
 

@@ -57,7 +57,7 @@ def in_fork(order: dict[str, Any]) -> Any:
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
     os.dup2(2, 1)
-    from _flashpool import wire  # type: ignore[import-not-found]
+    from _flashpool import wire
     from _flashpool.serialization import exception_pickling
 
     before = set(sys.modules)

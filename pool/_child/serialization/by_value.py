@@ -23,7 +23,8 @@ import types
 
 import cloudpickle
 
-from . import class_reduction
+from . import class_reduction, runtime_objects
+from .live_module import BY_VALUE
 from .lost_modules import take_by_value_if_lost
 
 TYPE_CHECKING = False
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pickler"]
 
-#: Where nobody else finds a program's objects.
-_MAINS = frozenset(("__main__", "__mp_main__"))
 #: Modules whose objects may hold locks; those are looked for there.
 _HOLDERS = frozenset(("threading", "queue", "functools"))
 #: Position of the file's name among the arguments of `types.CodeType`.
@@ -141,7 +140,7 @@ def _content(cell: types.CellType) -> object:
 def is_importable(obj: Any) -> bool:
     """Whether another process finds this very object by its name."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-    if not isinstance(module, str) or module in _MAINS or not isinstance(name, str):
+    if not isinstance(module, str) or module in BY_VALUE or not isinstance(name, str):
         return False
     found: object = sys.modules.get(module)
     for part in name.split("."):
@@ -166,7 +165,7 @@ def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
 
 def _search(obj: object) -> tuple[types.ModuleType, str] | None:
     for name, module in list(sys.modules.items()):
-        if name in _MAINS or name.startswith(("_flashpool", "flashpool.pool._child")):
+        if name in BY_VALUE or name.startswith(("_flashpool", "flashpool.pool._child")):
             continue
         if type(module) is not types.ModuleType or vars(module).get("__spec__") is None:
             continue
@@ -189,7 +188,7 @@ def _reducer_of(kind: type) -> Reducer | None:
     own = any(
         "__reduce__" in vars(one) or "__reduce_ex__" in vars(one) for one in kind.__mro__[:-1]
     )
-    return _reduce_named if own and kind.__module__ in _MAINS else None
+    return _reduce_named if own and kind.__module__ in BY_VALUE else None
 
 
 def _reduce_function(pickler: Pickler, func: Any) -> Reduced:
@@ -295,7 +294,7 @@ def _type(obj: object) -> Callable[..., Any]:
 
 def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
     module = obj.__module__
-    if module not in _MAINS and getattr(sys.modules.get(module), obj.__name__, None) is obj:
+    if module not in BY_VALUE and getattr(sys.modules.get(module), obj.__name__, None) is obj:
         return NotImplemented
     options = {}
     if hasattr(obj, "__bound__"):
@@ -305,7 +304,7 @@ def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
 
 
 def _reduce_type_alias(_: Pickler, obj: Any) -> Reduced:
-    if obj.__module__ not in _MAINS:
+    if obj.__module__ not in BY_VALUE:
         return NotImplemented
     make = functools.partial(_type(obj), obj.__name__, type_params=obj.__type_params__)
     return make, (obj.__value__,)
@@ -360,34 +359,6 @@ def _anew(make: Callable[[Any], Reduced]) -> Reducer:
     return reduce
 
 
-def _make_local(local: Any) -> Reduced:
-    return type(local), (), dict(local.__dict__) or None
-
-
-def _make_threads(threads: Any) -> Reduced:
-    names = ("_max_workers", "_thread_name_prefix", "_initializer", "_initargs")
-    return type(threads), tuple(getattr(threads, name) for name in names)
-
-
-# -- Kept weakly ----------------------------------------------------------------------------
-
-
-def _reduce_weak(_: Pickler, reference: Any) -> Reduced:
-    """It lives as long as something else that is sent refers to the same object."""
-    target = reference()
-    # Nothing else refers to this set.
-    return type(reference), (set() if target is None else target,)
-
-
-def _reduce_weak_method(_: Pickler, reference: Any) -> Reduced:
-    method = reference()
-    return NotImplemented if method is None else (type(reference), (method,))
-
-
-def _reduce_weak_items(_: Pickler, items: Any) -> Reduced:
-    return type(items), (), None, None, iter(list(items.items()))
-
-
 _REDUCERS: dict[str, Reducer] = {
     "builtins.function": _reduce_function,
     "builtins.code": _reduce_code,
@@ -408,13 +379,13 @@ _REDUCERS: dict[str, Reducer] = {
     "random.SystemRandom": lambda _, obj: (type(obj), ()),
     "_thread.lock": _anew(lambda _: (sys.modules["_thread"].allocate_lock, ())),
     "_thread.RLock": _anew(lambda obj: (type(obj), ())),
-    "_thread._local": _anew(_make_local),
+    "_thread._local": _anew(runtime_objects.make_local),
     "_queue.SimpleQueue": _anew(lambda obj: (type(obj), ())),
-    "concurrent.futures.thread.ThreadPoolExecutor": _anew(_make_threads),
-    "weakref.ReferenceType": _reduce_weak,
-    "weakref.WeakMethod": _reduce_weak_method,
-    "weakref.WeakKeyDictionary": _reduce_weak_items,
-    "weakref.WeakValueDictionary": _reduce_weak_items,
+    "concurrent.futures.thread.ThreadPoolExecutor": _anew(runtime_objects.make_threads),
+    "weakref.ReferenceType": runtime_objects.reduce_weak,
+    "weakref.WeakMethod": runtime_objects.reduce_weak_method,
+    "weakref.WeakKeyDictionary": runtime_objects.reduce_weak_items,
+    "weakref.WeakValueDictionary": runtime_objects.reduce_weak_items,
 }
 #: What goes along by value.
 _OURS = frozenset(

@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 import types
 
+from .live_module import BY_VALUE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -57,7 +59,7 @@ def is_by_value(reduced: Reduced) -> bool:
 def _under_another_name(cls: type) -> tuple[types.ModuleType, str] | None:
     """Where a type is that calls itself otherwise: that of locks is ``_thread.LockType``."""
     module = sys.modules.get(cls.__module__)
-    if module is None or cls.__module__ in ("__main__", "__mp_main__"):
+    if module is None or cls.__module__ in BY_VALUE:
         return None
     if "<locals>" in cls.__qualname__ or hasattr(cls, "__weakref__"):
         return None

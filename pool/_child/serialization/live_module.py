@@ -23,7 +23,7 @@ __all__ = ["BY_VALUE", "NAME", "ByValueFinder", "MainModule", "folder", "prepare
 
 NAME = "__flash_live__"
 #: Modules of which a reader of a pickle knows nothing, or has another one.
-BY_VALUE = frozenset({"__main__", NAME})
+BY_VALUE = frozenset({"__main__", "__mp_main__", NAME})
 
 #: What a source mentions that wants a file from the beginning.
 _OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename", NAME)
