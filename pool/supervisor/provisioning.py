@@ -189,8 +189,10 @@ class Provisioning:
         waited = time.monotonic() - waiting.since
         call, sink = waiting.call.provided(provision, waited), waiting.sink
         sink.environment_ready()
-        # What is said while an environment is looked up quickly is nobody's news.
-        if notes and (provision.origin == "built" or waited > NOTEWORTHY_S):
+        # What is said while an environment is looked up quickly is nobody's news, but for warnings.
+        if provision.origin != "built" and waited <= NOTEWORTHY_S:
+            notes = _warnings(notes)
+        if notes:
             sink = _SinkWithNotes(sink, notes)
         try:
             self._submit(call, sink, call_id)
@@ -232,6 +234,11 @@ class Provisioning:
         """Whoever has this spec from now on asks anew."""
         if self._questions.get(question.spec) is question:
             del self._questions[question.spec]
+
+
+def _warnings(notes: bytes) -> bytes:
+    lines = notes.splitlines(keepends=True)
+    return b"".join(line for line in lines if line.startswith(b"warning: "))
 
 
 class _SinkWithNotes:

@@ -133,6 +133,18 @@ async def test_calls_of_one_spec_ask_once_and_hear_all_of_it(pool: Pool) -> None
 
 
 @on_loop
+async def test_a_warning_is_news_however_quick_the_look(pool: Pool) -> None:
+    """Such as of an extra that a package does not have: the mistake is in the request."""
+    sink = pool.add(1)
+    await pool.asked()
+    for line in ("found", "warning: no such extra", "ready"):
+        pool.store.questions[0][1](line)
+    await pool.answer()
+    pool.sinks[0].done(Outcome(output=b"its own"))
+    assert sink.future.result().output == b"warning: no such extra\nits own"
+
+
+@on_loop
 async def test_what_is_told_of_a_quick_look_is_no_news(pool: Pool) -> None:
     sink = pool.add(1)
     await pool.asked()
