@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashpool.pool.calls import Outcome
 
+from . import interrupts
 from .engine import Engine, close_all
 from .futures import decode, show, show_line
 
@@ -110,14 +111,24 @@ class MapCall:
 
     # Any thread.
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         """End the call, if it has not ended."""
-        if self._settle(CancelledError()):
+        settled = self._settle(CancelledError())
+        if settled:
             self._engine.cancel(self)
+        return settled
 
     def is_queued(self) -> bool:
         """Whether no worker has it yet and nobody cancelled it."""
         return self.end is None and not self._started
+
+    def running(self) -> bool:
+        """Whether a worker has it, or had."""
+        return self._started
+
+    def is_over(self) -> bool:
+        """Whether it was cancelled."""
+        return self.end is not None
 
     def abandon(self, error: BaseException) -> None:
         """In a fork: nobody is left who could end it otherwise."""
@@ -197,8 +208,13 @@ class Failed:
         """Raise it."""
         raise self._error
 
-    def cancel(self) -> None:
+    def running(self) -> bool:
+        """It never is."""
+        return False
+
+    def cancel(self) -> bool:
         """There is nothing to end."""
+        return False
 
 
 AnyCall = MapCall | Failed
@@ -231,6 +247,9 @@ def results(
     waiting: deque[AnyCall] = deque()
     try:
         waiting.extend(islice(calls, buffersize))
+    except KeyboardInterrupt:
+        interrupts.cancel(waiting)
+        raise
     except BaseException:
         _cancel(waiting)
         raise
@@ -247,6 +266,9 @@ def _in_order(
             waiting.extend(islice(rest, 1))
             # No name for the future nor for its result: whoever gets it has the only one.
             yield _result(waiting, deadline)
+    except KeyboardInterrupt:
+        interrupts.cancel(waiting)
+        raise
     finally:
         _cancel(waiting)
 

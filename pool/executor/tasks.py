@@ -35,8 +35,11 @@ class Task(Protocol):
     def is_queued(self) -> bool:
         """Whether it may be cancelled without killing anything."""
 
-    def cancel(self) -> None:
-        """Cancel its future."""
+    def is_over(self) -> bool:
+        """Whether nobody waits for its end any more: it was cancelled."""
+
+    def cancel(self) -> bool:
+        """Cancel its future, or what that has become; False if it has ended."""
 
     def closing(self) -> None:
         """The pool is closing and waits for this call. Loop thread."""

@@ -184,9 +184,11 @@ class ZygoteSet:
         self.history.forget(environment)
 
     def retire_all(self) -> None:
-        """Ask every one to leave."""
+        """Ask every one to leave; kill those that are still preparing and could not hear it."""
         for zygote in list(self._up.values()):
             self.retire(zygote)
+            if zygote.ready_at is None:
+                zygote.kill_with_guard()
 
     def kill_exiting(self) -> None:
         """Kill those that were asked to leave and have not."""
