@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import Future, InvalidStateError
@@ -22,15 +21,13 @@ from flashpool.pool.errors import PoolClosed, ResultNotSerializable
 
 from . import interrupts, tracebacks
 from .engine import Engine, close_all
+from .shown_output import show, show_line
 from .streams import RemoteIterator, Stream
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
 T = TypeVar("T")
-
-#: Bytes of output that may wait to be shown; beyond, a slow terminal costs output, not memory.
-OUTPUT_BACKLOG = 16 * 1024 * 1024
 
 
 class CallFuture(Future[T]):
@@ -167,9 +164,9 @@ class CallSink:
         """It waits for a slot."""
         self._engine.environment_ready(self)
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Show what the call wrote."""
-        show(self._engine, chunk)
+        show(self._engine, chunk, stderr=stderr)
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """One item of a stream; the first makes the iterator the future's result."""
@@ -296,47 +293,3 @@ def decode(outcome: Outcome) -> tuple[Any, BaseException | None]:
         )
         failure.__cause__ = error
         return None, failure
-
-
-class _Output:
-    """Shows what calls write on this program's standard output, in order."""
-
-    def __init__(self) -> None:
-        self._waiting = 0
-        self._dropped = 0
-
-    def add(self, engine: Engine, chunk: bytes) -> None:
-        """Have it written by the delivery thread."""
-        if self._waiting + len(chunk) > OUTPUT_BACKLOG:
-            self._dropped += len(chunk)
-            return
-        self._waiting += len(chunk)
-        engine.deliver(self._write, chunk)
-
-    def _write(self, chunk: bytes) -> None:
-        self._waiting -= len(chunk)
-        text = chunk.decode(errors="replace")
-        if self._dropped:
-            text += (
-                f"\n[flashpool: {self._dropped} bytes of output dropped, this side is too slow]\n"
-            )
-            self._dropped = 0
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except (OSError, ValueError, AttributeError):
-            # Closed or gone; the futures keep the calls' output.
-            pass
-
-
-_shown = _Output()
-
-
-def show(engine: Engine, chunk: bytes) -> None:
-    """Write what a call wrote to this program's standard output, in time. Loop thread."""
-    _shown.add(engine, chunk)
-
-
-def show_line(engine: Engine, line: str) -> None:
-    """The same for words of ours. Loop thread."""
-    show(engine, f"{line}\n".encode("utf-8", "backslashreplace"))

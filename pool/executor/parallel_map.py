@@ -23,7 +23,8 @@ from flashpool.pool.calls import Outcome
 
 from . import interrupts
 from .engine import Engine, close_all
-from .futures import decode, show, show_line
+from .futures import decode
+from .shown_output import show, show_line
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
@@ -158,9 +159,9 @@ class MapCall:
         """It waits for a slot."""
         self._engine.environment_ready(self)
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Show what the call wrote."""
-        show(self._engine, chunk)
+        show(self._engine, chunk, stderr=stderr)
 
     def item(self, _body: bytes, fds: tuple[int, ...]) -> None:
         """Not asked for."""

@@ -24,7 +24,7 @@ from flashpool.pool.config import PoolConfig, usable_cores
 from flashpool.pool.limits import WORKERS_MAX, is_whole
 from flashpool.pool.supervisor.supervisor import Supervisor
 
-from . import parallel_map, pool_parameters, stopping
+from . import parallel_map, pool_parameters, shown_output, stopping
 from .call_options import CallOptions
 from .engine import Engine, close_all
 from .functions import Function, is_generator_function
@@ -293,7 +293,9 @@ class Pool(PoolLife, PoolBase):
 
     def _make_backend(self) -> Backend:
         """What runs its calls."""
-        return Supervisor(self._config, self._environments)
+        # Where nothing is shown, or all in one place, workers are spared a second pipe.
+        split = self.show_output and shown_output.streams_differ()
+        return Supervisor(replace(self._config, split_output=split), self._environments)
 
     def _release(self, instance: str) -> None:
         """Nobody here has a use for this instance any more."""

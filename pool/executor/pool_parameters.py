@@ -185,7 +185,7 @@ OWN: Final = (
     "on_error",
 )
 #: Settings that `Pool` makes of its own parameters, or not at all.
-TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing")
+TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing", "split_output")
 
 
 def check(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,7 @@ class ZygoteSet:
             "path": list(self._config.extra_path),
             "runtime": outcomes.runtime_packages(),
             "method": method,
+            "split_output": self._config.split_output,
             "varying": list(VARYING),
             "workdir": self._config.workdir,
             "log_level": self._config.log_level,
@@ -221,7 +222,7 @@ class ZygoteSet:
         pids = message["workers"]
         zygote.unanswered -= len(pids)
         zygote.forked = True
-        if len(fds) == 2 * len(pids):
+        if len(fds) == (3 if self._config.split_output else 2) * len(pids):
             self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
         else:
             self._lost_descriptors(zygote, len(pids), fds)
