@@ -120,8 +120,14 @@ print("before" in str(error), "Aborted" in str(error))
     assert "Fatal Python error: Aborted" in err
 
 
+def write_three():
+    print("a")
+    print("b", file=sys.stderr)
+    print("c")
+
+
 def test_what_is_not_shown_needs_no_second_pipe():
     with Pool(1, show_output=False) as pool:
-        future = pool.submit(lambda: [print("a"), print("b", file=sys.stderr), print("c")] and None)
+        future = pool.submit(write_three)
         future.result()
         assert future.output == b"a\nb\nc\n"
