@@ -228,6 +228,10 @@ class CallSink:
         future = self._future
         return future is not None and future._state == PENDING
 
+    def running(self) -> bool:
+        """Whether a worker has it, or had."""
+        return not self.is_queued()
+
     def is_over(self) -> bool:
         """Whether its future was cancelled, or its iterator closed."""
         future = self._future

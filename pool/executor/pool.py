@@ -24,7 +24,7 @@ from flashpool.pool.config import PoolConfig, usable_cores
 from flashpool.pool.limits import WORKERS_MAX, is_whole
 from flashpool.pool.supervisor.supervisor import Supervisor
 
-from . import parallel_map, pool_parameters, shown_output, stopping
+from . import interrupts, parallel_map, pool_parameters, shown_output, stopping
 from .call_options import CallOptions
 from .engine import Engine, close_all
 from .functions import Function, is_generator_function
@@ -217,8 +217,12 @@ class PoolBase(Executor):
     def _submit_to(self, engine: Engine, task: Task, call: Call) -> None:
         try:
             engine.submit(task, call)
+        except KeyboardInterrupt:
+            # Half-way: it may run, and nobody will read the result.
+            interrupts.cancel((task,))
+            raise
         except BaseException:
-            # Refused, or interrupted (Ctrl-C) half-way: nobody will read the result.
+            # Refused.
             task.cancel()
             raise
 

@@ -35,6 +35,9 @@ class Task(Protocol):
     def is_queued(self) -> bool:
         """Whether it may be cancelled without killing anything."""
 
+    def running(self) -> bool:
+        """Whether a worker has it."""
+
     def is_over(self) -> bool:
         """Whether nobody waits for its end any more: it was cancelled."""
 
