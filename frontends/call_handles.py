@@ -67,7 +67,7 @@ class CallHandle:
     def environment_ready(self) -> None:
         """Not asked for."""
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Not asked for."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
@@ -109,7 +109,7 @@ class WatchedCallHandle(CallHandle):
         """Pass it on."""
         self._watcher.environment_ready()
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Pass it on."""
         self._watcher.output(chunk)
 

@@ -46,8 +46,13 @@ class Backend(Protocol):
         Calls whose environments are still being made have been accepted.
         """
 
-    async def stop(self, reason: str = ...) -> None:
-        """End everything; calls still there are told the reason."""
+    async def stop(self, reason: str = ..., *, grace_s: float | None = None) -> None:
+        """End everything; calls still there are told the reason.
+
+        What runs has ``grace_s`` to exit in when it was asked to, and is not asked if that is
+        0; None: as much as is usual. Another `stop` meanwhile can only shorten that, and also
+        returns when all is gone.
+        """
 
     # What it has room for.
 

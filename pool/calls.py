@@ -315,8 +315,8 @@ class Sink(Protocol):
     def environment_ready(self) -> None:
         """It is there, and the call waits for a slot. Not told of a call without a spec."""
 
-    def output(self, chunk: bytes) -> None:
-        """Bytes the call wrote to descriptor 1 or 2."""
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
+        """Bytes the call wrote to descriptor 1, or to 2: ``stderr``, if the backend tells these apart."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """One encoded item of a streaming call; answer with `Backend.credit`."""

@@ -68,6 +68,8 @@ class PoolConfig:
     start_timeout_s: float = 60.0
     #: Bytes of output kept per call; the middle goes first.
     output_limit: int = 1024 * 1024
+    #: Whether descriptors 1 and 2 of workers are told apart; else they are one pipe.
+    split_output: bool = False
     #: Most spares kept ahead per zygote; the number in use adapts below it.
     max_spares: int = 8
     #: Seconds without a call after which spares are let go.

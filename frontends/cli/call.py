@@ -138,7 +138,7 @@ class _Live:
         #: The end of what was shown.
         self.shown = b""
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Pass it on."""
         self.shown = (self.shown + chunk)[-_SHOWN_KEPT:]
         sys.stderr.buffer.write(chunk)

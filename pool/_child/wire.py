@@ -11,7 +11,7 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
                                                  PRELOADED  reads         (what imports read)
       FORK   n, practise                         READY    pid, modules, python, preloaded
       STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
-      DROP   worker: unless user code began      SPARES   workers, ready  + 2 descriptors each
+      DROP   worker: unless user code began      SPARES   workers, ready  + 2 or 3 descriptors each
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
       LEAVE                                      Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
@@ -31,7 +31,7 @@ but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER
 
     LOAD    supervisor -> worker   `pack_call_meta` | what to make the instance of
     LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, when it failed
-    OUTPUT  worker -> supervisor   number        | what an overlapping call printed
+    OUTPUT, ERRORS  worker -> supervisor   number  | what an overlapping call printed
     CANCEL  supervisor -> worker   number: an overlapping call is to end
     CLOSE   supervisor -> worker   close the instance, then exit
 
@@ -86,6 +86,7 @@ ITEM = 18
 RESULT = 19
 LOADED = 20
 OUTPUT = 21
+ERRORS = 22
 
 #: magic, kind, number of descriptors, length of meta, length of body.
 HEADER = struct.Struct("<2sBBIQ")

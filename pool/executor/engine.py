@@ -19,6 +19,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from flashpool.pool.calls import Call
 from flashpool.pool.errors import PoolClosed
 
 from . import interpreter_exit, tracebacks
+from .stopping import OpenCalls
 from .tasks import Task
 from .thread_handoff import Deliveries, Inbox
 
@@ -42,11 +44,12 @@ _CLOSED = "cannot schedule new futures after shutdown"
 class Engine:
     """Owns the threads of one `Pool`, and the backend that runs its calls."""
 
-    def __init__(self, backend: Backend, slots: int) -> None:
-        """``slots``: calls that run at once."""
+    def __init__(self, backend: Backend, slots: int, grace_s: float) -> None:
+        """``slots``: calls that run at once; ``grace_s``: seconds that ended ones have to exit in."""
         self.pid = os.getpid()
         self._backend = backend
         self._slots = slots
+        self.grace_s = grace_s
         #: Whether descriptors reach the workers.
         self.shares_descriptors = backend.shares_descriptors
         #: Of those that wait for one environment, the call that shows its progress.
@@ -62,6 +65,11 @@ class Engine:
         self._inbox = Inbox(self._loop)
         self._deliveries = Deliveries(self._loop)
         self._finish = asyncio.Event()
+        #: Why, and with what grace, the backend is stopped, if that is not for want of calls.
+        self._stop_reason: str | None = None
+        self._stop_grace_s: float | None = None
+        #: Those that stop it although it stops already: they shorten the grace.
+        self._hastening: list[asyncio.Task[None]] = []
         self._threads = (
             threading.Thread(target=self._run_loop, name="flashpool-loop", daemon=True),
             threading.Thread(target=self._deliveries.run, name="flashpool-delivery", daemon=True),
@@ -80,9 +88,14 @@ class Engine:
         if interpreter_exit.exiting:
             interpreter_exit.engines.discard(self)
             raise PoolClosed("cannot schedule new futures after interpreter shutdown")
-        for thread in self._threads:
-            thread.start()
-        self._started.wait()
+        try:
+            for thread in self._threads:
+                thread.start()
+            self._started.wait()
+        except BaseException:
+            # Interrupted (Ctrl-C): nobody will know of this engine.
+            self.end("its start was interrupted", grace_s=0.0)
+            raise
         if self._failure is not None:
             self.join()
             raise self._failure
@@ -123,8 +136,8 @@ class Engine:
         for function, args in self._inbox.unread():
             if function == self._submit:
                 close_all(args[1].fds)
-            elif function == self._answer_stats:
-                args[0].put(PoolClosed("the pool is shut down: it has no statistics any more"))
+            elif function == self._answer:
+                args[0].put(PoolClosed("the pool is shut down: it knows of no calls any more"))
 
     def cancel(self, task: Task, reason: str = "cancelled by its caller") -> None:
         """End a call, wherever it is."""
@@ -138,18 +151,38 @@ class Engine:
         """Close an instance when its calls are over."""
         self.post(self._release, instance)
 
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """What a function returns on the loop's thread, after all that was posted before.
+
+        Raises:
+            PoolClosed: the loop has ended.
+        """
+        answer: SimpleQueue[Any] = SimpleQueue()
+        self.post(self._answer, answer, question)
+        found = answer.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
     def stats(self) -> Any:
         """The backend's statistics.
 
         Raises:
             PoolClosed: the loop has ended.
         """
-        answer: SimpleQueue[Any] = SimpleQueue()
-        self.post(self._answer_stats, answer)
-        stats = answer.get()
-        if isinstance(stats, BaseException):
-            raise stats
-        return stats
+        return self.ask(self._backend.stats)
+
+    def find(self, call_id: int) -> Task | None:
+        """The call of that id, unless it has ended."""
+
+        def look() -> Task | None:
+            return next((task for task in list(self._tasks) if task.call_id == call_id), None)
+
+        try:
+            task: Task | None = self.ask(look)
+        except PoolClosed:
+            return None
+        return task
 
     @property
     def outstanding(self) -> int:
@@ -160,40 +193,62 @@ class Engine:
     def closed(self) -> bool:
         return self._closed
 
-    def close(self, cancel_queued: bool = False) -> None:
+    def close(self, cancel_queued: bool = False) -> OpenCalls:
         """Take no more calls; leave when those taken have ended. Does not wait.
 
         A call that a free slot is waiting for counts as running, not as queued; one that
         waits for its environment is queued.
         """
         if self.pid != os.getpid():
-            return
+            return OpenCalls()
         with self._lock:
             self._closed = True
+        found = OpenCalls(running=len(self._tasks))
         if cancel_queued:
-            tasks = list(self._tasks)
-            queued = [task for task in tasks if task.is_queued()]
-            ready = [task for task in queued if task.waits_for is None]
-            free = max(0, self._slots - (len(tasks) - len(queued)))
-            kept = set(ready[:free])
-            for task in queued:
-                if task not in kept:
-                    task.cancel()
+            found = self._cancel_queued(self._slots)
         self.post(self._close)
+        return found
 
-    def kill(self) -> None:
-        """Close, and end every call now."""
-        self.close()
-        for task in list(self._tasks):
-            task.cancel()
+    def _cancel_queued(self, slots: int) -> OpenCalls:
+        """Cancel what neither runs nor finds one of so many slots free."""
+        tasks = [task for task in list(self._tasks) if not task.is_over()]
+        queued = [task for task in tasks if task.is_queued()]
+        ready = [task for task in queued if task.waits_for is None]
+        free = max(0, slots - (len(tasks) - len(queued)))
+        kept = set(ready[:free])
+        for task in queued:
+            if task not in kept:
+                task.cancel()
+        cancelled = len(queued) - len(kept)
+        return OpenCalls(running=len(tasks) - cancelled, cancelled=cancelled)
 
-    def join(self) -> None:
-        """Wait until all has ended; at once when called from a callback."""
+    def end(self, reason: str, *, grace_s: float | None = None) -> OpenCalls:
+        """Take no more calls, cancel those that have not begun, and end those that run.
+
+        Does not wait. Those that run fail as `Cancelled`, for the reason given; their processes
+        have ``grace_s`` to exit in (None: the pool's). Another time it can only shorten that.
+        """
+        if self.pid != os.getpid():
+            return OpenCalls()
+        with self._lock:
+            self._closed = True
+        found = self._cancel_queued(0)
+        self.post(self._end_calls, reason, grace_s)
+        return found
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until all has ended; False if it has not in time.
+
+        At once when called from a callback.
+        """
         if self.pid != os.getpid() or threading.current_thread() in self._threads:
             # A callback runs on the delivery thread: it cannot wait for itself.
-            return
+            return True
+        deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def disown(self) -> None:
         """In a fork of the program: touch nothing of the parent's, fail what waits here.
@@ -231,7 +286,9 @@ class Engine:
             self._started.set()
             await self._finish.wait()
         finally:
-            await self._backend.stop()
+            reason = self._stop_reason or "the pool is shut down"
+            await self._backend.stop(reason, grace_s=self._stop_grace_s)
+            await asyncio.gather(*self._hastening)
 
     def _end(self, failure: BaseException) -> None:
         with self._lock:
@@ -255,11 +312,21 @@ class Engine:
             close_all(call.fds)
             self._drop(task, tracebacks.refused(error))
 
-    def _answer_stats(self, answer: SimpleQueue[Any]) -> None:
+    def _answer(self, answer: SimpleQueue[Any], question: Callable[[], Any]) -> None:
         try:
-            answer.put(self._backend.stats())
+            answer.put(question())
         except Exception as error:  # noqa: BLE001 - raised where somebody waits for the answer
             answer.put(error)
+
+    def _end_calls(self, reason: str, grace_s: float | None) -> None:
+        begun = self._finish.is_set()
+        self._finish.set()
+        if not begun:
+            self._stop_reason, self._stop_grace_s = reason, grace_s
+        if begun or not self._started.is_set():
+            # It stops already, with another grace; or it waits for its zygote, which this ends.
+            stopping = self._backend.stop(reason, grace_s=grace_s)
+            self._hastening.append(self._loop.create_task(stopping))
 
     def _drop(self, task: Task, error: BaseException) -> None:
         self.deliver(task.fail, error)

@@ -8,7 +8,7 @@ delivery thread; once that is done neither knows the other, and the pool knows n
 from __future__ import annotations
 
 import asyncio
-import sys
+import contextlib
 import threading
 from collections.abc import Generator
 from concurrent.futures import Future, InvalidStateError
@@ -17,19 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flashpool.pool._child.serialization import payload
 from flashpool.pool.calls import Outcome, Receipt
-from flashpool.pool.errors import ResultNotSerializable
+from flashpool.pool.errors import PoolClosed, ResultNotSerializable
 
-from . import tracebacks
+from . import interrupts, tracebacks
 from .engine import Engine, close_all
+from .shown_output import show, show_line
 from .streams import RemoteIterator, Stream
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
 T = TypeVar("T")
-
-#: Bytes of output that may wait to be shown; beyond, a slow terminal costs output, not memory.
-OUTPUT_BACKLOG = 16 * 1024 * 1024
 
 
 class CallFuture(Future[T]):
@@ -42,6 +40,39 @@ class CallFuture(Future[T]):
     #: What is odd about how it ran, in sentences.
     warnings: tuple[str, ...] = ()
     _sink: CallSink | None = None
+    _call_id: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiters = interrupts.Waiters(self)
+
+    @property
+    def call_id(self) -> int | None:
+        """Its number in statistics and log lines, for `Pool.cancel`; None if it was never taken.
+
+        May wait a moment until it has one.
+        """
+        sink = self._sink
+        return self._call_id if sink is None else sink.wait_for_id()
+
+    def result(self, timeout: float | None = None) -> T:
+        """As any future's. An interrupt (Ctrl-C) of the wait ends the call."""
+        try:
+            return super().result(timeout)
+        except KeyboardInterrupt:
+            interrupts.cancel((self,))
+            raise
+        finally:
+            # The traceback of an exception, which the future holds, holds this frame.
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As any future's. An interrupt (Ctrl-C) of the wait ends the call."""
+        try:
+            return super().exception(timeout)
+        except KeyboardInterrupt:
+            interrupts.cancel((self,))
+            raise
 
     def cancel(self) -> bool:
         """Cancel the call, queued or running; its process tree is killed when it runs.
@@ -56,7 +87,7 @@ class CallFuture(Future[T]):
             # Straight to the notified state, and telling the waiters here: `wait` and
             # `as_completed` count only that one, and nobody else would tell them.
             self._state = CANCELLED_AND_NOTIFIED
-            sink, self._sink = self._sink, None
+            sink = self._take_sink()
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
@@ -69,6 +100,12 @@ class CallFuture(Future[T]):
         """In a coroutine: its result, without blocking the loop."""
         return asyncio.wrap_future(self).__await__()
 
+    def _take_sink(self) -> CallSink | None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            self._call_id = sink.call_id
+        return sink
+
     def start_running(self) -> None:
         """Show as running, unless it was cancelled."""
         with self._condition:
@@ -77,7 +114,7 @@ class CallFuture(Future[T]):
 
     def finish(self, result: Any, error: BaseException | None) -> bool:
         """Settle it; False when it was cancelled meanwhile."""
-        self._sink = None
+        self._take_sink()
         try:
             if error is None:
                 self.set_result(result)
@@ -127,9 +164,9 @@ class CallSink:
         """It waits for a slot."""
         self._engine.environment_ready(self)
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Show what the call wrote."""
-        show(self._engine, chunk)
+        show(self._engine, chunk, stderr=stderr)
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """One item of a stream; the first makes the iterator the future's result."""
@@ -191,11 +228,33 @@ class CallSink:
         future = self._future
         return future is not None and future._state == PENDING
 
-    def cancel(self) -> None:
+    def running(self) -> bool:
+        """Whether a worker has it, or had."""
+        return not self.is_queued()
+
+    def is_over(self) -> bool:
+        """Whether its future was cancelled, or its iterator closed."""
+        future = self._future
+        if future is not None:
+            return future.done()
+        return self._stream is None or not self._stream.running()
+
+    def cancel(self) -> bool:
         """Cancel the future, or the stream it became."""
         future = self._future
-        if future is None or not future.cancel():
-            self._engine.cancel(self)
+        if future is not None and future.cancel():
+            return True
+        running = self._stream is not None and self._stream.running()
+        self._engine.cancel(self)
+        return running
+
+    def wait_for_id(self) -> int | None:
+        """The call's id; None if the backend did not take it."""
+        if self.call_id is None:
+            with contextlib.suppress(PoolClosed):
+                # Whatever it is: it is asked behind the submission.
+                self._engine.ask(int)
+        return self.call_id
 
     def cancelled(self) -> None:
         """The future was cancelled; the call has to go."""
@@ -207,7 +266,7 @@ class CallSink:
         if future is not None:
             future._condition = threading.Condition()
             future._done_callbacks = []  # type: ignore[attr-defined]
-            future._waiters = []
+            future._waiters.clear()
             future.finish(None, error)
         if self._stream is not None:
             self._stream.abandon(error)
@@ -238,47 +297,3 @@ def decode(outcome: Outcome) -> tuple[Any, BaseException | None]:
         )
         failure.__cause__ = error
         return None, failure
-
-
-class _Output:
-    """Shows what calls write on this program's standard output, in order."""
-
-    def __init__(self) -> None:
-        self._waiting = 0
-        self._dropped = 0
-
-    def add(self, engine: Engine, chunk: bytes) -> None:
-        """Have it written by the delivery thread."""
-        if self._waiting + len(chunk) > OUTPUT_BACKLOG:
-            self._dropped += len(chunk)
-            return
-        self._waiting += len(chunk)
-        engine.deliver(self._write, chunk)
-
-    def _write(self, chunk: bytes) -> None:
-        self._waiting -= len(chunk)
-        text = chunk.decode(errors="replace")
-        if self._dropped:
-            text += (
-                f"\n[flashpool: {self._dropped} bytes of output dropped, this side is too slow]\n"
-            )
-            self._dropped = 0
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except (OSError, ValueError, AttributeError):
-            # Closed or gone; the futures keep the calls' output.
-            pass
-
-
-_shown = _Output()
-
-
-def show(engine: Engine, chunk: bytes) -> None:
-    """Write what a call wrote to this program's standard output, in time. Loop thread."""
-    _shown.add(engine, chunk)
-
-
-def show_line(engine: Engine, line: str) -> None:
-    """The same for words of ours. Loop thread."""
-    show(engine, f"{line}\n".encode("utf-8", "backslashreplace"))

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from flashpool.pool.calls import Outcome
 
+from . import interrupts
 from .engine import Engine, close_all
-from .futures import decode, show, show_line
+from .futures import decode
+from .shown_output import show, show_line
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
@@ -110,14 +112,24 @@ class MapCall:
 
     # Any thread.
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         """End the call, if it has not ended."""
-        if self._settle(CancelledError()):
+        settled = self._settle(CancelledError())
+        if settled:
             self._engine.cancel(self)
+        return settled
 
     def is_queued(self) -> bool:
         """Whether no worker has it yet and nobody cancelled it."""
         return self.end is None and not self._started
+
+    def running(self) -> bool:
+        """Whether a worker has it, or had."""
+        return self._started
+
+    def is_over(self) -> bool:
+        """Whether it was cancelled."""
+        return self.end is not None
 
     def abandon(self, error: BaseException) -> None:
         """In a fork: nobody is left who could end it otherwise."""
@@ -147,9 +159,9 @@ class MapCall:
         """It waits for a slot."""
         self._engine.environment_ready(self)
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Show what the call wrote."""
-        show(self._engine, chunk)
+        show(self._engine, chunk, stderr=stderr)
 
     def item(self, _body: bytes, fds: tuple[int, ...]) -> None:
         """Not asked for."""
@@ -197,8 +209,13 @@ class Failed:
         """Raise it."""
         raise self._error
 
-    def cancel(self) -> None:
+    def running(self) -> bool:
+        """It never is."""
+        return False
+
+    def cancel(self) -> bool:
         """There is nothing to end."""
+        return False
 
 
 AnyCall = MapCall | Failed
@@ -231,6 +248,9 @@ def results(
     waiting: deque[AnyCall] = deque()
     try:
         waiting.extend(islice(calls, buffersize))
+    except KeyboardInterrupt:
+        interrupts.cancel(waiting)
+        raise
     except BaseException:
         _cancel(waiting)
         raise
@@ -247,6 +267,9 @@ def _in_order(
             waiting.extend(islice(rest, 1))
             # No name for the future nor for its result: whoever gets it has the only one.
             yield _result(waiting, deadline)
+    except KeyboardInterrupt:
+        interrupts.cancel(waiting)
+        raise
     finally:
         _cancel(waiting)
 

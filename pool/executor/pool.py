@@ -10,11 +10,10 @@ and differ in what their calls are allowed. Both submit through `PoolBase`.
 from __future__ import annotations
 
 import os
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flashpool.pool import cross_version, pickling
@@ -22,15 +21,15 @@ from flashpool.pool._child.serialization import payload
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest
 from flashpool.pool.config import PoolConfig, usable_cores
-from flashpool.pool.errors import PoolClosed
 from flashpool.pool.limits import WORKERS_MAX, is_whole
 from flashpool.pool.supervisor.supervisor import Supervisor
 
-from . import parallel_map, pool_parameters
+from . import interrupts, parallel_map, pool_parameters, shown_output, stopping
 from .call_options import CallOptions
 from .engine import Engine, close_all
 from .functions import Function, is_generator_function
 from .futures import CallFuture, CallSink, failed
+from .pool_life import PoolLife
 from .remote_instances import InstanceMethod, RemoteInstance
 from .tasks import Task
 
@@ -218,13 +217,17 @@ class PoolBase(Executor):
     def _submit_to(self, engine: Engine, task: Task, call: Call) -> None:
         try:
             engine.submit(task, call)
+        except KeyboardInterrupt:
+            # Half-way: it may run, and nobody will read the result.
+            interrupts.cancel((task,))
+            raise
         except BaseException:
-            # Refused, or interrupted (Ctrl-C) half-way: nobody will read the result.
+            # Refused.
             task.cancel()
             raise
 
 
-class Pool(PoolBase):
+class Pool(PoolLife, PoolBase):
     """Runs calls, each in a process of its own, several at a time.
 
     ``max_workers`` calls run at once (default: one per usable core). ``timeout`` seconds
@@ -235,7 +238,9 @@ class Pool(PoolBase):
     else that can be set is in `PoolConfig`, and given as a keyword.
 
     Nothing starts before the first call. ``with Pool() as pool:`` waits at the end for
-    all calls; a pool that is dropped, or left open when the interpreter exits, finishes
+    all calls; when an exception leaves the block, for those that run (``on_error="finish"``),
+    or ends them (``"terminate"``). Ctrl-C and `SystemExit` end them at once, see `stopping`.
+    A pool that is dropped, or left open when the interpreter exits, finishes
     what was submitted and leaves nothing behind.
     """
 
@@ -250,6 +255,7 @@ class Pool(PoolBase):
         system_dependencies: Iterable[str] = (),
         environments: EnvSettings | None = None,
         show_output: bool = True,
+        on_error: str = stopping.FINISH,
         **keywords: Unpack[PoolKeywords],
     ) -> None:
         if is_whole(max_workers) and max_workers <= 0:
@@ -261,7 +267,7 @@ class Pool(PoolBase):
             "python_version": python_version,
             "system_dependencies": system_dependencies,
         }
-        own = {"max_workers": max_workers, "show_output": show_output}
+        own = {"max_workers": max_workers, "show_output": show_output, "on_error": on_error}
         settings = pool_parameters.check(
             {**options, **own, "environments": environments, **keywords}
         )
@@ -283,72 +289,17 @@ class Pool(PoolBase):
             **settings,
         )
         self._environments = environments
-        self._engine: Engine | None = None
-        self._closed = False
-        #: Held while the engine is started. Reentrant: a signal handler may shut us down
-        #: in the middle of that, in the same thread.
-        self._lock = threading.RLock()
-        _pools.add(self)
         self.show_output = show_output
+        PoolLife.__init__(self, on_error)
 
     def _pool(self) -> Pool:
         return self
 
-    def _engine_to_submit(self) -> Engine:
-        """The engine, started by whoever comes first.
-
-        Raises:
-            EnvironmentStartFailed: the pool's interpreter does not come up.
-            PoolClosed: the pool is shut down, or this is a fork of its process.
-        """
-        engine = self._engine
-        if engine is None:
-            with self._lock:
-                engine = self._engine or self._start_engine()
-        engine.check_is_ours()
-        self._check_open()
-        return engine
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise PoolClosed("cannot schedule new futures after shutdown")
-
     def _make_backend(self) -> Backend:
         """What runs its calls."""
-        return Supervisor(self._config, self._environments)
-
-    def _start_engine(self) -> Engine:
-        self._check_open()
-        engine = Engine(self._make_backend(), self._config.slots)
-        engine.start()
-        # The engine's threads keep it alive; when the pool goes, it finishes and goes.
-        weakref.finalize(self, engine.close).atexit = False
-        self._engine = engine
-        try:
-            self._check_open()
-        except PoolClosed:
-            # `shutdown` came meanwhile, and may have found no engine to close.
-            engine.close()
-            raise
-        return engine
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and leave when those submitted have ended.
-
-        Called from a future's callback it never waits: the callback is part of the work.
-        """
-        self._closed = True
-        if wait:
-            # Another thread's first `submit` may be starting the engine. Without waiting
-            # it is that thread that closes it: it looks at `_closed` after `_engine` is set.
-            self._lock.acquire()
-            self._lock.release()
-        engine = self._engine
-        if engine is None:
-            return
-        engine.close(cancel_futures)
-        if wait:
-            engine.join()
+        # Where nothing is shown, or all in one place, workers are spared a second pipe.
+        split = self.show_output and shown_output.streams_differ()
+        return Supervisor(replace(self._config, split_output=split), self._environments)
 
     def _release(self, instance: str) -> None:
         """Nobody here has a use for this instance any more."""
@@ -366,19 +317,6 @@ class Pool(PoolBase):
         return f"<Pool {state}, {self._config.slots} at once, {calls} outstanding>"
 
 
-#: Pools of this process, for its forks.
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-
-
-def _free_locks() -> None:
-    """In a fork: a thread that is not here may have held them, starting an engine."""
-    for pool in list(_pools):
-        pool._lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_free_locks)
-
-
 class PoolView(PoolBase):
     """A pool with other options for its calls. Its `shutdown` is the pool's."""
 
@@ -392,6 +330,26 @@ class PoolView(PoolBase):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the shared pool down."""
         self._shared.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._shared.__exit__(kind, error, traceback)
+
+    def cancel(self, call_id: int) -> bool:
+        """See `Pool.cancel`."""
+        return self._shared.cancel(call_id)
+
+    def terminate_workers(self) -> None:
+        """End the shared pool; see `Pool.terminate_workers`."""
+        self._shared.terminate_workers()
+
+    def kill_workers(self) -> None:
+        """End the shared pool; see `Pool.kill_workers`."""
+        self._shared.kill_workers()
 
     def __repr__(self) -> str:
         return f"<view of {self._shared!r}: {self._options!r}>"

@@ -29,6 +29,7 @@ from flashpool.pool.limits import (
     is_whole,
 )
 
+from . import stopping
 from .call_options import check_env, check_names
 
 
@@ -139,6 +140,7 @@ KINDS: Final[Mapping[str, ParameterKind]] = {
     "timeout": _or_none(_seconds()),
     "memory_mb": _or_none(_whole(MEMORY_MB_MIN, MEMORY_MB_MAX, unit="a whole number of MiB")),
     "show_output": ParameterKind(accepts="True or False", read=_boolean),
+    "on_error": _one_of(stopping.FINISH, stopping.TERMINATE),
     "environments": ParameterKind(accepts="an EnvSettings of flashpool.envs, or None", read=_store),
     "base_python": ParameterKind(accepts="the path of a Python interpreter", read=_path),
     "queue_limit": _or_none(_whole(0)),
@@ -180,9 +182,10 @@ OWN: Final = (
     "system_dependencies",
     "environments",
     "show_output",
+    "on_error",
 )
 #: Settings that `Pool` makes of its own parameters, or not at all.
-TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing")
+TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing", "split_output")
 
 
 def check(given: Mapping[str, Any]) -> dict[str, Any]:

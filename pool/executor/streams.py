@@ -22,7 +22,7 @@ from flashpool.pool._child import wire
 from flashpool.pool._child.serialization import payload
 from flashpool.pool.calls import Outcome, Receipt
 
-from . import tracebacks
+from . import interrupts, tracebacks
 from .engine import Engine, close_all
 from .tasks import Task
 
@@ -137,10 +137,17 @@ class Stream:
     # The reader's threads.
 
     def take(self) -> _Item:
-        """The next item; waits for it. Raises StopIteration, or what the generator raised."""
+        """The next item; waits for it. Raises StopIteration, or what the generator raised.
+
+        An interrupt (Ctrl-C) of the wait ends the call.
+        """
         with self._changed:
             while (item := self._take_now()) is None:
-                self._changed.wait()
+                try:
+                    self._changed.wait()
+                except KeyboardInterrupt:
+                    interrupts.cancel((self,))
+                    raise
         return item
 
     async def take_async(self) -> _Item:
@@ -186,8 +193,16 @@ class Stream:
             self._engine.credit(self._task, self._uncredited)
         self._uncredited = 0
 
+    def running(self) -> bool:
+        """Whether it may yield more."""
+        return not self._ended
+
     def close(self) -> None:
         """Drop what is there, end the call."""
+        self.cancel()
+
+    def cancel(self) -> bool:
+        """The same; False if it has ended."""
         with self._changed:
             items, self._items = self._items, deque()
             running = not self._ended
@@ -197,6 +212,7 @@ class Stream:
             close_all(fds)
         if running:
             self._engine.cancel(self._task)
+        return running
 
     def abandon(self, error: BaseException) -> None:
         """In a fork of the program: its locks may be held by threads that are not here."""

@@ -23,7 +23,7 @@ class Task(Protocol):
 
     def environment_ready(self) -> None: ...
 
-    def output(self, chunk: bytes) -> None: ...
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None: ...
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None: ...
 
@@ -35,8 +35,14 @@ class Task(Protocol):
     def is_queued(self) -> bool:
         """Whether it may be cancelled without killing anything."""
 
-    def cancel(self) -> None:
-        """Cancel its future."""
+    def running(self) -> bool:
+        """Whether a worker has it."""
+
+    def is_over(self) -> bool:
+        """Whether nobody waits for its end any more: it was cancelled."""
+
+    def cancel(self) -> bool:
+        """Cancel its future, or what that has become; False if it has ended."""
 
     def closing(self) -> None:
         """The pool is closing and waits for this call. Loop thread."""

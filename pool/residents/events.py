@@ -110,11 +110,12 @@ class ResidentEvents:
             return
         elif frame.kind == wire.ITEM:
             running.take_item(frame)
-        elif frame.kind == wire.OUTPUT:
+        elif frame.kind in (wire.OUTPUT, wire.ERRORS):
             assert running.own_output is not None
             running.own_output.append(frame.body)
             if running.sink.wants_output:
-                running.sink.output(frame.body)
+                split = worker.link.errors is not None
+                running.sink.output(frame.body, stderr=split and frame.kind == wire.ERRORS)
 
     def _on_loaded(self, worker: Worker, frame: wire.Frame) -> None:
         name = worker.instance

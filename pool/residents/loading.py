@@ -18,7 +18,7 @@ from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.memory import MemoryLimit
-from flashpool.pool.workers.output_buffer import OutputBuffer
+from flashpool.pool.workers.output_buffer import OutputBuffer, SplitBuffer
 from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import LoadedInstance, Worker
@@ -96,7 +96,8 @@ class ResidentLoads:
         self._loaded[name] = loaded = LoadedInstance(worker, gpus, first.limits.memory_mb)
         worker.state.move(WorkerState.BUSY)
         worker.instance = name
-        worker.aside = OutputBuffer(worker.link.output_limit)
+        kind = OutputBuffer if worker.link.errors is None else SplitBuffer
+        worker.aside = kind(worker.link.output_limit)
         worker.loading, worker.fed_at = True, self._now()
         meta = call_meta(call, env=self._gpus.variables(gpus, call.env))
         self._worker_set.send(

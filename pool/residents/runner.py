@@ -246,7 +246,8 @@ class ResidentRunner:
         written, loaded.worker.aside = loaded.worker.aside, fresh
         assert written is not None
         if written and running.sink.wants_output:
-            running.sink.output(written.value())
+            for chunk, stderr in written.streams():
+                running.sink.output(chunk, stderr=stderr)
         return written
 
     def _close(self, command: states.Close) -> None:

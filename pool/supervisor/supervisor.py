@@ -15,6 +15,8 @@ others may ask of it, and its life: `start`, a tick each second, `drain`, `stop`
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +66,9 @@ class Supervisor:
         self.draining = False
         self._components = components = Components(config)
         self._change = ChangeSignal()
+        #: When those that were asked to exit are killed, once the pool stops.
+        self._exit_by = math.inf
+        self._stopped = asyncio.Event()
         self._actions = CommandRunner(components, self._change)
         self.environments = EnvironmentRegistry(components, self._actions)
         self._env_settings = environments
@@ -161,25 +166,40 @@ class Supervisor:
     async def _wait_for_exits(self) -> None:
         """Give what was asked to end the grace: calls' processes, and instances."""
         components = self._components
-        deadline = components.now() + self.config.grace_s
         while components.residents.any_remaining or any(
             worker.stopping for worker in components.worker_set
         ):
-            left = deadline - components.now()
+            left = self._exit_by - components.now()
             if left <= 0:
                 return
             await self._change.wait(left)
 
-    async def stop(self, reason: str = "the pool is shut down") -> None:
+    async def stop(
+        self, reason: str = "the pool is shut down", *, grace_s: float | None = None
+    ) -> None:
         """End every call as cancelled and every process; returns when all is gone.
 
-        Who runs is asked to end (SIGTERM) and has the grace for that.
+        Who runs is asked to end (SIGTERM) and has the grace for that. With a ``grace_s`` of 0
+        nobody is asked. Another `stop` can shorten the grace of the first.
         """
         components = self._components
+        if grace_s is None:
+            grace_s = self.config.grace_s
+        self._exit_by = min(self._exit_by, components.now() + grace_s)
         if components.closed:
+            self._change.tell()
+            await self._stopped.wait()
             return
         self.draining = components.closed = True
-        components.calls.cancel_all(reason)
+        self._change.tell()
+        try:
+            await self._stop(reason, grace_s)
+        finally:
+            self._stopped.set()
+
+    async def _stop(self, reason: str, grace_s: float) -> None:
+        components = self._components
+        components.calls.cancel_all(reason, grace_s)
         if self._provisioning is not None:
             self._provisioning.refuse_all()
         components.residents.release_all(reason)

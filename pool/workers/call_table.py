@@ -148,21 +148,25 @@ class CallTable:
         if running.worker is None or self.awaited:
             self._ended()
 
-    def cancel(self, call_id: int, reason: str) -> None:
-        """End it; its sink hears of it at once, its process tree goes meanwhile."""
+    def cancel(self, call_id: int, reason: str, grace_s: float | None = None) -> None:
+        """End it; its sink hears of it at once, its process tree goes meanwhile.
+
+        Its process has ``grace_s`` to exit in; None: the pool's grace.
+        """
         running = self._calls.get(call_id)
         if running is None:
             return
         if running.keeper is not None:
             running.keeper.cancel(call_id, running, reason)
         elif running.worker is not None and not running.worker.stopping:
-            self._worker_set.stop(running.worker, None, grace=self._config.grace_s)
+            grace = self._config.grace_s if grace_s is None else grace_s
+            self._worker_set.stop(running.worker, None, grace=grace)
         self.finish(call_id, outcomes.cancelled(running, reason, self._now()))
 
-    def cancel_all(self, reason: str) -> None:
+    def cancel_all(self, reason: str, grace_s: float) -> None:
         """End all of them."""
         for call_id in list(self._calls):
-            self.cancel(call_id, reason)
+            self.cancel(call_id, reason, grace_s)
 
     async def close(self) -> None:
         """Look at nothing any more."""

@@ -30,27 +30,33 @@ class WorkerChannel:
 
     __slots__ = (
         "_ended",
+        "_outputs_ended",
         "_sock",
         "channel_fd",
+        "errors",
         "output",
-        "output_ended",
-        "output_fd",
         "output_limit",
+        "outputs",
         "reader",
         "unread",
         "unsent",
     )
 
     def __init__(
-        self, channel_fd: int, output_fd: int, *, output_limit: int, body_limit: int
+        self, channel_fd: int, *output_fds: int, output_limit: int, body_limit: int
     ) -> None:
+        """``output_fds``: where it prints; if there is a second one, its errors."""
         self._sock = socket(AF_UNIX, SOCK_STREAM, 0, channel_fd)
         self._sock.setblocking(False)
-        os.set_blocking(output_fd, False)
+        for fd in output_fds:
+            os.set_blocking(fd, False)
         self.channel_fd = channel_fd
-        self.output_fd = output_fd
+        self.outputs = output_fds
+        #: The one of these that is for errors alone.
+        self.errors = output_fds[1] if len(output_fds) > 1 else None
         # Nothing comes after an end: whoever asks once more shall not ask the kernel.
-        self._ended = self.output_ended = False
+        self._ended = False
+        self._outputs_ended: tuple[int, ...] = ()
         #: Whether the worker is known to have ended without reading all that it was sent.
         self.unread = False
         #: What was printed, once anything was: most calls print nothing.
@@ -151,23 +157,27 @@ class WorkerChannel:
             return None
         return data, fds
 
-    def read_output(self) -> bytes | None:
-        """Keep what was printed, at most a turn's worth; None at the end of it."""
+    def output_ended(self, fd: int) -> bool:
+        """Whether nothing more comes from one of the outputs."""
+        return fd in self._outputs_ended
+
+    def read_output(self, fd: int) -> bytes | None:
+        """Keep what was printed to one of the outputs, at most a turn's worth; None at its end."""
         chunks: list[bytes] = []
         size = 0
-        if self.output_ended:
+        if fd in self._outputs_ended:
             return None
         while size < _OUTPUT_TURN:
             try:
-                chunk = os.read(self.output_fd, _OUTPUT_CHUNK)
+                chunk = os.read(fd, _OUTPUT_CHUNK)
             except BlockingIOError:
                 break
             if not chunk:
-                self.output_ended = True
+                self._outputs_ended += (fd,)
                 return b"".join(chunks) or None
             if self.output is None:
                 self.output = OutputBuffer(self.output_limit)
-            self.output.append(chunk)
+            self.output.append(chunk, stderr=fd == self.errors)
             chunks.append(chunk)
             size += len(chunk)
             if len(chunk) < _OUTPUT_CHUNK and size < _OUTPUT_TURN:
@@ -182,7 +192,8 @@ class WorkerChannel:
         for fd in unused:
             os.close(fd)
         self._sock.close()
-        os.close(self.output_fd)
+        for fd in self.outputs:
+            os.close(fd)
 
 
 def _copies(fds: tuple[int, ...]) -> list[int]:

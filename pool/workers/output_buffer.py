@@ -35,7 +35,7 @@ class OutputBuffer:
     def __bool__(self) -> bool:
         return bool(self._head)
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Take what was read next."""
         room = self._half - self._head_size
         if room > 0:
@@ -72,6 +72,30 @@ class OutputBuffer:
         whole = without_our_frames(head + tail)
         return whole[: self._half], whole[self._half :]
 
+    def streams(self) -> list[tuple[bytes, bool]]:
+        """All that is kept, for a sink: what was written, and whether to stderr."""
+        return [(self.value(), False)]
+
     def tail(self, size: int) -> str:
         """The last ``size`` bytes as text, for messages."""
         return self.value(ours=False)[-size:].decode(errors="replace")
+
+
+class SplitBuffer(OutputBuffer):
+    """Also keeps what was written to either of two streams."""
+
+    __slots__ = ("_errors", "_output")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._output, self._errors = OutputBuffer(limit), OutputBuffer(limit)
+
+    def append(self, chunk: bytes, *, stderr: bool = False) -> None:
+        """Take what was read next."""
+        super().append(chunk)
+        (self._errors if stderr else self._output).append(chunk)
+
+    def streams(self) -> list[tuple[bytes, bool]]:
+        """What each of them has, if anything."""
+        kept = ((self._output, False), (self._errors, True))
+        return [(buffer.value(), stderr) for buffer, stderr in kept if buffer]

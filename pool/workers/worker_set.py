@@ -71,17 +71,20 @@ class WorkerSet:
     ) -> None:
         """A zygote forked these."""
         now = self._now()
-        for pid, channel_fd, output_fd in zip(pids, fds[::2], fds[1::2], strict=True):
+        each = len(fds) // len(pids)
+        for at, pid in enumerate(pids):
+            channel_fd, *output_fds = fds[at * each : (at + 1) * each]
             link = WorkerChannel(
                 channel_fd,
-                output_fd,
+                *output_fds,
                 output_limit=self._config.output_limit,
                 body_limit=RESULT_LIMIT,
             )
             worker = Worker(next(self._ids), pid, zygote, link, prepared=ready, now=now)
             self._by_pid[zygote.process.pid, pid] = self.by_id[worker.id] = worker
             self._poller.watch(channel_fd, partial(self._on_channel, worker))
-            self._poller.watch(output_fd, partial(self._on_output, worker))
+            for fd in output_fds:
+                self._poller.watch(fd, partial(self._on_output, worker, fd))
             if ready:
                 self._listener.worker_ready(worker)
 
@@ -202,7 +205,7 @@ class WorkerSet:
                     worker.state.move(WorkerState.EXITING)
                     worker.exiting_since = self._now()
                     # Its zygote tells when it is dead; what it sends until then is nobody's.
-                    self._poller.forget(worker.link.channel_fd, worker.link.output_fd)
+                    self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
             elif frame.kind == wire.ITEM:
                 self._listener.item(worker, running, frame)
         finally:
@@ -225,21 +228,28 @@ class WorkerSet:
             self._read_output(worker)
             self._listener.spoilt(worker, running, problem)
 
-    def _on_output(self, worker: Worker, _writable: bool) -> None:
-        if self._read_output(worker) is None:
-            self._poller.forget(worker.link.output_fd)
+    def _on_output(self, worker: Worker, fd: int, _writable: bool) -> None:
+        if self._read_one(worker, fd) is None:
+            self._poller.forget(fd)
 
-    def _read_output(self, worker: Worker) -> bytes | None:
+    def _read_output(self, worker: Worker) -> bool:
+        """Take what it printed; whether it was anything."""
+        found = False
+        for fd in worker.link.outputs:
+            found = bool(self._read_one(worker, fd)) or found
+        return found
+
+    def _read_one(self, worker: Worker, fd: int) -> bytes | None:
         running = worker.running
         if worker.instance is not None:
             running = next(iter(worker.calls.values()), None)
             worker.link.output = worker.taker()
-        chunk = worker.link.read_output()
+        chunk = worker.link.read_output(fd)
         if not chunk or running is None or running.done:
             return chunk
         # After its time is up it prints its stacks, which come with its end.
         if running.sink.wants_output and worker.stop is None:
-            running.sink.output(without_our_frames(chunk))
+            running.sink.output(without_our_frames(chunk), stderr=fd == worker.link.errors)
         return chunk
 
     # Deaths.
@@ -271,9 +281,12 @@ class WorkerSet:
 
     def _go_on_reading(self, worker: Worker) -> None:
         """What it left may print while it ends, and is not to wait for that."""
-        if worker.running is not None and worker.running.done and not worker.link.output_ended:
-            self._poller.forget(worker.link.output_fd)
-            self._poller.watch(worker.link.output_fd, partial(self._on_output, worker))
+        if worker.running is None or not worker.running.done:
+            return
+        for fd in worker.link.outputs:
+            if not worker.link.output_ended(fd):
+                self._poller.forget(fd)
+                self._poller.watch(fd, partial(self._on_output, worker, fd))
 
     def _should_have_begun(self, worker: Worker) -> bool:
         if worker.doubted:
@@ -303,7 +316,7 @@ class WorkerSet:
         worker.state.move(WorkerState.GONE)
         del self._by_pid[worker.zygote.process.pid, worker.pid]
         del self.by_id[worker.id]
-        self._poller.forget(worker.link.channel_fd, worker.link.output_fd)
+        self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
         worker.link.close()
         self._listener.worker_gone(worker)
         worker.running = None  # a cycle that holds the call's bytes: the collector is too late

@@ -129,6 +129,7 @@ class ZygoteSet:
             "path": list(self._config.extra_path),
             "runtime": outcomes.runtime_packages(),
             "method": method,
+            "split_output": self._config.split_output,
             "varying": list(VARYING),
             "workdir": self._config.workdir,
             "log_level": self._config.log_level,
@@ -184,9 +185,11 @@ class ZygoteSet:
         self.history.forget(environment)
 
     def retire_all(self) -> None:
-        """Ask every one to leave."""
+        """Ask every one to leave; kill those that are still preparing and could not hear it."""
         for zygote in list(self._up.values()):
             self.retire(zygote)
+            if zygote.ready_at is None:
+                zygote.kill_with_guard()
 
     def kill_exiting(self) -> None:
         """Kill those that were asked to leave and have not."""
@@ -219,7 +222,7 @@ class ZygoteSet:
         pids = message["workers"]
         zygote.unanswered -= len(pids)
         zygote.forked = True
-        if len(fds) == 2 * len(pids):
+        if len(fds) == (3 if self._config.split_output else 2) * len(pids):
             self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
         else:
             self._lost_descriptors(zygote, len(pids), fds)

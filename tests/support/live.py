@@ -40,7 +40,7 @@ class Sink:
     def environment_ready(self) -> None:
         self.lines.append("ready")
 
-    def output(self, chunk: bytes) -> None:
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         self.chunks.append(chunk)
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:

@@ -180,7 +180,10 @@ class ThreadBackend:
             await asyncio.wait_for(self._until(lambda: not self.calls), limit_s)
         return not self.calls
 
-    async def stop(self, reason: str = "the backend was stopped") -> None:
+    async def stop(
+        self, reason: str = "the backend was stopped", *, grace_s: float | None = None
+    ) -> None:
+        # Nobody can end a thread, with a grace or without.
         self.draining = self.stopped = True
         for call_id in list(self.calls):
             self.cancel(call_id, reason)

@@ -4,7 +4,7 @@
 
 `live` runs on the zygote's stack, in the fresh fork, and never returns. Frames travel on a
 high private descriptor, so that user code that prints to, closes or scribbles over the
-low ones cannot touch them; 1 and 2 are the call's output pipe.
+low ones cannot touch them; 1 and 2 are the call's output pipe, or two where these are told apart.
 """
 
 from __future__ import annotations
@@ -32,22 +32,34 @@ CHANNEL_LOST = 81
 DAMAGED = 82
 NOT_BEGUN = 83
 _LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EINVAL)
-#: Workers forked together; two descriptors of each ride on the report of them.
+#: Workers forked together; two descriptors of each ride on the report of them, or three.
 BATCH = wire.MAX_FDS // 2
+SPLIT_BATCH = wire.MAX_FDS // 3
 #: From here on the channels of a batch, beyond what ``closerange(3, 1024)`` and its like reach.
 FIRST_CHANNEL = int(min(2011, processes.limit_of(processes.DESCRIPTORS) - BATCH))
 
 
 class Link:
-    """Channel and output of a worker to be, both ends, and its mark."""
+    """Channel and output of a worker to be, both ends, and its mark.
 
-    __slots__ = ("channel", "mark", "near", "output", "output_w")
+    The errors are the output as well, or go to a pipe of their own (``split``): that costs two
+    descriptors more, and the order between what is written to 1 and to 2.
+    """
 
-    def __init__(self, channel_fd: int, mark: int) -> None:
+    __slots__ = ("channel", "errors", "errors_w", "mark", "near", "output", "output_w")
+
+    def __init__(self, channel_fd: int, mark: int, split: bool) -> None:
         self.mark = mark
         self.near, far = socketpair()
         try:
-            self.output, self.output_w = os.pipe()
+            self.output, self.output_w = self.errors, self.errors_w = os.pipe()
+            if split:
+                try:
+                    self.errors, self.errors_w = os.pipe()
+                except OSError:
+                    os.close(self.output)
+                    os.close(self.output_w)
+                    raise
             os.dup2(far.fileno(), channel_fd, False)
         finally:
             far.close()
@@ -57,11 +69,20 @@ class Link:
         """The worker has its ends."""
         self.channel.sock.close()
         os.close(self.output_w)
+        if self.errors_w != self.output_w:
+            os.close(self.errors_w)
 
     def close_near(self) -> None:
         """The supervisor has the others."""
         self.near.close()
         os.close(self.output)
+        if self.errors != self.output:
+            os.close(self.errors)
+
+    def near_ends(self) -> list[int]:
+        """What the supervisor gets."""
+        ends = [self.near.fileno(), self.output, self.errors]
+        return ends if self.errors != self.output else ends[:2]
 
 
 def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
@@ -92,7 +113,7 @@ def _set_apart(link: Link) -> None:
     processes.become_subreaper()
     # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
     dup2(link.output_w, 1)
-    dup2(link.output_w, 2)
+    dup2(link.errors_w, 2)
     own = link.channel.fd
     closerange(3, own)
     closerange(own + 1, FIRST_CHANNEL + BATCH)

@@ -9,7 +9,7 @@ is paid for by every fork. Its life:
 ``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
 (entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
 environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
-worker prepares itself), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
+worker prepares itself), ``split_output`` (descriptors 1 and 2 of a worker are two pipes), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
 ``memory_tricks`` (those it may use, see there), ``example`` (a version of Python, and the base64 text of a call that was pickled by it).
 
 What becomes of workers once they are forked is `reaper`'s part.
@@ -120,6 +120,7 @@ class Zygote:
         self.control = control
         self.start = start
         self.spawn = start["method"] == "spawn"
+        self.split = start["split_output"]
         self.worker: Any = None
         self.rehearsal: Any = None
         self.user_code: Any = None
@@ -250,7 +251,8 @@ class Zygote:
         Everything that can be done before or after the forks is: between two of them
         each page this process writes to is copied once more.
         """
-        for count in _parts(number, worker_start.BATCH):
+        most = worker_start.SPLIT_BATCH if self.split else worker_start.BATCH
+        for count in _parts(number, most):
             interpreter_setup.enter(self.start["workdir"])
             self.practise = practise
             links: list[worker_start.Link] = []
@@ -267,9 +269,7 @@ class Zygote:
             for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
                 self.reaper.add(pid, link.mark)
             if pids:
-                ends = [
-                    end for link in links[: len(pids)] for end in (link.near.fileno(), link.output)
-                ]
+                ends = [end for link in links[: len(pids)] for end in link.near_ends()]
                 self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
             for link in links:
                 link.close_near()
@@ -304,7 +304,7 @@ class Zygote:
         """What a worker and the supervisor need to talk; one of a batch."""
         mark = self.reaper.take_mark()
         try:
-            return worker_start.Link(worker_start.FIRST_CHANNEL + index, mark)
+            return worker_start.Link(worker_start.FIRST_CHANNEL + index, mark, self.split)
         except OSError:
             self.reaper.free_marks.append(mark)
             raise

@@ -1,6 +1,6 @@
 """What overlapping calls print: they share descriptors 1 and 2, so text is told apart here.
 
-    print, logging, warnings -> sys.stdout -> the call in whose context it is written -> OUTPUT n
+    print, logging, warnings -> sys.stdout -> the call in whose context it is written -> OUTPUT n, ERRORS n
                                            -> no call's: descriptor 1
 
 Tasks and `asyncio.to_thread` inherit a call's context; threads started by hand, child
@@ -45,12 +45,17 @@ class CallOutput:
         self.number = wire.NUMBER.pack(number)
         self.parts: list[bytes] = []
         self.size = 0
+        #: Which stream the parts were written to.
+        self.kind = wire.OUTPUT
         self.closed = False
         # Signal handlers print as well.
         self.lock = threading.RLock()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, kind: int) -> None:
         with self.lock:
+            if kind != self.kind:
+                self.flush()
+                self.kind = kind
             self.parts.append(data)
             self.size += len(data)
             if b"\n" in data or self.size > _LINE_LIMIT:
@@ -61,7 +66,7 @@ class CallOutput:
             data, self.parts, self.size = b"".join(self.parts), [], 0
             for at in range(0, len(data), _FRAME_LIMIT):
                 part = data[at : at + _FRAME_LIMIT]
-                self.link.send_frame(wire.OUTPUT, self.number, part, [])
+                self.link.send_frame(self.kind, self.number, part, [])
 
     def close(self) -> None:
         """Its call is over; what tasks and threads of it write later is nobody's."""
@@ -80,18 +85,19 @@ def _writer() -> CallOutput | None:
 class _Routed:
     """A standard stream: text goes to the call in whose context it is written, else on."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, kind: int) -> None:
         self._stream = stream
+        self._kind = kind
         buffer = getattr(stream, "buffer", None)
         if buffer is not None:
-            self.buffer = _RoutedBuffer(buffer)
+            self.buffer = _RoutedBuffer(buffer, kind)
 
     def write(self, text: str) -> int:
         """As any text stream's."""
         written = _writer()
         if written is None or type(text) is not str:
             return int(self._stream.write(text))
-        written.write(text.encode("utf-8", "backslashreplace"))
+        written.write(text.encode("utf-8", "backslashreplace"), self._kind)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -110,8 +116,9 @@ class _Routed:
 class _RoutedBuffer:
     """The binary side of a standard stream."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, kind: int) -> None:
         self._stream = stream
+        self._kind = kind
 
     def write(self, data: Any) -> int:
         """As any binary stream's."""
@@ -119,7 +126,7 @@ class _RoutedBuffer:
         if written is None:
             return int(self._stream.write(data))
         copy = bytes(memoryview(data))
-        written.write(copy)
+        written.write(copy, self._kind)
         return len(copy)
 
     def __getattr__(self, name: str) -> Any:
@@ -130,7 +137,10 @@ def route() -> None:
     """From now on overlapping calls may print."""
     if isinstance(sys.stdout, _Routed):
         return
-    routed = {id(stream): _Routed(stream) for stream in (sys.stdout, sys.stderr)}
+    routed = {
+        id(sys.stderr): _Routed(sys.stderr, wire.ERRORS),
+        id(sys.stdout): _Routed(sys.stdout, wire.OUTPUT),
+    }
     for handler in _handlers():
         stream = getattr(handler, "stream", None)
         if id(stream) in routed:

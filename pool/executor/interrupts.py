@@ -1,0 +1,76 @@
+"""An interrupt (Ctrl-C) of a wait ends the calls that were waited for.
+
+In a script the program ends with it. At a prompt or in a notebook it is the line or cell that
+ends, and what it had waited for would go on unseen. The pool lives on.
+
+`CallFuture.result`, `map` and iterators catch the interrupt of their own waits. The functions
+`concurrent.futures.wait` and `as_completed` know nothing of us: they append a waiter to each
+future and then wait for the waiter's event, which is made ours.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from . import stopping
+
+
+class WaitedFor(Protocol):
+    """A call that somebody waits for."""
+
+    def running(self) -> bool:
+        """Whether a worker has it."""
+
+    def cancel(self) -> bool:
+        """End it; False if it has ended."""
+
+
+def cancel(calls: Iterable[WaitedFor]) -> None:
+    """The wait for these was interrupted: end them, and say so."""
+    running = waiting = 0
+    for call in calls:
+        has_worker = call.running()
+        if call.cancel():
+            running += has_worker
+            waiting += not has_worker
+    stopping.say_what_ended("KeyboardInterrupt", stopping.OpenCalls(running, waiting))
+
+
+class Waiters(list[Any]):
+    """The waiters of one future."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = weakref.ref(future)
+
+    def append(self, waiter: Any) -> None:
+        """It will wait for this future, and perhaps for others. Its caller holds their locks."""
+        super().append(waiter)
+        event = getattr(waiter, "event", None)
+        if type(event) is threading.Event and not event.is_set():
+            # Nobody waits for it yet, and nobody can set it: both need the futures' locks.
+            event = waiter.event = _CancellingEvent()
+        if isinstance(event, _CancellingEvent):
+            event.futures.append(self._future)
+
+
+class _CancellingEvent(threading.Event):
+    """Cancels what it stands for when the wait is interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.futures: list[weakref.ref[Future[Any]]] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As any event's."""
+        try:
+            return super().wait(timeout)
+        except KeyboardInterrupt:
+            futures = [reference() for reference in self.futures]
+            cancel(future for future in futures if future is not None)
+            raise

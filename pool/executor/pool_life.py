@@ -1,0 +1,168 @@
+"""A pool's life: its engine, from the first call until all has ended; what ends it early.
+
+first call -> Engine.start ... shutdown            -> calls finish        -> gone
+                           ... the block is left   -> see `stopping`      -> gone
+                           ... terminate_workers   -> calls are ended     -> gone
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from concurrent.futures import Executor
+from types import TracebackType
+
+from flashpool.pool.backend import Backend
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.errors import PoolClosed
+
+from . import stopping
+from .engine import Engine
+
+
+class PoolLife(Executor):
+    """Begins with the first call, and ends with `shutdown` or earlier."""
+
+    _config: PoolConfig
+
+    def __init__(self, on_error: str) -> None:
+        self._on_error = on_error
+        self._engine: Engine | None = None
+        self._closed = False
+        #: Held while the engine is started. Reentrant: a signal handler may shut us down
+        #: in the middle of that, in the same thread.
+        self._lock = threading.RLock()
+        _pools.add(self)
+
+    def _make_backend(self) -> Backend:
+        """What runs its calls."""
+        raise NotImplementedError
+
+    def _engine_to_submit(self) -> Engine:
+        """The engine, started by whoever comes first.
+
+        Raises:
+            EnvironmentStartFailed: the pool's interpreter does not come up.
+            PoolClosed: the pool is shut down, or this is a fork of its process.
+        """
+        engine = self._engine
+        if engine is None:
+            with self._lock:
+                engine = self._engine or self._start_engine()
+        engine.check_is_ours()
+        self._check_open()
+        return engine
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PoolClosed("cannot schedule new futures after shutdown")
+
+    def _start_engine(self) -> Engine:
+        self._check_open()
+        engine = Engine(self._make_backend(), self._config.slots, self._config.grace_s)
+        engine.start()
+        # The engine's threads keep it alive; when the pool goes, it finishes and goes.
+        weakref.finalize(self, engine.close).atexit = False
+        self._engine = engine
+        try:
+            self._check_open()
+        except PoolClosed:
+            # `shutdown` came meanwhile, and may have found no engine to close.
+            engine.close()
+            raise
+        return engine
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and leave when those submitted have ended.
+
+        Called from a future's callback it never waits: the callback is part of the work.
+        """
+        self._closed = True
+        try:
+            self._finish(wait, cancel_futures)
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Whoever waits here for calls does not want to wait for them any more.
+            self._end_now(f"{type(error).__name__} came while a Pool waited for its calls")
+            raise
+
+    def _finish(self, wait: bool, cancel_futures: bool) -> None:
+        if wait:
+            # Another thread's first `submit` may be starting the engine. Without waiting
+            # it is that thread that closes it: it looks at `_closed` after `_engine` is set.
+            self._lock.acquire()
+            self._lock.release()
+        engine = self._engine
+        if engine is None:
+            return
+        engine.close(cancel_futures)
+        if wait:
+            engine.join()
+
+    def _end_now(self, what: str) -> None:
+        self._closed = True
+        engine = self._engine
+        if engine is not None:
+            stopping.end_now([engine], what)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.shutdown(wait=True)
+        elif self._on_error == stopping.TERMINATE or stopping.at_once(error):
+            self._end_now(f"{type(error).__name__} left the block of a Pool")
+        else:
+            self._let_finish(error)
+
+    def _let_finish(self, error: BaseException) -> None:
+        """Cancel what has not begun, and wait for what runs."""
+        self._closed = True
+        engine = self._engine
+        if engine is not None:
+            stopping.say_what_finishes(error, engine.close(cancel_queued=True))
+        self.shutdown(wait=True)
+
+    def cancel(self, call_id: int) -> bool:
+        """Cancel the call of that id, queued or running; see `CallFuture.call_id`.
+
+        Its future is cancelled, and the process tree of a running call is killed. False when
+        there is no such call, or it has ended.
+        """
+        engine = self._engine
+        task = engine.find(call_id) if engine is not None else None
+        return task is not None and task.cancel()
+
+    def terminate_workers(self) -> None:
+        """Take no more calls, cancel those that wait, and send SIGTERM to those that run.
+
+        Running calls fail as `Cancelled`. What has not exited after ``grace_s`` is killed. Does
+        not wait, as in Python 3.14's `ProcessPoolExecutor`.
+        """
+        self._force_shutdown("terminate_workers", None)
+
+    def kill_workers(self) -> None:
+        """The same with SIGKILL: running calls have no say."""
+        self._force_shutdown("kill_workers", 0.0)
+
+    def _force_shutdown(self, name: str, grace_s: float | None) -> None:
+        self._closed = True
+        engine = self._engine
+        if engine is not None:
+            engine.end(f"{name} was called", grace_s=grace_s)
+
+
+#: Pools of this process, for its forks.
+_pools: weakref.WeakSet[PoolLife] = weakref.WeakSet()
+
+
+def _free_locks() -> None:
+    """In a fork: a thread that is not here may have held them, starting an engine."""
+    for pool in list(_pools):
+        pool._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_free_locks)

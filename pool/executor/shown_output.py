@@ -1,0 +1,76 @@
+"""What calls write, shown on this program's own standard streams.
+
+    loop thread: show(chunk) -> delivery thread: sys.stdout or sys.stderr, as each is by then
+
+Where both are one file, as on a terminal, workers have one pipe for both, so that lines stand
+in the order in which they were written, and all of it goes to standard output: nobody could
+tell. Elsewhere each stream has its order, and there is none between the two.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+
+from .engine import Engine
+
+#: Bytes of output that may wait to be shown; beyond, a slow terminal costs output, not memory.
+OUTPUT_BACKLOG = 16 * 1024 * 1024
+
+
+def streams_differ() -> bool:
+    """Whether what is written to this program's stderr lands elsewhere than what goes to stdout."""
+    streams: tuple[object, object] = sys.stdout, sys.stderr
+    try:
+        here, there = (os.fstat(one.fileno()) for one in streams if isinstance(one, TextIOWrapper))
+    except (OSError, ValueError):
+        # One is an object of another kind, which knows where its text goes: a notebook's have
+        # a descriptor as well, and show nothing that is written to that. Or one is closed.
+        return streams[0] is not streams[1]
+    return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
+
+
+class _Output:
+    """Shows what calls write, in the order in which it came."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._dropped = 0
+
+    def add(self, engine: Engine, chunk: bytes, stderr: bool) -> None:
+        """Have it written by the delivery thread."""
+        if self._waiting + len(chunk) > OUTPUT_BACKLOG:
+            self._dropped += len(chunk)
+            return
+        self._waiting += len(chunk)
+        engine.deliver(self._write, chunk, stderr)
+
+    def _write(self, chunk: bytes, stderr: bool) -> None:
+        self._waiting -= len(chunk)
+        text = chunk.decode(errors="replace")
+        if self._dropped:
+            text += (
+                f"\n[flashpool: {self._dropped} bytes of output dropped, this side is too slow]\n"
+            )
+            self._dropped = 0
+        try:
+            stream = sys.stderr if stderr else sys.stdout
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            # Closed or gone; the futures keep the calls' output.
+            pass
+
+
+_shown = _Output()
+
+
+def show(engine: Engine, chunk: bytes, *, stderr: bool = False) -> None:
+    """Write what a call wrote to this program's own stream, in time. Loop thread."""
+    _shown.add(engine, chunk, stderr)
+
+
+def show_line(engine: Engine, line: str) -> None:
+    """The same for words of ours. Loop thread."""
+    show(engine, f"{line}\n".encode("utf-8", "backslashreplace"))

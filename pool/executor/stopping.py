@@ -1,0 +1,135 @@
+"""What ends a pool's calls before their time, and what the user hears of it on stderr.
+
+the `with` block is left by           calls that have not begun    calls that run
+----------------------------------    -------------------------    ----------------------
+nothing, or `shutdown`                run                          finish
+an exception                          cancelled                    finish
+the same, on_error="terminate"        cancelled                    SIGTERM, grace, SIGKILL
+KeyboardInterrupt, SystemExit         cancelled                    SIGTERM, grace, SIGKILL
+one more Ctrl-C while that goes on                                 SIGKILL
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+#: What `Pool(on_error=...)` takes.
+FINISH: Final = "finish"
+TERMINATE: Final = "terminate"
+#: Seconds after which the user is told what is waited for. Most calls exit in less.
+PATIENCE_S: Final = 0.5
+
+
+class OpenCalls(NamedTuple):
+    """The calls that a pool had when it was told to stop."""
+
+    #: Those that run, or have a free slot waiting for them.
+    running: int = 0
+    #: Those that had not begun, and were cancelled.
+    cancelled: int = 0
+
+
+class Stoppable(Protocol):
+    """An engine that has not ended."""
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that calls have to exit in after SIGTERM."""
+
+    def end(self, reason: str, *, grace_s: float | None = None) -> OpenCalls:
+        """Take no more calls, cancel what has not begun, end what runs. Does not wait."""
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until all has ended; False if it has not in time."""
+
+
+def at_once(error: BaseException) -> bool:
+    """Whether an exception that leaves a pool's block means that its calls end now."""
+    if isinstance(error, asyncio.CancelledError):
+        return _is_task_cancelled()
+    return isinstance(error, (KeyboardInterrupt, SystemExit))
+
+
+def _is_task_cancelled() -> bool:
+    """Whether somebody cancelled this task: ``asyncio.run`` does when Ctrl-C is pressed.
+
+    Otherwise the task awaited something that was cancelled, which is an error like others.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return False
+    # Python 3.10 does not tell.
+    cancelling = getattr(task, "cancelling", None)
+    return cancelling is None or cancelling() > 0
+
+
+def end_now(engines: Sequence[Stoppable], what: str) -> None:
+    """End all calls, say so, and wait for them; one more Ctrl-C kills what is left.
+
+    ``what`` happened, for the message.
+    """
+    try:
+        found = [engine.end(what) for engine in engines]
+        running = sum(one.running for one in found)
+        say_what_ended(what, OpenCalls(running, sum(one.cancelled for one in found)))
+        _join(engines, running)
+    except BaseException:
+        for engine in engines:
+            engine.end(f"{what}, twice", grace_s=0.0)
+        for engine in engines:
+            engine.join()
+        raise
+
+
+def _join(engines: Sequence[Stoppable], running: int) -> None:
+    late = [engine for engine in engines if not engine.join(PATIENCE_S)]
+    if late and running:
+        left = max(0.0, max(engine.grace_s for engine in late) - PATIENCE_S)
+        _say(f"waiting up to {left:.3g} s for calls to exit (grace_s); Ctrl-C kills them.")
+    for engine in late:
+        engine.join()
+
+
+def say_what_ended(what: str, found: OpenCalls) -> None:
+    """Calls were ended, because of ``what``."""
+    parts = []
+    if found.running:
+        parts.append(f"{_calls(found.running, 'running')} ended")
+    if found.cancelled:
+        parts.append(f"{_calls(found.cancelled, 'waiting')} cancelled")
+    if parts:
+        _say(f"{what}: {' and '.join(parts)}.")
+
+
+def say_what_finishes(error: BaseException, found: OpenCalls) -> None:
+    """An exception left the block, and running calls may finish."""
+    if not any(found):
+        return
+    words = f"{type(error).__name__} left the block of a Pool: "
+    if found.cancelled:
+        words += f"{_calls(found.cancelled, 'waiting')} cancelled"
+        words += "; " if found.running else "."
+    if found.running:
+        words += (
+            f"{_calls(found.running, 'running', may=True)} finish. "
+            'Ctrl-C ends such calls, and Pool(on_error="terminate") never waits for them.'
+        )
+    _say(words)
+
+
+def _calls(number: int, kind: str, *, may: bool = False) -> str:
+    verb = "may" if may else "was" if number == 1 else "were"
+    return f"{number} {kind} call{'' if number == 1 else 's'} {verb}"
+
+
+def _say(words: str) -> None:
+    try:
+        # One write: other threads' lines come before or after it.
+        sys.stderr.write(f"flashpool: {words}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # closed or gone: nobody can be told
