@@ -136,6 +136,8 @@ class Call:
     env: Mapping[str, str] = field(default_factory=dict)
     #: Items of a generator go to the sink one by one; else they are collected to a list.
     stream: bool = False
+    #: Its outcome comes when its exit is over, and not while threads or hooks of it still run.
+    awaits_exit: bool = False
     #: Safe to run again after its worker died half-way.
     idempotent: bool = False
 
@@ -160,6 +162,7 @@ class Phase(enum.Enum):
     BUILD = "build"
     START = "start"
     RUN = "run"
+    EXIT = "exit"
     DONE = "done"
 
 
@@ -169,7 +172,8 @@ class Receipt(NamedTuple):
 
     Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) were
     spent before the call was submitted, and are not in the total; what a call waited for its
-    interpreter to come up counts as start, not as queue. ``attempts`` is 0 when no worker had it.
+    interpreter to come up counts as start, not as queue; exit is what its answer waited for
+    threads, exit hooks and finalizers that the function left. ``attempts`` is 0 when no worker had it.
     ``exit`` is ``"clean"``, ``"exit N"`` or
     ``"signal N"``, or None while the worker was still leaving.
     """
@@ -177,6 +181,7 @@ class Receipt(NamedTuple):
     queue_s: float = 0.0
     start_s: float = 0.0
     run_s: float = 0.0
+    exit_s: float = 0.0
     total_s: float = 0.0
     peak_rss_mb: float | None = None
     provision: Provision = _BASE
@@ -203,6 +208,7 @@ class Receipt(NamedTuple):
             "queue": self.queue_s,
             "start": self.start_s,
             "run": self.run_s,
+            "exit": self.exit_s,
             "total": self.total_s,
         }
         for phase, value in seconds.items():

@@ -93,6 +93,8 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, Que
             call_timeout_s=self.call_timeout_s,
             memory_mb=self.memory_mb,
             grace_s=self.grace_s,
+            exit_s=self.exit_s,
+            exit_answer_s=self.exit_answer_s,
             start_timeout_s=self.start_timeout_s,
             output_limit=self.output_limit_kb * 1024,
             max_spares=self.spares,

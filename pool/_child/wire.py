@@ -25,6 +25,7 @@ ride on its first byte.
     READY   worker -> supervisor   a spare that prepared itself can take its call
     ITEM    worker -> supervisor                 | one item
     RESULT  worker -> supervisor   `ResultMeta`  | result, or pickled exception
+    EXIT    worker -> supervisor   `pack_exit`: how its exit gets on, after a RESULT that has ``exiting``
 
 A spare that gets LOAD becomes a resident: it has many calls, so from there on each meta,
 but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER`).
@@ -86,6 +87,14 @@ ITEM = 18
 RESULT = 19
 LOADED = 20
 OUTPUT = 21
+EXIT = 22
+
+# Stages of an exit. Files are flushed; something else runs; what runs will not be over before
+# the answer; all is over.
+FLUSHED = 1
+RUNS = 2
+ANSWER = 3
+DONE = 4
 
 #: magic, kind, number of descriptors, length of meta, length of body.
 HEADER = struct.Struct("<2sBBIQ")
@@ -202,6 +211,7 @@ class ResultMeta:
     ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any, ``changed`` if
     it changed what imports read (see `surroundings`), ``native`` of its variables those that
     libraries it loaded may read; and of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
+    ``exiting``: the process has to see to what the call left, and tells of that with EXIT.
     Of a resident also ``resident_loop`` (LOADED: methods whose calls may run together) and
     ``poisoned`` (why nothing more can be run in it).
     """
@@ -271,6 +281,26 @@ def _read_json(data: bytes) -> Any:
 def _is_told(more: Meta) -> bool:
     texts = type(more.get("error_type")) is str and type(more.get("error")) is str
     return texts and type(more.get("details", {})) is dict
+
+
+def pack_exit(stage: int, runs: str, ended: str) -> bytes:
+    """How an exit gets on: the stage, what runs now, and what was left behind for good."""
+    return _dumps([stage, runs, ended]).encode()
+
+
+def unpack_exit(data: bytes) -> tuple[int, str, str]:
+    """``stage, runs, ended`` of `pack_exit`.
+
+    Raises:
+        BadFrame: it is none.
+    """
+    try:
+        stage, runs, ended = _read_json(data)
+        if type(stage) is int and type(runs) is str and type(ended) is str:
+            return stage, runs, ended
+        raise ValueError("its parts are of other types")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadFrame(f"not a stage of an exit: {error}") from None
 
 
 class Exited:

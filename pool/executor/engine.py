@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call
 from flashpool.pool.errors import PoolClosed
+from flashpool.pool.limits import SECONDS_MAX
 
 from . import interpreter_exit, tracebacks
 from .tasks import Task
@@ -56,6 +57,8 @@ class Engine:
         #: Guards `_closed` against submissions: none slips in after the last look.
         self._lock = threading.Lock()
         self._closed = False
+        #: Closed without waiting for anything.
+        self._killed = False
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
@@ -183,6 +186,7 @@ class Engine:
 
     def kill(self) -> None:
         """Close, and end every call now."""
+        self._killed = True
         self.close()
         for task in list(self._tasks):
             task.cancel()
@@ -230,6 +234,9 @@ class Engine:
             await self._backend.wait_ready()
             self._started.set()
             await self._finish.wait()
+            if not self._killed:
+                # What calls left to be done at their exits is bounded by `exit_s`.
+                await self._backend.drain(SECONDS_MAX)
         finally:
             await self._backend.stop()
 

@@ -24,6 +24,7 @@ from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.stats import Recorder
 from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.exits import Exits
 from flashpool.pool.workers.listeners import WorkerListener, ZygoteListener
 from flashpool.pool.workers.memory import OomWatch
 from flashpool.pool.workers.poller import Poller
@@ -48,6 +49,7 @@ class Components:
     zygote_set: ZygoteSet
     watchdog: Watchdog
     calls: CallTable
+    exits: Exits
     residents: ResidentRunner
 
     def __init__(self, config: PoolConfig) -> None:
@@ -95,6 +97,15 @@ class Components:
             worker_set=self.worker_set,
             recorder=self.recorder,
             now=self.now,
+            ended=call_ended,
+        )
+        self.exits = Exits(
+            self.config,
+            worker_set=self.worker_set,
+            calls=self.calls,
+            recorder=self.recorder,
+            now=self.now,
+            over=listener.exit_over,
             ended=call_ended,
         )
         self.residents = ResidentRunner(
