@@ -41,6 +41,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     _configure_output()
     _configure_logging(start["log_level"])
     prepared.varying = frozenset(start["varying"])
+    prepared.grace_s = start["grace"]
     prepared.exit_s, prepared.exit_answer_s = start["exit_s"], start["exit_answer_s"]
     # Workers use some of it: so it belongs to what is there before the preloads.
     from ..renewal.surroundings import WATCHED, Surroundings

@@ -20,3 +20,5 @@ hooks: list[Callable[..., object]] = []
 #: Seconds for what a call leaves to be done at its exit; of these, what its answer waits for.
 exit_s: float = 10.0
 exit_answer_s: float = 0.25
+#: Seconds for an instance to close itself and for its process to exit.
+grace_s: float = 2.0

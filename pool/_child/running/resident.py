@@ -23,8 +23,9 @@ import sys
 from time import monotonic
 
 from .. import wire
+from ..renewal import prepared
 from ..serialization import exception_pickling, flash, payload, user_code
-from . import invoke, worker
+from . import invoke, process_exit, worker
 from .item_stream import ItemSender, LinkCredit
 from .outcome import encoded, flush_output
 from .outcome import failed as raised
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Code flags of functions whose calls may overlap: coroutines and async generators.
 _ASYNC = 0x80 | 0x200
+#: Of what the grace leaves for an exit.
+_SHARE_OF_THREADS = 0.8
 #: What an instance may have to close itself with; the first one there is called.
 _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 
@@ -66,6 +69,8 @@ class Resident:
         self.instance: Any = None
         #: There as soon as something needs a loop.
         self.overlapping: ResidentLoop | None = None
+        #: Modules that there were before anything of the user's.
+        self.modules = len(sys.modules)
 
     # Loading.
 
@@ -172,7 +177,8 @@ class Resident:
     # Ends.
 
     def close(self) -> None:
-        """Let the instance close itself; what that raises is printed."""
+        """Let the instance close itself, then exit as a program does; what that raises is printed."""
+        began = monotonic()
         try:
             for name in _CLOSERS:
                 closer = getattr(self.instance, name, None)
@@ -186,6 +192,9 @@ class Resident:
             sys.excepthook(*sys.exc_info())
         self.instance = None
         gc.collect()
+        # Threads get what the grace leaves of it, but for a little for hooks and finalizers.
+        left_s = (prepared.grace_s - (monotonic() - began)) * _SHARE_OF_THREADS
+        process_exit.run(self.modules, lambda *_: None, left_s)
         flush_output()
 
 
