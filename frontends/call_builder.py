@@ -59,7 +59,7 @@ class Defaults:
             if request.execution_type == "class"
             else None,
             limits=self._limits
-            if request.timeout_s is None and request.memory_mb is None
+            if request.timeout_s is request.soft_timeout_s is request.memory_mb is None
             else self._limits_of(request),
             gpus=request.gpus,
             touches=touches,
@@ -73,6 +73,7 @@ class Defaults:
     def _limits_of(self, request: FunctionRequest) -> CallLimits:
         return CallLimits(
             run_s=request.timeout_s,
+            soft_s=request.soft_timeout_s,
             memory_mb=request.memory_mb,
             result_bytes=self.result_limit,
         )

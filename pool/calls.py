@@ -40,6 +40,8 @@ class CallLimits:
 
     #: Seconds of running, from the moment a worker has the call.
     run_s: float | None = None
+    #: Seconds of running after which an exception (`SoftTimeout`) is raised in the call.
+    soft_s: float | None = None
     #: Seconds in the queue.
     queue_s: float | None = None
     #: Mebibytes of memory of the call's whole process tree.
@@ -54,6 +56,7 @@ class CallLimits:
         """These, and the defaults where there is none."""
         return CallLimits(
             run_s=defaults.run_s if self.run_s is None else self.run_s,
+            soft_s=defaults.soft_s if self.soft_s is None else self.soft_s,
             queue_s=defaults.queue_s if self.queue_s is None else self.queue_s,
             memory_mb=defaults.memory_mb if self.memory_mb is None else self.memory_mb,
             result_bytes=defaults.result_bytes if self.result_bytes is None else self.result_bytes,

@@ -12,6 +12,7 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
       FORK   n, practise                         READY    pid, modules, python, preloaded
       STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
       DROP   worker: unless user code began      SPARES   workers, ready  + 2 descriptors each
+      SOFT   worker: its soft limit has passed
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
       LEAVE                                      Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
@@ -65,6 +66,7 @@ START = "start"
 FORK = "fork"
 STOP = "stop"
 DROP = "drop"
+SOFT = "soft"
 COMPILE = "compile"
 LEAVE = "leave"
 LOADING = "loading"
@@ -150,8 +152,8 @@ class Frame:
         return fds
 
 
-#: flags (1: pickled, 2: stream), limit of the result and seed (-1: none); then ``env`` as JSON.
-_CALL_META = struct.Struct("<Bqq")
+#: flags (1: pickled, 2: stream), limit of the result, seed and soft time limit (-1: none); then ``env`` as JSON.
+_CALL_META = struct.Struct("<Bqqd")
 
 
 def pack_call_meta(
@@ -161,21 +163,24 @@ def pack_call_meta(
     result_limit: int | None,
     env: dict[str, str],
     seed: int | None = None,
+    soft_s: float | None = None,
 ) -> bytes:
     """How to run a call, for the wire."""
     limit = -1 if result_limit is None else result_limit
-    form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed)
+    soft = -1.0 if soft_s is None else soft_s
+    form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed, soft)
     return form + _dumps(env).encode() if env else form
 
 
 def unpack_call_meta(
     data: bytes,
-) -> tuple[bool, bool, int | None, int | None, dict[str, str] | None]:
-    """``pickled, stream, result_limit, seed, env`` of `pack_call_meta`."""
-    flags, limit, seed = _CALL_META.unpack_from(data)
+) -> tuple[bool, bool, int | None, int | None, float | None, dict[str, str] | None]:
+    """``pickled, stream, result_limit, seed, soft_s, env`` of `pack_call_meta`."""
+    flags, limit, seed, soft = _CALL_META.unpack_from(data)
     env = _loads(data[_CALL_META.size :]) if len(data) > _CALL_META.size else None
     pickled, stream = flags & 1 > 0, flags & 2 > 0
-    return pickled, stream, None if limit < 0 else limit, None if seed < 0 else seed, env
+    soft_s = None if soft < 0 else soft
+    return pickled, stream, None if limit < 0 else limit, None if seed < 0 else seed, soft_s, env
 
 
 #: In front of the metas of a resident's frames: which of its calls.

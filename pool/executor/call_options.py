@@ -34,6 +34,7 @@ class CallKeywords(TypedDict, total=False):
     refresh: bool
     gpus: int | None
     timeout: float | None
+    soft_timeout: float | None
     queue_timeout: float | None
     memory_mb: int | None
     seed: int | None
@@ -57,6 +58,8 @@ class CallOptions:
     gpus: int | None = None
     #: Seconds it may run.
     timeout: float | None = None
+    #: Seconds after which `SoftTimeout` is raised in it, so that ``finally`` runs; before ``timeout``.
+    soft_timeout: float | None = None
     #: Seconds it may wait for a slot.
     queue_timeout: float | None = None
     #: Mebibytes of memory its process tree may use.
@@ -103,7 +106,12 @@ class CallOptions:
 
     def limits(self) -> CallLimits:
         """The limits of a call."""
-        return CallLimits(run_s=self.timeout, queue_s=self.queue_timeout, memory_mb=self.memory_mb)
+        return CallLimits(
+            run_s=self.timeout,
+            soft_s=self.soft_timeout,
+            queue_s=self.queue_timeout,
+            memory_mb=self.memory_mb,
+        )
 
 
 def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
@@ -125,7 +133,7 @@ def _names(option: str, value: Any) -> tuple[str, ...]:
 
 
 def _check(options: CallOptions) -> None:
-    for name in ("timeout", "queue_timeout"):
+    for name in ("timeout", "soft_timeout", "queue_timeout"):
         value = getattr(options, name)
         if value is not None and not (is_number(value) and fits_seconds(value)):
             raise InvalidRequest(

@@ -146,4 +146,5 @@ def call_meta(
         result_limit=result_limit,
         env=dict(env or {}),
         seed=call.seed,
+        soft_s=call.limits.soft_s,
     )

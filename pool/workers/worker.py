@@ -53,6 +53,7 @@ class ActiveCall:
         "own_output",
         "room",
         "sink",
+        "soft_timer",
         "stop",
         "streaming",
         "submitted_at",
@@ -82,6 +83,7 @@ class ActiveCall:
         self.gpus_wanted = 0
         self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
+        self.soft_timer: asyncio.TimerHandle | None = None
         self.attempts = 1
         #: Items its worker may still send: what was asked for, and has not come.
         self.room = wire.WINDOW if call.stream else 0
@@ -143,6 +145,9 @@ class ActiveCall:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.soft_timer is not None:
+            self.soft_timer.cancel()
+            self.soft_timer = None
 
     def close_fds(self) -> None:
         """Its descriptors are not needed for another attempt."""

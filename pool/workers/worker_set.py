@@ -97,6 +97,7 @@ class WorkerSet:
             result_limit=running.limits.result_bytes,
             env=dict(env),
             seed=call.seed,
+            soft_s=running.limits.soft_s,
         )
         if running.limits.result_bytes is not None:
             worker.link.reader.body_limit = running.limits.result_bytes + EXCEPTION_LIMIT

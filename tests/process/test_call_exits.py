@@ -233,6 +233,29 @@ def test_the_output_of_a_no_op_says_nothing_of_an_exit(live):
     assert (outcome.output, outcome.warnings, outcome.receipt.exit_s) == (b"", (), 0.0)
 
 
+def test_a_soft_limit_lets_finally_run(live, tmp_path):
+    path = tmp_path / "left"
+    outcome = live.call(
+        f"import time\ndef f():\n    try: time.sleep(30)\n    finally: open({str(path)!r}, 'w').close()",
+        soft_s=0.3,
+        run_s=10,
+    )
+    assert outcome.error_type == "SoftTimeout"
+    assert not outcome.from_user
+    assert "soft limit of 0.3 s" in outcome.error
+    assert path.exists()
+
+
+def test_a_soft_limit_can_be_caught_and_the_hard_one_still_holds(live):
+    code = (
+        "import time\ndef f(more):\n    try: time.sleep(30)\n    except TimeoutError as error:\n"
+        "        time.sleep(more); return type(error).__name__"
+    )
+    assert value(live.call(code, 0, soft_s=0.2, run_s=10)) == "SoftTimeout"
+    assert live.call(code, 30, soft_s=0.2, run_s=0.6).error_type == "Timeout"
+    assert live.value("def f(): return 1", soft_s=5) == 1
+
+
 def test_it_is_as_in_plain_python(live, tmp_path):
     """The program of the first test, run by the interpreter: the same files."""
     (tmp_path / "plain").mkdir()

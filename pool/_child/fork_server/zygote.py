@@ -221,6 +221,8 @@ class Zygote:
             self.reaper.stop(message["worker"], message["grace"], message["dump"])
         elif op == wire.DROP:
             self.reaper.drop(message["worker"])
+        elif op == wire.SOFT:
+            self.reaper.soften(message["worker"])
         elif op == wire.COMPILE and self.worker is not None:
             self.compile_ahead(message["name"], message["source"])
         return bool(op != wire.LEAVE)

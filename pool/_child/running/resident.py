@@ -31,6 +31,7 @@ from .outcome import encoded, flush_output
 from .outcome import failed as raised
 from .resident_link import ResidentLink
 from .resident_loop import ResidentLoop, failed, is_overlapping
+from .soft_timeout import SoftLimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Resident:
     """The instance and the calls in it."""
 
     def __init__(self, channel: Channel, load: wire.Frame) -> None:
-        self.pickled, _, _, _, env = wire.unpack_call_meta(load.meta)
+        self.pickled, *_, env = wire.unpack_call_meta(load.meta)
         self.link = ResidentLink(channel, env)
         self.instance: Any = None
         #: There as soon as something needs a loop.
@@ -132,12 +133,13 @@ class Resident:
 
     def run_alone(self, frame: wire.Frame) -> None:
         number, meta = wire.split_number(frame.meta)
-        _, stream, limit, *_ = wire.unpack_call_meta(meta)
+        _, stream, limit, _, soft_s, _ = wire.unpack_call_meta(meta)
         start = monotonic()
         try:
             method, args, kwargs, request = self.read(frame)
             on_item = self.items_of(number, request) if stream else None
-            value = self.finish(method(*args, **kwargs), on_item)
+            with SoftLimit(soft_s):
+                value = self.finish(method(*args, **kwargs), on_item)
             outcome = encoded(value, request, limit, last=False)
         except BaseException as error:  # SystemExit and its like are results
             outcome = failed(error)

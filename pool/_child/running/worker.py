@@ -19,7 +19,7 @@ from .. import processes, wire
 from ..channel import Channel
 from ..renewal import prepared
 from ..serialization import flash, payload
-from . import exit_needs, invoke, process_exit
+from . import exit_needs, invoke, process_exit, soft_timeout
 from .item_stream import ChannelCredit, ItemSender
 from .outcome import answer_damaged, changes, encoded, failed, flush_output, installed
 
@@ -57,7 +57,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
     Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
     """
     call = channel.receive()
-    pickled, stream, result_limit, seed, env = wire.unpack_call_meta(call.meta)
+    pickled, stream, result_limit, seed, soft_s, env = wire.unpack_call_meta(call.meta)
     if seed is not None or _held is not None:
         # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
         renew(seed)
@@ -69,7 +69,12 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
     start = monotonic()
     outcome = _enter(env) if env else None
     if outcome is None:
-        outcome = run(channel, call, pickled, stream, result_limit)
+        if soft_s is None:
+            outcome = run(channel, call, pickled, stream, result_limit)
+        else:
+            outcome = soft_timeout.limited(
+                soft_s, run, channel, call, pickled, stream, result_limit
+            )
     run_s = monotonic() - start
     if getpid() != pid:
         # User code forked and its child came back here too: only one may answer.
