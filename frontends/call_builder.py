@@ -48,6 +48,8 @@ class Defaults:
         touches, imports = self._sources.known.get(key) or self._sources.read(request, key)
         if request.seed is not None:
             touches |= {"random"}
+        if request.scratch:
+            touches |= {"cwd", "env:TMPDIR"}
         return Call(
             codec=Codec.FLASH,
             body=body,
@@ -65,6 +67,7 @@ class Defaults:
             touches=touches,
             imports=imports,
             seed=request.seed,
+            scratch=bool(request.scratch),
             env=request.env or {},
             stream=stream,
             idempotent=bool(request.idempotent),

@@ -77,6 +77,7 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     soft_timeout_s: float | None = None
     memory_mb: int | None = None
     gpus: int | None = None
+    scratch: bool | None = None
     seed: int | None = None
     max_concurrency: int | None = None
     instance_must_exist: bool | None = None

@@ -137,6 +137,8 @@ class Call:
     seed: int | None = None
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
+    #: It has a directory of its own, its working directory and ``TMPDIR``, removed with it.
+    scratch: bool = False
     #: Items of a generator go to the sink one by one; else they are collected to a list.
     stream: bool = False
     #: Its outcome comes when its exit is over, and not while threads or hooks of it still run.

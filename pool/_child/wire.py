@@ -152,7 +152,8 @@ class Frame:
         return fds
 
 
-#: flags (1: pickled, 2: stream), limit of the result, seed and soft time limit (-1: none); then ``env`` as JSON.
+#: flags (1: pickled, 2: stream), limit of the result, seed and soft time limit (-1: none); then ``env`` as JSON,
+#: in which the name "" stands for the directory to begin in.
 _CALL_META = struct.Struct("<Bqqd")
 
 

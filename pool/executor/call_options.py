@@ -41,6 +41,7 @@ class CallKeywords(TypedDict, total=False):
     env: Mapping[str, str]
     isolation: str
     idempotent: bool
+    scratch: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class CallOptions:
     isolation: str = "call"
     #: It may run again when its worker dies half-way.
     idempotent: bool = False
+    #: It has a directory of its own, its working directory and ``TMPDIR``, removed with it.
+    scratch: bool = False
 
     def merged(self, changes: Mapping[str, Any]) -> CallOptions:
         """These options with some changed.
@@ -103,6 +106,15 @@ class CallOptions:
             python_version=self.python_version,
             refresh=self.refresh,
         )
+
+    def touches(self) -> frozenset[str]:
+        """What a call with these changes that imports read: `scheduling.preloading`."""
+        touched = {f"env:{name}" for name in self.env}
+        if self.seed is not None:
+            touched.add("random")
+        if self.scratch:
+            touched |= {"cwd", "env:TMPDIR"}
+        return frozenset(touched)
 
     def limits(self) -> CallLimits:
         """The limits of a call."""
@@ -144,7 +156,7 @@ def _check(options: CallOptions) -> None:
         raise InvalidRequest(f"memory_mb is {MEMORY_ACCEPTS}, or None; got {memory_mb!r}")
     if options.seed is not None and not (is_whole(options.seed) and fits_seed(options.seed)):
         raise InvalidRequest(f"seed is {SEED_ACCEPTS}, or None; got {options.seed!r}")
-    for name in ("refresh", "idempotent"):
+    for name in ("refresh", "idempotent", "scratch"):
         if not isinstance(flag := getattr(options, name), bool):
             raise InvalidRequest(f"{name} is True or False; got {flag!r}")
     check_env("env", options.env)

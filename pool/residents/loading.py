@@ -98,7 +98,7 @@ class ResidentLoads:
         worker.instance = name
         worker.aside = OutputBuffer(worker.link.output_limit)
         worker.loading, worker.fed_at = True, self._now()
-        meta = call_meta(call, env=self._gpus.variables(gpus, call.env))
+        meta = call_meta(call, env=self._to.variables(worker, call, gpus))
         self._worker_set.send(
             worker, wire.LOAD, meta, call.body if want.load is None else want.load
         )

@@ -28,6 +28,7 @@ from flashpool.pool.workers.exits import Exits
 from flashpool.pool.workers.listeners import WorkerListener, ZygoteListener
 from flashpool.pool.workers.memory import OomWatch
 from flashpool.pool.workers.poller import Poller
+from flashpool.pool.workers.scratch import ScratchDirectories
 from flashpool.pool.workers.watchdog import Watchdog
 from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote_set import ZygoteSet
@@ -71,6 +72,7 @@ class Components:
         self.learner = PreloadLearner(config.preload_learn, config.preload, config.preload_zygotes)
         self.recorder = Recorder()
         self.oom = OomWatch()
+        self.scratch = ScratchDirectories(config.worker_env)
         #: Nothing new begins any more.
         self.closed = False
 
@@ -117,12 +119,14 @@ class Components:
             gpus=self.gpus,
             now=self.now,
             host=host,
+            scratch=self.scratch,
         )
 
     async def close(self) -> None:
         """All processes are gone: close what is left."""
         await self.residents.pressure.close()
         await self.calls.close()
+        await self.scratch.close()
         self.poller.close()
         await self.gpus.close()
 

@@ -211,6 +211,8 @@ class ProcessEvents:
         """Its slot is free, and its GPUs are to be looked at."""
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
         components = self._components
+        if worker.scratch is not None:
+            components.scratch.remove(worker.scratch)
         if components.gpus.watch.expected:
             components.gpus.given_back()
         if worker.instance is not None:

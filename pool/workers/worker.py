@@ -194,6 +194,7 @@ class Worker:
         "pid",
         "prepared",
         "running",
+        "scratch",
         "since",
         "small",
         "state",
@@ -241,6 +242,8 @@ class Worker:
         self.doubted = False
         #: When its channel came to its end.
         self.hung_up_at: float | None = None
+        #: The directory of its own, if its call wants one.
+        self.scratch: str | None = None
         #: Whether the call that it ended used little memory.
         self.small = False
         #: Its wait status once it is dead.

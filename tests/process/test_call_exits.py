@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -254,6 +255,24 @@ def test_a_soft_limit_can_be_caught_and_the_hard_one_still_holds(live):
     assert value(live.call(code, 0, soft_s=0.2, run_s=10)) == "SoftTimeout"
     assert live.call(code, 30, soft_s=0.2, run_s=0.6).error_type == "Timeout"
     assert live.value("def f(): return 1", soft_s=5) == 1
+
+
+def test_a_scratch_directory_goes_with_its_call(live, tmp_path):
+    code = (
+        "import os, tempfile\ndef f(how):\n    open('here', 'w').close(); t = tempfile.mkdtemp()\n"
+        "    print(os.getcwd(), flush=True)\n    if how: os.kill(os.getpid(), 9)\n"
+        "    return os.getcwd() == os.environ['TMPDIR'] == os.path.dirname(t)"
+    )
+    fine = live.call(code, 0, call={"scratch": True})
+    assert value(fine)
+    assert fine.warnings == ()
+    crashed = live.call(code, 1, call={"scratch": True})
+    assert crashed.error_type == "WorkerCrashed"
+    paths = [Path(one.output.decode().strip()) for one in (fine, crashed)]
+    assert paths[0] != paths[1]
+    live.until(lambda: not any(path.exists() for path in paths))
+    live.run(live.supervisor.stop())
+    assert not paths[0].parent.exists()
 
 
 def test_it_is_as_in_plain_python(live, tmp_path):

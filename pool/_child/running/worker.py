@@ -104,7 +104,11 @@ def renew(seed: int | None) -> None:
 
 def set_variables(env: dict[str, str]) -> None:
     """Have them as a process that is started with them."""
+    if workdir := env.pop("", None):
+        os.chdir(workdir)
     os.environ.update(env)
+    if "TMPDIR" in env and (tempfile := sys.modules.get("tempfile")) is not None:
+        tempfile.__dict__["tempdir"] = None  # an import may have asked for it before
     if "TZ" in env:
         import time
 
