@@ -48,6 +48,8 @@ class Defaults:
         touches, imports = self._sources.known.get(key) or self._sources.read(request, key)
         if request.seed is not None:
             touches |= {"random"}
+        if request.scratch:
+            touches |= {"cwd", "env:TMPDIR"}
         return Call(
             codec=Codec.FLASH,
             body=body,
@@ -59,12 +61,13 @@ class Defaults:
             if request.execution_type == "class"
             else None,
             limits=self._limits
-            if request.timeout_s is None and request.memory_mb is None
+            if request.timeout_s is request.soft_timeout_s is request.memory_mb is None
             else self._limits_of(request),
             gpus=request.gpus,
             touches=touches,
             imports=imports,
             seed=request.seed,
+            scratch=bool(request.scratch),
             env=request.env or {},
             stream=stream,
             idempotent=bool(request.idempotent),
@@ -73,6 +76,7 @@ class Defaults:
     def _limits_of(self, request: FunctionRequest) -> CallLimits:
         return CallLimits(
             run_s=request.timeout_s,
+            soft_s=request.soft_timeout_s,
             memory_mb=request.memory_mb,
             result_bytes=self.result_limit,
         )

@@ -76,7 +76,7 @@ class CallHandle:
     def done(self, outcome: Outcome) -> None:
         """The end; who waited may have left."""
         if warnings := self._prepared.warnings:
-            outcome = replace(outcome, warnings=warnings)
+            outcome = replace(outcome, warnings=(*warnings, *outcome.warnings))
         if outcome.error_type is not None:
             logs.tell_end(self._prepared.call.label, outcome)
         if not self.outcome.done():

@@ -74,8 +74,10 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     serialization_format: str | None = None
     # Optional fields of ours.
     timeout_s: float | None = None
+    soft_timeout_s: float | None = None
     memory_mb: int | None = None
     gpus: int | None = None
+    scratch: bool | None = None
     seed: int | None = None
     max_concurrency: int | None = None
     instance_must_exist: bool | None = None
@@ -192,6 +194,8 @@ def _check(request: FunctionRequest) -> None:
 def _check_limits(request: FunctionRequest) -> None:
     if request.timeout_s is not None and not fits_seconds(request.timeout_s):
         raise InvalidRequest(f"timeout_s must be more than 0 and at most {SECONDS_MAX}")
+    if request.soft_timeout_s is not None and not fits_seconds(request.soft_timeout_s):
+        raise InvalidRequest(f"soft_timeout_s must be more than 0 and at most {SECONDS_MAX}")
     if request.memory_mb is not None and not fits_memory(request.memory_mb):
         raise InvalidRequest(f"memory_mb must be {MEMORY_ACCEPTS}")
     if request.gpus is not None and not 0 <= request.gpus <= COUNT_LIMIT:
@@ -254,6 +258,7 @@ def _check_env(request: FunctionRequest) -> None:
 #: Fields that a request need not have, and what checks them, in this order.
 _OPTIONAL: Final[tuple[tuple[str, Callable[[FunctionRequest], None]], ...]] = (
     ("timeout_s", _check_limits),
+    ("soft_timeout_s", _check_limits),
     ("memory_mb", _check_limits),
     ("gpus", _check_limits),
     ("seed", _check_limits),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ResidentLost,
         ResultNotSerializable,
         ResultTooLarge,
+        SoftTimeout,
         Timeout,
         WorkerCrashed,
     )
@@ -61,6 +62,7 @@ __all__ = [
     "ResidentLost",
     "ResultNotSerializable",
     "ResultTooLarge",
+    "SoftTimeout",
     "Timeout",
     "WorkerCrashed",
 ]

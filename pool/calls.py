@@ -40,6 +40,8 @@ class CallLimits:
 
     #: Seconds of running, from the moment a worker has the call.
     run_s: float | None = None
+    #: Seconds of running after which an exception (`SoftTimeout`) is raised in the call.
+    soft_s: float | None = None
     #: Seconds in the queue.
     queue_s: float | None = None
     #: Mebibytes of memory of the call's whole process tree.
@@ -54,6 +56,7 @@ class CallLimits:
         """These, and the defaults where there is none."""
         return CallLimits(
             run_s=defaults.run_s if self.run_s is None else self.run_s,
+            soft_s=defaults.soft_s if self.soft_s is None else self.soft_s,
             queue_s=defaults.queue_s if self.queue_s is None else self.queue_s,
             memory_mb=defaults.memory_mb if self.memory_mb is None else self.memory_mb,
             result_bytes=defaults.result_bytes if self.result_bytes is None else self.result_bytes,
@@ -134,8 +137,12 @@ class Call:
     seed: int | None = None
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
+    #: It has a directory of its own, its working directory and ``TMPDIR``, removed with it.
+    scratch: bool = False
     #: Items of a generator go to the sink one by one; else they are collected to a list.
     stream: bool = False
+    #: Its outcome comes when its exit is over, and not while threads or hooks of it still run.
+    awaits_exit: bool = False
     #: Safe to run again after its worker died half-way.
     idempotent: bool = False
 
@@ -160,6 +167,7 @@ class Phase(enum.Enum):
     BUILD = "build"
     START = "start"
     RUN = "run"
+    EXIT = "exit"
     DONE = "done"
 
 
@@ -169,7 +177,8 @@ class Receipt(NamedTuple):
 
     Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) were
     spent before the call was submitted, and are not in the total; what a call waited for its
-    interpreter to come up counts as start, not as queue. ``attempts`` is 0 when no worker had it.
+    interpreter to come up counts as start, not as queue; exit is what its answer waited for
+    threads, exit hooks and finalizers that the function left. ``attempts`` is 0 when no worker had it.
     ``exit`` is ``"clean"``, ``"exit N"`` or
     ``"signal N"``, or None while the worker was still leaving.
     """
@@ -177,6 +186,7 @@ class Receipt(NamedTuple):
     queue_s: float = 0.0
     start_s: float = 0.0
     run_s: float = 0.0
+    exit_s: float = 0.0
     total_s: float = 0.0
     peak_rss_mb: float | None = None
     provision: Provision = _BASE
@@ -203,6 +213,7 @@ class Receipt(NamedTuple):
             "queue": self.queue_s,
             "start": self.start_s,
             "run": self.run_s,
+            "exit": self.exit_s,
             "total": self.total_s,
         }
         for phase, value in seconds.items():

@@ -64,6 +64,10 @@ class PoolConfig:
     memory_mb: int | None = None
     #: Seconds between SIGTERM and SIGKILL.
     grace_s: float = 2.0
+    #: Seconds for what a call leaves to be done at its exit (threads, exit hooks), and how long
+    #: of these its answer waits for that.
+    exit_s: float = 10.0
+    exit_answer_s: float = 0.25
     #: Seconds a zygote may take to come up (site, checks), and each package that it preloads.
     start_timeout_s: float = 60.0
     #: Bytes of output kept per call; the middle goes first.
@@ -126,6 +130,8 @@ class PoolKeywords(TypedDict, total=False):
     queue_limit: int | None
     queue_timeout_s: float | None
     grace_s: float
+    exit_s: float
+    exit_answer_s: float
     start_timeout_s: float
     output_limit: int
     max_spares: int

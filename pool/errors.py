@@ -9,6 +9,7 @@
     |-- PoolClosed              submitted to a pool that was shut down (a RuntimeError too)
     `-- CallError               the call was taken, and ended without a result of its own
         |-- Timeout             a limit passed: queue, build, start or run (a TimeoutError too)
+        |   `-- SoftTimeout     the call's soft limit passed; raised within the call
         |-- WorkerCrashed       its process died: signal, exit code, last output
         |-- OutOfMemory         its process was killed for memory, with the evidence
         |-- ResultTooLarge      the result is larger than the answer may be
@@ -89,6 +90,13 @@ class Timeout(CallError, TimeoutError):
     """A time limit passed; ``details['phase']`` is queue, build, start or run."""
 
 
+class SoftTimeout(Timeout):
+    """The call's soft time limit passed: raised in its main thread, so that ``finally`` runs.
+
+    Where a call cannot import it, it is a `TimeoutError` of the same name.
+    """
+
+
 class WorkerCrashed(CallError):
     """The worker died; ``details`` has ``signal``, ``exit_code`` and ``last_output``."""
 
@@ -145,6 +153,7 @@ BY_NAME: dict[str, type[FlashpoolError]] = {
         Overloaded,
         PoolClosed,
         Timeout,
+        SoftTimeout,
         WorkerCrashed,
         OutOfMemory,
         ResultTooLarge,

@@ -158,6 +158,27 @@ class FailureStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndedExitStats:
+    """What a call had left to be done at its exit, and was ended."""
+
+    at: float
+    call: int
+    label: str
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStats:
+    """Calls whose function has returned and whose process still exits."""
+
+    running: int
+    #: How often something was ended at the limit, and the latest of it.
+    ended: int
+    recent: list[EndedExitStats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorStats:
     """The supervisor's own process."""
 
@@ -185,6 +206,7 @@ class PoolStats:
     outcomes: dict[str, int]
     latency: dict[str, LatencyStats]
     recent_failures: list[FailureStats]
+    exits: ExitStats
     supervisor: SupervisorStats
 
 
@@ -198,6 +220,8 @@ class Recorder:
         self.outcomes: Counter[str] = Counter()
         self._failures: deque[FailureStats] = deque(maxlen=FAILURES)
         self._receipts: deque[Receipt] = deque(maxlen=LATENCIES)
+        self._exits_ended = 0
+        self._exits: deque[EndedExitStats] = deque(maxlen=FAILURES)
 
     def ended(self, label: str, outcome: Outcome) -> None:
         """Record the end of a call."""
@@ -228,6 +252,19 @@ class Recorder:
             )
         )
 
+    def exit_ended(self, call_id: int, label: str, what: str, seconds: float) -> None:
+        """Record what a call had left and was ended."""
+        self._exits_ended += 1
+        self._exits.append(
+            EndedExitStats(
+                at=time.time(), call=call_id, label=label, what=what, seconds=round(seconds, 3)
+            )
+        )
+
+    def exits(self, running: int) -> ExitStats:
+        """What was ended, newest last, and how many run."""
+        return ExitStats(running=running, ended=self._exits_ended, recent=list(self._exits))
+
     def failures(self) -> list[FailureStats]:
         """The latest failures, newest last."""
         return list(self._failures)
@@ -239,6 +276,7 @@ class Recorder:
             "queue": [one.queue_s for one in receipts],
             "start": [one.start_s for one in receipts],
             "run": [one.run_s for one in receipts],
+            "exit": [one.exit_s for one in receipts],
             "total": [one.total_s for one in receipts],
         }
         return {phase: _percentiles(seconds) for phase, seconds in phases.items() if seconds}

@@ -159,6 +159,8 @@ class JobRun:
     def _limited(self, call: Call) -> tuple[Call, float | None]:
         """The call with the time that is left; and the limit that it would have without."""
         asked = call.limits.run_s or self._settings.call_timeout_s
+        # The platform may stop the pod as soon as it has the report.
+        call = replace(call, awaits_exit=True)
         if self._limit_s is None:
             return call, asked
         end = min(self._settings.grace_s + _END_MARGIN_S, _END_SHARE * self._limit_s)

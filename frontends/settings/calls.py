@@ -66,6 +66,14 @@ class Calls:
     grace_s: float = setting(
         kind.seconds(zero=True), "2", "Seconds between SIGTERM and SIGKILL when a call is ended."
     )
+    exit_s: float = setting(
+        kind.seconds(zero=True),
+        "10",
+        "Seconds for what a call leaves to be done at its exit: threads, exit hooks.",
+    )
+    exit_answer_s: float = setting(
+        kind.seconds(zero=True), "0.25", "Seconds of these that its answer waits for, at most."
+    )
     drain_s: float = setting(
         kind.seconds(zero=True), "30", "Seconds running calls get to finish after SIGTERM."
     )

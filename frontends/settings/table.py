@@ -94,6 +94,8 @@ class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, Que
             call_timeout_s=_lower(self.call_timeout_s, self.max_timeout_s),
             memory_mb=_lower(self.memory_mb, self.max_memory_mb),
             grace_s=self.grace_s,
+            exit_s=self.exit_s,
+            exit_answer_s=self.exit_answer_s,
             start_timeout_s=self.start_timeout_s,
             output_limit=self.output_limit_kb * 1024,
             max_spares=self.spares,

@@ -12,6 +12,7 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
       FORK   n, practise                         READY    pid, modules, python, preloaded
       STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
       DROP   worker: unless user code began      SPARES   workers, ready  + 2 or 3 descriptors each
+      SOFT   worker: its soft limit has passed
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
       LEAVE                                      Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
@@ -25,6 +26,7 @@ ride on its first byte.
     READY   worker -> supervisor   a spare that prepared itself can take its call
     ITEM    worker -> supervisor                 | one item
     RESULT  worker -> supervisor   `ResultMeta`  | result, or pickled exception
+    EXIT    worker -> supervisor   `pack_exit`: how its exit gets on, after a RESULT that has ``exiting``
 
 A spare that gets LOAD becomes a resident: it has many calls, so from there on each meta,
 but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER`).
@@ -64,6 +66,7 @@ START = "start"
 FORK = "fork"
 STOP = "stop"
 DROP = "drop"
+SOFT = "soft"
 COMPILE = "compile"
 LEAVE = "leave"
 LOADING = "loading"
@@ -87,6 +90,14 @@ RESULT = 19
 LOADED = 20
 OUTPUT = 21
 ERRORS = 22
+EXIT = 23
+
+# Stages of an exit. Files are flushed; something else runs; what runs will not be over before
+# the answer; all is over.
+FLUSHED = 1
+RUNS = 2
+ANSWER = 3
+DONE = 4
 
 #: magic, kind, number of descriptors, length of meta, length of body.
 HEADER = struct.Struct("<2sBBIQ")
@@ -142,8 +153,9 @@ class Frame:
         return fds
 
 
-#: flags (1: pickled, 2: stream), limit of the result and seed (-1: none); then ``env`` as JSON.
-_CALL_META = struct.Struct("<Bqq")
+#: flags (1: pickled, 2: stream), limit of the result, seed and soft time limit (-1: none); then ``env`` as JSON,
+#: in which the name "" stands for the directory to begin in.
+_CALL_META = struct.Struct("<Bqqd")
 
 
 def pack_call_meta(
@@ -153,21 +165,24 @@ def pack_call_meta(
     result_limit: int | None,
     env: dict[str, str],
     seed: int | None = None,
+    soft_s: float | None = None,
 ) -> bytes:
     """How to run a call, for the wire."""
     limit = -1 if result_limit is None else result_limit
-    form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed)
+    soft = -1.0 if soft_s is None else soft_s
+    form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed, soft)
     return form + _dumps(env).encode() if env else form
 
 
 def unpack_call_meta(
     data: bytes,
-) -> tuple[bool, bool, int | None, int | None, dict[str, str] | None]:
-    """``pickled, stream, result_limit, seed, env`` of `pack_call_meta`."""
-    flags, limit, seed = _CALL_META.unpack_from(data)
+) -> tuple[bool, bool, int | None, int | None, float | None, dict[str, str] | None]:
+    """``pickled, stream, result_limit, seed, soft_s, env`` of `pack_call_meta`."""
+    flags, limit, seed, soft = _CALL_META.unpack_from(data)
     env = _loads(data[_CALL_META.size :]) if len(data) > _CALL_META.size else None
     pickled, stream = flags & 1 > 0, flags & 2 > 0
-    return pickled, stream, None if limit < 0 else limit, None if seed < 0 else seed, env
+    soft_s = None if soft < 0 else soft
+    return pickled, stream, None if limit < 0 else limit, None if seed < 0 else seed, soft_s, env
 
 
 #: In front of the metas of a resident's frames: which of its calls.
@@ -203,6 +218,7 @@ class ResultMeta:
     ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any, ``changed`` if
     it changed what imports read (see `surroundings`), ``native`` of its variables those that
     libraries it loaded may read; and of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
+    ``exiting``: the process has to see to what the call left, and tells of that with EXIT.
     Of a resident also ``resident_loop`` (LOADED: methods whose calls may run together) and
     ``poisoned`` (why nothing more can be run in it).
     """
@@ -272,6 +288,26 @@ def _read_json(data: bytes) -> Any:
 def _is_told(more: Meta) -> bool:
     texts = type(more.get("error_type")) is str and type(more.get("error")) is str
     return texts and type(more.get("details", {})) is dict
+
+
+def pack_exit(stage: int, runs: str, ended: str) -> bytes:
+    """How an exit gets on: the stage, what runs now, and what was left behind for good."""
+    return _dumps([stage, runs, ended]).encode()
+
+
+def unpack_exit(data: bytes) -> tuple[int, str, str]:
+    """``stage, runs, ended`` of `pack_exit`.
+
+    Raises:
+        BadFrame: it is none.
+    """
+    try:
+        stage, runs, ended = _read_json(data)
+        if type(stage) is int and type(runs) is str and type(ended) is str:
+            return stage, runs, ended
+        raise ValueError("its parts are of other types")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadFrame(f"not a stage of an exit: {error}") from None
 
 
 class Exited:

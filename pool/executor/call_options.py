@@ -34,12 +34,14 @@ class CallKeywords(TypedDict, total=False):
     refresh: bool
     gpus: int | None
     timeout: float | None
+    soft_timeout: float | None
     queue_timeout: float | None
     memory_mb: int | None
     seed: int | None
     env: Mapping[str, str]
     isolation: str
     idempotent: bool
+    scratch: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class CallOptions:
     gpus: int | None = None
     #: Seconds it may run.
     timeout: float | None = None
+    #: Seconds after which `SoftTimeout` is raised in it, so that ``finally`` runs; before ``timeout``.
+    soft_timeout: float | None = None
     #: Seconds it may wait for a slot.
     queue_timeout: float | None = None
     #: Mebibytes of memory its process tree may use.
@@ -70,6 +74,8 @@ class CallOptions:
     isolation: str = "call"
     #: It may run again when its worker dies half-way.
     idempotent: bool = False
+    #: It has a directory of its own, its working directory and ``TMPDIR``, removed with it.
+    scratch: bool = False
 
     def merged(self, changes: Mapping[str, Any]) -> CallOptions:
         """These options with some changed.
@@ -101,9 +107,23 @@ class CallOptions:
             refresh=self.refresh,
         )
 
+    def touches(self) -> frozenset[str]:
+        """What a call with these changes that imports read: `scheduling.preloading`."""
+        touched = {f"env:{name}" for name in self.env}
+        if self.seed is not None:
+            touched.add("random")
+        if self.scratch:
+            touched |= {"cwd", "env:TMPDIR"}
+        return frozenset(touched)
+
     def limits(self) -> CallLimits:
         """The limits of a call."""
-        return CallLimits(run_s=self.timeout, queue_s=self.queue_timeout, memory_mb=self.memory_mb)
+        return CallLimits(
+            run_s=self.timeout,
+            soft_s=self.soft_timeout,
+            queue_s=self.queue_timeout,
+            memory_mb=self.memory_mb,
+        )
 
 
 def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
@@ -125,7 +145,7 @@ def _names(option: str, value: Any) -> tuple[str, ...]:
 
 
 def _check(options: CallOptions) -> None:
-    for name in ("timeout", "queue_timeout"):
+    for name in ("timeout", "soft_timeout", "queue_timeout"):
         value = getattr(options, name)
         if value is not None and not (is_number(value) and fits_seconds(value)):
             raise InvalidRequest(
@@ -136,7 +156,7 @@ def _check(options: CallOptions) -> None:
         raise InvalidRequest(f"memory_mb is {MEMORY_ACCEPTS}, or None; got {memory_mb!r}")
     if options.seed is not None and not (is_whole(options.seed) and fits_seed(options.seed)):
         raise InvalidRequest(f"seed is {SEED_ACCEPTS}, or None; got {options.seed!r}")
-    for name in ("refresh", "idempotent"):
+    for name in ("refresh", "idempotent", "scratch"):
         if not isinstance(flag := getattr(options, name), bool):
             raise InvalidRequest(f"{name} is True or False; got {flag!r}")
     check_env("env", options.env)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call
 from flashpool.pool.errors import PoolClosed
+from flashpool.pool.limits import SECONDS_MAX
 
 from . import interpreter_exit, tracebacks
 from .stopping import OpenCalls
@@ -59,6 +60,8 @@ class Engine:
         #: Guards `_closed` against submissions: none slips in after the last look.
         self._lock = threading.Lock()
         self._closed = False
+        #: Closed without waiting for anything.
+        self._cut_short = False
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
@@ -232,6 +235,7 @@ class Engine:
             return OpenCalls()
         with self._lock:
             self._closed = True
+        self._cut_short = True
         found = self._cancel_queued(0)
         self.post(self._end_calls, reason, grace_s)
         return found
@@ -285,6 +289,9 @@ class Engine:
             await self._backend.wait_ready()
             self._started.set()
             await self._finish.wait()
+            if not self._cut_short:
+                # What calls left to be done at their exits is bounded by `exit_s`.
+                await self._backend.drain(SECONDS_MAX)
         finally:
             reason = self._stop_reason or "the pool is shut down"
             await self._backend.stop(reason, grace_s=self._stop_grace_s)

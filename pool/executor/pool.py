@@ -61,9 +61,7 @@ class PoolBase(Executor):
         self._options = options
         self._spec = options.environment()
         self._limits = options.limits()
-        self._touches = frozenset(f"env:{name}" for name in options.env)
-        if options.seed is not None:
-            self._touches |= {"random"}
+        self._touches = options.touches()
 
     def _pool(self) -> Pool:
         raise NotImplementedError
@@ -206,6 +204,7 @@ class PoolBase(Executor):
             seed=options.seed,
             env=options.env,
             idempotent=options.idempotent,
+            scratch=options.scratch,
         )
 
     def _start(self, engine: Engine, call: Call, *, stream: bool) -> CallFuture[Any]:

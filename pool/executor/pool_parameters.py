@@ -146,6 +146,8 @@ KINDS: Final[Mapping[str, ParameterKind]] = {
     "queue_limit": _or_none(_whole(0)),
     "queue_timeout_s": _or_none(_seconds()),
     "grace_s": _seconds(zero=True),
+    "exit_s": _seconds(zero=True),
+    "exit_answer_s": _seconds(zero=True),
     "start_timeout_s": _seconds(),
     "output_limit": _whole(0, unit="a whole number of bytes"),
     "max_spares": _whole(0, WORKERS_MAX),

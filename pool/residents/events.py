@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -51,6 +51,9 @@ class Carrier(Protocol):
 
     def stop_worker(self, name: str, culprit: int | None, stop: Stop | None, reason: str) -> None:
         """Stop a resident, and so all calls in it."""
+
+    def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
+        """Those of an instance that this worker is to make for the call."""
 
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
         """Limit how long a call may wait from now on."""

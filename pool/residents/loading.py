@@ -99,7 +99,7 @@ class ResidentLoads:
         kind = OutputBuffer if worker.link.errors is None else SplitBuffer
         worker.aside = kind(worker.link.output_limit)
         worker.loading, worker.fed_at = True, self._now()
-        meta = call_meta(call, env=self._gpus.variables(gpus, call.env))
+        meta = call_meta(call, env=self._to.variables(worker, call, gpus))
         self._worker_set.send(
             worker, wire.LOAD, meta, call.body if want.load is None else want.load
         )
@@ -147,4 +147,5 @@ def call_meta(
         result_limit=result_limit,
         env=dict(env or {}),
         seed=call.seed,
+        soft_s=call.limits.soft_s,
     )

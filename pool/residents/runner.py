@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flashpool.pool._child import wire
+from flashpool.pool.calls import Call
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import InstanceConflict, InstanceLost
 from flashpool.pool.exit_causes import Stop
@@ -26,6 +27,7 @@ from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.output_buffer import OutputBuffer
 from flashpool.pool.workers.poller import Clock
+from flashpool.pool.workers.scratch import ScratchDirectories
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import ActiveCall, LoadedInstance, Worker
 from flashpool.pool.workers.worker_set import EXCEPTION_LIMIT, WorkerSet
@@ -54,6 +56,7 @@ class ResidentRunner:
         gpus: GpuAccess,
         now: Clock,
         host: Host,
+        scratch: ScratchDirectories,
     ) -> None:
         self._config = config
         self._scheduler = scheduler
@@ -62,6 +65,7 @@ class ResidentRunner:
         self._gpus = gpus
         self._now = now
         self._host = host
+        self._scratch = scratch
         self._loop = asyncio.get_running_loop()
         self.table = InstanceTable(
             states.ResidentPolicy(
@@ -316,6 +320,14 @@ class ResidentRunner:
         return loaded.worker if loaded is not None else None
 
     # Parts.
+
+    def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
+        """Those of an instance that this worker is to make for the call."""
+        env = self._gpus.variables(gpus, call.env)
+        if not call.scratch:
+            return env
+        worker.scratch = self._scratch.make(worker.id)
+        return self._scratch.variables(worker.scratch, env)
 
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
         """How long it may wait: for its instance to be made as long as it may run, else as

@@ -79,6 +79,14 @@ class CommandRunner:
         env = running.call.env
         if components.gpus.watch.expected:
             env = components.gpus.variables(gpus, env)
+        if running.call.scratch:
+            try:
+                worker.scratch = components.scratch.make(worker.id)
+            except OSError as error:
+                components.worker_set.dismiss(worker)
+                components.calls.finish(running.id, outcomes.no_scratch(error))
+                return
+            env = components.scratch.variables(worker.scratch, env)
         components.worker_set.hand_over(worker, running, env)
         components.calls.handed_over(running)
 

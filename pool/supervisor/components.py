@@ -24,9 +24,11 @@ from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.stats import Recorder
 from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.exits import Exits
 from flashpool.pool.workers.listeners import WorkerListener, ZygoteListener
 from flashpool.pool.workers.memory import OomWatch
 from flashpool.pool.workers.poller import Poller
+from flashpool.pool.workers.scratch import ScratchDirectories
 from flashpool.pool.workers.watchdog import Watchdog
 from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote_set import ZygoteSet
@@ -48,6 +50,7 @@ class Components:
     zygote_set: ZygoteSet
     watchdog: Watchdog
     calls: CallTable
+    exits: Exits
     residents: ResidentRunner
 
     def __init__(self, config: PoolConfig) -> None:
@@ -69,6 +72,7 @@ class Components:
         self.learner = PreloadLearner(config.preload_learn, config.preload, config.preload_zygotes)
         self.recorder = Recorder()
         self.oom = OomWatch()
+        self.scratch = ScratchDirectories(config.worker_env)
         #: Nothing new begins any more.
         self.closed = False
 
@@ -97,6 +101,15 @@ class Components:
             now=self.now,
             ended=call_ended,
         )
+        self.exits = Exits(
+            self.config,
+            worker_set=self.worker_set,
+            calls=self.calls,
+            recorder=self.recorder,
+            now=self.now,
+            over=listener.exit_over,
+            ended=call_ended,
+        )
         self.residents = ResidentRunner(
             self.config,
             scheduler=self.scheduler,
@@ -106,12 +119,14 @@ class Components:
             gpus=self.gpus,
             now=self.now,
             host=host,
+            scratch=self.scratch,
         )
 
     async def close(self) -> None:
         """All processes are gone: close what is left."""
         await self.residents.pressure.close()
         await self.calls.close()
+        await self.scratch.close()
         self.poller.close()
         await self.gpus.close()
 

@@ -86,6 +86,8 @@ class ProcessEvents:
         if worker.instance is not None:
             cause = exit_causes.of_lost_zygote(reason, "")
             self._components.residents.events.lost(worker, cause, None)
+        if running is not None and running.exiting:
+            self._components.exits.died(worker)
         if running is None or running.done:
             return
         # Nobody can tell any more whether it began, unless its worker never read it. (Of a
@@ -137,16 +139,33 @@ class ProcessEvents:
         self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
         """A call ended by itself."""
-        # First of all the next call, which begins while this one's end is told.
-        small = meta.rss_kb <= SMALL_KB
-        if small and (commands := self._scheduler.release_early(worker.id, self._now())):
-            self._do(commands)
+        exiting = bool(meta.more) and meta.more.get("exiting") is True
+        worker.small = meta.rss_kb <= SMALL_KB
+        if not exiting:
+            # First of all the next call, which begins while this one's end is told.
+            self.exit_over(worker)
         call, zygote = running.call, worker.zygote
         warnings = self._actions.learn(call, zygote, meta) if meta.more else ()
         if call.source and call.function_key not in zygote.sources.compiled:
             self._components.zygote_set.ran(zygote, call)
         outcome = outcomes.answered(running, frame, meta, self._now(), warnings=warnings)
-        self._components.calls.finish(running.id, outcome)
+        if exiting:
+            self._components.exits.begin(worker, running, outcome)
+        else:
+            self._components.calls.finish(running.id, outcome)
+
+    def exit_told(self, worker: Worker, frame: wire.Frame) -> None:
+        """It sees to what its call left."""
+        self._components.exits.told(worker, frame)
+
+    def exit_died(self, worker: Worker) -> None:
+        """Its exit is over, one way or another."""
+        self._components.exits.died(worker)
+
+    def exit_over(self, worker: Worker) -> None:
+        """It has nothing to do any more but to exit."""
+        if worker.small and (commands := self._scheduler.release_early(worker.id, self._now())):
+            self._do(commands)
 
     def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
         """User code wrote to the channel."""
@@ -192,6 +211,8 @@ class ProcessEvents:
         """Its slot is free, and its GPUs are to be looked at."""
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
         components = self._components
+        if worker.scratch is not None:
+            components.scratch.remove(worker.scratch)
         if components.gpus.watch.expected:
             components.gpus.given_back()
         if worker.instance is not None:

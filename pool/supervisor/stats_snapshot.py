@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Final
 
 from flashpool.pool.residents.runner import ResidentRunner
@@ -43,10 +44,7 @@ def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats
         ),
         gpus=components.gpus.stats(),
         zygotes=[_zygote(one, components) for one in components.zygote_set],
-        running=[
-            _call(call_id, running, now)
-            for call_id, running in itertools.islice(components.calls.by_id.items(), _CALLS)
-        ],
+        running=[_call(one, now) for one in itertools.islice(_begun(components), _CALLS)],
         instances=[
             _instance(one, residents, now) for one in itertools.islice(residents.table, _CALLS)
         ],
@@ -54,13 +52,20 @@ def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats
         outcomes=dict(recorder.outcomes),
         latency=recorder.latency(),
         recent_failures=recorder.failures(),
+        exits=recorder.exits(len(components.exits)),
         supervisor=recorder.supervisor(),
     )
 
 
-def _call(call_id: int, running: ActiveCall, now: float) -> CallStats:
+def _begun(components: Components) -> Iterator[ActiveCall]:
+    """Calls that have not ended, and those that have answered and still exit."""
+    yield from components.calls.by_id.values()
+    yield from (one.running for one in components.exits if one.running.done)
+
+
+def _call(running: ActiveCall, now: float) -> CallStats:
     return CallStats(
-        id=call_id,
+        id=running.id,
         label=running.call.label,
         age_s=round(now - running.submitted_at, 3),
         phase=running.phase.value,

@@ -144,16 +144,18 @@ class Supervisor:
     async def drain(self, limit_s: float) -> bool:
         """Refuse new calls; True when all that were accepted have ended in time.
 
-        Those whose environments are being made are among them.
+        Those whose environments are being made are among them, and those that have answered
+        and whose processes still see to what they left.
         """
         self.draining = True
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
         self._refusing = calls.awaited = True
-        while (calls or self.preparing) and now() < deadline:
+        exits = self._components.exits
+        while (calls or exits or self.preparing) and now() < deadline:
             await self._change.wait(deadline - now())
         await self._close_instances("the server drains")
-        return not (calls or self.preparing)
+        return not (calls or exits or self.preparing)
 
     async def _close_instances(self, reason: str) -> None:
         """Let instances close themselves, those that nobody calls."""
@@ -199,6 +201,7 @@ class Supervisor:
 
     async def _stop(self, reason: str, grace_s: float) -> None:
         components = self._components
+        components.exits.stop_all(reason)
         components.calls.cancel_all(reason, grace_s)
         if self._provisioning is not None:
             self._provisioning.refuse_all()
@@ -349,8 +352,14 @@ class Supervisor:
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         """End a call; its sink hears of it at once, its process tree goes meanwhile."""
         provisioning = self._provisioning
-        if provisioning is None or not provisioning.cancel(call_id, reason):
-            self._components.calls.cancel(call_id, reason)
+        if provisioning is not None and provisioning.cancel(call_id, reason):
+            return
+        calls = self._components.calls
+        running = calls.get(call_id)
+        if running is not None and running.exiting:
+            self._components.exits.answer_now(running)
+        else:
+            calls.cancel(call_id, reason)
 
     def credit(self, call_id: int, items: int) -> None:
         """The sink took that many items of a stream: the worker may send as many more."""

@@ -120,6 +120,8 @@ class CallTable:
         limits = running.limits
         if limits.run_s is not None or running.timer is not None:
             self.limit(running, limits.run_s, self._ran_too_long, running.id)
+        if limits.soft_s is not None:
+            running.soft_timer = self._loop.call_later(limits.soft_s, self._ran_softly, running.id)
         if limits.memory_mb is not None:
             self._limit_memory(running.id, running, limits.memory_mb)
 
@@ -133,7 +135,7 @@ class CallTable:
         """The one place where a call ends."""
         running = self._calls.pop(call_id)
         running.done = True
-        if running.timer is not None:
+        if running.timer is not None or running.soft_timer is not None:
             running.cancel_timer()
         if running.keeper is not None:
             running.keeper.withdraw(call_id, running)
@@ -187,6 +189,11 @@ class CallTable:
         limit = running.limits.run_s
         if not running.done and limit is not None and not worker.stopping:
             self._stop(call_id, outcomes.ran_too_long(limit), self._config.grace_s)
+
+    def _ran_softly(self, call_id: int) -> None:
+        running = self._calls[call_id]
+        if running.worker is not None and not running.exiting:
+            running.worker.zygote.soften_worker(running.worker.pid)
 
     def _stop(self, call_id: int, stop: Stop, grace: float) -> None:
         running = self._calls[call_id]

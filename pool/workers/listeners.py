@@ -41,6 +41,15 @@ class WorkerListener(Protocol):
     ) -> None:
         """Its call ended."""
 
+    def exit_told(self, worker: Worker, frame: wire.Frame) -> None:
+        """How the exit of one gets on whose call ended."""
+
+    def exit_over(self, worker: Worker) -> None:
+        """One has nothing to do any more but to exit."""
+
+    def exit_died(self, worker: Worker) -> None:
+        """One died whose call had ended, whether its exit was over or not."""
+
     def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
         """Something else than a frame came over its channel."""
 

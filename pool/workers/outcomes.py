@@ -124,6 +124,16 @@ def queued_too_long(running: ActiveCall, now: float) -> Outcome:
     )
 
 
+def no_scratch(error: OSError) -> Outcome:
+    """The directory that it wants cannot be made."""
+    return Outcome(
+        error_type="WorkerCrashed",
+        error=f"the scratch directory of the call cannot be made: {error}. Has the server's temporary "
+        "directory (TMPDIR) room, and may it write there?",
+        details={"phase": Phase.START.value},
+    )
+
+
 def loaded_too_long(running: ActiveCall) -> Outcome:
     """Its instance was not made in the time that the call may run."""
     limit = running.limits.run_s

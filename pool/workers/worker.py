@@ -43,6 +43,7 @@ class ActiveCall:
         "call",
         "dispatched_at",
         "done",
+        "exiting",
         "gpus",
         "gpus_wanted",
         "id",
@@ -52,6 +53,7 @@ class ActiveCall:
         "own_output",
         "room",
         "sink",
+        "soft_timer",
         "stop",
         "streaming",
         "submitted_at",
@@ -81,16 +83,21 @@ class ActiveCall:
         self.gpus_wanted = 0
         self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
+        self.soft_timer: asyncio.TimerHandle | None = None
         self.attempts = 1
         #: Items its worker may still send: what was asked for, and has not come.
         self.room = wire.WINDOW if call.stream else 0
         self.streaming = False
+        #: Its function has returned, and its process sees to what that left.
+        self.exiting = False
         self.done = False
 
     @property
     def phase(self) -> Phase:
         """Where it is."""
-        return Phase.QUEUE if self.worker is None else Phase.RUN
+        if self.worker is None:
+            return Phase.QUEUE
+        return Phase.EXIT if self.exiting else Phase.RUN
 
     @property
     def written(self) -> OutputBuffer | None:
@@ -138,6 +145,9 @@ class ActiveCall:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.soft_timer is not None:
+            self.soft_timer.cancel()
+            self.soft_timer = None
 
     def close_fds(self) -> None:
         """Its descriptors are not needed for another attempt."""
@@ -184,7 +194,9 @@ class Worker:
         "pid",
         "prepared",
         "running",
+        "scratch",
         "since",
+        "small",
         "state",
         "status",
         "stop",
@@ -230,6 +242,10 @@ class Worker:
         self.doubted = False
         #: When its channel came to its end.
         self.hung_up_at: float | None = None
+        #: The directory of its own, if its call wants one.
+        self.scratch: str | None = None
+        #: Whether the call that it ended used little memory.
+        self.small = False
         #: Its wait status once it is dead.
         self.status: int | None = None
 
@@ -240,7 +256,8 @@ class Worker:
     @property
     def is_over(self) -> bool:
         """Whether nothing that it sends or prints is of use to anybody: it has no call, or had one."""
-        return self.instance is None and (self.running is None or self.running.done)
+        running = self.running
+        return self.instance is None and (running is None or (running.done and not running.exiting))
 
     def taker(self) -> OutputBuffer:
         """Of a resident: who gets what is printed now, the call that began first."""

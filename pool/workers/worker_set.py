@@ -100,6 +100,7 @@ class WorkerSet:
             result_limit=running.limits.result_bytes,
             env=dict(env),
             seed=call.seed,
+            soft_s=running.limits.soft_s,
         )
         if running.limits.result_bytes is not None:
             worker.link.reader.body_limit = running.limits.result_bytes + EXCEPTION_LIMIT
@@ -194,6 +195,9 @@ class WorkerSet:
                 worker.state.move(WorkerState.SPARE)
                 worker.prepared = True
                 self._listener.worker_ready(worker)
+            elif frame.kind == wire.EXIT and running is not None and running.exiting:
+                self._read_output(worker)
+                self._listener.exit_told(worker, frame)
             elif running is None or running.done or worker.stop is not None:
                 pass  # Its call was cancelled meanwhile, or its time is up: too late.
             elif frame.kind == wire.RESULT:
@@ -201,16 +205,20 @@ class WorkerSet:
                 # What it printed before its result is in the pipe by now.
                 self._read_output(worker)
                 self._listener.result(worker, running, frame, meta)
-                if worker.state.now is WorkerState.BUSY:
-                    worker.state.move(WorkerState.EXITING)
-                    worker.exiting_since = self._now()
-                    # Its zygote tells when it is dead; what it sends until then is nobody's.
-                    self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
+                if not running.exiting:
+                    self.leaves(worker)
             elif frame.kind == wire.ITEM:
                 self._listener.item(worker, running, frame)
         finally:
             for fd in frame.fds:
                 os.close(fd)
+
+    def leaves(self, worker: Worker) -> None:
+        """It has nothing left to do: its zygote tells when it is dead; what it sends until then is nobody's."""
+        if worker.state.now is WorkerState.BUSY:
+            worker.state.move(WorkerState.EXITING)
+            worker.exiting_since = self._now()
+            self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
 
     def _on_last_frame(self, worker: Worker, frame: wire.Frame) -> None:
         try:
@@ -269,6 +277,8 @@ class WorkerSet:
             self._listener.stillborn(worker, death)
         if worker.instance is not None:
             self._listener.resident_died(worker, death)
+        elif running is not None and running.exiting:
+            self._listener.exit_died(worker)
         elif running is not None and not running.done:
             self._listener.died(worker, running, death)
         elif not worker.prepared:

@@ -129,6 +129,10 @@ class ZygoteProcess:
         """Have it end a worker and its tree."""
         self.send(wire.STOP, worker=pid, grace=grace, dump=dump)
 
+    def soften_worker(self, pid: int) -> None:
+        """Have it tell a worker that its call's soft limit has passed."""
+        self.send(wire.SOFT, worker=pid)
+
     def drop_worker(self, pid: int) -> None:
         """Have it kill a worker, unless user code has begun there."""
         self.send(wire.DROP, worker=pid)

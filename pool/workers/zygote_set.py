@@ -135,6 +135,8 @@ class ZygoteSet:
             "log_level": self._config.log_level,
             "memory_tricks": self._config.memory_tricks,
             "grace": self._config.grace_s,
+            "exit_s": self._config.exit_s,
+            "exit_answer_s": self._config.exit_answer_s,
             "example": pickling.example(),
         }
 

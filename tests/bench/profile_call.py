@@ -80,6 +80,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "workdir": "/",
         "log_level": "INFO",
         "grace": 1.0,
+        "exit_s": 10.0,
+        "exit_answer_s": 0.25,
         "memory_tricks": given.memory_tricks.split(","),
         "example": pickling.example(),
     }

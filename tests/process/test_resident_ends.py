@@ -245,3 +245,30 @@ def die_once(self):
     insists = {"must_exist": True}
     again = run(live, "a", "die_once", code=code, call={"idempotent": True}, want=insists)
     assert again.error_type == "WorkerCrashed", "its state is gone, and it insists on that"
+
+
+def test_a_closed_instance_exits_as_a_program_does(make_live: Make, tmp_path: Path) -> None:
+    live = make_live(instance_idle_s=0.1, grace_s=2.0).ready()
+    code = closing(
+        tmp_path / "notes",
+        f"""
+def begin(self):
+    import atexit, threading, time
+    self.file = self.__class__.file = open({str(tmp_path / "file")!r}, "w")
+    self.file.write("written")
+    atexit.register(self.__class__.hook)
+    def late():
+        time.sleep(0.3)
+        self.note("thread")
+    threading.Thread(target=late).start()
+""",
+        f"""
+@staticmethod
+def hook():
+    open({str(tmp_path / "notes")!r}, "a").write("hook\\n")
+""",
+    )
+    result(live, "a", "begin", code=code)
+    live.until(lambda: not instances(live))
+    assert (tmp_path / "file").read_text() == "written"
+    assert [one for one in notes(tmp_path / "notes") if one != "del"] == ["thread", "hook"]

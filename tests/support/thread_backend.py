@@ -210,6 +210,7 @@ class ThreadBackend:
             outcomes=dict(self.recorder.outcomes),
             latency=self.recorder.latency(),
             recent_failures=self.recorder.failures(),
+            exits=self.recorder.exits(0),
             supervisor=self.recorder.supervisor(),
         )
 

@@ -7,13 +7,15 @@ The interpreter came up with ``-S``, so that hooks can be put in place before ``
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from .. import wire
@@ -43,6 +45,8 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     _configure_output()
     _configure_logging(start["log_level"])
     prepared.varying = frozenset(start["varying"])
+    prepared.grace_s = start["grace"]
+    prepared.exit_s, prepared.exit_answer_s = start["exit_s"], start["exit_answer_s"]
     # Workers use some of it: so it belongs to what is there before the preloads.
     from ..renewal.surroundings import WATCHED, Surroundings
 
@@ -51,10 +55,30 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     objects = gc.get_objects()
     kinds = WATCHED
     if start["preload"]:
-        prepared.held, kinds = preloader.preload(start["preload"], start["varying"], tell)
+        with _recorded_exit_hooks():
+            prepared.held, kinds = preloader.preload(start["preload"], start["varying"], tell)
         enter(start["workdir"])
     prepared.surroundings = Surroundings(kinds)
     return objects
+
+
+@contextmanager
+def _recorded_exit_hooks() -> Iterator[None]:
+    """Know the hooks at exit that imports register: workers inherit them."""
+    register = atexit.register
+
+    def recorder(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        prepared.hooks.append(function)
+        return register(function, *args, **kwargs)
+
+    atexit.register = recorder
+    try:
+        yield
+    finally:
+        for one in (atexit, *sys.modules.values()):
+            # Whoever imported the name has it, too.
+            if getattr(one, "__dict__", {}).get("register") is recorder:
+                setattr(one, "register", register)  # noqa: B010 - mypy knows of no such name
 
 
 def enter(directory: str) -> None:

@@ -197,6 +197,11 @@ class Reaper:
         if one is not None and not self.marks[one.mark]:
             self.stop(pid, 0.0, False)
 
+    def soften(self, pid: int) -> None:
+        """Tell a worker that its call's soft limit has passed."""
+        if pid in self.workers:
+            processes.send(pid, signal.SIGURG)
+
     def stop_what_is_due(self) -> None:
         if not self.orphans and all(one.deadline is None for one in self.workers.values()):
             return

@@ -10,7 +10,7 @@ is paid for by every fork. Its life:
 (entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
 environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
 worker prepares itself), ``split_output`` (descriptors 1 and 2 of a worker are two pipes), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
-``memory_tricks`` (those it may use, see there), ``example`` (a version of Python, and the base64 text of a call that was pickled by it).
+``memory_tricks`` (those it may use, see there), ``exit_s`` and ``exit_answer_s`` (see `prepared`), ``example`` (a version of Python, and the base64 text of a call that was pickled by it).
 
 What becomes of workers once they are forked is `reaper`'s part.
 """
@@ -169,6 +169,8 @@ class Zygote:
         if memory_tricks.MAPPINGS in self.tricks and not memory_mappings.merge_read_only():
             self.tricks.remove(memory_tricks.MAPPINGS)
         arranged = memory_tricks.LAYOUT in self.tricks
+        gc.collect()
+        gc.freeze()  # as in workers: what is frozen is no call's
         self.rehearse(self.rehearsal.ROUNDS)
         gc.collect()
         gc.freeze()  # so that it is not looked at again below
@@ -231,6 +233,8 @@ class Zygote:
             self.reaper.stop(message["worker"], message["grace"], message["dump"])
         elif op == wire.DROP:
             self.reaper.drop(message["worker"])
+        elif op == wire.SOFT:
+            self.reaper.soften(message["worker"])
         elif op == wire.COMPILE and self.worker is not None:
             self.compile_ahead(message["name"], message["source"])
         return bool(op != wire.LEAVE)
@@ -278,6 +282,7 @@ class Zygote:
     def fork_one(self, link: worker_start.Link) -> int:
         if prepared.held is not None:
             prepared.held.renew_globals()
+        gc.freeze()  # so that the collector of a worker lists what is its call's
         pid = forking.fork()
         if pid == 0:
             worker_start.live(link, self.work)
@@ -291,6 +296,7 @@ class Zygote:
 
             self.worker = worker
             worker.look_around()
+            gc.freeze()  # what is there now is no call's
             link.channel.send(wire.WORKER_READY, b"", b"", [])
         elif self.practise:
             self.rehearsal.limber_up(self.practise == "pickle")

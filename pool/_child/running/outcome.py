@@ -9,7 +9,7 @@ import builtins
 import sys
 
 # Bound here: user code may have changed or deleted them when its end is reported.
-from builtins import BaseException, OSError, getattr, isinstance, len, list, type  # noqa: UP029
+from builtins import BaseException, OSError, TimeoutError, getattr, isinstance, len, list, type  # noqa: UP029
 
 from .. import processes, wire
 from ..renewal import prepared
@@ -57,6 +57,10 @@ def failed(error: BaseException) -> Outcome:
         return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
     if isinstance(error, exception_pickling.Unserializable):
         return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
+    if type(error).__name__ == "SoftTimeout" and isinstance(error, TimeoutError):
+        _, _, found = _capture(error)
+        # The pool ended it, and not what user code does.
+        return "pickle", b"", [], {**found, "user": False}
     return "pickle", *_capture(error)
 
 

@@ -23,13 +23,15 @@ import sys
 from time import monotonic
 
 from .. import wire
+from ..renewal import prepared
 from ..serialization import exception_pickling, flash, payload, user_code
-from . import invoke, worker
+from . import invoke, process_exit, worker
 from .item_stream import ItemSender, LinkCredit
 from .outcome import encoded, flush_output
 from .outcome import failed as raised
 from .resident_link import ResidentLink
 from .resident_loop import ResidentLoop, failed, is_overlapping
+from .soft_timeout import SoftLimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
     from ..channel import Channel
 
+#: Of what the grace leaves for an exit.
+_SHARE_OF_THREADS = 0.8
 #: What an instance may have to close itself with; the first one there is called.
 _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 
@@ -59,11 +63,13 @@ class Resident:
     """The instance and the calls in it."""
 
     def __init__(self, channel: Channel, load: wire.Frame) -> None:
-        self.pickled, _, _, _, env = wire.unpack_call_meta(load.meta)
+        self.pickled, *_, env = wire.unpack_call_meta(load.meta)
         self.link = ResidentLink(channel, env)
         self.instance: Any = None
         #: There as soon as something needs a loop.
         self.overlapping: ResidentLoop | None = None
+        #: Modules that there were before anything of the user's.
+        self.modules = len(sys.modules)
 
     # Loading.
 
@@ -129,12 +135,13 @@ class Resident:
 
     def run_alone(self, frame: wire.Frame) -> None:
         number, meta = wire.split_number(frame.meta)
-        _, stream, limit, *_ = wire.unpack_call_meta(meta)
+        _, stream, limit, _, soft_s, _ = wire.unpack_call_meta(meta)
         start = monotonic()
         try:
             method, args, kwargs, request = self.read(frame)
             on_item = self.items_of(number, request) if stream else None
-            value = self.finish(method(*args, **kwargs), on_item)
+            with SoftLimit(soft_s):
+                value = self.finish(method(*args, **kwargs), on_item)
             outcome = encoded(value, request, limit, last=False)
         except BaseException as error:  # SystemExit and its like are results
             outcome = failed(error)
@@ -174,7 +181,8 @@ class Resident:
     # Ends.
 
     def close(self) -> None:
-        """Let the instance close itself; what that raises is printed."""
+        """Let the instance close itself, then exit as a program does; what that raises is printed."""
+        began = monotonic()
         try:
             for name in _CLOSERS:
                 closer = getattr(self.instance, name, None)
@@ -188,4 +196,7 @@ class Resident:
             sys.excepthook(*sys.exc_info())
         self.instance = None
         gc.collect()
+        # Threads get what the grace leaves of it, but for a little for hooks and finalizers.
+        left_s = (prepared.grace_s - (monotonic() - began)) * _SHARE_OF_THREADS
+        process_exit.run(self.modules, lambda *_: None, left_s)
         flush_output()

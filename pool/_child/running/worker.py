@@ -19,7 +19,7 @@ from .. import processes, wire
 from ..channel import Channel
 from ..renewal import prepared
 from ..serialization import flash, payload
-from . import invoke
+from . import exit_needs, invoke, process_exit, soft_timeout
 from .item_stream import ChannelCredit, ItemSender
 from .outcome import answer_damaged, changes, encoded, failed, flush_output, installed
 
@@ -35,12 +35,15 @@ if TYPE_CHECKING:
 #: is nothing to renew; and where nothing was preloaded that a call's changes would matter to.
 _held: randomness.Held | None = None
 _surroundings: Surroundings | None = None
+#: Whether this is the zygote, which must not exit as a worker does.
+rehearsing = False
 
 
 def look_around() -> None:
     """The process is prepared: see what workers have to renew, and what they find."""
     global _held, _surroundings
     _held = _surroundings = None
+    exit_needs.look_around()
     if (held := prepared.held) is not None:
         _held = held if held.has_more else None
         _surroundings = prepared.surroundings = prepared.surroundings.again()
@@ -54,7 +57,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
     Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
     """
     call = channel.receive()
-    pickled, stream, result_limit, seed, env = wire.unpack_call_meta(call.meta)
+    pickled, stream, result_limit, seed, soft_s, env = wire.unpack_call_meta(call.meta)
     if seed is not None or _held is not None:
         # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
         renew(seed)
@@ -66,17 +69,26 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
     start = monotonic()
     outcome = _enter(env) if env else None
     if outcome is None:
-        outcome = run(channel, call, pickled, stream, result_limit)
+        if soft_s is None:
+            outcome = run(channel, call, pickled, stream, result_limit)
+        else:
+            outcome = soft_timeout.limited(
+                soft_s, run, channel, call, pickled, stream, result_limit
+            )
     run_s = monotonic() - start
     if getpid() != pid:
         # User code forked and its child came back here too: only one may answer.
         _exit(0)
+    exiting = exit_needs.any_left(known, exit_needs.FEW[pickled])
     try:
-        _answer(channel, outcome, run_s, known, env)
+        _answer(channel, outcome, run_s, known, env, exiting)
     except OSError:
         raise
     except BaseException as error:
         answer_damaged(channel, outcome, run_s, error)
+        return None
+    if exiting and not rehearsing:
+        process_exit.run(known, process_exit.tell_over(channel.send))
     return None
 
 
@@ -92,7 +104,11 @@ def renew(seed: int | None) -> None:
 
 def set_variables(env: dict[str, str]) -> None:
     """Have them as a process that is started with them."""
+    if workdir := env.pop("", None):
+        os.chdir(workdir)
     os.environ.update(env)
+    if "TMPDIR" in env and (tempfile := sys.modules.get("tempfile")) is not None:
+        tempfile.__dict__["tempdir"] = None  # an import may have asked for it before
     if "TZ" in env:
         import time
 
@@ -133,10 +149,17 @@ def run(
 
 
 def _answer(
-    channel: Channel, outcome: Outcome, run_s: float, known: int, env: dict[str, str] | None
+    channel: Channel,
+    outcome: Outcome,
+    run_s: float,
+    known: int,
+    env: dict[str, str] | None,
+    exiting: bool,
 ) -> None:
     form, body, fds, failure = outcome
     more = {**failure}
+    if exiting:
+        more["exiting"] = True
     if len(sys.modules) > known:
         more["modules"] = installed(list(sys.modules)[known:])
         more.update(changes(env, imported=True))

@@ -1,0 +1,78 @@
+"""A call's soft time limit: an exception in its main thread, so that ``finally`` runs.
+
+    supervisor: the limit has passed -> zygote -> `SIGNAL` -> `_raise`, in the main thread
+
+The hard limit comes after it and ends the process, whatever the call made of the exception.
+The signal is one that a process ignores unless it asks for it: so a call that has no soft limit, or
+has just ended, is not hurt by one.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from time import monotonic
+
+from .outcome import failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .outcome import Outcome
+
+SIGNAL = signal.SIGURG
+#: The exception where user code cannot have ours, as `flashpool` is not installed there.
+_STAND_IN: type[TimeoutError] = type(
+    "SoftTimeout", (TimeoutError,), {"__module__": "flashpool.pool"}
+)
+#: A signal that comes sooner was for the call before, in an instance.
+_TOO_SOON = 0.9
+
+
+class SoftLimit:
+    """While it is entered, the signal raises; ``seconds``: the limit, or None for none."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.armed = False
+
+    def __enter__(self) -> None:
+        if self.seconds is not None:
+            self.began = monotonic()
+            self.armed = True
+            signal.signal(SIGNAL, self._raise)
+
+    def __exit__(self, *_error: object) -> None:
+        if self.seconds is not None:
+            self.armed = False
+            signal.signal(SIGNAL, signal.SIG_DFL)
+
+    def _raise(self, _number: int, _frame: object) -> None:
+        assert self.seconds is not None
+        if not self.armed or monotonic() - self.began < self.seconds * _TOO_SOON:
+            return
+        self.armed = False
+        raise _kind()(
+            f"the call ran longer than its soft limit of {self.seconds:g} s (phase: run). "
+            "Raise soft_timeout_s if it needs longer."
+        )
+
+
+def limited(seconds: float, run: Callable[..., Outcome], *args: Any) -> Outcome:
+    """The end of a call that has a soft limit."""
+    try:
+        with SoftLimit(seconds):
+            outcome = run(*args)
+    except BaseException as error:
+        # It was raised when the function had returned, and its end was not reported yet.
+        return failed(error)
+    return outcome
+
+
+def _kind() -> type[BaseException]:
+    """What user code imported, if it did: it may want to catch that."""
+    errors = sys.modules.get("flashpool.pool.errors")
+    kind = getattr(errors, "SoftTimeout", _STAND_IN)
+    return kind if isinstance(kind, type) and issubclass(kind, TimeoutError) else _STAND_IN

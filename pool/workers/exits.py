@@ -1,0 +1,215 @@
+"""Calls whose function has returned and whose process still exits: threads, hooks, finalizers.
+
+    RESULT, exiting -> begin --flushed--> the answer's wait is over, and names what runs --> finish
+                         |                                                  |
+                         |--done, or its death--> finish, if it has not     | the process goes on,
+                         |                        answered yet              v with its slot and GPUs
+                         '-- exit_s later ------------------------> WorkerSet.stop, log, stats
+
+What is ended there is logged with the call's id and kept for the stats: nothing is lost in silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from flashpool.pool import exit_causes
+from flashpool.pool._child import wire
+from flashpool.pool.calls import Outcome
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.stats import Recorder
+
+from .call_table import CallTable
+from .poller import Clock
+from .worker import ActiveCall, Worker
+from .worker_set import WorkerSet
+
+_log = logging.getLogger(__name__)
+
+#: A worker tells by itself what runs when its answer is due, and ends what it may leave behind.
+#: After so much more it is not waited for.
+MARGIN_S: Final = 0.1
+#: In place of what runs, until a worker has told.
+_FLUSHING: Final = "files"
+
+
+class CallExit:
+    """One call in its exit."""
+
+    __slots__ = ("bound", "due", "outcome", "running", "runs", "since", "worker")
+
+    def __init__(self, worker: Worker, running: ActiveCall, outcome: Outcome, now: float) -> None:
+        self.worker = worker
+        self.running = running
+        #: What it answers; with what is told of its exit then.
+        self.outcome = outcome
+        self.since = now
+        #: What its worker sees to just now, in words.
+        self.runs = _FLUSHING
+        #: Its answer is due; its time is over.
+        self.due: asyncio.TimerHandle | None = None
+        self.bound: asyncio.TimerHandle | None = None
+
+    def cancel_timers(self) -> None:
+        """Nothing more is to come of it."""
+        for timer in (self.due, self.bound):
+            if timer is not None:
+                timer.cancel()
+
+
+class Exits:
+    """All calls of a pool that are in their exits."""
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        *,
+        worker_set: WorkerSet,
+        calls: CallTable,
+        recorder: Recorder,
+        now: Clock,
+        over: Callable[[Worker], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """``over`` is told of a worker that has nothing left to do but to exit; ``ended``, after that."""
+        self._config = config
+        self._worker_set = worker_set
+        self._calls = calls
+        self._recorder = recorder
+        self._now = now
+        self._over = over
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._by_worker: dict[int, CallExit] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_worker)
+
+    def __iter__(self) -> Iterator[CallExit]:
+        return iter(self._by_worker.values())
+
+    def begin(self, worker: Worker, running: ActiveCall, outcome: Outcome) -> None:
+        """Its function has returned, or raised."""
+        running.cancel_timer()
+        one = CallExit(worker, running, outcome, self._now())
+        running.exiting = True
+        self._by_worker[worker.id] = one
+        bound_s = self._config.exit_s
+        one.bound = self._loop.call_later(bound_s + MARGIN_S, self._too_long, one)
+
+    def told(self, worker: Worker, frame: wire.Frame) -> None:
+        """How it gets on.
+
+        Raises:
+            BadFrame: that cannot be read.
+        """
+        stage, runs, ended = wire.unpack_exit(frame.meta)
+        one = self._by_worker.get(worker.id)
+        if one is None:
+            return
+        one.runs = runs
+        if stage == wire.FLUSHED and not one.running.call.awaits_exit:
+            wait_s = self._config.exit_answer_s + MARGIN_S
+            one.due = self._loop.call_later(wait_s, self._answer, one)
+        elif stage == wire.ANSWER and not one.running.call.awaits_exit:
+            self._answer(one)
+        elif stage == wire.DONE:
+            if ended:
+                self._was_ended(one, ended)
+            self._leave(one, f"{ended} were ended after" if ended else "")
+            self._worker_set.leaves(worker)
+            self._over(worker)
+
+    def died(self, worker: Worker) -> None:
+        """Its process is gone, perhaps without a word that all is done."""
+        one = self._by_worker.get(worker.id)
+        if one is None:
+            return
+        words = "lost" if worker.status is None else exit_causes.exit_words(worker.status)
+        if worker.stopping:
+            self._leave(one, f"{one.runs} were ended after")
+        elif words == "clean":
+            self._leave(one, "")  # a hook called ``os._exit``, and meant it
+        else:
+            self._was_ended(one, f"{one.runs} ({words})")
+            self._leave(one, f"the exit was cut short ({words}) after")
+
+    def answer_now(self, running: ActiveCall) -> None:
+        """Its caller waits no longer: it has a result, and its process goes on."""
+        for one in list(self):
+            if one.running is running:
+                self._answer(one)
+
+    def stop_all(self, reason: str) -> None:
+        """End them now."""
+        for one in list(self):
+            self._was_ended(one, f"{one.runs} ({reason})")
+            self._finish(one, f"{one.runs} were ended: {reason}")
+            self._end(one)
+
+    # Ends.
+
+    def _answer(self, one: CallExit) -> None:
+        """It has waited long enough: say what still runs."""
+        left_s = max(0.0, one.since + self._config.exit_s - self._now())
+        single = one.runs.startswith("1 ")
+        runs, they = ("runs", "it has") if single else ("run", "they have")
+        # Cut, not rounded: nothing has more time than is said.
+        self._finish(one, f"{one.runs} still {runs}; {they} {int(left_s * 10) / 10} s")
+
+    def _finish(self, one: CallExit, note: str) -> None:
+        running = one.running
+        if running.done:
+            return
+        outcome, now = one.outcome, self._now()
+        receipt = outcome.receipt._replace(
+            exit_s=now - one.since, total_s=now - running.submitted_at
+        )
+        written = running.written
+        output = written.value() if written is not None else b""
+        warnings = outcome.warnings
+        if note:
+            line = b"[flashpool: %b]\n" % note.encode("utf-8", "backslashreplace")
+            if output and not output.endswith(b"\n"):
+                line = b"\n" + line
+            if running.sink.wants_output:
+                running.sink.output(line)
+            output += line
+            warnings = (*warnings, note)
+        self._calls.finish(
+            running.id, replace(outcome, receipt=receipt, output=output, warnings=warnings)
+        )
+
+    def _leave(self, one: CallExit, why: str) -> None:
+        """Its exit is over."""
+        del self._by_worker[one.worker.id]
+        one.running.exiting = False
+        one.cancel_timers()
+        self._finish(one, f"{why} {self._now() - one.since:.1f} s" if why else "")
+        self._ended()
+
+    def _too_long(self, one: CallExit) -> None:
+        self._was_ended(one, one.runs)
+        self._finish(one, f"{one.runs} were ended after {self._config.exit_s:g} s")
+        self._end(one)
+
+    def _end(self, one: CallExit) -> None:
+        if not one.worker.stopping:
+            self._worker_set.stop(one.worker, None, grace=self._config.grace_s)
+
+    def _was_ended(self, one: CallExit, what: str) -> None:
+        call, seconds = one.running, self._now() - one.since
+        _log.warning(
+            "Call %d (%s): its function had returned; %s did not come to an end in %.1f s and "
+            "were ended with process %d. FLASHPOOL_EXIT_S (exit_s of Pool) is the time they get.",
+            call.id,
+            call.call.label,
+            what,
+            seconds,
+            one.worker.pid,
+        )
+        self._recorder.exit_ended(call.id, call.call.label, what, seconds)

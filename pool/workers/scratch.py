@@ -1,0 +1,78 @@
+"""Directories of calls of their own: working directory and ``TMPDIR``, gone with their workers.
+
+    make -> <temporary>/flashpool-scratch-PID-*/WORKER --the worker's tree is gone--> remove
+
+The supervisor makes and removes them, so a call that crashed or was killed leaves nothing. What a
+supervisor left that was killed itself, the next one on the machine removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+_PREFIX: Final = "flashpool-scratch-"
+_NAME: Final = re.compile(rf"{_PREFIX}(\d+)-\w+")
+#: The name of a variable that stands for the directory to begin in: no variable can have it.
+WORKDIR: Final = ""
+
+
+class ScratchDirectories:
+    """Those of one pool."""
+
+    def __init__(self, worker_env: Mapping[str, str]) -> None:
+        """``worker_env``: the variables of calls, whose ``TMPDIR`` they lie in."""
+        self._parent = Path(worker_env.get("TMPDIR") or tempfile.gettempdir())
+        self._root: Path | None = None
+        self._removing: set[asyncio.Future[None]] = set()
+
+    def make(self, worker: int) -> str:
+        """The directory of this worker.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._root is None:
+            self._sweep()
+            made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=self._parent)
+            self._root = Path(made)
+        path = self._root / str(worker)
+        path.mkdir(mode=0o700)
+        return str(path)
+
+    def variables(self, path: str, env: Mapping[str, str]) -> dict[str, str]:
+        """A call's variables, with its directory."""
+        return {**env, "TMPDIR": path, WORKDIR: path}
+
+    def remove(self, path: str) -> None:
+        """The worker's tree is gone. In a thread: it may have written a lot."""
+        loop = asyncio.get_running_loop()
+        removing = loop.run_in_executor(None, _remove, path)
+        self._removing.add(removing)
+        removing.add_done_callback(self._removing.discard)
+
+    async def close(self) -> None:
+        """Nothing of it stays."""
+        if self._removing:
+            await asyncio.wait(self._removing)
+        if self._root is not None:
+            _remove(str(self._root))
+
+    def _sweep(self) -> None:
+        """Remove what servers left that are no more."""
+        for one in self._parent.glob(f"{_PREFIX}*"):
+            found = _NAME.fullmatch(one.name)
+            # Of ours only: anybody may make a link of such a name in a directory for all.
+            is_ours = found and not one.is_symlink() and one.stat().st_uid == os.getuid()
+            if found and is_ours and not os.path.exists(f"/proc/{found[1]}"):
+                _remove(str(one))
+
+
+def _remove(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
