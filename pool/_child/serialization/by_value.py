@@ -24,6 +24,7 @@ import types
 import cloudpickle
 
 from . import class_reduction
+from .importable import MAINS, is_importable, place_of
 from .lost_modules import take_by_value_if_lost
 
 TYPE_CHECKING = False
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pickler"]
 
-#: Where nobody else finds a program's objects.
-_MAINS = frozenset(("__main__", "__mp_main__"))
 #: Modules whose objects may hold locks; those are looked for there.
 _HOLDERS = frozenset(("threading", "queue", "functools"))
 #: Position of the file's name among the arguments of `types.CodeType`.
@@ -46,8 +45,6 @@ _FILENAME = 10
 
 #: What is known of a type: how to reduce its objects, or None for cloudpickle's way.
 _known: dict[type, Reducer | None] = {}
-#: Objects that were looked for in modules, kept so that their ids stay theirs.
-_places: dict[int, tuple[object, tuple[types.ModuleType, str] | None]] = {}
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -138,44 +135,6 @@ def _content(cell: types.CellType) -> object:
         return None  # it is empty
 
 
-def is_importable(obj: Any) -> bool:
-    """Whether another process finds this very object by its name."""
-    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-    if not isinstance(module, str) or module in _MAINS or not isinstance(name, str):
-        return False
-    found: object = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is obj and not _is_taken_by_value(module)
-
-
-def _is_taken_by_value(module: str) -> bool:
-    """Whether cloudpickle was told so of the module, or of a package around it."""
-    taken: set[str] = cloudpickle.list_registry_pickle_by_value()
-    parts = module.split(".")
-    return any(".".join(parts[:count]) in taken for count in range(1, len(parts) + 1))
-
-
-def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
-    """The module that can be imported and has this object, and under which name."""
-    known = _places.get(id(obj))
-    if known is None:
-        known = _places[id(obj)] = obj, _search(obj)
-    return known[1]
-
-
-def _search(obj: object) -> tuple[types.ModuleType, str] | None:
-    for name, module in list(sys.modules.items()):
-        if name in _MAINS or name.startswith(("_flashpool", "flashpool.pool._child")):
-            continue
-        if type(module) is not types.ModuleType or vars(module).get("__spec__") is None:
-            continue
-        for key, value in list(vars(module).items()):
-            if value is obj and not _is_taken_by_value(name):
-                return module, key
-    return None
-
-
 # -- By their types -----------------------------------------------------------------------
 
 
@@ -189,7 +148,7 @@ def _reducer_of(kind: type) -> Reducer | None:
     own = any(
         "__reduce__" in vars(one) or "__reduce_ex__" in vars(one) for one in kind.__mro__[:-1]
     )
-    return _reduce_named if own and kind.__module__ in _MAINS else None
+    return _reduce_named if own and kind.__module__ in MAINS else None
 
 
 def _reduce_function(pickler: Pickler, func: Any) -> Reduced:
@@ -295,7 +254,7 @@ def _type(obj: object) -> Callable[..., Any]:
 
 def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
     module = obj.__module__
-    if module not in _MAINS and getattr(sys.modules.get(module), obj.__name__, None) is obj:
+    if module not in MAINS and getattr(sys.modules.get(module), obj.__name__, None) is obj:
         return NotImplemented
     options = {}
     if hasattr(obj, "__bound__"):
@@ -305,7 +264,7 @@ def _reduce_type_parameter(_: Pickler, obj: Any) -> Reduced:
 
 
 def _reduce_type_alias(_: Pickler, obj: Any) -> Reduced:
-    if obj.__module__ not in _MAINS:
+    if obj.__module__ not in MAINS:
         return NotImplemented
     make = functools.partial(_type(obj), obj.__name__, type_params=obj.__type_params__)
     return make, (obj.__value__,)
