@@ -1,0 +1,58 @@
+"""Where another process finds an object: by its own name, or in a module that has it.
+
+For what goes by value, and so with cloudpickle, which knows what it is told to take by value.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import cloudpickle
+
+from .live_module import BY_VALUE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Objects that were looked for in modules, kept so that their ids stay theirs.
+_places: dict[int, tuple[object, tuple[types.ModuleType, str] | None]] = {}
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether another process finds this very object by its name."""
+    module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
+    if not isinstance(module, str) or module in BY_VALUE or not isinstance(name, str):
+        return False
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is obj and not _is_taken_by_value(module)
+
+
+def _is_taken_by_value(module: str) -> bool:
+    """Whether cloudpickle was told so of the module, or of a package around it."""
+    taken: set[str] = cloudpickle.list_registry_pickle_by_value()
+    parts = module.split(".")
+    return any(".".join(parts[:count]) in taken for count in range(1, len(parts) + 1))
+
+
+def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
+    """The module that can be imported and has this object, and under which name."""
+    known = _places.get(id(obj))
+    if known is None:
+        known = _places[id(obj)] = obj, _search(obj)
+    return known[1]
+
+
+def _search(obj: object) -> tuple[types.ModuleType, str] | None:
+    for name, module in list(sys.modules.items()):
+        if name in BY_VALUE or name.startswith(("_flashpool", "flashpool.pool._child")):
+            continue
+        if type(module) is not types.ModuleType or vars(module).get("__spec__") is None:
+            continue
+        for key, value in list(vars(module).items()):
+            if value is obj and not _is_taken_by_value(name):
+                return module, key
+    return None
