@@ -281,9 +281,11 @@ def test_harm_done_to_the_process_is_told_and_the_next_call_has_a_new_one(live: 
 
 
 def test_harm_that_a_call_survives(live: Live) -> None:
+    # Without the async method, and so without a loop, whose descriptors are low ones.
+    plain = HARMS.replace("async def nap", "def nap").replace("await ", "")
     for method in ("close_low", "threads"):
-        assert result(live, "a", method, code=HARMS) == 1
-    assert result(live, "a", "inc", code=HARMS) == 1
+        assert result(live, "a", method, code=plain) == 1
+    assert result(live, "a", "inc", code=plain) == 1
     broken = run(live, "b", "break_builtins", code=HARMS)
     assert broken.ok or broken.error_type == "WorkerCrashed", broken
     assert result(live, "c", "inc", code=HARMS) == 1
@@ -308,8 +310,8 @@ def forge(self, kind, meta):
     for fd in map(int, os.listdir("/proc/self/fd")):
         try:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                meta = bytes.fromhex(meta)
-                os.write(fd, struct.pack("<2sBBIQ", b"fp", kind, 0, len(meta), 0) + meta)
+                data = bytes.fromhex(meta)
+                os.write(fd, struct.pack("<2sBBIQ", b"fp", kind, 0, len(data), 0) + data)
         except OSError:
             pass
     return 1

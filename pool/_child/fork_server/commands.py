@@ -1,9 +1,9 @@
 """What a call finds on ``PATH``: the commands of the environment it has.
 
-    PATH = [commands made here :] folder of the interpreter : what the server has
+    PATH = `for_children/commands` : folder of the interpreter : what the server has
 
-``python`` and ``python3`` are the call's own interpreter, and ``pip`` is that of `installing`.
-The folder of commands belongs to a zygote and goes with it.
+``python`` and ``python3`` are the call's own interpreter. Where its folder has no commands of
+these names, some are made, in a folder that goes with the zygote.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from .. import call_files
 
 #: Folders with more than one interpreter and its packages: they stay where they are on the path.
 _SHARED = ("/usr/bin", "/bin")
+#: ``pip``, for one.
+_COMMANDS = f"{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}/for_children/commands"
 _SCRIPT = """#!/bin/sh
-exec '{python}' {arguments}"$@"
+exec '{python}' "$@"
 """
 
 
@@ -26,13 +28,13 @@ def arrange() -> None:
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     if folder not in _SHARED or folder not in path:
         path = [folder, *(one for one in path if one != folder)]
-    wanted = {"pip": "-m pip ", "pip3": "-m pip "}
-    wanted.update((name, "") for name in ("python", "python3") if not _is_ours(name, path))
-    try:
-        path.insert(0, _folder_of(wanted))
-    except OSError:
-        pass  # no place can be written to: what the environment itself has must do
-    os.environ["PATH"] = os.pathsep.join(path)
+    missing = [name for name in ("python", "python3") if not _is_ours(name, path)]
+    if missing:
+        try:
+            path.insert(0, _folder_of(missing))
+        except OSError:
+            pass  # no place can be written to: what the environment itself has must do
+    os.environ["PATH"] = os.pathsep.join([_COMMANDS, *path])
 
 
 def _is_ours(name: str, path: list[str]) -> bool:
@@ -46,16 +48,16 @@ def _is_ours(name: str, path: list[str]) -> bool:
     return False
 
 
-def _folder_of(wanted: dict[str, str]) -> str:
+def _folder_of(names: list[str]) -> str:
     """The folder with these commands; workers that prepare themselves find it made."""
     folder = call_files.of_the_zygote("commands")
     quoted = sys.executable.replace("'", "'\\''")
-    for name, arguments in wanted.items():
+    for name in names:
         file = f"{folder}/{name}"
         if not os.path.exists(file):
             made = f"{file}.{os.getpid()}"
             with open(made, "w", encoding="utf-8", errors="surrogateescape") as script:
-                script.write(_SCRIPT.format(python=quoted, arguments=arguments))
+                script.write(_SCRIPT.format(python=quoted))
                 os.chmod(script.fileno(), 0o700)
             os.rename(made, file)
     return folder

@@ -70,6 +70,7 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
         status = 1
     finally:
         processes.kill_descendants()
+        call_files.remove_all()  # the guard does it too, unless it was killed
     if not supervised:
         _kill_guard(guard_fd)
     sys.stderr.flush()
