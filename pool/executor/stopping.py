@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 FINISH: Final = "finish"
 TERMINATE: Final = "terminate"
 #: Seconds after which the user is told what is waited for. Most calls exit in less.
-PATIENCE_S: Final = 0.5
+PATIENCE_S: Final = 1.0
 
 
 class OpenCalls(NamedTuple):
@@ -76,7 +76,7 @@ def end_now(engines: Sequence[Stoppable], what: str) -> None:
         found = [engine.end(what) for engine in engines]
         running = sum(one.running for one in found)
         say_what_ended(what, OpenCalls(running, sum(one.cancelled for one in found)))
-        _join(engines, running)
+        _join(engines)
     except BaseException:
         for engine in engines:
             engine.end(f"{what}, twice", grace_s=0.0)
@@ -85,11 +85,13 @@ def end_now(engines: Sequence[Stoppable], what: str) -> None:
         raise
 
 
-def _join(engines: Sequence[Stoppable], running: int) -> None:
+def _join(engines: Sequence[Stoppable]) -> None:
     late = [engine for engine in engines if not engine.join(PATIENCE_S)]
-    if late and running:
-        left = max(0.0, max(engine.grace_s for engine in late) - PATIENCE_S)
-        _say(f"waiting up to {left:.3g} s for calls to exit (grace_s); Ctrl-C kills them.")
+    if late:
+        grace_s = max(engine.grace_s for engine in late)
+        _say(
+            f"processes of calls have {grace_s:.3g} s to exit in (grace_s). Ctrl-C kills them now."
+        )
     for engine in late:
         engine.join()
 
