@@ -7,12 +7,14 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from flashpool.pool import Pool, SoftTimeout
 from support.live import alive, value
 
 FILES = """
@@ -286,3 +288,55 @@ def test_it_is_as_in_plain_python(live, tmp_path):
         one, other = ((tmp_path / where / name).read_bytes() for where in ("plain", "call"))
         # But for the time in a gzip's header.
         assert one[:4] + one[8:] == other[:4] + other[8:]
+
+
+def _late(path, seconds=0.4):
+    def work():
+        time.sleep(seconds)
+        path.write_text("done")
+
+    threading.Thread(target=work).start()
+    return "returned"
+
+
+def _items(path):
+    file = path.open("w")
+    globals()["KEPT"] = file
+    for number in range(3):
+        file.write(f"{number}\n")
+        yield number
+
+
+def test_a_pool_that_closes_waits_for_the_exits_of_its_calls(tmp_path):
+    paths = [tmp_path / str(number) for number in range(4)]
+    began = time.monotonic()
+    with Pool(2) as pool:
+        future = pool.submit(_late, paths[0])
+        assert future.result() == "returned"
+        assert future.warnings[0].startswith("1 thread still runs; it has 9.")
+        assert list(pool.map(_late, paths[1:], chunksize=3)) == ["returned"] * 3
+        assert pool.stats().exits.running > 0
+    assert time.monotonic() - began < 8
+    assert [path.read_text() for path in paths] == ["done"] * 4
+
+
+def test_a_generator_exits_alike(tmp_path):
+    path = tmp_path / "items"
+    with Pool(1) as pool:
+        assert list(pool.submit(_items, path).result()) == [0, 1, 2]
+    assert path.read_text() == "0\n1\n2\n"
+
+
+def test_a_soft_timeout_of_a_pool_is_raised_as_itself():
+    with Pool(1) as pool, pytest.raises(SoftTimeout, match=r"soft limit of 0\.2 s"):
+        pool.options(soft_timeout=0.2, timeout=20).submit(time.sleep, 30).result()
+
+
+def test_hooks_that_preloaded_modules_registered_run_in_each_call(make_live, tmp_path):
+    (tmp_path / "hooked_module.py").write_text(
+        "import atexit\nNAMES = []\natexit.register(lambda: print('hook', *NAMES))\n"
+    )
+    live = make_live(preload=("hooked_module",), extra_path=(str(tmp_path),)).ready()
+    code = "import hooked_module\ndef f(name): hooked_module.NAMES.append(name)"
+    assert live.call(code, "a").output == b"hook a\n"
+    assert live.call(code, "b").output == b"hook b\n"
