@@ -78,3 +78,28 @@ def test_errors(outcomes: dict[str, Any], function: str, texts: list[str]) -> No
     assert outcomes[function]["text"].startswith("Remote execution failed: ")
     for text in texts:
         assert text in outcomes[function]["text"]
+
+
+def test_classes_that_a_functions_source_defines(
+    server: Server, client_python: Path, tmp_path: Path
+) -> None:
+    """An instance is used by a client that has no such module; its own ``__main__`` stays as it is."""
+    done = subprocess.run(
+        [client_python, Path(__file__).parent / "client" / "values.py", server.url],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout.splitlines()[-1])
+    error = found.pop("error")
+    assert found == {
+        "module": "__flash_live__",
+        "class": "__flash_live__.Point",
+        "double": 42,
+        "main": [],
+        "imported": False,
+    }
+    assert "Odd: 3" in error
