@@ -44,7 +44,7 @@ class TimeSlicing:
     def who_goes(self, zygote: ZygoteRow, now: float) -> Turn:
         """A zygote is to start, and there is no room for it."""
         live = [group for group in self._zygote_table.beside_base() if group.live]
-        if any(group.release_early for group in live):
+        if any(group.is_exiting for group in live):
             return Turn()
         if idle := [group for group in live if group.idle]:
             return Turn(min(idle, key=lambda group: group.last_used))

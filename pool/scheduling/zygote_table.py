@@ -154,7 +154,7 @@ class EnvironmentRows:
         return self.has_residents and not self.in_use
 
     @property
-    def release_early(self) -> bool:
+    def is_exiting(self) -> bool:
         """Whether it is on its way out: no call is in it, and no zygote of it stays."""
         return all(z.retiring or not z.up for z in self.zygotes) and not any(
             z.busy or z.residents or z.starting for z in self.zygotes
@@ -240,7 +240,7 @@ class ZygoteTable:
         None, when one is about to leave.
         """
         beside = self.beside_base()
-        if any(group.live and group.release_early for group in beside):
+        if any(group.live and group.is_exiting for group in beside):
             return []
         kept = [group for group in beside if group.has_residents]
         return [g.environment for g in kept if g.kept_by_residents] or [g.environment for g in kept]

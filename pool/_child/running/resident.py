@@ -130,7 +130,10 @@ class Resident:
     def on_loop(self) -> ResidentLoop:
         """What runs on the loop; from here on there is one."""
         if self.overlapping is None:
+            before = set(sys.modules)
             self.overlapping = ResidentLoop(self.link, self.read, self.items_of)
+            # What that imported is not what the user's code imports.
+            self.link.known.update(sys.modules.keys() - before)
         return self.overlapping
 
     def run_alone(self, frame: wire.Frame) -> None:
