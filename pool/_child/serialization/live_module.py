@@ -26,7 +26,7 @@ NAME = "__flash_live__"
 BY_VALUE = frozenset({"__main__", NAME})
 
 #: What a source mentions that wants a file from the beginning.
-_OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename", NAME)
+_OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename")
 
 #: Folders for modules that were left to earlier calls of this process.
 _folders = 0
