@@ -64,7 +64,7 @@ class ChildrenFinder:
         return type(sys.__spec__)(spec.name, _Wrapping(spec), origin=spec.origin)  # type: ignore[arg-type]
 
     def _of_pip(self) -> None:
-        if not call_files.has_zygote():
+        if not call_files.is_of_a_call():
             return
         os.environ.update(_variables(os.environ), PIP_TARGET=_directory())
         from importlib.machinery import PathFinder
@@ -105,7 +105,7 @@ def _forking(fork_exec: Callable[..., int]) -> Callable[..., int]:
         env: Any,
         *rest: Any,
     ) -> int:
-        if call_files.has_zygote():
+        if call_files.is_of_a_call():
             try:
                 files, env = _told(arguments, files, env)
             except OSError:
@@ -142,7 +142,7 @@ def _note(command: bytes) -> None:
 
 def _telling(system: Callable[[Any], int]) -> Callable[[Any], int]:
     def system_telling(command: Any) -> int:
-        if call_files.has_zygote():
+        if call_files.is_of_a_call():
             try:
                 os.environ.update(_variables(os.environ))
                 _note(os.fsencode(command))
@@ -155,7 +155,7 @@ def _telling(system: Callable[[Any], int]) -> Callable[[Any], int]:
 
 def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
     def spawn_telling(path: Any, argv: Any, env: Mapping[Any, Any], **options: Any) -> int:
-        if call_files.has_zygote():
+        if call_files.is_of_a_call():
             try:
                 _note(b"\0".join(map(os.fsencode, argv)))
                 known = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
