@@ -40,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell has its background jobs ignore it, and whatever is started here would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as `nohup` does
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.pluginmanager.register(Table())
     # tmp_path stays where it is, to be looked at after a failure.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The directory of a zygote's calls; empty in a process that belongs to no zygote.
 _name = ""
+#: Theirs, until a worker has its own.
+_session = 0
 #: Bytes that a zygote shares with its workers, and which of them says that there are files.
 _marks: Array[c_ubyte] | None = None
 _mark = 0
@@ -28,7 +30,8 @@ _directory = ""
 
 def name() -> None:
     """Choose the name of the directory that a guard, its zygote and its workers share."""
-    global _name
+    global _name, _session
+    _session = os.getsid(0)
     _name = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
 
 
@@ -72,9 +75,9 @@ def of_the_zygote(what: str) -> str:
     raise failure or FileNotFoundError("there is no place for temporary files")
 
 
-def has_zygote() -> bool:
-    """Whether this process belongs to a zygote, which removes what it leaves."""
-    return bool(_name)
+def is_of_a_call() -> bool:
+    """Whether this is a worker or a child of one; a zygote's other forks share its session."""
+    return bool(_name) and os.getsid(0) != _session
 
 
 def has_packages() -> bool:

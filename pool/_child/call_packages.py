@@ -64,7 +64,7 @@ class ChildrenFinder:
         return type(sys.__spec__)(spec.name, _Wrapping(spec), origin=spec.origin)  # type: ignore[arg-type]
 
     def _of_pip(self) -> None:
-        if not call_files.has_zygote():
+        if not call_files.is_of_a_call():
             return
         os.environ.update(_variables(os.environ), PIP_TARGET=_directory())
         from importlib.machinery import PathFinder
@@ -105,7 +105,7 @@ def _forking(fork_exec: Callable[..., int]) -> Callable[..., int]:
         env: Any,
         *rest: Any,
     ) -> int:
-        if call_files.has_zygote():
+        if call_files.is_of_a_call():
             try:
                 files, env = _told(arguments, files, env)
             except OSError:
@@ -119,8 +119,11 @@ def _told(
     arguments: Sequence[Any], files: Sequence[bytes], env: Sequence[bytes] | None
 ) -> tuple[Sequence[bytes], list[bytes]]:
     _note(b"\0".join(map(os.fsencode, arguments)))
-    given = os.environb if env is None else dict(one.partition(b"=")[::2] for one in env)
-    known = {os.fsdecode(name): os.fsdecode(value) for name, value in given.items()}
+    if env is None:
+        known = {str(name): value for name, value in os.environ.items()}
+    else:
+        pairs = (one.partition(b"=") for one in env)
+        known = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
     variables = {**known, **_variables(known)}
     if len(files) > 1:  # looked for on the path
         files = [os.fsencode(f"{_directory()}/bin/") + os.path.basename(files[0]), *files]
@@ -142,7 +145,7 @@ def _note(command: bytes) -> None:
 
 def _telling(system: Callable[[Any], int]) -> Callable[[Any], int]:
     def system_telling(command: Any) -> int:
-        if call_files.has_zygote():
+        if call_files.is_of_a_call():
             try:
                 os.environ.update(_variables(os.environ))
                 _note(os.fsencode(command))
@@ -155,7 +158,7 @@ def _telling(system: Callable[[Any], int]) -> Callable[[Any], int]:
 
 def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
     def spawn_telling(path: Any, argv: Any, env: Mapping[Any, Any], **options: Any) -> int:
-        if call_files.has_zygote():
+        if call_files.is_of_a_call():
             try:
                 _note(b"\0".join(map(os.fsencode, argv)))
                 known = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}

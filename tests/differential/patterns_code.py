@@ -9,8 +9,8 @@ program_text(
 
 
     def run():
-        main = sys.modules["__main__"]
-        return [__name__, main.run is run, run.__module__, run.__qualname__]
+        own = sys.modules[__name__]
+        return [own.run is run, run.__module__ == __name__, run.__qualname__]
     """,
     group="base",
 )
@@ -31,7 +31,7 @@ program_text(
 
     def run():
         point = pickle.loads(pickle.dumps(Point(1, tags=["a"])))
-        return [point == Point(1, tags=["a"]), repr(point), Point.__module__]
+        return [point == Point(1, tags=["a"]), repr(point), Point.__module__ == __name__]
     """,
     group="base",
 )

@@ -87,11 +87,6 @@ class Program:
 
 #: What calls do not do yet as scripts do, with preloading or without.
 LATER: Final = {
-    "file_of_the_source_left_open": "a call ends without what Python does at exit",
-    "hook_for_the_end": "a call ends without what Python does at exit",
-    "thread_that_outlives_the_function": "a call ends without waiting for threads",
-    "parts_of_a_shipped_package": "shipped modules are not files",
-    "joblib_with_a_shipped_module": "shipped modules are not files",
     "random_in_forked_children": "NumPy's generators are there before the children import them",
 }
 

@@ -92,6 +92,7 @@ def f(wheel, how):
         "environment": ["pip", "install", wheel],
         "system": f"pip install {wheel}",
         "import": ["install", wheel],
+        "uv": ["uv", "pip", "install", "--offline", "--python", sys.executable, wheel],
     }[how]
     if how == "system":
         assert os.system(words) == 0
@@ -115,12 +116,12 @@ def f(wheel, how):
 """
 
 
-@pytest.mark.parametrize("how", ["user", "environment", "system", "import"])
+@pytest.mark.parametrize("how", ["user", "environment", "system", "import", "uv"])
 def test_what_a_call_installs_is_its_own(live: Live, wheel: Path, how: str) -> None:
     number, file, ran, told, first = value(live.start(INSTALL, str(wheel), how).wait(120))
     assert (number, first) == (7, True)
     assert ran == ["7", "parcel runs 7", "parcel runs 7"]
-    if how not in ("system", "import"):
+    if how in ("user", "environment"):
         assert "`dependencies`" in told
     live.until(lambda: not os.path.exists(os.path.dirname(os.path.dirname(file))))
     code = "import importlib.util\ndef f(): return importlib.util.find_spec('parcel') is None"

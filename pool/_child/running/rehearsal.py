@@ -8,7 +8,8 @@ from gc import freeze
 from time import monotonic
 
 from .. import framing, processes, wire
-from ..serialization import exception_pickling, live_module, payload, user_code
+from ..serialization import exception_pickling, payload, user_code
+from ..serialization.live_module import NAME
 from . import worker
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
     it creates late. In a zygote that happens once; in workers each page of it would be
     copied by every call. More than halves a call's time on CPython 3.11.
     """
-    before = sys.modules[live_module.NAME]
+    before = sys.modules[NAME]
     worker.rehearsing = True
     calls = [(False, one) for one in _REQUESTS] + [(True, one) for one in _PICKLED]
     for pickled, body in calls:
@@ -54,7 +55,7 @@ def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
     worker.rehearsing = False
     _rehearse_failure()
     user_code.forget()
-    sys.modules[live_module.NAME] = before
+    sys.modules[NAME] = before
 
 
 def limber_up(pickled: bool) -> None:
@@ -62,7 +63,7 @@ def limber_up(pickled: bool) -> None:
 
     The call then finds them copied, and takes a third of the time.
     """
-    before = sys.modules[live_module.NAME]
+    before = sys.modules[NAME]
     meta = wire.pack_call_meta(pickled=pickled, stream=False, result_limit=None, env={})
     call = wire.Frame(wire.CALL, meta, (_PICKLED if pickled else _REQUESTS)[-1], [])
     form, body, _, _ = worker.run(None, call, pickled, False, None)  # type: ignore[arg-type]
@@ -70,7 +71,7 @@ def limber_up(pickled: bool) -> None:
     end = wire.ResultMeta(ok=True, form=form, run_s=monotonic(), rss_kb=rss_kb, more={})
     wire.head(wire.RESULT, end.pack(), len(body), 0)
     user_code.forget()
-    sys.modules[live_module.NAME] = before
+    sys.modules[NAME] = before
     freeze()  # what is left of it is no call's
 
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-__all__ = ["KNOWN", "guarded", "known"]
+__all__ = ["guarded", "known"]
 
-#: What the compiled source calls; it deletes the name at its end.
+#: What the compiled source calls; it imports the name first, and deletes it at its end.
 KNOWN = "__flash_known__"
+_IMPORT = f"from {__name__} import known as {KNOWN}"
 EAGER = sys.version_info < (3, 14)
 #: The operation before the last one: returning it.
 _LOAD_NAME = compile("name", "", "eval").co_code[-4]
@@ -85,8 +86,16 @@ def _recompiled(text: str, filename: str) -> CodeType | None:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not sum(_guard(tree.body, lines, frozenset())):
         return None
+    first = next((i for i, node in enumerate(tree.body) if not _comes_first(node)), 0)
+    tree.body[first:first] = compile(_IMPORT, "", "exec", _ONLY_AST).body
     tree.body += compile(f"del {KNOWN}", "", "exec", _ONLY_AST).body
     return compile(tree, filename, "exec", dont_inherit=True)
+
+
+def _comes_first(node: Any) -> bool:
+    """Whether it has to stand before all else: a docstring, or an import from the future."""
+    kind = type(node).__name__
+    return kind == "Expr" or (kind == "ImportFrom" and node.module == "__future__")
 
 
 def _guard(body: list[Any], lines: list[str], parameters: frozenset[str]) -> Iterator[bool]:

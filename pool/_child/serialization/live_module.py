@@ -26,7 +26,7 @@ NAME = "__flash_live__"
 BY_VALUE = frozenset({"__main__", "__mp_main__", NAME})
 
 #: What a source mentions that wants a file from the beginning.
-_OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename", NAME)
+_OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename")
 
 #: Folders for modules that were left to earlier calls of this process.
 _folders = 0
@@ -71,6 +71,15 @@ class MainModule(ModuleType):
     @__file__.setter
     def __file__(self, path: str) -> None:
         self.__dict__["__file__"] = path
+
+    @property
+    def __spec__(self) -> ModuleSpec | None:
+        """None where children need the file; else what keeps them from asking for one."""
+        return None if _source() is not None else self.__dict__.get("__spec__")
+
+    @__spec__.setter
+    def __spec__(self, spec: ModuleSpec | None) -> None:
+        self.__dict__["__spec__"] = spec
 
 
 def asks_for_its_file(code: str) -> bool:

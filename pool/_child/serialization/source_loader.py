@@ -35,8 +35,7 @@ class Source:
     __slots__ = ("filename", "is_package", "text")
 
     def __init__(self, text: str, filename: str, *, is_package: bool = False) -> None:
-        # A byte order mark is a file's, and the compiler takes it in bytes only.
-        self.text = text[1:] if text[:1] == "\ufeff" else text
+        self.text = text
         self.filename = filename
         self.is_package = is_package
 
@@ -55,7 +54,14 @@ class Source:
         """Compile, free of this file's own ``__future__`` imports."""
         code = _compiled.get((self.filename, self.text))
         if code is None:
-            code = compile(self.text, self.filename, "exec", dont_inherit=True)
+            try:
+                code = compile(self.text, self.filename, "exec", dont_inherit=True)
+            except SyntaxError:
+                # A byte order mark is a file's, and the compiler takes it in bytes only.
+                if self.text[:1] != "\ufeff":
+                    raise
+                self.text = self.text[1:]
+                return self.compile()
             code = guarded(code, self.text, self.filename)
         return code
 
@@ -74,7 +80,7 @@ def compile_ahead(text: str, filename: str) -> CodeType | None:
             code = source.compile()
     except (SyntaxError, ValueError, Warning, RecursionError, MemoryError):
         return None
-    _compiled[filename, source.text] = code
+    _compiled[filename, text] = code
     while len(_compiled) > SOURCES:
         del _compiled[next(iter(_compiled))]
     return code

@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 
 from ..wire import BadRequest
-from . import live_module
-from .annotations import KNOWN, known
+from .live_module import NAME, asks_for_its_file, write_source
 from .source_loader import ModuleSpec, ModuleType, Source
 from .source_loader import compile_ahead as compile_source
 
@@ -33,8 +32,9 @@ def run_source(code: str, name: str) -> ModuleType:
     It is in ``sys.modules``, so that dataclasses and pickles find it.
     """
     filename = _filename(name)
-    if live_module.asks_for_its_file(code):
-        filename = live_module.write_source(code)
+    # Looked at here first: a worker pays for each function and module that it touches.
+    if "file" in code and asks_for_its_file(code):
+        filename = write_source(code)
     source = Source(code, filename)
     return _run(source, source.compile())
 
@@ -61,12 +61,10 @@ def _first_filename(name: str) -> str:
 
 
 def _run(source: Source, code: CodeType) -> ModuleType:
-    module = ModuleType(live_module.NAME)
-    spec = ModuleSpec(live_module.NAME, source, origin=source.filename)  # type: ignore[arg-type]
+    module = ModuleType(NAME)
+    spec = ModuleSpec(NAME, source, origin=source.filename)  # type: ignore[arg-type]
     module.__dict__.update(__file__=source.filename, __loader__=source, __spec__=spec)
-    if KNOWN in code.co_names:
-        module.__dict__[KNOWN] = known
-    sys.modules[live_module.NAME] = module
+    sys.modules[NAME] = module
     exec(code, module.__dict__)
     return module
 
@@ -166,7 +164,7 @@ def _defined(module: ModuleType) -> str:
     there = [
         name
         for name, value in module.__dict__.items()
-        if callable(value) and getattr(value, "__module__", None) == live_module.NAME
+        if callable(value) and getattr(value, "__module__", None) == NAME
     ]
     return f"it defines {_listed(there)}"
 

@@ -152,6 +152,11 @@ def test_nothing_of_how_annotations_are_seen_to_stays(worker):
     assert worker.value(code) == ([], {"x": "Item"})
 
 
+def test_what_comes_first_in_a_source_still_does(worker):
+    code = '"""Words."""\nfrom __future__ import generator_stop\ndef f(x: Item = 1): return __doc__'
+    assert worker.value(code) == "Words."
+
+
 def test_code_runs_once_when_a_default_is_missing(worker):
     code = "import sys\nsys.runs = getattr(sys, 'runs', 0) + 1\ndef f(a=MISSING): pass"
     runs = worker.python(
