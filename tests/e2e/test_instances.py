@@ -133,6 +133,8 @@ def test_each_call_has_its_own_output_and_error(server: Server) -> None:
     left = call(server, "output", "leave")
     assert left["error_type"] == "SystemExit"
     assert value(call(server, "output", "inc")) == 11, "the instance outlives what a call raises"
+    # The files that were made for its child go with it.
+    assert value(call(server, "output", "inc", create_new_instance=True)) == 11
 
 
 def test_a_constructor_that_raises(server: Server) -> None:
