@@ -340,3 +340,14 @@ def test_hooks_that_preloaded_modules_registered_run_in_each_call(make_live, tmp
     code = "import hooked_module\ndef f(name): hooked_module.NAMES.append(name)"
     assert live.call(code, "a").output == b"hook a\n"
     assert live.call(code, "b").output == b"hook b\n"
+
+
+def test_a_call_that_leaves_nothing_is_not_looked_at_closely(live):
+    """A look would find what it looks with gone, and have an exit done that fails of that."""
+    needs = "sys.modules['_flashpool.running.exit_needs']"
+    code = f"def f():\n    import sys\n    {needs}.get_objects = None\n"
+    assert live.call(code).ok
+    live.until(lambda: live.stats().slots.busy == 0)
+    assert live.stats().exits.ended == 0
+    assert live.call(code + "KEPT = [1]").ok
+    live.until(lambda: live.stats().exits.ended == 1)

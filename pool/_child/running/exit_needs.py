@@ -66,10 +66,11 @@ _harmless: set[type[Any]] = {
     *(FunctionType, BuiltinFunctionType, MethodType, CellType, ModuleType, type, property),
     *(dict, list, tuple, set, frozenset, map, filter, zip, staticmethod, classmethod),
 }
-#: The collector's objects of a call that holds on to nothing, as requests and as Pool bring one;
-#: and the names of a module with one function in it.
-FEW = {False: 11, True: 4}
-_NAMES = 8
+#: The collector's objects of a call that holds on to nothing, as requests and as Pool bring one,
+#: and two more, where an open file and what holds it are three; and the names of both modules
+#: that a function may be in, with one function in one of them.
+FEW = {False: 13, True: 8}
+_NAMES = 13
 _threads: Callable[[], int] = threads_alive
 _registered: Callable[[], int] = hooks_registered
 _objects: Callable[[], list[Any]] = get_objects
