@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 
+from . import trees
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -140,7 +142,7 @@ def _make_alone() -> str:
     import tempfile
 
     made = tempfile.mkdtemp(prefix="flashpool-")
-    atexit.register(_remove, made)
+    atexit.register(trees.remove, made)
     return made
 
 
@@ -157,8 +159,10 @@ def remove_all_but(workers: Collection[int]) -> None:
         except OSError:
             continue
         for one in names:
-            if int(one.partition("-")[0]) not in workers:
-                _remove(f"{base}/{one}")
+            number = one.partition("-")[0]
+            # Calls may write here, too: what has another name is of no call that lives.
+            if not number.isdecimal() or int(number) not in workers:
+                trees.remove(f"{base}/{one}")
         try:
             os.rmdir(base)
         except OSError:
@@ -170,20 +174,4 @@ def remove_all() -> None:
     for place in _places():
         for base in (f"{place}/{_name}", f"{place}/{_name}-commands"):
             if os.path.isdir(base):
-                _remove(base)
-
-
-def _remove(path: str) -> None:
-    """A tree, as far as it can be; not by `shutil`, which every fork of a zygote would pay for."""
-    try:
-        os.chmod(path, 0o700)
-        with os.scandir(path) as found:
-            entries = list(found)
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _remove(entry.path)
-            else:
-                os.unlink(entry.path)
-        os.rmdir(path)
-    except OSError:
-        pass  # what still runs writes on; whoever looks next tries again
+                trees.remove(base)

@@ -9,13 +9,15 @@ supervisor left that was killed itself, the next one on the machine removes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from flashpool.pool._child import trees
 
 _PREFIX: Final = "flashpool-scratch-"
 _NAME: Final = re.compile(rf"{_PREFIX}(\d+)-\w+")
@@ -30,7 +32,7 @@ class ScratchDirectories:
         """``worker_env``: the variables of calls, whose ``TMPDIR`` they lie in."""
         self._parent = Path(worker_env.get("TMPDIR") or tempfile.gettempdir())
         self._root: Path | None = None
-        self._removing: set[asyncio.Future[None]] = set()
+        self._removing: set[asyncio.Future[bool]] = set()
 
     def make(self, worker: int) -> str:
         """The directory of this worker.
@@ -53,7 +55,7 @@ class ScratchDirectories:
     def remove(self, path: str) -> None:
         """The worker's tree is gone. In a thread: it may have written a lot."""
         loop = asyncio.get_running_loop()
-        removing = loop.run_in_executor(None, _remove, path)
+        removing = loop.run_in_executor(None, trees.remove, path)
         self._removing.add(removing)
         removing.add_done_callback(self._removing.discard)
 
@@ -62,17 +64,15 @@ class ScratchDirectories:
         if self._removing:
             await asyncio.wait(self._removing)
         if self._root is not None:
-            _remove(str(self._root))
+            trees.remove(str(self._root))
 
     def _sweep(self) -> None:
         """Remove what servers left that are no more."""
         for one in self._parent.glob(f"{_PREFIX}*"):
             found = _NAME.fullmatch(one.name)
-            # Of ours only: anybody may make a link of such a name in a directory for all.
-            is_ours = found and not one.is_symlink() and one.stat().st_uid == os.getuid()
-            if found and is_ours and not os.path.exists(f"/proc/{found[1]}"):
-                _remove(str(one))
-
-
-def _remove(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+            if found is None or os.path.exists(f"/proc/{found[1]}"):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another server removes it
+                # Of ours only: anybody may make one of such a name in a directory for all.
+                if one.lstat().st_uid == os.getuid():
+                    trees.remove(str(one))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from support.live import alive, value
 
 DEPTH = 1100
@@ -73,3 +75,29 @@ def test_a_deep_tree_goes_with_its_zygote(make_live, tmp_path):
     live.until(lambda: in_session(pid) == [])
     assert not alive(zygote)
     assert live.value("def f(): return 'fine'") == "fine"
+
+
+#: Nests directories in the call's own one, and leaves a file beside it that is no call's.
+NEST_DIRECTORIES = """
+import os, subprocess, sys
+def f(scratch):
+    subprocess.run(["true"])  # a directory is made for what that might install
+    own = os.environ["TMPDIR"] if scratch else os.path.dirname(sys.path[0])
+    os.chdir(own)
+    for _ in range(2 * sys.getrecursionlimit()):
+        os.mkdir("d" * 50)
+        os.chdir("d" * 50)
+    if not scratch:
+        open(os.path.join(os.path.dirname(own), "x-y"), "w").close()
+    return own
+"""
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_deep_directories_go_with_their_call_and_its_neighbours_go_on(make_live, scratch):
+    live = make_live().ready()
+    zygote = live.zygote().pid
+    own = live.value(NEST_DIRECTORIES, scratch, call={"scratch": scratch})
+    live.until(lambda: not os.path.exists(own))
+    assert live.value("def f(): return 1") == 1
+    assert live.zygote().pid == zygote

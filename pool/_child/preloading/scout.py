@@ -22,7 +22,7 @@ import sys
 # Bound here: imports may replace it in `json`.
 from json import dumps
 
-from .. import forking, processes
+from .. import forking, processes, trees
 from ..renewal import drawn_values, randomness
 from ..renewal.deferred_starts import DeferredStarts
 from . import process_state
@@ -111,10 +111,8 @@ class _Scout:
 
     def clean_up(self) -> None:
         """Nobody will remove the temporary directories that imports made here."""
-        import shutil
-
         for directory in self.recorders.made:
-            shutil.rmtree(directory, ignore_errors=True)
+            trees.remove(directory)
 
     def try_renewals(self, makers: randomness.Makers) -> None:
         """See whether workers could renew all generators: a class of them may have ideas of its own."""

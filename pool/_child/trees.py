@@ -1,0 +1,86 @@
+"""Removes directories that user code filled, however deep they are.
+
+Neither recursion nor a path that grows: a call can nest directories deeper than both bear. Each
+directory that is found is moved up to the top, so that two levels are open at a time.
+"""
+
+from __future__ import annotations
+
+import os
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Levels that are removed at most: a process that writes on must not keep whoever removes.
+_LEVELS = 100_000
+
+
+def remove(path: str) -> bool:
+    """Remove a directory and all in it, without following links; False where something is left.
+
+    What a process still writes, or what may not be removed, stays; that raises nothing.
+    """
+    try:
+        top = _opened(path, None)
+    except OSError:
+        return not os.path.lexists(path)
+    try:
+        before: list[str] = []
+        for _ in range(_LEVELS):
+            names = _unlink_files(top)
+            if not names:
+                os.rmdir(path)
+                return True
+            if names == before:
+                return False
+            before = names
+            for name in names:
+                _take_apart(top, name)
+        return False
+    except OSError:
+        return False
+    finally:
+        os.close(top)
+
+
+def _opened(name: str, parent: int | None) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+
+
+def _unlink_files(directory: int) -> list[str]:
+    """Unlink all but directories; the names of these."""
+    with os.scandir(directory) as entries:
+        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in listed:
+        if not is_directory:
+            try:
+                os.unlink(name, dir_fd=directory)
+            except OSError:
+                pass  # gone already; or it stays, and so does its directory
+    return sorted(name for name, is_directory in listed if is_directory)
+
+
+def _move_up(name: str, directory: int, top: int) -> None:
+    place = f".{os.urandom(8).hex()}"
+    try:
+        os.rename(name, place, src_dir_fd=directory, dst_dir_fd=top)
+    except PermissionError:
+        # It names its parent, so it is written to, too.
+        os.chmod(name, 0o700, dir_fd=directory)
+        os.rename(name, place, src_dir_fd=directory, dst_dir_fd=top)
+
+
+def _take_apart(top: int, name: str) -> None:
+    """Empty a directory of the top: its files go, its directories become the top's."""
+    try:
+        directory = _opened(name, top)
+        try:
+            for inner in _unlink_files(directory):
+                _move_up(inner, directory, top)
+        finally:
+            os.close(directory)
+        os.rmdir(name, dir_fd=top)
+    except OSError:
+        pass  # it stays, and `remove` finds it again
