@@ -80,6 +80,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "workdir": "/",
         "log_level": "INFO",
         "grace": 1.0,
+        "split_output": False,
         "exit_s": 10.0,
         "exit_answer_s": 0.25,
         "memory_tricks": given.memory_tricks.split(","),

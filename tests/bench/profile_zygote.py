@@ -72,7 +72,8 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
                 ]
             ),
             ("invoke the function", decoder, "dump_result"),
-            ("dump the result", worker, "_answer"),
+            ("dump the result", worker.exit_needs, "any_left"),
+            ("look for what it left to be done at its exit", worker, "_answer"),
             ("compare the process with how it was", zygote.processes, "peak_rss_kb"),
             ("answer", None, ""),
         ]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import builtins
 import sys
 import types
-from _pickle import loads
+from _pickle import Unpickler, loads
 from io import BytesIO
 
 from .known_classes import ClassKeeper
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _NAMED = _CLOUDPICKLE.encode()
+#: What a pickle names that holds a class.
+_FILLS = b"_class_setstate"
 _NO_VALUE = object()
 
 #: The variables of this process's ``__main__`` where that is the program's stand-in.
@@ -40,7 +42,9 @@ main: dict[str, Any] | None = None
 def load(data: memoryview) -> Any:
     """Unpickle a function, or whatever else somebody wants to have called."""
     pickled = bytes(data)
-    return _Loader(BytesIO(pickled)).load() if _NAMED in pickled else loads(pickled)
+    if _NAMED not in pickled:
+        return loads(pickled)
+    return (_Loader if _FILLS in pickled else _Functions)(BytesIO(pickled)).load()
 
 
 def _make_function(
@@ -109,15 +113,26 @@ _OURS: dict[str, Any] = {
 }
 
 
-class _Loader(ClassKeeper):
-    on_class = staticmethod(settle)
+class _OursFirst:
+    """Finds the functions of this module where a pickle names cloudpickle's."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Called for each name in the pickle."""
-        ours = main is not None or module not in sys.modules
-        if ours and module == _CLOUDPICKLE and name in _OURS:
+        if (
+            module == _CLOUDPICKLE
+            and name in _OURS
+            and (main is not None or module not in sys.modules)
+        ):
             return _OURS[name]
-        return super().find_class(module, name)
+        return super().find_class(module, name)  # type: ignore[misc]
+
+
+class _Functions(_OursFirst, Unpickler):
+    """For a pickle without classes: most calls bring none, and need not pay for them."""
+
+
+class _Loader(_OursFirst, ClassKeeper):
+    on_class = staticmethod(settle)
 
 
 class FirstWins(ClassKeeper):
