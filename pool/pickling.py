@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import cross_version
-from ._child.serialization import by_value, payload
+from ._child.serialization import payload
+from ._child.serialization.by_value.pickler import Pickler
 
 BufferCallback = Callable[[pickle.PickleBuffer], bool]
 Dumps = Callable[[Any, "BufferCallback | None"], bytes]
@@ -32,7 +33,7 @@ def dumps(value: Any, buffers: BufferCallback | None = None) -> bytes:
         return pickle.dumps(value, 5)
     file = io.BytesIO()
     try:
-        by_value.Pickler(file, 5, buffers, anew=_is_code(value)).dump(value)
+        Pickler(file, 5, buffers, anew=_is_code(value)).dump(value)
     except (TypeError, pickle.PicklingError) as error:
         return _dumps_by_name(value, buffers, error)
     return file.getvalue()
@@ -47,7 +48,7 @@ def _dumps_by_name(value: Any, buffers: BufferCallback | None, error: Exception)
     if isinstance(buffers, payload.Buffers):
         buffers.views.clear()
     file = io.BytesIO()
-    pickler = by_value.Pickler(file, 5, buffers, anew=_is_code(value), by_name=True)
+    pickler = Pickler(file, 5, buffers, anew=_is_code(value), by_name=True)
     try:
         pickler.dump(value)
     except Exception:  # noqa: BLE001 - the first error says it better
@@ -57,14 +58,14 @@ def _dumps_by_name(value: Any, buffers: BufferCallback | None, error: Exception)
     return file.getvalue()
 
 
-def _culprit(pickler: by_value.Pickler) -> str | None:
+def _culprit(pickler: Pickler) -> str | None:
     for function in pickler.functions:
         for name in function.__code__.co_names:
             value = function.__globals__.get(name)
             if callable(value) or isinstance(value, types.ModuleType):
                 continue
             try:
-                by_value.Pickler(io.BytesIO(), anew=True, by_name=True).dump(value)
+                Pickler(io.BytesIO(), anew=True, by_name=True).dump(value)
             except Exception:  # noqa: BLE001 - whatever it is, it cannot be sent
                 return (
                     f"{function.__qualname__}() uses the global variable {name!r}, of type "
@@ -113,7 +114,7 @@ def _is_code(value: Any) -> bool:
     return callable(value)
 
 
-class _PortablePickler(by_value.Pickler):
+class _PortablePickler(Pickler):
     """Sends source in place of bytecode."""
 
     def __init__(

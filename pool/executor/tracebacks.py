@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flashpool.pool._child.serialization import known_classes
+from flashpool.pool._child.serialization.by_value import known_classes
 from flashpool.pool._child.serialization.payload import say
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import BY_NAME, CallError, FlashpoolError, RemoteException, WorkerCrashed

@@ -116,7 +116,7 @@ def _by_value(obj: Any) -> tuple[bytes, str]:
     """The pickle of it, and where cloudpickle is."""
     import cloudpickle
 
-    from .by_value import Pickler
+    from .by_value.pickler import Pickler
 
     packages: str = os.path.dirname(cloudpickle.__file__)
     known = _pickled.get(id(obj))

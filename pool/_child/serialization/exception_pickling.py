@@ -247,9 +247,9 @@ class _ByReference(pickling.ByReference):
 
 def _by_value(links: dict[int, _Link]) -> pickling.NewPickler:
     """For those defined in the call's own code."""
-    from . import by_value
+    from .by_value.pickler import Pickler
 
-    class ByValue(by_value.Pickler):
+    class ByValue(Pickler):
         def reducer_override(self, obj: Any) -> Any:
             if issubclass(type(obj), BaseException):
                 return _reduce(obj, links)

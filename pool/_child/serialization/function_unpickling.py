@@ -22,7 +22,7 @@ import types
 from _pickle import Unpickler, loads
 from io import BytesIO
 
-from .known_classes import ClassKeeper
+from .by_value.known_classes import ClassKeeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ import os
 import pickle
 import struct
 
-from . import function_unpickling, known_classes, shared_buffers
+from . import function_unpickling, shared_buffers
+from .by_value import known_classes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def dumps(value: Any, buffers: Buffers | None) -> bytes:
         return pickling.ByReference(file, protocol, buffer_callback=buffers)
 
     def with_cloudpickle() -> Any:
-        from .by_value import Pickler
+        from .by_value.pickler import Pickler
 
         if buffers is not None:
             buffers.views.clear()  # of the first attempt

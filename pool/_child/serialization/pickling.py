@@ -14,8 +14,8 @@ import sys
 from _pickle import Pickler, PicklingError, loads
 from _pickle import dumps as _c_dumps
 
+from .by_value.lost_modules import is_lost
 from .live_module import BY_VALUE
-from .lost_modules import is_lost
 
 __all__ = [
     "ByReference",
@@ -119,7 +119,7 @@ def _try(data: bytes) -> None:
     Raises:
         PicklingError: it cannot be loaded.
     """
-    from .known_classes import load
+    from .by_value.known_classes import load
 
     try:
         load(data)
@@ -160,6 +160,6 @@ def _dump(value: object, new: NewPickler, limit: int | None) -> bytes:
 
 
 def _cloudpickler() -> NewPickler:
-    from .by_value import Pickler
+    from .by_value.pickler import Pickler
 
     return Pickler

@@ -13,7 +13,8 @@ import pytest
 
 from flashpool.pool import pickling
 from flashpool.pool._child.running.invoke import each
-from flashpool.pool._child.serialization import lost_modules, payload, shared_buffers
+from flashpool.pool._child.serialization import payload, shared_buffers
+from flashpool.pool._child.serialization.by_value import lost_modules
 
 MIB = 1 << 20
 

@@ -23,9 +23,9 @@ import types
 
 import cloudpickle
 
+from ..live_module import BY_VALUE
 from . import class_reduction, runtime_objects
 from .importable import is_importable, place_of
-from .live_module import BY_VALUE
 from .lost_modules import take_by_value_if_lost
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import types
 
-from .live_module import BY_VALUE
+from ..live_module import BY_VALUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`by_value`: what cloudpickle refuses or loses arrives, in a process that has nothing of ours."""
+"""`by_value.pickler`: what cloudpickle refuses or loses arrives, in a process that has nothing of ours."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ import cloudpickle
 import pytest
 
 from flashpool.pool import cross_version, pickling
-from flashpool.pool._child.serialization import by_value
+from flashpool.pool._child.serialization.by_value import pickler
 from support import programs_by_value as programs
 
 #: A reader, as clients are: cloudpickle and the standard library.
@@ -108,7 +108,7 @@ def test_an_error_names_the_global_variable_that_cannot_travel():
     function().close()
 
 
-@pytest.mark.parametrize("function", by_value._OURS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("function", pickler._OURS, ids=lambda one: one.__name__)
 def test_what_goes_along_can_go_to_another_python(function):
     assert cross_version.reduce_code(function.__code__, (3, 99))
 
@@ -125,5 +125,5 @@ def test_code_keeps_the_name_of_its_file(monkeypatch, marked):
 
         monkeypatch.setitem(cloudpickle.Pickler._dispatch_table, type(defined.__code__), dynamic)
     file = io.BytesIO()
-    by_value.Pickler(file).dump(defined("def f(): pass"))
+    pickler.Pickler(file).dump(defined("def f(): pass"))
     assert cloudpickle.loads(file.getvalue()).__code__.co_filename == "/a/program.py"

@@ -10,7 +10,7 @@ import types
 
 import cloudpickle
 
-from .live_module import BY_VALUE
+from ..live_module import BY_VALUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

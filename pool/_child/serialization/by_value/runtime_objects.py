@@ -1,4 +1,4 @@
-"""What lives only while a program runs, and how a reader makes it again: see `by_value`."""
+"""What lives only while a program runs, and how a reader makes it again: see `pickler`."""
 
 from __future__ import annotations
 
