@@ -102,7 +102,7 @@ class NormalRequirement:
 
 
 def bare_reference(text: str) -> Reference | None:
-    """The parts of a URL or path without a name before it; None if it is none."""
+    """The parts of a URL or path without a name before it; None for any other text."""
     if _BARE.match(text) is None and not (text.endswith(".whl") and "@" not in text):
         return None
     where, _, marker = _split_marker(text)
@@ -121,7 +121,7 @@ def _split_marker(text: str) -> tuple[str, str, str]:
         return text[: found.start()], ";", str(Marker(marker))
     except InvalidMarker as error:
         raise SpecRefused(
-            f"{text!r} has a marker that is none: {str(error).splitlines()[0]}",
+            f"{text!r} has an invalid marker: {str(error).splitlines()[0]}",
             requirement=text,
             advice="write it as in `git+https://... ; python_version < '3.12'`",
         ) from None

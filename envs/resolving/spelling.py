@@ -1,4 +1,4 @@
-"""What somebody meant who wrote a requirement that is none, and how to write it.
+"""Advice for text that is not a requirement: what its author meant, and how to write that.
 
 Pure: from the text to one sentence of advice, or none. Nothing is taken in its place:
 what a requirement means is for its author to say.
