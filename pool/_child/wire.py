@@ -158,6 +158,10 @@ class Frame:
 _CALL_META = struct.Struct("<Bqqd")
 
 
+#: Among a call's variables: the directory to begin in. No variable has an empty name.
+WORKDIR = ""
+
+
 def pack_call_meta(
     *,
     pickled: bool,

@@ -17,12 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from flashpool.pool._child import trees
+from flashpool.pool._child import trees, wire
 
 _PREFIX: Final = "flashpool-scratch-"
 _NAME: Final = re.compile(rf"{_PREFIX}(\d+)-\w+")
-#: The name of a variable that stands for the directory to begin in: no variable can have it.
-WORKDIR: Final = ""
 
 
 class ScratchDirectories:
@@ -50,7 +48,7 @@ class ScratchDirectories:
 
     def variables(self, path: str, env: Mapping[str, str]) -> dict[str, str]:
         """A call's variables, with its directory."""
-        return {**env, "TMPDIR": path, WORKDIR: path}
+        return {**env, "TMPDIR": path, wire.WORKDIR: path}
 
     def remove(self, path: str) -> None:
         """The worker's tree is gone. In a thread: it may have written a lot."""

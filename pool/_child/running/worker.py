@@ -104,7 +104,7 @@ def renew(seed: int | None) -> None:
 
 def set_variables(env: dict[str, str]) -> None:
     """Have them as a process that is started with them."""
-    if workdir := env.pop("", None):
+    if workdir := env.pop(wire.WORKDIR, None):
         os.chdir(workdir)
     os.environ.update(env)
     if "TMPDIR" in env and (tempfile := sys.modules.get("tempfile")) is not None:
