@@ -238,6 +238,8 @@ class Zygote:
             self.reaper.soften(message["worker"])
         elif op == wire.COMPILE and self.worker is not None:
             self.compile_ahead(message["name"], message["source"])
+        elif op == wire.PING:
+            self.tell(wire.PONG)
         return bool(op != wire.LEAVE)
 
     def compile_ahead(self, name: str, source: str) -> None:
