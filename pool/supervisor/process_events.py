@@ -200,6 +200,8 @@ class ProcessEvents:
     def _again(self, running: ActiveCall) -> None:
         # Not where it was: that zygote may be on its way out.
         key = self._components.learner.route(running.call)
+        if running.worker is not None:
+            running.worker.running = None  # what it, or what it left, still sends is for nobody
         self._components.calls.again(running.id, key)
         now, gpus = self._now(), running.gpus_wanted
         self._do(self._scheduler.submitted(running.id, key, now, gpus=gpus, again=True))

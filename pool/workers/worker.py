@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Workers a call may be handed to that die before they begin with it.
 ATTEMPTS: Final = 3
+#: A call that ran into its limit in less has no say about why it had not begun.
+TO_BEGIN_S: Final = 1.0
 
 
 class CallKeeper(Protocol):
@@ -264,6 +266,16 @@ class Worker:
     def __repr__(self) -> str:
         call = None if self.running is None else self.running.id
         return f"<worker {self.pid} {self.state.now.value} call={call}>"
+
+    def should_have_begun(self, now: float) -> bool:
+        """Whether it is odd that it ended before user code began in it."""
+        if self.stopped:
+            return False  # from outside, which is no fault of what its zygote preloaded
+        if self.doubted:
+            return True
+        if self.stop is not None:
+            return now - self.fed_at > TO_BEGIN_S
+        return not self.stopping and self.exiting_since is None
 
     @property
     def is_over(self) -> bool:

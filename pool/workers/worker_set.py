@@ -37,8 +37,6 @@ from .zygote import ZygoteProcess
 RESULT_LIMIT: Final = 4 << 30
 #: Room for a pickled exception, beside the limit of a result.
 EXCEPTION_LIMIT: Final = 32 << 20
-#: A call that ran into its limit in less has no say about why it had not begun.
-TO_BEGIN_S: Final = 1.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
 _LAST_TURNS: Final = 16
 
@@ -79,6 +77,10 @@ class WorkerSet:
         for pid in pids:
             channel_fd, *output_fds = fds[:each]
             del fds[:each]
+            if not self._is_new(zygote, pid):
+                for fd in (channel_fd, *output_fds):
+                    os.close(fd)
+                continue
             link = WorkerChannel(
                 channel_fd,
                 *output_fds,
@@ -97,6 +99,14 @@ class WorkerSet:
             except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
                 self._recorder.callback_failed(f"the birth of {worker!r}", error)
                 self.failed(worker, error)
+
+    def _is_new(self, zygote: ZygoteProcess, pid: int) -> bool:
+        """Whether a number names no worker that is known to live, as when it is told twice."""
+        before = self._by_pid.get((zygote.process.pid, pid))
+        if before is not None and before.status is not None:
+            self.forget(before)
+            return True
+        return before is None
 
     # Commands.
 
@@ -308,7 +318,7 @@ class WorkerSet:
         running = worker.running
         if death.began:
             zygote.proven, zygote.stillborn = True, 0
-        elif worker.prepared and self._should_have_begun(worker):
+        elif worker.prepared and worker.should_have_begun(self._now()):
             self._listener.stillborn(worker, death)
         if worker.instance is not None:
             self._listener.resident_died(worker, death)
@@ -327,15 +337,6 @@ class WorkerSet:
             if not worker.link.output_ended(fd):
                 self._poller.forget(fd)
                 self._poller.watch(fd, worker, self._on_output, self.failed)
-
-    def _should_have_begun(self, worker: Worker) -> bool:
-        if worker.stopped:
-            return False  # from outside, which is no fault of what its zygote preloaded
-        if worker.doubted:
-            return True
-        if worker.stop is not None:
-            return self._now() - worker.fed_at > TO_BEGIN_S
-        return not worker.stopping and worker.exiting_since is None
 
     def dropping(self, zygote: ZygoteProcess, pid: int) -> None:
         """A zygote kills this one, in which user code has not begun."""
