@@ -81,6 +81,30 @@ def of_lost_zygote(reason: str, output_tail: str) -> Cause:
     )
 
 
+def of_stuck(stop: Stop | None, pid: int, output_tail: str) -> Cause:
+    """The worker was to end, and cannot: ``stop`` is why, if the call is to hear of it."""
+    stop = stop or NEVER_BEGAN
+    message = (
+        f"{stop.message}\nIts process {pid} cannot be killed now, because it waits inside the kernel, "
+        "as for a volume or a driver that does not answer; what it holds stays taken until it is gone."
+    )
+    return Cause(
+        error_type=stop.error_type,
+        message=_with_tail(message, output_tail),
+        details={"last_output": output_tail, **stop.details, "stuck_pid": pid},
+    )
+
+
+def of_mistake(error: Exception) -> Cause:
+    """The pool itself failed while it served the call."""
+    what = f"{type(error).__name__}: {error}"
+    message = (
+        f"flashpool made a mistake while it served the call, and ended it ({what}). The log has the "
+        "traceback: please report it. Other calls go on."
+    )
+    return Cause(error_type="WorkerCrashed", message=message, details={"internal": what})
+
+
 def of_bad_frame(problem: str, output_tail: str) -> Cause:
     """User code wrote to the control channel, or what it sent is not a result."""
     message = (

@@ -5,15 +5,20 @@ Everything is bounded: the last so many latencies and failures, counters by caus
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from .calls import Outcome, Receipt
 from .errors import BY_NAME
+
+_log = logging.getLogger(__name__)
 
 #: Calls whose latency is remembered, and failures.
 LATENCIES: Final = 2048
@@ -135,6 +140,23 @@ class InstanceStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StuckStats:
+    """A worker that was killed and is still there, or what it left; it holds its slot and GPUs."""
+
+    worker: int
+    #: What of it cannot be killed, the kernel's letter for what that does, and where it waits.
+    pids: list[int]
+    state: str
+    waits_for: str
+    call: int | None
+    #: Of the call, or of its instance.
+    label: str
+    since_s: float
+    environment: str
+    gpus: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyStats:
     """Seconds of the last calls in one phase."""
 
@@ -186,6 +208,9 @@ class SupervisorStats:
     uptime_s: float
     rss_mb: float
     open_files: int
+    #: Exceptions out of its own callbacks, which are its mistakes; the latest one.
+    callback_errors: int
+    last_callback_error: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +227,7 @@ class PoolStats:
     zygotes: list[ZygoteStats]
     running: list[CallStats]
     instances: list[InstanceStats]
+    stuck: list[StuckStats]
     calls: int
     outcomes: dict[str, int]
     latency: dict[str, LatencyStats]
@@ -222,6 +248,8 @@ class Recorder:
         self._receipts: deque[Receipt] = deque(maxlen=LATENCIES)
         self._exits_ended = 0
         self._exits: deque[EndedExitStats] = deque(maxlen=FAILURES)
+        self._callback_errors = 0
+        self._last_callback_error: str | None = None
 
     def ended(self, label: str, outcome: Outcome) -> None:
         """Record the end of a call."""
@@ -265,6 +293,28 @@ class Recorder:
         """What was ended, newest last, and how many run."""
         return ExitStats(running=running, ended=self._exits_ended, recent=list(self._exits))
 
+    def callback_failed(self, where: str, error: Exception) -> None:
+        """Record a mistake of flashpool's own; whoever calls this ends what it belongs to."""
+        self._callback_errors += 1
+        self._last_callback_error = f"{where}: {type(error).__name__}: {error}"[:_ERROR_TEXT]
+        _log.error("A mistake of flashpool's own, in %s", where, exc_info=error)
+
+    @contextmanager
+    def counted(
+        self, where: str, then: Callable[[Exception], object] | None = None
+    ) -> Iterator[None]:
+        """Go on behind this, whatever is raised in it: that is recorded.
+
+        ``then`` ends what it belongs to; what is raised in there is recorded as well.
+        """
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - it is what this is for
+            self.callback_failed(where, error)
+            if then is not None:
+                with self.counted(f"the end of {where}"):
+                    then(error)
+
     def failures(self) -> list[FailureStats]:
         """The latest failures, newest last."""
         return list(self._failures)
@@ -288,6 +338,8 @@ class Recorder:
             uptime_s=round(time.monotonic() - self.started, 3),
             rss_mb=round(_resident_bytes() / 1e6, 1),
             open_files=_open_files(),
+            callback_errors=self._callback_errors,
+            last_callback_error=self._last_callback_error,
         )
 
 

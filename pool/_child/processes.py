@@ -99,11 +99,27 @@ def _children_by_scan(pid: int) -> list[int]:
 def parent(pid: int) -> int:
     """Parent of a process, 0 when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            # The command, in parentheses, may itself hold spaces and parentheses.
-            return int(file.read().rpartition(")")[2].split()[1])
+        return int(_stat(pid)[1])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for what a process does: ``D`` cannot be killed now, ``T`` is stopped.
+
+    Empty when it is gone.
+    """
+    try:
+        return _stat(pid)[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of ``/proc/<pid>/stat`` from the state on."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        # The command, in parentheses, may itself hold spaces and parentheses.
+        return file.read().rpartition(")")[2].split()
 
 
 def descendants(pid: int) -> list[int]:

@@ -12,8 +12,9 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
       FORK   n, practise                         READY    pid, modules, python, preloaded
       STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
       DROP   worker: unless user code began      SPARES   workers, ready  + 2 or 3 descriptors each
-      SOFT   worker: its soft limit has passed
+      SOFT   worker: its soft limit has passed   DROPPING  worker         (it had not begun)
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
+      PING                                       PONG
       LEAVE                                      Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
 
@@ -68,6 +69,7 @@ STOP = "stop"
 DROP = "drop"
 SOFT = "soft"
 COMPILE = "compile"
+PING = "ping"
 LEAVE = "leave"
 LOADING = "loading"
 SKIPPED = "skipped"
@@ -76,6 +78,8 @@ READY = "ready"
 UNSAFE = "unsafe"
 SPARES = "spares"
 NOT_FORKED = "not_forked"
+DROPPING = "dropping"
+PONG = "pong"
 GONE = "gone"
 
 # Kinds of frame on a channel.

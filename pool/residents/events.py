@@ -122,7 +122,7 @@ class ResidentEvents:
 
     def _on_loaded(self, worker: Worker, frame: wire.Frame) -> None:
         name = worker.instance
-        instance = self._table.get(name or "")
+        instance = self._instance_in(worker)
         if instance is None or name is None or instance.state is not InstanceState.LOADING:
             return
         meta = wire.ResultMeta.unpack(frame.meta)
@@ -179,6 +179,16 @@ class ResidentEvents:
             )
         self._to.do(self._table.answered(call_id, self._now()))
 
+    def _instance_in(self, worker: Worker) -> Instance | None:
+        """The instance that it has; None when another worker has, or makes, the one of that name.
+
+        What is heard of a worker may be late: one that could not be killed was given up.
+        """
+        name = worker.instance
+        if name is None or name not in self._loaded or self._loaded[name].worker is not worker:
+            return None
+        return self._table.get(name)
+
     def _record(self, name: str, running: ActiveCall) -> InstanceRecord | None:
         loaded, instance, want = self._loaded[name], self._table.get(name), running.call.want
         if instance is None or want is None:
@@ -210,7 +220,7 @@ class ResidentEvents:
     def lost(self, worker: Worker, cause: Cause, death: wire.Exited | None) -> None:
         """The calls in it end; `gone` follows when its tree is gone."""
         name = worker.instance
-        instance = self._table.get(name or "")
+        instance = self._instance_in(worker)
         if name is None or instance is None:
             return
         loaded = self._loaded[name]
@@ -276,12 +286,10 @@ class ResidentEvents:
     def gone(self, worker: Worker) -> None:
         """Its process tree is gone."""
         name = worker.instance
-        if name is None or name not in self._loaded or self._loaded[name].worker is not worker:
+        instance = self._instance_in(worker)
+        if name is None or instance is None:
             return
         loaded = self._loaded.pop(name)
-        instance = self._table.get(name)
-        if instance is None:
-            return
         reason = instance.why_closed or loaded.reason or "its worker is gone"
         if worker.aside:
             # Nobody else hears of it: what close() or a thread of its own printed.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from flashpool.pool._child import wire
@@ -23,6 +24,7 @@ from flashpool.pool.exit_causes import Stop
 from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.stats import Recorder
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.output_buffer import OutputBuffer
@@ -57,7 +59,9 @@ class ResidentRunner:
         now: Clock,
         host: Host,
         scratch: ScratchDirectories,
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._config = config
         self._scheduler = scheduler
         self._worker_set = worker_set
@@ -176,7 +180,10 @@ class ResidentRunner:
         self._worker_set.send(worker, wire.CANCEL, wire.numbered(call_id))
 
         def still_there() -> None:
-            if call_id in worker.calls and not worker.stopping:
+            if call_id not in worker.calls or worker.stopping:
+                return
+            ends = partial(self._worker_set.failed, worker)
+            with self._recorder.counted(f"the grace of call {call_id}", ends):
                 self.stop_worker(name, call_id, stop, reason, grace=0.0)
 
         self._loop.call_later(self._config.grace_s, still_there)

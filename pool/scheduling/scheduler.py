@@ -36,8 +36,10 @@ The rules:
 * A zygote that does not come up, or forks nothing, is started again when a call needs it,
   a bounded number of times a minute; past that, calls for it fail at once with the reason,
   until the minute is over.
-* One that was killed when it had forked workers can start: it is started again however
-  often that happens, at once at first, then after a pause in which its calls wait.
+* One that was killed from outside, or when it had forked workers, can start: it is started
+  again however often that happens, at once at first, then after a pause in which its calls wait,
+  until a call was answered in it. Only when for `RESTART_WINDOW_S` each start was killed are
+  those that wait told.
 """
 
 from __future__ import annotations
@@ -48,7 +50,15 @@ from typing import Final
 from flashpool.pool.gpus.states import GpuPolicy
 from flashpool.pool.gpus.table import GpuTable
 
-from .commands import Command, DismissWorker, Grant, QueueFull, SchedulerPolicy, ZygoteKey
+from .commands import (
+    Command,
+    DismissWorker,
+    Grant,
+    QueueFull,
+    RetireZygote,
+    SchedulerPolicy,
+    ZygoteKey,
+)
 from .slots import Slots
 from .time_slicing import TimeSlicing
 from .wait_queue import WaitQueue
@@ -143,33 +153,42 @@ class Scheduler:
         return self._lifecycle.start(zygote, now) + self._slots.fork(zygote)
 
     def zygote_ready(self, key: ZygoteKey, now: float) -> list[Command]:
-        """It is up and can fork."""
-        zygote = self._zygote_table.entries[key]
+        """It is up and can fork. One that nobody waits for any more is to leave."""
+        zygote = self._zygote_table.entries.get(key)
+        if zygote is None or not zygote.starting or zygote.exiting:
+            return [] if zygote is not None and zygote.up else [RetireZygote(key)]
         zygote.up, zygote.starting, zygote.up_since = True, False, now
         self._wait_queue.claim_gpus(zygote)
         return self._lifecycle.settle(zygote, now) + self._lifecycle.start_held_up(now)
 
     def zygote_lost(
-        self, key: ZygoteKey, reason: str, now: float, *, curable: bool = False
+        self,
+        key: ZygoteKey,
+        reason: str,
+        now: float,
+        *,
+        curable: bool = False,
+        killed: bool = False,
     ) -> list[Command]:
         """It died, or never came up; `worker_gone` follows for each worker that had a call.
 
-        ``curable``: it would come up if it were started again, differently.
+        ``curable``: it would come up if it were started again, differently. ``killed``: from
+        outside, which says nothing of whether it comes up.
         """
         zygote = self._zygote_table.entries.get(key)
         if zygote is None:
             return []
-        failed_start = zygote.starting
+        failed_start = zygote.starting and not zygote.exiting
         for worker in zygote.spares:
-            self._zygote_of.pop(worker)
-        zygote.lost(reason, now)
+            self._zygote_of.pop(worker, None)
+        zygote.lost(reason, now, killed=killed)
         self._wait_queue.claim_gpus(zygote)
         if zygote.retiring and zygote.needed:
             # Calls came for it while it left: it is needed again.
             zygote.retiring = False
         if zygote.retiring:
             commands = self._lifecycle.retire_if_done(zygote)
-        elif failed_start and not curable:
+        elif failed_start and not curable and not (killed and zygote.is_hopeful(now)):
             # What it met it will meet again: whoever waits is told now.
             commands = self._lifecycle.fail_waiting(zygote)
         else:
@@ -200,8 +219,12 @@ class Scheduler:
     # Workers.
 
     def worker_ready(self, worker: int, key: ZygoteKey, now: float) -> list[Command]:
-        """A spare was forked and can take a call."""
-        zygote = self._zygote_table.entries[key]
+        """A spare was forked and can take a call; one that nobody asked for is to leave."""
+        zygote = self._zygote_table.entries.get(key)
+        if worker in self._zygote_of:
+            return []
+        if zygote is None or not zygote.up:
+            return [DismissWorker(worker)]
         zygote.forking = max(0, zygote.forking - 1)
         if not zygote.proven:
             zygote.works()
@@ -214,7 +237,9 @@ class Scheduler:
 
     def worker_not_ready(self, key: ZygoteKey, now: float) -> list[Command]:
         """A fork that was asked for ended before it could take a call."""
-        zygote = self._zygote_table.entries[key]
+        zygote = self._zygote_table.entries.get(key)
+        if zygote is None:
+            return []
         zygote.forking = max(0, zygote.forking - 1)
         if zygote.retiring:
             return self._lifecycle.retire_if_done(zygote) + self._lifecycle.start_held_up(now)
@@ -224,7 +249,11 @@ class Scheduler:
         """It has answered, used little, and ends now."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
-        if zygote is None or not self._slots.release_early(worker, zygote):
+        if zygote is None:
+            return []
+        if zygote.kills:
+            zygote.kills.clear()
+        if not self._slots.release_early(worker, zygote):
             return []
         somebody_waits = self._wait_queue.calls or self._slots.asking
         return self._slots.dispatch(now) if somebody_waits else []
@@ -251,21 +280,27 @@ class Scheduler:
     def spare_died(self, worker: int) -> None:
         """A spare's death is known before its tree is gone: offer it to no call."""
         key = self._zygote_of.get(worker)
-        if key is not None:
-            self._zygote_table.entries[key].discard(worker)
+        zygote = self._zygote_table.entries.get(key) if key is not None else None
+        if zygote is not None:
+            zygote.discard(worker)
 
     # Residents.
 
     def release_slot(self, worker: int, now: float) -> list[Command]:
         """It has nothing to do for now, and stays; its slot is free, its GPUs are not."""
         key = self._zygote_of.get(worker)
-        if key is None or not self._slots.release_slot(worker, self._zygote_table.entries[key]):
+        zygote = self._zygote_table.entries.get(key) if key is not None else None
+        if zygote is None or not self._slots.release_slot(worker, zygote):
             return []
         return self._slots.dispatch(now)
 
     def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
         """It has something to do, since then. One that has GPUs needs no slot."""
-        self._zygote_table.entries[self._zygote_of[worker]].last_used = now
+        key = self._zygote_of.get(worker)
+        zygote = self._zygote_table.entries.get(key) if key is not None else None
+        if zygote is None or not self._slots.is_resident(worker):
+            return []
+        zygote.last_used = now
         return self._slots.dispatch(now) if self._slots.ask_slot(worker, since) else [Grant(worker)]
 
     def may_go_on(self, worker: int) -> bool:
@@ -343,6 +378,10 @@ class Scheduler:
         """Spares that wait for a call."""
         zygote = self._zygote_table.entries.get(key)
         return len(zygote.spares) if zygote else 0
+
+    def gpus_of(self, worker: int) -> tuple[str, ...]:
+        """The devices that a worker holds."""
+        return self._slots.gpus_of(worker)
 
     def keys(self) -> Iterable[ZygoteKey]:
         """All zygotes known."""

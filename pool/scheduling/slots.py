@@ -159,14 +159,16 @@ class Slots:
         return True
 
     def ask_slot(self, worker: int, since: float) -> bool:
-        """A resident has something to do, since then; False when it has GPUs and needs no slot."""
-        if worker in self._leases:
+        """A resident has something to do, since then; False when it needs no slot: it has GPUs, or one."""
+        if worker in self._leases or worker in self._holding:
             return False
         self.asking[worker] = since
         return True
 
     def release_slot(self, worker: int, zygote: ZygoteRow) -> bool:
         """It has nothing to do for now, and stays; whether that freed a slot."""
+        if not (worker in self._holding or worker in self._leases):
+            return False
         if worker not in self._residents:
             self._residents.add(worker)
             zygote.busy -= 1
@@ -177,9 +179,18 @@ class Slots:
         self.free += 1
         return True
 
+    def is_resident(self, worker: int) -> bool:
+        """Whether it stays between its calls."""
+        return worker in self._residents
+
     def keeps(self, worker: int) -> bool:
         """Whether it is a resident and no other one asks."""
         return worker in self._residents and not self.asking
+
+    def gpus_of(self, worker: int) -> tuple[str, ...]:
+        """The devices it holds."""
+        lease = self._leases.get(worker)
+        return lease.uuids if lease is not None else ()
 
     def gone(self, worker: int, zygote: ZygoteRow, now: float) -> None:
         """Its process tree is gone: what it held is free."""

@@ -6,7 +6,7 @@
 
 A zygote that does not come up, or comes to no worker, is started a bounded number of times
 in `RESTART_WINDOW_S`; then its calls fail with the reason. One that was killed although it
-works is always started again, after a pause when that happens often.
+works, or while it started, is always started again, after a pause when that happens often.
 """
 
 from __future__ import annotations
@@ -114,9 +114,13 @@ class ZygoteLifecycle:
         """A zygote that retires leaves when no worker of it is left."""
         if zygote.exiting or not zygote.empty:
             return []
-        if zygote.up:
+        if zygote.up or zygote.starting:
+            # Whoever starts it has a process that must not come up for nobody.
             zygote.exiting = True
             return [RetireZygote(zygote.key)]
+        if zygote.needed:
+            zygote.retiring = False  # it has its turn when there is room
+            return []
         self._zygote_table.entries.pop(zygote.key, None)
         return []
 

@@ -23,8 +23,9 @@ from .commands import ZygoteKey
 #: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
 RESTART_LIMIT: Final = 5
 RESTART_WINDOW_S: Final = 60.0
-#: Before the next start of one that was killed: by how often it was, in that window.
-RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 1.0, 2.0, 5.0)
+#: Before the next start of one that was killed: by how often it was, in that window, since a
+#: call was answered in it.
+RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -39,9 +40,11 @@ class ZygoteRow:
     exiting: bool = False
     #: When it was started, without those starts that came to a worker.
     starts: deque[float] = field(default_factory=deque)
-    #: Whether this start came to a worker; when those that did were killed.
+    #: Whether this start came to a worker; when those that did were killed, or starts were.
     proven: bool = False
     kills: deque[float] = field(default_factory=deque)
+    #: When the first of those starts began of which each was killed.
+    hopeful_since: float | None = None
     last_failure: str = ""
     last_used: float = 0.0
     up_since: float = 0.0
@@ -87,6 +90,8 @@ class ZygoteRow:
         for times in (self.starts, self.kills):
             while times and now - times[0] > RESTART_WINDOW_S:
                 times.popleft()
+        if not self.kills:
+            self.hopeful_since = None
 
     @property
     def broken(self) -> bool:
@@ -100,10 +105,18 @@ class ZygoteRow:
         pause = RESTART_PAUSES_S[min(len(self.kills), len(RESTART_PAUSES_S) - 1)]
         return now - self.kills[-1] < pause
 
-    def lost(self, reason: str, now: float) -> None:
-        """It is down, and its spares and forks with it."""
-        if self.proven and not self.retiring:
+    def is_hopeful(self, now: float) -> bool:
+        """Whether calls wait for the next start, though this one was killed."""
+        return self.hopeful_since is None or now - self.hopeful_since < RESTART_WINDOW_S
+
+    def lost(self, reason: str, now: float, *, killed: bool = False) -> None:
+        """It is down, and its spares and forks with it; ``killed``: by something outside."""
+        if (self.proven or killed) and not self.retiring:
             self.kills.append(now)
+        if killed and not self.proven and (self.up or self.starting) and self.starts:
+            started_at = self.starts.pop()  # it did not fail
+            if self.hopeful_since is None:
+                self.hopeful_since = started_at
         self.up = self.starting = self.exiting = self.proven = False
         self.last_failure = reason
         self.forking = 0
@@ -112,7 +125,9 @@ class ZygoteRow:
     def works(self) -> None:
         """This start came to a worker, its first."""
         self.proven = True
-        self.starts.pop()
+        self.hopeful_since = None
+        if self.starts:  # else it took so long that it counts no more
+            self.starts.pop()
 
     def discard(self, worker: int) -> None:
         """It is no spare of this one any more."""

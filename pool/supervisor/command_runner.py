@@ -49,23 +49,52 @@ class CommandRunner:
         """Carry them out."""
         components = self._components
         for command in commands:
-            if isinstance(command, Dispatch):
-                self._dispatch(command)
-            elif isinstance(command, Grant):
-                self._grant(command.worker)
-            elif isinstance(command, ForkWorkers):
-                self._fork(command)
-            elif isinstance(command, DismissWorker):
-                components.worker_set.dismiss(components.worker_set.by_id[command.worker])
-            elif isinstance(command, StartZygote):
-                components.zygote_set.start(command.key)
-            elif isinstance(command, RetireZygote) and command.key in components.zygote_set:
-                # It may just have died, before it had a worker.
-                components.zygote_set.retire(components.zygote_set[command.key])
-            elif isinstance(command, Fail):
-                self._fail(command)
+            try:
+                self._do_one(command)
+            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+                # Those behind it are about others.
+                components.recorder.callback_failed(f"{command!r}", error)
+                with components.recorder.counted(f"the end of {command!r}"):
+                    self._end(command, error)
         if (crowded := components.scheduler.crowded) or components.gpus.table.queue:
             components.residents.pressure.evict(crowded=crowded)
+
+    def _do_one(self, command: Command) -> None:
+        components = self._components
+        if isinstance(command, Dispatch):
+            self._dispatch(command)
+        elif isinstance(command, Grant):
+            self._grant(command.worker)
+        elif isinstance(command, ForkWorkers):
+            self._fork(command)
+        elif isinstance(command, DismissWorker):
+            if (worker := components.worker_set.by_id.get(command.worker)) is not None:
+                components.worker_set.dismiss(worker)
+        elif isinstance(command, StartZygote):
+            components.zygote_set.start(command.key)
+        elif isinstance(command, RetireZygote) and command.key in components.zygote_set:
+            # It may just have died, before it had a worker.
+            components.zygote_set.retire(components.zygote_set[command.key])
+        elif isinstance(command, Fail):
+            self._fail(command)
+
+    def _end(self, command: Command, error: Exception) -> None:
+        """A command could not be carried out, for a mistake of ours: end what it is about."""
+        components = self._components
+        if isinstance(command, Dispatch):
+            if (worker := components.worker_set.by_id.get(command.worker)) is not None:
+                components.worker_set.failed(worker, error)
+            components.calls.failed(command.call, error)
+        elif isinstance(command, Grant | DismissWorker):
+            if (worker := components.worker_set.by_id.get(command.worker)) is not None:
+                components.worker_set.failed(worker, error)
+        elif isinstance(command, ForkWorkers | RetireZygote):
+            if command.key in components.zygote_set:
+                components.zygote_set.failed(components.zygote_set[command.key], error)
+        elif isinstance(command, StartZygote):
+            components.zygote_set.not_started(command.key, repr(error))
+        else:
+            components.calls.failed(command.call, error)
 
     def _dispatch(self, command: Dispatch) -> None:
         components, gpus = self._components, command.gpus

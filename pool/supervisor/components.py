@@ -81,9 +81,9 @@ class Components:
     ) -> None:
         """Make those that need the running loop."""
         self.loop = asyncio.get_running_loop()
-        self.poller = Poller(self.loop)
+        self.poller = Poller(self.loop, self.recorder)
         await self.gpus.open()
-        self.worker_set = WorkerSet(self.config, self.poller, self.now, listener)
+        self.worker_set = WorkerSet(self.config, self.poller, self.now, listener, self.recorder)
         self.zygote_set = ZygoteSet(
             self.gpus.for_zygotes(),
             self.learner,
@@ -91,8 +91,11 @@ class Components:
             poller=self.poller,
             now=self.now,
             listener=listener,
+            recorder=self.recorder,
         )
-        self.watchdog = Watchdog(self.config, self.zygote_set, self.worker_set, self.now)
+        self.watchdog = Watchdog(
+            self.config, self.zygote_set, self.worker_set, self.now, self.recorder
+        )
         self.calls = CallTable(
             self.config,
             scheduler=self.scheduler,
@@ -120,6 +123,7 @@ class Components:
             now=self.now,
             host=host,
             scratch=self.scratch,
+            recorder=self.recorder,
         )
 
     async def close(self) -> None:

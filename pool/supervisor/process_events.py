@@ -12,18 +12,22 @@ worker died before it began is submitted once more.
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import Final
 
 from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
 from flashpool.pool.scheduling.commands import ZygoteKey
-from flashpool.pool.workers import outcomes
+from flashpool.pool.workers import outcomes, stuck
 from flashpool.pool.workers.worker import ActiveCall, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 
 from .command_runner import CommandRunner
 from .components import BASE, Components
 from .environment_registry import EnvironmentRegistry
+
+_log = logging.getLogger(__name__)
 
 #: After a fork failed for want of processes or descriptors.
 _FORK_AGAIN_S: Final = 0.5
@@ -65,17 +69,23 @@ class ProcessEvents:
     def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
         """It is gone: its workers' calls fail, or wait for the next start."""
         curable = zygote is not None and zygote.curable
+        killed = zygote is not None and zygote.was_killed
         if key.profile and (zygote is None or not zygote.forked):
             # What it should have preloaded may be to blame: calls need not have it.
             self._actions.retire(key)
-        commands = self._scheduler.zygote_lost(key, reason, self._now(), curable=curable)
+        commands = self._scheduler.zygote_lost(
+            key, reason, self._now(), curable=curable, killed=killed
+        )
         for worker in self._components.worker_set.of(zygote):
-            if not worker.is_over:
-                self._components.worker_set.read_last(worker)
-            self._lose_with_zygote(worker, reason)
+            ends = partial(self.worker_failed, worker)
+            with self._components.recorder.counted(f"the loss of {worker!r}", ends):
+                if not worker.is_over:
+                    self._components.worker_set.read_last(worker)
+                self._lose_with_zygote(worker, reason)
             self._components.worker_set.forget(worker)
         self._do(commands)
-        if key == BASE and zygote is not None and (zygote.ready_at is not None or curable):
+        comes_back = curable or killed or (zygote is not None and zygote.ready_at is not None)
+        if key == BASE and comes_back:
             self._actions.want(key)
         # Not with the next tick: somebody may wait for the room that it takes.
         self._environments.forget_unused(key.environment)
@@ -104,9 +114,10 @@ class ProcessEvents:
             self._components.residents.pressure.evict_for_process()
 
         def again() -> None:
-            if zygote in self._components.zygote_set:
-                for _ in range(number):
-                    self._do(self._scheduler.worker_not_ready(zygote.key, self._now()))
+            with self._components.recorder.counted(f"the forks that {zygote!r} could not make"):
+                if zygote in self._components.zygote_set:
+                    for _ in range(number):
+                        self._do(self._scheduler.worker_not_ready(zygote.key, self._now()))
 
         self._components.loop.call_later(_FORK_AGAIN_S, again)
 
@@ -189,6 +200,8 @@ class ProcessEvents:
     def _again(self, running: ActiveCall) -> None:
         # Not where it was: that zygote may be on its way out.
         key = self._components.learner.route(running.call)
+        if running.worker is not None:
+            running.worker.running = None  # what it, or what it left, still sends is for nobody
         self._components.calls.again(running.id, key)
         now, gpus = self._now(), running.gpus_wanted
         self._do(self._scheduler.submitted(running.id, key, now, gpus=gpus, again=True))
@@ -202,6 +215,41 @@ class ProcessEvents:
     ) -> None:
         outcome = outcomes.failed(running, cause, self._now(), death)
         self._components.calls.finish(running.id, outcome)
+
+    def worker_failed(self, worker: Worker, error: Exception) -> None:
+        """A mistake of ours: who waits for it is told."""
+        cause, running = exit_causes.of_mistake(error), worker.running
+        if worker.instance is not None:
+            self._components.residents.events.lost(worker, cause, None)
+        elif running is not None and running.exiting:
+            self._components.exits.died(worker)
+        elif running is not None and not running.done:
+            self._fail(running, cause)
+
+    def worker_stuck(self, worker: Worker) -> None:
+        """It cannot be killed now: who waits for it is told, or served by another one."""
+        cause = exit_causes.of_stuck(worker.stop, worker.pid, _said(worker))
+        _log.warning(
+            "Worker %d (%s) was killed and is still there, waiting in the kernel%s; it keeps its slot.",
+            worker.pid,
+            worker.instance or (worker.running.call.label if worker.running else "no call"),
+            f" ({where})" if (where := stuck.waits_for(worker.pid)) else "",
+        )
+        running, residents = worker.running, self._components.residents
+        if worker.instance is not None:
+            residents.events.lost(worker, cause, None)
+            # Another process may have an instance of its name, though this one is not gone.
+            residents.events.gone(worker)
+        elif running is None:
+            if not worker.prepared:
+                self.worker_not_ready(worker)
+        elif running.exiting:
+            self._components.exits.died(worker)
+        elif not running.done:
+            if worker.stop is None and running.may_run_again(began=False):
+                self._again(running)
+            else:
+                self._fail(running, cause)
 
     def worker_dead(self, worker: Worker) -> None:
         """It is no spare any more, but its slot is not free yet."""

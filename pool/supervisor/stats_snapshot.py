@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
+from flashpool.pool._child import processes
 from flashpool.pool.residents.runner import ResidentRunner
 from flashpool.pool.residents.states import Instance
 from flashpool.pool.stats import (
@@ -14,9 +15,11 @@ from flashpool.pool.stats import (
     PoolStats,
     QueueStats,
     SlotStats,
+    StuckStats,
     ZygoteStats,
 )
-from flashpool.pool.workers.worker import ActiveCall
+from flashpool.pool.workers import stuck
+from flashpool.pool.workers.worker import ActiveCall, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 
 from .components import Components
@@ -48,6 +51,7 @@ def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats
         instances=[
             _instance(one, residents, now) for one in itertools.islice(residents.table, _CALLS)
         ],
+        stuck=_stuck(components),
         calls=recorder.calls,
         outcomes=dict(recorder.outcomes),
         latency=recorder.latency(),
@@ -91,6 +95,32 @@ def _instance(instance: Instance, residents: ResidentRunner, now: float) -> Inst
         memory_mb=round(instance.memory_bytes / (1 << 20), 1),
         gpus=list(residents.gpus_of(instance)),
         gpu_memory_mb=round(instance.gpu_bytes / (1 << 20), 1),
+    )
+
+
+def _stuck(components: Components) -> list[StuckStats]:
+    known = {worker.pid for worker in components.worker_set}
+    return [
+        _stuck_worker(worker, one, known, components)
+        for worker in components.worker_set
+        if (one := worker.stuck) is not None
+    ]
+
+
+def _stuck_worker(
+    worker: Worker, one: stuck.StuckWorker, known: set[int], components: Components
+) -> StuckStats:
+    pids = stuck.process_ids(worker, known)
+    return StuckStats(
+        worker=worker.pid,
+        pids=pids,
+        state=processes.state(pids[0]) if pids else "",
+        waits_for=stuck.waits_for(pids[0]) if pids else "",
+        call=one.call,
+        label=one.label,
+        since_s=round(components.now() - one.since, 3),
+        environment=worker.zygote.key.environment,
+        gpus=list(components.scheduler.gpus_of(worker.id)),
     )
 
 

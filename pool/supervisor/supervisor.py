@@ -94,15 +94,26 @@ class Supervisor:
         self._ticking = components.loop.call_later(TICK_S, self._tick)
         now, before = components.now(), self._ticked_at
         self._ticked_at = now
-        self._actions.do(components.scheduler.tick(components.now()))
-        self.environments.forget_unused()
-        components.residents.tick()
-        if now - before > HELD_UP_S:
-            # It was we who stood still, and perhaps they did too, as in a paused container:
-            # nobody is to blame for what has not come about meanwhile.
-            components.watchdog.resumed()
-        else:
-            components.watchdog.check()
+        # It may be we who stood still, and perhaps they did too, as in a paused container:
+        # nobody is to blame for what has not come about meanwhile.
+        watchdog = components.watchdog
+        look = watchdog.resumed if now - before > HELD_UP_S else watchdog.check
+        # None of these is to be the end of those behind it.
+        for part in (
+            self._tick_scheduler,
+            self.environments.forget_unused,
+            components.residents.tick,
+            look,
+            self._tick_base,
+        ):
+            with components.recorder.counted("what is done every second"):
+                part()
+
+    def _tick_scheduler(self) -> None:
+        self._actions.do(self._components.scheduler.tick(self._components.now()))
+
+    def _tick_base(self) -> None:
+        components = self._components
         if BASE not in components.zygote_set:
             # Without it no probe says "ready", and so no call comes that would start it.
             self._actions.want(BASE)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
+from flashpool.pool import exit_causes
 from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
@@ -110,7 +112,7 @@ class CallTable:
         if running.timer is not None:
             running.cancel_timer()
         if seconds is not None:
-            running.timer = self._loop.call_later(seconds, late, call_id)
+            running.timer = self._loop.call_later(seconds, self._due, late, call_id)
 
     def handed_over(self, running: ActiveCall) -> None:
         """A worker has it: its limits run from now on."""
@@ -121,7 +123,9 @@ class CallTable:
         if limits.run_s is not None or running.timer is not None:
             self.limit(running, limits.run_s, self._ran_too_long, running.id)
         if limits.soft_s is not None:
-            running.soft_timer = self._loop.call_later(limits.soft_s, self._ran_softly, running.id)
+            running.soft_timer = self._loop.call_later(
+                limits.soft_s, self._due, self._ran_softly, running.id
+            )
         if limits.memory_mb is not None:
             self._limit_memory(running.id, running, limits.memory_mb)
 
@@ -175,6 +179,21 @@ class CallTable:
         await self.memory_watch.close()
 
     # Limits.
+
+    def _due(self, late: Callable[[int], None], call_id: int) -> None:
+        """A timer of this call: a mistake of ours in there ends it, and is counted."""
+        with self._recorder.counted(f"a limit of call {call_id}", partial(self.failed, call_id)):
+            late(call_id)
+
+    def failed(self, call_id: int, error: Exception) -> None:
+        """What was to be done for it raised this, a mistake of ours: it ends."""
+        running = self._calls.get(call_id)
+        if running is None:
+            return
+        if running.worker is not None and not running.worker.stopping:
+            self._worker_set.stop(running.worker, None, grace=0.0)
+        cause = exit_causes.of_mistake(error)
+        self.finish(call_id, outcomes.failed(running, cause, self._now(), None))
 
     def _queued_too_long(self, call_id: int) -> None:
         self.finish(call_id, outcomes.queued_too_long(self._calls[call_id], self._now()))

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from flashpool.pool import exit_causes
@@ -99,7 +100,7 @@ class Exits:
         running.exiting = True
         self._by_worker[worker.id] = one
         bound_s = self._config.exit_s
-        one.bound = self._loop.call_later(bound_s + MARGIN_S, self._too_long, one)
+        one.bound = self._loop.call_later(bound_s + MARGIN_S, self._due, self._too_long, one)
 
     def told(self, worker: Worker, frame: wire.Frame) -> None:
         """How it gets on.
@@ -114,7 +115,7 @@ class Exits:
         one.runs = runs
         if stage == wire.FLUSHED and not one.running.call.awaits_exit:
             wait_s = self._config.exit_answer_s + MARGIN_S
-            one.due = self._loop.call_later(wait_s, self._answer, one)
+            one.due = self._loop.call_later(wait_s, self._due, self._answer, one)
         elif stage == wire.ANSWER and not one.running.call.awaits_exit:
             self._answer(one)
         elif stage == wire.DONE:
@@ -152,6 +153,12 @@ class Exits:
             self._end(one)
 
     # Ends.
+
+    def _due(self, late: Callable[[CallExit], None], one: CallExit) -> None:
+        """A timer of this exit: a mistake of ours in there ends it, and is counted."""
+        ends = partial(self._worker_set.failed, one.worker)
+        with self._recorder.counted(f"a limit of the exit of call {one.running.id}", ends):
+            late(one)
 
     def _answer(self, one: CallExit) -> None:
         """It has waited long enough: say what still runs."""

@@ -68,6 +68,12 @@ class WorkerListener(Protocol):
     def resident_died(self, worker: Worker, death: wire.Exited) -> None:
         """It died, with the calls in it."""
 
+    def worker_failed(self, worker: Worker, error: Exception) -> None:
+        """What was to be done for it raised this, a mistake of ours: its calls end."""
+
+    def worker_stuck(self, worker: Worker) -> None:
+        """It was killed and is still there: its call ends, its slot and GPUs stay taken."""
+
     def worker_dead(self, worker: Worker) -> None:
         """It is dead, or as good as that; it, or some of what it started, is not gone."""
 

@@ -2,6 +2,11 @@
 
 A descriptor costs one ``epoll_ctl`` here, where a loop's reader costs a handle, a context
 and, with uvloop, a libuv poll. Handlers run on the loop's thread.
+
+    readable --> ready(owner, fd, writable) --raises--> counted, the descriptor is forgotten,
+                                                        failed(owner, error)
+
+The epoll is level-triggered, so a handler that raises would be called again at once, for ever.
 """
 
 from __future__ import annotations
@@ -9,7 +14,11 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
+
+from flashpool.pool.stats import Recorder
+
+_Owner = TypeVar("_Owner")
 
 #: Tells monotonic seconds.
 Clock: TypeAlias = Callable[[], float]
@@ -20,29 +29,40 @@ _TURN: Final = 128
 class Poller:
     """Calls a handler when its descriptor can be read, or written if that is asked for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, recorder: Recorder) -> None:
         self._loop = loop
+        self._recorder = recorder
         self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[bool], None]] = {}
+        #: By descriptor: whose it is, what is called for it, and when that raised.
+        self._watched: dict[int, tuple[Any, Callable[..., None], Callable[..., None]]] = {}
         loop.add_reader(self._epoll.fileno(), self._serve)
 
     def __len__(self) -> int:
-        return len(self._handlers)
+        return len(self._watched)
 
-    def watch(self, fd: int, handler: Callable[[bool], None]) -> None:
-        """Call ``handler(writable)`` when there is something to read, or it is at its end."""
-        self._handlers[fd] = handler
+    def watch(
+        self,
+        fd: int,
+        owner: _Owner,
+        ready: Callable[[_Owner, int, bool], None],
+        failed: Callable[[_Owner, Exception], None],
+    ) -> None:
+        """Call ``ready(owner, fd, writable)`` when there is something to read, or it is at its end.
+
+        ``failed`` ends what the descriptor belongs to, when that raised; it is called once.
+        """
+        self._watched[fd] = owner, ready, failed
         self._epoll.register(fd, select.EPOLLIN)
 
     def want_to_write(self, fd: int, wanted: bool) -> None:
         """Call the handler when the descriptor can be written to as well, or no more."""
-        if fd in self._handlers:
+        if fd in self._watched:
             self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
     def forget(self, *fds: int) -> None:
         """Stop watching, before the descriptors are closed; harmless when already done."""
         for fd in fds:
-            if self._handlers.pop(fd, None) is not None:
+            if self._watched.pop(fd, None) is not None:
                 self._epoll.unregister(fd)
 
     def close(self) -> None:
@@ -57,6 +77,24 @@ class Poller:
         one may have its number: handlers bear being called for nothing.
         """
         for fd, events in self._epoll.poll(0, _TURN):
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                handler(bool(events & select.EPOLLOUT))
+            watched = self._watched.get(fd)
+            if watched is None:
+                continue
+            owner, ready, _ = watched
+            try:
+                ready(owner, fd, bool(events & select.EPOLLOUT))
+            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+                self._failed(fd, watched, error)
+
+    def _failed(
+        self,
+        fd: int,
+        watched: tuple[Any, Callable[..., None], Callable[..., None]],
+        error: Exception,
+    ) -> None:
+        owner, _, failed = watched
+        if self._watched.get(fd) is watched:
+            self.forget(fd)
+        self._recorder.callback_failed(f"what came from {owner!r}", error)
+        with self._recorder.counted(f"the end of {owner!r}"):
+            failed(owner, error)

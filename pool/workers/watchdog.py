@@ -1,7 +1,11 @@
 """Ends what should have ended, answered or come up by now.
 
     a worker  that does not get ready, end, begin with its call, or say why it hung up --> stop, kill
-    a zygote  that does not come up, answer or leave, or is dead below a guard         --> kill
+    a worker  that outlives SIGKILL while its zygote answers                           --> stuck
+    a zygote  that does not come up, answer or leave, is stopped, or dead below a guard --> kill
+
+A zygote is judged by whether it answers, never by what becomes of a worker: a process that
+waits inside the kernel dies of no signal, and the zygote has done all that can be done.
 
 All that waits for a process waits for an event of it. Here is looked at, every second, what
 became of those from which none comes. Where this process itself stood still, as in a container
@@ -10,24 +14,32 @@ that is paused, the others may have too: no zygote is judged by the time before 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from flashpool.pool import exit_causes
+from flashpool.pool._child import processes
 from flashpool.pool.config import PoolConfig
+from flashpool.pool.stats import Recorder
 
 from .poller import Clock
 from .states import WorkerState, ZygoteState
 from .worker import Worker
 from .worker_set import WorkerSet
+from .zygote import ZygoteProcess
 from .zygote_set import ZygoteSet
 
 #: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
 ANSWER_S: Final = 10.0
+#: One that something outside has stopped (SIGSTOP) for so long is killed.
+STOPPED_S: Final = 4.0
 #: From a zygote's death to its guard's exit, and from the end of a busy worker's channel to the
 #: report of its death, at most.
 HUNG_UP_S: Final = 1.0
 #: A worker that has its call, and no user code running, this long is stopped or stuck.
 BEGIN_S: Final = 10.0
+#: After which it is looked at once: one that is stopped need not be waited for.
+LOOK_S: Final = 1.0
 #: Beyond a stop's grace, the time its zygote has to carry it out.
 STOP_MARGIN_S: Final = 5.0
 
@@ -36,8 +48,14 @@ class Watchdog:
     """Looks at all zygotes and workers of a pool."""
 
     def __init__(
-        self, config: PoolConfig, zygote_set: ZygoteSet, worker_set: WorkerSet, now: Clock
+        self,
+        config: PoolConfig,
+        zygote_set: ZygoteSet,
+        worker_set: WorkerSet,
+        now: Clock,
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._config = config
         self._zygote_set = zygote_set
         self._worker_set = worker_set
@@ -52,9 +70,14 @@ class Watchdog:
     def check(self) -> None:
         """End those that are late. Call it every second or so."""
         for worker in list(self._worker_set):
-            if worker.status is None:
-                self._check_worker(worker, self._now())
-        self._check_zygotes()
+            check = self._check_worker if worker.status is None else self._check_left
+            ends = partial(self._worker_set.failed, worker)
+            with self._recorder.counted(f"a look at {worker!r}", ends):
+                check(worker, self._now())
+        for zygote in list(self._zygote_set):
+            ends = partial(self._zygote_set.failed, zygote)
+            with self._recorder.counted(f"a look at {zygote!r}", ends):
+                self._check_zygote(zygote)
 
     # Workers.
 
@@ -69,37 +92,78 @@ class Watchdog:
             # It closed its channel and lives, or it died and its zygote does not say so:
             # either way its call has no result to wait for.
             self._worker_set.stop(worker, exit_causes.CHANNEL_CLOSED, grace=grace_s)
-        elif (
-            (worker.running is not None or worker.loading)
-            and not worker.doubted
-            and now - worker.fed_at > BEGIN_S
-        ):
+        elif (worker.running is not None or worker.loading) and not worker.doubted:
+            self._check_beginning(worker, now - worker.fed_at)
+
+    def _check_beginning(self, worker: Worker, since_s: float) -> None:
+        if since_s > LOOK_S and not worker.looked_at:
+            worker.looked_at = True
+            worker.stopped = processes.state(worker.pid) == "T"
+            if worker.stopped:
+                self._stop_stopped_spares(worker.zygote)
+        if since_s > BEGIN_S or worker.stopped:
             # Its zygote knows whether it began. If not, the call is tried elsewhere.
             worker.doubted = True
             worker.zygote.drop_worker(worker.pid)
 
+    def _stop_stopped_spares(self, zygote: ZygoteProcess) -> None:
+        """Where one is stopped, others may be: no call is to find that out one by one."""
+        for worker in self._worker_set.of(zygote):
+            if worker.state.now is WorkerState.SPARE and processes.state(worker.pid) == "T":
+                worker.stopped = True
+                self._worker_set.stop(worker, None, grace=0.0)
+
     def _check_ending(self, worker: Worker, overdue_s: float) -> None:
         if not worker.stopping and overdue_s > self._config.grace_s:
             self._worker_set.stop(worker, None, grace=0.0)
-        elif worker.stopping and overdue_s > STOP_MARGIN_S:
-            worker.zygote.kill(f"it did not end worker {worker.pid} and was killed")
+        elif worker.stopping:
+            self._check_killed(worker, overdue_s - STOP_MARGIN_S)
+
+    def _check_left(self, worker: Worker, now: float) -> None:
+        """It is dead, and what it left is not gone."""
+        self._check_killed(worker, now - worker.dead_since - self._config.grace_s - STOP_MARGIN_S)
+
+    def _check_killed(self, worker: Worker, overdue_s: float) -> None:
+        """It should be gone for so long: either its zygote is to blame, or nobody is."""
+        if overdue_s <= 0 or worker.stuck is not None:
+            return
+        if worker.zygote.ponged_at > self._now() - overdue_s:
+            self._worker_set.is_stuck(worker)
+        else:
+            # What it does not answer in `ANSWER_S` is its end.
+            worker.zygote.ping(self._now())
 
     # Zygotes.
 
-    def _check_zygotes(self) -> None:
+    def _check_zygote(self, zygote: ZygoteProcess) -> None:
         start_s = self._config.start_timeout_s
-        for zygote in self._zygote_set:
-            if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
-                # It is dead, and its guard, which should have cleaned up and left, has not.
+        if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
+            # It is dead, and its guard, which should have cleaned up and left, has not.
+            zygote.kill_with_guard()
+        if zygote.state.now is ZygoteState.EXITING:
+            if self._age(zygote.exiting_at) > ANSWER_S:
                 zygote.kill_with_guard()
-            if zygote.state.now is ZygoteState.EXITING:
-                if self._age(zygote.exiting_at) > ANSWER_S:
-                    zygote.kill_with_guard()
-            elif zygote.state.now is ZygoteState.STARTING:
-                if self._age(zygote.progress_at) > start_s:
-                    zygote.kill(f"it did not come up within {start_s:g} s and was killed")
-            elif zygote.unanswered and self._age(zygote.answered_at) > ANSWER_S:
-                zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
+        elif zygote.state.now is ZygoteState.STARTING:
+            if self._age(zygote.progress_at) > start_s:
+                zygote.kill(f"it did not come up within {start_s:g} s and was killed")
+        elif zygote.unanswered and self._age(zygote.answered_at) > ANSWER_S:
+            zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
+        self._check_stopped(zygote)
+
+    def _check_stopped(self, zygote: ZygoteProcess) -> None:
+        if zygote.state.now is ZygoteState.READY and zygote.pid is not None:
+            pids = [zygote.pid]
+        else:  # it may be the guard still, or what it imports with
+            pids = [zygote.process.pid, *processes.descendants(zygote.process.pid)]
+        if not any(processes.state(pid) == "T" for pid in pids):
+            zygote.stopped_since = None
+        elif zygote.stopped_since is None:
+            zygote.stopped_since = self._now()
+        elif self._age(zygote.stopped_since) > STOPPED_S:
+            why = (
+                f"it was stopped by something outside (SIGSTOP) for {STOPPED_S:g} s and was killed"
+            )
+            zygote.kill(why, failed=False)
 
     def _age(self, at: float) -> float:
         """Seconds since then in which this process ran."""

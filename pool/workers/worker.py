@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, CallLimits, Codec, Phase, Sink
@@ -18,8 +18,13 @@ from .output_buffer import OutputBuffer
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
 
+if TYPE_CHECKING:
+    from .stuck import StuckWorker
+
 #: Workers a call may be handed to that die before they begin with it.
 ATTEMPTS: Final = 3
+#: A call that ran into its limit in less has no say about why it had not begun.
+TO_BEGIN_S: Final = 1.0
 
 
 class CallKeeper(Protocol):
@@ -183,6 +188,7 @@ class Worker:
         "aside",
         "calls",
         "culprit",
+        "dead_since",
         "doubted",
         "exiting_since",
         "fed_at",
@@ -191,6 +197,7 @@ class Worker:
         "instance",
         "link",
         "loading",
+        "looked_at",
         "pid",
         "prepared",
         "running",
@@ -200,7 +207,9 @@ class Worker:
         "state",
         "status",
         "stop",
+        "stopped",
         "stopping",
+        "stuck",
         "zygote",
     )
 
@@ -240,18 +249,33 @@ class Worker:
         #: When it last took a part of its call, and whether it was asked if it had begun.
         self.fed_at = now
         self.doubted = False
+        #: Whether it was looked at since, and then was stopped (SIGSTOP) from outside.
+        self.looked_at = self.stopped = False
         #: When its channel came to its end.
         self.hung_up_at: float | None = None
         #: The directory of its own, if its call wants one.
         self.scratch: str | None = None
         #: Whether the call that it ended used little memory.
         self.small = False
-        #: Its wait status once it is dead.
+        #: Its wait status once it is dead, and since when that is known.
         self.status: int | None = None
+        self.dead_since = now
+        #: Set while it, or what it left, cannot be killed.
+        self.stuck: StuckWorker | None = None
 
     def __repr__(self) -> str:
         call = None if self.running is None else self.running.id
         return f"<worker {self.pid} {self.state.now.value} call={call}>"
+
+    def should_have_begun(self, now: float) -> bool:
+        """Whether it is odd that it ended before user code began in it."""
+        if self.stopped:
+            return False  # from outside, which is no fault of what its zygote preloaded
+        if self.doubted:
+            return True
+        if self.stop is not None:
+            return now - self.fed_at > TO_BEGIN_S
+        return not self.stopping and self.exiting_since is None
 
     @property
     def is_over(self) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Final
 
 from flashpool.pool import exit_causes
@@ -23,7 +22,9 @@ from flashpool.pool._child import wire
 from flashpool.pool.calls import Codec
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
+from flashpool.pool.stats import Recorder
 
+from . import stuck
 from .channel import GONE, WorkerChannel
 from .listeners import WorkerListener
 from .output_buffer import without_our_frames
@@ -36,8 +37,6 @@ from .zygote import ZygoteProcess
 RESULT_LIMIT: Final = 4 << 30
 #: Room for a pickled exception, beside the limit of a result.
 EXCEPTION_LIMIT: Final = 32 << 20
-#: A call that ran into its limit in less has no say about why it had not begun.
-TO_BEGIN_S: Final = 1.0
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
 _LAST_TURNS: Final = 16
 
@@ -51,8 +50,10 @@ class WorkerSet:
         poller: Poller,
         now: Clock,
         listener: WorkerListener,
+        recorder: Recorder,
     ) -> None:
         self._config = config
+        self._recorder = recorder
         self._poller = poller
         self._now = now
         self._listener = listener
@@ -69,11 +70,17 @@ class WorkerSet:
     def welcome(
         self, zygote: ZygoteProcess, pids: list[int], fds: list[int], *, ready: bool
     ) -> None:
-        """A zygote forked these."""
+        """A zygote forked these; ``fds`` is left with what nobody took."""
         now = self._now()
         each = len(fds) // len(pids)
-        for at, pid in enumerate(pids):
-            channel_fd, *output_fds = fds[at * each : (at + 1) * each]
+        workers = []
+        for pid in pids:
+            channel_fd, *output_fds = fds[:each]
+            del fds[:each]
+            if not self._is_new(zygote, pid):
+                for fd in (channel_fd, *output_fds):
+                    os.close(fd)
+                continue
             link = WorkerChannel(
                 channel_fd,
                 *output_fds,
@@ -82,11 +89,24 @@ class WorkerSet:
             )
             worker = Worker(next(self._ids), pid, zygote, link, prepared=ready, now=now)
             self._by_pid[zygote.process.pid, pid] = self.by_id[worker.id] = worker
-            self._poller.watch(channel_fd, partial(self._on_channel, worker))
+            workers.append(worker)
+            self._poller.watch(channel_fd, worker, self._on_channel, self.failed)
             for fd in output_fds:
-                self._poller.watch(fd, partial(self._on_output, worker, fd))
-            if ready:
+                self._poller.watch(fd, worker, self._on_output, self.failed)
+        for worker in workers if ready else ():
+            try:
                 self._listener.worker_ready(worker)
+            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+                self._recorder.callback_failed(f"the birth of {worker!r}", error)
+                self.failed(worker, error)
+
+    def _is_new(self, zygote: ZygoteProcess, pid: int) -> bool:
+        """Whether a number names no worker that is known to live, as when it is told twice."""
+        before = self._by_pid.get((zygote.process.pid, pid))
+        if before is not None and before.status is not None:
+            self.forget(before)
+            return True
+        return before is None
 
     # Commands.
 
@@ -108,7 +128,7 @@ class WorkerSet:
 
     def catch_up(self, worker: Worker) -> None:
         """Take what it has sent already, before something is decided about it."""
-        self._on_channel(worker, False)
+        self._on_channel(worker, worker.link.channel_fd, False)
 
     def credit(self, worker: Worker, items: int) -> None:
         """Let it yield that many more."""
@@ -153,7 +173,7 @@ class WorkerSet:
 
     # What they send and print.
 
-    def _on_channel(self, worker: Worker, writable: bool) -> None:
+    def _on_channel(self, worker: Worker, _fd: int, writable: bool) -> None:
         if writable:
             self._flush(worker)
         try:
@@ -260,20 +280,45 @@ class WorkerSet:
             running.sink.output(without_our_frames(chunk), stderr=fd == worker.link.errors)
         return chunk
 
+    def failed(self, worker: Worker, error: Exception) -> None:
+        """What was to be done for it raised this: it ends, and its call with it."""
+        if worker.id not in self.by_id:
+            return
+        self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
+        if worker.status is None and not worker.stopping:
+            with self._recorder.counted(f"the end of {worker!r}"):
+                self.stop(worker, None, grace=0.0)
+        self._listener.worker_failed(worker, error)
+
     # Deaths.
 
     def exited(self, zygote: ZygoteProcess, death: wire.Exited) -> None:
         """A zygote reported this worker's death."""
         worker = self._by_pid.get((zygote.process.pid, death.worker))
-        if worker is None:
+        if worker is None or worker.status is not None:
             return
+        try:
+            self._exited(worker, death)
+        except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+            self._recorder.callback_failed(f"the death of {worker!r}", error)
+            with self._recorder.counted(f"the end of {worker!r}"):
+                self.failed(worker, error)
+        if not death.orphans:
+            self._retire_environment(worker)
+        else:
+            with self._recorder.counted(f"what {worker!r} left"):
+                self._listener.worker_dead(worker)
+                self._go_on_reading(worker)
+
+    def _exited(self, worker: Worker, death: wire.Exited) -> None:
+        worker.status, worker.dead_since = death.status, self._now()
+        zygote = worker.zygote
         if not worker.is_over:
             self.read_last(worker)
-        worker.status = death.status
         running = worker.running
         if death.began:
             zygote.proven, zygote.stillborn = True, 0
-        elif worker.prepared and self._should_have_begun(worker):
+        elif worker.prepared and worker.should_have_begun(self._now()):
             self._listener.stillborn(worker, death)
         if worker.instance is not None:
             self._listener.resident_died(worker, death)
@@ -281,13 +326,8 @@ class WorkerSet:
             self._listener.exit_died(worker)
         elif running is not None and not running.done:
             self._listener.died(worker, running, death)
-        elif not worker.prepared:
+        elif not worker.prepared and worker.stuck is None:
             self._listener.worker_not_ready(worker)
-        if death.orphans:
-            self._listener.worker_dead(worker)
-            self._go_on_reading(worker)
-        else:
-            self._retire_environment(worker)
 
     def _go_on_reading(self, worker: Worker) -> None:
         """What it left may print while it ends, and is not to wait for that."""
@@ -296,14 +336,23 @@ class WorkerSet:
         for fd in worker.link.outputs:
             if not worker.link.output_ended(fd):
                 self._poller.forget(fd)
-                self._poller.watch(fd, partial(self._on_output, worker, fd))
+                self._poller.watch(fd, worker, self._on_output, self.failed)
 
-    def _should_have_begun(self, worker: Worker) -> bool:
-        if worker.doubted:
-            return True
-        if worker.stop is not None:
-            return self._now() - worker.fed_at > TO_BEGIN_S
-        return not worker.stopping and worker.exiting_since is None
+    def dropping(self, zygote: ZygoteProcess, pid: int) -> None:
+        """A zygote kills this one, in which user code has not begun."""
+        worker = self._by_pid.get((zygote.process.pid, pid))
+        if worker is not None and worker.status is None and not worker.stopping:
+            worker.stopping = True
+            worker.exiting_since = self._now()
+            if worker.state.now in (WorkerState.BUSY, WorkerState.SPARE):
+                worker.state.move(WorkerState.EXITING)
+
+    def is_stuck(self, worker: Worker) -> None:
+        """It was killed long ago and is still there, or some of what it left is."""
+        worker.stuck = stuck.of(worker, self._now())
+        if worker.status is None:
+            self._listener.worker_stuck(worker)
+            worker.running = None  # whatever it sends when it goes on is for nobody
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
         """What a dead worker had left is gone too."""
@@ -317,8 +366,11 @@ class WorkerSet:
 
     def forget(self, worker: Worker) -> None:
         """It and all that it left is gone."""
+        if worker.id not in self.by_id:
+            return
         if not worker.is_over:
-            self.read_last(worker)
+            with self._recorder.counted(f"the last of {worker!r}"):
+                self.read_last(worker)
         self._retire_environment(worker)
 
     def _retire_environment(self, worker: Worker) -> None:
@@ -328,7 +380,10 @@ class WorkerSet:
         del self.by_id[worker.id]
         self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
         worker.link.close()
-        self._listener.worker_gone(worker)
+        try:
+            self._listener.worker_gone(worker)
+        except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+            self._recorder.callback_failed(f"the end of {worker!r}", error)
         worker.running = None  # a cycle that holds the call's bytes: the collector is too late
 
     def read_last(self, worker: Worker) -> None:

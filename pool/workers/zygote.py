@@ -61,6 +61,13 @@ class ZygoteProcess:
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
         self.unanswered = 0
+        #: Whether one of these is a PING, and when it last answered one.
+        self._pinged = False
+        self.ponged_at = now
+        #: Since when it is stopped (SIGSTOP), as far as is known.
+        self.stopped_since: float | None = None
+        #: Whether the pool itself killed it, and not because something outside had stopped it.
+        self.failed = False
         #: Whether it forked workers; whether user code began in one; how many ended since
         #: without that.
         self.forked = False
@@ -73,6 +80,7 @@ class ZygoteProcess:
         self.answered_at = now
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)
+        self._words_said = False
         self._unsent: deque[bytes] = deque()
         self._launch(config)
 
@@ -124,6 +132,23 @@ class ZygoteProcess:
         # One of very few packets.
         self._unsent.append(_fork_packet(number, practise))
         self.flush()
+
+    def ping(self, now: float) -> None:
+        """Ask whether it lives; once, until it answers."""
+        if self._pinged:
+            return
+        self._pinged = True
+        if self.unanswered == 0:
+            self.answered_at = now
+        self.unanswered += 1
+        self.send(wire.PING)
+
+    def answered_ping(self, now: float) -> None:
+        """It lives."""
+        if self._pinged:
+            self._pinged = False
+            self.unanswered -= 1
+        self.ponged_at = now
 
     def stop_worker(self, pid: int, *, grace: float, dump: bool) -> None:
         """Have it end a worker and its tree."""
@@ -180,9 +205,21 @@ class ZygoteProcess:
         """Whether it would come up if its workers were spawned."""
         return self.unsafe is not None and self.key.profile == 0 and self.ready_at is None
 
-    def kill(self, why: str) -> None:
-        """End it at once; the guard cleans up below it, and its exit tells when."""
-        self.words.append(f"\n{why}".encode())
+    @property
+    def was_killed(self) -> bool:
+        """Whether something outside ended it: no fault of its own, as far as one can tell."""
+        code = self.process.returncode
+        killed = code is not None and (code < 0 or code == 128 + signal.SIGKILL)
+        return killed and not self.failed
+
+    def kill(self, why: str, *, failed: bool = True) -> None:
+        """End it at once; the guard cleans up below it, and its exit tells when.
+
+        ``failed``: it did not work; else something outside kept it from that.
+        """
+        if not self._words_said:
+            self.words.append(f"\n{why}".encode())
+        self._words_said, self.failed = True, self.failed or failed
         below = processes.children(self.process.pid)
         for pid in below:
             processes.send(pid, signal.SIGKILL)

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
-from functools import partial
 from typing import Final
 
 from flashpool.pool import pickling
@@ -23,6 +22,7 @@ from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import VARYING
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.preloading import BARE, PreloadLearner
+from flashpool.pool.stats import Recorder
 
 from . import outcomes
 from .listeners import ZygoteListener
@@ -54,7 +54,9 @@ class ZygoteSet:
         poller: Poller,
         now: Clock,
         listener: ZygoteListener,
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._config = config
         self._learner = learner
         self._worker_set = worker_set
@@ -90,7 +92,7 @@ class ZygoteSet:
         self.history.started(key)
         python = self.pythons.get(key.environment)
         if python is None:
-            self._not_started(key, "it is not known any more; send the call again")
+            self.not_started(key, "it is not known any more; send the call again")
             return
         method = "spawn" if key.environment in self.history.spawned else self._config.start_method
         preload: tuple[str, ...] = ()
@@ -108,18 +110,18 @@ class ZygoteSet:
                 now=self._now(),
             )
         except OSError as error:
-            self._not_started(key, f"{python}: {error.strerror}")
+            self.not_started(key, f"{python}: {error.strerror}")
             return
         self._up[key] = zygote
-        self._poller.watch(zygote.control_fd, partial(self._on_control, zygote))
-        self._poller.watch(zygote.words_fd, partial(self._on_words, zygote))
-        self._poller.watch(zygote.guard_fd, partial(self._on_guard_exit, zygote))
+        self._poller.watch(zygote.control_fd, zygote, self._on_control, self.failed)
+        self._poller.watch(zygote.words_fd, zygote, self._on_words, self.failed)
+        self._poller.watch(zygote.guard_fd, zygote, self._on_guard_exit, self._forget_failed)
         for modules in _in_packets(preload):
             zygote.send(wire.PRELOAD, modules=modules)
         zygote.send(wire.START, **self._how_to_start(method))
 
-    def _not_started(self, key: ZygoteKey, reason: str) -> None:
-        """Its interpreter cannot be executed."""
+    def not_started(self, key: ZygoteKey, reason: str) -> None:
+        """Its interpreter cannot be executed; or we made a mistake."""
         self.history.failures[key] = reason
         # Told from the loop: the scheduler is in the middle of an event.
         self._loop.call_soon(self._listener.zygote_lost, key, None, reason)
@@ -200,7 +202,7 @@ class ZygoteSet:
 
     # What they say.
 
-    def _on_control(self, zygote: ZygoteProcess, writable: bool) -> None:
+    def _on_control(self, zygote: ZygoteProcess, _fd: int, writable: bool) -> None:
         """Act on what has arrived."""
         if writable:
             zygote.flush(writable=True)
@@ -208,17 +210,33 @@ class ZygoteSet:
         if messages:
             zygote.answered_at = self._now()
         for message, fds in messages:
-            if isinstance(message, wire.Exited):
-                self._worker_set.exited(zygote, message)
-            elif message["op"] == wire.SPARES:
-                self._on_spares(zygote, message, fds)
-            elif message["op"] == wire.GONE:
-                self._worker_set.gone(zygote, message["worker"])
-            else:
-                self._on_rare_message(zygote, message["op"], message)
+            try:
+                self._on_message(zygote, message, fds)
+            except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
+                # Those behind it are of other calls.
+                self._recorder.callback_failed(f"a message of {zygote!r}", error)
+                self.failed(zygote, error)
+                for fd in fds:
+                    os.close(fd)
         if not more:
             self._poller.forget(zygote.control_fd)
             zygote.hung_up_at = self._now()
+
+    def _on_message(
+        self, zygote: ZygoteProcess, message: wire.Meta | wire.Exited, fds: list[int]
+    ) -> None:
+        if isinstance(message, wire.Exited):
+            self._worker_set.exited(zygote, message)
+        elif message["op"] == wire.SPARES:
+            self._on_spares(zygote, message, fds)
+        elif message["op"] == wire.GONE:
+            self._worker_set.gone(zygote, message["worker"])
+        else:
+            self._on_rare_message(zygote, message["op"], message)
+
+    def failed(self, zygote: ZygoteProcess, error: Exception) -> None:
+        """What was to be done for it raised this, a mistake of ours: it ends, with all below it."""
+        zygote.kill(f"it was killed, because flashpool made a mistake: {error!r}")
 
     def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
         pids = message["workers"]
@@ -231,8 +249,8 @@ class ZygoteSet:
 
     def _lost_descriptors(self, zygote: ZygoteProcess, number: int, fds: list[int]) -> None:
         """This process may open no more: what came is closed, and so the workers leave."""
-        for fd in fds:
-            os.close(fd)
+        while fds:
+            os.close(fds.pop())
         _log.error("%r forked, but this process has too many open files to use it", zygote)
         self.history.failures[zygote.key] = "the supervisor has too many open files"
         self._listener.not_forked(zygote, number)
@@ -245,6 +263,10 @@ class ZygoteSet:
             self._on_skipped(zygote, message["modules"], message["why"])
         elif op == wire.PRELOADED:
             self._learner.read(zygote.key, message["reads"])
+        elif op == wire.PONG:
+            zygote.answered_ping(self._now())
+        elif op == wire.DROPPING:
+            self._worker_set.dropping(zygote, message["worker"])
         elif op == wire.UNSAFE:
             zygote.unsafe = (message["module"], message["why"])
         elif op == wire.NOT_FORKED:
@@ -265,16 +287,23 @@ class ZygoteSet:
                 _log.warning("%s is not preloaded: %s", name, why)
         self._learner.skip(zygote.key, modules, why)
 
-    def _on_words(self, zygote: ZygoteProcess, _writable: bool) -> None:
+    def _on_words(self, zygote: ZygoteProcess, _fd: int, _writable: bool) -> None:
         if not zygote.read_words():
             self._poller.forget(zygote.words_fd)
 
-    def _on_guard_exit(self, zygote: ZygoteProcess, _writable: bool) -> None:
+    def _on_guard_exit(self, zygote: ZygoteProcess, _fd: int, _writable: bool) -> None:
         """All below the guard is gone, and what it told last is in the sockets."""
         if zygote.process.poll() is None:
             return  # The event was for an earlier holder of this descriptor's number.
-        self._on_control(zygote, False)
+        self._on_control(zygote, zygote.control_fd, False)
         zygote.read_words()
+        self._forget(zygote)
+
+    def _forget_failed(self, zygote: ZygoteProcess, _error: Exception) -> None:
+        if zygote.state.now is not ZygoteState.GONE and zygote.process.poll() is not None:
+            self._forget(zygote)
+
+    def _forget(self, zygote: ZygoteProcess) -> None:
         self._poller.forget(zygote.control_fd, zygote.words_fd, zygote.guard_fd)
         zygote.close()
         left = zygote.state.now is ZygoteState.EXITING
@@ -284,17 +313,19 @@ class ZygoteSet:
             self._exiting.remove(zygote)
         else:
             del self._up[zygote.key]
-            reason = self._died(zygote, reason)
+            with self._recorder.counted(f"the end of {zygote!r}"):
+                reason = self._died(zygote, reason)
         self._listener.zygote_lost(zygote.key, zygote, reason)
 
     def _died(self, zygote: ZygoteProcess, reason: str) -> str:
         """Remember why; do not let happen again what can be avoided."""
-        if zygote.forked:
+        works = zygote.forked or (zygote.was_killed and not zygote.key.profile)
+        if works:
             reason = self.history.lost(zygote.key, reason, self._now())
         _log.warning("%r is lost: %s", zygote, reason)
         if zygote.curable:
             self.history.spawned[zygote.key.environment] = reason
-        elif not zygote.forked:
+        elif not works:
             self.history.failures[zygote.key] = reason
         if zygote.key.profile and not zygote.forked:
             culprit = zygote.unsafe[0] if zygote.unsafe else zygote.loading

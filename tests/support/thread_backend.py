@@ -214,6 +214,7 @@ class ThreadBackend:
             zygotes=[],
             running=[],
             instances=[],
+            stuck=[],
             calls=self.recorder.calls,
             outcomes=dict(self.recorder.outcomes),
             latency=self.recorder.latency(),

@@ -16,6 +16,19 @@ import sys
 
 from .. import call_files, processes
 
+#: What ends a process by default, without telling of a fault of its own.
+_POLITE = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+)
+
 
 def split(control_fd: int, supervisor_pid: int) -> int:
     """Fork the zygote. Returns only in it, with a pidfd of the guard.
@@ -40,14 +53,21 @@ def split(control_fd: int, supervisor_pid: int) -> int:
     raise AssertionError("unreachable")
 
 
+def take_no_signals() -> None:
+    """What a terminal, an operator or a call sends is not for a guard or zygote to end of.
+
+    Blocked, and not ignored: for a worker one system call undoes that, and what is pending is
+    not inherited.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
+
+
 def _watch(zygote: int, supervisor: int) -> None:
     # The zygote's output reaches the supervisor through a pipe whose end means its end.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    # A terminal's or an operator's polite signals are the supervisor's to handle.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    take_no_signals()
     watched = os.pidfd_open(zygote)
     poll = select.poll()
     poll.register(watched, select.POLLIN)

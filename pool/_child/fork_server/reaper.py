@@ -1,13 +1,16 @@
 """The workers of a zygote, from their fork until nothing of them is left.
 
-    add --> alive --it dies--> reap --> Exited ----> GONE, if it left orphans: when all are
-             |                  |                    gone that any worker had left
+    add --> alive --it dies--> reap --> Exited ----> GONE, if it left orphans: when all are gone
+             |                  |                    that any worker had left, and can be killed
              '-- stop           '-- adopt: its orphans are children of ours now
                   SIGUSR2 (stacks), SIGTERM, and after the grace SIGKILL
 
 Who is an orphan? Every worker is a subreaper, so what a *living* worker's children leave
 behind stays below that worker. A child of ours that we did not fork therefore belonged
 to a worker that is dead: its call is over and it must go.
+
+A process that waits inside the kernel (state D: for a volume or a driver that hangs) outlives
+SIGKILL for as long as that takes. Such an orphan holds up the GONE of its own worker only.
 """
 
 from __future__ import annotations
@@ -32,6 +35,10 @@ DUMP_S = 0.02
 #: and other calls need some. Between looks at the rest.
 WATCHED = 64
 UNWATCHED_S = 0.05
+#: From the first SIGKILL of an orphan, after which it counts as one that cannot be killed now.
+STUCK_S = 1.0
+#: Between two kills of an orphan, before that and after.
+KILL_AGAIN_S, KILL_STUCK_AGAIN_S = 0.2, 1.0
 
 
 class ForkedWorker:
@@ -48,6 +55,24 @@ class ForkedWorker:
         self.deadline: float | None = None
 
 
+class Orphan:
+    """A process that a dead worker left, until it is reaped."""
+
+    __slots__ = ("deadline", "killed_at", "owner", "pid", "pidfd", "stuck")
+
+    def __init__(self, pid: int, owner: int, deadline: float) -> None:
+        self.pid = pid
+        #: The worker that left it.
+        self.owner = owner
+        #: None: there are too many to hear of each one's end.
+        self.pidfd: int | None = None
+        #: When it gets SIGKILL, and when it got that first.
+        self.deadline = deadline
+        self.killed_at: float | None = None
+        #: Whether that did not help.
+        self.stuck = False
+
+
 class Reaper:
     """All workers, and the orphans of those that are dead."""
 
@@ -56,17 +81,18 @@ class Reaper:
         self.epoll = epoll
         self.grace = grace
         self.workers: dict[int, ForkedWorker] = {}
-        #: Orphans of finished calls, by pid: their pidfds; None for those beyond `WATCHED`.
-        self.orphans: dict[int, int | None] = {}
-        self.unwatched = 0
-        self.orphan_deadline: float | None = None
+        #: Orphans of finished calls, by pid; how many have no pidfd, and how many are stuck.
+        self.orphans: dict[int, Orphan] = {}
+        self.unwatched = self.stuck = 0
+        #: When the first of them is to be killed, at the earliest.
+        self.orphans_due: float | None = None
         #: Exited workers whose GONE waits until no orphan is left.
         self.exited: list[int] = []
         #: Shared with the workers: byte `mark` is 1 once user code began; the last one, once
         #: there are files of calls.
         self.marks = processes.shared_bytes(MAX_WORKERS + 1)
         self.free_marks = list(range(MAX_WORKERS - 1, -1, -1))
-        self.by_fd: dict[int, ForkedWorker | int] = {}
+        self.by_fd: dict[int, ForkedWorker | Orphan] = {}
         self.children_fd = _open_children()
 
     # Births.
@@ -81,10 +107,20 @@ class Reaper:
 
     def add(self, pid: int, mark: int) -> None:
         """It was forked."""
+        if pid in self.exited:
+            self._disown(pid)
         self.workers[pid] = one = ForkedWorker(pid, os.pidfd_open(pid), mark)
         self._watch(one.pidfd, one)
 
-    def _watch(self, fd: int, who: ForkedWorker | int) -> None:
+    def _disown(self, pid: int) -> None:
+        """A new worker has the number of one whose orphans are stuck: tell them apart."""
+        for orphan in self.orphans.values():
+            if orphan.owner == pid:
+                orphan.owner = 0
+        self.exited.remove(pid)
+        framing.send_packet(self.control, {"op": wire.GONE, "worker": pid})
+
+    def _watch(self, fd: int, who: ForkedWorker | Orphan) -> None:
         self.by_fd[fd] = who
         self.epoll.register(fd, select.EPOLLIN)
 
@@ -102,11 +138,11 @@ class Reaper:
     def reap(self, fd: int) -> None:
         """A pidfd is readable: collect that process, and it alone."""
         who = self.by_fd[fd]
-        if isinstance(who, int):
-            del self.orphans[who]
+        if isinstance(who, Orphan):
             self._unwatch(fd)
-            os.waitpid(who, 0)
-            self._adopt()
+            os.waitpid(who.pid, 0)
+            self._remove(who)
+            self._adopt(who.owner)
             self._report_gone()
             return
         _, status, usage = os.wait4(who.pid, 0)
@@ -116,48 +152,60 @@ class Reaper:
         self.free_marks.append(who.mark)
         if self.marks[MAX_WORKERS]:
             call_files.remove_all_but(self.workers)
-        found = self._adopt(who.deadline)
+        found = self._adopt(who.pid, who.deadline)
         death = wire.Exited(who.pid, status, began, found, usage.ru_maxrss)
         self.control.send(death.pack())
         if found:
             self.exited.append(who.pid)
 
-    def _adopt(self, deadline: float | None = None) -> int:
-        """Find children we did not fork, ask them to end; how many there are."""
+    def _adopt(self, owner: int, deadline: float | None = None) -> int:
+        """Find children we did not fork, ask them to end; how many there are.
+
+        They are taken for the owner's. Where others died just now, some may be theirs, which
+        is why no GONE is sent while there is an orphan that can be killed.
+        """
         known = len(self.workers) + len(self.orphans)
         pids = self._read_children()
         if len(pids) <= known:
             return 0
         found = [pid for pid in pids if pid not in self.workers and pid not in self.orphans]
+        if not found:
+            return 0
+        deadline = deadline or time.monotonic() + self.grace
         for pid in found:
-            self._watch_orphan(pid)
+            self._watch_orphan(Orphan(pid, owner, deadline))
             for one in (pid, *processes.descendants(pid)):
                 processes.send(one, signal.SIGTERM)
                 processes.send(one, signal.SIGCONT)
-        if self.orphan_deadline is None:
-            self.orphan_deadline = deadline or time.monotonic() + self.grace
+        self.orphans_due = min(deadline, self.orphans_due or deadline)
         return len(found)
 
-    def _watch_orphan(self, pid: int) -> None:
+    def _watch_orphan(self, orphan: Orphan) -> None:
         """Hear of its end; of too many at once the clock tells."""
-        pidfd = None
         if len(self.orphans) - self.unwatched < WATCHED:
             try:
-                pidfd = os.pidfd_open(pid)
+                orphan.pidfd = os.pidfd_open(orphan.pid)
             except OSError:
                 pass  # there is no descriptor to be had
-        self.orphans[pid] = pidfd
-        if pidfd is None:
+        self.orphans[orphan.pid] = orphan
+        if orphan.pidfd is None:
             self.unwatched += 1
         else:
-            self._watch(pidfd, pid)
+            self._watch(orphan.pidfd, orphan)
+
+    def _remove(self, orphan: Orphan) -> None:
+        """It was reaped."""
+        del self.orphans[orphan.pid]
+        self.unwatched -= orphan.pidfd is None
+        self.stuck -= orphan.stuck
 
     def _reap_unwatched(self) -> None:
-        for pid in [pid for pid, pidfd in self.orphans.items() if pidfd is None]:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                del self.orphans[pid]
-                self.unwatched -= 1
-        self._adopt()
+        owner = 0
+        for orphan in [one for one in self.orphans.values() if one.pidfd is None]:
+            if os.waitpid(orphan.pid, os.WNOHANG)[0]:
+                self._remove(orphan)
+                owner = orphan.owner
+        self._adopt(owner)
         self._report_gone()
 
     def _read_children(self) -> list[int]:
@@ -170,12 +218,15 @@ class Reaper:
         return [int(pid) for pid in data.split()]
 
     def _report_gone(self) -> None:
-        if self.orphans:
+        if not self.orphans:
+            self.orphans_due = None
+        if len(self.orphans) > self.stuck or not self.exited:
             return
-        self.orphan_deadline = None
+        held_up = {one.owner for one in self.orphans.values()}
         for pid in self.exited:
-            framing.send_packet(self.control, {"op": wire.GONE, "worker": pid})
-        self.exited.clear()
+            if pid not in held_up:
+                framing.send_packet(self.control, {"op": wire.GONE, "worker": pid})
+        self.exited = [pid for pid in self.exited if pid in held_up]
 
     # Stops.
 
@@ -195,6 +246,7 @@ class Reaper:
         """Kill a worker that has not begun: it is not slow, but stopped or stuck."""
         one = self.workers.get(pid)
         if one is not None and not self.marks[one.mark]:
+            framing.send_packet(self.control, {"op": wire.DROPPING, "worker": pid})
             self.stop(pid, 0.0, False)
 
     def soften(self, pid: int) -> None:
@@ -215,12 +267,26 @@ class Reaper:
             elif one.term_at is not None and now >= one.term_at:
                 one.term_at = None
                 self._signal_tree(one.pid, signal.SIGTERM)
-        if self.orphan_deadline is not None and now >= self.orphan_deadline:
-            self.orphan_deadline = now + 0.2
-            for pid in list(self.orphans):
-                self._signal_tree(pid, signal.SIGKILL)
+        if self.orphans_due is not None and now >= self.orphans_due:
+            self._kill_orphans(now)
         if self.unwatched:
             self._reap_unwatched()
+
+    def _kill_orphans(self, now: float) -> None:
+        """Those whose time is over; one that nothing kills holds up nobody but its owner."""
+        for one in list(self.orphans.values()):
+            if now < one.deadline:
+                continue
+            self._signal_tree(one.pid, signal.SIGKILL)
+            if one.killed_at is None:
+                one.killed_at = now
+            elif not one.stuck and now - one.killed_at > STUCK_S:
+                one.stuck = True
+                self.stuck += 1
+            one.deadline = now + (KILL_STUCK_AGAIN_S if one.stuck else KILL_AGAIN_S)
+        self.orphans_due = min((one.deadline for one in self.orphans.values()), default=None)
+        if self.stuck:
+            self._report_gone()
 
     def _signal_tree(self, pid: int, number: int) -> None:
         """Signal all below a process of ours, then itself.
@@ -241,8 +307,8 @@ class Reaper:
             for at in (one.term_at, one.deadline)
             if at is not None
         ]
-        if self.orphan_deadline is not None and self.orphans:
-            due.append(self.orphan_deadline)
+        if self.orphans_due is not None and self.orphans:
+            due.append(self.orphans_due)
         if self.unwatched:
             due.append(time.monotonic() + UNWATCHED_S)
         return max(0.0, min(due) - time.monotonic()) if due else -1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from _signal import SIG_SETMASK, pthread_sigmask
 from _socket import socketpair
 
 # Bound here: user code may have changed or deleted them when they are needed.
@@ -110,6 +111,7 @@ def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
 
 def _set_apart(link: Link) -> None:
     setsid()
+    pthread_sigmask(SIG_SETMASK, ())
     processes.become_subreaper()
     # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
     dup2(link.output_w, 1)
@@ -123,8 +125,8 @@ def _set_apart(link: Link) -> None:
 def rehearse(link: Link) -> None:
     """Get used to `_set_apart`: with functions in place of the kernel's that do nothing."""
     ours = globals()
-    theirs = {name: ours[name] for name in ("setsid", "closerange", "dup2")}
+    theirs = {name: ours[name] for name in ("setsid", "pthread_sigmask", "closerange", "dup2")}
     # Of the same kinds, as to the interpreter, which looks at nothing else.
-    ours.update(setsid=getpid, closerange=divmod, dup2=max)
+    ours.update(setsid=getpid, pthread_sigmask=isinstance, closerange=divmod, dup2=max)
     _set_apart(link)
     ours.update(theirs)

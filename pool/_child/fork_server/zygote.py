@@ -47,8 +47,10 @@ if TYPE_CHECKING:
 
 def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     """Serve until the supervisor says LEAVE or is gone."""
-    # Whoever started the server may have ignored it, and that is inherited.
+    # Whoever started the server may have ignored these, and that is inherited.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     call_files.name()
     guard_fd = guard.split(control_fd, supervisor_pid)
     os.environ.pop(wire.BIND_NOW, None)
@@ -143,6 +145,8 @@ class Zygote:
         if not self.spawn:
             objects = interpreter_setup.prepare(self.start, self.tell)
             interpreter_setup.check_forking_is_safe("start-up")
+            # Not before: what imports see of signals is what they see anywhere.
+            guard.take_no_signals()
             from ..running import rehearsal, worker
             from ..serialization import user_code
 
@@ -153,6 +157,8 @@ class Zygote:
                 rehearsal.take_example(a2b_base64(example))
             self.settle(objects)
             del objects
+        else:
+            guard.take_no_signals()
         self.tell(
             wire.READY,
             pid=os.getpid(),
@@ -238,6 +244,8 @@ class Zygote:
             self.reaper.soften(message["worker"])
         elif op == wire.COMPILE and self.worker is not None:
             self.compile_ahead(message["name"], message["source"])
+        elif op == wire.PING:
+            self.tell(wire.PONG)
         return bool(op != wire.LEAVE)
 
     def compile_ahead(self, name: str, source: str) -> None:

@@ -105,7 +105,7 @@ class World(RuleBasedStateMachine):
                 self.ended.add(command.call)
             elif isinstance(command, RetireZygote):
                 assert command.key not in self.running_keys(), "a call runs there"
-                self.up.remove(command.key)
+                (self.up if command.key in self.up else self.starting).remove(command.key)
                 self.going.add(command.key)
 
     def running_keys(self) -> set[ZygoteKey]:
@@ -156,17 +156,16 @@ class World(RuleBasedStateMachine):
         self.do(self.scheduler.gpus_changed(self.now))
 
     @precondition(lambda self: self.starting)
-    @rule(data=st.data(), comes_up=st.booleans(), curable=st.booleans())
-    def start_ends(self, data, comes_up, curable) -> None:
+    @rule(data=st.data(), comes_up=st.booleans(), curable=st.booleans(), killed=st.booleans())
+    def start_ends(self, data, comes_up, curable, killed) -> None:
         key = data.draw(st.sampled_from(sorted(self.starting)))
         self.starting.remove(key)
         if comes_up:
             self.up.add(key)
             self.do(self.scheduler.zygote_ready(key, self.now))
             return
-        commands = self.scheduler.zygote_lost(key, "broken", self.now, curable=curable)
-        self.do(commands)
-        if not curable:
+        self.do(self.scheduler.zygote_lost(key, "broken", self.now, curable=curable, killed=killed))
+        if not (curable or killed):
             assert key not in self.waiting.values(), "a failed start ends who waits for it"
 
     @precondition(lambda self: self.up)
@@ -260,10 +259,10 @@ class World(RuleBasedStateMachine):
         assert self.scheduler.spares(key) == sum(k == key for k in self.spares.values())
         self.do(self.scheduler.worker_gone(worker, self.now))
 
-    @precondition(lambda self: len(self.up) > 1)
+    @precondition(lambda self: len(self.up | self.starting) > 1)
     @rule(data=st.data())
     def replace(self, data) -> None:
-        old, new = data.draw(st.permutations(sorted(self.up)))[:2]
+        old, new = data.draw(st.permutations(sorted(self.up | self.starting)))[:2]
         self.retiring &= set(self.scheduler.keys())
         if self.retiring & {old, new} or old.environment != new.environment:
             return
@@ -339,7 +338,10 @@ class World(RuleBasedStateMachine):
         # What leaves is about to be gone, and may be wanted again by an older call.
         exiting = {one.environment for one in self.going} - {"base"}
         full = key.environment != "base" and len(taken | exiting) >= POLICY.max_environments
-        return key in self.going or key in self.retired or (full and key.environment not in taken)
+        row = self.scheduler._zygote_table.entries.get(key)
+        pauses = row is not None and row.pauses(self.now)
+        exits = key in self.going or key in self.retired
+        return pauses or exits or (full and key.environment not in taken)
 
     def _waits_its_turn(self, call: int) -> bool:
         """Its environment lets another one go first, whose calls are older."""
@@ -515,8 +517,66 @@ def test_one_that_is_killed_when_it_works_is_started_again_always_but_with_pause
             commands = scheduler.tick(now)
         waits.append(now - killed)
         scheduler.withdrawn(worker)
-    assert waits[:3] == [0, 0, 1]
-    assert max(waits) == 5
+    assert waits[:4] == [0, 0, 0.5, 1]
+    assert max(waits) == 2
+
+
+def kill_starts(scheduler: Scheduler, seconds: float) -> tuple[list[float], list[Fail]]:
+    """Kill each start as it begins: when they begin, and which calls are failed."""
+    now, starts, failed = 0.0, [], []
+    commands = scheduler.submitted(1, BASE, now)
+    while now < seconds:
+        while StartZygote(BASE) in commands:
+            starts.append(now)
+            commands = scheduler.zygote_lost(BASE, "killed", now, killed=True)
+            failed += [command for command in commands if isinstance(command, Fail)]
+        now += 0.5
+        commands = scheduler.tick(now) + scheduler.wanted(BASE, now)
+    return starts, failed
+
+
+def test_a_start_that_is_killed_is_tried_again_while_its_calls_wait():
+    scheduler = Scheduler(POLICY)
+    starts, failed = kill_starts(scheduler, 50.0)
+    assert not failed
+    assert starts[:4] == [0, 0, 0, 0.5]
+    assert max(later - one for one, later in itertools.pairwise(starts)) == 2
+    assert scheduler.tick(52.0) == [StartZygote(BASE)]
+    assert scheduler.zygote_ready(BASE, 51.0) == [ForkWorkers(BASE, 2)]
+    assert Dispatch(1, 7) in scheduler.worker_ready(7, BASE, 51.0), "the first success ends it"
+
+
+def test_calls_do_not_wait_for_ever_while_each_start_is_killed():
+    scheduler = Scheduler(POLICY)
+    _starts, failed = kill_starts(scheduler, RESTART_WINDOW_S + 10)
+    assert failed == [Fail(1, BASE, "killed")]
+    scheduler.submitted(2, BASE, 1000.0)
+    commands = scheduler.zygote_lost(BASE, "killed", 1000.0, killed=True)
+    assert StartZygote(BASE) in commands, "the next call begins anew"
+    assert Fail(2, BASE, "killed") not in commands
+
+
+def test_a_call_that_is_answered_ends_the_pauses_between_starts():
+    scheduler = Scheduler(POLICY)
+    scheduler.submitted(0, BASE, 0.0)
+    for worker in range(10):
+        scheduler.zygote_ready(BASE, 0.0)
+        assert Dispatch(worker, worker) in scheduler.worker_ready(worker, BASE, 0.0)
+        scheduler.release_early(worker, 0.0)
+        scheduler.submitted(worker + 1, BASE, 0.0)
+        assert StartZygote(BASE) in scheduler.zygote_lost(BASE, "killed", 0.0, killed=True)
+        scheduler.worker_gone(worker, 0.0)
+
+
+def test_one_that_is_replaced_while_it_starts_leaves():
+    scheduler = Scheduler(POLICY)
+    old = ZygoteKey("base", 1)
+    scheduler.wanted(old, 0.0)
+    assert scheduler.retire(old, BASE, 0.0) == [RetireZygote(old)]
+    assert scheduler.zygote_ready(old, 1.0) == [RetireZygote(old)], "its word was on its way"
+    assert scheduler.zygote_lost(old, "retired", 2.0) == []
+    assert not scheduler.uses("base")
+    assert scheduler.zygote_ready(old, 3.0) == [RetireZygote(old)], "and so was this one"
 
 
 def test_idle_spares_are_let_go_and_come_back_with_calls():

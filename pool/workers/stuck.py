@@ -1,0 +1,56 @@
+"""Workers that outlive SIGKILL, because a process waits inside the kernel (state ``D``).
+
+    over its time --> killed --> it is still there, and its zygote answers --> StuckWorker
+                                                                                |
+                 its call ends, alone; its slot and GPUs stay taken <-----------'
+
+A volume or a driver that hangs does that. The process goes when what it waits for answers;
+until then nothing can be done about it but to say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from flashpool.pool._child import processes
+
+from .worker import Worker
+
+#: Characters of the kernel's name for what a process waits for.
+_WHERE: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckWorker:
+    """What is known of it, once its call is forgotten."""
+
+    since: float
+    call: int | None
+    label: str
+
+
+def of(worker: Worker, now: float) -> StuckWorker:
+    """It is stuck from now on."""
+    running = worker.running
+    if running is None:
+        return StuckWorker(since=now, call=None, label=worker.instance or "")
+    return StuckWorker(since=now, call=running.id, label=running.call.label)
+
+
+def process_ids(worker: Worker, known: set[int]) -> list[int]:
+    """What there is of it: itself, or what it left, which are its zygote's children now."""
+    if worker.status is None:
+        return [worker.pid]
+    zygote = worker.zygote.pid
+    return [] if zygote is None else [one for one in processes.children(zygote) if one not in known]
+
+
+def waits_for(pid: int) -> str:
+    """Where in the kernel a process waits, as far as the kernel tells."""
+    try:
+        with open(f"/proc/{pid}/wchan", encoding="ascii", errors="replace") as file:
+            where = file.read(_WHERE)
+    except OSError:
+        return ""
+    return "" if where == "0" else where
