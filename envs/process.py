@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from flashpool.pool._child import processes
+
 from .concurrency.cancellation import wait_for_shielded, wait_shielded
 
 __all__ = ["Finished", "run"]
@@ -33,6 +35,7 @@ MAX_STDOUT: Final = 32 * 1024 * 1024
 #: Descriptor 3 is the pipe from us. The command's own stdin is empty.
 _GUARD: Final = """
 exec 3<&0 0</dev/null
+[ "$1" = 0 ] || ulimit -S -n "$1" 2>/dev/null; shift
 "$@" 3<&- & child=$!
 (read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 & reader=$!
 exec 3<&-
@@ -83,6 +86,8 @@ async def _start(
             "-c",
             _GUARD,
             "flashpool-guard",
+            # The limit of open files that this process was started with, not its own.
+            str(processes.descriptors_of_children() or 0),
             *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -87,8 +87,11 @@ class ZygoteProcess:
             self.words_fd, words_w = os.pipe()
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
+            # Its calls are to have the limit that this process was started with.
+            descriptors = processes.descriptors_of_children() or 0
+            arguments = map(str, (_BOOT, far.fileno(), os.getpid(), descriptors))
             self.process = subprocess.Popen(
-                [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())],
+                [self.python, "-I", "-S", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,

@@ -17,6 +17,7 @@ What becomes of workers once they are forked is `reaper`'s part.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -188,7 +189,7 @@ class Zygote:
 
     def rehearse(self, rounds: int) -> None:
         """All that a worker does, but for what would make one of this process."""
-        link = self.new_link(0)
+        link = self.new_link()
         for _ in range(rounds):
             worker_start.rehearse(link)
         self.rehearsal.rehearse(link.near, lambda: self.work(link), rounds)
@@ -263,7 +264,7 @@ class Zygote:
             links: list[worker_start.Link] = []
             pids: list[int] = []
             try:
-                links += map(self.new_link, range(count))
+                links += (self.new_link() for _ in range(count))
                 pids += map(self.fork_one, links)
             except OSError as error:
                 # No more processes or descriptors: whoever waits for a worker is told.
@@ -307,11 +308,18 @@ class Zygote:
 
             resident.live(link.channel, load)
 
-    def new_link(self, index: int) -> worker_start.Link:
-        """What a worker and the supervisor need to talk; one of a batch."""
+    def new_link(self) -> worker_start.Link:
+        """What a worker and the supervisor need to talk."""
         mark = self.reaper.take_mark()
         try:
-            return worker_start.Link(worker_start.FIRST_CHANNEL + index, mark, self.split)
+            try:
+                return worker_start.Link(mark, self.split)
+            except OSError as error:
+                if error.errno != errno.EMFILE or not processes.raise_descriptors():
+                    raise
+                # With many workers this process needs more than calls are to have.
+                worker_start.limit_of_workers = processes.descriptors_of_children()
+                return worker_start.Link(mark, self.split)
         except OSError:
             self.reaper.free_marks.append(mark)
             raise
