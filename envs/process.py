@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from flashpool.pool._child import processes
+from flashpool.pool._child import processes, shortage
 
 from .concurrency.cancellation import wait_for_shielded, wait_shielded
+from .errors import MachineShort
 
 __all__ = ["Finished", "run"]
 
@@ -62,10 +63,24 @@ async def run(
     limit_s: float | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Finished:
-    """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group."""
-    process = await _start(argv, environment, folder)
+    """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group.
+
+    Raises:
+        MachineShort: there was no process or descriptor for it, or for what it started.
+        OSError: it could not be started for another reason.
+    """
     try:
-        return await wait_for_shielded(_collect(process, on_line), limit_s)
+        process = await _start(argv, environment, folder)
+    except OSError as error:
+        if what := shortage.of(error):
+            raise MachineShort(f"short of {what}", words=str(error)) from None
+        raise
+    try:
+        finished = await wait_for_shielded(_collect(process, on_line), limit_s)
+        if finished.code and (what := shortage.in_words(finished.stderr)):
+            # Whatever the command makes of it: that is no answer to what it was asked.
+            raise MachineShort(f"short of {what}", words=finished.stderr[-MAX_LINE:])
+        return finished
     except asyncio.TimeoutError as error:
         raise TimeoutError(f"{Path(argv[0]).name} took longer than {limit_s:g} s") from error
     finally:

@@ -36,6 +36,8 @@ The rules:
 * A zygote that does not come up, or forks nothing, is started again when a call needs it,
   a bounded number of times a minute; past that, calls for it fail at once with the reason,
   until the minute is over.
+* One that the machine has no room for just now is started again by `tick`, however often:
+  its calls wait.
 * One that was killed when it had forked workers can start: it is started again however
   often that happens, at once at first, then after a pause in which its calls wait.
 """
@@ -150,11 +152,18 @@ class Scheduler:
         return self._lifecycle.settle(zygote, now) + self._lifecycle.start_held_up(now)
 
     def zygote_lost(
-        self, key: ZygoteKey, reason: str, now: float, *, curable: bool = False
+        self,
+        key: ZygoteKey,
+        reason: str,
+        now: float,
+        *,
+        curable: bool = False,
+        short: bool = False,
     ) -> list[Command]:
         """It died, or never came up; `worker_gone` follows for each worker that had a call.
 
-        ``curable``: it would come up if it were started again, differently.
+        ``curable``: it would come up if it were started again, differently; ``short``: if the
+        machine had room for it.
         """
         zygote = self._zygote_table.entries.get(key)
         if zygote is None:
@@ -163,13 +172,15 @@ class Scheduler:
         for worker in zygote.spares:
             self._zygote_of.pop(worker)
         zygote.lost(reason, now)
+        if short:
+            zygote.postpone_start(now)
         self._wait_queue.claim_gpus(zygote)
         if zygote.retiring and zygote.needed:
             # Calls came for it while it left: it is needed again.
             zygote.retiring = False
         if zygote.retiring:
             commands = self._lifecycle.retire_if_done(zygote)
-        elif failed_start and not curable:
+        elif failed_start and not (curable or short):
             # What it met it will meet again: whoever waits is told now.
             commands = self._lifecycle.fail_waiting(zygote)
         else:
@@ -333,6 +344,10 @@ class Scheduler:
     def waiting_since(self) -> float | None:
         """When the oldest waiting call arrived."""
         return self._wait_queue.since
+
+    def knows(self, key: ZygoteKey) -> bool:
+        """Whether it is up, or may be started again."""
+        return key in self._zygote_table.entries
 
     def is_up(self, key: ZygoteKey) -> bool:
         """Whether calls may be sent its way without waiting for a start."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpool.pool import _child
-from flashpool.pool._child import processes, wire
+from flashpool.pool._child import processes, shortage, wire
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.compile_ahead import CompileAhead
@@ -58,6 +58,8 @@ class ZygoteProcess:
         self.memory_tricks: tuple[str, ...] = ()
         self.loading: str | None = None
         self.unsafe: tuple[str, str] | None = None
+        #: What the machine is short of, by its last word.
+        self.short_of = ""
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
         self.unanswered = 0
@@ -182,6 +184,12 @@ class ZygoteProcess:
     def curable(self) -> bool:
         """Whether it would come up if its workers were spawned."""
         return self.unsafe is not None and self.key.profile == 0 and self.ready_at is None
+
+    @property
+    def met_shortage(self) -> bool:
+        """Whether it did not come up because the machine is short of something."""
+        short = self.short_of or self.process.returncode == shortage.EXIT_STATUS
+        return bool(short) and self.ready_at is None
 
     def kill(self, why: str) -> None:
         """End it at once; the guard cleans up below it, and its exit tells when."""

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from flashpool.pool import pickling
-from flashpool.pool._child import framing, wire
+from flashpool.pool._child import framing, shortage, wire
 from flashpool.pool.calls import BASE_ENVIRONMENT, Call
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import VARYING
@@ -27,6 +27,7 @@ from flashpool.pool.scheduling.preloading import BARE, PreloadLearner
 from . import outcomes
 from .listeners import ZygoteListener
 from .poller import Clock, Poller
+from .shortages import Shortages
 from .states import ZygoteState
 from .worker_set import WorkerSet
 from .zygote import ZygoteProcess
@@ -54,6 +55,7 @@ class ZygoteSet:
         poller: Poller,
         now: Clock,
         listener: ZygoteListener,
+        shortages: Shortages,
     ) -> None:
         self._config = config
         self._learner = learner
@@ -67,6 +69,7 @@ class ZygoteSet:
         #: The interpreter of each environment.
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         self.history = ZygoteHistory()
+        self._shortages = shortages
 
     def __iter__(self) -> Iterator[ZygoteProcess]:
         yield from self._up.values()
@@ -108,7 +111,13 @@ class ZygoteSet:
                 now=self._now(),
             )
         except OSError as error:
-            self._not_started(key, f"{python}: {error.strerror}")
+            if what := shortage.of(error):
+                self._short(key, what)
+                self._loop.call_soon(
+                    partial(self._listener.zygote_lost, key, None, what, short=True)
+                )
+            else:
+                self._not_started(key, f"{python}: {error.strerror}")
             return
         self._up[key] = zygote
         self._poller.watch(zygote.control_fd, partial(self._on_control, zygote))
@@ -117,6 +126,9 @@ class ZygoteSet:
         for modules in _in_packets(preload):
             zygote.send(wire.PRELOAD, modules=modules)
         zygote.send(wire.START, **self._how_to_start(method))
+
+    def _short(self, key: ZygoteKey, what: str) -> None:
+        self._shortages.met(_named(key), what)
 
     def _not_started(self, key: ZygoteKey, reason: str) -> None:
         """Its interpreter cannot be executed."""
@@ -226,6 +238,9 @@ class ZygoteSet:
         zygote.forked = True
         if len(fds) == (3 if self._config.split_output else 2) * len(pids):
             self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
+            if self._shortages:
+                self._shortages.over(_named(zygote.key))
+                self.history.failures.pop(zygote.key, None)
         else:
             self._lost_descriptors(zygote, len(pids), fds)
 
@@ -233,7 +248,7 @@ class ZygoteSet:
         """This process may open no more: what came is closed, and so the workers leave."""
         for fd in fds:
             os.close(fd)
-        _log.error("%r forked, but this process has too many open files to use it", zygote)
+        self._short(zygote.key, "open files (the limit of the server)")
         self.history.failures[zygote.key] = "the supervisor has too many open files"
         self._listener.not_forked(zygote, number)
 
@@ -247,8 +262,10 @@ class ZygoteSet:
             self._learner.read(zygote.key, message["reads"])
         elif op == wire.UNSAFE:
             zygote.unsafe = (message["module"], message["why"])
+        elif op == wire.SHORT:
+            zygote.short_of = message["what"]
         elif op == wire.NOT_FORKED:
-            _log.error("%r cannot fork: %s", zygote, message["why"])
+            self._short(zygote.key, message["why"])
             self.history.failures[zygote.key] = f"it cannot fork: {message['why']}"
             zygote.unanswered -= message["n"]
             self._listener.not_forked(zygote, message["n"])
@@ -263,7 +280,8 @@ class ZygoteSet:
         for name in self._config.preload:
             if name in modules:
                 _log.warning("%s is not preloaded: %s", name, why)
-        self._learner.skip(zygote.key, modules, why)
+        if not shortage.in_words(why):  # else they may be imported another time
+            self._learner.skip(zygote.key, modules, why)
 
     def _on_words(self, zygote: ZygoteProcess, _writable: bool) -> None:
         if not zygote.read_words():
@@ -285,10 +303,16 @@ class ZygoteSet:
         else:
             del self._up[zygote.key]
             reason = self._died(zygote, reason)
-        self._listener.zygote_lost(zygote.key, zygote, reason)
+        short = zygote.met_shortage and not left
+        if not short:
+            self._shortages.over(_named(zygote.key))
+        self._listener.zygote_lost(zygote.key, zygote, reason, short=short)
 
     def _died(self, zygote: ZygoteProcess, reason: str) -> str:
         """Remember why; do not let happen again what can be avoided."""
+        if zygote.met_shortage:
+            self._short(zygote.key, zygote.short_of or "processes")
+            return reason
         if zygote.forked:
             reason = self.history.lost(zygote.key, reason, self._now())
         _log.warning("%r is lost: %s", zygote, reason)
@@ -300,6 +324,10 @@ class ZygoteSet:
             culprit = zygote.unsafe[0] if zygote.unsafe else zygote.loading
             self._learner.failed(zygote.key, culprit or None, reason)
         return reason
+
+
+def _named(key: ZygoteKey) -> str:
+    return f"zygote {key.environment}#{key.profile}"
 
 
 def _in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from e2e.server import FLASHPOOL, serving
 
 SOFT = 300
@@ -33,7 +32,9 @@ def test_the_server_raises_its_limit_and_calls_have_the_one_it_was_started_with(
 
 
 @pytest.mark.parametrize("front_end", [["lb"], ["qb", "--rp_serve_api"]])
-def test_more_slots_than_the_hard_limit_bears_are_refused_at_the_start(front_end: list[str]) -> None:
+def test_more_slots_than_the_hard_limit_bears_are_refused_at_the_start(
+    front_end: list[str],
+) -> None:
     variables = {"FLASHPOOL_SLOTS": "4096", "FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"}
     ended = subprocess.run(
         ["/bin/sh", "-c", 'ulimit -n 4000; exec "$@"', "sh", FLASHPOOL, "serve", *front_end],

@@ -86,10 +86,18 @@ class Reaper:
         self.marks[mark] = 0
         return mark
 
-    def add(self, pid: int, mark: int) -> None:
-        """It was forked."""
-        self.workers[pid] = one = ForkedWorker(pid, os.pidfd_open(pid), mark)
-        self._watch(one.pidfd, one)
+    def add(self, pid: int, mark: int) -> bool:
+        """It was forked; False if it cannot be watched, and is no more."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self.free_marks.append(mark)
+            return False
+        self.workers[pid] = one = ForkedWorker(pid, pidfd, mark)
+        self._watch(pidfd, one)
+        return True
 
     def _watch(self, fd: int, who: ForkedWorker | int) -> None:
         self.by_fd[fd] = who

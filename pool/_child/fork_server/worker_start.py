@@ -35,13 +35,15 @@ _LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EI
 #: Workers forked together; two descriptors of each ride on the report of them, or three.
 BATCH = wire.MAX_FDS // 2
 SPLIT_BATCH = wire.MAX_FDS // 3
+#: The soft limit of descriptors that the zygote began with, and its calls are to have.
+FIRST_LIMIT = processes.limit_of(processes.DESCRIPTORS)
 #: Channels have the first free numbers from here on, beyond what ``closerange(3, 1024)`` and its
 #: like reach. With many workers the zygote's own descriptors get there, too.
-FIRST_CHANNEL = int(min(2011, processes.limit_of(processes.DESCRIPTORS) - BATCH))
+FIRST_CHANNEL = int(min(2011, FIRST_LIMIT - BATCH))
 #: Past the highest descriptor that the zygote has; workers close all up to there.
 end = FIRST_CHANNEL + BATCH
-#: The soft limit of descriptors that workers have, where the zygote has raised its own.
-limit_of_workers: int | None = None
+#: Whether the zygote has raised its own limit since.
+limit_is_raised = False
 
 
 class Link:
@@ -133,8 +135,8 @@ def _set_apart(link: Link) -> None:
     own = link.channel.fd
     closerange(3, own)
     closerange(own + 1, end)
-    if limit_of_workers is not None:
-        processes.set_soft_limit(processes.DESCRIPTORS, limit_of_workers)
+    if limit_is_raised:
+        processes.set_soft_limit(processes.DESCRIPTORS, int(FIRST_LIMIT))
     forking.main_thread._native_id = getpid()  # type: ignore[attr-defined]
 
 

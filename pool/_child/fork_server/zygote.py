@@ -27,7 +27,7 @@ import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from binascii import a2b_base64
 
-from .. import call_files, forking, framing, processes, wire
+from .. import call_files, forking, framing, processes, shortage, wire
 from ..renewal import prepared
 from . import (
     guard,
@@ -66,6 +66,11 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
         supervised = False
     except forking.NotSafe as error:
         framing.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
+    except OSError as error:
+        if not (what := shortage.of(error)):
+            raise
+        framing.send_packet(control, {"op": wire.SHORT, "what": what})
+        status = shortage.EXIT_STATUS
     except SystemExit as error:
         print(f"the interpreter's start-up called exit: {error}", file=sys.stderr)
         status = 1
@@ -263,20 +268,25 @@ class Zygote:
             self.practise = practise
             links: list[worker_start.Link] = []
             pids: list[int] = []
+            why = "descriptors to watch them with: there are none"
             try:
                 links += (self.new_link() for _ in range(count))
                 pids += map(self.fork_one, links)
             except OSError as error:
                 # No more processes or descriptors: whoever waits for a worker is told.
-                self.tell(wire.NOT_FORKED, n=count - len(pids), why=str(error))
+                why = str(error)
             for link in links:
                 # Before `add`, which needs a descriptor for each: so there are some to be had.
                 link.close_far()
-            for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
-                self.reaper.add(pid, link.mark)
-            if pids:
-                ends = [end for link in links[: len(pids)] for end in link.near_ends()]
-                self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
+            forked = zip(pids, links)  # noqa: B905 - there may be fewer pids
+            whose = [(pid, link) for pid, link in forked if self.reaper.add(pid, link.mark)]
+            if len(whose) < count:
+                self.tell(wire.NOT_FORKED, n=count - len(whose), why=why)
+            if whose:
+                ends = [end for _, link in whose for end in link.near_ends()]
+                self.tell(
+                    wire.SPARES, ends, workers=[pid for pid, _ in whose], ready=not self.spawn
+                )
             for link in links:
                 link.close_near()
             self.reaper.free_marks += [link.mark for link in links[len(pids) :]]
@@ -318,7 +328,7 @@ class Zygote:
                 if error.errno != errno.EMFILE or not processes.raise_descriptors():
                     raise
                 # With many workers this process needs more than calls are to have.
-                worker_start.limit_of_workers = processes.descriptors_of_children()
+                worker_start.limit_is_raised = True
                 return worker_start.Link(mark, self.split)
         except OSError:
             self.reaper.free_marks.append(mark)
