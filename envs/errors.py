@@ -10,6 +10,7 @@
       BuildFailed                 a package could not be built or installed
         CompilerMissing           ... because a C compiler or a header is absent
       UvKilled                    uv died of a signal; retryable, never remembered
+      MachineShort                no process or descriptor was to be had; retryable, never remembered
       VerificationFailed          the built environment does not hold what was asked for
       Tampered                    checksums or signature of a stored environment do not match
       DiskFull                    no space, also after an eviction
@@ -30,6 +31,8 @@ import errno
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
+from flashpool.pool._child import shortage
+
 __all__ = [
     "BuildAbandoned",
     "BuildFailed",
@@ -39,6 +42,7 @@ __all__ = [
     "DiskFull",
     "EnvironmentFailure",
     "InterpreterMissing",
+    "MachineShort",
     "QuotaReached",
     "RegistryUnreachable",
     "ResolutionFailed",
@@ -178,6 +182,12 @@ class UvKilled(EnvironmentFailure):
     retryable = True
 
 
+class MachineShort(EnvironmentFailure):
+    """The machine lacks something that comes back: nothing is wrong with the request."""
+
+    retryable = True
+
+
 class VerificationFailed(EnvironmentFailure):
     """What was built does not hold what was asked for."""
 
@@ -228,6 +238,14 @@ class BuildAbandoned(EnvironmentFailure):
     """The build was cancelled because nobody waits for it, or at shutdown."""
 
     retryable = True
+
+
+def short_of(error: BaseException) -> str:
+    """What the machine is ``short of ...``, if that is what the error says."""
+    if isinstance(error, MachineShort):
+        return error.what
+    what = shortage.of(error)
+    return what and f"short of {what}"
 
 
 def is_full(error: BaseException) -> bool:

@@ -21,7 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from flashpool.pool._child import processes, shortage
+
 from .concurrency.cancellation import wait_for_shielded, wait_shielded
+from .errors import MachineShort
 
 __all__ = ["Finished", "run"]
 
@@ -33,6 +36,7 @@ MAX_STDOUT: Final = 32 * 1024 * 1024
 #: Descriptor 3 is the pipe from us. The command's own stdin is empty.
 _GUARD: Final = """
 exec 3<&0 0</dev/null
+[ "$1" = 0 ] || ulimit -S -n "$1" 2>/dev/null; shift
 "$@" 3<&- & child=$!
 (read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 & reader=$!
 exec 3<&-
@@ -59,10 +63,24 @@ async def run(
     limit_s: float | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Finished:
-    """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group."""
-    process = await _start(argv, environment, folder)
+    """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group.
+
+    Raises:
+        MachineShort: there was no process or descriptor for it, or for what it started.
+        OSError: it could not be started for another reason.
+    """
     try:
-        return await wait_for_shielded(_collect(process, on_line), limit_s)
+        process = await _start(argv, environment, folder)
+    except OSError as error:
+        if what := shortage.of(error):
+            raise MachineShort(f"short of {what}", words=str(error)) from None
+        raise
+    try:
+        finished = await wait_for_shielded(_collect(process, on_line), limit_s)
+        if finished.code and (what := shortage.in_words(finished.stderr)):
+            # Whatever the command makes of it: that is no answer to what it was asked.
+            raise MachineShort(f"short of {what}", words=finished.stderr[-MAX_LINE:])
+        return finished
     except asyncio.TimeoutError as error:
         raise TimeoutError(f"{Path(argv[0]).name} took longer than {limit_s:g} s") from error
     finally:
@@ -83,6 +101,8 @@ async def _start(
             "-c",
             _GUARD,
             "flashpool-guard",
+            # The limit of open files that this process was started with, not its own.
+            str(processes.descriptors_of_children() or 0),
             *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -1,5 +1,9 @@
 """What the server process does to itself before it runs anybody's code.
 
+It raises its own limit of open files: that of a shell or a container is often 1,024, and a
+call takes three of them (a client's connection, a channel, an output). Zygotes, calls and
+builds get the limit back with which the server was started.
+
 A worker may have the server's uid. It could then read the server's environment (tokens)
 and memory under /proc, or trace it; a process that is not dumpable refuses that, and exec
 makes workers' interpreters dumpable again. Under memory pressure the kernel should take a
@@ -17,10 +21,42 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from flashpool.frontends.settings.table import Settings
+from flashpool.pool._child import processes
+
 _log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
 _OOM_SCORE: Final = -500
+#: A worker's channel and its output; what the server has without calls.
+_OF_A_WORKER: Final = 2
+_OF_THE_SERVER: Final = 64
+
+
+class TooFewDescriptors(Exception):
+    """The slots that were asked for cannot work here; the message says why, and what to change."""
+
+
+def raise_descriptors(settings: Settings) -> None:
+    """Have as many descriptors as the slots need, and more where that is allowed.
+
+    Raises:
+        TooFewDescriptors: the hard limit is too low.
+    """
+    processes.raise_descriptors()
+    soft, need = processes.limit_of(processes.DESCRIPTORS), descriptors_for(settings)
+    if soft < need:
+        raise TooFewDescriptors(
+            f"FLASHPOOL_SLOTS={settings.slots} needs a limit of {need} open files, and the hard "
+            f"limit is {processes.hard_limit_of(processes.DESCRIPTORS)}: raise it (ulimit -Hn; "
+            "of a container --ulimit nofile), or set FLASHPOOL_SLOTS lower"
+        )
+
+
+def descriptors_for(settings: Settings) -> int:
+    """What a server with these settings needs: half of it is for connections."""
+    workers = settings.slots + settings.spares + settings.instances
+    return 2 * (_OF_A_WORKER * workers + _OF_THE_SERVER)
 
 
 def harden() -> None:

@@ -37,6 +37,18 @@ class SlotStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShortageStats:
+    """Something that the machine has not enough of just now."""
+
+    #: Who needs it, such as ``zygote base#0``.
+    who: str
+    what: str
+    for_s: float
+    #: How often it was asked for in vain.
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
     """Calls that wait."""
 
@@ -223,6 +235,7 @@ class PoolStats:
     draining: bool
     slots: SlotStats
     queue: QueueStats
+    shortages: list[ShortageStats]
     gpus: GpusStats
     zygotes: list[ZygoteStats]
     running: list[CallStats]

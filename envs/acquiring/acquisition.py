@@ -12,6 +12,7 @@ What it learns goes to the memo that `Environments` asks first. On one event loo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from contextlib import AsyncExitStack
@@ -28,6 +29,7 @@ from flashpool.envs.errors import (
     StoreUnavailable,
     UvKilled,
     is_full,
+    short_of,
 )
 from flashpool.envs.lease import Environment, Seconds
 from flashpool.envs.resolving.advice import named_after_modules
@@ -45,6 +47,9 @@ from .store_cache import OpenStores
 __all__ = ["Acquisition"]
 
 _log = logging.getLogger(__name__)
+
+#: Before a build is tried again that met a shortage of processes or descriptors.
+_SHORT_PAUSE_S = 1.0
 
 
 class Acquisition:
@@ -70,7 +75,26 @@ class Acquisition:
         )
 
     async def make(self, spec: Spec, report: Report) -> Environment:
-        """The environment of a spec, found or built.
+        """The environment of a spec, found or built; where the machine is short, that is waited for."""
+        what = ""
+        while True:
+            try:
+                made = await self._make(spec, report)
+            except (OSError, RuntimeError, EnvironmentFailure) as error:
+                if not (now_short := short_of(error)):
+                    raise
+                if now_short != what:
+                    report(f"Waiting: the server is {now_short}")
+                    _log.warning("The server is %s: builds are tried again", now_short)
+                what = now_short
+                await asyncio.sleep(_SHORT_PAUSE_S)
+                continue
+            if what:
+                _log.info("The server is no longer %s for builds", what)
+            return made
+
+    async def _make(self, spec: Spec, report: Report) -> Environment:
+        """The same without patience for that.
 
         Tried once more after uv was killed, the disk was full (unused environments are evicted
         first) or the store went away. Where a volume stays full, local disk is used if it is
@@ -81,6 +105,8 @@ class Acquisition:
             try:
                 return await self._prepare(spec, provider, report)
             except (UvKilled, DiskFull, OSError) as error:
+                if short_of(error):
+                    raise
                 _log.warning("second try for an environment: %s", error)
                 provider = await self._before_second_try(error, provider, report)
             try:
@@ -93,6 +119,8 @@ class Acquisition:
                 _log.warning("%s is full: local disk has to do", provider.open_store.store)
             return await self._prepare(spec, beside, report)
         except (DiskFull, OSError) as error:
+            if short_of(error):
+                raise
             raise _store_failure(error) from error
 
     async def _before_second_try(

@@ -74,6 +74,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
     from flashpool.frontends.lb import server
+    from flashpool.frontends.server_process import TooFewDescriptors
 
     try:
         _check_volume(settings)
@@ -82,7 +83,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
             lambda sock, admin: _announce(settings, sock, admin),
             port_setting="FLASHPOOL_PORT" if port is None else "--port to another one",
         )
-    except (ListenError, modes.ModeError, OpenServerError) as error:
+    except (ListenError, modes.ModeError, OpenServerError, TooFewDescriptors) as error:
         _die(str(error))
 
 
@@ -115,6 +116,7 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
     from flashpool.frontends.qb import entry
+    from flashpool.frontends.server_process import TooFewDescriptors
     from flashpool.pool.errors import EnvironmentStartFailed
 
     try:
@@ -126,6 +128,7 @@ def serve_qb(flags: tuple[str, ...]) -> None:
         modes.ModeError,
         entry.UnknownSdk,
         entry.FlagError,
+        TooFewDescriptors,
         EnvironmentStartFailed,
     ) as error:
         _die(str(error))

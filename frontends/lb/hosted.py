@@ -33,7 +33,13 @@ from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_open
 from flashpool.frontends.http_server.listener import url
 from flashpool.frontends.logs import configure_log
-from flashpool.frontends.server_process import give_way, harden, stop_signals
+from flashpool.frontends.server_process import (
+    TooFewDescriptors,
+    give_way,
+    harden,
+    raise_descriptors,
+    stop_signals,
+)
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings, SettingsError
 from flashpool.frontends.shutdown import Shutdown
@@ -54,8 +60,15 @@ def create_hosted_app() -> FastAPI:
             {**os.environ, "FLASHPOOL_HOST": _host(sys.argv, os.environ)}
         )
         check_open(settings)
+        raise_descriptors(settings)
         oddities = check_volume(settings.to_env_settings())
-    except (modes.ModeError, SettingsError, OpenServerError, StoreUnavailable) as error:
+    except (
+        modes.ModeError,
+        SettingsError,
+        OpenServerError,
+        StoreUnavailable,
+        TooFewDescriptors,
+    ) as error:
         # uvicorn would print the traceback of an exception around it.
         raise SystemExit(f"Error: {error}") from None
     configure_log(settings.log_level)

@@ -24,7 +24,13 @@ from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import check_open
 from flashpool.frontends.http_server.listener import Listener, bind
-from flashpool.frontends.server_process import give_way, harden, run_loop, stop_signals
+from flashpool.frontends.server_process import (
+    give_way,
+    harden,
+    raise_descriptors,
+    run_loop,
+    stop_signals,
+)
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.frontends.shutdown import Shutdown
@@ -84,6 +90,7 @@ def serve_lb(
     """
     modes.check_live(modes.of_balanced(os.environ), os.environ)
     check_open(settings)
+    raise_descriptors(settings)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(bind(settings.host, settings.port, port_setting))
         admin_sock = stack.enter_context(bind_admin(settings))

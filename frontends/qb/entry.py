@@ -25,7 +25,7 @@ from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_admin, is_loopback
 from flashpool.frontends.http_server.listener import url
-from flashpool.frontends.server_process import harden
+from flashpool.frontends.server_process import harden, raise_descriptors
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 
@@ -65,6 +65,7 @@ def serve_qb(settings: Settings, given: list[str]) -> None:
     _check_api(settings, flags)
     _check_job(flags)
     _check_purpose(flags)
+    raise_descriptors(settings)
     harden()
     # Until the loop minds its signals itself, and for the SDK's API after it has closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -1,4 +1,6 @@
-"""``python -I -S boot.py CONTROL_FD SUPERVISOR_PID``: become a zygote.
+"""``python -I -S boot.py CONTROL_FD SUPERVISOR_PID DESCRIPTORS``: become a zygote.
+
+``DESCRIPTORS`` is the soft limit of open files to have; 0: the one that it finds.
 
 This folder is made importable as the package ``_flashpool`` without going on
 ``sys.path``, where a file of ours could shadow a module of the user's.
@@ -10,6 +12,12 @@ import sys
 package = type(sys)("_flashpool")
 package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 sys.modules["_flashpool"] = package
+
+from _flashpool import processes
+
+if int(sys.argv[3]):
+    # Before anything else: some of it looks at the limit when it is imported.
+    processes.set_soft_limit(processes.DESCRIPTORS, int(sys.argv[3]))
 
 from _flashpool.fork_server import zygote
 

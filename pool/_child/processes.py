@@ -7,6 +7,7 @@ can do needs neither `resource` nor `mmap`: every fork copies what a library is 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -30,6 +31,13 @@ _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _fflush = _libc.fflush
+#: linux/fcntl.h
+_F_DUPFD_CLOEXEC = 1030
+_fcntl = _libc.fcntl
+#: As many as a process of ours takes for itself, where the hard limit is higher.
+MOST_DESCRIPTORS = 65536
+#: The soft limit that this process was started with, once it has another one.
+_began_with: int | None = None
 #: Between rounds of `kill_descendants`: a killed process is gone within a millisecond, mostly.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0005, 0.05
 
@@ -46,6 +54,52 @@ def limit_of(kind: int) -> float:
     if _libc.getrlimit(kind, limit) != 0:
         raise OSError(f"getrlimit({kind}) failed")
     return float("inf") if limit[0] == _UNLIMITED else limit[0]
+
+
+def hard_limit_of(kind: int) -> int:
+    """How far this process may raise its own limit of a kind."""
+    limit = _Limit()
+    if _libc.getrlimit(kind, limit) != 0:
+        raise OSError(f"getrlimit({kind}) failed")
+    return int(limit[1])
+
+
+def set_soft_limit(kind: int, soft: int) -> None:
+    """Have this limit, or the hard one where that is lower."""
+    hard = hard_limit_of(kind)
+    if _libc.setrlimit(kind, _Limit(min(soft, hard), hard)) != 0:
+        raise OSError(f"setrlimit({kind}) failed")
+
+
+def raise_descriptors() -> bool:
+    """Let this process open more files than it was started with; whether it may now.
+
+    Its children are to have what it was started with (`descriptors_of_children`): code that
+    uses ``select`` breaks at numbers above 1023, and some closes every number there may be.
+    """
+    global _began_with
+    soft = limit_of(DESCRIPTORS)
+    most = min(hard_limit_of(DESCRIPTORS), MOST_DESCRIPTORS)
+    if soft >= most:
+        return False
+    if _began_with is None:
+        _began_with = int(soft)
+    set_soft_limit(DESCRIPTORS, most)
+    return True
+
+
+def descriptors_of_children() -> int | None:
+    """What this process was started with, if it has another limit of descriptors since."""
+    return _began_with
+
+
+def duplicate_from(fd: int, lowest: int) -> int:
+    """Duplicate a descriptor to the first free number from there on; not inherited by exec."""
+    made: int = _fcntl(fd, _F_DUPFD_CLOEXEC, lowest)
+    if made < 0:
+        # Where the limit is below the number itself, the kernel says EINVAL.
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return made
 
 
 def forbid_core_dumps() -> None:

@@ -11,6 +11,7 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
                                                  PRELOADED  reads         (what imports read)
       FORK   n, practise                         READY    pid, modules, python, preloaded
       STOP   worker, grace, dump                 UNSAFE   module, why     (must not fork)
+                                                 SHORT    what            (the machine lacks it)
       DROP   worker: unless user code began      SPARES   workers, ready  + 2 or 3 descriptors each
       SOFT   worker: its soft limit has passed   DROPPING  worker         (it had not begun)
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
@@ -80,6 +81,7 @@ SPARES = "spares"
 NOT_FORKED = "not_forked"
 DROPPING = "dropping"
 PONG = "pong"
+SHORT = "short"
 GONE = "gone"
 
 # Kinds of frame on a channel.

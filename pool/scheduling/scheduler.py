@@ -36,6 +36,8 @@ The rules:
 * A zygote that does not come up, or forks nothing, is started again when a call needs it,
   a bounded number of times a minute; past that, calls for it fail at once with the reason,
   until the minute is over.
+* One that the machine has no room for just now is started again by `tick`, however often:
+  its calls wait.
 * One that was killed from outside, or when it had forked workers, can start: it is started
   again however often that happens, at once at first, then after a pause in which its calls wait,
   until a call was answered in it. Only when for `RESTART_WINDOW_S` each start was killed are
@@ -169,11 +171,13 @@ class Scheduler:
         *,
         curable: bool = False,
         killed: bool = False,
+        short: bool = False,
     ) -> list[Command]:
         """It died, or never came up; `worker_gone` follows for each worker that had a call.
 
-        ``curable``: it would come up if it were started again, differently. ``killed``: from
-        outside, which says nothing of whether it comes up.
+        ``curable``: it would come up if it were started again, differently; ``short``: if the
+        machine had room for it. ``killed``: from outside, which says nothing of whether it
+        comes up.
         """
         zygote = self._zygote_table.entries.get(key)
         if zygote is None:
@@ -182,13 +186,17 @@ class Scheduler:
         for worker in zygote.spares:
             self._zygote_of.pop(worker, None)
         zygote.lost(reason, now, killed=killed)
+        if short:
+            zygote.postpone_start(now)
         self._wait_queue.claim_gpus(zygote)
         if zygote.retiring and zygote.needed:
             # Calls came for it while it left: it is needed again.
             zygote.retiring = False
         if zygote.retiring:
             commands = self._lifecycle.retire_if_done(zygote)
-        elif failed_start and not curable and not (killed and zygote.is_hopeful(now)):
+        elif failed_start and not (
+            curable or short or (killed and zygote.is_hopeful(now))
+        ):
             # What it met it will meet again: whoever waits is told now.
             commands = self._lifecycle.fail_waiting(zygote)
         else:
@@ -368,6 +376,10 @@ class Scheduler:
     def waiting_since(self) -> float | None:
         """When the oldest waiting call arrived."""
         return self._wait_queue.since
+
+    def knows(self, key: ZygoteKey) -> bool:
+        """Whether it is up, or may be started again."""
+        return key in self._zygote_table.entries
 
     def is_up(self, key: ZygoteKey) -> bool:
         """Whether calls may be sent its way without waiting for a start."""

@@ -23,6 +23,8 @@ from .commands import ZygoteKey
 #: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
 RESTART_LIMIT: Final = 5
 RESTART_WINDOW_S: Final = 60.0
+#: Before the next start of one that the machine had no room for.
+NO_ROOM_PAUSE_S: Final = 0.5
 #: Before the next start of one that was killed: by how often it was, in that window, since a
 #: call was answered in it.
 RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0)
@@ -45,6 +47,8 @@ class ZygoteRow:
     kills: deque[float] = field(default_factory=deque)
     #: When the first of those starts began of which each was killed.
     hopeful_since: float | None = None
+    #: No start before that: the machine had no room for it.
+    postponed_until: float = 0.0
     last_failure: str = ""
     last_used: float = 0.0
     up_since: float = 0.0
@@ -99,7 +103,9 @@ class ZygoteRow:
         return len(self.starts) >= RESTART_LIMIT
 
     def pauses(self, now: float) -> bool:
-        """Whether it was killed so often of late that its next start must wait a little."""
+        """Whether its next start must wait a little: it was killed often, or had no room."""
+        if now < self.postponed_until:
+            return True
         if not self.kills:
             return False
         pause = RESTART_PAUSES_S[min(len(self.kills), len(RESTART_PAUSES_S) - 1)]
@@ -121,6 +127,12 @@ class ZygoteRow:
         self.last_failure = reason
         self.forking = 0
         self.spares.clear()
+
+    def postpone_start(self, now: float) -> None:
+        """This start came to nothing for want of room, and does not count."""
+        if self.starts:
+            self.starts.pop()
+        self.postponed_until = now + NO_ROOM_PAUSE_S
 
     def works(self) -> None:
         """This start came to a worker, its first."""

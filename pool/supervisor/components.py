@@ -29,6 +29,7 @@ from flashpool.pool.workers.listeners import WorkerListener, ZygoteListener
 from flashpool.pool.workers.memory import OomWatch
 from flashpool.pool.workers.poller import Poller
 from flashpool.pool.workers.scratch import ScratchDirectories
+from flashpool.pool.workers.shortages import Shortages
 from flashpool.pool.workers.watchdog import Watchdog
 from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote_set import ZygoteSet
@@ -72,6 +73,7 @@ class Components:
         self.learner = PreloadLearner(config.preload_learn, config.preload, config.preload_zygotes)
         self.recorder = Recorder()
         self.oom = OomWatch()
+        self.shortages = Shortages(self.now)
         self.scratch = ScratchDirectories(config.worker_env)
         #: Nothing new begins any more.
         self.closed = False
@@ -92,6 +94,7 @@ class Components:
             now=self.now,
             listener=listener,
             recorder=self.recorder,
+            shortages=self.shortages,
         )
         self.watchdog = Watchdog(
             self.config, self.zygote_set, self.worker_set, self.now, self.recorder

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 #: After a fork failed for want of processes or descriptors.
 _FORK_AGAIN_S: Final = 0.5
+#: The same for the start of a zygote with preloads.
+_START_AGAIN_S: Final = 1.0
 #: Peak resident KiB up to which a worker that has answered is as good as gone: its memory is
 #: back before the next call could want it.
 SMALL_KB: Final = 256 * 1024
@@ -66,15 +68,19 @@ class ProcessEvents:
         self._environments.settle(key.environment)
         self._actions.changed()
 
-    def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
+    def zygote_lost(
+        self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str, *, short: bool = False
+    ) -> None:
         """It is gone: its workers' calls fail, or wait for the next start."""
         curable = zygote is not None and zygote.curable
-        killed = zygote is not None and zygote.was_killed
-        if key.profile and (zygote is None or not zygote.forked):
+        killed = zygote is not None and zygote.was_killed and not short
+        if key.profile and short:
+            self._components.loop.call_later(_START_AGAIN_S, self._start_again, key)
+        elif key.profile and (zygote is None or not zygote.forked):
             # What it should have preloaded may be to blame: calls need not have it.
             self._actions.retire(key)
         commands = self._scheduler.zygote_lost(
-            key, reason, self._now(), curable=curable, killed=killed
+            key, reason, self._now(), curable=curable, killed=killed, short=short
         )
         for worker in self._components.worker_set.of(zygote):
             ends = partial(self.worker_failed, worker)
@@ -90,6 +96,11 @@ class ProcessEvents:
         # Not with the next tick: somebody may wait for the room that it takes.
         self._environments.forget_unused(key.environment)
         self._actions.changed()
+
+    def _start_again(self, key: ZygoteKey) -> None:
+        """No call waits for one that preloads: without this nobody would ask for it again."""
+        if self._scheduler.knows(key):
+            self._actions.want(key)
 
     def _lose_with_zygote(self, worker: Worker, reason: str) -> None:
         running = worker.running

@@ -45,6 +45,7 @@ def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats
             oldest_age_s=None if oldest is None else round(now - oldest, 3),
             refused=recorder.refused,
         ),
+        shortages=components.shortages.stats(),
         gpus=components.gpus.stats(),
         zygotes=[_zygote(one, components) for one in components.zygote_set],
         running=[_call(one, now) for one in itertools.islice(_begun(components), _CALLS)],

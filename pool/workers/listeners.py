@@ -17,8 +17,13 @@ class ZygoteListener(Protocol):
     def zygote_ready(self, zygote: ZygoteProcess) -> None:
         """It can fork."""
 
-    def zygote_lost(self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str) -> None:
-        """It, and every process below it, is gone; None when it never was."""
+    def zygote_lost(
+        self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str, *, short: bool = False
+    ) -> None:
+        """It, and every process below it, is gone; None when it never was.
+
+        ``short``: it could not start, for want of descriptors, processes or memory.
+        """
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
         """It could not fork that many."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpool.pool import _child
-from flashpool.pool._child import processes, wire
+from flashpool.pool._child import processes, shortage, wire
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.compile_ahead import CompileAhead
@@ -58,6 +58,8 @@ class ZygoteProcess:
         self.memory_tricks: tuple[str, ...] = ()
         self.loading: str | None = None
         self.unsafe: tuple[str, str] | None = None
+        #: What the machine is short of, by its last word.
+        self.short_of = ""
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
         self.unanswered = 0
@@ -95,8 +97,11 @@ class ZygoteProcess:
             self.words_fd, words_w = os.pipe()
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
+            # Its calls are to have the limit that this process was started with.
+            descriptors = processes.descriptors_of_children() or 0
+            arguments = map(str, (_BOOT, far.fileno(), os.getpid(), descriptors))
             self.process = subprocess.Popen(
-                [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())],
+                [self.python, "-I", "-S", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,
@@ -211,6 +216,12 @@ class ZygoteProcess:
         code = self.process.returncode
         killed = code is not None and (code < 0 or code == 128 + signal.SIGKILL)
         return killed and not self.failed
+
+    @property
+    def met_shortage(self) -> bool:
+        """Whether it did not come up because the machine is short of something."""
+        short = self.short_of or self.process.returncode == shortage.EXIT_STATUS
+        return bool(short) and self.ready_at is None
 
     def kill(self, why: str, *, failed: bool = True) -> None:
         """End it at once; the guard cleans up below it, and its exit tells when.

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from flashpool.pool import pickling
-from flashpool.pool._child import framing, wire
+from flashpool.pool._child import framing, shortage, wire
 from flashpool.pool.calls import BASE_ENVIRONMENT, Call
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import VARYING
@@ -27,6 +27,7 @@ from flashpool.pool.stats import Recorder
 from . import outcomes
 from .listeners import ZygoteListener
 from .poller import Clock, Poller
+from .shortages import Shortages
 from .states import ZygoteState
 from .worker_set import WorkerSet
 from .zygote import ZygoteProcess
@@ -55,6 +56,7 @@ class ZygoteSet:
         now: Clock,
         listener: ZygoteListener,
         recorder: Recorder,
+        shortages: Shortages,
     ) -> None:
         self._recorder = recorder
         self._config = config
@@ -69,6 +71,7 @@ class ZygoteSet:
         #: The interpreter of each environment.
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         self.history = ZygoteHistory()
+        self._shortages = shortages
 
     def __iter__(self) -> Iterator[ZygoteProcess]:
         yield from self._up.values()
@@ -110,7 +113,13 @@ class ZygoteSet:
                 now=self._now(),
             )
         except OSError as error:
-            self.not_started(key, f"{python}: {error.strerror}")
+            if what := shortage.of(error):
+                self._short(key, what)
+                self._loop.call_soon(
+                    partial(self._listener.zygote_lost, key, None, what, short=True)
+                )
+            else:
+                self.not_started(key, f"{python}: {error.strerror}")
             return
         self._up[key] = zygote
         self._poller.watch(zygote.control_fd, zygote, self._on_control, self.failed)
@@ -119,6 +128,9 @@ class ZygoteSet:
         for modules in _in_packets(preload):
             zygote.send(wire.PRELOAD, modules=modules)
         zygote.send(wire.START, **self._how_to_start(method))
+
+    def _short(self, key: ZygoteKey, what: str) -> None:
+        self._shortages.met(_named(key), what)
 
     def not_started(self, key: ZygoteKey, reason: str) -> None:
         """Its interpreter cannot be executed; or we made a mistake."""
@@ -244,6 +256,9 @@ class ZygoteSet:
         zygote.forked = True
         if len(fds) == (3 if self._config.split_output else 2) * len(pids):
             self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
+            if self._shortages:
+                self._shortages.over(_named(zygote.key))
+                self.history.failures.pop(zygote.key, None)
         else:
             self._lost_descriptors(zygote, len(pids), fds)
 
@@ -251,7 +266,7 @@ class ZygoteSet:
         """This process may open no more: what came is closed, and so the workers leave."""
         while fds:
             os.close(fds.pop())
-        _log.error("%r forked, but this process has too many open files to use it", zygote)
+        self._short(zygote.key, "open files (the limit of the server)")
         self.history.failures[zygote.key] = "the supervisor has too many open files"
         self._listener.not_forked(zygote, number)
 
@@ -269,8 +284,10 @@ class ZygoteSet:
             self._worker_set.dropping(zygote, message["worker"])
         elif op == wire.UNSAFE:
             zygote.unsafe = (message["module"], message["why"])
+        elif op == wire.SHORT:
+            zygote.short_of = message["what"]
         elif op == wire.NOT_FORKED:
-            _log.error("%r cannot fork: %s", zygote, message["why"])
+            self._short(zygote.key, message["why"])
             self.history.failures[zygote.key] = f"it cannot fork: {message['why']}"
             zygote.unanswered -= message["n"]
             self._listener.not_forked(zygote, message["n"])
@@ -285,7 +302,8 @@ class ZygoteSet:
         for name in self._config.preload:
             if name in modules:
                 _log.warning("%s is not preloaded: %s", name, why)
-        self._learner.skip(zygote.key, modules, why)
+        if not shortage.in_words(why):  # else they may be imported another time
+            self._learner.skip(zygote.key, modules, why)
 
     def _on_words(self, zygote: ZygoteProcess, _fd: int, _writable: bool) -> None:
         if not zygote.read_words():
@@ -315,10 +333,16 @@ class ZygoteSet:
             del self._up[zygote.key]
             with self._recorder.counted(f"the end of {zygote!r}"):
                 reason = self._died(zygote, reason)
-        self._listener.zygote_lost(zygote.key, zygote, reason)
+        short = zygote.met_shortage and not left
+        if not short:
+            self._shortages.over(_named(zygote.key))
+        self._listener.zygote_lost(zygote.key, zygote, reason, short=short)
 
     def _died(self, zygote: ZygoteProcess, reason: str) -> str:
         """Remember why; do not let happen again what can be avoided."""
+        if zygote.met_shortage:
+            self._short(zygote.key, zygote.short_of or "processes")
+            return reason
         works = zygote.forked or (zygote.was_killed and not zygote.key.profile)
         if works:
             reason = self.history.lost(zygote.key, reason, self._now())
@@ -331,6 +355,10 @@ class ZygoteSet:
             culprit = zygote.unsafe[0] if zygote.unsafe else zygote.loading
             self._learner.failed(zygote.key, culprit or None, reason)
         return reason
+
+
+def _named(key: ZygoteKey) -> str:
+    return f"zygote {key.environment}#{key.profile}"
 
 
 def _in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:

@@ -101,7 +101,7 @@ class Profiled(zygote.Zygote):  # type: ignore[misc]
         )
 
     def one(self, own):
-        link = self.new_link(0)
+        link = self.new_link()
         body = a2b_base64(self.order["body"])
         meta = wire.pack_call_meta(
             pickled=self.order["pickled"], stream=False, result_limit=10 << 20, env={}

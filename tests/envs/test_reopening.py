@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from flashpool.envs import DiskFull, Environments, Spec, StoreUnavailable, uv_cli
-from flashpool.envs.acquiring import store_cache
+from flashpool.envs import DiskFull, Environments, Spec, uv_cli
+from flashpool.envs.acquiring import acquisition, store_cache
 from flashpool.envs.acquiring.open_store import OpenStore
 from flashpool.envs.store.lease_files import Marks
 from flashpool.envs.store.liveness import Liveness
@@ -29,25 +29,31 @@ def pulses() -> int:
     return sum(thread.name == "flashpool-envs-heartbeat" for thread in threading.enumerate())
 
 
-def test_a_failure_that_repeats_opens_nothing_twice(
+def test_a_shortage_is_waited_for_and_opens_nothing_twice(
     setup: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No descriptors, no processes: it comes back as an error, and costs no thread each time."""
+    """No descriptors, no processes: that is nobody's fault, and costs no thread each time."""
+    monkeypatch.setattr(acquisition, "_SHORT_PAUSE_S", 0.01)
+    resolve, tries = uv_cli.Uv.resolve, 0
 
-    async def refuse(*_args: Any, **_options: Any) -> str:
-        raise OSError(errno.EMFILE, "Too many open files")
+    async def refuse(*args: Any, **options: Any) -> str:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await resolve(*args, **options)
 
     async def main() -> None:
         async with Environments(setup.settings()) as environments:
             await environments.open()
+            told: list[str] = []
             with monkeypatch.context() as patch:
                 patch.setattr(uv_cli.Uv, "resolve", refuse)
-                for _ in range(3):
-                    with pytest.raises(StoreUnavailable, match="Too many open files"):
-                        await environments.acquire(spec("alpha"))
+                with await environments.acquire(spec("alpha"), progress=told.append) as found:
+                    assert found.origin == "built"
+            assert tries > 3
+            assert any("Waiting: the server is short of open files" in line for line in told)
             assert pulses() == 1
-            with await environments.acquire(spec("alpha")) as found:
-                assert found.origin == "built"
         assert pulses() == 0
 
     run(main())

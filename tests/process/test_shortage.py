@@ -6,12 +6,14 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from process.resident_calls import begin, result
 
-from flashpool.pool._child import processes
+from flashpool.pool._child import processes, shortage
 from flashpool.pool.calls import Provision
+from flashpool.pool.scheduling.zygote_table import RESTART_LIMIT
 from flashpool.pool.supervisor.components import BASE
 from flashpool.pool.workers import channel
 from flashpool.pool.workers import zygote as zygotes
@@ -29,19 +31,72 @@ def no_descriptor(*_: object, **__: object) -> None:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-def test_a_zygote_that_cannot_be_watched_leaves_nothing(
-    make_live: Make, monkeypatch: pytest.MonkeyPatch
+def no_process(*_: object, **__: object) -> None:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "refuse", "what"),
+    [
+        (zygotes.os, "pidfd_open", no_descriptor, "open files"),
+        (zygotes.subprocess, "Popen", no_process, "processes"),
+    ],
+    ids=["descriptors", "processes"],
+)
+def test_calls_wait_for_a_zygote_that_the_machine_has_no_room_for(
+    make_live: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    module: object,
+    name: str,
+    refuse: Callable[..., None],
+    what: str,
 ) -> None:
+    """It is tried more often than a zygote may fail, leaves nothing, and is not remembered."""
     live = make_live().ready()
     live.until(lambda: live.zygote().spares == 2)
     before = open_files(), processes.children(os.getpid())
     live.supervisor.environments.add("other", sys.executable)
+    call = {"provision": Provision(environment="other")}
     with monkeypatch.context() as patched:
-        patched.setattr(zygotes.os, "pidfd_open", no_descriptor)
-        outcome = live.call(NEXT, call={"provision": Provision(environment="other")})
-    assert outcome.error_type == "EnvironmentStartFailed"
-    assert "Too many open files" in (outcome.error or "")
+        patched.setattr(module, name, refuse)
+        waiting = live.start(NEXT, call=call)
+        late = live.start(NEXT, call=call, queue_s=0.5)
+        live.until(lambda: any(one.times > RESTART_LIMIT for one in live.stats().shortages))
+        assert live.value(NEXT) == "fine"
+        assert late.wait().details == {"phase": "queue", "limit_s": 0.5}
+        (short,) = live.stats().shortages
+        assert short.who == "zygote other#0"
+        assert what in short.what
+        assert not waiting.sink.future.done()
+    assert waiting.wait().ok
+    assert live.stats().shortages == []
+    assert [one.last_failure for one in live.stats().zygotes] == [None, None]
+    assert caplog.text.count("zygote other#0 is short of") == 1
+    live.until(lambda: live.supervisor.environments.retire_idle("other"))
     live.until(lambda: (open_files(), processes.children(os.getpid())) == before)
+
+
+def test_a_zygote_that_meets_a_shortage_while_it_comes_up_is_started_again(
+    make_live: Make, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    short.touch()
+    starts = tmp_path / "starts"
+    boot = tmp_path / "python"
+    # As a guard that cannot fork ends, and a zygote whose imports find no descriptor.
+    boot.write_text(
+        f"#!/bin/sh\necho x >>{starts}\n"
+        f'[ -e {short} ] && exit {shortage.EXIT_STATUS}\nexec {sys.executable} "$@"\n'
+    )
+    boot.chmod(0o755)
+    live = make_live().ready()
+    live.supervisor.environments.add("other", str(boot))
+    waiting = live.start(NEXT, call={"provision": Provision(environment="other")})
+    live.until(lambda: len(starts.read_text().splitlines()) > 2)
+    short.unlink()
+    assert waiting.wait().ok
+    assert live.stats().shortages == []
 
 
 def test_a_call_that_cannot_be_handed_to_its_instance_ends(

@@ -24,6 +24,7 @@ from flashpool.pool.workers import watchdog
 from support import wants
 from support.interpreters import virtualenv
 from support.live import alive, value
+from support.pids_group import pids_group
 
 NEXT = "def f(): return 'fine'"
 
@@ -393,19 +394,41 @@ def test_an_instance_of_other_code_is_no_full_queue(live):
     assert live.stats().queue.refused == 0
 
 
-def test_a_machine_without_room_for_processes_recovers(make_live):
+@pytest.fixture
+def group():
+    with pids_group() as group:
+        yield group
+
+
+def test_a_machine_without_room_for_processes_recovers(group, make_live):
     """Forks that fail are tried again; who waits for them is not lost."""
+    live = make_live(slots=2).ready()
+    live.until(lambda: live.zygote().spares == 2)
+    group.take(live.zygote().pid)
+    group.allow_no_more()
+    started = [live.start(NEXT) for _ in range(4)]
+    live.until(lambda: live.zygote().last_failure)
+    assert "cannot fork" in live.zygote().last_failure
+    (short,) = live.stats().shortages
+    assert (short.who, "Resource temporarily" in short.what) == ("zygote base#0", True)
+    group.allow_all()
+    assert all(one.wait().ok for one in started)
+    assert live.zygote().last_failure is None
+    assert live.stats().shortages == []
+
+
+def test_a_zygote_whose_limit_of_open_files_is_lowered_raises_it(make_live):
+    """Its calls have the limit that it began with."""
     live = make_live(slots=2).ready()
     zygote = live.zygote().pid
     live.until(lambda: live.zygote().spares == 2)
     soft, hard = resource.prlimit(zygote, resource.RLIMIT_NOFILE)
     used = len(os.listdir(f"/proc/{zygote}/fd"))
     resource.prlimit(zygote, resource.RLIMIT_NOFILE, (used, hard))
-    started = [live.start(NEXT) for _ in range(4)]
-    live.until(lambda: live.zygote().last_failure)
-    assert "cannot fork" in live.zygote().last_failure
-    resource.prlimit(zygote, resource.RLIMIT_NOFILE, (soft, hard))
-    assert all(one.wait().ok for one in started)
+    code = "def f():\n    import resource\n    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]"
+    started = [live.start(code) for _ in range(8)]
+    assert [value(one.wait()) for one in started] == [soft] * 8
+    assert live.zygote().pid == zygote
 
 
 def test_nothing_grows(make_live):

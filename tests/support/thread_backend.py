@@ -210,6 +210,7 @@ class ThreadBackend:
             draining=self.draining,
             slots=SlotStats(total=self.slots, busy=len(self.threads)),
             queue=QueueStats(depth=waiting, limit=None, oldest_age_s=None, refused=0),
+            shortages=[],
             gpus=GpusStats(total=0, usable=0, waiting=0, driver="none", reason=None, devices=[]),
             zygotes=[],
             running=[],

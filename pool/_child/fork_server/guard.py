@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 
-from .. import call_files, processes
+from .. import call_files, processes, shortage
 
 #: What ends a process by default, without telling of a fault of its own.
 _POLITE = (
@@ -42,7 +42,11 @@ def split(control_fd: int, supervisor_pid: int) -> int:
         # It died before we watched it, and the number may name somebody else by now.
         os._exit(1)
     guard = os.pidfd_open(os.getpid())
-    zygote = os.fork()
+    try:
+        zygote = os.fork()
+    except OSError as error:
+        print(f"it cannot fork: {error}", file=sys.stderr, flush=True)
+        os._exit(shortage.EXIT_STATUS if shortage.of(error) else 1)
     if zygote == 0:
         os.close(supervisor)
         processes.become_subreaper()

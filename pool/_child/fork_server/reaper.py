@@ -22,13 +22,15 @@ import signal
 import time
 
 from .. import call_files, framing, processes, wire
+from . import worker_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-#: Workers alive at once; one byte each tells whether user code began.
-MAX_WORKERS = 4096
+#: Workers alive at once; one byte each tells whether user code began. More than there may be
+#: slots (`limits.WORKERS_MAX`): as many may be exiting, and there are spares and instances.
+MAX_WORKERS = 3 * 4096
 #: Between asking a worker for its stacks and asking it to end.
 DUMP_S = 0.02
 #: Orphans that have a pidfd, at most: a call may leave more than we may have descriptors,
@@ -91,7 +93,8 @@ class Reaper:
         #: Shared with the workers: byte `mark` is 1 once user code began; the last one, once
         #: there are files of calls.
         self.marks = processes.shared_bytes(MAX_WORKERS + 1)
-        self.free_marks = list(range(MAX_WORKERS - 1, -1, -1))
+        self.free_marks: list[int] = []
+        self.marks_used = 0
         self.by_fd: dict[int, ForkedWorker | Orphan] = {}
         self.children_fd = _open_children()
 
@@ -99,18 +102,30 @@ class Reaper:
 
     def take_mark(self) -> int:
         """The byte of a worker to be."""
-        if not self.free_marks:
+        if self.free_marks:
+            mark = self.free_marks.pop()
+        elif self.marks_used < MAX_WORKERS:
+            mark = self.marks_used
+            self.marks_used += 1
+        else:
             raise OSError(f"it has {len(self.workers)} workers already")
-        mark = self.free_marks.pop()
         self.marks[mark] = 0
         return mark
 
-    def add(self, pid: int, mark: int) -> None:
-        """It was forked."""
+    def add(self, pid: int, mark: int) -> bool:
+        """It was forked; False if it cannot be watched, and is no more."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self.free_marks.append(mark)
+            return False
         if pid in self.exited:
             self._disown(pid)
-        self.workers[pid] = one = ForkedWorker(pid, os.pidfd_open(pid), mark)
-        self._watch(one.pidfd, one)
+        self.workers[pid] = one = ForkedWorker(pid, pidfd, mark)
+        self._watch(pidfd, one)
+        return True
 
     def _disown(self, pid: int) -> None:
         """A new worker has the number of one whose orphans are stuck: tell them apart."""
@@ -122,6 +137,8 @@ class Reaper:
 
     def _watch(self, fd: int, who: ForkedWorker | Orphan) -> None:
         self.by_fd[fd] = who
+        if fd >= worker_start.end:
+            worker_start.note(fd)
         self.epoll.register(fd, select.EPOLLIN)
 
     def _unwatch(self, fd: int) -> None:

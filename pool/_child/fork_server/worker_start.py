@@ -36,8 +36,15 @@ _LOST = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EI
 #: Workers forked together; two descriptors of each ride on the report of them, or three.
 BATCH = wire.MAX_FDS // 2
 SPLIT_BATCH = wire.MAX_FDS // 3
-#: From here on the channels of a batch, beyond what ``closerange(3, 1024)`` and its like reach.
-FIRST_CHANNEL = int(min(2011, processes.limit_of(processes.DESCRIPTORS) - BATCH))
+#: The soft limit of descriptors that the zygote began with, and its calls are to have.
+FIRST_LIMIT = processes.limit_of(processes.DESCRIPTORS)
+#: Channels have the first free numbers from here on, beyond what ``closerange(3, 1024)`` and its
+#: like reach. With many workers the zygote's own descriptors get there, too.
+FIRST_CHANNEL = int(min(2011, FIRST_LIMIT - BATCH))
+#: Past the highest descriptor that the zygote has; workers close all up to there.
+end = FIRST_CHANNEL + BATCH
+#: Whether the zygote has raised its own limit since.
+limit_is_raised = False
 
 
 class Link:
@@ -49,21 +56,24 @@ class Link:
 
     __slots__ = ("channel", "errors", "errors_w", "mark", "near", "output", "output_w")
 
-    def __init__(self, channel_fd: int, mark: int, split: bool) -> None:
+    def __init__(self, mark: int, split: bool) -> None:
         self.mark = mark
         self.near, far = socketpair()
+        made: list[int] = []
         try:
-            self.output, self.output_w = self.errors, self.errors_w = os.pipe()
-            if split:
-                try:
-                    self.errors, self.errors_w = os.pipe()
-                except OSError:
-                    os.close(self.output)
-                    os.close(self.output_w)
-                    raise
-            os.dup2(far.fileno(), channel_fd, False)
+            made += os.pipe()
+            made += os.pipe() if split else ()
+            channel_fd = processes.duplicate_from(far.fileno(), FIRST_CHANNEL)
+        except OSError:
+            self.near.close()
+            for fd in made:
+                os.close(fd)
+            raise
         finally:
             far.close()
+        self.output, self.output_w = made[:2]
+        self.errors, self.errors_w = made[-2:]
+        note(channel_fd, made[-1])
         self.channel = Channel(channel_fd)
 
     def close_far(self) -> None:
@@ -84,6 +94,14 @@ class Link:
         """What the supervisor gets."""
         ends = [self.near.fileno(), self.output, self.errors]
         return ends if self.errors != self.output else ends[:2]
+
+
+def note(*fds: int) -> None:
+    """The zygote has these descriptors, which workers are to close."""
+    global end
+    for fd in fds:
+        if fd >= end:
+            end = fd + 1
 
 
 def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
@@ -118,7 +136,9 @@ def _set_apart(link: Link) -> None:
     dup2(link.errors_w, 2)
     own = link.channel.fd
     closerange(3, own)
-    closerange(own + 1, FIRST_CHANNEL + BATCH)
+    closerange(own + 1, end)
+    if limit_is_raised:
+        processes.set_soft_limit(processes.DESCRIPTORS, int(FIRST_LIMIT))
     forking.main_thread._native_id = getpid()  # type: ignore[attr-defined]
 
 

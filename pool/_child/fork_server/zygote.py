@@ -17,6 +17,7 @@ What becomes of workers once they are forked is `reaper`'s part.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -26,7 +27,7 @@ import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from binascii import a2b_base64
 
-from .. import call_files, forking, framing, processes, wire
+from .. import call_files, forking, framing, processes, shortage, wire
 from ..renewal import prepared
 from . import (
     guard,
@@ -67,6 +68,11 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
         supervised = False
     except forking.NotSafe as error:
         framing.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
+    except OSError as error:
+        if not (what := shortage.of(error)):
+            raise
+        framing.send_packet(control, {"op": wire.SHORT, "what": what})
+        status = shortage.EXIT_STATUS
     except SystemExit as error:
         print(f"the interpreter's start-up called exit: {error}", file=sys.stderr)
         status = 1
@@ -194,7 +200,7 @@ class Zygote:
 
     def rehearse(self, rounds: int) -> None:
         """All that a worker does, but for what would make one of this process."""
-        link = self.new_link(0)
+        link = self.new_link()
         for _ in range(rounds):
             worker_start.rehearse(link)
         self.rehearsal.rehearse(link.near, lambda: self.work(link), rounds)
@@ -270,20 +276,25 @@ class Zygote:
             self.practise = practise
             links: list[worker_start.Link] = []
             pids: list[int] = []
+            why = "descriptors to watch them with: there are none"
             try:
-                links += map(self.new_link, range(count))
+                links += (self.new_link() for _ in range(count))
                 pids += map(self.fork_one, links)
             except OSError as error:
                 # No more processes or descriptors: whoever waits for a worker is told.
-                self.tell(wire.NOT_FORKED, n=count - len(pids), why=str(error))
+                why = str(error)
             for link in links:
                 # Before `add`, which needs a descriptor for each: so there are some to be had.
                 link.close_far()
-            for pid, link in zip(pids, links):  # noqa: B905 - there may be fewer pids
-                self.reaper.add(pid, link.mark)
-            if pids:
-                ends = [end for link in links[: len(pids)] for end in link.near_ends()]
-                self.tell(wire.SPARES, ends, workers=pids, ready=not self.spawn)
+            forked = zip(pids, links)  # noqa: B905 - there may be fewer pids
+            whose = [(pid, link) for pid, link in forked if self.reaper.add(pid, link.mark)]
+            if len(whose) < count:
+                self.tell(wire.NOT_FORKED, n=count - len(whose), why=why)
+            if whose:
+                ends = [end for _, link in whose for end in link.near_ends()]
+                self.tell(
+                    wire.SPARES, ends, workers=[pid for pid, _ in whose], ready=not self.spawn
+                )
             for link in links:
                 link.close_near()
             self.reaper.free_marks += [link.mark for link in links[len(pids) :]]
@@ -315,11 +326,18 @@ class Zygote:
 
             resident.live(link.channel, load)
 
-    def new_link(self, index: int) -> worker_start.Link:
-        """What a worker and the supervisor need to talk; one of a batch."""
+    def new_link(self) -> worker_start.Link:
+        """What a worker and the supervisor need to talk."""
         mark = self.reaper.take_mark()
         try:
-            return worker_start.Link(worker_start.FIRST_CHANNEL + index, mark, self.split)
+            try:
+                return worker_start.Link(mark, self.split)
+            except OSError as error:
+                if error.errno != errno.EMFILE or not processes.raise_descriptors():
+                    raise
+                # With many workers this process needs more than calls are to have.
+                worker_start.limit_is_raised = True
+                return worker_start.Link(mark, self.split)
         except OSError:
             self.reaper.free_marks.append(mark)
             raise

@@ -43,7 +43,12 @@ def plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> P
             # An import may have written to every descriptor there is.
             os.ftruncate(fd, 0)
             os.pwrite(fd, found.encode(), 0)
-        except BaseException:
+        except BaseException as error:
+            why = f"the process that planned what to preload failed: {error!r}"
+            if isinstance(error, OSError):
+                why = f"{why}: {error}"  # with its number
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(_nothing(names, why)).encode(), 0)
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(0)
@@ -55,8 +60,13 @@ def plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> P
     try:
         return Plan(*json.loads(text))
     except ValueError:
-        why = "the process that planned what to preload ended before it had a plan"
-        return Plan([], dict.fromkeys(names, why), {}, {}, [])
+        return _nothing(
+            names, "the process that planned what to preload ended before it had a plan"
+        )
+
+
+def _nothing(names: list[str], why: str) -> Plan:
+    return Plan([], dict.fromkeys(names, why), {}, {}, [])
 
 
 def _plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> Plan:

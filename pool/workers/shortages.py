@@ -1,0 +1,58 @@
+"""What the machine is short of now, and for whom: for stats, and one line of the log each.
+
+met ("zygote base#0", "processes") --> a line in the log, an entry in stats
+over("zygote base#0")              --> a line in the log
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from flashpool.pool.stats import ShortageStats
+
+from .poller import Clock
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Shortage:
+    what: str
+    since: float
+    times: int = 0
+
+
+class Shortages:
+    """All shortages of a pool that are not over."""
+
+    def __init__(self, now: Clock) -> None:
+        self._now = now
+        self._known: dict[str, _Shortage] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def met(self, who: str, what: str) -> None:
+        """This one tried, and must try again; what it waits for waits on."""
+        known = self._known.get(who)
+        if known is None:
+            known = self._known[who] = _Shortage(what, self._now())
+            _log.warning("%s is short of %s: it tries again, and calls wait", who, what)
+        known.what = what
+        known.times += 1
+
+    def over(self, who: str) -> None:
+        """It has what it was short of, or needs it no more."""
+        known = self._known.pop(who, None)
+        if known is not None:
+            seconds = self._now() - known.since
+            _log.info("%s is no longer short of %s, after %.1f s", who, known.what, seconds)
+
+    def stats(self) -> list[ShortageStats]:
+        """Each, the first one first."""
+        now = self._now()
+        return [
+            ShortageStats(who=who, what=one.what, for_s=round(now - one.since, 3), times=one.times)
+            for who, one in self._known.items()
+        ]
