@@ -14,6 +14,7 @@ from flashpool.pool.stats import (
     PoolStats,
     QueueStats,
     SlotStats,
+    StoreStats,
     ZygoteStats,
 )
 from flashpool.pool.workers.worker import ActiveCall
@@ -26,7 +27,9 @@ _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
-def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats:
+def of_pool(
+    components: Components, stores: list[StoreStats], *, ready: bool, draining: bool
+) -> PoolStats:
     """The pool as it is now."""
     scheduler, residents, recorder = components.scheduler, components.residents, components.recorder
     now = components.now()
@@ -54,6 +57,7 @@ def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats
         recent_failures=recorder.failures(),
         exits=recorder.exits(len(components.exits)),
         supervisor=recorder.supervisor(),
+        stores=stores,
     )
 
 
