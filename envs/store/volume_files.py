@@ -208,6 +208,11 @@ class Folder:
         with self._if_there() as handle:
             return handle is None or _remove(name, handle)
 
+    def remove_other(self, name: str) -> bool:
+        """Delete what is no file; False where a file is, or anything is left."""
+        status = self.status(name)
+        return status is None or (not stat.S_ISREG(status.st_mode) and self.remove(name))
+
     def drop(self) -> None:
         """Delete the directory itself, if it is empty; OSError if it is not."""
         *above, own = self._parts
