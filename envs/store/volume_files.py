@@ -41,7 +41,7 @@ _MOST_DIGITS: Final = 40
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_TOUCH: Final = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TOUCH: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: What opening something says that is no directory, or no file.
 _OTHER_KIND: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _CLOCK: Final = ".clock-"
@@ -179,7 +179,7 @@ class Folder:
                 raise
 
     def touch(self, name: str) -> None:
-        """Give a file the time of the file system's clock; an empty one is made if need be."""
+        """Give an empty file the time of the file system's clock; it is made if need be."""
         with self.opened(make=True) as handle:
             try:
                 _touch(name, handle)
@@ -304,6 +304,9 @@ def _touch(name: str, folder: int) -> None:
     file = os.open(name, _TOUCH, 0o666, dir_fd=folder)
     try:
         os.utime(file)
+        # Once more by the file system: what asks for "now" may be given this machine's clock on
+        # its way (a C library's or a client's), and that may be days off.
+        os.ftruncate(file, 0)
     finally:
         os.close(file)
 
