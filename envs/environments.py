@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from .acquiring.acquisition import Acquisition
 from .acquiring.environment_choice import EnvironmentChoice, ParsedRequest
-from .acquiring.open_store import OpenStore
+from .acquiring.open_store import OpenStore, Pulse
 from .acquiring.provider import Provider
 from .concurrency.cancellation import wait_for_shielded
 from .concurrency.single_flight import Report, SingleFlight
@@ -156,6 +156,10 @@ class Environments:
         provider = await self._stores.current()
         noted = Preloads(modules=clean_modules(modules), entries=clean_modules(entries))
         await _quietly(lambda: write_preloads(provider.open_store.shared, digest, noted), None)
+
+    def pulses(self) -> list[Pulse]:
+        """How the heartbeats are, in each store that is open."""
+        return self._stores.pulses()
 
     async def open(self) -> Provider:
         """Open the store and look at the base now rather than on first use."""

@@ -19,6 +19,7 @@ from .errors import EnvironmentFailure, SpecRefused, Tampered
 from .lease import Environment, Explanation
 from .resolving.spec import Spec
 from .store.eviction import Evicted, evict_archives
+from .store.layout import remove_tree
 from .store.manifest import Facts, check_seal, check_sizes, read_facts, sealed
 from .store.preloads import read_preloads
 
@@ -292,6 +293,6 @@ def _remove(provider: Provider, beginning: str, archive: bool) -> bool:
     if not open_store.evictor.evict(digest):
         return False
     if archive and open_store.archives_writable:
-        open_store.shared.archive_manifest(digest).unlink(missing_ok=True)
-        open_store.shared.archive(digest).unlink(missing_ok=True)
+        remove_tree(open_store.shared.archive_manifest(digest))
+        remove_tree(open_store.shared.archive(digest))
     return True

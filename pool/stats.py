@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .calls import Outcome, Receipt
@@ -226,6 +226,17 @@ class SupervisorStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats:
+    """One place of environments that is open, and the heartbeat that keeps leases there."""
+
+    root: str
+    heartbeat_age_s: float
+    #: Steps of the heartbeat's thread that failed, since the start; what still fails.
+    failures: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
     """The whole document."""
 
@@ -247,6 +258,7 @@ class PoolStats:
     recent_failures: list[FailureStats]
     exits: ExitStats
     supervisor: SupervisorStats
+    stores: list[StoreStats] = field(default_factory=list)
 
 
 class Recorder:

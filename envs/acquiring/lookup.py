@@ -23,6 +23,7 @@ from flashpool.envs.resolving.base_interpreter import BaseFacts
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store import manifest
 from flashpool.envs.store.eviction import evict_archives
+from flashpool.envs.store.layout import is_directory
 
 from .open_store import OpenStore
 
@@ -66,16 +67,17 @@ class Lookup:
 
     def _checked(self, digest: str) -> Environment | None:
         path = self.open_store.store.environment(digest)
-        if not path.is_dir():
+        if not is_directory(path):
             return None
         try:
-            facts = self._verify(path)
-        except Tampered as error:
+            environment = environment_of(path, self._verify(path))
+        except (Tampered, FileNotFoundError) as error:
+            # Not found: its site-packages, of which a stranger's list of files says nothing.
             _log.warning("%s", error)
             self.damaged.add(digest)
             return None
         self.damaged.discard(digest)
-        return environment_of(path, facts)
+        return environment
 
     def _verify(self, path: Path) -> manifest.Facts:
         facts = manifest.read_facts(path)
@@ -129,7 +131,7 @@ class Lookup:
 
     def _touch_archive(self, digest: str) -> None:
         try:
-            os.utime(self.open_store.shared.archive_manifest(digest))
+            os.utime(self.open_store.shared.archive_manifest(digest), follow_symlinks=False)
         except OSError:
             pass  # a volume that cannot be written keeps no order of use
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -32,7 +34,7 @@ from flashpool.envs.store.liveness import Liveness
 from flashpool.envs.store.locations import Places
 from flashpool.envs.uv_cli import Uv, find_uv
 
-__all__ = ["HeartbeatThread", "OpenStore", "open_the_store"]
+__all__ = ["HeartbeatThread", "OpenStore", "Pulse", "open_the_store"]
 
 _log = logging.getLogger(__name__)
 _MB: Final = 1024 * 1024
@@ -40,6 +42,22 @@ _MB: Final = 1024 * 1024
 _SWEEP_EVERY: Final = 30
 #: A heartbeat takes milliseconds, a sweep seconds; a volume that hangs, for ever.
 _STOP_LIMIT_S: Final = 10.0
+#: Seconds between two looks at what only grows on the volume.
+_TRIM_S: Final = 3600.0
+#: Characters of what stats say of a problem.
+_PROBLEM: Final = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """How the heartbeat in one store is."""
+
+    root: str
+    #: Seconds since the last one.
+    age_s: float
+    #: Steps that failed since the start, and what the last ones that still fail say.
+    failures: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +79,7 @@ class OpenStore:
     speculative: SpeculativeBuilds
     stubs: Stubs
     uv: Uv
+    trims: Seldom
 
     @property
     def archives(self) -> bool:
@@ -80,12 +99,20 @@ class OpenStore:
         if self.archives_writable:
             self.shared_holders.beat()
 
-    def sweep(self) -> None:
-        """Clean up after dead processes, in each store, and what is too old; blocking."""
-        sweep(self.store, self.holders)
-        self.evictor.evict_aged()
+    def sweep(self, *, trimmed: bool = True) -> list[str]:
+        """Clean up after dead processes, in each store, and what is too old; blocking.
+
+        Answers what could not be done. ``trimmed``: also what only grows, once an hour.
+        """
+        trimmed = trimmed and self.trims.due()
+        problems = sweep(self.store, self.holders, trimmed=trimmed)
+        try:
+            self.evictor.evict_aged()
+        except OSError as error:
+            problems.append(f"old environments: {error}")
         if self.archives_writable:
-            sweep(self.shared, self.shared_holders)
+            problems += sweep(self.shared, self.shared_holders, trimmed=trimmed)
+        return problems
 
     def take_up(self) -> None:
         """Use it again after something failed: directories may be gone; blocking."""
@@ -98,6 +125,24 @@ class OpenStore:
         self.holders.close()
         if self.archives_writable:
             self.shared_holders.close()
+
+
+class Seldom:
+    """Says when something is due again that is done once in so many seconds, by the first asked."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._last = float("-inf")
+        self._lock = threading.Lock()
+
+    def due(self) -> bool:
+        """Whether to do it now."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last < self._period_s:
+                return False
+            self._last = now
+            return True
 
 
 def open_the_store(settings: EnvSettings, places: Places) -> OpenStore:
@@ -129,16 +174,23 @@ def open_the_store(settings: EnvSettings, places: Places) -> OpenStore:
         marks=marks,
         table=table,
         claims=claims,
-        memo=StoredMemo(shared, settings.memo_s, settings.volume_key),
+        memo=StoredMemo(
+            shared,
+            settings.memo_s,
+            settings.volume_key,
+            None if places.read_only else shared_holders,
+        ),
         evictor=evictor,
         builder=Builder(uv=uv, store=store, spare_virtualenvs=spare_virtualenvs, settings=settings),
         spare_virtualenvs=spare_virtualenvs,
         speculative=SpeculativeBuilds(uv, spare_virtualenvs, claims, evictor.at_ease),
         stubs=Stubs(store, holders.me),
         uv=uv,
+        trims=Seldom(_TRIM_S),
     )
     open_store.beat()
-    open_store.sweep()
+    for problem in open_store.sweep(trimmed=False):
+        _log.warning("%s is not cleaned up: %s", store, problem)
     _log.info("environments lie in %s (%s mode)", places.local, places.mode)
     return open_store
 
@@ -178,37 +230,69 @@ def _claims(
 
 
 class HeartbeatThread:
-    """The heartbeat thread of one open store."""
+    """The heartbeat thread of one open store; nothing that goes wrong ends it."""
 
     def __init__(self, open_store: OpenStore, period_s: float) -> None:
         self._open_store = open_store
         self._period_s = period_s
         self._stop = threading.Event()
+        self._beaten = time.monotonic()
+        self._failures = 0
+        #: By step: what went wrong the last time; told once.
+        self._problems: dict[str, str] = {}
         self._thread = threading.Thread(
             target=self._run, name="flashpool-envs-heartbeat", daemon=True
         )
         self._thread.start()
 
+    @property
+    def pulse(self) -> Pulse:
+        """How it is, for stats."""
+        problems = "; ".join(f"{step}: {text}" for step, text in dict(self._problems).items())
+        return Pulse(
+            root=str(self._open_store.store.root),
+            age_s=time.monotonic() - self._beaten,
+            failures=self._failures,
+            problem=problems[:_PROBLEM],
+        )
+
     def _run(self) -> None:
         count = 0
-        told = ""
         while not self._stop.wait(self._period_s):
             count += 1
-            problem = self._beat(swept=count % _SWEEP_EVERY == 0)
-            if problem and problem != told:
-                _log.warning("no heartbeat in %s: %s", self._open_store.store.root, problem)
-            told = problem
+            if self._did("no heartbeat", self._open_store.beat):
+                self._beaten = time.monotonic()
+            self._did("no look at leases", self._open_store.table.sweep)
+            if count % _SWEEP_EVERY == 0:
+                self._did("no cleaning up", self._sweep)
 
-    def _beat(self, *, swept: bool) -> str:
-        """What went wrong: a volume that is gone for a while comes back, as the next beat tells."""
+    def _sweep(self) -> None:
+        problems = self._open_store.sweep()
+        if problems:
+            raise OSError("; ".join(problems))
+
+    def _did(self, step: str, act: Callable[[], object]) -> bool:
+        """Whether it went well: a volume that is gone for a while comes back, as the next try tells.
+
+        One step keeps no other from its turn: without heartbeats, others take this process for
+        dead, and delete what its calls use.
+        """
         try:
-            self._open_store.beat()
-            self._open_store.table.sweep()
-            if swept:
-                self._open_store.sweep()
+            act()
         except OSError as error:
-            return str(error)
-        return ""
+            self._failed(step, str(error), None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next beat is due
+            self._failed(step, f"{type(error).__name__}: {error}", error)
+        else:
+            self._problems.pop(step, None)
+            return True
+        return False
+
+    def _failed(self, step: str, problem: str, error: Exception | None) -> None:
+        self._failures += 1
+        if self._problems.get(step) != problem:
+            _log.warning("%s in %s: %s", step, self._open_store.store.root, problem, exc_info=error)
+        self._problems[step] = problem
 
     def stop(self) -> None:
         """Stop, and close the store; blocking."""

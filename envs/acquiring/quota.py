@@ -29,6 +29,7 @@ from flashpool.envs.concurrency.single_flight import Report
 from flashpool.envs.errors import EnvironmentFailure, QuotaReached
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.eviction import Evicted
+from flashpool.envs.store.volume_files import walk
 
 from .open_store import OpenStore
 
@@ -216,7 +217,7 @@ def _refusal(quota: int, needed: int) -> QuotaReached:
 def _still_to_come(environment: Path) -> int:
     """At most: bytecode of every module, and the seal with its line for every file."""
     size = files = 0
-    for folder, _, names in os.walk(environment):
+    for folder, _, names in walk(environment):
         modules = [name for name in names if name.endswith(".py")]
         files += len(names) + len(modules)
         size += _BLOCK if modules else 0
@@ -229,7 +230,7 @@ def _still_to_come(environment: Path) -> int:
 def _size_of(environment: Path) -> int:
     sizes = (
         os.lstat(os.path.join(folder, name)).st_size
-        for folder, _, names in os.walk(environment)
+        for folder, _, names in walk(environment)
         for name in names
     )
     return sum(_rounded(size) for size in sizes)

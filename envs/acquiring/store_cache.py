@@ -25,7 +25,7 @@ from flashpool.envs.lease import Environment, Lease
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.locations import Places, choose_places, local_places
 
-from .open_store import HeartbeatThread, OpenStore, open_the_store
+from .open_store import HeartbeatThread, OpenStore, Pulse, open_the_store
 from .provider import Provider
 
 __all__ = ["OpenStores"]
@@ -134,6 +134,10 @@ class OpenStores:
         self._heartbeats.append(HeartbeatThread(open_store, self._settings.beat_s))
         self._known[key] = self._provide(open_store)
         return self._known[key]
+
+    def pulses(self) -> list[Pulse]:
+        """How the heartbeats are."""
+        return [heartbeat.pulse for heartbeat in self._heartbeats]
 
     async def close(self) -> None:
         """Cancel builds, release every lease, stop the heartbeats."""

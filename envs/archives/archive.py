@@ -16,8 +16,9 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Annotated, Any, Final, cast
 
+import msgspec
 import zstandard
 
 from flashpool.envs.building.virtualenv import link_interpreter
@@ -31,6 +32,7 @@ from flashpool.envs.store.manifest import (
     sign,
     signed_by,
 )
+from flashpool.envs.store.volume_files import in_folder, move, walk
 
 from .extraction import Hashing, Promise, extract
 
@@ -43,6 +45,17 @@ _SMALL: Final = 64 << 20
 _MOST_MEMBERS: Final = 2_000_000
 #: A file takes up to so much more than its size, a directory so much.
 _BLOCK: Final = 4096
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    digest: str
+    sha256: str
+    size: _Count
+    members: _Count
+    content_bytes: _Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +77,11 @@ class ArchiveInfo:
 
 def _members(root: Path) -> Iterator[tuple[str, Path]]:
     """Directories, each followed by its files; not the links to the interpreter."""
-    for folder, names, files in os.walk(root):
+    for folder, _, files in walk(root):
         here = Path(folder)
-        names[:] = sorted(name for name in names if not (here / name).is_symlink())
         if here != root:
             yield here.relative_to(root).as_posix(), here
-        for name in sorted(files):
+        for name in files:
             path = here / name
             relative = path.relative_to(root).as_posix()
             if not (relative.startswith("bin/python") and path.is_symlink()):
@@ -84,9 +96,7 @@ def pack(environment: Path, store: Store, holder: str, key: bytes | None) -> Arc
     with store.scratch(holder) as folder:
         unfinished = folder / "archive"
         promise = _write(environment, unfinished, facts.digest)
-        target = store.archive(facts.digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.replace(target)
+        move(unfinished, store.archive(facts.digest))
     info = ArchiveInfo(promise=promise, facts=facts)
     # Last, for it is what says that there is an archive.
     body = _body(info)
@@ -130,10 +140,17 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> int:
         info.type = tarfile.DIRTYPE
         tar.addfile(info)
         return 0
-    with path.open("rb") as file:
+    if not stat.S_ISREG(status.st_mode):
+        raise Tampered(f"{name!r} is neither a file nor a directory")
+    # By now a pipe may lie there, of which nothing can be read.
+    with open(path, "rb", opener=_without_a_wait) as file:
         info.size = status.st_size
         tar.addfile(info, file)
     return status.st_size
+
+
+def _without_a_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _body(info: ArchiveInfo) -> dict[str, Any]:
@@ -153,26 +170,31 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
     path = store.archive_manifest(digest)
     stored = read_json(path)
     if stored is None:
-        if path.exists():
+        if os.path.lexists(path):
             raise Tampered(f"the manifest of archive {digest} is damaged")
         return None
     mac = str(stored.pop("mac", ""))
     if key and not signed_by(key, stored, mac):
         raise Tampered(f"the signature of archive {digest} does not match")
-    facts = decode_facts(stored.get("facts") or {})
-    if facts is None or facts.digest != digest or stored.get("digest") != digest:
-        raise Tampered(f"the manifest of archive {digest} is damaged")
+    facts = decode_facts(stored.get("facts"))
     try:
-        promise = Promise(
-            name=digest,
-            sha256=str(stored["sha256"]),
-            size=int(stored["size"]),
-            members=int(stored["members"]),
-            content_bytes=int(stored["content_bytes"]),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        told = msgspec.convert(stored, _Manifest)
+    except msgspec.ValidationError as error:
         raise Tampered(f"the manifest of archive {digest} is damaged") from error
-    _check_promise(promise, store.archive(digest).stat())
+    if facts is None or facts.digest != digest or told.digest != digest:
+        raise Tampered(f"the manifest of archive {digest} is damaged")
+    promise = Promise(
+        name=digest,
+        sha256=told.sha256,
+        size=told.size,
+        members=told.members,
+        content_bytes=told.content_bytes,
+    )
+    folder, name = in_folder(store.archive(digest))
+    status = folder.status(name)
+    if status is None:
+        raise promise.broken("is not there")
+    _check_promise(promise, status)
     return ArchiveInfo(promise=promise, facts=facts)
 
 

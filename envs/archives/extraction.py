@@ -24,11 +24,15 @@ from typing import IO, Any, Final, cast
 
 import zstandard
 
+from flashpool.envs.store.volume_files import in_folder
+
 from .tar_stream import BLOCK, Member, Plain, Promise, members, padding
 
 __all__ = ["Hashing", "Promise", "extract"]
 
 _MAX_WINDOW: Final = 1 << 27
+#: Of any size: no more of it is read than was promised, and a byte to tell.
+_LARGEST: Final = 1 << 62
 _THREADS: Final = min(4, max(2, os.cpu_count() or 1))
 #: Pieces of work that wait to be written; each holds little more than a block.
 _BACKLOG: Final = 32
@@ -189,7 +193,8 @@ class _Writers:
 
 def extract(archive: Path, promise: Promise, target: Path) -> None:
     """Extract into an empty directory; raise Tampered unless all of it is as promised."""
-    with archive.open("rb", buffering=0) as file:
+    folder, name = in_folder(archive)
+    with folder.open(name, _LARGEST) as file:
         hashing = Hashing(file)
         unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         reader = unpacker.stream_reader(
@@ -201,7 +206,8 @@ def extract(archive: Path, promise: Promise, target: Path) -> None:
             raise promise.broken("is damaged (no zstd)") from error
         except (FileExistsError, NotADirectoryError) as error:
             raise promise.broken(f"holds {error.filename!r} twice") from error
-        while hashing.read(BLOCK):
+        # No further than promised: it may grow as fast as it is read.
+        while hashing.count <= promise.size and hashing.read(BLOCK):
             pass
     if hashing.count != promise.size or hashing.sha256.hexdigest() != promise.sha256:
         raise promise.broken("does not match its checksum")

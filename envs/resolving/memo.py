@@ -17,7 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from flashpool.envs.store.layout import Store, is_hex_id, read_json, write_json
+from flashpool.envs.store.liveness import Liveness
 from flashpool.envs.store.manifest import sign, signed_by
 
 from .spec import Spec
@@ -25,6 +28,8 @@ from .spec import Spec
 __all__ = ["Memo", "Remembered", "StoredMemo"]
 
 _MOST: Final = 4096
+#: Bytes of an entry: some hundreds of requirements.
+_LARGEST: Final = 1 << 20
 
 
 class Memo:
@@ -62,26 +67,56 @@ class Remembered:
     fresh: bool
 
 
+class _StoredEntry(msgspec.Struct, frozen=True):
+    """What is read of a file; it may hold more."""
+
+    digest: str
+    resolved: float | None = None
+    mac: str = ""
+
+
 class StoredMemo:
     """The pods' common memory; every method blocks."""
 
-    def __init__(self, store: Store, lifetime_s: float, key: bytes | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lifetime_s: float,
+        key: bytes | None = None,
+        holders: Liveness | None = None,
+    ) -> None:
+        """``holders``: who knows the volume's clock, where one can write there."""
         self._store = store
         self._lifetime_s = lifetime_s
         self._key = key
+        self._holders = holders
 
     def get(self, key: str) -> Remembered | None:
-        """What a request meant; an entry from the future counts as old."""
-        value = read_json(self._store.request(key))
-        if value is None or not is_hex_id(str(value.get("digest", ""))):
+        """What a request meant; an entry from the future counts as old where clocks are compared."""
+        value = read_json(self._store.request(key), _LARGEST)
+        if value is None:
             return None
-        mac = str(value.pop("mac", ""))
-        if self._key and not signed_by(self._key, {**value, "request": key}, mac):
+        try:
+            entry = msgspec.convert(value, _StoredEntry)
+        except msgspec.ValidationError:
             return None
-        resolved = value.get("resolved")
-        age = time.time() - resolved if isinstance(resolved, (int, float)) else -1.0
+        value.pop("mac", None)
+        if self._key and not signed_by(self._key, {**value, "request": key}, entry.mac):
+            return None
+        if not is_hex_id(entry.digest):
+            return None
+        age = self._age(key, entry.resolved)
         fresh = 0 <= age <= self._lifetime_s
-        return Remembered(digest=str(value["digest"]), age_s=max(age, 0.0), fresh=fresh)
+        return Remembered(digest=entry.digest, age_s=max(age, 0.0), fresh=fresh)
+
+    def _age(self, key: str, resolved: float | None) -> float:
+        """Seconds; less than 0 for an entry from the future, or of no known age."""
+        told = -1.0 if resolved is None else time.time() - resolved
+        if self._holders is None:
+            return told
+        # Pods' clocks differ, the volume's is one. But its stamps are anybody's to set.
+        stamped = self._holders.age_of(self._store.request(key))
+        return max(told, stamped) if self._key else stamped
 
     def put(self, key: str, digest: str, requirements: tuple[str, ...]) -> None:
         """Remember for all pods; the requirements are there for people to read."""

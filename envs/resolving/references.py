@@ -15,7 +15,6 @@ machine is anything: only regular files count, in bounded numbers.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import stat
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from flashpool.envs.errors import SpecRefused
+from flashpool.envs.store.volume_files import walk
 
 from .spelling import spelling_advice
 
@@ -301,7 +301,7 @@ def _files(path: Path, raw: str) -> Iterator[Path]:
         yield path
         return
     count = 0
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in walk(path):
         folders[:] = [name for name in folders if not _skipped(name, top=Path(folder) == path)]
         count += len(names)
         if count > MAX_LOCAL_FILES:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from pathlib import Path
 from typing import Final
 
 from .layout import Store, remove_tree
 from .liveness import Liveness
+from .volume_files import in_folder
 
 __all__ = ["Claims"]
 
@@ -37,7 +37,6 @@ class Claims:
     def take(self, digest: str) -> bool:
         """Claim the build; False while a living process has it."""
         path = self._store.claim(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if self._create(path):
             return True
         owner = self.owner(digest)
@@ -70,7 +69,7 @@ class Claims:
     def release(self, digest: str) -> None:
         """Give the claim back, unless somebody has taken it over since."""
         if self.owner(digest) == self._holders.me:
-            self._store.claim(digest).unlink(missing_ok=True)
+            remove_tree(self._store.claim(digest))
 
     def _create(self, path: Path) -> bool:
         """A symbolic link has its content from the instant it exists: no empty claim is read.
@@ -78,8 +77,10 @@ class Claims:
         Where a file system has no links there are no claims either, and the worst
         that happens is that something is built twice.
         """
+        folder, name = in_folder(path)
         try:
-            path.symlink_to(self._holders.me)
+            with folder.opened(make=True) as claims:
+                os.symlink(self._holders.me, name, dir_fd=claims)
         except FileExistsError:
             return False
         except OSError as error:
@@ -88,13 +89,9 @@ class Claims:
 
     def _move_away(self, path: Path) -> None:
         """Rename, so that of several who found it stale one alone removes it."""
-        grave = self._store.trash / f"claim.{secrets.token_hex(4)}"
-        self._store.trash.mkdir(parents=True, exist_ok=True)
-        try:
-            path.rename(grave)
-        except FileNotFoundError:
-            return
-        remove_tree(grave)
+        grave = self._store.discard(path)
+        if grave is not None:
+            remove_tree(grave)
 
 
 def _is_other(path: Path) -> bool:

@@ -14,14 +14,19 @@ import errno
 import logging
 import os
 import shutil
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from .layout import Store, remove_tree
+from .growth import trim
+from .layout import Store, is_directory, remove_tree
 from .lease_files import LeaseTable, Marks
 from .liveness import Liveness
 from .manifest import read_facts
+from .volume_files import in_folder, move
 
 __all__ = [
     "DiskUse",
@@ -206,7 +211,7 @@ class Evictor:
             needed = everything or self.over(usage, reserve, without_cache=True)
             if not needed and not self._aged(victim.digest):
                 continue
-            if self.evict(victim.digest):
+            if self._evicted(victim.digest):
                 evicted.append(victim.digest)
                 usage = self.usage()
             else:
@@ -218,7 +223,15 @@ class Evictor:
         if not self.limits.max_age_s:
             return []
         aged = [digest for digest in self._store.digests() if self._aged(digest)]
-        return [digest for digest in aged if self.evict(digest)]
+        return [digest for digest in aged if self._evicted(digest)]
+
+    def _evicted(self, digest: str) -> bool:
+        """One that cannot be moved keeps no other from its turn."""
+        try:
+            return self.evict(digest)
+        except OSError as error:
+            _log.warning("environment %s is not evicted: %s", digest, error)
+            return False
 
     def _aged(self, digest: str) -> bool:
         limit = self.limits.max_age_s
@@ -230,30 +243,65 @@ class Evictor:
 
 def _move(source: Path, target: Path) -> None:
     try:
-        source.rename(target)
+        move(source, target)
     except OSError as error:
         # Gone already; or, on the way back, somebody has built it anew.
-        if not (error.errno == errno.ENOENT or target.is_dir()):
+        if not (error.errno == errno.ENOENT or is_directory(target)):
             raise
 
 
-def sweep(store: Store, holders: Liveness) -> None:
-    """Clean up after the dead, and after what never came to be; blocking."""
-    store.empty_trash()
-    holders.bury()
+def sweep(store: Store, holders: Liveness, *, trimmed: bool = False) -> list[str]:
+    """Clean up after the dead, and after what never came to be; blocking.
+
+    Answers what could not be done, and raises nothing: what one step meets on the volume keeps
+    neither the others from their turn, nor anybody who needs the store from it. ``trimmed``: also
+    look at what only grows, which costs a look at each file of it.
+    """
+    marks = Marks(store, holders)
+    steps: dict[str, Callable[[], object]] = {
+        "trash": store.empty_trash,
+        "holders": holders.bury,
+        "scratch": partial(_sweep_scratch, store, holders),
+        "claims": partial(_sweep_claims, store, holders),
+        "leases": partial(_sweep_marks, store, marks),
+        "leavings": partial(_sweep_leavings, store, holders),
+    }
+    if trimmed:
+        steps["requests and preloads"] = partial(trim, store, holders)
+    problems = []
+    for what, step in steps.items():
+        try:
+            step()
+        except OSError as error:
+            problems.append(f"{what}: {error}")
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not end what calls it
+            _log.exception("%s of %s cannot be cleaned up", what, store)
+            problems.append(f"{what}: {type(error).__name__}: {error}")
+    return problems
+
+
+def _sweep_scratch(store: Store, holders: Liveness) -> None:
     for name in store.scratch_names():
         if holders.dead(name.partition(".")[0]):
             remove_tree(store.scratch_root / name)
+
+
+def _sweep_claims(store: Store, holders: Liveness) -> None:
     for path, owner in store.claims():
         if holders.dead(owner):
-            path.unlink(missing_ok=True)
+            remove_tree(path)
+
+
+def _sweep_marks(store: Store, marks: Marks) -> None:
     for digest in set(store.marked()) - set(store.digests()):
-        marks = Marks(store, holders)
         if marks.unused_s(digest) > _LEFT_S and not marks.users(digest):
             marks.forget(digest)
+
+
+def _sweep_leavings(store: Store, holders: Liveness) -> None:
     for path in store.leavings():
         if holders.age_of(path) > _LEFT_S:
-            path.unlink(missing_ok=True)
+            remove_tree(path)
 
 
 def evict_archives(store: Store, quota: int) -> list[str]:
@@ -267,16 +315,24 @@ def evict_archives(store: Store, quota: int) -> list[str]:
         if not quota or total <= quota:
             break
         # The manifest first: without it there is no archive.
-        store.archive_manifest(digest).unlink(missing_ok=True)
-        store.archive(digest).unlink(missing_ok=True)
+        remove_tree(store.archive_manifest(digest))
+        remove_tree(store.archive(digest))
         total -= size
         gone.append(digest)
     return gone
 
 
 def _modified(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
+    status = _status(path)
+    return status.st_mtime if status else 0.0
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    status = _status(path)
+    # What it takes, not what it says: a file with nothing in it may be of any size.
+    return status.st_blocks * 512 if status and stat.S_ISREG(status.st_mode) else 0
+
+
+def _status(path: Path) -> os.stat_result | None:
+    folder, name = in_folder(path)
+    return folder.status(name)

@@ -17,23 +17,24 @@ Every write that another process may read is a rename of something complete.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from .volume_files import Folder, in_folder, move, parse_object
+
 __all__ = [
     "ID_LENGTH",
     "MAX_OWN_FILE",
     "Store",
+    "is_directory",
     "is_hex_id",
     "names_in",
     "read_file",
@@ -51,6 +52,8 @@ _ARCHIVE: Final = ".tar.zst"
 #: Characters of a digest or request key.
 ID_LENGTH: Final = 40
 _ID: Final = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
+#: What `write_json` has not finished.
+_UNFINISHED: Final = re.compile(rf"\.[0-9a-f]{{{ID_LENGTH}}}\.json\.[0-9a-f]{{8}}")
 #: Files larger than this are not ours.
 MAX_OWN_FILE: Final = 64 * 1024 * 1024
 
@@ -76,13 +79,12 @@ class Store:
 
     def prepare(self) -> None:
         """Make the directories, in place of links that lie there; blocking, as all of this class."""
-        for name in (*_FOLDERS, "archives"):
-            folder = self.root / name
-            if folder.is_symlink():
-                _log.warning("%s is a link: it is removed", folder)
-                folder.unlink()
+        archives = self.root / "archives"
+        if archives.is_symlink():
+            _log.warning("%s is a link: it is removed", archives)
+            archives.unlink()
         for name in _FOLDERS:
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+            Folder(self.root, name).make()
 
     def parts(self) -> list[Path]:
         """All there is under the root, in the order in which things move through it."""
@@ -113,11 +115,11 @@ class Store:
 
     def claims(self) -> list[tuple[Path, str]]:
         """Every claim, with its owner."""
-        folder = self.root / "claims"
+        claims = Folder(self.root, "claims")
         found = []
-        for name in names_in(folder):
+        for name in claims.names():
             try:
-                found.append((folder / name, os.readlink(folder / name)))
+                found.append((claims.path / name, os.readlink(claims.path / name)))
             except OSError:
                 continue
         return found
@@ -132,10 +134,9 @@ class Store:
 
     def archived(self) -> list[str]:
         """Every complete archive."""
-        names = (Path(name) for name in names_in(self.root / "archives"))
-        return sorted(
-            name.stem for name in names if name.suffix == ".json" and is_hex_id(name.stem)
-        )
+        names = names_in(self.root / "archives")
+        stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted(stem for stem in stems if is_hex_id(stem))
 
     def leavings(self) -> list[Path]:
         """What a writer that dies between two steps leaves, or one at work has not finished."""
@@ -144,13 +145,13 @@ class Store:
             folder / name
             for folder in (self.root / "requests", self.root / "preloads", archives)
             for name in names_in(folder)
-            if name.startswith(".")
+            if _UNFINISHED.fullmatch(name)
         ]
         known = set(self.archived())
+        packed = [name for name in names_in(archives) if name.endswith(_ARCHIVE)]
+        digests = {name.removesuffix(_ARCHIVE) for name in packed}
         return unfinished + [
-            archives / name
-            for name in names_in(archives)
-            if name.endswith(_ARCHIVE) and name.removesuffix(_ARCHIVE) not in known
+            self.archive(digest) for digest in digests - known if is_hex_id(digest)
         ]
 
     def scratch_names(self) -> list[str]:
@@ -164,7 +165,8 @@ class Store:
     def make_scratch(self, holder: str) -> Path:
         """A new directory that no other process looks into."""
         path = self.new_scratch(holder)
-        path.mkdir(parents=True)
+        with Folder(self.root, self.scratch_root.name).opened(make=True) as folder:
+            os.mkdir(path.name, dir_fd=folder)
         return path
 
     @contextmanager
@@ -183,33 +185,37 @@ class Store:
         first. Processes that use it keep their open files, and find the same
         content under the same name a moment later: the digest says so.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if replace:
+        if replace or (os.path.lexists(target) and not is_directory(target)):
             self.discard(target)
         try:
-            complete.rename(target)
+            move(complete, target)
         except OSError:
-            if target.is_dir():
+            if is_directory(target):
                 return False
             raise
         return True
 
     def discard(self, path: Path) -> Path | None:
         """Rename to the trash: from here on nobody finds it. None if it was gone."""
-        self.trash.mkdir(parents=True, exist_ok=True)
         grave = self.trash / f"{path.name}.{secrets.token_hex(4)}"
         try:
-            path.rename(grave)
+            move(path, grave)
         except FileNotFoundError:
             return None
         return grave
 
     def empty_trash(self) -> int:
         """Delete what was discarded; answers how many things."""
-        names = names_in(self.trash)
-        for name in names:
-            remove_tree(self.trash / name)
-        return len(names)
+        trash = Folder(self.root, self.trash.name)
+        return len([name for name in trash.names() if trash.remove(name)])
+
+
+def is_directory(path: Path) -> bool:
+    """Whether that is a directory itself, and no link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _checked(text: str) -> str:
@@ -224,19 +230,7 @@ def names_in(folder: Path) -> list[str]:
     A volume is anybody's, and most of what is listed here is listed to be deleted: a link
     would have us delete our own machine's files.
     """
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return []
-    except OSError:
-        if not folder.is_symlink():
-            raise
-        _log.warning("%s is a link: what it leads to is left alone", folder)
-        return []
-    try:
-        return os.listdir(handle)
-    finally:
-        os.close(handle)
+    return Folder(folder.parent, folder.name).names()
 
 
 def remove_tree(path: Path) -> None:
@@ -244,34 +238,25 @@ def remove_tree(path: Path) -> None:
 
     What stays (a volume that is gone, say) is swept up by whoever comes next.
     """
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        return
+    folder, name = in_folder(path)
     try:
-        path.unlink(missing_ok=True)
+        folder.remove(name)
     except OSError as error:
         _log.info("%s is not deleted: %s", path, error)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write atomically: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        unfinished.write_text(json.dumps(value, sort_keys=True))
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+    folder, name = in_folder(path)
+    folder.write(name, [json.dumps(value, sort_keys=True).encode()])
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, most: int = MAX_OWN_FILE) -> dict[str, Any] | None:
     """The object in a file; None when it is absent or not what we write."""
     try:
-        value = json.loads(read_file(path, MAX_OWN_FILE))
-    except (OSError, ValueError, RecursionError):
+        return parse_object(read_file(path, most))
+    except OSError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def read_file(path: Path, most: int) -> bytes:
@@ -279,8 +264,5 @@ def read_file(path: Path, most: int) -> bytes:
 
     A pipe that somebody put in its place would be waited for, a device read without end.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            raise OSError(errno.EINVAL, "not a file of ours", str(path))
-        return file.read(most)
+    folder, name = in_folder(path)
+    return folder.read(name, most)

@@ -18,18 +18,17 @@ hit needs no look at the disk.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from .layout import Store, names_in
+from .layout import Store
 from .liveness import Liveness
+from .volume_files import MOST_NAMES, Folder
 
 __all__ = ["LeaseTable", "Marks"]
 
@@ -37,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 _INTENT: Final = "evicting."
 _USED: Final = "used"
+#: Stands for users that are too many to be listed.
+_UNKNOWN: Final = "..."
 _LOOK_AGAIN_S: Final = 0.005
 #: An evictor decides within milliseconds; one that is stopped does not hold us up for longer.
 _INTENT_LIMIT_S: Final = 2.0
@@ -53,23 +54,24 @@ class Marks:
 
     def put(self, digest: str) -> None:
         """Mark as used by this process, then wait for evictors that came first."""
-        folder = self._store.leases(digest)
+        folder = self._folder(digest)
         for name in (self._holders.me, _USED):
-            _touch(folder / name)
+            _touch(folder, name)
         limit = time.monotonic() + _INTENT_LIMIT_S
         while self._intents(folder) and time.monotonic() < limit:
             time.sleep(_LOOK_AGAIN_S)
 
     def used(self, digest: str) -> None:
         """Note a use, for the order of eviction."""
-        _touch(self._store.leases(digest) / _USED)
+        _touch(self._folder(digest), _USED)
 
     def last_used(self, digest: str) -> float:
         """When it was used last, by the file system's clock; 0 for never."""
         try:
-            return os.stat(self._store.leases(digest) / _USED).st_mtime
+            status = self._folder(digest).status(_USED)
         except OSError:
             return 0.0
+        return 0.0 if status is None else status.st_mtime
 
     def unused_s(self, digest: str) -> float:
         """How long ago that was, by the file system's clock; 0 for never."""
@@ -77,22 +79,23 @@ class Marks:
 
     def take_away(self, digest: str) -> None:
         """This process uses it no more."""
-        (self._store.leases(digest) / self._holders.me).unlink(missing_ok=True)
+        self._folder(digest).remove(self._holders.me)
 
     def users(self, digest: str) -> list[str]:
         """Living processes that use it, this one too."""
-        folder = self._store.leases(digest)
-        names = [
-            name for name in names_in(folder) if name != _USED and not name.startswith(_INTENT)
-        ]
-        return [name for name in names if not self._clean_if_dead(folder, name, name)]
+        folder = self._folder(digest)
+        names = folder.names()
+        marks = [name for name in names if name != _USED and not name.startswith(_INTENT)]
+        living = [name for name in marks if not self._clean_if_dead(folder, name, name)]
+        # Of more than are listed the rest may be anybody's: a lease must not hide among them.
+        return living or ([_UNKNOWN] if len(names) >= MOST_NAMES else [])
 
     def may_evict(
         self, digest: str, move: Callable[[], object], put_back: Callable[[], object]
     ) -> bool:
         """Announce, look, and if nobody uses it carry out `move`; look again."""
-        intent = self._store.leases(digest) / f"{_INTENT}{self._holders.me}"
-        _touch(intent)
+        folder, intent = self._folder(digest), f"{_INTENT}{self._holders.me}"
+        _touch(folder, intent)
         try:
             if self.users(digest):
                 return False
@@ -102,38 +105,41 @@ class Marks:
             put_back()
             return False
         finally:
-            intent.unlink(missing_ok=True)
+            folder.remove(intent)
 
     def forget(self, digest: str) -> None:
         """It is gone: nothing but the mark of a user who came since is kept."""
-        folder = self._store.leases(digest)
-        (folder / _USED).unlink(missing_ok=True)
+        folder = self._folder(digest)
+        folder.remove(_USED)
         try:
-            folder.rmdir()
+            folder.drop()
         except OSError as error:
             _log.debug("%s stays: %s", folder, error)
 
-    def _intents(self, folder: Path) -> list[str]:
-        names = [name for name in names_in(folder) if name.startswith(_INTENT)]
+    def _folder(self, digest: str) -> Folder:
+        path = self._store.leases(digest)
+        return Folder(self._store.root, path.parent.name, path.name)
+
+    def _intents(self, folder: Folder) -> list[str]:
+        names = [name for name in folder.names() if name.startswith(_INTENT)]
         return [n for n in names if not self._clean_if_dead(folder, n, n.removeprefix(_INTENT))]
 
-    def _clean_if_dead(self, folder: Path, name: str, holder: str) -> bool:
+    def _clean_if_dead(self, folder: Folder, name: str, holder: str) -> bool:
         if not self._holders.dead(holder):
             return False
-        (folder / name).unlink(missing_ok=True)
+        folder.remove(name)
         return True
 
 
-def _touch(path: Path) -> None:
+def _touch(folder: Folder, name: str) -> None:
     """Touch; the folder may be swept away between our two steps, so try again."""
     for _ in range(10):
         try:
-            path.touch()
-            os.utime(path)
+            folder.touch(name)
             return
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+            continue
+    folder.touch(name)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ a while on our monotonic clock.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import threading
 import time
@@ -28,11 +29,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from .layout import names_in
+from .volume_files import Folder, in_folder
 
 __all__ = ["Holder", "Liveness", "this_host"]
 
-_NAME_PARTS: Final = 3
+#: The format is every version's on a volume: what is not of it is taken for dead.
+_NAME: Final = re.compile(r"([0-9a-f]{1,64})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{1,64}")
 
 
 @lru_cache(maxsize=1)
@@ -45,10 +47,11 @@ def this_host() -> str:
 def start_time(pid: int) -> str:
     """Start of a process in ticks since boot; empty when there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        # Bytes: a process may give itself any name.
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return ""
-    fields = text.rpartition(")")[2].split()
+    fields = text.rpartition(b")")[2].decode("ascii", "replace").split()
     return "" if fields[0] in "ZX" else fields[19]
 
 
@@ -64,10 +67,11 @@ class Holder:
 
 def parse_holder(name: str) -> Holder | None:
     """Read `<host>-<pid>-<start>-<random>`."""
-    parts = name.split("-")
-    if len(parts) != _NAME_PARTS + 1 or not parts[1].isdigit() or not parts[2].isdigit():
+    found = _NAME.fullmatch(name)
+    if found is None:
         return None
-    return Holder(name=name, host=parts[0], pid=int(parts[1]), start=parts[2])
+    host, pid, start = found.groups()
+    return Holder(name=name, host=host, pid=int(pid), start=start)
 
 
 class Liveness:
@@ -77,6 +81,7 @@ class Liveness:
         self, folder: Path, *, heartbeat_s: float, stale_s: float, claim_stale_s: float
     ) -> None:
         self.folder = folder
+        self._files = Folder(folder.parent, folder.name)
         self.me = f"{this_host()}-{os.getpid()}-{start_time(os.getpid())}-{secrets.token_hex(4)}"
         self._heartbeat_s = heartbeat_s
         self._stale_s = stale_s
@@ -89,29 +94,24 @@ class Liveness:
 
     def beat(self) -> bool:
         """Say that this process lives; False if somebody had taken it for dead."""
-        path = self.folder / self.me
-        try:
-            os.utime(path)
-        except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.touch()  # without content: on a full disk too
-            return False
-        return True
+        was_there = self._files.status(self.me) is not None
+        self._files.touch(self.me)  # without content: on a full disk too
+        return was_there
 
     def close(self) -> None:
         """Take this process's heartbeat away: it uses the store no longer."""
-        (self.folder / self.me).unlink(missing_ok=True)
+        self._files.remove(self.me)
 
     def bury(self) -> list[str]:
         """Remove the heartbeats of the dead; answer who they were."""
         dead = [name for name in self.names() if self.dead(name)]
         for name in dead:
-            (self.folder / name).unlink(missing_ok=True)
+            self._files.remove(name)
         return dead
 
     def names(self) -> list[str]:
         """Every holder that has a heartbeat file, alive or not."""
-        return sorted(names_in(self.folder))
+        return sorted(self._files.names())
 
     def dead(self, name: str) -> bool:
         """Whether what this holder left behind belongs to nobody."""
@@ -130,21 +130,22 @@ class Liveness:
 
     def age_of(self, path: Path) -> float:
         """Seconds since a file was written, on the file system's own clock; 0 for none."""
-        written = _modified(path)
-        return 0.0 if written is None else max(0.0, (self._now() - written) / 1e9)
+        written = _written(*in_folder(path))
+        return 0.0 if written is None else max(0.0, (self.now() - written) / 1e9)
 
-    def _now(self) -> int:
-        now = _modified(self.folder / self.me)
+    def now(self) -> int:
+        """Nanoseconds since 1970 on the file system's own clock, as of this process's last beat."""
+        now = self._modified(self.me)
         if now is None:
             self.beat()
-            now = _modified(self.folder / self.me)
+            now = self._modified(self.me)
         return now or 0
 
     def _silent(self, name: str, limit_s: float) -> bool:
-        beaten = _modified(self.folder / name)
+        beaten = self._modified(name)
         if beaten is None:
             return True
-        if self._now() - beaten < limit_s * 1e9:
+        if self.now() - beaten < limit_s * 1e9:
             self._forget(name)
             return False
         return self._unchanged_for(name, beaten) > 2 * self._heartbeat_s
@@ -161,9 +162,11 @@ class Liveness:
         with self._lock:
             self._seen.pop(name, None)
 
+    def _modified(self, name: str) -> int | None:
+        return _written(self._files, name)
 
-def _modified(path: Path) -> int | None:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return None
+
+def _written(folder: Folder, name: str) -> int | None:
+    """None for nothing. A volume that fails is no sign of a death, and raises."""
+    status = folder.status(name)
+    return None if status is None else status.st_mtime_ns

@@ -18,10 +18,13 @@ import hmac
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
+
+import msgspec
 
 from flashpool.envs.errors import Tampered
 from flashpool.envs.lease import Decision, Where
@@ -45,7 +48,12 @@ FILES: Final = "flashpool.files"
 SEAL: Final = "flashpool.seal"
 #: Ours, and therefore not listed in themselves.
 _OWN: Final = frozenset({FACTS, FILES, SEAL})
-_VERSION: Final = re.compile(r"3\.\d{1,3}[\w.+]*")
+_VERSION: Final = re.compile(r"3\.\d{1,3}[\w.+]{0,40}", re.ASCII)
+#: No disk is larger.
+_MOST_BYTES: Final = 1 << 60
+#: Bytes of an environment beside those that its facts count: bytecode, and a little more.
+_BYTECODE: Final = 3
+_SMALL: Final = 64 << 20
 _ADVICE: Final = "it is built anew; if this repeats, look at who writes to the volume"
 
 
@@ -71,35 +79,26 @@ def encode_facts(facts: Facts) -> dict[str, Any]:
     return asdict(facts)
 
 
-def decode_facts(value: Mapping[str, Any]) -> Facts | None:
-    """Facts from JSON, which anybody may have written; None when anything is missing or odd."""
+def decode_facts(value: object) -> Facts | None:
+    """Facts from JSON, which anybody may have written; None when anything is missing or odd.
+
+    What a later version adds is left out.
+    """
     try:
-        facts = Facts(
-            **{
-                **value,
-                "site_dirs": tuple(value["site_dirs"]),
-                "lock": tuple(value["lock"]),
-                "decisions": tuple(Decision(**row) for row in value["decisions"]),
-            }
-        )
-    except (KeyError, TypeError):
+        facts = msgspec.convert(value, Facts)
+    except msgspec.ValidationError:
         return None
-    lists = isinstance(value["site_dirs"], list) and isinstance(value["lock"], list)
-    return facts if lists and _plausible(facts) else None
+    return facts if _plausible(facts) else None
 
 
 def _plausible(facts: Facts) -> bool:
-    told = [text for decision in facts.decisions for text in astuple(decision)]
-    texts: list[object] = [facts.digest, facts.base_python, facts.python_version, facts.reason]
-    counts: list[object] = [facts.bytes, facts.files]
-    created: object = facts.created
     return (
-        all(isinstance(text, str) for text in (*texts, *facts.site_dirs, *facts.lock, *told))
-        and all(isinstance(count, int) and count >= 0 for count in counts)
-        and isinstance(created, (int, float))
-        and facts.mode in get_args(Where)
+        0 <= facts.bytes <= _MOST_BYTES
+        and 0 <= facts.files <= _MOST_BYTES
         # Part of a path, when links to the interpreter are made.
         and _VERSION.fullmatch(facts.python_version) is not None
+        # Paths, too; no path has this character.
+        and not any("\0" in text for text in (facts.base_python, *facts.site_dirs))
     )
 
 
@@ -174,7 +173,7 @@ def check_sizes(environment: Path) -> None:
 def _check_size(environment: Path, path: str, size: str) -> None:
     try:
         found = os.lstat(environment / path).st_size
-    except OSError:
+    except (OSError, ValueError):  # the list is anybody's: no path has every character
         found = -1
     if str(found) != size:
         what = "is gone" if found < 0 else f"has {found} bytes instead of {size}"
@@ -183,16 +182,32 @@ def _check_size(environment: Path, path: str, size: str) -> None:
 
 def _hash_file(path: Path) -> str:
     total = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_without_a_wait) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return "no file"
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
 
 
+def _without_a_wait(path: str, flags: int) -> int:
+    """By now a pipe may lie there, or a link."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _hashes(environment: Path) -> dict[str, str]:
+    """By path; of no more bytes than an environment of these facts may have."""
+    facts = read_facts(environment)
+    left = _SMALL + (_BYTECODE * facts.bytes if facts else 0)
     found = {}
     for path, entry in _walk(environment):
         whole = environment / path
+        left -= entry.stat(follow_symlinks=False).st_size
+        if left < 0:
+            # A file of which nothing is on the disk may be of any size, and take for ever.
+            raise Tampered(
+                f"environment {environment.name} has more in it than was built", advice=_ADVICE
+            )
         if entry.is_symlink():
             found[path] = f"-> {os.readlink(whole)}"
         else:
@@ -217,8 +232,12 @@ def sign(value: Mapping[str, Any], key: bytes | None) -> str:
 
 
 def signed_by(key: bytes, value: Mapping[str, Any], mac: str) -> bool:
-    """Whether that is the HMAC over a value."""
-    return hmac.compare_digest(sign(value, key).encode(), mac.encode("utf-8", "replace"))
+    """Whether that is the HMAC over a value, which may be a stranger's."""
+    try:
+        expected = sign(value, key)
+    except RecursionError:
+        return False  # nobody signs anything as deep
+    return hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace"))
 
 
 def seal(environment: Path, key: bytes | None) -> None:
@@ -229,7 +248,7 @@ def seal(environment: Path, key: bytes | None) -> None:
 
 def sealed(environment: Path) -> bool:
     """Whether a seal is there at all."""
-    return (environment / SEAL).is_file()
+    return os.path.lexists(environment / SEAL)
 
 
 def check_seal(environment: Path, key: bytes | None, *, strict: bool = True) -> None:
@@ -240,7 +259,7 @@ def check_seal(environment: Path, key: bytes | None, *, strict: bool = True) -> 
     """
     stored = read_json(environment / SEAL) or {}
     files = stored.get("files")
-    if not isinstance(files, dict):
+    if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
         raise Tampered(f"environment {environment.name} has no seal", advice=_ADVICE)
     content = {"facts": read_json(environment / FACTS), "files": files}
     if key and not signed_by(key, content, str(stored.get("mac", ""))):

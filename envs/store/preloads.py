@@ -18,6 +18,8 @@ __all__ = ["Preloads", "clean_modules", "read_preloads", "write_preloads"]
 
 MAX_MODULES: Final = 200
 _MAX_NAME: Final = 200
+#: Bytes of a file: twice as many names, each of the longest.
+_LARGEST: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ def _is_module(name: str) -> bool:
 
 def read_preloads(store: Store, digest: str) -> Preloads:
     """What is known for a digest; blocking."""
-    value = read_json(store.preloads(digest)) or {}
+    value = read_json(store.preloads(digest), _LARGEST) or {}
     modules, entries = value.get("modules"), value.get("entries")
     return Preloads(
         modules=clean_modules(modules) if isinstance(modules, list) else (),

@@ -6,6 +6,11 @@ A file is one JSON line that says of which job it is, then the report itself. It
 full beside its place and renamed, so that one that is there is whole. A worker minds its own
 directory only: the platform takes a report from the worker that has the job.
 
+The place may be a volume on which strangers write. So each report is signed, together with the
+place that it lies in, with a key that no call knows (`signing`): what is not signed is not
+posted. No link is followed, and only files of such names are read or deleted, of bounded size.
+Ages are those of the file system's clock: the machine's own may have jumped in between.
+
 Workers without a name (no RUNPOD_POD_ID) have numbers, each held by a lock for as long as the
 process lives: several on one machine must not post and delete each other's.
 
@@ -17,9 +22,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import hmac
 import logging
 import os
+import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -29,12 +37,23 @@ from typing import Final
 
 import msgspec
 
+from flashpool.envs.store.volume_files import Folder
+
 _log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".json"
 _NEW: Final = ".new"
+_REPORT: Final = re.compile(r"[0-9a-f]{32}\.json")
+_UNFINISHED: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{8}\.new")
 #: Workers without a name that share a place.
 _MOST_WORKERS: Final = 256
+#: Reports that are taken up from an earlier process, and bytes that are read for them.
+_MOST: Final = 2000
+_MOST_BYTES: Final = 1 << 30
+#: Bytes of a report, and of the line before it.
+_LARGEST: Final = 256 << 20
+_LONGEST_HEAD: Final = 64 << 10
+_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +72,24 @@ class JobReport:
 class _Head(msgspec.Struct, frozen=True):
     job_id: str
     streamed: bool
-    #: Seconds since 1970: the process that goes on with it has another monotonic clock.
+    #: Seconds since 1970. Earlier versions tell a report's age by it.
     kept_at: float
     cut_off: bool = False
+    #: Over all before, the place and the report.
+    mac: str = ""
 
 
 class Outbox:
     """The reports of one worker that wait. Its methods block; call them from a thread."""
 
-    def __init__(self, folder: Path, *, is_named: bool = True) -> None:
-        """``is_named``: the folder is no other living worker's."""
+    def __init__(
+        self, folder: Path, key: bytes, *, is_named: bool = True, largest: int = _LARGEST
+    ) -> None:
+        """``is_named``: the folder is no other living worker's. ``key``: what reports are signed with."""
         self.folder = folder
+        self._key = key
         self._is_ours = is_named
+        self._largest = max(largest, _LARGEST)
         self._claim = threading.Lock()
         #: Kept open for as long as the folder is ours.
         self._held: int | None = None
@@ -77,6 +102,9 @@ class Outbox:
                 self._is_ours = True
         return self.folder
 
+    def _files(self) -> Folder:
+        return _within(self.own())
+
     def close(self) -> None:
         """Leave it to the next one, as the end of the process does."""
         if self._held is not None:
@@ -85,88 +113,125 @@ class Outbox:
 
     def keep(self, report: JobReport) -> None:
         """Write it down; raises OSError."""
-        self.own().mkdir(parents=True, exist_ok=True, mode=0o700)
+        files = self._files()
         head = _Head(
             job_id=report.job_id,
             streamed=report.streamed,
             kept_at=time.time(),
             cut_off=report.cut_off,
         )
-        path = self._path(report.job_id)
+        signed = msgspec.structs.replace(head, mac=self._mac(head, report.body))
+        name = _name(report.job_id)
         # Of its own: one whose answer is slow is written down while all that waits is saved.
-        new = path.with_suffix(f".{secrets.token_hex(4)}{_NEW}")
-        try:
-            with new.open("wb") as file:
-                file.write(msgspec.json.encode(head) + b"\n")
-                file.write(report.body)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-        except OSError:
-            # On a disk that is full, half a report may hold the room that another needs.
-            new.unlink(missing_ok=True)
-            raise
+        beside = f"{name.removesuffix(_SUFFIX)}.{secrets.token_hex(4)}{_NEW}"
+        pieces = [msgspec.json.encode(signed) + b"\n", report.body]
+        files.write(name, pieces, beside=beside, sync=True)
 
     def drop(self, job_id: str) -> None:
         """It was taken, or is of no use any more."""
         try:
-            self._path(job_id).unlink(missing_ok=True)
-        except OSError as error:
-            _log.warning("A report that was taken cannot be deleted, and may come again: %s", error)
+            if self._files().remove(_name(job_id)):
+                return
+            error: object = "something is left of it"
+        except OSError as failure:
+            error = failure
+        _log.warning("A report that was taken cannot be deleted, and may come again: %s", error)
 
     def waiting(self, older_than_s: float) -> Iterator[JobReport]:
         """Those an earlier process has left, oldest first; deletes what is too old, or half."""
         try:
-            folder = self.own()
-            for half in folder.glob(f"*{_NEW}"):
-                half.unlink(missing_ok=True)
-            paths = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+            files = self._files()
+            for half, _ in files.files(_UNFINISHED.fullmatch):
+                files.remove(half)
+            found = files.files(_REPORT.fullmatch)
+            now = files.now() if found else 0.0
         except OSError as error:
             _log.warning("Reports that wait cannot be listed: %s", error)
             return
-        for path in paths:
-            found = _read(path)
-            if found is None:
-                continue
-            report, kept_at = found
-            if time.time() - kept_at > older_than_s:
-                _log.error(
-                    "Job %s: its result was not taken in time, and is dropped", report.job_id
-                )
-                self.drop(report.job_id)
-            else:
+        taken = size = 0
+        for name, status in found:
+            size += status.st_size if status.st_size <= self._largest else 0
+            if taken >= _MOST or size > _MOST_BYTES:
+                _log.error("More reports wait in %s than are taken up", files.path)
+                return
+            report = self._read(files, name)
+            if now - status.st_mtime > older_than_s:
+                what = f"Job {report.job_id}" if report else f"{files.path / name}"
+                _log.error("%s: the result was not taken in time, and is dropped", what)
+                files.remove(name)
+            elif report is not None:
+                taken += 1
                 yield report
+
+    def _read(self, files: Folder, name: str) -> JobReport | None:
+        """One of ours; what is none is left where it is, until it is too old."""
+        try:
+            with files.open(name, self._largest) as file:
+                head = msgspec.json.decode(file.readline(_LONGEST_HEAD), type=_Head)
+                if _name(head.job_id) != name:
+                    raise ValueError("it is of another job")
+                body = file.read(self._largest)
+            unsigned = msgspec.structs.replace(head, mac="")
+            if not hmac.compare_digest(self._mac(unsigned, body).encode(), head.mac.encode()):
+                raise ValueError("it is not signed by this worker")
+        except (OSError, ValueError, RecursionError) as error:
+            _log.error("A report that waits is not posted: %s: %s", files.path / name, error)
+            return None
+        return JobReport(
+            job_id=head.job_id, body=body, streamed=head.streamed, cut_off=head.cut_off
+        )
+
+    def _mac(self, head: _Head, body: bytes) -> str:
+        place = f"{self.folder.parent.name}/{self.folder.name}"
+        mac = hmac.new(self._key, msgspec.json.encode((place, head)), hashlib.sha256)
+        mac.update(body)
+        return mac.hexdigest()
 
     def forget_others(self, older_than_s: float) -> None:
         """Delete what workers have left that never came back; their jobs are long over."""
         try:
-            paths = list(self.folder.parent.glob("*/*"))
+            own = self.own()
+            endpoint = _within(own.parent, levels=2)
+            others = [name for name in endpoint.names() if name != own.name]
+            now = endpoint.now() if others else 0.0
         except OSError as error:
             _log.warning("Reports of other workers cannot be listed: %s", error)
             return
-        for path in paths:
+        for name in others:
             try:
-                if time.time() - path.stat().st_mtime <= older_than_s:
-                    continue
-                if path.suffix == _SUFFIX:
-                    _log.warning("A result that no worker came back to report is deleted: %s", path)
-                path.unlink()
-                path.parent.rmdir()
+                _forget(_within(own.with_name(name)), now - older_than_s)
             except OSError as error:
                 _log.debug("Not deleted: %s", error)  # another file is there, or another worker did
 
-    def _path(self, job_id: str) -> Path:
-        # An id is the platform's to choose, and no file name.
-        name = hashlib.sha256(job_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        return self.folder / f"{name}{_SUFFIX}"
+
+def _within(path: Path, levels: int = 3) -> Folder:
+    """``<state>/outbox/<endpoint>/<worker>``: of these, the state directory is an operator's."""
+    return Folder(path.parents[levels - 1], *path.parts[-levels:], mode=0o700)
+
+
+def _name(job_id: str) -> str:
+    # An id is the platform's to choose, and no file name.
+    return hashlib.sha256(job_id.encode("utf-8", "surrogatepass")).hexdigest()[:32] + _SUFFIX
+
+
+def _forget(worker: Folder, before: float) -> None:
+    """Delete what a worker wrote before a time of the file system's clock."""
+    ours = [*worker.files(_REPORT.fullmatch), *worker.files(_UNFINISHED.fullmatch)]
+    old = [name for name, status in ours if status.st_mtime < before]
+    for name in old:
+        if name.endswith(_SUFFIX):
+            _log.warning("A result that no worker came back to report is deleted: %s", name)
+        worker.remove(name)
+    if old:
+        worker.drop()
 
 
 def _claimed(first: Path) -> tuple[Path, int | None]:
     """The first folder of these names that no living process holds, and what holds it."""
-    first.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place = _within(first.parent, levels=2)
     for number in range(_MOST_WORKERS):
         folder = first.with_name(f"{first.name}-{number}") if number else first
-        file = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        file = _lock_file(place, f"{folder.name}.lock")
         # Not filelock: since 4.2 an exit handler of its own lets go of what is held, or does not,
         # depending on the threads there are. The kernel lets go when the process has ended, and
         # not before, so that nobody reads here while it still writes. And where every attempt is
@@ -185,12 +250,18 @@ def _claimed(first: Path) -> tuple[Path, int | None]:
     return first.with_name(f"{first.name}-{secrets.token_hex(8)}"), None
 
 
-def _read(path: Path) -> tuple[JobReport, float] | None:
-    try:
-        line, _, body = path.read_bytes().partition(b"\n")
-        head = msgspec.json.decode(line, type=_Head)
-    except (OSError, ValueError) as error:
-        _log.error("A report that waits cannot be read: %s: %s", path, error)
-        return None
-    report = JobReport(job_id=head.job_id, body=body, streamed=head.streamed, cut_off=head.cut_off)
-    return report, head.kept_at
+def _lock_file(place: Folder, name: str) -> int:
+    """The file to lock; what is no file is replaced, for nobody holds it."""
+    with place.opened(make=True) as folder:
+        for _ in range(2):
+            try:
+                file = os.open(name, _LOCK, 0o600, dir_fd=folder)
+            except OSError as error:
+                problem = error
+            else:
+                if stat.S_ISREG(os.fstat(file).st_mode):
+                    return file
+                os.close(file)
+                problem = OSError(f"{name} is no file")
+            place.remove_other(name)
+    raise problem

@@ -14,7 +14,6 @@ from __future__ import annotations
 import binascii
 import hashlib
 import logging
-import os
 import pickle
 import re
 import secrets
@@ -26,6 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
+from flashpool.envs.store.volume_files import Folder
 from flashpool.pool.calls import Outcome
 
 _log = logging.getLogger(__name__)
@@ -37,14 +37,17 @@ _SUFFIXES: Final = {"json": ".json", "pickle": ".pkl"}
 _LOOK_S: Final = 600.0
 #: Bytes of a result that are worked on at once; whole groups of base64.
 _PIECE: Final = 4 * 64 * 1024
-_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
+_ODD: Final = re.compile(r"[^A-Za-z0-9_-]")
+_NEW: Final = ".new"
+#: A result, or one that is not whole.
+_OURS: Final = re.compile(r"[A-Za-z0-9_-]{1,80}-[0-9a-f]{8}\.(json|pkl|new)")
 
 
 class Spill:
     """The folder of large results. Its methods block; call them from a thread."""
 
     def __init__(self, folder: Path, keep_s: float) -> None:
-        self._folder = folder
+        self._files = Folder(folder.parent, folder.name)
         self._keep_s = keep_s
         self._looked = float("-inf")
 
@@ -57,12 +60,12 @@ class Spill:
         """
         self._forget_old()
         as_json = outcome.format == "json"
-        name = f"{_NAME.sub('-', job_id)[:80]}-{secrets.token_hex(4)}"
-        path = self._folder / f"{name}{_SUFFIXES[outcome.format]}"
+        name = f"{_ODD.sub('-', job_id)[:80]}-{secrets.token_hex(4)}"
+        file = f"{name}{_SUFFIXES[outcome.format]}"
         # JSON is not looked at: no answer is put together around what is only written.
-        size, digest = self._write(path, _pieces(outcome.body) if as_json else _data(outcome.body))
+        size, digest = self._write(file, _pieces(outcome.body) if as_json else _data(outcome.body))
         reference = {
-            "path": str(path),
+            "path": str(self._files.path / file),
             "bytes": size,
             "format": outcome.format,
             "sha256": digest,
@@ -71,36 +74,40 @@ class Spill:
         body = _encoded({KEY: reference}, as_json=as_json)
         return replace(outcome, body=body), reference
 
-    def _write(self, path: Path, pieces: Iterator[bytes | memoryview]) -> tuple[int, str]:
+    def _write(self, name: str, pieces: Iterator[bytes | memoryview]) -> tuple[int, str]:
         """How many bytes that were, and their hash."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        new, digest = path.with_suffix(".new"), hashlib.sha256()
-        try:
-            with new.open("xb") as file:
-                for piece in pieces:
-                    digest.update(piece)
-                    file.write(piece)
-                file.flush()
-                size = file.tell()
-                os.fsync(file.fileno())
-            new.replace(path)
-        except (OSError, ValueError):
-            new.unlink(missing_ok=True)
-            raise
+        size, digest = 0, hashlib.sha256()
+
+        def counted() -> Iterator[bytes | memoryview]:
+            nonlocal size
+            for piece in pieces:
+                digest.update(piece)
+                size += len(piece)
+                yield piece
+
+        beside = f"{name.rpartition('.')[0]}{_NEW}"
+        self._files.write(name, counted(), beside=beside, sync=True)
         return size, digest.hexdigest()
 
     def _forget_old(self) -> None:
+        """Delete results of any pod that are too old by the clock that stamps them.
+
+        Only what has a name of ours, and is a file: whoever can write to the volume could have
+        us delete what a link leads to.
+        """
         now = time.monotonic()
-        if now - self._looked < _LOOK_S or not self._folder.is_dir():
+        if now - self._looked < _LOOK_S:
             return
         self._looked = now
-        for path in self._folder.iterdir():
-            try:
-                # Wall clock: files of other pods, too.
-                if time.time() - path.stat().st_mtime > self._keep_s:
-                    path.unlink()
-            except OSError as error:
-                _log.debug("An old result stays: %s", error)
+        try:
+            found = self._files.files(_OURS.fullmatch)
+            before = self._files.now() - self._keep_s if found else 0.0
+            for name, status in found:
+                if status.st_mtime >= before:
+                    break
+                self._files.remove(name)
+        except OSError as error:
+            _log.debug("Old results stay: %s", error)
 
 
 def _pieces(body: bytes) -> Iterator[memoryview]:

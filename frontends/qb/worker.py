@@ -26,7 +26,7 @@ from .job_run import JobOutputs, JobRun
 from .jobs import Job
 from .log_lines import LiveLines
 from .outbox import JobReport, Outbox
-from .paths import is_named, outbox_folder, spill_folder
+from .paths import is_named, outbox_folder, report_key, spill_folder
 from .platform_posts import Addresses, PlatformPosts
 from .results import Results
 from .spill import Spill
@@ -61,7 +61,12 @@ class QueueWorker:
         self._admin = admin
         self._posts = PlatformPosts(session, addresses)
         self.results = Results(service, report_limit(settings), spill_of(settings))
-        outbox = Outbox(outbox_folder(settings), is_named=is_named())
+        outbox = Outbox(
+            outbox_folder(settings),
+            report_key(settings),
+            is_named=is_named(),
+            largest=report_limit(settings) + _RESERVE,
+        )
         self.reports = ReportDelivery(
             self._posts, outbox, settings.report_retry_s, self.results.refused
         )

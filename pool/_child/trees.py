@@ -13,21 +13,22 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEVELS = 100_000
 
 
-def remove(path: str) -> bool:
+def remove(path: str, parent: int | None = None) -> bool:
     """Remove a directory and all in it, without following links; False where something is left.
 
-    What a process still writes, or what may not be removed, stays; that raises nothing.
+    What a process still writes, or what may not be removed, stays; that raises nothing. A name in
+    a directory that is open (``parent``) leads nowhere else, whatever becomes of its path.
     """
     try:
-        top = _opened(path, None)
+        top = _opened(path, parent)
     except OSError:
-        return not os.path.lexists(path)
+        return not _exists(path, parent)
     try:
         before: list[str] = []
         for _ in range(_LEVELS):
             names = _unlink_files(top)
             if not names:
-                os.rmdir(path)
+                os.rmdir(path, dir_fd=parent)
                 return True
             if names == before:
                 return False
@@ -39,6 +40,16 @@ def remove(path: str) -> bool:
         return False
     finally:
         os.close(top)
+
+
+def _exists(path: str, parent: int | None) -> bool:
+    try:
+        os.stat(path, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # it is not known to be gone
+    return True
 
 
 def _opened(name: str, parent: int | None) -> int:

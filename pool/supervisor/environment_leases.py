@@ -23,6 +23,7 @@ from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
 from flashpool.envs.acquiring.provider import Provider
 from flashpool.pool.calls import Phase, Provision
 from flashpool.pool.errors import EnvironmentError, FlashpoolError, InvalidRequest, Timeout
+from flashpool.pool.stats import StoreStats
 
 from .environment_registry import EnvironmentRegistry
 
@@ -43,6 +44,9 @@ class EnvironmentLeases(Protocol):
             InvalidRequest: the spec is refused as it stands.
             EnvironmentError, Timeout: it cannot be had.
         """
+
+    def stores(self) -> list[StoreStats]:
+        """How the places of environments are that are open."""
 
     async def close(self) -> None:
         """Let go of everything; the pool has stopped."""
@@ -128,6 +132,18 @@ class StoredEnvironments:
             advice=failure.advice,
             retryable=failure.retryable,
         )
+
+    def stores(self) -> list[StoreStats]:
+        """How the places of environments are that are open."""
+        return [
+            StoreStats(
+                root=pulse.root,
+                heartbeat_age_s=round(pulse.age_s, 3),
+                failures=pulse.failures,
+                problem=pulse.problem or None,
+            )
+            for pulse in self._store.pulses()
+        ]
 
     # What the pool tells.
 

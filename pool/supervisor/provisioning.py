@@ -29,7 +29,7 @@ from flashpool.pool.errors import (
     PoolClosed,
 )
 from flashpool.pool.progress_notes import ProgressNotes
-from flashpool.pool.stats import Recorder
+from flashpool.pool.stats import Recorder, StoreStats
 
 from .environment_leases import EnvironmentLeases
 
@@ -107,6 +107,10 @@ class Provisioning:
     def __len__(self) -> int:
         """Calls that wait."""
         return len(self._waiting)
+
+    def stores(self) -> list[StoreStats]:
+        """How the places of environments are that are open."""
+        return self._environments.stores()
 
     def add(self, call_id: int, call: Call, spec: Spec, sink: Sink) -> None:
         """Have the call submitted, or ended, when its environment is known.

@@ -15,6 +15,7 @@ from flashpool.pool.stats import (
     PoolStats,
     QueueStats,
     SlotStats,
+    StoreStats,
     StuckStats,
     ZygoteStats,
 )
@@ -29,7 +30,9 @@ _CALLS: Final = 1000
 _MODULES: Final = 100
 
 
-def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats:
+def of_pool(
+    components: Components, stores: list[StoreStats], *, ready: bool, draining: bool
+) -> PoolStats:
     """The pool as it is now."""
     scheduler, residents, recorder = components.scheduler, components.residents, components.recorder
     now = components.now()
@@ -59,6 +62,7 @@ def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats
         recent_failures=recorder.failures(),
         exits=recorder.exits(len(components.exits)),
         supervisor=recorder.supervisor(),
+        stores=stores,
     )
 
 

@@ -267,7 +267,10 @@ class Supervisor:
 
     def stats(self) -> PoolStats:
         """The pool as it is now."""
-        return stats_snapshot.of_pool(self._components, ready=self.ready, draining=self.draining)
+        stores = self._provisioning.stores() if self._provisioning is not None else []
+        return stats_snapshot.of_pool(
+            self._components, stores, ready=self.ready, draining=self.draining
+        )
 
     # Calls.
 

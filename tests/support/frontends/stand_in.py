@@ -9,7 +9,7 @@ from typing import Any
 from flashpool.envs import Spec
 from flashpool.pool.calls import Call, Outcome, Provision, Receipt, Sink
 from flashpool.pool.errors import FlashpoolError, PoolClosed
-from flashpool.pool.stats import Recorder
+from flashpool.pool.stats import Recorder, StoreStats
 from flashpool.pool.supervisor.environment_leases import EnvironmentLeases, Report
 from flashpool.pool.supervisor.provisioning import Provisioning
 
@@ -121,6 +121,9 @@ class InBase:
         report("looked")
         return Provision()
 
+    def stores(self) -> list[StoreStats]:
+        return []
+
     async def close(self) -> None:
         pass
 
@@ -142,6 +145,9 @@ class Slow:
             self.cancelled = True
             raise
         return Provision(environment="made", origin="built", resolve_s=0.5)
+
+    def stores(self) -> list[StoreStats]:
+        return []
 
     async def close(self) -> None:
         pass

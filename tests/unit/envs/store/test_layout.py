@@ -517,7 +517,14 @@ def test_json_of_strangers_is_no_surprise(store: Store) -> None:
         {"base_python": {}},
         {"decisions": [1]},
         {"decisions": [{"name": 1, "version": "", "where": "base", "why": ""}]},
-        {"more": 1},
+        {"bytes": True},
+        {"bytes": 10**40},
+        {"files": 1 << 61},
+        {"created": 10**400},
+        {"python_version": "3.1\u0662"},
+        {"python_version": "3.1" + "2" * 200},
+        {"site_dirs": ["/x\0y"]},
+        {"base_python": "/x\0y"},
     ],
 )
 def test_facts_of_strangers_are_facts_or_none(change: dict[str, Any], store: Store) -> None:

@@ -12,6 +12,7 @@ from flashpool.pool.errors import (
     Overloaded,
     Timeout,
 )
+from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor.environment_leases import Report
 from support.frontends.stand_in import NONE, Slow, StandInPool
 from support.frontends.wire import BODY, at_end, post, read_reply, run, serving
@@ -328,6 +329,9 @@ class Failing:
     async def resolve(self, spec: Spec, report: Report) -> Provision:
         report("tried")
         raise self.error
+
+    def stores(self) -> list[StoreStats]:
+        return []
 
     async def close(self) -> None:
         pass

@@ -18,6 +18,8 @@ from flashpool.frontends.qb.platform_posts import Verdict
 from flashpool.frontends.qb.streaming import CHUNK_LIMIT, JobItems, Progress
 from support.frontends.qb_stand_in import Platform
 
+KEY = b"key"
+
 # -- Delivery -----------------------------------------------------------------------------
 
 
@@ -28,7 +30,7 @@ def delivered(
 
     async def deliver() -> None:
         shrink: Callable[[JobReport], JobReport] = lambda report: replace(report, body=b"small")  # noqa: E731
-        reports = ReportDelivery(platform, Outbox(folder), limit_s, shrink)  # type: ignore[arg-type]
+        reports = ReportDelivery(platform, Outbox(folder, KEY), limit_s, shrink)  # type: ignore[arg-type]
         await asyncio.wait_for(reports.deliver(JobReport(job_id="a", body=b"large")), 20)
         assert len(reports) == 0
 
@@ -75,7 +77,7 @@ def test_a_disk_that_cannot_be_written_does_not_stop_delivery(tmp_path: Path) ->
     posts = []
 
     async def deliver() -> None:
-        outbox = Outbox(tmp_path / "file" / "outbox")
+        outbox = Outbox(tmp_path / "file" / "outbox", KEY)
         reports = ReportDelivery(platform, outbox, 60, lambda report: report)  # type: ignore[arg-type]
         await reports.deliver(JobReport(job_id="a", body=b"x"))
         posts.extend(platform.posts)

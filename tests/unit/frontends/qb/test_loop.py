@@ -14,6 +14,7 @@ from flashpool.frontends.qb.heartbeat import Heartbeat
 from flashpool.frontends.qb.jobs import Job
 from flashpool.frontends.qb.loop import JobLoop
 from flashpool.frontends.qb.outbox import JobReport, Outbox
+from flashpool.frontends.qb.paths import report_key
 from flashpool.frontends.qb.platform_posts import Addresses
 from flashpool.frontends.qb.polling import Taken
 from flashpool.frontends.qb.results import Results
@@ -83,6 +84,7 @@ def left(
     monkeypatch.setattr(Taker, "jobs", (JOB,) if taker else ())
     monkeypatch.setattr(job_loop, "Taker", taker or Taker)
     monkeypatch.setenv("RUNPOD_POD_ID", "pod")
+    monkeypatch.setenv("RUNPOD_AI_API_KEY", "the platform's")
     variables = {"FLASHPOOL_STATE_DIR": str(folder), "RUNPOD_POD_ID": "pod"}
     settings = Settings.from_environ(variables)
 
@@ -107,7 +109,8 @@ def left(
 
 def kept(folder: Path) -> list[JobReport]:
     (place,) = {path.parent for path in folder.rglob("*.json")} or {folder}
-    return list(Outbox(place).waiting(60))
+    settings = Settings.from_environ({"FLASHPOOL_STATE_DIR": str(folder)})
+    return list(Outbox(place, report_key(settings)).waiting(60))
 
 
 @pytest.mark.parametrize("taker", [Taker, Slow])

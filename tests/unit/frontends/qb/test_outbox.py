@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from flashpool.envs.store import volume_files
 from flashpool.frontends.qb import delivery, paths
 from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Verdict
 from flashpool.frontends.settings.table import Settings
 from support.frontends.qb_stand_in import Names, Platform, reports_of
 from support.waiting import until
+
+KEY = b"key"
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +41,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "a" / "b")
+    outbox = Outbox(tmp_path / "a" / "b", KEY)
     assert list(outbox.waiting(60)) == []
     reports = [
         JobReport(job_id=name, body=b'{"x":\n"%d"}' % n, streamed=bool(n))
@@ -51,10 +54,11 @@ def test_reports_on_disk_come_back_as_they_were(tmp_path: Path) -> None:
     outbox.drop("never there")
     assert len(list(outbox.waiting(60))) == 2
     # Half of a file is none, and does not hide the others.
-    (outbox.folder / "broken.json").write_bytes(b'{"job_id"')
-    (outbox.folder / "half.new").write_bytes(b"x")
+    half = outbox.folder / f"{'0' * 32}.01234567.new"
+    half.with_name(f"{'1' * 32}.json").write_bytes(b'{"job_id"')
+    half.write_bytes(b"x")
     assert len(list(outbox.waiting(60))) == 2
-    assert not (outbox.folder / "half.new").exists()
+    assert not half.exists()
 
 
 def test_a_full_disk_keeps_no_half_of_a_report(
@@ -65,7 +69,7 @@ def test_a_full_disk_keeps_no_half_of_a_report(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        Outbox(tmp_path).keep(JobReport(job_id="a", body=b"{}"))
+        Outbox(tmp_path, KEY).keep(JobReport(job_id="a", body=b"{}"))
     assert not os.listdir(tmp_path)
 
 
@@ -73,7 +77,7 @@ def test_a_report_is_whole_whoever_else_writes_it_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is slow to be answered, and the process leaves: both have it written."""
-    outbox, twice = Outbox(tmp_path), threading.Barrier(2)
+    outbox, twice = Outbox(tmp_path, KEY), threading.Barrier(2)
     sync = os.fsync
 
     def fsync(fd: int) -> None:
@@ -92,19 +96,24 @@ def test_a_report_is_whole_whoever_else_writes_it_down(
 def test_reports_that_are_too_old_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outbox = Outbox(tmp_path)
+    outbox = Outbox(tmp_path, KEY)
     outbox.keep(JobReport(job_id="a", body=b"{}"))
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 61)
+    with monkeypatch.context() as patch:
+        # As after a restart, on a machine whose clock is ahead: the file system's has not jumped.
+        patch.setattr(time, "time", lambda: now + 7200)
+        assert len(list(outbox.waiting(60))) == 1
+    (kept,) = tmp_path.iterdir()
+    os.utime(kept, (now - 61, now - 61))
     assert list(outbox.waiting(60)) == []
     assert not os.listdir(tmp_path)
 
 
 def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
-    ours, lost, young = (Outbox(tmp_path / name) for name in ("ours", "lost", "young"))
+    ours, lost, young = (Outbox(tmp_path / name, KEY) for name in ("ours", "lost", "young"))
     for outbox in (ours, lost, young):
         outbox.keep(JobReport(job_id="a", body=b"{}"))
-    (lost.folder / "half.new").touch()
+    (lost.folder / f"{'0' * 32}.01234567.new").touch()
     for path in lost.folder.iterdir():
         os.utime(path, (1, 1))
     ours.forget_others(60)
@@ -114,17 +123,18 @@ def test_what_lost_workers_left_is_deleted_some_day(tmp_path: Path) -> None:
 
 def test_workers_without_a_name_have_a_folder_each(tmp_path: Path) -> None:
     def worker() -> Outbox:
-        return Outbox(tmp_path / "worker", is_named=False)
+        return Outbox(tmp_path / "worker", KEY, is_named=False)
 
+    half = f"{'0' * 32}.01234567.new"
     first, second = worker(), worker()
     for outbox, name in ((first, "a"), (second, "b")):
         outbox.keep(JobReport(job_id=name, body=b"{}"))
         # Half of a report, on which somebody is at work.
-        (outbox.folder / "half.new").touch()
+        (outbox.folder / half).touch()
     third = worker()
     assert list(third.waiting(60)) == []
     third.forget_others(60)
-    assert (first.folder / "half.new").exists()
+    assert (first.folder / half).exists()
     second.close()
     # It has ended: the next one goes on with what it has left.
     fourth = worker()
@@ -139,7 +149,7 @@ import sys
 from pathlib import Path
 from flashpool.frontends.qb.outbox import Outbox, JobReport
 
-outbox = Outbox(Path(sys.argv[1]), is_named=False)
+outbox = Outbox(Path(sys.argv[1]), b"key", is_named=False)
 outbox.keep(JobReport(job_id="a", body=b"{}"))
 print(outbox.folder.name, flush=True)
 sys.stdin.read()
@@ -152,12 +162,12 @@ def test_the_folder_of_a_killed_worker_is_the_next_one_s(tmp_path: Path) -> None
         try:
             assert owner.stdout
             assert owner.stdout.readline() == b"worker\n"
-            beside = Outbox(tmp_path / "worker", is_named=False)
+            beside = Outbox(tmp_path / "worker", KEY, is_named=False)
             assert list(beside.waiting(60)) == []
             beside.close()
         finally:
             owner.kill()
-    heir = Outbox(tmp_path / "worker", is_named=False)
+    heir = Outbox(tmp_path / "worker", KEY, is_named=False)
     assert [report.job_id for report in heir.waiting(60)] == ["a"]
     heir.close()
 
@@ -169,7 +179,7 @@ def test_where_there_are_no_locks_a_worker_without_a_name_is_alone(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    outboxes = [Outbox(tmp_path / "worker", is_named=False) for _ in range(2)]
+    outboxes = [Outbox(tmp_path / "worker", KEY, is_named=False) for _ in range(2)]
     for outbox in outboxes:
         outbox.keep(JobReport(job_id="a", body=b"{}"))
     assert outboxes[0].folder != outboxes[1].folder
@@ -178,11 +188,11 @@ def test_where_there_are_no_locks_a_worker_without_a_name_is_alone(
 def test_a_volume_that_cannot_be_listed_is_no_reason_not_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stale(_self: Path, _pattern: str) -> None:
+    def stale(*_args: object, **_options: object) -> int:
         raise OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(Path, "glob", stale)
-    outbox = Outbox(tmp_path)
+    monkeypatch.setattr(volume_files.os, "open", stale)
+    outbox = Outbox(tmp_path, KEY)
     assert list(outbox.waiting(60)) == []
     outbox.forget_others(60)
 
@@ -192,7 +202,7 @@ def test_a_volume_that_cannot_be_listed_is_no_reason_not_to_start(
 
 def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
     """The same job is handed out again, to the process that goes on with its report."""
-    outbox = Outbox(tmp_path)
+    outbox = Outbox(tmp_path, KEY)
     cut_off = JobReport(job_id="cut", body=b"cut off", cut_off=True)
     for report in (cut_off, JobReport(job_id="ended", body=b"the end")):
         outbox.keep(report)
@@ -220,7 +230,7 @@ def test_what_was_only_cut_off_gives_way_to_its_job(tmp_path: Path) -> None:
 
 
 def test_a_new_report_takes_the_place_of_one_that_gave_way(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
+    outbox = Outbox(tmp_path, KEY)
     outbox.keep(JobReport(job_id="a", body=b"cut off", cut_off=True))
     result = JobReport(job_id="a", body=b"its result")
 
@@ -242,7 +252,7 @@ class Hanging(Outbox):
     """On a disk that says nothing before `back` is set."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, KEY)
         self.back = threading.Event()
 
     def keep(self, report: JobReport) -> None:
@@ -289,7 +299,7 @@ def test_a_disk_that_hangs_holds_up_neither_start_nor_end(
 
 def test_what_a_slow_disk_has_is_gone_on_with_later(hanging: Hanging) -> None:
     for name in ("a", "runs again"):
-        Outbox(hanging.folder).keep(JobReport(job_id=name, body=name.encode()))
+        Outbox(hanging.folder, KEY).keep(JobReport(job_id=name, body=name.encode()))
     platform = Platform(Verdict.TAKEN)
 
     async def life() -> None:

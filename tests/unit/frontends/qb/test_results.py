@@ -147,7 +147,7 @@ def test_a_volume_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_old_spilled_results_are_deleted(tmp_path: Path) -> None:
-    old, young = tmp_path / "old.pkl", tmp_path / "young.pkl"
+    old, young = tmp_path / "old-01234567.pkl", tmp_path / "young-01234567.pkl"
     for path in (old, young):
         path.touch()
     os.utime(old, (1, 1))

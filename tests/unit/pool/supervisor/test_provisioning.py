@@ -21,7 +21,7 @@ from flashpool.pool.calls import (
     Sink,
 )
 from flashpool.pool.errors import EnvironmentError, Overloaded
-from flashpool.pool.stats import Recorder
+from flashpool.pool.stats import Recorder, StoreStats
 from flashpool.pool.supervisor import provisioning as module
 from flashpool.pool.supervisor.environment_leases import Report
 from flashpool.pool.supervisor.provisioning import Provisioning
@@ -47,6 +47,9 @@ class Told:
         self.questions.append((spec, report))
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
+
+    def stores(self) -> list[StoreStats]:
+        return []
 
     async def close(self) -> None:
         self.closed = True

@@ -1,0 +1,359 @@
+"""Files on a volume, as strangers may have left them: reached through no link, and bounded.
+
+    Folder(root, "leases", digest)   each directory below the root is opened without following links
+      names, files                   no more names than a bound; what is a file, and what it is like
+      read                           a regular file of limited size; a pipe or a device is no file
+      write                          beside its place, then renamed
+      touch, remove, move            of what a name is, never of what a link leads to
+      now                            the file system's clock
+    parse_object(bytes)              JSON whose numbers are numbers that Python can compute with
+
+Whoever may write to a volume may put a link, a pipe, a sparse file or a deep tree in the place of
+a file of ours, at any moment: so a directory is held open while names in it are used, and nothing
+is believed of a name. The root is what an operator names, and may be a link.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from flashpool.pool._child import trees
+
+__all__ = ["MOST_NAMES", "Folder", "in_folder", "left_by_clock", "move", "parse_object", "walk"]
+
+_log = logging.getLogger(__name__)
+
+#: Names that are listed of one directory. A store has some hundreds.
+MOST_NAMES: Final = 100_000
+#: Digits of a number in JSON; a time or a size has 20 at most.
+_MOST_DIGITS: Final = 40
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TOUCH: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: What opening something says that is no directory, or no file.
+_OTHER_KIND: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+_CLOCK: Final = ".clock-"
+
+
+class Folder:
+    """One directory below a root. Every method blocks."""
+
+    __slots__ = ("_mode", "_parts", "_root")
+
+    def __init__(self, root: Path, *parts: str, mode: int = 0o777) -> None:
+        self._root = root
+        self._parts = parts
+        #: Of the directories that are made.
+        self._mode = mode
+
+    def __repr__(self) -> str:
+        return f"<Folder {self.path}>"
+
+    @property
+    def path(self) -> Path:
+        """Where it is; whoever opens that follows links."""
+        return self._root.joinpath(*self._parts)
+
+    @contextmanager
+    def opened(self, *, make: bool = False) -> Iterator[int]:
+        """Its descriptor. ``make``: what is missing is made, also in place of links and files."""
+        if make:
+            self._root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._root, _DIRECTORY)
+        try:
+            for part in self._parts:
+                below = self._made(part, handle) if make else _entered(part, handle)
+                os.close(handle)
+                handle = below
+            yield handle
+        finally:
+            os.close(handle)
+
+    def make(self) -> None:
+        """Have it there, a directory."""
+        with self.opened(make=True):
+            pass
+
+    def _made(self, part: str, parent: int) -> int:
+        try:
+            return _entered(part, parent)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in _OTHER_KIND:
+                raise
+            _log.warning("%r in %s is no directory: it is removed", part, self._root)
+            os.unlink(part, dir_fd=parent)
+        try:
+            os.mkdir(part, self._mode, dir_fd=parent)
+        except FileExistsError:
+            pass  # another process was faster
+        return _entered(part, parent)
+
+    def names(self, most: int = MOST_NAMES) -> list[str]:
+        """What is in it, in no order; nothing where it is missing, or no directory."""
+        try:
+            with self.opened() as handle, os.scandir(handle) as entries:
+                return [entry.name for entry in islice(entries, most)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            if error.errno not in _OTHER_KIND:
+                raise
+            _log.warning("%s is no directory: what a link leads to is left alone", self.path)
+            return []
+
+    def files(self, ours: Callable[[str], object]) -> list[tuple[str, os.stat_result]]:
+        """Regular files whose names are ``ours``, the one written longest ago first."""
+        names = [name for name in self.names() if ours(name)]
+        found = []
+        with self._if_there() as handle:
+            if handle is None:
+                return []
+            for name in names:
+                status = _status(name, handle)
+                if status is not None and stat.S_ISREG(status.st_mode):
+                    found.append((name, status))
+        return sorted(found, key=lambda one: (one[1].st_mtime_ns, one[0]))
+
+    def status(self, name: str) -> os.stat_result | None:
+        """What there is under a name; of a link itself. None for nothing."""
+        with self._if_there() as handle:
+            return None if handle is None else _status(name, handle)
+
+    @contextmanager
+    def _if_there(self) -> Iterator[int | None]:
+        with ExitStack() as stack:
+            handle = None
+            try:
+                handle = stack.enter_context(self.opened())
+            except OSError as error:
+                if error.errno not in {*_OTHER_KIND, errno.ENOENT}:
+                    raise
+            yield handle
+
+    def read(self, name: str, most: int) -> bytes:
+        """Content of a regular file of at most so many bytes; OSError for all else."""
+        with self.open(name, most) as file:
+            return file.read(most)
+
+    def open(self, name: str, most: int) -> BinaryIO:
+        """A regular file of at most so many bytes, to be read; OSError for all else."""
+        with self.opened() as handle:
+            return _file_of(os.open(name, _READ, dir_fd=handle), most, self.path / name)
+
+    def write(
+        self,
+        name: str,
+        pieces: Iterable[bytes | memoryview],
+        *,
+        beside: str = "",
+        sync: bool = False,
+    ) -> None:
+        """Replace a file by a whole one. ``beside``: the name that it has until then."""
+        beside = beside or f".{name}.{secrets.token_hex(4)}"
+        with self.opened(make=True) as handle:
+            try:
+                mode = self._mode & 0o666
+                with open(os.open(beside, _NEW, mode, dir_fd=handle), "wb") as file:
+                    file.writelines(pieces)
+                    file.flush()
+                    if sync:
+                        os.fsync(file.fileno())
+                _replace(beside, name, handle)
+            except BaseException:
+                # On a disk that is full, half a file may hold the room that another needs.
+                _unlink(beside, handle)
+                raise
+
+    def touch(self, name: str) -> None:
+        """Give an empty file the time of the file system's clock; it is made if need be."""
+        with self.opened(make=True) as handle:
+            try:
+                _touch(name, handle)
+            except OSError as error:
+                if error.errno not in _OTHER_KIND:
+                    raise
+                _remove(name, handle)
+                _touch(name, handle)
+
+    def now(self) -> float:
+        """Seconds since 1970 by the clock that stamps files here; the machine's own may jump.
+
+        Costs the file system a file.
+        """
+        name = f"{_CLOCK}{secrets.token_hex(8)}"
+        with self.opened(make=True) as handle:
+            file = os.open(name, _NEW, 0o600, dir_fd=handle)
+            try:
+                return os.fstat(file).st_mtime
+            finally:
+                os.close(file)
+                _unlink(name, handle)
+
+    def remove(self, name: str) -> bool:
+        """Delete a file or a tree, as far as it goes; False where something is left."""
+        with self._if_there() as handle:
+            return handle is None or _remove(name, handle)
+
+    def remove_other(self, name: str) -> bool:
+        """Delete what is no file; False where a file is, or anything is left."""
+        status = self.status(name)
+        return status is None or (not stat.S_ISREG(status.st_mode) and self.remove(name))
+
+    def drop(self) -> None:
+        """Delete the directory itself, if it is empty; OSError if it is not."""
+        *above, own = self._parts
+        with Folder(self._root, *above).opened() as handle:
+            os.rmdir(own, dir_fd=handle)
+
+
+def in_folder(path: Path) -> tuple[Folder, str]:
+    """The directory that a path names last but one, and the name in it."""
+    return Folder(path.parent.parent, path.parent.name), path.name
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename between two directories, which are no links."""
+    (origin, name), (goal, new) = in_folder(source), in_folder(target)
+    with origin.opened() as from_, goal.opened(make=True) as to:
+        try:
+            os.rename(name, new, src_dir_fd=from_, dst_dir_fd=to)
+        except IsADirectoryError:
+            _remove(new, to)
+            os.rename(name, new, src_dir_fd=from_, dst_dir_fd=to)
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Directories below, each with the names of its directories and of all else, as `os.walk`.
+
+    That recurses before Python 3.12. Links to directories are among these, and are not entered;
+    neither is what is taken out of the first list.
+    """
+    pending = [str(root)]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = [
+                    (entry.name, _is_directory(entry), entry.is_symlink()) for entry in entries
+                ]
+        except OSError:
+            continue  # it is gone, or may not be read
+        folders = sorted(name for name, is_folder, _ in found if is_folder)
+        links = {name for name, _, is_link in found if is_link}
+        yield folder, folders, sorted(name for name, is_folder, _ in found if not is_folder)
+        pending += [f"{folder}/{name}" for name in reversed(folders) if name not in links]
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def left_by_clock(name: str) -> bool:
+    """Whether a file is what `Folder.now` leaves when its process is killed."""
+    return name.startswith(_CLOCK)
+
+
+def _entered(part: str, parent: int) -> int:
+    return os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _status(name: str, folder: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _file_of(handle: int, most: int, path: Path) -> BinaryIO:
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise OSError(errno.EINVAL, "not a file of ours", str(path))
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _replace(beside: str, name: str, folder: int) -> None:
+    try:
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except IsADirectoryError:
+        _remove(name, folder)
+        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _touch(name: str, folder: int) -> None:
+    file = os.open(name, _TOUCH, 0o666, dir_fd=folder)
+    try:
+        os.utime(file)
+        # Once more by the file system: what asks for "now" may be given this machine's clock on
+        # its way (a C library's or a client's), and that may be days off.
+        os.ftruncate(file, 0)
+    finally:
+        os.close(file)
+
+
+def _unlink(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError as error:
+        _log.debug("%r is not deleted: %s", name, error)
+
+
+def _remove(name: str, folder: int) -> bool:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        # Linux says that a directory is one; POSIX has it say that this is not permitted.
+        if error.errno in {errno.EISDIR, errno.EPERM} and trees.remove(name, folder):
+            return True
+        _log.info("%r is not deleted, or not all of it: %s", name, error)
+        return False
+    return True
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in some bytes; None for anything else."""
+    try:
+        value = json.loads(data, parse_int=_integer, parse_float=_number, parse_constant=_refused)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _integer(text: str) -> int:
+    # Quadratic in the number of digits, and no float for more than 308.
+    if len(text) > _MOST_DIGITS:
+        raise ValueError("a number of too many digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("no number")
+    return number
+
+
+def _refused(_text: str) -> float:
+    raise ValueError("no number")

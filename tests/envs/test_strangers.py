@@ -1,0 +1,84 @@
+"""A volume on which a stranger has written: pods start, calls' environments stay."""
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpool.envs import Environments, Spec
+from flashpool.pool._child import trees
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+ODD = ("x-²-1-y", "evicting.x-²-1-y", "a-" + "9" * 100 + "-1-b", "\udcff", "a\nb")
+
+
+def vandalised(volume: Path, digest: str) -> None:
+    """What whoever may write there can leave, in the places that are listed and read."""
+    for folder in ("holders", "scratch", "claims", "trash", "requests", f"leases/{digest}"):
+        for number, name in enumerate(ODD):
+            path = volume / folder / name
+            if number % 2:
+                (path / "inner").mkdir(parents=True)
+            else:
+                path.touch()
+        os.mkfifo(volume / folder / "pipe")
+        (volume / folder / "zero").symlink_to("/dev/zero")
+    (volume / "claims" / ("b" * 40)).symlink_to("x-²-1-y")
+    for path in (volume / "requests").glob("*.json"):
+        path.write_text(json.dumps({"digest": digest, "resolved": 10**400}))
+    (volume / "preloads" / f"{digest}.json").symlink_to("/dev/zero")
+    here = volume / "trash" / "deep"
+    here.mkdir()
+    handle = os.open(here, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=handle)
+        below = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = below
+    os.close(handle)
+
+
+def test_a_stranger_ends_no_heartbeat_and_no_lease(
+    setup: Any, run: Run, version_in: Callable[[Path, str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    holder = setup.child("beta", hold=True)
+    built = json.loads(holder.stdout.readline())
+    digest = built["digest"]
+
+    async def main() -> None:
+        settings = setup.settings(heartbeat_s=0.05)
+        async with Environments(settings) as running:
+            lease = await running.acquire(Spec(requirements=("alpha",)))
+            vandalised(setup.store(), digest)
+            # One that starts on it, and finds what another process uses.
+            async with Environments(settings) as new:
+                found = await new.acquire(Spec(requirements=("beta",)))
+                assert found.environment.digest == digest
+                assert (await new.preloads(digest)).modules == ()
+                found.release()
+                provider = await new.open()
+                assert (await provider.evict_unused()).digests == ()
+                assert await asyncio.to_thread(provider.open_store.sweep) == []
+            names = [thread.name for thread in threading.enumerate()]
+            assert names.count("flashpool-envs-heartbeat") == 1
+            (pulse,) = running.pulses()
+            assert pulse.problem == ""
+            assert pulse.failures == 0
+            lease.release()
+
+    try:
+        run(main())
+        assert version_in(Path(built["python"]), "beta") == "1.0"
+        assert os.listdir(setup.store("trash")) == []
+        assert "Traceback" not in caplog.text
+    finally:
+        trees.remove(str(setup.store("trash")))
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.communicate()
