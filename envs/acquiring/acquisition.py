@@ -104,12 +104,17 @@ class Acquisition:
             return provider
         if is_full(error):
             report("No space left: evicting environments")
-            await provider.evict_unused()
+            with provider.open_store.disk.chosen():
+                await provider.evict_unused()
             return provider
         report(f"Store: {error}")
         return await self.stores.reopen()
 
     async def _prepare(self, spec: Spec, provider: Provider, report: Report) -> Environment:
+        with provider.open_store.disk.chosen():
+            return await self._prepared(spec, provider, report)
+
+    async def _prepared(self, spec: Spec, provider: Provider, report: Report) -> Environment:
         asked = await self._choice.understand(spec, provider.open_store)
         self._recall(asked)
         try:

@@ -24,6 +24,8 @@ from typing import IO, Any, Final, cast
 
 import zstandard
 
+from flashpool.envs.store import apart
+
 from .tar_stream import BLOCK, Member, Plain, Promise, members, padding
 
 __all__ = ["Hashing", "Promise", "extract"]
@@ -189,7 +191,7 @@ class _Writers:
 
 def extract(archive: Path, promise: Promise, target: Path) -> None:
     """Extract into an empty directory; raise Tampered unless all of it is as promised."""
-    with archive.open("rb", buffering=0) as file:
+    with apart.reading(archive) as file:
         hashing = Hashing(file)
         unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         reader = unpacker.stream_reader(

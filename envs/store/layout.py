@@ -30,6 +30,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from . import apart
+
 __all__ = [
     "ID_LENGTH",
     "MAX_OWN_FILE",
@@ -258,7 +260,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        unfinished.write_text(json.dumps(value, sort_keys=True))
+        text = json.dumps(value, sort_keys=True)
+        if apart.is_apart(unfinished):
+            apart.write(unfinished, text.encode())
+        else:
+            unfinished.write_text(text)
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)
@@ -279,6 +285,8 @@ def read_file(path: Path, most: int) -> bytes:
 
     A pipe that somebody put in its place would be waited for, a device read without end.
     """
+    if apart.is_apart(path):
+        return apart.read(path, most)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:

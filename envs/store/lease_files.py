@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from .apart import make_file
 from .layout import Store, names_in
 from .liveness import Liveness
 
@@ -128,12 +129,12 @@ def _touch(path: Path) -> None:
     """Touch; the folder may be swept away between our two steps, so try again."""
     for _ in range(10):
         try:
-            path.touch()
+            make_file(path)
             os.utime(path)
             return
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    make_file(path)
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from .apart import make_file
 from .layout import names_in
 
 __all__ = ["Holder", "Liveness", "this_host"]
@@ -94,7 +95,7 @@ class Liveness:
             os.utime(path)
         except FileNotFoundError:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.touch()  # without content: on a full disk too
+            make_file(path)  # without content: on a full disk too
             return False
         return True
 

@@ -212,6 +212,7 @@ class Supervisor:
         while not components.zygote_set.all_exited:
             if components.now() > deadline:
                 components.zygote_set.kill_exiting()
+            components.zygote_set.give_up_stuck()
             await self._change.wait(0.5)
         self._ticking.cancel()
         await components.close()

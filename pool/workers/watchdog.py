@@ -19,6 +19,7 @@ from .poller import Clock
 from .states import WorkerState, ZygoteState
 from .worker import Worker
 from .worker_set import WorkerSet
+from .zygote import ZygoteProcess
 from .zygote_set import ZygoteSet
 
 #: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
@@ -88,7 +89,7 @@ class Watchdog:
 
     def _check_zygotes(self) -> None:
         start_s = self._config.start_timeout_s
-        for zygote in self._zygote_set:
+        for zygote in list(self._zygote_set):
             if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
                 # It is dead, and its guard, which should have cleaned up and left, has not.
                 zygote.kill_with_guard()
@@ -96,10 +97,19 @@ class Watchdog:
                 if self._age(zygote.exiting_at) > ANSWER_S:
                     zygote.kill_with_guard()
             elif zygote.state.now is ZygoteState.STARTING:
-                if self._age(zygote.progress_at) > start_s:
-                    zygote.kill(f"it did not come up within {start_s:g} s and was killed")
+                self._check_start(zygote, start_s)
             elif zygote.unanswered and self._age(zygote.answered_at) > ANSWER_S:
                 zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
+
+    def _check_start(self, zygote: ZygoteProcess, start_s: float) -> None:
+        if zygote.killed_at is None:
+            if self._age(zygote.progress_at) > start_s:
+                zygote.killed_at = self._now()
+                zygote.kill(f"it did not come up within {start_s:g} s and was killed")
+        elif self._age(zygote.killed_at) > STOP_MARGIN_S:
+            zygote.kill_with_guard()
+            if zygote.cannot_exit:
+                self._zygote_set.give_up(zygote)
 
     def _age(self, at: float) -> float:
         """Seconds since then in which this process ran."""

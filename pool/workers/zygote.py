@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Final
 
 from flashpool.pool import _child
 from flashpool.pool._child import processes, wire
+from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.compile_ahead import CompileAhead
@@ -25,6 +27,8 @@ from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
 _WORDS_LIMIT: Final = 16 * 1024
+#: A program on local disk that becomes the one that is named behind it.
+_STEP: Final = shutil.which("nice")
 
 
 class ZygoteProcess:
@@ -71,6 +75,8 @@ class ZygoteProcess:
         self.hung_up_at: float | None = None
         self.exiting_at = now
         self.answered_at = now
+        #: When it was killed because it did not come up.
+        self.killed_at: float | None = None
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)
         self._unsent: deque[bytes] = deque()
@@ -87,8 +93,9 @@ class ZygoteProcess:
             self.words_fd, words_w = os.pipe()
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
+            argv = [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())]
             self.process = subprocess.Popen(
-                [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())],
+                [*self._step(), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,
@@ -105,6 +112,16 @@ class ZygoteProcess:
         self.control_fd = self.control.fileno()
         self.control.setblocking(False)
         os.set_blocking(self.words_fd, False)
+
+    def _step(self) -> list[str]:
+        """What is executed first, and becomes the interpreter.
+
+        Until a child has executed something, the thread that started it stands still, and with it
+        this whole process: on a volume that hangs, for as long as that does. So the child first
+        becomes a program of this machine's own, and waits for the volume alone.
+        """
+        apart = self.key.environment != BASE_ENVIRONMENT and _STEP is not None
+        return [str(_STEP), "-n", "0"] if apart else []
 
     def _environ(self, config: PoolConfig) -> dict[str, str]:
         # Symbols that are bound when first used are bound by each worker again, on pages of
@@ -194,9 +211,22 @@ class ZygoteProcess:
         for pid in (*processes.descendants(self.process.pid), self.process.pid):
             processes.send(pid, signal.SIGKILL)
 
+    @property
+    def cannot_exit(self) -> bool:
+        """Whether its guard waits for what no signal ends: a volume that hangs, most likely."""
+        return self.killed_at is not None and _state_of(self.process.pid) == "D"
+
     def close(self) -> None:
         """Collect the guard, which has exited, and let go of every descriptor."""
         self.process.wait()
+        self._close_descriptors()
+
+    def leave(self) -> None:
+        """Let go of every descriptor, though the guard cannot exit; nobody collects it."""
+        self.process.returncode = -signal.SIGKILL
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
         self.control.close()
         os.close(self.words_fd)
         os.close(self.guard_fd)
@@ -214,6 +244,15 @@ class ZygoteProcess:
         if self.loading:
             return f" while importing {self.loading!r}"
         return " during its start-up" if self.ready_at is None else ""
+
+
+def _state_of(pid: int) -> str:
+    """A letter, as in `ps`; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def _schedule_anew(pid: int) -> None:
