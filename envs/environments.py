@@ -173,6 +173,11 @@ class Environments:
             await self._choice.prepare(provider.open_store)
         return provider
 
+    async def published(self) -> None:
+        """Wait until what was built is there for other pods too."""
+        for provider in self._stores:
+            await provider.published()
+
     async def close(self) -> None:
         """Cancel builds, release every lease, stop the heartbeats."""
         await self._stores.close(self._single_flight.close)

@@ -269,6 +269,11 @@ class Provider:
         await self.open_store.speculative.settled()
         await self.open_store.spare_virtualenvs.settled()
 
+    async def published(self) -> None:
+        """Wait until no archive is being made, or about to be, that other pods would go without."""
+        while self.open_store.archives_writable and self._finishing:
+            await asyncio.wait(list(self._finishing.values()))
+
     def on_pressure(self, tell: Tell) -> None:
         """Be told which digests would be evicted, were they not leased here; see `Quota`."""
         self.quota.on_pressure(tell)
@@ -299,7 +304,9 @@ class Provider:
         await self._builds.close()
         await self._fetches.close()
         tasks = list(self._finishing.values())
-        for task in tasks:
+        for digest, task in self._finishing.items():
+            if self.open_store.archives_writable:
+                _log.warning("the archive of %s is cut off: other pods have to build it", digest)
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)

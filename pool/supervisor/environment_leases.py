@@ -44,6 +44,9 @@ class EnvironmentLeases(Protocol):
             EnvironmentError, Timeout: it cannot be had.
         """
 
+    async def published(self) -> None:
+        """Wait until what was made here is there for other machines too."""
+
     async def close(self) -> None:
         """Let go of everything; the pool has stopped."""
 
@@ -166,6 +169,10 @@ class StoredEnvironments:
         pressed = self._held.keys() & set(digests)
         self._unwanted |= pressed
         return [name for name in pressed if self._registry.retire_idle(name)]
+
+    async def published(self) -> None:
+        """Wait for archives that are being made."""
+        await self._store.published()
 
     async def close(self) -> None:
         """Cancel builds, release what is held."""

@@ -121,6 +121,9 @@ class InBase:
         report("looked")
         return Provision()
 
+    async def published(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
@@ -142,6 +145,9 @@ class Slow:
             self.cancelled = True
             raise
         return Provision(environment="made", origin="built", resolve_s=0.5)
+
+    async def published(self) -> None:
+        pass
 
     async def close(self) -> None:
         pass

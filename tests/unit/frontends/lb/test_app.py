@@ -329,6 +329,9 @@ class Failing:
         report("tried")
         raise self.error
 
+    async def published(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

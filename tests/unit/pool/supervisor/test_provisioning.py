@@ -48,6 +48,9 @@ class Told:
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
 
+    async def published(self) -> None:
+        pass
+
     async def close(self) -> None:
         self.closed = True
 
