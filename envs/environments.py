@@ -2,7 +2,8 @@
 
     acquire(spec)
       memo hit      two look-ups, one lease          (no disk, no process)
-      otherwise     one flight per spec, within the time limit of a build: `acquiring.acquisition`
+      otherwise     one flight per spec, within the time limit of a build: `acquiring.acquisition`;
+                    it ends with its last waiter, or goes on without (`EnvSettings.builds_go_on`)
       then a lease from the table, for every waiter its own
 
 Blocking work runs in threads, uv as a child process; the loop never waits. Use
@@ -51,7 +52,9 @@ class Environments:
         self._choice = EnvironmentChoice(settings)
         self._acquisition = Acquisition(settings, self._choice, self._memo)
         self._stores = self._acquisition.stores
-        self._single_flight: SingleFlight[Environment] = SingleFlight()
+        self._single_flight: SingleFlight[Environment] = SingleFlight(
+            goes_on=settings.builds_go_on, left=self._acquisition.build_slots.make_way
+        )
 
     def __repr__(self) -> str:
         return f"<Environments {self._stores}>"
