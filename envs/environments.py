@@ -2,7 +2,8 @@
 
     acquire(spec)
       memo hit      two look-ups, one lease          (no disk, no process)
-      otherwise     one flight per spec, within the time limit of a build: `acquiring.acquisition`
+      otherwise     one flight per spec, within the time limit of a build: `acquiring.acquisition`;
+                    it ends with its last waiter, or goes on without (`EnvSettings.builds_go_on`)
       then a lease from the table, for every waiter its own
 
 Blocking work runs in threads, uv as a child process; the loop never waits. Use
@@ -22,6 +23,7 @@ from .acquiring.environment_choice import EnvironmentChoice, ParsedRequest
 from .acquiring.open_store import OpenStore, Pulse
 from .acquiring.provider import Provider
 from .concurrency.cancellation import wait_for_shielded
+from .concurrency.disk_threads import DiskThreads, run_in_thread
 from .concurrency.single_flight import Report, SingleFlight
 from .errors import BuildTimeout, EnvironmentFailure, StoreUnavailable
 from .lease import Environment, Explanation, Lease
@@ -50,7 +52,9 @@ class Environments:
         self._choice = EnvironmentChoice(settings)
         self._acquisition = Acquisition(settings, self._choice, self._memo)
         self._stores = self._acquisition.stores
-        self._single_flight: SingleFlight[Environment] = SingleFlight()
+        self._single_flight: SingleFlight[Environment] = SingleFlight(
+            goes_on=settings.builds_go_on, left=self._acquisition.build_slots.make_way
+        )
 
     def __repr__(self) -> str:
         return f"<Environments {self._stores}>"
@@ -118,6 +122,10 @@ class Environments:
     async def explain(self, spec: Spec) -> Explanation:
         """Tell where each package would come from, and why; builds nothing."""
         provider = await self._stores.current()
+        with provider.open_store.disk.chosen():
+            return await self._explanation(spec, provider)
+
+    async def _explanation(self, spec: Spec, provider: Provider) -> Explanation:
         asked = await self._choice.understand(spec, provider.open_store)
         plan = self._choice.from_base(asked)
         if plan is None:
@@ -129,7 +137,7 @@ class Environments:
             mode=plan.mode,
             reason=plan.reason,
             decisions=plan.decisions,
-            present="base" if on_base else await asyncio.to_thread(provider.present, digest),
+            present="base" if on_base else await run_in_thread(provider.present, digest),
         )
 
     async def _explained(
@@ -143,8 +151,10 @@ class Environments:
 
     async def preloads(self, digest: str) -> Preloads:
         """Modules that calls of this environment imported, on any pod."""
-        provider = await self._stores.current()
-        return await _quietly(lambda: read_preloads(provider.open_store.shared, digest), Preloads())
+        open_store = (await self._stores.current()).open_store
+        return await _quietly(
+            open_store.disk, lambda: read_preloads(open_store.shared, digest), Preloads()
+        )
 
     async def record_preloads(
         self, digest: str, modules: Iterable[str], entries: Iterable[str] = ()
@@ -153,9 +163,11 @@ class Environments:
 
         ``entries``: the packages that the sources of those calls name.
         """
-        provider = await self._stores.current()
+        open_store = (await self._stores.current()).open_store
         noted = Preloads(modules=clean_modules(modules), entries=clean_modules(entries))
-        await _quietly(lambda: write_preloads(provider.open_store.shared, digest, noted), None)
+        await _quietly(
+            open_store.disk, lambda: write_preloads(open_store.shared, digest, noted), None
+        )
 
     def pulses(self) -> list[Pulse]:
         """How the heartbeats are, in each store that is open."""
@@ -164,13 +176,18 @@ class Environments:
     async def open(self) -> Provider:
         """Open the store and look at the base now rather than on first use."""
         provider, _ = await asyncio.gather(self._stores.current(), self._choice.look_at_base())
-        await self._choice.prepare(provider.open_store)
+        with provider.open_store.disk.chosen():
+            await self._choice.prepare(provider.open_store)
         return provider
+
+    async def published(self) -> None:
+        """Wait until what was built is there for other pods too."""
+        for provider in self._stores:
+            await provider.published()
 
     async def close(self) -> None:
         """Cancel builds, release every lease, stop the heartbeats."""
-        await self._single_flight.close()
-        await self._stores.close()
+        await self._stores.close(self._single_flight.close)
 
 
 def _silent(_line: str) -> None:
@@ -188,10 +205,10 @@ def _logging(spec: Spec, report: Report) -> Report:
     return tell
 
 
-async def _quietly(call: Callable[[], T], otherwise: T) -> T:
+async def _quietly(disk: DiskThreads, call: Callable[[], T], otherwise: T) -> T:
     """In a thread; a volume that does not answer costs a preload, not a call."""
     try:
-        return await asyncio.to_thread(call)
+        return await disk.run(call)
     except OSError as error:
         _log.warning("the shared store: %s", error)
         return otherwise

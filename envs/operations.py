@@ -7,12 +7,12 @@ Each takes an open `Environments` and answers dataclasses. Nothing prints.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .acquiring.provider import Provider
+from .concurrency.disk_threads import run_in_thread
 from .concurrency.single_flight import Report
 from .environments import Environments
 from .errors import EnvironmentFailure, SpecRefused, Tampered
@@ -103,7 +103,7 @@ class Checked:
 async def listing(environments: Environments) -> Listing:
     """Everything in the store, least recently used first."""
     provider = await environments.open()
-    return await asyncio.to_thread(_listing, provider)
+    return await run_in_thread(_listing, provider)
 
 
 def _listing(provider: Provider) -> Listing:
@@ -176,7 +176,7 @@ async def warm(
     """Build every set of a file, one after the other; a failure does not stop the rest."""
     built = [
         await _built(environments, Spec(requirements=requirements), progress)
-        for requirements in await asyncio.to_thread(read_requirements, path)
+        for requirements in await run_in_thread(read_requirements, path)
     ]
     await (await environments.open()).settled()
     return tuple(built)
@@ -201,7 +201,7 @@ def read_requirements(path: Path) -> list[tuple[str, ...]]:
 async def show(environments: Environments, digest: str) -> Shown:
     """One environment; a unique beginning of its digest is enough."""
     provider = await environments.open()
-    return await asyncio.to_thread(_show, provider, digest)
+    return await run_in_thread(_show, provider, digest)
 
 
 def _show(provider: Provider, beginning: str) -> Shown:
@@ -249,24 +249,24 @@ def _unpacked(provider: Provider, digest: str) -> Path:
 async def gc(environments: Environments, *, everything: bool = False) -> Evicted:
     """Sweep up after the dead and evict until the limits are met, or all that nobody uses."""
     provider = await environments.open()
-    await asyncio.to_thread(provider.open_store.sweep)
+    await run_in_thread(provider.open_store.sweep)
     if everything:
         return await provider.evict_unused()
     if provider.open_store.archives_writable:
         quota = provider.open_store.evictor.limits.quota
-        await asyncio.to_thread(evict_archives, provider.open_store.shared, quota)
+        await run_in_thread(evict_archives, provider.open_store.shared, quota)
     return await provider.make_room(reserve=False)
 
 
 async def verify(environments: Environments, digests: Iterable[str] = ()) -> tuple[Checked, ...]:
     """Compare files with what was published: by checksum where there is a seal, else by size."""
     provider = await environments.open()
-    named = [await asyncio.to_thread(_find, provider, digest) for digest in digests]
+    named = [await run_in_thread(_find, provider, digest) for digest in digests]
     for digest in named:
-        await asyncio.to_thread(_unpacked, provider, digest)
-    chosen = named or await asyncio.to_thread(provider.open_store.store.digests)
+        await run_in_thread(_unpacked, provider, digest)
+    chosen = named or await run_in_thread(provider.open_store.store.digests)
     key = environments.settings.volume_key
-    return tuple([await asyncio.to_thread(_verify, provider, digest, key) for digest in chosen])
+    return tuple([await run_in_thread(_verify, provider, digest, key) for digest in chosen])
 
 
 def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked:
@@ -284,7 +284,7 @@ def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked:
 async def remove(environments: Environments, digest: str, *, archive: bool = True) -> bool:
     """Delete one environment and its archive; False while anybody uses it."""
     provider = await environments.open()
-    return await asyncio.to_thread(_remove, provider, digest, archive)
+    return await run_in_thread(_remove, provider, digest, archive)
 
 
 def _remove(provider: Provider, beginning: str, archive: bool) -> bool:

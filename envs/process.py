@@ -13,6 +13,8 @@ rather than the process; a shell costs about a millisecond and does neither.
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import signal
 from collections import deque
@@ -24,19 +26,29 @@ from typing import Final
 from flashpool.pool._child import processes, shortage
 
 from .concurrency.cancellation import wait_for_shielded, wait_shielded
+from .concurrency.disk_threads import disk_in_use
 from .errors import MachineShort
 
 __all__ = ["Finished", "run"]
+
+_log = logging.getLogger(__name__)
 
 #: What is kept of a command's stderr, and of its stdout.
 KEPT_LINES: Final = 400
 MAX_LINE: Final = 4000
 MAX_STDOUT: Final = 32 * 1024 * 1024
 
+#: What the guard exits with where the working directory is gone.
+_NO_FOLDER: Final = 113
+#: From SIGKILL to a command's exit, and where the disk is known to hang.
+_EXIT_S: Final = 10.0
+_HANGING_EXIT_S: Final = 0.5
+
 #: Descriptor 3 is the pipe from us. The command's own stdin is empty.
 _GUARD: Final = """
 exec 3<&0 0</dev/null
 [ "$1" = 0 ] || ulimit -S -n "$1" 2>/dev/null; shift
+cd "$1" 2>/dev/null || exit 113; shift
 "$@" 3<&- & child=$!
 (read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 & reader=$!
 exec 3<&-
@@ -65,6 +77,8 @@ async def run(
 ) -> Finished:
     """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group.
 
+    So, too, where the disk that this task works on hangs (`DiskHangs`).
+
     Raises:
         MachineShort: there was no process or descriptor for it, or for what it started.
         OSError: it could not be started for another reason.
@@ -76,7 +90,10 @@ async def run(
             raise MachineShort(f"short of {what}", words=str(error)) from None
         raise
     try:
-        finished = await wait_for_shielded(_collect(process, on_line), limit_s)
+        collecting = wait_for_shielded(_collect(process, on_line), limit_s)
+        finished = await disk_in_use().unless_it_hangs(collecting)
+        if finished.code == _NO_FOLDER:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         if finished.code and (what := shortage.in_words(finished.stderr)):
             # Whatever the command makes of it: that is no answer to what it was asked.
             raise MachineShort(f"short of {what}", words=finished.stderr[-MAX_LINE:])
@@ -103,12 +120,14 @@ async def _start(
             "flashpool-guard",
             # The limit of open files that this process was started with, not its own.
             str(processes.descriptors_of_children() or 0),
+            # Not as `cwd`: until a child has executed something, this whole process stands still,
+            # and on a volume that hangs its way there has no end.
+            str(folder or "."),
             *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(environment),
-            cwd=folder,
             start_new_session=True,
         )
     )
@@ -178,7 +197,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         pass
     if process.stdin is not None:
         process.stdin.close()
-    await asyncio.shield(asyncio.ensure_future(process.wait()))
+    exited = asyncio.ensure_future(process.wait())
+    limit_s = _HANGING_EXIT_S if disk_in_use().hangs else _EXIT_S
+    await asyncio.wait({exited}, timeout=limit_s)
+    if exited.cancel():
+        # It waits for a disk that hangs: it exits when that answers, and not before.
+        _log.warning("process %d does not exit within %g s of its SIGKILL", process.pid, limit_s)
     # Not read to their end, the pipes would stay open until Python 3.10 collects them.
     process._transport.close()  # type: ignore[attr-defined]  # there is no public way
     await asyncio.sleep(0)

@@ -67,6 +67,8 @@ class EnvSettings:
     #: Builds at once, on this pod; more of them wait in a queue.
     builds: int = 4
     build_timeout_s: float = 600.0
+    #: Whether a build that has begun goes on when nobody waits for it any more.
+    builds_go_on: bool = False
     #: How long a request keeps meaning the same digest.
     memo_s: float = 3600.0
     #: How long the same words answer a request that could not be built.

@@ -9,7 +9,6 @@ downloaded unless the settings say so.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from .concurrency.disk_threads import run_in_thread
 from .errors import (
     BuildTimeout,
     RegistryUnreachable,
@@ -208,7 +208,7 @@ class Uv:
                 advice="it may have been for want of memory: give the machine more, then ask again",
             )
         if finished.code != 0:
-            asked = await asyncio.to_thread(_read, requirements) if requirements else ""
+            asked = await run_in_thread(_read, requirements) if requirements else ""
             raise classify(finished.stderr or finished.stdout, phase, asked)
         return finished
 

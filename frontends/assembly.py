@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flashpool.pool.supervisor.supervisor import Supervisor
 
 from .ceilings import Ceilings
@@ -11,7 +13,9 @@ from .settings.table import Settings
 
 def make_service(settings: Settings, result_limit: int) -> Service:
     """``result_limit``: bytes of an encoded result that an answer takes."""
-    pool = Supervisor(settings.to_pool_config(), settings.to_env_settings())
+    # A client that is less patient than a build takes finds the environment when it comes again.
+    environments = replace(settings.to_env_settings(), builds_go_on=True)
+    pool = Supervisor(settings.to_pool_config(), environments)
     return Service(
         pool,
         result_limit=result_limit,

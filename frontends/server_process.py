@@ -18,6 +18,8 @@ import ctypes
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -28,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
 _OOM_SCORE: Final = -500
+#: From the end of a server to the exit of its process.
+_EXIT_S: Final = 2.0
 #: A worker's channel and its output; what the server has without calls.
 _OF_A_WORKER: Final = 2
 _OF_THE_SERVER: Final = 64
@@ -94,10 +98,26 @@ def give_way() -> None:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """``asyncio.run``, on uvloop where that is installed."""
+    """``asyncio.run``, on uvloop where that is installed; what follows ``main`` has a limit."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
+        asyncio.run(_with_an_end(main))
     else:
-        uvloop.run(main)
+        uvloop.run(_with_an_end(main))
+
+
+async def _with_an_end(main: Coroutine[Any, Any, None]) -> None:
+    """The loop waits for its threads when it closes, Python for others, and neither has a limit.
+
+    One that hangs, in a system call that a volume holds up, would keep a server that has nothing
+    left to do.
+    """
+    await main
+    threading.Thread(target=_exit_after, args=(_EXIT_S,), name="exit", daemon=True).start()
+
+
+def _exit_after(seconds: float) -> None:
+    time.sleep(seconds)
+    _log.warning("Exiting, though threads are left that do not end")
+    os._exit(0)

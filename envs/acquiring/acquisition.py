@@ -60,7 +60,7 @@ class Acquisition:
         self._choice = choice
         self._memo = memo
         self._failures = Failures(settings.failure_s)
-        self._build_slots = BuildSlots(settings.builds)
+        self.build_slots = BuildSlots(settings.builds)
         self._system: SystemPackages | None = None
         self.stores = OpenStores(settings, self._provider_of)
         #: Bases that had all that was asked for, by digest: a lease on one holds nothing.
@@ -70,7 +70,7 @@ class Acquisition:
         return Provider(
             open_store,
             self._settings,
-            build_slots=self._build_slots,
+            build_slots=self.build_slots,
             ensure_system=self._ensure_tools,
         )
 
@@ -132,12 +132,17 @@ class Acquisition:
             return provider
         if is_full(error):
             report("No space left: evicting environments")
-            await provider.evict_unused()
+            with provider.open_store.disk.chosen():
+                await provider.evict_unused()
             return provider
         report(f"Store: {error}")
         return await self.stores.reopen()
 
     async def _prepare(self, spec: Spec, provider: Provider, report: Report) -> Environment:
+        with provider.open_store.disk.chosen():
+            return await self._prepared(spec, provider, report)
+
+    async def _prepared(self, spec: Spec, provider: Provider, report: Report) -> Environment:
         asked = await self._choice.understand(spec, provider.open_store)
         self._recall(asked)
         try:
@@ -187,7 +192,7 @@ class Acquisition:
     ) -> Environment:
         """Ask the index; `begin` meanwhile, where it is likely that something is to be built."""
         async with AsyncExitStack() as until_built:
-            async with self._build_slots.place(report):
+            async with self.build_slots.place(report):
                 began = time.monotonic()
                 report("Resolving versions")
                 guess = self._choice.guess(asked, provider.open_store) if begin else None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.concurrency.failure_cache import Failures
 from flashpool.envs.concurrency.single_flight import Report
 from flashpool.envs.errors import EnvironmentFailure
@@ -84,7 +85,7 @@ class EnvironmentChoice:
     async def understand(self, spec: Spec, open_store: OpenStore) -> ParsedRequest:
         """Normalise, find the interpreter, compute the request key."""
         settings = self._settings
-        normal = await asyncio.to_thread(normalise, spec, references=settings.references)
+        normal = await run_in_thread(normalise, spec, references=settings.references)
         if spec.refresh and normal.python_version:
             self._missing.forget(normal.python_version)
         base = await self._base(normal, open_store)

@@ -22,6 +22,7 @@ from typing import Final
 from flashpool.envs.building.builder import Builder
 from flashpool.envs.building.spare_virtualenvs import SpareVirtualenvs
 from flashpool.envs.building.speculation import SpeculativeBuilds
+from flashpool.envs.concurrency.disk_threads import DiskThreads
 from flashpool.envs.lease import Environment
 from flashpool.envs.resolving.base_stubs import Stubs
 from flashpool.envs.resolving.memo import StoredMemo
@@ -65,6 +66,8 @@ class OpenStore:
     """One open place for environments."""
 
     places: Places
+    #: Whatever waits for either store waits in one of its threads.
+    disk: DiskThreads
     store: Store
     shared: Store
     holders: Liveness
@@ -91,7 +94,9 @@ class OpenStore:
         return self.archives and not self.places.read_only
 
     def beat(self) -> None:
-        """One heartbeat in each store; blocking."""
+        """One heartbeat in each store; blocking, but on a volume that hangs `DiskHangs`."""
+        if self.disk.watch is not None:
+            self.disk.watch.check()
         # First, for where the volume is gone the rest is an error.
         self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
         if not self.holders.beat():
@@ -145,7 +150,7 @@ class Seldom:
             return True
 
 
-def open_the_store(settings: EnvSettings, places: Places) -> OpenStore:
+def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> OpenStore:
     """Make the directories, start to be seen, sweep up after the dead; blocking."""
     store = Store(places.local)
     store.prepare()
@@ -167,6 +172,7 @@ def open_the_store(settings: EnvSettings, places: Places) -> OpenStore:
     evictor = Evictor(store, holders, marks, table, limits_of(settings))
     open_store = OpenStore(
         places=places,
+        disk=disk,
         store=store,
         shared=shared,
         holders=holders,
@@ -234,6 +240,7 @@ class HeartbeatThread:
 
     def __init__(self, open_store: OpenStore, period_s: float) -> None:
         self._open_store = open_store
+        self.disk = open_store.disk
         self._period_s = period_s
         self._stop = threading.Event()
         self._beaten = time.monotonic()
@@ -294,9 +301,13 @@ class HeartbeatThread:
             _log.warning("%s in %s: %s", step, self._open_store.store.root, problem, exc_info=error)
         self._problems[step] = problem
 
+    def ask_to_stop(self) -> None:
+        """Have it stop, whether or not it can hear that now."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Stop, and close the store; blocking."""
-        self._stop.set()
+        self.ask_to_stop()
         self._thread.join(_STOP_LIMIT_S)
         if self._thread.is_alive():
             _log.warning(

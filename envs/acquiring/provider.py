@@ -19,6 +19,7 @@ from flashpool.envs.building.builder import Order
 from flashpool.envs.building.speculation import SpeculativeBuild
 from flashpool.envs.concurrency.build_slots import BuildSlots
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo, run_in_thread_shielded
+from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.concurrency.single_flight import Report, SingleFlight
 from flashpool.envs.errors import CompilerMissing, EnvironmentFailure, is_full
 from flashpool.envs.lease import Environment, Seconds
@@ -86,7 +87,7 @@ class Provider:
     async def remembered(self, key: str) -> Remembered | None:
         """What the volume remembers of a request; a volume that fails remembers nothing."""
         try:
-            return await asyncio.to_thread(self.open_store.memo.get, key)
+            return await run_in_thread(self.open_store.memo.get, key)
         except OSError as error:
             _log.warning("the shared memo cannot be read: %s", error)
             return None
@@ -96,7 +97,7 @@ class Provider:
         if self.open_store.places.read_only:
             return
         try:
-            await asyncio.to_thread(self.open_store.memo.put, key, digest, requirements)
+            await run_in_thread(self.open_store.memo.put, key, digest, requirements)
         except OSError as error:
             _log.warning("the shared memo cannot be written: %s", error)
 
@@ -106,9 +107,9 @@ class Provider:
         if held is not None:
             self.open_store.table.give_back(digest)
             return held
-        found = await asyncio.to_thread(self.lookup.look, digest, "disk")
+        found = await run_in_thread(self.lookup.look, digest, "disk")
         if found is None and self.open_store.archives and await self._fetch(digest, base, report):
-            found = await asyncio.to_thread(self.lookup.look, digest, "archive")
+            found = await run_in_thread(self.lookup.look, digest, "archive")
         if found is not None:
             await self._finish_if_needed(digest)
         return found
@@ -116,11 +117,11 @@ class Provider:
     async def _fetch(self, digest: str, base: BaseFacts, report: Report) -> bool:
         async def unpack(tell: Report) -> bool:
             try:
-                promised = await asyncio.to_thread(self.lookup.promised, digest)
+                promised = await run_in_thread(self.lookup.promised, digest)
                 if promised is None:
                     return False
                 await self.quota.reserve(digest, promised.room, promised.room, tell)
-                return await asyncio.to_thread(self.lookup.fetch, promised, base)
+                return await run_in_thread(self.lookup.fetch, promised, base)
             except OSError as error:
                 if is_full(error):
                     raise
@@ -144,7 +145,7 @@ class Provider:
             found = await self.existing(wanted.digest, wanted.base, report)
             if found is not None:
                 if told:  # whoever built it may have died as it was done
-                    await asyncio.to_thread(self.open_store.claims.elsewhere, wanted.key)
+                    await run_in_thread(self.open_store.claims.elsewhere, wanted.key)
                 return replace(found, seconds=seconds)
             # A place first: with the claim in hand it would keep other processes waiting.
             async with self._build_slots.place(report, begun=True):
@@ -207,7 +208,7 @@ class Provider:
             )
         self.lookup.trust(wanted.digest, made.created)
         whole = replace(made.seconds, resolve=seconds.resolve)
-        found = await asyncio.to_thread(self.lookup.look, wanted.digest, "built", whole)
+        found = await run_in_thread(self.lookup.look, wanted.digest, "built", whole)
         if found is None:
             raise EnvironmentFailure(
                 f"environment {wanted.digest} was gone right after it was built",
@@ -231,7 +232,7 @@ class Provider:
 
     async def _finish_if_needed(self, digest: str) -> None:
         """Start the background part, unless it runs, here or in another process."""
-        if digest in self._finishing or not await asyncio.to_thread(self.lookup.unfinished, digest):
+        if digest in self._finishing or not await run_in_thread(self.lookup.unfinished, digest):
             return
         if not await self._claim(digest) or digest in self._finishing:
             return  # who came to it in the meantime has the claim, which is this process's
@@ -259,7 +260,7 @@ class Provider:
         async with self._finishers:
             await self.open_store.builder.finish(path, path)
         if self.open_store.archives_writable:
-            await asyncio.to_thread(self.lookup.pack, digest)
+            await run_in_thread(self.lookup.pack, digest)
 
     async def settled(self) -> None:
         """Wait until nothing is left to be done in the background."""
@@ -267,6 +268,11 @@ class Provider:
             await asyncio.wait(list(self._finishing.values()))
         await self.open_store.speculative.settled()
         await self.open_store.spare_virtualenvs.settled()
+
+    async def published(self) -> None:
+        """Wait until no archive is being made, or about to be, that other pods would go without."""
+        while self.open_store.archives_writable and self._finishing:
+            await asyncio.wait(list(self._finishing.values()))
 
     def on_pressure(self, tell: Tell) -> None:
         """Be told which digests would be evicted, were they not leased here; see `Quota`."""
@@ -283,7 +289,7 @@ class Provider:
     async def is_there(self, digest: str) -> bool:
         """Whether nothing would have to be built for it; a volume that fails has nothing."""
         try:
-            return await asyncio.to_thread(self.present, digest) != "absent"
+            return await run_in_thread(self.present, digest) != "absent"
         except OSError:
             return False
 
@@ -298,7 +304,9 @@ class Provider:
         await self._builds.close()
         await self._fetches.close()
         tasks = list(self._finishing.values())
-        for task in tasks:
+        for digest, task in self._finishing.items():
+            if self.open_store.archives_writable:
+                _log.warning("the archive of %s is cut off: other pods have to build it", digest)
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)

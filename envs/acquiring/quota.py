@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpool.envs.concurrency.cancellation import wait_for_shielded
+from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.concurrency.single_flight import Report
 from flashpool.envs.errors import EnvironmentFailure, QuotaReached
 from flashpool.envs.settings import EnvSettings
@@ -74,7 +75,7 @@ class Quota:
 
     async def make(self, *, reserve: bool = True) -> Evicted:
         """Evict until the limits are met, with room for one more where asked."""
-        more = await asyncio.to_thread(self._open_store.evictor.reserve) if reserve else 0
+        more = await run_in_thread(self._open_store.evictor.reserve) if reserve else 0
         return await self._make(more)
 
     async def _make(self, more: int) -> Evicted:
@@ -107,11 +108,11 @@ class Quota:
 
     async def _evict(self, more: int) -> Evicted:
         evictor = self._open_store.evictor
-        usage = await asyncio.to_thread(evictor.usage)
+        usage = await run_in_thread(evictor.usage)
         if not evictor.over(usage, more) and not evictor.limits.max_age_s:
             return Evicted()
-        evicted = await asyncio.to_thread(evictor.run, reserve=more)
-        usage = await asyncio.to_thread(evictor.usage)
+        evicted = await run_in_thread(evictor.run, reserve=more)
+        usage = await run_in_thread(evictor.usage)
         if not evictor.over(usage, more):
             return evicted
         return replace(evicted, cache_cleaned=await self.clean_cache())
@@ -119,7 +120,7 @@ class Quota:
     async def everything(self) -> Evicted:
         """The disk is full: evict everything that nobody uses, and uv's cache with it."""
         try:
-            evicted = await asyncio.to_thread(self._open_store.evictor.run, everything=True)
+            evicted = await run_in_thread(self._open_store.evictor.run, everything=True)
         except OSError as error:
             _log.warning("eviction failed: %s", error)
             evicted = Evicted()
@@ -155,8 +156,8 @@ class Quota:
             began = time.monotonic()
             more = sum(self._coming.values())
             try:
-                if evictor.over(await asyncio.to_thread(evictor.usage), more):
-                    await asyncio.to_thread(evictor.run, reserve=more)
+                if evictor.over(await run_in_thread(evictor.usage), more):
+                    await run_in_thread(evictor.run, reserve=more)
             except OSError as error:
                 _log.warning("eviction failed: %s", error)
             await asyncio.sleep(max(_LOOK_AGAIN_S, _REST * (time.monotonic() - began)))
@@ -165,8 +166,8 @@ class Quota:
         """Return once there is room for a built environment, to the last byte; or refuse."""
         if not self._open_store.evictor.limits.quota:
             return
-        coming = await asyncio.to_thread(_still_to_come, environment)
-        whole = coming + await asyncio.to_thread(_size_of, environment)
+        coming = await run_in_thread(_still_to_come, environment)
+        whole = coming + await run_in_thread(_size_of, environment)
         await self.reserve(digest, coming, whole, report)
 
     async def reserve(self, digest: str, coming: int, whole: int, report: Report) -> None:
@@ -191,7 +192,7 @@ class Quota:
 
     async def _fits(self, coming: int) -> bool:
         await self._make(coming)
-        usage = await asyncio.to_thread(self._open_store.evictor.usage)
+        usage = await run_in_thread(self._open_store.evictor.usage)
         quota = self._open_store.evictor.limits.quota
         return usage.total + coming + sum(self._coming.values()) <= quota
 

@@ -8,6 +8,8 @@
 
 A store stays open until the end, for leases on what lies there may be out: its table
 answers for them, and its heartbeat goes on. On one event loop.
+
+A volume that hangs is as good as gone: it is not asked, and local disk is used until it answers.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
+from flashpool.envs.concurrency.disk_hangs import DiskHangs
+from flashpool.envs.concurrency.disk_threads import DiskThreads
+from flashpool.envs.concurrency.volume_watch import VolumeWatch
 from flashpool.envs.errors import StoreUnavailable
 from flashpool.envs.lease import Environment, Lease
 from flashpool.envs.settings import EnvSettings
-from flashpool.envs.store.locations import Places, choose_places, local_places
+from flashpool.envs.store.apart import keep_apart
+from flashpool.envs.store.locations import Places, choose_places, local_places, volume_of
 
 from .open_store import HeartbeatThread, OpenStore, Pulse, open_the_store
 from .provider import Provider
@@ -33,6 +39,12 @@ __all__ = ["OpenStores"]
 _log = logging.getLogger(__name__)
 #: A look costs the volume a file and its deletion.
 _LOOK_AGAIN_S: Final = 30.0
+#: For all that is to be seen to the end when a process stops using its stores; and how long
+#: a volume may be silent then.
+_CLOSE_LIMIT_S: Final = 20.0
+_CLOSING_SILENCE_S: Final = 2.0
+#: Work that was told to give up has given up by then.
+_GIVE_UP_S: Final = 1.0
 
 
 class OpenStores:
@@ -42,6 +54,8 @@ class OpenStores:
         self._settings = settings
         self._provide = provide
         self._known: dict[Places, Provider] = {}
+        self._local = DiskThreads("local disk")
+        self._volume = self._local
         self._heartbeats: list[HeartbeatThread] = []
         self._turn = asyncio.Lock()
         self._current: Provider | None = None
@@ -59,6 +73,8 @@ class OpenStores:
         """One more lease on what is held in any of them, as it was seen; no disk is asked."""
         for provider in self._known.values():
             table = provider.open_store.table
+            if provider.open_store.disk.hangs and not table.held().get(digest):
+                continue  # no process runs in it, and none could be started there
             environment = table.take(digest)
             if environment is None:
                 continue
@@ -69,16 +85,18 @@ class OpenStores:
 
     async def current(self) -> Provider:
         """The place in use."""
-        if self._current is not None and not self._outdated():
+        if self._current is not None and not self._outdated(self._current):
             return self._current
         async with self._turn:
-            if self._current is None:
+            if self._current is None or self._current.open_store.disk.hangs:
                 self._current = await self._look()
-            elif self._outdated():
+            elif self._outdated(self._current):
                 self._current = await self._look_again(self._current)
             return self._current
 
-    def _outdated(self) -> bool:
+    def _outdated(self, current: Provider) -> bool:
+        if current.open_store.disk.hangs:
+            return True
         return self._makeshift and time.monotonic() - self._looked > _LOOK_AGAIN_S
 
     async def _look_again(self, current: Provider) -> Provider:
@@ -95,7 +113,7 @@ class OpenStores:
             return self._current
 
     async def _look(self) -> Provider:
-        places = await asyncio.to_thread(choose_places, self._settings)
+        places = await self._choose()
         self._looked = time.monotonic()
         self._makeshift = places.mode == "local" or places.read_only
         try:
@@ -107,8 +125,22 @@ class OpenStores:
             _log.warning(
                 "%s cannot be used (%s): environments go to local disk", places.shared, error
             )
-            elsewhere = await asyncio.to_thread(local_places, self._settings, str(error))
-            return await self._at(elsewhere)
+            return await self._at(await self._local_places(str(error)))
+
+    async def _choose(self) -> Places:
+        if self._volume is self._local and (volume := volume_of(self._settings)) is not None:
+            self._volume = DiskThreads("volume", watch=VolumeWatch(volume))
+        try:
+            return await self._volume.run(choose_places, self._settings)
+        except DiskHangs as error:
+            _log.warning("%s: environments go to local disk", error)
+            return await self._local_places(str(error))
+
+    async def _local_places(self, note: str) -> Places:
+        return await self._local.run(local_places, self._settings, note)
+
+    def _disk_of(self, places: Places) -> DiskThreads:
+        return self._local if places.mode == "local" else self._volume
 
     async def beside(self, full: Provider) -> Provider | None:
         """A place on local disk; None where that is the very disk that is full."""
@@ -116,8 +148,8 @@ class OpenStores:
             return None
         async with self._turn:
             try:
-                places = await asyncio.to_thread(local_places, self._settings, "the volume is full")
-                if await asyncio.to_thread(_same_disk, places, full.open_store.places):
+                places = await self._local_places("the volume is full")
+                if await self._volume.run(_same_disk, places, full.open_store.places):
                     return None
                 return await self._at(places)
             except (OSError, StoreUnavailable) as error:
@@ -126,11 +158,13 @@ class OpenStores:
 
     async def _at(self, places: Places) -> Provider:
         key = replace(places, note="")
-        known = self._known.get(key)
+        known, disk = self._known.get(key), self._disk_of(places)
         if known is not None:
-            await asyncio.to_thread(known.open_store.take_up)
+            await disk.run(known.open_store.take_up)
             return known
-        open_store = await asyncio.to_thread(open_the_store, self._settings, places)
+        if places.may_hang:
+            keep_apart(places.shared)
+        open_store = await disk.run(open_the_store, self._settings, places, disk)
         self._heartbeats.append(HeartbeatThread(open_store, self._settings.beat_s))
         self._known[key] = self._provide(open_store)
         return self._known[key]
@@ -139,15 +173,48 @@ class OpenStores:
         """How the heartbeats are."""
         return [heartbeat.pulse for heartbeat in self._heartbeats]
 
-    async def close(self) -> None:
-        """Cancel builds, release every lease, stop the heartbeats."""
-        for provider in self:
-            await provider.close()
-        for heartbeat in self._heartbeats:
-            await asyncio.to_thread(heartbeat.stop)
-        self._heartbeats.clear()
+    async def close(self, end_flights: Callable[[], Awaitable[None]]) -> None:
+        """End what is under way, cancel builds, release every lease, stop the heartbeats.
+
+        All that within a limit: what a disk holds up is left as it is.
+        """
+        watch = self._volume.watch
+        if watch is not None:
+            watch.limit_s = min(watch.limit_s, _CLOSING_SILENCE_S)
+        closing = asyncio.ensure_future(self._close(end_flights))
+        try:
+            await asyncio.wait({closing}, timeout=_CLOSE_LIMIT_S)
+            if not closing.done():
+                _log.warning("the stores of environments are left as they are: %r", self._volume)
+                for disk in (self._volume, self._local):
+                    disk.abandon()
+                await asyncio.wait({closing}, timeout=_GIVE_UP_S)
+        finally:
+            closing.cancel()
+        if closing.done():
+            closing.result()
         self._known.clear()
         self._current = None
+
+    async def _close(self, end_flights: Callable[[], Awaitable[None]]) -> None:
+        await end_flights()
+        for provider in self:
+            try:
+                with provider.open_store.disk.chosen():
+                    await provider.close()
+            except DiskHangs as error:
+                _log.warning("%s: what is in scratch there is left", error)
+        for heartbeat in self._heartbeats:
+            heartbeat.ask_to_stop()
+        for heartbeat in self._heartbeats:
+            try:
+                await heartbeat.disk.run(heartbeat.stop)
+            except DiskHangs as error:
+                _log.warning("%s: its leases are left to become stale", error)
+        self._heartbeats.clear()
+        if self._volume.watch is not None:
+            await self._local.run(self._volume.watch.stop)
+        self._volume = self._local
 
 
 def _same_disk(one: Places, other: Places) -> bool:

@@ -23,6 +23,7 @@ import zstandard
 
 from flashpool.envs.building.virtualenv import link_interpreter
 from flashpool.envs.errors import Tampered
+from flashpool.envs.store import apart
 from flashpool.envs.store.layout import Store, read_json, write_json
 from flashpool.envs.store.manifest import (
     Facts,
@@ -105,11 +106,9 @@ def pack(environment: Path, store: Store, holder: str, key: bytes | None) -> Arc
 
 
 def _write(environment: Path, unfinished: Path, name: str) -> Promise:
-    with unfinished.open("wb") as file:
+    with apart.writing(unfinished) as file:
         hashing = Hashing(file)
         members, size = _write_tar(environment, cast("IO[bytes]", hashing))
-        file.flush()
-        os.fsync(file.fileno())
     return Promise(
         name=name,
         sha256=hashing.sha256.hexdigest(),

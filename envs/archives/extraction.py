@@ -194,7 +194,7 @@ class _Writers:
 def extract(archive: Path, promise: Promise, target: Path) -> None:
     """Extract into an empty directory; raise Tampered unless all of it is as promised."""
     folder, name = in_folder(archive)
-    with folder.open(name, _LARGEST) as file:
+    with folder.reading(name, _LARGEST) as file:
         hashing = Hashing(file)
         unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         reader = unpacker.stream_reader(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_shielded
+from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.errors import VerificationFailed
 from flashpool.envs.lease import Seconds
 from flashpool.envs.process import run
@@ -164,7 +165,7 @@ class Builder:
         python = environment / "bin" / "python"
         argv = ["nice", "-n", "10", str(python), "-I", "-S", "-m", "compileall", "-qq"]
         argv += ["-s", str(environment), "-p", str(final)]
-        shares = await asyncio.to_thread(_shares, environment, jobs)
+        shares = await run_in_thread(_shares, environment, jobs)
         runs = [
             run([*argv, *share], environment={"PATH": "/usr/bin:/bin"}, limit_s=_COMPILE_LIMIT_S)
             for share in shares

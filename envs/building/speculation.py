@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo, run_in_thread_shielded
+from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.errors import EnvironmentFailure
 from flashpool.envs.resolving.base_interpreter import BaseFacts, BasePackage
 from flashpool.envs.resolving.plan import Guess, Plan, parse_lock
@@ -210,7 +211,7 @@ class SpeculativeBuilds:
 
     async def _sensible(self) -> bool:
         linking = self._uv.settings.link_mode == "hardlink"
-        return linking and await asyncio.to_thread(self._has_room)
+        return linking and await run_in_thread(self._has_room)
 
     async def _make(self, guess: Guess, base: BaseFacts, key: str) -> Begun | None:
         async with AsyncExitStack() as stack:
@@ -256,7 +257,7 @@ class SpeculativeBuilds:
         try:
             await self._uv.install_cached(venv, wanted, left_out, progress=_but_warnings(said))
         except EnvironmentFailure as failure:
-            if await asyncio.to_thread(_touched, venv):
+            if await run_in_thread(_touched, venv):
                 raise
             _log.debug("the cache alone does not answer %s: %s", guess.lines, failure)
             return None

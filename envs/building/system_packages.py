@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.errors import SystemPackagesFailed
 from flashpool.envs.process import Finished, run
 from flashpool.envs.store.layout import remove_tree
@@ -90,9 +91,9 @@ class SystemPackages:
 
     async def _install(self, names: tuple[str, ...], progress: Progress) -> None:
         progress(f"Installing system packages: {' '.join(names)}")
-        folder = self.debs / await asyncio.to_thread(_release)
+        folder = self.debs / await run_in_thread(_release)
         archives = _ARCHIVES
-        await asyncio.to_thread(_prepare, archives, folder)
+        await run_in_thread(_prepare, archives, folder)
         tool = shutil.which("nala") or shutil.which("apt-get")
         if tool is None:
             raise SystemPackagesFailed(
@@ -108,7 +109,7 @@ class SystemPackages:
             finished = await self._apt(tool, names, progress)
         if finished.code:
             raise _failure(finished, names)
-        await asyncio.to_thread(_keep_debs, archives, folder)
+        await run_in_thread(_keep_debs, archives, folder)
 
     async def _apt(self, tool: str, names: Sequence[str], progress: Progress) -> Finished:
         argv = [tool, "install", "--assume-yes", "--no-install-recommends"]

@@ -3,6 +3,9 @@
     place(report) -> free? in
                   -> else a queue, begun builds before new ones; each move is reported
 
+A build that nobody waits for any more holds its place for as long as nobody else needs one:
+then it gives up. In the queue it comes last.
+
 Every build runs uv, and uv all cores: ten at once end no sooner than two, and take ten
 times the memory. Used on one event loop.
 """
@@ -12,13 +15,17 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from .single_flight import Report
+from .single_flight import Flight, Report, current_flight
 
 __all__ = ["BuildSlots"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(order=True, slots=True)
@@ -26,8 +33,13 @@ class _Waiting:
     late: bool
     number: int
     report: Report = field(compare=False)
+    flight: Flight[Any] | None = field(compare=False)
     turn: asyncio.Future[None] = field(compare=False)
     told: int = field(default=-1, compare=False)
+
+    @property
+    def wanted(self) -> bool:
+        return self.flight is None or self.flight.wanted
 
 
 class BuildSlots:
@@ -37,6 +49,9 @@ class BuildSlots:
         self._free = places
         self._places = places
         self._queue: list[_Waiting] = []
+        #: Builds that hold a place; and those of them that were told to give up.
+        self._holders: list[Flight[Any]] = []
+        self._giving_up: set[int] = set()
         self._numbers = itertools.count()
 
     def __repr__(self) -> str:
@@ -49,16 +64,42 @@ class BuildSlots:
             self._free -= 1
         else:
             await self._wait(report, begun)
+        flight = current_flight()
+        if flight is not None:
+            self._holders.append(flight)
+            flight.begin()
+            self.make_way()
         try:
             yield
         finally:
+            if flight is not None:
+                self._holders.remove(flight)
+                self._giving_up.discard(id(flight))
             self._pass_on()
+
+    def make_way(self) -> None:
+        """Have builds that nobody waits for give up, as many as others wait for their places."""
+        needed = sum(waiting.wanted for waiting in self._queue) - len(self._giving_up)
+        for flight in [one for one in self._holders if not one.wanted]:
+            if needed > 0 and id(flight) not in self._giving_up:
+                needed -= 1
+                self._giving_up.add(id(flight))
+                # Not from here: the end of one flight ends another, which may be the one that asks.
+                asyncio.get_running_loop().call_soon(self._end, flight)
+
+    def _end(self, flight: Flight[Any]) -> None:
+        if flight.wanted:  # somebody has come for it meanwhile
+            self._giving_up.discard(id(flight))
+            return
+        _log.info("a build that nobody waits for gives its place to one that is waited for")
+        flight.give_up()
 
     async def _wait(self, report: Report, begun: bool) -> None:
         turn = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(not begun, next(self._numbers), report, turn)
+        waiting = _Waiting(not begun, next(self._numbers), report, current_flight(), turn)
         bisect.insort(self._queue, waiting)
         self._tell()
+        self.make_way()
         try:
             await turn
         except asyncio.CancelledError:
@@ -72,15 +113,18 @@ class BuildSlots:
 
     def _pass_on(self) -> None:
         while self._queue:
-            turn = self._queue.pop(0).turn
+            turn = self._queue.pop(self._queue.index(self._in_turn()[0])).turn
             if not turn.done():  # cancelled, and not yet awake to leave the queue by itself
                 turn.set_result(None)
                 self._tell()
                 return
         self._free += 1
 
+    def _in_turn(self) -> list[_Waiting]:
+        return sorted(self._queue, key=lambda waiting: not waiting.wanted)
+
     def _tell(self) -> None:
-        for ahead, waiting in enumerate(self._queue):
+        for ahead, waiting in enumerate(self._in_turn()):
             if waiting.told != ahead:
                 waiting.told = ahead
                 waiting.report(

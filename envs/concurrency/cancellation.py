@@ -3,10 +3,11 @@
 A request that is cancelled cancels its work, and so do then those on the way who run parts of it
 side by side, and the end of the process. `asyncio.wait_for` waits no longer when it is
 cancelled once more, before Python 3.12: what it ran is left to itself, with the files,
-processes and claims that it would have released. `asyncio.to_thread` never waits for a
+processes and claims that it would have released. `run_in_thread` never waits for a
 thread that cannot be cancelled: it would go on to write into a directory that is being
 deleted, or rename what is half gone. What such a thread makes for a cancelled call
-(a claim, a scratch directory) is undone: other processes would wait for it.
+(a claim, a scratch directory) is undone: other processes would wait for it. Only a disk that
+hangs ends such a wait (`DiskHangs`).
 
     waiter --> thread makes it --> handed over
        '-- cancelled: made already? it is undone here; else the thread undoes it when it is made
@@ -18,6 +19,9 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar
+
+from .disk_hangs import DiskHangs
+from .disk_threads import run_in_thread
 
 __all__ = ["run_in_thread_or_undo", "run_in_thread_shielded", "wait_for_shielded", "wait_shielded"]
 
@@ -46,7 +50,7 @@ async def run_in_thread_shielded(work: Callable[P, T], *args: P.args, **named: P
 
     Waits for as long as the thread takes: for work that is short, or whose files are ours.
     """
-    return await wait_shielded(asyncio.to_thread(work, *args, **named))
+    return await wait_shielded(run_in_thread(work, *args, **named))
 
 
 async def wait_for_shielded(work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
@@ -86,17 +90,24 @@ class _Handover(Generic[T]):
         return made
 
     def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
+        self.leave()
         for made in self._made:
             self._undo(made)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._cancelled = True
 
 
 async def run_in_thread_or_undo(make: Callable[[], T], undo: Callable[[T], object]) -> T:
     """Make it in a thread; if the waiter is cancelled, nothing of it stays."""
     handover = _Handover(make, undo)
     try:
-        return await asyncio.to_thread(handover.work)
+        return await run_in_thread(handover.work)
+    except DiskHangs:
+        # The thread undoes it, if it ever comes back.
+        handover.leave()
+        raise
     except asyncio.CancelledError:
         await run_in_thread_shielded(handover.cancel)
         raise

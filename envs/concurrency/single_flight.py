@@ -5,7 +5,12 @@
                        progress lines to every waiter's callback
 
 A waiter's deadline or cancellation does not hurt the others. When no waiter is
-left, the work is cancelled: nobody pays for what nobody wants.
+left, the work is cancelled: nobody pays for what nobody wants. Where `goes_on` is
+set, work that has begun goes on instead, for whoever asks again; it gives up when
+something that is waited for needs its place (`build_slots`).
+
+A flight may wait for another one, as long as it flies itself: that one is wanted
+when somebody outside of all flights is at the other end (`Flight.wanted`).
 Used on one event loop.
 """
 
@@ -16,12 +21,13 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from flashpool.envs.errors import BuildAbandoned, BuildTimeout, EnvironmentFailure
 
-__all__ = ["Report", "SingleFlight"]
+__all__ = ["Flight", "Report", "SingleFlight", "current_flight"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,10 +36,36 @@ Report = Callable[[str], None]
 
 
 @dataclass(eq=False, slots=True)
-class _Flight(Generic[T]):
+class Flight(Generic[T]):
+    """A piece of work under way, and who waits for it."""
+
     listeners: list[Report] = field(default_factory=list)
-    waiting: int = 0
+    #: The flights that wait for it, and None for each waiter that is none.
+    waiters: list[Flight[Any] | None] = field(default_factory=list)
     task: asyncio.Task[T] | None = None
+    #: Whether it has done more than wait for its turn.
+    begun: bool = False
+    abandon: Callable[[], None] = lambda: None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for it in the end."""
+        return any(waiter is None or waiter.wanted for waiter in self.waiters)
+
+    def begin(self) -> None:
+        """It has its turn, and so have those that wait for it."""
+        self.begun = True
+        for waiter in self.waiters:
+            if waiter is not None:
+                waiter.begin()
+
+    def give_up(self) -> None:
+        """End it, with the flights that wait for it: who asks again starts afresh."""
+        outer = [waiter for waiter in self.waiters if waiter is not None]
+        for waiter in outer:
+            waiter.give_up()
+        if not outer:
+            self.abandon()
 
     def report(self, line: str) -> None:
         for listener in list(self.listeners):
@@ -44,15 +76,26 @@ class _Flight(Generic[T]):
                 self.listeners.remove(listener)
 
 
+_current: ContextVar[Flight[Any] | None] = ContextVar("flight", default=None)
+
+
+def current_flight() -> Flight[Any] | None:
+    """The flight that this task is part of."""
+    return _current.get()
+
+
 class SingleFlight(Generic[T]):
     """Flights by key."""
 
-    def __init__(self) -> None:
-        self._flying: dict[Hashable, _Flight[T]] = {}
+    def __init__(self, *, goes_on: bool = False, left: Callable[[], None] = lambda: None) -> None:
+        """``goes_on``: what has begun outlives its last waiter; ``left``: told of each waiter."""
+        self._flying: dict[Hashable, Flight[T]] = {}
         self._landing: set[asyncio.Task[T]] = set()
+        self._goes_on = goes_on
+        self._left = left
 
     def __repr__(self) -> str:
-        waiting = {str(key)[:40]: flight.waiting for key, flight in self._flying.items()}
+        waiting = {str(key)[:40]: len(flight.waiters) for key, flight in self._flying.items()}
         return f"<SingleFlight {waiting}>"
 
     async def join(
@@ -67,35 +110,49 @@ class SingleFlight(Generic[T]):
         flight = self._flying.get(key) or self._take_off(key, start)
         if progress is not None:
             flight.listeners.append(progress)
-        flight.waiting += 1
+        outer = current_flight()
+        flight.waiters.append(outer)
         assert flight.task is not None
         try:
             return await _landed(flight.task, deadline)
         finally:
-            flight.waiting -= 1
+            flight.waiters.remove(outer)
             if progress in flight.listeners:
                 flight.listeners.remove(progress)
-            if not flight.waiting and not flight.task.done():
-                self._abandon(key, flight)
+            if not flight.waiters and not flight.task.done():
+                self._leave(key, flight)
+
+    def _leave(self, key: Hashable, flight: Flight[T]) -> None:
+        if self._goes_on and flight.begun:
+            _log.info("nobody waits for a build any more: it goes on")
+            self._left()
+        else:
+            self._abandon(key, flight)
 
     def _take_off(
         self, key: Hashable, start: Callable[[Report], Coroutine[Any, Any, T]]
-    ) -> _Flight[T]:
-        flight: _Flight[T] = _Flight()
-        flight.task = asyncio.get_running_loop().create_task(start(flight.report))
+    ) -> Flight[T]:
+        flight: Flight[T] = Flight()
+
+        async def fly() -> T:
+            _current.set(flight)
+            return await start(flight.report)
+
+        flight.task = asyncio.get_running_loop().create_task(fly())
+        flight.abandon = lambda: self._abandon(key, flight)
         self._flying[key] = flight
         self._landing.add(flight.task)
         flight.task.add_done_callback(lambda task: self._down(key, flight, task))
         return flight
 
-    def _down(self, key: Hashable, flight: _Flight[T], task: asyncio.Task[T]) -> None:
+    def _down(self, key: Hashable, flight: Flight[T], task: asyncio.Task[T]) -> None:
         self._landing.discard(task)
         if self._flying.get(key) is flight:
             del self._flying[key]
         if not task.cancelled():
             task.exception()  # looked at, so that an abandoned failure is not reported as lost
 
-    def _abandon(self, key: Hashable, flight: _Flight[T]) -> None:
+    def _abandon(self, key: Hashable, flight: Flight[T]) -> None:
         """Cancel, and let newcomers start afresh rather than join a dying flight."""
         if self._flying.get(key) is flight:
             del self._flying[key]

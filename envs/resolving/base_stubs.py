@@ -27,6 +27,7 @@ from typing import Final
 from packaging.requirements import Requirement
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo
+from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.store.layout import Store, remove_tree
 
 from .base_interpreter import BaseFacts, BasePackage
@@ -59,7 +60,7 @@ class Stubs:
         async with self._writing:
             found = self._known.get(key)
             # Somebody may have swept them up, were we taken for dead.
-            if found is None or not await asyncio.to_thread(found.constraints.is_file):
+            if found is None or not await run_in_thread(found.constraints.is_file):
                 found = await run_in_thread_or_undo(partial(self._write, base, key[1]), _remove)
                 self._known[key] = found
             return found
@@ -76,7 +77,7 @@ class Stubs:
         """Leave nothing in scratch."""
         async with self._writing:
             for stubs in self._known.values():
-                await asyncio.to_thread(_remove, stubs)
+                await run_in_thread(_remove, stubs)
             self._known.clear()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterable
@@ -20,8 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from flashpool.envs.concurrency.disk_hangs import DiskHangs
+from flashpool.envs.concurrency.volume_watch import VolumeWatch
 from flashpool.envs.errors import StoreUnavailable, is_full
 from flashpool.envs.settings import DEFAULT_VOLUME, EnvSettings
+
+from .apart import make_file
 
 __all__ = [
     "Places",
@@ -30,6 +35,7 @@ __all__ = [
     "file_system_of",
     "local_places",
     "missing_store",
+    "volume_of",
     "without_making",
 ]
 
@@ -50,6 +56,8 @@ class Places:
     shared: Path
     #: uv's: beside the environments, so that it can hardlink.
     cache: Path
+    #: It is a kind of file system that may hang: this process opens no file there.
+    may_hang: bool = False
     #: Archives can be read but not written.
     read_only: bool = False
     note: str = ""
@@ -90,13 +98,13 @@ def choose_places(settings: EnvSettings) -> Places:
     problem = _write_problem(shared)
     if problem:
         return _without_writing(shared, local, problem)
-    if settings.mode == "archive" or (
-        settings.mode == "auto" and is_remote(file_system_of(volume))
-    ):
-        return Places(mode="archive", local=local, shared=shared, cache=local / "cache")
+    remote = is_remote(file_system_of(volume))
+    if settings.mode == "archive" or (settings.mode == "auto" and remote):
+        cache = local / "cache"
+        return Places(mode="archive", local=local, shared=shared, cache=cache, may_hang=remote)
     # With a key the volume is not trusted, and a cache cannot be verified: keep it here.
     cache = (local if settings.volume_key else shared) / "cache"
-    return Places(mode="volume", local=shared, shared=shared, cache=cache)
+    return Places(mode="volume", local=shared, shared=shared, cache=cache, may_hang=remote)
 
 
 def local_places(settings: EnvSettings, note: str) -> Places:
@@ -107,9 +115,13 @@ def local_places(settings: EnvSettings, note: str) -> Places:
 def check_volume(settings: EnvSettings) -> tuple[str, ...]:
     """What is odd about the volume, before anything is kept there; makes it if it can; blocking.
 
+    One that hangs is told of, and not asked any more: it may answer later.
+
     Raises:
         StoreUnavailable: it is named, is not there, and cannot be made.
     """
+    if silence := _silence(settings):
+        return (silence,)
     found = []
     volume = settings.volume
     if volume is not None and not volume.is_dir():
@@ -132,6 +144,20 @@ def check_volume(settings: EnvSettings) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _silence(settings: EnvSettings) -> str:
+    volume = volume_of(settings)
+    if volume is None:
+        return ""
+    watch = VolumeWatch(volume)
+    try:
+        watch.check()
+    except DiskHangs as error:
+        return f"{error}: environments go to local disk until it does"
+    finally:
+        watch.stop()
+    return ""
+
+
 def missing_store(settings: EnvSettings) -> Path | None:
     """Where environments would be kept, if nothing was ever kept there."""
     volume = _volume(settings)
@@ -149,6 +175,14 @@ def without_making(settings: EnvSettings, spare: Path) -> EnvSettings:
     known = [path for path in _local_candidates(settings) if (path / "flashpool").is_dir()]
     local = known[0] if known else spare / "local"
     return replace(settings, volume=volume, local=local)
+
+
+def volume_of(settings: EnvSettings) -> Path | None:
+    """The volume, if there is to be one; found without a question to it, for it may hang."""
+    if settings.volume is not None:
+        return settings.volume
+    mounted = any(point == str(DEFAULT_VOLUME) for point, _ in _mounts(_MOUNTS.read_text()))
+    return DEFAULT_VOLUME if mounted else None
 
 
 def _volume(settings: EnvSettings) -> Path | None:
@@ -229,9 +263,9 @@ def _write_problem(root: Path, mode: int = 0o755) -> str:
     """Why a directory cannot be written; found by writing, for flags and modes lie."""
     try:
         root.mkdir(parents=True, exist_ok=True, mode=mode)
-        handle, name = tempfile.mkstemp(prefix=".probe-", dir=root)
-        os.close(handle)
-        Path(name).unlink()
+        probe = root / f".probe-{secrets.token_hex(8)}"
+        make_file(probe)
+        probe.unlink()
     except OSError as error:
         # A full volume is not an unusable one: eviction may make room.
         return "" if is_full(error) and root.is_dir() else error.strerror or str(error)

@@ -26,9 +26,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 from flashpool.pool._child import trees
+
+from . import apart
 
 __all__ = ["MOST_NAMES", "Folder", "in_folder", "left_by_clock", "move", "parse_object", "walk"]
 
@@ -65,6 +67,10 @@ class Folder:
     def path(self) -> Path:
         """Where it is; whoever opens that follows links."""
         return self._root.joinpath(*self._parts)
+
+    @property
+    def _is_apart(self) -> bool:
+        return apart.is_apart(self.path / "file")
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[int]:
@@ -146,13 +152,21 @@ class Folder:
 
     def read(self, name: str, most: int) -> bytes:
         """Content of a regular file of at most so many bytes; OSError for all else."""
-        with self.open(name, most) as file:
+        with self.reading(name, most) as file:
             return file.read(most)
 
-    def open(self, name: str, most: int) -> BinaryIO:
-        """A regular file of at most so many bytes, to be read; OSError for all else."""
+    @contextmanager
+    def reading(self, name: str, most: int) -> Iterator[IO[bytes]]:
+        """A stream of a regular file of at most so many bytes; OSError for all else."""
+        path = self.path / name
         with self.opened() as handle:
-            return _file_of(os.open(name, _READ, dir_fd=handle), most, self.path / name)
+            if apart.is_apart(path):
+                with apart.reading(name, handle, most, path) as stream:
+                    yield stream
+                return
+            file = _file_of(os.open(name, _READ, dir_fd=handle), most, path)
+        with file:
+            yield file
 
     def write(
         self,
@@ -167,11 +181,10 @@ class Folder:
         with self.opened(make=True) as handle:
             try:
                 mode = self._mode & 0o666
-                with open(os.open(beside, _NEW, mode, dir_fd=handle), "wb") as file:
-                    file.writelines(pieces)
-                    file.flush()
-                    if sync:
-                        os.fsync(file.fileno())
+                if self._is_apart:
+                    apart.write(beside, handle, pieces, mode, sync=sync)
+                else:
+                    _write(beside, handle, pieces, mode, sync=sync)
                 _replace(beside, name, handle)
             except BaseException:
                 # On a disk that is full, half a file may hold the room that another needs.
@@ -181,13 +194,14 @@ class Folder:
     def touch(self, name: str) -> None:
         """Give an empty file the time of the file system's clock; it is made if need be."""
         with self.opened(make=True) as handle:
+            touch = apart.touch if self._is_apart else _touch
             try:
-                _touch(name, handle)
+                touch(name, handle)
             except OSError as error:
                 if error.errno not in _OTHER_KIND:
                     raise
                 _remove(name, handle)
-                _touch(name, handle)
+                touch(name, handle)
 
     def now(self) -> float:
         """Seconds since 1970 by the clock that stamps files here; the machine's own may jump.
@@ -196,11 +210,10 @@ class Folder:
         """
         name = f"{_CLOCK}{secrets.token_hex(8)}"
         with self.opened(make=True) as handle:
-            file = os.open(name, _NEW, 0o600, dir_fd=handle)
+            apart.make_file(name, handle)
             try:
-                return os.fstat(file).st_mtime
+                return os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime
             finally:
-                os.close(file)
                 _unlink(name, handle)
 
     def remove(self, name: str) -> bool:
@@ -281,7 +294,7 @@ def _status(name: str, folder: int) -> os.stat_result | None:
         return None
 
 
-def _file_of(handle: int, most: int, path: Path) -> BinaryIO:
+def _file_of(handle: int, most: int, path: Path) -> IO[bytes]:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
@@ -290,6 +303,16 @@ def _file_of(handle: int, most: int, path: Path) -> BinaryIO:
     except BaseException:
         os.close(handle)
         raise
+
+
+def _write(
+    name: str, folder: int, pieces: Iterable[bytes | memoryview], mode: int, *, sync: bool
+) -> None:
+    with open(os.open(name, _NEW, mode, dir_fd=folder), "wb") as file:
+        file.writelines(pieces)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
 
 
 def _replace(beside: str, name: str, folder: int) -> None:

@@ -11,12 +11,14 @@ process stays. These are daemons.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
+
+from flashpool.envs.concurrency.disk_hangs import DiskHangs
+from flashpool.envs.concurrency.disk_threads import DiskThreads
+
+__all__ = ["Disk", "DiskHangs"]
 
 T = TypeVar("T")
 
@@ -24,61 +26,26 @@ T = TypeVar("T")
 _THREADS: Final = 4
 
 
-class DiskHangs(OSError):
-    """No answer in time; what was asked may still be done."""
-
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(f"the disk has not answered within {limit_s:g} s")
-
-
 class Disk:
     """One disk, or one place of it. For a loop."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._asked: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._threads = 0
+        self._threads = DiskThreads("queue-disk", threads=_THREADS)
 
     async def run(self, limit_s: float, what: Callable[[], T]) -> T:
         """What it returns, or raises; `DiskHangs` when that takes longer."""
-        future = self._ask(what)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), limit_s)
+            return await asyncio.wait_for(self._threads.run(what), limit_s)
         except asyncio.TimeoutError:
-            raise DiskHangs(limit_s) from None
+            raise _no_answer(limit_s) from None
 
     def wait(self, limit_s: float, what: Callable[[], T]) -> T:
         """The same, where there is no loop yet."""
         try:
-            return self._ask(what).result(limit_s)
+            return self._threads.submit(what).result(limit_s)
         except FutureTimeout:
-            raise DiskHangs(limit_s) from None
-
-    def _ask(self, what: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-        with self._lock:
-            self._asked.append((future, what))
-            more = self._threads < _THREADS
-            self._threads += more
-        if more:
-            threading.Thread(target=self._work, name="disk", daemon=True).start()
-        return future
-
-    def _work(self) -> None:
-        """Until nothing is asked any more."""
-        while True:
-            with self._lock:
-                if not self._asked:
-                    self._threads -= 1
-                    return
-                future, what = self._asked.popleft()
-            if future.set_running_or_notify_cancel():
-                _do(future, what)
-            del future, what  # and with them what they hold, while the next one is waited for
+            raise _no_answer(limit_s) from None
 
 
-def _do(future: Future[Any], what: Callable[[], Any]) -> None:
-    try:
-        future.set_result(what())
-    except BaseException as error:  # noqa: BLE001 - who waits raises it
-        future.set_exception(error)
+def _no_answer(limit_s: float) -> DiskHangs:
+    return DiskHangs(f"the disk has not answered within {limit_s:g} s")

@@ -166,7 +166,7 @@ class Outbox:
     def _read(self, files: Folder, name: str) -> JobReport | None:
         """One of ours; what is none is left where it is, until it is too old."""
         try:
-            with files.open(name, self._largest) as file:
+            with files.reading(name, self._largest) as file:
                 head = msgspec.json.decode(file.readline(_LONGEST_HEAD), type=_Head)
                 if _name(head.job_id) != name:
                     raise ValueError("it is of another job")

@@ -194,9 +194,7 @@ class Scheduler:
             zygote.retiring = False
         if zygote.retiring:
             commands = self._lifecycle.retire_if_done(zygote)
-        elif failed_start and not (
-            curable or short or (killed and zygote.is_hopeful(now))
-        ):
+        elif failed_start and not (curable or short or (killed and zygote.is_hopeful(now))):
             # What it met it will meet again: whoever waits is told now.
             commands = self._lifecycle.fail_waiting(zygote)
         else:

@@ -134,6 +134,7 @@ class Components:
         await self.residents.pressure.close()
         await self.calls.close()
         await self.scratch.close()
+        self.zygote_set.close()
         self.poller.close()
         await self.gpus.close()
 

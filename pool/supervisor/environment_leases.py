@@ -48,6 +48,9 @@ class EnvironmentLeases(Protocol):
     def stores(self) -> list[StoreStats]:
         """How the places of environments are that are open."""
 
+    async def published(self) -> None:
+        """Wait until what was made here is there for other machines too."""
+
     async def close(self) -> None:
         """Let go of everything; the pool has stopped."""
 
@@ -182,6 +185,10 @@ class StoredEnvironments:
         pressed = self._held.keys() & set(digests)
         self._unwanted |= pressed
         return [name for name in pressed if self._registry.retire_idle(name)]
+
+    async def published(self) -> None:
+        """Wait for archives that are being made."""
+        await self._store.published()
 
     async def close(self) -> None:
         """Cancel builds, release what is held."""

@@ -152,6 +152,14 @@ class Provisioning:
             error = Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
             self._fail(self._take(call_id, question), error, question.notes())
 
+    async def published(self, limit_s: float) -> bool:
+        """Wait until what was made is there for other machines too; False: not within the limit."""
+        try:
+            await asyncio.wait_for(self._environments.published(), max(0.0, limit_s))
+        except asyncio.TimeoutError:
+            return False
+        return True
+
     async def close(self) -> None:
         """End what is under way, release every lease; the pool's processes are gone."""
         self.refuse_all()

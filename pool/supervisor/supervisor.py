@@ -156,7 +156,8 @@ class Supervisor:
         """Refuse new calls; True when all that were accepted have ended in time.
 
         Those whose environments are being made are among them, and those that have answered
-        and whose processes still see to what they left.
+        and whose processes still see to what they left. So are environments that were made and
+        are not there for other machines yet.
         """
         self.draining = True
         now, calls = self._components.now, self._components.calls
@@ -165,8 +166,12 @@ class Supervisor:
         exits = self._components.exits
         while (calls or exits or self.preparing) and now() < deadline:
             await self._change.wait(deadline - now())
+        published = True
+        if self._provisioning is not None:
+            # Else every other machine would build again what was built here just now.
+            published = await self._provisioning.published(deadline - now())
         await self._close_instances("the server drains")
-        return not (calls or exits or self.preparing)
+        return published and not (calls or exits or self.preparing)
 
     async def _close_instances(self, reason: str) -> None:
         """Let instances close themselves, those that nobody calls."""
@@ -223,6 +228,7 @@ class Supervisor:
         while not components.zygote_set.all_exited:
             if components.now() > deadline:
                 components.zygote_set.kill_exiting()
+            components.zygote_set.give_up_stuck()
             await self._change.wait(0.5)
         self._ticking.cancel()
         await components.close()

@@ -144,8 +144,7 @@ class Watchdog:
             if self._age(zygote.exiting_at) > ANSWER_S:
                 zygote.kill_with_guard()
         elif zygote.state.now is ZygoteState.STARTING:
-            if self._age(zygote.progress_at) > start_s:
-                zygote.kill(f"it did not come up within {start_s:g} s and was killed")
+            self._check_start(zygote, start_s)
         elif zygote.unanswered and self._age(zygote.answered_at) > ANSWER_S:
             zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
         self._check_stopped(zygote)
@@ -164,6 +163,16 @@ class Watchdog:
                 f"it was stopped by something outside (SIGSTOP) for {STOPPED_S:g} s and was killed"
             )
             zygote.kill(why, failed=False)
+
+    def _check_start(self, zygote: ZygoteProcess, start_s: float) -> None:
+        if zygote.killed_at is None:
+            if self._age(zygote.progress_at) > start_s:
+                zygote.killed_at = self._now()
+                zygote.kill(f"it did not come up within {start_s:g} s and was killed")
+        elif self._age(zygote.killed_at) > STOP_MARGIN_S:
+            zygote.kill_with_guard()
+            if zygote.cannot_exit:
+                self._zygote_set.give_up(zygote)
 
     def _age(self, at: float) -> float:
         """Seconds since then in which this process ran."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from flashpool.pool import _child
 from flashpool.pool._child import processes, shortage, wire
+from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.compile_ahead import CompileAhead
@@ -25,6 +28,8 @@ from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
 _WORDS_LIMIT: Final = 16 * 1024
+#: A program on local disk that becomes the one that is named behind it.
+_STEP: Final = shutil.which("nice")
 
 
 class ZygoteProcess:
@@ -80,6 +85,8 @@ class ZygoteProcess:
         self.hung_up_at: float | None = None
         self.exiting_at = now
         self.answered_at = now
+        #: When it was killed because it did not come up.
+        self.killed_at: float | None = None
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)
         self._words_said = False
@@ -101,7 +108,7 @@ class ZygoteProcess:
             descriptors = processes.descriptors_of_children() or 0
             arguments = map(str, (_BOOT, far.fileno(), os.getpid(), descriptors))
             self.process = subprocess.Popen(
-                [self.python, "-I", "-S", *arguments],
+                [*self._step(), self.python, "-I", "-S", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,
@@ -119,6 +126,16 @@ class ZygoteProcess:
         self.control.setblocking(False)
         os.set_blocking(self.words_fd, False)
 
+    def _step(self) -> list[str]:
+        """What is executed first, and becomes the interpreter.
+
+        Until a child has executed something, the thread that started it stands still, and with it
+        this whole process: on a volume that hangs, for as long as that does. So the child first
+        becomes a program of this machine's own, and waits for the volume alone.
+        """
+        apart = self.key.environment != BASE_ENVIRONMENT and _STEP is not None
+        return [str(_STEP), "-n", "0"] if apart else []
+
     def _environ(self, config: PoolConfig) -> dict[str, str]:
         # Symbols that are bound when first used are bound by each worker again, on pages of
         # its own; the zygote hides this from calls.
@@ -128,6 +145,11 @@ class ZygoteProcess:
         """Send a command; kept until the socket takes it."""
         self._unsent.append(_packet(op, **fields))
         self.flush()
+
+    def preload(self, names: tuple[str, ...]) -> None:
+        """Name the modules that it is to import before it starts."""
+        for modules in _in_packets(names):
+            self.send(wire.PRELOAD, modules=modules)
 
     def fork(self, number: int, practise: str, now: float) -> None:
         """Have it fork spares, which limber up for this codec unless it is empty."""
@@ -242,9 +264,22 @@ class ZygoteProcess:
         for pid in (*processes.descendants(self.process.pid), self.process.pid):
             processes.send(pid, signal.SIGKILL)
 
+    @property
+    def cannot_exit(self) -> bool:
+        """Whether its guard waits for what no signal ends: a volume that hangs, most likely."""
+        return self.killed_at is not None and processes.state(self.process.pid) == "D"
+
     def close(self) -> None:
         """Collect the guard, which has exited, and let go of every descriptor."""
         self.process.wait()
+        self._close_descriptors()
+
+    def leave(self) -> None:
+        """Let go of every descriptor, though the guard cannot exit; nobody collects it."""
+        self.process.returncode = -signal.SIGKILL
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
         self.control.close()
         os.close(self.words_fd)
         os.close(self.guard_fd)
@@ -289,3 +324,17 @@ def _how_it_ended(code: int | None) -> str:
     return (
         f"it was killed by signal {code - 128}" if code > 128 else f"it left with exit code {code}"
     )
+
+
+def _in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:
+    """As many at a time as one packet is sure to take, however JSON writes them."""
+    part: list[str] = []
+    size = 0
+    for name in names:
+        part.append(name)
+        size += len(name)
+        if size > wire.PACKET_LIMIT // 8:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from flashpool.pool import pickling
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 STILLBORN: Final = 2
 STILLBORN_PROVEN: Final = 5
 STILLBORN_LEAN: Final = 8
+#: From a SIGKILL to the exit of what can exit.
+STUCK_S: Final = 1.0
 
 
 class ZygoteSet:
@@ -68,6 +71,8 @@ class ZygoteSet:
         self._loop = asyncio.get_running_loop()
         self._up: dict[ZygoteKey, ZygoteProcess] = {}
         self._exiting: list[ZygoteProcess] = []
+        #: Killed, and held by what no signal ends: nobody waits for them.
+        self._given_up: list[ZygoteProcess] = []
         #: The interpreter of each environment.
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         self.history = ZygoteHistory()
@@ -115,9 +120,8 @@ class ZygoteSet:
         except OSError as error:
             if what := shortage.of(error):
                 self._short(key, what)
-                self._loop.call_soon(
-                    partial(self._listener.zygote_lost, key, None, what, short=True)
-                )
+                lost = partial(self._listener.zygote_lost, key, None, what, short=True)
+                self._loop.call_soon(lost)
             else:
                 self.not_started(key, f"{python}: {error.strerror}")
             return
@@ -125,8 +129,7 @@ class ZygoteSet:
         self._poller.watch(zygote.control_fd, zygote, self._on_control, self.failed)
         self._poller.watch(zygote.words_fd, zygote, self._on_words, self.failed)
         self._poller.watch(zygote.guard_fd, zygote, self._on_guard_exit, self._forget_failed)
-        for modules in _in_packets(preload):
-            zygote.send(wire.PRELOAD, modules=modules)
+        zygote.preload(preload)
         zygote.send(wire.START, **self._how_to_start(method))
 
     def _short(self, key: ZygoteKey, what: str) -> None:
@@ -206,11 +209,39 @@ class ZygoteSet:
             self.retire(zygote)
             if zygote.ready_at is None:
                 zygote.kill_with_guard()
+                zygote.killed_at = zygote.killed_at or self._now()
 
     def kill_exiting(self) -> None:
         """Kill those that were asked to leave and have not."""
         for zygote in self._exiting:
             zygote.kill_with_guard()
+            zygote.killed_at = zygote.killed_at or self._now()
+
+    def give_up_stuck(self) -> None:
+        """Wait no more for those that were told to leave, were killed, and cannot exit."""
+        for zygote in list(self._exiting):
+            late = zygote.killed_at is not None and self._now() - zygote.killed_at > STUCK_S
+            if late and zygote.cannot_exit:
+                self.give_up(zygote)
+
+    def give_up(self, zygote: ZygoteProcess) -> None:
+        """Wait for it no more: it waits for a volume that hangs, and will exit with that."""
+        reason = "it waits for a volume that hangs, and was killed in vain"
+        _log.error("%r is left to the kernel: %s", zygote, reason)
+        self._given_up.append(zygote)
+        if zygote in self._exiting:
+            self._exiting.remove(zygote)
+        else:
+            del self._up[zygote.key]
+            self.history.failures[zygote.key] = reason
+        self._listener.zygote_lost(zygote.key, zygote, reason)
+
+    def close(self) -> None:
+        """Let go of what is left of those that cannot exit."""
+        for zygote in self._given_up:
+            self._poller.forget(zygote.control_fd, zygote.words_fd, zygote.guard_fd)
+            zygote.leave()
+        self._given_up.clear()
 
     # What they say.
 
@@ -324,6 +355,9 @@ class ZygoteSet:
     def _forget(self, zygote: ZygoteProcess) -> None:
         self._poller.forget(zygote.control_fd, zygote.words_fd, zygote.guard_fd)
         zygote.close()
+        if zygote in self._given_up:
+            self._given_up.remove(zygote)
+            return
         left = zygote.state.now is ZygoteState.EXITING
         zygote.state.move(ZygoteState.GONE)
         reason = zygote.reason()
@@ -359,17 +393,3 @@ class ZygoteSet:
 
 def _named(key: ZygoteKey) -> str:
     return f"zygote {key.environment}#{key.profile}"
-
-
-def _in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:
-    """As many at a time as one packet is sure to take, however JSON writes them."""
-    part: list[str] = []
-    size = 0
-    for name in names:
-        part.append(name)
-        size += len(name)
-        if size > wire.PACKET_LIMIT // 8:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part

@@ -13,15 +13,15 @@ import pytest
 from process.resident_calls import begin, result
 
 from flashpool.pool.workers import watchdog
-from support.hanging_volume import HangingVolume
+from support.hanging_file import HangingFile
 from support.live import Live, alive
 
 NEXT = "def f(): return 'fine'"
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Iterator[HangingVolume]:
-    one = HangingVolume(tmp_path / "volume")
+def volume(tmp_path: Path) -> Iterator[HangingFile]:
+    one = HangingFile(tmp_path / "volume")
     yield one
     one.close()
 
@@ -31,12 +31,12 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "STOP_MARGIN_S", 0.5)
 
 
-def touches(volume: HangingVolume, then: str = "") -> str:
+def touches(volume: HangingFile, then: str = "") -> str:
     return f"import os\ndef f():\n    print('here', flush=True)\n    os.path.exists({volume.file!r}){then}"
 
 
 def test_a_call_that_cannot_be_killed_ends_alone(
-    make_live: Callable[..., Live], volume: HangingVolume
+    make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=3).ready()
     assert result(live, "kept", "inc") == result(live, "kept", "inc") - 1
@@ -72,7 +72,7 @@ def test_a_call_that_cannot_be_killed_ends_alone(
 
 
 def test_its_slot_is_for_nobody_else_until_it_is_gone(
-    make_live: Callable[..., Live], volume: HangingVolume
+    make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=1).ready()
     assert live.start(touches(volume), run_s=0.2).wait().error_type == "Timeout"
@@ -83,7 +83,7 @@ def test_its_slot_is_for_nobody_else_until_it_is_gone(
 
 
 def test_what_a_call_left_and_cannot_be_killed_holds_up_its_own_slot_only(
-    make_live: Callable[..., Live], volume: HangingVolume
+    make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=2).ready()
     leaves = f"""
@@ -112,7 +112,7 @@ def f():
 
 
 def test_an_instance_that_cannot_be_killed_is_made_again(
-    make_live: Callable[..., Live], volume: HangingVolume
+    make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=3).ready()
     code = (
@@ -135,7 +135,7 @@ def test_an_instance_that_cannot_be_killed_is_made_again(
     assert len(live.stats().instances) == 1
 
 
-def test_a_stop_does_not_wait_for_it(make_live: Callable[..., Live], volume: HangingVolume) -> None:
+def test_a_stop_does_not_wait_for_it(make_live: Callable[..., Live], volume: HangingFile) -> None:
     live = make_live(slots=1).ready()
     started = live.start(touches(volume))
     live.until(lambda: volume.waiting == 1)

@@ -1,96 +1,86 @@
-"""A FUSE volume that answers nothing about its one file: who asks waits in the kernel (state D).
+"""A volume that can be told to hang: a FUSE mount that shows a directory of the test's own.
 
-    process --stat--> kernel --request--> `HangingVolume`, which keeps it --release--> "no such file"
+    test --"hang"--> passthrough process: no operation is answered any more
+         --"go on"-> all of them are
 
-The kernel's protocol (linux/fuse.h) is spoken here directly, so that no library is needed.
+It needs root, /dev/fuse, and libfuse3, which Debian has as libfuse3-3; a test that asks for one
+where these are missing is skipped. What waits for an answer cannot be killed, as on a network's
+volume; when the mount is taken away, all of it gets an error.
 """
 
-import ctypes
+import contextlib
+import ctypes.util
 import os
-import struct
-import threading
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from support.wants import missing
+from support import wants
 
-_REQUEST: Final = struct.Struct("<IIQQIIII")
-_ANSWER: Final = struct.Struct("<IiQ")
-#: Operations, and errors they are answered with.
-_LOOKUP, _FORGET, _GETATTR, _INIT, _INTERRUPT = 1, 2, 3, 26, 36
-_NO_SUCH_FILE, _NO_SUCH_OPERATION = 2, 38
-#: What INIT is answered with: version 7.31, and limits.
-_INIT_ANSWER: Final = struct.pack("<IIIIHHIIHH8I", 7, 31, 65536, 0, 0, 0, 65536, 0, 0, 0, *[0] * 8)
-#: Attributes of the volume's directory, for no time.
-_DIRECTORY: Final = struct.pack("<QII6Q10I", 0, 0, 0, 1, *[0] * 8, 0o40777, 1, *[0] * 3, 4096, 0)
-_DETACH: Final = 2
+_PROGRAM: Final = Path(__file__).with_name("passthrough.py")
 
 
 class HangingVolume:
-    """Mounted while it is open."""
+    """One mount."""
 
-    def __init__(self, place: Path) -> None:
-        place.mkdir()
-        self._place = str(place)
-        #: Whoever asks for this waits.
-        self.file = str(place / "file")
-        self._lock = threading.Lock()
-        self._kept: list[int] = []
-        self._released = False
-        try:
-            self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise missing("FUSE", f"/dev/fuse: {error.strerror}") from None
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0,allow_other"
-        if self._libc.mount(b"fuse", self._place.encode(), b"fuse", 0, options.encode()) != 0:
-            os.close(self._device)
-            raise missing("FUSE", f"it cannot be mounted: {os.strerror(ctypes.get_errno())}")
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+    def __init__(self, folder: Path) -> None:
+        self.behind, self.path = folder / "behind", folder / "mounted"
+        self.behind.mkdir(parents=True)
+        self.path.mkdir()
+        self._process = subprocess.Popen(
+            [sys.executable, str(_PROGRAM), str(self.behind), str(self.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            bufsize=1,
+        )
+        self._hear("mounted")
 
-    @property
-    def waiting(self) -> int:
-        """How many wait."""
-        return len(self._kept)
+    def _hear(self, word: str) -> None:
+        assert self._process.stdout is not None
+        told = self._process.stdout.readline().strip()
+        assert told == word, f"the file system says {told!r} instead of {word!r}"
 
-    def release(self) -> None:
-        """Answer who waits, and all that ask from now on."""
-        with self._lock:
-            self._released = True
-            for number in self._kept:
-                self._answer(number, error=_NO_SUCH_FILE)
-            self._kept.clear()
+    def _say(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n")
+        self._hear(word)
+
+    def hang(self) -> None:
+        """Answer nothing from now on."""
+        self._say("hang")
+
+    def go_on(self) -> None:
+        """Answer everything, what was asked meanwhile too."""
+        self._say("go on")
 
     def close(self) -> None:
-        """Unmount it."""
-        self.release()
-        self._libc.umount2(self._place.encode(), _DETACH)
-        self._thread.join(30)
-        os.close(self._device)
+        """Answer what is asked still, then take the mount away."""
+        with contextlib.suppress(OSError, ValueError):
+            self.go_on()
+        subprocess.run(["umount", "--lazy", str(self.path)], check=False, capture_output=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                data = os.read(self._device, 1 << 20)
-            except OSError:
-                return  # it is unmounted
-            _, operation, number, *_ = _REQUEST.unpack_from(data)
-            if operation == _LOOKUP:
-                self._keep(number)
-            elif operation == _INIT:
-                self._answer(number, _INIT_ANSWER)
-            elif operation == _GETATTR:
-                self._answer(number, _DIRECTORY)
-            elif operation not in (_FORGET, _INTERRUPT):
-                self._answer(number, error=_NO_SUCH_OPERATION)
 
-    def _keep(self, number: int) -> None:
-        with self._lock:
-            if self._released:
-                self._answer(number, error=_NO_SUCH_FILE)
-            else:
-                self._kept.append(number)
-
-    def _answer(self, number: int, data: bytes = b"", error: int = 0) -> None:
-        os.write(self._device, _ANSWER.pack(_ANSWER.size + len(data), -error, number) + data)
+@contextlib.contextmanager
+def hanging_volume(folder: Path) -> Iterator[HangingVolume]:
+    """A mount below this folder, or a skip that names what is missing."""
+    if os.geteuid() != 0:
+        raise wants.missing("root", "only root may mount")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise wants.missing("/dev/fuse", "the kernel offers no FUSE here")
+    if ctypes.util.find_library("fuse3") is None:
+        raise wants.missing("libfuse3-3", "there is no libfuse3.so.3")
+    wants.program("umount")
+    volume = HangingVolume(folder)
+    try:
+        yield volume
+    finally:
+        volume.close()

@@ -124,6 +124,9 @@ class InBase:
     def stores(self) -> list[StoreStats]:
         return []
 
+    async def published(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
@@ -148,6 +151,9 @@ class Slow:
 
     def stores(self) -> list[StoreStats]:
         return []
+
+    async def published(self) -> None:
+        pass
 
     async def close(self) -> None:
         pass

@@ -333,6 +333,9 @@ class Failing:
     def stores(self) -> list[StoreStats]:
         return []
 
+    async def published(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

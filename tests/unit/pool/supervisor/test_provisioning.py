@@ -51,6 +51,9 @@ class Told:
     def stores(self) -> list[StoreStats]:
         return []
 
+    async def published(self) -> None:
+        pass
+
     async def close(self) -> None:
         self.closed = True
 

@@ -1,0 +1,19 @@
+"""What a server's process does at its end."""
+
+import subprocess
+import sys
+
+_HANGS = """
+import asyncio, threading
+from flashpool.frontends.server_process import run_loop
+
+async def main():
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+
+run_loop(main())
+"""
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", _HANGS], timeout=60, check=False)
+    assert ended.returncode == 0
