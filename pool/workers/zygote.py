@@ -146,7 +146,7 @@ class ZygoteProcess:
         self._unsent.append(_packet(op, **fields))
         self.flush()
 
-    def preload(self, names: tuple[str, ...]) -> None:
+    def ask_to_preload(self, names: tuple[str, ...]) -> None:
         """Name the modules that it is to import before it starts."""
         for modules in _in_packets(names):
             self.send(wire.PRELOAD, modules=modules)

@@ -129,7 +129,7 @@ class ZygoteSet:
         self._poller.watch(zygote.control_fd, zygote, self._on_control, self.failed)
         self._poller.watch(zygote.words_fd, zygote, self._on_words, self.failed)
         self._poller.watch(zygote.guard_fd, zygote, self._on_guard_exit, self._forget_failed)
-        zygote.preload(preload)
+        zygote.ask_to_preload(preload)
         zygote.send(wire.START, **self._how_to_start(method))
 
     def _short(self, key: ZygoteKey, what: str) -> None:

@@ -364,6 +364,7 @@ class Failing:
 
     def __init__(self) -> None:
         self.store = SimpleNamespace(root="here")
+        self.disk = SimpleNamespace(watch=None)
         self.table = self
         self.beats = 0
         self.errors: Iterator[BaseException] = iter(())
