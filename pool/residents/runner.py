@@ -27,12 +27,13 @@ from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.stats import Recorder
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.channel import EXCEPTION_LIMIT
 from flashpool.pool.workers.output_buffer import OutputBuffer
 from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.scratch import ScratchDirectories
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import ActiveCall, LoadedInstance, Worker
-from flashpool.pool.workers.worker_set import EXCEPTION_LIMIT, WorkerSet
+from flashpool.pool.workers.worker_set import WorkerSet
 
 from . import states
 from .events import Host, ResidentEvents

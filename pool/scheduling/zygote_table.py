@@ -27,7 +27,7 @@ RESTART_WINDOW_S: Final = 60.0
 NO_ROOM_PAUSE_S: Final = 0.5
 #: Before the next start of one that was killed: by how often it was, in that window, since a
 #: call was answered in it.
-RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0)
+RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 0.5, 1.0)
 
 
 @dataclass(slots=True, eq=False)

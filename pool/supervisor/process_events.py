@@ -239,13 +239,19 @@ class ProcessEvents:
 
     def worker_stuck(self, worker: Worker) -> None:
         """It cannot be killed now: who waits for it is told, or served by another one."""
-        cause = exit_causes.of_stuck(worker.stop, worker.pid, _said(worker))
-        _log.warning(
-            "Worker %d (%s) was killed and is still there, waiting in the kernel%s; it keeps its slot.",
-            worker.pid,
-            worker.instance or (worker.running.call.label if worker.running else "no call"),
-            f" ({where})" if (where := stuck.waits_for(worker.pid)) else "",
-        )
+        if worker.stuck is not None:
+            cause = exit_causes.of_stuck(worker.stop, worker.pid, _said(worker))
+            _log.warning(
+                "Worker %d (%s) was killed and is still there, waiting in the kernel%s; it keeps its slot.",
+                worker.pid,
+                worker.stuck.label or "no call",
+                f" ({where})" if (where := stuck.waits_for(worker.pid)) else "",
+            )
+        else:  # the news of its death was lost
+            said = _said(worker)
+            cause = exit_causes.of_death(
+                None, stop=worker.stop, oom=None, output_tail=said, peak_mb=None
+            )
         running, residents = worker.running, self._components.residents
         if worker.instance is not None:
             residents.events.lost(worker, cause, None)

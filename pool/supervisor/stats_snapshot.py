@@ -20,7 +20,7 @@ from flashpool.pool.stats import (
     ZygoteStats,
 )
 from flashpool.pool.workers import stuck
-from flashpool.pool.workers.worker import ActiveCall, Worker
+from flashpool.pool.workers.worker import ActiveCall, StuckWorker, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 
 from .components import Components
@@ -113,7 +113,7 @@ def _stuck(components: Components) -> list[StuckStats]:
 
 
 def _stuck_worker(
-    worker: Worker, one: stuck.StuckWorker, known: set[int], components: Components
+    worker: Worker, one: StuckWorker, known: set[int], components: Components
 ) -> StuckStats:
     pids = stuck.process_ids(worker, known)
     return StuckStats(

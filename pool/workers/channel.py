@@ -16,6 +16,10 @@ from flashpool.pool._child import framing, wire
 
 from .output_buffer import OutputBuffer
 
+#: Largest frame a worker may send; large buffers travel in descriptors.
+RESULT_LIMIT: Final = 4 << 30
+#: Room for a pickled exception, beside the limit of a result.
+EXCEPTION_LIMIT: Final = 32 << 20
 _INT: Final = struct.Struct("i")
 #: Most bytes of frames, and of output, read from one worker before others get their turn.
 _CHANNEL_TURN: Final = 1024 * 1024

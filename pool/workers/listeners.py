@@ -77,7 +77,7 @@ class WorkerListener(Protocol):
         """What was to be done for it raised this, a mistake of ours: its calls end."""
 
     def worker_stuck(self, worker: Worker) -> None:
-        """It was killed and is still there: its call ends, its slot and GPUs stay taken."""
+        """It was killed and is still there, or gone without a word: its call ends."""
 
     def worker_dead(self, worker: Worker) -> None:
         """It is dead, or as good as that; it, or some of what it started, is not gone."""

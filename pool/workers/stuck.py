@@ -10,24 +10,14 @@ until then nothing can be done about it but to say so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from flashpool.pool._child import processes
 
-from .worker import Worker
+from .worker import StuckWorker, Worker
 
 #: Characters of the kernel's name for what a process waits for.
 _WHERE: Final = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StuckWorker:
-    """What is known of it, once its call is forgotten."""
-
-    since: float
-    call: int | None
-    label: str
 
 
 def of(worker: Worker, now: float) -> StuckWorker:
@@ -44,6 +34,13 @@ def process_ids(worker: Worker, known: set[int]) -> list[int]:
         return [worker.pid]
     zygote = worker.zygote.pid
     return [] if zygote is None else [one for one in processes.children(zygote) if one not in known]
+
+
+def remains(worker: Worker, known: set[int]) -> bool:
+    """Whether there is anything of it, or the news of its end was lost."""
+    if worker.status is None:
+        return processes.parent(worker.pid) == worker.zygote.pid
+    return bool(process_ids(worker, known))
 
 
 def waits_for(pid: int) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, CallLimits, Codec, Phase, Sink
@@ -17,9 +17,6 @@ from .channel import WorkerChannel
 from .output_buffer import OutputBuffer
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
-
-if TYPE_CHECKING:
-    from .stuck import StuckWorker
 
 #: Workers a call may be handed to that die before they begin with it.
 ATTEMPTS: Final = 3
@@ -179,6 +176,15 @@ class LoadedInstance:
     unmade: bool = False
     #: Why it ended.
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckWorker:
+    """What is known of one that cannot be killed, once its call is forgotten."""
+
+    since: float
+    call: int | None
+    label: str
 
 
 class Worker:

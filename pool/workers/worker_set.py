@@ -25,7 +25,7 @@ from flashpool.pool.exit_causes import Stop
 from flashpool.pool.stats import Recorder
 
 from . import stuck
-from .channel import GONE, WorkerChannel
+from .channel import EXCEPTION_LIMIT, GONE, RESULT_LIMIT, WorkerChannel
 from .listeners import WorkerListener
 from .output_buffer import without_our_frames
 from .poller import Clock, Poller
@@ -33,10 +33,6 @@ from .states import WorkerState
 from .worker import ActiveCall, Worker
 from .zygote import ZygoteProcess
 
-#: Largest frame a worker may send; large buffers travel in descriptors.
-RESULT_LIMIT: Final = 4 << 30
-#: Room for a pickled exception, beside the limit of a result.
-EXCEPTION_LIMIT: Final = 32 << 20
 #: Turns of reading what a dead worker had printed: more than a pipe holds.
 _LAST_TURNS: Final = 16
 
@@ -349,10 +345,13 @@ class WorkerSet:
 
     def is_stuck(self, worker: Worker) -> None:
         """It was killed long ago and is still there, or some of what it left is."""
-        worker.stuck = stuck.of(worker, self._now())
+        remains = stuck.remains(worker, {one.pid for one in self})
+        worker.stuck = stuck.of(worker, self._now()) if remains else None
         if worker.status is None:
             self._listener.worker_stuck(worker)
             worker.running = None  # whatever it sends when it goes on is for nobody
+        if not remains:
+            self.forget(worker)
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
         """What a dead worker had left is gone too."""

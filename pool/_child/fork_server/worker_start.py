@@ -12,7 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from _signal import SIG_SETMASK, pthread_sigmask
+
+# The C function: its wrapper in `signal` makes enums of what it returns, in every worker.
+from _signal import SIG_SETMASK, pthread_sigmask  # type: ignore[import-not-found]
 from _socket import socketpair
 
 # Bound here: user code may have changed or deleted them when they are needed.

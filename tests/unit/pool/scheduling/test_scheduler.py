@@ -518,7 +518,7 @@ def test_one_that_is_killed_when_it_works_is_started_again_always_but_with_pause
         waits.append(now - killed)
         scheduler.withdrawn(worker)
     assert waits[:4] == [0, 0, 0.5, 1]
-    assert max(waits) == 2
+    assert max(waits) == 1
 
 
 def kill_starts(scheduler: Scheduler, seconds: float) -> tuple[list[float], list[Fail]]:
@@ -540,10 +540,10 @@ def test_a_start_that_is_killed_is_tried_again_while_its_calls_wait():
     starts, failed = kill_starts(scheduler, 50.0)
     assert not failed
     assert starts[:4] == [0, 0, 0, 0.5]
-    assert max(later - one for one, later in itertools.pairwise(starts)) == 2
-    assert scheduler.tick(52.0) == [StartZygote(BASE)]
-    assert scheduler.zygote_ready(BASE, 51.0) == [ForkWorkers(BASE, 2)]
-    assert Dispatch(1, 7) in scheduler.worker_ready(7, BASE, 51.0), "the first success ends it"
+    assert max(later - one for one, later in itertools.pairwise(starts)) == 1
+    assert scheduler.tick(51.0) == [StartZygote(BASE)]
+    assert scheduler.zygote_ready(BASE, 52.0) == [ForkWorkers(BASE, 2)]
+    assert Dispatch(1, 7) in scheduler.worker_ready(7, BASE, 52.0), "the first success ends it"
 
 
 def test_calls_do_not_wait_for_ever_while_each_start_is_killed():
@@ -575,7 +575,7 @@ def test_one_that_is_replaced_while_it_starts_leaves():
     assert scheduler.retire(old, BASE, 0.0) == [RetireZygote(old)]
     assert scheduler.zygote_ready(old, 1.0) == [RetireZygote(old)], "its word was on its way"
     assert scheduler.zygote_lost(old, "retired", 2.0) == []
-    assert not scheduler.uses("base")
+    assert list(scheduler.keys()) == [BASE]
     assert scheduler.zygote_ready(old, 3.0) == [RetireZygote(old)], "and so was this one"
 
 
