@@ -18,10 +18,16 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from .concurrency.cancellation import wait_for_shielded, wait_shielded
+from .concurrency.cancellation import (
+    run_in_thread_or_undo,
+    wait_for_shielded,
+    wait_shielded,
+)
+from .handed_over import HandedOver
 
 __all__ = ["Finished", "run"]
 
@@ -58,9 +64,18 @@ async def run(
     folder: Path | None = None,
     limit_s: float | None = None,
     on_line: Callable[[str], None] | None = None,
+    secret: bytes | None = None,
 ) -> Finished:
-    """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group."""
-    process = await _start(argv, environment, folder)
+    """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group.
+
+    The command reads a ``secret`` at the path that takes the place of `handed_over.SECRET`.
+    """
+    make = partial(HandedOver.make, argv, secret)
+    handed_over = await run_in_thread_or_undo(make, HandedOver.close) if secret else make()
+    try:
+        process = await _start(handed_over, environment, folder)
+    finally:
+        handed_over.close()
     try:
         return await wait_for_shielded(_collect(process, on_line), limit_s)
     except asyncio.TimeoutError as error:
@@ -70,7 +85,7 @@ async def run(
 
 
 async def _start(
-    argv: Sequence[str], environment: Mapping[str, str], folder: Path | None
+    handed_over: HandedOver, environment: Mapping[str, str], folder: Path | None
 ) -> asyncio.subprocess.Process:
     """Start under guard; a cancellation waits until there is something to kill.
 
@@ -79,16 +94,17 @@ async def _start(
     """
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
-            "/bin/sh",
+            handed_over.shell,
             "-c",
             _GUARD,
             "flashpool-guard",
-            *argv,
+            *handed_over.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(environment),
             cwd=folder,
+            pass_fds=handed_over.descriptors,
             start_new_session=True,
         )
     )
