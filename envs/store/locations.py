@@ -48,7 +48,7 @@ class Places:
     mode: Literal["volume", "archive", "local"]
     local: Path
     shared: Path
-    #: uv's: beside the environments, so that it can hardlink.
+    #: uv's: beside the environments, so that files can be cloned.
     cache: Path
     #: Archives can be read but not written.
     read_only: bool = False
