@@ -34,6 +34,7 @@ from flashpool.envs.store import manifest
 from flashpool.envs.store.claims import Claims
 from flashpool.envs.uv_cli import Uv
 
+from . import bytecode
 from .base_commands import add_base_commands
 from .metadata import read_packages, site_packages_of
 from .spare_virtualenvs import SpareVirtualenvs
@@ -65,6 +66,7 @@ class Furnished:
 def furnish(venv: Path, base: BaseFacts, *, layered: bool) -> Furnished:
     """After the last package: show it the base, read its metadata, list its files; blocking."""
     site_packages = site_packages_of(venv)
+    bytecode.keep_out(site_packages)
     if layered:
         _show_base(site_packages, base)
         add_base_commands(venv / "bin", base.commands)
