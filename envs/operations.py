@@ -8,10 +8,11 @@ Each takes an open `Environments` and answers dataclasses. Nothing prints.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .acquiring.provider import Provider
+from .building import bytecode
 from .concurrency.disk_threads import run_in_thread
 from .concurrency.single_flight import Report
 from .environments import Environments
@@ -20,7 +21,7 @@ from .lease import Environment, Explanation
 from .resolving.spec import Spec
 from .store.eviction import Evicted, evict_archives
 from .store.layout import remove_tree
-from .store.manifest import Facts, check_seal, check_sizes, read_facts, sealed
+from .store.manifest import Facts, check_seal, check_sizes, check_wheels, read_facts, sealed
 from .store.preloads import read_preloads
 
 __all__ = [
@@ -259,26 +260,40 @@ async def gc(environments: Environments, *, everything: bool = False) -> Evicted
 
 
 async def verify(environments: Environments, digests: Iterable[str] = ()) -> tuple[Checked, ...]:
-    """Compare files with what was published: by checksum where there is a seal, else by size."""
+    """Compare files with what was published and what their wheels hold, bytecode with its source.
+
+    By checksum where there is a seal, else by size.
+    """
     provider = await environments.open()
     named = [await run_in_thread(_find, provider, digest) for digest in digests]
     for digest in named:
         await run_in_thread(_unpacked, provider, digest)
     chosen = named or await run_in_thread(provider.open_store.store.digests)
     key = environments.settings.volume_key
-    return tuple([await run_in_thread(_verify, provider, digest, key) for digest in chosen])
+    return tuple([await _verify(provider, digest, key) for digest in chosen])
 
 
-def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked:
+async def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked:
     path = provider.open_store.store.environment(digest)
+    checked = await run_in_thread(_compare, path, key)
+    if checked.problem:
+        return checked
+    # Last, for this runs the environment's own Python.
+    found = await bytecode.problems(path)
+    return replace(checked, problem=found[0] if found else "")
+
+
+def _compare(path: Path, key: bytes | None) -> Checked:
     has_seal = sealed(path)
     try:
         check_sizes(path)
         if has_seal:
-            check_seal(path, key, strict=bool(key))
+            check_seal(path, key)
+        else:
+            check_wheels(path)
     except Tampered as problem:
-        return Checked(digest=digest, problem=str(problem), sealed=has_seal)
-    return Checked(digest=digest, problem="", sealed=has_seal)
+        return Checked(digest=path.name, problem=str(problem), sealed=has_seal)
+    return Checked(digest=path.name, problem="", sealed=has_seal)
 
 
 async def remove(environments: Environments, digest: str, *, archive: bool = True) -> bool:

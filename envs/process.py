@@ -20,14 +20,20 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from flashpool.pool._child import processes, shortage
 
-from .concurrency.cancellation import wait_for_shielded, wait_shielded
+from .concurrency.cancellation import (
+    run_in_thread_or_undo,
+    wait_for_shielded,
+    wait_shielded,
+)
 from .concurrency.disk_threads import disk_in_use
 from .errors import MachineShort
+from .handed_over import HandedOver
 
 __all__ = ["Finished", "run"]
 
@@ -74,21 +80,18 @@ async def run(
     folder: Path | None = None,
     limit_s: float | None = None,
     on_line: Callable[[str], None] | None = None,
+    secret: bytes | None = None,
 ) -> Finished:
     """Run to the end; on a time limit (TimeoutError) or cancellation kill the whole group.
 
-    So, too, where the disk that this task works on hangs (`DiskHangs`).
+    So, too, where the disk that this task works on hangs (`DiskHangs`). The command reads a
+    ``secret`` at the path that takes the place of `handed_over.SECRET`.
 
     Raises:
         MachineShort: there was no process or descriptor for it, or for what it started.
         OSError: it could not be started for another reason.
     """
-    try:
-        process = await _start(argv, environment, folder)
-    except OSError as error:
-        if what := shortage.of(error):
-            raise MachineShort(f"short of {what}", words=str(error)) from None
-        raise
+    process = await _started(argv, environment, folder, secret)
     try:
         collecting = wait_for_shielded(_collect(process, on_line), limit_s)
         finished = await disk_in_use().unless_it_hangs(collecting)
@@ -104,8 +107,27 @@ async def run(
         await wait_shielded(_end(process))
 
 
+async def _started(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path | None,
+    secret: bytes | None,
+) -> asyncio.subprocess.Process:
+    try:
+        make = partial(HandedOver.make, argv, secret)
+        handed_over = await run_in_thread_or_undo(make, HandedOver.close) if secret else make()
+        try:
+            return await _start(handed_over, environment, folder)
+        finally:
+            handed_over.close()
+    except OSError as error:
+        if what := shortage.of(error):
+            raise MachineShort(f"short of {what}", words=str(error)) from None
+        raise
+
+
 async def _start(
-    argv: Sequence[str], environment: Mapping[str, str], folder: Path | None
+    handed_over: HandedOver, environment: Mapping[str, str], folder: Path | None
 ) -> asyncio.subprocess.Process:
     """Start under guard; a cancellation waits until there is something to kill.
 
@@ -114,7 +136,7 @@ async def _start(
     """
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
-            "/bin/sh",
+            handed_over.shell,
             "-c",
             _GUARD,
             "flashpool-guard",
@@ -123,11 +145,12 @@ async def _start(
             # Not as `cwd`: until a child has executed something, this whole process stands still,
             # and on a volume that hangs its way there has no end.
             str(folder or "."),
-            *argv,
+            *handed_over.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(environment),
+            pass_fds=handed_over.descriptors,
             start_new_session=True,
         )
     )

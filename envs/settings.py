@@ -56,7 +56,8 @@ class EnvSettings:
     allow_python_downloads: bool = False
     auto_build_tools: bool = False
     runtime_pins: tuple[str, ...] = field(default_factory=runtime_pins)
-    link_mode: Literal["hardlink", "copy", "clone"] = "hardlink"
+    #: How files get out of uv's cache. `auto`: so that no call can write to those in the cache.
+    link_mode: Literal["auto", "hardlink", "copy", "clone"] = "auto"
     compile_bytecode: bool = True
 
     quota_mb: int = 0

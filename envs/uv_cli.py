@@ -1,7 +1,8 @@
 """Every uv invocation there is; what uv's words mean is in `uv_words.py`.
 
 Nothing else in the package starts uv. Requirements reach it through files, never
-through argv; index URLs (which may hold credentials) through its environment.
+through argv; index URLs through its environment, without the credentials in them: those
+it reads once, from a pipe, and only where it asks an index (index_credentials.py).
 That environment is an allow-list: a source distribution's build runs code of
 strangers, which must not find the server's secrets. No interpreter is ever
 downloaded unless the settings say so.
@@ -25,6 +26,8 @@ from .errors import (
     StoreUnavailable,
     UvKilled,
 )
+from .handed_over import SECRET
+from .index_credentials import configuration, withhold
 from .process import Finished, run
 from .settings import EnvSettings
 from .uv_words import classify, scrubbed, trimmed
@@ -116,7 +119,7 @@ class Uv:
             argv += ["--only-binary", no_source]
         links = () if find_links is None else (str(find_links),)
         finished = await self._run(
-            argv, "resolve", requirements.parent, progress, links, requirements
+            argv, "resolve", requirements.parent, progress, links, requirements, online=True
         )
         return finished.stdout
 
@@ -142,7 +145,7 @@ class Uv:
         try:
             await self._run([*argv, "--offline"], "build", lock.parent, _hopeful(progress))
         except (RegistryUnreachable, ResolutionFailed):
-            await self._run(argv, "build", lock.parent, progress, requirements=lock)
+            await self._run(argv, "build", lock.parent, progress, requirements=lock, online=True)
 
     async def install_cached(
         self, venv: Path, wanted: Path, left_out: Path, *, progress: Progress
@@ -184,15 +187,26 @@ class Uv:
         progress: Progress | None,
         links: tuple[str, ...] = (),
         requirements: Path | None = None,
+        *,
+        online: bool = False,
     ) -> Finished:
-        command = [str(self.executable), "--color", "never", *self._config(), *argv]
+        online = online and not self._offline
+        withheld = withhold(self._environment(links), named=online)
+        own = self._configuration()
+        config = ["--no-config"] if own is None else ["--config-file", str(own)]
+        secret = None
+        if online and withheld.urls:
+            text = "" if own is None else await run_in_thread(_read, own)
+            config = ["--config-file", SECRET]
+            secret = configuration(text, withheld.urls).encode()
         try:
             finished = await run(
-                command,
-                environment=self._environment(links),
+                [str(self.executable), "--color", "never", *config, *argv],
+                environment=withheld.environment,
                 folder=folder,
                 limit_s=self.limit_s,
                 on_line=_scrubbing(progress),
+                secret=secret,
             )
         except TimeoutError as error:
             raise BuildTimeout(
@@ -216,21 +230,17 @@ class Uv:
     def _offline(self) -> bool:
         return self.settings.offline or bool(os.environ.get("UV_OFFLINE"))
 
-    def _config(self) -> list[str]:
-        """Name the one configuration file, or none.
+    def _configuration(self) -> Path | None:
+        """The one configuration file, if there is one.
 
         Discovery would also look upwards from the working directory, which lies
         on a volume that user code can write.
         """
         home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
         named = os.environ.get("UV_CONFIG_FILE")
-        for path in ([Path(named)] if named else []) + [
-            home / "uv/uv.toml",
-            Path("/etc/uv/uv.toml"),
-        ]:
-            if path.is_file():
-                return ["--config-file", str(path)]
-        return ["--no-config"]
+        files = [Path(named)] if named else []
+        files += [home / "uv/uv.toml", Path("/etc/uv/uv.toml")]
+        return next((path for path in files if path.is_file()), None)
 
     def _environment(self, links: tuple[str, ...]) -> dict[str, str]:
         kept = {

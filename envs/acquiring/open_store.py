@@ -29,6 +29,7 @@ from flashpool.envs.resolving.memo import StoredMemo
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.claims import Claims
 from flashpool.envs.store.eviction import Evictor, StoreLimits, sweep
+from flashpool.envs.store.file_copies import link_mode_for
 from flashpool.envs.store.layout import Store
 from flashpool.envs.store.lease_files import LeaseTable, Marks
 from flashpool.envs.store.liveness import Liveness
@@ -202,10 +203,12 @@ def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> 
 
 
 def _linking(settings: EnvSettings, places: Places) -> EnvSettings:
-    """From a cache elsewhere nothing can be linked."""
-    if places.cache.parent == places.local:
+    """From a cache elsewhere nothing can be linked; of one here, not all should be."""
+    if places.cache.parent != places.local:
+        return replace(settings, link_mode="copy")
+    if settings.link_mode != "auto":
         return settings
-    return replace(settings, link_mode="copy")
+    return replace(settings, link_mode=link_mode_for(places.cache))
 
 
 def limits_of(settings: EnvSettings) -> StoreLimits:

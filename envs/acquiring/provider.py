@@ -21,13 +21,14 @@ from flashpool.envs.concurrency.build_slots import BuildSlots
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo, run_in_thread_shielded
 from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.concurrency.single_flight import Report, SingleFlight
-from flashpool.envs.errors import CompilerMissing, EnvironmentFailure, is_full
+from flashpool.envs.errors import CompilerMissing, EnvironmentFailure, Tampered, is_full
 from flashpool.envs.lease import Environment, Seconds
 from flashpool.envs.resolving.base_interpreter import BaseFacts
 from flashpool.envs.resolving.memo import Remembered
 from flashpool.envs.resolving.plan import Plan
 from flashpool.envs.resolving.spec import NormalSpec
 from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store import manifest
 from flashpool.envs.store.eviction import Evicted
 
 from .lookup import Lookup
@@ -202,10 +203,17 @@ class Provider:
         if order.replace:
             # A file that was written to in place is the cache's file too.
             await self.quota.clean_cache(tuple(item.name for item in wanted.plan.decisions))
-        async with self.quota.guard():
-            made = await self.with_tools(
-                lambda: self.open_store.builder.build(order, report, self.quota.admit), report
-            )
+        try:
+            async with self.quota.guard():
+                made = await self.with_tools(
+                    lambda: self.open_store.builder.build(order, report, self.quota.admit), report
+                )
+        except Tampered as error:
+            if order.replace:
+                raise
+            _log.warning("environment %s is built once more: %s", wanted.digest, error)
+            self.lookup.damaged.add(wanted.digest)
+            return await self._build(wanted, seconds, report)
         self.lookup.trust(wanted.digest, made.created)
         whole = replace(made.seconds, resolve=seconds.resolve)
         found = await run_in_thread(self.lookup.look, wanted.digest, "built", whole)
@@ -245,6 +253,8 @@ class Provider:
         try:
             if held is not None:  # else it was evicted in the meantime
                 await self._complete(digest)
+        except Tampered as error:
+            await self._withdraw(digest, error)
         except (OSError, EnvironmentFailure) as error:
             _log.warning("environment %s works, but is not finished: %s", digest, error)
         finally:
@@ -257,10 +267,24 @@ class Provider:
 
     async def _complete(self, digest: str) -> None:
         path = self.open_store.store.environment(digest)
-        async with self._finishers:
-            await self.open_store.builder.finish(path, path)
+        if not await run_in_thread(manifest.sealed, path):
+            async with self._finishers:
+                await self.open_store.builder.finish(path, path)
         if self.open_store.archives_writable:
             await run_in_thread(self.lookup.pack, digest)
+
+    async def _withdraw(self, digest: str, why: Tampered) -> None:
+        """It is not what it should be: calls that have it keep it, the next one has it built anew."""
+        _log.warning("environment %s is withdrawn: %s", digest, why)
+        self.lookup.damaged.add(digest)
+        try:
+            await run_in_thread_shielded(
+                manifest.withdraw, self.open_store.store.environment(digest)
+            )
+        except OSError as error:
+            _log.warning("environment %s cannot be withdrawn: %s", digest, error)
+            return
+        await run_in_thread(self.open_store.table.forget_lost, lambda one: one != digest)
 
     async def settled(self) -> None:
         """Wait until nothing is left to be done in the background."""

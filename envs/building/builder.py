@@ -6,7 +6,8 @@
 A process killed between any two of these leaves a scratch directory that bears
 its name, and nothing else. Bytecode and the seal follow after publication, so
 that the first call need not wait for them; with a volume key they come before,
-because nobody may then use what is not sealed.
+because nobody may then use what is not sealed, and so they do where something damaged is
+replaced.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_shielded
-from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.errors import VerificationFailed
 from flashpool.envs.lease import Seconds
-from flashpool.envs.process import run
 from flashpool.envs.resolving.base_interpreter import BaseFacts
 from flashpool.envs.resolving.plan import Plan, local_names
 from flashpool.envs.settings import EnvSettings
@@ -33,16 +32,14 @@ from flashpool.envs.store import manifest
 from flashpool.envs.store.layout import Store
 from flashpool.envs.uv_cli import Progress, Uv
 
-from .metadata import problems, site_packages_of
+from . import bytecode
+from .metadata import problems
 from .spare_virtualenvs import SpareVirtualenvs
 from .speculation import Begun, Furnished, SpeculativeBuild, furnish
 
 __all__ = ["Builder", "Made", "Order"]
 
 _log = logging.getLogger(__name__)
-
-_COMPILE_LIMIT_S: Final = 600.0
-
 
 #: Asked before publication; raises where there is no room.
 Admit = Callable[[str, Path, Progress], Awaitable[None]]
@@ -89,9 +86,12 @@ class Builder:
             for line in furnished.said:
                 progress(line)
             facts = await run_in_thread_shielded(self._complete, order, venv, furnished)
-            if self.settings.volume_key:
+            # What is built to replace something is taken from wheels that were downloaded for it:
+            # only now is it certain that nobody wrote to any of their files.
+            if self.settings.volume_key or order.replace:
                 final = self.store.environment(order.digest)
-                await self.finish(venv, final, jobs=os.cpu_count() or 1)
+                jobs = os.cpu_count() or 1
+                await self.finish(venv, final, jobs=jobs, from_wheels=order.replace)
             await admit(order.digest, venv, progress)
             await run_in_thread_shielded(self._publish, order, venv)
         total = time.monotonic() - began
@@ -148,44 +148,29 @@ class Builder:
         if not self.store.publish(venv, target, replace=order.replace):
             _log.info("environment %s was published by another process first", order.digest)
 
-    async def finish(self, environment: Path, final: Path, *, jobs: int = 1) -> None:
-        """Bytecode, then the seal over everything; may be repeated, and interrupted anywhere."""
-        # With a key, what Python would write itself later is a file that the seal does not know.
-        if self.settings.compile_bytecode or self.settings.volume_key:
-            await self._compile(environment, final, jobs)
-        await run_in_thread_shielded(manifest.seal, environment, self.settings.volume_key)
+    async def finish(
+        self, environment: Path, final: Path, *, jobs: int = 1, from_wheels: bool = False
+    ) -> None:
+        """Bytecode, then the seal over everything; may be repeated, and interrupted anywhere.
 
-    async def _compile(self, environment: Path, final: Path, jobs: int) -> None:
-        """In processes of the environment's own Python, at low priority.
-
-        Not with compileall's own workers: killed, they leave semaphores behind. A file
-        that does not compile (templates, code for other versions) is no failure:
-        nobody could import it either.
+        Raises:
+            Tampered: a file is not what was published, or not what its wheel holds; unless all
+                came `from_wheels` just now, and some wheel contradicts itself.
+            OSError: the disk is full, or gone.
         """
-        python = environment / "bin" / "python"
-        argv = ["nice", "-n", "10", str(python), "-I", "-S", "-m", "compileall", "-qq"]
-        argv += ["-s", str(environment), "-p", str(final)]
-        shares = await run_in_thread(_shares, environment, jobs)
-        runs = [
-            run([*argv, *share], environment={"PATH": "/usr/bin:/bin"}, limit_s=_COMPILE_LIMIT_S)
-            for share in shares
-        ]
-        # One that fails leaves the others running: what they write must be there when it is sealed.
-        for end in await asyncio.gather(*runs, return_exceptions=True):
-            if isinstance(end, (OSError, TimeoutError)):
-                _log.warning("no bytecode for %s: %s", final.name, end)
-            elif isinstance(end, BaseException):
-                raise end
-
-
-def _shares(environment: Path, jobs: int) -> list[list[str]]:
-    """What is to be compiled, dealt out to so many processes."""
-    entries = sorted(
-        str(path)
-        for path in site_packages_of(environment).iterdir()
-        if path.suffix == ".py" or (path.is_dir() and path.suffix != ".dist-info")
-    )
-    return [share for start in range(jobs) if (share := entries[start::jobs])]
+        compiled = self.settings.compile_bytecode or bool(self.settings.volume_key)
+        # Files are hashed while modules are compiled: both take long, and each a core.
+        hash_files = partial(manifest.hash_files, bytecode=False)
+        hashing = asyncio.create_task(run_in_thread_shielded(hash_files, environment))
+        compiling = asyncio.create_task(
+            bytecode.complete(environment, final, compiled=compiled, jobs=jobs)
+        )
+        await asyncio.gather(hashing, compiling, return_exceptions=True)
+        compiling.result()
+        key, hashes = self.settings.volume_key, hashing.result()
+        seal = partial(manifest.seal, environment, key, hashes=hashes, from_wheels=from_wheels)
+        for path in await run_in_thread_shielded(seal):
+            _log.warning("%s of %s is not what its own wheel says it holds", path, final.name)
 
 
 class _FetchWatch:

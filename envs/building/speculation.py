@@ -9,9 +9,8 @@
 
 Asking the index takes longer than linking files from the cache, and needs nothing of it.
 A draft decides nothing: what gets built is what the resolution says, and a draft that
-holds something else is thrown away. It builds no source, asks nobody, takes no room but
-for names (so it is not begun where files would be copied, or room is short), and lies in
-scratch like all unfinished work. One process at a time begins with a request, and the
+holds something else is thrown away. It builds no source, asks nobody, takes room only where
+there is plenty (files may be copied), and lies in scratch like all unfinished work. One process at a time begins with a request, and the
 others let it finish (claims.py). Who takes a draft owns it: the request that began it may
 be cancelled while others wait for the build.
 """
@@ -36,6 +35,7 @@ from flashpool.envs.store import manifest
 from flashpool.envs.store.claims import Claims
 from flashpool.envs.uv_cli import Uv
 
+from . import bytecode
 from .base_commands import add_base_commands
 from .metadata import read_packages, site_packages_of
 from .spare_virtualenvs import SpareVirtualenvs
@@ -67,6 +67,7 @@ class Furnished:
 def furnish(venv: Path, base: BaseFacts, *, layered: bool) -> Furnished:
     """After the last package: show it the base, read its metadata, list its files; blocking."""
     site_packages = site_packages_of(venv)
+    bytecode.keep_out(site_packages)
     if layered:
         _show_base(site_packages, base)
         add_base_commands(venv / "bin", base.commands)
@@ -198,7 +199,7 @@ class SpeculativeBuilds:
         self, guess: Guess | None, base: BaseFacts, key: str
     ) -> AsyncIterator[SpeculativeBuild | None]:
         """A draft until the end of the block, or for as long as whoever took it needs."""
-        if guess is None or not await self._sensible():
+        if guess is None or not await run_in_thread(self._has_room):
             yield None
             return
         draft = SpeculativeBuild(guess, base, self._make(guess, base, key), self._dropping)
@@ -208,10 +209,6 @@ class SpeculativeBuilds:
             if draft.claim():
                 draft.drop()
                 self._spare_virtualenvs.prepare(base)  # the spare went with it
-
-    async def _sensible(self) -> bool:
-        linking = self._uv.settings.link_mode == "hardlink"
-        return linking and await run_in_thread(self._has_room)
 
     async def _make(self, guess: Guess, base: BaseFacts, key: str) -> Begun | None:
         async with AsyncExitStack() as stack:

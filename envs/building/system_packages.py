@@ -1,9 +1,9 @@
 """System packages through apt (nala where present), once per set on a machine.
 
     already installed (dpkg-query) -> nothing
-    else, under one machine-wide lock: still missing? kept .debs in, install, new .debs out
-    to the volume; a failure once more, with new lists, and after what an install that was
-    killed half-way left has been put right
+    else, under one machine-wide lock: still missing? kept .debs in, if they are what the
+    lists say (kept_debs.py), install, new .debs out to the volume; a failure once more, with
+    new lists, and after what an install that was killed half-way left has been put right
 
 The lock is a real file lock on local disk: apt's state is the machine's, not the
 volume's. It only saves work: apt has a lock of its own, but fails rather than queues behind it.
@@ -25,15 +25,17 @@ from typing import Final
 from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.errors import SystemPackagesFailed
 from flashpool.envs.process import Finished, run
-from flashpool.envs.store.layout import remove_tree
 from flashpool.envs.uv_cli import Progress
+
+from . import kept_debs
 
 __all__ = ["SystemPackages"]
 
 _log = logging.getLogger(__name__)
 _LOCK: Final = Path("/tmp/flashpool-apt.lock")  # noqa: S108  (filelock follows no link there)
 _ARCHIVES: Final = Path("/var/cache/flashpool-debs")
-#: Read by apt and nala alike. An image's own rules may empty apt's usual directory, but not ours.
+#: Read by apt and nala alike. An image's own rules may empty apt's usual directory, but not ours,
+#: which is root's alone, and holds nothing but what is being installed.
 _CONFIG: Final = """\
 Dir::Cache::archives "{archives}";
 APT::Keep-Downloaded-Packages "true";
@@ -93,29 +95,41 @@ class SystemPackages:
         progress(f"Installing system packages: {' '.join(names)}")
         folder = self.debs / await run_in_thread(_release)
         archives = _ARCHIVES
-        await run_in_thread(_prepare, archives, folder)
+        await run_in_thread(_prepare, archives)
         tool = shutil.which("nala") or shutil.which("apt-get")
         if tool is None:
             raise SystemPackagesFailed(
                 "This machine has neither apt-get nor nala",
                 advice="put the packages into the image",
             )
-        finished = await self._apt(tool, names, progress)
+        finished = await self._apt(tool, names, folder, progress)
         if finished.code:
             if "dpkg --configure -a" in finished.stdout + finished.stderr:
                 await self._run(["dpkg", "--configure", "-a"], progress)
             # No lists, or old ones: a file "not found" often only has a newer number.
             await self._update(progress)
-            finished = await self._apt(tool, names, progress)
+            finished = await self._apt(tool, names, folder, progress)
         if finished.code:
             raise _failure(finished, names)
-        await run_in_thread(_keep_debs, archives, folder)
+        await run_in_thread(kept_debs.keep, archives, folder)
+        await run_in_thread(_empty, archives)
 
-    async def _apt(self, tool: str, names: Sequence[str], progress: Progress) -> Finished:
+    async def _apt(
+        self, tool: str, names: Sequence[str], kept: Path, progress: Progress
+    ) -> Finished:
+        listed = await self._listed(names)
+        await run_in_thread(kept_debs.take, listed, kept, _ARCHIVES)
         argv = [tool, "install", "--assume-yes", "--no-install-recommends"]
         if not tool.endswith("nala"):
             argv.append("-q")
         return await self._run([*argv, "--", *names], progress)
+
+    async def _listed(self, names: Sequence[str]) -> list[kept_debs.ListedDeb]:
+        """What would be downloaded; nothing where there are no lists yet."""
+        argv = ["apt-get", "install", "--print-uris", "-qq", "--assume-yes"]
+        argv += ["--no-install-recommends", "-o", "Acquire::ForceHash=SHA256", "--", *names]
+        finished = await self._run(argv, lambda _: None)
+        return [] if finished.code else kept_debs.listed_debs(finished.stdout)
 
     async def _update(self, progress: Progress) -> None:
         progress("Updating the system's package lists")
@@ -173,39 +187,22 @@ def _release() -> str:
     return hashlib.sha256(f"{text}{os.uname().machine}".encode()).hexdigest()[:16]
 
 
-def _prepare(archives: Path, kept: Path) -> None:
-    """apt checks each .deb against its signed lists, so a foreign one is not installed."""
+def _prepare(archives: Path) -> None:
+    """Nothing of an install that was killed, for apt would not look at what is in it."""
     (archives / "partial").mkdir(parents=True, exist_ok=True)
+    archives.chmod(0o755)
+    _empty(archives)
     _config_of(archives).write_text(_CONFIG.format(archives=archives))
-    for deb in kept.glob("*.deb"):
-        if not (archives / deb.name).exists():
-            _copy(deb, archives / deb.name)
+
+
+def _empty(archives: Path) -> None:
+    for pattern in ("*.deb", ".*.deb"):
+        for deb in archives.glob(pattern):
+            deb.unlink()
 
 
 def _config_of(archives: Path) -> Path:
     return archives.with_name(f"{archives.name}.conf")
-
-
-def _keep_debs(archives: Path, kept: Path) -> None:
-    """Keep what was downloaded; a volume that cannot take it costs a download, not a call."""
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _log.info("system packages are not kept: %s", error)
-        return
-    for deb in archives.glob("*.deb"):
-        if not (kept / deb.name).exists():
-            _copy(deb, kept / deb.name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
-    except OSError as error:
-        _log.info("%s is not copied: %s", source.name, error)
-        remove_tree(unfinished)
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from .spec import NormalSpec
 __all__ = ["FORMAT", "digest_of", "index_identity", "request_key"]
 
 #: Raised when the layout of an environment changes: old ones are then left to eviction.
-FORMAT: Final = 2
+FORMAT: Final = 3
 _INDEX_VARIABLES: Final = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",

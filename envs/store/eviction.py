@@ -4,7 +4,7 @@
       retire here, announce, look for other pods' marks, set aside, look again, delete
 
 A leased environment, of any pod, never moves: the announcement (leases.py) meets
-its mark, and the next one is tried. uv's cache shares its files with
+its mark, and the next one is tried. uv's cache may share its files with
 the environments, so a file counts once however many names it has.
 """
 
@@ -177,9 +177,12 @@ class Evictor:
         return self._free() + gain < limits.min_free + (reserve if limits.min_free else 0)
 
     def reserve(self) -> int:
-        """What the next environment may take: as much as the largest one did, with bytecode."""
+        """What the next environment may take: as much as the largest one did.
+
+        Its files in uv's cache, copies of them, and their bytecode.
+        """
         largest = max((item.bytes for item in self.stored()), default=0)
-        return min(2 * largest, self.limits.quota // 2)
+        return min(3 * largest, self.limits.quota * 3 // 4)
 
     def evict(self, digest: str) -> bool:
         """Delete one environment unless anybody uses it."""

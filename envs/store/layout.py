@@ -9,7 +9,7 @@
     <root>/holders/               heartbeats
     <root>/scratch/<holder>.<n>/  unfinished work; nobody but its holder looks inside
     <root>/trash/                 on its way out
-    <root>/cache/                 uv's, on the same file system so that it can hardlink
+    <root>/cache/                 uv's, on the same file system so that files can be cloned
     <root>/debs/                  system packages
 
 Every write that another process may read is a rename of something complete.

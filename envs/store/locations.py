@@ -54,7 +54,7 @@ class Places:
     mode: Literal["volume", "archive", "local"]
     local: Path
     shared: Path
-    #: uv's: beside the environments, so that it can hardlink.
+    #: uv's: beside the environments, so that files can be cloned.
     cache: Path
     #: It is a kind of file system that may hang: this process opens no file there.
     may_hang: bool = False

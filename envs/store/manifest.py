@@ -7,8 +7,8 @@
 Sizes are compared when a process first uses an environment (one stat a file:
 this finds truncation, deletion, an emptied `pyvenv.cfg`). With a volume key, the
 seal is compared too, and a file that the seal does not know is as bad as one
-that differs. Bytecode is not among the files, for Python may write it at any
-time; it is in the seal, for Python runs it.
+that differs. Bytecode is not among the files, for it follows after publication; it is
+in the seal, for Python runs it. What differs from its own wheel is not sealed.
 """
 
 from __future__ import annotations
@@ -30,16 +30,20 @@ from flashpool.envs.errors import Tampered
 from flashpool.envs.lease import Decision, Where
 
 from .layout import MAX_OWN_FILE, read_file, read_json, write_json
+from .wheel_records import unlike_wheels
 
 __all__ = [
     "Facts",
     "check_seal",
     "check_sizes",
+    "check_wheels",
+    "hash_files",
     "list_files",
     "read_facts",
     "seal",
     "sign",
     "signed_by",
+    "withdraw",
     "write_facts",
 ]
 
@@ -111,6 +115,11 @@ def read_facts(environment: Path) -> Facts | None:
     """Facts of a published environment; None when there is no complete one."""
     value = read_json(environment / FACTS)
     return None if value is None else decode_facts(value)
+
+
+def withdraw(environment: Path) -> None:
+    """Without its facts it is no environment, to no pod; its files stay for who uses them."""
+    (environment / FACTS).unlink(missing_ok=True)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -195,25 +204,34 @@ def _without_a_wait(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def _hashes(environment: Path) -> dict[str, str]:
-    """By path; of no more bytes than an environment of these facts may have."""
+def _bounded(environment: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """As `_walk`; of no more bytes than an environment of these facts may have."""
     facts = read_facts(environment)
     left = _SMALL + (_BYTECODE * facts.bytes if facts else 0)
-    found = {}
     for path, entry in _walk(environment):
-        whole = environment / path
         left -= entry.stat(follow_symlinks=False).st_size
         if left < 0:
             # A file of which nothing is on the disk may be of any size, and take for ever.
             raise Tampered(
                 f"environment {environment.name} has more in it than was built", advice=_ADVICE
             )
-        if entry.is_symlink():
-            found[path] = f"-> {os.readlink(whole)}"
-        else:
-            # What is no file is not opened: a pipe has no end.
-            found[path] = _hash_or_none(whole) if entry.is_file() else "no file"
+        yield path, entry
+
+
+def hash_files(environment: Path, *, bytecode: bool) -> dict[str, str]:
+    """The SHA-256 of every file that is bytecode, or of every one that is not; blocking."""
+    found = {}
+    for path, entry in _bounded(environment):
+        if _is_bytecode(path) == bytecode:
+            found[path] = _hash_entry(environment / path, entry)
     return found
+
+
+def _hash_entry(path: Path, entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return f"-> {os.readlink(path)}"
+    # What is no file is not opened: a pipe has no end.
+    return _hash_or_none(path) if entry.is_file() else "no file"
 
 
 def _hash_or_none(path: Path) -> str:
@@ -240,10 +258,43 @@ def signed_by(key: bytes, value: Mapping[str, Any], mac: str) -> bool:
     return hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace"))
 
 
-def seal(environment: Path, key: bytes | None) -> None:
-    """Hash every file, bytecode too, and sign; blocking, and reads everything."""
-    content = {"facts": read_json(environment / FACTS), "files": _hashes(environment)}
+def seal(
+    environment: Path,
+    key: bytes | None,
+    *,
+    hashes: Mapping[str, str] | None = None,
+    from_wheels: bool = False,
+) -> list[str]:
+    """Write down the hash of every file, and sign; `hashes` are those of all but bytecode.
+
+    Answers which files are not what their wheels say. With `from_wheels` all was unpacked for
+    this environment just now: such wheels contradict themselves, and their files count as good.
+
+    Raises:
+        Tampered: a file differs from what was published, or from its wheel.
+    """
+    check_sizes(environment)
+    known = hash_files(environment, bytecode=False) if hashes is None else hashes
+    unlike = unlike_wheels(environment, known)
+    if unlike and not from_wheels:
+        raise _unlike(environment, unlike)
+    files = {**known, **hash_files(environment, bytecode=True)}
+    content = {"facts": read_json(environment / FACTS), "files": files, "unlike": unlike}
     write_json(environment / SEAL, {**content, "mac": sign(content, key)})
+    return unlike
+
+
+def check_wheels(environment: Path) -> None:
+    """Raise Tampered unless every file is what its wheel holds; blocking, and reads them all."""
+    unlike = unlike_wheels(environment, hash_files(environment, bytecode=False))
+    if unlike:
+        raise _unlike(environment, unlike)
+
+
+def _unlike(environment: Path, paths: list[str]) -> Tampered:
+    what = f"{paths[0]} of environment {environment.name} is not what its wheel holds"
+    more = f", nor are {len(paths) - 1} other files" if len(paths) > 1 else ""
+    return Tampered(f"{what}{more}", advice=_ADVICE)
 
 
 def sealed(environment: Path) -> bool:
@@ -251,31 +302,33 @@ def sealed(environment: Path) -> bool:
     return os.path.lexists(environment / SEAL)
 
 
-def check_seal(environment: Path, key: bytes | None, *, strict: bool = True) -> None:
-    """Raise Tampered unless the content is what was sealed.
-
-    `strict` minds unknown files too; without a key, bytecode that Python wrote
-    since is no sign of anything.
-    """
+def check_seal(environment: Path, key: bytes | None) -> None:
+    """Raise Tampered unless the content is what was sealed, and what its wheels hold."""
     stored = read_json(environment / SEAL) or {}
-    files = stored.get("files")
-    if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
+    files, unlike = stored.get("files"), stored.get("unlike")
+    if (
+        not isinstance(files, dict)
+        or not all(isinstance(text, str) for text in files.values())
+        or not isinstance(unlike, list)
+    ):
         raise Tampered(f"environment {environment.name} has no seal", advice=_ADVICE)
-    content = {"facts": read_json(environment / FACTS), "files": files}
+    content = {"facts": read_json(environment / FACTS), "files": files, "unlike": unlike}
     if key and not signed_by(key, content, str(stored.get("mac", ""))):
         raise Tampered(
             f"the signature of environment {environment.name} does not match", advice=_ADVICE
         )
-    _compare(environment, files, strict=strict)
+    found = _compare(environment, files)
+    new = [path for path in unlike_wheels(environment, found) if path not in unlike]
+    if new:
+        raise _unlike(environment, new)
 
 
-def _compare(environment: Path, expected: Mapping[str, str], *, strict: bool) -> None:
-    found = _hashes(environment)
+def _compare(environment: Path, expected: Mapping[str, str]) -> dict[str, str]:
+    found = {path: _hash_entry(environment / path, entry) for path, entry in _bounded(environment)}
     changed = sorted(path for path, value in expected.items() if found.get(path) != value)
-    unknown = sorted(
-        path for path in found if path not in expected and (strict or not _is_bytecode(path))
-    )
+    unknown = sorted(path for path in found if path not in expected)
     if changed or unknown:
         path = (changed or unknown)[0]
         what = "differs from what was sealed" if changed else "was added after sealing"
         raise Tampered(f"{path} of environment {environment.name} {what}", advice=_ADVICE)
+    return found

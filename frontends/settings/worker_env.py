@@ -21,6 +21,8 @@ from typing import Final
 SECRETS: Final = (
     *("RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_*"),
     *("FLASHPOOL_TOKEN", "FLASHPOOL_VOLUME_KEY"),
+    # They may hold passwords.
+    *("FLASHPOOL_INDEX_URL", "FLASHPOOL_EXTRA_INDEX_URLS"),
 )
 #: What `FLASHPOOL_PASS_ENV` is on a pod.
 ON_A_POD: Final = "*,RUNPOD_API_KEY"

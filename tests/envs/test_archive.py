@@ -16,7 +16,7 @@ import zstandard
 
 from flashpool.envs import Environments, Spec, Tampered, uv_cli
 from flashpool.envs.archives.extraction import Promise, extract
-from flashpool.envs.building import builder
+from flashpool.envs.building import bytecode
 
 Run = Callable[[Any], Any]
 
@@ -211,7 +211,7 @@ def test_an_archive_is_unpacked_without_a_process(
             assert await start(f"fresh{number}", shared) == "archive"
             assert started == []
 
-    for module in (uv_cli, builder):
+    for module in (uv_cli, bytecode):
         real = module.run
 
         async def noted(argv: Any, _real: Any = real, **options: Any) -> Any:

@@ -154,7 +154,6 @@ def test_a_draft_that_fails_half_way_is_thrown_away(
     ("requirements", "options", "changes"),
     [
         (("alpha",), {"refresh": True}, {}),
-        (("alpha",), {}, {"link_mode": "copy"}),
         (("alpha",), {}, {"quota_mb": PLENTY_MB}),
         (("alpha",), {}, {"min_free_mb": 1 << 40}),
         (("alpha @ {wheel}",), {}, {}),

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import CompilerMissing, Environments, Spec, SystemPackagesFailed
-from flashpool.envs.building import system_packages
+from flashpool.envs.building import kept_debs, system_packages
 from flashpool.envs.building.system_packages import SystemPackages
 
 Run = Callable[[Any], Any]
@@ -28,6 +29,7 @@ _REPAIR = """#!/bin/sh
 [ "$*" = "--configure -a" ] && rm -f {state}/.interrupted
 """
 _APT = """#!/bin/sh
+case "$*" in *--print-uris*) cat {state}/.listed 2>/dev/null; exit 0;; esac
 echo "$@" >> {log}
 [ -e {state}/.fail ] && {{ echo "E: Unable to locate package nonesuch" >&2; exit 100; }}
 [ -e {state}/.full ] && {{ echo "E: You don't have enough free space in /x." >&2; exit 100; }}
@@ -38,7 +40,8 @@ case "$1" in install)
   touch {state}/.busy
   sleep 0.1
   folder=$(sed -n 's/^Dir::Cache::archives "\\(.*\\)";$/\\1/p' "$APT_CONFIG")
-  touch "$folder/$(date +%N).deb"
+  for deb in "$folder"/*.deb; do [ -e "$deb" ] && cp "$deb" {state}/.found; done
+  [ -e {state}/.found ] || echo downloaded > "$folder/curl_1.0_all.deb"
   while [ "$1" != "--" ]; do shift; done; shift
   for name in "$@"; do touch {state}/$name; done
   rm {state}/.busy;;
@@ -74,6 +77,13 @@ def packages(machine: Path) -> SystemPackages:
     return SystemPackages(debs=machine / "debs", limit_s=20, lock=machine / "lock")
 
 
+def lists(machine: Path, deb: Path) -> None:
+    """Have apt's lists name a file as it is now."""
+    data = deb.read_bytes()
+    line = f"'http://x/{deb.name}' {deb.name} {len(data)} SHA256:{hashlib.sha256(data).hexdigest()}"
+    (machine / "state" / ".listed").write_text(f"{line}\n")
+
+
 def log(machine: Path) -> list[str]:
     path = machine / "log"
     return path.read_text().splitlines() if path.exists() else []
@@ -100,7 +110,8 @@ def test_installed_once_for_many_at_once(machine: Path, run: Run) -> None:
     installed = [line for line in log(machine) if line.startswith("install")]
     assert 2 <= len(installed) <= 3
     assert all("--no-install-recommends" in line for line in installed)
-    assert {path.name for path in (machine / "state").iterdir()} == {"curl", "jq", "libgl1"}
+    found = {path.name for path in (machine / "state").iterdir() if path.name[0] != "."}
+    assert found == {"curl", "jq", "libgl1"}
 
 
 def test_a_set_is_installed_once_on_a_machine(machine: Path, run: Run) -> None:
@@ -193,13 +204,16 @@ def test_debs_are_kept_for_the_next_machine(tool: str, machine: Path, run: Run) 
         (machine / "bin" / "nala").write_text((machine / "bin" / "apt-get").read_text())
         (machine / "bin" / "nala").chmod(0o755)
         (machine / "bin" / "apt-get").unlink()
+        (machine / "bin" / "apt-get").symlink_to("nala")
     run(packages(machine).ensure(("curl",), print))
-    kept = list((machine / "debs").glob("*/*.deb"))
-    assert len(kept) == 1
-    shutil.rmtree(machine / "archives")
+    (kept,) = (machine / "debs").glob("*/*.deb")
+    assert kept.read_text() == "downloaded\n"
+    assert not list((machine / "archives").glob("*.deb"))
+    lists(machine, kept)
     (machine / "state" / "curl").unlink()
     run(packages(machine).ensure(("curl",), print))
-    assert (machine / "archives" / kept[0].name).exists()
+    assert (machine / "state" / ".found").read_text() == "downloaded\n"
+    assert kept.exists()
 
 
 def test_what_an_interrupted_dpkg_left_is_put_right(machine: Path, run: Run) -> None:
@@ -246,7 +260,7 @@ def compiled(
 ) -> str:
     """A requirement that runs `cc`, on a machine where apt is what brings it."""
     tools = machine / "bin"
-    for name in ("sh", "touch", "date", "sleep", "rm", "env", "sed"):
+    for name in ("sh", "touch", "cat", "cp", "sleep", "rm", "env", "sed"):
         found = next(path for path in (Path("/usr/bin", name), Path("/bin", name)) if path.exists())
         (tools / name).symlink_to(found)
     text = (tools / "apt-get").read_text()
@@ -302,6 +316,166 @@ def test_build_tools_are_installed_where_they_may_be(
     assert len(installed) == 1
     assert installed[0].endswith("-- build-essential")
     assert any("build-essential" in line for line in said)
+
+
+def plant(machine: Path, change: Callable[[Path], None], run: Run) -> Path:
+    """A .deb that was kept, and then changed; and the next machine that needs it."""
+    run(packages(machine).ensure(("curl",), print))
+    (kept,) = (machine / "debs").glob("*/*.deb")
+    lists(machine, kept)
+    (machine / "state" / "curl").unlink()
+    change(kept)
+    run(packages(machine).ensure(("curl",), print))
+    return kept
+
+
+def other_content(kept: Path) -> None:
+    kept.write_text("Downloaded\n")
+
+
+def other_size(kept: Path) -> None:
+    kept.write_text("cut")
+
+
+def a_link(kept: Path) -> None:
+    """Even to what would be right."""
+    kept.rename(kept.with_name("elsewhere"))
+    kept.symlink_to(kept.with_name("elsewhere"))
+
+
+def a_pipe(kept: Path) -> None:
+    kept.unlink()
+    os.mkfifo(kept)
+
+
+@pytest.mark.parametrize("change", [other_content, other_size, a_link, a_pipe])
+def test_a_deb_that_the_lists_do_not_name_is_deleted(
+    change: Callable[[Path], None], machine: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = plant(machine, change, run)
+    assert not (machine / "state" / ".found").exists(), "apt was given it"
+    assert "is deleted: it is not the file that the system's package lists name" in caplog.text
+    assert kept.is_file()
+    assert not kept.is_symlink()
+    assert kept.read_text() == "downloaded\n", "what was downloaded instead is kept"
+
+
+def test_a_link_in_place_of_the_kept_files_leads_nowhere(
+    machine: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = machine / "elsewhere"
+    elsewhere.mkdir()
+    (machine / "debs").symlink_to(elsewhere)
+    caplog.set_level("INFO")
+    run(packages(machine).ensure(("curl",), print))
+    assert list(elsewhere.iterdir()) == []
+    assert "system packages are not kept" in caplog.text
+
+
+def test_nothing_lies_in_the_archives_that_was_not_looked_at(machine: Path, run: Run) -> None:
+    """What an install that was killed left there, apt would take as it is."""
+    (machine / "archives").mkdir()
+    (machine / "archives" / "curl_1.0_all.deb").write_text("anybody's")
+    run(packages(machine).ensure(("curl",), print))
+    assert not (machine / "state" / ".found").exists()
+
+
+def test_only_files_with_a_strong_hash_are_listed() -> None:
+    words = (
+        f"'http://x/a_1%3a2_all.deb' a_1%3a2_all.deb 12 SHA256:{'0' * 64}\n"
+        f"'http://x/b.deb' b.deb 12 MD5Sum:{'0' * 32}\n"
+        "'http://x/c.deb' c.deb 12 \n"
+        f"'http://x/d.deb' ../d.deb 12 SHA256:{'0' * 64}\n"
+        f"'http://x/e.deb' .e.deb 12 SHA256:{'0' * 64}\n"
+        "W: something else\n"
+    )
+    (deb,) = kept_debs.listed_debs(words)
+    assert deb == kept_debs.ListedDeb(name="a_1%3a2_all.deb", size=12, sha256="0" * 64)
+
+
+_WRAPPERS = {
+    "apt-get": "/usr/bin/apt-get -o Dir::State={0}/lists -o Dir::State::status={0}/root/var/lib/dpkg/status"
+    " -o Dir::Etc::sourcelist={0}/sources.list -o Dir::Etc::sourceparts=- -o Dir::Cache::pkgcache="
+    " -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root -o Dir::Bin::dpkg={0}/bin/dpkg",
+    "dpkg": "/usr/bin/dpkg --root={0}/root --force-not-root",
+    "dpkg-query": "/usr/bin/dpkg-query --admindir={0}/root/var/lib/dpkg",
+}
+_CONTROL = """Package: planted
+Version: 1.0
+Architecture: all
+Maintainer: nobody <nobody@localhost>
+Description: a test
+"""
+
+
+def _deb(folder: Path, target: Path, content: str) -> None:
+    tree = folder / content
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN" / "control").write_text(_CONTROL)
+    (tree / "content").write_text(content)
+    subprocess.run(["dpkg-deb", "-Znone", "--build", tree, target], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The real apt and dpkg, on a system of the test's own, with a repository of one package."""
+    missing = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs {' and '.join(missing) or 'root'}")
+    for name in (
+        "bin",
+        "lists/lists/partial",
+        "root/var/lib/dpkg/info",
+        "root/var/lib/dpkg/updates",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "root/var/lib/dpkg/status").touch()
+    for name, text in _WRAPPERS.items():
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {text.format(tmp_path)} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    deb = tmp_path / "repository" / "planted_1.0_all.deb"
+    deb.parent.mkdir()
+    _deb(tmp_path / "good", deb, "good")
+    digest, size = hashlib.sha256(deb.read_bytes()).hexdigest(), deb.stat().st_size
+    (deb.parent / "Packages").write_text(
+        f"{_CONTROL}Filename: ./{deb.name}\nSize: {size}\nSHA256: {digest}\n\n"
+    )
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] copy:{deb.parent} ./\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(system_packages, "_ARCHIVES", tmp_path / "archives")
+    monkeypatch.setattr(shutil, "which", _only(tmp_path / "bin"))
+    return tmp_path
+
+
+def test_a_planted_deb_is_not_installed_by_the_real_apt(
+    repository: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed = repository / "root" / "content"
+
+    def ensure() -> None:
+        run(packages(repository).ensure(("planted",), print))
+
+    ensure()
+    assert installed.read_text() == "good"
+    (kept,) = (repository / "debs").glob("*/*.deb")
+
+    # The next machine takes what was kept: the repository has it no more.
+    offered = repository / "repository" / kept.name
+    subprocess.run([repository / "bin" / "dpkg", "--purge", "planted"], check=True)
+    offered.rename(offered.with_name("away"))
+    ensure()
+    assert installed.read_text() == "good"
+
+    # A stranger's, of the same name and size, is not taken.
+    subprocess.run([repository / "bin" / "dpkg", "--purge", "planted"], check=True)
+    offered.with_name("away").rename(offered)
+    size = kept.stat().st_size
+    _deb(repository / "bad", kept, "evil")
+    assert kept.stat().st_size == size
+    ensure()
+    assert installed.read_text() == "good"
+    assert "is deleted" in caplog.text
+    assert kept.read_bytes() == offered.read_bytes()
 
 
 #: A package to install on this machine and to remove again, such as `hello`.

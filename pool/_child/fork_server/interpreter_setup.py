@@ -24,7 +24,7 @@ from .. import call_packages
 from ..forking import NotSafe
 from ..preloading import process_state
 from ..renewal import prepared
-from . import commands
+from . import bytecode_writes, commands
 
 
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
@@ -37,6 +37,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     # Imports may look at where they are run.
     enter(start["workdir"])
     commands.arrange()
+    bytecode_writes.arrange()
     site.main()
     sys.path[:0] = start["path"]
     _look_like_any_interpreter()

@@ -149,6 +149,8 @@ class TestWorkerEnvironment:
         "RUNPOD_API_KEY": "k",
         "RUNPOD_AI_API_KEY": "k",
         "FLASHPOOL_VOLUME_KEY": "k",
+        "FLASHPOOL_INDEX_URL": "https://me:secret@host/",
+        "FLASHPOOL_EXTRA_INDEX_URLS": "https://me:secret@host/",
     }
 
     def test_only_what_is_allowed(self) -> None:
@@ -165,7 +167,8 @@ class TestWorkerEnvironment:
     def test_secrets_match_no_pattern(self) -> None:
         seen = worker_env(self.environ, ("*", "RUNPOD_*", "FLASHPOOL_TOKE?"))
         assert "DATABASE_URL" in seen
-        assert not {name for name in seen if "KEY" in name or "TOKEN" in name}
+        assert not {name for name in seen if "KEY" in name or "TOKEN" in name or "URLS" in name}
+        assert "FLASHPOOL_INDEX_URL" not in seen
 
     def test_a_secret_passes_by_its_exact_name(self) -> None:
         seen = worker_env(self.environ, ("RUNPOD_API_KEY",))

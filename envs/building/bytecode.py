@@ -1,0 +1,110 @@
+"""Bytecode of an environment: compiled at its build, by nobody afterwards, and checked.
+
+    complete  every module compiled, or (not to be compiled) what lies there mended
+    problems  what Python would take for a module's bytecode, and is not
+    keep_out  from now on no import writes bytecode into it (environment_start.py)
+
+What is done in the environment's own Python is `bytecode_program.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from flashpool.envs.concurrency.disk_threads import run_in_thread
+from flashpool.envs.errors import VerificationFailed
+from flashpool.envs.process import Finished, run
+
+from .metadata import site_packages_of
+
+__all__ = ["complete", "keep_out", "problems"]
+
+_log = logging.getLogger(__name__)
+
+_LIMIT_S: Final = 600.0
+_PROGRAM: Final = Path(__file__).with_name("bytecode_program.py")
+_START: Final = Path(__file__).with_name("environment_start.py")
+_MODULE: Final = "_flashpool_environment"
+#: Sorts before those of packages, whose imports come after it.
+_PTH: Final = "00_flashpool_environment.pth"
+#: The module's own import writes no bytecode either.
+_PTH_LINE: Final = (
+    "import sys; flag = sys.dont_write_bytecode; sys.dont_write_bytecode = True; "
+    f"import {_MODULE}; sys.dont_write_bytecode = flag\n"
+)
+_WORDS: Final = 500
+
+
+def keep_out(site_packages: Path) -> None:
+    """See to it that no process of the environment adds bytecode to it; blocking."""
+    (site_packages / f"{_MODULE}.py").write_bytes(_START.read_bytes())
+    (site_packages / _PTH).write_text(_PTH_LINE)
+
+
+async def complete(environment: Path, final: Path, *, compiled: bool, jobs: int = 1) -> None:
+    """Leave no bytecode that is cut or another module's, at low priority.
+
+    Not with `compileall`: it skips what it takes for good, its own workers leave semaphores
+    behind when they are killed, and `py_compile` may leave a cut file on a full disk.
+
+    Raises:
+        OSError: it could not be written; what was written is whole.
+    """
+    mode, jobs = ("compile", jobs) if compiled else ("mend", 1)
+    shares = await run_in_thread(_shares, environment, jobs)
+    runs = [_run(mode, environment, final, share) for share in shares]
+    # One that fails leaves the others running: what they write must be there when it is sealed.
+    for end in await asyncio.gather(*runs, return_exceptions=True):
+        if isinstance(end, (TimeoutError, VerificationFailed)):
+            _log.warning("not all bytecode of %s is compiled: %s", final.name, end)
+        elif isinstance(end, BaseException):
+            raise end
+
+
+async def problems(environment: Path) -> list[str]:
+    """What is wrong with the bytecode; empty when all is well."""
+    try:
+        [share] = await run_in_thread(_shares, environment, 1) or [[]]
+        return await _run("check", environment, environment, share)
+    except (OSError, TimeoutError, VerificationFailed) as error:
+        return [f"the bytecode of environment {environment.name} cannot be checked: {error}"]
+
+
+async def _run(mode: str, environment: Path, final: Path, share: Sequence[str]) -> list[str]:
+    python = environment / "bin" / "python"
+    argv = ["nice", "-n", "10", str(python), "-I", "-S", "-W", "ignore", str(_PROGRAM)]
+    argv += [mode, str(environment), str(final), *share]
+    finished = await run(argv, environment={"PATH": "/usr/bin:/bin"}, limit_s=_LIMIT_S)
+    bad, error = _answer(finished)
+    if error is not None:
+        raise error
+    return [f"{path} of environment {environment.name} {wrong}" for path, wrong in bad]
+
+
+def _answer(finished: Finished) -> tuple[list[tuple[str, str]], OSError | None]:
+    try:
+        told = json.loads(finished.stdout)
+        bad = [(str(path), str(wrong)) for path, wrong in told["bad"]]
+        error = told["error"] and OSError(*told["error"])
+    except (ValueError, TypeError, KeyError):
+        words = (finished.stderr or finished.stdout)[-_WORDS:]
+        raise VerificationFailed(
+            f"the environment's Python ended with status {finished.code}", words=words
+        ) from None
+    return bad, error
+
+
+def _shares(environment: Path, jobs: int) -> list[list[str]]:
+    """What there are modules in, dealt out to so many processes."""
+    entries = sorted(
+        str(path)
+        for path in site_packages_of(environment).iterdir()
+        if not path.is_symlink()
+        and (path.suffix == ".py" or (path.is_dir() and path.suffix != ".dist-info"))
+    )
+    return [share for start in range(jobs) if (share := entries[start::jobs])]

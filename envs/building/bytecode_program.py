@@ -1,0 +1,166 @@
+"""Compile, mend or check the bytecode of an environment: run by the environment's own Python.
+
+    python -I -S bytecode_program.py compile|mend|check ENVIRONMENT FINAL ENTRY... -> JSON
+
+compile  every module of the entries (files and directories), anew: what lies there already
+         may be cut, or another module's
+mend     delete what Python would take for the bytecode of a module, and is not
+check    only tell of it
+
+A file that does not compile (templates, code for other versions) is no failure: nobody could
+import it either. A file that cannot be written is one, and ends the work: `error` is then the
+system's number and words, and the path. Standard library only, any Python from 3.8 on;
+the other half is `bytecode.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import marshal
+import os
+import re
+import sys
+import types
+from importlib.machinery import SourceFileLoader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Nobody takes it for bytecode; whoever repeats the work writes it anew.
+UNFINISHED = ".flashpool-unfinished"
+#: Larger bytecode is none that anybody wrote for a module.
+_MOST = 256 * 1024 * 1024
+_CACHE = "__pycache__"
+_OURS = re.compile(
+    r"(.+)\.{}(\.opt-[12])?\.pyc".format(re.escape(sys.implementation.cache_tag or "")), re.DOTALL
+)
+
+
+def folders(entries: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each directory with its modules; no link is followed."""
+    single: dict[str, list[str]] = {}
+    for entry in entries:
+        if not os.path.isdir(entry):
+            folder, name = os.path.split(entry)
+            single.setdefault(folder, []).append(name)
+            continue
+        for folder, names, files in os.walk(entry):
+            names[:] = [name for name in names if name != _CACHE]
+            yield folder, [name for name in files if name.endswith(".py")]
+    yield from single.items()
+
+
+def compile_module(source: str, shown: str) -> None:
+    """Write the bytecode of one module, whole or not at all."""
+    target = importlib.util.cache_from_source(source, optimization="")
+    try:
+        with open(source, "rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read()
+        code = SourceFileLoader("<flashpool>", source).source_to_code(data, shown)
+        body = marshal.dumps(code)
+    except Exception:  # noqa: BLE001 - whatever a stranger's source makes of the compiler
+        _delete(target)
+        return
+    header = [0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF]
+    magic = importlib.util.MAGIC_NUMBER
+    write_whole(target, magic + b"".join(n.to_bytes(4, "little") for n in header) + body)
+
+
+def write_whole(target: str, data: bytes) -> None:
+    """Replace a file; on a full disk an `OSError`, and no file that is cut.
+
+    `py_compile` of CPython before 3.12.8 and 3.13.1 takes a short write for a whole one.
+    """
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    unfinished = target + UNFINISHED
+    _delete(unfinished)
+    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+        finally:
+            os.close(handle)  # some file systems tell only here that they are full
+        os.replace(unfinished, target)
+    except OSError:
+        _delete(unfinished)
+        raise
+
+
+def _delete(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def cached(folder: str) -> list[str]:
+    """What lies in a directory's cache."""
+    try:
+        return sorted(os.listdir(os.path.join(folder, _CACHE)))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def problems(folder: str) -> Iterator[tuple[str, str]]:
+    """Bytecode in a directory's cache that this Python would use, or try to; and what is wrong."""
+    for name in cached(folder):
+        found = _OURS.fullmatch(name)
+        source = found and os.path.join(folder, found[1] + ".py")
+        path = os.path.join(folder, _CACHE, name)
+        if source and os.path.isfile(source) and os.path.isfile(path):
+            wrong = what_is_wrong(path, source)
+            if wrong:
+                yield path, wrong
+
+
+def what_is_wrong(path: str, source: str) -> str:
+    """Of bytecode, against its source; empty when all is well."""
+    with open(path, "rb") as file:
+        data = file.read(_MOST)
+    if data[:4] != importlib.util.MAGIC_NUMBER:
+        return "is not this Python's bytecode"
+    if data[8:16] != _expected(data[4:8], source):
+        return "does not match its source"
+    try:
+        code = marshal.loads(memoryview(data)[16:])  # noqa: S302 - as every import does
+    except (EOFError, ValueError, TypeError, MemoryError):
+        return "is cut"
+    return "" if isinstance(code, types.CodeType) else "holds no code"
+
+
+def _expected(flags: bytes, source: str) -> bytes:
+    with open(source, "rb") as file:
+        if flags[:1] in (b"\1", b"\3"):
+            return importlib.util.source_hash(file.read())
+        status = os.fstat(file.fileno())
+    mtime, size = int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF
+    return mtime.to_bytes(4, "little") + size.to_bytes(4, "little")
+
+
+def main(mode: str, environment: str, final: str, *entries: str) -> None:
+    """Do it, and tell on stdout."""
+    bad: list[tuple[str, str]] = []
+    error = None
+    try:
+        for folder, modules in folders(list(entries)):
+            if mode == "compile":
+                for name in modules:
+                    source = os.path.join(folder, name)
+                    compile_module(source, final + source[len(environment) :])
+                continue
+            for path, wrong in problems(folder):
+                bad.append((os.path.relpath(path, environment), wrong))
+                if mode == "mend":
+                    _delete(path)
+    except OSError as failure:
+        error = (failure.errno, failure.strerror, failure.filename)
+    sys.stdout.write(json.dumps({"bad": bad, "error": error}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,100 @@
+"""Hand a secret to a command so that no other process of this user reads it.
+
+    we --pipe--> the command, which reads it to its end when it starts; nothing is left in it
+
+Not in variables, which stay readable in `/proc` while the command runs, and are handed on to
+all that it starts. Where this process is not root, shell and command are run from copies that
+may be executed but not read: the kernel then lets no process of the user look into theirs
+(memory, descriptors, variables). Root may read everything, and no copy changes that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+__all__ = ["SECRET", "SHELL", "HandedOver"]
+
+_log = logging.getLogger(__name__)
+
+#: What stands for the path of the secret in a command's arguments.
+SECRET: Final = "<secret>"  # noqa: S105 - a name, not a password
+SHELL: Final = "/bin/sh"
+#: Shells use descriptors below that for themselves.
+_FIRST: Final = 30
+#: What a pipe takes without anybody's reading it.
+_PIPE: Final = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A shell and a command to be run by it, and the descriptors that they need."""
+
+    shell: str
+    argv: list[str]
+    descriptors: tuple[int, ...] = ()
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @classmethod
+    def make(cls, argv: Sequence[str], secret: bytes | None) -> HandedOver:
+        """Prepare to start; without a secret, the command as it is; blocking."""
+        if secret is None:
+            return cls(SHELL, list(argv))
+        with ExitStack() as until_made:
+            pipe = _pipe(secret, until_made)
+            shell, program, descriptors = SHELL, argv[0], [pipe]
+            if os.geteuid() != 0 and _executable(tempfile.gettempdir()):
+                descriptors += [_unreadable(path, until_made) for path in (shell, program)]
+                shell, program = (f"/proc/self/fd/{fd}" for fd in descriptors[1:])
+            path = f"/proc/self/fd/{pipe}"
+            told = [program, *(path if part == SECRET else part for part in argv[1:])]
+            return cls(shell, told, tuple(descriptors), until_made.pop_all())
+
+    def close(self) -> None:
+        """Nobody else can be given it from here on."""
+        self._open.close()
+
+
+def _pipe(secret: bytes, until: ExitStack) -> int:
+    """A descriptor from which it can be read, once."""
+    far, near = os.pipe()
+    with open(near, "wb", buffering=0) as file, open(far, "rb", buffering=0) as reader:
+        if len(secret) > _PIPE:
+            fcntl.fcntl(near, fcntl.F_SETPIPE_SZ, len(secret))
+        os.set_blocking(near, False)
+        if file.write(secret) != len(secret):
+            raise OSError("a pipe takes no configuration of that size")
+        return _high(reader.fileno(), until)
+
+
+def _high(descriptor: int, until: ExitStack) -> int:
+    made = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST)
+    until.callback(os.close, made)
+    return made
+
+
+def _executable(folder: str) -> bool:
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        _log.info("nothing in %s may be run: the user's other processes can look into uv", folder)
+        return False
+    return True
+
+
+def _unreadable(program: str, until: ExitStack) -> int:
+    """A copy of a program without a name, that may only be executed."""
+    with open(program, "rb") as source, tempfile.TemporaryFile() as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        # What is open for writing cannot be run; what may not be read cannot be opened later.
+        with Path(f"/proc/self/fd/{target.fileno()}").open("rb") as reader:
+            made = _high(reader.fileno(), until)
+    os.fchmod(made, 0o111)
+    return made

@@ -1,0 +1,55 @@
+"""How an environment gets the files of uv's cache: as clones, as copies, or as hard links.
+
+A hard link is a second name of the cache's own file. Who may write to that file changes it for
+every environment that is built later, so links are for calls that may not write to it: of
+another user than the cache's owner, and not of root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import Final, Literal
+
+__all__ = ["LinkMode", "link_mode_for"]
+
+LinkMode = Literal["clone", "copy", "hardlink"]
+
+#: Of linux/fs.h: make a file share another one's blocks until either is written to.
+_FICLONE: Final = 0x40049409
+
+
+def link_mode_for(cache: Path) -> LinkMode:
+    """The cheapest way in which no call can write to what others are built from; blocking.
+
+    uv is not asked to find out: where it cannot clone, it makes hard links.
+    """
+    if os.geteuid() not in (0, _owner(cache)):
+        return "hardlink"
+    return "clone" if _can_clone(cache) else "copy"
+
+
+def _owner(cache: Path) -> int:
+    """Whose the cache is; ours, if nobody has one yet."""
+    try:
+        return cache.stat().st_uid
+    except FileNotFoundError:
+        return os.geteuid()
+
+
+def _can_clone(cache: Path) -> bool:
+    """Found by trying: it depends on the file system, and on how that was made."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryFile(dir=cache) as source,
+            tempfile.TemporaryFile(dir=cache) as target,
+        ):
+            source.write(b"flashpool")
+            source.flush()
+            fcntl.ioctl(target, _FICLONE, source.fileno())
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""What wheels say of their own files: SHA-256 in the RECORD of each installed package.
+
+uv compares them with nothing. A file that somebody wrote to in place, in an environment or in
+uv's cache, differs from what its wheel promised; its size may be the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import posixpath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from .layout import MAX_OWN_FILE, read_file
+
+__all__ = ["unlike_wheels"]
+
+_ALGORITHM: Final = "sha256="
+
+
+def unlike_wheels(environment: Path, hashes: Mapping[str, str]) -> list[str]:
+    """Files whose hash (by path, in hexadecimal) is none that a wheel gives for them; blocking.
+
+    Several wheels may bring the same file: it is then that of any of them. Bytecode is
+    compiled here, whatever a wheel brought, and a file without a hash is anybody's.
+    """
+    promised: dict[str, set[str]] = {}
+    for path, value in _promises(environment):
+        promised.setdefault(path, set()).add(value)
+    return sorted(
+        path
+        for path, values in promised.items()
+        if path in hashes and hashes[path] not in values and not path.endswith(".pyc")
+    )
+
+
+def _promises(environment: Path) -> Iterator[tuple[str, str]]:
+    for record in sorted(environment.glob("lib/python3.*/site-packages/*.dist-info/RECORD")):
+        site_packages = record.parent.parent.relative_to(environment).as_posix()
+        for row in _rows(record):
+            value = _hexadecimal(row[1]) if len(row) > 1 else ""
+            path = posixpath.normpath(posixpath.join(site_packages, row[0])) if row else ""
+            if value and not path.startswith(("/", "../")):
+                yield path, value
+
+
+def _rows(record: Path) -> list[list[str]]:
+    try:
+        text = read_file(record, MAX_OWN_FILE).decode("utf-8", "surrogateescape")
+        return list(csv.reader(text.splitlines()))
+    except (OSError, csv.Error):
+        return []  # a package without a list promises nothing
+
+
+def _hexadecimal(value: str) -> str:
+    """A hash as RECORD writes it (URL-safe base64 without padding), as the seal does."""
+    if not value.startswith(_ALGORITHM):
+        return ""
+    text = value.removeprefix(_ALGORITHM)
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).hex()
+    except (binascii.Error, ValueError):
+        return ""
