@@ -85,6 +85,10 @@ class Link:
         return ends if self.errors != self.output else ends[:2]
 
 
+#: What a worker is, `processes.set_dumpable`: limits, stats and profilers look into it.
+_dumpable = 1
+
+
 def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
     """Set this process apart, let it work, and end it."""
     status = NOT_BEGUN
@@ -117,14 +121,16 @@ def _set_apart(link: Link) -> None:
     own = link.channel.fd
     closerange(3, own)
     closerange(own + 1, FIRST_CHANNEL + BATCH)
+    # Only now: until here it had the zygote's control socket, and channels of other workers.
+    processes.set_dumpable(_dumpable)
     forking.main_thread._native_id = getpid()  # type: ignore[attr-defined]
 
 
 def rehearse(link: Link) -> None:
     """Get used to `_set_apart`: with functions in place of the kernel's that do nothing."""
     ours = globals()
-    theirs = {name: ours[name] for name in ("setsid", "closerange", "dup2")}
+    theirs = {name: ours[name] for name in ("setsid", "closerange", "dup2", "_dumpable")}
     # Of the same kinds, as to the interpreter, which looks at nothing else.
-    ours.update(setsid=getpid, closerange=divmod, dup2=max)
+    ours.update(setsid=getpid, closerange=divmod, dup2=max, _dumpable=0)
     _set_apart(link)
     ours.update(theirs)
