@@ -214,7 +214,9 @@ def test_a_call_that_waits_for_its_exit_answers_when_it_is_over(live, tmp_path):
 def test_a_drain_counts_calls_in_their_exits(live, tmp_path):
     path = tmp_path / "jobs"
     live.call(THREADS.format(str(path), 0.5))
+    assert live.supervisor.unfinished == 1
     assert live.run(live.supervisor.drain(5))
+    assert live.supervisor.unfinished == 0
     assert path.read_text().count("job") == 4
 
 
