@@ -39,6 +39,8 @@ _REMEDY: Final = (
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 _encode: Final = msgspec.json.encode
+#: The most that a client is told to wait before it sends a request again.
+_LONGEST_RETRY_S: Final = 3600
 
 
 class Answer(NamedTuple):
@@ -144,10 +146,16 @@ def _checked(outcome: Outcome, limit: int | None) -> Outcome:
             size=size,
             limit=limit,
         )
-    if is_json(outcome.body) if outcome.format == "json" else is_base64(outcome.body):
+    if _may_stand(outcome.body, outcome.format):
         return outcome
     # Only user code that found the worker's channel can have written this.
     return _instead(outcome, "WorkerCrashed", "The worker sent a result that is none.")
+
+
+def _may_stand(body: bytes, form: str) -> bool:
+    if form == "stream":  # its items went before
+        return not body
+    return is_json(body) if form == "json" else is_base64(body)
 
 
 def is_base64(text: bytes) -> bool:
@@ -174,4 +182,7 @@ def _retry_after(status: int, details: Mapping[str, object]) -> int | None:
     if status != 503:
         return None
     seconds = details.get("retry_after_s")
-    return max(1, math.ceil(seconds)) if isinstance(seconds, (int, float)) else 1
+    # Only user code that found the worker's channel says a number that is none, or for ever.
+    if isinstance(seconds, (int, float)) and 1 < seconds < _LONGEST_RETRY_S:
+        return math.ceil(seconds)
+    return 1

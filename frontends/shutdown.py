@@ -54,8 +54,7 @@ class Shutdown:
     def on_signal(self, name: str) -> None:
         """A signal to stop came."""
         if self._running is None:
-            stats = self._service.pool.stats()
-            running = _calls(stats.slots.busy + stats.queue.depth + self._service.pool.preparing)
+            running = _calls(self._service.pool.unfinished)
             _log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
             self._running = asyncio.ensure_future(self._run())
         else:

@@ -77,8 +77,8 @@ class Backend(Protocol):
         """Those that could begin now."""
 
     @property
-    def preparing(self) -> int:
-        """Accepted calls whose environments are being found or made."""
+    def unfinished(self) -> int:
+        """Accepted calls that `drain` would wait for."""
 
     def stats(self) -> PoolStats:
         """The whole of it as it is now."""

@@ -13,7 +13,7 @@ import signal
 import time
 
 #: linux/prctl.h
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 
 _libc = ctypes.CDLL(None)
 _prctl = _libc.prctl
@@ -46,6 +46,15 @@ def become_subreaper() -> None:
     """Make orphaned descendants of this process its children, instead of init's."""
     if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("PR_SET_CHILD_SUBREAPER failed: is this Linux 3.4 or later?")
+
+
+def set_dumpable(dumpable: int) -> None:
+    """Whether processes of the same user may trace this one and take its descriptors (1 or 0).
+
+    Forks inherit it. What /proc has of a process that is not belongs to root.
+    """
+    if _prctl(_PR_SET_DUMPABLE, dumpable, 0, 0, 0) != 0:
+        raise OSError(f"PR_SET_DUMPABLE {dumpable} failed")
 
 
 def limit_of(kind: int) -> float:

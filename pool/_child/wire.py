@@ -48,6 +48,7 @@ memory that it is the first to touch, and the `json` module's encoder has many.
 from __future__ import annotations
 
 import struct
+from json import JSONDecoder
 
 # Bound here: user code may have replaced them in `json` when its end is reported.
 from json import dumps as _dumps
@@ -261,6 +262,8 @@ class ResultMeta:
         """
         try:
             ok, form, run_s, rss_kb = cls._FORM.unpack_from(data)
+            if not abs(run_s) < _INFINITY:  # nor is NaN
+                raise ValueError(f"it ran for {run_s} seconds")
             more = _read_json(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
             if type(more) is not dict or not (ok or _is_told(more)):
                 raise ValueError("it says nothing of what went wrong")
@@ -286,23 +289,64 @@ def _read_json(data: bytes) -> Any:
     """What it says.
 
     Raises:
-        ValueError: it is no JSON, or has half a surrogate pair, which nobody could tell again.
+        ValueError: it is no JSON, or has what nobody could tell again as JSON: half a surrogate
+            pair, NaN, a number that is too large, or lists in lists without end.
     """
     text = data.decode()
-    found = _loads(text)
+    found = _decoder.decode(text)
     if "\\u" in text:
         _dumps(found, ensure_ascii=False).encode()
+    if text.count("[") + text.count("{") > _DEPTH and _is_deep(found):
+        raise ValueError(f"it is more than {_DEPTH} levels deep")
     return found
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not -_WHOLE // 2 <= number < _WHOLE:
+        raise ValueError("a number of more than 64 bits")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not abs(number) < _INFINITY:
+        raise ValueError(f"a number that is none: {text[:_SHOWN]}")
+    return number
+
+
+_INFINITY = float("inf")
+_WHOLE = 1 << 64
+_SHOWN = 20
+#: Lists and dictionaries in one another, at most; of exceptions, those with many causes are the deepest.
+_DEPTH = 100
+_decoder = JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+
+
+def _is_deep(found: Any) -> bool:
+    level = [found]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for one in level
+            if type(one) in (dict, list)
+            for inner in (one.values() if type(one) is dict else one)
+        ]
+    return bool(level)
 
 
 def _is_told(more: Meta) -> bool:
     texts = type(more.get("error_type")) is str and type(more.get("error")) is str
-    return texts and type(more.get("details", {})) is dict
+    return texts and type(more.get("details", {})) is dict and type(more.get("user", False)) is bool
 
 
 def pack_exit(stage: int, runs: str, ended: str) -> bytes:
     """How an exit gets on: the stage, what runs now, and what was left behind for good."""
     return _dumps([stage, runs, ended]).encode()
+
+
+#: Characters of what runs or was left behind: they go into answers, stats and the log.
+_EXIT_WORDS = 2000
 
 
 def unpack_exit(data: bytes) -> tuple[int, str, str]:
@@ -314,7 +358,7 @@ def unpack_exit(data: bytes) -> tuple[int, str, str]:
     try:
         stage, runs, ended = _read_json(data)
         if type(stage) is int and type(runs) is str and type(ended) is str:
-            return stage, runs, ended
+            return stage, runs[:_EXIT_WORDS], ended[:_EXIT_WORDS]
         raise ValueError("its parts are of other types")
     except (ValueError, TypeError, RecursionError) as error:
         raise BadFrame(f"not a stage of an exit: {error}") from None

@@ -53,7 +53,11 @@ class Carrier(Protocol):
         """Stop a resident, and so all calls in it."""
 
     def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
-        """Those of an instance that this worker is to make for the call."""
+        """Those of an instance that this worker is to make for the call.
+
+        Raises:
+            OSError: its scratch directory cannot be made.
+        """
 
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
         """Limit how long a call may wait from now on."""

@@ -93,13 +93,19 @@ class ResidentLoads:
         assert instance is not None
         first = self._calls[self._table.loading(name)]
         call, want = first.call, instance.want
+        try:
+            env = self._to.variables(worker, call, gpus)
+        except OSError as error:
+            self._worker_set.dismiss(worker)
+            self._not_loaded(name, outcomes.no_scratch(error))
+            return
         self._loaded[name] = loaded = LoadedInstance(worker, gpus, first.limits.memory_mb)
         worker.state.move(WorkerState.BUSY)
         worker.instance = name
         kind = OutputBuffer if worker.link.errors is None else SplitBuffer
         worker.aside = kind(worker.link.output_limit)
         worker.loading, worker.fed_at = True, self._now()
-        meta = call_meta(call, env=self._to.variables(worker, call, gpus))
+        meta = call_meta(call, env=env)
         self._worker_set.send(
             worker, wire.LOAD, meta, call.body if want.load is None else want.load
         )

@@ -330,7 +330,11 @@ class ResidentRunner:
     # Parts.
 
     def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
-        """Those of an instance that this worker is to make for the call."""
+        """Those of an instance that this worker is to make for the call.
+
+        Raises:
+            OSError: its scratch directory cannot be made.
+        """
         env = self._gpus.variables(gpus, call.env)
         if not call.scratch:
             return env

@@ -163,15 +163,14 @@ class Supervisor:
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
         self._refusing = calls.awaited = True
-        exits = self._components.exits
-        while (calls or exits or self.preparing) and now() < deadline:
+        while self.unfinished and now() < deadline:
             await self._change.wait(deadline - now())
         published = True
         if self._provisioning is not None:
             # Else every other machine would build again what was built here just now.
             published = await self._provisioning.published(deadline - now())
         await self._close_instances("the server drains")
-        return published and not (calls or exits or self.preparing)
+        return published and not self.unfinished
 
     async def _close_instances(self, reason: str) -> None:
         """Let instances close themselves, those that nobody calls."""
@@ -267,9 +266,15 @@ class Supervisor:
         return max(0, self.config.slots - components.scheduler.busy)
 
     @property
-    def preparing(self) -> int:
-        """Accepted calls whose environments are being found or made."""
-        return len(self._provisioning) if self._provisioning is not None else 0
+    def unfinished(self) -> int:
+        """Calls that a drain waits for: their environments are being found or made, they wait or
+        run, or they have answered and their processes still see to what they left.
+        """
+        components, provisioning = self._components, self._provisioning
+        found = len(provisioning) if provisioning is not None else 0
+        # Those that have not answered are among the calls.
+        answered = sum(one.running.done for one in components.exits)
+        return found + len(components.calls) + answered
 
     def stats(self) -> PoolStats:
         """The pool as it is now."""

@@ -239,7 +239,9 @@ def _receipt(
             provision=running.call.provision,
             attempts=running.attempts - 1,
         )
-    ran = now - dispatched if run_s is None else run_s
+    ran = now - dispatched
+    if run_s is not None and 0.0 <= run_s < ran:  # else user code changed its process' clock
+        ran = run_s
     # It may have come while its zygote was still starting.
     up_at = worker.zygote.ready_at or 0.0
     starting_s = max(0.0, min(up_at, dispatched) - running.submitted_at)

@@ -38,7 +38,8 @@ class ScratchDirectories:
         Raises:
             OSError: it cannot be made.
         """
-        if self._root is None:
+        # Whoever cleans temporary directories up takes one that was not used for days.
+        if self._root is None or not self._root.is_dir():
             self._sweep()
             made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=self._parent)
             self._root = Path(made)

@@ -135,8 +135,8 @@ def test_one_interrupt_ends_a_script_by_its_signal(program, text):
     status, _, err = program(text).until_running().interrupt().ended()
     assert status == -signal.SIGINT
     assert "KeyboardInterrupt" in err
-    assert "running call" in err, err
-    assert "ended" in err
+    # A worker may have begun before this process knew.
+    assert ("running call" in err and "ended" in err) or "1 waiting call" in err, err
 
 
 def test_an_interrupt_in_the_middle_of_a_submission(program):

@@ -264,6 +264,34 @@ def test_many_calls_at_once_leave_it_as_it_was(server: Server) -> None:
     assert server.execute("def f(): return 42")["json_result"] == 42
 
 
+#: Its function returns at once, and its process stays until the first file is there.
+LEAVES_A_THREAD = """
+def f(go, done):
+    import os, threading, time
+    def stay():
+        while not os.path.exists(go):
+            time.sleep(0.01)
+        open(done, "w").close()
+    threading.Thread(target=stay).start()
+    return "answered"
+"""
+
+
+def test_a_drain_waits_for_calls_that_have_answered_and_still_exit(tmp_path: Path) -> None:
+    go, done = tmp_path / "go", tmp_path / "done"
+    with serving(tmp_path, FLASHPOOL_DRAIN_S="30", FLASHPOOL_EXIT_S="40") as server:
+        answer = server.execute(LEAVES_A_THREAD, str(go), str(done))
+        assert answer["json_result"] == "answered"
+        assert "1 thread still runs" in answer["warnings"][0]
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "1 call to finish" in server.log())
+        assert server.http.get("/ping").status_code == 503
+        go.touch()
+        assert server.process.wait(40) == 0
+        assert done.exists()
+        assert "0 calls cancelled" in server.log()
+
+
 def test_the_log_has_a_line_for_each_call_that_the_pool_ended(tmp_path: Path) -> None:
     variables = {"FLASHPOOL_OFFLINE": "yes", "FLASHPOOL_LOCAL_DIR": str(tmp_path / "local")}
     with serving(tmp_path, **variables) as server:

@@ -307,6 +307,9 @@ def test_stats_are_served(worker: Worker) -> None:
     assert found[0].ip == "127.0.0.1"
     import httpx
 
-    stats = httpx.get(f"http://127.0.0.1:{found[0].port}/stats", timeout=30, trust_env=False).json()
+    url = f"http://127.0.0.1:{found[0].port}/stats"
+    page = {"Host": "evil.example"}
+    assert httpx.get(url, timeout=30, trust_env=False, headers=page).status_code == 403
+    stats = httpx.get(url, timeout=30, trust_env=False).json()
     assert stats["ready"]
     assert stats["slots"]["total"] == 2

@@ -136,6 +136,46 @@ def test_from_the_archive_with_the_network_cut_off(
     assert unpacked["receipt"]["environment"] == built["receipt"]["environment"]
 
 
+#: Writes events, and neither flushes nor closes: its thread writes every two minutes.
+EVENTS: Final = """
+from tensorboardX import SummaryWriter
+def f(folder):
+    global writer
+    writer = SummaryWriter(folder)
+    for step in range(300):
+        writer.add_scalar("loss", 1 / (step + 1), step)
+    writer.add_text("note", "the last one", 300)
+"""
+
+
+def events(folder: Path) -> list[int]:
+    """Lengths of the whole records of what a SummaryWriter wrote; their times have no part in that."""
+    (file,) = folder.glob("events.out.*")
+    data, found = file.read_bytes(), []
+    while data:
+        # A length and its checksum, the event, its checksum.
+        length = int.from_bytes(data[:8], "little")
+        assert len(data) >= length + 16, f"the event after {len(found)} is cut"
+        found.append(length)
+        data = data[length + 16 :]
+    return found
+
+
+def test_a_summary_writer_is_as_complete_as_in_a_script(server: Server, tmp_path: Path) -> None:
+    needed = {"dependencies": ["tensorboardX"]}
+    code = "def f():\n    import sys; return sys.executable"
+    python = server.execute(code, **needed)["json_result"]
+    script = f"{EVENTS}\nf({str(tmp_path / 'script')!r})"
+    subprocess.run([python, "-c", script], check=True)
+    wanted = events(tmp_path / "script")
+    assert len(wanted) > 300
+    for name in ("cold", "warm", "warmer"):
+        answer = server.execute(EVENTS, str(tmp_path / name), **needed)
+        assert answer["success"], report(answer)
+        assert "warnings" not in answer
+        assert events(tmp_path / name) == wanted
+
+
 @wants.needs_program("dpkg-query")
 # As root, the call has it installed.
 @wants.needs_program("curl", *["apt-get"] * (os.geteuid() == 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from process.resident_calls import run
 
 from flashpool.pool import Pool, SoftTimeout
-from support.live import alive, value
+from support.live import WORKER_ENV, alive, value
 
 FILES = """
 import gzip, zipfile
@@ -214,7 +216,9 @@ def test_a_call_that_waits_for_its_exit_answers_when_it_is_over(live, tmp_path):
 def test_a_drain_counts_calls_in_their_exits(live, tmp_path):
     path = tmp_path / "jobs"
     live.call(THREADS.format(str(path), 0.5))
+    assert live.supervisor.unfinished == 1
     assert live.run(live.supervisor.drain(5))
+    assert live.supervisor.unfinished == 0
     assert path.read_text().count("job") == 4
 
 
@@ -275,6 +279,30 @@ def test_a_scratch_directory_goes_with_its_call(live, tmp_path):
     live.until(lambda: not any(path.exists() for path in paths))
     live.run(live.supervisor.stop())
     assert not paths[0].parent.exists()
+
+
+@pytest.mark.parametrize("missing", [True, False], ids=["no-root", "no-directory"])
+def test_a_scratch_directory_that_cannot_be_made_is_an_outcome(make_live, tmp_path, missing):
+    """Of a call, and of an instance; what comes after it has one again."""
+    live = make_live(worker_env={**WORKER_ENV, "TMPDIR": str(tmp_path / "tmp")}, slots=1)
+    complaints = []
+    live.loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    place = tmp_path / "tmp"
+    if not missing:  # there is one for all calls already, and it goes
+        place.mkdir()
+        assert live.call("def f(): pass", call={"scratch": True}).ok
+        shutil.rmtree(place)
+    for _ in range(2):
+        called = live.call("def f(): pass", call={"scratch": True})
+        made = run(live, "a", "inc", call={"scratch": True})
+        for outcome in (called, made):
+            assert outcome.error_type == "WorkerCrashed"
+            assert "TMPDIR" in outcome.error
+    assert run(live, "b", "inc").ok
+    place.mkdir()
+    assert live.call("def f(): pass", call={"scratch": True}).ok
+    assert run(live, "a", "inc", call={"scratch": True}).ok
+    assert not complaints
 
 
 def test_it_is_as_in_plain_python(live, tmp_path):

@@ -8,7 +8,9 @@ import msgspec
 import pytest
 from process.resident_calls import begin, run, thing
 
+from flashpool.frontends import responses
 from flashpool.pool._child import wire
+from flashpool.pool.calls import Outcome
 from support.live import Live
 
 Make = Callable[..., Live]
@@ -28,8 +30,11 @@ def send(data, fds=0):
         else:
             channel.sendall(data)
 
-ITEM, RESULT, LOADED = 18, 19, 20
-ENDED = struct.pack("<BBdQ", 1, 0, 0.0, 0)
+ITEM, RESULT, LOADED, EXIT = 18, 19, 20, 23
+def ended(ok=1, form=0, run_s=0.0, rss_kb=0, more=b""):
+    return struct.pack("<BBdQ", ok, form, run_s, rss_kb) + more
+
+ENDED = ended()
 FAILED = struct.pack("<BBdQ", 0, 0, 0.0, 0)
 TOLD = FAILED + b'{"error_type": "E", "error": "e"}'
 """
@@ -133,6 +138,120 @@ def test_what_cannot_be_told_again_ends_the_call(live: Live, told: str) -> None:
     assert outcome.error_type == "WorkerCrashed"
     assert "channel" in outcome.error
     msgspec.json.encode(live.stats())
+
+
+NOT_NUMBERS = {
+    "NaN": "float('nan')",
+    "infinity": "float('inf')",
+    "minus infinity": "-float('inf')",
+}
+DETAILS = {
+    "NaN": "NaN",
+    "infinity": "Infinity",
+    "too large a number": "1e999",
+    "more than 64 bits": "1" + "0" * 300,
+    "digits without end": "1" + "0" * 10_000,
+    "deep": "[" * 500 + "]" * 500,
+    "half a pair": '"\\\\ud800"',
+}
+CLAIMS = "WorkerCrashed", "Overloaded", "Timeout"
+
+
+def answer_of(outcome: Outcome) -> dict[str, Any]:
+    """What a client gets, by a reader that takes JSON at its word."""
+    answer = responses.of_outcome(outcome, None)
+    assert answer.status == 200
+    fields: dict[str, Any] = msgspec.json.decode(answer.body)
+    return fields
+
+
+@pytest.mark.parametrize("seconds", NOT_NUMBERS.values(), ids=NOT_NUMBERS)
+def test_a_time_that_is_no_number_ends_the_call(live: Live, seconds: str) -> None:
+    told = f"frame(RESULT, ended(run_s={seconds}), b'gAVOLg==')"
+    outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
+    assert answer_of(outcome)["error_type"] == "WorkerCrashed"
+    assert "channel" in outcome.error
+
+
+@pytest.mark.parametrize("seconds", ["-5.0", "1e300"])
+def test_a_time_that_cannot_be_is_measured_instead(live: Live, seconds: str) -> None:
+    told = f"frame(RESULT, ended(run_s={seconds}, rss_kb=2**64 - 1), b'gAVOLg==')"
+    outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
+    spent = answer_of(outcome)["receipt"]["seconds"]
+    assert 0 <= spent["start"] <= spent["total"]
+    assert 0 < spent["run"] <= spent["total"] < 1000
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize("value", DETAILS.values(), ids=DETAILS)
+def test_details_that_are_no_json_end_the_call(live: Live, claim: str, value: str) -> None:
+    details = f'{{"limit_s": {value}, "retry_after_s": {value}, "more": [{value}]}}'
+    told = f'{{"error_type": "{claim}", "error": "e", "details": {details}}}'
+    outcome = live.call(fail_with(f"b'{told}'"), run_s=25)
+    assert answer_of(outcome)["error_type"] == "WorkerCrashed"
+    assert "channel" in outcome.error
+
+
+@pytest.mark.parametrize("value", ["5", '"yes"', "[]", "null"])
+def test_who_raised_it_is_yes_or_no(live: Live, value: str) -> None:
+    outcome = live.call(fail_with(f'b\'{{"error_type": "E", "error": "e", "user": {value}}}\''))
+    assert outcome.error_type == "WorkerCrashed"
+    assert "channel" in outcome.error
+
+
+@pytest.mark.parametrize("form", [0, 1, 2], ids=wire.FORMS)
+def test_a_body_that_is_not_of_its_form_is_an_error(live: Live, form: int) -> None:
+    told = f"frame(RESULT, ended(form={form}), b'abc,NaN')"
+    outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
+    assert answer_of(outcome)["error_type"] == "WorkerCrashed"
+
+
+def test_a_stream_that_has_a_result_as_well_is_an_error(live: Live) -> None:
+    told = "frame(RESULT, ended(form=2), b'AAAA')"
+    outcome = live.call(f"{FORGE}\ndef f():\n    send({told})\n    {STAY}")
+    assert answer_of(outcome)["error_type"] == "WorkerCrashed"
+
+
+EXITS = {
+    "NaN": "[NaN, '', '']",
+    "of other types": '["1", 2, []]',
+    "half a pair": '[1, "\\ud800", ""]',
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("stage", EXITS.values(), ids=EXITS)
+def test_an_exit_that_is_none_ends_the_call(live: Live, stage: str) -> None:
+    exiting = """ended(more=b'{"exiting": true}')"""
+    outcome = live.call(
+        f"{FORGE}\ndef f():\n    send(frame(RESULT, {exiting}, b'gAVOLg=='))\n"
+        f"    send(frame(EXIT, {stage!r}.encode()))\n    {STAY}"
+    )
+    assert answer_of(outcome)["error_type"] == "WorkerCrashed"
+
+
+def test_what_an_exit_waits_for_is_told_in_few_words(live: Live) -> None:
+    exiting = """ended(more=b'{"exiting": true}')"""
+    outcome = live.call(
+        f"{FORGE}\ndef f():\n    send(frame(RESULT, {exiting}, b'gAVOLg=='))\n"
+        f"    send(frame(EXIT, b'[3, \"' + b'x' * 10**6 + b'\", \"\"]'))\n    {STAY}"
+    )
+    assert answer_of(outcome)["success"]
+    assert len(outcome.warnings[-1]) < 5000
+
+
+def test_forged_numbers_of_an_instance_end_its_calls(live: Live) -> None:
+    code = FORGE + thing(
+        """
+def forge(self, number):
+    send(frame(RESULT, struct.pack("<Q", number) + ended(run_s=float("nan"))))
+    import time; time.sleep(60)
+"""
+    )
+    assert run(live, "a", "pid", code=code).ok
+    number = begin(live, "b", "pid").id
+    outcome = run(live, "a", "forge", number + 2, code=code)
+    assert answer_of(outcome)["error_type"] == "WorkerCrashed"
 
 
 #: More items than anybody has asked for; the first may all arrive at once.

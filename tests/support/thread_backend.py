@@ -102,7 +102,6 @@ class ThreadBackend:
 
     shares_descriptors = False
     not_ready_reason = ""
-    preparing = 0
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -120,6 +119,10 @@ class ThreadBackend:
 
     async def wait_ready(self) -> None:
         pass
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.calls)
 
     @property
     def ready(self) -> bool:

@@ -5,6 +5,8 @@
 It is the zygote's subreaper. When the zygote or the supervisor dies, however they die,
 it kills all that is below it and exits; so its own exit means "all of it is gone". The
 zygote watches it in turn (`zygote`), so that no single death leaves a process behind.
+
+Neither is dumpable: a call of the same user cannot trace them, nor take their descriptors.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ def take_no_signals() -> None:
 
 
 def _watch(zygote: int, supervisor: int) -> None:
+    processes.set_dumpable(0)
     # The zygote's output reaches the supervisor through a pipe whose end means its end.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):

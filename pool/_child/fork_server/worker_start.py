@@ -98,6 +98,10 @@ class Link:
         return ends if self.errors != self.output else ends[:2]
 
 
+#: What a worker is, `processes.set_dumpable`: limits, stats and profilers look into it.
+_dumpable = 1
+
+
 def note(*fds: int) -> None:
     """The zygote has these descriptors, which workers are to close."""
     global end
@@ -139,6 +143,8 @@ def _set_apart(link: Link) -> None:
     own = link.channel.fd
     closerange(3, own)
     closerange(own + 1, end)
+    # Only now: until here it had the zygote's control socket, and channels of other workers.
+    processes.set_dumpable(_dumpable)
     if limit_is_raised:
         processes.set_soft_limit(processes.DESCRIPTORS, int(FIRST_LIMIT))
     forking.main_thread._native_id = getpid()  # type: ignore[attr-defined]
@@ -147,8 +153,10 @@ def _set_apart(link: Link) -> None:
 def rehearse(link: Link) -> None:
     """Get used to `_set_apart`: with functions in place of the kernel's that do nothing."""
     ours = globals()
-    theirs = {name: ours[name] for name in ("setsid", "pthread_sigmask", "closerange", "dup2")}
+    names = ("setsid", "pthread_sigmask", "closerange", "dup2", "_dumpable")
+    theirs = {name: ours[name] for name in names}
     # Of the same kinds, as to the interpreter, which looks at nothing else.
     ours.update(setsid=getpid, pthread_sigmask=isinstance, closerange=divmod, dup2=max)
+    ours.update(_dumpable=0)
     _set_apart(link)
     ours.update(theirs)

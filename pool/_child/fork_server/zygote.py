@@ -60,6 +60,8 @@ def main(control_fd: int, supervisor_pid: int) -> NoReturn:
     # Dumping the core of a crashed call would delay its report by seconds.
     processes.forbid_core_dumps()
     _prefer_as_oom_victim()
+    # After that: only root may write to /proc/self then.
+    processes.set_dumpable(0)
     status, supervised = 0, True
     try:
         Zygote(control, guard_fd, _how_to_start(control)).run()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 #: Of what the grace leaves for an exit.
 _SHARE_OF_THREADS = 0.8
+_UNLIMITED = SoftLimit(None)
 #: What an instance may have to close itself with; the first one there is called.
 _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 
@@ -143,8 +144,8 @@ class Resident:
         try:
             method, args, kwargs, request = self.read(frame)
             on_item = self.items_of(number, request) if stream else None
-            with SoftLimit(soft_s):
-                value = self.finish(method(*args, **kwargs), on_item)
+            with SoftLimit(soft_s) as limited:
+                value = self.finish(method(*args, **kwargs), on_item, limited)
             outcome = encoded(value, request, limit, last=False)
         except BaseException as error:  # SystemExit and its like are results
             outcome = failed(error)
@@ -155,11 +156,16 @@ class Resident:
         flush_output()
         self.link.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
 
-    def finish(self, value: Any, on_item: Callable[[Any], None] | None) -> Any:
+    def finish(
+        self,
+        value: Any,
+        on_item: Callable[[Any], None] | None,
+        limited: SoftLimit = _UNLIMITED,
+    ) -> Any:
         """See through what a method returned; all that is async shares one loop."""
         if not invoke.needs_loop(value):
             return invoke.run(lambda: value, (), {}, on_item)
-        return self.on_loop().run(invoke.complete(value, on_item))
+        return self.on_loop().run(limited.on_loop(invoke.complete(value, on_item)))
 
     def read(
         self, frame: wire.Frame

@@ -22,6 +22,7 @@ from ..serialization import exception_pickling
 from . import invoke, output_routing
 from .outcome import encoded, flush_output
 from .outcome import failed as raised
+from .soft_timeout import SoftLimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,13 +130,15 @@ class ResidentLoop:
         task.add_done_callback(lambda task: self.on_done(number, task))
 
     async def call(self, number: int, frame: wire.Frame) -> None:
-        _, stream, limit, *_ = wire.unpack_call_meta(wire.split_number(frame.meta)[1])
+        meta = wire.split_number(frame.meta)[1]
+        _, stream, limit, _, soft_s, _ = wire.unpack_call_meta(meta)
         start = monotonic()
         written = output_routing.begin(self.link, number)
         try:
             method, args, kwargs, request = self.read(frame)
             on_item = self.items_of(number, request) if stream else None
-            value = await invoke.complete(method(*args, **kwargs), on_item)
+            whole = invoke.complete(method(*args, **kwargs), on_item)
+            value = await SoftLimit(soft_s).on_loop(whole)
             outcome = encoded(value, request, limit, last=False)
         except BaseException as error:  # SystemExit and its like are results
             outcome = failed(error)

@@ -4,7 +4,8 @@
 
 The hard limit comes after it and ends the process, whatever the call made of the exception.
 The signal is one that a process ignores unless it asks for it: so a call that has no soft limit, or
-has just ended, is not hurt by one.
+has just ended, is not hurt by one. It would tear through the loop of an instance, with the calls
+of others on it: there a timer of the loop cancels the call's task, which ends as `SoftTimeout`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .outcome import failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
     from .outcome import Outcome
@@ -36,13 +37,15 @@ class SoftLimit:
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
+        self.began = monotonic()
         self.armed = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> SoftLimit:
         if self.seconds is not None:
             self.began = monotonic()
             self.armed = True
             signal.signal(SIGNAL, self._raise)
+        return self
 
     def __exit__(self, *_error: object) -> None:
         if self.seconds is not None:
@@ -54,10 +57,40 @@ class SoftLimit:
         if not self.armed or monotonic() - self.began < self.seconds * _TOO_SOON:
             return
         self.armed = False
-        raise _kind()(
+        raise self._passed()
+
+    def _passed(self) -> BaseException:
+        return _kind()(
             f"the call ran longer than its soft limit of {self.seconds:g} s (phase: run). "
             "Raise soft_timeout_s if it needs longer."
         )
+
+    def on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """The same coroutine, with this limit."""
+        return coroutine if self.seconds is None else self._awaited(coroutine, self.seconds)
+
+    async def _awaited(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        import asyncio
+
+        self.armed = False
+        task, passed = asyncio.current_task(), False
+        assert task is not None
+
+        def cancel() -> None:
+            nonlocal passed
+            passed = True
+            task.cancel()
+
+        left_s = seconds - (monotonic() - self.began)
+        timer = asyncio.get_running_loop().call_later(left_s, cancel)
+        try:
+            return await coroutine
+        except asyncio.CancelledError:
+            if not passed:
+                raise
+            raise self._passed() from None
+        finally:
+            timer.cancel()
 
 
 def limited(seconds: float, run: Callable[..., Outcome], *args: Any) -> Outcome:

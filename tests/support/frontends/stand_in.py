@@ -59,8 +59,8 @@ class StandInPool:
         )
 
     @property
-    def preparing(self) -> int:
-        return len(self.provisioning)
+    def unfinished(self) -> int:
+        return len(self.provisioning) + len(self.held)
 
     async def start(self) -> None:
         pass

@@ -16,14 +16,10 @@ class StandInService:
 
     @property
     def pool(self):
-        return SimpleNamespace(stats=self._stats, preparing=1)
+        return SimpleNamespace(stats=self._stats, unfinished=3)
 
     def _stats(self):
-        return SimpleNamespace(
-            slots=SimpleNamespace(busy=1),
-            queue=SimpleNamespace(depth=1),
-            outcomes={"Cancelled": len(self.reasons)},
-        )
+        return SimpleNamespace(outcomes={"Cancelled": len(self.reasons)})
 
     async def drain(self, limit_s: float) -> bool:
         try:
