@@ -21,10 +21,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from flashpool.envs.store.layout import read_file
-
 from .contract import AppEnvironment
 from .errors import ManifestRefused
+from .regular_files import read_regular
 
 __all__ = ["brought_packages", "client_version", "requirements_beside", "wanted_environment"]
 
@@ -90,7 +89,7 @@ def brought_packages(names: Iterable[str]) -> dict[str, str]:
 def client_version(folder: Path) -> str:
     """The literal ``__version__`` of the bundled client; empty when there is none."""
     try:
-        source = read_file(folder / _CLIENT_FILE, _MOST_BYTES)
+        source = read_regular(folder / _CLIENT_FILE, _MOST_BYTES)
         tree = ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return ""

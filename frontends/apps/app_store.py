@@ -163,12 +163,12 @@ class AppStore:
         finally:
             os.close(handle)
 
-    def users(self, digest: str) -> list[str]:
-        """The processes that use an app; marks of those that are gone are removed."""
+    def users(self, digest: str = "") -> list[str]:
+        """The processes that use an app, or any; marks of those that are gone are removed."""
         found = []
         for name in names_in(self.users_root):
             marked, _, holder = name.partition(".")
-            if marked != digest:
+            if digest and marked != digest:
                 continue
             if holder_lives(holder) or _locked(self.users_root / name):
                 found.append(holder)
@@ -181,6 +181,7 @@ class AppStore:
         for name in names_in(self.scratch_root):
             if not holder_lives(name.rpartition(".")[0]):
                 remove_tree(self.scratch_root / name)
+        self.users()
         removed = [digest for digest in self.digests() if digest != keep and self._discard(digest)]
         for name in names_in(self.trash):
             remove_tree(self.trash / name)

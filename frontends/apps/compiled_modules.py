@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from flashpool.envs.store.layout import read_file
+from .regular_files import read_regular
 
 __all__ = ["ForeignModule", "explain_foreign", "find_foreign", "foreign_modules"]
 
@@ -83,7 +83,7 @@ def _fits(tag: str, python: str, machine: str) -> bool:
 def _of_wheel(folder: Path, name: str, python: str) -> Iterator[ForeignModule]:
     """A package whose every tag is for another Python; its modules may carry no tag."""
     try:
-        text = read_file(folder / name, _MOST_BYTES)
+        text = read_regular(folder / name, _MOST_BYTES)
     except OSError:
         return
     tags = [found.decode("utf-8", "replace") for found in _WHEEL_TAG.findall(text)]

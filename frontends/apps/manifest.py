@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashpool.envs.resolving.spec import is_python_version
-from flashpool.envs.store.layout import read_file
 
 from .errors import ManifestRefused, ResourceRefused
+from .regular_files import read_regular
 
 __all__ = ["NAME", "DeclaredRoute", "Function", "Manifest", "Resource", "read_manifest"]
 
@@ -130,13 +130,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / NAME
     try:
-        text = read_file(path, _MOST_BYTES)
+        text = read_regular(path, _MOST_BYTES)
     except FileNotFoundError:
         raise ManifestRefused(_missing(folder)) from None
     except OSError as error:
-        raise ManifestRefused(
-            f"manifest {path} cannot be read: {_unreadable(path, error)}"
-        ) from None
+        raise ManifestRefused(f"manifest {path} cannot be read: {error.strerror}") from None
     try:
         value = json.loads(text, object_pairs_hook=_Object)
     except RecursionError:
@@ -155,16 +153,6 @@ def _missing(folder: Path) -> str:
             "which this version of flashpool does not serve; build it with `flash build` of runpod-flash 1.x"
         )
     return f"{folder} holds no {NAME}: it was not made by `flash build`"
-
-
-def _unreadable(path: Path, error: OSError) -> str:
-    try:
-        size = path.stat().st_size
-    except OSError:
-        size = 0
-    if size > _MOST_BYTES:
-        return f"it has {size} bytes, and {_MOST_BYTES} are the most"
-    return error.strerror or str(error)
 
 
 def _manifest(path: str, value: _Object) -> Manifest:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import stat
 import threading
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from .errors import (
     UnpackingFailed,
     UnpackingStopped,
 )
+from .regular_files import open_regular
 from .tar_reader import ArchiveLimits, Unpacked, members
 
 __all__ = ["extract_archive", "open_archive", "unpack"]
@@ -70,9 +70,9 @@ def unpack(
 
 
 def open_archive(archive: Path) -> IO[bytes]:
-    """Open a regular file; a pipe or a device would be waited for without end."""
+    """Open an archive; raises what says where it was looked for."""
     try:
-        handle = os.open(archive, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_regular(archive)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactMissing(
             f"no artifact at {archive}: {_around(archive)}; {_VARIABLES} names another place"
@@ -81,12 +81,6 @@ def open_archive(archive: Path) -> IO[bytes]:
         raise ArtifactRefused(
             f"artifact {archive} cannot be opened: {error.strerror}; {_VARIABLES} names another place"
         ) from None
-    if stat.S_ISREG(os.fstat(handle).st_mode):
-        return open(handle, "rb", buffering=0)
-    os.close(handle)
-    raise ArtifactRefused(
-        f"artifact {archive} is not a regular file; {_VARIABLES} names another place"
-    )
 
 
 def extract_archive(
