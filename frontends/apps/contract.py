@@ -21,7 +21,7 @@ from typing import Protocol
 from .route_limits import AppRoute
 
 __all__ = [
-    "Answer",
+    "AnswerForm",
     "AppEntry",
     "AppEnvironment",
     "ArtifactSummary",
@@ -42,7 +42,7 @@ class EntryKind(enum.Enum):
     ASGI = "asgi"
 
 
-class Answer(enum.Enum):
+class AnswerForm(enum.Enum):
     """The form of an answer."""
 
     #: The ASGI messages of the application, as they come.
@@ -98,7 +98,7 @@ class DeployedApp:
     source: Path
     environment: AppEnvironment
     entry: AppEntry
-    answer: Answer
+    answer: AnswerForm
     functions: tuple[DeclaredFunction, ...]
     #: The routes that the artifact declares; the app that is loaded is right where it differs.
     routes: tuple[AppRoute, ...] = ()

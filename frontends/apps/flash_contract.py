@@ -17,7 +17,7 @@ from typing import Final
 
 from .app_environment import wanted_environment
 from .contract import (
-    Answer,
+    AnswerForm,
     AppEntry,
     ArtifactSummary,
     DeclaredFunction,
@@ -79,7 +79,7 @@ class FlashContract:
             source=folder,
             environment=wanted_environment(folder, _python(manifest, found), further),
             entry=entry,
-            answer=Answer.JOB if entry.kind is EntryKind.HANDLER else Answer.HTTP,
+            answer=AnswerForm.JOB if entry.kind is EntryKind.HANDLER else AnswerForm.HTTP,
             functions=tuple(
                 DeclaredFunction(
                     name=each.name,

@@ -67,7 +67,8 @@ class Inspection:
 
     @property
     def is_good(self) -> bool:
-        return not any(each.problem for each in (*self.resources, *self.environments))
+        problems = [each.problem for each in self.resources]
+        return not any([*problems, *(each.problem for each in self.environments)])
 
 
 @contextmanager

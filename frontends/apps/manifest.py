@@ -1,6 +1,6 @@
 """`flash_manifest.json`, as the 1.x client writes it: one frozen dataclass for each level.
 
-    Manifest -- resources --> Resource -- functions --> Function
+    Manifest -- resources --> Resource -- functions --> ManifestFunction
             `-- routes of a resource -> DeclaredRoute
 
 Tolerant: what is missing is empty, what is unknown is not read, and what the client is known to get
@@ -22,7 +22,7 @@ from flashpool.envs.resolving.spec import is_python_version
 from .errors import ManifestRefused, ResourceRefused
 from .regular_files import read_regular
 
-__all__ = ["NAME", "DeclaredRoute", "Function", "Manifest", "Resource", "read_manifest"]
+__all__ = ["NAME", "DeclaredRoute", "Manifest", "ManifestFunction", "Resource", "read_manifest"]
 
 NAME: Final = "flash_manifest.json"
 #: Of the pre-releases of the client's second generation.
@@ -33,7 +33,7 @@ _SHOWN: Final = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
+class ManifestFunction:
     """A function or class of a resource."""
 
     name: str
@@ -68,7 +68,7 @@ class Resource:
     handler_file: str
     target_python_version: str
     max_concurrency: int
-    functions: tuple[Function, ...]
+    functions: tuple[ManifestFunction, ...]
     routes: tuple[DeclaredRoute, ...]
     #: What is wrong with what decides something; see `check`.
     problems: tuple[str, ...]
@@ -207,10 +207,10 @@ def _resource(name: str, value: Any, routes: _Object) -> Resource:
     )
 
 
-def _function(entry: _Object) -> Function:
+def _function(entry: _Object) -> ManifestFunction:
     read = _Fields("", entry)
     methods = _list(entry.get("class_methods"))
-    return Function(
+    return ManifestFunction(
         name=read.text("name"),
         module=read.text("module"),
         is_class=read.boolean("is_class", False),
@@ -220,7 +220,7 @@ def _function(entry: _Object) -> Function:
     )
 
 
-def _declared(routes: _Object, functions: Iterable[Function]) -> list[DeclaredRoute]:
+def _declared(routes: _Object, functions: Iterable[ManifestFunction]) -> list[DeclaredRoute]:
     """The routes of `routes`, with those that are there twice; else those of the functions."""
     found = [
         DeclaredRoute(method=method, path=path.strip(), function=str(name))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flashpool.frontends.apps.contract import Answer, DeployedApp, EntryKind
+from flashpool.frontends.apps.contract import AnswerForm, DeployedApp, EntryKind
 from flashpool.frontends.apps.errors import ManifestRefused, ResourceRefused
 from flashpool.frontends.apps.generations import contract_of
 
@@ -39,7 +39,7 @@ def test_a_queue_resource(app: App) -> None:
     handler = app.handler("handler_shop.py")
     app.fields = {"max_concurrency": 4, "functions": [{"name": "f", "module": "m"}]}
     found = app.deployed()
-    assert (found.source, found.resource, found.answer) == (app.folder, "shop", Answer.JOB)
+    assert (found.source, found.resource, found.answer) == (app.folder, "shop", AnswerForm.JOB)
     assert found.entry.kind is EntryKind.HANDLER
     assert (found.entry.file, found.entry.attribute) == (handler, "handler")
     assert (found.entry.concurrency, found.entry.has_execute) == (4, False)
@@ -52,7 +52,7 @@ def test_a_load_balanced_resource(app: App) -> None:
     app.fields = {"is_load_balanced": True, "target_python_version": "3.11"}
     app.top["routes"] = {"shop": {"GET /a": "f", "get /a": "g"}}
     found = app.deployed()
-    assert (found.entry.kind, found.answer) == (EntryKind.ASGI, Answer.HTTP)
+    assert (found.entry.kind, found.answer) == (EntryKind.ASGI, AnswerForm.HTTP)
     assert (found.entry.file, found.entry.attribute) == (handler, "app")
     assert found.entry.has_execute
     assert found.environment.python == "3.11"
