@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from support import cells, leaks
+from support.artifacts import build_artifact
 from support.client import client_python as make_client_python
 from support.nvml.fixtures import nvml_here, nvml_library, scripted  # noqa: F401
 from support.wants import pytest_terminal_summary  # noqa: F401
@@ -68,6 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def client_python() -> Path:
     """An interpreter that has the real client, and nothing of ours."""
     return make_client_python()
+
+
+@pytest.fixture(scope="session")
+def shop_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of the real client, with a load-balanced resource and two of a queue."""
+    return build_artifact("shop", tmp_path_factory.mktemp("artifact"))
 
 
 # Autouse fixtures are set up before the others of their scope and torn down after them: each

@@ -17,7 +17,7 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -28,7 +28,7 @@ from flashpool.envs.store.volume_files import in_folder
 
 from .tar_stream import BLOCK, Member, Plain, Promise, members, padding
 
-__all__ = ["Hashing", "Promise", "extract"]
+__all__ = ["Hashing", "Promise", "extract", "write_tree"]
 
 _MAX_WINDOW: Final = 1 << 27
 #: Of any size: no more of it is read than was promised, and a byte to tell.
@@ -201,7 +201,9 @@ def extract(archive: Path, promise: Promise, target: Path) -> None:
             cast("IO[bytes]", hashing), read_size=BLOCK // 4, closefd=False
         )
         try:
-            _Extraction(Plain(reader, promise), promise, target).run()
+            plain = Plain(reader, promise)
+            write_tree(members(plain, promise), plain.take, target)
+            plain.drain()
         except zstandard.ZstdError as error:
             raise promise.broken("is damaged (no zstd)") from error
         except (FileExistsError, NotADirectoryError) as error:
@@ -213,12 +215,20 @@ def extract(archive: Path, promise: Promise, target: Path) -> None:
         raise promise.broken("does not match its checksum")
 
 
+def write_tree(found: Iterable[Member], take: Callable[[int], bytes], target: Path) -> None:
+    """Write members into an empty directory, each with the bytes that `take` gives next.
+
+    Raises FileExistsError or NotADirectoryError for a name that is there twice.
+    """
+    _Extraction(found, take, target).run()
+
+
 class _Extraction:
     """One archive on its way to the disk."""
 
-    def __init__(self, plain: Plain, promise: Promise, target: Path) -> None:
-        self._plain = plain
-        self._promise = promise
+    def __init__(self, found: Iterable[Member], take: Callable[[int], bytes], target: Path) -> None:
+        self._found = found
+        self._take = take
         self._folder = _Folder(target)
         self._writers = _Writers()
         self._run: _Run | None = None
@@ -227,10 +237,9 @@ class _Extraction:
     def run(self) -> None:
         """All of it, to the end of the stream."""
         try:
-            for member in members(self._plain, self._promise):
+            for member in self._found:
                 self._extract(member)
             self._flush()
-            self._plain.drain()
             self._writers.finish()
         finally:
             self._writers.close()
@@ -249,12 +258,12 @@ class _Extraction:
             self._extract_large(member, parent)
         elif member.is_file:
             self._extract_small(member, parent)
-        self._plain.take(padding(member.size))
+        self._take(padding(member.size))
 
     def _extract_small(self, member: Member, parent: int) -> None:
         if self._run is None:
             self._run = _Run(parent)
-        self._run.add(member, self._plain.take(member.size))
+        self._run.add(member, self._take(member.size))
         if self._run.size >= BLOCK:
             self._flush()
 
@@ -262,7 +271,7 @@ class _Extraction:
         large = _Large(member, parent)
         self._large.append(large)
         for at in range(0, member.size, BLOCK):
-            data = self._plain.take(min(BLOCK, member.size - at))
+            data = self._take(min(BLOCK, member.size - at))
             self._writers.submit(large.write, data, at)
 
     def _flush(self) -> None:

@@ -49,6 +49,8 @@ _FOLDERS: Final = (
     "envs", "requests", "preloads", "leases", "claims", "holders", "scratch", "trash"
 )  # fmt: skip
 _ARCHIVE: Final = ".tar.zst"
+#: Unpacked apps lie under the same root on local disk; no quota of environments counts them.
+_APPS: Final = "apps"
 #: Characters of a digest or request key.
 ID_LENGTH: Final = 40
 _ID: Final = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
@@ -87,9 +89,10 @@ class Store:
             Folder(self.root, name).make()
 
     def parts(self) -> list[Path]:
-        """All there is under the root, in the order in which things move through it."""
+        """All of the store under the root, in the order in which things move through it."""
         moves = {self.scratch_root.name: 0, "envs": 1, self.trash.name: 3}
-        names = sorted(names_in(self.root), key=lambda name: (moves.get(name, 2), name))
+        found = (name for name in names_in(self.root) if name != _APPS)
+        names = sorted(found, key=lambda name: (moves.get(name, 2), name))
         return [self.root / name for name in names]
 
     def environment(self, digest: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from flashpool.frontends.settings.table import Settings
 
-#: Exit status of a call that failed; click's own for a wrong command line is 2.
+#: Exit status of a call that failed, and of an artifact that cannot be served; click's own for a wrong command line is 2.
 CALL_FAILED = 1
 CANNOT_START = 2
 
@@ -183,6 +184,36 @@ def call(
         return
     call.show_failure(outcome)
     sys.exit(CALL_FAILED)
+
+
+@main.command()
+@click.argument("target", metavar="DIR|ARTIFACT.tar.gz", type=click.Path(path_type=Path))
+@click.option(
+    "--resource",
+    default="",
+    envvar="FLASH_RESOURCE_NAME",
+    help="The resource to look at, instead of FLASH_RESOURCE_NAME; all when neither is given.",
+)
+def check(target: Path, resource: str) -> None:
+    """Tell what an artifact of `flash build` is and needs, without starting it.
+
+    Its manifest, Python, compiled modules for another one, the packages that are installed
+    beside its own, routes and their limits. The exit status is 1 when something stands in the way.
+    """
+    settings = _settings()
+    _configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
+    from flashpool.frontends.apps.errors import AppError
+
+    from . import check
+
+    try:
+        text, good = check.run(target, resource, settings)
+    except AppError as error:
+        click.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(CALL_FAILED)
+    click.echo(text)
+    if not good:
+        sys.exit(CALL_FAILED)
 
 
 @main.command()

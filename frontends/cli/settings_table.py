@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flashpool.frontends.settings.field import Setting
+from flashpool.frontends.settings.route_patterns import RouteRules
 from flashpool.frontends.settings.table import Settings, table, variable
 
 #: Columns without a terminal, where nobody says how wide a reader's is; and those a table needs.
@@ -78,7 +79,7 @@ def _value(settings: Settings, name: str, row: Setting) -> Any:
     value = getattr(settings, name)
     if row.secret:
         return "(set)" if value else None
-    return value
+    return str(value) if isinstance(value, RouteRules) else value
 
 
 def _shown(value: Any) -> str:

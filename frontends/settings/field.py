@@ -31,6 +31,8 @@ class Setting:
     #: Default on a RunPod pod, given the environment; None: no other than elsewhere.
     pod: Callable[[Mapping[str, str]], str | None]
     secret: bool
+    #: The platform's own variable for the same; ours wins over it. Empty: it has none.
+    also: str
 
 
 def setting(
@@ -40,14 +42,16 @@ def setting(
     *,
     pod: str | Callable[[Mapping[str, str]], str | None] | None = None,
     secret: bool = False,
+    also: str = "",
 ) -> Any:
-    """A field that is a setting; `pod` gives its default on a RunPod pod."""
+    """A field that is a setting; `pod` gives its default on a RunPod pod, `also` anywhere."""
     row = Setting(
         kind=kind,
         default=default if callable(default) else lambda: default,
         meaning=meaning,
         pod=pod if callable(pod) else lambda _environ: pod,
         secret=secret,
+        also=also,
     )
     return field(metadata={_KEY: row})
 

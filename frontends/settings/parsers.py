@@ -124,6 +124,17 @@ def _modules(text: str) -> tuple[str, ...]:
     return names
 
 
+def _requirements(text: str) -> tuple[str, ...]:
+    if text.lower() == "none":
+        return ()
+    # Commas belong to versions, and blanks to markers: those need lines of their own.
+    parts = text.splitlines() if "\n" in text else text.split()
+    for part in parts:
+        if part.strip().startswith("-"):
+            raise ValueError(f"{part.strip()!r} is an option")
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
 def _interpreter(text: str) -> str:
     found = shutil.which(os.path.expanduser(text))
     if found is None:
@@ -160,3 +171,6 @@ BOOLEAN: Final = Kind(parse=_boolean, accepts="yes or no (1, 0, true, false, on,
 PATTERNS: Final = Kind(parse=_words, accepts="names or patterns with *, by commas, or none")
 MODULES: Final = Kind(parse=_modules, accepts="module names, by commas, or none")
 INTERPRETER: Final = Kind(parse=_interpreter, accepts="the path or name of a Python interpreter")
+REQUIREMENTS: Final = Kind(
+    parse=_requirements, accepts="requirements, by blanks or one a line, or none"
+)

@@ -2,8 +2,8 @@
 
     environment --> Settings.from_environ --> Settings --> to_pool_config --> Supervisor
                          |                       |
-                         `- SettingsError        `- origins: default | environment | pod
-                            (all wrong ones at once)
+                         `- SettingsError        `- origins: default | environment | pod |
+                            (all wrong ones at once)         the platform's own variable
 
 The table is the class `Settings` itself, made of groups: a field is a setting, ``FLASHPOOL_``
 and its name in capitals the variable. An empty variable counts as not set, as compose files and pod
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from flashpool.pool.config import PoolConfig
 
+from .apps import AppSettings
 from .calls import Calls, Gpus, Workers
 from .environments import EnvironmentSettings
 from .field import Setting, rows
@@ -48,11 +49,24 @@ class SettingsError(ValueError):
 
 
 #: All settings, in the order of the table.
-_GROUPS: Final = (Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, QueueSettings, Log)
+_GROUPS: Final = (
+    *(Listening, Intake, Calls, Gpus, Workers),
+    *(EnvironmentSettings, AppSettings, QueueSettings, Log),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, QueueSettings, Log):
+class Settings(
+    Listening,
+    Intake,
+    Calls,
+    Gpus,
+    Workers,
+    EnvironmentSettings,
+    AppSettings,
+    QueueSettings,
+    Log,
+):
     """The values in force. Make it with `from_environ`."""
 
     #: Field name -> where its value came from.
@@ -201,6 +215,8 @@ def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, 
     """The text to parse, and its origin."""
     if given := environ.get(variable(name), "").strip():
         return given, "environment"
+    if row.also and (given := environ.get(row.also, "").strip()):
+        return given, row.also
     if _on_pod(environ) and (text := row.pod(environ)):
         return text, "pod"
     return row.default(), "default"
@@ -208,6 +224,6 @@ def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, 
 
 def _problem(name: str, row: Setting, text: str, origin: str, error: ValueError) -> str:
     shown = "(hidden)" if row.secret else repr(text)
-    source = "" if origin == "environment" else f" (from the {origin})"
+    source = {"environment": "", row.also: f" (from {origin})"}.get(origin, f" (from the {origin})")
     why = f" ({error})" if str(error) else ""
     return f"{variable(name)}={shown}{source} cannot be used{why}; accepted: {row.kind.accepts}"

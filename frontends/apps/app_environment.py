@@ -1,0 +1,119 @@
+"""What an artifact lacks: the Python it wants, and packages beside those that it brings.
+
+    runpod_flash/__init__.py   __version__ -> runpod-flash==<version>: it comes without metadata
+    *.dist-info                what is brought -> a constraint each; not installed once more
+    the operator's settings    what `flash build` leaves out, torch and its like
+
+The artifact's versions constrain those beside it: a pydantic of last year beside the newest fastapi
+does not import. Pure, but for the names and the one file that it reads.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from .contract import AppEnvironment
+from .errors import ManifestRefused
+from .regular_files import read_regular
+
+__all__ = ["brought_packages", "client_version", "requirements_beside", "wanted_environment"]
+
+_CLIENT: Final = "runpod-flash"
+_CLIENT_FILE: Final = "runpod_flash/__init__.py"
+_DIST_INFO: Final = re.compile(r"(?P<name>[A-Za-z0-9._]+)-(?P<version>[^-]+)\.dist-info")
+_MOST_BYTES: Final = 1 << 20
+
+
+def wanted_environment(folder: Path, python: str, further: Iterable[str]) -> AppEnvironment:
+    """The environment of one app; blocking.
+
+    Raises:
+        ManifestRefused: the folder does not say which client it was built with.
+    """
+    brought = brought_packages(os.listdir(folder))
+    version = client_version(folder) or brought.get(_CLIENT, "")
+    if not version:
+        raise ManifestRefused(
+            f"{folder / _CLIENT_FILE} states no __version__: the artifact was not made by `flash build`"
+        )
+    return AppEnvironment(
+        python=python,
+        requirements=requirements_beside(brought, version, further),
+        constraints=tuple(f"{name}=={brought[name]}" for name in sorted(brought)),
+    )
+
+
+def requirements_beside(
+    brought: dict[str, str], client: str, further: Iterable[str]
+) -> tuple[str, ...]:
+    """What is installed beside packages that are brought; dependencies come by themselves."""
+    # Even where the artifact brings the client's metadata, its dependencies are asked for: it may
+    # have been built without some of them.
+    wanted = [f"{_CLIENT}=={client}"]
+    if "runpod" not in brought:
+        # The client sets no bound, and was written for the first generation.
+        wanted.append("runpod<2")
+    if "python-multipart" not in brought:
+        wanted.append("python-multipart")
+    wanted += [line for line in further if _name(line) not in brought]
+    return tuple(dict.fromkeys(wanted))
+
+
+def brought_packages(names: Iterable[str]) -> dict[str, str]:
+    """Name -> version of the packages whose metadata lie at the root.
+
+    Without the local part of a version, such as ``+cu128``: an index does not know it.
+    """
+    found = {}
+    for name in names:
+        matched = _DIST_INFO.fullmatch(name)
+        if matched is None:
+            continue
+        try:
+            version = Version(matched["version"])
+        except InvalidVersion:
+            continue
+        found[str(canonicalize_name(matched["name"]))] = version.public
+    return found
+
+
+def client_version(folder: Path) -> str:
+    """The literal ``__version__`` of the bundled client; empty when there is none."""
+    try:
+        source = read_regular(folder / _CLIENT_FILE, _MOST_BYTES)
+        tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if any(isinstance(each, ast.Name) and each.id == "__version__" for each in targets):
+            return _literal(node)
+    return ""
+
+
+def _literal(node: ast.stmt) -> str:
+    value = getattr(node, "value", None)
+    if not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
+        return ""
+    try:
+        return str(Version(value.value))
+    except InvalidVersion:
+        return ""
+
+
+def _name(line: str) -> str:
+    try:
+        return str(canonicalize_name(Requirement(line).name))
+    except InvalidRequirement:
+        return ""

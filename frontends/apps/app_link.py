@@ -1,0 +1,72 @@
+"""The link by which people find the app: ``/app`` leads to the directory it was unpacked to.
+
+    nothing there, an empty directory, a link of ours  -> a link to this app, by one rename
+    a directory with files, another's link, a file     -> left alone
+
+Nothing is served through it. A link that is switched to a new app while workers of the old one
+still import modules would mix the two, so an app's working directory is the one it was unpacked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from flashpool.envs.store.layout import names_in
+
+from .app_store import holder_lives, holder_name, is_app_directory
+
+__all__ = ["switch_link"]
+
+_MARK = ".flashpool-"
+
+
+def switch_link(link: Path, target: Path) -> str:
+    """Lead `link` to `target`; answer why that was not done, or nothing."""
+    try:
+        if (problem := _problem(link)) or _leads_to(link, target):
+            return problem
+        link.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leavings(link)
+        unfinished = link.with_name(f".{link.name}{_MARK}{holder_name()}")
+        unfinished.symlink_to(target)
+        try:
+            unfinished.replace(link)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        return f"{link} cannot be made a link: {error.strerror or error}"
+    return ""
+
+
+def _problem(link: Path) -> str:
+    """Why what is there stays; an empty directory goes."""
+    if link.is_symlink():
+        leads = os.readlink(link)
+        return "" if is_app_directory(leads) else f"{link} is another's link, to {leads}"
+    if not link.exists():
+        return ""
+    if not link.is_dir():
+        return f"{link} is a file"
+    if os.listdir(link):
+        return f"{link} is a directory with files"
+    link.rmdir()
+    return ""
+
+
+def _leads_to(link: Path, target: Path) -> bool:
+    return link.is_symlink() and os.readlink(link) == str(target)
+
+
+def _remove_leavings(link: Path) -> None:
+    """Links of processes that were killed between making one and its rename."""
+    prefix = f".{link.name}{_MARK}"
+    for name in names_in(link.parent):
+        path = link.with_name(name)
+        if not name.startswith(prefix) or holder_lives(name.removeprefix(prefix)):
+            continue
+        if path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()

@@ -1,0 +1,227 @@
+"""Unpacked apps on this machine's disk: which are there, who uses them, and which may go.
+
+    <root>/<digest>/            an app, complete; the digest is its archive's
+    <root>/.scratch/<holder>.*  being unpacked; becomes an app by a rename, and by nothing else
+    <root>/.users/<digest>.<holder>   a process that uses that app
+    <root>/.trash/              on its way out
+    <root>/.lock                held while an app is unpacked or removed; saves work, decides nothing
+
+An app writes to its directory (bytecode, logs, whatever its code leaves), so the root belongs to one
+machine, and is no part of the store of environments, whose files are verified. A process that
+uses an app leaves a mark, named after its pid and start time, *before* it looks whether the app is
+there. Whoever removes an app renames it first and looks for marks again then:
+
+    user                            remover
+    mark; is it there? yes          marks? none; rename to trash; marks? one: rename back
+    mark; is it there? no: unpack   marks? one: leave the trash to be deleted, theirs is new
+
+Between the rename and the way back the app is absent for a moment, where locks do not work. A lock
+that works excludes that.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from flashpool.envs.store.layout import names_in, remove_tree
+from flashpool.envs.store.liveness import parse_holder, start_time, this_host
+
+__all__ = ["AppLease", "AppStore", "is_app_directory"]
+
+_log = logging.getLogger(__name__)
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+#: How long to wait for whoever unpacks, and how often to ask. It may be stopped for good.
+_PATIENCE_S: Final = 300.0
+_ASK_S: Final = 0.05
+
+
+def is_app_directory(path: str) -> bool:
+    """Whether a link that leads there is one of ours, of whichever local directory."""
+    found = Path(path)
+    return _DIGEST.fullmatch(found.name) is not None and found.parent.name == "apps"
+
+
+def holder_name() -> str:
+    """Name this process so that others can tell whether it lives."""
+    pid = os.getpid()
+    return f"{this_host()}-{pid}-{start_time(pid)}-{secrets.token_hex(4)}"
+
+
+def holder_lives(name: str) -> bool:
+    """Whether the process of that name runs here; names of other machines are not believed."""
+    holder = parse_holder(name)
+    if holder is None or holder.host != this_host():
+        return False
+    return start_time(holder.pid) == holder.start
+
+
+class AppLease:
+    """The right to use one unpacked app: while it lasts, nobody removes the app."""
+
+    def __init__(self, path: Path, mark: Path, handle: int) -> None:
+        self.path = path
+        self.digest = path.name
+        self._mark = mark
+        self._handle = handle
+
+    def __repr__(self) -> str:
+        return f"<AppLease {self.path}{'' if self._handle >= 0 else ' released'}>"
+
+    def release(self) -> None:
+        """Let others remove the app; a second time does nothing."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            self._mark.unlink(missing_ok=True)
+            os.close(handle)
+
+
+class AppStore:
+    """All of one root. Every method blocks."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scratch_root = root / ".scratch"
+        self.users_root = root / ".users"
+        self.trash = root / ".trash"
+
+    def __repr__(self) -> str:
+        return f"<AppStore {self.root}>"
+
+    def prepare(self) -> None:
+        """Make the directories."""
+        for folder in (self.root, self.scratch_root, self.users_root, self.trash):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def app(self, digest: str) -> Path:
+        """Where an app lies once it is complete."""
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"not a digest: {digest!r}")
+        return self.root / digest
+
+    def has(self, digest: str) -> bool:
+        """Whether an app is there, and then complete."""
+        return self.app(digest).is_dir()
+
+    def digests(self) -> list[str]:
+        """All apps that are there."""
+        return sorted(name for name in names_in(self.root) if _DIGEST.fullmatch(name))
+
+    def lease(self, digest: str) -> AppLease:
+        """Mark an app as used by this process, whether or not it is there yet."""
+        mark = self.users_root / f"{digest}.{holder_name()}"
+        handle = os.open(mark, _NEW, 0o600)
+        # For processes that the pid means nothing to: in another container, on the same disk.
+        _try_lock(handle)
+        return AppLease(self.app(digest), mark, handle)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory of this process's own; gone afterwards, unless it was published."""
+        path = self.scratch_root / f"{holder_name()}.app"
+        path.mkdir(mode=0o755)
+        try:
+            yield path
+        finally:
+            remove_tree(path)
+
+    def publish(self, complete: Path, digest: str) -> bool:
+        """Rename into place; False when another process was first, and its copy stays."""
+        try:
+            complete.rename(self.app(digest))
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and self.has(digest):
+                return False
+            raise
+        return True
+
+    @contextmanager
+    def lock(self, stop: threading.Event) -> Iterator[bool]:
+        """Wait for the lock, and answer whether it is held: one that does not come is done without."""
+        handle = os.open(self.root / ".lock", _LOCK, 0o600)
+        try:
+            end = time.monotonic() + _PATIENCE_S
+            while not (held := _try_lock(handle)) and time.monotonic() < end:
+                if stop.wait(_ASK_S):
+                    break
+            if not held and not stop.is_set():
+                _log.warning("%s is still locked after %.0f s: going on without", self, _PATIENCE_S)
+            yield held
+        finally:
+            os.close(handle)
+
+    def users(self, digest: str = "") -> list[str]:
+        """The processes that use an app, or any; marks of those that are gone are removed."""
+        found = []
+        for name in names_in(self.users_root):
+            marked, _, holder = name.partition(".")
+            if digest and marked != digest:
+                continue
+            if holder_lives(holder) or _locked(self.users_root / name):
+                found.append(holder)
+            else:
+                (self.users_root / name).unlink(missing_ok=True)
+        return found
+
+    def sweep(self, keep: str) -> list[str]:
+        """Remove what dead processes left behind, and apps that no process uses; but for one."""
+        for name in names_in(self.scratch_root):
+            if not holder_lives(name.rpartition(".")[0]):
+                remove_tree(self.scratch_root / name)
+        self.users()
+        removed = [digest for digest in self.digests() if digest != keep and self._discard(digest)]
+        for name in names_in(self.trash):
+            remove_tree(self.trash / name)
+        return removed
+
+    def _discard(self, digest: str) -> bool:
+        if self.users(digest):
+            return False
+        grave = self.trash / f"{digest}.{secrets.token_hex(4)}"
+        try:
+            self.app(digest).rename(grave)
+        except FileNotFoundError:
+            return False  # another process removes the same
+        if self.users(digest):
+            # It was marked in between: its user may have seen it here, and not in the trash.
+            try:
+                grave.rename(self.app(digest))
+            except OSError:
+                _log.info("%s was unpacked again while it was removed", digest)
+            return False
+        return True
+
+
+def _try_lock(handle: int) -> bool:
+    """Take a lock; where there are none, nobody else has it either."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _log.debug("file locks do not work here: %s", error)
+    return True
+
+
+def _locked(mark: Path) -> bool:
+    try:
+        handle = os.open(mark, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(handle)
+    finally:
+        os.close(handle)

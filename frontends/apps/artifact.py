@@ -1,0 +1,190 @@
+"""Where the app comes from: waited for, unpacked, linked; or served as it lies.
+
+    archive missing or incomplete --wait, longer each time--> archive --> unpacked --> link --> AppFolder
+    FLASHPOOL_DISABLE_UNPACK      -------------------------------------------------------> AppFolder
+
+An archive that was refused for what it holds is not waited for. One that could not be read may
+still be on its way: it is looked at again when it has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flashpool.envs import StoreUnavailable
+from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo
+from flashpool.envs.store.locations import local_places
+
+from .app_link import switch_link
+from .app_store import AppLease, AppStore
+from .errors import (
+    AppDirectoryRefused,
+    AppError,
+    ArtifactIncomplete,
+    ArtifactMissing,
+    UnpackingFailed,
+)
+from .tar_reader import ArchiveLimits
+from .unpacking import unpack
+
+if TYPE_CHECKING:
+    from flashpool.frontends.settings.table import Settings
+
+__all__ = ["AppFolder", "ArtifactSource", "back_off", "obtain"]
+
+_log = logging.getLogger(__name__)
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactSource:
+    """Where to look, and what to allow."""
+
+    archive: Path
+    wait_s: float
+    limits: ArchiveLimits
+    link: Path
+    is_unpacked: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> ArtifactSource:
+        return cls(
+            archive=Path(settings.artifact),
+            wait_s=settings.artifact_wait_s,
+            limits=limits_of(settings),
+            link=Path(settings.app_dir),
+            is_unpacked=settings.disable_unpack,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppFolder:
+    """The app on disk: its working directory, which nobody removes until `release`."""
+
+    path: Path
+    #: Of the archive; empty for what was not unpacked here.
+    digest: str = ""
+    lease: AppLease | None = None
+
+    def release(self) -> None:
+        if self.lease is not None:
+            self.lease.release()
+
+
+def limits_of(settings: Settings) -> ArchiveLimits:
+    """What an archive may unpack to."""
+    return ArchiveLimits(
+        max_mb=settings.artifact_max_mb,
+        max_files=settings.artifact_max_files,
+        max_ratio=settings.artifact_max_ratio,
+    )
+
+
+def store_of(settings: Settings) -> AppStore:
+    """Unpacked apps lie on local disk, never on the volume; blocking.
+
+    Raises:
+        UnpackingFailed: no local directory can be written.
+    """
+    try:
+        root = local_places(settings.to_env_settings(), "").local
+    except StoreUnavailable as error:
+        raise UnpackingFailed(str(error)) from None
+    return AppStore(root / "apps")
+
+
+async def obtain(
+    source: ArtifactSource, make_store: Callable[[], AppStore], *, wait: bool = True
+) -> AppFolder:
+    """The app's folder, as soon as its archive is there.
+
+    Raises:
+        AppError: it is refused, or did not come in time; `passes` says which.
+    """
+    if source.is_unpacked:
+        return await asyncio.to_thread(_as_it_lies, source.link)
+    folder = await _unpacked(source, make_store, source.wait_s if wait else 0.0)
+    problem = await asyncio.to_thread(switch_link, source.link, folder.path)
+    if problem:
+        _log.warning("%s: it stays as it is", problem)
+    _log.info("the app's working directory is %s%s", folder.path, _linked(source.link, problem))
+    return folder
+
+
+def _linked(link: Path, problem: str) -> str:
+    return "" if problem else f", and {link} leads there"
+
+
+def _as_it_lies(folder: Path) -> AppFolder:
+    if not folder.is_dir():
+        raise AppDirectoryRefused(
+            f"no app at {folder}: FLASHPOOL_DISABLE_UNPACK (or FLASH_DISABLE_UNPACK) says that it "
+            "lies there unpacked; FLASHPOOL_APP_DIR or RUNPOD_APP_DIR names another place"
+        )
+    path = folder.resolve()
+    _log.info("nothing is unpacked: the app's working directory is %s", path)
+    return AppFolder(path=path)
+
+
+def back_off() -> Iterator[float]:
+    """Seconds between two looks: each twice the one before, as far as the longest."""
+    seconds = _FIRST_WAIT_S
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, _LONGEST_WAIT_S)
+
+
+async def _unpacked(
+    source: ArtifactSource, make_store: Callable[[], AppStore], wait_s: float
+) -> AppFolder:
+    began = time.monotonic()
+    failure: AppError | None = None
+    seen: object = None
+    for seconds in back_off():
+        state = await asyncio.to_thread(_state, source.archive)
+        if failure is None or state != seen:
+            seen = state
+            try:
+                return await _unpack_once(source, make_store)
+            except (ArtifactMissing, ArtifactIncomplete) as error:
+                if failure is None and wait_s:
+                    _log.info("%s: waiting for up to %g s", error, wait_s)
+                failure = error
+        left = began + wait_s - time.monotonic()
+        if left <= 0:
+            waited = f" (waited {wait_s:g} s; FLASHPOOL_ARTIFACT_WAIT_S says how long)"
+            raise type(failure)(f"{failure}{waited if wait_s else ''}")
+        await asyncio.sleep(min(seconds, left))
+    raise AssertionError("the back-off has no end")
+
+
+async def _unpack_once(source: ArtifactSource, make_store: Callable[[], AppStore]) -> AppFolder:
+    stop = threading.Event()
+
+    def work() -> AppLease:
+        return unpack(source.archive, make_store(), source.limits, stop)
+
+    try:
+        lease = await run_in_thread_or_undo(work, AppLease.release)
+    except asyncio.CancelledError:
+        stop.set()
+        raise
+    return AppFolder(path=lease.path, digest=lease.digest, lease=lease)
+
+
+def _state(archive: Path) -> tuple[int, int, int] | None:
+    """What changes when somebody writes to it."""
+    try:
+        found = os.stat(archive)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

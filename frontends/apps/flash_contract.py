@@ -1,0 +1,147 @@
+"""Artifacts of `flash build` of runpod-flash 1.x: packages at the root, a generated handler each resource.
+
+    <folder>/flash_manifest.json       what there is
+    <folder>/handler_<resource>.py     `handler` of a queue resource, `app` of a load-balanced one
+    <folder>/runpod_flash/             the client, without its metadata
+    <folder>/*.dist-info/              the packages that the artifact brings
+
+An application of the user's own takes the place of the generated one where ``FLASH_MAIN_FILE`` names
+its file, and ``FLASH_APP_VARIABLE`` the name in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from .app_environment import wanted_environment
+from .contract import (
+    AnswerForm,
+    AppEntry,
+    ArtifactSummary,
+    DeclaredFunction,
+    DeployedApp,
+    EntryKind,
+    ResourceSummary,
+)
+from .errors import AppError, ResourceRefused
+from .manifest import NAME, Manifest, Resource, read_manifest
+from .route_checks import declared_routes, oddities
+
+__all__ = ["FlashContract"]
+
+_HANDLERS: Final = "handler_*.py"
+_MOST_LISTED: Final = 50
+
+
+class FlashContract:
+    """The first generation; see `contract.Contract`."""
+
+    MANIFEST = NAME
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        #: The endpoint's variables, which may name an application of the user's own.
+        self._environ = environ
+
+    def summary(self, folder: Path) -> ArtifactSummary:
+        manifest = read_manifest(folder)
+        return ArtifactSummary(
+            manifest=manifest.path,
+            format=f"flash build, manifest version {manifest.version or 'not stated'}",
+            project=manifest.project_name,
+            built=manifest.generated_at,
+            python=manifest.python_version,
+            resources=tuple(
+                ResourceSummary(
+                    name=each.name,
+                    kind=_kind(each),
+                    functions=tuple(function.name for function in each.functions),
+                    problem=self._problem(folder, manifest, each.name),
+                )
+                for each in manifest.resources.values()
+            ),
+        )
+
+    def _problem(self, folder: Path, manifest: Manifest, name: str) -> str:
+        try:
+            _entry(folder, manifest.resource(name), self._environ)
+        except AppError as error:
+            return str(error)
+        return ""
+
+    def deployed_app(self, folder: Path, resource: str, further: Iterable[str]) -> DeployedApp:
+        manifest = read_manifest(folder)
+        found = manifest.resource(resource)
+        entry = _entry(folder, found, self._environ)
+        return DeployedApp(
+            resource=found.name,
+            source=folder,
+            environment=wanted_environment(folder, _python(manifest, found), further),
+            entry=entry,
+            answer=AnswerForm.JOB if entry.kind is EntryKind.HANDLER else AnswerForm.HTTP,
+            functions=tuple(
+                DeclaredFunction(
+                    name=each.name,
+                    module=each.module,
+                    is_class=each.is_class,
+                    methods=each.methods,
+                )
+                for each in found.functions
+            ),
+            routes=declared_routes(found.routes),
+            oddities=tuple(oddities(found.routes)),
+        )
+
+
+def _kind(resource: Resource) -> str:
+    if resource.is_client:
+        return "client of an image of its own"
+    return "load-balanced" if resource.is_load_balanced else "queue"
+
+
+def _python(manifest: Manifest, resource: Resource) -> str:
+    return resource.target_python_version or manifest.python_version
+
+
+def _entry(folder: Path, resource: Resource, environ: Mapping[str, str]) -> AppEntry:
+    if resource.is_client:
+        raise ResourceRefused(
+            f"resource {resource.name!r} is of a client (its endpoint has an image of its own): "
+            f"it has no handler to serve; {_served(folder)}"
+        )
+    own = environ.get("FLASH_MAIN_FILE", "")
+    if own and resource.is_load_balanced:
+        return _checked(folder, resource, own, environ.get("FLASH_APP_VARIABLE") or "app", own=True)
+    attribute = "app" if resource.is_load_balanced else "handler"
+    return _checked(folder, resource, resource.handler_file, attribute, own=False)
+
+
+def _checked(folder: Path, resource: Resource, name: str, attribute: str, *, own: bool) -> AppEntry:
+    path = folder / name
+    if not _is_below(path, folder) or (not own and path.parent != folder):
+        raise ResourceRefused(
+            f"resource {resource.name!r}: {name!r} is no file of the app; {_served(folder)}"
+        )
+    if not path.is_file():
+        raise ResourceRefused(f"resource {resource.name!r}: {path} is not there; {_served(folder)}")
+    if not attribute.isidentifier():
+        raise ResourceRefused(f"FLASH_APP_VARIABLE={attribute!r} is not a name")
+    return AppEntry(
+        kind=EntryKind.ASGI if resource.is_load_balanced else EntryKind.HANDLER,
+        file=path,
+        attribute=attribute,
+        concurrency=resource.max_concurrency,
+        has_execute=resource.is_load_balanced and not own,
+    )
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether it lies in the folder: by its name, and by what links make of it."""
+    return ".." not in path.parts and path.resolve().is_relative_to(folder.resolve())
+
+
+def _served(folder: Path) -> str:
+    names = sorted(path.name for path in folder.glob(_HANDLERS))
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"the handlers there are: {', '.join(names[:_MOST_LISTED]) or 'none'}{more}"

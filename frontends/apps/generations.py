@@ -1,0 +1,23 @@
+"""The one place that knows every generation of the client; see `contract`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .contract import Contract
+from .flash_contract import FlashContract
+
+__all__ = ["contract_of"]
+
+
+def contract_of(folder: Path, environ: Mapping[str, str]) -> Contract:
+    """The contract of an unpacked artifact, known by its manifest; blocking.
+
+    Where there is no manifest that is known, the oldest one says what there is instead.
+    """
+    contracts: tuple[Contract, ...] = (FlashContract(environ),)
+    for contract in contracts:
+        if (folder / contract.MANIFEST).exists():
+            return contract
+    return contracts[0]

@@ -1,0 +1,104 @@
+"""Settings of deployed apps: their artifact, what is added to it, limits of their routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from . import parsers as kind
+from .field import setting
+from .route_patterns import RouteRules, parse_rules
+
+#: What `FLASHPOOL_ROUTE_ISOLATION` may give a route.
+ISOLATIONS: Final = ("call", "shared")
+_SECONDS: Final = kind.seconds()
+
+
+def _limit(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return float(_SECONDS.parse(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not {_SECONDS.accepts}, or none") from None
+
+
+def _isolation(text: str) -> str:
+    if text.lower() not in ISOLATIONS:
+        raise ValueError(f"{text!r} is not {' or '.join(ISOLATIONS)}")
+    return text.lower()
+
+
+def _timeouts(text: str) -> RouteRules[float | None]:
+    return parse_rules(text, _limit)
+
+
+def _isolations(text: str) -> RouteRules[str]:
+    return parse_rules(text, _isolation)
+
+
+_ROUTES: Final = "[METHOD] /path or *"
+ROUTE_TIMEOUTS: Final = kind.Kind(
+    parse=_timeouts, accepts=f"{_ROUTES} = seconds or none, by commas, or none"
+)
+ROUTE_ISOLATION: Final = kind.Kind(
+    parse=_isolations, accepts=f"{_ROUTES} = call or shared, by commas, or none"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppSettings:
+    """Of no effect where no resource is named."""
+
+    __slots__ = ()
+
+    artifact: str = setting(
+        kind.PATH,
+        "/root/.runpod/artifact.tar.gz",
+        "Archive of a deployed app, as flash build makes it.",
+        also="FLASH_BUILD_ARTIFACT_PATH",
+    )
+    artifact_wait_s: float = setting(
+        kind.seconds(zero=True),
+        "90",
+        "Seconds that an archive which is missing or incomplete is waited for.",
+        also="RUNPOD_ARTIFACT_WAIT",
+    )
+    artifact_max_mb: int = setting(
+        kind.integer(1, 1 << 30), "10240", "MiB that an archive may unpack to."
+    )
+    artifact_max_files: int = setting(
+        kind.integer(1, 10_000_000), "500000", "Files and directories that an archive may hold."
+    )
+    artifact_max_ratio: int = setting(
+        kind.integer(2, 100_000),
+        "100",
+        "Times its packed size that an archive may unpack to, past the first 64 MiB.",
+    )
+    app_dir: str = setting(
+        kind.PATH,
+        "/app",
+        "Link to the unpacked app; a directory with files that is there is left alone.",
+        also="RUNPOD_APP_DIR",
+    )
+    disable_unpack: bool = setting(
+        kind.BOOLEAN,
+        "no",
+        "Serve what lies in FLASHPOOL_APP_DIR, and unpack nothing.",
+        also="FLASH_DISABLE_UNPACK",
+    )
+    app_dependencies: tuple[str, ...] = setting(
+        kind.REQUIREMENTS,
+        "none",
+        "Packages an app needs that its artifact leaves out, such as torch.",
+    )
+    route_timeouts: RouteRules[float | None] = setting(  # noqa: RUF009 - a field
+        ROUTE_TIMEOUTS,
+        "none",
+        "Seconds that requests of a route may take; without an entry, FLASHPOOL_CALL_TIMEOUT_S.",
+    )
+    route_isolation: RouteRules[str] = setting(  # noqa: RUF009 - a field
+        ROUTE_ISOLATION,
+        "none",
+        "Routes whose requests run each in a process of its own (call); others share one (shared).",
+    )

@@ -1,0 +1,184 @@
+"""Rules for routes: ``GET /items/{item_id}=2, /slow/{rest:path}=30, *=60``.
+
+    text --parse_rules--> RouteRules --best(method, template)--> the rule that applies to a route
+
+A pattern is compared with the *template* of a route, as the app declares it, never with a URL:
+
+    literal          the same literal
+    {name}           one segment of the route: a literal, or a parameter that is not a path
+    {name:path}      as the last segment: all that is left, one segment or more
+    *                everything
+    METHOD           that method only; without one, every method, but no WebSocket
+
+Names of parameters do not matter, and neither do converters other than ``path``. Of several patterns
+that cover a route, the one applies that names the method; then the one with more literal
+segments; then the one whose segments are more specific, from the left. A rule for GET applies to HEAD
+as well, unless HEAD has one of its own. WebSockets are named with the word WEBSOCKET.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+#: Stands where others have a method.
+WEBSOCKET: Final = "WEBSOCKET"
+#: Segments in their normal form: names of parameters are gone.
+_ONE: Final = "{}"
+_REST: Final = "{:path}"
+_EVERYTHING: Final = "*"
+_PARAMETER: Final = re.compile(r"\{[^\W\d]\w*(?::([^\W\d]\w*))?\}")
+_METHOD: Final = re.compile(r"[A-Za-z]+")
+#: Rules in one setting: whoever has more wants a gateway.
+_MOST_RULES: Final = 1000
+
+
+def segments_of(template: str) -> tuple[str, ...]:
+    """A route's template in its normal form: ``/items/{item_id:int}`` is ``('items', '{}')``."""
+    return tuple(_normal(segment) for segment in template.removeprefix("/").split("/"))
+
+
+def _normal(segment: str) -> str:
+    return _PARAMETER.sub(lambda found: _REST if found[1] == "path" else _ONE, segment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutePattern:
+    """One pattern: which routes it covers, and how specific it is."""
+
+    #: In capitals; empty: any.
+    method: str
+    #: Empty: everything.
+    segments: tuple[str, ...]
+    #: As it was written, with the method in capitals.
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> RoutePattern:
+        """Raise ValueError with the reason when it is no pattern."""
+        method, _, path = ("", "", text) if text[:1] in {"/", "*"} else text.partition(" ")
+        method, path = method.upper(), path.strip()
+        if method and not _METHOD.fullmatch(method):
+            raise ValueError(f"{method!r} is not a method")
+        written = f"{method} {path}".strip()
+        if path == _EVERYTHING:
+            return cls(method=method, segments=(), text=written)
+        if not path.startswith("/"):
+            raise ValueError(f"{path!r} does not begin with / and is not *")
+        segments = segments_of(path)
+        for segment in segments:
+            if set(segment.replace(_REST, "").replace(_ONE, "")) & set("{}*"):
+                raise ValueError(f"{path!r} has a parameter that is not written as {{name}}")
+        return cls(method=method, segments=segments, text=written)
+
+    def covers(self, template: tuple[str, ...]) -> bool:
+        """Whether a route of this template, in its normal form, is meant."""
+        if not self.segments:
+            return True
+        if self.segments[-1] == _REST and len(template) >= len(self.segments):
+            return all(map(_covers, self.segments[:-1], template))
+        return len(template) == len(self.segments) and all(map(_covers, self.segments, template))
+
+    def nearness(self, method: str) -> int:
+        """2 for a pattern of this very method, 1 and 0 for one that includes it, -1 for others."""
+        if self.method == method:
+            return 2
+        if self.method:
+            return 1 if (self.method, method) == ("GET", "HEAD") else -1
+        return -1 if method == WEBSOCKET else 0
+
+    @property
+    def specificity(self) -> tuple[int, tuple[int, ...]]:
+        """Larger is more specific, among patterns that cover one route."""
+        if not self.segments:
+            return -1, ()
+        kinds = tuple(map(_kind, self.segments))
+        return kinds.count(3), kinds
+
+
+def _covers(mine: str, theirs: str) -> bool:
+    return mine == theirs or (mine == _ONE and theirs != "" and _REST not in theirs)
+
+
+def _kind(segment: str) -> int:
+    """3: a literal, 2: a parameter with text beside it, 1: a parameter, 0: a path."""
+    if "{" not in segment:
+        return 3
+    return {_ONE: 1, _REST: 0}.get(segment, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRule(Generic[T]):
+    """What a pattern is given."""
+
+    pattern: RoutePattern
+    value: T
+    #: The value as it was written.
+    written: str
+
+    def __str__(self) -> str:
+        return f"{self.pattern.text}={self.written}"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRules(Generic[T]):
+    """All of one setting."""
+
+    rules: tuple[RouteRule[T], ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.rules)) or "none"
+
+    def __iter__(self) -> Iterator[RouteRule[T]]:
+        return iter(self.rules)
+
+    def best(self, method: str, template: tuple[str, ...]) -> RouteRule[T] | None:
+        """The rule that applies to a route of the app, if any does."""
+        covering = [
+            rule
+            for rule in self.rules
+            if rule.pattern.nearness(method) >= 0 and rule.pattern.covers(template)
+        ]
+        return max(
+            covering,
+            key=lambda rule: (rule.pattern.nearness(method), rule.pattern.specificity),
+            default=None,
+        )
+
+    def otherwise(self, method: str = "") -> RouteRule[T] | None:
+        """The rule for requests that no route of the app is for."""
+        everything = [rule for rule in self.rules if not rule.pattern.segments]
+        covering = [rule for rule in everything if rule.pattern.nearness(method) >= 0]
+        return max(covering, key=lambda rule: rule.pattern.nearness(method), default=None)
+
+
+def parse_rules(text: str, parse_value: Callable[[str], T]) -> RouteRules[T]:
+    """Read ``PATTERN=VALUE, ...``; raise ValueError that names the part which is wrong."""
+    if text.strip().lower() == "none":
+        return RouteRules()
+    parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+    if len(parts) > _MOST_RULES:
+        raise ValueError(f"{len(parts)} rules; at most {_MOST_RULES} are taken")
+    rules: dict[tuple[str, tuple[str, ...]], RouteRule[T]] = {}
+    for part in parts:
+        rule = _parse_rule(part, parse_value)
+        key = (rule.pattern.method, rule.pattern.segments)
+        if key in rules:
+            raise ValueError(f"in {part!r}: the same routes have a value in {str(rules[key])!r}")
+        rules[key] = rule
+    return RouteRules(tuple(rules.values()))
+
+
+def _parse_rule(part: str, parse_value: Callable[[str], T]) -> RouteRule[T]:
+    written, equals, value = part.rpartition("=")
+    if not equals:
+        raise ValueError(f"in {part!r}: no = between a route and its value")
+    try:
+        pattern = RoutePattern.parse(written.strip())
+        return RouteRule(pattern=pattern, value=parse_value(value.strip()), written=value.strip())
+    except ValueError as error:
+        raise ValueError(f"in {part!r}: {error}") from None
