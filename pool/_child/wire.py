@@ -30,8 +30,8 @@ ride on its first byte.
     RESULT  worker -> supervisor   `ResultMeta`  | result, or pickled exception
     EXIT    worker -> supervisor   `pack_exit`: how its exit gets on, after a RESULT that has ``exiting``
 
-A spare that gets LOAD becomes a resident: it has many calls, so from there on each meta,
-but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER`).
+A spare that gets LOAD becomes a resident, with many calls: each later meta but those of LOADED and
+CLOSE begins with the number of the call (`NUMBER`).
 
     LOAD    supervisor -> worker   `pack_call_meta` | what to make the instance of
     LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, when it failed
@@ -39,20 +39,20 @@ but those of LOAD, LOADED and CLOSE, begins with the number of the call (`NUMBER
     CANCEL  supervisor -> worker   number: an overlapping call is to end
     CLOSE   supervisor -> worker   close the instance, then exit
 
-How they are cut from a stream, and descriptors sent along, is `framing`'s part. Only
-numbers, JSON and bytes that nobody but user code interprets: the two ends may run
-different Pythons. Structs where every call passes, because a worker pays for each page of
-memory that it is the first to touch, and the `json` module's encoder has many.
+How they are cut from a stream, and descriptors sent along, is `framing`'s part. Only numbers,
+JSON and bytes for user code: the two ends may run different Pythons. Structs where every call
+passes, because a worker pays for each page of memory that it is the first to touch.
 """
 
 from __future__ import annotations
 
 import struct
-from json import JSONDecoder
 
 # Bound here: user code may have replaced them in `json` when its end is reported.
 from json import dumps as _dumps
 from json import loads as _loads
+
+from . import strict_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,11 +160,8 @@ class Frame:
         return fds
 
 
-#: flags (1: pickled, 2: stream), limit of the result, seed and soft time limit (-1: none); then ``env`` as JSON,
-#: in which the name "" stands for the directory to begin in.
+#: flags (1: pickled, 2: stream), limit of the result, seed and soft time limit (-1: none); then ``env`` as JSON.
 _CALL_META = struct.Struct("<Bqqd")
-
-
 #: Among a call's variables: the directory to begin in. No variable has an empty name.
 WORKDIR = ""
 
@@ -262,9 +259,9 @@ class ResultMeta:
         """
         try:
             ok, form, run_s, rss_kb = cls._FORM.unpack_from(data)
-            if not abs(run_s) < _INFINITY:  # nor is NaN
+            if not abs(run_s) < strict_json.INFINITY:  # nor is NaN
                 raise ValueError(f"it ran for {run_s} seconds")
-            more = _read_json(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
+            more = strict_json.read(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
             if type(more) is not dict or not (ok or _is_told(more)):
                 raise ValueError("it says nothing of what went wrong")
             return cls(ok=bool(ok), form=FORMS[form], run_s=run_s, rss_kb=rss_kb, more=more)
@@ -283,56 +280,6 @@ class ResultMeta:
         if type(found) is list and all(type(one) is str for one in found):
             return found
         raise BadFrame(f"not the end of a call: {name} is no list of strings")
-
-
-def _read_json(data: bytes) -> Any:
-    """What it says.
-
-    Raises:
-        ValueError: it is no JSON, or has what nobody could tell again as JSON: half a surrogate
-            pair, NaN, a number that is too large, or lists in lists without end.
-    """
-    text = data.decode()
-    found = _decoder.decode(text)
-    if "\\u" in text:
-        _dumps(found, ensure_ascii=False).encode()
-    if text.count("[") + text.count("{") > _DEPTH and _is_deep(found):
-        raise ValueError(f"it is more than {_DEPTH} levels deep")
-    return found
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if not -_WHOLE // 2 <= number < _WHOLE:
-        raise ValueError("a number of more than 64 bits")
-    return number
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not abs(number) < _INFINITY:
-        raise ValueError(f"a number that is none: {text[:_SHOWN]}")
-    return number
-
-
-_INFINITY = float("inf")
-_WHOLE = 1 << 64
-_SHOWN = 20
-#: Lists and dictionaries in one another, at most; of exceptions, those with many causes are the deepest.
-_DEPTH = 100
-_decoder = JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constant=_finite)
-
-
-def _is_deep(found: Any) -> bool:
-    level = [found]
-    for _ in range(_DEPTH):
-        level = [
-            inner
-            for one in level
-            if type(one) in (dict, list)
-            for inner in (one.values() if type(one) is dict else one)
-        ]
-    return bool(level)
 
 
 def _is_told(more: Meta) -> bool:
@@ -356,7 +303,7 @@ def unpack_exit(data: bytes) -> tuple[int, str, str]:
         BadFrame: it is none.
     """
     try:
-        stage, runs, ended = _read_json(data)
+        stage, runs, ended = strict_json.read(data)
         if type(stage) is int and type(runs) is str and type(ended) is str:
             return stage, runs[:_EXIT_WORDS], ended[:_EXIT_WORDS]
         raise ValueError("its parts are of other types")

@@ -147,17 +147,15 @@ class Supervisor:
             failure = zygote_set.history.failures.get(BASE)
             if failure is not None and BASE not in zygote_set:
                 python = self.config.base_python
-                raise EnvironmentStartFailed(
-                    f"the base interpreter {python} did not start: {failure}"
-                )
+                what = f"the base interpreter {python} did not start: {failure}"
+                raise EnvironmentStartFailed(what)
             await self._change.wait()
 
     async def drain(self, limit_s: float) -> bool:
-        """Refuse new calls; True when all that were accepted have ended in time.
+        """Refuse new calls; True when all that was accepted has ended in time.
 
-        Those whose environments are being made are among them, and those that have answered
-        and whose processes still see to what they left. So are environments that were made and
-        are not there for other machines yet.
+        Calls whose environments are being made, and whose processes still exit, are among that;
+        and so are environments that other machines cannot have yet.
         """
         self.draining = True
         now, calls = self._components.now, self._components.calls

@@ -323,7 +323,7 @@ def test_a_report_that_is_written_too_late_is_deleted(hanging: Hanging) -> None:
     asyncio.run(asyncio.wait_for(life(), 20))
     hanging.back.set()
     end = time.monotonic() + 20
-    while any(thread.name == "disk" for thread in threading.enumerate()):
+    while any(thread.name == "flashpool-queue-disk" for thread in threading.enumerate()):
         assert time.monotonic() < end
         time.sleep(0.01)
     assert not os.listdir(hanging.folder)

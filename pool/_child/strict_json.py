@@ -1,0 +1,60 @@
+"""JSON of strangers: only what every reader of JSON takes, and of bounded depth."""
+
+from __future__ import annotations
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+INFINITY = float("inf")
+_WHOLE = 1 << 64
+_SHOWN = 20
+#: Lists and dictionaries in one another, at most; of exceptions, those with many causes are the deepest.
+_DEPTH = 100
+
+
+def read(data: bytes) -> Any:
+    """What some bytes say.
+
+    Raises:
+        ValueError: it is no JSON, or has what nobody could tell again as JSON: half a surrogate
+            pair, NaN, a number that is too large, or lists in lists without end.
+    """
+    text = data.decode()
+    found = _decoder.decode(text)
+    if "\\u" in text:
+        json.dumps(found, ensure_ascii=False).encode()
+    if text.count("[") + text.count("{") > _DEPTH and _is_deep(found):
+        raise ValueError(f"it is more than {_DEPTH} levels deep")
+    return found
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not -_WHOLE // 2 <= number < _WHOLE:
+        raise ValueError("a number of more than 64 bits")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not abs(number) < INFINITY:
+        raise ValueError(f"a number that is none: {text[:_SHOWN]}")
+    return number
+
+
+_decoder = json.JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+
+
+def _is_deep(found: Any) -> bool:
+    level = [found]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for one in level
+            if type(one) in (dict, list)
+            for inner in (one.values() if type(one) is dict else one)
+        ]
+    return bool(level)
