@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +187,7 @@ def test_whatever_lies_in_a_manifest_is_read_or_refused(
     tmp_path: Path, entry: Any, routes: Any, python: Any
 ) -> None:
     top = {"resources": {"shop": entry}, "routes": {"shop": routes}, "python_version": python}
-    try:
+    with suppress(ManifestRefused):
         found = manifest(tmp_path, **top).resource("shop")
-    except ManifestRefused as error:
-        assert "should be" in str(error)
-    else:
         assert found.max_concurrency >= 1
         assert "/" not in found.handler_file
