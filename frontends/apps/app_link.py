@@ -25,8 +25,10 @@ _MARK = ".flashpool-"
 def switch_link(link: Path, target: Path) -> str:
     """Lead `link` to `target`; answer why that was not done, or nothing."""
     try:
-        if (problem := _problem(link)) or _leads_to(link, target):
-            return problem
+        if problem := _problem(link):
+            return f"{problem}: it stays as it is"
+        if _leads_to(link, target):
+            return ""
         link.parent.mkdir(parents=True, exist_ok=True)
         _remove_leavings(link)
         unfinished = link.with_name(f".{link.name}{_MARK}{holder_name()}")

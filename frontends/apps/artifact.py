@@ -115,7 +115,7 @@ async def obtain(
     folder = await _unpacked(source, make_store, source.wait_s if wait else 0.0)
     problem = await asyncio.to_thread(switch_link, source.link, folder.path)
     if problem:
-        _log.warning("%s: it stays as it is", problem)
+        _log.warning("%s", problem)
     _log.info("the app's working directory is %s%s", folder.path, _linked(source.link, problem))
     return folder
 

@@ -11,6 +11,7 @@ its file, and ``FLASH_APP_VARIABLE`` the name in it.
 
 from __future__ import annotations
 
+import symtable
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -27,12 +28,14 @@ from .contract import (
 )
 from .errors import AppError, ResourceRefused
 from .manifest import NAME, Manifest, Resource, read_manifest
+from .regular_files import read_regular
 from .route_checks import declared_routes, oddities
 
 __all__ = ["FlashContract"]
 
 _HANDLERS: Final = "handler_*.py"
 _MOST_LISTED: Final = 50
+_MOST_BYTES: Final = 1 << 20
 
 
 class FlashContract:
@@ -127,6 +130,10 @@ def _checked(folder: Path, resource: Resource, name: str, attribute: str, *, own
         raise ResourceRefused(f"resource {resource.name!r}: {path} is not there; {_served(folder)}")
     if not attribute.isidentifier():
         raise ResourceRefused(f"FLASH_APP_VARIABLE={attribute!r} is not a name")
+    if not own and not _may_bind(path, attribute):
+        raise ResourceRefused(
+            f"resource {resource.name!r}: {path} has no {attribute!r}; {_served(folder)}"
+        )
     return AppEntry(
         kind=EntryKind.ASGI if resource.is_load_balanced else EntryKind.HANDLER,
         file=path,
@@ -139,6 +146,22 @@ def _checked(folder: Path, resource: Resource, name: str, attribute: str, *, own
 def _is_below(path: Path, folder: Path) -> bool:
     """Whether it lies in the folder: by its name, and by what links make of it."""
     return ".." not in path.parts and path.resolve().is_relative_to(folder.resolve())
+
+
+def _may_bind(path: Path, name: str) -> bool:
+    """Whether a module may have that name, by its source; unsure is yes: loading it will tell."""
+    try:
+        source = read_regular(path, _MOST_BYTES).decode()
+        table = symtable.symtable(source, str(path), "exec")
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return True  # of a Python that is newer than the server's, say
+    if "import *" in source or "globals" in source:
+        return True
+    try:
+        symbol = table.lookup(name)
+    except KeyError:
+        return False
+    return symbol.is_assigned() or symbol.is_imported()
 
 
 def _served(folder: Path) -> str:

@@ -42,7 +42,10 @@ _NOT_PACKED: Final = {
     tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
 #: Headers that say more of the member which follows. A global one holds a comment at most.
-_AHEAD: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
+_AHEAD: Final = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _MOST_AHEAD: Final = 4
 _LATEST: Final = 1 << 33
 _FILES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)

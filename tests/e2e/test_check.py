@@ -15,6 +15,8 @@ from flashpool.frontends.apps.tar_reader import ArchiveLimits
 from flashpool.frontends.apps.unpacking import unpack
 from support.artifacts import PYTHON, file_of, with_files
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:

@@ -26,6 +26,8 @@ CONTENT: Final = {
 }
 LIMITS: Final = ArchiveLimits(max_mb=100, max_files=1000, max_ratio=100)
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:

@@ -19,9 +19,9 @@ class App:
         self.fields: dict[str, Any] = {}
         self.top: dict[str, Any] = {"python_version": "3.12"}
 
-    def handler(self, name: str) -> Path:
+    def handler(self, name: str, source: str = "handler = app = print\n") -> Path:
         path = self.folder / name
-        path.touch()
+        path.write_text(source)
         return path
 
     def deployed(self, resource: str = "shop", **environ: str) -> DeployedApp:
@@ -82,6 +82,31 @@ def test_a_handler_that_is_not_there_is_told_with_those_there_are(app: App) -> N
     with pytest.raises(ResourceRefused, match=r"handler_shop\.py is not there") as caught:
         app.deployed()
     assert "the handlers there are: handler_other.py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "has"),
+    [
+        ("def handler(job):\n    pass\n", True),
+        ("async def handler(job): pass", True),
+        ("from m import handler", True),
+        ("if True:\n    handler = print\n", True),
+        ("from m import *", True),
+        ("globals()['handler'] = print", True),
+        ("def handler(job)  # of another Python's grammar", True),
+        ("", False),
+        ("def f():\n    handler = 1\n", False),
+        ("print(handler)", False),
+        ("# handler\nhandlers = 1", False),
+    ],
+)
+def test_a_file_without_a_handler_is_refused(app: App, source: str, has: bool) -> None:
+    path = app.handler("handler_shop.py", source)
+    if has:
+        assert app.deployed().entry.file == path
+        return
+    with pytest.raises(ResourceRefused, match=r"has no 'handler'; the handlers there are: h"):
+        app.deployed()
 
 
 @pytest.mark.parametrize("name", ["../shop", "a/b", "/etc/x", "..", ""])

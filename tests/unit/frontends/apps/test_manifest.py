@@ -1,8 +1,11 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flashpool.frontends.apps.errors import ManifestRefused, ResourceRefused
 from flashpool.frontends.apps.manifest import Manifest, read_manifest
@@ -160,3 +163,31 @@ def test_no_manifest_and_another_formats(tmp_path: Path) -> None:
     (tmp_path / "flash_manifest.json").mkdir()
     with pytest.raises(ManifestRefused, match="cannot be read"):
         read_manifest(tmp_path)
+
+
+_FIELDS = st.sampled_from(
+    [
+        *("resource_type", "functions", "handler_file", "is_load_balanced", "client_mode"),
+        *("max_concurrency", "target_python_version", "name", "class_methods", "http_method"),
+    ]
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(_FIELDS | st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_JSON, _JSON, _JSON)
+def test_whatever_lies_in_a_manifest_is_read_or_refused(
+    tmp_path: Path, entry: Any, routes: Any, python: Any
+) -> None:
+    top = {"resources": {"shop": entry}, "routes": {"shop": routes}, "python_version": python}
+    with suppress(ManifestRefused):
+        found = manifest(tmp_path, **top).resource("shop")
+        assert found.max_concurrency >= 1
+        assert "/" not in found.handler_file

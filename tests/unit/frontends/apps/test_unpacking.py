@@ -141,6 +141,12 @@ def test_what_no_artifact_holds_is_refused_whole(
     assert words in str(error)
 
 
+def test_a_link_that_leads_far_is_named(store: AppStore, tmp_path: Path) -> None:
+    members = [special("link", tarfile.SYMTYPE, "far/" * 60)]
+    archive = write_archive(tmp_path / "a.tar.gz", members, tarfile.GNU_FORMAT)
+    assert "'link', which is a symbolic link" in str(refused(store, archive))
+
+
 def test_a_sparse_file_is_refused(store: AppStore, tmp_path: Path) -> None:
     info, content = file("s", b"x")
     info.pax_headers = {"GNU.sparse.major": "1"}
