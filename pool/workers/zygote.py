@@ -60,8 +60,8 @@ class ZygoteProcess:
         self.unsafe: tuple[str, str] | None = None
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
-        self.unanswered = 0
-        #: Whether one of these is a PING, and when it last answered one.
+        self._forks = 0
+        #: Whether a PING is among them, and when it last answered one.
         self._pinged = False
         self.ponged_at = now
         #: Since when it is stopped (SIGSTOP), as far as is known.
@@ -128,7 +128,7 @@ class ZygoteProcess:
         """Have it fork spares, which limber up for this codec unless it is empty."""
         if self.unanswered == 0:
             self.answered_at = now
-        self.unanswered += number
+        self._forks += number
         # One of very few packets.
         self._unsent.append(_fork_packet(number, practise))
         self.flush()
@@ -137,18 +137,26 @@ class ZygoteProcess:
         """Ask whether it lives; once, until it answers."""
         if self._pinged:
             return
-        self._pinged = True
         if self.unanswered == 0:
             self.answered_at = now
-        self.unanswered += 1
+        self._pinged = True
         self.send(wire.PING)
 
     def answered_ping(self, now: float) -> None:
         """It lives."""
-        if self._pinged:
-            self._pinged = False
-            self.unanswered -= 1
+        self._pinged = False
         self.ponged_at = now
+
+    @property
+    def unanswered(self) -> int:
+        """Forks it was asked for and has not answered, and a ping."""
+        return self._forks + self._pinged
+
+    def answered_forks(self, number: int) -> int:
+        """It answered so many; of how many that was not known. An answer may come twice."""
+        number = min(number, self._forks)
+        self._forks -= number
+        return number
 
     def stop_worker(self, pid: int, *, grace: float, dump: bool) -> None:
         """Have it end a worker and its tree."""

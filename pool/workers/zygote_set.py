@@ -240,12 +240,12 @@ class ZygoteSet:
 
     def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
         pids = message["workers"]
-        zygote.unanswered -= len(pids)
         zygote.forked = True
         if len(fds) == (3 if self._config.split_output else 2) * len(pids):
-            self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
+            new = self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
+            zygote.answered_forks(new)
         else:
-            self._lost_descriptors(zygote, len(pids), fds)
+            self._lost_descriptors(zygote, zygote.answered_forks(len(pids)), fds)
 
     def _lost_descriptors(self, zygote: ZygoteProcess, number: int, fds: list[int]) -> None:
         """This process may open no more: what came is closed, and so the workers leave."""
@@ -272,8 +272,7 @@ class ZygoteSet:
         elif op == wire.NOT_FORKED:
             _log.error("%r cannot fork: %s", zygote, message["why"])
             self.history.failures[zygote.key] = f"it cannot fork: {message['why']}"
-            zygote.unanswered -= message["n"]
-            self._listener.not_forked(zygote, message["n"])
+            self._listener.not_forked(zygote, zygote.answered_forks(message["n"]))
         elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
             # In any other state it was told to leave meanwhile.
             zygote.is_ready(message, self._now())
