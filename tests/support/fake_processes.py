@@ -68,7 +68,7 @@ class FakeWorker:
         """Read what came; whether it is to exit."""
         while self.alive:
             try:
-                data, fds = framing.receive(self.far)  # type: ignore[arg-type]
+                data, fds = framing.receive(self.far)
             except BlockingIOError:
                 return False
             except OSError:
@@ -129,7 +129,7 @@ class FakeZygote(ZygoteProcess):
         """Do as it is told."""
         while self.alive:
             try:
-                message, _ = framing.receive_packet(self.far)  # type: ignore[arg-type]
+                message, _ = framing.receive_packet(self.far)
             except BlockingIOError:
                 break
             except (wire.Closed, OSError):
