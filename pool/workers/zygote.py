@@ -68,6 +68,8 @@ class ZygoteProcess:
         self.stopped_since: float | None = None
         #: Whether the pool itself killed it, and not because something outside had stopped it.
         self.failed = False
+        #: When it was killed, by the pool.
+        self.killed_at: float | None = None
         #: Whether it forked workers; whether user code began in one; how many ended since
         #: without that.
         self.forked = False
@@ -220,13 +222,14 @@ class ZygoteProcess:
         killed = code is not None and (code < 0 or code == 128 + signal.SIGKILL)
         return killed and not self.failed
 
-    def kill(self, why: str, *, failed: bool = True) -> None:
+    def kill(self, why: str, now: float, *, failed: bool = True) -> None:
         """End it at once; the guard cleans up below it, and its exit tells when.
 
         ``failed``: it did not work; else something outside kept it from that.
         """
         if not self._words_said:
             self.words.append(f"\n{why}".encode())
+            self.killed_at = now
         self._words_said, self.failed = True, self.failed or failed
         below = processes.children(self.process.pid)
         for pid in below:

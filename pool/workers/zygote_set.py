@@ -124,7 +124,11 @@ class ZygoteSet:
         """Its interpreter cannot be executed; or we made a mistake."""
         self.history.failures[key] = reason
         # Told from the loop: the scheduler is in the middle of an event.
-        self._loop.call_soon(self._listener.zygote_lost, key, None, reason)
+        self._loop.call_soon(self._tell_not_started, key, reason)
+
+    def _tell_not_started(self, key: ZygoteKey, reason: str) -> None:
+        with self._recorder.counted(f"the start of {key}"):
+            self._listener.zygote_lost(key, None, reason)
 
     def _how_to_start(self, method: str) -> dict[str, object]:
         return {
@@ -172,7 +176,7 @@ class ZygoteSet:
         """No fork of this interpreter lives, for reasons of its own."""
         if zygote.stillborn == STILLBORN_LEAN and zygote.method == "fork" and not zygote.proven:
             self.history.spawned[zygote.key.environment] = why
-            zygote.kill(why)
+            zygote.kill(why, self._now())
 
     def retire(self, zygote: ZygoteProcess) -> None:
         """Ask it to kill its workers and leave."""
@@ -236,7 +240,7 @@ class ZygoteSet:
 
     def failed(self, zygote: ZygoteProcess, error: Exception) -> None:
         """What was to be done for it raised this, a mistake of ours: it ends, with all below it."""
-        zygote.kill(f"it was killed, because flashpool made a mistake: {error!r}")
+        zygote.kill(f"it was killed, because flashpool made a mistake: {error!r}", self._now())
 
     def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
         pids = message["workers"]
