@@ -172,7 +172,8 @@ class CallTable:
     def cancel_all(self, reason: str, grace_s: float) -> None:
         """End all of them."""
         for call_id in list(self._calls):
-            self.cancel(call_id, reason, grace_s)
+            with self._recorder.counted(f"the end of call {call_id}"):
+                self.cancel(call_id, reason, grace_s)
 
     async def close(self) -> None:
         """Look at nothing any more."""

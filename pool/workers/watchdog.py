@@ -33,6 +33,8 @@ from .zygote_set import ZygoteSet
 ANSWER_S: Final = 10.0
 #: One that something outside has stopped (SIGSTOP) for so long is killed.
 STOPPED_S: Final = 4.0
+#: From the SIGKILL of a zygote to its guard's exit, at most.
+KILLED_S: Final = 5.0
 #: From a zygote's death to its guard's exit, and from the end of a busy worker's channel to the
 #: report of its death, at most.
 HUNG_UP_S: Final = 1.0
@@ -140,13 +142,21 @@ class Watchdog:
         if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
             # It is dead, and its guard, which should have cleaned up and left, has not.
             zygote.kill_with_guard()
+        if zygote.killed_at is not None and self._age(zygote.killed_at) > KILLED_S:
+            # It waits in the kernel itself, and its guard for it: without that it counts as gone.
+            zygote.kill_with_guard()
+            if zygote.cannot_exit:
+                self._zygote_set.give_up(zygote)
+                return
         if zygote.state.now is ZygoteState.EXITING:
             if self._age(zygote.exiting_at) > ANSWER_S:
                 zygote.kill_with_guard()
         elif zygote.state.now is ZygoteState.STARTING:
-            self._check_start(zygote, start_s)
+            if zygote.killed_at is None and self._age(zygote.progress_at) > start_s:
+                why = f"it did not come up within {start_s:g} s and was killed"
+                zygote.kill(why, self._now())
         elif zygote.unanswered and self._age(zygote.answered_at) > ANSWER_S:
-            zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
+            zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed", self._now())
         self._check_stopped(zygote)
 
     def _check_stopped(self, zygote: ZygoteProcess) -> None:
@@ -162,17 +172,7 @@ class Watchdog:
             why = (
                 f"it was stopped by something outside (SIGSTOP) for {STOPPED_S:g} s and was killed"
             )
-            zygote.kill(why, failed=False)
-
-    def _check_start(self, zygote: ZygoteProcess, start_s: float) -> None:
-        if zygote.killed_at is None:
-            if self._age(zygote.progress_at) > start_s:
-                zygote.killed_at = self._now()
-                zygote.kill(f"it did not come up within {start_s:g} s and was killed")
-        elif self._age(zygote.killed_at) > STOP_MARGIN_S:
-            zygote.kill_with_guard()
-            if zygote.cannot_exit:
-                self._zygote_set.give_up(zygote)
+            zygote.kill(why, self._now(), failed=False)
 
     def _age(self, at: float) -> float:
         """Seconds since then in which this process ran."""

@@ -14,7 +14,7 @@ from flashpool.pool.exit_causes import Stop
 from flashpool.pool.scheduling.commands import ZygoteKey
 
 from .channel import WorkerChannel
-from .output_buffer import OutputBuffer
+from .output_buffer import OutputBuffer, without_our_frames
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
 
@@ -296,6 +296,27 @@ class Worker:
                 return running.own_output
         assert self.aside is not None
         return self.aside
+
+    def read(self, fd: int) -> bytes | None:
+        """Take what it printed to one of its outputs; None at its end."""
+        running = self.running
+        if self.instance is not None:
+            running = next(iter(self.calls.values()), None)
+            self.link.output = self.taker()
+        chunk = self.link.read_output(fd)
+        if not chunk or running is None or running.done:
+            return chunk
+        # After its time is up it prints its stacks, which come with its end.
+        if running.sink.wants_output and self.stop is None:
+            running.sink.output(without_our_frames(chunk), stderr=fd == self.link.errors)
+        return chunk
+
+    def read_all(self) -> bool:
+        """Take what it printed; whether it was anything."""
+        found = False
+        for fd in self.link.outputs:
+            found = bool(self.read(fd)) or found
+        return found
 
     def take(self, running: ActiveCall, now: float) -> None:
         """It gets this call."""

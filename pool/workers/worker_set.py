@@ -27,7 +27,6 @@ from flashpool.pool.stats import Recorder
 from . import stuck
 from .channel import EXCEPTION_LIMIT, GONE, RESULT_LIMIT, WorkerChannel
 from .listeners import WorkerListener
-from .output_buffer import without_our_frames
 from .poller import Clock, Poller
 from .states import WorkerState
 from .worker import ActiveCall, Worker
@@ -65,8 +64,8 @@ class WorkerSet:
 
     def welcome(
         self, zygote: ZygoteProcess, pids: list[int], fds: list[int], *, ready: bool
-    ) -> None:
-        """A zygote forked these; ``fds`` is left with what nobody took."""
+    ) -> int:
+        """A zygote forked these; how many are new. ``fds`` is left with what nobody took."""
         now = self._now()
         each = len(fds) // len(pids)
         workers = []
@@ -95,6 +94,7 @@ class WorkerSet:
             except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
                 self._recorder.callback_failed(f"the birth of {worker!r}", error)
                 self.failed(worker, error)
+        return len(workers)
 
     def _is_new(self, zygote: ZygoteProcess, pid: int) -> bool:
         """Whether a number names no worker that is known to live, as when it is told twice."""
@@ -205,21 +205,21 @@ class WorkerSet:
         try:
             if worker.instance is not None:
                 # What it printed before, above all for the call that this frame ends.
-                self._read_output(worker)
+                worker.read_all()
                 self._listener.resident_sent(worker, frame)
             elif frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
                 worker.state.move(WorkerState.SPARE)
                 worker.prepared = True
                 self._listener.worker_ready(worker)
             elif frame.kind == wire.EXIT and running is not None and running.exiting:
-                self._read_output(worker)
+                worker.read_all()
                 self._listener.exit_told(worker, frame)
             elif running is None or running.done or worker.stop is not None:
                 pass  # Its call was cancelled meanwhile, or its time is up: too late.
             elif frame.kind == wire.RESULT:
                 meta = wire.ResultMeta.unpack(frame.meta)
                 # What it printed before its result is in the pipe by now.
-                self._read_output(worker)
+                worker.read_all()
                 self._listener.result(worker, running, frame, meta)
                 if not running.exiting:
                     self.leaves(worker)
@@ -249,32 +249,12 @@ class WorkerSet:
         if worker.instance is not None:
             self._listener.resident_spoilt(worker, problem)
         elif running is not None and not running.done:
-            self._read_output(worker)
+            worker.read_all()
             self._listener.spoilt(worker, running, problem)
 
     def _on_output(self, worker: Worker, fd: int, _writable: bool) -> None:
-        if self._read_one(worker, fd) is None:
+        if worker.read(fd) is None:
             self._poller.forget(fd)
-
-    def _read_output(self, worker: Worker) -> bool:
-        """Take what it printed; whether it was anything."""
-        found = False
-        for fd in worker.link.outputs:
-            found = bool(self._read_one(worker, fd)) or found
-        return found
-
-    def _read_one(self, worker: Worker, fd: int) -> bytes | None:
-        running = worker.running
-        if worker.instance is not None:
-            running = next(iter(worker.calls.values()), None)
-            worker.link.output = worker.taker()
-        chunk = worker.link.read_output(fd)
-        if not chunk or running is None or running.done:
-            return chunk
-        # After its time is up it prints its stacks, which come with its end.
-        if running.sink.wants_output and worker.stop is None:
-            running.sink.output(without_our_frames(chunk), stderr=fd == worker.link.errors)
-        return chunk
 
     def failed(self, worker: Worker, error: Exception) -> None:
         """What was to be done for it raised this: it ends, and its call with it."""
@@ -345,19 +325,30 @@ class WorkerSet:
 
     def is_stuck(self, worker: Worker) -> None:
         """It was killed long ago and is still there, or some of what it left is."""
-        remains = stuck.remains(worker, {one.pid for one in self})
-        worker.stuck = stuck.of(worker, self._now()) if remains else None
+        if not stuck.remains(worker, {one.pid for one in self}):
+            self._lost(worker)
+            return
+        worker.stuck = stuck.of(worker, self._now())
         if worker.status is None:
-            self._listener.worker_stuck(worker)
-            worker.running = None  # whatever it sends when it goes on is for nobody
-        if not remains:
-            self.forget(worker)
+            self._give_up(worker)
+
+    def _give_up(self, worker: Worker) -> None:
+        self._listener.worker_stuck(worker)
+        worker.running = None  # whatever it sends when it goes on is for nobody
+
+    def _lost(self, worker: Worker) -> None:
+        """It is gone, and perhaps nobody told of its death."""
+        if worker.status is None and worker.stuck is None:
+            if not worker.is_over:
+                self.read_last(worker)
+            self._give_up(worker)
+        self.forget(worker)
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
         """What a dead worker had left is gone too."""
         worker = self._by_pid.get((zygote.process.pid, pid))
         if worker is not None:
-            self.forget(worker)
+            self._lost(worker)
 
     def of(self, zygote: ZygoteProcess | None) -> list[Worker]:
         """A zygote's workers."""
@@ -395,5 +386,5 @@ class WorkerSet:
             if worker.stop is None and worker.instance is None and running and not running.done:
                 self._listener.spoilt(worker, running, str(error))
         for _ in range(_LAST_TURNS):
-            if not self._read_output(worker):
+            if not worker.read_all():
                 break

@@ -67,14 +67,16 @@ class ZygoteProcess:
         self.short_of = ""
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
-        self.unanswered = 0
-        #: Whether one of these is a PING, and when it last answered one.
+        self._forks = 0
+        #: Whether a PING is among them, and when it last answered one.
         self._pinged = False
         self.ponged_at = now
         #: Since when it is stopped (SIGSTOP), as far as is known.
         self.stopped_since: float | None = None
         #: Whether the pool itself killed it, and not because something outside had stopped it.
         self.failed = False
+        #: When it was killed, by the pool.
+        self.killed_at: float | None = None
         #: Whether it forked workers; whether user code began in one; how many ended since
         #: without that.
         self.forked = False
@@ -85,8 +87,6 @@ class ZygoteProcess:
         self.hung_up_at: float | None = None
         self.exiting_at = now
         self.answered_at = now
-        #: When it was killed because it did not come up.
-        self.killed_at: float | None = None
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)
         self._words_said = False
@@ -155,7 +155,7 @@ class ZygoteProcess:
         """Have it fork spares, which limber up for this codec unless it is empty."""
         if self.unanswered == 0:
             self.answered_at = now
-        self.unanswered += number
+        self._forks += number
         # One of very few packets.
         self._unsent.append(_fork_packet(number, practise))
         self.flush()
@@ -164,18 +164,26 @@ class ZygoteProcess:
         """Ask whether it lives; once, until it answers."""
         if self._pinged:
             return
-        self._pinged = True
         if self.unanswered == 0:
             self.answered_at = now
-        self.unanswered += 1
+        self._pinged = True
         self.send(wire.PING)
 
     def answered_ping(self, now: float) -> None:
         """It lives."""
-        if self._pinged:
-            self._pinged = False
-            self.unanswered -= 1
+        self._pinged = False
         self.ponged_at = now
+
+    @property
+    def unanswered(self) -> int:
+        """Forks it was asked for and has not answered, and a ping."""
+        return self._forks + self._pinged
+
+    def answered_forks(self, number: int) -> int:
+        """It answered so many; of how many that was not known. An answer may come twice."""
+        number = min(number, self._forks)
+        self._forks -= number
+        return number
 
     def stop_worker(self, pid: int, *, grace: float, dump: bool) -> None:
         """Have it end a worker and its tree."""
@@ -245,13 +253,14 @@ class ZygoteProcess:
         short = self.short_of or self.process.returncode == shortage.EXIT_STATUS
         return bool(short) and self.ready_at is None
 
-    def kill(self, why: str, *, failed: bool = True) -> None:
+    def kill(self, why: str, now: float, *, failed: bool = True) -> None:
         """End it at once; the guard cleans up below it, and its exit tells when.
 
         ``failed``: it did not work; else something outside kept it from that.
         """
         if not self._words_said:
             self.words.append(f"\n{why}".encode())
+            self.killed_at = now
         self._words_said, self.failed = True, self.failed or failed
         below = processes.children(self.process.pid)
         for pid in below:

@@ -139,7 +139,11 @@ class ZygoteSet:
         """Its interpreter cannot be executed; or we made a mistake."""
         self.history.failures[key] = reason
         # Told from the loop: the scheduler is in the middle of an event.
-        self._loop.call_soon(self._listener.zygote_lost, key, None, reason)
+        self._loop.call_soon(self._tell_not_started, key, reason)
+
+    def _tell_not_started(self, key: ZygoteKey, reason: str) -> None:
+        with self._recorder.counted(f"the start of {key}"):
+            self._listener.zygote_lost(key, None, reason)
 
     def _how_to_start(self, method: str) -> dict[str, object]:
         return {
@@ -187,7 +191,7 @@ class ZygoteSet:
         """No fork of this interpreter lives, for reasons of its own."""
         if zygote.stillborn == STILLBORN_LEAN and zygote.method == "fork" and not zygote.proven:
             self.history.spawned[zygote.key.environment] = why
-            zygote.kill(why)
+            zygote.kill(why, self._now())
 
     def retire(self, zygote: ZygoteProcess) -> None:
         """Ask it to kill its workers and leave."""
@@ -279,19 +283,19 @@ class ZygoteSet:
 
     def failed(self, zygote: ZygoteProcess, error: Exception) -> None:
         """What was to be done for it raised this, a mistake of ours: it ends, with all below it."""
-        zygote.kill(f"it was killed, because flashpool made a mistake: {error!r}")
+        zygote.kill(f"it was killed, because flashpool made a mistake: {error!r}", self._now())
 
     def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
         pids = message["workers"]
-        zygote.unanswered -= len(pids)
         zygote.forked = True
         if len(fds) == (3 if self._config.split_output else 2) * len(pids):
-            self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
+            new = self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
+            zygote.answered_forks(new)
             if self._shortages:
                 self._shortages.over(_named(zygote.key))
                 self.history.failures.pop(zygote.key, None)
         else:
-            self._lost_descriptors(zygote, len(pids), fds)
+            self._lost_descriptors(zygote, zygote.answered_forks(len(pids)), fds)
 
     def _lost_descriptors(self, zygote: ZygoteProcess, number: int, fds: list[int]) -> None:
         """This process may open no more: what came is closed, and so the workers leave."""
@@ -320,8 +324,7 @@ class ZygoteSet:
         elif op == wire.NOT_FORKED:
             self._short(zygote.key, message["why"])
             self.history.failures[zygote.key] = f"it cannot fork: {message['why']}"
-            zygote.unanswered -= message["n"]
-            self._listener.not_forked(zygote, message["n"])
+            self._listener.not_forked(zygote, zygote.answered_forks(message["n"]))
         elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
             # In any other state it was told to leave meanwhile.
             zygote.is_ready(message, self._now())

@@ -6,6 +6,8 @@ Each is its own call's trouble: the zygote, other calls and instances go on.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -142,3 +144,27 @@ def test_a_stop_does_not_wait_for_it(make_live: Callable[..., Live], volume: Han
     live.run(asyncio.wait_for(live.supervisor.stop(), 30))
     assert started.wait().error_type == "Cancelled"
     volume.release()
+
+
+def test_a_zygote_that_is_killed_over_a_stuck_worker_comes_back(
+    make_live: Callable[..., Live], volume: HangingVolume
+) -> None:
+    live = make_live(slots=2).ready()
+    started = live.start(touches(volume))
+    live.until(lambda: volume.waiting == 1)
+    os.kill(live.zygote().pid, signal.SIGKILL)
+    assert started.wait().error_type == "WorkerCrashed"
+    assert live.value(NEXT) == "fine"
+    volume.release()
+
+
+def test_a_zygote_that_cannot_be_killed_itself_fails_its_calls(
+    make_live: Callable[..., Live], volume: HangingVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "KILLED_S", 0.5)
+    live = make_live(start_timeout_s=1.0, workdir=volume.file)
+    outcome = live.call(NEXT)
+    assert outcome.error_type == "EnvironmentStartFailed"
+    assert "did not come up within 1 s" in outcome.error
+    volume.release()
+    assert live.value(NEXT) == "fine"

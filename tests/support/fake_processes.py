@@ -105,8 +105,8 @@ class FakeZygote(ZygoteProcess):
         self.workers: dict[int, FakeWorker] = {}
         self.fleet.zygotes.append(self)
 
-    def kill(self, why: str, *, failed: bool = True) -> None:
-        super().kill(why, failed=failed)
+    def kill(self, why: str, now: float, *, failed: bool = True) -> None:
+        super().kill(why, now, failed=failed)
         self.exits(128 + _KILLED)
 
     def kill_with_guard(self) -> None:
