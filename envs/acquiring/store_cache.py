@@ -33,6 +33,8 @@ __all__ = ["OpenStores"]
 _log = logging.getLogger(__name__)
 #: A look costs the volume a file and its deletion.
 _LOOK_AGAIN_S: Final = 30.0
+#: Seconds that whoever wants a lease waits for the heartbeats after a pause, together.
+_RENEW_S: Final = 2.0
 
 
 class OpenStores:
@@ -48,6 +50,9 @@ class OpenStores:
         #: Whether there is no volume, or none that can be written; and when that was found.
         self._makeshift = False
         self._looked = 0.0
+        #: The latest round of heartbeats that somebody waited for.
+        self._renewal: asyncio.Task[None] | None = None
+        self._renewed = 0.0
 
     def __repr__(self) -> str:
         return f"<OpenStores {self._current or 'nothing'} of {len(self._known)}>"
@@ -66,6 +71,27 @@ class OpenStores:
                 return Lease(seen or environment, table.give_back)
             table.give_back(digest)  # the same environment, but not the copy that was seen
         return None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether leases may be void: this process was held up for longer than others wait."""
+        return any(one.open_store.holders.overdue for one in self._known.values())
+
+    async def renew(self) -> None:
+        """Write heartbeats and leases anew before one is used; a volume that hangs is not awaited."""
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.ensure_future(asyncio.to_thread(self._beat))
+            self._renewed = time.monotonic()
+        left_s = self._renewed + _RENEW_S - time.monotonic()
+        if left_s > 0.0:
+            await asyncio.wait({self._renewal}, timeout=left_s)
+
+    def _beat(self) -> None:
+        for provider in list(self._known.values()):
+            try:
+                provider.open_store.beat()
+            except OSError as error:
+                _log.warning("no heartbeat in %s: %s", provider.open_store.store.root, error)
 
     async def current(self) -> Provider:
         """The place in use."""
@@ -139,6 +165,8 @@ class OpenStores:
         """Cancel builds, release every lease, stop the heartbeats."""
         for provider in self:
             await provider.close()
+        if self._renewal is not None:
+            self._renewal.cancel()
         for heartbeat in self._heartbeats:
             await asyncio.to_thread(heartbeat.stop)
         self._heartbeats.clear()

@@ -175,11 +175,15 @@ class ResidentRunner:
             return
         self._worker_set.send(worker, wire.CANCEL, wire.numbered(call_id))
 
-        def still_there() -> None:
-            if call_id in worker.calls and not worker.stopping:
+        def still_there(due: float) -> None:
+            if (left := due - self._now()) > 0.0:
+                # This process stood still, and perhaps the instance did.
+                self._loop.call_later(left, still_there, due)
+            elif call_id in worker.calls and not worker.stopping:
                 self.stop_worker(name, call_id, stop, reason, grace=0.0)
 
-        self._loop.call_later(self._config.grace_s, still_there)
+        grace_s = self._config.grace_s
+        self._loop.call_later(grace_s, still_there, self._now() + grace_s)
 
     def credit(self, call_id: int, worker: Worker, items: int) -> None:
         """Let a generator of its yield that many more."""

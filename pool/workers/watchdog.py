@@ -5,7 +5,7 @@
 
 All that waits for a process waits for an event of it. Here is looked at, every second, what
 became of those from which none comes. Where this process itself stood still, as in a container
-that is paused, the others may have too: no zygote is judged by the time before that.
+that is paused, the others may have too: by the clock here (`running_time`) that is no time.
 """
 
 from __future__ import annotations
@@ -42,12 +42,6 @@ class Watchdog:
         self._zygote_set = zygote_set
         self._worker_set = worker_set
         self._now = now
-        #: When this process went on after it, and perhaps all of them, had stood still.
-        self._resumed_at = now()
-
-    def resumed(self) -> None:
-        """Judge nobody by the time up to now."""
-        self._resumed_at = self._now()
 
     def check(self) -> None:
         """End those that are late. Call it every second or so."""
@@ -102,5 +96,4 @@ class Watchdog:
                 zygote.kill(f"it did not answer for {ANSWER_S:g} s and was killed")
 
     def _age(self, at: float) -> float:
-        """Seconds since then in which this process ran."""
-        return self._now() - max(at, self._resumed_at)
+        return self._now() - at
