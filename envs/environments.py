@@ -74,6 +74,8 @@ class Environments:
         self, spec: Spec, *, progress: Report | None = None, deadline: float | None = None
     ) -> Lease:
         """Lease the environment a spec means; `deadline` is a time of `time.monotonic()`."""
+        if self._stores.overdue:
+            await self._stores.renew()
         digest = self._memo.get(spec)
         if digest is not None:
             lease = self._lease(digest)

@@ -102,6 +102,8 @@ class OpenStore:
         self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
         if not self.holders.beat():
             self.table.mark_again()
+            # Once more: some may have gone before they had their marks again.
+            self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
         if self.archives_writable:
             self.shared_holders.beat()
 

@@ -45,6 +45,8 @@ _CLOSE_LIMIT_S: Final = 20.0
 _CLOSING_SILENCE_S: Final = 2.0
 #: Work that was told to give up has given up by then.
 _GIVE_UP_S: Final = 1.0
+#: Seconds that whoever wants a lease waits for the heartbeats after a pause, together.
+_RENEW_S: Final = 2.0
 
 
 class OpenStores:
@@ -62,6 +64,9 @@ class OpenStores:
         #: Whether there is no volume, or none that can be written; and when that was found.
         self._makeshift = False
         self._looked = 0.0
+        #: The latest round of heartbeats that somebody waited for.
+        self._renewal: asyncio.Future[list[None]] | None = None
+        self._renewed = 0.0
 
     def __repr__(self) -> str:
         return f"<OpenStores {self._current or 'nothing'} of {len(self._known)}>"
@@ -82,6 +87,21 @@ class OpenStores:
                 return Lease(seen or environment, table.give_back)
             table.give_back(digest)  # the same environment, but not the copy that was seen
         return None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether leases may be void: this process was held up for longer than others wait."""
+        return any(one.open_store.holders.overdue for one in self._known.values())
+
+    async def renew(self) -> None:
+        """Write heartbeats and leases anew before one is used; a volume that hangs is not awaited."""
+        if self._renewal is None or self._renewal.done():
+            beats = [_beat(provider.open_store) for provider in self._known.values()]
+            self._renewal = asyncio.gather(*beats)
+            self._renewed = time.monotonic()
+        left_s = self._renewed + _RENEW_S - time.monotonic()
+        if left_s > 0.0:
+            await asyncio.wait({self._renewal}, timeout=left_s)
 
     async def current(self) -> Provider:
         """The place in use."""
@@ -178,6 +198,8 @@ class OpenStores:
 
         All that within a limit: what a disk holds up is left as it is.
         """
+        if self._renewal is not None:
+            self._renewal.cancel()
         watch = self._volume.watch
         if watch is not None:
             watch.limit_s = min(watch.limit_s, _CLOSING_SILENCE_S)
@@ -219,3 +241,10 @@ class OpenStores:
 
 def _same_disk(one: Places, other: Places) -> bool:
     return os.stat(one.local).st_dev == os.stat(other.local).st_dev
+
+
+async def _beat(open_store: OpenStore) -> None:
+    try:
+        await open_store.disk.run(open_store.beat)
+    except OSError as error:
+        _log.warning("no heartbeat in %s: %s", open_store.store.root, error)

@@ -17,13 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from .disk_hangs import DiskHangs
 from .disk_threads import run_in_thread
 
 __all__ = ["run_in_thread_or_undo", "run_in_thread_shielded", "wait_for_shielded", "wait_shielded"]
+
+#: A limit is looked at in turns of so many seconds: one that takes longer was a pause.
+_TURN_S: Final = 1.0
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -53,6 +57,20 @@ async def run_in_thread_shielded(work: Callable[P, T], *args: P.args, **named: P
     return await wait_shielded(run_in_thread(work, *args, **named))
 
 
+async def _wait_while_running(task: asyncio.Task[Any], limit_s: float | None) -> None:
+    """So long at most, without the time in which this process did not run.
+
+    A container that is paused, and all in it: the work has had no time either.
+    """
+    left = limit_s
+    while not task.done() and (left is None or left > 0.0):
+        began = time.monotonic()
+        turn = None if left is None else min(left, _TURN_S)
+        await asyncio.wait({task}, timeout=turn)
+        if left is not None and turn is not None:
+            left -= min(time.monotonic() - began, turn)
+
+
 async def wait_for_shielded(work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
     """Its result; cancelled, or past the limit, it is cancelled and seen to its end.
 
@@ -61,7 +79,7 @@ async def wait_for_shielded(work: Coroutine[Any, Any, T], limit_s: float | None)
     """
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({task}, timeout=limit_s)
+        await _wait_while_running(task, limit_s)
         late = not task.done()
     finally:
         if not task.done():

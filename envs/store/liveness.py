@@ -88,15 +88,23 @@ class Liveness:
         self._claim_stale_s = claim_stale_s
         self._seen: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
+        self._beaten_at = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Liveness {self.folder} me={self.me}>"
 
     def beat(self) -> bool:
         """Say that this process lives; False if somebody had taken it for dead."""
+        began = time.monotonic()
         was_there = self._files.status(self.me) is not None
         self._files.touch(self.me)  # without content: on a full disk too
+        self._beaten_at = began
         return was_there
+
+    @property
+    def overdue(self) -> bool:
+        """Whether this process, held up, may have been taken for dead since its last heartbeat."""
+        return time.monotonic() - self._beaten_at > max(self._stale_s / 2, 3 * self._heartbeat_s)
 
     def close(self) -> None:
         """Take this process's heartbeat away: it uses the store no longer."""

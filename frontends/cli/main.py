@@ -67,6 +67,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
 
     The first SIGTERM or SIGINT lets running calls finish, the second ends them.
     """
+    _print_from_threads()
     # Until the server minds its signals itself: nothing runs that would need a drain.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
@@ -110,6 +111,7 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     first SIGTERM or SIGINT lets jobs finish for FLASHPOOL_DRAIN_S, the second ends them; each is
     reported.
     """
+    _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
     _configure_log(settings.log_level)
@@ -272,6 +274,12 @@ def _configure_log(level: str) -> None:
 
     configure_log(level)
     quieten_uvicorn()
+
+
+def _print_from_threads() -> None:
+    from flashpool.frontends.log_writer import print_from_threads
+
+    print_from_threads()
 
 
 def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:

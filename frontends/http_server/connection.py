@@ -321,6 +321,16 @@ class Connection(HttpToolsProtocol):
         elif self._idle_since is not None and now - self._idle_since > deadlines.idle_s:
             self.transport.close()
 
+    def forgive(self, seconds: float) -> None:
+        """This process did not run for so long: nobody was late meanwhile."""
+        self._untaken_since += seconds
+        if self.since is not None:
+            self.since += seconds
+        if self._idle_since is not None:
+            self._idle_since += seconds
+        if self._refused_at is not None:
+            self._refused_at += seconds
+
     def _overdue(self, now: float, deadlines: Deadlines) -> bool:
         if self.since is None or self._answering():
             return False

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from typing import Any, Final
 import uvicorn
 
 from flashpool.frontends.settings.table import Settings
+from flashpool.pool.running_time import SLACK_S
 
 from .connection import Connection, Deadlines
 
@@ -23,6 +25,7 @@ _log = logging.getLogger(__name__)
 _MARGIN_S: Final = 5.0
 #: Of a tenth of a second each: a client that left is to be noticed within a second.
 _TICKS_A_SWEEP: Final = 5
+_TICK_S: Final = 0.1
 
 
 #: Whether this context serves one of our listeners.
@@ -61,6 +64,8 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=2,
             )
         )
+        #: When the next sweep is due, by the loop's clock.
+        self._due = math.inf
         self._deadlines = Deadlines(
             header_s=settings.header_timeout_s,
             message_s=settings.receive_timeout_s + _MARGIN_S,
@@ -86,8 +91,13 @@ class Listener(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _sweep(self, now: float) -> None:
+        late_s = now - self._due
+        self._due = now + _TICKS_A_SWEEP * _TICK_S
         for connection in list(self.server_state.connections):
             if isinstance(connection, Connection):
+                if late_s > SLACK_S:
+                    # This process stood still; what came meanwhile is not read yet.
+                    connection.forgive(late_s)
                 connection.check(now, self._deadlines)
 
 

@@ -32,6 +32,7 @@ from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_open
 from flashpool.frontends.http_server.listener import url
+from flashpool.frontends.log_writer import print_from_threads
 from flashpool.frontends.logs import configure_log
 from flashpool.frontends.server_process import (
     TooFewDescriptors,
@@ -71,6 +72,7 @@ def create_hosted_app() -> FastAPI:
     ) as error:
         # uvicorn would print the traceback of an exception around it.
         raise SystemExit(f"Error: {error}") from None
+    print_from_threads()
     configure_log(settings.log_level)
     for sentence in oddities:
         _log.warning(sentence)

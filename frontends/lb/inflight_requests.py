@@ -16,6 +16,7 @@ from typing import Final
 from starlette.types import Receive
 
 from flashpool.frontends.call_handles import CallHandle
+from flashpool.pool.running_time import SLACK_S
 
 #: Seconds between sweeps, and the age at which a running call's client is watched.
 SWEEP_S: Final = 0.05
@@ -69,6 +70,8 @@ class InflightRequests:
         self._receive_limit_s = receive_limit_s
         self._unwatched: dict[InflightRequest, None] = {}
         self._sweeping = False
+        #: When the next sweep is due, by the loop's clock.
+        self._due = 0.0
 
     def open(self, receive: Receive) -> InflightRequest:
         """Begin one, in the current task."""
@@ -78,8 +81,7 @@ class InflightRequests:
         exchange = InflightRequest(receive, task, loop.time())
         self._unwatched[exchange] = None
         if not self._sweeping:
-            self._sweeping = True
-            loop.call_later(SWEEP_S, self._sweep, loop)
+            self._sweep_later(loop)
         return exchange
 
     def close(self, exchange: InflightRequest) -> None:
@@ -96,6 +98,10 @@ class InflightRequests:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
+        if (late_s := now - self._due) > SLACK_S:
+            # This process stood still, and what clients sent meanwhile is not read yet.
+            for exchange in self._unwatched:
+                exchange.started += late_s
         for exchange in self._older_than(now - SWEEP_S):
             if exchange.received:
                 del self._unwatched[exchange]
@@ -103,9 +109,14 @@ class InflightRequests:
             elif now - exchange.started > self._receive_limit_s:
                 del self._unwatched[exchange]
                 exchange.cut_off(Cut.OVERDUE)
-        self._sweeping = bool(self._unwatched)
-        if self._sweeping:
-            loop.call_later(SWEEP_S, self._sweep, loop)
+        self._sweeping = False
+        if self._unwatched:
+            self._sweep_later(loop)
+
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeping = True
+        self._due = loop.time() + SWEEP_S
+        loop.call_later(SWEEP_S, self._sweep, loop)
 
     def _older_than(self, moment: float) -> list[InflightRequest]:
         found = []

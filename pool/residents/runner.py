@@ -180,14 +180,19 @@ class ResidentRunner:
             return
         self._worker_set.send(worker, wire.CANCEL, wire.numbered(call_id))
 
-        def still_there() -> None:
+        def still_there(due: float) -> None:
             if call_id not in worker.calls or worker.stopping:
+                return
+            if (left := due - self._now()) > 0.0:
+                # This process stood still, and perhaps the instance did.
+                self._loop.call_later(left, still_there, due)
                 return
             ends = partial(self._worker_set.failed, worker)
             with self._recorder.counted(f"the grace of call {call_id}", ends):
                 self.stop_worker(name, call_id, stop, reason, grace=0.0)
 
-        self._loop.call_later(self._config.grace_s, still_there)
+        grace_s = self._config.grace_s
+        self._loop.call_later(grace_s, still_there, self._now() + grace_s)
 
     def credit(self, call_id: int, worker: Worker, items: int) -> None:
         """Let a generator of its yield that many more."""

@@ -10,7 +10,6 @@ each component is for is told at the top of its own module.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -19,6 +18,7 @@ from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.residents.events import Host
 from flashpool.pool.residents.runner import ResidentRunner
+from flashpool.pool.running_time import RunningTime
 from flashpool.pool.scheduling.commands import SchedulerPolicy, ZygoteKey
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
@@ -57,7 +57,8 @@ class Components:
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
         # Not the loop's time, which is that of its last turn.
-        self.now = time.monotonic
+        self.running_time = RunningTime()
+        self.now = self.running_time.now
         self.gpus = GpuAccess(config, self.now)
         self.scheduler = Scheduler(
             SchedulerPolicy(

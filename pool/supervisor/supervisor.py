@@ -30,6 +30,7 @@ from flashpool.pool.errors import (
     Overloaded,
     PoolClosed,
 )
+from flashpool.pool.running_time import BEAT_S
 from flashpool.pool.scheduling.commands import QueueFull, ZygoteKey
 from flashpool.pool.scheduling.scheduler import TICK_S
 from flashpool.pool.stats import PoolStats
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from flashpool.envs import EnvSettings, Spec
 
     from .provisioning import Provisioning
-
-#: Between two ticks, beyond which this process was not running.
-HELD_UP_S: Final = 5.0
 
 
 class Supervisor:
@@ -84,26 +82,25 @@ class Supervisor:
         await self._components.open(
             listener=self._reports, host=self._actions, call_ended=self._call_ended
         )
-        self._ticked_at = self._components.now()
+        self._beat()
         self._ticking = self._components.loop.call_later(TICK_S, self._tick)
         self._actions.want(BASE)
+
+    def _beat(self) -> None:
+        components = self._components
+        self._beating = components.loop.call_later(BEAT_S, self._beat)
+        components.running_time.beat()
 
     def _tick(self) -> None:
         """Once a second: what is late, idle or forgotten."""
         components = self._components
         self._ticking = components.loop.call_later(TICK_S, self._tick)
-        now, before = components.now(), self._ticked_at
-        self._ticked_at = now
-        # It may be we who stood still, and perhaps they did too, as in a paused container:
-        # nobody is to blame for what has not come about meanwhile.
-        watchdog = components.watchdog
-        look = watchdog.resumed if now - before > HELD_UP_S else watchdog.check
         # None of these is to be the end of those behind it.
         for part in (
             self._tick_scheduler,
             self.environments.forget_unused,
             components.residents.tick,
-            look,
+            components.watchdog.check,
             self._tick_base,
         ):
             with components.recorder.counted("what is done every second"):
@@ -228,6 +225,7 @@ class Supervisor:
             components.zygote_set.give_up_stuck()
             await self._change.wait(0.5)
         self._ticking.cancel()
+        self._beating.cancel()
         await components.close()
         if self._provisioning is not None:
             # Only now: the processes that used the environments are gone.

@@ -112,7 +112,22 @@ class CallTable:
         if running.timer is not None:
             running.cancel_timer()
         if seconds is not None:
-            running.timer = self._loop.call_later(seconds, self._due, late, call_id)
+            self._arm(running, seconds, self._now() + seconds, late)
+
+    def _arm(
+        self, running: ActiveCall, seconds: float, due: float, late: Callable[[int], None]
+    ) -> None:
+        running.timer = self._loop.call_later(seconds, self._due, running, due, late)
+
+    def _due(self, running: ActiveCall, due: float, late: Callable[[int], None]) -> None:
+        """By the pool's clock; time in which this process did not run is nobody's."""
+        ends = partial(self.failed, running.id)
+        with self._recorder.counted(f"a limit of call {running.id}", ends):
+            left = due - self._now()
+            if left > 0.0:
+                self._arm(running, left, due, late)
+            else:
+                late(running.id)
 
     def handed_over(self, running: ActiveCall) -> None:
         """A worker has it: its limits run from now on."""
@@ -123,9 +138,7 @@ class CallTable:
         if limits.run_s is not None or running.timer is not None:
             self.limit(running, limits.run_s, self._ran_too_long, running.id)
         if limits.soft_s is not None:
-            running.soft_timer = self._loop.call_later(
-                limits.soft_s, self._due, self._ran_softly, running.id
-            )
+            self._arm_softly(running, limits.soft_s, self._now() + limits.soft_s)
         if limits.memory_mb is not None:
             self._limit_memory(running.id, running, limits.memory_mb)
 
@@ -181,11 +194,6 @@ class CallTable:
 
     # Limits.
 
-    def _due(self, late: Callable[[int], None], call_id: int) -> None:
-        """A timer of this call: a mistake of ours in there ends it, and is counted."""
-        with self._recorder.counted(f"a limit of call {call_id}", partial(self.failed, call_id)):
-            late(call_id)
-
     def failed(self, call_id: int, error: Exception) -> None:
         """What was to be done for it raised this, a mistake of ours: it ends."""
         running = self._calls.get(call_id)
@@ -210,10 +218,16 @@ class CallTable:
         if not running.done and limit is not None and not worker.stopping:
             self._stop(call_id, outcomes.ran_too_long(limit), self._config.grace_s)
 
-    def _ran_softly(self, call_id: int) -> None:
-        running = self._calls[call_id]
-        if running.worker is not None and not running.exiting:
-            running.worker.zygote.soften_worker(running.worker.pid)
+    def _arm_softly(self, running: ActiveCall, seconds: float, due: float) -> None:
+        running.soft_timer = self._loop.call_later(seconds, self._ran_softly, running, due)
+
+    def _ran_softly(self, running: ActiveCall, due: float) -> None:
+        ends = partial(self.failed, running.id)
+        with self._recorder.counted(f"the soft limit of call {running.id}", ends):
+            if (left := due - self._now()) > 0.0:
+                self._arm_softly(running, left, due)
+            elif running.worker is not None and not running.exiting:
+                running.worker.zygote.soften_worker(running.worker.pid)
 
     def _stop(self, call_id: int, stop: Stop, grace: float) -> None:
         running = self._calls[call_id]

@@ -100,7 +100,17 @@ class Exits:
         running.exiting = True
         self._by_worker[worker.id] = one
         bound_s = self._config.exit_s
-        one.bound = self._loop.call_later(bound_s + MARGIN_S, self._due, self._too_long, one)
+        self._arm(one, bound_s + MARGIN_S, self._now() + bound_s + MARGIN_S)
+
+    def _arm(self, one: CallExit, seconds: float, due: float) -> None:
+        one.bound = self._loop.call_later(seconds, self._due, partial(self._bound, due=due), one)
+
+    def _bound(self, one: CallExit, due: float) -> None:
+        """By the pool's clock; time in which this process did not run does not count."""
+        if (left := due - self._now()) > 0.0:
+            self._arm(one, left, due)
+        else:
+            self._too_long(one)
 
     def told(self, worker: Worker, frame: wire.Frame) -> None:
         """How it gets on.

@@ -9,7 +9,7 @@ waits inside the kernel dies of no signal, and the zygote has done all that can 
 
 All that waits for a process waits for an event of it. Here is looked at, every second, what
 became of those from which none comes. Where this process itself stood still, as in a container
-that is paused, the others may have too: no zygote is judged by the time before that.
+that is paused, the others may have too: by the clock here (`running_time`) that is no time.
 """
 
 from __future__ import annotations
@@ -62,12 +62,6 @@ class Watchdog:
         self._zygote_set = zygote_set
         self._worker_set = worker_set
         self._now = now
-        #: When this process went on after it, and perhaps all of them, had stood still.
-        self._resumed_at = now()
-
-    def resumed(self) -> None:
-        """Judge nobody by the time up to now."""
-        self._resumed_at = self._now()
 
     def check(self) -> None:
         """End those that are late. Call it every second or so."""
@@ -175,5 +169,4 @@ class Watchdog:
             zygote.kill(why, self._now(), failed=False)
 
     def _age(self, at: float) -> float:
-        """Seconds since then in which this process ran."""
-        return self._now() - max(at, self._resumed_at)
+        return self._now() - at

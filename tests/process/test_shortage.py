@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from flashpool.pool._child import processes, shortage
 from flashpool.pool.calls import Provision
 from flashpool.pool.scheduling.zygote_table import RESTART_LIMIT
 from flashpool.pool.supervisor.components import BASE
-from flashpool.pool.workers import channel
+from flashpool.pool.workers import channel, watchdog
 from flashpool.pool.workers import zygote as zygotes
-from support.live import Live
+from support.live import Live, value
 
 Make = Callable[..., Live]
 NEXT = "def f(): return 'fine'"
@@ -113,17 +115,61 @@ def test_a_call_that_cannot_be_handed_to_its_instance_ends(
     assert result(live, "a", "inc") == 1
 
 
-def test_zygotes_are_not_blamed_for_a_pause_of_all(live: Live) -> None:
+def test_zygotes_are_not_blamed_for_a_pause_of_all(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A container that is paused, with everything in it."""
     parts, pid = live.supervisor._components, live.zygote().pid
     live.until(lambda: live.zygote().spares == 2)
     parts.zygote_set.fork(BASE, 1, "")
     spare = next(iter(parts.worker_set))
     parts.worker_set.stop(spare, None, grace=0.0)
+    running = live.start("def f():\n    import time; time.sleep(1); return 'ran'", run_s=50)
+    assert running.pid
     # All that is under way, and the latest look at it, were that long ago.
-    parts.zygote_set[BASE].answered_at -= 100
-    spare.exiting_since -= 100
-    live.supervisor._ticked_at -= 100
+    monotonic = time.monotonic
+    monkeypatch.setattr(parts.running_time, "_monotonic", lambda: monotonic() + 100)
     live.supervisor._tick()
+    parts.calls._due(running_call := parts.calls[running.id], parts.now() + 50, pytest.fail)
+    running_call.cancel_timer()
     assert live.call(NEXT).ok
     assert live.zygote().pid == pid
+    assert value(running.wait()) == "ran"
+    assert 99 < parts.running_time.stood_still < 101
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "ANSWER_S", 1.0)
+    monkeypatch.setattr(watchdog, "BEGIN_S", 1.0)
+
+
+#: Its steps take no time while its process is stopped.
+IN_STEPS = """def f(steps):
+    import time
+    for _ in range(steps):
+        time.sleep(0.01)
+    return steps"""
+
+
+@pytest.mark.parametrize("all_stop", [True, False])
+def test_time_in_which_the_pool_does_not_run_counts_for_nobody(
+    make_live: Make, short_patience: None, caplog: pytest.LogCaptureFixture, all_stop: bool
+) -> None:
+    """Neither against calls, running or waiting, nor against zygotes and what they were asked."""
+    live = make_live(slots=1).ready()
+    pid = live.zygote().pid
+    running = live.start(IN_STEPS, 60, run_s=3.0)
+    assert running.pid
+    waiting = live.start(NEXT, queue_s=3.0, run_s=3.0)
+    live.supervisor._components.zygote_set.fork(BASE, 1, "")
+    stopped = [*processes.descendants(processes.parent(pid))] if all_stop else [pid]
+    for one in stopped:
+        os.kill(one, signal.SIGSTOP)
+    time.sleep(4)  # the loop does not run meanwhile
+    for one in stopped:
+        os.kill(one, signal.SIGCONT)
+    assert value(running.wait()) == 60
+    assert value(waiting.wait()) == "fine"
+    assert live.zygote().pid == pid
+    assert [one for one in caplog.records if one.levelname != "INFO"] == []

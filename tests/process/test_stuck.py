@@ -147,7 +147,7 @@ def test_a_stop_does_not_wait_for_it(make_live: Callable[..., Live], volume: Han
 
 
 def test_a_zygote_that_is_killed_over_a_stuck_worker_comes_back(
-    make_live: Callable[..., Live], volume: HangingVolume
+    make_live: Callable[..., Live], volume: HangingFile
 ) -> None:
     live = make_live(slots=2).ready()
     started = live.start(touches(volume))
@@ -159,7 +159,7 @@ def test_a_zygote_that_is_killed_over_a_stuck_worker_comes_back(
 
 
 def test_a_zygote_that_cannot_be_killed_itself_fails_its_calls(
-    make_live: Callable[..., Live], volume: HangingVolume, monkeypatch: pytest.MonkeyPatch
+    make_live: Callable[..., Live], volume: HangingFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "KILLED_S", 0.5)
     live = make_live(start_timeout_s=1.0, workdir=volume.file)

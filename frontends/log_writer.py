@@ -1,0 +1,164 @@
+"""What a server prints goes out from threads: a reader that does not read holds up nobody else.
+
+    logging, print, click --> sys.stderr --> bounded queue --> thread --> descriptor 2
+                          --> sys.stdout --> bounded queue --> thread --> descriptor 1
+                                               '-- full: dropped, counted, and told when it moves
+
+A pipe takes 64 KiB. Whoever writes to a full one waits, and a server that waits there answers
+nobody. So lines are lost rather than time. At the exit the threads have a moment to finish.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, TextIO
+
+#: Bytes that may wait for a reader.
+LIMIT: Final = 4 * 1024 * 1024
+#: Seconds that the exit waits for what is still to be written.
+EXIT_S: Final = 1.0
+#: Seconds without a line after which the thread ends.
+_IDLE_S: Final = 1.0
+_LOST: Final = "flashpool: lines of the log that were lost, because nobody read it: {}\n"
+
+
+class LineWriter:
+    """Writes to one descriptor what it is given, in order; never waits."""
+
+    def __init__(self, fd: int, limit: int = LIMIT) -> None:
+        self._fd = fd
+        self._limit = limit
+        self._begin()
+        # A fork has no thread; it starts one of its own when it prints.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._lost = 0
+        self._thread: threading.Thread | None = None
+
+    def put(self, data: bytes) -> None:
+        """Have it written, unless too much waits already."""
+        with self._changed:
+            if self._size + len(data) > self._limit:
+                self._lost += data.count(b"\n")
+                return
+            self._waiting.append(data)
+            self._size += len(data)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._changed,), name="log writer", daemon=True
+                )
+                self._start(self._thread)
+            self._changed.notify_all()
+
+    def _start(self, thread: threading.Thread) -> None:
+        try:
+            thread.start()
+        except RuntimeError:
+            # There is no thread to be had now: the next line tries again.
+            self._thread = None
+
+    def _run(self, changed: threading.Condition) -> None:
+        while True:
+            with changed:
+                if not changed.wait_for(lambda: self._waiting, _IDLE_S):
+                    self._thread = None
+                    return
+                data = self._waiting[0]
+            self._write(data)
+            with changed:
+                # Only now: `close` waits until the last one is out.
+                self._waiting.popleft()
+                self._size -= len(data)
+                lost, self._lost = self._lost, 0
+                changed.notify_all()
+            if lost:
+                self._write(_LOST.format(lost).encode())
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # nobody will ever read it
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+    def close(self, end: float) -> None:
+        """Wait until all is written, or that time of the monotonic clock has come."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, max(0.0, end - time.monotonic()))
+
+
+class WriterStream(io.TextIOBase):
+    """What `sys.stdout` and `sys.stderr` are in a server."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, writer: LineWriter, fd: int) -> None:
+        super().__init__()
+        self._writer = writer
+        self._fd = fd
+
+    def write(self, text: str) -> int:
+        """Have it written."""
+        self._writer.put(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
+        """Have all of them written."""
+        for line in lines:
+            self.write(line)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+
+def print_from_threads() -> None:
+    """Have this process wait for no reader of its output from now on."""
+    writers = []
+    for name in ("stdout", "stderr"):
+        before = getattr(sys, name)
+        if isinstance(before, WriterStream):
+            return
+        try:
+            fd = before.fileno()
+            before.flush()
+        except (AttributeError, OSError, ValueError):
+            continue  # it has none, or somebody else looks after it
+        writer = LineWriter(fd)
+        stream = WriterStream(writer, fd)
+        _redirect_handlers(before, stream)
+        setattr(sys, name, stream)
+        writers.append(writer)
+    atexit.register(_close, writers)
+
+
+def _redirect_handlers(before: TextIO, stream: WriterStream) -> None:
+    """Those of whoever hosts the application have the stream that was there before."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for logger in loggers:
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+                handler.setStream(stream)
+
+
+def _close(writers: list[LineWriter]) -> None:
+    end = time.monotonic() + EXIT_S
+    for writer in writers:
+        writer.close(end)

@@ -1,0 +1,82 @@
+"""Printing to a pipe that nobody reads."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from flashpool.frontends.log_writer import LineWriter, WriterStream
+
+SIZE = 4096
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, SIZE)
+    yield reader, writer
+    os.close(writer)
+    os.close(reader)
+
+
+def read_until(reader: int, last: bytes) -> bytes:
+    found = b""
+    while last not in found:
+        found += os.read(reader, 65536)
+    return found
+
+
+def test_what_is_read_comes_whole_and_in_order(pipe: tuple[int, int]) -> None:
+    reader, fd = pipe
+    stream = WriterStream(LineWriter(fd), fd)
+    for number in range(1000):
+        print(f"line {number}", file=stream)
+    lines = read_until(reader, b"line 999\n").decode().splitlines()
+    assert lines == [f"line {number}" for number in range(1000)]
+
+
+def test_lines_for_nobody_are_lost_and_counted(pipe: tuple[int, int]) -> None:
+    reader, fd = pipe
+    writer = LineWriter(fd, limit=1000)
+    filler = b"x" * 99 + b"\n"
+    for _ in range(100):
+        writer.put(filler)
+    began = time.monotonic()
+    writer.close(began + 0.05)
+    kept = b""
+    while not (told := re.search(rb"nobody read it: (\d+)\n", kept)):
+        kept += os.read(reader, 65536)
+    lost = int(told[1])
+    assert kept.count(filler) + lost == 100
+    assert lost > 0
+    writer.put(b"next\n")
+    assert b"next" in read_until(reader, b"next")
+
+
+def test_a_reader_that_is_gone_stops_nobody() -> None:
+    reader, fd = os.pipe()
+    os.close(reader)
+    writer = LineWriter(fd)
+    for _ in range(10):
+        writer.put(b"line\n")
+    writer.close(time.monotonic() + 30)
+    os.close(fd)
+
+
+def test_a_fork_prints_from_a_thread_of_its_own(pipe: tuple[int, int]) -> None:
+    reader, fd = pipe
+    writer = LineWriter(fd)
+    writer.put(b"parent\n")
+    read_until(reader, b"parent")
+    child = os.fork()
+    if child == 0:
+        writer.put(b"child's\n")
+        writer.close(time.monotonic() + 30)
+        os._exit(0)
+    read_until(reader, b"child's")
+    assert os.waitpid(child, 0)[1] == 0

@@ -1,0 +1,47 @@
+"""The clock that stands still with the process."""
+
+import pytest
+
+from flashpool.pool.running_time import BEAT_S, SLACK_S, RunningTime
+
+
+@pytest.fixture
+def clock():
+    class Clock:
+        at = 100.0
+
+    clock = Clock()
+    clock.time = RunningTime(lambda: clock.at)
+    return clock
+
+
+def test_it_is_the_monotonic_clock_until_the_first_beat(clock) -> None:
+    clock.at += 1000
+    assert clock.time.now() == 1100
+
+
+def test_a_beat_that_is_a_little_late_is_no_pause(clock) -> None:
+    for _ in range(10):
+        clock.time.beat()
+        clock.at += BEAT_S + SLACK_S
+        assert clock.time.now() == clock.at
+    assert clock.time.stood_still == 0
+
+
+@pytest.mark.parametrize("first", ["now", "beat"])
+def test_whoever_looks_first_after_a_pause_notices_it(clock, first) -> None:
+    clock.time.beat()
+    clock.at += BEAT_S + 500
+    getattr(clock.time, first)()
+    assert clock.time.now() == pytest.approx(100 + BEAT_S)
+    assert clock.time.stood_still == pytest.approx(500)
+    clock.at += 0.5
+    assert clock.time.now() == pytest.approx(100 + BEAT_S + 0.5)
+
+
+def test_pauses_add_up(clock) -> None:
+    for _ in range(3):
+        clock.time.beat()
+        clock.at += BEAT_S + 10
+        clock.time.beat()
+    assert clock.time.stood_still == pytest.approx(30)
