@@ -276,7 +276,7 @@ def _verify(provider: Provider, digest: str, key: bytes | None) -> Checked:
         check_sizes(path)
         if has_seal:
             check_seal(path, key, strict=bool(key))
-    except Tampered as problem:
+    except (Tampered, OSError) as problem:
         return Checked(digest=digest, problem=str(problem), sealed=has_seal)
     return Checked(digest=digest, problem="", sealed=has_seal)
 
