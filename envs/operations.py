@@ -291,7 +291,7 @@ def _compare(path: Path, key: bytes | None) -> Checked:
             check_seal(path, key)
         else:
             check_wheels(path)
-    except Tampered as problem:
+    except (Tampered, OSError) as problem:
         return Checked(digest=path.name, problem=str(problem), sealed=has_seal)
     return Checked(digest=path.name, problem="", sealed=has_seal)
 

@@ -20,6 +20,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,7 @@ _TOUCH: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_
 #: What opening something says that is no directory, or no file.
 _OTHER_KIND: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _CLOCK: Final = ".clock-"
+_CLOCK_FILE: Final = re.compile(r"\.clock-[0-9a-f]{16}")
 
 
 class Folder:
@@ -280,7 +282,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 def left_by_clock(name: str) -> bool:
     """Whether a file is what `Folder.now` leaves when its process is killed."""
-    return name.startswith(_CLOCK)
+    return _CLOCK_FILE.fullmatch(name) is not None
 
 
 def _entered(part: str, parent: int) -> int:

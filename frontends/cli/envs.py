@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import sys
 import tempfile
 import time
@@ -128,7 +129,7 @@ def show(settings: Settings, digest: str, as_json: bool) -> None:
     if as_json:
         _print_json(asdict(shown))
         return
-    click.echo(f"digest    {shown.facts.digest}\npath      {shown.path}")
+    click.echo(f"digest    {_plain(shown.facts.digest)}\npath      {shown.path}")
     click.echo(f"mode      {shown.facts.mode}{_because(shown.facts.reason)}")
     click.echo(f"size      {_size(shown.facts.bytes)}")
     click.echo(f"used      {_ago(shown.last_used)}, processes that use it now: {len(shown.users)}")
@@ -190,7 +191,7 @@ def verify(settings: Settings, digests: tuple[str, ...]) -> None:
         click.echo("no environments to verify")
     for check in checks:
         kind = "checksums" if check.sealed else "sizes only"
-        click.echo(f"{check.digest}  {check.problem or f'good ({kind})'}")
+        click.echo(f"{check.digest}  {_plain(check.problem) or f'good ({kind})'}")
     if any(check.problem for check in checks):
         sys.exit(FAILED)
 
@@ -272,10 +273,8 @@ def _print_error(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    import msgspec
-
-    encoded = msgspec.json.encode(value, enc_hook=str)
-    click.echo(msgspec.json.format(encoded, indent=2).decode())
+    # As ASCII: texts may be a stranger's, and no UTF-8.
+    click.echo(json.dumps(value, indent=2, default=str))
 
 
 def _print_decisions(decisions: Iterable[Any]) -> None:
@@ -287,19 +286,28 @@ def _print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> No
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(_plain(cell)) for cell in row))
     terminal, text = Console(), io.StringIO()
     Console(file=text, width=terminal.width if terminal.is_terminal else 160).print(table)
     click.echo(text.getvalue().rstrip())
 
 
 def _because(reason: str) -> str:
-    return f": {reason}" if reason else ""
+    return f": {_plain(reason)}" if reason else ""
+
+
+def _plain(text: str) -> str:
+    """What a terminal shows and does not obey: a stranger may have written it on the volume."""
+    shown = (
+        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
+    )
+    return "".join(shown)
 
 
 def _size(number: int) -> str:

@@ -37,7 +37,7 @@ from typing import Final
 
 import msgspec
 
-from flashpool.envs.store.volume_files import Folder
+from flashpool.envs.store.volume_files import Folder, left_by_clock
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Outbox:
         """Those an earlier process has left, oldest first; deletes what is too old, or half."""
         try:
             files = self._files()
-            for half, _ in files.files(_UNFINISHED.fullmatch):
+            for half, _ in files.files(_is_left_over):
                 files.remove(half)
             found = files.files(_REPORT.fullmatch)
             now = files.now() if found else 0.0
@@ -194,6 +194,9 @@ class Outbox:
             endpoint = _within(own.parent, levels=2)
             others = [name for name in endpoint.names() if name != own.name]
             now = endpoint.now() if others else 0.0
+            for name, status in endpoint.files(left_by_clock):
+                if status.st_mtime < now - older_than_s:
+                    endpoint.remove(name)
         except OSError as error:
             _log.warning("Reports of other workers cannot be listed: %s", error)
             return
@@ -214,9 +217,14 @@ def _name(job_id: str) -> str:
     return hashlib.sha256(job_id.encode("utf-8", "surrogatepass")).hexdigest()[:32] + _SUFFIX
 
 
+def _is_left_over(name: str) -> bool:
+    """Whether a process that was killed at its work left this."""
+    return _UNFINISHED.fullmatch(name) is not None or left_by_clock(name)
+
+
 def _forget(worker: Folder, before: float) -> None:
     """Delete what a worker wrote before a time of the file system's clock."""
-    ours = [*worker.files(_REPORT.fullmatch), *worker.files(_UNFINISHED.fullmatch)]
+    ours = worker.files(lambda name: _REPORT.fullmatch(name) or _is_left_over(name))
     old = [name for name, status in ours if status.st_mtime < before]
     for name in old:
         if name.endswith(_SUFFIX):

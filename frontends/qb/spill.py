@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flashpool.envs.store.volume_files import Folder
+from flashpool.envs.store.volume_files import Folder, left_by_clock
 from flashpool.pool.calls import Outcome
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Spill:
             return
         self._looked = now
         try:
-            found = self._files.files(_OURS.fullmatch)
+            found = self._files.files(lambda name: _OURS.fullmatch(name) or left_by_clock(name))
             before = self._files.now() - self._keep_s if found else 0.0
             for name, status in found:
                 if status.st_mtime >= before:

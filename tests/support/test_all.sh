@@ -16,8 +16,10 @@ for version in 3.10 3.11 3.12 3.13 3.14; do
   python=$(VERSION=$version bash tests/support/find_python.sh) || continue
   echo "== Python $version: $python"
   kinds='not gpu' without=''
+  export FUZZ_S=600
   if [ "$(readlink -f "$python")" != "$(readlink -f "$default")" ]; then
     kinds='not gpu and not (differential and slow)'
+    FUZZ_S=60
     without=', without the packages of tests/differential'
     echo "== without the packages of tests/differential, which are tried with $default only"
   fi

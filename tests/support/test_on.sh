@@ -9,5 +9,8 @@ python=$1 venv=$2; shift 2
 
 UV_PROJECT_ENVIRONMENT=$venv .venv-uv/bin/uv sync -q --frozen --python "$python" \
   --reinstall-package flashpool
+# Fuzzing for long takes atheris, if it can be had for this interpreter, and else hypothesis.
+[ -z "${TEST_AT_RANDOM:-}" ] || UV_PROJECT_ENVIRONMENT=$venv .venv-uv/bin/uv sync -q --frozen --inexact \
+  --no-install-project --python "$python" --group fuzz || echo "no atheris for $python" >&2
 "$venv/bin/python" tests/support/client.py
 exec "$venv/bin/pytest" "$@"

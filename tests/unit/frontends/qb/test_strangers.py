@@ -230,6 +230,24 @@ def test_what_lies_in_the_place_of_a_lock_is_replaced(
     assert whole(victim)
 
 
+def test_what_a_killed_process_left_of_its_looks_at_the_clock_goes(tmp_path: Path) -> None:
+    ours, lost, results = worker(tmp_path), worker(tmp_path, "lost"), tmp_path / "results"
+    ours.keep(A)
+    lost.folder.mkdir()
+    results.mkdir()
+    clock = f".clock-{'0' * 16}"
+    left = [folder / clock for folder in (ours.folder, lost.folder, ours.folder.parent, results)]
+    others = [path.with_name(".clock-of-others") for path in left]
+    for path in (*left, *others):
+        path.touch()
+        os.utime(path, LONG_AGO)
+    assert list(ours.waiting(60)) == [A]
+    ours.forget_others(60)
+    Spill(results, 60).spilled("job", Outcome(body=b"1", format="json"))
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+
+
 # -- Results ------------------------------------------------------------------------------
 
 
