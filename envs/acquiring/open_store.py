@@ -12,7 +12,6 @@ look dead to other pods.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from dataclasses import dataclass, replace
 from typing import Final
@@ -26,6 +25,7 @@ from flashpool.envs.resolving.base_stubs import Stubs
 from flashpool.envs.resolving.memo import StoredMemo
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.claims import Claims
+from flashpool.envs.store.copies import Copies
 from flashpool.envs.store.eviction import Evictor, StoreLimits, sweep
 from flashpool.envs.store.layout import Store
 from flashpool.envs.store.lease_files import LeaseTable, Marks
@@ -56,6 +56,7 @@ class OpenStore:
     shared_holders: Liveness
     marks: Marks
     table: LeaseTable[Environment]
+    copies: Copies
     claims: Claims
     memo: StoredMemo
     evictor: Evictor
@@ -79,7 +80,8 @@ class OpenStore:
         if self.disk.watch is not None:
             self.disk.watch.check()
         # First, for where the volume is gone the rest is an error.
-        self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
+        self.table.forget_lost(self.copies.is_the_same)
+        self.copies.forget_all_but(self.table.held())
         if not self.holders.beat():
             self.table.mark_again()
         if self.archives_writable:
@@ -134,6 +136,7 @@ def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> 
         shared_holders=shared_holders,
         marks=marks,
         table=table,
+        copies=Copies(store),
         claims=claims,
         memo=StoredMemo(shared, settings.memo_s, settings.volume_key),
         evictor=evictor,
