@@ -182,6 +182,14 @@ class Environments:
             await self._choice.prepare(provider.open_store)
         return provider
 
+    def on_lost(self, tell: Callable[[str], None]) -> None:
+        """Have this told, in any thread, of environments that are not where they were.
+
+        Whatever is found there later is another copy: processes that run in the old one know
+        directories as they were.
+        """
+        self._stores.on_lost = tell
+
     async def published(self) -> None:
         """Wait until what was built is there for other pods too."""
         for provider in self._stores:

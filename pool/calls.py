@@ -71,10 +71,16 @@ class CallLimits:
         return replace(self, run_s=run_s, build_and_run_s=None)
 
 
+#: Between an environment's digest and the number of its copy.
+COPY: Final = "~"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
     """Which environment a call was given, and what that took before it was submitted."""
 
+    #: Its name in the pool: ``base``, or its digest, with a number behind it (`COPY`) where
+    #: processes run in an earlier copy of it still.
     environment: str = BASE_ENVIRONMENT
     #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` when it could not be
     #: had, and nothing when none was looked for.
@@ -82,6 +88,11 @@ class Provision:
     resolve_s: float = 0.0
     fetch_s: float = 0.0
     build_s: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """``base``, or the digest: the same for each copy."""
+        return self.environment.partition(COPY)[0]
 
 
 def unprovided(seconds: float, phase: str) -> Provision:
@@ -155,7 +166,7 @@ class Call:
         """The call in an environment that was found for its spec, which took so long."""
         want = self.want
         if want is not None and want.code is not None and provision.environment != BASE_ENVIRONMENT:
-            want = want._replace(code=(want.code, provision.environment))
+            want = want._replace(code=(want.code, provision.digest))
         limits = self.limits.after_build(seconds)
         return replace(self, spec=None, provision=provision, want=want, limits=limits)
 
@@ -200,7 +211,7 @@ class Receipt(NamedTuple):
     @property
     def environment(self) -> str:
         """``base``, or the digest of the environment."""
-        return self.provision.environment
+        return self.provision.digest
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, the shape of a response's ``receipt``."""
@@ -222,7 +233,7 @@ class Receipt(NamedTuple):
         return {
             "seconds": seconds,
             "peak_rss_mb": self.peak_rss_mb,
-            "environment": provision.environment or None,
+            "environment": provision.digest or None,
             "environment_origin": origin or None,
             "environment_hit": origin not in ("built", "failed") if origin else None,
             "start_method": self.start_method,

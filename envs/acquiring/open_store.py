@@ -12,7 +12,6 @@ look dead to other pods.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from flashpool.envs.resolving.base_stubs import Stubs
 from flashpool.envs.resolving.memo import StoredMemo
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.claims import Claims
+from flashpool.envs.store.copies import Copies
 from flashpool.envs.store.eviction import Evictor, StoreLimits, sweep
 from flashpool.envs.store.file_copies import link_mode_for
 from flashpool.envs.store.layout import Store
@@ -75,6 +75,7 @@ class OpenStore:
     shared_holders: Liveness
     marks: Marks
     table: LeaseTable[Environment]
+    copies: Copies
     claims: Claims
     memo: StoredMemo
     evictor: Evictor
@@ -99,7 +100,8 @@ class OpenStore:
         if self.disk.watch is not None:
             self.disk.watch.check()
         # First, for where the volume is gone the rest is an error.
-        self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
+        self.table.forget_lost(self.copies.is_the_same)
+        self.copies.forget_all_but(self.table.held())
         if not self.holders.beat():
             self.table.mark_again()
             # Once more: some may have gone before they had their marks again.
@@ -182,6 +184,7 @@ def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> 
         shared_holders=shared_holders,
         marks=marks,
         table=table,
+        copies=Copies(store),
         claims=claims,
         memo=StoredMemo(
             shared,

@@ -56,6 +56,8 @@ class OpenStores:
         self._settings = settings
         self._provide = provide
         self._known: dict[Places, Provider] = {}
+        #: Told, in any thread, which environment is not where it was, or is another copy by now.
+        self.on_lost: Callable[[str], None] = lambda _digest: None
         self._local = DiskThreads("local disk")
         self._volume = self._local
         self._heartbeats: list[HeartbeatThread] = []
@@ -185,6 +187,7 @@ class OpenStores:
         if places.may_hang:
             keep_apart(places.shared)
         open_store = await disk.run(open_the_store, self._settings, places, disk)
+        open_store.table.on_lost = self.on_lost
         self._heartbeats.append(HeartbeatThread(open_store, self._settings.beat_s))
         self._known[key] = self._provide(open_store)
         return self._known[key]

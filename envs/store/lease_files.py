@@ -167,6 +167,8 @@ class LeaseTable(Generic[T]):
         self._released = threading.Condition(self._lock)
         self._entries: dict[str, _Entry[T]] = {}
         self._pinned: Counter[str] = Counter()
+        #: Called, by the thread that finds out, with what is not where it was.
+        self.on_lost: Callable[[str], None] = lambda _digest: None
         #: Their marks are being removed: who wants one of them waits, or loses the new mark too.
         self._releasing: Counter[str] = Counter()
 
@@ -276,9 +278,12 @@ class LeaseTable(Generic[T]):
         """
         deleted = [digest for digest in self.held() if not is_there(digest)]
         with self._lock:
-            lost = [self._entries[digest] for digest in deleted if digest in self._entries]
-            for entry in lost:
-                entry.lost = True
+            lost = [digest for digest in deleted if digest in self._entries]
+            news = [digest for digest in lost if not self._entries[digest].lost]
+            for digest in lost:
+                self._entries[digest].lost = True
+        for digest in news:
+            self.on_lost(digest)
 
     def clear(self) -> None:
         """Release everything, at the end of the process's use."""

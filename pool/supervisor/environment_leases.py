@@ -3,6 +3,8 @@
     resolve(spec) -> the store's lease -> EnvironmentRegistry.add -> Provision
                            held here, one per environment ...
     on_unused(name)        ... until none of its processes and calls is left
+    lost(digest)           the store says that it is not where it was, or is another copy: who
+                           runs in the old one finishes, and new calls get a name and processes anew
     on_learned(...)        noted in the store, preloaded next time, elsewhere too
 
 A call that names nothing never comes here, and the store is opened by the first that does.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import Any, Protocol
 from flashpool import envs
 from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
 from flashpool.envs.acquiring.provider import Provider
-from flashpool.pool.calls import Phase, Provision
+from flashpool.pool.calls import COPY, Phase, Provision
 from flashpool.pool.errors import EnvironmentError, FlashpoolError, InvalidRequest, Timeout
 from flashpool.pool.stats import StoreStats
 
@@ -63,18 +66,26 @@ class StoredEnvironments:
         self._base_python = settings.base_python
         self._limit_s = settings.build_timeout_s
         self._registry = registry
-        #: One lease for each environment that the pool knows.
+        #: One lease for each environment that the pool knows, by its name there.
         self._held: dict[str, Lease] = {}
+        #: The names of second and later copies, for new calls; and how many there were.
+        self._names: dict[str, str] = {}
+        self._copies = itertools.count(2)
+        #: Names of copies that are lost: no new call goes there.
+        self._lost: set[str] = set()
         self._provider: Provider | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: Environments in use that the store would rather delete.
         self._unwanted: set[str] = set()
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         registry.on_unused = self._unused
         registry.on_learned = self._learned
+        self._store.on_lost(self._found_lost)
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
         """The environment, held until the pool has no more use for it."""
+        self._loop = asyncio.get_running_loop()
         try:
             return await self._leased(await self._store.acquire(spec, progress=report))
         except EnvironmentFailure as failure:
@@ -86,41 +97,49 @@ class StoredEnvironments:
         if environment.root is None and environment.python == Path(self._base_python):
             lease.release()
             return Provision()
-        name = environment.digest
-        if self._is_held(name, environment.python):
+        digest = environment.digest
+        if self._is_held(digest, environment.python):
             lease.release()
         else:
-            await self._introduce(name, lease)
+            await self._introduce(digest, lease)
         seconds = environment.seconds
         return Provision(
-            environment=name,
+            environment=self._name(digest),
             origin=environment.origin,
             resolve_s=seconds.resolve,
             fetch_s=seconds.fetch,
             build_s=seconds.build,
         )
 
-    async def _introduce(self, name: str, lease: Lease) -> None:
+    def _name(self, digest: str) -> str:
+        """What the pool calls the copy that new calls run in."""
+        return self._names.get(digest, digest)
+
+    async def _introduce(self, digest: str, lease: Lease) -> None:
         """Make it known to the pool, with what its calls imported at other times."""
         with contextlib.ExitStack() as unless_kept:
             # Also when the caller leaves meanwhile, and this is cancelled.
             unless_kept.callback(lease.release)
-            learned = await self._store.preloads(name)
+            learned = await self._store.preloads(digest)
             await self._watch_pressure()
-            if self._is_held(name, lease.environment.python) or self._closing:
+            if self._is_held(digest, lease.environment.python) or self._closing:
                 return  # another request was faster
             unless_kept.pop_all()
-        # Held already, but elsewhere: its volume went, and it was made again on local disk.
-        before = self._held.get(name)
+        before = self._name(digest)
+        if before in self._held:
+            # It is lost, or elsewhere: its volume went, and it was made again on local disk.
+            # Whoever runs in what was there finishes; that knows no module of the new copy.
+            self._names[digest] = f"{digest}{COPY}{next(self._copies)}"
+            self._registry.supersede(before)
+        name = self._name(digest)
         self._held[name] = lease
         python = str(lease.environment.python)
         self._registry.add(name, python, learned.modules, learned.entries)
-        if before is not None:
-            before.release()
 
-    def _is_held(self, name: str, python: Path) -> bool:
+    def _is_held(self, digest: str, python: Path) -> bool:
+        name = self._name(digest)
         held = self._held.get(name)
-        return held is not None and held.environment.python == python
+        return held is not None and held.environment.python == python and name not in self._lost
 
     def _error(self, failure: EnvironmentFailure) -> FlashpoolError:
         if isinstance(failure, envs.BuildTimeout):
@@ -154,13 +173,17 @@ class StoredEnvironments:
         lease = self._held.pop(name, None)
         if lease is not None:
             lease.release()
-        if name in self._unwanted and self._provider is not None:
+        digest = _digest(name)
+        self._lost.discard(name)
+        if self._names.get(digest) == name:
+            del self._names[digest]
+        if digest in self._unwanted and self._provider is not None:
             self._begin(self._provider.make_room(reserve=False))
-        self._unwanted.discard(name)
+        self._unwanted.discard(digest)
 
     def _learned(self, name: str, modules: tuple[str, ...], entries: tuple[str, ...]) -> None:
         if not self._closing:
-            self._begin(self._store.record_preloads(name, modules, entries))
+            self._begin(self._store.record_preloads(_digest(name), modules, entries))
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)
@@ -182,9 +205,31 @@ class StoredEnvironments:
 
     def _pressed(self, digests: tuple[str, ...]) -> list[str]:
         """They would be deleted for room, were they not in use: idle ones are not worth it."""
-        pressed = self._held.keys() & set(digests)
-        self._unwanted |= pressed
-        return [name for name in pressed if self._registry.retire_idle(name)]
+        copies: dict[str, list[str]] = {}
+        for name in self._held:
+            if (digest := _digest(name)) in digests:
+                copies.setdefault(digest, []).append(name)
+        self._unwanted |= copies.keys()
+        # Each copy is asked, also when one of them is in use.
+        idle = {
+            name: self._registry.retire_idle(name) for names in copies.values() for name in names
+        }
+        return [digest for digest, names in copies.items() if all(map(idle.get, names))]
+
+    def _found_lost(self, digest: str) -> None:
+        """It is not where it was, a thread of the store says."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._lose, digest)
+
+    def _lose(self, digest: str) -> None:
+        name = self._name(digest)
+        if name in self._held and not self._closing:
+            _log.warning(
+                "environment %s is not where it was: its processes take no new calls", name
+            )
+            self._lost.add(name)
+            self._registry.supersede(name)
 
     async def published(self) -> None:
         """Wait for archives that are being made."""
@@ -199,3 +244,7 @@ class StoredEnvironments:
         for lease in held.values():
             lease.release()
         await self._store.close()
+
+
+def _digest(name: str) -> str:
+    return name.partition(COPY)[0]

@@ -75,6 +75,14 @@ class EnvironmentRegistry:
         self.unwanted.add(name)
         return True
 
+    def supersede(self, name: str) -> None:
+        """Calls from now on have another copy of it: its processes go when none runs there."""
+        scheduler = self._components.scheduler
+        if scheduler.is_idle(name):
+            self._actions.do(scheduler.retire_idle(name, self._components.now()))
+        else:
+            self.unwanted.add(name)
+
     def settle(self, name: str) -> None:
         """Something of it has come to rest: nobody may want it, and nothing keep it up."""
         scheduler = self._components.scheduler

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flashpool.envs.store.preloads import Preloads
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.errors import EnvironmentError, InvalidRequest, Timeout
 from flashpool.pool.supervisor.environment_leases import StoredEnvironments
+from support.waiting import until
 
 BASE = Path("/base/python")
 SPEC = Spec(requirements=("thing",))
@@ -38,6 +40,9 @@ class Pool:
     def retire_idle(self, name: str) -> bool:
         self.retired.append(name)
         return True
+
+    def supersede(self, name: str) -> None:
+        self.retired.append(name)
 
 
 class Provider:
@@ -168,6 +173,56 @@ def test_under_pressure_idle_ones_are_let_go_and_room_is_made_then() -> None:
         pool.on_unused("abc")
         await asyncio.sleep(0)
         assert (store.leased, store.provider.rooms) == (0, 1)
+
+    asyncio.run(main())
+
+
+def test_a_copy_that_is_lost_gets_no_new_call() -> None:
+    """The store's thread says so; the next request has a name, and a lease, of its own."""
+
+    async def main() -> None:
+        store = Store()
+        environments, pool = made(store)
+        assert (await environments.resolve(SPEC, ignore)).environment == "abc"
+        await asyncio.to_thread(environments._found_lost, "abc")
+        await until(lambda: pool.retired == ["abc"])
+        again = await environments.resolve(SPEC, ignore)
+        assert again.environment != "abc"
+        assert again.digest == "abc"
+        assert store.leased == 2
+        pool.on_learned(again.environment, ("numpy",), ())
+        await asyncio.sleep(0)
+        assert store.recorded == [("abc", ("numpy",), ())]
+        assert (await environments.resolve(SPEC, ignore)).environment == again.environment
+        pool.on_unused("abc")
+        assert store.leased == 1
+        assert (await environments.resolve(SPEC, ignore)).environment == again.environment
+        pool.on_unused(again.environment)
+        assert store.leased == 0
+        assert (await environments.resolve(SPEC, ignore)).environment == "abc"
+        await environments.close()
+
+    asyncio.run(main())
+
+
+def test_a_copy_elsewhere_has_processes_of_its_own() -> None:
+    """Its volume went away, and it was made again on local disk: calls in the old one finish."""
+
+    async def main() -> None:
+        store = Store()
+        environments, pool = made(store)
+        await environments.resolve(SPEC, ignore)
+        store.environment = replace(store.environment, python=Path("/local/python"))
+        again = await environments.resolve(SPEC, ignore)
+        assert [(name, python) for name, python, _ in pool.added] == [
+            ("abc", "/made/python"),
+            (again.environment, "/local/python"),
+        ]
+        assert pool.retired == ["abc"]
+        assert store.provider.tell(("abc",)) == ["abc"]
+        assert pool.retired == ["abc", "abc", again.environment]
+        await environments.close()
+        assert store.leased == 0
 
     asyncio.run(main())
 

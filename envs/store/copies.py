@@ -1,0 +1,41 @@
+"""Whether an environment is still the copy that it was, or another one lies in its place by now.
+
+A volume that went away and came back, or that other pods write to, has under the same name what
+was built anew. Processes that run in the old copy know its directories as they were, and find no
+module that they have not imported yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from .layout import Store
+from .manifest import FACTS
+
+__all__ = ["Copies"]
+
+
+class Copies:
+    """The copies that one process has seen, by the time at which their facts were written."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._written: dict[str, int] = {}
+
+    def is_the_same(self, digest: str) -> bool:
+        """Whether it lies where it was, and is the copy that lay there last time; blocking."""
+        try:
+            written = os.stat(self._store.environment(digest) / FACTS).st_mtime_ns
+        except OSError:
+            self._written.pop(digest, None)
+            return False
+        if self._written.setdefault(digest, written) == written:
+            return True
+        self._written.pop(digest, None)
+        return False
+
+    def forget_all_but(self, digests: Collection[str]) -> None:
+        """Remember nothing of the others."""
+        for digest in self._written.keys() - set(digests):
+            self._written.pop(digest, None)
