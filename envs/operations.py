@@ -172,7 +172,9 @@ async def _finished(
 def _withdrawn(built: Built) -> bool:
     """Whether its files turned out not to be those of its wheels."""
     found = built.environment
-    return found is not None and found.origin == "built" and read_facts(found.root) is None
+    if found is None or found.root is None or found.origin != "built":
+        return False
+    return read_facts(found.root) is None
 
 
 async def _built(environments: Environments, spec: Spec, progress: Report | None) -> Built:
