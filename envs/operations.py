@@ -149,9 +149,33 @@ async def build(
 ) -> Built:
     """Build one set (or find it built), and finish it: bytecode, seal, archive."""
     spec = Spec(requirements=tuple(requirements), python_version=python)
-    built = await _built(environments, spec, progress)
-    await (await environments.open()).settled()
+    (built,) = await _finished(environments, [spec], progress)
     return built
+
+
+async def _finished(
+    environments: Environments, specs: Iterable[Spec], progress: Report | None
+) -> tuple[Built, ...]:
+    """Build sets one after the other, then finish all; once more what did not stand that."""
+    asked = [(spec, await _built(environments, spec, progress)) for spec in specs]
+    provider = await environments.open()
+    await provider.settled()
+    done = [
+        await _built(environments, spec, progress)
+        if await run_in_thread(_withdrawn, built)
+        else built
+        for spec, built in asked
+    ]
+    await provider.settled()
+    return tuple(done)
+
+
+def _withdrawn(built: Built) -> bool:
+    """Whether its files turned out not to be those of its wheels."""
+    found = built.environment
+    if found is None or found.root is None or found.origin != "built":
+        return False
+    return read_facts(found.root) is None
 
 
 async def _built(environments: Environments, spec: Spec, progress: Report | None) -> Built:
@@ -175,12 +199,9 @@ async def warm(
     environments: Environments, path: Path, *, progress: Report | None = None
 ) -> tuple[Built, ...]:
     """Build every set of a file, one after the other; a failure does not stop the rest."""
-    built = [
-        await _built(environments, Spec(requirements=requirements), progress)
-        for requirements in await run_in_thread(read_requirements, path)
-    ]
-    await (await environments.open()).settled()
-    return tuple(built)
+    sets = await run_in_thread(read_requirements, path)
+    specs = [Spec(requirements=requirements) for requirements in sets]
+    return await _finished(environments, specs, progress)
 
 
 def read_requirements(path: Path) -> list[tuple[str, ...]]:

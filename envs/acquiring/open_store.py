@@ -12,6 +12,7 @@ look dead to other pods.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable

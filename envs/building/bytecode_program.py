@@ -2,8 +2,8 @@
 
     python -I -S bytecode_program.py compile|mend|check ENVIRONMENT FINAL ENTRY... -> JSON
 
-compile  every module of the entries (files and directories), anew: what lies there already
-         may be cut, or another module's
+compile  every module of the entries (files and directories); what lies there already is
+         replaced if it is cut, or another module's
 mend     delete what Python would take for the bytecode of a module, and is not
 check    only tell of it
 
@@ -28,7 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Nobody takes it for bytecode; whoever repeats the work writes it anew.
+#: Nobody takes it for bytecode, and no seal counts it: two processes may be at it at once, and
+#: one that is killed leaves it.
 UNFINISHED = ".flashpool-unfinished"
 #: Larger bytecode is none that anybody wrote for a module.
 _MOST = 256 * 1024 * 1024
@@ -65,8 +66,18 @@ def compile_module(source: str, shown: str) -> None:
         _delete(target)
         return
     header = [0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF]
-    magic = importlib.util.MAGIC_NUMBER
-    write_whole(target, magic + b"".join(n.to_bytes(4, "little") for n in header) + body)
+    head = importlib.util.MAGIC_NUMBER + b"".join(n.to_bytes(4, "little") for n in header)
+    if not _holds(target, head, code):
+        write_whole(target, head + body)
+
+
+def _holds(target: str, head: bytes, code: types.CodeType) -> bool:
+    """Whether this is there already: written anew it may differ, and another's seal with it."""
+    try:
+        with open(target, "rb") as file:
+            return file.read(len(head)) == head and marshal.loads(file.read(_MOST)) == code  # noqa: S302
+    except (OSError, EOFError, ValueError, TypeError, MemoryError):
+        return False
 
 
 def write_whole(target: str, data: bytes) -> None:
@@ -75,8 +86,7 @@ def write_whole(target: str, data: bytes) -> None:
     `py_compile` of CPython before 3.12.8 and 3.13.1 takes a short write for a whole one.
     """
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    unfinished = target + UNFINISHED
-    _delete(unfinished)
+    unfinished = f"{target}.{os.urandom(4).hex()}{UNFINISHED}"
     handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         try:

@@ -52,6 +52,8 @@ FILES: Final = "flashpool.files"
 SEAL: Final = "flashpool.seal"
 #: Ours, and therefore not listed in themselves.
 _OWN: Final = frozenset({FACTS, FILES, SEAL})
+#: Bytecode that is being written, or that a killed process left: nobody reads it.
+_UNFINISHED: Final = ".flashpool-unfinished"
 _VERSION: Final = re.compile(r"3\.\d{1,3}[\w.+]{0,40}", re.ASCII)
 #: No disk is larger.
 _MOST_BYTES: Final = 1 << 60
@@ -131,7 +133,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(path)
-                elif path not in _OWN:
+                elif path not in _OWN and not path.endswith(_UNFINISHED):
                     yield path, entry
 
 
@@ -305,28 +307,33 @@ def sealed(environment: Path) -> bool:
 def check_seal(environment: Path, key: bytes | None) -> None:
     """Raise Tampered unless the content is what was sealed, and what its wheels hold."""
     stored = read_json(environment / SEAL) or {}
-    files, unlike = stored.get("files"), stored.get("unlike")
+    # Earlier versions, whose environments may lie beside ours, wrote down no such files.
+    files, unlike = stored.get("files"), stored.get("unlike", [])
     if (
         not isinstance(files, dict)
         or not all(isinstance(text, str) for text in files.values())
         or not isinstance(unlike, list)
     ):
         raise Tampered(f"environment {environment.name} has no seal", advice=_ADVICE)
-    content = {"facts": read_json(environment / FACTS), "files": files, "unlike": unlike}
+    content = {**stored, "facts": read_json(environment / FACTS)}
+    content.pop("mac", None)
     if key and not signed_by(key, content, str(stored.get("mac", ""))):
         raise Tampered(
             f"the signature of environment {environment.name} does not match", advice=_ADVICE
         )
-    found = _compare(environment, files)
+    # Imports added bytecode to those environments, which was no sign of anything.
+    found = _compare(environment, files, bytecode="unlike" in stored or key is not None)
     new = [path for path in unlike_wheels(environment, found) if path not in unlike]
     if new:
         raise _unlike(environment, new)
 
 
-def _compare(environment: Path, expected: Mapping[str, str]) -> dict[str, str]:
+def _compare(environment: Path, expected: Mapping[str, str], *, bytecode: bool) -> dict[str, str]:
     found = {path: _hash_entry(environment / path, entry) for path, entry in _bounded(environment)}
     changed = sorted(path for path, value in expected.items() if found.get(path) != value)
-    unknown = sorted(path for path in found if path not in expected)
+    unknown = sorted(
+        path for path in found if path not in expected and (bytecode or not _is_bytecode(path))
+    )
     if changed or unknown:
         path = (changed or unknown)[0]
         what = "differs from what was sealed" if changed else "was added after sealing"

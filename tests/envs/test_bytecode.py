@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -157,6 +158,31 @@ def test_what_is_cut_when_an_environment_is_finished_is_not_sealed(
     assert (module.read_bytes() == whole) if compiled else not module.exists()
     assert problem_of(setup, run) == ""
     python(root, "import beta, alpha")
+
+
+def test_several_at_once_write_whole_files_and_good_ones_stay(tmp_path: Path) -> None:
+    """Where claims are worth nothing, two processes finish the same environment."""
+    for number in range(30):
+        (tmp_path / f"m{number}.py").write_text(MODULE)
+    program = [sys.executable, "-I", "-S", bytecode_program.__file__]
+    argv = [*program, "compile", str(tmp_path), str(tmp_path), str(tmp_path)]
+    running = [subprocess.Popen(argv, stdout=subprocess.PIPE, env={}) for _ in range(3)]
+    for process in running:
+        out, _ = process.communicate()
+        assert json.loads(out) == {"bad": [], "error": None}
+    folder = tmp_path / "__pycache__"
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+    assert len(before) == 30
+    assert list(bytecode_program.problems(str(tmp_path))) == []
+    subprocess.run(argv, stdout=subprocess.DEVNULL, check=True, env={})
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
+
+
+def test_what_a_killed_compilation_left_is_no_part_of_the_environment(setup: Any, run: Run) -> None:
+    root = built(setup, run, "beta")
+    path = cached(root, "alpha/__init__.py")
+    path.with_name(f"{path.name}.12345678{bytecode_program.UNFINISHED}").write_bytes(b"half")
+    assert problem_of(setup, run) == ""
 
 
 def test_what_cannot_be_written_is_an_error_and_nothing_that_is_cut(

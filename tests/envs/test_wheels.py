@@ -123,6 +123,23 @@ def test_a_process_that_has_the_environment_gets_it_built_anew(
     run(main())
 
 
+def test_who_builds_ahead_of_calls_gets_what_is_right(
+    setup: Any, run: Run, version_in: VersionIn
+) -> None:
+    run(acquired(setup, "alpha", "beta"))
+    write_in_place(in_cache(setup))
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            built = await operations.build(environments, ["alpha"])
+            assert built.environment is not None
+            assert version_in(built.environment.python, "alpha") == "2.0"
+
+    run(main())
+    assert problems(setup, run) == []
+    assert run(acquired(setup, "alpha"))[1] == "disk"
+
+
 def test_with_a_key_nobody_gets_what_differs_from_its_wheel(
     setup: Any, run: Run, version_in: VersionIn
 ) -> None:

@@ -554,6 +554,24 @@ def test_what_is_no_file_holds_up_no_check(store: Store) -> None:
     assert done == ["checked"]
 
 
+@pytest.mark.parametrize("key", [b"key", None])
+def test_a_seal_of_an_earlier_version_counts(key: bytes | None, store: Store) -> None:
+    """It lies on a volume that both use. Without a key, imports could add bytecode there."""
+    path = environment(store, A)
+    manifest.seal(path, key)
+    content = read_json(path / manifest.SEAL) or {}
+    del content["unlike"], content["mac"]
+    write_json(path / manifest.SEAL, {**content, "mac": manifest.sign(content, key)})
+    manifest.check_seal(path, key)
+    (path / "__pycache__").mkdir()
+    (path / "__pycache__" / "x.pyc").touch()
+    if key:
+        with pytest.raises(Tampered):
+            manifest.check_seal(path, key)
+    else:
+        manifest.check_seal(path, key)
+
+
 @pytest.mark.parametrize("files", [["x"], "x", 7, [["a", "b", "c"]], None])
 def test_a_seal_of_strangers_is_no_surprise(files: Any, store: Store) -> None:
     path = environment(store, A)
