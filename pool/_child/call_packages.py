@@ -48,8 +48,8 @@ def prepare() -> None:
     os.posix_spawn = _spawning(os.posix_spawn)
     os.posix_spawnp = _spawning(os.posix_spawnp)
     # The module's other ways to replace a process, and to start one, look these up in it.
-    os.execv = _executing(os.execv)  # type: ignore[assignment]
-    os.execve = _executing(os.execve)  # type: ignore[assignment]
+    os.execv = _executing(os.execv)
+    os.execve = _executing(os.execve)
     if (there := sys.modules.get("_posixsubprocess")) is not None:
         # Something in `site` starts programs. `subprocess` has a name of its own for it.
         wrapped = _forking(there.fork_exec)
@@ -224,12 +224,12 @@ def _variables(known: Mapping[str, str]) -> dict[str, str]:
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
     }
-    theirs = known.get("PIP_CONFIG_FILE")
-    if theirs is not None and theirs.startswith(target):  # it is of a program that was told
-        theirs = known.get(_THEIR_PIP_SETTINGS)
-    if theirs is not None:
-        told[_THEIR_PIP_SETTINGS] = theirs
-    told["PIP_CONFIG_FILE"] = _pip_settings(target, theirs)
+    given = known.get("PIP_CONFIG_FILE")
+    if given is not None and given.startswith(target):  # it is of a program that was told
+        given = known.get(_THEIR_PIP_SETTINGS)
+    if given is not None:
+        told[_THEIR_PIP_SETTINGS] = given
+    told["PIP_CONFIG_FILE"] = _pip_settings(target, given)
     if "UV_CONFIG_FILE" in os.environ:
         told["UV_CONFIG_FILE"] = os.environ["UV_CONFIG_FILE"]
     for name, ours in (("PYTHONPATH", [target, _FRONT]), ("PATH", [f"{target}/bin"])):
