@@ -1,4 +1,4 @@
-"""A virtualenv's skeleton, made by hand: three links, a directory, one file of settings.
+"""A virtualenv's skeleton, made by hand: three links, a directory, two files of settings.
 
 The same as `uv venv --relocatable` makes, but for the activation scripts that nobody
 sources here; at a hundredth of its time, and of the files to archive.
@@ -7,8 +7,17 @@ sources here; at a hundredth of its time, and of the files to archive.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 __all__ = ["link_interpreter", "make_virtualenv"]
+
+#: Settings that keep a pip that nobody told where else to install from changing it: what cannot
+#: be made or read is an error. Those of `call_packages`, in variables, come before them.
+_PIP: Final = """[install]
+target = /dev/null/calls share this environment: name packages in the request's dependencies
+[uninstall]
+requirement = /dev/null/others-use-this-environment--name-packages-in-dependencies
+"""
 
 
 def make_virtualenv(path: Path, python: Path, version: str) -> None:
@@ -25,6 +34,7 @@ def make_virtualenv(path: Path, python: Path, version: str) -> None:
     }
     text = "".join(f"{key} = {value}\n" for key, value in lines.items())
     (path / "pyvenv.cfg").write_text(text, encoding="utf-8")
+    (path / "pip.conf").write_text(_PIP, encoding="utf-8")
     link_interpreter(path, python, version)
 
 

@@ -2,6 +2,7 @@
 
     the call starts a program -> its variables: PYTHONPATH, PATH, FLASHPOOL_CALL_PACKAGES
     that program is pip       -> `for_children/pip`, which installs there
+    it does not find that     -> PIP_CONFIG_FILE: so does pip itself (``python -I``, ``--isolated``)
     the call imports          -> sys.path[0]
 
 An environment is shared by calls, and the server's own is used by all: neither is written to.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from binascii import crc32
 
 from . import call_files
 
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
 _FRONT = os.path.dirname(os.path.abspath(__file__)) + "/for_children"
 _INSTALLS = re.compile(rb"\b(pip[\d.]*|uv)\b")
 _UV = "[pip]\ntarget = {target!r}\n"
+#: What pip is to do by itself; as it cannot read the one file, it uninstalls nothing.
+_PIP = """[install]
+target = {target}
+upgrade = yes
+[uninstall]
+requirement = /dev/null/others-use-this-environment--name-packages-in-dependencies
+"""
+#: Other places to install into, which cannot be combined with a target.
+_PLACES = ("user", "prefix", "root")
+#: The file of settings that pip was given before, if it was.
+_THEIR_PIP_SETTINGS = "FLASHPOOL_PIP_CONFIG_FILE"
 
 
 def prepare() -> None:
@@ -34,6 +47,9 @@ def prepare() -> None:
     os.system = _telling(os.system)  # type: ignore[assignment]
     os.posix_spawn = _spawning(os.posix_spawn)
     os.posix_spawnp = _spawning(os.posix_spawnp)
+    # The module's other ways to replace a process, and to start one, look these up in it.
+    os.execv = _executing(os.execv)
+    os.execve = _executing(os.execve)
     if (there := sys.modules.get("_posixsubprocess")) is not None:
         # Something in `site` starts programs. `subprocess` has a name of its own for it.
         wrapped = _forking(there.fork_exec)
@@ -66,7 +82,7 @@ class ChildrenFinder:
     def _of_pip(self) -> None:
         if not call_files.is_of_a_call():
             return
-        os.environ.update(_variables(os.environ), PIP_TARGET=_directory())
+        os.environ.update(_variables(os.environ))
         from importlib.machinery import PathFinder
 
         from .for_children import bundled_pip
@@ -170,6 +186,27 @@ def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
     return spawn_telling
 
 
+def _executing(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """``execv`` and ``execve``, whose variables are those of this process or the last argument."""
+
+    def execute_telling(path: Any, argv: Any, *env: Mapping[Any, Any]) -> Any:
+        if call_files.is_of_a_call():
+            try:
+                _note(b"\0".join(map(os.fsencode, argv)))
+                if env:
+                    known = {
+                        os.fsdecode(name): os.fsdecode(value) for name, value in env[0].items()
+                    }
+                    env = ({**known, **_variables(known)},)
+                else:
+                    os.environ.update(_variables(os.environ))
+            except OSError:
+                pass
+        return execute(path, argv, *env)
+
+    return execute_telling
+
+
 def _directory() -> str:
     """The directory; on the path of this process once it was asked for."""
     path = f"{call_files.directory()}/packages"
@@ -187,9 +224,59 @@ def _variables(known: Mapping[str, str]) -> dict[str, str]:
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
     }
+    given = known.get("PIP_CONFIG_FILE")
+    if given is not None and given.startswith(target):  # it is of a program that was told
+        given = known.get(_THEIR_PIP_SETTINGS)
+    if given is not None:
+        told[_THEIR_PIP_SETTINGS] = given
+    told["PIP_CONFIG_FILE"] = _pip_settings(target, given)
     if "UV_CONFIG_FILE" in os.environ:
         told["UV_CONFIG_FILE"] = os.environ["UV_CONFIG_FILE"]
     for name, ours in (("PYTHONPATH", [target, _FRONT]), ("PATH", [f"{target}/bin"])):
         theirs = known.get(name, os.defpath if name == "PATH" else "").split(os.pathsep)
         told[name] = os.pathsep.join([*ours, *(one for one in theirs if one and one not in ours)])
     return told
+
+
+def _pip_settings(target: str, theirs: str | None) -> str:
+    """A file that has pip install into the directory, beside what its user has it do.
+
+    A variable of pip's would do for the directory; but not with ``--isolated``, nor for what it
+    uninstalls.
+    """
+    path = f"{target}.pip.conf"
+    if theirs is not None:
+        path = f"{target}.pip-{crc32(os.fsencode(theirs)):x}.conf"
+    if not os.path.exists(path):
+        made = f"{path}.{os.urandom(4).hex()}"
+        with open(made, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(_with_theirs(_PIP.format(target=target), _user_settings(theirs)))
+        os.rename(made, path)
+    return path
+
+
+def _user_settings(given: str | None) -> list[str]:
+    """Files of settings that pip reads, or would if it were not given another."""
+    if given is not None:
+        return [given]
+    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return [os.path.expanduser(name) for name in ("~/.pip/pip.conf", f"{config}/pip/pip.conf")]
+
+
+def _with_theirs(ours: str, files: list[str]) -> str:
+    if not (there := [one for one in files if os.path.isfile(one)]):
+        return ours
+    from configparser import Error, RawConfigParser
+    from io import StringIO
+
+    settings, text = RawConfigParser(), StringIO()
+    try:
+        settings.read(there, encoding="utf-8")
+    except (Error, UnicodeError, OSError):
+        return ours  # as pip, which would say so
+    for section in settings.sections():
+        for place in _PLACES:
+            settings.remove_option(section, place)
+    settings.read_string(ours)
+    settings.write(text)
+    return text.getvalue()

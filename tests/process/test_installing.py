@@ -1,6 +1,7 @@
 """What a call installs, and the commands that it finds: those of its own environment."""
 
 import os
+import platform
 import subprocess
 import sys
 import zipfile
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from flashpool.envs.building.virtualenv import make_virtualenv
+from flashpool.pool._child.for_children import bundled_pip
 from support.live import WORKER_ENV, Live, value
+from support.wants import missing
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,132 @@ def test_what_a_call_installs_is_its_own(live: Live, wheel: Path, how: str) -> N
     assert live.value(code), "nothing of it is in the environment"
     here = subprocess.run([sys.executable, "-c", "import parcel"], check=False, capture_output=True)
     assert here.returncode == 1
+
+
+@pytest.fixture(scope="module")
+def with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter whose own packages hold pip, and one that may be uninstalled."""
+    if (bundled := bundled_pip.wheel()) is None:
+        raise missing("python3-venv", "this Python brings no pip")
+    folder = tmp_path_factory.mktemp("with-pip") / "base"
+    make_virtualenv(folder, Path(os.path.realpath(sys.executable)), platform.python_version())
+    (folder / "pip.conf").unlink(missing_ok=True)  # a base is not of our making
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    with zipfile.ZipFile(bundled) as file:
+        file.extractall(packages)
+    (packages / "lodger.py").write_text("")
+    info = packages / "lodger-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lodger\nVersion: 1.0\n")
+    (info / "INSTALLER").write_text("pip\n")
+    (info / "RECORD").write_text("lodger.py,,\nlodger-1.0.dist-info/METADATA,,\n")
+    return folder / "bin" / "python"
+
+
+def names_in(python: Path) -> list[str]:
+    (packages,) = python.parent.parent.glob("lib/python3*/site-packages")
+    return sorted(one.name for one in packages.iterdir())
+
+
+AROUND = """
+import os, subprocess, sys
+PIP = [sys.executable, "-I", "-m", "pip"]
+def f(how, words):
+    if how == "in this process":
+        from pip._internal.cli.main import main
+        code = main(words)
+    elif how == "execve":
+        pid = os.fork()
+        if pid == 0:
+            os.execve(sys.executable, [*PIP, *words], {"PATH": os.environ["PATH"]})
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    elif how == "spawnv":
+        code = os.spawnv(os.P_WAIT, sys.executable, [*PIP, *words])
+    else:
+        code = subprocess.run([*PIP, *words, *(["--isolated"] if how == "isolated" else [])]).returncode
+    if words[0] == "uninstall":
+        return code
+    try:
+        import parcel
+        return code, parcel.V
+    except ImportError:
+        return code, None
+"""
+WAYS = ("a command", "isolated", "spawnv", "execve")
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_pip_that_is_told_to_look_at_nothing_installs_for_the_call(
+    make_live: Any, with_pip: Path, wheel: Path, how: str
+) -> None:
+    live = make_live(base_python=str(with_pip), slots=1).ready()
+    before = names_in(with_pip)
+    outcome = live.start(AROUND, how, ["install", "--no-index", str(wheel)]).wait(120)
+    # What a process that the call did not start by a program installs, the call does not see.
+    own = how in ("a command", "isolated")
+    assert value(outcome) == (0, 7 if own else None), outcome.output.decode()
+    assert names_in(with_pip) == before
+
+
+@pytest.mark.parametrize("how", [*WAYS, "in this process"])
+def test_pip_that_is_told_to_look_at_nothing_uninstalls_nothing(
+    make_live: Any, with_pip: Path, how: str
+) -> None:
+    live = make_live(base_python=str(with_pip), slots=1).ready()
+    before = names_in(with_pip)
+    outcome = live.start(AROUND, how, ["uninstall", "--yes", "lodger"]).wait(120)
+    assert value(outcome), "it failed"
+    assert b"name-packages-in-dependencies" in outcome.output
+    assert names_in(with_pip) == before
+
+
+def test_pip_keeps_its_users_settings(make_live: Any, with_pip: Path, tmp_path: Path) -> None:
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "pip.conf").write_text(
+        "[global]\nindex-url = http://index.invalid/%s\n[install]\nuser = yes\n"
+    )
+    given = tmp_path / "given.conf"
+    given.write_text("[global]\nindex-url = http://other.invalid/\n")
+    live = make_live(
+        base_python=str(with_pip), worker_env={**WORKER_ENV, "XDG_CONFIG_HOME": str(tmp_path)}
+    )
+    code = """
+import os, subprocess, sys
+def f(given):
+    def listed(**more):
+        words = [sys.executable, "-I", "-m", "pip", "config", "list"]
+        return subprocess.check_output(words, env={**os.environ, **more}, text=True)
+    return listed(), listed(PIP_CONFIG_FILE=given), listed()
+"""
+    first, other, again = value(live.start(code, str(given)).wait(120))
+    assert first == again
+    assert "index-url='http://index.invalid/%s'" in first
+    assert "index-url='http://other.invalid/'" in other
+    for settings in (first, other):
+        assert "install.target='" in settings
+        assert "install.user" not in settings
+
+
+def test_a_built_environment_is_left_alone_by_a_pip_that_nobody_told(
+    with_pip: Path, wheel: Path, tmp_path: Path
+) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    make_virtualenv(tmp_path / "env", Path(os.path.realpath(with_pip)), platform.python_version())
+    (packages,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    (there,) = with_pip.parent.parent.glob("lib/python3*/site-packages")
+    (packages / "base.pth").write_text(f"{there}\n")
+    (packages / "lodger.py").write_text("")
+    (there / "lodger-1.0.dist-info").rename(packages / "lodger-1.0.dist-info")
+    before = names_in(python)
+    try:
+        for words in ["install", "--no-index", str(wheel)], ["uninstall", "--yes", "lodger"]:
+            command = [str(python), "-I", "-m", "pip", *words, "--isolated"]
+            done = subprocess.run(command, check=False, capture_output=True, text=True, env={})
+            assert done.returncode
+            assert "dependencies" in done.stderr
+            assert names_in(python) == before
+    finally:
+        (packages / "lodger-1.0.dist-info").rename(there / "lodger-1.0.dist-info")
 
 
 def test_nothing_is_uninstalled_that_others_use(live: Live) -> None:

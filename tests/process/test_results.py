@@ -71,6 +71,15 @@ READABLE = {
         "True",
     ),
 }
+READABLE["a large array"] = (
+    (
+        "import pickle\nclass A(bytearray):\n"
+        " def __reduce_ex__(self, _): return bytearray, (pickle.PickleBuffer(self),)\n"
+        "def f(): return [A(b'x' * (20 << 20)), lambda: 5]"
+    ),
+    "(len(r[0]), set(r[0]), r[1]())",
+    "(20971520, {120}, 5)",
+)
 #: Source, and what is said.
 UNREADABLE = {
     "an exception that keeps less than it takes": (
@@ -87,6 +96,22 @@ UNREADABLE = {
     "a constructor that leaves": (
         "import sys\nclass C:\n def __reduce__(self): return sys.exit, (3,)\ndef f(): return C()",
         "SystemExit: 3",
+    ),
+    "a large state that is refused": (
+        (
+            "class C:\n def __setstate__(self, state): raise ValueError('not again')\n"
+            "def f():\n c = C(); c.x = 'x' * (3 << 20); return [c]"
+        ),
+        "ValueError: not again",
+    ),
+    "a state that is refused beside a large array": (
+        (
+            "import pickle\nclass A(bytearray):\n"
+            " def __reduce_ex__(self, _): return bytearray, (pickle.PickleBuffer(self),)\n"
+            "class C:\n def __setstate__(self, state): raise ValueError('not again')\n"
+            "def f():\n c = C(); c.x = A(40 << 20); return [c]"
+        ),
+        "ValueError: not again",
     ),
     "a lock": ("import threading\ndef f(): return threading.Lock()", "cannot pickle"),
 }

@@ -30,7 +30,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     #: A pickler's class, or something like it: takes a file and a protocol.
@@ -43,8 +43,8 @@ RECURSION_LIMIT = 10_000
 
 #: The opcode without which a pickle names no class or function.
 _NAMES = b"\x93"
-#: Bytes of a pickle that is loaded to see whether it can be.
-_TRIED = 1024 * 1024
+#: Bytes of a pickle, without its large buffers, that is loaded to see whether it can be.
+_TRIED = 8 * 1024 * 1024
 
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
@@ -108,12 +108,36 @@ def dumps(value: object) -> bytes:
     if type(value) in _SCALARS:
         return _c_dumps(value, PROTOCOL)
     data = dump_with(value, ByReference, _cloudpickler, None)
-    if _NAMES in data and len(data) <= _TRIED:
-        _try(data)
+    if _NAMES in data:
+        if len(data) <= _TRIED:
+            _try(data)
+        else:
+            _try_around_buffers(value)
     return data
 
 
-def _try(data: bytes) -> None:
+def _try_around_buffers(value: object) -> None:
+    """Of a large value, try what is around its arrays, which are not copied for it.
+
+    What is large without them is not tried: loading it would take as long again, and as much memory.
+    """
+    buffers: list[Any] = []
+
+    def beside(kind: type[Pickler]) -> NewPickler:
+        def new(file: io.BytesIO, protocol: int) -> Pickler:
+            buffers.clear()  # another kind may have failed half-way
+            return kind(file, protocol, buffer_callback=buffers.append)
+
+        return new
+
+    try:
+        data = dump_with(value, beside(ByReference), lambda: beside(_cloudpickler()), _TRIED)
+    except Exception:
+        return  # it is large without them; or its own code lets it be pickled once only
+    _try(data, buffers)
+
+
+def _try(data: bytes, buffers: Iterable[Any] = ()) -> None:
     """Load it as its reader will.
 
     Raises:
@@ -122,7 +146,7 @@ def _try(data: bytes) -> None:
     from .by_value.known_classes import load
 
     try:
-        load(data)
+        load(data, buffers=buffers)
     except BaseException as error:
         why = f"{type(error).__name__}: {error}"
         raise PicklingError(f"it can be written, but not read again: {why}") from error
@@ -159,7 +183,7 @@ def _dump(value: object, new: NewPickler, limit: int | None) -> bytes:
     return file.getvalue()
 
 
-def _cloudpickler() -> NewPickler:
+def _cloudpickler() -> type[Pickler]:
     from .by_value.pickler import Pickler
 
     return Pickler

@@ -23,6 +23,8 @@ _REFUSAL = (
     "packages and versions that you want in the request's `dependencies`."
 )
 _OWN_PLACE = ("-t", "--target", "--prefix", "--root")
+#: The file that has pip do the same where this module is not found; and the one it stands for.
+_SETTINGS, _THEIR_SETTINGS = "PIP_CONFIG_FILE", "FLASHPOOL_PIP_CONFIG_FILE"
 _NO_PIP = (
     "flashpool: there is no pip in this environment, and this Python brings no copy of it "
     "(ensurepip). Name packages in the request's `dependencies`, or pip itself."
@@ -43,6 +45,10 @@ def _adapt(argv: list[str]) -> None:
             # `--upgrade`: or what a first command installed would stay.
             place = argv.index(command) + 1
             argv[place:place] = ["--upgrade", "--target", os.environ["FLASHPOOL_CALL_PACKAGES"]]
+        else:
+            os.environ.pop(_SETTINGS, None)
+            if _THEIR_SETTINGS in os.environ:
+                os.environ[_SETTINGS] = os.environ.pop(_THEIR_SETTINGS)
 
 
 def _give_way() -> None:

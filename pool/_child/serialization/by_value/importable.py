@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections import OrderedDict
 
 import cloudpickle
 
@@ -16,8 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Objects that were looked for in modules, kept so that their ids stay theirs.
-_places: dict[int, tuple[object, tuple[types.ModuleType, str] | None]] = {}
+#: Objects that were looked for in modules, kept so that their ids stay theirs; the oldest go first.
+_places: OrderedDict[int, tuple[object, tuple[types.ModuleType, str] | None]] = OrderedDict()
+_PLACES = 1000
 
 
 def is_importable(obj: Any) -> bool:
@@ -41,9 +43,18 @@ def _is_taken_by_value(module: str) -> bool:
 def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
     """The module that can be imported and has this object, and under which name."""
     known = _places.get(id(obj))
-    if known is None:
-        known = _places[id(obj)] = obj, _search(obj)
-    return known[1]
+    if known is not None and (known[1] is None or _is_at(obj, *known[1])):
+        return known[1]
+    found = _search(obj)
+    _places[id(obj)] = obj, found
+    while len(_places) > _PLACES:
+        _places.popitem(last=False)
+    return found
+
+
+def _is_at(obj: object, module: types.ModuleType, name: str) -> bool:
+    """Whether it is still there: a program may have given the name another value."""
+    return vars(module).get(name) is obj
 
 
 def _search(obj: object) -> tuple[types.ModuleType, str] | None:
