@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpool.pool import _child
-from flashpool.pool._child import processes, wire
+from flashpool.pool._child import call_files, processes, wire
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.compile_ahead import CompileAhead
@@ -24,6 +24,7 @@ from .poller import Poller
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
+_FLAGS: Final = ("-I", "-S", str(_BOOT))
 _WORDS_LIMIT: Final = 16 * 1024
 
 
@@ -83,6 +84,9 @@ class ZygoteProcess:
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)
         self._words_said = False
+        #: The name of the directory that its calls' files lie in, and where that is made first.
+        self._files = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
+        self._tmpdir = config.zygote_env().get("TMPDIR", "")
         self._unsent: deque[bytes] = deque()
         self._launch(config)
 
@@ -98,7 +102,7 @@ class ZygoteProcess:
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
             self.process = subprocess.Popen(
-                [self.python, "-I", "-S", str(_BOOT), str(far.fileno()), str(os.getpid())],
+                [self.python, *_FLAGS, str(far.fileno()), str(os.getpid()), self._files],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,
@@ -241,6 +245,21 @@ class ZygoteProcess:
         """The same when the guard itself does not act (somebody stopped it)."""
         for pid in (*processes.descendants(self.process.pid), self.process.pid):
             processes.send(pid, signal.SIGKILL)
+
+    def kill_left(self, workers: list[int]) -> None:
+        """Its guard was killed, and so perhaps the zygote with it: end what nobody else ends."""
+        if (self.process.returncode or 0) >= 0:
+            return
+        for root in (*workers, *([self.pid] if self.pid is not None else ())):
+            for pid in (*reversed(processes.descendants(root)), root):
+                processes.send(pid, signal.SIGKILL)
+
+    def left_behind(self) -> list[str]:
+        """Directories that its guard should have removed, if that was killed."""
+        code = self.process.returncode
+        if code is None or code >= 0:
+            return []
+        return list(filter(os.path.isdir, call_files.paths_of(self._files, self._tmpdir)))
 
     def close(self) -> None:
         """Collect the guard, which has exited, and let go of every descriptor."""
