@@ -250,7 +250,8 @@ class ZygoteProcess:
         """Its guard was killed, and so perhaps the zygote with it: end what nobody else ends."""
         if (self.process.returncode or 0) >= 0:
             return
-        for root in (*workers, *([self.pid] if self.pid is not None else ())):
+        # A zygote that was stopped as it started has not told its number; its forks have its name.
+        for root in (*processes.named(self._files), *workers):
             for pid in (*reversed(processes.descendants(root)), root):
                 processes.send(pid, signal.SIGKILL)
 
