@@ -3,6 +3,7 @@
     guard, zygote: name() ---- fork ---> worker: directory() makes PLACE/NAME/PID
     zygote: the worker is dead ------------> remove_all_but(workers that live)
     guard: all of the zygote is gone ------> remove_all()
+    supervisor: the guard was killed ------> it removes `paths_of` the name that it gave them
 
 Nothing is made before somebody asks. The first directory sets a byte of shared memory, so that
 a zygote looks for something to remove only where a worker made something.
@@ -30,11 +31,11 @@ _mark = 0
 _directory = ""
 
 
-def name() -> None:
-    """Choose the name of the directory that a guard, its zygote and its workers share."""
+def name(given: str) -> None:
+    """The name of the directory that a guard, its zygote and its workers share."""
     global _name, _session
     _session = os.getsid(0)
-    _name = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
+    _name = given
 
 
 def watch(marks: Array[c_ubyte], mark: int) -> None:
@@ -43,10 +44,19 @@ def watch(marks: Array[c_ubyte], mark: int) -> None:
     _marks, _mark = marks, mark
 
 
-def _places() -> list[str]:
+def _places(preferred: str | None = None) -> list[str]:
     """Where it may lie; the first that can be written to."""
-    places = [os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
+    if preferred is None:
+        preferred = os.environ.get("TMPDIR", "")
+    places = [preferred, "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
     return [place for place in places if place.startswith("/")]
+
+
+def paths_of(given: str, preferred: str | None = None) -> list[str]:
+    """All directories of this name that there may be, ``preferred`` being their ``TMPDIR``."""
+    return [
+        f"{place}/{one}" for place in _places(preferred) for one in (given, f"{given}-commands")
+    ]
 
 
 def directory() -> str:
@@ -171,7 +181,6 @@ def remove_all_but(workers: Collection[int]) -> None:
 
 def remove_all() -> None:
     """In a guard: its zygote and all below it are gone."""
-    for place in _places():
-        for base in (f"{place}/{_name}", f"{place}/{_name}-commands"):
-            if os.path.isdir(base):
-                trees.remove(base)
+    for base in paths_of(_name):
+        if os.path.isdir(base):
+            trees.remove(base)

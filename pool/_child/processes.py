@@ -193,6 +193,19 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def named(argument: str) -> list[int]:
+    """Processes that have this among their arguments."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if argument.encode() in file.read().split(b"\0"):
+                    found.append(int(pid))
+        except OSError:
+            pass  # it is gone
+    return found
+
+
 def send(pid: int, number: int) -> None:
     """Signal a process that may be gone."""
     try:

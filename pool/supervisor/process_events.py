@@ -82,13 +82,18 @@ class ProcessEvents:
         commands = self._scheduler.zygote_lost(
             key, reason, self._now(), curable=curable, killed=killed, short=short
         )
-        for worker in self._components.worker_set.of(zygote):
+        workers = self._components.worker_set.of(zygote)
+        if zygote is not None:
+            zygote.kill_left([worker.pid for worker in workers if worker.status is None])
+        for worker in workers:
             ends = partial(self.worker_failed, worker)
             with self._components.recorder.counted(f"the loss of {worker!r}", ends):
                 if not worker.is_over:
                     self._components.worker_set.read_last(worker)
                 self._lose_with_zygote(worker, reason)
             self._components.worker_set.forget(worker)
+        for path in zygote.left_behind() if zygote is not None else ():
+            self._components.scratch.remove(path)
         self._do(commands)
         comes_back = curable or killed or (zygote is not None and zygote.ready_at is not None)
         if key == BASE and comes_back:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpool.pool import _child
-from flashpool.pool._child import processes, shortage, wire
+from flashpool.pool._child import call_files, processes, shortage, wire
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.scheduling.commands import ZygoteKey
@@ -27,6 +27,7 @@ from .poller import Poller
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
+_FLAGS: Final = ("-I", "-S", str(_BOOT))
 _WORDS_LIMIT: Final = 16 * 1024
 #: A program on local disk that becomes the one that is named behind it.
 _STEP: Final = shutil.which("nice")
@@ -90,6 +91,9 @@ class ZygoteProcess:
         self.state = StateMachine(f"zygote {key}", ZygoteState.STARTING, ZYGOTE_MOVES)
         self.words = OutputBuffer(_WORDS_LIMIT)
         self._words_said = False
+        #: The name of the directory that its calls' files lie in, and where that is made first.
+        self._files = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
+        self._tmpdir = config.zygote_env().get("TMPDIR", "")
         self._unsent: deque[bytes] = deque()
         self._launch(config)
 
@@ -106,9 +110,9 @@ class ZygoteProcess:
             unless_up.callback(os.close, self.words_fd)
             # Its calls are to have the limit that this process was started with.
             descriptors = processes.descriptors_of_children() or 0
-            arguments = map(str, (_BOOT, far.fileno(), os.getpid(), descriptors))
+            arguments = map(str, (far.fileno(), os.getpid(), descriptors, self._files))
             self.process = subprocess.Popen(
-                [*self._step(), self.python, "-I", "-S", *arguments],
+                [*self._step(), self.python, *_FLAGS, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,
@@ -277,6 +281,22 @@ class ZygoteProcess:
     def cannot_exit(self) -> bool:
         """Whether its guard waits for what no signal ends: a volume that hangs, most likely."""
         return self.killed_at is not None and processes.state(self.process.pid) == "D"
+
+    def kill_left(self, workers: list[int]) -> None:
+        """Its guard was killed, and so perhaps the zygote with it: end what nobody else ends."""
+        if (self.process.returncode or 0) >= 0:
+            return
+        # A zygote that was stopped as it started has not told its number; its forks have its name.
+        for root in (*processes.named(self._files), *workers):
+            for pid in (*reversed(processes.descendants(root)), root):
+                processes.send(pid, signal.SIGKILL)
+
+    def left_behind(self) -> list[str]:
+        """Directories that its guard should have removed, if that was killed."""
+        code = self.process.returncode
+        if code is None or code >= 0:
+            return []
+        return list(filter(os.path.isdir, call_files.paths_of(self._files, self._tmpdir)))
 
     def close(self) -> None:
         """Collect the guard, which has exited, and let go of every descriptor."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import operator
 import os
 import resource
@@ -23,7 +24,7 @@ from flashpool.pool.scheduling import zygote_table
 from flashpool.pool.workers import watchdog
 from support import wants
 from support.interpreters import virtualenv
-from support.live import alive, value
+from support.live import WORKER_ENV, alive, value
 from support.pids_group import pids_group
 
 NEXT = "def f(): return 'fine'"
@@ -522,6 +523,28 @@ def test_a_zygote_that_dies_under_a_stopped_guard_is_cleaned_up(live):
     assert running.wait().error_type == "WorkerCrashed"
     assert live.value(NEXT) == "fine"
     assert not any(map(alive, (guard, worker)))
+
+
+def test_nothing_outlives_a_zygote_and_its_guard_that_are_killed_together(make_live, tmp_path):
+    live = make_live(worker_env={**WORKER_ENV, "TMPDIR": str(tmp_path)}).ready()
+    request = {
+        "function_name": "f",
+        "function_code": "def f():\n    import helper, time; print('on', flush=True); time.sleep(60)",
+        "modules": {"helper.py": "x = 1"},
+    }
+    started = live.start("def f(): pass", call={"body": json.dumps(request).encode()})
+    started.wait_for_output(b"on")
+    worker, zygote = started.pid, live.zygote().pid
+    guard = processes.parent(zygote)
+    theirs = os.listdir(tmp_path)
+    assert theirs
+    os.kill(guard, signal.SIGSTOP)  # neither of them is to clean up
+    os.kill(zygote, signal.SIGKILL)
+    os.kill(guard, signal.SIGKILL)
+    assert started.wait().error_type == "WorkerCrashed"
+    assert live.value(NEXT) == "fine"
+    live.until(lambda: not alive(worker))
+    live.until(lambda: not set(theirs) & set(os.listdir(tmp_path)))
 
 
 def test_a_death_is_told_though_the_zygote_is_stopped(live, monkeypatch):

@@ -29,7 +29,7 @@ def main() -> None:
         live_module,
     )
 
-    call_files.name()
+    call_files.name(f"flashpool-{os.getpid()}")
     call_files.watch(processes.shared_bytes(1), 0)
     live_module.prepare()
     for line in sys.stdin:

@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
-def main(control_fd: int, supervisor_pid: int) -> NoReturn:
-    """Serve until the supervisor says LEAVE or is gone."""
+def main(control_fd: int, supervisor_pid: int, files: str) -> NoReturn:
+    """Serve until the supervisor says LEAVE or is gone; ``files``: the name of `call_files`."""
     # Whoever started the server may have ignored these, and that is inherited.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    call_files.name()
+    call_files.name(files)
     guard_fd = guard.split(control_fd, supervisor_pid)
     os.environ.pop(wire.BIND_NOW, None)
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
