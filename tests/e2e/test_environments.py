@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -263,15 +262,3 @@ def test_a_build_that_does_not_end_in_time_is_cancelled(watched: World, hurry: b
     assert watched.stored("scratch") == []
     assert watched.stored("claims") == []
     assert watched.stored("envs") == []
-
-
-def test_a_client_that_hangs_up_takes_its_build_along(watched: World) -> None:
-    with watched.server() as server, watched.holding("install"):
-        body = json.dumps(request(VERSION, dependencies=["alpha==1.0"])).encode()
-        head = f"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(head.encode() + body)
-            until(lambda: watched.uv_runs("install"))
-        until(lambda: processes_with(f"{watched.volume}/flashpool/scratch") == [])
-        until(lambda: watched.stored("claims") == [])
-        assert server.execute("def f(): return 3")["json_result"] == 3
