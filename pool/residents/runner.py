@@ -176,7 +176,7 @@ class ResidentRunner:
         self._worker_set.send(worker, wire.CANCEL, wire.numbered(call_id))
 
         def still_there(due: float) -> None:
-            if (left := due - self._now()) > 0.0:
+            if (left := due - self._calls.beat()) > 0.0:
                 # This process stood still, and perhaps the instance did.
                 self._loop.call_later(left, still_there, due)
             elif call_id in worker.calls and not worker.stopping:

@@ -95,7 +95,7 @@ class Supervisor:
         """Once a second: what is late, idle or forgotten."""
         components = self._components
         self._ticking = components.loop.call_later(TICK_S, self._tick)
-        self._actions.do(components.scheduler.tick(components.now()))
+        self._actions.do(components.scheduler.tick(components.running_time.beat()))
         self.environments.forget_unused()
         components.residents.tick()
         components.watchdog.check()

@@ -39,6 +39,7 @@ class CallTable:
         worker_set: WorkerSet,
         recorder: Recorder,
         now: Clock,
+        beat: Clock,
         ended: Callable[[], None],
     ) -> None:
         self._config = config
@@ -47,6 +48,8 @@ class CallTable:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._now = now
+        #: The same, for what is compared with a limit: it notices a pause.
+        self.beat = beat
         #: Told after the end of a call that no worker had; and of each, while somebody waits for
         #: the last one.
         self._ended = ended
@@ -119,7 +122,7 @@ class CallTable:
 
     def _due(self, running: ActiveCall, due: float, late: Callable[[int], None]) -> None:
         """By the loop's clock; time in which this process did not run is nobody's."""
-        left = due - self._now()
+        left = due - self.beat()
         if left > 0.0:
             self._arm(running, left, due, late)
         else:
@@ -207,7 +210,7 @@ class CallTable:
         running.soft_timer = self._loop.call_later(seconds, self._ran_softly, running, due)
 
     def _ran_softly(self, running: ActiveCall, due: float) -> None:
-        if (left := due - self._now()) > 0.0:
+        if (left := due - self.beat()) > 0.0:
             self._arm_softly(running, left, due)
         elif running.worker is not None and not running.exiting:
             running.worker.zygote.soften_worker(running.worker.pid)
