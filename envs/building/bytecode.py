@@ -2,9 +2,9 @@
 
     complete  every module compiled, or (not to be compiled) what lies there mended
     problems  what Python would take for a module's bytecode, and is not
-    keep_out  from now on no import writes bytecode into it (environment_start.py)
+    keep_out  from now on no import writes bytecode into it (in_environment/environment_start.py)
 
-What is done in the environment's own Python is `bytecode_program.py`.
+What is done in the environment's own Python is `in_environment/bytecode_program.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.errors import VerificationFailed
 from flashpool.envs.process import Finished, run
 
+from . import in_environment
 from .metadata import site_packages_of
 
 __all__ = ["complete", "keep_out", "problems"]
@@ -27,8 +28,8 @@ __all__ = ["complete", "keep_out", "problems"]
 _log = logging.getLogger(__name__)
 
 _LIMIT_S: Final = 600.0
-_PROGRAM: Final = Path(__file__).with_name("bytecode_program.py")
-_START: Final = Path(__file__).with_name("environment_start.py")
+_PROGRAM: Final = Path(in_environment.__file__).with_name("bytecode_program.py")
+_START: Final = Path(in_environment.__file__).with_name("environment_start.py")
 _MODULE: Final = "_flashpool_environment"
 #: Sorts before those of packages, whose imports come after it.
 _PTH: Final = "00_flashpool_environment.pth"

@@ -183,7 +183,7 @@ class ResidentRunner:
         def still_there(due: float) -> None:
             if call_id not in worker.calls or worker.stopping:
                 return
-            if (left := due - self._now()) > 0.0:
+            if (left := due - self._calls.beat()) > 0.0:
                 # This process stood still, and perhaps the instance did.
                 self._loop.call_later(left, still_there, due)
                 return

@@ -106,6 +106,7 @@ class Components:
             worker_set=self.worker_set,
             recorder=self.recorder,
             now=self.now,
+            beat=self.running_time.beat,
             ended=call_ended,
         )
         self.exits = Exits(

@@ -107,7 +107,8 @@ class Supervisor:
                 part()
 
     def _tick_scheduler(self) -> None:
-        self._actions.do(self._components.scheduler.tick(self._components.now()))
+        components = self._components
+        self._actions.do(components.scheduler.tick(components.running_time.beat()))
 
     def _tick_base(self) -> None:
         components = self._components

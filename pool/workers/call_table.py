@@ -41,6 +41,7 @@ class CallTable:
         worker_set: WorkerSet,
         recorder: Recorder,
         now: Clock,
+        beat: Clock,
         ended: Callable[[], None],
     ) -> None:
         self._config = config
@@ -49,6 +50,8 @@ class CallTable:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._now = now
+        #: The same, for what is compared with a limit: it notices a pause.
+        self.beat = beat
         #: Told after the end of a call that no worker had; and of each, while somebody waits for
         #: the last one.
         self._ended = ended
@@ -123,7 +126,7 @@ class CallTable:
         """By the pool's clock; time in which this process did not run is nobody's."""
         ends = partial(self.failed, running.id)
         with self._recorder.counted(f"a limit of call {running.id}", ends):
-            left = due - self._now()
+            left = due - self.beat()
             if left > 0.0:
                 self._arm(running, left, due, late)
             else:
@@ -224,7 +227,7 @@ class CallTable:
     def _ran_softly(self, running: ActiveCall, due: float) -> None:
         ends = partial(self.failed, running.id)
         with self._recorder.counted(f"the soft limit of call {running.id}", ends):
-            if (left := due - self._now()) > 0.0:
+            if (left := due - self.beat()) > 0.0:
                 self._arm_softly(running, left, due)
             elif running.worker is not None and not running.exiting:
                 running.worker.zygote.soften_worker(running.worker.pid)

@@ -107,7 +107,7 @@ class Exits:
 
     def _bound(self, one: CallExit, due: float) -> None:
         """By the pool's clock; time in which this process did not run does not count."""
-        if (left := due - self._now()) > 0.0:
+        if (left := due - self._calls.beat()) > 0.0:
             self._arm(one, left, due)
         else:
             self._too_long(one)

@@ -28,23 +28,20 @@ class Shortages:
 
     def __init__(self, now: Clock) -> None:
         self._now = now
-        self._known: dict[str, _Shortage] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
+        self.known: dict[str, _Shortage] = {}
 
     def met(self, who: str, what: str) -> None:
         """This one tried, and must try again; what it waits for waits on."""
-        known = self._known.get(who)
+        known = self.known.get(who)
         if known is None:
-            known = self._known[who] = _Shortage(what, self._now())
+            known = self.known[who] = _Shortage(what, self._now())
             _log.warning("%s is short of %s: it tries again, and calls wait", who, what)
         known.what = what
         known.times += 1
 
     def over(self, who: str) -> None:
         """It has what it was short of, or needs it no more."""
-        known = self._known.pop(who, None)
+        known = self.known.pop(who, None)
         if known is not None:
             seconds = self._now() - known.since
             _log.info("%s is no longer short of %s, after %.1f s", who, known.what, seconds)
@@ -54,5 +51,5 @@ class Shortages:
         now = self._now()
         return [
             ShortageStats(who=who, what=one.what, for_s=round(now - one.since, 3), times=one.times)
-            for who, one in self._known.items()
+            for who, one in self.known.items()
         ]

@@ -291,7 +291,7 @@ class ZygoteSet:
         if len(fds) == (3 if self._config.split_output else 2) * len(pids):
             new = self._worker_set.welcome(zygote, pids, fds, ready=message["ready"])
             zygote.answered_forks(new)
-            if self._shortages:
+            if self._shortages.known:
                 self._shortages.over(_named(zygote.key))
                 self.history.failures.pop(zygote.key, None)
         else:

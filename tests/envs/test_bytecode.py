@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from flashpool.envs import Environments, Spec, operations
-from flashpool.envs.building import bytecode, bytecode_program
+from flashpool.envs.building import bytecode
+from flashpool.envs.building.in_environment import bytecode_program
 from flashpool.envs.errors import is_full
 from support.small_disk import filled, small_disk
 

@@ -5,7 +5,7 @@ publishes what was written: every later import of that module then fails, of any
 for good. The server's own interpreter is shared by calls, and by much besides.
 
 Environments that were built take none at all: they see to that themselves
-(envs/building/environment_start.py).
+(envs/building/in_environment/environment_start.py).
 """
 
 from __future__ import annotations

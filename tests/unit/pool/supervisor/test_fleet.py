@@ -26,12 +26,14 @@ SOME = st.integers(0, 30)
 
 
 class Clock:
-    """In place of `time`."""
+    """In place of the pool's `RunningTime`: no time of it is a pause."""
 
-    now = 1000.0
+    at = 1000.0
 
-    def monotonic(self) -> float:
-        return self.now
+    def now(self) -> float:
+        return self.at
+
+    beat = now
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -42,7 +44,7 @@ class Loop(asyncio.SelectorEventLoop):
         self._clock = clock
 
     def time(self) -> float:
-        return self._clock.now
+        return self._clock.at
 
 
 class Sink:
@@ -72,7 +74,7 @@ class DisorderlyFleet(RuleBasedStateMachine):
         self.clock = Clock()
         self.patches = [
             mock.patch.object(zygote_set, "ZygoteProcess", self.fleet.kind),
-            mock.patch.object(components, "time", self.clock),
+            mock.patch.object(components, "RunningTime", lambda: self.clock),
         ]
         for patch in self.patches:
             patch.start()
@@ -293,7 +295,7 @@ class DisorderlyFleet(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 8))
     def time_passes(self, seconds) -> None:
         for _ in range(seconds):
-            self.clock.now += 1.01
+            self.clock.at += 1.01
             self.turns(3)
 
     @invariant()
@@ -348,7 +350,7 @@ class DisorderlyFleet(RuleBasedStateMachine):
                 else:
                     self.answer(worker, frame, {}, True)
         self.turns(3)
-        self.clock.now += 1.01
+        self.clock.at += 1.01
         self.turns(3)
 
 
