@@ -74,7 +74,7 @@ class DisorderlyFleet(RuleBasedStateMachine):
         self.clock = Clock()
         self.patches = [
             mock.patch.object(zygote_set, "ZygoteProcess", self.fleet.kind),
-            mock.patch.object(components, "RunningTime", lambda: self.clock),
+            mock.patch.object(components, "RunningTime", return_value=self.clock),
         ]
         for patch in self.patches:
             patch.start()
