@@ -40,10 +40,12 @@ from flashpool.frontends.settings.table import Settings  # noqa: E402
 PACKAGES = Path(flashpool.pool.__file__).parents[1]
 #: What the clock calls: the listeners' loops, the supervisor's tick, the look at requests that last.
 BY_THE_CLOCK = {
-    ("server.py", "_serve"),
+    ("server_process.py", "_with_an_end"),
     ("listener.py", "serve"),
     ("supervisor.py", "_tick"),
+    ("supervisor.py", "_beat"),
     ("inflight_requests.py", "_sweep"),
+    ("inflight_requests.py", "_sweep_later"),
 }
 WARM_UP = 50
 #: Seconds in which the server does nothing, after which a call and its worker are taken to be over.

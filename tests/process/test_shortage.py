@@ -85,6 +85,7 @@ def test_a_zygote_that_meets_a_shortage_while_it_comes_up_is_started_again(
     short = tmp_path / "short"
     short.touch()
     starts = tmp_path / "starts"
+    starts.touch()
     boot = tmp_path / "python"
     # As a guard that cannot fork ends, and a zygote whose imports find no descriptor.
     boot.write_text(
