@@ -23,6 +23,8 @@ from uvicorn.protocols.http.httptools_impl import (
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
+#: A message that ends a response which cannot be completed, so that its client can tell.
+CUT: Final = "flashpool.response.cut"
 #: Bytes of a body up to which it is copied behind its head; larger ones are written by themselves.
 _JOINED: Final = 64 * 1024
 
@@ -39,6 +41,7 @@ class Cycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected:
             return
+        kind: str = message["type"]
         if message["type"] == "http.response.start" and not self.response_started:
             self._head = self._make_head(message["status"], message.get("headers", ()))
         elif (
@@ -47,14 +50,17 @@ class Cycle(RequestResponseCycle):
             and (self.response_started or self._head)
         ):
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        elif kind == CUT:
+            self._cut()
         else:
-            raise RuntimeError(f"{message['type']} is not what comes next in a response")
+            raise RuntimeError(f"{kind} is not what comes next in a response")
 
     def _make_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         lines = [STATUS_LINE[status]]
         self.chunked_encoding = None
         closes = False
-        for given, value in (*self.default_headers, *headers):
+        headers = list(headers)
+        for given, value in (*self._defaults(headers), *headers):
             name = given.lower()
             if name == b"content-length":
                 # These differ from one answer to the next: nothing to remember.
@@ -80,6 +86,13 @@ class Cycle(RequestResponseCycle):
         lines.append(b"\r\n")
         return b"".join(lines)
 
+    def _defaults(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """What the server adds: its date, unless the application says its own."""
+        for name, _ in headers:
+            if len(name) == 4 and name.lower() == b"date":
+                return [one for one in self.default_headers if one[0] != b"date"]
+        return self.default_headers
+
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self.scope["method"] == "HEAD":
             # The client wants to know of the body, and not to have it.
@@ -97,6 +110,11 @@ class Cycle(RequestResponseCycle):
             self.transport.write(head + body)
         if not more:
             self._complete()
+
+    def _cut(self) -> None:
+        """Close the connection behind what was sent: no last chunk comes, or less than was promised."""
+        self.disconnected = True
+        self.transport.close()
 
     def _count(self, size: int, *, more: bool) -> None:
         self.expected_content_length -= size

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from flashpool.pool.config import PoolConfig
 
+from .app_workers import AppWorkerSettings
 from .calls import Calls, Gpus, Workers
 from .environments import EnvironmentSettings
 from .field import Setting, rows
@@ -48,11 +49,24 @@ class SettingsError(ValueError):
 
 
 #: All settings, in the order of the table.
-_GROUPS: Final = (Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, QueueSettings, Log)
+_GROUPS: Final = (
+    *(Listening, Intake, Calls, Gpus, Workers),
+    *(EnvironmentSettings, AppWorkerSettings, QueueSettings, Log),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(Listening, Intake, Calls, Gpus, Workers, EnvironmentSettings, QueueSettings, Log):
+class Settings(
+    Listening,
+    Intake,
+    Calls,
+    Gpus,
+    Workers,
+    EnvironmentSettings,
+    AppWorkerSettings,
+    QueueSettings,
+    Log,
+):
     """The values in force. Make it with `from_environ`."""
 
     #: Field name -> where its value came from.

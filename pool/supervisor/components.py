@@ -1,7 +1,7 @@
 """The components of one pool: made, wired to each other, and closed, in one place.
 
     at once          scheduler, learner, recorder, gpus (a table so far)
-    with the loop    poller <- worker_set <- zygote_set, calls <- residents; watchdog over the first
+    with the loop    poller <- worker_set <- zygote_set, calls <- residents, apps; watchdog over the first
 
 The supervisor, and what it is divided into, reach each other through here. What
 each component is for is told at the top of its own module.
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.residents.app_set import AppSet
 from flashpool.pool.residents.events import Host
 from flashpool.pool.residents.runner import ResidentRunner
 from flashpool.pool.scheduling.commands import SchedulerPolicy, ZygoteKey
@@ -52,6 +53,7 @@ class Components:
     calls: CallTable
     exits: Exits
     residents: ResidentRunner
+    apps: AppSet
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
@@ -120,6 +122,15 @@ class Components:
             now=self.now,
             host=host,
             scratch=self.scratch,
+        )
+        self.apps = AppSet(
+            self.config,
+            scheduler=self.scheduler,
+            worker_set=self.worker_set,
+            calls=self.calls,
+            gpus=self.gpus,
+            now=self.now,
+            host=host,
         )
 
     async def close(self) -> None:

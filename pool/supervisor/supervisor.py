@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from flashpool.pool.apps import App, AppService
 from flashpool.pool.calls import Call, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import (
@@ -151,25 +152,30 @@ class Supervisor:
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
         self._refusing = calls.awaited = True
-        exits = self._components.exits
-        while (calls or exits or self.preparing) and now() < deadline:
+        exits, apps = self._components.exits, self._components.apps
+        while (calls or exits or self.preparing or apps.busy) and now() < deadline:
             await self._change.wait(deadline - now())
-        await self._close_instances("the server drains")
-        return not (calls or exits or self.preparing)
+        drained = not (calls or exits or self.preparing or apps.busy)
+        await self._close_residents("the server drains")
+        return drained
 
-    async def _close_instances(self, reason: str) -> None:
-        """Let instances close themselves, those that nobody calls."""
+    async def _close_residents(self, reason: str) -> None:
+        """Let instances close themselves, and apps shut down, those that nobody calls."""
         now, residents = self._components.now, self._components.residents
+        apps = self._components.apps
         residents.close_idle(reason)
+        apps.close_idle()
         deadline = now() + self.config.grace_s
-        while residents.any_closing and now() < deadline:
+        while (residents.any_closing or apps.any_closing) and now() < deadline:
             await self._change.wait(deadline - now())
 
     async def _wait_for_exits(self) -> None:
         """Give what was asked to end the grace: calls' processes, and instances."""
         components = self._components
-        while components.residents.any_remaining or any(
-            worker.stopping for worker in components.worker_set
+        while (
+            components.residents.any_remaining
+            or components.apps.any_remaining
+            or any(worker.stopping for worker in components.worker_set)
         ):
             left = self._exit_by - components.now()
             if left <= 0:
@@ -206,6 +212,8 @@ class Supervisor:
         if self._provisioning is not None:
             self._provisioning.refuse_all()
         components.residents.release_all(reason)
+        components.apps.finish_all()
+        components.apps.close_all()
         await self._wait_for_exits()
         components.zygote_set.retire_all()
         deadline = components.now() + STOP_MARGIN_S
@@ -308,11 +316,22 @@ class Supervisor:
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
         """Have its environment found first; it comes back with the id that it has from here."""
-        if self._provisioning is None:
-            self._provisioning = self._open_provisioning()
+        self._provisioning = self._provisioning or self._open_provisioning()
         call_id = self._components.calls.new_id()
         self._provisioning.add(call_id, call, spec, sink)
         return call_id
+
+    def open_app(self, app: App) -> AppService:
+        """Serve an app until the pool stops; raises `PoolClosed` when it has."""
+        if self._components.closed:
+            raise PoolClosed("the pool is shut down")
+        return self._components.apps.open(app, self._environment_of)
+
+    async def _environment_of(self, app: App) -> str:
+        if app.spec is None:
+            return BASE.environment
+        self._provisioning = self._provisioning or self._open_provisioning()
+        return await self._provisioning.find(app.spec)
 
     def _open_provisioning(self) -> Provisioning:
         # Late: most programs never name a package, and should not pay for the import.

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, CallLimits, Codec, Phase, Sink
-from flashpool.pool.exit_causes import Stop
+from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.scheduling.commands import ZygoteKey
 
 from .channel import WorkerChannel
@@ -33,6 +33,22 @@ class CallKeeper(Protocol):
 
     def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
         """It went too far."""
+
+
+class AppKeeper(Protocol):
+    """Who minds an app worker: `residents.app_workers`."""
+
+    def sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """A frame of it."""
+
+    def printed(self, worker: Worker, chunk: bytes) -> None:
+        """It printed something."""
+
+    def died(self, worker: Worker, cause: Cause) -> None:
+        """It is dead, or its channel cannot be read."""
+
+    def gone(self, worker: Worker) -> None:
+        """Its process tree is gone."""
 
 
 class ActiveCall:
@@ -180,6 +196,7 @@ class Worker:
     """A forked process, from its zygote's report of it to that of its tree's end."""
 
     __slots__ = (
+        "app",
         "aside",
         "calls",
         "culprit",
@@ -227,6 +244,8 @@ class Worker:
         #: Of a resident: its instance, the calls in it, and the one it is being ended for.
         self.instance: str | None = None
         self.calls: dict[int, ActiveCall] = {}
+        #: Of an app worker: who minds it.
+        self.app: AppKeeper | None = None
         self.culprit: int | None = None
         #: Whether it makes its instance just now.
         self.loading = False

@@ -187,7 +187,9 @@ class WorkerSet:
         """Act on it, and close those of its descriptors that nobody takes."""
         running = worker.running
         try:
-            if worker.instance is not None:
+            if worker.app is not None:
+                worker.app.sent(worker, frame)
+            elif worker.instance is not None:
                 # What it printed before, above all for the call that this frame ends.
                 self._read_output(worker)
                 self._listener.resident_sent(worker, frame)
@@ -249,6 +251,11 @@ class WorkerSet:
 
     def _read_one(self, worker: Worker, fd: int) -> bytes | None:
         running = worker.running
+        if worker.app is not None:
+            chunk = worker.link.read_output(fd)
+            if chunk:
+                worker.app.printed(worker, chunk)
+            return chunk
         if worker.instance is not None:
             running = next(iter(worker.calls.values()), None)
             worker.link.output = worker.taker()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flashpool.envs import Spec
+from flashpool.pool.apps import App, AppService
 from flashpool.pool.calls import Call, Outcome, Provision, Receipt, Sink
 from flashpool.pool.errors import FlashpoolError, PoolClosed
 from flashpool.pool.stats import Recorder
@@ -99,6 +100,9 @@ class StandInPool:
 
     def release(self, instance: str, reason: str) -> None:
         pass
+
+    def open_app(self, app: App) -> AppService:
+        raise NotImplementedError
 
     async def drain(self, limit_s: float) -> bool:
         self.draining = True

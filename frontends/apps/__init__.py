@@ -1,0 +1,1 @@
+"""Deployed apps: their artifacts, manifests, what they need and the limits of their routes."""
