@@ -6,61 +6,28 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from flashpool.pool.apps import App
-from flashpool.pool.config import PoolConfig
-from flashpool.pool.gpus.access import GpuAccess
-from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.workers.call_table import CallTable
-from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.worker import Worker
-from flashpool.pool.workers.worker_set import WorkerSet
 
 from .app_runner import AppRunner
-from .app_workers import AppNews, AppWorkers
-from .events import Host
+from .app_workers import AppSurroundings, AppWorkers
 
 
 class AppSet:
     """The apps that are served."""
 
-    def __init__(
-        self,
-        config: PoolConfig,
-        *,
-        scheduler: Scheduler,
-        worker_set: WorkerSet,
-        calls: CallTable,
-        gpus: GpuAccess,
-        now: Clock,
-        host: Host,
-    ) -> None:
-        self._grace_s = config.grace_s
-        self._now = now
-        self._host = host
+    def __init__(self, pool: AppSurroundings) -> None:
+        self._pool = pool
         self._apps: list[AppRunner] = []
-        #: Loads that have no worker yet, by their numbers.
-        self._loads: dict[int, Callable[[Worker | None, tuple[str, ...], str], None]] = {}
-        self._workers: Callable[[App, AppNews], AppWorkers] = lambda app, to: AppWorkers(
-            app,
-            config,
-            scheduler=scheduler,
-            worker_set=worker_set,
-            calls=calls,
-            gpus=gpus,
-            now=now,
-            host=host,
-            loads=self._loads,
-            to=to,
-        )
 
     def open(self, app: App, find: Callable[[App], Awaitable[str]]) -> AppRunner:
         """Serve an app from now on; ``find`` names its environment, and makes it if need be."""
         runner = AppRunner(
             app,
-            grace_s=self._grace_s,
-            now=self._now,
+            grace_s=self._pool.config.grace_s,
+            now=self._pool.now,
             find=partial(find, app),
-            make_workers=partial(self._workers, app),
-            changed=self._host.changed,
+            make_workers=partial(AppWorkers, app, self._pool),
+            changed=self._pool.host.changed,
         )
         self._apps.append(runner)
         runner.start()
@@ -70,15 +37,15 @@ class AppSet:
 
     def takes(self, load_id: int) -> bool:
         """Whether it is the load of an app."""
-        return load_id in self._loads
+        return load_id in self._pool.loads
 
     def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
         """A worker is there for a load."""
-        self._loads.pop(load_id)(worker, gpus, "")
+        self._pool.loads.pop(load_id)(worker, gpus, "")
 
     def not_started(self, load_id: int, reason: str) -> None:
         """No worker can be had for a load."""
-        self._loads.pop(load_id)(None, (), reason)
+        self._pool.loads.pop(load_id)(None, (), reason)
 
     # Ends.
 

@@ -17,16 +17,18 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from flashpool.pool import exit_causes
 from flashpool.pool._child import app_messages, wire
 from flashpool.pool.apps import App
+from flashpool.pool.calls import Call, Codec, Provision
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.gpus.access import GpuAccess
-from flashpool.pool.scheduling.commands import ZygoteKey
+from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
@@ -101,33 +103,30 @@ class AppProcess:
         return bool(found == number)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppSurroundings:
+    """What the workers of apps have of their pool."""
+
+    config: PoolConfig
+    scheduler: Scheduler
+    worker_set: WorkerSet
+    calls: CallTable
+    gpus: GpuAccess
+    learner: PreloadLearner
+    now: Clock
+    host: Host
+    #: Who is to be told of a load's worker, or why there is none, by its number.
+    loads: dict[int, Callable[[Worker | None, tuple[str, ...], str], None]] = field(
+        default_factory=dict
+    )
+
+
 class AppWorkers:
     """All processes of one app."""
 
-    def __init__(
-        self,
-        app: App,
-        config: PoolConfig,
-        *,
-        scheduler: Scheduler,
-        worker_set: WorkerSet,
-        calls: CallTable,
-        gpus: GpuAccess,
-        now: Clock,
-        host: Host,
-        loads: dict[int, Callable[[Worker | None, tuple[str, ...], str], None]],
-        to: AppNews,
-    ) -> None:
-        """``loads``: who is to be told of a load's worker, or why there is none, by its number."""
+    def __init__(self, app: App, pool: AppSurroundings, to: AppNews) -> None:
         self._app = app
-        self._config = config
-        self._scheduler = scheduler
-        self._worker_set = worker_set
-        self._calls = calls
-        self._gpus = gpus
-        self._now = now
-        self._host = host
-        self._loads = loads
+        self._pool = pool
         self._to = to
         self._loop = asyncio.get_running_loop()
         self._by_number: dict[int, AppProcess] = {}
@@ -147,11 +146,11 @@ class AppWorkers:
     def start(self, number: int, environment: str) -> None:
         """Have one, in the environment of that name."""
         try:
-            gpus = self._gpus.number(self._app.gpus)
+            gpus = self._pool.gpus.number(self._app.gpus)
         except FlashpoolError as error:
             self._not_started(number, error.message)
             return
-        load_id = self._calls.new_id()
+        load_id = self._pool.calls.new_id()
         self._own_loads.add(load_id)
 
         def found(worker: Worker | None, uuids: tuple[str, ...], reason: str) -> None:
@@ -161,9 +160,31 @@ class AppWorkers:
             else:
                 self._load(number, worker, uuids)
 
-        self._loads[load_id] = found
-        key = ZygoteKey(environment)
-        self._host.do(self._scheduler.submitted(load_id, key, self._now(), gpus=gpus, beside=None))
+        self._pool.loads[load_id] = found
+        key = self._pool.learner.route(self._as_call(environment))
+        self._pool.host.do(
+            self._pool.scheduler.submitted(load_id, key, self._pool.now(), gpus=gpus, beside=None)
+        )
+
+    def _as_call(self, environment: str) -> Call:
+        """Its loading, as what is known of imports is asked for it."""
+        app = self._app
+        return Call(
+            codec=Codec.FLASH,
+            body=b"",
+            label=app.name,
+            function_key=("app", app.directory, app.file, app.module),
+            provision=Provision(environment=environment),
+            touches=frozenset({"cwd", *(f"env:{name}" for name in app.env)}),
+        )
+
+    def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
+        """Have what it imported preloaded for the next worker: a crash costs that much less."""
+        if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
+            call = self._as_call(worker.zygote.key.environment)
+            key = worker.zygote.key
+            observed = self._pool.learner.observed
+            self._pool.host.want(observed(key, call.function_key, modules, call.touches))
 
     def _not_started(self, number: int, reason: str) -> None:
         message = f"no worker can be had for the app: {reason}"
@@ -180,10 +201,10 @@ class AppWorkers:
         worker.instance = f"app {app.name}"
         worker.app = self
         worker.aside = OutputBuffer(worker.link.output_limit)
-        worker.loading, worker.fed_at = True, self._now()
-        env = self._gpus.variables(gpus, app.env)
+        worker.loading, worker.fed_at = True, self._pool.now()
+        env = self._pool.gpus.variables(gpus, app.env)
         meta = wire.pack_call_meta(pickled=False, stream=False, result_limit=None, env=env)
-        self._worker_set.send(worker, wire.LOAD_APP, meta, self._what(), (process.ledger_fd,))
+        self._pool.worker_set.send(worker, wire.LOAD_APP, meta, self._what(), (process.ledger_fd,))
         os.close(process.ledger_fd)
         self._loop.call_later(app.start_timeout_s, self._load_too_long, process)
         self._limit_memory(process)
@@ -208,7 +229,7 @@ class AppWorkers:
                 "and its worker was ended"
             )
             stop = Stop(error_type="Timeout", message=message, details={})
-            self._worker_set.stop(process.worker, stop, grace=0.0, dump=True)
+            self._pool.worker_set.stop(process.worker, stop, grace=0.0, dump=True)
 
     def _limit_memory(self, process: AppProcess) -> None:
         limit_mb, worker = self._app.memory_mb, process.worker
@@ -225,20 +246,20 @@ class AppWorkers:
                 "(FLASHPOOL_MEMORY_MB)"
             )
             stop = Stop(error_type=stop.error_type, message=message, details=stop.details)
-            self._worker_set.stop(worker, stop, grace=0.0)
+            self._pool.worker_set.stop(worker, stop, grace=0.0)
 
         limit = MemoryLimit(pid=worker.pid, limit_mb=limit_mb, applies=applies, exceeded=exceeded)
-        self._calls.memory_watch.add(limit)
+        self._pool.calls.memory_watch.add(limit)
 
     # Commands.
 
     def send(self, number: int, kind: int, meta: bytes, body: bytes = b"") -> None:
         """Send one of them a frame."""
-        self._worker_set.send(self._by_number[number].worker, kind, meta, body)
+        self._pool.worker_set.send(self._by_number[number].worker, kind, meta, body)
 
     def kill(self, number: int, stop: Stop) -> None:
         """End one of them at once, with all that it started."""
-        self._worker_set.stop(self._by_number[number].worker, stop, grace=0.0, dump=False)
+        self._pool.worker_set.stop(self._by_number[number].worker, stop, grace=0.0, dump=False)
 
     def close(self, number: int) -> None:
         """Let it shut down; `WorkerSet.check` sees to it that it goes."""
@@ -248,17 +269,17 @@ class AppWorkers:
         worker = process.worker
         process.closing = True
         if process.loaded_at is None:
-            self._worker_set.stop(worker, None, grace=self._config.grace_s)
+            self._pool.worker_set.stop(worker, None, grace=self._pool.config.grace_s)
             return
         worker.state.move(WorkerState.EXITING)
-        worker.exiting_since = self._now()
-        self._worker_set.send(worker, wire.CLOSE, b"")
+        worker.exiting_since = self._pool.now()
+        self._pool.worker_set.send(worker, wire.CLOSE, b"")
 
     def abandon_loads(self) -> None:
         """Want none of those that no process was found for."""
         for load_id in self._own_loads:
-            self._loads.pop(load_id, None)
-            self._scheduler.withdrawn(load_id)
+            self._pool.loads.pop(load_id, None)
+            self._pool.scheduler.withdrawn(load_id)
         self._own_loads.clear()
 
     # News (`workers.worker.AppKeeper`).
@@ -280,12 +301,13 @@ class AppWorkers:
         if meta.ok:
             process.loaded_at = time.time()
             _log.info("%s: loaded in %.2f s, process %d", self._app.name, meta.run_s, worker.pid)
-            self._host.do(self._scheduler.release_slot(worker.id, self._now()))
+            self._pool.host.do(self._pool.scheduler.release_slot(worker.id, self._pool.now()))
+            self._learn(worker, meta)
             self._to.worker_loaded(process.number)
             return
         if worker.state.now is WorkerState.BUSY:
             worker.state.move(WorkerState.EXITING)
-        worker.exiting_since = self._now()
+        worker.exiting_since = self._pool.now()
         told = str(meta.more["error"])[-_TOLD:]
         if told != self._last_told:
             self._last_told = told
@@ -329,4 +351,4 @@ class AppWorkers:
             del self._by_worker[worker.id]
         process.ledger.close()
         self._to.worker_gone(process.number)
-        self._host.changed()
+        self._pool.host.changed()

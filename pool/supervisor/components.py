@@ -18,6 +18,7 @@ from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.residents.app_set import AppSet
+from flashpool.pool.residents.app_workers import AppSurroundings
 from flashpool.pool.residents.events import Host
 from flashpool.pool.residents.runner import ResidentRunner
 from flashpool.pool.scheduling.commands import SchedulerPolicy, ZygoteKey
@@ -124,13 +125,16 @@ class Components:
             scratch=self.scratch,
         )
         self.apps = AppSet(
-            self.config,
-            scheduler=self.scheduler,
-            worker_set=self.worker_set,
-            calls=self.calls,
-            gpus=self.gpus,
-            now=self.now,
-            host=host,
+            AppSurroundings(
+                config=self.config,
+                scheduler=self.scheduler,
+                worker_set=self.worker_set,
+                calls=self.calls,
+                gpus=self.gpus,
+                learner=self.learner,
+                now=self.now,
+                host=host,
+            )
         )
 
     async def close(self) -> None:

@@ -22,7 +22,7 @@ Both = tuple[AppServer, AppServer]
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = tmp_path_factory.mktemp("parity")
-    with serving_app(folder, FLASHPOOL_GRACE_S="1") as ours, plain_uvicorn(folder) as plain:
+    with serving_app(folder, resource="web") as ours, plain_uvicorn(folder) as plain:
         yield ours, plain
 
 
@@ -107,7 +107,7 @@ def test_an_answer_is_that_of_plain_uvicorn(both: Both, name: str) -> None:
     assert ours == plain
 
 
-@pytest.mark.parametrize("name", ["/raise", "/raise-sync", "/unencodable", "/odd/order"])
+@pytest.mark.parametrize("name", ["/raise", "/raise-sync", "/unencodable"])
 def test_an_exception_is_500_without_details_and_the_connection_goes_on(
     both: Both, name: str
 ) -> None:
@@ -116,6 +116,15 @@ def test_an_exception_is_500_without_details_and_the_connection_goes_on(
     assert ours.status_code == 500
     assert "secret" not in ours.text
     assert "connection" not in ours.headers
+
+
+@pytest.mark.parametrize("path", ["/exit", "/exit-sync"])
+def test_sys_exit_in_a_route_is_500_and_the_state_stays(both: Both, path: str) -> None:
+    ours, _ = both
+    before = ours.http.get("/state").json()
+    assert ours.http.get(path).status_code == 500
+    after = ours.http.get("/state").json()
+    assert after == {**before, "requests": before["requests"] + 1}
 
 
 def test_headers_come_once_in_their_order(both: Both) -> None:

@@ -81,19 +81,23 @@ class AppWorker:
     def load(self) -> bool:
         """Load the application, and say whether that went well."""
         start = monotonic()
-        failure: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         body = b""
+        loaded = False
         try:
             if self.resident.env:
                 worker.set_variables(self.resident.env)
             self.run(self.start())
+            names = self.resident.new_modules()
+            more["modules"] = app_loading.importable_elsewhere(names, self.what["directory"])
+            loaded = True
         except BaseException as error:  # SystemExit and its like are results
-            _, body, _, failure = failed(error)
+            _, body, _, more = failed(error)
         if os.getpid() != self.resident.pid:
             os._exit(0)
         flush_output()
-        self.resident.send(wire.LOADED, b"", ("pickle", body, [], failure), monotonic() - start)
-        return not failure
+        self.resident.send(wire.LOADED, b"", ("pickle", body, [], more), monotonic() - start)
+        return loaded
 
     async def start(self) -> None:
         self.app = app_loading.load(self.what)

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from importlib.machinery import PathFinder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +69,28 @@ def _module(directory: str, file: str, name: str) -> Any:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def importable_elsewhere(names: list[str], directory: str) -> list[str]:
+    """Those of the modules that a process could import before it knows of the app.
+
+    None, where the app brings something in place of a module that there is without it: whatever
+    imported that would not be the same elsewhere.
+    """
+    rest = [one for one in sys.path if one != directory]
+    for entry in os.listdir(directory):
+        name = entry.partition(".")[0]
+        spec = PathFinder.find_spec(name, rest) if name.isidentifier() else None
+        # A folder without a loader is in nobody's way: `__pycache__` is found like that.
+        if name in sys.stdlib_module_names or (spec is not None and spec.origin is not None):
+            return []
+    within = directory.rstrip("/") + "/"
+    found = []
+    for name in names:
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        if not str(getattr(spec, "origin", None)).startswith(within):
+            found.append(name)
+    return found
 
 
 def without_execute(app: Any) -> None:

@@ -1,11 +1,8 @@
 """An application as users have them, for a server of apps and for plain uvicorn."""
 
 import asyncio
-import ctypes
 import os
-import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -213,7 +210,7 @@ def pid() -> int:
     return os.getpid()
 
 
-# -- What goes wrong.
+# -- What goes wrong; what kills is in handler_faults.
 
 
 @app.get("/raise")
@@ -226,16 +223,6 @@ def raises_sync() -> None:
     raise ValueError("some secret")
 
 
-@app.get("/own-error")
-async def own_error() -> None:
-    raise OwnError("mine")
-
-
-@app.get("/unencodable")
-async def unencodable() -> Any:
-    return {"x": object()}
-
-
 @app.get("/exit")
 async def leaves() -> None:
     sys.exit(3)
@@ -246,133 +233,14 @@ def leaves_sync() -> None:
     sys.exit(3)
 
 
-@app.get("/interrupt")
-async def interrupt() -> None:
-    raise KeyboardInterrupt
+@app.get("/own-error")
+async def own_error() -> None:
+    raise OwnError("mine")
 
 
-@app.get("/cut")
-async def cut() -> StreamingResponse:
-    async def answer() -> AsyncIterator[bytes]:
-        yield b"some of it"
-        await asyncio.sleep(0.05)
-        raise ValueError("in the middle")
-
-    return StreamingResponse(answer())
-
-
-@app.get("/crash")
-async def crash(how: str = "exit", after: float = 0.0) -> None:
-    await asyncio.sleep(after)
-    if how == "exit":
-        os._exit(7)
-    if how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    ctypes.string_at(0)
-
-
-@app.get("/crash-sync")
-def crash_sync() -> None:
-    ctypes.string_at(0)
-
-
-@app.get("/cut-by-crash")
-async def cut_by_crash() -> StreamingResponse:
-    async def answer() -> AsyncIterator[bytes]:
-        yield b"some of it"
-        await asyncio.sleep(0.05)
-        os._exit(9)
-
-    return StreamingResponse(answer())
-
-
-@app.get("/loop")
-async def loop() -> None:
-    while True:
-        pass
-
-
-@app.get("/loop-sync")
-def loop_sync() -> None:
-    while True:
-        time.sleep(0.01)
-
-
-@app.get("/sleep")
-async def sleep(seconds: float) -> str:
-    try:
-        await asyncio.sleep(seconds)
-    except asyncio.CancelledError:
-        NOTES.append("cancelled")
-        raise
-    return "slept"
-
-
-@app.get("/stubborn")
-async def stubborn() -> None:
-    while True:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            pass
-
-
-@app.get("/until-gone")
-async def until_gone(request: Request) -> str:
-    for _ in range(2000):
-        if await request.is_disconnected():
-            NOTES.append("gone")
-            break
-        await asyncio.sleep(0.005)
-    return "over"
-
-
-@app.get("/block")
-async def block(seconds: float) -> str:
-    time.sleep(seconds)
-    return "blocked"
-
-
-@app.get("/fork")
-def fork() -> dict[str, int]:
-    child = os.fork()
-    return {"forked": int(child != 0)}
-
-
-@app.get("/fork-async")
-async def fork_async() -> dict[str, int]:
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-    return {"forked": int(child != 0)}
-
-
-@app.get("/close-descriptors")
-async def close_descriptors() -> str:
-    os.closerange(3, 1024)
-    return "closed"
-
-
-@app.get("/daemon")
-def daemon() -> int:
-    read, write = os.pipe()
-    if not os.fork():
-        os.setsid()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.write(write, b"x")
-        while True:
-            time.sleep(60)
-    os.read(read, 1)
-    return os.getpid()
-
-
-@app.get("/leak")
-def leak(mib: int) -> int:
-    held = bytearray(mib << 20)
-    for at in range(0, len(held), 4096):
-        held[at] = 1
-    time.sleep(60)
-    return len(held)
+@app.get("/unencodable")
+async def unencodable() -> Any:
+    return {"x": object()}
 
 
 @app.get("/print")
@@ -394,29 +262,6 @@ async def upper(scope: Any, receive: Any, send: Any) -> None:
             return
 
 
-async def odd(scope: Any, receive: Any, send: Any) -> None:
-    """A bare ASGI application that breaks its rules."""
-    what = scope["path"].rpartition("/")[2]
-    start = {"type": "http.response.start", "status": 200, "headers": []}
-    if what == "order":
-        await send({"type": "http.response.body", "body": b"first"})
-    elif what == "twice":
-        await send(start)
-        await send(start)
-    elif what == "newline":
-        await send({**start, "headers": [(b"x-a", b"1\r\nx-b: 2")]})
-    elif what == "status":
-        await send({**start, "status": 99})
-    elif what == "nothing":
-        return
-    elif what == "longer":
-        await send({**start, "headers": [(b"content-length", b"3")]})
-        await send({"type": "http.response.body", "body": b"four"})
-    elif what == "only-head":
-        await send(start)
-    await send({"type": "http.response.body", "body": b"end"})
-
-
 @app.post("/execute")
 async def execute() -> str:
     return "this runs code"
@@ -433,5 +278,4 @@ async def hello(request: Request) -> dict[str, Any]:
 
 app.mount("/api", inner)
 app.mount("/upper", upper)
-app.mount("/odd", odd)
 app.mount("/static", StaticFiles(directory=HERE / "static"))
