@@ -189,6 +189,33 @@ class SupervisorStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppWorkerStats:
+    """One worker of a deployed app."""
+
+    #: Counts the workers that the app ever had: what a worker keeps is that of its generation.
+    generation: int
+    state: str
+    pid: int | None
+    #: Seconds since 1970; None while it loads.
+    loaded_at: float | None
+    requests: int
+    served: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppStats:
+    """One deployed app."""
+
+    app: str
+    state: str
+    failure: str | None
+    waiting: int
+    workers: list[AppWorkerStats]
+    deaths: int
+    last_death: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
     """The whole document."""
 
@@ -202,6 +229,7 @@ class PoolStats:
     zygotes: list[ZygoteStats]
     running: list[CallStats]
     instances: list[InstanceStats]
+    apps: list[AppStats]
     calls: int
     outcomes: dict[str, int]
     latency: dict[str, LatencyStats]

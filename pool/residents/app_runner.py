@@ -19,6 +19,7 @@ from flashpool.pool._child import app_messages, wire
 from flashpool.pool.apps import App, AppEnd, AppRequest, AppSink, AppState, EndKind
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.stats import AppStats, AppWorkerStats
 from flashpool.pool.workers.poller import Clock
 
 from . import app_states
@@ -167,6 +168,30 @@ class AppRunner:
         self._traffic.clock.close()
         for task in self._tasks:
             task.cancel()
+
+    def stats(self) -> AppStats:
+        """The app as it is now."""
+        table = self.table
+        return AppStats(
+            app=self.app.name,
+            state=self.state.value,
+            failure=self.failure or None,
+            waiting=len(table.waiting),
+            workers=[self._worker_stats(row) for row in table.workers.values()],
+            deaths=table.deaths,
+            last_death=table.last_death or None,
+        )
+
+    def _worker_stats(self, row: app_states.AppWorkerRow) -> AppWorkerStats:
+        process = self.workers.get(row.worker)
+        return AppWorkerStats(
+            generation=row.worker,
+            state=row.state.value,
+            pid=None if process is None else process.worker.pid,
+            loaded_at=None if process is None else process.loaded_at,
+            requests=row.load,
+            served=row.served,
+        )
 
     # What the table decided.
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from flashpool.pool.apps import App
+from flashpool.pool.stats import AppStats
 from flashpool.pool.workers.worker import Worker
 
 from .app_runner import AppRunner
@@ -46,6 +47,10 @@ class AppSet:
     def not_started(self, load_id: int, reason: str) -> None:
         """No worker can be had for a load."""
         self._pool.loads.pop(load_id)(None, (), reason)
+
+    def stats(self) -> list[AppStats]:
+        """Of each of them, for people."""
+        return [one.stats() for one in self._apps]
 
     # Ends.
 

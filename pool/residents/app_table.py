@@ -232,13 +232,13 @@ class AppTable:
         return commands
 
     def _least_loaded(self) -> AppWorkerRow | None:
-        able = [
-            row
-            for row in self.workers.values()
-            if row.state is AppWorkerState.READY and not row.doubts and row.slots
-            if row.load < self.policy.concurrency
-        ]
-        return min(able, key=lambda row: row.load, default=None)
+        best = None
+        for row in self.workers.values():
+            if row.slots and not row.doubts and row.state is AppWorkerState.READY:
+                load = row.load
+                if load < self.policy.concurrency and (best is None or load < best.load):
+                    best = row
+        return best
 
     def _send(self, request: int, row: AppWorkerRow) -> Command:
         slot = row.slots.pop()

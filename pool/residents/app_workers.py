@@ -141,6 +141,10 @@ class AppWorkers:
     def __getitem__(self, number: int) -> AppProcess:
         return self._by_number[number]
 
+    def get(self, number: int) -> AppProcess | None:
+        """A worker, once it has a process."""
+        return self._by_number.get(number)
+
     # Births.
 
     def start(self, number: int, environment: str) -> None:
@@ -157,8 +161,12 @@ class AppWorkers:
             self._own_loads.discard(load_id)
             if worker is None:
                 self._not_started(number, reason)
-            else:
+                return
+            try:
                 self._load(number, worker, uuids)
+            except OSError as error:  # no descriptor, or no memory, for its ledger
+                self._pool.worker_set.dismiss(worker)
+                self._not_started(number, str(error))
 
         self._pool.loads[load_id] = found
         key = self._pool.learner.route(self._as_call(environment))

@@ -48,6 +48,7 @@ def of_pool(components: Components, *, ready: bool, draining: bool) -> PoolStats
         instances=[
             _instance(one, residents, now) for one in itertools.islice(residents.table, _CALLS)
         ],
+        apps=components.apps.stats(),
         calls=recorder.calls,
         outcomes=dict(recorder.outcomes),
         latency=recorder.latency(),

@@ -47,6 +47,11 @@ class AppServer:
         assert self.process.poll() is None, f"the server left: {self.log()}"
         return self._pattern.search(self._log.read_bytes())
 
+    def stats(self) -> Any:
+        found = self._pattern.search(self._log.read_bytes())
+        assert found is not None
+        return httpx.get(f"{found[2].decode()}/stats", timeout=30, trust_env=False).json()
+
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])

@@ -83,28 +83,60 @@ def test_a_crash_is_502_with_its_cause_and_a_successor_answers(
     assert pid(server) != before
 
 
+@contextlib.contextmanager
+def said(server: AppServer, *texts: str) -> Iterator[None]:
+    """Until the app has printed these after what is done within."""
+    before = [server.log().count(f": {text}\n") for text in texts]
+    yield
+    until(
+        lambda: all(
+            server.log().count(f": {text}\n") > number
+            for text, number in zip(texts, before, strict=True)
+        )
+    )
+
+
 def test_a_crash_loses_what_had_begun_beside_it(server: AppServer) -> None:
-    neighbour = in_background(server, "/sleep?seconds=60")
-    time.sleep(0.5)
-    assert server.http.get("/crash?after=0.1").status_code == 502
+    with said(server, "sleeps 60"):
+        neighbour = in_background(server, "/sleep?seconds=60")
+    assert server.http.get("/crash").status_code == 502
     assert neighbour.result(60).status_code == 502
 
 
+def test_stats_tell_of_the_last_death(server: AppServer) -> None:
+    before = server.stats()["apps"][0]
+    assert server.http.get("/crash").status_code == 502
+    worker = pid(server)
+    after = server.stats()["apps"][0]
+    assert (after["app"], after["state"]) == ("faults", "served")
+    assert after["deaths"] == before["deaths"] + 1
+    assert "exit code 7" in after["last_death"]
+    (row,) = after["workers"]
+    assert (row["pid"], row["state"]) == (worker, "ready")
+    assert row["generation"] > before["workers"][0]["generation"]
+
+
+def test_a_lost_zygote_takes_its_workers_along_and_they_come_back(server: AppServer) -> None:
+    worker = psutil.Process(pid(server))
+    with said(server, "sleeps 62"):
+        begun = in_background(server, "/sleep?seconds=62")
+    zygote = worker.parent()
+    assert zygote is not None
+    zygote.kill()
+    assert begun.result(60).status_code == 502
+    assert pid(server) != worker.pid
+
+
 def test_what_had_not_begun_goes_to_the_successor(server: AppServer) -> None:
-    blocked = in_background(server, "/block?seconds=1")
-    time.sleep(0.3)  # the loop stands still now: what is sent waits in the channel
+    worker = psutil.Process(pid(server))
+    with said(server, "sleeps 61"):
+        begun = in_background(server, "/sleep?seconds=61")
+    worker.suspend()  # what is sent waits in its channel
     behind = [in_background(server, f"/say?text={number}") for number in range(5)]
-    time.sleep(0.3)
-    for process in server.tree():
-        if process.pid == worker_of(server):
-            process.kill()
-    assert blocked.result(60).status_code == 502
+    time.sleep(0.5)
+    worker.kill()
+    assert begun.result(60).status_code == 502
     assert [one.result(60).json() for one in behind] == ["0", "1", "2", "3", "4"]
-
-
-def worker_of(server: AppServer) -> int:
-    found = [line for line in server.log().splitlines() if ": loaded in " in line]
-    return int(found[-1].rpartition(" ")[2])
 
 
 @pytest.mark.parametrize("path", ["/loop", "/loop-in-a-thread", "/stubborn"])
@@ -129,10 +161,11 @@ def test_what_can_be_cancelled_is_and_its_worker_stays(server: AppServer) -> Non
 
 
 def test_siblings_of_what_had_to_be_killed_are_lost(server: AppServer) -> None:
-    culprit = in_background(server, "/stubborn")
-    time.sleep(0.5)
-    sibling = in_background(server, "/sleep?seconds=60")
-    posted = in_background(server, "/sleep?seconds=50")
+    with said(server, "is stubborn"):
+        culprit = in_background(server, "/stubborn")
+    with said(server, "sleeps 60", "sleeps 50"):
+        sibling = in_background(server, "/sleep?seconds=60")
+        posted = in_background(server, "/sleep?seconds=50")
     assert culprit.result(60).status_code == 504
     for one in (sibling, posted):
         response = one.result(60)
@@ -144,11 +177,11 @@ def test_siblings_of_what_had_to_be_killed_are_lost(server: AppServer) -> None:
 
 
 def test_ping_is_answered_while_the_app_is_blocked(server: AppServer) -> None:
-    blocked = in_background(server, "/block?seconds=1.5")
-    time.sleep(0.3)
+    pid(server)
+    with said(server, "blocks 1.5"):
+        blocked = in_background(server, "/block?seconds=1.5")
     for _ in range(20):
         assert server.http.get("/ping").status_code == 200
-    assert not blocked.done()
     assert blocked.result(60).json() == "blocked"
 
 
@@ -218,9 +251,9 @@ def test_a_daemon_goes_with_its_worker(server: AppServer) -> None:
 
 
 def test_a_client_that_leaves_is_told_to_the_app(server: AppServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+    address = "127.0.0.1", server.port
+    with socket.create_connection(address, timeout=30) as sock, said(server, "waits"):
         sock.sendall(b"GET /until-gone HTTP/1.1\r\nhost: x\r\n\r\n")
-        time.sleep(0.3)
     until(lambda: "gone" in server.http.get("/notes").json())
 
 
@@ -259,8 +292,9 @@ def test_memory_is_limited(tmp_path: Path) -> None:
 def test_more_requests_than_fit_wait_and_more_than_may_wait_are_refused(tmp_path: Path) -> None:
     variables = {"FLASHPOOL_APP_CONCURRENCY": "2", "FLASHPOOL_QUEUE_LIMIT": "1"}
     with faulty(tmp_path, **variables) as server:
-        running = [in_background(server, "/sleep?seconds=2") for _ in range(3)]
-        time.sleep(0.7)
+        with said(server, "sleeps 3"):
+            running = [in_background(server, "/sleep?seconds=3") for _ in range(3)]
+        time.sleep(0.5)
         refused = server.http.get("/say?text=1")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert [one.result(60).status_code for one in running] == [200, 200, 200]
@@ -269,10 +303,9 @@ def test_more_requests_than_fit_wait_and_more_than_may_wait_are_refused(tmp_path
 def test_several_workers_share_the_requests(tmp_path: Path) -> None:
     with faulty(tmp_path, FLASHPOOL_APP_WORKERS="2", FLASHPOOL_SLOTS="2") as server:
         until(lambda: server.log().count(": loaded in ") == 2)
-        blocked = in_background(server, "/block?seconds=2")
-        time.sleep(0.5)
+        with said(server, "blocks 2"):
+            blocked = in_background(server, "/block?seconds=2")
         assert server.http.get("/say?text=1").status_code == 200
-        assert not blocked.done()
         assert blocked.result(60).status_code == 200
 
 
@@ -324,8 +357,8 @@ def test_an_app_that_hangs_while_it_loads_is_ended(tmp_path: Path) -> None:
 
 def test_a_drain_lets_requests_finish_and_the_app_shut_down(tmp_path: Path) -> None:
     with faulty(tmp_path) as server:
-        running = in_background(server, "/sleep?seconds=1.5")
-        time.sleep(0.5)
+        with said(server, "sleeps 1.5"):
+            running = in_background(server, "/sleep?seconds=1.5")
         server.process.terminate()
         until(lambda: server.http.get("/ping").status_code == 503)
         refused = server.http.get("/say?text=1")
@@ -337,8 +370,8 @@ def test_a_drain_lets_requests_finish_and_the_app_shut_down(tmp_path: Path) -> N
 
 def test_a_second_signal_ends_what_runs(tmp_path: Path) -> None:
     with faulty(tmp_path) as server:
-        running = in_background(server, "/sleep?seconds=60")
-        time.sleep(0.5)
+        with said(server, "sleeps 60"):
+            running = in_background(server, "/sleep?seconds=60")
         tree = server.tree()
         server.process.terminate()
         until(lambda: server.http.get("/ping").status_code == 503)

@@ -218,6 +218,7 @@ class ThreadBackend:
             zygotes=[],
             running=[],
             instances=[],
+            apps=[],
             calls=self.recorder.calls,
             outcomes=dict(self.recorder.outcomes),
             latency=self.recorder.latency(),

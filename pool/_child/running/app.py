@@ -69,7 +69,7 @@ class AppWorker:
         (fd,) = load.take_fds()
         ledger = mmap.mmap(fd, 0)
         os.close(fd)
-        self.loop = asyncio.new_event_loop()
+        self.loop = app_loading.new_loop()
         asyncio.set_event_loop(self.loop)
         self.link = AppLink(self.resident, ledger, self.loop)
         self.app: Asgi = _no_app
@@ -133,6 +133,8 @@ class AppWorker:
         """Until told to close, or the supervisor is gone."""
         channel = self.resident.channel
         self.loop.add_reader(channel.fd, self.on_readable)
+        # libuv has it non-blocking from here on; frames are sent whole, by whoever sends them.
+        os.set_blocking(channel.fd, True)
         while not self.closing:
             self.turn()
         self.loop.remove_reader(channel.fd)

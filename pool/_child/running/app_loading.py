@@ -11,6 +11,7 @@ runs any code that is sent to it. That route is taken out, and ``/openapi.json``
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import os
@@ -29,6 +30,16 @@ _EXECUTE = "/execute"
 
 class NotLoaded(Exception):
     """There is no application where one should be; the message says what there is."""
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """The loop that uvicorn would take: that of uvloop where the environment has it."""
+    try:
+        # Not the app's own, if it brings one: its directory is not searched yet.
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()  # type: ignore[no-any-return]
 
 
 def load(what: dict[str, Any]) -> Asgi:

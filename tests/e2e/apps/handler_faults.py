@@ -81,12 +81,14 @@ async def loop_in_a_thread() -> None:
 
 
 async def stubborn() -> None:
+    print("is stubborn")
     while True:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
 
 
 async def sleep(seconds: float) -> str:
+    print(f"sleeps {seconds:g}")
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
@@ -96,11 +98,13 @@ async def sleep(seconds: float) -> str:
 
 
 async def block(seconds: float) -> str:
+    print(f"blocks {seconds:g}", flush=True)
     time.sleep(seconds)
     return "blocked"
 
 
 async def until_gone(receive: Any) -> str:
+    print("waits")
     while (await receive())["type"] != "http.disconnect":
         pass
     NOTES.append("gone")
