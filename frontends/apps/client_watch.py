@@ -13,6 +13,8 @@ from typing import Final
 
 from starlette.types import Receive
 
+from flashpool.frontends.http_server.request_cycle import has_left
+
 #: Seconds between sweeps, and the age at which a request's client is watched.
 SWEEP_S: Final = 0.05
 
@@ -71,7 +73,11 @@ class ClientWatch:
             if client.deadline <= now:
                 client.deadline = math.inf
                 client.late()
-            elif not client.watched and client.since <= now - SWEEP_S:
+            elif client.watched:
+                # Its body may wait for room, and then nobody receives.
+                if client.watcher is not None and has_left(client.receive):
+                    client.gone()
+            elif client.since <= now - SWEEP_S:
                 client.watched = True
                 client.watcher = asyncio.ensure_future(client.until_gone())
         self._sweeping = bool(self._clients)

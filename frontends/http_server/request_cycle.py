@@ -29,6 +29,15 @@ CUT: Final = "flashpool.response.cut"
 _JOINED: Final = 64 * 1024
 
 
+def has_left(receive: object) -> bool:
+    """Whether the client of a request has left, while nobody receives what it sends.
+
+    Who receives hears of it; who has to wait before may ask. Only uvicorn's `receive` tells.
+    """
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, RequestResponseCycle) and cycle.disconnected
+
+
 class Cycle(RequestResponseCycle):
     """uvicorn's, with a `send` of its own."""
 

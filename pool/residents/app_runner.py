@@ -36,6 +36,8 @@ _ENDS = {
     app_messages.CUT: EndKind.CUT,
     app_messages.FINE: EndKind.RAISED,
 }
+#: Tasks that may go on behind their answers, of all workers.
+_LINGERING = 100_000
 #: In place of the environment's name, until it is known.
 Find = Callable[[], Awaitable[str]]
 
@@ -278,6 +280,8 @@ class AppRunner:
             return
         if frame.kind == wire.LINGERS:
             number, _ = wire.split_number(frame.meta)
+            if number in self._lingering or len(self._lingering) > _LINGERING:
+                raise wire.BadFrame("a request that lingers twice, or too many that do")
             self._lingering[number] = worker
             self.table.lingers(worker)
         elif frame.kind == wire.REQUEST_OVER:

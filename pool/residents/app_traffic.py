@@ -139,6 +139,8 @@ class AppTraffic:
             if live is not None and live.sink is not None:
                 live.held = None  # it has begun
                 live.room += size
+                if live.room > app_messages.WINDOW:
+                    raise wire.BadFrame("credit for more than was sent")
                 self.clock.set(live, live.limit_s)
                 live.sink.room(size)
         else:
@@ -168,6 +170,8 @@ class AppTraffic:
             self._answered(live)
             return
         live.out += size
+        if live.out > app_messages.WINDOW + app_messages.PIECE:
+            raise wire.BadFrame("more of an answer than was asked for")
         if live.sink is not None:
             self.clock.set(live, live.limit_s)
 

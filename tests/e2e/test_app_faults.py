@@ -242,6 +242,14 @@ def test_closed_descriptors_end_in_an_answer_or_502(server: AppServer) -> None:
     assert server.http.get("/say?text=1").status_code == 200
 
 
+def test_garbage_on_the_channel_ends_its_worker(server: AppServer) -> None:
+    before = pid(server)
+    response = server.http.get("/garble")
+    assert (response.status_code, response.json()["error_type"]) == (502, "WorkerCrashed")
+    assert "written to by something else" in response.json()["detail"]
+    assert pid(server) != before
+
+
 def test_a_daemon_goes_with_its_worker(server: AppServer) -> None:
     worker = server.http.get("/daemon").json()
     children = psutil.Process(worker).children(recursive=True)
@@ -255,6 +263,17 @@ def test_a_client_that_leaves_is_told_to_the_app(server: AppServer) -> None:
     with socket.create_connection(address, timeout=30) as sock, said(server, "waits"):
         sock.sendall(b"GET /until-gone HTTP/1.1\r\nhost: x\r\n\r\n")
     until(lambda: "gone" in server.http.get("/notes").json())
+
+
+def test_one_that_leaves_in_the_middle_of_a_body_that_nobody_reads_is_noticed(
+    tmp_path: Path,
+) -> None:
+    with faulty(tmp_path, FLASHPOOL_GRACE_S="0.2") as server:
+        address = "127.0.0.1", server.port
+        with socket.create_connection(address, timeout=30) as sock, said(server, "sleeps 500"):
+            sock.sendall(b"POST /sleep?seconds=500 HTTP/1.1\r\nhost: x\r\n")
+            sock.sendall(b"content-length: 9000000\r\n\r\n" + b"x" * 1_000_000)
+        until(lambda: "cancelled 500" in server.http.get("/notes").json())
 
 
 @pytest.mark.parametrize("name", ["Flashpool-Timeout", "X-Flashpool-Timeout-S"])

@@ -171,6 +171,14 @@ async def close_descriptors() -> str:
     return "closed"
 
 
+async def garble() -> str:
+    for fd in range(1024, 4096):
+        with contextlib.suppress(OSError):
+            os.write(fd, b"not a frame at all, and long enough to look like none")
+    await asyncio.sleep(60)
+    return "written"
+
+
 async def daemon() -> int:
     read, write = os.pipe()
     if not os.fork():
@@ -222,7 +230,7 @@ ROUTES = {
     for one in (
         *(pid, notes, echo, leave, leave_in_a_thread, leave_in_a_task, interrupt, crash, loop),
         *(loop_in_a_thread, stubborn, sleep, block, until_gone, linger, size, stream, cut),
-        *(head_then, fork, fork_in_a_thread, close_descriptors, daemon, leak, odd, say),
+        *(head_then, garble, fork, fork_in_a_thread, close_descriptors, daemon, leak, odd, say),
     )
 }
 
