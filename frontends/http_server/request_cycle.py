@@ -65,11 +65,10 @@ class Cycle(RequestResponseCycle):
             raise RuntimeError(f"{kind} is not what comes next in a response")
 
     def _make_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        lines = [STATUS_LINE[status]]
+        lines = []
         self.chunked_encoding = None
-        closes = False
-        headers = list(headers)
-        for given, value in (*self._defaults(headers), *headers):
+        closes = dated = False
+        for given, value in headers:
             name = given.lower()
             if name == b"content-length":
                 # These differ from one answer to the next: nothing to remember.
@@ -84,6 +83,7 @@ class Cycle(RequestResponseCycle):
                 self.expected_content_length, self.chunked_encoding = 0, True
             elif name == b"connection":
                 closes = closes or b"close" in map(bytes.strip, value.lower().split(b","))
+            dated = dated or name == b"date"
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:
@@ -92,15 +92,15 @@ class Cycle(RequestResponseCycle):
         if self.chunked_encoding is None and status not in (204, 304) and not is_head:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        return b"".join((STATUS_LINE[status], *self._own_lines(dated), *lines, b"\r\n"))
 
-    def _defaults(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """What the server adds: its date, unless the application says its own."""
-        for name, _ in headers:
-            if len(name) == 4 and name.lower() == b"date":
-                return [one for one in self.default_headers if one[0] != b"date"]
-        return self.default_headers
+    def _own_lines(self, dated: bool) -> list[bytes]:
+        """What the server adds, in front: its date, unless the application says its own."""
+        return [
+            _line(name, value)
+            for name, value in self.default_headers
+            if not (dated and name == b"date")
+        ]
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self.scope["method"] == "HEAD":
