@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .apps import App, AppService
 from .calls import Call, Sink
 from .stats import PoolStats
 
@@ -103,6 +104,13 @@ class Backend(Protocol):
 
     def credit(self, call_id: int, items: int) -> None:
         """A streaming call may send so many items more."""
+
+    def open_app(self, app: App) -> AppService:
+        """Serve an app until this stops; its workers load it in the background.
+
+        Raises:
+            PoolClosed: it was stopped.
+        """
 
     def release(self, instance: str, reason: str) -> None:
         """Close an instance when its calls are over."""

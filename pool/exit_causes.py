@@ -143,6 +143,34 @@ def not_handed_over(error: OSError) -> Stop:
     )
 
 
+def of_app(status: int | None, stop: Stop | None, oom: OomKill | None) -> Cause:
+    """Say why the worker of an app died, whoever had a request in it."""
+    facts = exit_facts(status)
+    if stop is not None:
+        return Cause(error_type=stop.error_type, message=stop.message, details=facts)
+    name, code = facts.get("signal"), facts.get("exit_code")
+    if name == "SIGKILL" and oom is not None:
+        evidence = f"{oom.source} counted {oom.kills} more kill(s) while it ran"
+        message = f"the kernel killed the app's worker for lack of memory: {evidence}"
+        details = {**facts, "evidence": evidence, "confidence": "high"}
+        return Cause(error_type="OutOfMemory", message=message, details=details)
+    if name is not None:
+        usually = f" ({_USUALLY[name]})" if name in _USUALLY else ""
+        message = f"the app's worker was killed by {name}{usually}"
+    elif code == CHANNEL_LOST:
+        message = "the app closed or replaced the descriptor that carries its answers"
+    elif code == DAMAGED:
+        message = "the app damaged its interpreter: what Python, or its loop, itself needs"
+    elif code is not None:
+        message = (
+            f"the app's worker left with exit code {code}: the app, or a library it uses, "
+            "called os._exit() or exit()"
+        )
+    else:
+        message = "the app's worker is gone"
+    return Cause(error_type="WorkerCrashed", message=message, details=facts)
+
+
 def exit_facts(status: int | None) -> dict[str, Any]:
     """A wait status as ``signal`` or ``exit_code``."""
     if status is None:

@@ -1,31 +1,8 @@
-"""What an operator can ask of a pool: one typed document, collected in the supervisor.
-
-Everything is bounded: the last so many latencies and failures, counters by cause.
-"""
+"""What an operator can ask of a pool: one typed document, collected in the supervisor."""
 
 from __future__ import annotations
 
-import logging
-import os
-import resource
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
-
-from .calls import Outcome, Receipt
-from .errors import BY_NAME
-
-_log = logging.getLogger(__name__)
-
-#: Calls whose latency is remembered, and failures.
-LATENCIES: Final = 2048
-FAILURES: Final = 50
-_ERROR_TEXT: Final = 300
-#: In place of an end's name that is none of ours: user code wrote it to its worker's channel.
-OTHER: Final = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +214,33 @@ class StoreStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppWorkerStats:
+    """One worker of a deployed app."""
+
+    #: Counts the workers that the app ever had: what a worker keeps is that of its generation.
+    generation: int
+    state: str
+    pid: int | None
+    #: Seconds since 1970; None while it loads.
+    loaded_at: float | None
+    requests: int
+    served: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppStats:
+    """One deployed app."""
+
+    app: str
+    state: str
+    failure: str | None
+    waiting: int
+    workers: list[AppWorkerStats]
+    deaths: int
+    last_death: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
     """The whole document."""
 
@@ -251,6 +255,7 @@ class PoolStats:
     zygotes: list[ZygoteStats]
     running: list[CallStats]
     instances: list[InstanceStats]
+    apps: list[AppStats]
     stuck: list[StuckStats]
     calls: int
     outcomes: dict[str, int]
@@ -259,139 +264,3 @@ class PoolStats:
     exits: ExitStats
     supervisor: SupervisorStats
     stores: list[StoreStats] = field(default_factory=list)
-
-
-class Recorder:
-    """Counts ends; keeps the latest few."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.calls = 0
-        self.refused = 0
-        self.outcomes: Counter[str] = Counter()
-        self._failures: deque[FailureStats] = deque(maxlen=FAILURES)
-        self._receipts: deque[Receipt] = deque(maxlen=LATENCIES)
-        self._exits_ended = 0
-        self._exits: deque[EndedExitStats] = deque(maxlen=FAILURES)
-        self._callback_errors = 0
-        self._last_callback_error: str | None = None
-
-    def ended(self, label: str, outcome: Outcome) -> None:
-        """Record the end of a call."""
-        self._receipts.append(outcome.receipt)
-        if outcome.error_type is None:
-            self.calls += 1
-            self.outcomes["ok"] += 1
-        else:
-            self._failed(label, outcome, outcome.error_type)
-
-    def unprovided(self, label: str, outcome: Outcome) -> None:
-        """The same of one whose environment could not be had; it took none of the pool's time."""
-        if outcome.error_type is not None:
-            self._failed(label, outcome, outcome.error_type)
-
-    def _failed(self, label: str, outcome: Outcome, error_type: str) -> None:
-        known = error_type if error_type in BY_NAME else OTHER
-        self.calls += 1
-        self.outcomes["UserException" if outcome.from_user else known] += 1
-        self._failures.append(
-            FailureStats(
-                at=time.time(),
-                label=label,
-                error_type=error_type[:_ERROR_TEXT],
-                error=(outcome.error or "")[:_ERROR_TEXT],
-                run_s=round(outcome.receipt.run_s, 6),
-                pid=outcome.receipt.pid,
-            )
-        )
-
-    def exit_ended(self, call_id: int, label: str, what: str, seconds: float) -> None:
-        """Record what a call had left and was ended."""
-        self._exits_ended += 1
-        self._exits.append(
-            EndedExitStats(
-                at=time.time(), call=call_id, label=label, what=what, seconds=round(seconds, 3)
-            )
-        )
-
-    def exits(self, running: int) -> ExitStats:
-        """What was ended, newest last, and how many run."""
-        return ExitStats(running=running, ended=self._exits_ended, recent=list(self._exits))
-
-    def callback_failed(self, where: str, error: Exception) -> None:
-        """Record a mistake of flashpool's own; whoever calls this ends what it belongs to."""
-        self._callback_errors += 1
-        self._last_callback_error = f"{where}: {type(error).__name__}: {error}"[:_ERROR_TEXT]
-        _log.error("A mistake of flashpool's own, in %s", where, exc_info=error)
-
-    @contextmanager
-    def counted(
-        self, where: str, then: Callable[[Exception], object] | None = None
-    ) -> Iterator[None]:
-        """Go on behind this, whatever is raised in it: that is recorded.
-
-        ``then`` ends what it belongs to; what is raised in there is recorded as well.
-        """
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - it is what this is for
-            self.callback_failed(where, error)
-            if then is not None:
-                with self.counted(f"the end of {where}"):
-                    then(error)
-
-    def failures(self) -> list[FailureStats]:
-        """The latest failures, newest last."""
-        return list(self._failures)
-
-    def latency(self) -> dict[str, LatencyStats]:
-        """Percentiles by phase over the latest calls."""
-        receipts = list(self._receipts)
-        phases = {
-            "queue": [one.queue_s for one in receipts],
-            "start": [one.start_s for one in receipts],
-            "run": [one.run_s for one in receipts],
-            "exit": [one.exit_s for one in receipts],
-            "total": [one.total_s for one in receipts],
-        }
-        return {phase: _percentiles(seconds) for phase, seconds in phases.items() if seconds}
-
-    def supervisor(self) -> SupervisorStats:
-        """This process, measured now."""
-        return SupervisorStats(
-            pid=os.getpid(),
-            uptime_s=round(time.monotonic() - self.started, 3),
-            rss_mb=round(_resident_bytes() / 1e6, 1),
-            open_files=_open_files(),
-            callback_errors=self._callback_errors,
-            last_callback_error=self._last_callback_error,
-        )
-
-
-# Both without a descriptor to be had, too: stats are wanted most when something runs out.
-
-
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _open_files() -> int:
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _percentiles(seconds: list[float]) -> LatencyStats:
-    ordered = sorted(seconds)
-
-    def at(fraction: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(fraction * len(ordered)))], 6)
-
-    return LatencyStats(
-        count=len(ordered), p50_s=at(0.5), p90_s=at(0.9), p99_s=at(0.99), max_s=at(1.0)
-    )

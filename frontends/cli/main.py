@@ -89,6 +89,42 @@ def serve_lb(host: str | None, port: int | None) -> None:
         _die(str(error))
 
 
+@serve.command("app")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.option("--resource", help="Resource to serve, where the folder has several.")
+@click.option("--host", help="Address to listen on, instead of FLASHPOOL_HOST.")
+@click.option("--port", type=int, help="Port to listen on, instead of FLASHPOOL_PORT.")
+def serve_app(folder: str, resource: str | None, host: str | None, port: int | None) -> None:
+    """Serve the routes of a deployed app: DIR is what `flash build` makes, unpacked.
+
+    The app runs in workers of its own. GET /ping says whether it is loaded.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
+    _configure_log(settings.log_level)
+    from pathlib import Path
+
+    from flashpool.frontends.http_server.listener import ListenError, url
+    from flashpool.frontends.lb import deployed
+
+    def announce(name: str, sock: socket.socket, admin: socket.socket) -> None:
+        click.echo(
+            f"flashpool {_version()}: the app {name} on {url(sock)}\nstats: {url(admin)}/stats",
+            err=True,
+        )
+
+    try:
+        deployed.serve_app(
+            settings,
+            Path(folder),
+            resource,
+            announce,
+            port_setting="FLASHPOOL_PORT" if port is None else "--port to another one",
+        )
+    except (ListenError, deployed.AppNotThere) as error:
+        _die(str(error))
+
+
 #: The SDK reads its flags itself, and knows more than are listed.
 _SDK_FLAGS = """\b
 Flags of the SDK:

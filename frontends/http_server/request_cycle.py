@@ -23,8 +23,19 @@ from uvicorn.protocols.http.httptools_impl import (
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
+#: A message that ends a response which cannot be completed, so that its client can tell.
+CUT: Final = "flashpool.response.cut"
 #: Bytes of a body up to which it is copied behind its head; larger ones are written by themselves.
 _JOINED: Final = 64 * 1024
+
+
+def has_left(receive: object) -> bool:
+    """Whether the client of a request has left, while nobody receives what it sends.
+
+    Who receives hears of it; who has to wait before may ask. Only uvicorn's `receive` tells.
+    """
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, RequestResponseCycle) and cycle.disconnected
 
 
 class Cycle(RequestResponseCycle):
@@ -39,6 +50,7 @@ class Cycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected:
             return
+        kind: str = message["type"]
         if message["type"] == "http.response.start" and not self.response_started:
             self._head = self._make_head(message["status"], message.get("headers", ()))
         elif (
@@ -47,14 +59,16 @@ class Cycle(RequestResponseCycle):
             and (self.response_started or self._head)
         ):
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        elif kind == CUT:
+            self._cut()
         else:
-            raise RuntimeError(f"{message['type']} is not what comes next in a response")
+            raise RuntimeError(f"{kind} is not what comes next in a response")
 
     def _make_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        lines = [STATUS_LINE[status]]
+        lines = []
         self.chunked_encoding = None
-        closes = False
-        for given, value in (*self.default_headers, *headers):
+        closes = dated = False
+        for given, value in headers:
             name = given.lower()
             if name == b"content-length":
                 # These differ from one answer to the next: nothing to remember.
@@ -69,6 +83,7 @@ class Cycle(RequestResponseCycle):
                 self.expected_content_length, self.chunked_encoding = 0, True
             elif name == b"connection":
                 closes = closes or b"close" in map(bytes.strip, value.lower().split(b","))
+            dated = dated or name == b"date"
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:
@@ -77,8 +92,15 @@ class Cycle(RequestResponseCycle):
         if self.chunked_encoding is None and status not in (204, 304) and not is_head:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        return b"".join((STATUS_LINE[status], *self._own_lines(dated), *lines, b"\r\n"))
+
+    def _own_lines(self, dated: bool) -> list[bytes]:
+        """What the server adds, in front: its date, unless the application says its own."""
+        return [
+            _line(name, value)
+            for name, value in self.default_headers
+            if not (dated and name == b"date")
+        ]
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self.scope["method"] == "HEAD":
@@ -97,6 +119,11 @@ class Cycle(RequestResponseCycle):
             self.transport.write(head + body)
         if not more:
             self._complete()
+
+    def _cut(self) -> None:
+        """Close the connection behind what was sent: no last chunk comes, or less than was promised."""
+        self.disconnected = True
+        self.transport.close()
 
     def _count(self, size: int, *, more: bool) -> None:
         self.expected_content_length -= size

@@ -19,6 +19,8 @@ import socket
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from starlette.types import ASGIApp
+
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
@@ -41,12 +43,12 @@ _log = logging.getLogger(__name__)
 
 
 class LbServer(Listener):
-    """The listener of ``/execute``; its first signal begins a drain, its second cuts it."""
+    """A listener whose first signal begins a drain, and whose second cuts it."""
 
     def __init__(
-        self, service: Service, admin: Admin, settings: Settings, on_start: Callable[[], None]
+        self, app: ASGIApp, service: Service, settings: Settings, on_start: Callable[[], None]
     ) -> None:
-        super().__init__(create_app(service, settings, admin), settings)
+        super().__init__(app, settings)
         self._on_start = on_start
         self._shutdown = Shutdown(service, settings.drain_s, self._exit)
 
@@ -107,5 +109,6 @@ async def _serve(
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
     admin = Admin(service.pool, settings, admin_sock)
-    server = LbServer(service, admin, settings, lambda: announce(sock, admin_sock))
+    app = create_app(service, settings, admin)
+    server = LbServer(app, service, settings, lambda: announce(sock, admin_sock))
     await server.serve(sockets=[sock])

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from flashpool.pool.config import PoolConfig
 
+from .app_workers import AppWorkerSettings
 from .apps import AppSettings
 from .calls import Calls, Gpus, Workers
 from .environments import EnvironmentSettings
@@ -51,7 +52,7 @@ class SettingsError(ValueError):
 #: All settings, in the order of the table.
 _GROUPS: Final = (
     *(Listening, Intake, Calls, Gpus, Workers),
-    *(EnvironmentSettings, AppSettings, QueueSettings, Log),
+    *(EnvironmentSettings, AppSettings, AppWorkerSettings, QueueSettings, Log),
 )
 
 
@@ -64,6 +65,7 @@ class Settings(
     Workers,
     EnvironmentSettings,
     AppSettings,
+    AppWorkerSettings,
     QueueSettings,
     Log,
 ):

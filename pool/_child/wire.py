@@ -37,7 +37,21 @@ CLOSE begins with the number of the call (`NUMBER`).
     LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, when it failed
     OUTPUT, ERRORS  worker -> supervisor   number  | what an overlapping call printed
     CANCEL  supervisor -> worker   number: an overlapping call is to end
-    CLOSE   supervisor -> worker   close the instance, then exit
+    CLOSE   supervisor -> worker   close the instance, or the app, then exit
+
+A spare that gets LOAD_APP becomes an app worker: it has an ASGI application. Its metas begin with
+the number of a request, but those of LOAD_APP, LOADED and CLOSE; `app_messages` packs them.
+
+    LOAD_APP  supervisor -> worker   `pack_call_meta` | what to load, as JSON + the ledger
+    REQUEST   supervisor -> worker   its scope        | the first piece of its body
+    BODY      supervisor -> worker   whether more comes | a piece of its body
+    DISCONNECT  supervisor -> worker  its client has left
+    CANCEL    supervisor -> worker   its task is to end
+    CREDIT    both ways              how many more bytes of a body may be sent
+    RESPONSE  worker -> supervisor   status, headers  | the first piece of the answer
+    PIECE     worker -> supervisor   whether more comes | a piece of the answer
+    LINGERS   worker -> supervisor   it is answered, and its task goes on
+    REQUEST_OVER  worker -> supervisor   its task is over, and how
 
 How they are cut from a stream, and descriptors sent along, is `framing`'s part. Only numbers,
 JSON and bytes for user code: the two ends may run different Pythons. Structs where every call
@@ -91,6 +105,10 @@ CREDIT = 2
 LOAD = 3
 CANCEL = 4
 CLOSE = 5
+LOAD_APP = 6
+REQUEST = 7
+BODY = 8
+DISCONNECT = 9
 WORKER_READY = 16
 ITEM = 18
 RESULT = 19
@@ -98,6 +116,10 @@ LOADED = 20
 OUTPUT = 21
 ERRORS = 22
 EXIT = 23
+RESPONSE = 24
+PIECE = 25
+LINGERS = 26
+REQUEST_OVER = 27
 
 # Stages of an exit. Files are flushed; something else runs; what runs will not be over before
 # the answer; all is over.

@@ -21,7 +21,7 @@ from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, InstanceRecord
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
-from flashpool.pool.scheduling.commands import Command
+from flashpool.pool.scheduling.commands import Command, ZygoteKey
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.poller import Clock
@@ -68,6 +68,9 @@ class Host(Protocol):
 
     def do(self, commands: Iterable[Command]) -> None:
         """Carry out what the scheduler says."""
+
+    def want(self, key: ZygoteKey | None) -> None:
+        """Have a zygote up, though nothing needs it yet."""
 
     def changed(self) -> None:
         """Something happened that somebody may wait for."""

@@ -22,9 +22,9 @@ from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import InstanceConflict, InstanceLost
 from flashpool.pool.exit_causes import Stop
 from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.recorder import Recorder
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.stats import Recorder
 from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.channel import EXCEPTION_LIMIT

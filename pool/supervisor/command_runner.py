@@ -102,6 +102,9 @@ class CommandRunner:
         running = components.calls.by_id.get(command.call)
         if running is None:
             # A number that is no call's is a load's.
+            if components.apps.takes(command.call):
+                components.apps.dispatched(command.call, worker, gpus)
+                return
             components.residents.loading.dispatched(command.call, worker, gpus)
             return
         running.gpus = gpus
@@ -131,7 +134,9 @@ class CommandRunner:
         components.zygote_set.fork(command.key, command.number, practise)
 
     def _fail(self, failed: Fail) -> None:
-        if failed.call not in self._components.calls.by_id:
+        if self._components.apps.takes(failed.call):
+            self._components.apps.not_started(failed.call, failed.reason)
+        elif failed.call not in self._components.calls.by_id:
             loading = self._components.residents.loading
             loading.not_started(failed.call, failed.key, failed.reason)
         else:

@@ -1,7 +1,7 @@
 """The components of one pool: made, wired to each other, and closed, in one place.
 
     at once          scheduler, learner, recorder, gpus (a table so far)
-    with the loop    poller <- worker_set <- zygote_set, calls <- residents; watchdog over the first
+    with the loop    poller <- worker_set <- zygote_set, calls <- residents, apps; watchdog over the first
 
 The supervisor, and what it is divided into, reach each other through here. What
 each component is for is told at the top of its own module.
@@ -16,13 +16,15 @@ from typing import Final, Protocol
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.recorder import Recorder
+from flashpool.pool.residents.apps.app_set import AppSet
+from flashpool.pool.residents.apps.workers import AppSurroundings
 from flashpool.pool.residents.events import Host
 from flashpool.pool.residents.runner import ResidentRunner
 from flashpool.pool.running_time import RunningTime
 from flashpool.pool.scheduling.commands import SchedulerPolicy, ZygoteKey
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.stats import Recorder
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.exits import Exits
 from flashpool.pool.workers.listeners import WorkerListener, ZygoteListener
@@ -53,6 +55,7 @@ class Components:
     calls: CallTable
     exits: Exits
     residents: ResidentRunner
+    apps: AppSet
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
@@ -129,6 +132,18 @@ class Components:
             host=host,
             scratch=self.scratch,
             recorder=self.recorder,
+        )
+        self.apps = AppSet(
+            AppSurroundings(
+                config=self.config,
+                scheduler=self.scheduler,
+                worker_set=self.worker_set,
+                calls=self.calls,
+                gpus=self.gpus,
+                learner=self.learner,
+                now=self.now,
+                host=host,
+            )
         )
 
     async def close(self) -> None:

@@ -109,7 +109,9 @@ class ProcessEvents:
 
     def _lose_with_zygote(self, worker: Worker, reason: str) -> None:
         running = worker.running
-        if worker.instance is not None:
+        if worker.app is not None:
+            worker.app.died(worker, exit_causes.of_lost_zygote(reason, ""))
+        elif worker.instance is not None:
             cause = exit_causes.of_lost_zygote(reason, "")
             self._components.residents.events.lost(worker, cause, None)
         if running is not None and running.exiting:
@@ -285,7 +287,9 @@ class ProcessEvents:
             components.scratch.remove(worker.scratch)
         if components.gpus.watch.expected:
             components.gpus.given_back()
-        if worker.instance is not None:
+        if worker.app is not None:
+            worker.app.gone(worker)
+        elif worker.instance is not None:
             components.residents.events.gone(worker)
         if self._environments.unwanted:
             self._environments.settle(worker.zygote.key.environment)
@@ -301,10 +305,17 @@ class ProcessEvents:
     def resident_spoilt(self, worker: Worker, problem: str) -> None:
         """Something else than a frame came over its channel."""
         cause = exit_causes.of_bad_frame(problem, "")
+        if worker.app is not None:
+            worker.app.died(worker, cause)
+            return
         self._components.residents.events.lost(worker, cause, None)
 
     def resident_died(self, worker: Worker, death: wire.Exited) -> None:
         """It died, with the calls in it."""
+        if worker.app is not None:
+            oom = self._components.oom.rose()
+            worker.app.died(worker, exit_causes.of_app(death.status, worker.stop, oom))
+            return
         self._components.residents.events.died(worker, death, self._components.oom.rose())
 
 

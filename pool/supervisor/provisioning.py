@@ -29,7 +29,8 @@ from flashpool.pool.errors import (
     PoolClosed,
 )
 from flashpool.pool.progress_notes import ProgressNotes
-from flashpool.pool.stats import Recorder, StoreStats
+from flashpool.pool.recorder import Recorder
+from flashpool.pool.stats import StoreStats
 
 from .environment_leases import EnvironmentLeases
 
@@ -128,6 +129,17 @@ class Provisioning:
             task.add_done_callback(self._tasks.discard)
         question.calls[call_id] = _WaitingCall(call=call, sink=sink)
         self._waiting[call_id] = question
+
+    async def find(self, spec: Spec) -> str:
+        """The environment of an app, by the name that the pool has for it.
+
+        Something of it has to be started in the same turn of the loop, or it may be unused.
+
+        Raises:
+            InvalidRequest, EnvironmentError, Timeout: it cannot be had.
+        """
+        provision = await self._environments.resolve(spec, lambda line: _log.info("%s", line))
+        return provision.environment
 
     def cancel(self, call_id: int, reason: str) -> bool:
         """End a call that waits; False when it does not wait here."""

@@ -55,6 +55,7 @@ def of_pool(
         instances=[
             _instance(one, residents, now) for one in itertools.islice(residents.table, _CALLS)
         ],
+        apps=components.apps.stats(),
         stuck=_stuck(components),
         calls=recorder.calls,
         outcomes=dict(recorder.outcomes),

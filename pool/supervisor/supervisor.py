@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from flashpool.pool.apps import App, AppService
 from flashpool.pool.calls import Call, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.errors import (
@@ -30,9 +31,7 @@ from flashpool.pool.errors import (
     Overloaded,
     PoolClosed,
 )
-from flashpool.pool.running_time import BEAT_S
 from flashpool.pool.scheduling.commands import QueueFull, ZygoteKey
-from flashpool.pool.scheduling.scheduler import TICK_S
 from flashpool.pool.stats import PoolStats
 from flashpool.pool.workers.watchdog import STOP_MARGIN_S
 from flashpool.pool.workers.worker import ActiveCall
@@ -42,6 +41,7 @@ from .command_runner import CommandRunner
 from .components import BASE, ChangeSignal, Components
 from .environment_registry import EnvironmentRegistry
 from .process_events import ProcessEvents
+from .ticking import Ticking
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings, Spec
@@ -69,6 +69,7 @@ class Supervisor:
         self._stopped = asyncio.Event()
         self._actions = CommandRunner(components, self._change)
         self.environments = EnvironmentRegistry(components, self._actions)
+        self._ticking = Ticking(components, self._actions, self.environments)
         self._env_settings = environments
         #: Made by the first call that names packages.
         self._provisioning: Provisioning | None = None
@@ -82,42 +83,8 @@ class Supervisor:
         await self._components.open(
             listener=self._reports, host=self._actions, call_ended=self._call_ended
         )
-        self._beat()
-        self._ticking = self._components.loop.call_later(TICK_S, self._tick)
+        self._ticking.start()
         self._actions.want(BASE)
-
-    def _beat(self) -> None:
-        components = self._components
-        self._beating = components.loop.call_later(BEAT_S, self._beat)
-        components.running_time.beat()
-
-    def _tick(self) -> None:
-        """Once a second: what is late, idle or forgotten."""
-        components = self._components
-        self._ticking = components.loop.call_later(TICK_S, self._tick)
-        # None of these is to be the end of those behind it.
-        for part in (
-            self._tick_scheduler,
-            self.environments.forget_unused,
-            components.residents.tick,
-            components.watchdog.check,
-            self._tick_base,
-        ):
-            with components.recorder.counted("what is done every second"):
-                part()
-
-    def _tick_scheduler(self) -> None:
-        components = self._components
-        self._actions.do(components.scheduler.tick(components.running_time.beat()))
-
-    def _tick_base(self) -> None:
-        components = self._components
-        if BASE not in components.zygote_set:
-            # Without it no probe says "ready", and so no call comes that would start it.
-            self._actions.want(BASE)
-        if not components.calls:
-            # With nothing running, a kill that the kernel counted was of nobody of ours.
-            components.oom.rose()
 
     def _gpus_changed(self) -> None:
         components = self._components
@@ -165,22 +132,26 @@ class Supervisor:
         if self._provisioning is not None:
             # Else every other machine would build again what was built here just now.
             published = await self._provisioning.published(deadline - now())
-        await self._close_instances("the server drains")
+        await self._close_residents("the server drains")
         return published and not self.unfinished
 
-    async def _close_instances(self, reason: str) -> None:
-        """Let instances close themselves, those that nobody calls."""
+    async def _close_residents(self, reason: str) -> None:
+        """Let instances close themselves, and apps shut down, those that nobody calls."""
         now, residents = self._components.now, self._components.residents
+        apps = self._components.apps
         residents.close_idle(reason)
+        apps.close_idle()
         deadline = now() + self.config.grace_s
-        while residents.any_closing and now() < deadline:
+        while (residents.any_closing or apps.any_closing) and now() < deadline:
             await self._change.wait(deadline - now())
 
     async def _wait_for_exits(self) -> None:
         """Give what was asked to end the grace: calls' processes, and instances."""
         components = self._components
-        while components.residents.any_remaining or any(
-            worker.stopping for worker in components.worker_set
+        while (
+            components.residents.any_remaining
+            or components.apps.any_remaining
+            or any(worker.stopping for worker in components.worker_set)
         ):
             left = self._exit_by - components.now()
             if left <= 0:
@@ -217,6 +188,8 @@ class Supervisor:
         if self._provisioning is not None:
             self._provisioning.refuse_all()
         components.residents.release_all(reason)
+        components.apps.finish_all()
+        components.apps.close_all()
         await self._wait_for_exits()
         components.zygote_set.retire_all()
         deadline = components.now() + STOP_MARGIN_S
@@ -225,8 +198,7 @@ class Supervisor:
                 components.zygote_set.kill_exiting()
             components.zygote_set.give_up_stuck()
             await self._change.wait(0.5)
-        self._ticking.cancel()
-        self._beating.cancel()
+        self._ticking.stop()
         await components.close()
         if self._provisioning is not None:
             # Only now: the processes that used the environments are gone.
@@ -271,7 +243,7 @@ class Supervisor:
         found = len(provisioning) if provisioning is not None else 0
         # Those that have not answered are among the calls.
         answered = sum(one.running.done for one in components.exits)
-        return found + len(components.calls) + answered
+        return found + len(components.calls) + answered + components.apps.busy
 
     def stats(self) -> PoolStats:
         """The pool as it is now."""
@@ -330,11 +302,22 @@ class Supervisor:
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
         """Have its environment found first; it comes back with the id that it has from here."""
-        if self._provisioning is None:
-            self._provisioning = self._open_provisioning()
+        self._provisioning = self._provisioning or self._open_provisioning()
         call_id = self._components.calls.new_id()
         self._provisioning.add(call_id, call, spec, sink)
         return call_id
+
+    def open_app(self, app: App) -> AppService:
+        """Serve an app until the pool stops; raises `PoolClosed` when it has."""
+        if self._components.closed:
+            raise PoolClosed("the pool is shut down")
+        return self._components.apps.open(app, self._environment_of)
+
+    async def _environment_of(self, app: App) -> str:
+        if app.spec is None:
+            return BASE.environment
+        self._provisioning = self._provisioning or self._open_provisioning()
+        return await self._provisioning.find(app.spec)
 
     def _open_provisioning(self) -> Provisioning:
         # Late: most programs never name a package, and should not pay for the import.

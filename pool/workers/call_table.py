@@ -19,9 +19,9 @@ from flashpool.pool import exit_causes
 from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
+from flashpool.pool.recorder import Recorder
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.stats import Recorder
 
 from . import outcomes
 from .memory import MemoryLimit, MemoryWatch

@@ -22,7 +22,7 @@ from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Outcome
 from flashpool.pool.config import PoolConfig
-from flashpool.pool.stats import Recorder
+from flashpool.pool.recorder import Recorder
 
 from .call_table import CallTable
 from .poller import Clock

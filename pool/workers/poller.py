@@ -16,7 +16,7 @@ import select
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
-from flashpool.pool.stats import Recorder
+from flashpool.pool.recorder import Recorder
 
 _Owner = TypeVar("_Owner")
 

@@ -20,7 +20,7 @@ from typing import Final
 from flashpool.pool import exit_causes
 from flashpool.pool._child import processes
 from flashpool.pool.config import PoolConfig
-from flashpool.pool.stats import Recorder
+from flashpool.pool.recorder import Recorder
 
 from .poller import Clock
 from .states import WorkerState, ZygoteState

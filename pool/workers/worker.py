@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from flashpool.pool._child import wire
 from flashpool.pool.calls import Call, CallLimits, Codec, Phase, Sink
-from flashpool.pool.exit_causes import Stop
+from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.scheduling.commands import ZygoteKey
 
 from .channel import WorkerChannel
@@ -35,6 +35,22 @@ class CallKeeper(Protocol):
 
     def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
         """It went too far."""
+
+
+class AppKeeper(Protocol):
+    """Who minds an app worker: `residents.apps.workers`."""
+
+    def sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """A frame of it."""
+
+    def printed(self, worker: Worker, chunk: bytes) -> None:
+        """It printed something."""
+
+    def died(self, worker: Worker, cause: Cause) -> None:
+        """It is dead, or its channel cannot be read."""
+
+    def gone(self, worker: Worker) -> None:
+        """Its process tree is gone."""
 
 
 class ActiveCall:
@@ -191,6 +207,7 @@ class Worker:
     """A forked process, from its zygote's report of it to that of its tree's end."""
 
     __slots__ = (
+        "app",
         "aside",
         "calls",
         "culprit",
@@ -242,6 +259,8 @@ class Worker:
         #: Of a resident: its instance, the calls in it, and the one it is being ended for.
         self.instance: str | None = None
         self.calls: dict[int, ActiveCall] = {}
+        #: Of an app worker: who minds it.
+        self.app: AppKeeper | None = None
         self.culprit: int | None = None
         #: Whether it makes its instance just now.
         self.loading = False
@@ -300,6 +319,10 @@ class Worker:
     def read(self, fd: int) -> bytes | None:
         """Take what it printed to one of its outputs; None at its end."""
         running = self.running
+        if self.app is not None:
+            if chunk := self.link.read_output(fd):
+                self.app.printed(self, chunk)
+            return chunk
         if self.instance is not None:
             running = next(iter(self.calls.values()), None)
             self.link.output = self.taker()

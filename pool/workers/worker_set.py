@@ -22,7 +22,7 @@ from flashpool.pool._child import wire
 from flashpool.pool.calls import Codec
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
-from flashpool.pool.stats import Recorder
+from flashpool.pool.recorder import Recorder
 
 from . import stuck
 from .channel import EXCEPTION_LIMIT, GONE, RESULT_LIMIT, WorkerChannel
@@ -203,7 +203,9 @@ class WorkerSet:
         """Act on it, and close those of its descriptors that nobody takes."""
         running = worker.running
         try:
-            if worker.instance is not None:
+            if worker.app is not None:
+                worker.app.sent(worker, frame)
+            elif worker.instance is not None:
                 # What it printed before, above all for the call that this frame ends.
                 worker.read_all()
                 self._listener.resident_sent(worker, frame)

@@ -21,9 +21,9 @@ from flashpool.pool._child import framing, shortage, wire
 from flashpool.pool.calls import BASE_ENVIRONMENT, Call
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import VARYING
+from flashpool.pool.recorder import Recorder
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.preloading import BARE, PreloadLearner
-from flashpool.pool.stats import Recorder
 
 from . import outcomes
 from .listeners import ZygoteListener

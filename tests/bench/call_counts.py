@@ -42,8 +42,8 @@ PACKAGES = Path(flashpool.pool.__file__).parents[1]
 BY_THE_CLOCK = {
     ("server_process.py", "_with_an_end"),
     ("listener.py", "serve"),
-    ("supervisor.py", "_tick"),
-    ("supervisor.py", "_beat"),
+    ("ticking.py", "_tick"),
+    ("ticking.py", "_beat"),
     ("inflight_requests.py", "_sweep"),
     ("inflight_requests.py", "_sweep_later"),
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT / "tests")]
 
-from bench import call_rows, http_rows, pool_rows, queue_rows, resident_rows  # noqa: E402 - found only now
+from bench import app_rows, call_rows, http_rows, pool_rows, queue_rows, resident_rows  # noqa: E402 - found only now
 from bench.context import Bench  # noqa: E402
 from bench.figures import Failed, Row, keep, machine, show  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -38,6 +38,7 @@ ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
     "ping": http_rows.ping,
     "queue": queue_rows.overhead,
     "array": pool_rows.arrays,
+    "app": app_rows.rates,
     "server-memory": http_rows.server_memory,
     "spare-memory": http_rows.spare_memory,
 }

@@ -127,7 +127,7 @@ def test_zygotes_are_not_blamed_for_a_pause_of_all(live: Live) -> None:
     parts.zygote_set[BASE].answered_at -= 100
     spare.exiting_since -= 100
     parts.running_time._late_at -= 100
-    live.supervisor._tick()
+    live.supervisor._ticking._tick()
     assert live.call(NEXT).ok
     assert live.zygote().pid == pid
     assert 99 < parts.running_time.stood_still < 101

@@ -20,9 +20,11 @@ from typing import Any
 from flashpool.pool import Pool
 from flashpool.pool._child import wire
 from flashpool.pool._child.running import worker
+from flashpool.pool.apps import App, AppService
 from flashpool.pool.calls import Call, Codec, Outcome, Receipt, Sink
 from flashpool.pool.errors import InvalidRequest, Overloaded, PoolClosed
-from flashpool.pool.stats import GpusStats, PoolStats, QueueStats, Recorder, SlotStats
+from flashpool.pool.recorder import Recorder
+from flashpool.pool.stats import GpusStats, PoolStats, QueueStats, SlotStats
 
 
 def _member(kind: type[enum.Enum], name: str) -> enum.Enum:
@@ -185,6 +187,9 @@ class ThreadBackend:
     def release(self, instance: str, reason: str) -> None:
         pass
 
+    def open_app(self, app: App) -> AppService:
+        raise NotImplementedError("apps need processes")
+
     async def drain(self, limit_s: float) -> bool:
         self.draining = True
         with contextlib.suppress(asyncio.TimeoutError):
@@ -218,6 +223,7 @@ class ThreadBackend:
             zygotes=[],
             running=[],
             instances=[],
+            apps=[],
             stuck=[],
             calls=self.recorder.calls,
             outcomes=dict(self.recorder.outcomes),

@@ -323,7 +323,13 @@ class Zygote:
         elif self.practise:
             self.rehearsal.limber_up(self.practise == "pickle")
         load = self.worker.serve(link.channel, self.marks, link.mark)
-        if load is not None:
+        if load is None:
+            return
+        if load.kind == wire.LOAD_APP:
+            from ..running import app
+
+            app.live(link.channel, load)
+        else:
             from ..running import resident
 
             resident.live(link.channel, load)

@@ -52,7 +52,8 @@ def look_around() -> None:
 def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | None:
     """Run the one call; send exactly one RESULT, from the process that got the call.
 
-    Returns the LOAD frame, if one came instead of a call: the process then becomes a `resident`.
+    Returns the LOAD or LOAD_APP frame, if one came instead of a call: the process then becomes a
+    `resident`, or an `app` worker.
 
     Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
     """
@@ -62,7 +63,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
         # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
         renew(seed)
     marks[mark] = 1
-    if call.kind == wire.LOAD:
+    if call.kind in (wire.LOAD, wire.LOAD_APP):
         return call
     pid = getpid()
     known = len(sys.modules)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flashpool.envs import Spec
+from flashpool.pool.apps import App, AppService
 from flashpool.pool.calls import Call, Outcome, Provision, Receipt, Sink
 from flashpool.pool.errors import FlashpoolError, PoolClosed
-from flashpool.pool.stats import Recorder, StoreStats
+from flashpool.pool.recorder import Recorder
+from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor.environment_leases import EnvironmentLeases, Report
 from flashpool.pool.supervisor.provisioning import Provisioning
 
@@ -99,6 +101,9 @@ class StandInPool:
 
     def release(self, instance: str, reason: str) -> None:
         pass
+
+    def open_app(self, app: App) -> AppService:
+        raise NotImplementedError
 
     async def drain(self, limit_s: float) -> bool:
         self.draining = True

@@ -21,7 +21,8 @@ from flashpool.pool.calls import (
     Sink,
 )
 from flashpool.pool.errors import EnvironmentError, Overloaded
-from flashpool.pool.stats import Recorder, StoreStats
+from flashpool.pool.recorder import Recorder
+from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor import provisioning as module
 from flashpool.pool.supervisor.environment_leases import Report
 from flashpool.pool.supervisor.provisioning import Provisioning

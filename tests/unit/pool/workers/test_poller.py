@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flashpool.pool.stats import Recorder
+from flashpool.pool.recorder import Recorder
 from flashpool.pool.workers.poller import Poller
 
 

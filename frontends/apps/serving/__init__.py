@@ -1,0 +1,1 @@
+"""A served app: its requests to the pool, its answers to clients."""

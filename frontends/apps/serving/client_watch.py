@@ -1,0 +1,85 @@
+"""What becomes of proxied requests whose client leaves, or waits for no longer than it said.
+
+Most requests are over within milliseconds, so nothing is set up for a single one: a sweep looks at
+those that have lasted, and gives each a task that waits for its client to hang up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final
+
+from starlette.types import Receive
+
+from flashpool.frontends.http_server.request_cycle import has_left
+
+#: Seconds between sweeps, and the age at which a request's client is watched.
+SWEEP_S: Final = 0.05
+
+
+class WatchedClient:
+    """The client of one request."""
+
+    __slots__ = ("deadline", "gone", "late", "receive", "since", "watched", "watcher")
+
+    def __init__(
+        self, receive: Receive, gone: Callable[[], None], late: Callable[[], None]
+    ) -> None:
+        self.receive = receive
+        #: Called when it has left, and when it waits no longer.
+        self.gone = gone
+        self.late = late
+        self.since = 0.0
+        self.deadline = math.inf
+        #: Whether somebody waits for it to hang up.
+        self.watched = False
+        self.watcher: asyncio.Task[None] | None = None
+
+    async def until_gone(self) -> None:
+        """Wait for it to hang up; the request is complete."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.gone()
+
+
+class ClientWatch:
+    """The clients of all requests that are not over."""
+
+    def __init__(self) -> None:
+        self._clients: dict[WatchedClient, None] = {}
+        self._sweeping = False
+
+    def add(self, client: WatchedClient) -> None:
+        """Watch it from now on."""
+        loop = asyncio.get_running_loop()
+        client.since = loop.time()
+        self._clients[client] = None
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_S, self._sweep, loop)
+
+    def remove(self, client: WatchedClient) -> None:
+        """Its request is over."""
+        self._clients.pop(client, None)
+        watcher, client.watcher = client.watcher, None
+        if watcher is not None:
+            watcher.cancel()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for client in list(self._clients):
+            if client.deadline <= now:
+                client.deadline = math.inf
+                client.late()
+            elif client.watched:
+                # Its body may wait for room, and then nobody receives.
+                if client.watcher is not None and has_left(client.receive):
+                    client.gone()
+            elif client.since <= now - SWEEP_S:
+                client.watched = True
+                client.watcher = asyncio.ensure_future(client.until_gone())
+        self._sweeping = bool(self._clients)
+        if self._sweeping:
+            loop.call_later(SWEEP_S, self._sweep, loop)

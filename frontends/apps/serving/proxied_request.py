@@ -1,0 +1,134 @@
+"""One request on its way through the front-end: its body to the app, the answer to its client.
+
+    client --receive--> pump --body--> AppService --> worker
+    client <--send----- answer <--response, piece, ended--'
+
+Neither side is read from faster than the other one takes: pieces of the body go as far as the app
+has given room, and the app gets credit for what the client's connection has taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from starlette.types import Receive, Send
+
+from flashpool.frontends.http_server.request_cycle import CUT
+from flashpool.pool._child import app_messages
+from flashpool.pool.apps import AppEnd, AppService, EndKind, Headers
+
+#: Status, headers, body, whether more comes; a piece and whether more comes.
+_Part = tuple[int, Headers, bytes, bool]
+
+
+class ProxiedRequest:
+    """A sink (`apps.AppSink`), and what is done with what it hears."""
+
+    __slots__ = ("_loop", "_parts", "_waiter", "_wider", "body_room", "end", "number", "started")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parts: deque[_Part] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._wider: asyncio.Future[None] | None = None
+        self.number = 0
+        #: Bytes of the body that may be sent.
+        self.body_room = 0
+        self.end: AppEnd | None = None
+        #: Whether the client has some of the answer.
+        self.started = False
+
+    # The sink.
+
+    def response(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
+        """The head of the answer, and the first of its body."""
+        self._parts.append((status, headers, body, more))
+        self._wake()
+
+    def piece(self, body: bytes, more: bool) -> None:
+        """The next piece."""
+        self._parts.append((0, [], body, more))
+        self._wake()
+
+    def room(self, size: int) -> None:
+        """So many bytes more of the body may be sent."""
+        self.body_room += size
+        if self._wider is not None and not self._wider.done():
+            self._wider.set_result(None)
+
+    def ended(self, end: AppEnd) -> None:
+        """Nothing more comes."""
+        self.end = self.end or end
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # The answer.
+
+    async def _next(self) -> _Part | None:
+        """The next part; None at an end that is none of an answer."""
+        while not self._parts:
+            if self.end is not None:
+                return None
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        return self._parts.popleft()
+
+    async def answer(self, service: AppService, send: Send, close: bool) -> AppEnd | None:
+        """Pass the answer on; an end that the client has to be told of, before any of it went."""
+        part = await self._next()
+        if part is None:
+            return self.end
+        status, headers, body, more = part
+        if close:
+            headers = [*headers, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+        self.started = True
+        while more:
+            service.credit(self.number, len(body))
+            part = await self._next()
+            if part is None:
+                await send({"type": CUT})
+                return None
+            _, _, body, more = part
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+        self.end = self.end or AppEnd(kind=EndKind.ANSWERED)
+        return None
+
+    # The body.
+
+    async def pump(self, service: AppService, receive: Receive, limit: int) -> bool:
+        """Pass the rest of the body on, then wait for the client to leave.
+
+        Whether it has; False: its body is larger than ``limit``.
+        """
+        while True:
+            while self.body_room <= 0:
+                self._wider = self._loop.create_future()
+                await self._wider
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return True
+            body, more = message.get("body", b""), message.get("more_body", False)
+            limit -= len(body)
+            if limit < 0:
+                return False
+            self._pass_on(service, body, more)
+            if not more:
+                break
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return True
+
+    def _pass_on(self, service: AppService, body: bytes, more: bool) -> None:
+        self.body_room -= len(body)
+        pieces = [
+            body[at : at + app_messages.PIECE] for at in range(0, len(body), app_messages.PIECE)
+        ]
+        for piece in pieces[:-1]:
+            service.body(self.number, piece, True)
+        service.body(self.number, pieces[-1] if pieces else b"", more)

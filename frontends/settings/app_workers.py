@@ -1,0 +1,36 @@
+"""Settings of the workers that deployed apps run in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flashpool.pool.limits import WORKERS_MAX
+
+from . import parsers as kind
+from .field import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppWorkerSettings:
+    """How many, and what they take."""
+
+    __slots__ = ()
+
+    app_workers: int | None = setting(
+        kind.automatic(kind.integer(1, WORKERS_MAX)),
+        "auto",
+        "Workers of a deployed app; auto: one per GPU, else one. They do not share module state.",
+    )
+    app_concurrency: int = setting(
+        kind.integer(1, 100_000),
+        "100",
+        "Requests that run in one worker of a deployed app at once; more wait.",
+    )
+    app_threads: int | None = setting(
+        kind.automatic(kind.integer(1, 10_000)),
+        "auto",
+        "Threads of such a worker for routes that are no coroutines; auto: its framework's, 40.",
+    )
+    app_start_timeout_s: float = setting(
+        kind.seconds(), "300", "Seconds a deployed app may take to load."
+    )

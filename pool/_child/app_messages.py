@@ -1,0 +1,208 @@
+"""Requests of apps and their answers, for the wire: see `wire` for the kinds of frames.
+
+    number | flags, slot | connection, method, version, path, raw path, query, name, value, ...
+    number | status, flags | name, value, name, value, ...
+
+Texts and headers are `fields`: how many there are, their lengths, then all of them. The connection
+(scheme, root path, client, server) is the same for each request of a client, so it is JSON that
+both ends remember.
+
+Whether a request has begun stands in the *ledger*, memory that both ends share: before it enters
+the application, the worker writes the request's number to the request's slot. A message in its
+place would cost each request two system calls, and could be lost with a worker that dies.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from json import dumps, loads
+
+from . import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    Headers = list[tuple[bytes, bytes]]
+    #: Scheme, root path, client, server.
+    Connection = tuple[str, str, tuple[str, int] | None, tuple[str, int | None] | None]
+
+#: Bytes of a body that either side sends ahead of the other's credit.
+WINDOW = 256 * 1024
+#: Bytes of a body in one frame.
+PIECE = 64 * 1024
+
+#: Flags: more of the body follows; the first of it is to be asked for (``Expect: 100-continue``).
+MORE = 1
+ASKED_FOR = 2
+
+# How the task of a request ended.
+#: It was answered, or its client had left.
+FINE = 0
+#: The application raised, or returned, without an answer.
+UNANSWERED = 1
+#: It did so in the middle of one.
+CUT = 2
+#: It was cancelled before it was answered.
+CANCELLED = 3
+
+#: An entry of the ledger.
+ENTRY = struct.Struct("<Q")
+
+_COUNT = struct.Struct("<I")
+_REQUEST = struct.Struct("<QBI")
+_RESPONSE = struct.Struct("<QHB")
+_FLAGS = struct.Struct("<QB")
+_CREDIT = struct.Struct("<QI")
+#: More headers than any server takes.
+_MOST = 4096
+
+
+def pack_fields(fields: Sequence[bytes]) -> bytes:
+    """Any number of byte strings as one."""
+    number = len(fields)
+    return struct.pack(f"<{number + 1}I", number, *map(len, fields)) + b"".join(fields)
+
+
+def unpack_fields(data: bytes, at: int) -> list[bytes]:
+    """What `pack_fields` made, and which ends with the data.
+
+    Raises:
+        BadFrame: it is something else.
+    """
+    try:
+        (number,) = _COUNT.unpack_from(data, at)
+        if number > _MOST:
+            raise wire.BadFrame(f"{number} fields in one message")
+        lengths = struct.unpack_from(f"<{number}I", data, at + _COUNT.size)
+    except struct.error as error:
+        raise wire.BadFrame(f"not a message of an app: {error}") from None
+    fields = []
+    begin = at + _COUNT.size * (number + 1)
+    for length in lengths:
+        end = begin + length
+        fields.append(data[begin:end])
+        begin = end
+    if begin != len(data):
+        raise wire.BadFrame("not a message of an app: its lengths do not add up")
+    return fields
+
+
+# -- To the worker -------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def pack_connection(connection: Connection) -> bytes:
+    """What all requests of a connection have in common."""
+    return dumps(connection).encode()
+
+
+@lru_cache(maxsize=1024)
+def unpack_connection(data: bytes) -> Connection:
+    """What `pack_connection` made."""
+    scheme, root_path, client, server = loads(data)
+    return scheme, root_path, _address(client), _address(server)
+
+
+def _address(found: list[object] | None) -> tuple[str, int] | None:
+    return None if found is None else (str(found[0]), found[1])  # type: ignore[return-value]
+
+
+def pack_request(number: int, flags: int, slot: int, fields: Sequence[bytes]) -> bytes:
+    """The meta of a REQUEST; ``fields`` as `request_fields` makes them."""
+    return _REQUEST.pack(number, flags, slot) + pack_fields(fields)
+
+
+def request_fields(
+    connection: Connection,
+    method: str,
+    http_version: str,
+    path: str,
+    raw_path: bytes,
+    query: bytes,
+    headers: Iterable[tuple[bytes, bytes]],
+) -> list[bytes]:
+    """A request's head, as both ends of the pool pass it on."""
+    fields = [
+        pack_connection(connection),
+        method.encode(),
+        http_version.encode(),
+        path.encode("utf-8", "surrogatepass"),
+        raw_path,
+        query,
+    ]
+    for name, value in headers:
+        fields += (name, value)
+    return fields
+
+
+def unpack_request(meta: bytes) -> tuple[int, int, int, list[bytes]]:
+    """``number, flags, slot, fields`` of a REQUEST."""
+    number, flags, slot = _REQUEST.unpack_from(meta)
+    return number, flags, slot, unpack_fields(meta, _REQUEST.size)
+
+
+def paired(fields: list[bytes], begin: int = 0) -> Headers:
+    """Headers of the fields from there on."""
+    return list(zip(fields[begin::2], fields[begin + 1 :: 2], strict=True))
+
+
+# -- Both ways -----------------------------------------------------------------------------
+
+
+def pack_flags(number: int, flags: int) -> bytes:
+    """The meta of BODY and PIECE: whether more follows; of REQUEST_OVER: how."""
+    return _FLAGS.pack(number, flags)
+
+
+def unpack_flags(meta: bytes) -> tuple[int, int]:
+    """``number, flags`` of `pack_flags`.
+
+    Raises:
+        BadFrame: they are something else.
+    """
+    if len(meta) != _FLAGS.size:
+        raise wire.BadFrame("not a message of an app: its flags are missing")
+    number, flags = _FLAGS.unpack(meta)
+    return number, flags
+
+
+def pack_credit(number: int, size: int) -> bytes:
+    """The meta of a CREDIT: so many bytes more."""
+    return _CREDIT.pack(number, size)
+
+
+def unpack_credit(meta: bytes) -> tuple[int, int]:
+    """``number, size`` of a CREDIT.
+
+    Raises:
+        BadFrame: it is something else.
+    """
+    if len(meta) != _CREDIT.size:
+        raise wire.BadFrame("not a message of an app: its credit is missing")
+    number, size = _CREDIT.unpack(meta)
+    return number, size
+
+
+# -- From the worker -----------------------------------------------------------------------
+
+
+def pack_response(number: int, status: int, flags: int, fields: Sequence[bytes]) -> bytes:
+    """The meta of a RESPONSE: names and values of its headers are the fields."""
+    return _RESPONSE.pack(number, status, flags) + pack_fields(fields)
+
+
+def unpack_response(meta: bytes) -> tuple[int, int, int, Headers]:
+    """``number, status, flags, headers`` of a RESPONSE.
+
+    Raises:
+        BadFrame: it is something else.
+    """
+    if len(meta) < _RESPONSE.size:
+        raise wire.BadFrame("not a message of an app: its status is missing")
+    number, status, flags = _RESPONSE.unpack_from(meta)
+    fields = unpack_fields(meta, _RESPONSE.size)
+    if len(fields) % 2 or not 100 <= status <= 599:
+        raise wire.BadFrame("not a message of an app: it is no head of an answer")
+    return number, status, flags, paired(fields)

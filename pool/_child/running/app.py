@@ -1,0 +1,212 @@
+"""A worker that has an ASGI application: it loads it, then answers requests until told to close.
+
+    LOAD_APP     -> module -> application -> its start-up -> LOADED
+    REQUEST n    -> a task on the one loop: `app_exchange`
+    BODY n, CREDIT n, DISCONNECT n, CANCEL n -> that exchange
+    CLOSE        -> the application's shutdown, and the end
+
+All requests run together on the loop; functions that are no coroutines run on the thread pool of
+the application's own framework. The module is loaded on the running loop, as a server does it.
+
+Two things tear through a loop: SystemExit and KeyboardInterrupt. That of a request is caught in its
+task, and ends that request; one of a task that somebody left here is printed, and the loop goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import mmap
+import os
+import sys
+import traceback
+from time import monotonic
+
+from .. import app_messages, wire
+from ..renewal import prepared
+from ..serialization import exception_pickling
+from . import app_loading, invoke, process_exit, worker
+from .app_exchange import Exchange
+from .app_lifespan import Lifespan
+from .app_link import AppLink
+from .outcome import failed, flush_output
+from .resident_link import ResidentLink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from ..channel import Channel
+    from .app_exchange import Asgi
+
+#: Of what the grace leaves for an exit.
+_SHARE_OF_THREADS = 0.8
+
+
+def live(channel: Channel, load: wire.Frame) -> None:
+    """Load, serve, close."""
+    app = AppWorker(channel, load)
+    try:
+        if app.load():
+            app.serve()
+    except (wire.Closed, wire.Damaged, OSError):
+        raise
+    except BaseException as error:
+        # User code broke what this needs, its loop for one.
+        raise wire.Damaged(exception_pickling.summary(error)) from error
+
+
+class AppWorker:
+    """The application and its requests."""
+
+    def __init__(self, channel: Channel, load: wire.Frame) -> None:
+        *_, env = wire.unpack_call_meta(load.meta)
+        self.resident = ResidentLink(channel, env)
+        self.what = json.loads(load.body)
+        self.modules = len(sys.modules)
+        (fd,) = load.take_fds()
+        ledger = mmap.mmap(fd, 0)
+        os.close(fd)
+        self.loop = app_loading.new_loop()
+        asyncio.set_event_loop(self.loop)
+        self.link = AppLink(self.resident, ledger, self.loop)
+        self.app: Asgi = _no_app
+        self.lifespan: Lifespan | None = None
+        self.closing = False
+
+    # Loading.
+
+    def load(self) -> bool:
+        """Load the application, and say whether that went well."""
+        start = monotonic()
+        more: dict[str, Any] = {}
+        body = b""
+        loaded = False
+        try:
+            if self.resident.env:
+                worker.set_variables(self.resident.env)
+            self.run(self.start())
+            names = self.resident.new_modules()
+            more["modules"] = app_loading.importable_elsewhere(names, self.what["directory"])
+            loaded = True
+        except BaseException as error:  # SystemExit and its like are results
+            _, body, _, more = failed(error)
+        if os.getpid() != self.resident.pid:
+            os._exit(0)
+        flush_output()
+        self.resident.send(wire.LOADED, b"", ("pickle", body, [], more), monotonic() - start)
+        return loaded
+
+    async def start(self) -> None:
+        self.app = app_loading.load(self.what)
+        self.lifespan = lifespan = Lifespan(self.app)
+        await lifespan.startup()
+        if not lifespan.over:
+            self.link.state = lifespan.state
+        if (threads := self.what["threads"]) is not None and "anyio" in sys.modules:
+            limiter = sys.modules["anyio"].to_thread.current_default_thread_limiter()
+            limiter.total_tokens = threads
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """See a coroutine through."""
+        task = self.loop.create_task(coroutine)
+        task.add_done_callback(lambda _: self.loop.stop())
+        while not task.done():
+            self.turn(task)
+        task.result()
+
+    def turn(self, own: asyncio.Task[None] | None = None) -> None:
+        """Run the loop until it is stopped; what ``own`` raises is for whoever has it."""
+        if self.link.failure is not None:
+            raise self.link.failure
+        try:
+            self.loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            if own is None or not own.done():
+                traceback.print_exc()
+
+    # Serving.
+
+    def serve(self) -> None:
+        """Until told to close, or the supervisor is gone."""
+        channel = self.resident.channel
+        self.loop.add_reader(channel.fd, self.on_readable)
+        # libuv has it non-blocking from here on; frames are sent whole, by whoever sends them.
+        os.set_blocking(channel.fd, True)
+        while not self.closing:
+            self.turn()
+        self.loop.remove_reader(channel.fd)
+        self.close()
+
+    def on_readable(self) -> None:
+        if self.resident.forked:
+            return  # what comes is the first process's
+        channel = self.resident.channel
+        try:
+            self.take(channel.receive())
+            while channel.frames:
+                self.take(channel.frames.pop(0))
+        except (wire.Closed, OSError) as error:
+            self.loop.remove_reader(channel.fd)
+            self.link.fail(error if isinstance(error, OSError) else BrokenPipeError())
+
+    def take(self, frame: wire.Frame) -> None:
+        """Act on a frame."""
+        if frame.kind == wire.REQUEST:
+            exchange = Exchange(self.link, frame)
+            self.link.exchanges[exchange.number] = exchange
+            exchange.task = self.loop.create_task(exchange.run(self.app))
+        elif frame.kind == wire.CLOSE:
+            self.closing = True
+            self.loop.stop()
+        elif len(frame.meta) >= wire.NUMBER.size:
+            number, _ = wire.split_number(frame.meta)
+            found = self.link.exchanges.get(number)
+            if found is not None:
+                self.tell(found, frame)
+
+    def tell(self, exchange: Exchange, frame: wire.Frame) -> None:
+        """Act on a frame of a request that is not over."""
+        if frame.kind == wire.BODY:
+            _, flags = app_messages.unpack_flags(frame.meta)
+            exchange.take(frame.body, bool(flags & app_messages.MORE))
+        elif frame.kind == wire.CREDIT:
+            _, size = app_messages.unpack_credit(frame.meta)
+            exchange.add_room(size)
+        elif frame.kind == wire.DISCONNECT:
+            exchange.leave()
+        elif frame.kind == wire.CANCEL:
+            self.cancel(exchange)
+
+    def cancel(self, exchange: Exchange) -> None:
+        task = exchange.task
+        assert task is not None
+        if not exchange.has_begun:
+            exchange.gone = True  # its task has nothing left to do
+        else:
+            task.cancel()
+
+    # Ends.
+
+    def close(self) -> None:
+        """Let the application shut down, then exit as a program does; what that raises is printed."""
+        began = monotonic()
+        try:
+            if self.lifespan is not None:
+                self.run(self.lifespan.shutdown())
+            invoke.close_loop(self.loop)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        self.app = _no_app
+        self.lifespan = None
+        gc.collect()
+        # Threads get what the grace leaves of it, but for a little for hooks and finalizers.
+        left_s = (prepared.grace_s - (monotonic() - began)) * _SHARE_OF_THREADS
+        process_exit.run(self.modules, lambda *_: None, left_s)
+        flush_output()
+
+
+async def _no_app(*_: Any) -> None:
+    """Before there is one, and after."""

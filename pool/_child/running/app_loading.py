@@ -1,0 +1,111 @@
+"""From what LOAD_APP says to an ASGI application.
+
+    directory                        first on ``sys.path``, and the working directory
+    file | module, attribute    -->  the application
+    generated                        without its route of ``/execute``
+
+The files that `flash build` generates are named for their resource, which need not be a name that
+Python can import: so they are loaded by path. A generated application offers ``POST /execute``, which
+runs any code that is sent to it. That route is taken out, and ``/openapi.json`` does not show it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import sys
+from importlib.machinery import PathFinder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .app_exchange import Asgi
+
+#: The route that no deployed application has.
+_EXECUTE = "/execute"
+
+
+class NotLoaded(Exception):
+    """There is no application where one should be; the message says what there is."""
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """The loop that uvicorn would take: that of uvloop where the environment has it."""
+    try:
+        # Not the app's own, if it brings one: its directory is not searched yet.
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()  # type: ignore[no-any-return]
+
+
+def load(what: dict[str, Any]) -> Asgi:
+    """The application. Raises whatever the user's modules raise."""
+    directory = what["directory"]
+    os.chdir(directory)
+    sys.path.insert(0, directory)
+    module = _module(directory, what["file"], what["module"])
+    name = what["attribute"]
+    app = module
+    for part in name.split("."):
+        app = getattr(app, part, None)
+        if app is None:
+            raise NotLoaded(f"{what['file'] or what['module']} has no {name!r}")
+    if not callable(app):
+        raise NotLoaded(
+            f"{name!r} of {what['file'] or what['module']} is no ASGI application, but {app!r:.100}"
+        )
+    if what["generated"]:
+        without_execute(app)
+    return app  # type: ignore[no-any-return]
+
+
+def _module(directory: str, file: str, name: str) -> Any:
+    if not file:
+        return importlib.import_module(name)
+    path = os.path.join(directory, file)
+    if not os.path.isfile(path):
+        there = sorted(one for one in os.listdir(directory) if one.startswith("handler_"))
+        raise NotLoaded(
+            f"there is no {file} in {directory}; of handlers there is: {', '.join(there) or 'none'}"
+        )
+    name = file.removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def importable_elsewhere(names: list[str], directory: str) -> list[str]:
+    """Those of the modules that a process could import before it knows of the app.
+
+    None, where the app brings something in place of a module that there is without it: whatever
+    imported that would not be the same elsewhere.
+    """
+    rest = [one for one in sys.path if one != directory]
+    for entry in os.listdir(directory):
+        name = entry.partition(".")[0]
+        spec = PathFinder.find_spec(name, rest) if name.isidentifier() else None
+        # A folder without a loader is in nobody's way: `__pycache__` is found like that.
+        if name in sys.stdlib_module_names or (spec is not None and spec.origin is not None):
+            return []
+    within = directory.rstrip("/") + "/"
+    found = []
+    for name in names:
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        if not str(getattr(spec, "origin", None)).startswith(within):
+            found.append(name)
+    return found
+
+
+def without_execute(app: Any) -> None:
+    """Take the route out; mounted applications keep theirs, under the paths they are mounted at."""
+    routes = getattr(getattr(app, "router", None), "routes", None)
+    if isinstance(routes, list):
+        routes[:] = [one for one in routes if getattr(one, "path", None) != _EXECUTE]

@@ -1,0 +1,86 @@
+"""All apps of a pool, and what they share: the scheduler's numbers for loads, and the end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from flashpool.pool.apps import App
+from flashpool.pool.stats import AppStats
+from flashpool.pool.workers.worker import Worker
+
+from .runner import AppRunner
+from .workers import AppSurroundings, AppWorkers
+
+
+class AppSet:
+    """The apps that are served."""
+
+    def __init__(self, pool: AppSurroundings) -> None:
+        self._pool = pool
+        self._apps: list[AppRunner] = []
+
+    def open(self, app: App, find: Callable[[App], Awaitable[str]]) -> AppRunner:
+        """Serve an app from now on; ``find`` names its environment, and makes it if need be."""
+        runner = AppRunner(
+            app,
+            grace_s=self._pool.config.grace_s,
+            now=self._pool.now,
+            find=partial(find, app),
+            make_workers=partial(AppWorkers, app, self._pool),
+            changed=self._pool.host.changed,
+        )
+        self._apps.append(runner)
+        runner.start()
+        return runner
+
+    # What the scheduler decided of loads.
+
+    def takes(self, load_id: int) -> bool:
+        """Whether it is the load of an app."""
+        return load_id in self._pool.loads
+
+    def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
+        """A worker is there for a load."""
+        self._pool.loads.pop(load_id)(worker, gpus, "")
+
+    def not_started(self, load_id: int, reason: str) -> None:
+        """No worker can be had for a load."""
+        self._pool.loads.pop(load_id)(None, (), reason)
+
+    def stats(self) -> list[AppStats]:
+        """Of each of them, for people."""
+        return [one.stats() for one in self._apps]
+
+    # Ends.
+
+    @property
+    def busy(self) -> int:
+        """Requests, of all apps, that have not ended."""
+        return sum(one.busy for one in self._apps)
+
+    @property
+    def any_remaining(self) -> bool:
+        """Whether there are workers, closing ones included."""
+        return any(len(one.workers) for one in self._apps)
+
+    @property
+    def any_closing(self) -> bool:
+        """Whether a worker of an app that was closed is not gone."""
+        return any(one.table.closing and len(one.workers) for one in self._apps)
+
+    def close_idle(self) -> None:
+        """Let the workers of those shut down that have no request."""
+        for one in self._apps:
+            if not one.busy:
+                one.close()
+
+    def close_all(self) -> None:
+        """Let all workers shut down."""
+        for one in self._apps:
+            one.close()
+
+    def finish_all(self) -> None:
+        """End all requests that are left."""
+        for one in self._apps:
+            one.finish()

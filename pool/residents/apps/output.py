@@ -1,0 +1,54 @@
+"""What apps print, line by line, in the server's log."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+from flashpool.pool.workers.output_buffer import without_our_frames
+
+_log = logging.getLogger("flashpool.app")
+
+#: Bytes of a line that are kept for its end to come.
+_LINE: Final = 8192
+#: Lines of one read that are logged one by one; more go as one record.
+_SINGLY: Final = 100
+#: Last lines kept, for what is told of a death.
+_LAST: Final = 20
+
+
+class AppOutput:
+    """What one worker prints."""
+
+    def __init__(self, name: str, pid: int) -> None:
+        self._name = name
+        self._pid = pid
+        self._rest = b""
+        self._last: deque[str] = deque(maxlen=_LAST)
+
+    def take(self, chunk: bytes) -> None:
+        """Log the lines that are complete."""
+        *lines, self._rest = (self._rest + without_our_frames(chunk)).split(b"\n")
+        if len(self._rest) > _LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        self._tell(lines)
+
+    def close(self) -> None:
+        """Log what is left."""
+        if self._rest:
+            self._tell([self._rest])
+            self._rest = b""
+
+    def tail(self) -> str:
+        """The last lines."""
+        return "\n".join(self._last)
+
+    def _tell(self, lines: list[bytes]) -> None:
+        texts = [line.decode("utf-8", "backslashreplace") for line in lines if line]
+        self._last.extend(texts[-_LAST:])
+        if len(texts) > _SINGLY:
+            texts = ["\n".join(texts)]
+        for text in texts:
+            _log.info("%s (%d): %s", self._name, self._pid, text)

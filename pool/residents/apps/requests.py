@@ -1,0 +1,110 @@
+"""The requests of one app that have not ended, and their clocks.
+
+    waiting --sent--> in a worker --response, pieces--> ended
+       |                 |
+       '-- queue limit   '-- limit: until the first of the answer, and again until each further piece
+
+The clock of a request stands while it is its client that is waited for: for the rest of its body, or
+to take what was answered. All clocks are looked at together, some fifty times a second while there
+are any: most requests are over before their first look, and none needs a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final
+
+from flashpool.pool._child import app_messages
+from flashpool.pool.apps import AppRequest, AppSink
+from flashpool.pool.workers.poller import Clock
+
+#: Seconds between looks.
+LOOK_S: Final = 0.02
+
+
+class LiveRequest:
+    """One request."""
+
+    __slots__ = (
+        "deadline",
+        "fields",
+        "held",
+        "limit_s",
+        "more",
+        "number",
+        "on_demand",
+        "out",
+        "room",
+        "sink",
+        "slot",
+        "started",
+        "worker",
+    )
+
+    def __init__(self, number: int, request: AppRequest, sink: AppSink) -> None:
+        self.number = number
+        self.fields = request.fields
+        #: Pieces of its body that may be needed again: None once it is known to have begun.
+        self.held: list[bytes] | None = [request.body]
+        self.more = request.more
+        self.on_demand = request.on_demand
+        self.limit_s = request.limit_s
+        #: None once nobody waits for it any more.
+        self.sink: AppSink | None = sink
+        #: The worker that has it, and its place in that one's ledger.
+        self.worker: int | None = None
+        self.slot = 0
+        self.started = False
+        #: Bytes of its body that may be sent to it, and of its answer that its client has not taken.
+        self.room = (0 if request.on_demand else app_messages.WINDOW) - len(request.body)
+        self.out = 0
+        self.deadline = math.inf
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether its application can do nothing for now."""
+        return (self.more and self.room > 0) or self.out >= app_messages.WINDOW
+
+
+class AppClock:
+    """Looks at the deadlines of requests."""
+
+    def __init__(self, now: Clock, late: Callable[[LiveRequest], None]) -> None:
+        self._now = now
+        self._late = late
+        self._loop = asyncio.get_running_loop()
+        self._timed: dict[int, LiveRequest] = {}
+        self._next_look: asyncio.TimerHandle | None = None
+
+    def set(self, request: LiveRequest, seconds: float | None) -> None:
+        """It is late so many seconds from now."""
+        if seconds is None:
+            request.deadline = math.inf
+            return
+        request.deadline = self._now() + seconds
+        self._timed[request.number] = request
+        if self._next_look is None:
+            self._next_look = self._loop.call_later(LOOK_S, self._look)
+
+    def forget(self, request: LiveRequest) -> None:
+        """It has ended."""
+        self._timed.pop(request.number, None)
+
+    def _look(self) -> None:
+        now = self._now()
+        for request in [one for one in self._timed.values() if one.deadline <= now]:
+            if request.worker is not None and request.waits_for_client:
+                self.set(request, request.limit_s)
+            else:
+                del self._timed[request.number]
+                self._late(request)
+        self._next_look = self._loop.call_later(LOOK_S, self._look) if self._timed else None
+
+    def close(self) -> None:
+        """Look at nothing any more."""
+        self._timed.clear()
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None

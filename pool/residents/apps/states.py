@@ -1,0 +1,124 @@
+"""What `AppTable` speaks of: commands, the states of workers, policy."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+#: Seconds until the next try after failures to load, in a row; the last one again and again.
+PAUSES_S: Final = (0.5, 4.0, 15.0, 30.0)
+#: Seconds after which a failure does not count any more.
+FAILURES_S: Final = 60.0
+
+
+class StartWorker(NamedTuple):
+    """Have a worker load the app: `loading`, then `loaded` or `died` follow."""
+
+    worker: int
+
+
+class TryLater(NamedTuple):
+    """Call `retry` after so many seconds."""
+
+    seconds: float
+
+
+class SendRequest(NamedTuple):
+    """Hand the request to the worker, at that slot of its ledger."""
+
+    request: int
+    worker: int
+    slot: int
+
+
+class TurnAway(NamedTuple):
+    """End a request that no worker has: there is no room."""
+
+    request: int
+
+
+class Hopeless(NamedTuple):
+    """End a request that no worker has: the app cannot be loaded."""
+
+    request: int
+
+
+class LoseRequest(NamedTuple):
+    """End a request whose worker died."""
+
+    request: int
+    #: Whether it had begun.
+    began: bool
+    #: Whether the worker was ended for another request's sake.
+    sibling: bool
+
+
+class Interrupt(NamedTuple):
+    """Have the worker cancel its task; `answered` follows, or `grace_over` is to be called."""
+
+    request: int
+    worker: int
+
+
+class KillWorker(NamedTuple):
+    """End the worker: `died` follows."""
+
+    worker: int
+    culprit: int
+
+
+Command = (
+    StartWorker
+    | TryLater
+    | SendRequest
+    | TurnAway
+    | Hopeless
+    | LoseRequest
+    | Interrupt
+    | KillWorker
+)
+
+
+class AppWorkerState(enum.Enum):
+    """Of one worker."""
+
+    #: It waits for a process, which then loads the app.
+    STARTING = "starting"
+    READY = "ready"
+    #: It is being killed.
+    CONDEMNED = "condemned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppPolicy:
+    """The table's settings."""
+
+    workers: int = 1
+    concurrency: int = 100
+    queue_limit: int = 1000
+
+
+@dataclass(slots=True)
+class AppWorkerRow:
+    """One worker."""
+
+    worker: int
+    #: Slots of its ledger that no request has.
+    slots: list[int]
+    state: AppWorkerState = AppWorkerState.STARTING
+    #: Requests in it that are not answered, and their slots.
+    requests: dict[int, int] = field(default_factory=dict)
+    #: Tasks of requests that were answered, or given up, and go on.
+    lingering: int = 0
+    #: Requests whose cancelling is not over yet.
+    doubts: set[int] = field(default_factory=set)
+    #: Requests it ever had.
+    served: int = 0
+    #: The request it is killed for.
+    culprit: int | None = None
+
+    @property
+    def load(self) -> int:
+        """What it has to do."""
+        return len(self.requests) + self.lingering

@@ -1,0 +1,248 @@
+"""Which worker of an app gets which request, and what follows from deaths: decisions only.
+
+    start, loaded, died, retry        StartWorker, TryLater
+    requested, withdrawn, answered    SendRequest, TurnAway, Hopeless, LoseRequest
+    late, grace_over                  Interrupt, KillWorker
+
+Events are methods; each returns the commands to carry out, in order.
+
+The rules:
+
+* A request goes to the ready worker that has the least to do, or waits, first come, first served.
+* A worker in which a request is being cancelled for its time gets no other one until that is
+  settled: it may have to be killed.
+* One that died is replaced at once. Requests that had not begun in it wait for another, once; those
+  that had begun are lost.
+* An app that fails to load is tried again, less and less often, and its requests end at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+from .states import (
+    FAILURES_S,
+    PAUSES_S,
+    AppPolicy,
+    AppWorkerRow,
+    AppWorkerState,
+    Command,
+    Hopeless,
+    Interrupt,
+    KillWorker,
+    LoseRequest,
+    SendRequest,
+    StartWorker,
+    TryLater,
+    TurnAway,
+)
+
+
+class AppTable:
+    """The workers of one app, and its requests that are not answered."""
+
+    def __init__(self, policy: AppPolicy) -> None:
+        self.policy = policy
+        self.workers: dict[int, AppWorkerRow] = {}
+        #: Oldest first.
+        self.waiting: deque[int] = deque()
+        #: The worker of each request that one has.
+        self._where: dict[int, AppWorkerRow] = {}
+        #: Requests whose worker died before they had begun in it.
+        self._once_more: set[int] = set()
+        self._next = 1
+        #: Why it could not be loaded, when it was last tried; or nothing.
+        self.failure = ""
+        self._failures: deque[float] = deque()
+        #: Whether a `retry` is to come.
+        self._pausing = 0
+        self.closing = False
+        #: Workers that died, and why the last of them did.
+        self.deaths = 0
+        self.last_death = ""
+
+    # Views.
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a worker is ready."""
+        return any(one.state is AppWorkerState.READY for one in self.workers.values())
+
+    def worker_of(self, request: int) -> int | None:
+        """The worker that has a request."""
+        row = self._where.get(request)
+        return None if row is None else row.worker
+
+    # Workers.
+
+    def start(self) -> list[Command]:
+        """Have all workers."""
+        return [self._another() for _ in range(self.policy.workers)]
+
+    def _another(self) -> Command:
+        worker, self._next = self._next, self._next + 1
+        slots = list(range(self.policy.concurrency))
+        self.workers[worker] = AppWorkerRow(worker, slots)
+        return StartWorker(worker)
+
+    def loaded(self, worker: int) -> list[Command]:
+        """It takes requests from now on."""
+        self.workers[worker].state = AppWorkerState.READY
+        self.failure = ""
+        return self._dispatch()
+
+    def died(
+        self, worker: int, begun: Collection[int], reason: str, now: float, *, ours: bool = False
+    ) -> list[Command]:
+        """It is dead, or could not load the app; ``begun``: its requests that had begun.
+
+        ``ours``: it was ended, or lost, through no fault of the app's.
+        """
+        row = self.workers.pop(worker)
+        commands: list[Command] = []
+        again = []
+        for request in row.requests:
+            del self._where[request]
+            began = request in begun
+            if began or request in self._once_more:
+                self._once_more.discard(request)
+                sibling = row.culprit is not None and row.culprit != request
+                commands.append(LoseRequest(request, began, sibling))
+            else:
+                self._once_more.add(request)
+                again.append(request)
+        self.waiting.extendleft(reversed(again))
+        if row.state is AppWorkerState.STARTING:
+            if not ours:
+                self.failure = reason
+        else:
+            self.deaths += 1
+            self.last_death = reason
+        if not self.closing:
+            commands += self._replace(row, now, ours=ours)
+        if self.failure and not self.is_served:
+            commands += self._give_up_waiting()
+        return commands + self._dispatch()
+
+    def _replace(self, row: AppWorkerRow, now: float, *, ours: bool) -> list[Command]:
+        if row.served or ours:
+            return [self._another()]
+        failures = self._failures
+        failures.append(now)
+        while now - failures[0] > FAILURES_S:
+            failures.popleft()
+        if row.state is not AppWorkerState.STARTING and len(failures) == 1:
+            return [self._another()]
+        self._pausing += 1
+        return [TryLater(PAUSES_S[min(len(failures), len(PAUSES_S)) - 1])]
+
+    def _give_up_waiting(self) -> list[Command]:
+        given_up, self.waiting = self.waiting, deque()
+        self._once_more.difference_update(given_up)
+        return [Hopeless(request) for request in given_up]
+
+    def retry(self) -> list[Command]:
+        """A pause is over."""
+        self._pausing -= 1
+        return [] if self.closing else [self._another()]
+
+    # Requests.
+
+    def requested(self, request: int) -> list[Command]:
+        """One arrived."""
+        if self.failure and not self.is_served:
+            return [Hopeless(request)]
+        if not self.waiting and (row := self._least_loaded()) is not None:
+            return [self._send(request, row)]
+        if len(self.waiting) >= self.policy.queue_limit:
+            return [TurnAway(request)]
+        self.waiting.append(request)
+        return []
+
+    def withdrawn(self, request: int) -> None:
+        """Nobody waits any more for one that waits for a worker."""
+        if request in self.waiting:
+            self.waiting.remove(request)
+        self._once_more.discard(request)
+
+    def abandoned(self, request: int) -> None:
+        """Nobody waits any more for one that a worker has: no other worker gets it."""
+        self._once_more.add(request)
+
+    def answered(self, request: int) -> list[Command]:
+        """The answer of one is complete, or its task is over."""
+        self._leaves(request)
+        return self._dispatch() if self.waiting else []
+
+    def _leaves(self, request: int) -> None:
+        row = self._where.pop(request, None)
+        self._once_more.discard(request)
+        if row is not None:
+            row.slots.append(row.requests.pop(request))
+            row.doubts.discard(request)
+
+    def lingers(self, worker: int) -> None:
+        """The task of one that is answered goes on."""
+        self.workers[worker].lingering += 1
+
+    def no_longer(self, worker: int) -> list[Command]:
+        """Such a task is over."""
+        row = self.workers[worker]
+        row.lingering = max(0, row.lingering - 1)
+        return self._dispatch() if self.waiting else []
+
+    # Limits.
+
+    def late(self, request: int, *, began: bool) -> list[Command]:
+        """Its time is over: it has no claim to its worker, which may not be fit for others.
+
+        One that has not begun does no harm: it is not to begin.
+        """
+        row = self._where.get(request)
+        if row is None:
+            self.withdrawn(request)
+            return []
+        self.abandoned(request)
+        if began:
+            row.doubts.add(request)
+        return [Interrupt(request, row.worker)]
+
+    def grace_over(self, request: int) -> list[Command]:
+        """Its task went on for all of the grace."""
+        row = self._where.get(request)
+        if row is None or request not in row.doubts or row.state is not AppWorkerState.READY:
+            return []
+        row.state = AppWorkerState.CONDEMNED
+        row.culprit = request
+        return [KillWorker(row.worker, request)]
+
+    def condemned(self, worker: int) -> None:
+        """It is being killed for another reason."""
+        row = self.workers[worker]
+        if row.state is AppWorkerState.READY:
+            row.state = AppWorkerState.CONDEMNED
+
+    # Who goes where.
+
+    def _dispatch(self) -> list[Command]:
+        commands: list[Command] = []
+        while self.waiting and (row := self._least_loaded()) is not None:
+            commands.append(self._send(self.waiting.popleft(), row))
+        return commands
+
+    def _least_loaded(self) -> AppWorkerRow | None:
+        best = None
+        for row in self.workers.values():
+            if row.slots and not row.doubts and row.state is AppWorkerState.READY:
+                load = row.load
+                if load < self.policy.concurrency and (best is None or load < best.load):
+                    best = row
+        return best
+
+    def _send(self, request: int, row: AppWorkerRow) -> Command:
+        slot = row.slots.pop()
+        row.requests[request] = slot
+        row.served += 1
+        self._where[request] = row
+        return SendRequest(request, row.worker, slot)

@@ -1,0 +1,191 @@
+"""Bodies in and answers out, of the requests of one app that have not ended.
+
+    sink's body  --> hand_over, body --> REQUEST, BODY --> worker    as far as the worker gives credit
+    sink         <-- response, piece <-- RESPONSE, PIECE <--'        as far as the sink gives credit
+
+A request has one end, after which its sink hears nothing. What a request that has not begun was sent
+is kept, for the worker that may get it next.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from flashpool.pool._child import app_messages, wire
+from flashpool.pool.apps import AppEnd, AppRequest, AppSink, Headers
+from flashpool.pool.workers.poller import Clock
+
+from .requests import AppClock, LiveRequest
+
+
+class SendFrame(Protocol):
+    """`AppWorkers.send`."""
+
+    def __call__(self, number: int, kind: int, meta: bytes, body: bytes = b"") -> None: ...
+
+
+class AppTraffic:
+    """The requests of one app."""
+
+    def __init__(
+        self,
+        now: Clock,
+        *,
+        send: SendFrame,
+        late: Callable[[LiveRequest], None],
+        answered: Callable[[LiveRequest], None],
+        empty: Callable[[], None],
+    ) -> None:
+        """``answered`` hears of a request whose answer is complete; ``empty``, when none is left."""
+        self._send = send
+        self._answered = answered
+        self._empty = empty
+        self.clock = AppClock(now, late)
+        self._numbers = itertools.count(1)
+        self._live: dict[int, LiveRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[LiveRequest]:
+        return iter(list(self._live.values()))
+
+    def __getitem__(self, number: int) -> LiveRequest:
+        return self._live[number]
+
+    def get(self, number: int) -> LiveRequest | None:
+        """The request, unless it has ended."""
+        return self._live.get(number)
+
+    def add(self, request: AppRequest, sink: AppSink) -> LiveRequest:
+        """One arrived."""
+        number = next(self._numbers)
+        live = self._live[number] = LiveRequest(number, request, sink)
+        return live
+
+    # Its way to a worker.
+
+    def hand_over(self, live: LiveRequest, worker: int, slot: int) -> None:
+        """A worker gets it, with what is there of its body."""
+        live.worker, live.slot = worker, slot
+        assert live.held is not None
+        first, *rest = live.held
+        flags = app_messages.MORE if live.more or rest else 0
+        if live.on_demand:
+            flags |= app_messages.ASKED_FOR
+        meta = app_messages.pack_request(live.number, flags, slot, live.fields)
+        self.clock.set(live, live.limit_s)
+        self._send(worker, wire.REQUEST, meta, first)
+        for at, piece in enumerate(rest, 1):
+            more = live.more or at < len(rest)
+            self._send(worker, wire.BODY, app_messages.pack_flags(live.number, more), piece)
+
+    def back_to_queue(self, live: LiveRequest, limit_s: float | None) -> None:
+        """Its worker died before it had begun."""
+        live.worker = None
+        self.clock.set(live, limit_s)
+
+    def body(self, number: int, piece: bytes, more: bool) -> None:
+        """A piece of a request's body."""
+        live = self._live.get(number)
+        if live is None or live.sink is None:
+            return
+        live.room -= len(piece)
+        live.more = more
+        if live.held is not None:
+            live.held.append(piece)
+        if live.worker is not None:
+            self.clock.set(live, live.limit_s)
+            self._send(live.worker, wire.BODY, app_messages.pack_flags(number, more), piece)
+
+    def credit(self, number: int, size: int) -> None:
+        """So many bytes of an answer were passed on."""
+        live = self._live.get(number)
+        if live is None or live.worker is None:
+            return
+        if live.waits_for_client and live.sink is not None:
+            self.clock.set(live, live.limit_s)
+        live.out -= size
+        self._send(live.worker, wire.CREDIT, app_messages.pack_credit(number, size))
+
+    # What its worker sends.
+
+    def of(self, worker: int, number: int) -> LiveRequest | None:
+        """A request that this worker has."""
+        live = self._live.get(number)
+        return live if live is not None and live.worker == worker else None
+
+    def take(self, worker: int, frame: wire.Frame) -> bool:
+        """Act on a frame; False when it is none of a body or an answer.
+
+        Raises:
+            BadFrame: it is malformed.
+        """
+        if frame.kind == wire.RESPONSE:
+            number, status, flags, headers = app_messages.unpack_response(frame.meta)
+            live = self.of(worker, number)
+            if live is not None and not live.started:
+                self._on_response(live, status, headers, frame.body, bool(flags))
+        elif frame.kind == wire.PIECE:
+            number, flags = app_messages.unpack_flags(frame.meta)
+            live = self.of(worker, number)
+            if live is not None and live.started:
+                self._on_piece(live, frame.body, bool(flags))
+        elif frame.kind == wire.CREDIT:
+            number, size = app_messages.unpack_credit(frame.meta)
+            live = self.of(worker, number)
+            if live is not None and live.sink is not None:
+                live.held = None  # it has begun
+                live.room += size
+                if live.room > app_messages.WINDOW:
+                    raise wire.BadFrame("credit for more than was sent")
+                self.clock.set(live, live.limit_s)
+                live.sink.room(size)
+        else:
+            return False
+        return True
+
+    def _on_response(
+        self, live: LiveRequest, status: int, headers: Headers, body: bytes, more: bool
+    ) -> None:
+        live.started = True
+        live.held = None
+        sink = live.sink
+        self._count(live, len(body), more)
+        if sink is not None:
+            sink.response(status, headers, body, more)
+
+    def _on_piece(self, live: LiveRequest, body: bytes, more: bool) -> None:
+        sink = live.sink
+        self._count(live, len(body), more)
+        if sink is not None:
+            sink.piece(body, more)
+
+    def _count(self, live: LiveRequest, size: int, more: bool) -> None:
+        """A part of its answer came, perhaps the last one."""
+        if not more:
+            self.forget(live)
+            self._answered(live)
+            return
+        live.out += size
+        if live.out > app_messages.WINDOW + app_messages.PIECE:
+            raise wire.BadFrame("more of an answer than was asked for")
+        if live.sink is not None:
+            self.clock.set(live, live.limit_s)
+
+    # Ends.
+
+    def end(self, live: LiveRequest, end: AppEnd) -> None:
+        """It has no answer, or not all of one."""
+        self.forget(live)
+        if live.sink is not None:
+            live.sink.ended(end)
+
+    def forget(self, live: LiveRequest) -> None:
+        """It is over."""
+        del self._live[live.number]
+        self.clock.forget(live)
+        if not self._live:
+            self._empty()

@@ -1,0 +1,362 @@
+"""The processes of one app: had from the scheduler, loaded, and heard of until they are gone.
+
+    start --> Scheduler --Dispatch--> LOAD_APP --> LOADED --> frames of its requests
+                          (ledger)       |            |
+                                         '------------'--> died --> gone
+
+A worker of the app has a number of its own, which the table knows it by. It holds a slot while it
+loads, and its GPUs for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import mmap
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from flashpool.pool import exit_causes
+from flashpool.pool._child import app_messages, wire
+from flashpool.pool.apps import App
+from flashpool.pool.calls import Call, Codec, Provision
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.gpus.access import GpuAccess
+from flashpool.pool.residents.events import Host
+from flashpool.pool.scheduling.preloading import PreloadLearner
+from flashpool.pool.scheduling.scheduler import Scheduler
+from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.memory import MemoryLimit
+from flashpool.pool.workers.output_buffer import OutputBuffer
+from flashpool.pool.workers.poller import Clock
+from flashpool.pool.workers.states import WorkerState
+from flashpool.pool.workers.worker import Worker
+from flashpool.pool.workers.worker_set import WorkerSet
+
+from .output import AppOutput
+
+_log = logging.getLogger(__name__)
+
+#: Of what a load failed with, in the log.
+_TOLD: Final = 16 * 1024
+
+
+class AppNews(Protocol):
+    """Who hears of the workers: `runner.AppRunner`."""
+
+    def worker_loaded(self, worker: int) -> None:
+        """It takes requests."""
+
+    def worker_sent(self, worker: int, frame: wire.Frame) -> None:
+        """A frame of one of its requests."""
+
+    def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
+        """It is dead, or was not to be had; ``ours``: through no fault of the app's."""
+
+    def worker_gone(self, worker: int) -> None:
+        """Its process tree is gone."""
+
+
+class AppProcess:
+    """One worker of an app."""
+
+    __slots__ = (
+        "closing",
+        "dead",
+        "ledger",
+        "ledger_fd",
+        "loaded_at",
+        "number",
+        "output",
+        "worker",
+    )
+
+    def __init__(self, number: int, worker: Worker, slots: int, name: str) -> None:
+        self.number = number
+        self.worker = worker
+        self.output = AppOutput(name, worker.pid)
+        #: When it was loaded, for people.
+        self.loaded_at: float | None = None
+        self.dead = False
+        #: Whether it was asked to shut down.
+        self.closing = False
+        fd = os.memfd_create("flashpool-app", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, slots * app_messages.ENTRY.size)
+            self.ledger = mmap.mmap(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        #: The ledger's descriptor, until the worker has it.
+        self.ledger_fd = fd
+
+    def has_begun(self, slot: int, number: int) -> bool:
+        """Whether a request entered the application."""
+        (found,) = app_messages.ENTRY.unpack_from(self.ledger, slot * app_messages.ENTRY.size)
+        return bool(found == number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppSurroundings:
+    """What the workers of apps have of their pool."""
+
+    config: PoolConfig
+    scheduler: Scheduler
+    worker_set: WorkerSet
+    calls: CallTable
+    gpus: GpuAccess
+    learner: PreloadLearner
+    now: Clock
+    host: Host
+    #: Who is to be told of a load's worker, or why there is none, by its number.
+    loads: dict[int, Callable[[Worker | None, tuple[str, ...], str], None]] = field(
+        default_factory=dict
+    )
+
+
+class AppWorkers:
+    """All processes of one app."""
+
+    def __init__(self, app: App, pool: AppSurroundings, to: AppNews) -> None:
+        self._app = app
+        self._pool = pool
+        self._to = to
+        self._loop = asyncio.get_running_loop()
+        self._by_number: dict[int, AppProcess] = {}
+        self._by_worker: dict[int, AppProcess] = {}
+        self._own_loads: set[int] = set()
+        self._last_told = ""
+
+    def __len__(self) -> int:
+        """Workers whose process trees are not gone."""
+        return len(self._by_worker) + len(self._own_loads)
+
+    def __getitem__(self, number: int) -> AppProcess:
+        return self._by_number[number]
+
+    def get(self, number: int) -> AppProcess | None:
+        """A worker, once it has a process."""
+        return self._by_number.get(number)
+
+    # Births.
+
+    def start(self, number: int, environment: str) -> None:
+        """Have one, in the environment of that name."""
+        try:
+            gpus = self._pool.gpus.number(self._app.gpus)
+        except FlashpoolError as error:
+            self._not_started(number, error.message)
+            return
+        load_id = self._pool.calls.new_id()
+        self._own_loads.add(load_id)
+
+        def found(worker: Worker | None, uuids: tuple[str, ...], reason: str) -> None:
+            self._own_loads.discard(load_id)
+            if worker is None:
+                self._not_started(number, reason)
+                return
+            try:
+                self._load(number, worker, uuids)
+            except OSError as error:  # no descriptor, or no memory, for its ledger
+                self._pool.worker_set.dismiss(worker)
+                self._not_started(number, str(error))
+
+        self._pool.loads[load_id] = found
+        key = self._pool.learner.route(self._as_call(environment))
+        self._pool.host.do(
+            self._pool.scheduler.submitted(load_id, key, self._pool.now(), gpus=gpus, beside=None)
+        )
+
+    def _as_call(self, environment: str) -> Call:
+        """Its loading, as what is known of imports is asked for it."""
+        app = self._app
+        return Call(
+            codec=Codec.FLASH,
+            body=b"",
+            label=app.name,
+            function_key=("app", app.directory, app.file, app.module),
+            provision=Provision(environment=environment),
+            touches=frozenset({"cwd", *(f"env:{name}" for name in app.env)}),
+        )
+
+    def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
+        """Have what it imported preloaded for the next worker: a crash costs that much less."""
+        if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
+            call = self._as_call(worker.zygote.key.environment)
+            key = worker.zygote.key
+            observed = self._pool.learner.observed
+            self._pool.host.want(observed(key, call.function_key, modules, call.touches))
+
+    def _not_started(self, number: int, reason: str) -> None:
+        message = f"no worker can be had for the app: {reason}"
+        _log.error("%s: %s", self._app.name, message)
+        cause = Cause(error_type="EnvironmentStartFailed", message=message, details={})
+        # Not at once: it is told to whoever asks for a worker just now.
+        self._loop.call_soon(lambda: self._to.worker_died(number, cause, ours=False))
+
+    def _load(self, number: int, worker: Worker, gpus: tuple[str, ...]) -> None:
+        app = self._app
+        process = AppProcess(number, worker, app.concurrency, app.name)
+        self._by_number[number] = self._by_worker[worker.id] = process
+        worker.state.move(WorkerState.BUSY)
+        worker.instance = f"app {app.name}"
+        worker.app = self
+        worker.aside = OutputBuffer(worker.link.output_limit)
+        worker.loading, worker.fed_at = True, self._pool.now()
+        env = self._pool.gpus.variables(gpus, app.env)
+        meta = wire.pack_call_meta(pickled=False, stream=False, result_limit=None, env=env)
+        self._pool.worker_set.send(worker, wire.LOAD_APP, meta, self._what(), (process.ledger_fd,))
+        os.close(process.ledger_fd)
+        self._loop.call_later(app.start_timeout_s, self._load_too_long, process)
+        self._limit_memory(process)
+
+    def _what(self) -> bytes:
+        app = self._app
+        what = {
+            "directory": app.directory,
+            "file": app.file,
+            "module": app.module,
+            "attribute": app.attribute,
+            "generated": app.generated,
+            "threads": app.threads,
+        }
+        return json.dumps(what).encode()
+
+    def _load_too_long(self, process: AppProcess) -> None:
+        if not process.dead and process.loaded_at is None:
+            limit = self._app.start_timeout_s
+            message = (
+                f"the app was not loaded within {limit:g} s (FLASHPOOL_APP_START_TIMEOUT_S), "
+                "and its worker was ended"
+            )
+            stop = Stop(error_type="Timeout", message=message, details={})
+            self._pool.worker_set.stop(process.worker, stop, grace=0.0, dump=True)
+
+    def _limit_memory(self, process: AppProcess) -> None:
+        limit_mb, worker = self._app.memory_mb, process.worker
+        if limit_mb is None:
+            return
+
+        def applies() -> bool:
+            return not process.dead and not worker.stopping
+
+        def exceeded(used_bytes: int) -> None:
+            stop = outcomes.used_too_much(limit_mb, used_bytes)
+            message = (
+                f"the app's worker was ended for memory: {stop.details['evidence']} "
+                "(FLASHPOOL_MEMORY_MB)"
+            )
+            stop = Stop(error_type=stop.error_type, message=message, details=stop.details)
+            self._pool.worker_set.stop(worker, stop, grace=0.0)
+
+        limit = MemoryLimit(pid=worker.pid, limit_mb=limit_mb, applies=applies, exceeded=exceeded)
+        self._pool.calls.memory_watch.add(limit)
+
+    # Commands.
+
+    def send(self, number: int, kind: int, meta: bytes, body: bytes = b"") -> None:
+        """Send one of them a frame."""
+        self._pool.worker_set.send(self._by_number[number].worker, kind, meta, body)
+
+    def kill(self, number: int, stop: Stop) -> None:
+        """End one of them at once, with all that it started."""
+        self._pool.worker_set.stop(self._by_number[number].worker, stop, grace=0.0, dump=False)
+
+    def close(self, number: int) -> None:
+        """Let it shut down; `WorkerSet.check` sees to it that it goes."""
+        process = self._by_number.get(number)
+        if process is None or process.worker.state.now is not WorkerState.BUSY:
+            return
+        worker = process.worker
+        process.closing = True
+        if process.loaded_at is None:
+            self._pool.worker_set.stop(worker, None, grace=self._pool.config.grace_s)
+            return
+        worker.state.move(WorkerState.EXITING)
+        worker.exiting_since = self._pool.now()
+        self._pool.worker_set.send(worker, wire.CLOSE, b"")
+
+    def abandon_loads(self) -> None:
+        """Want none of those that no process was found for."""
+        for load_id in self._own_loads:
+            self._pool.loads.pop(load_id, None)
+            self._pool.scheduler.withdrawn(load_id)
+        self._own_loads.clear()
+
+    # News (`workers.worker.AppKeeper`).
+
+    def sent(self, worker: Worker, frame: wire.Frame) -> None:
+        """A frame of it.
+
+        Raises:
+            BadFrame: it is none that an app worker sends.
+        """
+        process = self._by_worker[worker.id]
+        if process.dead:
+            return
+        if frame.kind != wire.LOADED:
+            self._to.worker_sent(process.number, frame)
+            return
+        meta = wire.ResultMeta.unpack(frame.meta)
+        worker.loading = False
+        if meta.ok:
+            process.loaded_at = time.time()
+            _log.info("%s: loaded in %.2f s, process %d", self._app.name, meta.run_s, worker.pid)
+            self._pool.host.do(self._pool.scheduler.release_slot(worker.id, self._pool.now()))
+            self._learn(worker, meta)
+            self._to.worker_loaded(process.number)
+            return
+        if worker.state.now is WorkerState.BUSY:
+            worker.state.move(WorkerState.EXITING)
+        worker.exiting_since = self._pool.now()
+        told = str(meta.more["error"])[-_TOLD:]
+        if told != self._last_told:
+            self._last_told = told
+            _log.error("%s cannot be loaded: %s", self._app.name, told)
+        reason = told.partition("\n")[0]
+        cause = Cause(error_type=str(meta.more["error_type"]), message=reason, details={})
+        self.died(worker, cause)
+
+    def printed(self, worker: Worker, chunk: bytes) -> None:
+        """It printed something."""
+        worker.link.output = None  # it is logged, and not kept
+        self._by_worker[worker.id].output.take(chunk)
+
+    def died(self, worker: Worker, cause: Cause) -> None:
+        """It is dead, or its channel cannot be read."""
+        process = self._by_worker[worker.id]
+        if process.dead:
+            return
+        process.dead = True
+        process.output.close()
+        number = process.number
+        if process.loaded_at is not None and not process.closing:
+            _log.error(
+                "%s: worker %d is dead: %s%s",
+                self._app.name,
+                worker.pid,
+                cause.message,
+                f"\nThe last it printed:\n{tail}" if (tail := process.output.tail()) else "",
+            )
+        ours = "zygote" in cause.details
+        self._to.worker_died(number, cause, ours=ours)
+        del self._by_number[number]
+
+    def gone(self, worker: Worker) -> None:
+        """Its process tree is gone."""
+        process = self._by_worker.pop(worker.id)
+        if not process.dead:
+            # It had nothing left to say, and nobody reported its death apart from that.
+            self._by_worker[worker.id] = process
+            self.died(worker, exit_causes.of_app(worker.status, worker.stop, None))
+            del self._by_worker[worker.id]
+        process.ledger.close()
+        self._to.worker_gone(process.number)
+        self._pool.host.changed()

@@ -1,0 +1,58 @@
+"""An app that the real client built, unpacked and served."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from e2e.app_servers import serving_app
+
+pytestmark = pytest.mark.shared_pool
+
+GUIDE = Path(__file__).with_name("guide")
+
+
+@pytest.fixture(scope="module")
+def built(client_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked artifact; built without dependencies, so that no index is asked."""
+    project = tmp_path_factory.mktemp("built") / "guide"
+    shutil.copytree(GUIDE, project, ignore=shutil.ignore_patterns("__pycache__"))
+    home = project.parent / "home"
+    home.mkdir()
+    version = "{}.{}".format(*sys.version_info)
+    subprocess.run(
+        [client_python.with_name("flash"), "build", "--no-deps", "--python-version", version],
+        cwd=project,
+        env={"HOME": str(home), "PATH": os.environ["PATH"], "TMPDIR": str(home)},
+        capture_output=True,
+        timeout=110,
+        check=True,
+    )
+    unpacked = project.parent / "app"
+    with tarfile.open(project / ".flash" / "artifact.tar.gz") as archive:
+        archive.extractall(unpacked, filter="data")
+    return unpacked
+
+
+@pytest.mark.timeout(300)
+def test_the_guides_service_is_served_from_its_artifact(
+    built: Path, client_python: Path, tmp_path: Path
+) -> None:
+    with serving_app(tmp_path, built, FLASHPOOL_BASE_PYTHON=str(client_python)) as server:
+        http = server.http
+        assert http.get("/users").json() == []
+        first = http.post("/users", json={"name": "a", "email": "a@x"})
+        assert first.json() == {"id": 1, "name": "a", "email": "a@x"}
+        assert http.post("/users", json={"name": "a"}).status_code == 422
+        assert http.put("/users/1", json={"name": "b"}).json()["name"] == "b"
+        assert [user["name"] for user in http.get("/users").json()] == ["b"]
+        assert http.delete("/users/7").status_code == 500
+        assert http.delete("/users/1").json() == {"deleted": 1}
+        # The generated app offers it, and would run what is sent.
+        assert http.post("/execute", json={"input": {}}).status_code == 404
+        assert "/execute" not in http.get("/openapi.json").json()["paths"]
+        assert http.post("/crash").status_code == 502
+        assert http.get("/users").json() == []
