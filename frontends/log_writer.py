@@ -46,6 +46,8 @@ class LineWriter:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
+        #: Until when `put` waits for what it was given to be out; None: it does not.
+        self._waits_until: float | None = None
         self._thread: threading.Thread | None = None
 
     def put(self, data: bytes) -> None:
@@ -62,6 +64,8 @@ class LineWriter:
                 )
                 self._start(self._thread)
             self._changed.notify_all()
+            if self._waits_until is not None:
+                self._wait(self._waits_until)
 
     def _start(self, thread: threading.Thread) -> None:
         try:
@@ -95,7 +99,15 @@ class LineWriter:
     def close(self, end: float) -> None:
         """Wait until all is written, or that time of the monotonic clock has come."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, max(0.0, end - time.monotonic()))
+            self._wait(end)
+
+    def _wait(self, end: float) -> None:
+        self._changed.wait_for(lambda: not self._waiting, max(0.0, end - time.monotonic()))
+
+    def wait_from_now_on(self, end: float) -> None:
+        """Have each `put` wait as `close` does: the process is about to exit, perhaps by a signal."""
+        with self._changed:
+            self._waits_until = end
 
 
 class WriterStream(io.TextIOBase):
@@ -118,6 +130,10 @@ class WriterStream(io.TextIOBase):
         """Have all of them written."""
         for line in lines:
             self.write(line)
+
+    def wait_from_now_on(self, end: float) -> None:
+        """As `LineWriter.wait_from_now_on`."""
+        self._writer.wait_from_now_on(end)
 
     def writable(self) -> bool:
         return True
@@ -147,6 +163,17 @@ def print_from_threads() -> None:
         setattr(sys, name, stream)
         writers.append(writer)
     atexit.register(_close, writers)
+
+
+def wait_for_readers() -> None:
+    """Have each line be out before the next: no exit hook runs where a signal ends the process.
+
+    That waits for at most `EXIT_S` in all.
+    """
+    end = time.monotonic() + EXIT_S
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, WriterStream):
+            stream.wait_from_now_on(end)
 
 
 def _redirect_handlers(before: TextIO, stream: WriterStream) -> None:

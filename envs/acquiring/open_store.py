@@ -291,9 +291,11 @@ class HeartbeatThread:
         """Whether it went well: a volume that is gone for a while comes back, as the next try tells.
 
         One step keeps no other from its turn: without heartbeats, others take this process for
-        dead, and delete what its calls use.
+        dead, and delete what its calls use. On a volume that hangs none is begun.
         """
         try:
+            if self.disk.watch is not None:
+                self.disk.watch.check()
             act()
         except OSError as error:
             self._failed(step, str(error), None)

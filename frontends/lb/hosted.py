@@ -32,7 +32,7 @@ from flashpool.frontends.admin import Admin, bind_admin
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_open
 from flashpool.frontends.http_server.listener import url
-from flashpool.frontends.log_writer import print_from_threads
+from flashpool.frontends.log_writer import print_from_threads, wait_for_readers
 from flashpool.frontends.logs import configure_log
 from flashpool.frontends.server_process import (
     TooFewDescriptors,
@@ -100,6 +100,8 @@ def _surround(app: FastAPI, service: Service, settings: Settings) -> None:
                     yield
             finally:
                 await admin.stop()
+        # uvicorn says its last words behind this, and then ends itself by the signal it got.
+        wait_for_readers()
 
     app.router.lifespan_context = lifespan
 

@@ -302,7 +302,8 @@ class Supervisor:
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
         """Have its environment found first; it comes back with the id that it has from here."""
-        self._provisioning = self._provisioning or self._open_provisioning()
+        if self._provisioning is None:  # it is false while no call waits in it
+            self._provisioning = self._open_provisioning()
         call_id = self._components.calls.new_id()
         self._provisioning.add(call_id, call, spec, sink)
         return call_id
@@ -316,7 +317,8 @@ class Supervisor:
     async def _environment_of(self, app: App) -> str:
         if app.spec is None:
             return BASE.environment
-        self._provisioning = self._provisioning or self._open_provisioning()
+        if self._provisioning is None:  # it is false while no call waits in it
+            self._provisioning = self._open_provisioning()
         return await self._provisioning.find(app.spec)
 
     def _open_provisioning(self) -> Provisioning:

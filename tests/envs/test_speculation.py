@@ -232,7 +232,7 @@ def test_who_leaves_takes_no_draft_from_those_who_wait_for_it(
             assert await asyncio.to_thread(reached.wait, 30)
             second = asyncio.create_task(environments.acquire(spec("alpha==2.0")))
             await until(
-                lambda: sum(each.waiting for each in provider._builds._flying.values()) == 2
+                lambda: sum(len(each.waiters) for each in provider._builds._flying.values()) == 2
             )
             first.cancel()
             await asyncio.wait({first})

@@ -58,6 +58,19 @@ def test_lines_for_nobody_are_lost_and_counted(pipe: tuple[int, int]) -> None:
     assert b"next" in read_until(reader, b"next")
 
 
+def test_at_the_end_lines_are_waited_for_and_not_for_long(pipe: tuple[int, int]) -> None:
+    reader, fd = pipe
+    writer = LineWriter(fd)
+    end = time.monotonic() + 0.5
+    writer.wait_from_now_on(end)
+    writer.put(b"last words\n")
+    os.set_blocking(reader, False)
+    assert os.read(reader, 100) == b"last words\n"
+    for _ in range(3):
+        writer.put(b"x" * 100_000 + b"\n")
+    assert time.monotonic() >= end
+
+
 def test_a_reader_that_is_gone_stops_nobody() -> None:
     reader, fd = os.pipe()
     os.close(reader)
