@@ -118,8 +118,8 @@ class Folder:
         except FileNotFoundError:
             return []
         except OSError as error:
-            if error.errno not in _OTHER_KIND:
-                raise
+            if error.errno not in _OTHER_KIND or not self._root.is_dir():
+                raise  # with no root the volume itself is gone, and who asked says so
             _log.warning("%s is no directory: what a link leads to is left alone", self.path)
             return []
 
