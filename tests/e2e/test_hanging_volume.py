@@ -96,6 +96,9 @@ class Pings(threading.Thread):
         self.join()
 
 
+# Slow, and not sure yet: a look at the volume that began just before it hangs still holds up the exit.
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", ["archive", "volume"])
 def test_all_that_needs_no_volume_goes_on(world: World, volume: HangingVolume, mode: str) -> None:
     with world.server(FLASHPOOL_ENV_MODE=mode) as server:
