@@ -30,7 +30,7 @@ unexport VIRTUAL_ENV
 
 check: lint typecheck test ## Lint, types, tests (the default)
 
-ci: install ## What every change has to pass, on several interpreters (half an hour)
+ci: install ## What every change has to pass, on several interpreters
 	@bash tests/support/ci.sh
 
 help: ## This list

@@ -274,7 +274,7 @@ class Provider:
             await run_in_thread(self.lookup.pack, digest)
 
     async def _withdraw(self, digest: str, why: Tampered) -> None:
-        """It is not what it should be: calls that have it keep it, the next one has it built anew."""
+        """An environment has wrong files: running calls keep it, and the next request builds it again."""
         _log.warning("environment %s is withdrawn: %s", digest, why)
         self.lookup.damaged.add(digest)
         try:

@@ -45,7 +45,7 @@ _CLOSE_LIMIT_S: Final = 20.0
 _CLOSING_SILENCE_S: Final = 2.0
 #: Work that was told to give up has given up by then.
 _GIVE_UP_S: Final = 1.0
-#: Seconds that whoever wants a lease waits for the heartbeats after a pause, together.
+#: Seconds that a request for a lease waits for all heartbeats together, after a pause.
 _RENEW_S: Final = 2.0
 
 
@@ -96,7 +96,7 @@ class OpenStores:
         return any(one.open_store.holders.overdue for one in self._known.values())
 
     async def renew(self) -> None:
-        """Write heartbeats and leases anew before one is used; a volume that hangs is not awaited."""
+        """Renew heartbeats and leases before a lease is used; wait `_RENEW_S` for a volume that hangs."""
         if self._renewal is None or self._renewal.done():
             beats = [_beat(provider.open_store) for provider in self._known.values()]
             self._renewal = asyncio.gather(*beats)

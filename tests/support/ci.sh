@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make ci` runs: every check that a change has to pass, within half an hour on two cores.
+# What `make ci` runs: every check that a change has to pass.
 #
 #   lint, types, docs                the sources
 #   test-newest                      what an installation without the lock gets

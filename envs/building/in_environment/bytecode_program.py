@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Nobody takes it for bytecode, and no seal counts it: two processes may be at it at once, and
 #: one that is killed leaves it.
 UNFINISHED = ".flashpool-unfinished"
-#: Larger bytecode is none that anybody wrote for a module.
+#: No module's bytecode is larger.
 _MOST = 256 * 1024 * 1024
 _CACHE = "__pycache__"
 _OURS = re.compile(
