@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from flashpool.pool.supervisor.supervisor import Supervisor
 
 from .ceilings import Ceilings
+from .contracts.sdk2 import sdk_variables
+from .contracts.sdk2.live_calls import SdkCalls
 from .service import Service
 from .settings.table import Settings
 
@@ -21,4 +24,5 @@ def make_service(settings: Settings, result_limit: int) -> Service:
         result_limit=result_limit,
         concurrency=settings.instance_concurrency,
         ceilings=Ceilings.of(settings),
+        adapters=[SdkCalls(settings.calls_runpod, sdk_variables.concurrency(os.environ))],
     )

@@ -7,13 +7,19 @@ Service.submit --> Backend --> progress, output, items --> Watcher (only if ther
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, Outcome
+from flashpool.pool.errors import Cancelled, FlashpoolError
 
 from . import logs
+from .responses import outcome_of
+
+#: What to run in place of a call that ended so; None: that is its end.
+Again = Callable[[Call, Outcome], "Call | None"]
 
 
 class Prepared(NamedTuple):
@@ -46,19 +52,30 @@ class Watcher(Protocol):
 class CallHandle:
     """A submitted call: the sink of its outcome."""
 
-    __slots__ = ("_pool", "_prepared", "call_id", "outcome")
+    __slots__ = ("_again", "_pool", "_prepared", "call_id", "cancelled", "outcome")
 
     wants_output = False
 
-    def __init__(self, pool: Backend, outcome: asyncio.Future[Outcome], prepared: Prepared) -> None:
+    def __init__(
+        self,
+        pool: Backend,
+        outcome: asyncio.Future[Outcome],
+        prepared: Prepared,
+        again: Again | None = None,
+    ) -> None:
+        """``again`` says what to run in place of a call that ended, if anything."""
         self._pool = pool
         self._prepared = prepared
+        self._again = again
+        #: Why it was cancelled; nobody hears of that between two calls.
+        self.cancelled = ""
         self.outcome = outcome
         self.call_id = 0
 
     def cancel(self, reason: str) -> None:
         """Have the call ended; its outcome still comes."""
         if not self.outcome.done():
+            self.cancelled = reason
             self._pool.cancel(self.call_id, reason)
 
     def told(self, line: str) -> None:
@@ -75,12 +92,28 @@ class CallHandle:
 
     def done(self, outcome: Outcome) -> None:
         """The end; who waited may have left."""
+        if outcome.error_type is not None and self._again is not None:
+            again = self._again(self._prepared.call, outcome)
+            if again is not None:
+                self._prepared = self._prepared._replace(call=again)
+                asyncio.get_running_loop().call_soon(self._resubmit)
+                return
         if warnings := self._prepared.warnings:
             outcome = replace(outcome, warnings=(*warnings, *outcome.warnings))
         if outcome.error_type is not None:
             logs.tell_end(self._prepared.call.label, outcome)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
+
+    def _resubmit(self) -> None:
+        """Hand the call to the pool that takes the place of one that ended."""
+        try:
+            if self.cancelled:
+                raise Cancelled(f"the call was cancelled: {self.cancelled}", reason=self.cancelled)
+            self.call_id = self._pool.submit(self._prepared.call, self)
+        except FlashpoolError as error:
+            self._again = None
+            self.done(outcome_of(error))
 
 
 class WatchedCallHandle(CallHandle):
@@ -96,8 +129,9 @@ class WatchedCallHandle(CallHandle):
         outcome: asyncio.Future[Outcome],
         prepared: Prepared,
         watcher: Watcher,
+        again: Again | None = None,
     ) -> None:
-        super().__init__(pool, outcome, prepared)
+        super().__init__(pool, outcome, prepared, again)
         self._watcher = watcher
         self.started = watcher.started
 

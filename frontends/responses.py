@@ -36,6 +36,11 @@ STATUS: Final[Mapping[str, int]] = {
 _REMEDY: Final = (
     "name the package that provides it in `dependencies`; a file of your own, in `modules`"
 )
+#: The same for a client that sends one file and no others.
+_REMEDY_ALONE: Final = (
+    "name the package that provides it in the resource's `dependencies`. If it is a file of your "
+    "own: a dev session sends the one file that has the function, so its code has to be in that file"
+)
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 _encode: Final = msgspec.json.encode
@@ -110,7 +115,10 @@ def _failure(outcome: Outcome, *, has_receipt: bool = True) -> bytes:
         "result": None,
         "json_result": None,
         # An empty error would read as "unknown error" at the client.
-        "error": outcomes.told(outcome, _REMEDY) or outcome.error_type,
+        "error": outcomes.told(
+            outcome, _REMEDY_ALONE if "sent_alone" in outcome.details else _REMEDY
+        )
+        or outcome.error_type,
         "stdout": msgspec.Raw(_text(outcome.output)),
         "instance_id": outcome.instance.instance if outcome.instance else None,
         "instance_info": outcome.instance.as_dict() if outcome.instance else None,

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flashpool.pool.backend import Backend
-from flashpool.pool.calls import Outcome
+from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import FlashpoolError, Overloaded
 
 from . import responses, schema
+from .call_adapter import CallAdapter
 from .call_builder import Defaults
 from .call_handles import CallHandle, Prepared, WatchedCallHandle, Watcher
 from .ceilings import Ceilings
@@ -38,8 +39,10 @@ class Service:
         result_limit: int | None,
         concurrency: int = 1,
         ceilings: Ceilings | None = None,
+        adapters: Sequence[CallAdapter] = (),
     ) -> None:
         self.pool = pool
+        self._adapters = tuple(adapters)
         self._ceilings = ceilings or None  # nothing to check, as mostly
         self._defaults = Defaults(result_limit=result_limit, concurrency=concurrency)
         #: The response of a call that ended.
@@ -104,14 +107,22 @@ class Service:
         request, body, warnings = schema.decode(body)
         if self._ceilings is not None:
             self._ceilings.check(request)
-        return Prepared(self._defaults.call_of(request, body, stream=stream), warnings)
+        call = self._defaults.call_of(request, body, stream=stream)
+        for adapter in self._adapters:
+            call = adapter.adapted(request, call)
+        return Prepared(call, warnings)
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:
         """Hand a call to the pool."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if watcher is None:
-            pending = CallHandle(self.pool, future, prepared)
+            pending = CallHandle(self.pool, future, prepared, self._again)
         else:
-            pending = WatchedCallHandle(self.pool, future, prepared, watcher)
+            pending = WatchedCallHandle(self.pool, future, prepared, watcher, self._again)
         pending.call_id = self.pool.submit(prepared.call, pending)
         return pending
+
+    def _again(self, call: Call, outcome: Outcome) -> Call | None:
+        """What a generation of the client runs in place of a call that ended so."""
+        found = (adapter.again(call, outcome) for adapter in self._adapters)
+        return next((one for one in found if one is not None), None)

@@ -122,6 +122,11 @@ class Workers:
         lambda: sys.executable,
         "Interpreter of calls that name no dependencies; they see its packages.",
     )
+    calls_runpod: tuple[str, ...] = setting(
+        kind.REQUIREMENTS,
+        "runpod>=2.0.0rc2,<3",
+        "The SDK that calls see whose source imports runpod, unless their request names it; none: the base's.",
+    )
     start_timeout_s: float = setting(
         kind.seconds(),
         "60",

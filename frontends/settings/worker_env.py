@@ -59,11 +59,20 @@ ALLOWED: Final = (
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
 )
+#: Says that an endpoint belongs to a dev session of SDK 2.0.
+_DEV_SESSION: Final = "RUNPOD_DEV_APP"
+#: What the SDK reads in such a call: where it runs, as which resource, and its volumes.
+OF_SDK: Final = (
+    *("RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID", "RUNPOD_DEV_*", "RUNPOD_MOUNTS"),
+    "RUNPOD_MAX_CONCURRENCY",
+)
 
 
 def worker_env(environ: Mapping[str, str], pass_env: Iterable[str]) -> dict[str, str]:
     """The environment of workers: complete, nothing is added to it later."""
     patterns = (*ALLOWED, *pass_env)
+    if environ.get(_DEV_SESSION):
+        patterns += OF_SDK
     return {name: value for name, value in environ.items() if _may_pass(name, patterns)}
 
 

@@ -1,8 +1,10 @@
-"""The virtualenv with the real client, `runpod-flash`, as its users have it: without flashpool.
+"""The virtualenvs with the real clients, as their users have them: without flashpool.
 
-It is made from the lock's group `client`, for the Python that runs this, in
-`.venv-client-3.x` beside pyproject.toml; `python tests/support/client.py` makes it ahead of
-the tests and costs nothing when it is there.
+    client_python()  `runpod-flash`, from the lock's group `client`      .venv-client-3.x
+    sdk_python()     SDK 2.0, from the lock in tests/sdk2/client2        .venv-client2-3.x
+
+They are made for the Python that runs this, beside pyproject.toml. `python tests/support/client.py`
+makes them ahead of the tests and costs nothing when they are there.
 """
 
 import os
@@ -12,19 +14,30 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_VENV: Final = ROOT / ".venv-client-{}.{}".format(*sys.version_info)
+_SDK_PROJECT: Final = ROOT / "tests" / "sdk2" / "client2"
 
 
 def client_python() -> Path:
-    """The client's interpreter; the environment is built when it is absent or out of date."""
-    lock, stamp = ROOT / "uv.lock", _VENV / ".installed"
+    """The interpreter of the first generation's client."""
+    return _python("client", ROOT, "--only-group=client")
+
+
+def sdk_python() -> Path:
+    """The interpreter of SDK 2.0's client."""
+    return _python("client2", _SDK_PROJECT)
+
+
+def _python(name: str, project: Path, *selection: str) -> Path:
+    """An interpreter; its environment is built when it is absent or out of date."""
+    venv = ROOT / ".venv-{}-{}.{}".format(name, *sys.version_info)
+    lock, stamp = project / "uv.lock", venv / ".installed"
     if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
-        _build()
+        _build(venv, project, selection)
         stamp.touch()
-    return _VENV / "bin" / "python"
+    return venv / "bin" / "python"
 
 
-def _build() -> None:
+def _build(venv: Path, project: Path, selection: tuple[str, ...]) -> None:
     from uv import find_uv_bin
 
     subprocess.run(
@@ -33,14 +46,14 @@ def _build() -> None:
             "sync",
             "--quiet",
             "--frozen",
-            "--only-group=client",
+            *selection,
             "--no-install-project",
             f"--python={sys.executable}",
         ],
-        cwd=ROOT,
+        cwd=project,
         env={
             **{name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"},
-            "UV_PROJECT_ENVIRONMENT": str(_VENV),
+            "UV_PROJECT_ENVIRONMENT": str(venv),
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_SYSTEM_CERTS": "1",
         },
@@ -50,3 +63,4 @@ def _build() -> None:
 
 if __name__ == "__main__":
     client_python()
+    sdk_python()

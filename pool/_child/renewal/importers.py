@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 #: Modules whose bodies are no imports: ours, and the call's own code.
-_PROGRAMS = ("__main__", "__flash_live__", "_flashpool")
+_PROGRAMS = ("__main__", "__flash_live__", "__runpod_live__", "_flashpool")
 
 
 def importing_module() -> str:

@@ -1,5 +1,7 @@
 """A worker that stays: it makes an instance, then runs calls in it until told to close.
 
+The instance is one of a class, or a function whose start hook has run (`sdk.live_function`).
+
     LOAD   -> class -> instance -> LOADED
     CALL n -> method(*args)     -> RESULT n         one at a time, or,
     CALL n -> task on one loop  -> OUTPUT n*, RESULT n   where calls may overlap (`resident_loop`)
@@ -101,6 +103,10 @@ class Resident:
         """The instance; on the loop, where any of its methods will run there."""
         if self.pickled:
             cls, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
+        elif flash.is_function(frame.body):
+            from ..sdk import live_function
+
+            return live_function.load(frame.body, self.on_loop)
         else:
             cls, args, kwargs = flash.load_class(frame.body)
         if not (isinstance(cls, type) and user_code.async_methods(cls)):

@@ -122,6 +122,12 @@ class ResidentLoop:
         self.failure = self.failure or error
         self.loop.stop()
 
+    def allow_threads(self, number: int) -> None:
+        """Let so many functions run in threads beside the loop."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        self.loop.set_default_executor(ThreadPoolExecutor(number))
+
     # Calls.
 
     def start(self, frame: wire.Frame) -> None:

@@ -27,6 +27,7 @@ from .exception_report import (
     summary,
     text_of,
 )
+from .live_module import SDK_NAME
 from .user_frames import depth_of, user_traceback
 
 TYPE_CHECKING = False
@@ -73,6 +74,8 @@ def _record(exc: BaseException) -> dict[str, Any]:
     details = report.as_dict()
     if (missing := _missing_module(exc)) is not None:
         details["missing_module"] = missing
+        if SDK_NAME in sys.modules:
+            details["sent_alone"] = True
     return {"error_type": report.name, "error": report.text(), "details": details}
 
 

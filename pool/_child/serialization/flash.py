@@ -16,13 +16,14 @@ import sys
 from binascii import a2b_base64, b2a_base64
 
 from ..wire import BadRequest
-from . import pickling, user_code, user_modules
+from . import live_module, pickling, user_code, user_modules
 from .exception_pickling import Unserializable, summary
 from .source_loader import check_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
     from typing import Any
 
     Request = dict[str, Any]
@@ -37,13 +38,15 @@ _JSON_NAMES = {
     type(None): "null",
 }
 _JSON_HINT = '(for plain JSON values set "serialization_format": "json")'
+#: An item of a stream, as SDK 2.0 expects it.
+_ENVELOPE = b'{"success":true,"__stream__":true,"json_result":%b}'
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
 class Invocation:
     """What to call, with what, and how to write what it returns."""
 
-    __slots__ = ("args", "as_json", "function", "items", "kwargs")
+    __slots__ = ("args", "as_json", "enveloped", "function", "items", "kwargs")
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Invocation:
         *,
         as_json: bool,
         keep_items: bool = True,
+        enveloped: bool = False,
     ) -> None:
         self.function = function
         self.args = args
@@ -60,12 +64,15 @@ class Invocation:
         self.as_json = as_json
         #: What a generator yielded while its items were sent one by one; None: not kept.
         self.items: list[Any] | None = [] if keep_items else None
+        #: Whether its client expects each item to say that it is one.
+        self.enveloped = enveloped
 
     def dump_item(self, item: Any) -> tuple[bytes, list[int]]:
         """An item as text, kept for the result if that is wanted."""
         if self.items is not None:
             self.items.append(item)
-        return dump_result(item, self.as_json), []
+        body = dump_result(item, self.as_json)
+        return (_ENVELOPE % body if self.enveloped else body), []
 
 
 def load_call(body: bytes) -> Invocation:
@@ -88,8 +95,44 @@ def load_call(body: bytes) -> Invocation:
     else:
         raise BadRequest(f"execution_type: expected 'function' or 'class', got {execution_type!r}")
     args, kwargs = _arguments(request, "args", "kwargs", as_json)
-    keep = request.get("return_aggregate_stream") is not False
-    return Invocation(function, args, kwargs, as_json=as_json, keep_items=keep)
+    return _invocation(request, function, args, kwargs, as_json)
+
+
+def _invocation(
+    request: Request,
+    function: Callable[..., Any],
+    args: list[Any],
+    kwargs: dict[str, Any],
+    as_json: bool,
+) -> Invocation:
+    return Invocation(
+        function,
+        args,
+        kwargs,
+        as_json=as_json,
+        keep_items=request.get("return_aggregate_stream") is not False,
+        enveloped=as_json and live_module.SDK_NAME in sys.modules,
+    )
+
+
+def is_function(body: bytes) -> bool:
+    """Whether a request is for a function, and not for a method of an instance."""
+    return (read_request(body).get("execution_type") or "function") == "function"
+
+
+def run_module(body: bytes) -> tuple[ModuleType, str]:
+    """Run the module that a request for a function brings; the module, and the function's name.
+
+    Raises:
+        BadRequest: the request is malformed.
+        BaseException: the user's code raised it.
+    """
+    request = read_request(body)
+    modules = _field(request, "modules", dict)
+    if modules:
+        _install(modules)
+    name = _text(request, "function_name")
+    return user_code.run_source(_code(request), name), name
 
 
 def load_class(body: bytes) -> tuple[type[Any], list[Any], dict[str, Any]]:
@@ -117,8 +160,7 @@ def load_method(body: bytes, instance: object) -> Invocation:
     name = _expect("method_name", request.get("method_name") or "__call__", str)
     method = user_code.find_method(instance, name)
     args, kwargs = _arguments(request, "args", "kwargs", as_json)
-    keep = request.get("return_aggregate_stream") is not False
-    return Invocation(method, args, kwargs, as_json=as_json, keep_items=keep)
+    return _invocation(request, method, args, kwargs, as_json)
 
 
 def _install(modules: dict[str, Any]) -> None:
@@ -201,9 +243,13 @@ def _is_json(request: Request) -> bool:
 
 def _function(request: Request) -> Callable[..., Any]:
     name = _text(request, "function_name")
+    return user_code.find_function(user_code.run_source(_code(request), name), name)
+
+
+def _code(request: Request) -> str:
     code = _text(request, "function_code")
     check_text("function_code", code)
-    return user_code.find_function(user_code.run_source(code, name), name)
+    return code
 
 
 def _method(request: Request, as_json: bool) -> Callable[..., Any]:
@@ -285,7 +331,12 @@ def dump_result(value: object, as_json: bool) -> bytes:
             return text.encode("ascii")
         return b2a_base64(pickling.dumps(value), newline=False)
     except BaseException as error:
-        raise Unserializable(_why_not(value, error, _FORMS[as_json])) from error
+        place = ""
+        if as_json:
+            from .json_faults import where
+
+            place = where(value)
+        raise Unserializable(_why_not(value, error, _FORMS[as_json], place)) from error
 
 
 _FORMS = {
@@ -300,13 +351,14 @@ _FORMS = {
 }
 
 
-def _why_not(value: object, error: BaseException, form: tuple[str, str]) -> str:
+def _why_not(value: object, error: BaseException, form: tuple[str, str], place: str) -> str:
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     verb, advice = form
     if pickling.is_too_deep(error):
         return f"the result, of type {name}, is nested too deep to be {verb}. Return it flatter"
-    return f"the result, of type {name}, cannot be {verb}: {summary(error)}. {advice}"
+    place = place and f", {place}"
+    return f"the result, of type {name}, cannot be {verb}: {summary(error)}{place}. {advice}"
 
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode

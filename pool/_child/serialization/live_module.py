@@ -1,8 +1,9 @@
 """The module that a sent source becomes, and how what it defines travels.
 
     source -> __flash_live__, a module of its own; __main__ stays as it is
+              __runpod_live__, if it is a whole module that imports the SDK
     its functions and classes -> cloudpickle, by value: a reader has no such module
-    a child that is spawned -> runs __main__.__file__, which lets it import __flash_live__
+    a child that is spawned -> runs __main__.__file__, which lets it import the module
 
 Nothing is written for a call that starts no such child and does not ask for its file.
 """
@@ -19,11 +20,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BY_VALUE", "NAME", "ByValueFinder", "MainModule", "folder", "prepare", "write_text"]
+__all__ = [
+    "BY_VALUE",
+    "NAME",
+    "SDK_NAME",
+    "ByValueFinder",
+    "MainModule",
+    "folder",
+    "prepare",
+    "write_text",
+]
 
 NAME = "__flash_live__"
+#: What RunPod's own worker for SDK 2.0 calls the module that it is sent.
+SDK_NAME = "__runpod_live__"
 #: Modules of which a reader of a pickle knows nothing, or has another one.
-BY_VALUE = frozenset({"__main__", "__mp_main__", NAME})
+BY_VALUE = frozenset({"__main__", "__mp_main__", NAME, SDK_NAME})
 
 #: What a source mentions that wants a file from the beginning.
 _OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename")
@@ -87,16 +99,21 @@ def asks_for_its_file(code: str) -> bool:
     return any(word in code for word in _OF_FILES)
 
 
-def write_source(code: str) -> str:
-    """Have the source as a file; where it is."""
-    path = f"{folder()}/{NAME}.py"
+def write_source(code: str, name: str = NAME) -> str:
+    """Have the source of the module as a file; where it is."""
+    path = f"{folder()}/{name}.py"
     write_text(path, code)
     return path
 
 
+def _live() -> ModuleType | None:
+    """The module that the source became, or the place for it."""
+    return sys.modules.get(SDK_NAME) or sys.modules.get(NAME)
+
+
 def _source() -> str | None:
     """The text of the source that was run."""
-    return getattr(getattr(sys.modules.get(NAME), "__loader__", None), "text", None)
+    return getattr(getattr(_live(), "__loader__", None), "text", None)
 
 
 def new_folder() -> str:
@@ -113,10 +130,11 @@ def folder() -> str:
     path = f"{call_files.directory()}/modules{_folders or ''}"
     if not os.path.isdir(path):
         os.mkdir(path)
-    file = f"{path}/{NAME}.py"
-    source = _source()
-    if source is not None and not os.path.exists(file):
-        write_text(file, source)
+    source, module = _source(), _live()
+    if source is not None and module is not None:
+        file = f"{path}/{module.__name__}.py"
+        if not os.path.exists(file):
+            write_text(file, source)
     return path
 
 
@@ -176,5 +194,6 @@ class ByValueFinder:
 def register(cloudpickle: ModuleType) -> None:
     """Have a copy of cloudpickle pickle by value what the source defines."""
     register_by_value = getattr(cloudpickle, "register_pickle_by_value", None)
-    if register_by_value is not None and NAME in sys.modules:
-        register_by_value(sys.modules[NAME])
+    module = _live()
+    if register_by_value is not None and module is not None:
+        register_by_value(module)

@@ -2,14 +2,17 @@
 
 code -> run_source -> a fresh __flash_live__ -> find_function
                                              -> build_class -> build_instance -> find_method
+
+A module that imports the SDK itself is `__runpod_live__`, and its functions are in handles: `sdk`.
 """
 
 from __future__ import annotations
 
 import sys
 
+from ..sdk import handles
 from ..wire import BadRequest
-from .live_module import NAME, asks_for_its_file, write_source
+from .live_module import NAME, SDK_NAME, asks_for_its_file, write_source
 from .source_loader import ModuleSpec, ModuleType, Source
 from .source_loader import compile_ahead as compile_source
 
@@ -32,11 +35,15 @@ def run_source(code: str, name: str) -> ModuleType:
     It is in ``sys.modules``, so that dataclasses and pickles find it.
     """
     filename = _filename(name)
+    module_name = NAME
     # Looked at here first: a worker pays for each function and module that it touches.
+    if "runpod" in code and handles.imports_sdk(Source(code, filename).compile()):
+        module_name = SDK_NAME
+        handles.bind_volumes()
     if "file" in code and asks_for_its_file(code):
-        filename = write_source(code)
+        filename = write_source(code, module_name)
     source = Source(code, filename)
-    return _run(source, source.compile())
+    return _run(source, source.compile(), module_name)
 
 
 def compile_ahead(code: str, name: str) -> CodeType | None:
@@ -60,11 +67,11 @@ def _first_filename(name: str) -> str:
     return f"flash:{name if name.isidentifier() else 'code'}"
 
 
-def _run(source: Source, code: CodeType) -> ModuleType:
-    module = ModuleType(NAME)
-    spec = ModuleSpec(NAME, source, origin=source.filename)  # type: ignore[arg-type]
+def _run(source: Source, code: CodeType, name: str) -> ModuleType:
+    module = ModuleType(name)
+    spec = ModuleSpec(name, source, origin=source.filename)  # type: ignore[arg-type]
     module.__dict__.update(__file__=source.filename, __loader__=source, __spec__=spec)
-    sys.modules[NAME] = module
+    sys.modules[name] = module
     exec(code, module.__dict__)
     return module
 
@@ -76,6 +83,8 @@ def find_function(module: ModuleType, name: str) -> Callable[..., Any]:
         BadRequest: there is none; the message names those that are there.
     """
     function = module.__dict__.get(name)
+    if module.__name__ == SDK_NAME:
+        function = handles.function_of(module, name, function)
     if callable(function):
         return function  # type: ignore[no-any-return]
     if name in module.__dict__:
@@ -164,7 +173,7 @@ def _defined(module: ModuleType) -> str:
     there = [
         name
         for name, value in module.__dict__.items()
-        if callable(value) and getattr(value, "__module__", None) == NAME
+        if callable(value) and getattr(value, "__module__", None) in (NAME, SDK_NAME)
     ]
     return f"it defines {_listed(there)}"
 

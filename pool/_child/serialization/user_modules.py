@@ -42,6 +42,7 @@ RESERVED = frozenset(
     {
         "__main__",
         "__flash_live__",
+        "__runpod_live__",
         "sitecustomize",
         "usercustomize",
         "cloudpickle",

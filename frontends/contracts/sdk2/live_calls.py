@@ -1,0 +1,84 @@
+"""Live functions of SDK 2.0: the package their modules import, and those that have a start hook.
+
+    source imports runpod            -> the call gets FLASHPOOL_CALLS_RUNPOD, unless it names its own
+    worker answers NeedsResident     -> the call goes to a resident; so do later ones of that source
+
+Whether a function has a start hook is known when its module has run, which is in a worker. So the
+first call of a source may run its module twice, once to find out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Final
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from flashpool.envs import Spec
+from flashpool.frontends.schema import FunctionRequest
+from flashpool.pool.calls import Call, InstanceRequest, Outcome
+
+__all__ = ["NEEDS_RESIDENT", "SdkCalls"]
+
+_PACKAGE: Final = "runpod"
+#: What a worker answers for a function that has a start hook.
+NEEDS_RESIDENT: Final = "NeedsResident"
+#: Functions with start hooks that are remembered.
+_MOST: Final = 4096
+
+
+class SdkCalls:
+    """The adapter of live functions."""
+
+    def __init__(self, requirements: tuple[str, ...], concurrency: int) -> None:
+        self._requirements = requirements
+        self._concurrency = concurrency
+        #: By the keys of functions that have start hooks.
+        self._staying: OrderedDict[Hashable, None] = OrderedDict()
+
+    def adapted(self, request: FunctionRequest, call: Call) -> Call:
+        """The call with the SDK in its environment, and its resident where it has one."""
+        if _PACKAGE not in call.imports:
+            return call
+        if self._requirements and not any(map(_is_sdk, request.dependencies or ())):
+            call = replace(call, spec=self._with_sdk(call.spec))
+        if call.function_key in self._staying:
+            self._staying.move_to_end(call.function_key)
+            call = replace(call, want=self._resident_of(call))
+        return call
+
+    def again(self, call: Call, outcome: Outcome) -> Call | None:
+        """The call in a resident, where its function needs one."""
+        if outcome.error_type != NEEDS_RESIDENT or outcome.from_user or call.want is not None:
+            return None
+        self._staying[call.function_key] = None
+        if len(self._staying) > _MOST:
+            self._staying.popitem(last=False)
+        return replace(call, want=self._resident_of(call))
+
+    def _with_sdk(self, spec: Spec | None) -> Spec:
+        if spec is None:
+            return Spec(requirements=self._requirements)
+        return replace(spec, requirements=(*spec.requirements, *self._requirements))
+
+    def _resident_of(self, call: Call) -> InstanceRequest:
+        """One for each source, resource and environment."""
+        needs = repr((call.function_key, call.spec, call.gpus, sorted(call.env.items())))
+        digest = hashlib.sha256(needs.encode()).hexdigest()
+        return InstanceRequest(
+            instance=f"{call.label}_{digest[:16]}",
+            class_name=call.label,
+            code=(call.function_key, call.gpus),
+            concurrency=self._concurrency,
+        )
+
+
+def _is_sdk(line: str) -> bool:
+    try:
+        return canonicalize_name(Requirement(line).name) == _PACKAGE
+    except InvalidRequirement:
+        return False

@@ -1,0 +1,98 @@
+"""A live function with a start hook: its module runs once, then the hook, then any number of calls.
+
+    LOAD -> request -> module -> handle -> hook() -> StayingFunction
+    CALL -> request -> StayingFunction(*args)        one at a time, or RUNPOD_MAX_CONCURRENCY together
+
+What the module and the hook leave (globals, models, the working directory) stays, as in a deployed
+function. Where calls may run together, those of functions that are no coroutines are in threads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from contextlib import suppress
+
+from ..serialization import flash, user_code
+from . import handles
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from typing import Any
+
+    from ..running.resident_loop import ResidentLoop
+
+_CONCURRENCY = "RUNPOD_MAX_CONCURRENCY"
+_END = object()
+
+
+def load(body: bytes, on_loop: Callable[[], ResidentLoop]) -> Any:
+    """What a request's function becomes, its hook run. Raises whatever user code raises."""
+    module, name = flash.run_module(body)
+    handle = handles.handle_of(module, name, vars(module).get(name))
+    if handle is None:
+        return StayingFunction(user_code.find_function(module, name))
+    run_hook(handle, on_loop)
+    together = concurrency()
+    if together == 1:
+        return StayingFunction(handle._fn)
+    on_loop().allow_threads(together)
+    return OverlappingFunction(handle._fn)
+
+
+def run_hook(handle: Any, on_loop: Callable[[], ResidentLoop]) -> None:
+    """Run the start hook of a function, if it has one, to its end."""
+    hook = getattr(handle, "_init_fn", None)
+    if hook is None:
+        return
+    value = hook()
+    if inspect.isawaitable(value):
+        on_loop().run(_awaited(value))
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def concurrency() -> int:
+    """Calls of the function that may run together: what the platform says, or one."""
+    with suppress(ValueError):
+        return max(1, int(os.environ.get(_CONCURRENCY, "1")))
+    return 1
+
+
+class StayingFunction:
+    """A function whose calls come one after the other."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return self.function(*args, **kwargs)
+
+
+class OverlappingFunction:
+    """A function whose calls may run together: on the loop, or in threads beside it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.on_loop = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        if self.on_loop:
+            value = self.function(*args, **kwargs)
+            return await value if inspect.isawaitable(value) else value
+        import asyncio
+
+        value = await asyncio.to_thread(self.function, *args, **kwargs)
+        return _in_threads(value) if inspect.isgenerator(value) else value
+
+
+async def _in_threads(items: Iterator[Any]) -> AsyncIterator[Any]:
+    import asyncio
+
+    while (item := await asyncio.to_thread(next, items, _END)) is not _END:
+        yield item

@@ -1,0 +1,71 @@
+"""Runs the scripts of client2/, the real client of SDK 2.0."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+HERE: Final = Path(__file__).parent
+CLIENT: Final = HERE / "client2"
+APPS: Final = HERE / "apps"
+
+#: Name, function, how it is called, arguments.
+Case = tuple[str, str, str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What came of the calls."""
+
+    calls: dict[str, Any]
+
+    def value(self, call: str) -> Any:
+        assert "value" in self.calls[call], self.calls[call].get("text")
+        return self.calls[call]["value"]
+
+    def text(self, call: str) -> str:
+        """Of the error that it raised."""
+        assert "text" in self.calls[call], self.calls[call]
+        return str(self.calls[call]["text"])
+
+
+def run_script(
+    python: Path, script: str, *arguments: str, home: Path, variables: Mapping[str, str]
+) -> str:
+    """What a script of client2/ prints last."""
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [python, CLIENT / script, *arguments],
+        cwd=home,
+        env={
+            "HOME": str(home),
+            "PATH": os.environ["PATH"],
+            "TMPDIR": str(home),
+            "RUNPOD_API_KEY": "client-key",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip("\n").rpartition("\n")[2]
+
+
+def call_queue(
+    python: Path, app: str, cases: Sequence[Case], *, home: Path, variables: Mapping[str, str]
+) -> Told:
+    """Call functions of an app in a dev session."""
+    last = run_script(
+        python,
+        "queue_calls.py",
+        str(APPS / app),
+        json.dumps(list(cases)),
+        home=home,
+        variables={**variables, "RUNPOD_DEV_SESSION": "1"},
+    )
+    return Told(calls=json.loads(last))
