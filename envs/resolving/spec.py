@@ -24,7 +24,15 @@ from flashpool.envs.errors import SpecRefused
 from .references import NormalRequirement, bare_reference, direct, reference_of
 from .spelling import option_advice, spelling_advice
 
-__all__ = ["PYTHONS", "Brought", "NormalRequirement", "NormalSpec", "Spec", "is_python_version", "normalise"]
+__all__ = [
+    "PYTHONS",
+    "Brought",
+    "NormalRequirement",
+    "NormalSpec",
+    "Spec",
+    "is_python_version",
+    "normalise",
+]
 
 #: What the worker's own modules need.
 OLDEST_PYTHON: Final = (3, 10)
