@@ -9,6 +9,7 @@ from flashpool.pool.supervisor.supervisor import Supervisor
 
 from .ceilings import Ceilings
 from .contracts.sdk2 import sdk_variables
+from .contracts.sdk2.live_api import LiveApi
 from .contracts.sdk2.live_calls import SdkCalls
 from .service import Service
 from .settings.table import Settings
@@ -26,3 +27,8 @@ def make_service(settings: Settings, result_limit: int) -> Service:
         ceilings=Ceilings.of(settings),
         adapters=[SdkCalls(settings.calls_runpod, sdk_variables.concurrency(os.environ))],
     )
+
+
+def make_live_routes(service: Service, settings: Settings) -> LiveApi:
+    """What clients of SDK 2.0 find beside ``/execute``."""
+    return LiveApi(service, settings, os.environ)

@@ -146,6 +146,15 @@ class AppService(Protocol):
     def busy(self) -> int:
         """Requests that have not ended."""
 
+    async def settled(self) -> None:
+        """Until it is served, or cannot be loaded."""
+
+    async def idle(self) -> None:
+        """Until none of its requests is left."""
+
+    def close(self) -> None:
+        """Take no more requests, and let the workers shut down; those in them are cut off."""
+
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request; returns its number. Its end may come before this returns."""
 

@@ -11,7 +11,8 @@ import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Protocol
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -32,11 +33,13 @@ from flashpool.pool.errors import (
     Unauthorized,
 )
 
-from .inflight_requests import Cut, InflightRequests
+from .inflight_requests import Cut, InflightRequest, InflightRequests
 
 #: Seconds a client that sent too much may go on sending, so that it reads its answer: closing
 #: at once would reset the connection under it.
 LINGER_S = 2.0
+#: Where a client of SDK 2.0 sends the module of a live API.
+SYNC = "/_runpod/sync"
 
 _HEALTHY = b'{"status":"healthy"}'
 _UNHEALTHY = b'{"status":"unhealthy"}'
@@ -64,8 +67,7 @@ class Execute:
             self._authorize(headers)
             body = await self._read(headers, receive)
             exchange.received = True
-            exchange.pending = call = service.submit(service.prepare(body))
-            answer = service.answer(await call.outcome)
+            answer = await self._perform(exchange, body)
             # A connection that is kept would bring the next request to a server that is leaving.
             await _respond(send, answer, close=service.pool.draining)
         except ClientGone:
@@ -83,6 +85,12 @@ class Execute:
             await _respond(send, responses.of_error(late, 408), close=True)
         finally:
             self._exchanges.close(exchange)
+
+    async def _perform(self, exchange: InflightRequest, body: bytes) -> Answer:
+        """Do what a request that may be served asks for."""
+        service = self._service
+        exchange.pending = call = service.submit(service.prepare(body))
+        return service.answer(await call.outcome)
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         if self._token:
@@ -125,6 +133,30 @@ class Execute:
         return PayloadTooLarge(
             f"The body is larger than {limit} MiB (FLASHPOOL_MAX_BODY_MB)", limit=self._body_limit
         )
+
+
+class LiveRoutes(Protocol):
+    """What a generation of the client serves beside ``/execute``."""
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Its life, within that of the service."""
+
+    async def sync(self, body: bytes) -> Answer:
+        """Take over what a client sent to ``/_runpod/sync``."""
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a request to any other path; False where nothing is served."""
+
+
+class Sync(Execute):
+    """``POST /_runpod/sync``: it brings code as ``/execute`` does, and is guarded in the same way."""
+
+    def __init__(self, service: Service, settings: Settings, routes: LiveRoutes) -> None:
+        super().__init__(service, settings)
+        self._routes = routes
+
+    async def _perform(self, exchange: InflightRequest, body: bytes) -> Answer:
+        return await self._routes.sync(body)
 
 
 class Health:
@@ -192,7 +224,10 @@ class LiveApp(FastAPI):
     """
 
     def __init__(
-        self, direct: Mapping[tuple[str, str], ASGIApp], lifespan: Lifespan[FastAPI]
+        self,
+        direct: Mapping[tuple[str, str], ASGIApp],
+        lifespan: Lifespan[FastAPI],
+        routes: LiveRoutes | None,
     ) -> None:
         # No docs: whoever may call it has the contract.
         super().__init__(
@@ -203,6 +238,7 @@ class LiveApp(FastAPI):
             exception_handlers={404: _not_served, 405: _not_served},
         )
         self._direct = direct
+        self._routes = routes
         for path in {path for _, path in direct}:
             methods = [method for method, other in direct if other == path]
             # Reached for other methods only, which the router answers with 405.
@@ -214,10 +250,17 @@ class LiveApp(FastAPI):
             route = self._direct.get((scope["method"], scope["path"]))
             if route is not None:
                 return await route(scope, receive, send)
+            if self._routes is not None and await self._routes.serve(scope, receive, send):
+                return None
         return await super().__call__(scope, receive, send)
 
 
-def create_app(service: Service, settings: Settings, admin: Admin | None = None) -> FastAPI:
+def create_app(
+    service: Service,
+    settings: Settings,
+    admin: Admin | None = None,
+    routes: LiveRoutes | None = None,
+) -> FastAPI:
     """The application; its lifespan starts and stops the service and the admin listener."""
 
     @asynccontextmanager
@@ -226,7 +269,8 @@ def create_app(service: Service, settings: Settings, admin: Admin | None = None)
         try:
             if admin is not None:
                 await admin.start()
-            yield
+            async with routes.running() if routes is not None else nullcontext():
+                yield
         finally:
             # Stats are there for as long as there is something to tell.
             await service.stop()
@@ -237,4 +281,6 @@ def create_app(service: Service, settings: Settings, admin: Admin | None = None)
     direct: dict[tuple[str, str], ASGIApp] = {("POST", "/execute"): Execute(service, settings)}
     for path in ("/ping", "/health"):
         direct["GET", path] = direct["HEAD", path] = health
-    return LiveApp(direct, lifespan)
+    if routes is not None:
+        direct["POST", SYNC] = Sync(service, settings, routes)
+    return LiveApp(direct, lifespan, routes)

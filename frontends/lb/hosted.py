@@ -29,7 +29,7 @@ from flashpool.envs import StoreUnavailable
 from flashpool.envs.store.locations import check_volume
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
-from flashpool.frontends.assembly import make_service
+from flashpool.frontends.assembly import make_live_routes, make_service
 from flashpool.frontends.exposure import OpenServerError, check_open
 from flashpool.frontends.http_server.listener import url
 from flashpool.frontends.log_writer import print_from_threads, wait_for_readers
@@ -79,7 +79,7 @@ def create_hosted_app() -> FastAPI:
     harden()
     give_way()
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
-    app = create_app(service, settings)
+    app = create_app(service, settings, routes=make_live_routes(service, settings))
     _surround(app, service, settings)
     return app
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
-from flashpool.frontends.assembly import make_service
+from flashpool.frontends.assembly import make_live_routes, make_service
 from flashpool.frontends.exposure import check_open
 from flashpool.frontends.http_server.listener import Listener, bind
 from flashpool.frontends.server_process import (
@@ -109,6 +109,6 @@ async def _serve(
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
     admin = Admin(service.pool, settings, admin_sock)
-    app = create_app(service, settings, admin)
+    app = create_app(service, settings, admin, make_live_routes(service, settings))
     server = LbServer(app, service, settings, lambda: announce(sock, admin_sock))
     await server.serve(sockets=[sock])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -22,7 +22,7 @@ from flashpool.envs import Spec
 from flashpool.frontends.schema import FunctionRequest
 from flashpool.pool.calls import Call, InstanceRequest, Outcome
 
-__all__ = ["NEEDS_RESIDENT", "SdkCalls"]
+__all__ = ["NEEDS_RESIDENT", "SdkCalls", "requirements_with_sdk"]
 
 _PACKAGE: Final = "runpod"
 #: What a worker answers for a function that has a start hook.
@@ -44,8 +44,9 @@ class SdkCalls:
         """The call with the SDK in its environment, and its resident where it has one."""
         if _PACKAGE not in call.imports:
             return call
-        if self._requirements and not any(map(_is_sdk, request.dependencies or ())):
-            call = replace(call, spec=self._with_sdk(call.spec))
+        wanted = requirements_with_sdk(request.dependencies or (), self._requirements)
+        if wanted:
+            call = replace(call, spec=replace(call.spec or Spec(), requirements=wanted))
         if call.function_key in self._staying:
             self._staying.move_to_end(call.function_key)
             call = replace(call, want=self._resident_of(call))
@@ -60,11 +61,6 @@ class SdkCalls:
             self._staying.popitem(last=False)
         return replace(call, want=self._resident_of(call))
 
-    def _with_sdk(self, spec: Spec | None) -> Spec:
-        if spec is None:
-            return Spec(requirements=self._requirements)
-        return replace(spec, requirements=(*spec.requirements, *self._requirements))
-
     def _resident_of(self, call: Call) -> InstanceRequest:
         """One for each source, resource and environment."""
         needs = repr((call.function_key, call.spec, call.gpus, sorted(call.env.items())))
@@ -75,6 +71,12 @@ class SdkCalls:
             code=(call.function_key, call.gpus),
             concurrency=self._concurrency,
         )
+
+
+def requirements_with_sdk(asked: Iterable[str], sdk: tuple[str, ...]) -> tuple[str, ...]:
+    """What is asked for, and the SDK unless that is among it."""
+    asked = tuple(asked)
+    return asked if any(map(_is_sdk, asked)) else (*asked, *sdk)
 
 
 def _is_sdk(line: str) -> bool:

@@ -30,9 +30,17 @@ class AppSet:
             make_workers=partial(AppWorkers, app, self._pool),
             changed=self._pool.host.changed,
         )
+        self._forget_closed()
         self._apps.append(runner)
         runner.start()
         return runner
+
+    def _forget_closed(self) -> None:
+        """Forget apps that were closed, and whose workers are gone."""
+        gone = [one for one in self._apps if one.table.closing and not len(one.workers)]
+        for one in gone:
+            one.finish()
+            self._apps.remove(one)
 
     # What the scheduler decided of loads.
 

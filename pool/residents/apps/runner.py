@@ -73,7 +73,7 @@ class AppRunner:
             send=self.workers.send,
             late=self._late,
             answered=lambda live: self._do(self.table.answered(live.number)),
-            empty=changed,
+            empty=self._emptied,
         )
         #: As whoever asks for answers knows it.
         self.body = self._traffic.body
@@ -81,6 +81,10 @@ class AppRunner:
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
+        #: Set when it is no longer loading.
+        self._settled = asyncio.Event()
+        #: Who waits until nothing is left of its requests.
+        self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
             states.StartWorker: self._start_worker,
@@ -111,6 +115,20 @@ class AppRunner:
     def busy(self) -> int:
         """Requests that have not ended, and tasks of those that have."""
         return len(self._traffic) + len(self._lingering)
+
+    async def settled(self) -> None:
+        """Until it is served, or cannot be loaded."""
+        await self._settled.wait()
+
+    async def idle(self) -> None:
+        """Until none of its requests is left."""
+        while self.busy:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def _emptied(self) -> None:
+        self._idle.set()
+        self._changed()
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request."""
@@ -268,6 +286,7 @@ class AppRunner:
     def worker_loaded(self, worker: int) -> None:
         """It takes requests."""
         self._do(self.table.loaded(worker))
+        self._settled.set()
         self._changed()
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
@@ -293,7 +312,7 @@ class AppRunner:
     def _on_over(self, worker: int, number: int, how: int) -> None:
         if self._lingering.pop(number, None) is not None:
             self._do(self.table.no_longer(worker))
-            self._changed()
+            self._emptied()
             return
         live = self._traffic.of(worker, number)
         if live is None or how not in _ENDS:
@@ -319,6 +338,8 @@ class AppRunner:
             if (live := self._traffic.get(number)) is not None and not _is_lost(commands, number):
                 self._traffic.back_to_queue(live, self.app.queue_timeout_s)
         self._do(commands)
+        if self.table.failure:
+            self._settled.set()
         del self._causes[worker]
         self._changed()
 

@@ -1,0 +1,213 @@
+"""Live APIs of SDK 2.0: ``POST /_runpod/sync`` brings a module, whose routes are served from then on.
+
+    sync --> folder with __runpod_live__.py --> pool.open_app --settled--> served: it takes over
+                                                                 `-------> failed: 500 with the reason
+    any other path --> the app that was taken over last; none: 404, as without a sync
+
+The new app is built while the old one serves, and the old one gets its requests answered before it
+closes. What was taken over is kept (`synced_source`), and is served again by a server that comes
+after this one, or beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flashpool.envs import Spec
+from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
+from flashpool.frontends.responses import Answer
+from flashpool.frontends.service import Service
+from flashpool.pool.apps import App, AppService, AppState
+
+from .live_calls import requirements_with_sdk
+from .synced_source import SourceStore, SyncedSource, read_sync
+
+if TYPE_CHECKING:
+    from flashpool.frontends.settings.table import Settings
+
+__all__ = ["LiveApi"]
+
+_log = logging.getLogger(__name__)
+
+#: What runs in the worker, and the variable that says what it loads; see `_child.sdk.api_entry`.
+ENTRY_MODULE: Final = "_flashpool.sdk.api_entry"
+ENTRY_VARIABLE: Final = "FLASHPOOL_SDK_ENTRY"
+PRELOADED: Final = ("runpod.apps", "fastapi")
+_MODULE: Final = "__runpod_live__"
+#: Seconds between looks at what other servers of the endpoint have taken over.
+_LOOK_S: Final = 1.0
+#: Seconds that a volume may take to answer.
+_DISK_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Serving:
+    """One source that is served, or about to be."""
+
+    source: SyncedSource
+    folder: Path
+    service: AppService
+    proxy: ASGIApp
+
+
+class LiveApi:
+    """The API of one live endpoint."""
+
+    def __init__(self, service: Service, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._service = service
+        self._settings = settings
+        self._store = SourceStore(settings, environ)
+        self._current: _Serving | None = None
+        self._building = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._looked_at = 0.0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve what was kept, while the service runs."""
+        await self._look()
+        try:
+            yield
+        finally:
+            for task in self._closing:
+                task.cancel()
+            if self._current is not None:
+                await asyncio.to_thread(_remove, self._current.folder)
+
+    # Syncs.
+
+    async def sync(self, body: bytes) -> Answer:
+        """Take over a source.
+
+        Raises:
+            InvalidRequest: the body is no sync.
+        """
+        source = read_sync(body)
+        async with self._building:
+            new = self._open(source)
+            await new.service.settled()
+            if new.service.state is not AppState.SERVED:
+                reason = new.service.failure
+                self._close_later(new)
+                _log.warning(
+                    "%s: the source that was sent is not served: %s", source.resource, reason
+                )
+                return _answer(500, {"status": "failed", "error": reason})
+            self._take_over(new)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._store.keep, source), _DISK_S)
+        except (OSError, asyncio.TimeoutError) as error:
+            _log.warning(
+                "%s: its source cannot be kept for later servers: %s", source.resource, error
+            )
+        return _answer(200, {"status": "synced", "hash": source.digest})
+
+    def _open(self, source: SyncedSource) -> _Serving:
+        settings = self._settings
+        folder = Path(tempfile.mkdtemp(prefix="flashpool-api-"))
+        (folder / f"{_MODULE}.py").write_text(source.source, "utf-8")
+        pool = self._service.pool
+        told = {"module": _MODULE, "resource": source.resource, "paths": []}
+        service = pool.open_app(
+            App(
+                name=source.resource,
+                directory=str(folder),
+                module=ENTRY_MODULE,
+                generated=False,
+                spec=self._spec_of(source),
+                env={ENTRY_VARIABLE: json.dumps(told)},
+                preload=PRELOADED,
+                memory_mb=settings.memory_mb,
+                workers=settings.app_workers or max(1, pool.stats().gpus.total),
+                concurrency=settings.app_concurrency,
+                threads=settings.app_threads,
+                queue_limit=settings.queue_limit,
+                queue_timeout_s=settings.queue_timeout_s,
+                start_timeout_s=settings.app_start_timeout_s,
+            )
+        )
+        proxy = AppProxy(
+            service,
+            limit_of=lambda _scope: settings.call_timeout_s,
+            max_body_mb=settings.max_body_mb,
+            generated=False,
+            draining=lambda: pool.draining,
+        )
+        return _Serving(source=source, folder=folder, service=service, proxy=proxy)
+
+    def _spec_of(self, source: SyncedSource) -> Spec | None:
+        wanted = requirements_with_sdk(source.dependencies or (), self._settings.calls_runpod)
+        system = tuple(source.system_dependencies or ())
+        if not (wanted or system):
+            return None
+        return Spec(requirements=wanted, system_packages=system)
+
+    def _take_over(self, new: _Serving) -> None:
+        old, self._current = self._current, new
+        if old is not None:
+            self._close_later(old)
+
+    def _close_later(self, old: _Serving) -> None:
+        task = asyncio.ensure_future(self._close(old))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close(self, old: _Serving) -> None:
+        """Let its requests be answered, within the drain, and end it."""
+        try:
+            await asyncio.wait_for(old.service.idle(), self._settings.drain_s)
+        except asyncio.TimeoutError:
+            pass
+        old.service.close()
+        await asyncio.to_thread(_remove, old.folder)
+
+    # Requests.
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a request from the API; False where there is none."""
+        if self._current is None or self._store.is_shared:
+            await self._look()
+        if self._current is None:
+            return False
+        await self._current.proxy(scope, receive, send)
+        return True
+
+    async def _look(self) -> None:
+        """Serve what another server of the endpoint took over, or one before this."""
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_S or self._building.locked():
+            return
+        self._looked_at = now
+        async with self._building:
+            try:
+                found = await asyncio.wait_for(asyncio.to_thread(self._store.find), _DISK_S)
+            except asyncio.TimeoutError:
+                return
+            if found is None:
+                return
+            current = self._current
+            if current is None:
+                _log.info("%s: serving the source that was sent before", found.resource)
+                self._take_over(self._open(found))
+            elif found.taken_at > current.source.taken_at:
+                self._take_over(self._open(found))
+
+
+def _answer(status: int, fields: dict[str, str]) -> Answer:
+    return Answer(status, json.dumps(fields).encode())
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""The source of a live API, as its client sent it, and where the last good one is kept.
+
+    POST /_runpod/sync  {"source", "resource", "dependencies", "system_dependencies"}  --> SyncedSource
+                                                                                            |
+    <local>/live-apis/<key>.json      always, for the server that comes after this one   <--+
+    <volume>/flashpool/live-apis/     signed, where FLASHPOOL_VOLUME_KEY is set          <--'
+
+The client sends a source once for each change that it makes, and never again: not to a server that
+was started anew, nor to a second one of the endpoint. The key holds endpoint, app, resource and
+generation, so a source never outlives the session that it belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from flashpool.envs.store.locations import local_places, volume_of
+from flashpool.frontends.apps.regular_files import read_regular
+from flashpool.pool.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from flashpool.frontends.settings.table import Settings
+
+__all__ = ["SourceStore", "SyncedSource"]
+
+_FOLDER: Final = "live-apis"
+_KEYED_BY: Final = (
+    *("RUNPOD_ENDPOINT_ID", "RUNPOD_DEV_APP", "RUNPOD_DEV_RESOURCE", "RUNPOD_DEV_GENERATION"),
+)
+_MOST_BYTES: Final = 32 * 1024 * 1024
+_MOST_ENTRIES: Final = 1000
+_NAME_LIMIT: Final = 256
+
+
+class SyncedSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A module, and which of its APIs is to be served."""
+
+    source: str
+    resource: str
+    dependencies: list[str] | None = None
+    system_dependencies: list[str] | None = None
+    #: When it was taken, in seconds of the epoch.
+    taken_at: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """As the client computes it."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+
+def read_sync(body: bytes) -> SyncedSource:
+    """What a client sent.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    try:
+        found = msgspec.json.decode(body, type=SyncedSource)
+        found.source.encode()
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body of a sync cannot be read: {error}") from None
+    if not found.source or "\0" in found.source:
+        raise InvalidRequest("source must be the text of a module")
+    if not 0 < len(found.resource) <= _NAME_LIMIT:
+        raise InvalidRequest(f"resource must be a name of at most {_NAME_LIMIT} characters")
+    if any(
+        len(one or ()) > _MOST_ENTRIES for one in (found.dependencies, found.system_dependencies)
+    ):
+        raise InvalidRequest("dependencies or system_dependencies hold too much")
+    return msgspec.structs.replace(found, taken_at=time.time())
+
+
+class SourceStore:
+    """Keeps the last good source; all methods block."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        told = "\0".join(environ.get(name, "") for name in _KEYED_BY)
+        name = f"{hashlib.sha256(told.encode()).hexdigest()}.json"
+        places = settings.to_env_settings()
+        self._local = local_places(places, "").local / _FOLDER / name
+        self._key = settings.volume_key.encode()
+        volume = volume_of(places) if self._key else None
+        self._shared = None if volume is None else volume / "flashpool" / _FOLDER / name
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers of the endpoint find what is kept here."""
+        return self._shared is not None
+
+    def keep(self, source: SyncedSource) -> None:
+        """Keep it in place of any other.
+
+        Raises:
+            OSError: it cannot be written everywhere.
+        """
+        body = msgspec.json.encode(source)
+        _write(self._local, body)
+        if self._shared is not None:
+            _write(self._shared, self._signature(body) + b"\n" + body)
+
+    def find(self) -> SyncedSource | None:
+        """The newest that is there, and can be trusted."""
+        found = [one for one in (self._of_local(), self._of_volume()) if one is not None]
+        return max(found, key=lambda one: one.taken_at, default=None)
+
+    def _of_local(self) -> SyncedSource | None:
+        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeError):
+            return msgspec.json.decode(read_regular(self._local, _MOST_BYTES), type=SyncedSource)
+        return None
+
+    def _of_volume(self) -> SyncedSource | None:
+        if self._shared is None:
+            return None
+        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeError):
+            signature, _, body = read_regular(self._shared, _MOST_BYTES).partition(b"\n")
+            if hmac.compare_digest(signature, self._signature(body)):
+                return msgspec.json.decode(body, type=SyncedSource)
+        return None
+
+    def _signature(self, body: bytes) -> bytes:
+        # The name is part of it: one endpoint's source is no other's.
+        told = self._local.name.encode() + b"\n" + body
+        return hmac.new(self._key, told, "sha256").hexdigest().encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
