@@ -125,6 +125,40 @@ def serve_app(folder: str, resource: str | None, host: str | None, port: int | N
         _die(str(error))
 
 
+@serve.command("task")
+def serve_task() -> None:
+    """Serve the one task of a pod, as `@app.task` of the SDK starts it.
+
+    RUNPOD_TASK_TOKEN says who may, RUNPOD_TASK_PORT where.
+    """
+    _print_from_threads()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    import os
+
+    from flashpool.frontends.contracts.sdk2 import task_server
+    from flashpool.frontends.exposure import OpenServerError
+    from flashpool.frontends.http_server.listener import ListenError, url
+    from flashpool.frontends.server_process import TooFewDescriptors
+
+    given = {
+        name: None if name in os.environ else value
+        for name, value in task_server.task_variables(os.environ).items()
+    }
+    settings = _settings(**given)
+    _configure_log(settings.log_level)
+
+    def announce(sock: socket.socket, admin: socket.socket) -> None:
+        click.echo(
+            f"flashpool {_version()}: a task on {url(sock)}\nstats: {url(admin)}/stats", err=True
+        )
+
+    try:
+        _check_volume(settings)
+        task_server.serve_task(settings, announce)
+    except (ListenError, OpenServerError, TooFewDescriptors, task_server.TaskTokenMissing) as error:
+        _die(str(error))
+
+
 #: The SDK reads its flags itself, and knows more than are listed.
 _SDK_FLAGS = """\b
 Flags of the SDK:

@@ -69,3 +69,17 @@ def call_queue(
         variables={**variables, "RUNPOD_DEV_SESSION": "1"},
     )
     return Told(calls=json.loads(last))
+
+
+#: Name, object, verb, path, body.
+ApiCase = tuple[str, str, str, str, Any]
+
+
+def call_api(python: Path, app: str, url: str, cases: Sequence[ApiCase], *, home: Path) -> Told:
+    """Call APIs of an app in a dev session, which a server at the URL serves."""
+    told = json.dumps(list(cases))
+    variables = {"RUNPOD_DEV_SESSION": "1", "RUNPOD_ENDPOINT_BASE_URL": "http://endpoints.test/v2"}
+    last = run_script(
+        python, "api_calls.py", str(APPS / app), url, told, home=home, variables=variables
+    )
+    return Told(calls=json.loads(last))

@@ -144,9 +144,7 @@ def test_every_job_is_reported_once(told: Told, platform: Platform) -> None:
     assert {job.status for job in records} == {Status.COMPLETED, Status.FAILED}
 
 
-def test_a_function_with_a_start_hook_stays(
-    told: Told, platform: Platform, tmp_path: Path
-) -> None:
+def test_a_function_with_a_start_hook_stays(told: Told, platform: Platform, tmp_path: Path) -> None:
     assert told.calls
     again: list[Case] = [("again", "prepared", "remote", [5])]
     variables = platform.client_env()

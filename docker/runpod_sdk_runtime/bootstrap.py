@@ -1,0 +1,9 @@
+"""``python -m runpod_sdk_runtime.bootstrap``: serve what RUNPOD_RUNTIME_KIND says."""
+
+import os
+import sys
+
+from .start import kind_of, start
+
+if __name__ == "__main__":
+    start(kind_of(os.environ), sys.argv[1:])

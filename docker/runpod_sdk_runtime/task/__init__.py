@@ -1,0 +1,1 @@
+"""``python -m runpod_sdk_runtime.task.runner``: what a pod of `@app.task` starts."""

@@ -1,0 +1,160 @@
+"""The one task of a pod: at most one runs, its end is kept, and its time may be limited later.
+
+submit --> RUNNING --ends, whatever way--> DONE, with the response
+              `-- timeout --> its processes are ended --> DONE, and the response says so
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from flashpool.frontends.call_handles import CallHandle
+from flashpool.frontends.service import Service
+from flashpool.pool.calls import Outcome, Phase
+from flashpool.pool.errors import FlashpoolError, InvalidRequest, Timeout
+
+__all__ = ["Busy", "TaskSlot", "read_timeout"]
+
+_TIMEOUT: Final = "timeout"
+_Fields = dict[str, Raw]
+
+
+class Busy(Exception):
+    """A task runs already."""
+
+
+class TaskSlot:
+    """The task of this pod."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._call: CallHandle | None = None
+        self._response: bytes | None = None
+        self._limit_s: float | None = None
+        self._clock: asyncio.TimerHandle | None = None
+        self._answering: asyncio.Task[bytes] | None = None
+        #: Monotonic; when a task ended, or there was none from then on.
+        self.idle_since = time.monotonic()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a task has not ended."""
+        return self._answering is not None and not self._answering.done()
+
+    def submit(self, body: bytes) -> float | None:
+        """Begin with a task; its timeout.
+
+        Raises:
+            Busy: another one runs.
+            FlashpoolError: it is refused.
+        """
+        if self.is_running:
+            raise Busy
+        request, limit_s = _without_timeout(body)
+        self._call = call = self._service.submit(self._service.prepare(request))
+        self._response = None
+        self._limit_s = None
+        self._answering = asyncio.ensure_future(self._answer(call))
+        self.limit(limit_s)
+        return limit_s
+
+    def limit(self, limit_s: float | None) -> None:
+        """End the task when it is not over in so many seconds from now; None: any time."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+        if limit_s is not None and self.is_running:
+            loop = asyncio.get_running_loop()
+            self._clock = loop.call_later(limit_s, self._late, limit_s)
+
+    async def wait(self) -> bytes:
+        """The response of the task that was submitted last."""
+        assert self._answering is not None
+        return await asyncio.shield(self._answering)
+
+    def result(self) -> bytes:
+        """How it stands, with the response when it is over."""
+        if self._response is not None:
+            return b'{"status":"DONE","response":%b}' % self._response
+        return b'{"status":"RUNNING"}' if self.is_running else b'{"status":"NONE"}'
+
+    def _late(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        if self._call is not None:
+            self._call.cancel(f"it ran longer than its timeout of {limit_s:g} s")
+
+    async def _answer(self, call: CallHandle) -> bytes:
+        outcome = await call.outcome
+        self.limit(None)
+        if self._limit_s is not None and outcome.error_type == "Cancelled":
+            outcome = _timed_out(outcome, self._limit_s)
+        self._response = response = self._service.answer(outcome).body
+        self.idle_since = time.monotonic()
+        return response
+
+
+def _timed_out(outcome: Outcome, limit_s: float) -> Outcome:
+    late = Timeout(
+        f"the task ran longer than its timeout of {limit_s:g} s, and was ended with all it had started",
+        phase=Phase.RUN.value,
+        limit_s=limit_s,
+    )
+    return replace(
+        outcome, error_type=type(late).__name__, error=late.message, details=late.details
+    )
+
+
+def _without_timeout(body: bytes) -> tuple[bytes, float | None]:
+    """A request as all others are, and the timeout that came with it."""
+    fields = _read(body)
+    limit_s = _seconds(fields.pop(_TIMEOUT, None))
+    return msgspec.json.encode(fields), limit_s
+
+
+def read_timeout(body: bytes) -> float | None:
+    """The timeout of ``POST /timeout``.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    fields = _read(body)
+    if _TIMEOUT not in fields:
+        raise InvalidRequest("timeout is required: seconds, or null")
+    return _seconds(fields[_TIMEOUT])
+
+
+def _read(body: bytes) -> _Fields:
+    try:
+        return msgspec.json.decode(body, type=_Fields)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not a JSON object: {error}") from None
+
+
+def _seconds(raw: Raw | None) -> float | None:
+    if raw is None or bytes(raw) == b"null":
+        return None
+    try:
+        seconds: float = msgspec.json.decode(raw, type=int | float)
+    except msgspec.DecodeError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InvalidRequest("timeout must be a number of seconds, 0 or more, or null")
+    return seconds
+
+
+def acknowledgement(limit_s: float | None, **fields: str) -> bytes:
+    """An answer that repeats the timeout, without which the client gives up."""
+    return json.dumps({**fields, _TIMEOUT: limit_s}).encode()
+
+
+def refusal(error: FlashpoolError) -> bytes:
+    """An answer that says why not."""
+    return json.dumps({"error": error.message, "error_type": type(error).__name__}).encode()

@@ -1,0 +1,134 @@
+"""APIs of a dev session: SDK 2.0's own client syncs its module, and calls its routes."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from e2e.server import Server, serving, until
+from sdk2.sdk_client import APPS, ApiCase, Told, call_api
+
+from support.client import sdk_python
+
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
+
+CASES: Final[list[ApiCase]] = [
+    ("added", "Counter", "post", "/add", {"by": 5}),
+    ("value", "Counter", "get", "/n", None),
+    ("by path", "Counter", "get", "/items/7", None),
+    ("by path and body", "Counter", "post", "/items/7", {"note": "x"}),
+    ("not a number", "Counter", "get", "/items/seven", None),
+    ("no such route", "Counter", "get", "/nothing", None),
+    ("raises", "Counter", "post", "/ends", {"how": "raise"}),
+    ("exits", "Counter", "post", "/ends", {"how": "exit"}),
+    ("still there", "Counter", "get", "/n", None),
+    ("crashes", "Counter", "post", "/ends", {"how": "crash"}),
+    ("made anew", "Counter", "get", "/n", None),
+    ("factory", "web", "get", "/pieces", None),
+    ("factory has no other routes", "web", "get", "/n", None),
+]
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """Of servers of one endpoint that lie on one machine."""
+    return {
+        "FLASHPOOL_BASE_PYTHON": str(sdk_python()),
+        "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
+        "FLASHPOOL_APP_WORKERS": "1",
+        "RUNPOD_DEV_APP": "shop",
+        "RUNPOD_DEV_RESOURCE": "Counter",
+        "RUNPOD_ENDPOINT_ID": "ep",
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with serving(folder, **variables(folder)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def told(server: Server, folder: Path) -> Told:
+    return call_api(sdk_python(), "live_api.py", server.url, CASES, home=folder / "home")
+
+
+@pytest.mark.parametrize(
+    ("call", "value"),
+    [
+        ("added", {"n": 105}),
+        ("value", 105),
+        ("by path", 7),
+        ("by path and body", {"item": 7, "note": "x"}),
+        ("still there", 105),
+        ("made anew", 100),
+        ("factory", "ab"),
+    ],
+)
+def test_values(told: Told, call: str, value: object) -> None:
+    assert told.value(call) == value
+
+
+@pytest.mark.parametrize(
+    ("call", "status"),
+    [
+        ("not a number", "422"),
+        ("no such route", "404"),
+        ("raises", "500"),
+        ("exits", "500"),
+        ("crashes", "502"),
+        ("factory has no other routes", "404"),
+    ],
+)
+def test_failures(told: Told, call: str, status: str) -> None:
+    assert told.text(call).startswith(status)
+
+
+def sync(server: Server, source: str, resource: str = "Counter", **fields: Any) -> httpx.Response:
+    return server.http.post(
+        "/_runpod/sync", json={"source": source, "resource": resource, **fields}
+    )
+
+
+def test_a_source_that_breaks_is_refused_with_its_reason(told: Told, server: Server) -> None:
+    assert told.calls
+    before = sync(server, (APPS / "live_api.py").read_text())
+    assert before.json()["status"] == "synced"
+    answer = sync(server, "raise RuntimeError('no model here')")
+    assert answer.status_code == 500
+    assert "RuntimeError: no model here" in answer.json()["error"]
+    # What was served before still is.
+    assert server.http.get("/n").json() == 100
+
+
+def test_a_source_without_that_api_names_those_that_it_has(told: Told, server: Server) -> None:
+    assert told.calls
+    answer = sync(server, (APPS / "live_api.py").read_text(), "other")
+    assert answer.status_code == 500
+    assert "Counter, with-factory" in answer.json()["error"]
+
+
+def test_what_is_no_sync_is_refused(server: Server) -> None:
+    assert server.http.post("/_runpod/sync", content=b"{}").status_code == 422
+    origin = {"Origin": "http://page.test"}
+    assert server.http.post("/_runpod/sync", content=b"{}", headers=origin).status_code == 401
+
+
+def test_a_server_that_was_killed_serves_the_last_source_again(
+    told: Told, server: Server, folder: Path, tmp_path: Path
+) -> None:
+    """The client does not send it again."""
+    assert told.calls
+    sync(server, (APPS / "live_api.py").read_text())
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    with serving(tmp_path, **variables(folder)) as again:
+        assert again.http.post("/add", json={"by": 1}).json() == {"n": 101}
+        until(lambda: again.http.get("/pid").status_code == 200)
