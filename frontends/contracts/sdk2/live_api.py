@@ -69,6 +69,7 @@ class LiveApi:
         self._service = service
         self._settings = settings
         self._store = SourceStore(settings, environ)
+        self._in_session = bool(environ.get("RUNPOD_DEV_APP"))
         self._current: _Serving | None = None
         self._building = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
@@ -76,8 +77,9 @@ class LiveApi:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve what was kept, while the service runs."""
-        await self._look()
+        """Serve what was kept, while the service runs; elsewhere than in a session, when it is asked for."""
+        if self._in_session:
+            await self._look()
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -85,17 +86,20 @@ class SourceStore:
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         told = "\0".join(environ.get(name, "") for name in _KEYED_BY)
-        name = f"{hashlib.sha256(told.encode()).hexdigest()}.json"
-        places = settings.to_env_settings()
-        self._local = local_places(places, "").local / _FOLDER / name
+        self._name = f"{hashlib.sha256(told.encode()).hexdigest()}.json"
+        self._places = settings.to_env_settings()
         self._key = settings.volume_key.encode()
-        volume = volume_of(places) if self._key else None
-        self._shared = None if volume is None else volume / "flashpool" / _FOLDER / name
+        #: Whether other servers of the endpoint may find what is kept here.
+        self.is_shared = bool(self._key)
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether other servers of the endpoint find what is kept here."""
-        return self._shared is not None
+    @cached_property
+    def _local(self) -> Path:
+        return local_places(self._places, "").local / _FOLDER / self._name
+
+    @cached_property
+    def _shared(self) -> Path | None:
+        volume = volume_of(self._places) if self._key else None
+        return None if volume is None else volume / "flashpool" / _FOLDER / self._name
 
     def keep(self, source: SyncedSource) -> None:
         """Keep it in place of any other.
@@ -129,7 +133,7 @@ class SourceStore:
 
     def _signature(self, body: bytes) -> bytes:
         # The name is part of it: one endpoint's source is no other's.
-        told = self._local.name.encode() + b"\n" + body
+        told = self._name.encode() + b"\n" + body
         return hmac.new(self._key, told, "sha256").hexdigest().encode()
 
 
