@@ -83,3 +83,15 @@ def call_api(python: Path, app: str, url: str, cases: Sequence[ApiCase], *, home
         python, "api_calls.py", str(APPS / app), url, told, home=home, variables=variables
     )
     return Told(calls=json.loads(last))
+
+
+def call_tasks(
+    python: Path, app: str, url: str, token: str, cases: Sequence[Case], *, home: Path
+) -> Told:
+    """Run tasks of an app in the pod at the URL."""
+    told = json.dumps(list(cases))
+    variables = {"RUNPOD_API_BASE_URL": "http://api.test", "RUNPOD_DEV_SESSION": "1"}
+    last = run_script(
+        python, "task_calls.py", str(APPS / app), url, token, told, home=home, variables=variables
+    )
+    return Told(calls=json.loads(last))
