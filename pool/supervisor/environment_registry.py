@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from flashpool.pool.apps import App
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.scheduling.commands import ZygoteKey
 
@@ -51,6 +52,11 @@ class EnvironmentRegistry:
             # What runs there goes on, and its processes go when nothing does.
             self.unwanted.add(name)
         pythons[name] = python
+
+    def add_app(self, name: str, python: str, app: App) -> None:
+        """An environment for the workers of this app only: their zygote has its directory."""
+        self._components.zygote_set.apps[name] = app
+        self._components.zygote_set.pythons[name] = python
 
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
         """A zygote of its has preloaded these; none, when it was better without."""
