@@ -60,7 +60,8 @@ class EnvironmentRegistry:
 
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
         """A zygote of its has preloaded these; none, when it was better without."""
-        if key.environment != BASE_ENVIRONMENT:
+        # What an app imports is no news of the environment that it has in common with others.
+        if key.environment not in (BASE_ENVIRONMENT, *self._components.zygote_set.apps):
             entries = self._components.learner.entries(key) if modules else ()
             self.on_learned(key.environment, modules, entries)
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.shared_pool]
 ROUTES = b"""
 import sys
 from runpod_flash import Endpoint
-import queue
+import sched
 
 api = Endpoint(name="shop", cpu="cpu3c-1-2", workers=(0, 1))
 
@@ -71,7 +71,7 @@ def test_an_endpoint_serves_its_artifact(
         tmp_path / "built.tar.gz",
         {
             "routes.py": ROUTES,
-            "queue.py": b"WHOSE = 'the app'\n",
+            "sched.py": b"WHOSE = 'the app'\n",
             "tblib/__init__.py": b"WHOSE = 'the app'\n",
             "tblib-9.0.dist-info/METADATA": DIST_INFO % (b"tblib", b"9.0"),
             ".env": b"FROM_DOTENV=the app\n",
@@ -109,7 +109,7 @@ def test_an_endpoint_serves_its_artifact(
         folder = os.path.realpath(world.link)
         assert ask(server, "os.getcwd()") == folder
         assert ask(server, "sys.path[0]") == folder
-        assert ask(server, "queue.WHOSE") == "the app"
+        assert ask(server, "sched.WHOSE") == "the app"
         assert ask(server, "importlib.import_module('tblib').WHOSE") == "the app"
         assert ask(server, "sys.modules['runpod_flash'].__file__").startswith(f"{folder}/")
         assert ask(server, "importlib.util.find_spec('flashpool')") is None
