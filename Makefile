@@ -16,6 +16,8 @@ PACKAGES := pool envs frontends
 # Files of tests that run at once; what most of them do is wait.
 JOBS ?= 2
 AT_ONCE := -n $(JOBS) --dist loadfile
+# Of images and tarballs.
+PYTHONS ?= 3.10 3.11 3.12 3.13
 # The first installed Python that is new enough and can make virtualenvs.
 FIND_PYTHON := bash tests/support/find_python.sh
 
@@ -25,7 +27,7 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check ci help install run test test-handler test-lb-handler test-on test-newest test-all test-gpu test-differential \
+.PHONY: check ci help install run test test-handler test-lb-handler tarball test-on test-newest test-all test-gpu test-differential \
   coverage lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
@@ -51,6 +53,9 @@ test-handler: install ## Every tests/handlers/test_*.json through handler.py --t
 
 test-lb-handler: install ## The same through a server of lb_handler:app
 	$(BIN)/python tests/handlers/run.py balanced $(ARGS)
+
+tarball: install ## The tarballs that are injected into other images, in dist/ (PYTHONS='3.12')
+	@for python in $(PYTHONS); do $(BIN)/python docker/build_tarball.py --python "$$python" --uv $(UV); done
 
 test-on: $(UV_READY) ## The same tests with PYTHON=..., in a virtualenv of its own
 	@python=$$($(FIND_PYTHON)); bash tests/support/test_on.sh "$$python" ".venv-on$${python//\//-}" \
@@ -93,7 +98,7 @@ format: install ## Rewrite the sources as ruff likes them
 
 typecheck: install ## mypy
 	@$(BIN)/mypy -p flashpool.pool -p flashpool.envs -p flashpool.frontends | sed -E "s,build/__editable__[^/]*/flashpool/,,"
-	$(BIN)/mypy tests/support tests/handlers
+	$(BIN)/mypy tests/support tests/handlers docker/build_tarball.py
 
 bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --no-install-project --group bench

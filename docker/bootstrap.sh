@@ -72,7 +72,7 @@ find_base_python() {
             return 0
         fi
     done
-    printf '%s\n' "$python"
+    printf '%s\n' "$(sed -n 's/^home = //p' "$here/env/pyvenv.cfg")/python$minor"
 }
 
 # uv is in a wheel, which is a zip archive.
@@ -89,17 +89,27 @@ with zipfile.ZipFile(wheel) as archive:
 
 # Of the wheels alone: no index, no configuration and no cache of the image's own has a say.
 make_environment() {
-    scratch=$(mktemp -d "$here/.env.XXXXXX") || return 1
+    sweep
+    scratch=$(mktemp -d "$here/.env.$$.XXXXXX") || return 1
     trap 'rm -rf "$scratch"' EXIT
     trap 'exit 143' HUP INT TERM
     unpack_uv "$scratch/uv" || return 1
-    set -- --quiet --offline --no-config --no-cache --no-python-downloads
+    set -- --quiet --offline --no-config --cache-dir "$scratch/cache" --no-python-downloads
     "$scratch/uv" venv "$@" --relocatable --python "$python" "$scratch/env" || return 1
     "$scratch/uv" pip install "$@" --no-index --find-links "$here/wheels" --no-deps \
-        --link-mode copy --python "$scratch/env" --requirement "$here/requirements.txt" || return 1
+        --link-mode hardlink --python "$scratch/env" --requirement "$here/requirements.txt" || return 1
     publish
     rm -rf "$scratch"
     trap - EXIT HUP INT TERM
+}
+
+# What a start that was killed left. A process of that number is either gone, or this one, which has only begun.
+sweep() {
+    for left in "$here"/.env.*; do
+        [ -d "$left" ] || continue
+        pid=${left##*/.env.} pid=${pid%%.*}
+        if [ "$pid" = "$$" ] || ! kill -0 "$pid" 2>/dev/null; then rm -rf "$left"; fi
+    done
 }
 
 # Two that start together may both have made it: then the first one counts. `mv` to a folder that is
@@ -115,16 +125,17 @@ if [ -z "$minor" ] || [ -z "$version" ]; then
     fail 7 "$here/release names no version: unpack the tarball again."
 fi
 if [ ! -x "$here/env/bin/python" ]; then
-    rm -rf "$here/env"
+    # A part of one that was removed, or its interpreter: never one that another start has just made.
+    if [ -d "$here/env" ]; then rm -rf "$here/env"; fi
     python=$(find_server_python) || exit 6
     say "making the environment of version $version, of $python"
     make_environment || fail 7 "The server's environment cannot be made in $here; what uv said is above." \
         "Is there room, and may $(id -un 2>/dev/null || id -u) write there?"
 fi
-python=$here/env/bin/python
 if [ -z "${FLASHPOOL_BASE_PYTHON:-}" ]; then
     # The links of a virtualenv are not followed: its packages are what the image's users installed.
     FLASHPOOL_BASE_PYTHON=$(find_base_python)
     export FLASHPOOL_BASE_PYTHON
 fi
-exec "$here/env/bin/flashpool" serve auto "$@"
+# PYTHONPATH and the like are for the user's code, and not for the server.
+exec "$here/env/bin/python" -I -c 'from flashpool.frontends.cli import main; main(prog_name="flashpool")' serve auto "$@"

@@ -66,7 +66,9 @@ def _check(address: str, digest: str, version: str, allows_http: bool) -> None:
             f"No address of a tarball is given: set {_URL}, or give --url. `make tarball` builds one"
         )
     if not _ADDRESS.fullmatch(address):
-        raise InjectionError(f"{address!r} is no address: encode blanks and other signs as %20 and so on")
+        raise InjectionError(
+            f"{address!r} is no address: encode blanks and other signs as %20 and so on"
+        )
     if not _NAME.fullmatch(version):
         raise InjectionError(f"{version!r} is no version")
     is_file = address.startswith("file:///")

@@ -16,7 +16,7 @@ set -eu
 url=$1 sha256=$2 version=$3
 shift 3
 name=flashpool-inject
-limit_mb=256
+limit_mb=100
 scratch=
 
 say() { printf '%s: %s\n' "$name" "$*" >&2; }
@@ -27,6 +27,8 @@ fail() {
     say "$@"
     exit "$status"
 }
+
+writable() { [ -d "$1" ] && [ -w "$1" ]; }
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
@@ -163,11 +165,11 @@ digest_of /dev/null >/dev/null || fail 3 \
 umask 022
 home=${FLASH_WORKER_DIR:-/opt/flashpool-worker}
 mkdir -p "$home" 2>/dev/null || :
-if [ ! -w "$home" ] && [ -z "${FLASH_WORKER_DIR:-}" ] && [ -n "${HOME:-}" ]; then
+if ! writable "$home" && [ -z "${FLASH_WORKER_DIR:-}" ] && [ -n "${HOME:-}" ]; then
     home=$HOME/.cache/flashpool-worker
     mkdir -p "$home" 2>/dev/null || :
 fi
-[ -w "$home" ] || fail 5 "$home is not writable: FLASH_WORKER_DIR names another folder."
+writable "$home" || fail 5 "$home is not writable: FLASH_WORKER_DIR names another folder."
 cache=${FLASHPOOL_VOLUME:-/runpod-volume}/flashpool-worker
 
 if [ -n "$sha256" ] && [ -x "$home/$sha256/bootstrap.sh" ]; then
@@ -201,7 +203,7 @@ else
     sha256=${sha256:-$found}
 fi
 
-if [ -z "$cached" ] && [ -d "${cache%/*}" ] && [ -w "${cache%/*}" ]; then
+if [ -z "$cached" ] && writable "${cache%/*}"; then
     store "$scratch/tarball" "$cache/$sha256.tar.gz" || say "$cache is not writable: the next pod fetches the tarball again."
     sweep_volume
 fi
