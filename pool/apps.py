@@ -11,7 +11,7 @@ loaded (``failure`` says why, and it is tried again). Its requests end in exactl
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -146,14 +146,11 @@ class AppService(Protocol):
     def busy(self) -> int:
         """Requests that have not ended."""
 
-    async def settled(self) -> None:
-        """Until it is served, or cannot be loaded."""
+    async def settled(self) -> AppState:
+        """Wait until it is loaded, or cannot be."""
 
-    async def idle(self) -> None:
-        """Until none of its requests is left."""
-
-    def close(self) -> None:
-        """Take no more requests, and let the workers shut down; those in them are cut off."""
+    def retire(self, within_s: float, then: Callable[[], None]) -> None:
+        """Let it finish the requests it has, within so many seconds, and leave; then call ``then``."""
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request; returns its number. Its end may come before this returns."""

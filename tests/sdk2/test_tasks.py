@@ -138,7 +138,11 @@ def _done(pod: Pod) -> "dict[str, object] | None":
 
 
 def test_execute_waits_for_the_response(pod: Pod) -> None:
-    body = {"function_name": "f", "function_code": "def f(): return 5", "serialization_format": "json"}
+    body = {
+        "function_name": "f",
+        "function_code": "def f(): return 5",
+        "serialization_format": "json",
+    }
     assert pod.http.post("/execute", json=body).json()["json_result"] == 5
 
 

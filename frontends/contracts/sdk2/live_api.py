@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -72,7 +73,6 @@ class LiveApi:
         self._in_session = bool(environ.get("RUNPOD_DEV_APP"))
         self._current: _Serving | None = None
         self._building = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
         self._looked_at = 0.0
 
     @contextlib.asynccontextmanager
@@ -83,8 +83,6 @@ class LiveApi:
         try:
             yield
         finally:
-            for task in self._closing:
-                task.cancel()
             if self._current is not None:
                 await asyncio.to_thread(_remove, self._current.folder)
 
@@ -99,10 +97,9 @@ class LiveApi:
         source = read_sync(body)
         async with self._building:
             new = self._open(source)
-            await new.service.settled()
-            if new.service.state is not AppState.SERVED:
+            if await new.service.settled() is not AppState.SERVED:
                 reason = new.service.failure
-                self._close_later(new)
+                self._retire(new)
                 _log.warning(
                     "%s: the source that was sent is not served: %s", source.resource, reason
                 )
@@ -140,14 +137,19 @@ class LiveApi:
                 start_timeout_s=settings.app_start_timeout_s,
             )
         )
-        proxy = AppProxy(
+        return _Serving(
+            source=source, folder=folder, service=service, proxy=self._proxy_of(service)
+        )
+
+    def _proxy_of(self, service: AppService) -> ASGIApp:
+        settings, pool = self._settings, self._service.pool
+        return AppProxy(
             service,
             limit_of=lambda _scope: settings.call_timeout_s,
             max_body_mb=settings.max_body_mb,
             generated=False,
             draining=lambda: pool.draining,
         )
-        return _Serving(source=source, folder=folder, service=service, proxy=proxy)
 
     def _spec_of(self, source: SyncedSource) -> Spec | None:
         wanted = requirements_with_sdk(source.dependencies or (), self._settings.calls_runpod)
@@ -159,21 +161,11 @@ class LiveApi:
     def _take_over(self, new: _Serving) -> None:
         old, self._current = self._current, new
         if old is not None:
-            self._close_later(old)
+            self._retire(old)
 
-    def _close_later(self, old: _Serving) -> None:
-        task = asyncio.ensure_future(self._close(old))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def _close(self, old: _Serving) -> None:
+    def _retire(self, old: _Serving) -> None:
         """Let its requests be answered, within the drain, and end it."""
-        try:
-            await asyncio.wait_for(old.service.idle(), self._settings.drain_s)
-        except asyncio.TimeoutError:
-            pass
-        old.service.close()
-        await asyncio.to_thread(_remove, old.folder)
+        old.service.retire(self._settings.drain_s, partial(_remove, old.folder))
 
     # Requests.
 

@@ -36,10 +36,11 @@ class TaskTokenMissing(Exception):
 
 def task_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The settings that a task's pod has where nothing else is set: a task may take any time."""
-    return {
+    found = {
         "FLASHPOOL_PORT": environ.get(_PORT, "") or _DEFAULT_PORT,
         "FLASHPOOL_CALL_TIMEOUT_S": "none",
     }
+    return {name: value for name, value in found.items() if not environ.get(name)}
 
 
 def serve_task(settings: Settings, announce: _Announce) -> None:

@@ -24,6 +24,7 @@ from flashpool.pool.workers.poller import Clock
 
 from . import states
 from .requests import LiveRequest
+from .retirement import Retirement
 from .table import AppTable
 from .traffic import AppTraffic
 from .workers import AppWorkers
@@ -81,10 +82,7 @@ class AppRunner:
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
-        #: Set when it is no longer loading.
-        self._settled = asyncio.Event()
-        #: Who waits until nothing is left of its requests.
-        self._idle = asyncio.Event()
+        self._retirement = Retirement(lambda: self.busy, self.close)
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
             states.StartWorker: self._start_worker,
@@ -116,18 +114,17 @@ class AppRunner:
         """Requests that have not ended, and tasks of those that have."""
         return len(self._traffic) + len(self._lingering)
 
-    async def settled(self) -> None:
-        """Until it is served, or cannot be loaded."""
-        await self._settled.wait()
+    async def settled(self) -> AppState:
+        """Wait until it is loaded, or cannot be."""
+        await self._retirement.settled.wait()
+        return self.state
 
-    async def idle(self) -> None:
-        """Until none of its requests is left."""
-        while self.busy:
-            self._idle.clear()
-            await self._idle.wait()
+    def retire(self, within_s: float, then: Callable[[], None]) -> None:
+        """Let it finish the requests it has, and leave."""
+        self._retirement.begin(within_s, then)
 
     def _emptied(self) -> None:
-        self._idle.set()
+        self._retirement.emptied()
         self._changed()
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
@@ -186,6 +183,7 @@ class AppRunner:
         for live in self._traffic:
             self._traffic.end(live, _refused("the server stopped before it was answered"))
         self._traffic.clock.close()
+        self._retirement.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -286,7 +284,7 @@ class AppRunner:
     def worker_loaded(self, worker: int) -> None:
         """It takes requests."""
         self._do(self.table.loaded(worker))
-        self._settled.set()
+        self._retirement.settled.set()
         self._changed()
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
@@ -339,7 +337,7 @@ class AppRunner:
                 self._traffic.back_to_queue(live, self.app.queue_timeout_s)
         self._do(commands)
         if self.table.failure:
-            self._settled.set()
+            self._retirement.settled.set()
         del self._causes[worker]
         self._changed()
 

@@ -5,7 +5,7 @@ import sys
 import time
 
 from runpod import App
-from runpod.apps import init, post, get
+from runpod.apps import get, init, post
 
 app = App("shop")
 CPU = "cpu3c-2-4"

@@ -45,5 +45,5 @@ def test_arguments(method, path, query, body, expected):
 
 @pytest.mark.parametrize("texts", [{"item": "seven"}, {"item": "7", "double": "perhaps"}])
 def test_a_text_of_another_type_is_refused_by_name(texts):
-    with pytest.raises(ValueError, match="expected (int|bool), got"):
+    with pytest.raises(ValueError, match=r"expected (int|bool), got"):
         RouteParameters(item).arguments({}, texts, NOTHING)
