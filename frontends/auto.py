@@ -2,7 +2,7 @@
 
     1. a resource is named: its artifact's manifest says whether it has routes or takes jobs
     2. FLASH_ENDPOINT_TYPE     lb
-    3. RUNPOD_RUNTIME_KIND     queue, api
+    3. RUNPOD_RUNTIME_KIND     queue, api, task
     4. RUNPOD_WEBHOOK_GET_JOB  is set where there is a queue; without it, calls come over HTTP
 
 A named resource is never served live, whatever else is set: each front-end looks at that again.
@@ -39,10 +39,15 @@ class FrontEnd(enum.Enum):
 
     QUEUE = "queue"
     BALANCED = "load-balanced"
+    TASK = "task"
 
 
 _OF_ANSWER: Final = {AnswerForm.HTTP: FrontEnd.BALANCED, AnswerForm.JOB: FrontEnd.QUEUE}
-_OF_KIND: Final = {"queue": FrontEnd.QUEUE, "api": FrontEnd.BALANCED}
+_OF_KIND: Final = {
+    "queue": FrontEnd.QUEUE,
+    "api": FrontEnd.BALANCED,
+    "task": FrontEnd.TASK,
+}
 
 
 def decide(answer: AnswerForm | None, environ: Mapping[str, str]) -> FrontEnd:

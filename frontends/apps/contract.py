@@ -13,8 +13,8 @@ with a class such as `Contract`; `generations` is the one place that chooses.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -62,6 +62,10 @@ class AppEntry:
     concurrency: int
     #: Whether the application offers ``POST /execute``, which has to be taken out of it.
     has_execute: bool
+    #: A module of the runtime's that finds the application, in place of the file.
+    module: str = ""
+    #: What that module is told, in variables that it takes away.
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

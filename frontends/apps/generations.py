@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from flashpool.frontends.contracts.sdk2.deployed import SdkContract
+
 from .contract import Contract
 from .flash_contract import FlashContract
 
@@ -16,7 +18,7 @@ def contract_of(folder: Path, environ: Mapping[str, str]) -> Contract:
 
     Where there is no manifest that is known, the oldest one says what there is instead.
     """
-    contracts: tuple[Contract, ...] = (FlashContract(environ),)
+    contracts: tuple[Contract, ...] = (FlashContract(environ), SdkContract(environ))
     for contract in contracts:
         if (folder / contract.MANIFEST).exists():
             return contract

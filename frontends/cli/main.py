@@ -223,10 +223,8 @@ def serve_auto(context: click.Context) -> None:
         front_end = auto.choose(settings, os.environ)
     except (AppError, modes.ModeError) as error:
         _die(str(error))
-    if front_end is auto.FrontEnd.QUEUE:
-        context.invoke(serve_qb)
-    else:
-        context.invoke(serve_lb)
+    commands = {auto.FrontEnd.QUEUE: serve_qb, auto.FrontEnd.TASK: serve_task}
+    context.invoke(commands.get(front_end, serve_lb))
 
 
 @main.command()

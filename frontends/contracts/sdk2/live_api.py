@@ -33,6 +33,7 @@ from flashpool.frontends.service import Service
 from flashpool.pool.apps import App, AppService, AppState
 
 from .live_calls import requirements_with_sdk
+from .sdk_variables import ENTRY_MODULE, ENTRY_VARIABLE
 from .synced_source import SourceStore, SyncedSource, read_sync
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ __all__ = ["LiveApi"]
 
 _log = logging.getLogger(__name__)
 
-#: What runs in the worker, and the variable that says what it loads; see `_child.sdk.api_entry`.
-ENTRY_MODULE: Final = "_flashpool.sdk.api_entry"
-ENTRY_VARIABLE: Final = "FLASHPOOL_SDK_ENTRY"
 PRELOADED: Final = ("runpod.apps", "fastapi")
 _MODULE: Final = "__runpod_live__"
 #: Seconds between looks at what other servers of the endpoint have taken over.

@@ -1,4 +1,4 @@
-"""What the platform's variables say of a resource of SDK 2.0. Pure."""
+"""What variables say of a resource of SDK 2.0: the platform's, and one to its worker. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["concurrency"]
+__all__ = ["ENTRY_MODULE", "ENTRY_VARIABLE", "concurrency"]
+
+#: What loads an API in the worker, and the variable that tells it which; see `_child.sdk.api_entry`.
+ENTRY_MODULE: Final = "_flashpool.sdk.api_entry"
+ENTRY_VARIABLE: Final = "FLASHPOOL_SDK_ENTRY"
 
 _CONCURRENCY: Final = "RUNPOD_MAX_CONCURRENCY"
 

@@ -1,0 +1,190 @@
+"""Artifacts of `rp flash deploy` of SDK 2.0: the project as it is, its packages beside it.
+
+    <folder>/runpod_manifest.json    resources, a list; each with its module and kind
+    <folder>/env/                    the packages, the client's own copy of the SDK among them
+    <folder>/...                     the project's files
+
+There are no handlers: a worker imports the module and looks for the resource in it
+(`_child.sdk.api_entry`). ``env`` leads the path of the app, and never that of the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from flashpool.envs.resolving.spec import is_python_version
+from flashpool.frontends.apps.app_environment import brought_packages
+from flashpool.frontends.apps.contract import (
+    AnswerForm,
+    AppEntry,
+    AppEnvironment,
+    ArtifactSummary,
+    DeclaredFunction,
+    DeployedApp,
+    EntryKind,
+    ResourceSummary,
+)
+from flashpool.frontends.apps.errors import ManifestRefused, ResourceRefused
+from flashpool.frontends.apps.regular_files import read_regular
+
+from .sdk_variables import ENTRY_MODULE, ENTRY_VARIABLE
+
+__all__ = ["SdkContract"]
+
+_PACKAGES: Final = "env"
+_MOST_BYTES: Final = 16 << 20
+_API: Final = "api"
+_QUEUE: Final = "queue"
+
+
+class _Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One resource, as far as it matters here; what is unknown is not read."""
+
+    kind: str
+    name: str
+    module: str = ""
+    qualname: str = ""
+    max_concurrency: int = 1
+    system_dependencies: list[str] | None = None
+
+
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The whole of it."""
+
+    version: int = 0
+    app: str = ""
+    python_version: str = ""
+    resources: list[_Resource] = []
+    excluded_packages: list[str] = []
+
+    def resource(self, name: str) -> _Resource:
+        """The resource of that name.
+
+        Raises:
+            ResourceRefused: there is none.
+        """
+        for one in self.resources:
+            if one.name == name:
+                return one
+        there = ", ".join(sorted(one.name for one in self.resources)) or "none"
+        raise ResourceRefused(f"there is no resource {name!r} in the manifest; it has: {there}")
+
+
+class SdkContract:
+    """The second generation; see `contract.Contract`."""
+
+    MANIFEST = "runpod_manifest.json"
+
+    def __init__(self, _environ: Mapping[str, str]) -> None:
+        pass
+
+    def summary(self, folder: Path) -> ArtifactSummary:
+        """What people want to know of the artifact."""
+        manifest = self._read(folder)
+        return ArtifactSummary(
+            manifest=str(folder / self.MANIFEST),
+            format=f"rp flash deploy, manifest version {manifest.version or 'not stated'}",
+            project=manifest.app,
+            built="",
+            python=manifest.python_version,
+            resources=tuple(
+                ResourceSummary(
+                    name=one.name,
+                    kind="load-balanced" if one.kind == _API else one.kind,
+                    functions=(one.qualname or one.name,),
+                    problem=_problem(one),
+                )
+                for one in manifest.resources
+            ),
+        )
+
+    def deployed_app(self, folder: Path, resource: str, further: Iterable[str]) -> DeployedApp:
+        """One resource of it."""
+        manifest = self._read(folder)
+        found = manifest.resource(resource)
+        if problem := _problem(found):
+            raise ResourceRefused(f"resource {resource!r}: {problem}")
+        return DeployedApp(
+            resource=found.name,
+            source=folder,
+            environment=_environment(folder, manifest, further),
+            entry=self._entry(folder, found),
+            answer=AnswerForm.HTTP,
+            functions=(
+                DeclaredFunction(
+                    name=found.qualname or found.name,
+                    module=found.module,
+                    is_class=True,
+                    methods=(),
+                ),
+            ),
+            oddities=_oddities(found),
+        )
+
+    def _entry(self, folder: Path, resource: _Resource) -> AppEntry:
+        told = {
+            "module": resource.module,
+            "resource": resource.name,
+            "paths": [str(folder / _PACKAGES)],
+        }
+        return AppEntry(
+            kind=EntryKind.ASGI,
+            file=folder / self.MANIFEST,
+            attribute="app",
+            concurrency=max(1, resource.max_concurrency),
+            has_execute=False,
+            module=ENTRY_MODULE,
+            variables={ENTRY_VARIABLE: json.dumps(told)},
+        )
+
+    def _read(self, folder: Path) -> _Manifest:
+        path = folder / self.MANIFEST
+        try:
+            found = msgspec.json.decode(read_regular(path, _MOST_BYTES), type=_Manifest)
+        except OSError as error:
+            raise ManifestRefused(f"{path} cannot be read: {error}") from error
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ManifestRefused(f"{path} is not a manifest of SDK 2.0: {error}") from error
+        if not found.resources:
+            raise ManifestRefused(f"{path}, in the format of runpod 2, lists no resources")
+        if found.python_version and not is_python_version(found.python_version):
+            raise ManifestRefused(f"{path}: pythonVersion {found.python_version[:40]!r} is none")
+        return found
+
+
+def _problem(resource: _Resource) -> str:
+    """Why it cannot be served, or nothing."""
+    if resource.kind not in (_API, _QUEUE):
+        return f"a resource of kind {resource.kind!r} is not deployed: its client starts it itself"
+    if resource.kind == _QUEUE:
+        return "deployed queue functions of SDK 2.0 are not served by this version of flashpool"
+    if not all(part.isidentifier() for part in resource.module.split(".")):
+        return f"its module {resource.module[:80]!r} is not the name of a module"
+    return ""
+
+
+def _environment(folder: Path, manifest: _Manifest, further: Iterable[str]) -> AppEnvironment:
+    """What it lacks: the packages that the client left out, because images have them."""
+    try:
+        brought = brought_packages(os.listdir(folder / _PACKAGES))
+    except OSError as error:
+        raise ManifestRefused(f"{folder / _PACKAGES} cannot be read: {error}") from error
+    wanted = (*manifest.excluded_packages, *further)
+    return AppEnvironment(
+        python=manifest.python_version,
+        requirements=tuple(dict.fromkeys(wanted)),
+        constraints=tuple(f"{name}=={brought[name]}" for name in sorted(brought)),
+    )
+
+
+def _oddities(resource: _Resource) -> tuple[str, ...]:
+    if not resource.system_dependencies:
+        return ()
+    names = ", ".join(resource.system_dependencies)
+    return (f"its system packages are not installed: {names}. They have to be in the image",)
