@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -27,10 +28,15 @@ import pytest
 from e2e.server import until
 from images.injected import answer, build, command_of, stop
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-#: Debian 12's Python.
+#: Debian 12's Python. What runs these tests is another one's matter: once is enough for all of them.
 MINOR: Final = "3.11"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(
+        sys.version_info[:2] != (3, 11), reason="is run where Python 3.11 runs the tests"
+    ),
+]
 BASE_PYTHON: Final = ["/usr", MINOR]
 _ENTER: Final = """
 set -eu
