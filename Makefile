@@ -154,7 +154,7 @@ docs: install ## Check links, Python blocks and settings in README and docs/
 	$(BIN)/python tests/support/check_docs.py
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-uv .venv-3.* .venv-on-* .venv-client-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-uv .venv-3.* .venv-on-* .venv-client-3.* .venv-client2-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
 	  .import_linter_cache .hypothesis *.egg-info .venv-newest .venv-coverage
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -65,7 +65,7 @@ def http(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
             start_new_session=True,
         )
     try:
-        found = until(lambda: _LISTENS.search(log.read_text()))
+        found = until(lambda: _LISTENS.search(log.read_text()), 90)
         with httpx.Client(base_url=found[2], timeout=60, trust_env=False) as client:
             until(lambda: client.get("/ping").status_code == 200)
             yield client

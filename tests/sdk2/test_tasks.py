@@ -70,7 +70,7 @@ def running(folder: Path, **variables: str) -> Iterator[Pod]:
             start_new_session=True,
         )
     try:
-        found = until(lambda: _LISTENS.search(log.read_text()))
+        found = until(lambda: _LISTENS.search(log.read_text()), 90)
         headers = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.Client(base_url=found[1], headers=headers, timeout=60, trust_env=False) as http:
             until(lambda: http.get("/ping").status_code == 200)
