@@ -15,8 +15,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from flashpool.frontends.responses import Answer
 from flashpool.frontends.service import Service
 from flashpool.pool.apps import App, AppService, AppState
 
+from .api_folders import ApiFolders
 from .live_calls import requirements_with_sdk
 from .sdk_variables import ENTRY_MODULE, ENTRY_VARIABLE
 from .synced_source import SourceStore, SyncedSource, read_sync
@@ -68,6 +67,7 @@ class LiveApi:
         self._service = service
         self._settings = settings
         self._store = SourceStore(settings, environ)
+        self._folders = ApiFolders(settings)
         self._in_session = bool(environ.get("RUNPOD_DEV_APP"))
         self._current: _Serving | None = None
         self._building = asyncio.Lock()
@@ -81,8 +81,7 @@ class LiveApi:
         try:
             yield
         finally:
-            if self._current is not None:
-                await asyncio.to_thread(_remove, self._current.folder)
+            await asyncio.to_thread(self._folders.close)
 
     # Syncs.
 
@@ -94,7 +93,10 @@ class LiveApi:
         """
         source = read_sync(body)
         async with self._building:
-            new = self._open(source)
+            try:
+                new = await self._open(source)
+            except OSError as error:
+                return _answer(500, {"status": "failed", "error": f"it cannot be written: {error}"})
             if await new.service.settled() is not AppState.SERVED:
                 reason = new.service.failure
                 self._retire(new)
@@ -111,10 +113,9 @@ class LiveApi:
             )
         return _answer(200, {"status": "synced", "hash": source.digest})
 
-    def _open(self, source: SyncedSource) -> _Serving:
+    async def _open(self, source: SyncedSource) -> _Serving:
         settings = self._settings
-        folder = Path(tempfile.mkdtemp(prefix="flashpool-api-"))
-        (folder / f"{_MODULE}.py").write_text(source.source, "utf-8")
+        folder = await asyncio.to_thread(self._folders.make, _MODULE, source.source)
         pool = self._service.pool
         told = {"module": _MODULE, "resource": source.resource, "paths": []}
         service = pool.open_app(
@@ -163,7 +164,7 @@ class LiveApi:
 
     def _retire(self, old: _Serving) -> None:
         """Let its requests be answered, within the drain, and end it."""
-        old.service.retire(self._settings.drain_s, partial(_remove, old.folder))
+        old.service.retire(self._settings.drain_s, partial(self._folders.remove, old.folder))
 
     # Requests.
 
@@ -192,14 +193,10 @@ class LiveApi:
             current = self._current
             if current is None:
                 _log.info("%s: serving the source that was sent before", found.resource)
-                self._take_over(self._open(found))
+                self._take_over(await self._open(found))
             elif found.taken_at > current.source.taken_at:
-                self._take_over(self._open(found))
+                self._take_over(await self._open(found))
 
 
 def _answer(status: int, fields: dict[str, str]) -> Answer:
     return Answer(status, json.dumps(fields).encode())
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

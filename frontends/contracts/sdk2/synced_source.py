@@ -29,12 +29,13 @@ from flashpool.envs.store.locations import local_places, volume_of
 from flashpool.frontends.apps.regular_files import read_regular
 from flashpool.pool.errors import InvalidRequest
 
+from .api_folders import FOLDER
+
 if TYPE_CHECKING:
     from flashpool.frontends.settings.table import Settings
 
 __all__ = ["SourceStore", "SyncedSource"]
 
-_FOLDER: Final = "live-apis"
 _KEYED_BY: Final = (
     *("RUNPOD_ENDPOINT_ID", "RUNPOD_DEV_APP", "RUNPOD_DEV_RESOURCE", "RUNPOD_DEV_GENERATION"),
 )
@@ -94,12 +95,12 @@ class SourceStore:
 
     @cached_property
     def _local(self) -> Path:
-        return local_places(self._places, "").local / _FOLDER / self._name
+        return local_places(self._places, "").local / FOLDER / self._name
 
     @cached_property
     def _shared(self) -> Path | None:
         volume = volume_of(self._places) if self._key else None
-        return None if volume is None else volume / "flashpool" / _FOLDER / self._name
+        return None if volume is None else volume / "flashpool" / FOLDER / self._name
 
     def keep(self, source: SyncedSource) -> None:
         """Keep it in place of any other.
