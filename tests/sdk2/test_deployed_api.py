@@ -18,7 +18,7 @@ from sdk2.sdk_client import APPS
 
 from support.client import sdk_python
 
-pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 _LISTENS: Final = re.compile(r"the app (\S+) on (http://\S+)\n")
 MANIFEST: Final = {

@@ -13,7 +13,7 @@ from sdk2.sdk_client import APPS, ApiCase, Told, call_api
 
 from support.client import sdk_python
 
-pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 CASES: Final[list[ApiCase]] = [
     ("added", "Counter", "post", "/add", {"by": 5}),

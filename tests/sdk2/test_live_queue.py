@@ -12,7 +12,7 @@ from sdk2.sdk_client import Case, Told, call_queue
 from support.client import sdk_python
 from support.cloud import ENDPOINT, Platform, Status
 
-pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 #: The image's command, from its own folder.
 WORKER: Final = [sys.executable, str(Path(__file__).parents[2] / "docker" / "handler.py")]

@@ -20,7 +20,7 @@ from sdk2.sdk_client import Case, Told, call_tasks
 
 from support.client import sdk_python
 
-pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 TOKEN: Final = "secret"
 DOCKER: Final = Path(__file__).parents[2] / "docker"
