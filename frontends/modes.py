@@ -60,6 +60,11 @@ def of_balanced(environ: Mapping[str, str]) -> Mode:
     return Mode.LIVE_BALANCED
 
 
+def resource(environ: Mapping[str, str]) -> str:
+    """The resource that is named, or nothing."""
+    return next((environ[name] for name in _set(environ, _RESOURCE)), "")
+
+
 def check_live(mode: Mode, environ: Mapping[str, str]) -> None:
     """Raise `ModeError` for the modes that do not exist yet."""
     if mode in (Mode.LIVE_QUEUE, Mode.LIVE_BALANCED):

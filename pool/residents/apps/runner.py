@@ -22,7 +22,7 @@ from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.stats import AppStats, AppWorkerStats
 from flashpool.pool.workers.poller import Clock
 
-from . import states
+from . import failures, states
 from .requests import LiveRequest
 from .table import AppTable
 from .traffic import AppTraffic
@@ -81,6 +81,9 @@ class AppRunner:
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
+        self._failure_passes = False
+        #: Interrupted requests for which no worker is ended that others are in.
+        self._sparing: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
             states.StartWorker: self._start_worker,
@@ -106,6 +109,11 @@ class AppRunner:
     def failure(self) -> str:
         """Why it cannot be loaded, or nothing."""
         return "" if self.table.is_served else self.table.failure
+
+    @property
+    def failure_passes(self) -> bool:
+        """Whether the machine, and not the app, is the cause."""
+        return self._failure_passes
 
     @property
     def busy(self) -> int:
@@ -143,6 +151,24 @@ class AppRunner:
         live = self._traffic.get(number)
         if live is not None and live.worker is not None:
             self.workers.send(live.worker, wire.CANCEL, wire.NUMBER.pack(number))
+
+    def interrupt(self, number: int, *, spares: bool) -> None:
+        """Cancel a request, and end its worker if that does not help within the grace."""
+        live = self._traffic.get(number)
+        if live is None:
+            return
+        live.sink = None
+        self._traffic.clock.forget(live)
+        if live.worker is None:
+            self.table.withdrawn(number)
+            self._traffic.forget(live)
+            return
+        if spares:
+            self._sparing.add(number)
+        # First: what it sends waits for nobody any more.
+        self.workers.send(live.worker, wire.DISCONNECT, wire.NUMBER.pack(number))
+        began = self.workers[live.worker].has_begun(live.slot, number)
+        self._do(self.table.late(number, began=began))
 
     # Life.
 
@@ -212,7 +238,7 @@ class AppRunner:
         except FlashpoolError as error:
             message = f"its environment cannot be had: {error.message}"
             _log.error("%s: %s", self.app.name, message)
-            cause = Cause(error_type=type(error).__name__, message=message, details={})
+            cause = Cause(error_type=type(error).__name__, message=message, details=error.details)
             self.worker_died(number, cause, ours=False)
             return
         if not self.table.closing:
@@ -251,7 +277,14 @@ class AppRunner:
     def _interrupt(self, command: states.Interrupt) -> None:
         number = command.request
         self.workers.send(command.worker, wire.CANCEL, wire.NUMBER.pack(number))
-        self._loop.call_later(self._grace_s, lambda: self._do(self.table.grace_over(number)))
+        self._loop.call_later(self._grace_s, self._grace_over, number)
+
+    def _grace_over(self, number: int) -> None:
+        if number in self._sparing and self.table.has_others(number):
+            self._loop.call_later(self._grace_s, self._grace_over, number)
+            return
+        self._sparing.discard(number)
+        self._do(self.table.grace_over(number))
 
     def _kill(self, command: states.KillWorker) -> None:
         live = self._traffic.get(command.culprit)
@@ -306,6 +339,8 @@ class AppRunner:
         """It is dead, or was not to be had."""
         self._causes[worker] = cause
         row = self.table.workers[worker]
+        if row.state is states.AppWorkerState.STARTING:
+            self._failure_passes = failures.passes(cause)
         begun = set()
         if row.requests:
             process = self.workers[worker]

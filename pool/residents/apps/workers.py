@@ -40,6 +40,7 @@ from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import Worker
 from flashpool.pool.workers.worker_set import WorkerSet
 
+from . import failures
 from .output import AppOutput
 
 _log = logging.getLogger(__name__)
@@ -197,7 +198,8 @@ class AppWorkers:
     def _not_started(self, number: int, reason: str) -> None:
         message = f"no worker can be had for the app: {reason}"
         _log.error("%s: %s", self._app.name, message)
-        cause = Cause(error_type="EnvironmentStartFailed", message=message, details={})
+        details = {failures.NO_WORKER: True}
+        cause = Cause(error_type="EnvironmentStartFailed", message=message, details=details)
         # Not at once: it is told to whoever asks for a worker just now.
         self._loop.call_soon(lambda: self._to.worker_died(number, cause, ours=False))
 
@@ -212,7 +214,8 @@ class AppWorkers:
         worker.loading, worker.fed_at = True, self._pool.now()
         env = self._pool.gpus.variables(gpus, app.env)
         meta = wire.pack_call_meta(pickled=False, stream=False, result_limit=None, env=env)
-        self._pool.worker_set.send(worker, wire.LOAD_APP, meta, self._what(), (process.ledger_fd,))
+        kind = wire.LOAD_JOBS if app.jobs else wire.LOAD_APP
+        self._pool.worker_set.send(worker, kind, meta, self._what(), (process.ledger_fd,))
         os.close(process.ledger_fd)
         self._loop.call_later(app.start_timeout_s, self._load_too_long, process)
         self._limit_memory(process)
@@ -226,6 +229,7 @@ class AppWorkers:
             "attribute": app.attribute,
             "generated": app.generated,
             "threads": app.threads,
+            "functions": app.functions,
         }
         return json.dumps(what).encode()
 
