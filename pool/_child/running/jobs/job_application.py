@@ -13,6 +13,7 @@ import inspect
 import json
 
 from ... import job_messages
+from ...serialization.exception_report import summary
 from .. import invoke
 from ..outcome import failed, flush_output
 from . import json_results
@@ -47,7 +48,14 @@ class JobApplication:
         """See one job through."""
         answer = _JobAnswer(scope, send)
         try:
-            await self.run(answer, await _job(receive))
+            body = await _whole(receive)
+            try:
+                job: dict[str, Any] = json.loads(body)
+            except (ValueError, RecursionError) as error:
+                words = f"the job's input cannot be read as JSON: {summary(error)}"
+                await answer.fail("InvalidRequest", words)
+            else:
+                await self.run(answer, job)
         except BaseException as error:  # SystemExit and its like end the job, and no more
             await answer.fail(**_raised(error))
 
@@ -76,15 +84,14 @@ class JobApplication:
             await answer.finish(value)
 
 
-async def _job(receive: Receive) -> dict[str, Any]:
+async def _whole(receive: Receive) -> bytes:
     pieces: list[bytes] = []
     more = True
     while more:
         message = await receive()
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
-    job: dict[str, Any] = json.loads(b"".join(pieces))
-    return job
+    return b"".join(pieces)
 
 
 async def _stepped(items: Any, call: JobCall) -> AsyncGenerator[Any, None]:
