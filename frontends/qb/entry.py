@@ -128,13 +128,14 @@ class Queue:
             from .job_runners import LiveJobs
 
             return LiveJobs(settings, service, limit, spill)
+        from flashpool.frontends.apps.preparation import AppSource
+
         from .deployed.app_jobs import AppJobs
-        from .deployed.preparation import preparation
 
         return AppJobs(
             settings,
             service,
-            preparation(settings, os.environ),
+            AppSource(settings, os.environ, modes.resource(os.environ)),
             report_limit=limit,
             result_limit=result_limit(settings),
             spill=spill,

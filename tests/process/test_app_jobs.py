@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flashpool.frontends.qb.deployed.app_job import AppJob, JobOptions
-from flashpool.pool.apps import App, AppState
+from flashpool.pool.apps import App, AppService, AppState
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import Cancelled, Timeout
 from support.live import Live
@@ -35,7 +35,11 @@ class Jobs:
             threads=concurrency,
             **more,
         )
-        self.app = live.supervisor.open_app(app)
+
+        async def opened() -> AppService:
+            return live.supervisor.open_app(app)
+
+        self.app: AppService = live.run(opened())
 
     def served(self) -> "Jobs":
         self.live.until(lambda: self.app.state is AppState.SERVED)

@@ -343,7 +343,7 @@ class AppWorkers:
         number = process.number
         if process.loaded_at is not None and not process.closing:
             _log.error(
-                "%s: worker %d is dead: %s%s",
+                "%s: worker %d is dead, and the state that it kept is gone: %s%s",
                 self._app.name,
                 worker.pid,
                 cause.message,
