@@ -117,6 +117,8 @@ class AppRequest:
     on_demand: bool = False
     #: Seconds for the first of the answer, and again for each piece; None: any time.
     limit_s: float | None = None
+    #: Whether that is for all of the answer.
+    whole: bool = False
 
 
 class AppSink(Protocol):

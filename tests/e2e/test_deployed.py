@@ -1,4 +1,4 @@
-"""Where a resource is named, nothing serves live calls: every way to start a server, really started.
+"""Where a resource is named, nothing runs code that is sent: every way to start a server, really started.
 
 A deployed endpoint is open to its users, who must not be able to send it code.
 """
@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
-from e2e.queue_client import _free_port
+from e2e.queue_client import _free_port, local_api
 from e2e.server import FLASHPOOL, request
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
@@ -29,12 +30,13 @@ WAYS: Final[list[tuple[str, list[str], dict[str, str]]]] = [
     ("lb", [str(FLASHPOOL), "serve", "lb", "--port", "{port}"], {}),
     ("lb-image", [*UVICORN, "lb_handler:app"], {}),
     ("lb-factory", [*UVICORN, "--factory", "flashpool.frontends.lb.hosted:create_hosted_app"], {}),
-    ("qb", SERVE_QB, QUEUE),
-    ("qb-image", HANDLER, QUEUE),
-    ("qb-one-job", [*SERVE_QB, "--test_input", JOB], {}),
-    ("qb-job-of-a-file", SERVE_QB, {}),
-    ("qb-api", [*SERVE_QB, "--rp_serve_api", "--rp_api_port", "{port}"], {}),
-    ("qb-realtime", SERVE_QB, {"RUNPOD_REALTIME_PORT": "{port}", "RUNPOD_POD_ID": "pod"}),
+]
+#: The queue's, with what they end with where the resource has no artifact.
+QUEUE_WAYS: Final[list[tuple[str, list[str], dict[str, str], str]]] = [
+    ("qb", SERVE_QB, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
+    ("qb-image", HANDLER, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
+    ("qb-one-job", [*SERVE_QB, "--test_input", JOB], {}, "AppNotLoaded"),
+    ("qb-job-of-a-file", SERVE_QB, {}, "AppNotLoaded"),
 ]
 
 
@@ -72,11 +74,44 @@ def test_a_deployed_endpoint_serves_no_live_calls(
     assert MARK not in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "variables", "words"),
+    [way[1:] for way in QUEUE_WAYS],
+    ids=[way[0] for way in QUEUE_WAYS],
+)
+def test_a_deployed_queue_runs_no_code_of_jobs(
+    command: list[str], variables: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "test_input.json").write_text(JOB)
+    ended = start(command, tmp_path, {**variables, **_nowhere(tmp_path)})
+    assert ended.returncode == 1, ended.stderr
+    assert words in ended.stdout + ended.stderr
+    assert MARK not in ended.stdout
+
+
+def test_the_sdks_api_of_a_deployed_queue_runs_none_either(tmp_path: Path) -> None:
+    variables = {"FLASHPOOL_ADMIN_PORT": "0", **_nowhere(tmp_path)}
+    with local_api(SERVE_QB, tmp_path, variables) as url:
+        answer = httpx.post(f"{url}/runsync", json=json.loads(JOB), timeout=60, trust_env=False)
+    assert answer.json()["status"] == "FAILED"
+    assert "AppNotLoaded" in answer.json()["error"]
+
+
+def _nowhere(folder: Path) -> dict[str, str]:
+    return {
+        "FLASH_RESOURCE_NAME": "shop",
+        "FLASH_BUILD_ARTIFACT_PATH": str(folder / "none.tar.gz"),
+        "FLASHPOOL_APP_DIR": str(folder / "app"),
+        "FLASHPOOL_ARTIFACT_WAIT_S": "0.1",
+        "FLASHPOOL_APP_GIVE_UP_S": "0.1",
+    }
+
+
 def test_an_empty_name_is_not_set_and_spaces_are(tmp_path: Path) -> None:
     one_job: list[Any] = [*SERVE_QB, "--test_input", JOB]
     empty = start(one_job, tmp_path, {"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": ""})
     assert empty.returncode == 0, empty.stderr
     assert MARK in empty.stdout
-    spaces = start(one_job, tmp_path, {"FLASH_RESOURCE_NAME": " "})
-    assert spaces.returncode == 2
-    assert "FLASH_RESOURCE_NAME=' '" in spaces.stderr
+    spaces = start(one_job, tmp_path, {**_nowhere(tmp_path), "FLASH_RESOURCE_NAME": " "})
+    assert spaces.returncode == 1
+    assert MARK not in spaces.stdout

@@ -35,9 +35,7 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture
-def serve(
-    platform: Platform, artifact: Path, client_python: Path, tmp_path: Path
-) -> Serve:
+def serve(platform: Platform, artifact: Path, client_python: Path, tmp_path: Path) -> Serve:
     """A worker of a resource; the base has what the client needs, so no index is asked."""
 
     def serve(resource: str, **variables: str) -> "AbstractContextManager[Worker]":
@@ -178,15 +176,13 @@ def test_items_are_streamed_and_listed(platform: Platform, serve: Serve, tmp_pat
         assert value(record) == record.items == [{"n": 0}, {"n": 1}, {"n": 2}]
         assert record.dones[0].is_stream
         assert "no more" in failure(run(platform, {"fails": 1}))
-    with serve("items-later", RETURN_AGGREGATE_STREAM="no"):
+    with serve("items-later", FLASHPOOL_RETURN_AGGREGATE_STREAM="no"):
         record = run(platform, {"number": 2})
         assert record.items == [0, 1]
 
 
 @pytest.mark.slow
-def test_apps_that_cannot_be_loaded(
-    platform: Platform, serve: Serve, tmp_path: Path
-) -> None:
+def test_apps_that_cannot_be_loaded(platform: Platform, serve: Serve, tmp_path: Path) -> None:
     with serve("broken"):
         assert "no model here" in failure(run(platform, {"__empty": True}))
     with serve("nothing"):
@@ -239,9 +235,7 @@ def test_the_same_handlers_under_the_sdks_own_loop(
 
 
 @contextlib.contextmanager
-def reference(
-    platform: Platform, python: Path, folder: Path, resource: str
-) -> Iterator[Worker]:
+def reference(platform: Platform, python: Path, folder: Path, resource: str) -> Iterator[Worker]:
     variables = {
         "FLASH_RESOURCE_NAME": resource,
         "PYTHONPATH": str(folder),

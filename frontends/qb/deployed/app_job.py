@@ -22,8 +22,8 @@ from flashpool.frontends.qb.results import of_error
 from flashpool.frontends.responses import is_json
 from flashpool.pool._child import app_messages, job_messages, wire
 from flashpool.pool.apps import AppEnd, AppRequest, AppService, EndKind, Headers
-from flashpool.pool.calls import Outcome
-from flashpool.pool.errors import FlashpoolError, WorkerCrashed
+from flashpool.pool.calls import Outcome, Phase
+from flashpool.pool.errors import FlashpoolError, Timeout, WorkerCrashed
 
 #: Of ends for which the cause alone is no sentence.
 _WORDS: Final = {
@@ -43,6 +43,8 @@ class JobOptions:
     on_item: Callable[[bytes], None] | None = None
     #: Whether the result of a generator is the list of its items.
     lists: bool = True
+    #: Seconds that it may run.
+    limit_s: float | None = None
 
 
 class _Told(msgspec.Struct):
@@ -87,7 +89,9 @@ class AppJob:
                 (job_messages.LIST, yes_no[options.lists]),
             ),
         )
-        request = AppRequest(fields=fields, body=first, more=bool(rest))
+        request = AppRequest(
+            fields=fields, body=first, more=bool(rest), limit_s=options.limit_s, whole=True
+        )
         number = self._service.request(request, self)
         if not self.outcome.done():
             self._number = number
@@ -127,9 +131,20 @@ class AppJob:
 
     def ended(self, end: AppEnd) -> None:
         """There is no whole answer."""
+        if end.kind is EndKind.LATE and end.phase == Phase.RUN.value:
+            self._set(of_error(self._too_long()))
+            return
         message = end.message or _WORDS.get(end.kind, "the job has no result")
         error_type = end.error_type or "WorkerCrashed"
         self._set(_failed(error_type, f"{error_type}: {message}"))
+
+    def _too_long(self) -> Timeout:
+        limit_s = self._options.limit_s
+        return Timeout(
+            f"the job ran longer than its limit of {limit_s:g} s (FLASHPOOL_CALL_TIMEOUT_S)",
+            phase=Phase.RUN.value,
+            limit_s=limit_s,
+        )
 
     # The records.
 

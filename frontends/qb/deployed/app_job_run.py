@@ -50,19 +50,16 @@ class AppJobRun(JobRun):
         app = await self._find_app()
         if self._cut is not None:
             raise self._cut
-        limit_s = self._settings.call_timeout_s
         options = JobOptions(
             item_limit=_ITEM_LIMIT,
             result_limit=self._result_limit,
             on_item=None if self.items is None else self.items.put,
             lists=self._settings.return_aggregate_stream,
+            limit_s=self._settings.call_timeout_s,
         )
         job = self._app_job = AppJob(app, options)
         self._phase = Phase.RUN
         job.begin(self.job.id, b'{"id":%b,"input":%b}' % (json.dumps(self.job.id).encode(), body))
-        late = None
-        if limit_s is not None:
-            late = asyncio.get_running_loop().call_later(limit_s, self._late, limit_s)
         try:
             return await job.outcome
         except asyncio.CancelledError:
@@ -70,24 +67,11 @@ class AppJobRun(JobRun):
             raise
         finally:
             self._app_job = None
-            if late is not None:
-                late.cancel()
-
-    def _late(self, limit_s: float) -> None:
-        self._end(
-            Timeout(
-                f"the job ran longer than its limit of {limit_s:g} s (FLASHPOOL_CALL_TIMEOUT_S)",
-                phase=Phase.RUN.value,
-                limit_s=limit_s,
-            )
-        )
 
     def _stop(self, cause: FlashpoolError) -> None:
         if self._app_job is not None:
             # The platform's stop, and a job's own limit, are for whoever sent that job to say.
-            is_ours = isinstance(cause, Timeout) and not (
-                self.job.limit_s and cause.details.get("limit_s") == self.job.limit_s
-            )
+            is_ours = isinstance(cause, Timeout) and not self.job.limit_s
             self._app_job.end(cause, spares=not is_ours)
 
     def without_items(self, outcome: Outcome) -> Outcome:

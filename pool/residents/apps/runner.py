@@ -165,8 +165,6 @@ class AppRunner:
             return
         if spares:
             self._sparing.add(number)
-        # First: what it sends waits for nobody any more.
-        self.workers.send(live.worker, wire.DISCONNECT, wire.NUMBER.pack(number))
         began = self.workers[live.worker].has_begun(live.slot, number)
         self._do(self.table.late(number, began=began))
 

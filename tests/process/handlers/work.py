@@ -27,52 +27,71 @@ async def later(value):
 
 def ends(how, value=None):
     """One end of many."""
-    if how == "exit":
-        sys.exit(3)
-    if how == "interrupt":
-        raise KeyboardInterrupt
-    if how == "base":
-        raise BaseException("of its own kind")
-    if how == "stop":
-        raise StopIteration("x")
-    if how == "cancelled":
-        raise asyncio.CancelledError
-    if how == "wordless":
-        raise ValueError
-    if how == "fork":
-        os.fork()
-        return "once"
-    if how == "main":
-        return threading.current_thread() is threading.main_thread()
-    if how == "database":
-        return HERE.execute("select 1").fetchone()
-    if how == "run":
-        return asyncio.run(later("ran"))
-    if how == "set":
-        return {"a": [1, {2}]}
-    if how == "bytes":
-        return b"x"
-    if how == "nan":
-        return [float("nan")]
-    if how == "infinity":
-        return {"x": (1, float("-inf"))}
-    if how == "object":
-        return {"o": object()}
-    if how == "surrogate":
-        return {"s": "\ud800"}
-    if how == "key":
-        return {(1, 2): 3}
-    if how == "itself":
-        value = []
-        value.append(value)
-        return value
-    if how == "deep":
-        for _ in range(100_000):
-            value = [value]
-        return value
-    if how == "large":
-        return "x" * value
+    end = globals().get(f"end_{how}", value)
+    return end() if callable(end) else end
+
+
+def end_exit():
+    sys.exit(3)
+
+
+def end_interrupt():
+    raise KeyboardInterrupt
+
+
+def end_base():
+    raise BaseException("of its own kind")
+
+
+def end_stop():
+    raise StopIteration("x")
+
+
+def end_cancelled():
+    raise asyncio.CancelledError
+
+
+def end_fork():
+    os.fork()
+    return "once"
+
+
+def end_main():
+    return threading.current_thread() is threading.main_thread()
+
+
+def end_database():
+    return HERE.execute("select 1").fetchone()
+
+
+def end_run():
+    return asyncio.run(later("ran"))
+
+
+def end_itself():
+    value = []
+    value.append(value)
     return value
+
+
+def end_deep():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+end_set = {"a": [1, {2}]}
+end_bytes = b"x"
+end_nan = [float("nan")]
+end_infinity = {"x": (1, float("-inf"))}
+end_object = {"o": object()}
+end_surrogate = {"s": "\ud800"}
+end_key = {(1, 2): 3}
+
+
+def large(size):
+    return "x" * size
 
 
 def dies(how):
@@ -82,9 +101,13 @@ def dies(how):
     os.kill(os.getpid(), 11)
 
 
+def touch(path):
+    Path(path).touch()
+
+
 def blocks(path, seconds):
     """Says that it has begun, and cannot be cancelled."""
-    Path(path).touch()
+    touch(path)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.01)
@@ -93,7 +116,7 @@ def blocks(path, seconds):
 
 async def waits(path, seconds):
     """The same, and can be."""
-    Path(path).touch()
+    touch(path)
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:

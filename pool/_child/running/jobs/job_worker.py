@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ... import wire
     from ...channel import Channel
+    from ..app_exchange import Exchange
     from .places import Place
 
 
@@ -51,3 +52,8 @@ class JobWorker(app.AppWorker):
         """Run the loop until it is stopped, then what it was stopped for."""
         super().turn(own)
         self.main.work()
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Cancel a job; what it says of that waits for nobody."""
+        exchange.leave()
+        super().cancel(exchange)

@@ -19,10 +19,7 @@ def sync_conc(seconds=0.0, path=None, die=False):
 
 
 @Endpoint(name="async-conc", cpu="cpu3c-1-2", max_concurrency=3)
-async def async_conc(seconds=0.0, path=None):
-    if path:
-        with open(path, "w"):
-            pass
+async def async_conc(seconds=0.0):
     await asyncio.sleep(seconds)
     return id(asyncio.get_running_loop())
 

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flashpool.frontends.apps.contract import EntryKind
-from flashpool.frontends.apps.errors import AppError, ArtifactMissing, ResourceRefused
+from flashpool.frontends.apps.errors import ArtifactMissing, ResourceRefused
 from flashpool.frontends.qb.deployed.app_jobs import AppJobs
 from flashpool.frontends.qb.job_run import JobOutputs
 from flashpool.frontends.qb.jobs import Job, NothingRuns
@@ -132,7 +131,7 @@ def test_what_cannot_pass_fails_jobs_and_what_may_takes_none_until_it_is_too_lat
         pool.app.state = AppState.FAILED
         assert jobs.room(1) == 1
         await asyncio.sleep(0.06)
-        with pytest.raises(NothingRuns, match="APP_GIVE_UP_S.*it is broken"):
+        with pytest.raises(NothingRuns, match=r"APP_GIVE_UP_S.*it is broken"):
             jobs.room(0)
 
     with_jobs(Source(), check, FLASHPOOL_APP_GIVE_UP_S="0.05")

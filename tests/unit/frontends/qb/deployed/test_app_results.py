@@ -60,7 +60,9 @@ def test_an_exception_without_words_is_a_failure(more: dict[str, Any]) -> None:
 
 
 def test_failures_of_the_pool() -> None:
-    told = report(Outcome(error_type="WorkerCrashed", error="WorkerCrashed: gone", details={"n": 1}))
+    told = report(
+        Outcome(error_type="WorkerCrashed", error="WorkerCrashed: gone", details={"n": 1})
+    )
     assert told == {
         "output": {"success": False, "error_type": "WorkerCrashed", "details": {"n": 1}},
         "error": "WorkerCrashed: gone",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flashpool import envs
+from flashpool.envs import errors as envs
 from flashpool.pool.exit_causes import Cause
 from flashpool.pool.residents.apps import failures
 
@@ -33,7 +33,7 @@ from flashpool.pool.residents.apps import failures
         ),
     ],
 )
-def test_passes(error_type: str, details: dict[str, Any], passes: bool) -> None:  # noqa: FBT001
+def test_passes(error_type: str, details: dict[str, Any], passes: bool) -> None:
     cause = Cause(error_type=error_type, message="", details=details)
     assert failures.passes(cause) is passes
 
