@@ -1,4 +1,6 @@
-"""Where a resource is named, nothing runs code that is sent: every way to start a server, really started.
+"""Where a resource is named, nothing runs code that jobs bring: every way to take jobs, really started.
+
+What is served in place of it: test_deployed_jobs.py, and test_endpoint.py for load-balanced ones.
 
 A deployed endpoint is open to its users, who must not be able to send it code.
 """
@@ -23,16 +25,9 @@ QUEUE: Final = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/v2/e/job-take/$ID?
 
 HANDLER: Final = [sys.executable, str(DOCKER / "handler.py")]
 SERVE_QB: Final = [str(FLASHPOOL), "serve", "qb"]
-UVICORN: Final = [sys.executable, "-m", "uvicorn", "--port", "{port}"]
 
-#: Name, command, further variables.
-WAYS: Final[list[tuple[str, list[str], dict[str, str]]]] = [
-    ("lb", [str(FLASHPOOL), "serve", "lb", "--port", "{port}"], {}),
-    ("lb-image", [*UVICORN, "lb_handler:app"], {}),
-    ("lb-factory", [*UVICORN, "--factory", "flashpool.frontends.lb.hosted:create_hosted_app"], {}),
-]
-#: The queue's, with what they end with where the resource has no artifact.
-QUEUE_WAYS: Final[list[tuple[str, list[str], dict[str, str], str]]] = [
+#: Name, command, further variables, what it ends with where the resource has no artifact.
+WAYS: Final[list[tuple[str, list[str], dict[str, str], str]]] = [
     ("qb", SERVE_QB, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
     ("qb-image", HANDLER, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
     ("qb-one-job", [*SERVE_QB, "--test_input", JOB], {}, "AppNotLoaded"),
@@ -58,26 +53,10 @@ def start(
     )
 
 
-@pytest.mark.parametrize("name", ["FLASH_RESOURCE_NAME", "RUNPOD_RESOURCE_NAME"])
-@pytest.mark.parametrize(
-    ("command", "variables"), [way[1:] for way in WAYS], ids=[way[0] for way in WAYS]
-)
-def test_a_deployed_endpoint_serves_no_live_calls(
-    command: list[str], variables: dict[str, str], name: str, tmp_path: Path
-) -> None:
-    (tmp_path / "test_input.json").write_text(JOB)
-    ended = start(command, tmp_path, {**variables, name: "shop"})
-    assert ended.returncode, ended.stderr
-    assert f"{name}='shop'" in ended.stderr
-    assert f"unset {name}" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert MARK not in ended.stdout
-
-
 @pytest.mark.parametrize(
     ("command", "variables", "words"),
-    [way[1:] for way in QUEUE_WAYS],
-    ids=[way[0] for way in QUEUE_WAYS],
+    [way[1:] for way in WAYS],
+    ids=[way[0] for way in WAYS],
 )
 def test_a_deployed_queue_runs_no_code_of_jobs(
     command: list[str], variables: dict[str, str], words: str, tmp_path: Path

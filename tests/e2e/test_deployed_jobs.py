@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from e2e.endpoints import EndpointWorld
 from e2e.queue_jobs import HANDLER, working
 from e2e.server import until
 
@@ -34,16 +35,20 @@ def platform() -> Iterator[Platform]:
         yield platform
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, client_python: Path) -> EndpointWorld:
+    return EndpointWorld(tmp_path_factory.mktemp("world") / "world", client_python)
+
+
 @pytest.fixture
-def serve(platform: Platform, artifact: Path, client_python: Path, tmp_path: Path) -> Serve:
-    """A worker of a resource; the base has what the client needs, so no index is asked."""
+def serve(platform: Platform, artifact: Path, world: EndpointWorld, tmp_path: Path) -> Serve:
+    """A worker of a resource."""
 
     def serve(resource: str, **variables: str) -> "AbstractContextManager[Worker]":
         ours = {
+            **world.variables,
             "FLASH_RESOURCE_NAME": resource,
             "FLASH_BUILD_ARTIFACT_PATH": str(artifact),
-            "FLASHPOOL_APP_DIR": str(tmp_path / "app"),
-            "FLASHPOOL_BASE_PYTHON": str(client_python),
             **variables,
         }
         return working(tmp_path, platform, **ours)
