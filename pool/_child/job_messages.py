@@ -1,6 +1,6 @@
 """A job of a deployed app, as a request of its worker: what is asked, and what is answered.
 
-    supervisor -> worker   a request of the method JOB; its path is the job's id, its headers are the
+    supervisor -> worker   a request of the method `job`; its path is the job's id, its headers are the
                            options below, and its body is the job, as JSON
     worker -> supervisor   an answer whose body is records: a kind, a length, so many bytes of JSON
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: The method of a request that is a job.
-JOB = "JOB"
+JOB = "job"
 
 # Names of options. Bytes that an item, and a result, may have.
 ITEM_LIMIT = b"item-limit"

@@ -4,7 +4,10 @@ The reference is the handler that the client generated, under the SDK's own loop
 """
 
 import contextlib
+import json
+import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +19,7 @@ from e2e.endpoints import EndpointWorld
 from e2e.queue_jobs import HANDLER, working
 from e2e.server import until
 
-from support.artifacts import build_artifact, unpacked
+from support.artifacts import PROJECTS, build_artifact, unpacked
 from support.cloud import JobRecord, Platform, Status, Worker
 
 pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(600)]
@@ -257,3 +260,55 @@ def reference(platform: Platform, python: Path, folder: Path, resource: str) -> 
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+@pytest.mark.slow
+def test_the_real_client(
+    platform: Platform,
+    artifact: Path,
+    world: EndpointWorld,
+    client_python: Path,
+    tmp_path: Path,
+) -> None:
+    workers = []
+    for resource in ("plain", "counter", "sync-conc"):
+        platform.add_endpoint(resource)
+        variables = {
+            **world.variables,
+            "FLASH_RESOURCE_NAME": resource,
+            "FLASH_BUILD_ARTIFACT_PATH": str(artifact),
+            "FLASHPOOL_ADMIN_PORT": "0",
+            "FLASHPOOL_STATE_DIR": str(tmp_path / resource),
+        }
+        workers.append(platform.start_worker(HANDLER, endpoint=resource, variables=variables))
+    done = subprocess.run(
+        [client_python, Path(__file__).with_name("client") / "deployed_calls.py"],
+        cwd=PROJECTS / "queue",
+        env={
+            "HOME": str(tmp_path),
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **platform.client_env(),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    values = {call: one["value"] for call, one in told.items() if "value" in one}
+    assert values == {
+        "value": {"a": [1, None]}, "nothing": 1, "empty": {}, "after": 1,
+        "first": 2, "second": 3, "get": 3, "together": 1,
+    }  # fmt: skip
+    for call, words in {
+        "fail": "no luck",
+        "set": "the result['a'][1] is of the type set",
+        "exit": "SystemExit: 3",
+        "die": "SIGSEGV",
+        "unknown": "unexpected keyword argument",
+    }.items():
+        assert words in told[call]["error"], told[call]
+    for worker in workers:
+        assert worker.stop() == 0, worker.last_words()

@@ -17,6 +17,7 @@ from flashpool.frontends.settings.table import Settings
 from flashpool.pool.apps import App, AppState
 from flashpool.pool.calls import Outcome
 from support.frontends.stand_in import StandInPool
+from support.waiting import until
 
 
 class StandInApp:
@@ -100,7 +101,7 @@ def with_jobs(source: Source, check: Callable[[AppJobs, AppPool], Any], **variab
             spill=None,
         )
         await jobs.start()
-        await asyncio.sleep(0.01)
+        await jobs._known.wait()
         await check(jobs, pool)
         await jobs.stop("over")
 
@@ -158,7 +159,7 @@ def test_it_is_tried_again_without_waiting(monkeypatch: pytest.MonkeyPatch) -> N
     source = Source(ArtifactMissing("1"), ArtifactMissing("1"))
 
     async def check(jobs: AppJobs, pool: AppPool) -> None:
-        assert pool.opened
+        await until(lambda: pool.opened)
         assert source.waits == [True, False, False]
 
     with_jobs(source, check)
