@@ -6,6 +6,7 @@ The reference is the handler that the client generated, under the SDK's own loop
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -281,13 +282,14 @@ def test_the_real_client(
             "FLASHPOOL_STATE_DIR": str(tmp_path / resource),
         }
         workers.append(platform.start_worker(HANDLER, endpoint=resource, variables=variables))
+    # It writes to the folder that it runs in.
+    project = shutil.copytree(PROJECTS / "queue", tmp_path / "project")
     done = subprocess.run(
         [client_python, Path(__file__).with_name("client") / "deployed_calls.py"],
-        cwd=PROJECTS / "queue",
+        cwd=project,
         env={
             "HOME": str(tmp_path),
             "PATH": os.environ["PATH"],
-            "PYTHONDONTWRITEBYTECODE": "1",
             **platform.client_env(),
         },
         capture_output=True,
