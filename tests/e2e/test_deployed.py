@@ -48,7 +48,7 @@ def start(
         env={**kept, **{k: v.replace("{port}", port) for k, v in given.items()}},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

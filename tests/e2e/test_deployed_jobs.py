@@ -289,6 +289,7 @@ def test_the_real_client(
         cwd=project,
         env={
             "HOME": str(tmp_path),
+            "FLASH_SENTINEL_TIMEOUT": "250",
             "PATH": os.environ["PATH"],
             **platform.client_env(),
         },

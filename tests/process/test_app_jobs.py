@@ -209,11 +209,11 @@ def test_a_generator_waits_until_its_items_are_taken(jobs: Callable[..., Jobs]) 
     options = JobOptions(
         item_limit=LIMIT, result_limit=100 * LIMIT, on_item=seen.append, lists=False
     )
-    job = app.start(options, "items", number=30_000)
+    job = app.start(options, "items", number=20_000)
     app.live.until(lambda: len(seen) > 1000)
     app.live.run(asyncio.sleep(0.2))
     before = len(seen)
-    assert before < 20_000
+    assert before < 18_000
 
     async def take() -> None:
         taken = 0
@@ -223,8 +223,8 @@ def test_a_generator_waits_until_its_items_are_taken(jobs: Callable[..., Jobs]) 
                 taken += 1
             await asyncio.sleep(0.001)
 
-    app.live.run(asyncio.wait_for(take(), 60))
-    assert len(seen) == 30_000
+    app.live.run(asyncio.wait_for(take(), 60 * PATIENCE))
+    assert len(seen) == 20_000
     assert job.outcome.result().ok
 
 

@@ -260,7 +260,9 @@ class AppRunner:
         self._traffic.end(self._traffic[command.request], end)
 
     def _lose(self, command: states.LoseRequest) -> None:
-        live = self._traffic[command.request]
+        live = self._traffic.get(command.request)
+        if live is None:
+            return  # the pool stops, and has ended it
         assert live.worker is not None
         cause = self._causes[live.worker]
         if command.sibling:
