@@ -81,7 +81,8 @@ class AppRunner:
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
-        self._failure_passes = False
+        #: Whether the machine, and not the app, is the cause of its failure.
+        self.failure_passes = False
         #: Interrupted requests for which no worker is ended that others are in.
         self._sparing: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,11 +110,6 @@ class AppRunner:
     def failure(self) -> str:
         """Why it cannot be loaded, or nothing."""
         return "" if self.table.is_served else self.table.failure
-
-    @property
-    def failure_passes(self) -> bool:
-        """Whether the machine, and not the app, is the cause."""
-        return self._failure_passes
 
     @property
     def busy(self) -> int:
@@ -340,7 +336,7 @@ class AppRunner:
         self._causes[worker] = cause
         row = self.table.workers[worker]
         if row.state is states.AppWorkerState.STARTING:
-            self._failure_passes = failures.passes(cause)
+            self.failure_passes = failures.passes(cause)
         begun = set()
         if row.requests:
             process = self.workers[worker]
