@@ -285,7 +285,7 @@ def test_the_real_client(
     # It writes to the folder that it runs in.
     project = shutil.copytree(PROJECTS / "queue", tmp_path / "project")
     done = subprocess.run(
-        [client_python, Path(__file__).with_name("client") / "deployed_calls.py"],
+        [client_python, Path(__file__).with_name("client") / "deployed_jobs.py"],
         cwd=project,
         env={
             "HOME": str(tmp_path),

@@ -1,45 +1,66 @@
-"""Deployed queue resources through the real client, as its users call them; run by its interpreter.
+"""Calls of a deployed app's routes through the real client; run by the client's interpreter: URL.
 
-Run in the project's folder. Prints one JSON object, last of all: call -> what came of it.
+The client's own address for such calls is fixed: its transport is led to URL instead. Prints one JSON
+object: what came of each call.
 """
 
 import asyncio
 import json
+import os
 import sys
+from types import SimpleNamespace
 
-sys.path.insert(0, "")
+os.environ["RUNPOD_API_KEY"] = "test-key"
 
-from classes import Counter
-from conc import sync_conc
-from plain import plain
+import httpx
+from runpod_flash import flash_sentinel
+from runpod_flash.stubs.load_balancer_sls import LoadBalancerSlsStub
+
+(URL,) = sys.argv[1:]
+HERE = httpx.URL(URL)
+
+plain = httpx.AsyncHTTPTransport.handle_async_request
 
 
-async def outcome(awaitable):
+async def led_here(self, request):
+    request.url = request.url.copy_with(scheme="http", host=HERE.host, port=HERE.port)
+    return await plain(self, request)
+
+
+httpx.AsyncHTTPTransport.handle_async_request = led_here
+
+
+def train(steps):
+    raise AssertionError("it runs there")
+
+
+train.__remote_config__ = {"method": "POST", "path": "/train"}
+
+
+def code():
+    return "it ran"
+
+
+async def outcome(call):
     try:
-        return {"value": await awaitable}
+        return {"value": await call}
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"raised": type(error).__name__, "text": str(error)}
 
 
 async def main():
-    counter = Counter()
-    found = {
-        "value": await outcome(plain("value", {"a": [1, None]})),
-        "nothing": await outcome(plain()),
-        "empty": await outcome(plain("value", {})),
-        "fail": await outcome(plain("fail", "no luck")),
-        "set": await outcome(plain("set")),
-        "exit": await outcome(plain("exit")),
-        "die": await outcome(plain("die")),
-        "after": await outcome(plain("count")),
-        "first": await outcome(counter.increase(2)),
-        "second": await outcome(counter.increase()),
-        "get": await outcome(counter.get()),
-        "unknown": await outcome(counter.increase(nothing=1)),
+    ask = flash_sentinel.sentinel_lb_request
+    resource = SimpleNamespace(name="shop", endpoint_url=URL)
+    stub = LoadBalancerSlsStub(resource)
+    calls = {
+        "get": ask("app", "env", "shop", "GET", "/items/7"),
+        "post": ask("app", "env", "shop", "POST", "/train", {"steps": 3}),
+        "missing": ask("app", "env", "shop", "GET", "/nothing"),
+        "wrong": ask("app", "env", "shop", "POST", "/train", {"steps": "many"}),
+        "route": stub(train, None, None, False, 5),
+        "code": stub(code, None, None, False),
     }
-    together = await asyncio.gather(*(outcome(sync_conc(seconds=0.2)) for _ in range(3)))
-    found["together"] = {"value": len({one["value"] for one in together})}
-    print(json.dumps(found))
+    print(json.dumps({name: await outcome(call) for name, call in calls.items()}))
 
 
 asyncio.run(main())
