@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from e2e.app_servers import AppServer
 from e2e.endpoints import SERVE_LB, UVICORN, EndpointWorld, wait_failed
 from e2e.server import FLASHPOOL, until
 
+from flashpool.envs import EnvSettings
+from flashpool.envs.uv_cli import find_uv
 from support.artifacts import PYTHON, file_of, with_files
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.shared_pool]
@@ -383,15 +386,6 @@ def test_an_environment_on_the_volume_needs_no_index(
         server.wait_ready()
     (environment,) = (world.folder / "volume" / "flashpool" / "envs").iterdir()
     shutil.rmtree(world.folder / "local")
-    with world.endpoint(
-        app,
-        FLASHPOOL_INDEX_URL="http://127.0.0.1:9/simple",
-        FLASHPOOL_FIND_LINKS="",
-        FLASHPOOL_ENV_MEMO_S="0",
-    ) as server:
-        reason_or_ready = until(lambda: server.http.get("/ping").status_code in (200, 503), 250)
-        assert reason_or_ready
-    # Another index means another environment: it is the same one only where nothing else changed.
     world.index.rename(world.folder / "gone")
     world.index.mkdir()
     with world.endpoint(app) as server:
@@ -460,3 +454,26 @@ def test_ten_endpoints_unpack_once(world: EndpointWorld, app: Path) -> None:
         for server in servers:
             wait_failed(server)
     assert sum(len(log_lines(server, "unpacked ")) for server in servers) == 1
+
+
+@pytest.mark.slow
+def test_a_pinned_package_of_the_artifact_decides_about_the_rest(
+    world: EndpointWorld, app: Path, tmp_path: Path
+) -> None:
+    """With the real index: the newest fastapi, which the image has, does not import beside it."""
+    uv = find_uv(EnvSettings())
+    folder = tmp_path / "unpacked"
+    with tarfile.open(app) as tar:
+        tar.extractall(folder, filter="data")
+    command = [uv, "pip", "install", "-q", "--no-cache", "--python", sys.executable]
+    subprocess.run([*command, "--target", folder, "pydantic==2.5.3"], check=True, timeout=100)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(folder, ".")
+    with world.endpoint(
+        tmp_path / "a.tar.gz", FLASHPOOL_INDEX_URL="", FLASHPOOL_FIND_LINKS=""
+    ) as server:
+        server.wait_ready()
+        assert server.http.get("/items/7").json() == {"item": 7, "q": None}
+        assert ask(server, "importlib.import_module('pydantic').VERSION") == "2.5.3"
+        file = ask(server, "importlib.import_module('pydantic').__file__")
+        assert file.startswith(os.path.realpath(world.link))
