@@ -24,8 +24,10 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.shared_pool]
 ROUTES = b"""
 import sys
 from runpod_flash import Endpoint
+import os
 import sched
 
+BORN = os.getpid()
 api = Endpoint(name="shop", cpu="cpu3c-1-2", workers=(0, 1))
 
 
@@ -128,13 +130,31 @@ def test_an_endpoint_serves_its_artifact(
         assert found["RUNPOD_POD_ID"] == "pod"
         assert "STRAY" not in found
         assert not {"FLASHPOOL_TOKEN", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_GET_JOB"} & set(found)
-        # Its zygote has what every such app imports, and nothing that forbids forks.
-        (zygote,) = [one for one in server.stats()["zygotes"] if one["environment"] != "base"]
-        assert zygote["reason"] is None
-        assert zygote["skipped"] == {}
-        assert "runpod_flash.endpoint" in zygote["preload"]
     assert server.process.returncode == 0
     assert "Traceback" not in server.log()
+
+
+def loaded_zygotes(server: AppServer) -> list[Any]:
+    return [one for one in server.stats()["zygotes"] if one["profile"] and one["preloaded"]]
+
+
+@pytest.mark.slow
+def test_later_workers_find_all_but_the_users_modules_imported(
+    world: EndpointWorld, app: Path
+) -> None:
+    with world.endpoint(app, RUNPOD_POD_ID="pod", FLASHPOOL_HOST="127.0.0.1") as server:
+        server.wait_ready()
+        first = ask(server, "os.getpid()")
+        (zygote,) = until(lambda: loaded_zygotes(server), 200)
+        assert (zygote["reason"], zygote["skipped"]) == (None, {})
+        assert zygote["preloaded"] > 500
+        assert server.http.get("/items/1", params={"q": "os._exit(3)"}).status_code == 502
+        server.wait_ready()
+        assert ask(server, "os.getpid()") != first
+        # The user's modules are imported in the worker itself.
+        assert ask(server, "BORN == os.getpid()")
+        assert ask(server, "os.getcwd()") == os.path.realpath(world.link)
+        assert ask(server, "importlib.util.find_spec('msgspec')") is None
 
 
 @pytest.mark.slow
