@@ -44,7 +44,7 @@ class App:
     #: The packages it needs; None: the base environment.
     spec: Spec | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    #: Modules that are imported once, before its workers are forked.
+    #: Modules of the directory that later workers find imported; others are learned from the first.
     preload: tuple[str, ...] = ()
     #: What is said first where it cannot be loaded, for its cause may be that.
     hint: str = ""

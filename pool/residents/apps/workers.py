@@ -45,7 +45,7 @@ from .output import AppOutput
 
 _log = logging.getLogger(__name__)
 
-#: Seconds a load takes at least for what it imports to be worth another zygote.
+#: Seconds a load takes at least for what it imports beside that to be worth another zygote.
 _WORTH_LEARNING_S: Final = 1.0
 #: Of what a load failed with, in the log.
 _TOLD: Final = 16 * 1024
@@ -190,9 +190,10 @@ class AppWorkers:
 
     def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
         """Have what it imported preloaded for the next worker: a crash costs that much less."""
-        if self._app.preload and meta.run_s < _WORTH_LEARNING_S:
-            return  # its zygote has nearly all of it
         if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
+            if worker.zygote.has_preloaded and meta.run_s < _WORTH_LEARNING_S:
+                return
+            modules = [*modules, *self._app.preload]
             call = self._as_call(worker.zygote.key.environment)
             key = worker.zygote.key
             observed = self._pool.learner.observed
