@@ -22,9 +22,9 @@ from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.stats import AppStats, AppWorkerStats
 from flashpool.pool.workers.poller import Clock
 
-from . import states
+from . import failures, states
 from .requests import LiveRequest
-from .retirement import Retirement
+from .retirement import RetiringApp
 from .table import AppTable
 from .traffic import AppTraffic
 from .workers import AppWorkers
@@ -43,7 +43,7 @@ _LINGERING = 100_000
 Find = Callable[[], Awaitable[str]]
 
 
-class AppRunner:
+class AppRunner(RetiringApp):
     """One app that is served."""
 
     def __init__(
@@ -60,7 +60,7 @@ class AppRunner:
         self.app = app
         self._grace_s = grace_s
         self._find = find
-        self._changed = changed
+        super().__init__(changed)
         self._loop = asyncio.get_running_loop()
         self.table = AppTable(
             states.AppPolicy(
@@ -74,7 +74,7 @@ class AppRunner:
             send=self.workers.send,
             late=self._late,
             answered=lambda live: self._do(self.table.answered(live.number)),
-            empty=self._emptied,
+            empty=self.looked_around,
         )
         #: As whoever asks for answers knows it.
         self.body = self._traffic.body
@@ -82,8 +82,10 @@ class AppRunner:
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
-        self._retirement = Retirement(lambda: self.busy, self.close)
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: Whether the machine, and not the app, is the cause of its failure.
+        self.failure_passes = False
+        #: Interrupted requests for which no worker is ended that others are in.
+        self._sparing: set[int] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
             states.StartWorker: self._start_worker,
             states.TryLater: self._try_later,
@@ -113,19 +115,6 @@ class AppRunner:
     def busy(self) -> int:
         """Requests that have not ended, and tasks of those that have."""
         return len(self._traffic) + len(self._lingering)
-
-    async def settled(self) -> AppState:
-        """Wait until it is loaded, or cannot be."""
-        await self._retirement.settled.wait()
-        return self.state
-
-    def retire(self, within_s: float, then: Callable[[], None]) -> None:
-        """Let it finish the requests it has, and leave."""
-        self._retirement.begin(within_s, then)
-
-    def _emptied(self) -> None:
-        self._retirement.emptied()
-        self._changed()
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request."""
@@ -159,6 +148,22 @@ class AppRunner:
         if live is not None and live.worker is not None:
             self.workers.send(live.worker, wire.CANCEL, wire.NUMBER.pack(number))
 
+    def interrupt(self, number: int, *, spares: bool) -> None:
+        """Cancel a request, and end its worker if that does not help within the grace."""
+        live = self._traffic.get(number)
+        if live is None:
+            return
+        live.sink = None
+        self._traffic.clock.forget(live)
+        if live.worker is None:
+            self.table.withdrawn(number)
+            self._traffic.forget(live)
+            return
+        if spares:
+            self._sparing.add(number)
+        began = self.workers[live.worker].has_begun(live.slot, number)
+        self._do(self.table.late(number, began=began))
+
     # Life.
 
     def start(self) -> None:
@@ -183,7 +188,6 @@ class AppRunner:
         for live in self._traffic:
             self._traffic.end(live, _refused("the server stopped before it was answered"))
         self._traffic.clock.close()
-        self._retirement.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -228,7 +232,7 @@ class AppRunner:
         except FlashpoolError as error:
             message = f"its environment cannot be had: {error.message}"
             _log.error("%s: %s", self.app.name, message)
-            cause = Cause(error_type=type(error).__name__, message=message, details={})
+            cause = Cause(error_type=type(error).__name__, message=message, details=error.details)
             self.worker_died(number, cause, ours=False)
             return
         if not self.table.closing:
@@ -252,7 +256,9 @@ class AppRunner:
         self._traffic.end(self._traffic[command.request], end)
 
     def _lose(self, command: states.LoseRequest) -> None:
-        live = self._traffic[command.request]
+        live = self._traffic.get(command.request)
+        if live is None:
+            return  # the pool stops, and has ended it
         assert live.worker is not None
         cause = self._causes[live.worker]
         if command.sibling:
@@ -267,7 +273,14 @@ class AppRunner:
     def _interrupt(self, command: states.Interrupt) -> None:
         number = command.request
         self.workers.send(command.worker, wire.CANCEL, wire.NUMBER.pack(number))
-        self._loop.call_later(self._grace_s, lambda: self._do(self.table.grace_over(number)))
+        self._loop.call_later(self._grace_s, self._grace_over, number)
+
+    def _grace_over(self, number: int) -> None:
+        if number in self._sparing and self.table.has_others(number):
+            self._loop.call_later(self._grace_s, self._grace_over, number)
+            return
+        self._sparing.discard(number)
+        self._do(self.table.grace_over(number))
 
     def _kill(self, command: states.KillWorker) -> None:
         live = self._traffic.get(command.culprit)
@@ -284,8 +297,7 @@ class AppRunner:
     def worker_loaded(self, worker: int) -> None:
         """It takes requests."""
         self._do(self.table.loaded(worker))
-        self._retirement.settled.set()
-        self._changed()
+        self.looked_around()
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
         """A frame of one of its requests.
@@ -310,7 +322,7 @@ class AppRunner:
     def _on_over(self, worker: int, number: int, how: int) -> None:
         if self._lingering.pop(number, None) is not None:
             self._do(self.table.no_longer(worker))
-            self._emptied()
+            self.looked_around()
             return
         live = self._traffic.of(worker, number)
         if live is None or how not in _ENDS:
@@ -323,6 +335,8 @@ class AppRunner:
         """It is dead, or was not to be had."""
         self._causes[worker] = cause
         row = self.table.workers[worker]
+        if row.state is states.AppWorkerState.STARTING:
+            self.failure_passes = failures.passes(cause)
         begun = set()
         if row.requests:
             process = self.workers[worker]
@@ -336,10 +350,8 @@ class AppRunner:
             if (live := self._traffic.get(number)) is not None and not _is_lost(commands, number):
                 self._traffic.back_to_queue(live, self.app.queue_timeout_s)
         self._do(commands)
-        if self.table.failure:
-            self._retirement.settled.set()
         del self._causes[worker]
-        self._changed()
+        self.looked_around()
 
     def worker_gone(self, worker: int) -> None:
         """Its process tree is gone."""
