@@ -92,4 +92,4 @@ def test_check_tells_what_there_is(folder: Path) -> None:
     told = done.stdout + done.stderr
     assert "Counter" in told
     assert "with-factory" in told
-    assert "deployed queue functions of SDK 2.0 are not served" in told
+    assert "scale" in told

@@ -5,7 +5,7 @@
     <folder>/...                     the project's files
 
 There are no handlers: a worker imports the module and looks for the resource in it
-(`_child.sdk.api_entry`). ``env`` leads the path of the app, and never that of the server.
+(`_child.sdk.api_entry`, `queue_entry`). ``env`` leads the path of the app, and never that of the server.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from flashpool.frontends.apps.contract import (
     AppEntry,
     AppEnvironment,
     ArtifactSummary,
-    DeclaredFunction,
     DeployedApp,
     EntryKind,
     ResourceSummary,
@@ -33,7 +32,7 @@ from flashpool.frontends.apps.contract import (
 from flashpool.frontends.apps.errors import ManifestRefused, ResourceRefused
 from flashpool.frontends.apps.regular_files import read_regular
 
-from .sdk_variables import ENTRY_MODULE, ENTRY_VARIABLE
+from . import sdk_variables
 
 __all__ = ["SdkContract"]
 
@@ -50,7 +49,6 @@ class _Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str
     module: str = ""
     qualname: str = ""
-    max_concurrency: int = 1
     system_dependencies: list[str] | None = None
 
 
@@ -81,8 +79,8 @@ class SdkContract:
 
     MANIFEST = "runpod_manifest.json"
 
-    def __init__(self, _environ: Mapping[str, str]) -> None:
-        pass
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._concurrency = sdk_variables.concurrency(environ)
 
     def summary(self, folder: Path) -> ArtifactSummary:
         """What people want to know of the artifact."""
@@ -115,15 +113,8 @@ class SdkContract:
             source=folder,
             environment=_environment(folder, manifest, further),
             entry=self._entry(folder, found),
-            answer=AnswerForm.HTTP,
-            functions=(
-                DeclaredFunction(
-                    name=found.qualname or found.name,
-                    module=found.module,
-                    is_class=True,
-                    methods=(),
-                ),
-            ),
+            answer=AnswerForm.HTTP if found.kind == _API else AnswerForm.JOB,
+            functions=(),
             oddities=_oddities(found),
         )
 
@@ -133,14 +124,16 @@ class SdkContract:
             "resource": resource.name,
             "paths": [str(folder / _PACKAGES)],
         }
+        is_api = resource.kind == _API
         return AppEntry(
-            kind=EntryKind.ASGI,
+            kind=EntryKind.ASGI if is_api else EntryKind.HANDLER,
             file=folder / self.MANIFEST,
-            attribute="app",
-            concurrency=max(1, resource.max_concurrency),
+            attribute="app" if is_api else "handler",
+            # What the platform says of it; without a word, a function has its process to itself.
+            concurrency=self._concurrency,
             has_execute=False,
-            module=ENTRY_MODULE,
-            variables={ENTRY_VARIABLE: json.dumps(told)},
+            module=sdk_variables.API_ENTRY if is_api else sdk_variables.QUEUE_ENTRY,
+            variables={sdk_variables.ENTRY_VARIABLE: json.dumps(told)},
         )
 
     def _read(self, folder: Path) -> _Manifest:
@@ -162,8 +155,6 @@ def _problem(resource: _Resource) -> str:
     """Why it cannot be served, or nothing."""
     if resource.kind not in (_API, _QUEUE):
         return f"a resource of kind {resource.kind!r} is not deployed: its client starts it itself"
-    if resource.kind == _QUEUE:
-        return "deployed queue functions of SDK 2.0 are not served by this version of flashpool"
     if not all(part.isidentifier() for part in resource.module.split(".")):
         return f"its module {resource.module[:80]!r} is not the name of a module"
     return ""

@@ -32,7 +32,7 @@ from flashpool.pool.apps import App, AppService, AppState
 
 from .api_folders import ApiFolders
 from .live_calls import requirements_with_sdk
-from .sdk_variables import ENTRY_MODULE, ENTRY_VARIABLE
+from .sdk_variables import API_ENTRY, ENTRY_VARIABLE
 from .synced_source import SourceStore, SyncedSource, read_sync
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class LiveApi:
             App(
                 name=source.resource,
                 directory=str(folder),
-                module=ENTRY_MODULE,
+                module=API_ENTRY,
                 generated=False,
                 spec=self._spec_of(source),
                 env={ENTRY_VARIABLE: json.dumps(told)},

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["ENTRY_MODULE", "ENTRY_VARIABLE", "concurrency"]
+__all__ = ["API_ENTRY", "ENTRY_VARIABLE", "QUEUE_ENTRY", "concurrency"]
 
-#: What loads an API in the worker, and the variable that tells it which; see `_child.sdk.api_entry`.
-ENTRY_MODULE: Final = "_flashpool.sdk.api_entry"
+#: What loads an API, or a queue function, in the worker; and the variable that tells it which.
+API_ENTRY: Final = "_flashpool.sdk.api_entry"
+QUEUE_ENTRY: Final = "_flashpool.sdk.queue_entry"
 ENTRY_VARIABLE: Final = "FLASHPOOL_SDK_ENTRY"
 
 _CONCURRENCY: Final = "RUNPOD_MAX_CONCURRENCY"

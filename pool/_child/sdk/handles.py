@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SDK = "runpod"
-_HANDLES = "runpod.apps.handles"
+#: The SDK's module of handles; imported by whatever makes one.
+MODULE = "runpod.apps.handles"
 _MOUNTS = "RUNPOD_MOUNTS"
 
 
@@ -66,7 +67,7 @@ def handle_of(module: ModuleType, name: str, found: Any) -> Any:
     Raises:
         BadRequest: it is the handle of an API.
     """
-    kinds = sys.modules.get(_HANDLES)
+    kinds = sys.modules.get(MODULE)
     if kinds is None:
         return None
     if isinstance(found, kinds.ApiHandle):
@@ -78,5 +79,10 @@ def handle_of(module: ModuleType, name: str, found: Any) -> Any:
     if found is not None:
         return None
     # The decorated name and the function's own may differ.
-    handles = [one for one in vars(module).values() if isinstance(one, kinds.FunctionHandle)]
+    handles = handles_in(module, kinds.FunctionHandle)
     return next((one for one in handles if one.__name__ == name), None)
+
+
+def handles_in(module: ModuleType, kind: type[Any]) -> list[Any]:
+    """The handles of that kind that a module has names for."""
+    return [one for one in vars(module).values() if isinstance(one, kind)]

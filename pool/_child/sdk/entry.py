@@ -1,0 +1,30 @@
+"""What loads a deployed or live resource of SDK 2.0 in a worker: the user's module, and what it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+
+from . import handles
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: The variable that says what to load. It is taken away before user code runs.
+VARIABLE = "FLASHPOOL_SDK_ENTRY"
+
+
+class NotServed(Exception):
+    """The module has no such resource; the message says which it has."""
+
+
+def load_module() -> tuple[Any, str]:
+    """The user's module, and the name of the resource in it. Raises whatever user code raises."""
+    told = json.loads(os.environ.pop(VARIABLE))
+    # Ahead of the app's own folder.
+    sys.path[:0] = told["paths"]
+    handles.bind_volumes()
+    return import_module(told["module"]), told["resource"]
