@@ -40,6 +40,7 @@ from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import Worker
 from flashpool.pool.workers.worker_set import WorkerSet
 
+from . import failures
 from .output import AppOutput
 
 _log = logging.getLogger(__name__)
@@ -201,7 +202,8 @@ class AppWorkers:
     def _not_started(self, number: int, reason: str) -> None:
         message = f"no worker can be had for the app: {reason}"
         _log.error("%s: %s", self._app.name, message)
-        cause = Cause(error_type="EnvironmentStartFailed", message=message, details={})
+        details = {failures.NO_WORKER: True}
+        cause = Cause(error_type="EnvironmentStartFailed", message=message, details=details)
         # Not at once: it is told to whoever asks for a worker just now.
         self._loop.call_soon(lambda: self._to.worker_died(number, cause, ours=False))
 
@@ -216,7 +218,8 @@ class AppWorkers:
         worker.loading, worker.fed_at = True, self._pool.now()
         env = self._pool.gpus.variables(gpus, app.env)
         meta = wire.pack_call_meta(pickled=False, stream=False, result_limit=None, env=env)
-        self._pool.worker_set.send(worker, wire.LOAD_APP, meta, self._what(), (process.ledger_fd,))
+        kind = wire.LOAD_JOBS if app.jobs else wire.LOAD_APP
+        self._pool.worker_set.send(worker, kind, meta, self._what(), (process.ledger_fd,))
         os.close(process.ledger_fd)
         self._loop.call_later(app.start_timeout_s, self._load_too_long, process)
         self._limit_memory(process)
@@ -230,6 +233,7 @@ class AppWorkers:
             "attribute": app.attribute,
             "generated": app.generated,
             "threads": app.threads,
+            "functions": app.functions,
         }
         return json.dumps(what).encode()
 
@@ -349,7 +353,7 @@ class AppWorkers:
         last_words = f"\nThe last it printed:\n{tail}" if (tail := process.output.tail()) else ""
         if process.loaded_at is not None and not process.closing:
             _log.error(
-                "%s: worker %d is dead: %s%s",
+                "%s: worker %d is dead, and the state that it kept is gone: %s%s",
                 self._app.name,
                 worker.pid,
                 cause.message,
