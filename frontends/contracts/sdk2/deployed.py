@@ -42,7 +42,7 @@ _API: Final = "api"
 _QUEUE: Final = "queue"
 
 
-class _Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class _SdkResource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One resource, as far as it matters here; what is unknown is not read."""
 
     kind: str
@@ -52,16 +52,16 @@ class _Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     system_dependencies: list[str] | None = None
 
 
-class _Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class _SdkManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The whole of it."""
 
     version: int = 0
     app: str = ""
     python_version: str = ""
-    resources: list[_Resource] = []
+    resources: list[_SdkResource] = []
     excluded_packages: list[str] = []
 
-    def resource(self, name: str) -> _Resource:
+    def resource(self, name: str) -> _SdkResource:
         """The resource of that name.
 
         Raises:
@@ -118,7 +118,7 @@ class SdkContract:
             oddities=_oddities(found),
         )
 
-    def _entry(self, folder: Path, resource: _Resource) -> AppEntry:
+    def _entry(self, folder: Path, resource: _SdkResource) -> AppEntry:
         told = {
             "module": resource.module,
             "resource": resource.name,
@@ -136,10 +136,10 @@ class SdkContract:
             variables={sdk_variables.ENTRY_VARIABLE: json.dumps(told)},
         )
 
-    def _read(self, folder: Path) -> _Manifest:
+    def _read(self, folder: Path) -> _SdkManifest:
         path = folder / self.MANIFEST
         try:
-            found = msgspec.json.decode(read_regular(path, _MOST_BYTES), type=_Manifest)
+            found = msgspec.json.decode(read_regular(path, _MOST_BYTES), type=_SdkManifest)
         except OSError as error:
             raise ManifestRefused(f"{path} cannot be read: {error}") from error
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -151,7 +151,7 @@ class SdkContract:
         return found
 
 
-def _problem(resource: _Resource) -> str:
+def _problem(resource: _SdkResource) -> str:
     """Why it cannot be served, or nothing."""
     if resource.kind not in (_API, _QUEUE):
         return f"a resource of kind {resource.kind!r} is not deployed: its client starts it itself"
@@ -160,7 +160,7 @@ def _problem(resource: _Resource) -> str:
     return ""
 
 
-def _environment(folder: Path, manifest: _Manifest, further: Iterable[str]) -> AppEnvironment:
+def _environment(folder: Path, manifest: _SdkManifest, further: Iterable[str]) -> AppEnvironment:
     """What it lacks: the packages that the client left out, because images have them."""
     try:
         brought = brought_packages(os.listdir(folder / _PACKAGES))
@@ -174,7 +174,7 @@ def _environment(folder: Path, manifest: _Manifest, further: Iterable[str]) -> A
     )
 
 
-def _oddities(resource: _Resource) -> tuple[str, ...]:
+def _oddities(resource: _SdkResource) -> tuple[str, ...]:
     if not resource.system_dependencies:
         return ()
     names = ", ".join(resource.system_dependencies)
