@@ -88,6 +88,11 @@ class Service:
         return 503 if self._failure or self.pool.not_ready_reason else 204
 
     @property
+    def start_failure(self) -> str:
+        """Why the base environment did not start, as long as no later start went well."""
+        return "" if self._failure is None or self.pool.ready else str(self._failure)
+
+    @property
     def not_ready_reason(self) -> str:
         """What is wrong, in words, when `health` is 503; or nothing."""
         if self._failure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import session_routes, stats_routes
+from . import page_routes, probe_routes, session_routes, stats_routes
 from .gate import Gate
 from .routes import AdminRoute
 from .served import Served
@@ -11,6 +11,8 @@ from .served import Served
 def all_routes(served: Served, gate: Gate) -> list[AdminRoute]:
     """Every route. A new group of routes gets a line here."""
     return [
-        *stats_routes.routes(served),
+        *stats_routes.routes(served, gate),
+        *probe_routes.routes(served, gate),
+        *page_routes.routes(gate),
         *session_routes.routes(gate),
     ]

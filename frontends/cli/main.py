@@ -255,6 +255,52 @@ def check(target: Path, resource: str) -> None:
         sys.exit(CALL_FAILED)
 
 
+_admin_option = click.option(
+    "--admin",
+    "url",
+    metavar="URL",
+    help="Admin listener to ask, instead of FLASHPOOL_ADMIN_URL or the server that runs here.",
+)
+
+
+@main.command()
+@_admin_option
+def health(url: str | None) -> None:
+    """Tell whether the server here takes calls, for a HEALTHCHECK.
+
+    The exit status is 0 when it does. A server that still starts, or drains, does not.
+    """
+    settings = _settings()
+    from flashpool.frontends.admin.client import AdminClient, AdminUnreachable
+
+    from . import admin
+
+    try:
+        text, good = admin.health(AdminClient.find(settings, url))
+    except AdminUnreachable as error:
+        text, good = str(error), False
+    click.echo(text, err=not good)
+    if not good:
+        sys.exit(CALL_FAILED)
+
+
+@main.command()
+@_admin_option
+@click.option("--json", "as_json", is_flag=True, help="Print the whole document of /stats.")
+def stats(url: str | None, as_json: bool) -> None:
+    """Show what the server here is doing."""
+    settings = _settings()
+    from flashpool.frontends.admin.client import AdminClient, AdminRefused, AdminUnreachable
+
+    from . import admin
+
+    try:
+        click.echo(admin.stats(AdminClient.find(settings, url), as_json=as_json))
+    except (AdminRefused, AdminUnreachable) as error:
+        click.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(CALL_FAILED)
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
 def settings(as_json: bool) -> None:
