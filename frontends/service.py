@@ -49,6 +49,8 @@ class Service:
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
+        #: Why the deployed app, if it is to serve one, could not be prepared.
+        self.app_failure = ""
 
     async def start(self) -> None:
         """Start the pool; returns before it is ready."""

@@ -14,6 +14,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from flashpool.pool.apps import AppState
+from flashpool.pool.stats import AppStats
+
 from .gate import Gate, Guard
 from .routes import AdminRoute, refused
 from .served import Served
@@ -76,11 +79,21 @@ def not_ready(served: Served) -> list[NotReady]:
         for one in stats.stores
         if one.problem
     ]
-    found += [
-        NotReady(cause="app", detail=f"{one.app}: {one.failure}")
-        for one in stats.apps
-        if one.failure
-    ]
+    found += _app_reasons(served, stats.apps)
     if not found and not pool.ready:
         found.append(NotReady(cause="starting", detail="the base interpreter is not up yet"))
     return found
+
+
+def _app_reasons(served: Served, apps: list[AppStats]) -> list[NotReady]:
+    if served.mode == "app" and served.service is not None and not apps:
+        if served.service.app_failure:
+            return [NotReady(cause="app", detail=served.service.app_failure)]
+        return [NotReady(cause="starting", detail="the app is being prepared")]
+    return [
+        NotReady(cause="app", detail=f"{one.app}: {one.failure}")
+        if one.failure
+        else NotReady(cause="starting", detail=f"{one.app}: it is being loaded")
+        for one in apps
+        if one.state != AppState.SERVED.value
+    ]

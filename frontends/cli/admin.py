@@ -3,14 +3,64 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
-from flashpool.frontends.admin.client import AdminClient
+import click
+
+from .envs import SETTINGS
+
+if TYPE_CHECKING:
+    from flashpool.frontends.admin.client import AdminClient
 
 _OK: Final = 200
+_FAILED: Final = 1
+
+_admin_option = click.option(
+    "--admin",
+    "url",
+    metavar="URL",
+    help="Admin listener to ask, instead of FLASHPOOL_ADMIN_URL or the server that runs here.",
+)
 
 
-def health(client: AdminClient) -> tuple[str, bool]:
+@click.command()
+@_admin_option
+@click.pass_context
+def health(context: click.Context, url: str | None) -> None:
+    """Tell whether the server here takes calls, for a HEALTHCHECK.
+
+    The exit status is 0 when it does. A server that still starts, or drains, does not.
+    """
+    from flashpool.frontends.admin.client import AdminClient, AdminUnreachable
+
+    try:
+        text, good = _health(AdminClient.find(context.meta[SETTINGS](), url))
+    except AdminUnreachable as error:
+        text, good = str(error), False
+    click.echo(text, err=not good)
+    if not good:
+        sys.exit(_FAILED)
+
+
+@click.command()
+@_admin_option
+@click.option("--json", "as_json", is_flag=True, help="Print the whole document of /stats.")
+@click.pass_context
+def stats(context: click.Context, url: str | None, as_json: bool) -> None:
+    """Show what the server here is doing."""
+    from flashpool.frontends.admin.client import AdminClient, AdminRefused, AdminUnreachable
+
+    try:
+        client = AdminClient.find(context.meta[SETTINGS](), url)
+        found = client.get("/stats")
+    except (AdminRefused, AdminUnreachable) as error:
+        click.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(_FAILED)
+    click.echo(json.dumps(found, indent=2) if as_json else _summary(client.url, found))
+
+
+def _health(client: AdminClient) -> tuple[str, bool]:
     """A sentence, and whether calls start at once.
 
     Raises:
@@ -33,17 +83,6 @@ def _reasons(body: bytes) -> str:
     return "; ".join(one["detail"] or one["cause"] for one in reasons) or str(
         found.get("detail", "")
     )
-
-
-def stats(client: AdminClient, *, as_json: bool) -> str:
-    """The figures, as JSON or to read.
-
-    Raises:
-        AdminRefused: a token is needed.
-        AdminUnreachable: nobody answers.
-    """
-    found = client.get("/stats")
-    return json.dumps(found, indent=2) if as_json else _summary(client.url, found)
 
 
 def _summary(url: str, found: dict[str, Any]) -> str:
