@@ -93,6 +93,8 @@ class ZygoteStats:
     workers: int
     starts: int
     last_failure: str | None
+    #: Its share of memory (PSS); only the admin listener measures it.
+    pss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

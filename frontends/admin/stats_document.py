@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from flashpool.pool.stats import PoolStats
+from flashpool.pool.workers.memory import proportional
 
 from .served import Served
 from .storage import Storage, StorageStats
@@ -64,6 +65,15 @@ def document(served: Served, storage: Storage, *, with_output: bool) -> StatsDoc
         settings_digest=served.settings_digest,
     )
     return StatsDocument(**parts, schema_version=VERSION, server=server, storage=storage.latest())
+
+
+def with_memory(stats: StatsDocument) -> StatsDocument:
+    """The same, with the memory of zygotes. In a thread: the kernel visits each page for it."""
+    zygotes = [
+        one if one.pid is None else dataclasses.replace(one, pss_bytes=proportional(one.pid))
+        for one in stats.zygotes
+    ]
+    return dataclasses.replace(stats, zygotes=zygotes)
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ from .metrics import render
 from .routes import AdminRoute
 from .served import Served
 from .state_files import state_folder
-from .stats_document import StatsDocument, document, schema
+from .stats_document import StatsDocument, document, schema, with_memory
 from .storage import Storage
 
 #: Seconds between two events.
@@ -63,7 +63,7 @@ class Figures:
         return document(self._served, self._storage, with_output=with_output)
 
     async def _stats(self, request: Request) -> Response:
-        data = await asyncio.to_thread(msgspec.json.encode, self._document(request))
+        data = await asyncio.to_thread(_encoded, self._document(request))
         return Response(data, media_type="application/json")
 
     async def _schema(self, _request: Request) -> Response:
@@ -71,7 +71,7 @@ class Figures:
 
     async def _metrics(self, request: Request) -> Response:
         accept = request.headers.get("accept", "")
-        data, kind = await asyncio.to_thread(render, self._document(request), accept)
+        data, kind = await asyncio.to_thread(_rendered, self._document(request), accept)
         return Response(data, headers={"content-type": kind})
 
     async def _events(self, request: Request) -> Response:
@@ -86,12 +86,20 @@ class Figures:
         self._streams += 1
         try:
             while not self._served.stopping.is_set():
-                data = await asyncio.to_thread(msgspec.json.encode, take())
+                data = await asyncio.to_thread(_encoded, take())
                 yield b"event: stats\ndata: " + data + b"\n\n"
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._served.stopping.wait(), EVENT_S)
         finally:
             self._streams -= 1
+
+
+def _encoded(stats: StatsDocument) -> bytes:
+    return msgspec.json.encode(with_memory(stats))
+
+
+def _rendered(stats: StatsDocument, accept: str) -> tuple[bytes, str]:
+    return render(with_memory(stats), accept)
 
 
 def _places(served: Served) -> dict[str, Path]:

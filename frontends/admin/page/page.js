@@ -19,6 +19,7 @@ function say(id, text) { const one = by(id); if (one.textContent !== text) one.t
 
 function seconds(value) {
   if (value === null || value === undefined) return "–";
+  if (value === 0) return "0 s";
   if (value < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
   if (value < 1) return `${(value * 1e3).toFixed(value < 0.01 ? 1 : 0)} ms`;
   if (value < 90) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
@@ -168,19 +169,26 @@ function showGpus(gpus) {
 
 function showFailures(failures) {
   by("noFailures").hidden = failures.length > 0;
-  const box = by("failures"), newest = failures.slice().reverse(), open = new Set([...box.querySelectorAll("details[open]")].map((one) => one.dataset.key));
-  const shape = JSON.stringify([failures, Math.floor(Date.now() / 10000)]);
-  if (box.dataset.shape === shape || box.contains(document.activeElement)) return;
-  box.dataset.shape = shape;
-  box.replaceChildren(...newest.map((one) => {
+  const box = by("failures"), known = new Map([...box.children].map((one) => [one.dataset.key, one]));
+  let place = box.firstElementChild;
+  for (const one of failures.slice().reverse()) {
     const key = `${one.at}-${one.call}`, lines = [one.error];
     if (one.last_lines) lines.push("", "What it wrote last:", one.last_lines);
     lines.push("", `Receipt: ${JSON.stringify(one.receipt)}`);
-    const details = make("details", { "data-key": key, open: open.has(key) ? "" : undefined },
-      make("summary", {}, make("span", { class: "tag bad" }, one.cause), make("span", { class: "what" }, `${one.label}: ${one.error.split("\n")[0] || one.error_type}`), make("time", { datetime: new Date(one.at * 1000).toISOString() }, `${seconds(Math.max(0, Date.now() / 1000 - one.at))} ago`)),
-      make("pre", { tabindex: "0" }, lines.join("\n")));
-    return details;
-  }));
+    const details = known.get(key) || failure(one, key), text = lines.join("\n"), ago = `${seconds(Math.max(0, Date.now() / 1000 - one.at))} ago`;
+    known.delete(key);
+    // What is open, and has the focus, stays so.
+    if (details.lastChild.textContent !== text) details.lastChild.textContent = text;
+    details.querySelector("time").textContent = ago;
+    if (details !== place) box.insertBefore(details, place); else place = place.nextElementSibling;
+  }
+  for (const gone of known.values()) gone.remove();
+}
+
+function failure(one, key) {
+  return make("details", { "data-key": key },
+    make("summary", {}, make("span", { class: "tag bad" }, one.cause), make("span", { class: "what" }, `${one.label}: ${one.error.split("\n")[0] || one.error_type}`), make("time", { datetime: new Date(one.at * 1000).toISOString() })),
+    make("pre", { tabindex: "0" }));
 }
 
 function showKept(stats) {
@@ -254,7 +262,10 @@ async function look(title, path, live) {
   const box = by("look"), text = by("lookText");
   let stream = null;
   try {
-    if (!live) text.textContent = await (await ask("GET", path)).text();
+    if (!live) {
+      const found = await (await ask("GET", path)).json();
+      text.textContent = found.text || found.problem || "There is no stack to show.";
+    }
     else { await ask("GET", path.replace(/\/logs$/, "")); text.textContent = ""; stream = follow(path, text); }
   } catch (error) { tell(error.message); return; }
   say("lookTitle", title); box.showModal();
@@ -264,14 +275,12 @@ async function look(title, path, live) {
 function follow(path, text) {
   const stream = new EventSource(path);
   const add = (event) => {
-    let piece = event.data;
-    try { const found = JSON.parse(event.data); piece = typeof found === "string" ? found : found.text ?? event.data; } catch { /* plain text */ }
     const atEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 8;
-    text.append(piece.endsWith("\n") ? piece : `${piece}\n`);
+    text.append(JSON.parse(event.data).text);
     if (atEnd) text.scrollTop = text.scrollHeight;
   };
-  for (const name of ["message", "output", "stdout", "stderr"]) stream.addEventListener(name, add);
-  for (const name of ["end", "done"]) stream.addEventListener(name, () => stream.close());
+  for (const name of ["output", "errors"]) stream.addEventListener(name, add);
+  stream.addEventListener("end", () => stream.close());
   return stream;
 }
 
