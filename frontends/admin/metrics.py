@@ -131,8 +131,8 @@ def _processes(stats: StatsDocument) -> Iterator[Metric]:
     yield _gauges("zygotes", "Fork servers.", "state", _tally(one.state for one in zygotes))
     spawned = sum(one.start_method == "spawn" for one in zygotes)
     yield _gauge("zygotes_spawning", "Fork servers whose workers are spawned.", spawned)
-    memory = sum(one.pss_bytes or 0 for one in zygotes)
-    yield _gauge("zygotes_pss_bytes", "Memory of fork servers, shared pages by their part.", memory)
+    share = sum(one.pss_bytes or 0 for one in zygotes)
+    yield _gauge("zygotes_pss_bytes", "Memory of fork servers, shared pages by their part.", share)
     yield _gauge("spares", "Workers forked ahead of need.", sum(one.spares for one in zygotes))
     yield _gauge("workers", "Workers.", sum(one.workers for one in zygotes))
     what = "Class instances that live in workers."

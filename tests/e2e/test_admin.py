@@ -175,7 +175,7 @@ def test_a_drain_is_taken_back(server: Server, admin: httpx.Client) -> None:
         probe = admin.get("/readyz")
         assert probe.status_code == 503
         assert [one["cause"] for one in probe.json()["reasons"]] == ["draining"]
-        assert server.http.post("/execute", json=request("def f(): return 1")).status_code == 503
+        assert refused(server).status_code == 503
         assert health(server).returncode == 1
     finally:
         assert admin.delete("/drain", headers=BEARER).json()["draining"] is False
@@ -211,3 +211,9 @@ def test_events_come_by_themselves_and_a_reader_that_sleeps_delays_nobody(
         assert len(data) == 2
         assert json.loads(data[1].removeprefix("data: "))["slots"]["total"] == 2
         assert admin.get("/livez").is_success
+
+
+def refused(server: Server) -> httpx.Response:
+    """The answer to a call, on a connection of its own: the server closes that as it drains."""
+    body = request("def f(): return 1")
+    return httpx.post(f"{server.url}/execute", json=body, trust_env=False, timeout=60)
