@@ -112,6 +112,7 @@ def test_a_function_of_one_job_at_a_time(platform: Platform, serve: Serve, tmp_p
         mark = tmp_path / "begun"
         job = platform.submit({"do": "stay", "path": str(mark), "value": 60})
         until(mark.exists)
+        until(lambda: f'"requestId": "{job}", "message": "begun"' in worker.output())
         platform.cancel(job)
         assert value(run(platform, {"do": "count"})) == 1
         assert platform.job(job).status is Status.CANCELLED
@@ -122,10 +123,7 @@ def test_a_function_of_one_job_at_a_time(platform: Platform, serve: Serve, tmp_p
         assert "executionTimeout" in failure(told)
         assert told.output["error_type"] == "Timeout"
 
-
-def test_a_drain_lets_jobs_finish(platform: Platform, serve: Serve, tmp_path: Path) -> None:
-    with serve("plain") as worker:
-        mark = tmp_path / "begun"
+        mark = tmp_path / "last"
         job = platform.submit({"do": "stay", "path": str(mark), "value": 1.0})
         until(mark.exists)
         worker.process.send_signal(signal.SIGTERM)
@@ -304,7 +302,7 @@ def test_the_real_client(
     assert values == {
         "value": {"a": [1, None]}, "nothing": 1, "empty": {}, "after": 1,
         "first": 2, "second": 3, "get": 3, "together": 1,
-    }  # fmt: skip
+    }, told  # fmt: skip
     for call, words in {
         "fail": "no luck",
         "set": "the result['a'][1] is of the type set",
