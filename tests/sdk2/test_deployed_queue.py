@@ -53,6 +53,8 @@ def platform(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                     "FLASHPOOL_LOCAL_DIR": str(local),
                     "FLASHPOOL_STATE_DIR": str(local / resource),
                     "FLASHPOOL_ADMIN_PORT": "0",
+                    "FLASHPOOL_GRACE_S": "0.3",
+                    "FLASHPOOL_DRAIN_S": "10",
                     "FLASHPOOL_APP_WORKERS": "1",
                 },
             )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, bind_admin
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import check_admin
 from flashpool.frontends.http_server.listener import bind
@@ -27,7 +27,7 @@ _PORT: Final = "RUNPOD_TASK_PORT"
 _IDLE: Final = "RUNPOD_TASK_IDLE_TIMEOUT"
 _DEFAULT_PORT: Final = "8080"
 _DEFAULT_IDLE_S: Final = 600.0
-_Announce = Callable[[socket.socket, socket.socket], None]
+_Announce = Callable[[socket.socket, socket.socket | None], None]
 
 
 class TaskTokenMissing(Exception):
@@ -62,12 +62,12 @@ def serve_task(settings: Settings, announce: _Announce) -> None:
 
 
 async def _serve(
-    settings: Settings, sock: socket.socket, admin_sock: socket.socket, announce: _Announce
+    settings: Settings, sock: socket.socket, admin_sock: socket.socket | None, announce: _Announce
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
     app = TaskApp(
         service,
-        Admin(service.pool, settings, admin_sock),
+        Admin(Served.of(service, settings, "live"), admin_sock),
         token=os.environ[_TOKEN],
         most_bytes=settings.max_body_mb * 1024 * 1024,
         idle_s=_idle_s(os.environ),
