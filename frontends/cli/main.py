@@ -136,10 +136,7 @@ def serve_app(target: Path, resource: str, host: str | None, port: int | None) -
 
 @serve.command("task")
 def serve_task() -> None:
-    """Serve the one task of a pod, as `@app.task` of the SDK starts it.
-
-    RUNPOD_TASK_TOKEN says who may, RUNPOD_TASK_PORT where.
-    """
+    """Serve the one task of a pod (`@app.task`) to whoever has RUNPOD_TASK_TOKEN."""
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from flashpool.frontends.contracts.sdk2 import task_server
