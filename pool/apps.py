@@ -47,6 +47,8 @@ class App:
     workers: int = 1
     #: Requests in one worker at once, and those that may wait for room.
     concurrency: int = 100
+    #: WebSockets that one worker may have open; they do not count among its requests.
+    websockets: int = 1000
     queue_limit: int = 1000
     queue_timeout_s: float | None = None
     #: Threads for functions that are no coroutines; None: as the framework has it.
@@ -109,6 +111,8 @@ class AppRequest:
     on_demand: bool = False
     #: Seconds for the first of the answer, and again for each piece; None: any time.
     limit_s: float | None = None
+    #: Whether it is for a WebSocket: it does not wait for room, and its sink is a `SocketSink`.
+    socket: bool = False
 
 
 class AppSink(Protocol):
@@ -125,6 +129,19 @@ class AppSink(Protocol):
 
     def ended(self, end: AppEnd) -> None:
         """Nothing more comes. An answer that is complete has no other end."""
+
+
+class SocketSink(AppSink, Protocol):
+    """Hears of one WebSocket; an answer that the app gives in its place comes as of a request."""
+
+    def accepted(self, subprotocol: str, headers: Headers) -> None:
+        """It is open."""
+
+    def message(self, piece: bytes, more: bool, text: bool) -> None:
+        """A piece of a message."""
+
+    def closed(self, code: int, reason: str) -> None:
+        """The app has closed it, or refused it. Nothing more comes."""
 
 
 class AppService(Protocol):
@@ -148,8 +165,14 @@ class AppService(Protocol):
     def body(self, number: int, piece: bytes, more: bool) -> None:
         """A piece of its body, within what the sink was told that there is room for."""
 
-    def credit(self, number: int, size: int) -> None:
-        """So many bytes of the answer were passed on."""
+    def message(self, number: int, piece: bytes, *, more: bool, text: bool) -> None:
+        """A piece of a WebSocket's message, of which `app_messages.weight` is what it takes of the room."""
 
-    def leave(self, number: int) -> None:
-        """Nobody waits for the answer any more; the sink hears nothing more."""
+    def credit(self, number: int, size: int) -> None:
+        """So many bytes of the answer, or so much weight of messages, were passed on."""
+
+    def leave(self, number: int, code: int = ..., reason: str = ...) -> None:
+        """Nobody waits for the answer any more; the sink hears nothing more.
+
+        A WebSocket's client has closed it with this code, or has left without one.
+        """

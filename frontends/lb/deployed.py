@@ -71,6 +71,7 @@ def app_of(settings: Settings, folder: Path, resource: str, workers: int) -> App
         memory_mb=config.memory_mb,
         workers=workers,
         concurrency=settings.app_concurrency,
+        websockets=settings.app_websockets,
         threads=settings.app_threads,
         queue_limit=settings.queue_limit,
         queue_timeout_s=settings.queue_timeout_s,
@@ -166,5 +167,7 @@ async def _serve(
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
     admin = Admin(service.pool, settings, admin_sock)
     app = ServedApp(service, settings, admin, folder, resource)
-    server = LbServer(app, service, settings, lambda: announce(resource, sock, admin_sock))
+    server = LbServer(
+        app, service, settings, lambda: announce(resource, sock, admin_sock), websockets=True
+    )
     await server.serve(sockets=[sock])

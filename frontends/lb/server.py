@@ -46,9 +46,15 @@ class LbServer(Listener):
     """A listener whose first signal begins a drain, and whose second cuts it."""
 
     def __init__(
-        self, app: ASGIApp, service: Service, settings: Settings, on_start: Callable[[], None]
+        self,
+        app: ASGIApp,
+        service: Service,
+        settings: Settings,
+        on_start: Callable[[], None],
+        *,
+        websockets: bool = False,
     ) -> None:
-        super().__init__(app, settings)
+        super().__init__(app, settings, websockets=websockets)
         self._on_start = on_start
         self._shutdown = Shutdown(service, settings.drain_s, self._exit)
 

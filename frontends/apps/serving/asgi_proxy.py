@@ -13,18 +13,20 @@ both ways. What becomes of a request that the app does not answer is told here:
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final, NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
+from flashpool.frontends.settings.route_patterns import WEBSOCKET
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppService, AppState, EndKind
 
+from .answers import INTERNAL, deny, detail_body, respond, sentence, unhealthy_body
 from .client_watch import ClientWatch, WatchedClient
 from .proxied_request import ProxiedRequest
+from .proxied_socket import ProxiedSocket
 
 #: Seconds that requests of a scope may take; None: any time.
 LimitOf = Callable[[MutableMapping[str, Any]], float | None]
@@ -88,8 +90,11 @@ class AppProxy:
         self._clients = ClientWatch()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """One request, or one WebSocket."""
         path = scope["path"]
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         if path == "/ping" and scope["method"] in ("GET", "HEAD"):
             await self._ping(send)
             return
@@ -103,25 +108,25 @@ class AppProxy:
         except _TurnedAwayError as refused:
             again = 1 if refused.status == 503 else None
             closes = refused.status in (413, 503)
-            body = _detail(refused.detail, refused.error_type)
-            await _respond(send, refused.status, body, retry_after=again, close=closes)
+            body = detail_body(refused.detail, refused.error_type)
+            await respond(send, refused.status, body, retry_after=again, close=closes)
 
     # Health.
 
     def health(self) -> tuple[int, bytes]:
         """Status and body of ``/ping``: 204 while the app loads, 200, or 503 with a reason."""
         if self._draining():
-            return 503, _unhealthy("the server is draining")
+            return 503, unhealthy_body("the server is draining")
         state = self._service.state
         if state is AppState.SERVED:
             return 200, _HEALTHY
         if state is AppState.LOADING:
             return 204, b""
-        return 503, _unhealthy(self._service.failure)
+        return 503, unhealthy_body(self._service.failure)
 
     async def _ping(self, send: Send) -> None:
         status, body = self.health()
-        await _respond(send, status, body, close=self._draining())
+        await respond(send, status, body, close=self._draining())
 
     # The way in.
 
@@ -212,6 +217,40 @@ class AppProxy:
             AppEnd(kind=EndKind.LATE, error_type="Timeout", message=message, phase="client")
         )
 
+    # WebSockets.
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # it connects
+        try:
+            if self._generated and _segments(scope["path"]) == _EXECUTE:
+                raise _TurnedAwayError(404, "Not Found", "")
+            head = self._read_head(scope["headers"])
+            if self._draining():
+                raise _TurnedAwayError(503, "The server is draining", "Overloaded")
+            if self._service.state is AppState.LOADING:
+                raise _TurnedAwayError(503, "The application is loading", "Overloaded")
+        except _TurnedAwayError as refused:
+            await deny(scope, send, refused.status, refused.detail, refused.error_type)
+            return
+        socket = ProxiedSocket(asyncio.get_running_loop(), self._body_limit)
+        socket.number = number = self._service.request(
+            AppRequest(
+                fields=_fields(scope, head.headers, WEBSOCKET),
+                limit_s=self._limit_of(scope),
+                socket=True,
+            ),
+            socket,
+        )
+        pump = asyncio.ensure_future(socket.pump(self._service, receive))
+        try:
+            end = await socket.serve(self._service, send)
+            if end is not None and end.kind is not EndKind.ANSWERED:
+                detail = sentence(end.message) or "Internal Server Error"
+                await deny(scope, send, _STATUS[end.kind], detail, end.error_type, end.phase)
+        finally:
+            pump.cancel()
+            self._service.leave(number)
+
     # The way out, of what the app has not answered.
 
     async def _tell(self, scope: Scope, end: AppEnd, send: Send) -> None:
@@ -219,22 +258,21 @@ class AppProxy:
             return  # its client has left
         if end.error_type == "PayloadTooLarge":
             refused = self._too_large()
-            body = _detail(refused.detail, refused.error_type)
-            await _respond(send, refused.status, body, close=True)
+            body = detail_body(refused.detail, refused.error_type)
+            await respond(send, refused.status, body, close=True)
             return
         status = _STATUS[end.kind]
         if status == 500:
-            # As the server that the app knows says it: details are in the log.
-            body, content = b"Internal Server Error", b"text/plain; charset=utf-8"
-            await _respond(send, status, body, content=content)
+            body, content = INTERNAL
+            await respond(send, status, body, content=content)
             return
         safe = end.kind is EndKind.REFUSED or scope["method"] in _SAFE
         again = 1 if safe and status in (502, 503) else None
-        body = _detail(_sentence(end.message), end.error_type, end.phase)
-        await _respond(send, status, body, retry_after=again, close=self._draining())
+        body = detail_body(sentence(end.message), end.error_type, end.phase)
+        await respond(send, status, body, retry_after=again, close=self._draining())
 
 
-def _fields(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+def _fields(scope: Scope, headers: list[tuple[bytes, bytes]], method: str = "") -> list[bytes]:
     client, server = scope.get("client"), scope.get("server")
     return app_messages.request_fields(
         (
@@ -243,7 +281,7 @@ def _fields(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
             None if client is None else (client[0], client[1]),
             None if server is None else (server[0], server[1]),
         ),
-        scope["method"],
+        method or scope["method"],
         scope["http_version"],
         scope["path"],
         scope["raw_path"],
@@ -289,36 +327,3 @@ def _seconds(name: bytes, value: bytes) -> float:
             "InvalidRequest",
         )
     return seconds
-
-
-def _detail(detail: str, error_type: str = "", phase: str = "") -> bytes:
-    found = {"detail": detail, "error_type": error_type, "phase": phase}
-    return json.dumps({name: value for name, value in found.items() if value}).encode()
-
-
-def _unhealthy(reason: str) -> bytes:
-    return json.dumps({"status": "unhealthy", "reason": reason}).encode()
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-async def _respond(
-    send: Send,
-    status: int,
-    body: bytes,
-    *,
-    content: bytes = b"application/json",
-    retry_after: int | None = None,
-    close: bool = False,
-) -> None:
-    headers = []
-    if status != 204:
-        headers = [(b"content-type", content), (b"content-length", b"%d" % len(body))]
-    if retry_after is not None:
-        headers.append((b"retry-after", b"%d" % retry_after))
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -27,9 +27,9 @@ from .. import app_messages, wire
 from ..renewal import prepared
 from ..serialization import exception_pickling
 from . import app_loading, invoke, process_exit, worker
-from .app_exchange import Exchange
 from .app_lifespan import Lifespan
 from .app_link import AppLink
+from .app_socket import SocketExchange, exchange_of
 from .outcome import failed, flush_output
 from .resident_link import ResidentLink
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..channel import Channel
-    from .app_exchange import Asgi
+    from .app_exchange import Asgi, Exchange
 
 #: Of what the grace leaves for an exit.
 _SHARE_OF_THREADS = 0.8
@@ -155,7 +155,7 @@ class AppWorker:
     def take(self, frame: wire.Frame) -> None:
         """Act on a frame."""
         if frame.kind == wire.REQUEST:
-            exchange = Exchange(self.link, frame)
+            exchange = exchange_of(self.link, frame)
             self.link.exchanges[exchange.number] = exchange
             exchange.task = self.loop.create_task(exchange.run(self.app))
         elif frame.kind == wire.CLOSE:
@@ -179,6 +179,17 @@ class AppWorker:
             exchange.leave()
         elif frame.kind == wire.CANCEL:
             self.cancel(exchange)
+        elif isinstance(exchange, SocketExchange):
+            self.tell_socket(exchange, frame)
+
+    def tell_socket(self, socket: SocketExchange, frame: wire.Frame) -> None:
+        """Act on a frame of a WebSocket that is not over."""
+        if frame.kind == wire.MESSAGE:
+            _, flags = app_messages.unpack_flags(frame.meta)
+            socket.take_message(frame.body, flags)
+        elif frame.kind == wire.CLOSING:
+            _, code, reason = app_messages.unpack_closing(frame.meta)
+            socket.close(code, reason)
 
     def cancel(self, exchange: Exchange) -> None:
         task = exchange.task

@@ -39,6 +39,7 @@ class LiveRequest:
         "room",
         "sink",
         "slot",
+        "socket",
         "started",
         "worker",
     )
@@ -51,6 +52,8 @@ class LiveRequest:
         self.more = request.more
         self.on_demand = request.on_demand
         self.limit_s = request.limit_s
+        #: Whether it is a WebSocket's; its sink is a `SocketSink` then.
+        self.socket = request.socket
         #: None once nobody waits for it any more.
         self.sink: AppSink | None = sink
         #: The worker that has it, and its place in that one's ledger.

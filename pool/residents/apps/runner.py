@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from flashpool.pool._child import app_messages, wire
-from flashpool.pool.apps import App, AppEnd, AppRequest, AppSink, AppState, EndKind
+from flashpool.pool.apps import App, AppRequest, AppSink, AppState
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.stats import AppStats, AppWorkerStats
 from flashpool.pool.workers.poller import Clock
 
-from . import states
+from . import endings, states
 from .requests import LiveRequest
 from .table import AppTable
 from .traffic import AppTraffic
@@ -30,14 +30,10 @@ from .workers import AppWorkers
 
 _log = logging.getLogger(__name__)
 
-_ENDS = {
-    app_messages.UNANSWERED: EndKind.RAISED,
-    app_messages.CANCELLED: EndKind.RAISED,
-    app_messages.CUT: EndKind.CUT,
-    app_messages.FINE: EndKind.RAISED,
-}
 #: Tasks that may go on behind their answers, of all workers.
 _LINGERING = 100_000
+#: The code that a WebSocket is closed with because nothing happens on it.
+_IDLE = 1001
 #: In place of the environment's name, until it is known.
 Find = Callable[[], Awaitable[str]]
 
@@ -63,7 +59,10 @@ class AppRunner:
         self._loop = asyncio.get_running_loop()
         self.table = AppTable(
             states.AppPolicy(
-                workers=app.workers, concurrency=app.concurrency, queue_limit=app.queue_limit
+                workers=app.workers,
+                concurrency=app.concurrency,
+                websockets=app.websockets,
+                queue_limit=app.queue_limit,
             )
         )
         self.workers = make_workers(self)
@@ -117,14 +116,20 @@ class AppRunner:
         live = self._traffic.add(request, sink)
         number = live.number
         if self.table.closing:
-            self._traffic.end(live, _refused("the server is stopping"))
+            self._traffic.end(live, endings.refused("the server is stopping"))
             return number
-        self._do(self.table.requested(number))
+        self._do(self.table.requested(number, socket=request.socket))
         if live.worker is None and self._traffic.get(number) is live:
             self._traffic.clock.set(live, self.app.queue_timeout_s)
         return number
 
-    def leave(self, number: int) -> None:
+    def message(self, number: int, piece: bytes, *, more: bool, text: bool) -> None:
+        """A piece of a WebSocket's message."""
+        live = self._traffic.get(number)
+        if live is not None and live.sink is not None:
+            self._traffic.sockets.message(live, piece, more=more, text=text)
+
+    def leave(self, number: int, code: int = 1006, reason: str = "") -> None:
         """Nobody waits for the answer any more: the app hears of it, then its task is cancelled."""
         live = self._traffic.get(number)
         if live is None or live.sink is None:
@@ -136,7 +141,10 @@ class AppRunner:
             self._traffic.forget(live)
             return
         self.table.abandoned(number)
-        self.workers.send(live.worker, wire.DISCONNECT, wire.NUMBER.pack(number))
+        if live.socket:
+            self._traffic.sockets.close(live, code, reason)
+        else:
+            self.workers.send(live.worker, wire.DISCONNECT, wire.NUMBER.pack(number))
         self._loop.call_later(self._grace_s, self._cancel_left, number)
 
     def _cancel_left(self, number: int) -> None:
@@ -158,7 +166,7 @@ class AppRunner:
         for live in self._traffic:
             if live.worker is None:
                 self.table.withdrawn(live.number)
-                self._traffic.end(live, _refused("the server is stopping"))
+                self._traffic.end(live, endings.refused("the server is stopping"))
         self.workers.abandon_loads()
         for number in list(self.table.workers):
             self.workers.close(number)
@@ -166,7 +174,7 @@ class AppRunner:
     def finish(self) -> None:
         """The pool stops now: end what is left."""
         for live in self._traffic:
-            self._traffic.end(live, _refused("the server stopped before it was answered"))
+            self._traffic.end(live, endings.refused("the server stopped before it was answered"))
         self._traffic.clock.close()
         for task in self._tasks:
             task.cancel()
@@ -227,26 +235,17 @@ class AppRunner:
     def _refuse(self, command: states.TurnAway) -> None:
         waiting = self.app.queue_limit
         self._traffic.end(
-            self._traffic[command.request], _refused(f"{waiting} requests wait already")
+            self._traffic[command.request], endings.refused(f"{waiting} requests wait already")
         )
 
     def _give_up(self, command: states.Hopeless) -> None:
-        message = f"the application cannot be loaded: {self.table.failure}"
-        end = AppEnd(kind=EndKind.FAILED, error_type="AppNotLoaded", message=message)
+        end = endings.not_loaded(self.table.failure)
         self._traffic.end(self._traffic[command.request], end)
 
     def _lose(self, command: states.LoseRequest) -> None:
         live = self._traffic[command.request]
         assert live.worker is not None
-        cause = self._causes[live.worker]
-        if command.sibling:
-            message = f"its worker was ended because of another request: {cause.message}"
-            kind, error_type = EndKind.LOST, "ResidentLost"
-        else:
-            message, kind, error_type = cause.message, EndKind.CRASHED, cause.error_type
-        self._traffic.end(
-            live, AppEnd(kind=kind, error_type=error_type, message=message, began=command.began)
-        )
+        self._traffic.end(live, endings.lost(command, self._causes[live.worker]))
 
     def _interrupt(self, command: states.Interrupt) -> None:
         number = command.request
@@ -255,7 +254,7 @@ class AppRunner:
 
     def _kill(self, command: states.KillWorker) -> None:
         live = self._traffic.get(command.culprit)
-        what = _target(live.fields) if live is not None else "a request"
+        what = endings.target(live.fields) if live is not None else "a request"
         message = (
             f"the app's worker was ended, because {what} ran longer than its limit and did not "
             f"end within the grace of {self._grace_s:g} s after its task was cancelled"
@@ -295,12 +294,10 @@ class AppRunner:
             self._do(self.table.no_longer(worker))
             self._changed()
             return
-        live = self._traffic.of(worker, number)
-        if live is None or how not in _ENDS:
-            return
-        error_type = "Cancelled" if how == app_messages.CANCELLED else "AppRaised"
-        self._traffic.end(live, AppEnd(kind=_ENDS[how], error_type=error_type, began=True))
-        self._do(self.table.answered(number))
+        live, end = self._traffic.of(worker, number), endings.of_task(how)
+        if live is not None and end is not None:
+            self._traffic.end(live, end)
+            self._do(self.table.answered(number))
 
     def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
         """It is dead, or was not to be had."""
@@ -328,25 +325,16 @@ class AppRunner:
     # Ends.
 
     def _late(self, live: LiveRequest) -> None:
-        number = live.number
-        if live.worker is None:
-            limit, phase = self.app.queue_timeout_s, "queue"
-            what = f"waited for a worker longer than {limit:g} s (FLASHPOOL_QUEUE_TIMEOUT_S)"
-        else:
-            limit, phase = live.limit_s, "run"
-            stood = " of its answer's next piece" if live.started else ""
-            what = f"ran longer than its limit{stood} of {limit:g} s"
-        end = AppEnd(
-            kind=EndKind.LATE,
-            error_type="Timeout",
-            message=f"the request {what} (phase: {phase})",
-            phase=phase,
-        )
-        sink, live.sink = live.sink, None
-        if live.worker is None:
+        number, sink = live.number, live.sink
+        end = endings.late(live, self.app.queue_timeout_s)
+        if live.socket:
+            # Nothing of it holds anybody up: it is closed, as if its client had left.
+            self.leave(number, _IDLE, end.message)
+        elif live.worker is None:
             self.table.withdrawn(number)
             self._traffic.forget(live)
         else:
+            live.sink = None
             began = self.workers[live.worker].has_begun(live.slot, number)
             self._do(self.table.late(number, began=began))
         if sink is not None:
@@ -355,13 +343,3 @@ class AppRunner:
 
 def _is_lost(commands: list[states.Command], number: int) -> bool:
     return any(isinstance(one, states.LoseRequest) and one.request == number for one in commands)
-
-
-def _refused(why: str) -> AppEnd:
-    return AppEnd(kind=EndKind.REFUSED, error_type="Overloaded", message=why)
-
-
-def _target(fields: Iterable[bytes]) -> str:
-    """Method and path, for people."""
-    _, method, _, path, *_ = fields
-    return f"{method.decode()} {path.decode('utf-8', 'backslashreplace')!r}"

@@ -203,7 +203,7 @@ class AppWorkers:
 
     def _load(self, number: int, worker: Worker, gpus: tuple[str, ...]) -> None:
         app = self._app
-        process = AppProcess(number, worker, app.concurrency, app.name)
+        process = AppProcess(number, worker, app.concurrency + app.websockets, app.name)
         self._by_number[number] = self._by_worker[worker.id] = process
         worker.state.move(WorkerState.BUSY)
         worker.instance = f"app {app.name}"
