@@ -11,15 +11,36 @@ loaded (``failure`` says why, and it is tried again). Its requests end in exactl
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
 #: Names and values of headers, as they are on the wire.
 Headers = list[tuple[bytes, bytes]]
+
+
+class LoadedRoute(NamedTuple):
+    """A route as a loaded application has it; those of a mount come before the mount itself."""
+
+    path: str
+    #: In capitals; WEBSOCKET alone for a WebSocket; None: any.
+    methods: tuple[str, ...] | None
+
+
+class RoutePolicy(NamedTuple):
+    """What applies to a request."""
+
+    #: Seconds for the first of its answer, and again for each piece; None: any time.
+    limit_s: float | None
+    #: Whether it runs in a process of its own.
+    isolated: bool = False
+
+
+#: What applies to a request of this method and path, by the routes of the loaded application.
+Policies = Callable[[str, str], RoutePolicy]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +79,10 @@ class App:
     #: Threads for functions that are no coroutines; None: as the framework has it.
     threads: int | None = None
     start_timeout_s: float = 300.0
+    #: Called with the routes once it is loaded; None: what each request says applies to it.
+    policies: Callable[[Sequence[LoadedRoute]], Policies] | None = None
+    #: Whether requests of some routes may run in processes of their own.
+    isolates: bool = False
 
 
 class AppState(enum.Enum):
@@ -162,6 +187,15 @@ class AppService(Protocol):
     @property
     def busy(self) -> int:
         """Requests that have not ended."""
+
+    async def settled(self) -> AppState:
+        """Wait until all of its workers have loaded it, or one could not."""
+
+    def retire(self, within_s: float, then: Callable[[], None]) -> None:
+        """Let it finish the requests it has, within so many seconds, and leave; then call ``then``."""
+
+    def note(self, text: str) -> None:
+        """Have stats tell this of it."""
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request; returns its number. Its end may come before this returns."""

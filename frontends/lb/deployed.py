@@ -18,7 +18,10 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.apps.errors import AppError
 from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
+from flashpool.frontends.apps.serving.deployment import AppDeployment, FoundApp, Reloaded
+from flashpool.frontends.apps.serving.policies import isolates, policies_of
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.http_server.listener import bind
 from flashpool.frontends.server_process import give_way, harden, run_loop
@@ -36,7 +39,7 @@ _KNOWN: Final = (
 )
 
 
-class AppNotThere(Exception):
+class AppNotThere(AppError):
     """The folder has no such app; the message says what it has."""
 
 
@@ -76,6 +79,8 @@ def app_of(settings: Settings, folder: Path, resource: str, workers: int) -> App
         queue_limit=settings.queue_limit,
         queue_timeout_s=settings.queue_timeout_s,
         start_timeout_s=settings.app_start_timeout_s,
+        policies=policies_of(settings, resource),
+        isolates=isolates(settings),
     )
 
 
@@ -99,6 +104,7 @@ class ServedApp:
         self._folder = folder
         self._resource = resource
         self._proxy: ASGIApp | None = None
+        self._deployment: AppDeployment | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the lifespan."""
@@ -114,6 +120,22 @@ class ServedApp:
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
+    async def reload(self) -> Reloaded:
+        """Look at the app's files again, and serve what they hold now."""
+        if self._deployment is None:
+            return Reloaded(ok=False, message="the server is not up yet")
+        return await self._deployment.reload()
+
+    def _deploy(self, workers: int) -> AppDeployment:
+        settings = self._settings
+
+        async def find() -> FoundApp:
+            # A reload may find other handlers.
+            find_resource(self._folder, self._resource)
+            return FoundApp(app=app_of(settings, self._folder, self._resource, workers))
+
+        return AppDeployment(self._service.pool, find, settings.drain_s)
+
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         service, settings = self._service, self._settings
@@ -121,13 +143,10 @@ class ServedApp:
         try:
             pool = service.pool
             workers = settings.app_workers or max(1, pool.stats().gpus.total)
-            app = app_of(settings, self._folder, self._resource, workers)
+            self._deployment = deployment = self._deploy(workers)
+            await deployment.open()
             self._proxy = AppProxy(
-                pool.open_app(app),
-                limit_of=lambda _scope: settings.call_timeout_s,
-                max_body_mb=settings.max_body_mb,
-                generated=app.generated,
-                draining=lambda: pool.draining,
+                deployment, max_body_mb=settings.max_body_mb, draining=lambda: pool.draining
             )
             await self._admin.start()
             yield
@@ -168,6 +187,12 @@ async def _serve(
     admin = Admin(service.pool, settings, admin_sock)
     app = ServedApp(service, settings, admin, folder, resource)
     server = LbServer(
-        app, service, settings, lambda: announce(resource, sock, admin_sock), websockets=True
+        app,
+        service,
+        settings,
+        lambda: announce(resource, sock, admin_sock),
+        websockets=True,
+        reload=app.reload,
+        what="request",
     )
     await server.serve(sockets=[sock])

@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
 from starlette.types import ASGIApp
@@ -29,6 +29,7 @@ from flashpool.frontends.http_server.listener import Listener, bind
 from flashpool.frontends.server_process import (
     give_way,
     harden,
+    has_terminal,
     raise_descriptors,
     run_loop,
     stop_signals,
@@ -53,10 +54,15 @@ class LbServer(Listener):
         on_start: Callable[[], None],
         *,
         websockets: bool = False,
+        reload: Callable[[], Awaitable[object]] | None = None,
+        what: str = "call",
     ) -> None:
+        """``reload``: what SIGHUP asks for where no terminal sends it; else it drains."""
         super().__init__(app, settings, websockets=websockets)
         self._on_start = on_start
-        self._shutdown = Shutdown(service, settings.drain_s, self._exit)
+        self._reload = reload
+        self._reloading: asyncio.Future[object] | None = None
+        self._shutdown = Shutdown(service, settings.drain_s, self._exit, what=what)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
@@ -79,6 +85,10 @@ class LbServer(Listener):
                 signal.signal(signum, handler)
 
     def _on_signal(self, signum: int) -> None:
+        if signum == signal.SIGHUP and self._reload is not None and not has_terminal():
+            _log.info("SIGHUP: reloading")
+            self._reloading = asyncio.ensure_future(self._reload())
+            return
         self._shutdown.on_signal(signal.Signals(signum).name)
 
     def _exit(self) -> None:

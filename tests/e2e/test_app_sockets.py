@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from e2e.app_servers import AppServer, plain_uvicorn, serving_app
+from e2e.app_sockets import Talk, talked
 from e2e.server import until
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
@@ -19,7 +20,6 @@ from websockets.typing import Subprotocol
 pytestmark = pytest.mark.shared_pool
 
 Both = tuple[AppServer, AppServer]
-Talk = Callable[[ClientConnection], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +27,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = tmp_path_factory.mktemp("sockets")
     with serving_app(folder, resource="web") as ours, plain_uvicorn(folder) as plain:
         yield ours, plain
-
-
-def talked(server: AppServer, path: str, talk: Talk, **options: Any) -> Any:
-    """What a talk came to, its close included."""
-
-    async def run() -> Any:
-        url = server.url.replace("http", "ws", 1) + path
-        try:
-            async with connect(url, proxy=None, max_size=None, **options) as client:
-                try:
-                    return await asyncio.wait_for(talk(client), 30)
-                except ConnectionClosed as closed:
-                    code, reason = client.close_code, client.close_reason
-                    return "closed", code, reason, closed.rcvd is not None
-        except InvalidStatus as refused:
-            response = refused.response
-            headers = {k.lower(): v for k, v in response.headers.raw_items()}
-            return response.status_code, {**headers, "date": ""}, response.body
-
-    return asyncio.run(run())
 
 
 async def _everything(client: ClientConnection) -> Any:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, MutableMapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -27,9 +27,6 @@ from .answers import INTERNAL, deny, detail_body, respond, sentence, unhealthy_b
 from .client_watch import ClientWatch, WatchedClient
 from .proxied_request import ProxiedRequest
 from .proxied_socket import ProxiedSocket
-
-#: Seconds that requests of a scope may take; None: any time.
-LimitOf = Callable[[MutableMapping[str, Any]], float | None]
 
 _EXECUTE: Final = ("execute",)
 _TIMEOUTS: Final = (b"flashpool-timeout", b"x-flashpool-timeout-s")
@@ -69,23 +66,29 @@ class _RequestHead(NamedTuple):
     expects: bool
 
 
+class Serving(Protocol):
+    """What is served now: `deployment.AppDeployment`."""
+
+    @property
+    def service(self) -> AppService | None:
+        """Who gets the next request; None before there is an app."""
+
+    @property
+    def problem(self) -> str:
+        """Why there is none, and will be none for now; or nothing."""
+
+    @property
+    def generated(self) -> bool:
+        """Whether ``/execute`` is not for the app."""
+
+
 class AppProxy:
     """Requests of one app."""
 
-    def __init__(
-        self,
-        service: AppService,
-        *,
-        limit_of: LimitOf,
-        max_body_mb: int,
-        generated: bool,
-        draining: Callable[[], bool],
-    ) -> None:
-        self._service = service
-        self._limit_of = limit_of
+    def __init__(self, serving: Serving, *, max_body_mb: int, draining: Callable[[], bool]) -> None:
+        self._serving = serving
         self._max_body_mb = max_body_mb
         self._body_limit = max_body_mb * 1024 * 1024
-        self._generated = generated
         self._draining = draining
         self._clients = ClientWatch()
 
@@ -99,12 +102,8 @@ class AppProxy:
             await self._ping(send)
             return
         try:
-            if self._generated and "execute" in path and _segments(path) == _EXECUTE:
-                raise _TurnedAwayError(404, "Not Found", "")
-            head = self._read_head(scope["headers"])
-            if self._draining():
-                raise _TurnedAwayError(503, "The server is draining", "Overloaded")
-            await self._pass_on(scope, head, receive, send)
+            head = self._read_head(scope)
+            await self._pass_on(self._open(), scope, head, receive, send)
         except _TurnedAwayError as refused:
             again = 1 if refused.status == 503 else None
             closes = refused.status in (413, 503)
@@ -117,12 +116,12 @@ class AppProxy:
         """Status and body of ``/ping``: 204 while the app loads, 200, or 503 with a reason."""
         if self._draining():
             return 503, unhealthy_body("the server is draining")
-        state = self._service.state
+        service = self._serving.service
+        state = AppState.LOADING if service is None else service.state
         if state is AppState.SERVED:
             return 200, _HEALTHY
-        if state is AppState.LOADING:
-            return 204, b""
-        return 503, unhealthy_body(self._service.failure)
+        problem = self._serving.problem if service is None else service.failure
+        return (503, unhealthy_body(problem)) if problem else (204, b"")
 
     async def _ping(self, send: Send) -> None:
         status, body = self.health()
@@ -130,7 +129,21 @@ class AppProxy:
 
     # The way in.
 
-    def _read_head(self, given: list[tuple[bytes, bytes]]) -> _RequestHead:
+    def _open(self) -> AppService:
+        """Who gets the request."""
+        if self._draining():
+            raise _TurnedAwayError(503, "The server is draining", "Overloaded")
+        service = self._serving.service
+        if service is None:
+            why = self._serving.problem or "the application is looked for"
+            raise _TurnedAwayError(503, sentence(why), "AppNotLoaded")
+        return service
+
+    def _read_head(self, scope: Scope) -> _RequestHead:
+        path: str = scope["path"]
+        if "execute" in path and self._serving.generated and _segments(path) == _EXECUTE:
+            raise _TurnedAwayError(404, "Not Found", "")
+        given: list[tuple[bytes, bytes]] = scope["headers"]
         length, wait_s, expects, ours = 0, math.inf, False, False
         for name, value in given:
             if name == b"content-length":
@@ -152,7 +165,7 @@ class AppProxy:
         )
 
     async def _pass_on(
-        self, scope: Scope, head: _RequestHead, receive: Receive, send: Send
+        self, service: AppService, scope: Scope, head: _RequestHead, receive: Receive, send: Send
     ) -> None:
         first: Message = {}
         more = True
@@ -165,17 +178,16 @@ class AppProxy:
         if len(body) > self._body_limit:
             raise self._too_large()
         loop = asyncio.get_running_loop()
-        request = ProxiedRequest(loop)
+        request = ProxiedRequest(loop, service)
         window = 0 if head.expects else app_messages.WINDOW
         begin, rest = body[: app_messages.PIECE], body[app_messages.PIECE :]
         request.body_room = window - len(begin)
-        request.number = number = self._service.request(
+        request.number = number = service.request(
             AppRequest(
                 fields=_fields(scope, head.headers),
                 body=begin,
                 more=more or bool(rest),
                 on_demand=head.expects,
-                limit_s=self._limit_of(scope),
             ),
             request,
         )
@@ -191,27 +203,27 @@ class AppProxy:
                 self._pump(request, _after(rest, more, receive), self._body_limit - len(begin))
             )
         try:
-            end = await request.answer(self._service, send, self._draining())
+            end = await request.answer(send, self._draining())
             if end is not None:
                 await self._tell(scope, end, send)
         finally:
             self._clients.remove(client)
             if request.end is None:
-                self._service.leave(number)
+                service.leave(number)
 
     async def _pump(self, request: ProxiedRequest, receive: Receive, limit: int) -> None:
-        if await request.pump(self._service, receive, limit):
+        if await request.pump(receive, limit):
             self._gone(request)
         else:
-            self._service.leave(request.number)
+            request.service.leave(request.number)
             request.ended(AppEnd(kind=EndKind.REFUSED, error_type="PayloadTooLarge"))
 
     def _gone(self, request: ProxiedRequest) -> None:
-        self._service.leave(request.number)
+        request.service.leave(request.number)
         request.ended(AppEnd(kind=EndKind.ANSWERED))
 
     def _waits_no_longer(self, request: ProxiedRequest, head: _RequestHead) -> None:
-        self._service.leave(request.number)
+        request.service.leave(request.number)
         message = f"the client said that it waits no longer than {head.wait_s:g} s"
         request.ended(
             AppEnd(kind=EndKind.LATE, error_type="Timeout", message=message, phase="client")
@@ -222,34 +234,30 @@ class AppProxy:
     async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # it connects
         try:
-            if self._generated and _segments(scope["path"]) == _EXECUTE:
-                raise _TurnedAwayError(404, "Not Found", "")
-            head = self._read_head(scope["headers"])
-            if self._draining():
-                raise _TurnedAwayError(503, "The server is draining", "Overloaded")
-            if self._service.state is AppState.LOADING:
+            head = self._read_head(scope)
+            service = self._open()
+            if service.state is AppState.LOADING:
                 raise _TurnedAwayError(503, "The application is loading", "Overloaded")
         except _TurnedAwayError as refused:
             await deny(scope, send, refused.status, refused.detail, refused.error_type)
             return
         socket = ProxiedSocket(asyncio.get_running_loop(), self._body_limit)
-        socket.number = number = self._service.request(
+        socket.number = number = service.request(
             AppRequest(
                 fields=_fields(scope, head.headers, WEBSOCKET),
-                limit_s=self._limit_of(scope),
                 socket=True,
             ),
             socket,
         )
-        pump = asyncio.ensure_future(socket.pump(self._service, receive))
+        pump = asyncio.ensure_future(socket.pump(service, receive))
         try:
-            end = await socket.serve(self._service, send)
+            end = await socket.serve(service, send)
             if end is not None and end.kind is not EndKind.ANSWERED:
                 detail = sentence(end.message) or "Internal Server Error"
                 await deny(scope, send, _STATUS[end.kind], detail, end.error_type, end.phase)
         finally:
             pump.cancel()
-            self._service.leave(number)
+            service.leave(number)
 
     # The way out, of what the app has not answered.
 

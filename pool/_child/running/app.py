@@ -26,7 +26,7 @@ from time import monotonic
 from .. import app_messages, wire
 from ..renewal import prepared
 from ..serialization import exception_pickling
-from . import app_loading, invoke, process_exit, worker
+from . import app_loading, app_routes, invoke, process_exit, worker
 from .app_lifespan import Lifespan
 from .app_link import AppLink
 from .app_socket import SocketExchange, exchange_of
@@ -71,7 +71,7 @@ class AppWorker:
         os.close(fd)
         self.loop = app_loading.new_loop()
         asyncio.set_event_loop(self.loop)
-        self.link = AppLink(self.resident, ledger, self.loop)
+        self.link = AppLink(self.resident, ledger, self.loop, once=self.what["once"])
         self.app: Asgi = _no_app
         self.lifespan: Lifespan | None = None
         self.closing = False
@@ -89,6 +89,7 @@ class AppWorker:
                 worker.set_variables(self.resident.env)
             self.run(self.start())
             names = self.resident.new_modules()
+            more["routes"] = app_routes.routes_of(self.app)
             more["modules"] = app_loading.importable_elsewhere(names, self.what["directory"])
             loaded = True
         except BaseException as error:  # SystemExit and its like are results

@@ -61,6 +61,11 @@ def refused(why: str) -> AppEnd:
     return AppEnd(kind=EndKind.REFUSED, error_type="Overloaded", message=why)
 
 
+def too_many(waiting: int) -> AppEnd:
+    """As many wait as may."""
+    return refused(f"{waiting} requests wait already")
+
+
 def target(fields: Iterable[bytes]) -> str:
     """Method and path of a request, for people."""
     _, method, _, path, *_ = fields

@@ -31,12 +31,14 @@ class LiveRequest:
         "deadline",
         "fields",
         "held",
+        "isolated",
         "limit_s",
         "more",
         "number",
         "on_demand",
         "out",
         "room",
+        "routed",
         "sink",
         "slot",
         "socket",
@@ -54,6 +56,10 @@ class LiveRequest:
         self.limit_s = request.limit_s
         #: Whether it is a WebSocket's; its sink is a `SocketSink` then.
         self.socket = request.socket
+        #: Whether what applies to its route does apply to it.
+        self.routed = False
+        #: Whether it has a process of its own.
+        self.isolated = False
         #: None once nobody waits for it any more.
         self.sink: AppSink | None = sink
         #: The worker that has it, and its place in that one's ledger.

@@ -19,8 +19,9 @@ The rules:
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from .states import (
     FAILURES_S,
@@ -43,8 +44,10 @@ from .states import (
 class AppTable:
     """The workers of one app, and its requests that are not answered."""
 
-    def __init__(self, policy: AppPolicy) -> None:
+    def __init__(self, policy: AppPolicy, numbers: Iterator[int] | None = None) -> None:
+        """``numbers``: of workers; each one's is its generation."""
         self.policy = policy
+        self.numbers = itertools.count(1) if numbers is None else numbers
         self.workers: dict[int, AppWorkerRow] = {}
         #: Oldest first.
         self.waiting: deque[int] = deque()
@@ -52,7 +55,6 @@ class AppTable:
         self._where: dict[int, AppWorkerRow] = {}
         #: Requests whose worker died before they had begun in it.
         self._once_more: set[int] = set()
-        self._next = 1
         #: Why it could not be loaded, when it was last tried; or nothing.
         self.failure = ""
         self._failures: deque[float] = deque()
@@ -70,6 +72,12 @@ class AppTable:
         """Whether a worker is ready."""
         return any(one.state is AppWorkerState.READY for one in self.workers.values())
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all workers are ready."""
+        ready = [one for one in self.workers.values() if one.state is AppWorkerState.READY]
+        return len(ready) >= self.policy.workers
+
     def worker_of(self, request: int) -> int | None:
         """The worker that has a request."""
         row = self._where.get(request)
@@ -82,7 +90,7 @@ class AppTable:
         return [self._another() for _ in range(self.policy.workers)]
 
     def _another(self) -> Command:
-        worker, self._next = self._next, self._next + 1
+        worker = next(self.numbers)
         first = self.policy.concurrency
         sockets = list(range(first, first + self.policy.websockets))
         self.workers[worker] = AppWorkerRow(worker, list(range(first)), sockets)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -218,6 +219,18 @@ async def state(request: Request) -> dict[str, Any]:
 @app.get("/pid")
 def pid() -> int:
     return os.getpid()
+
+
+@app.get("/sleep/{seconds}")
+async def sleep(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "slept"
+
+
+@app.get("/sync-sleep/{seconds}")
+def sync_sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
 
 
 @app.get("/die")

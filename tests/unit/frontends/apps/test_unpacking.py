@@ -49,7 +49,14 @@ def refused(store: AppStore, archive: Path, limits: ArchiveLimits = LIMITS) -> A
     with pytest.raises(AppError) as caught:
         unpack(archive, store, limits, threading.Event())
     written = {path for path in store.root.parent.rglob("*") if path not in outside}
-    assert {path.name for path in written} <= {"apps", ".env", ".lock", ".scratch", ".trash", ".users"}
+    assert {path.name for path in written} <= {
+        "apps",
+        ".env",
+        ".lock",
+        ".scratch",
+        ".trash",
+        ".users",
+    }
     assert str(archive) in str(caught.value)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), str(again)) == (type(caught.value), str(caught.value))
