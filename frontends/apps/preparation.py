@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 from flashpool.envs import Spec
 from flashpool.pool.apps import App
 
-from .artifact import AppFolder, ArtifactSource, obtain, store_of
+from .artifacts.artifact import AppFolder, ArtifactSource, obtain, store_of
+from .artifacts.stray_dotenv import stray_dotenv
 from .compiled_modules import explain_foreign, find_foreign
 from .contract import Contract, DeployedApp, EntryKind
 from .generations import contract_of
 from .neighbours import Neighbours, neighbours_of
 from .serving.policies import isolates, policies_of
-from .stray_dotenv import stray_dotenv
 from .variables import app_variables
 
 if TYPE_CHECKING:
