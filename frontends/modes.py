@@ -75,3 +75,8 @@ def check_live(mode: Mode, environ: Mapping[str, str]) -> None:
 
 def _set(environ: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
     return [name for name in names if environ.get(name)]
+
+
+def resource_of(environ: Mapping[str, str]) -> str:
+    """The resource of a deployed endpoint; empty for a live one."""
+    return next((environ[name] for name in _set(environ, _RESOURCE)), "")

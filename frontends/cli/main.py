@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from .envs import SETTINGS, envs
+from .inject import inject
 
 if TYPE_CHECKING:
     import socket
@@ -52,6 +53,7 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(envs)
+main.add_command(inject)
 
 
 @main.group()
@@ -171,6 +173,32 @@ def serve_qb(flags: tuple[str, ...]) -> None:
         EnvironmentStartFailed,
     ) as error:
         _die(str(error))
+
+
+@serve.command("auto")
+@click.pass_context
+def serve_auto(context: click.Context) -> None:
+    """Serve what the container is for: a queue's jobs, or calls over HTTP.
+
+    Where a resource is named, its manifest says which. Else FLASH_ENDPOINT_TYPE, RUNPOD_RUNTIME_KIND and
+    RUNPOD_WEBHOOK_GET_JOB do, in that order.
+    """
+    import os
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = _settings()
+    _configure_log(settings.log_level)
+    from flashpool.frontends import auto, modes
+    from flashpool.frontends.apps.errors import AppError
+
+    try:
+        front_end = auto.choose(settings, os.environ)
+    except (AppError, modes.ModeError) as error:
+        _die(str(error))
+    if front_end is auto.FrontEnd.QUEUE:
+        context.invoke(serve_qb)
+    else:
+        context.invoke(serve_lb)
 
 
 @main.command()
