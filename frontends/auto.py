@@ -16,8 +16,9 @@ import logging
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Final
 
+from . import modes
 from .apps.contract import AnswerForm
-from .modes import ModeError, resource_of
+from .modes import ModeError
 
 if TYPE_CHECKING:
     from .settings.table import Settings
@@ -75,7 +76,7 @@ def choose(settings: Settings, environ: MutableMapping[str, str]) -> FrontEnd:
         ModeError: see `decide`.
         AppError: the artifact cannot be served.
     """
-    resource = resource_of(environ)
+    resource = modes.resource(environ)
     answer = asyncio.run(_answer_of(settings, environ, resource)) if resource else None
     front_end = decide(answer, environ)
     if front_end is FrontEnd.QUEUE and environ.get(_TYPE):

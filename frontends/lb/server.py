@@ -1,6 +1,6 @@
-"""``flashpool serve lb``: from settings to a process that ends with exit status 0.
+"""``flashpool serve lb`` and ``serve app``: from settings to a process that ends with exit status 0.
 
-    bind both sockets -> harden -> loop: service, admin, /execute -> first signal: drain
+    bind the sockets -> harden -> loop: service, admin, /execute or an app -> first signal: drain
       |                                                               |  (second: at once)
       `- ModeError, OpenServerError, ListenError: nothing was started `-> stop, close, 0
 
@@ -16,20 +16,22 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
+from typing import Protocol
 
 from starlette.types import ASGIApp
 
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.apps.preparation import AppSource
 from flashpool.frontends.assembly import make_service
-from flashpool.frontends.exposure import check_open
+from flashpool.frontends.exposure import check_admin, check_open
 from flashpool.frontends.http_server.listener import Listener, bind
 from flashpool.frontends.server_process import (
     give_way,
     harden,
-    has_terminal,
     raise_descriptors,
     run_loop,
     stop_signals,
@@ -39,6 +41,7 @@ from flashpool.frontends.settings.table import Settings
 from flashpool.frontends.shutdown import Shutdown
 
 from .app import create_app
+from .deployed import DeployedEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +55,11 @@ class LbServer(Listener):
         service: Service,
         settings: Settings,
         on_start: Callable[[], None],
-        *,
-        websockets: bool = False,
-        reload: Callable[[], Awaitable[object]] | None = None,
-        what: str = "call",
     ) -> None:
-        """``reload``: what SIGHUP asks for where no terminal sends it; else it drains."""
-        super().__init__(app, settings, websockets=websockets)
+        self._deployed = app if isinstance(app, DeployedEndpoint) else None
+        super().__init__(app, settings, websockets=self._deployed is not None)
         self._on_start = on_start
-        self._reload = reload
-        self._reloading: asyncio.Future[object] | None = None
+        what = "call" if self._deployed is None else "request"
         self._shutdown = Shutdown(service, settings.drain_s, self._exit, what=what)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -85,11 +83,8 @@ class LbServer(Listener):
                 signal.signal(signum, handler)
 
     def _on_signal(self, signum: int) -> None:
-        if signum == signal.SIGHUP and self._reload is not None and not has_terminal():
-            _log.info("SIGHUP: reloading")
-            self._reloading = asyncio.ensure_future(self._reload())
-            return
-        self._shutdown.on_signal(signal.Signals(signum).name)
+        if self._deployed is None or not self._deployed.restarts_at(signum):
+            self._shutdown.on_signal(signal.Signals(signum).name)
 
     def _exit(self) -> None:
         # Not before: the clients of cancelled calls hear of it while the listener is open.
@@ -106,25 +101,62 @@ def serve_lb(
 
     ``port_setting`` is what to set where the port is taken.
     """
-    modes.check_live(modes.of_balanced(os.environ), os.environ)
+    if modes.of_balanced(os.environ) is modes.Mode.DEPLOYED_BALANCED:
+        source = AppSource(settings, os.environ, modes.resource(os.environ))
+        serve_app(settings, source, announce, port_setting=port_setting)
+        return
     check_open(settings)
+    _run(settings, partial(create_app, settings=settings), announce, port_setting)
+
+
+def serve_app(
+    settings: Settings,
+    source: AppSource,
+    announce: Callable[[socket.socket, socket.socket], None],
+    *,
+    port_setting: str = "FLASHPOOL_PORT",
+) -> None:
+    """The same of a deployed app, which is open to whoever reaches it: it runs its own code only."""
+    check_admin(settings)
+    _run(
+        settings,
+        partial(DeployedEndpoint, settings=settings, source=source),
+        announce,
+        port_setting,
+    )
+
+
+class _MakeApp(Protocol):
+    def __call__(self, service: Service, *, admin: Admin) -> ASGIApp: ...
+
+
+def _run(
+    settings: Settings,
+    make_app: _MakeApp,
+    announce: Callable[[socket.socket, socket.socket], None],
+    port_setting: str,
+) -> None:
     raise_descriptors(settings)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(bind(settings.host, settings.port, port_setting))
+        socks = [sock]
+        if settings.health_port not in (None, settings.port):
+            health = bind(settings.host, settings.health_port, "FLASHPOOL_HEALTH_PORT")
+            socks.append(stack.enter_context(health))
         admin_sock = stack.enter_context(bind_admin(settings))
         harden()
         give_way()
-        run_loop(_serve(settings, sock, admin_sock, announce))
+        run_loop(_serve(settings, make_app, socks, admin_sock, announce))
 
 
 async def _serve(
     settings: Settings,
-    sock: socket.socket,
+    make_app: _MakeApp,
+    socks: list[socket.socket],
     admin_sock: socket.socket,
     announce: Callable[[socket.socket, socket.socket], None],
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
-    admin = Admin(service.pool, settings, admin_sock)
-    app = create_app(service, settings, admin)
-    server = LbServer(app, service, settings, lambda: announce(sock, admin_sock))
-    await server.serve(sockets=[sock])
+    app = make_app(service, admin=Admin(service.pool, settings, admin_sock))
+    server = LbServer(app, service, settings, lambda: announce(socks[0], admin_sock))
+    await server.serve(sockets=socks)

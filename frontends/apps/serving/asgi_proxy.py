@@ -135,8 +135,8 @@ class AppProxy:
             raise _TurnedAwayError(503, "The server is draining", "Overloaded")
         service = self._serving.service
         if service is None:
-            why = self._serving.problem or "the application is looked for"
-            raise _TurnedAwayError(503, sentence(why), "AppNotLoaded")
+            why = self._serving.problem or "the app is not loaded yet"
+            raise _TurnedAwayError(503, why, "AppNotLoaded")
         return service
 
     def _read_head(self, scope: Scope) -> _RequestHead:

@@ -1,7 +1,8 @@
 """The app that is served, and what takes its place: the hot restart.
 
-    open, reload --find--> App --> Backend.open_app --> settled --+--> serves; the old one retires
-                                                                  '--> leaves; the old one serves on
+    serve(found) --> Backend.open_app --> serves
+    reload --find--> Backend.open_app --> settled --+--> serves; the old one retires
+                                                    '--> leaves; the old one serves on
 
 A successor is loaded beside the old app where there is room for both, and takes over when all of its
 workers are ready. Where there is not, the old one leaves first, and requests wait for the new one.
@@ -27,9 +28,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundApp:
-    """What there is to serve now; ``release`` is called when nothing of it runs any more."""
+    """What there is to serve now."""
 
     app: App
+    #: Called when it gets the requests, and when nothing of it runs any more.
+    begin: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
 
 
@@ -53,7 +56,8 @@ class AppDeployment:
         self._find = find
         self._drain_s = drain_s
         self._found: FoundApp | None = None
-        self._problem = ""
+        #: Why there is no app yet, and will be none for now; or nothing.
+        self.problem = ""
         self._service: AppService | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
 
@@ -63,24 +67,20 @@ class AppDeployment:
         return self._service
 
     @property
-    def problem(self) -> str:
-        """Why there is no app, and will be none for now; or nothing."""
-        return self._problem
-
-    @property
     def generated(self) -> bool:
         """Whether the client generated it: ``/execute`` is not for it then."""
         return self._found is None or self._found.app.generated
 
-    async def open(self) -> None:
-        """Find the app, and have it loaded. Raises what ``find`` does."""
-        try:
-            found = await self._find()
-        except (AppError, FlashpoolError, OSError) as error:
-            self._problem = str(error)
-            raise
-        self._problem = ""
+    def serve(self, found: FoundApp) -> None:
+        """Have the app loaded, which gets all requests from now on."""
+        self.problem = ""
         self._take_over(found, self._backend.open_app(found.app))
+
+    def release(self) -> None:
+        """The pool has stopped: nothing runs any more."""
+        found, self._found = self._found, None
+        if found is not None:
+            found.release()
 
     async def reload(self) -> Reloaded:
         """Look at the artifact again, and serve what is there now. Who asks meanwhile hears of the same."""
@@ -125,6 +125,7 @@ class AppDeployment:
     def _take_over(self, found: FoundApp, service: AppService) -> None:
         old, old_service = self._found, self._service
         self._found, self._service = found, service
+        found.begin()
         if old is not None and old_service is not None:
             old_service.retire(self._drain_s, old.release)
 

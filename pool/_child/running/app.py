@@ -30,6 +30,7 @@ from . import app_loading, app_routes, invoke, process_exit, worker
 from .app_lifespan import Lifespan
 from .app_link import AppLink
 from .app_socket import SocketExchange, exchange_of
+from .app_threads import is_in_thread
 from .outcome import failed, flush_output
 from .resident_link import ResidentLink
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 #: Of what the grace leaves for an exit.
 _SHARE_OF_THREADS = 0.8
+#: Seconds until it is looked again whether a task that is to be cancelled has left its thread.
+_AGAIN_S = 0.02
 
 
 def live(channel: Channel, load: wire.Frame) -> None:
@@ -197,8 +200,15 @@ class AppWorker:
         assert task is not None
         if not exchange.has_begun:
             exchange.gone = True  # its task has nothing left to do
+        elif is_in_thread(task):
+            self.loop.call_later(_AGAIN_S, self.cancel_still, exchange)
         else:
             task.cancel()
+
+    def cancel_still(self, exchange: Exchange) -> None:
+        """Its thread may be done by now; when it is not in time, the supervisor ends this worker."""
+        if not exchange.over:
+            self.cancel(exchange)
 
     # Ends.
 

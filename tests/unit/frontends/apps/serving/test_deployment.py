@@ -85,7 +85,7 @@ def test_a_successor_takes_over_and_the_old_one_retires():
         backend, find = Backend(SERVED, SERVED), Finder()
         deployment = AppDeployment(backend, find, 30.0)
         assert deployment.service is None
-        await deployment.open()
+        deployment.serve(await find())
         first = deployment.service
         assert (await deployment.reload()).ok
         assert deployment.service is backend.opened[1]
@@ -99,7 +99,7 @@ def test_one_that_cannot_be_loaded_leaves_the_old_one():
     async def story():
         backend, find = Backend(SERVED, FAILED), Finder()
         deployment = AppDeployment(backend, find, 30.0)
-        await deployment.open()
+        deployment.serve(await find())
         outcome = await deployment.reload()
         assert not outcome.ok
         assert "it raised" in outcome.message
@@ -116,23 +116,11 @@ def test_what_is_not_found_leaves_the_old_one():
     async def story():
         backend, find = Backend(SERVED), Finder()
         deployment = AppDeployment(backend, find, 30.0)
-        await deployment.open()
+        deployment.serve(await find())
         find.error = ResourceRefused("there is none")
         outcome = await deployment.reload()
         assert (outcome.ok, deployment.service) == (False, backend.opened[0])
         assert "there is none" in outcome.message
-
-    run(story)
-
-
-def test_the_first_that_is_not_found_is_a_problem():
-    async def story():
-        find = Finder()
-        find.error = ResourceRefused("there is none")
-        deployment = AppDeployment(Backend(), find, 30.0)
-        with pytest.raises(ResourceRefused):
-            await deployment.open()
-        assert (deployment.service, deployment.problem) == (None, "there is none")
 
     run(story)
 
@@ -142,7 +130,7 @@ def test_without_room_for_both_the_old_one_leaves_first(outcome: AppState, servi
     async def story():
         backend, find = Backend(SERVED, outcome, SERVED, free_gpus=0), Finder()
         deployment = AppDeployment(backend, find, 30.0)
-        await deployment.open()
+        deployment.serve(await find())
         first = deployment.service
         assert (await deployment.reload()).ok == (outcome is SERVED)
         assert first.retired == 30.0
@@ -156,7 +144,7 @@ def test_reloads_at_once_are_one():
     async def story():
         backend, find = Backend(SERVED, SERVED), Finder()
         deployment = AppDeployment(backend, find, 30.0)
-        await deployment.open()
+        deployment.serve(await find())
         one, other = await asyncio.gather(deployment.reload(), deployment.reload())
         assert one is other
         assert len(backend.opened) == 2
