@@ -33,7 +33,7 @@ class AppSet:
             app,
             grace_s=self._pool.config.grace_s,
             now=self._pool.now,
-            find=partial(find, app),
+            find=find,
             numbers=self._numbers.setdefault(app.name, itertools.count(1)),
             make_workers=partial(AppWorkers, app, self._pool),
             changed=self._pool.host.changed,

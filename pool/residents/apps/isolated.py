@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from flashpool.pool._child import app_messages, wire
@@ -31,6 +32,12 @@ _log = logging.getLogger(__name__)
 _SLOW_S: Final = 0.1
 
 
+def _module_of(app: App) -> tuple[str, ...]:
+    """The module that an import of the zygote's finds in the app's directory."""
+    name = app.module or app.file.removesuffix(".py")
+    return (name,) if name.isidentifier() else ()
+
+
 class IsolatedRequests:
     """Of one app."""
 
@@ -45,7 +52,8 @@ class IsolatedRequests:
         start: Callable[[int], None],
     ) -> None:
         """``start`` has a worker of that number started, once its environment is there."""
-        self._app = app
+        #: As it is opened for these: its zygote has the app's module itself, where that can be.
+        self.app = replace(app, preload=(*app.preload, *_module_of(app)))
         self._grace_s = grace_s
         self._numbers = numbers
         self._traffic = traffic
@@ -79,12 +87,12 @@ class IsolatedRequests:
     def take(self, live: LiveRequest) -> None:
         """One that is to have a process of its own."""
         live.isolated = True
-        if len(self._loading) >= self._app.queue_limit:
-            self._traffic.end(live, endings.too_many(self._app.queue_limit))
+        if len(self._loading) >= self.app.queue_limit:
+            self._traffic.end(live, endings.too_many(self.app.queue_limit))
             return
         worker = next(self._numbers)
         self._loading[worker] = live.number
-        self._traffic.clock.set(live, self._app.queue_timeout_s)
+        self._traffic.clock.set(live, self.app.queue_timeout_s)
         self._start(worker)
 
     def leave(self, live: LiveRequest, code: int, reason: str) -> None:
@@ -130,7 +138,7 @@ class IsolatedRequests:
         if load_s > _SLOW_S and not self._said:
             self._said = True
             text = "%s: each request of an isolated route pays the %.0f ms that loading takes"
-            _log.warning(text, self._app.name, load_s * 1000)
+            _log.warning(text, self.app.name, load_s * 1000)
         live = self._traffic.get(self._loading.pop(worker))
         if live is None:
             self._close(worker)

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 #: Tasks that may go on behind their answers, of all workers.
 _LINGERING = 100_000
 #: In place of the environment's name, until it is known.
-Find = Callable[[], Awaitable[str]]
+Find = Callable[[App], Awaitable[str]]
 
 
 class AppRunner:
@@ -55,7 +55,7 @@ class AppRunner:
         make_workers: Callable[[AppNews], AppWorkers],
         changed: Callable[[], None],
     ) -> None:
-        """``find`` makes sure of the app's environment, and names it; ``numbers``: of its workers."""
+        """``find`` makes sure of an app's environment, and names it; ``numbers``: of its workers."""
         self.app = app
         self._find = find
         self._changed = changed
@@ -273,7 +273,7 @@ class AppRunner:
 
     async def _find_and_start(self, number: int, *, once: bool) -> None:
         try:
-            environment = await self._find()
+            environment = await self._find(self._isolated.app if once else self.app)
         except FlashpoolError as error:
             message = f"its environment cannot be had: {error.message}"
             _log.error("%s: %s", self.app.name, message)
