@@ -50,6 +50,8 @@ class Interrupts:
         self._isolated = isolated
         self._do = do
         self._loop = asyncio.get_running_loop()
+        #: Interrupted requests for which no worker is ended that others are in.
+        self._sparing: set[int] = set()
 
     def leave(self, number: int, code: int = 1006, reason: str = "") -> None:
         """Nobody waits for the answer any more; a WebSocket's client has closed it so."""
@@ -104,13 +106,39 @@ class Interrupts:
         if sink is not None:
             sink.ended(end)
 
+    def ask(self, number: int, *, spares: bool) -> None:
+        """Cancel a request, and end its worker if that does not help within the grace.
+
+        ``spares``: not while others are in that worker.
+        """
+        live = self._traffic.get(number)
+        if live is None:
+            return
+        live.sink = None
+        self._traffic.clock.forget(live)
+        if live.worker is None:
+            self._table.withdrawn(number)
+            self._traffic.forget(live)
+            return
+        if spares:
+            self._sparing.add(number)
+        began = self._workers[live.worker].has_begun(live.slot, number)
+        self._do(self._table.late(number, began=began))
+
     # What the table decided.
 
     def interrupt(self, command: states.Interrupt) -> None:
         """Have its task cancelled, and look again after the grace."""
         number = command.request
         self._workers.send(command.worker, wire.CANCEL, wire.NUMBER.pack(number))
-        self._loop.call_later(self._grace_s, lambda: self._do(self._table.grace_over(number)))
+        self._loop.call_later(self._grace_s, self._grace_over, number)
+
+    def _grace_over(self, number: int) -> None:
+        if number in self._sparing and self._table.has_others(number):
+            self._loop.call_later(self._grace_s, self._grace_over, number)
+            return
+        self._sparing.discard(number)
+        self._do(self._table.grace_over(number))
 
     def kill(self, command: states.KillWorker) -> None:
         """End a worker that one request does not leave."""

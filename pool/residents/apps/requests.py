@@ -43,6 +43,7 @@ class LiveRequest:
         "slot",
         "socket",
         "started",
+        "whole",
         "worker",
     )
 
@@ -54,6 +55,7 @@ class LiveRequest:
         self.more = request.more
         self.on_demand = request.on_demand
         self.limit_s = request.limit_s
+        self.whole = request.whole
         #: Whether it is a WebSocket's; its sink is a `SocketSink` then.
         self.socket = request.socket
         #: Whether what applies to its route does apply to it.
@@ -97,6 +99,11 @@ class AppClock:
         if self._next_look is None:
             self._next_look = self._loop.call_later(LOOK_S, self._look)
 
+    def restart(self, request: LiveRequest) -> None:
+        """It got on: its limit begins anew, unless that is for all of it."""
+        if not request.whole:
+            self.set(request, request.limit_s)
+
     def forget(self, request: LiveRequest) -> None:
         """It has ended."""
         self._timed.pop(request.number, None)
@@ -104,7 +111,7 @@ class AppClock:
     def _look(self) -> None:
         now = self._now()
         for request in [one for one in self._timed.values() if one.deadline <= now]:
-            if request.worker is not None and request.waits_for_client:
+            if request.worker is not None and request.waits_for_client and not request.whole:
                 self.set(request, request.limit_s)
             else:
                 del self._timed[request.number]

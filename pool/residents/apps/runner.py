@@ -22,7 +22,7 @@ from flashpool.pool.exit_causes import Cause
 from flashpool.pool.stats import AppStats
 from flashpool.pool.workers.poller import Clock
 
-from . import endings, snapshot, states
+from . import endings, failures, snapshot, states
 from .interrupts import Interrupts
 from .isolated import IsolatedRequests
 from .news import SplitNews
@@ -108,10 +108,13 @@ class AppRunner:
         self.body = self._traffic.body
         self.credit = self._traffic.credit
         self.leave = self._interrupts.leave
+        self.interrupt = self._interrupts.ask
         self.end_sockets = self._interrupts.end_sockets
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
+        #: Whether the machine, and not the app, is the cause of its failure.
+        self.failure_passes = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
             states.StartWorker: self._start_worker,
@@ -277,7 +280,7 @@ class AppRunner:
         except FlashpoolError as error:
             message = f"its environment cannot be had: {error.message}"
             _log.error("%s: %s", self.app.name, message)
-            cause = Cause(error_type=type(error).__name__, message=message, details={})
+            cause = Cause(error_type=type(error).__name__, message=message, details=error.details)
             self._news.worker_died(number, cause, ours=False)
             return
         if not self.table.closing:
@@ -301,7 +304,9 @@ class AppRunner:
         self._traffic.end(self._traffic[command.request], end)
 
     def _lose(self, command: states.LoseRequest) -> None:
-        live = self._traffic[command.request]
+        live = self._traffic.get(command.request)
+        if live is None:
+            return  # the pool stops, and has ended it
         assert live.worker is not None
         self._traffic.end(live, endings.lost(command, self._causes[live.worker]))
 
@@ -348,6 +353,8 @@ class AppRunner:
         """It is dead, or was not to be had."""
         self._causes[worker] = cause
         row = self.table.workers[worker]
+        if row.state is states.AppWorkerState.STARTING:
+            self.failure_passes = failures.passes(cause)
         begun = set()
         if row.requests:
             process = self.workers[worker]
