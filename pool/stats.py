@@ -228,6 +228,15 @@ class AppWorkerStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IsolatedStats:
+    """Requests of an app that run each in a process of their own."""
+
+    waiting: int
+    running: int
+    served: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppStats:
     """One deployed app."""
 
@@ -238,6 +247,11 @@ class AppStats:
     workers: list[AppWorkerStats]
     deaths: int
     last_death: str | None
+    #: Whether another one took its place, and it only finishes what it has.
+    retiring: bool
+    isolated: IsolatedStats
+    #: What is to be said of it, such as why the last reload came to nothing.
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

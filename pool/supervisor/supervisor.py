@@ -130,6 +130,7 @@ class Supervisor:
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
         self._refusing = calls.awaited = True
+        self._components.apps.drain()
         while self.unfinished and now() < deadline:
             await self._change.wait(deadline - now())
         published = True
