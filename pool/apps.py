@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
+    from .stats import NeighbourStats
+
 #: Names and values of headers, as they are on the wire.
 Headers = list[tuple[bytes, bytes]]
 
@@ -67,6 +69,8 @@ class App:
     env: Mapping[str, str] = field(default_factory=dict)
     #: Modules of the directory that later workers find imported; others are learned from the first.
     preload: tuple[str, ...] = ()
+    #: How fresh the addresses of its other resources are; None: nobody looks after them.
+    neighbours: Callable[[], NeighbourStats] | None = None
     #: What is said first where it cannot be loaded, for its cause may be that.
     hint: str = ""
     #: Devices of each of its workers; None: the pool's default.

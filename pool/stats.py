@@ -237,6 +237,18 @@ class IsolatedStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourStats:
+    """What an app is told of the other resources of its project."""
+
+    #: Addresses that are known.
+    endpoints: int
+    #: Seconds since the platform last answered; null: never.
+    age_s: float | None
+    #: Why it did not answer the last time it was asked.
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppStats:
     """One deployed app."""
 
@@ -252,6 +264,8 @@ class AppStats:
     isolated: IsolatedStats
     #: What is to be said of it, such as why the last reload came to nothing.
     note: str | None
+    #: Where its other resources are served; null where nobody asks.
+    neighbours: NeighbourStats | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

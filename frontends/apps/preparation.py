@@ -85,7 +85,12 @@ class PreparedApp:
             queue_limit=settings.queue_limit,
             queue_timeout_s=settings.queue_timeout_s,
             start_timeout_s=settings.app_start_timeout_s,
-            policies=policies_of(settings, self.deployed.resource),
+            policies=policies_of(
+                settings,
+                self.deployed.resource,
+                self.deployed.routes if entry.has_execute else (),
+            ),
+            neighbours=None if self.neighbours is None else self.neighbours.stats,
             isolates=isolates(settings),
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
+from flashpool.frontends.apps.route_checks import differences
 from flashpool.frontends.apps.route_limits import AppRoute, RouteTable
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.apps import LoadedRoute, Policies, RoutePolicy
@@ -23,14 +24,19 @@ _CALL: Final = "call"
 _REMEMBERED: Final = 4096
 
 
-def policies_of(settings: Settings, name: str) -> Callable[[Sequence[LoadedRoute]], Policies]:
-    """The ``policies`` of the `App` of that name."""
+def policies_of(
+    settings: Settings, name: str, declared: Sequence[AppRoute] = ()
+) -> Callable[[Sequence[LoadedRoute]], Policies]:
+    """The ``policies`` of the `App` of that name; ``declared``: the routes of its manifest."""
 
     def policies(routes: Sequence[LoadedRoute]) -> Policies:
-        table = RouteTable.of(settings, map(_app_route, routes))
+        loaded = [_app_route(route) for route in routes]
+        table = RouteTable.of(settings, loaded)
         _log.info("%s: limits: %s", name, table.timeouts_text())
         _log.info("%s: isolation: %s", name, table.isolation_text())
-        for sentence in table.warnings():
+        # The app is right, and what its manifest says is not.
+        odd = differences(declared, loaded) if declared else []
+        for sentence in (*table.warnings(), *odd):
             _log.warning("%s: %s", name, sentence)
 
         @lru_cache(maxsize=_REMEMBERED)

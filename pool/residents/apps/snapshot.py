@@ -46,6 +46,7 @@ def of_app(
         retiring=retiring,
         isolated=isolated,
         note=note,
+        neighbours=None if shown.app.neighbours is None else shown.app.neighbours(),
     )
 
 
