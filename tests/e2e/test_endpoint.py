@@ -295,7 +295,7 @@ def test_what_cannot_be_served_is_told(
         for word in words:
             assert word in reason
         assert server.http.get("/items/1").status_code == 503
-        assert server.http.post("/execute").status_code == 503
+        assert server.http.post("/execute").status_code == 404
         assert len(log_lines(server, "ERROR")) == 1
         assert words[0] in log_lines(server, "ERROR")[0]
     assert server.process.returncode == 0
