@@ -32,7 +32,7 @@ class LoadedRoute(NamedTuple):
     methods: tuple[str, ...] | None
 
 
-class RoutePolicy(NamedTuple):
+class RequestPolicy(NamedTuple):
     """What applies to a request."""
 
     #: Seconds for the first of its answer, and again for each piece; None: any time.
@@ -42,7 +42,7 @@ class RoutePolicy(NamedTuple):
 
 
 #: What applies to a request of this method and path, by the routes of the loaded application.
-Policies = Callable[[str, str], RoutePolicy]
+Policies = Callable[[str, str], RequestPolicy]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """From the settings of routes to what applies to each request, once the app tells its routes.
 
-    App.policies --routes of the loaded app--> RouteTable --method, path--> RoutePolicy
+    App.policies --routes of the loaded app--> RouteTable --method, path--> RequestPolicy
 
 What applies is logged then, as it applies, and so are rules that are for none of the app's routes.
 """
@@ -15,7 +15,7 @@ from typing import Final
 from flashpool.frontends.apps.route_checks import differences
 from flashpool.frontends.apps.route_limits import AppRoute, RouteTable
 from flashpool.frontends.settings.table import Settings
-from flashpool.pool.apps import LoadedRoute, Policies, RoutePolicy
+from flashpool.pool.apps import LoadedRoute, Policies, RequestPolicy
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ def policies_of(
             _log.warning("%s: %s", name, sentence)
 
         @lru_cache(maxsize=_REMEMBERED)
-        def policy(method: str, path: str) -> RoutePolicy:
+        def policy(method: str, path: str) -> RequestPolicy:
             found = table.policy(method, path)
-            return RoutePolicy(found.timeout_s, found.isolation == _CALL)
+            return RequestPolicy(found.timeout_s, found.isolation == _CALL)
 
         return policy
 

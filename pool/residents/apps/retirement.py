@@ -52,7 +52,7 @@ class Retirement:
             self._timer.cancel()
 
 
-class Waiters:
+class SettlingWaiters:
     """Those who wait until something is so."""
 
     def __init__(self) -> None:

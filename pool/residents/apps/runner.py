@@ -27,7 +27,7 @@ from .interrupts import Interrupts
 from .isolated import IsolatedRequests
 from .news import SplitNews
 from .requests import LiveRequest
-from .retirement import Retirement, Waiters
+from .retirement import Retirement, SettlingWaiters
 from .routing import AppRouting, Routes
 from .table import AppTable
 from .traffic import AppTraffic
@@ -59,7 +59,7 @@ class AppRunner:
         self.app = app
         self._find = find
         self._changed = changed
-        self._waiters = Waiters()
+        self._waiters = SettlingWaiters()
         self._retirement = Retirement(
             self.close, lambda: self._cut("the app was replaced (FLASHPOOL_DRAIN_S)")
         )
