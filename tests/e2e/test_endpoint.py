@@ -399,6 +399,19 @@ def test_a_conflict_of_versions_is_told_with_the_artifacts_packages(
 
 
 @pytest.mark.slow
+def test_a_python_that_is_not_there_is_told_with_the_one_that_is(
+    world: EndpointWorld, app: Path, tmp_path: Path
+) -> None:
+    value = json.loads(file_of(app, "flash_manifest.json"))
+    value["resources"]["shop"]["target_python_version"] = "3.99"
+    files = {"flash_manifest.json": json.dumps(value).encode()}
+    with world.endpoint(with_files(app, tmp_path / "a.tar.gz", files)) as server:
+        reason = wait_failed(server)
+        assert "Python 3.99 is not installed here" in reason
+        assert f"the base is Python {PYTHON}." in reason
+
+
+@pytest.mark.slow
 def test_an_environment_on_the_volume_needs_no_index(
     world: EndpointWorld, app: Path, tmp_path: Path
 ) -> None:
