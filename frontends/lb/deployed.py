@@ -108,12 +108,13 @@ class DeployedEndpoint:
             except Exception as error:  # noqa: BLE001 - it is told where the app is asked for
                 passes, failure = True, f"the app cannot be prepared: {error!r}"
             else:
+                self._service.app_failure = ""
                 self._deployment.serve(self._as_found(prepared))
                 return
             if failure != self._deployment.problem:
                 again = f"it is tried again in {pause_s:g} s" if passes else "it is not tried again"
                 _log.error("%s: %s; %s", self._source.resource, failure, again)
-                self._deployment.problem = failure
+                self._deployment.problem = self._service.app_failure = failure
             if not passes:
                 return
             await asyncio.sleep(pause_s)
