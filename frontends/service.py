@@ -94,8 +94,8 @@ class Service:
             return f"the base environment does not start: {self._failure}"
         return self.pool.not_ready_reason
 
-    def prepare(self, body: bytes, *, stream: bool = False) -> Prepared:
-        """The call a request asks for.
+    def prepare(self, body: bytes, *, stream: bool = False, request_id: str = "") -> Prepared:
+        """The call a request asks for; ``request_id``: what its caller calls it.
 
         With ``stream``, a generator function's items go to whoever watches the call, one by one.
         """
@@ -104,7 +104,7 @@ class Service:
         request, body, warnings = schema.decode(body)
         if self._ceilings is not None:
             self._ceilings.check(request)
-        return Prepared(self._defaults.call_of(request, body, stream=stream), warnings)
+        return Prepared(self._defaults.call_of(request, body, stream, request_id), warnings)
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:
         """Hand a call to the pool."""

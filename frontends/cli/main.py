@@ -256,12 +256,18 @@ def check(target: Path, resource: str) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
-def settings(as_json: bool) -> None:
+@click.option("--changed", is_flag=True, help="Only those that are not at their default.")
+def settings(as_json: bool, changed: bool) -> None:
     """List every setting: value, where it came from, default, meaning."""
     values = _settings()
     from . import settings_table
 
-    click.echo(settings_table.as_json(values) if as_json else settings_table.as_table(values))
+    if as_json:
+        click.echo(settings_table.as_json(values, changed=changed))
+    elif changed and not settings_table.chosen(values, changed=True):
+        click.echo("Every setting is at its default.")
+    else:
+        click.echo(settings_table.as_table(values, changed=changed))
 
 
 def _settings(**given: str | int | None) -> Settings:

@@ -25,6 +25,7 @@ from flashpool.frontends.admin import Admin
 from flashpool.frontends.responses import Answer
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
+from flashpool.pool import call_ids
 from flashpool.pool.errors import (
     FlashpoolError,
     PayloadTooLarge,
@@ -59,28 +60,39 @@ class Execute:
         """One request."""
         service = self._service
         exchange = self._exchanges.open(receive)
+        request_id = b""
         try:
             headers = dict(scope["headers"])
+            if b"x-request-id" in headers and call_ids.GIVEN_BYTES.fullmatch(
+                headers[b"x-request-id"]
+            ):
+                request_id = headers[b"x-request-id"]
             self._authorize(headers)
             body = await self._read(headers, receive)
             exchange.received = True
-            exchange.pending = call = service.submit(service.prepare(body))
+            exchange.pending = call = service.submit(
+                service.prepare(body, request_id=request_id.decode())
+            )
+            if not request_id:
+                request_id = b"%b-%d" % (call_ids.prefix.encode(), call.call_id)
             answer = service.answer(await call.outcome)
             # A connection that is kept would bring the next request to a server that is leaving.
-            await _respond(send, answer, close=service.pool.draining)
+            await _respond(send, answer, request_id, close=service.pool.draining)
         except ClientGone:
             return
         except (PayloadTooLarge, Unauthorized) as error:
-            await _respond_and_linger(receive, send, responses.of_error(error))
+            await _respond_and_linger(receive, send, responses.of_error(error), _named(request_id))
         except FlashpoolError as error:
-            await _respond(send, responses.of_error(error), close=service.pool.draining)
+            await _respond(
+                send, responses.of_error(error), _named(request_id), close=service.pool.draining
+            )
         except asyncio.CancelledError:
             if exchange.cut is None:
                 raise
             if exchange.cut is Cut.GONE:
                 return
             late = Timeout("The request did not arrive within the limit", phase="receive")
-            await _respond(send, responses.of_error(late, 408), close=True)
+            await _respond(send, responses.of_error(late, 408), _named(request_id), close=True)
         finally:
             self._exchanges.close(exchange)
 
@@ -142,8 +154,22 @@ class Health:
         await _respond(send, Answer(status, body), close=self._service.pool.draining)
 
 
-async def _respond(send: Send, answer: Answer, *, close: bool = False, finish: bool = True) -> None:
+def _named(request_id: bytes) -> bytes:
+    """The id of a request that may not have become a call: a number is drawn for it then."""
+    return request_id or call_ids.name_of(next(call_ids.numbers)).encode()
+
+
+async def _respond(
+    send: Send,
+    answer: Answer,
+    request_id: bytes = b"",
+    *,
+    close: bool = False,
+    finish: bool = True,
+) -> None:
     headers = [(b"content-type", b"application/json")]
+    if request_id:
+        headers.append((b"x-request-id", request_id))
     if answer.status != 204:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     if answer.retry_after is not None:
@@ -156,9 +182,11 @@ async def _respond(send: Send, answer: Answer, *, close: bool = False, finish: b
     await send({"type": "http.response.body", "body": answer.body, "more_body": not finish})
 
 
-async def _respond_and_linger(receive: Receive, send: Send, answer: Answer) -> None:
+async def _respond_and_linger(
+    receive: Receive, send: Send, answer: Answer, request_id: bytes
+) -> None:
     """Answer now, then read on for a moment before the connection is closed."""
-    await _respond(send, answer, close=True, finish=False)
+    await _respond(send, answer, request_id, close=True, finish=False)
     try:
         await asyncio.wait_for(_discard(receive), LINGER_S)
     except asyncio.TimeoutError:

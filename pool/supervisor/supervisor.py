@@ -37,6 +37,7 @@ from flashpool.pool.workers.watchdog import STOP_MARGIN_S
 from flashpool.pool.workers.worker import ActiveCall
 
 from . import stats_snapshot
+from .call_watch import CallWatch
 from .command_runner import CommandRunner
 from .components import BASE, ChangeSignal, Components
 from .environment_registry import EnvironmentRegistry
@@ -74,6 +75,7 @@ class Supervisor:
         #: Made by the first call that names packages.
         self._provisioning: Provisioning | None = None
         self._reports = ProcessEvents(components, self._actions, self.environments)
+        self.watching = CallWatch(components, lambda: self._provisioning, self._open_store)
 
     # Life.
 
@@ -302,10 +304,9 @@ class Supervisor:
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
         """Have its environment found first; it comes back with the id that it has from here."""
-        if self._provisioning is None:  # it is false while no call waits in it
-            self._provisioning = self._open_provisioning()
+        provisioning = self._open_store()
         call_id = self._components.calls.new_id()
-        self._provisioning.add(call_id, call, spec, sink)
+        provisioning.add(call_id, call, spec, sink)
         return call_id
 
     def open_app(self, app: App) -> AppService:
@@ -317,9 +318,12 @@ class Supervisor:
     async def _environment_of(self, app: App) -> str:
         if app.spec is None:
             return BASE.environment
+        return await self._open_store().find(app.spec)
+
+    def _open_store(self) -> Provisioning:
         if self._provisioning is None:  # it is false while no call waits in it
             self._provisioning = self._open_provisioning()
-        return await self._provisioning.find(app.spec)
+        return self._provisioning
 
     def _open_provisioning(self) -> Provisioning:
         # Late: most programs never name a package, and should not pay for the import.
@@ -334,6 +338,7 @@ class Supervisor:
             StoredEnvironments(settings, self.environments),
             submit=self.submit,
             recorder=self._components.recorder,
+            history=self._components.calls.history,
             queue_limit=self.config.queue_limit,
             settled=self._call_ended,
         )

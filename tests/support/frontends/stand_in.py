@@ -14,6 +14,8 @@ from flashpool.pool.recorder import Recorder
 from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor.environment_leases import EnvironmentLeases, Report
 from flashpool.pool.supervisor.provisioning import Provisioning
+from flashpool.pool.watching import CallWatching
+from flashpool.pool.workers.call_history import CallHistory
 
 #: base64 of cloudpickle.dumps(None).
 NONE = b"gAVOLg=="
@@ -38,6 +40,7 @@ class StandInPool:
     slots: int = 2
     free_slots: int = 2
     not_ready_reason: str = ""
+    watching: CallWatching | None = None
     #: Where calls that name packages find them; None: all there is, is in the base.
     environments: EnvironmentLeases | None = None
     recorder: Recorder = field(default_factory=Recorder)
@@ -55,6 +58,7 @@ class StandInPool:
         self.provisioning = Provisioning(
             self.environments or InBase(),
             submit=self.submit,
+            history=CallHistory(),
             recorder=self.recorder,
             queue_limit=None,
             settled=lambda: None,

@@ -26,6 +26,7 @@ from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor import provisioning as module
 from flashpool.pool.supervisor.environment_leases import Report
 from flashpool.pool.supervisor.provisioning import Provisioning
+from flashpool.pool.workers.call_history import CallHistory
 from support.frontends.stand_in import Slow
 from support.live import Sink as CollectingSink
 from support.waiting import until
@@ -72,6 +73,7 @@ class Pool:
         self.provisioning = Provisioning(
             self.store,
             submit=self.submit,
+            history=CallHistory(),
             recorder=self.recorder,
             queue_limit=queue_limit,
             settled=self.settle,
