@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flashpool.frontends.settings.field import Setting
 from flashpool.frontends.settings.route_patterns import RouteRules
-from flashpool.frontends.settings.table import FILE, Settings, table, variable
+from flashpool.frontends.settings.table import Settings, table, variable
 
 #: Columns without a terminal, where nobody says how wide a reader's is; and those a table needs.
 _FILE_WIDTH: Final = 80
@@ -67,7 +67,7 @@ def as_table(settings: Settings, *, changed: bool = False) -> str:
             row.default(),
             origin,
             f"{row.meaning} Accepted: {row.kind.accepts}.",
-            style="bold" if origin in ("environment", FILE) else None,
+            style="bold" if origin == "environment" else None,
         )
     text = io.StringIO()
     Console(file=text, width=width, force_terminal=terminal.is_terminal).print(rows)

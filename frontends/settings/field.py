@@ -33,8 +33,6 @@ class Setting:
     secret: bool
     #: The platform's own variable for the same; ours wins over it. Empty: it has none.
     also: str
-    #: Whether a variable with ``_FILE`` behind its name may say which file holds it.
-    in_file: bool
 
 
 def setting(
@@ -45,7 +43,6 @@ def setting(
     pod: str | Callable[[Mapping[str, str]], str | None] | None = None,
     secret: bool = False,
     also: str = "",
-    in_file: bool = False,
 ) -> Any:
     """A field that is a setting; `pod` gives its default on a RunPod pod, `also` anywhere."""
     row = Setting(
@@ -55,7 +52,6 @@ def setting(
         pod=pod if callable(pod) else lambda _environ: pod,
         secret=secret,
         also=also,
-        in_file=in_file,
     )
     return field(metadata={_KEY: row})
 

@@ -26,13 +26,7 @@ class Listening:
         "Port /execute is served on; 0 picks a free one.",
         pod=lambda environ: environ.get("PORT"),
     )
-    token: str = setting(
-        kind.TOKEN,
-        "none",
-        "Bearer token every /execute must carry; FLASHPOOL_TOKEN_FILE names a file that holds it.",
-        secret=True,
-        in_file=True,
-    )
+    token: str = setting(kind.TOKEN, "none", "Bearer token every /execute must carry.", secret=True)
     allow_open: bool = setting(
         kind.BOOLEAN,
         "no",

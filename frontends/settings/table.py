@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from flashpool.envs import EnvSettings
 
 PREFIX: Final = "FLASHPOOL_"
-#: Behind the name of a variable that says which file holds the value; and the origin of such a value.
-_FILE: Final = "_FILE"
-FILE: Final = "file"
-#: Characters of a value in a file, at most.
-_FILE_LIMIT: Final = 64 * 1024
 _Number = TypeVar("_Number", int, float)
 
 
@@ -93,7 +88,7 @@ class Settings(
         for name, row in table().items():
             text, origins[name] = _text_of(name, row, environ)
             try:
-                values[name] = row.kind.parse(_read(text) if origins[name] == FILE else text)
+                values[name] = row.kind.parse(text)
             except ValueError as error:
                 problems.append(_problem(name, row, text, origins[name], error))
         if problems:
@@ -202,7 +197,6 @@ def unknown(environ: Mapping[str, str] | None = None) -> list[str]:
     """A sentence for each ``FLASHPOOL_*`` variable that is no setting."""
     environ = os.environ if environ is None else environ
     known = {variable(name) for name in table()}
-    known |= {variable(name) + _FILE for name, row in table().items() if row.in_file}
     return [
         f"{name} is not a setting and changes nothing{_hint(name, known)}"
         for name in sorted(environ)
@@ -223,8 +217,6 @@ def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, 
     """The text to parse, and its origin."""
     if given := environ.get(variable(name), "").strip():
         return given, "environment"
-    if row.in_file and (given := environ.get(variable(name) + _FILE, "").strip()):
-        return given, FILE
     if row.also and (given := environ.get(row.also, "").strip()):
         return given, row.also
     if _on_pod(environ) and (text := row.pod(environ)):
@@ -232,26 +224,7 @@ def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, 
     return row.default(), "default"
 
 
-def _read(path: str) -> str:
-    """The value that a file holds.
-
-    Raises:
-        ValueError: it holds none, or cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(_FILE_LIMIT).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not text:
-        raise ValueError(f"{path} is empty")
-    return text
-
-
 def _problem(name: str, row: Setting, text: str, origin: str, error: ValueError) -> str:
-    if origin == FILE:
-        why = f" ({error})" if str(error) else ""
-        return f"{variable(name)}{_FILE}={text} cannot be used{why}; accepted: {row.kind.accepts}"
     shown = "(hidden)" if row.secret else repr(text)
     source = {"environment": "", row.also: f" (from {origin})"}.get(origin, f" (from the {origin})")
     why = f" ({error})" if str(error) else ""
