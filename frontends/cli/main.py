@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from . import calls
 from .envs import SETTINGS, envs
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(envs)
+for _command in (calls.ps, calls.stats, calls.logs, calls.stack, calls.cancel, calls.top):
+    main.add_command(_command)
 
 
 @main.group()
