@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check ci help install run test test-on test-newest test-all test-gpu test-differential \
+.PHONY: check ci help install run test test-handler test-lb-handler test-on test-newest test-all test-gpu test-differential \
   coverage lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
@@ -45,6 +45,12 @@ run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 test: install ## Tests, without the slow and GPU ones
 	@$(BIN)/python tests/support/client.py
 	$(BIN)/pytest $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
+
+test-handler: install ## Every tests/handlers/test_*.json through handler.py --test_input
+	$(BIN)/python tests/handlers/run.py queue $(ARGS)
+
+test-lb-handler: install ## The same through a server of lb_handler:app
+	$(BIN)/python tests/handlers/run.py balanced $(ARGS)
 
 test-on: $(UV_READY) ## The same tests with PYTHON=..., in a virtualenv of its own
 	@python=$$($(FIND_PYTHON)); bash tests/support/test_on.sh "$$python" ".venv-on$${python//\//-}" \
@@ -87,7 +93,7 @@ format: install ## Rewrite the sources as ruff likes them
 
 typecheck: install ## mypy
 	@$(BIN)/mypy -p flashpool.pool -p flashpool.envs -p flashpool.frontends | sed -E "s,build/__editable__[^/]*/flashpool/,,"
-	$(BIN)/mypy tests/support
+	$(BIN)/mypy tests/support tests/handlers
 
 bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --no-install-project --group bench

@@ -107,12 +107,13 @@ def serve_app(folder: str, resource: str | None, host: str | None, port: int | N
     _configure_log(settings.log_level)
     from pathlib import Path
 
+    from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import ListenError, url
     from flashpool.frontends.lb import deployed
 
-    def announce(name: str, sock: socket.socket, admin: socket.socket) -> None:
+    def announce(name: str, sock: socket.socket, admin: socket.socket | None) -> None:
         click.echo(
-            f"flashpool {_version()}: the app {name} on {url(sock)}\nstats: {url(admin)}/stats",
+            f"flashpool {_version()}: the app {name} on {url(sock)}\nstats: {stats_url(admin)}",
             err=True,
         )
 
@@ -327,8 +328,9 @@ def _print_from_threads() -> None:
     print_from_threads()
 
 
-def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:
+def _announce(settings: Settings, sock: socket.socket, admin: socket.socket | None) -> None:
+    from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url
     from flashpool.frontends.lb.banner import banner
 
-    click.echo(banner(settings, _version(), url(sock), url(admin)), err=True)
+    click.echo(banner(settings, _version(), url(sock), stats_url(admin)), err=True)

@@ -17,7 +17,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, bind_admin
 from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.http_server.listener import bind
@@ -140,7 +140,7 @@ def serve_app(
     settings: Settings,
     folder: Path,
     resource: str | None,
-    announce: Callable[[str, socket.socket, socket.socket], None],
+    announce: Callable[[str, socket.socket, socket.socket | None], None],
     *,
     port_setting: str = "FLASHPOOL_PORT",
 ) -> None:
@@ -160,11 +160,11 @@ async def _serve(
     folder: Path,
     resource: str,
     sock: socket.socket,
-    admin_sock: socket.socket,
-    announce: Callable[[str, socket.socket, socket.socket], None],
+    admin_sock: socket.socket | None,
+    announce: Callable[[str, socket.socket, socket.socket | None], None],
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
-    admin = Admin(service.pool, settings, admin_sock)
+    admin = Admin(Served.of(service, settings, "app"), admin_sock)
     app = ServedApp(service, settings, admin, folder, resource)
     server = LbServer(app, service, settings, lambda: announce(resource, sock, admin_sock))
     await server.serve(sockets=[sock])

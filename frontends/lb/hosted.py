@@ -28,10 +28,10 @@ from fastapi import FastAPI
 from flashpool.envs import StoreUnavailable
 from flashpool.envs.store.locations import check_volume
 from flashpool.frontends import modes
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, stats_url
+from flashpool.frontends.admin.listener import open_socket
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_open
-from flashpool.frontends.http_server.listener import url
 from flashpool.frontends.log_writer import print_from_threads, wait_for_readers
 from flashpool.frontends.logs import configure_log
 from flashpool.frontends.server_process import (
@@ -90,9 +90,9 @@ def _surround(app: FastAPI, service: Service, settings: Settings) -> None:
     @asynccontextmanager
     async def lifespan(of: FastAPI) -> AsyncIterator[None]:
         # Bound here: a process that only imports the application has no business with ports.
-        sock = await asyncio.to_thread(bind_admin, settings)
-        _log.info("Live calls, on slots: %d; stats: %s/stats", settings.slots, url(sock))
-        admin = Admin(service.pool, settings, sock)
+        sock = await asyncio.to_thread(open_socket, settings)
+        _log.info("Live calls, on slots: %d; stats: %s", settings.slots, stats_url(sock))
+        admin = Admin(Served.of(service, settings, "live"), sock)
         async with inner(of):
             await admin.start()
             try:

@@ -22,7 +22,7 @@ from types import FrameType
 from starlette.types import ASGIApp
 
 from flashpool.frontends import modes
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, bind_admin
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import check_open
 from flashpool.frontends.http_server.listener import Listener, bind
@@ -82,7 +82,7 @@ class LbServer(Listener):
 
 def serve_lb(
     settings: Settings,
-    announce: Callable[[socket.socket, socket.socket], None],
+    announce: Callable[[socket.socket, socket.socket | None], None],
     *,
     port_setting: str = "FLASHPOOL_PORT",
 ) -> None:
@@ -104,11 +104,11 @@ def serve_lb(
 async def _serve(
     settings: Settings,
     sock: socket.socket,
-    admin_sock: socket.socket,
-    announce: Callable[[socket.socket, socket.socket], None],
+    admin_sock: socket.socket | None,
+    announce: Callable[[socket.socket, socket.socket | None], None],
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
-    admin = Admin(service.pool, settings, admin_sock)
+    admin = Admin(Served.of(service, settings, "live"), admin_sock)
     app = create_app(service, settings, admin)
     server = LbServer(app, service, settings, lambda: announce(sock, admin_sock))
     await server.serve(sockets=[sock])

@@ -13,6 +13,7 @@ from e2e.world import World
 
 from support.hanging_volume import HangingVolume, hanging_volume
 
+pytestmark = pytest.mark.slow
 DRAIN_S, GRACE_S = 2, 2
 ADD: Final = "def add(a, b):\n    return a + b"
 ALPHA: Final = "def f():\n    import alpha\n    return alpha.version"
@@ -97,7 +98,6 @@ class Pings(threading.Thread):
 
 
 # Slow, and not sure yet: a look at the volume that began just before it hangs still holds up the exit.
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", ["archive", "volume"])
 def test_all_that_needs_no_volume_goes_on(world: World, volume: HangingVolume, mode: str) -> None:

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Final
 from flashpool.envs import StoreUnavailable
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo
 from flashpool.envs.store.locations import local_places
-
-from .app_link import switch_link
-from .app_store import AppLease, AppStore
-from .errors import (
+from flashpool.frontends.apps.errors import (
     AppDirectoryRefused,
     AppError,
     ArtifactIncomplete,
     ArtifactMissing,
     UnpackingFailed,
 )
+
+from .app_link import switch_link
+from .app_store import AppLease, AppStore
 from .tar_reader import ArchiveLimits
 from .unpacking import unpack
 

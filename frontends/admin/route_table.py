@@ -1,0 +1,16 @@
+"""All routes of the admin listener: its groups, in one list."""
+
+from __future__ import annotations
+
+from . import session_routes, stats_routes
+from .gate import Gate
+from .routes import AdminRoute
+from .served import Served
+
+
+def all_routes(served: Served, gate: Gate) -> list[AdminRoute]:
+    """Every route. A new group of routes gets a line here."""
+    return [
+        *stats_routes.routes(served),
+        *session_routes.routes(gate),
+    ]
