@@ -177,5 +177,8 @@ class CallWatching(Protocol):
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
         """What making it would take, package by package; nothing is built."""
 
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """The exact versions in an environment, as requirements; nothing where it is gone."""
+
     async def environments(self) -> Mapping[str, Any]:
         """What the store holds."""

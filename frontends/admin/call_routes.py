@@ -128,9 +128,7 @@ async def _logs(watching: CallWatching, request: Request) -> Response:
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-async def _events(
-    watching: CallWatching, call: CallView, feed: OutputFeed
-) -> AsyncIterator[bytes]:
+async def _events(watching: CallWatching, call: CallView, feed: OutputFeed) -> AsyncIterator[bytes]:
     """``output`` and ``errors`` events with the text as JSON; then ``end`` with the call as it is."""
     # A piece may end within a character.
     decoders = {one: codecs.getincrementaldecoder("utf-8")("replace") for one in (False, True)}
@@ -201,9 +199,7 @@ async def _build(watching: CallWatching, request: Request) -> Response:
     try:
         asked = msgspec.json.decode(body, type=BuildRequest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return refused(
-            422, f"The body must be JSON such as {{\"dependencies\": [\"numpy\"]}}: {error}"
-        )
+        return refused(422, f'The body must be JSON such as {{"dependencies": ["numpy"]}}: {error}')
     spec = Spec(
         requirements=tuple(asked.dependencies),
         system_packages=tuple(asked.system_dependencies),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import session_routes, stats_routes
+from . import call_routes, session_routes, stats_routes
 from .gate import Gate
 from .routes import AdminRoute
 from .served import Served
@@ -12,5 +12,6 @@ def all_routes(served: Served, gate: Gate) -> list[AdminRoute]:
     """Every route. A new group of routes gets a line here."""
     return [
         *stats_routes.routes(served),
+        *call_routes.routes(served),
         *session_routes.routes(gate),
     ]

@@ -104,7 +104,9 @@ def logs(context: click.Context, call_id: str, url: str | None, follow: bool) ->
             if kind in ("output", "errors"):
                 click.echo(data["text"], nl=False, err=kind == "errors")
             elif kind == "end" and data["outcome"] not in (None, "ok"):
-                click.secho(f"{data['outcome']}: {data['error'] or ''}".rstrip(), fg="red", err=True)
+                click.secho(
+                    f"{data['outcome']}: {data['error'] or ''}".rstrip(), fg="red", err=True
+                )
 
 
 @click.command()
@@ -169,5 +171,3 @@ def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, dict[str, An
             kind = line.removeprefix("event: ")
         elif line.startswith("data: "):
             yield kind, json.loads(line.removeprefix("data: "))
-
-

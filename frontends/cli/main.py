@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from . import calls
+from . import calls, replay
 from .envs import SETTINGS, envs
 
 if TYPE_CHECKING:
@@ -53,7 +53,15 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(envs)
-for _command in (calls.ps, calls.stats, calls.logs, calls.stack, calls.cancel, calls.top):
+for _command in (
+    calls.ps,
+    calls.stats,
+    calls.logs,
+    calls.stack,
+    calls.cancel,
+    calls.top,
+    replay.replay,
+):
     main.add_command(_command)
 
 
@@ -74,7 +82,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
     # Until the server minds its signals itself: nothing runs that would need a drain.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from flashpool.frontends import modes
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
@@ -104,7 +112,7 @@ def serve_app(folder: str, resource: str | None, host: str | None, port: int | N
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from pathlib import Path
 
     from flashpool.frontends.admin import stats_url
@@ -154,7 +162,7 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format, queue=True)
     from flashpool.frontends import modes
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
@@ -315,10 +323,10 @@ def _die(message: str) -> NoReturn:
     sys.exit(CANNOT_START)
 
 
-def _configure_log(level: str) -> None:
+def _configure_log(level: str, form: str = "text", *, queue: bool = False) -> None:
     from flashpool.frontends.logs import configure_log, quieten_uvicorn
 
-    configure_log(level)
+    configure_log(level, form, queue=queue)
     quieten_uvicorn()
 
 

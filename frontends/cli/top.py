@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 #: Column -> how calls are compared by it.
 _COLUMNS: Final = ("id", "function", "state", "seconds", "pid", "environment")
-_UP, _DOWN: Final = ("\x1b[A", "k"), ("\x1b[B", "j")
+_UP: Final = ("\x1b[A", "k")
+_DOWN: Final = ("\x1b[B", "j")
 _BEHIND: Final = 3.0
 
 

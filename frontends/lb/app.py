@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from flashpool.frontends import responses
+from flashpool.frontends.access_log import logged
 from flashpool.frontends.admin import Admin
 from flashpool.frontends.responses import Answer
 from flashpool.frontends.service import Service
@@ -220,7 +221,11 @@ class LiveApp(FastAPI):
     """
 
     def __init__(
-        self, direct: Mapping[tuple[str, str], ASGIApp], lifespan: Lifespan[FastAPI]
+        self,
+        direct: Mapping[tuple[str, str], ASGIApp],
+        lifespan: Lifespan[FastAPI],
+        *,
+        access_log: bool,
     ) -> None:
         # No docs: whoever may call it has the contract.
         super().__init__(
@@ -231,6 +236,7 @@ class LiveApp(FastAPI):
             exception_handlers={404: _not_served, 405: _not_served},
         )
         self._direct = direct
+        self._access_log = access_log
         for path in {path for _, path in direct}:
             methods = [method for method, other in direct if other == path]
             # Reached for other methods only, which the router answers with 405.
@@ -239,6 +245,8 @@ class LiveApp(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the lifespan."""
         if scope["type"] == "http":
+            if self._access_log:
+                send = logged(scope, send)
             route = self._direct.get((scope["method"], scope["path"]))
             if route is not None:
                 return await route(scope, receive, send)
@@ -265,4 +273,4 @@ def create_app(service: Service, settings: Settings, admin: Admin | None = None)
     direct: dict[tuple[str, str], ASGIApp] = {("POST", "/execute"): Execute(service, settings)}
     for path in ("/ping", "/health"):
         direct["GET", path] = direct["HEAD", path] = health
-    return LiveApp(direct, lifespan)
+    return LiveApp(direct, lifespan, access_log=settings.access_log)

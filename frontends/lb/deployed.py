@@ -127,6 +127,7 @@ class ServedApp:
                 max_body_mb=settings.max_body_mb,
                 generated=app.generated,
                 draining=lambda: pool.draining,
+                access_log=settings.access_log,
             )
             await self._admin.start()
             yield

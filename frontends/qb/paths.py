@@ -45,7 +45,7 @@ def outbox_folder(settings: Settings) -> Path:
     """Of this worker alone, if it `is_named`."""
     endpoint = os.environ.get("RUNPOD_ENDPOINT_ID") or "endpoint"
     worker = os.environ.get("RUNPOD_POD_ID") or "worker"
-    return _state(settings) / "outbox" / _name(endpoint) / _name(worker)
+    return state_folder(settings) / "outbox" / _name(endpoint) / _name(worker)
 
 
 def is_named() -> bool:
@@ -59,7 +59,8 @@ def spill_folder(settings: Settings) -> Path | None:
     return None if volume is None else volume / _OURS / "results"
 
 
-def _state(settings: Settings) -> Path:
+def state_folder(settings: Settings) -> Path:
+    """Where this server keeps what outlives it."""
     if settings.state_dir is not None:
         return Path(settings.state_dir)
     volume = _volume(settings)
@@ -107,11 +108,16 @@ def report_key(settings: Settings) -> bytes:
     """What reports that wait are signed with; the next process of this worker has the same.
 
     Whoever can write to a volume could otherwise lay down a report of his own, and have it posted
-    as a job's result. For this use only: nobody learns from a signature what the key was made of.
+    as a job's result.
     """
+    return signing_key(settings, _PURPOSE)
+
+
+def signing_key(settings: Settings, purpose: bytes) -> bytes:
+    """A key for one use only: nobody learns from a signature what the key was made of."""
     known = settings.volume_key or os.environ.get("RUNPOD_AI_API_KEY", "")
     secret = known.encode("utf-8", "surrogateescape") or _machine_key(_local_folder(settings))
-    return hmac.new(secret, _PURPOSE, hashlib.sha256).digest()
+    return hmac.new(secret, purpose, hashlib.sha256).digest()
 
 
 def _machine_key(folder: Path) -> bytes:

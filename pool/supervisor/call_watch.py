@@ -232,6 +232,10 @@ class CallWatch:
         """What making it would take."""
         return await self._open_provisioning().explain(spec)
 
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """The exact versions in an environment."""
+        return await self._open_provisioning().lock_of(digest)
+
     async def environments(self) -> Mapping[str, Any]:
         """What the store holds."""
         return await self._open_provisioning().listing()

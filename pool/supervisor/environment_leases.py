@@ -58,6 +58,9 @@ class EnvironmentLeases(Protocol):
     async def listing(self) -> Mapping[str, Any]:
         """What the store holds; raises as `resolve` does."""
 
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """The exact versions in an environment; nothing where it is gone."""
+
     def stores(self) -> list[StoreStats]:
         """How the places of environments are that are open."""
 
@@ -116,6 +119,14 @@ class StoredEnvironments:
         """What the store holds, packages by name."""
         with self._in_the_pools_words():
             return asdict(await operations.listing(self._store))
+
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """As its facts have them."""
+        try:
+            return (await operations.show(self._store, digest)).facts.lock
+        except EnvironmentFailure as failure:
+            _log.warning("The versions in environment %s are not known: %s", digest, failure)
+            return ()
 
     @contextlib.contextmanager
     def _in_the_pools_words(self) -> Iterator[None]:

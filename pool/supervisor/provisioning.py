@@ -228,6 +228,10 @@ class Provisioning:
         """What making it would take."""
         return await self._environments.explain(spec)
 
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """The exact versions in an environment."""
+        return await self._environments.lock_of(digest)
+
     async def listing(self) -> Mapping[str, Any]:
         """What the store holds."""
         return await self._environments.listing()

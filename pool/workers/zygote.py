@@ -117,7 +117,9 @@ class ZygoteProcess:
             unless_up.callback(self._close_stacks)
             # Its calls are to have the limit that this process was started with.
             descriptors = processes.descriptors_of_children() or 0
-            arguments = map(str, (far.fileno(), os.getpid(), descriptors, self._files, self.stacks_fd))
+            arguments = map(
+                str, (far.fileno(), os.getpid(), descriptors, self._files, self.stacks_fd)
+            )
             self.process = subprocess.Popen(
                 [*self._step(), self.python, *_FLAGS, *arguments],
                 stdin=subprocess.DEVNULL,

@@ -123,7 +123,23 @@ class StandInPool:
         return Stats(calls=len(self.calls))
 
 
-class InBase:
+class Unasked:
+    """What operators ask of environments, and these tests do not."""
+
+    async def build_ahead(self, spec: Spec, report: Report) -> Provision:
+        raise NotImplementedError
+
+    async def explain(self, spec: Spec) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def listing(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        raise NotImplementedError
+
+
+class InBase(Unasked):
     """All there is, is in the base."""
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
@@ -140,7 +156,7 @@ class InBase:
         pass
 
 
-class Slow:
+class Slow(Unasked):
     """Environments that take their time; notes when it is cancelled."""
 
     def __init__(self, seconds: float = 60.0) -> None:

@@ -27,7 +27,7 @@ from flashpool.pool.supervisor import provisioning as module
 from flashpool.pool.supervisor.environment_leases import Report
 from flashpool.pool.supervisor.provisioning import Provisioning
 from flashpool.pool.workers.call_history import CallHistory
-from support.frontends.stand_in import Slow
+from support.frontends.stand_in import Slow, Unasked
 from support.live import Sink as CollectingSink
 from support.waiting import until
 
@@ -37,7 +37,7 @@ CALL = Call(codec=Codec.FLASH, body=b"{}", label="f")
 MADE = Provision(environment="made", origin="memo", resolve_s=0.1)
 
 
-class Told:
+class Told(Unasked):
     """Answers each question when it is told to."""
 
     def __init__(self) -> None:
