@@ -14,13 +14,16 @@ import pytest
 
 from .server import FLASHPOOL, Server, request, serving, until
 
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
+
 TOKEN = "the-operator-s"
-SLEEPS = """
-def f(seconds):
-    import sys, time
+KEY = "of-the-volume"
+#: Runs until a file is there.
+WAITS = """
+def f(path):
+    import os, time
     print("begun", flush=True)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not os.path.exists(path):
         time.sleep(0.05)
     print("over")
     return 7
@@ -35,6 +38,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "FLASHPOOL_STATE_DIR": str(folder / "state"),
         "FLASHPOOL_LOCAL_DIR": str(folder / "local"),
         "FLASHPOOL_SLOTS": "2",
+        "FLASHPOOL_LOG_FORMAT": "json",
+        "FLASHPOOL_LOG_OUTPUT_KB_S": "1",
+        "FLASHPOOL_ACCESS_LOG": "yes",
+        "FLASHPOOL_KEEP_FAILED_MB": "1",
+        "FLASHPOOL_VOLUME_KEY": KEY,
     }
     with serving(folder, **variables) as one:
         yield one
@@ -67,7 +75,9 @@ class Sent:
         return self.answer
 
 
-def flashpool(server: Server, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def flashpool(
+    server: Server, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
     environ |= {"FLASHPOOL_ADMIN_TOKEN": TOKEN, "FLASHPOOL_ADMIN_URL": server.admin}
     return subprocess.run(
@@ -76,9 +86,13 @@ def flashpool(server: Server, *arguments: str, **options: Any) -> subprocess.Com
         capture_output=True,
         text=True,
         timeout=60,
-        env=environ,
-        **options,
+        env=environ | variables,
     )
+
+
+def lines(server: Server) -> list[dict[str, Any]]:
+    """The log, where it is JSON."""
+    return [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
 
 
 def running(admin: httpx.Client, name: str) -> dict[str, Any]:
@@ -112,8 +126,10 @@ def test_each_answer_has_the_id_that_look_ups_take(server: Server, admin: httpx.
     assert admin.get("/calls/nobody-s").status_code == 404
 
 
-def test_a_running_call_shows_its_stacks_and_goes_on(server: Server, admin: httpx.Client) -> None:
-    sent = Sent(server, SLEEPS, 3, name="stacked")
+def test_a_running_call_shows_its_stacks_and_goes_on(
+    server: Server, admin: httpx.Client, tmp_path: Path
+) -> None:
+    sent = Sent(server, WAITS, str(tmp_path / "go"), name="stacked")
     call = running(admin, "stacked")
     assert call["receipt"]["seconds"]["run"] > 0
     found = admin.get("/calls/stacked/stack").json()
@@ -123,24 +139,30 @@ def test_a_running_call_shows_its_stacks_and_goes_on(server: Server, admin: http
     shown = flashpool(server, "stack", "stacked")
     assert shown.returncode == 0
     assert "in f" in shown.stdout
+    (tmp_path / "go").touch()
     answer = sent.wait().json()
     assert answer["success"]
     assert answer["stdout"] == "begun\nover\n"
     assert admin.get("/calls/stacked/stack").status_code == 409
 
 
-def test_logs_come_from_the_start_and_then_live(server: Server, admin: httpx.Client) -> None:
-    sent = Sent(server, SLEEPS, 1.5, name="told")
+def test_logs_come_from_the_start_and_then_live(
+    server: Server, admin: httpx.Client, tmp_path: Path
+) -> None:
+    sent = Sent(server, WAITS, str(tmp_path / "go"), name="told")
     running(admin, "told")
-    until(lambda: "begun" in flashpool(server, "logs", "told").stdout)
-    followed = flashpool(server, "logs", "told", "-f")
-    assert followed.stdout == "begun\nover\n"
+    with admin.stream("GET", "/calls/told/logs") as stream:
+        events = stream.iter_lines()
+        assert 'data: {"text": "begun\\n"}' in next(one for one in events if "begun" in one)
+        (tmp_path / "go").touch()
+        assert 'data: {"text": "over\\n"}' in next(one for one in events if "over" in one)
+        assert "event: end" in list(events)
     assert sent.wait().json()["success"]
-    assert flashpool(server, "logs", "told").stdout == "begun\nover\n"
+    assert flashpool(server, "logs", "told", "-f").stdout == "begun\nover\n"
 
 
 def test_a_call_is_cancelled_and_that_is_logged(server: Server, admin: httpx.Client) -> None:
-    sent = Sent(server, SLEEPS, 50, name="long")
+    sent = Sent(server, WAITS, "/nonexistent/go", name="long")
     running(admin, "long")
     assert "long" in flashpool(server, "ps").stdout
     assert flashpool(server, "top").stdout.count("long") <= 1
@@ -152,6 +174,56 @@ def test_a_call_is_cancelled_and_that_is_logged(server: Server, admin: httpx.Cli
     again = flashpool(server, "cancel", "long")
     assert again.returncode == 1
     assert "has ended" in again.stderr
+
+
+def test_the_log_names_the_call_on_each_of_its_lines(server: Server) -> None:
+    code = "def f():\n    print('heard')\n    print('x' * 9000)\n    raise ValueError('odd')"
+    answer = server.http.post(
+        "/execute", json=request(code), headers={"X-Request-Id": "logged-1"}
+    ).json()
+    name = answer["receipt"]["call_id"]
+    until(lambda: any(one["logger"] == "flashpool.access" for one in of(server, "logged-1")))
+    found = of(server, "logged-1")
+    ends = [one for one in found if one["logger"] == "flashpool.frontends.logs"]
+    assert [(one["level"], one["call"]) for one in ends] == [("INFO", name)]
+    assert "ValueError: raised by the call's code: ValueError: odd" in ends[0]["message"]
+    output = [one["message"] for one in found if one["logger"] == "flashpool.output"]
+    assert output[0] == "f| heard"
+    assert "9000 bytes of its output are not shown" in output[1]
+    assert "POST /execute 200" in "".join(one["message"] for one in found)
+    assert {one["pod"] for one in found} != {None}
+
+
+def of(server: Server, request_id: str) -> list[dict[str, Any]]:
+    return [one for one in lines(server) if one["request_id"] == request_id]
+
+
+def test_a_request_that_failed_is_kept_and_fails_the_same_way_again(
+    server: Server, tmp_path: Path
+) -> None:
+    code = "def f(n):\n    import os\n    raise ValueError(n, os.environ.get('HUSH'))"
+    body = request(code, 3, env={"HUSH": "secret"})
+    server.http.post("/execute", json=body, headers={"X-Request-Id": "kept-1"})
+    until(lambda: "Kept its request" in server.log())
+    folder = server._log.parent / "state"
+    (file,) = (folder / "failed").iterdir()
+    assert b"secret" not in file.read_bytes()
+    variables = {"FLASHPOOL_STATE_DIR": str(folder), "FLASHPOOL_VOLUME_KEY": KEY}
+    listed = flashpool(server, "replay", **variables)
+    assert "kept-1" in listed.stdout
+    again = flashpool(server, "replay", "kept-1", "--env", "HUSH=told", **variables)
+    assert again.returncode == 1
+    assert "ValueError: (3, 'told')" in again.stderr
+    assert "failed the same way" in again.stderr
+    bare = flashpool(server, "replay", "kept-1", "--pdb", **variables)
+    assert "values are not kept: HUSH" in bare.stderr
+    assert "ValueError: (3, None)" in bare.stderr
+    assert "(Pdb)" in bare.stdout
+    strange = flashpool(server, "replay", "kept-1", FLASHPOOL_STATE_DIR=str(folder))
+    assert strange.returncode == 2
+    file.write_bytes(file.read_bytes().replace(b"ValueError", b"RaiseError"))
+    forged = flashpool(server, "replay", file.name.removesuffix(".request"), **variables)
+    assert (forged.returncode, "not signed" in forged.stderr) == (2, True)
 
 
 def test_nothing_of_a_call_is_shown_without_the_token(server: Server) -> None:
@@ -207,10 +279,11 @@ def test_a_server_stops_though_somebody_follows_a_call(tmp_path: Path) -> None:
     variables = {
         "FLASHPOOL_ADMIN_TOKEN": TOKEN,
         "FLASHPOOL_STATE_DIR": str(tmp_path / "state"),
+        "FLASHPOOL_LOCAL_DIR": str(tmp_path / "local"),
         "FLASHPOOL_DRAIN_S": "0.1",
     }
     with serving(tmp_path, **variables) as one:
-        sent = Sent(one, SLEEPS, 50, name="long")
+        sent = Sent(one, WAITS, "/nonexistent/go", name="long")
         bearer = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.Client(base_url=one.admin, trust_env=False, headers=bearer) as client:
             running(client, "long")
