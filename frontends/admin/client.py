@@ -41,9 +41,11 @@ class AdminRefused(Exception):
 class AdminClient:
     """One listener to ask; a connection for each request."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, *, guessed: bool = False) -> None:
+        """``guessed``: the token may be that of another server, and goes where it is none."""
         self.url = url.rstrip("/")
         self._token = token
+        self._guessed = guessed
 
     @classmethod
     def find(cls, settings: Settings, url: str | None = None) -> AdminClient:
@@ -52,8 +54,10 @@ class AdminClient:
         Raises:
             AdminUnreachable: there is more than one to choose from, or none.
         """
-        token = settings.admin_token or state_files.kept_token(settings)
-        return cls(url or settings.admin_url or _local_url(settings), token)
+        address = url or settings.admin_url or _local_url(settings)
+        if settings.admin_token:
+            return cls(address, settings.admin_token)
+        return cls(address, state_files.kept_token(settings), guessed=True)
 
     def get(self, path: str) -> Any:
         """What a path holds: its JSON."""
@@ -66,14 +70,29 @@ class AdminClient:
             AdminRefused: the answer is an error.
             AdminUnreachable: nobody answers.
         """
-        with self._answer(method, path, body, TIMEOUT_S) as answer:
-            data = answer.read()
+        try:
+            with self._answer(method, path, body, TIMEOUT_S) as answer:
+                data = answer.read()
+        except AdminRefused as error:
+            if error.status == http.client.UNAUTHORIZED and self._forget_guess():
+                return self.ask(method, path, body)
+            raise
         return json.loads(data) if data else None
 
     def status(self, path: str) -> tuple[int, bytes]:
         """Status and body of a path, also when it is an error."""
         with self._sent("GET", path, None, TIMEOUT_S) as answer:
-            return answer.status, answer.read()
+            status, body = answer.status, answer.read()
+        if status == http.client.UNAUTHORIZED and self._forget_guess():
+            return self.status(path)
+        return status, body
+
+    def _forget_guess(self) -> bool:
+        """The token is refused: whether it is worth while to go on without one."""
+        worth = self._guessed and self._token is not None
+        if worth:
+            self._token = None
+        return worth
 
     @contextlib.contextmanager
     def stream(

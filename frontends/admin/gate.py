@@ -42,7 +42,7 @@ class Guard(enum.Enum):
 class Credential(enum.Enum):
     """What a request brought."""
 
-    NONE = "none"
+    NONE = "no token"
     TOKEN = "the token"  # noqa: S105 - a word
     SESSION = "a session"
     WRONG = "a wrong token"

@@ -94,6 +94,7 @@ class Admin:
         if self._sock is None:
             return
         if self._serving is not None and self._listener is not None:
+            self._served.stopping.set()
             self._listener.should_exit = True
             await self._serving
         if self._address is not None:

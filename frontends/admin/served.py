@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Served:
     service: Service | None = None
     #: Seconds since 1970.
     started_at: float = field(default_factory=time.time)
+    #: The listener stops: answers that have no end of their own end now.
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     def of(cls, service: Service, settings: Settings, mode: Mode) -> Served:

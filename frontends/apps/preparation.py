@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,8 +22,9 @@ from flashpool.pool.apps import App
 
 from .artifacts.artifact import AppFolder, ArtifactSource, obtain, store_of
 from .artifacts.stray_dotenv import stray_dotenv
+from .by_hand import chosen_resource, contract_by_hand
 from .compiled_modules import explain_foreign, find_foreign
-from .contract import Contract, DeployedApp, EntryKind
+from .contract import AppEnvironment, Contract, DeployedApp, EntryKind
 from .generations import contract_of
 from .neighbours import Neighbours, neighbours_of
 from .variables import app_variables
@@ -35,10 +36,14 @@ __all__ = ["AppSource", "PreparedApp"]
 
 _log = logging.getLogger(__name__)
 
-#: What the generated handlers import before any module of the user's.
+#: What every app of the client's imports, and its generated handler: none of the user's modules.
+_CLIENT: Final = (
+    *("runpod_flash", "pydantic", "runpod_flash.client", "runpod_flash.core.resources"),
+    "runpod_flash.endpoint",
+)
 _PRELOADED: Final = {
-    EntryKind.ASGI: ("runpod_flash", "fastapi", "pydantic", "runpod_flash.runtime.lb_handler"),
-    EntryKind.HANDLER: ("runpod_flash", "pydantic"),
+    EntryKind.ASGI: (*_CLIENT, "fastapi", "runpod_flash.runtime.lb_handler"),
+    EntryKind.HANDLER: _CLIENT,
 }
 
 
@@ -48,8 +53,8 @@ class PreparedApp:
 
     folder: AppFolder
     deployed: DeployedApp
-    #: What it needs beside the packages that it brings.
-    spec: Spec
+    #: What it needs beside the packages that it brings; None: nothing that is known.
+    spec: Spec | None
     #: Complete but for what each worker has of its own, such as its GPUs.
     variables: Mapping[str, str]
     #: What is said first where it cannot be loaded.
@@ -93,18 +98,16 @@ class AppSource:
         environ: Mapping[str, str],
         resource: str,
         *,
-        folder: Path | None = None,
-        contract: Contract | None = None,
+        by_hand: Path | None = None,
     ) -> None:
-        """``folder``: the unpacked app, where it is served by hand and not as an endpoint.
+        """``by_hand``: a folder or an archive that somebody serves, and that is no endpoint's.
 
-        ``contract``: what the folder is read by; None: what its manifest says.
+        Then a resource that is not named is the only one there is.
         """
         self.resource = resource
         self._settings = settings
         self._environ = environ
-        self._folder = folder
-        self._contract = contract
+        self._by_hand = by_hand
 
     def __repr__(self) -> str:
         return f"<AppSource of {self.resource!r}>"
@@ -126,15 +129,19 @@ class AppSource:
         return prepared
 
     async def _obtain(self, wait: bool) -> AppFolder:
-        settings = self._settings
-        if self._folder is not None:
-            return AppFolder(path=self._folder.resolve())
+        settings, target = self._settings, self._by_hand
         source = ArtifactSource.of(settings)
+        if target is not None:
+            if target.is_dir():
+                return AppFolder(path=target.resolve())
+            source = replace(source, archive=target, wait_s=0.0, link=None, is_unpacked=False)
         return await obtain(source, partial(store_of, settings), wait=wait)
 
     def _read(self, folder: AppFolder) -> PreparedApp:
         settings, path = self._settings, folder.path
-        contract = self._contract or contract_of(path, self._environ)
+        contract = self._contract(path)
+        if self._by_hand is not None:
+            self.resource = chosen_resource(contract, path, self.resource)
         deployed = contract.deployed_app(path, self.resource, settings.app_dependencies)
         neighbours = neighbours_of(path, self._environ)
         if neighbours is not None:
@@ -143,24 +150,33 @@ class AppSource:
             self._environ,
             settings,
             deployed.resource,
-            deployed=self._folder is None,
+            deployed=self._by_hand is None,
             manifest=None if neighbours is None else neighbours.target,
         )
         if stray := stray_dotenv(path):
             _log.warning("%s: %s", deployed.resource, stray)
-        environment = deployed.environment
         return PreparedApp(
             folder=folder,
             deployed=deployed,
-            spec=Spec(
-                requirements=environment.requirements,
-                python_version=environment.python or None,
-                brought=environment.constraints,
-            ),
+            spec=_spec(deployed.environment),
             variables=variables,
-            hint=_hint(path, environment.python),
+            hint=_hint(path, deployed.environment.python),
             neighbours=neighbours,
         )
+
+    def _contract(self, folder: Path) -> Contract:
+        choose = contract_of if self._by_hand is None else contract_by_hand
+        return choose(folder, self._environ)
+
+
+def _spec(environment: AppEnvironment) -> Spec | None:
+    if not (environment.requirements or environment.python):
+        return None
+    return Spec(
+        requirements=environment.requirements,
+        python_version=environment.python or None,
+        brought=environment.constraints,
+    )
 
 
 def _hint(folder: Path, python: str) -> str:

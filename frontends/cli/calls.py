@@ -1,4 +1,4 @@
-"""``flashpool ps | stats | logs | stack | cancel``: the calls of a server that runs, here or elsewhere.
+"""``flashpool ps | logs | stack | cancel``: the calls of a server that runs, here or elsewhere.
 
 They ask its admin listener (`admin.client` finds it, and the token). Exit status 1: the server
 refused, or there is no such call; 2: no server answers.
@@ -70,22 +70,6 @@ def ps(context: click.Context, url: str | None, as_json: bool, everything: bool)
     print_table(headings, [call_row(call) for call in (*active, *shown)])
     if len(shown) < len(ended):
         click.echo(f"{len(ended) - len(shown)} more have ended: --all lists them")
-
-
-@click.command()
-@_admin
-@_json
-@click.pass_context
-def stats(context: click.Context, url: str | None, as_json: bool) -> None:
-    """Show what the server is doing: slots, queue, outcomes, times."""
-    with asked(context, url) as client:
-        found: dict[str, Any] = client.get("/stats")
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    from .tables import print_table, summary
-
-    print_table(("", ""), summary(found))
 
 
 @click.command()

@@ -29,6 +29,11 @@ def banner(settings: Settings, version: str, address: str, stats_address: str) -
     )
 
 
+def app_banner(version: str, name: str, address: str, stats_address: str) -> str:
+    """The same of a deployed app."""
+    return f"flashpool {version}: the app {name} on {address}\nstats: {stats_address}"
+
+
 def example(settings: Settings, address: str) -> str:
     """A curl command that calls a function."""
     authorization = ' -H "Authorization: Bearer $FLASHPOOL_TOKEN"' if settings.token else ""

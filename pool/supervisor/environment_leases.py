@@ -25,8 +25,15 @@ from typing import Any, Protocol
 from flashpool import envs
 from flashpool.envs import Environment, EnvironmentFailure, EnvSettings, Lease, Spec, operations
 from flashpool.envs.acquiring.provider import Provider
+from flashpool.pool.apps import App
 from flashpool.pool.calls import COPY, Phase, Provision
-from flashpool.pool.errors import EnvironmentError, FlashpoolError, InvalidRequest, Timeout
+from flashpool.pool.errors import (
+    EnvironmentError,
+    FlashpoolError,
+    InvalidRequest,
+    PoolClosed,
+    Timeout,
+)
 from flashpool.pool.stats import StoreStats
 
 from .environment_registry import EnvironmentRegistry
@@ -60,6 +67,12 @@ class EnvironmentLeases(Protocol):
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
         """The exact versions in an environment; nothing where it is gone."""
+
+    async def open_app(self, app: App, report: Report) -> str:
+        """The name of an environment for the workers of this app only; raises as `resolve`."""
+
+    def is_lost(self, name: str) -> bool:
+        """Whether new processes must not start in it."""
 
     def stores(self) -> list[StoreStats]:
         """How the places of environments are that are open."""
@@ -147,6 +160,30 @@ class StoredEnvironments:
         else:
             await self._introduce(digest, lease)
         return _provision(environment, self._name(digest))
+
+    async def open_app(self, app: App, report: Report) -> str:
+        """Make a place for the workers of an app, by itself in the environment it asks for."""
+        assert app.spec is not None
+        self._loop = asyncio.get_running_loop()
+        try:
+            lease = await self._store.acquire(app.spec, progress=report)
+        except EnvironmentFailure as failure:
+            raise self._error(failure) from None
+        with contextlib.ExitStack() as unless_kept:
+            unless_kept.callback(lease.release)
+            if lease.environment.root is not None:
+                await self._watch_pressure()
+            if self._closing:
+                raise PoolClosed("the pool is shut down")
+            unless_kept.pop_all()
+        name = f"{lease.environment.digest}{COPY}{next(self._copies)}"
+        self._held[name] = lease
+        self._registry.add_app(name, str(lease.environment.python), app)
+        return name
+
+    def is_lost(self, name: str) -> bool:
+        """Whether new processes must not start in it."""
+        return name in self._lost
 
     def _name(self, digest: str) -> str:
         """What the pool calls the copy that new calls run in."""
@@ -260,8 +297,8 @@ class StoredEnvironments:
             loop.call_soon_threadsafe(self._lose, digest)
 
     def _lose(self, digest: str) -> None:
-        name = self._name(digest)
-        if name in self._held and not self._closing:
+        held = [name for name in self._held if _digest(name) == digest and name not in self._lost]
+        for name in held if not self._closing else ():
             _log.warning(
                 "environment %s is not where it was: its processes take no new calls", name
             )

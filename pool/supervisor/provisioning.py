@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flashpool.pool import call_ids
+from flashpool.pool.apps import App
 from flashpool.pool.calls import NOWHERE, Call, Outcome, Phase, Provision, Receipt, Sink, unprovided
 from flashpool.pool.errors import (
     CallError,
@@ -143,16 +144,19 @@ class Provisioning:
         question.calls[call_id] = WaitingCall(id=call_id, call=call, sink=sink)
         self._waiting[call_id] = question
 
-    async def find(self, spec: Spec) -> str:
-        """The environment of an app, by the name that the pool has for it.
+    async def open_app(self, app: App) -> str:
+        """An environment for the workers of an app, by the name that the pool has for it.
 
         Something of it has to be started in the same turn of the loop, or it may be unused.
 
         Raises:
             InvalidRequest, EnvironmentError, Timeout: it cannot be had.
         """
-        provision = await self._environments.resolve(spec, lambda line: _log.info("%s", line))
-        return provision.environment
+        return await self._environments.open_app(app, lambda _line: None)
+
+    def is_lost(self, name: str) -> bool:
+        """Whether new processes must not start in the environment of that name."""
+        return self._environments.is_lost(name)
 
     def cancel(self, call_id: int, reason: str) -> bool:
         """End a call that waits; False when it does not wait here."""
@@ -165,7 +169,7 @@ class Provisioning:
             self._forget(question)
             question.task.cancel()
         error = Cancelled(f"the call was cancelled: {reason}", reason=reason)
-        self._fail(waiting, error, question.notes(), Phase.BUILD.value)
+        self._fail(call_id, waiting, error, question.notes(), Phase.BUILD.value)
         return True
 
     def refuse_all(self) -> None:
@@ -175,7 +179,7 @@ class Provisioning:
             if question.task is not None:
                 question.task.cancel()
             error = Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
-            self._fail(self._take(call_id, question), error, question.notes())
+            self._fail(call_id, self._take(call_id, question), error, question.notes())
 
     # For those who watch.
 
@@ -278,7 +282,7 @@ class Provisioning:
                 self._hand_over(call_id, waiting, provision, notes)
             else:
                 phase = str(failure.details.get("phase") or "spec")
-                self._fail(waiting, failure, notes, phase)
+                self._fail(call_id, waiting, failure, notes, phase)
 
     def _hand_over(
         self, call_id: int, waiting: WaitingCall, provision: Provision, notes: bytes
@@ -298,14 +302,19 @@ class Provisioning:
             self._end(waiting, error, b"", NOWHERE)
 
     def _fail(
-        self, waiting: WaitingCall, error: FlashpoolError, notes: bytes, phase: str = "build"
+        self,
+        call_id: int,
+        waiting: WaitingCall,
+        error: FlashpoolError,
+        notes: bytes,
+        phase: str = "build",
     ) -> None:
         """Its environment is not to be had."""
         spent = unprovided(time.monotonic() - waiting.since, phase)
         outcome = self._end(waiting, error, notes, spent)
         # What was refused as it stood was no call.
         if isinstance(error, CallError):
-            self._recorder.unprovided(waiting.call.label, outcome)
+            self._recorder.unprovided(call_id, waiting.call.label, outcome)
 
     def _end(
         self, waiting: WaitingCall, error: FlashpoolError, notes: bytes, provision: Provision

@@ -37,6 +37,7 @@ from flashpool.pool.workers.watchdog import STOP_MARGIN_S
 from flashpool.pool.workers.worker import ActiveCall
 
 from . import stats_snapshot
+from .app_environments import AppEnvironments
 from .call_watch import CallWatch
 from .command_runner import CommandRunner
 from .components import BASE, ChangeSignal, Components
@@ -63,6 +64,8 @@ class Supervisor:
         """``environments``: where those of calls with a spec are kept; None: by the variables."""
         self.config = config
         self.draining = False
+        #: It drains for good: `stop` follows.
+        self._leaving = False
         self._components = components = Components(config)
         self._change = ChangeSignal()
         #: When those that were asked to exit are killed, once the pool stops.
@@ -72,10 +75,13 @@ class Supervisor:
         self.environments = EnvironmentRegistry(components, self._actions)
         self._ticking = Ticking(components, self._actions, self.environments)
         self._env_settings = environments
-        #: Made by the first call that names packages.
+        #: Made by the first call, or app, that names packages.
         self._provisioning: Provisioning | None = None
+        self._app_environments = AppEnvironments(
+            self.environments, config.base_python, self._open_provisioning
+        )
         self._reports = ProcessEvents(components, self._actions, self.environments)
-        self.watching = CallWatch(components, lambda: self._provisioning, self._open_store)
+        self.watching = CallWatch(components, lambda: self._provisioning, self._open_provisioning)
 
     # Life.
 
@@ -118,6 +124,12 @@ class Supervisor:
                 raise EnvironmentStartFailed(what)
             await self._change.wait()
 
+    def take_calls(self, taking: bool) -> bool:
+        """Refuse new calls, or take them again; False when it leaves, and takes none again."""
+        if not self._leaving:
+            self.draining = not taking
+        return not self._leaving
+
     async def drain(self, limit_s: float) -> bool:
         """Refuse new calls; True when all that was accepted has ended in time.
 
@@ -127,7 +139,7 @@ class Supervisor:
         self.draining = True
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
-        self._refusing = calls.awaited = True
+        self._leaving = calls.awaited = True
         while self.unfinished and now() < deadline:
             await self._change.wait(deadline - now())
         published = True
@@ -176,7 +188,7 @@ class Supervisor:
             self._change.tell()
             await self._stopped.wait()
             return
-        self.draining = components.closed = True
+        self.draining = self._leaving = components.closed = True
         self._change.tell()
         try:
             await self._stop(reason, grace_s)
@@ -304,8 +316,7 @@ class Supervisor:
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
         """Have its environment found first; it comes back with the id that it has from here."""
-        provisioning = self._open_store()
-        call_id = self._components.calls.new_id()
+        provisioning, call_id = self._open_provisioning(), self._components.calls.new_id()
         provisioning.add(call_id, call, spec, sink)
         return call_id
 
@@ -313,19 +324,14 @@ class Supervisor:
         """Serve an app until the pool stops; raises `PoolClosed` when it has."""
         if self._components.closed:
             raise PoolClosed("the pool is shut down")
-        return self._components.apps.open(app, self._environment_of)
-
-    async def _environment_of(self, app: App) -> str:
-        if app.spec is None:
-            return BASE.environment
-        return await self._open_store().find(app.spec)
-
-    def _open_store(self) -> Provisioning:
-        if self._provisioning is None:  # it is false while no call waits in it
-            self._provisioning = self._open_provisioning()
-        return self._provisioning
+        return self._components.apps.open(app, self._app_environments.find)
 
     def _open_provisioning(self) -> Provisioning:
+        if self._provisioning is None:  # it is false while no call waits in it
+            self._provisioning = self._new_provisioning()
+        return self._provisioning
+
+    def _new_provisioning(self) -> Provisioning:
         # Late: most programs never name a package, and should not pay for the import.
         from flashpool.envs import EnvSettings
 

@@ -168,7 +168,7 @@ class CallTable:
         if running.call.fds:
             running.close_fds()
         call = running.call
-        self._recorder.ended(call.label, outcome)
+        self._recorder.ended(call_id, call.label, outcome)
         if outcome.output or outcome.error_type is not None:
             self.history.keep(call_id, call, outcome)
         else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from flashpool.frontends.admin import serve
 from flashpool.pool import Pool
 
-from .server import FLASHPOOL, Server, serving
+from .server import FLASHPOOL, Server, request, serving
 
 TOKEN = "the-operator-s"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -128,3 +130,84 @@ def test_it_ends_with_the_pool_or_before(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{second.url}/stats", trust_env=False)
     second.close()
+
+
+def outcomes(text: str) -> dict[str, float]:
+    return {
+        sample.labels["outcome"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "flashpool_calls_total"
+    }
+
+
+def test_stats_and_metrics_count_the_calls_that_were_sent(
+    server: Server, admin: httpx.Client
+) -> None:
+    before = server.stats()
+    for number in range(5):
+        assert server.execute(f"def f(): return {number}")["success"]
+    crash = server.execute("import os\ndef f():\n    print('bye', flush=True)\n    os._exit(3)")
+    assert crash["error_type"] == "WorkerCrashed"
+    assert not server.execute("def f(): return 1 / 0")["success"]
+    # A stranger on this machine does not read what the call wrote; the operator does.
+    stats, full = server.stats(), admin.get("/stats", headers=BEARER).json()
+    assert stats["calls"] - before["calls"] == 7
+    assert outcomes(admin.get("/metrics").text) == stats["outcomes"]
+    assert stats["latency"]["run"]["count"] == sum(stats["outcomes"].values())
+    causes = [one["cause"] for one in stats["recent_failures"]]
+    assert causes[-2:] == ["WorkerCrashed", "UserException"]
+    assert stats["recent_failures"][-2]["last_lines"] == ""
+    assert full["recent_failures"][-2]["last_lines"] == "bye\n"
+    assert full["recent_failures"][-2]["receipt"]["exit"] == "exit 3"
+    assert sum(minute["calls"] for minute in stats["last_hour"]) == stats["calls"]
+    assert (stats["schema_version"], stats["server"]["mode"]) == (1, "live")
+    names = admin.get("/stats/schema").json()["$defs"]["StatsDocument"]["properties"]
+    assert set(stats) == set(names)
+
+
+def test_a_drain_is_taken_back(server: Server, admin: httpx.Client) -> None:
+    assert admin.get("/livez").status_code == 200
+    assert admin.get("/readyz").json() == {"ready": True, "reasons": []}
+    assert admin.post("/drain").status_code == 401
+    assert admin.post("/drain", headers=BEARER).json()["draining"] is True
+    try:
+        probe = admin.get("/readyz")
+        assert probe.status_code == 503
+        assert [one["cause"] for one in probe.json()["reasons"]] == ["draining"]
+        assert server.http.post("/execute", json=request("def f(): return 1")).status_code == 503
+        assert health(server).returncode == 1
+    finally:
+        assert admin.delete("/drain", headers=BEARER).json()["draining"] is False
+    assert admin.get("/readyz").status_code == 200
+    assert server.execute("def f(): return 1")["json_result"] == 1
+    assert health(server).returncode == 0
+    assert "Admin: POST /drain answered with 200; asked by 127.0.0.1" in server.log()
+
+
+def health(server: Server) -> subprocess.CompletedProcess[str]:
+    command = [FLASHPOOL, "health", "--admin", server.admin]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_page_loads_nothing_from_elsewhere(admin: httpx.Client) -> None:
+    page = admin.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    used = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+    assert {"page.css", "page.js"} <= set(used)
+    assert not [one for one in used if "://" in one]
+    for path in set(used) - {"data:,"}:
+        assert admin.get(f"/{path}").is_success, path
+
+
+def test_events_come_by_themselves_and_a_reader_that_sleeps_delays_nobody(
+    server: Server, admin: httpx.Client
+) -> None:
+    with admin.stream("GET", "/events") as asleep, admin.stream("GET", "/events") as stream:
+        assert asleep.is_success
+        lines = stream.iter_lines()
+        data = [line for line, _ in zip(lines, range(6), strict=False) if line.startswith("data: ")]
+        assert len(data) == 2
+        assert json.loads(data[1].removeprefix("data: "))["slots"]["total"] == 2
+        assert admin.get("/livez").is_success

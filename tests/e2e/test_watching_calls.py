@@ -16,6 +16,8 @@ from .server import FLASHPOOL, Server, request, serving, until
 
 pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
 
+pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(120)]
+
 TOKEN = "the-operator-s"
 KEY = "of-the-volume"
 #: Runs until a file is there.

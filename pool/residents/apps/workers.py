@@ -44,6 +44,8 @@ from .output import AppOutput
 
 _log = logging.getLogger(__name__)
 
+#: Seconds a load takes at least for what it imports to be worth another zygote.
+_WORTH_LEARNING_S: Final = 1.0
 #: Of what a load failed with, in the log.
 _TOLD: Final = 16 * 1024
 
@@ -183,11 +185,12 @@ class AppWorkers:
             label=app.name,
             function_key=("app", app.directory, app.file, app.module),
             provision=Provision(environment=environment),
-            touches=frozenset({"cwd", *(f"env:{name}" for name in app.env)}),
         )
 
     def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
         """Have what it imported preloaded for the next worker: a crash costs that much less."""
+        if self._app.preload and meta.run_s < _WORTH_LEARNING_S:
+            return  # its zygote has nearly all of it
         if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
             call = self._as_call(worker.zygote.key.environment)
             key = worker.zygote.key
@@ -317,6 +320,8 @@ class AppWorkers:
             worker.state.move(WorkerState.EXITING)
         worker.exiting_since = self._pool.now()
         told = str(meta.more["error"])[-_TOLD:]
+        if self._app.hint:
+            told = f"{self._app.hint}\n{told}"
         if told != self._last_told:
             self._last_told = told
             _log.error("%s cannot be loaded: %s", self._app.name, told)
