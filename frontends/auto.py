@@ -74,7 +74,7 @@ def choose(settings: Settings, environ: MutableMapping[str, str]) -> FrontEnd:
 
     Raises:
         ModeError: see `decide`.
-        AppError: the artifact cannot be served.
+        AppError: the artifact cannot be served, and no variable says what it is for.
     """
     resource = modes.resource(environ)
     answer = asyncio.run(_answer_of(settings, environ, resource)) if resource else None
@@ -82,14 +82,28 @@ def choose(settings: Settings, environ: MutableMapping[str, str]) -> FrontEnd:
     if front_end is FrontEnd.QUEUE and environ.get(_TYPE):
         _log.warning("%s is ignored: the manifest says that %s takes jobs", _TYPE, resource)
         del environ[_TYPE]
-    if front_end is FrontEnd.BALANCED and environ.get("RUNPOD_POD_ID"):
-        environ.setdefault("PORT", _POD_PORT)
+    if front_end is FrontEnd.BALANCED and environ.get("RUNPOD_POD_ID") and not environ.get("PORT"):
+        environ["PORT"] = _POD_PORT
     return front_end
 
 
-async def _answer_of(settings: Settings, environ: Mapping[str, str], resource: str) -> AnswerForm:
+async def _answer_of(
+    settings: Settings, environ: Mapping[str, str], resource: str
+) -> AnswerForm | None:
+    """What the manifest says; None where it cannot be read and a variable says the same.
+
+    That front-end then waits for the artifact, and tells probes what it waits for.
+    """
+    from .apps.errors import AppError
     from .apps.preparation import AppSource
 
-    prepared = await AppSource(settings, environ, resource).prepare()
+    is_told = any(environ.get(name) for name in (_TYPE, _KIND))
+    try:
+        prepared = await AppSource(settings, environ, resource).prepare(wait=not is_told)
+    except AppError as error:
+        if not is_told:
+            raise
+        _log.warning("Of %s, %s or %s decides: %s", resource, _TYPE, _KIND, error)
+        return None
     prepared.release()
     return prepared.deployed.answer

@@ -3,18 +3,17 @@
 The slow tests build the real tarball for the Python that runs them, and start the real server from it.
 """
 
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from e2e.server import FLASHPOOL, until
+from e2e.server import until
+from images.injected import answer, build, command_of, stop
 
 ROOT: Final = Path(__file__).parents[2]
 MINOR: Final = "{}.{}".format(*sys.version_info)
@@ -91,24 +90,10 @@ def test_a_release_that_says_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from uv import find_uv_bin
-
     out = tmp_path_factory.mktemp("dist")
-    ended = subprocess.run(
-        [
-            *(sys.executable, ROOT / "docker" / "build_tarball.py", "--python", MINOR),
-            *("--out", out, "--uv", find_uv_bin()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    lines = ended.stdout.splitlines()
+    path, lines = build(MINOR, out)
     assert lines[1].startswith("without uv and botocore: ")
     assert len([line for line in lines if "wheels/" in line]) == 20
-    (path,) = out.glob("*.tar.gz")
     assert path.stat().st_size < 70_000_000
     (checksum,) = out.glob("*.sha256")
     subprocess.run(["sha256sum", "--check", "--quiet", checksum], cwd=out, check=True, timeout=60)
@@ -122,13 +107,7 @@ class Injected:
         bare = {"python3": str(Path(sys.base_prefix) / "bin" / f"python{MINOR}")}
         self.path = path_of(folder / "bin", **bare)
         self.folder = folder
-        self.command = subprocess.run(
-            [FLASHPOOL, "inject", "print-command", "--tarball", tarball],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout.strip()
+        self.command = command_of("--tarball", tarball)
 
     def start(self) -> Any:
         log = (self.folder / "log").open("wb")
@@ -157,27 +136,6 @@ def injected(tarball: Path, tmp_path: Path) -> Injected:
     return Injected(tarball, tmp_path)
 
 
-def answer(box: Injected, process: Any) -> Any:
-    def url() -> str:
-        assert process.poll() is None, box.log()
-        return next(
-            (
-                line.split()[5].rstrip(",")
-                for line in box.log().splitlines()
-                if "live calls on" in line
-            ),
-            "",
-        )
-
-    address = until(url, 120)
-    until(lambda: urllib.request.urlopen(f"{address}/ping", timeout=5).status == 200, 60)
-    code = "def f():\n    import sys\n    return [sys.prefix, '%d.%d' % sys.version_info[:2]]"
-    body = {"function_name": "f", "function_code": code, "serialization_format": "json"}
-    request = urllib.request.Request(f"{address}/execute", data=json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response)["json_result"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_real_server_starts_cold_then_warm(injected: Injected) -> None:
@@ -185,11 +143,10 @@ def test_the_real_server_starts_cold_then_warm(injected: Injected) -> None:
         process = injected.start()
         try:
             # The user's code runs on the image's own Python, and not in the server's environment.
-            assert answer(injected, process) == [sys.base_prefix, MINOR]
+            assert answer(process, injected.log) == [sys.base_prefix, MINOR]
             assert said in injected.log()
         finally:
-            process.terminate()
-            assert process.wait(40) == 0
+            stop(process)
     assert [path.name for path in (injected.folder / "home").glob("*/.env*")] == []
 
 
@@ -203,7 +160,6 @@ def test_a_server_killed_while_its_environment_is_made_starts_again(injected: In
     # uv, which the killed shell had started, may still write there.
     process = injected.start()
     try:
-        assert answer(injected, process) == [sys.base_prefix, MINOR]
+        assert answer(process, injected.log) == [sys.base_prefix, MINOR]
     finally:
-        process.terminate()
-        assert process.wait(40) == 0
+        stop(process)

@@ -53,7 +53,11 @@ def test_a_named_resource_without_its_artifact_is_not_served(tmp_path):
     )
     for name in ("FLASH_RESOURCE_NAME", "RUNPOD_RESOURCE_NAME"):
         with pytest.raises(AppError, match=r"none\.tar\.gz"):
-            choose(settings, {name: "shop", "RUNPOD_RUNTIME_KIND": "api"})
+            choose(settings, {name: "shop", "RUNPOD_WEBHOOK_GET_JOB": "x"})
+        # The front-end of that kind waits for it, and serves nothing else meanwhile.
+        assert choose(settings, {name: "shop", "RUNPOD_RUNTIME_KIND": "api"}) is BALANCED
+        assert choose(settings, {name: "shop", "RUNPOD_RUNTIME_KIND": "queue"}) is QUEUE
+        assert choose(settings, {name: "shop", "FLASH_ENDPOINT_TYPE": "lb"}) is BALANCED
 
 
 def test_the_manifest_of_a_real_artifact_decides(shop_artifact, tmp_path):
