@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from flashpool.envs.store.volume_files import Folder, left_by_clock
-from flashpool.frontends.qb import paths
+from flashpool.frontends import state_places
 from flashpool.frontends.settings.table import Settings
 
 _log = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ class KeptRequests:
     def of(cls, settings: Settings) -> KeptRequests:
         """Where these settings have it."""
         return cls(
-            paths.state_folder(settings) / "failed",
-            paths.signing_key(settings, _PURPOSE),
+            _folder(settings) / "failed",
+            state_places.signing_key(settings, _PURPOSE),
             most_mb=settings.keep_failed_mb,
             keep_s=settings.keep_failed_s,
         )
@@ -149,6 +149,11 @@ class KeptRequests:
             )
         head, _, body = signed.partition(b"\n")
         return msgspec.json.decode(head, type=KeptRequest), body
+
+
+def _folder(settings: Settings) -> Path:
+    volume = state_places.volume_of(settings)
+    return volume / state_places.OURS if volume else state_places.state_folder(settings)
 
 
 def without_values(body: bytes) -> tuple[bytes, tuple[str, ...]]:
