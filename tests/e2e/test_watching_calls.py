@@ -200,10 +200,11 @@ def of(server: Server, request_id: str) -> list[dict[str, Any]]:
     return [one for one in lines(server) if one["request_id"] == request_id]
 
 
+@pytest.mark.slow
 def test_a_request_that_failed_is_kept_and_fails_the_same_way_again(
     server: Server, tmp_path: Path
 ) -> None:
-    code = "def f(n):\n    import os\n    raise ValueError(n, os.environ.get('HUSH'))"
+    code = "def f(n):\n    import os\n    raise ValueError(n, 'HUSH' in os.environ)"
     body = request(code, 3, env={"HUSH": "secret"})
     server.http.post("/execute", json=body, headers={"X-Request-Id": "kept-1"})
     until(lambda: "Kept its request" in server.log())
@@ -215,11 +216,11 @@ def test_a_request_that_failed_is_kept_and_fails_the_same_way_again(
     assert "kept-1" in listed.stdout
     again = flashpool(server, "replay", "kept-1", "--env", "HUSH=told", **variables)
     assert again.returncode == 1
-    assert "ValueError: (3, 'told')" in again.stderr
+    assert "ValueError: (3, True)" in again.stderr
     assert "failed the same way" in again.stderr
     bare = flashpool(server, "replay", "kept-1", "--pdb", **variables)
     assert "values are not kept: HUSH" in bare.stderr
-    assert "ValueError: (3, None)" in bare.stderr
+    assert "ValueError: (3, False)" in bare.stderr
     assert "(Pdb)" in bare.stdout
     strange = flashpool(server, "replay", "kept-1", FLASHPOOL_STATE_DIR=str(folder))
     assert strange.returncode == 2
