@@ -21,8 +21,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from flashpool.frontends import responses
-from flashpool.frontends.access_log import logged
 from flashpool.frontends.admin import Admin
+from flashpool.frontends.http_server.access_log import logged
 from flashpool.frontends.responses import Answer
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings

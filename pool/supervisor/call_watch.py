@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flashpool.pool import call_ids
+from flashpool.pool.call_history import EndedCall
 from flashpool.pool.calls import Outcome, Phase, Sink
 from flashpool.pool.watching import BuildView, CallView, OutputFeed, Stacks
 from flashpool.pool.workers import outcomes, stacks
-from flashpool.pool.workers.call_history import EndedCall
 from flashpool.pool.workers.worker import ActiveCall
 
 from .components import Components

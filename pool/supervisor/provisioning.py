@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flashpool.pool import call_ids
 from flashpool.pool.apps import App
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import NOWHERE, Call, Outcome, Phase, Provision, Receipt, Sink, unprovided
 from flashpool.pool.errors import (
     CallError,
@@ -34,7 +35,6 @@ from flashpool.pool.progress_notes import ProgressNotes
 from flashpool.pool.recorder import Recorder
 from flashpool.pool.stats import StoreStats
 from flashpool.pool.watching import BuildView
-from flashpool.pool.workers.call_history import CallHistory
 
 from .builds_ahead import BuildsAhead, key_of
 from .environment_leases import EnvironmentLeases
@@ -58,7 +58,7 @@ class Submit(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingCall:
+class UnprovidedCall:
     """A call whose environment is being found or made."""
 
     id: int
@@ -74,7 +74,7 @@ class _EnvironmentQuestion:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.calls: dict[int, WaitingCall] = {}
+        self.calls: dict[int, UnprovidedCall] = {}
         self.task: asyncio.Task[None] | None = None
         self._notes = ProgressNotes()
         #: What was told last.
@@ -141,7 +141,7 @@ class Provisioning:
             question.task = task = asyncio.ensure_future(self._ask(question))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        question.calls[call_id] = WaitingCall(id=call_id, call=call, sink=sink)
+        question.calls[call_id] = UnprovidedCall(id=call_id, call=call, sink=sink)
         self._waiting[call_id] = question
 
     async def open_app(self, app: App) -> str:
@@ -183,11 +183,11 @@ class Provisioning:
 
     # For those who watch.
 
-    def waiting(self) -> list[WaitingCall]:
+    def waiting(self) -> list[UnprovidedCall]:
         """All calls that wait, oldest first."""
         return [self._waiting[call_id].calls[call_id] for call_id in sorted(self._waiting)]
 
-    def waiting_call(self, call_id: int) -> WaitingCall | None:
+    def waiting_call(self, call_id: int) -> UnprovidedCall | None:
         """One of them."""
         question = self._waiting.get(call_id)
         return None if question is None else question.calls.get(call_id)
@@ -285,7 +285,7 @@ class Provisioning:
                 self._fail(call_id, waiting, failure, notes, phase)
 
     def _hand_over(
-        self, call_id: int, waiting: WaitingCall, provision: Provision, notes: bytes
+        self, call_id: int, waiting: UnprovidedCall, provision: Provision, notes: bytes
     ) -> None:
         waited = time.monotonic() - waiting.since
         call, sink = waiting.call.provided(provision, waited), waiting.sink
@@ -304,7 +304,7 @@ class Provisioning:
     def _fail(
         self,
         call_id: int,
-        waiting: WaitingCall,
+        waiting: UnprovidedCall,
         error: FlashpoolError,
         notes: bytes,
         phase: str = "build",
@@ -317,7 +317,7 @@ class Provisioning:
             self._recorder.unprovided(call_id, waiting.call.label, outcome)
 
     def _end(
-        self, waiting: WaitingCall, error: FlashpoolError, notes: bytes, provision: Provision
+        self, waiting: UnprovidedCall, error: FlashpoolError, notes: bytes, provision: Provision
     ) -> Outcome:
         for fd in waiting.call.fds:
             os.close(fd)
@@ -333,7 +333,7 @@ class Provisioning:
         self._settled()
         return outcome
 
-    def _take(self, call_id: int, question: _EnvironmentQuestion) -> WaitingCall:
+    def _take(self, call_id: int, question: _EnvironmentQuestion) -> UnprovidedCall:
         del self._waiting[call_id]
         return question.calls.pop(call_id)
 

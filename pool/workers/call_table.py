@@ -16,6 +16,7 @@ from functools import partial
 from types import MappingProxyType
 
 from flashpool.pool import call_ids, exit_causes
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
@@ -24,7 +25,6 @@ from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.scheduler import Scheduler
 
 from . import outcomes
-from .call_history import CallHistory
 from .memory import MemoryLimit, MemoryWatch
 from .poller import Clock
 from .worker import ActiveCall

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
-from flashpool.frontends.access_log import logged
+from flashpool.frontends.http_server.access_log import logged
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppService, AppState, EndKind
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flashpool.envs import Spec
 from flashpool.pool.apps import App, AppService
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import Call, Outcome, Provision, Receipt, Sink
 from flashpool.pool.errors import FlashpoolError, PoolClosed
 from flashpool.pool.recorder import Recorder
@@ -15,7 +16,6 @@ from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor.environment_leases import EnvironmentLeases, Report
 from flashpool.pool.supervisor.provisioning import Provisioning
 from flashpool.pool.watching import CallWatching
-from flashpool.pool.workers.call_history import CallHistory
 
 #: base64 of cloudpickle.dumps(None).
 NONE = b"gAVOLg=="

@@ -2,9 +2,9 @@ import asyncio
 import os
 
 from flashpool.pool import call_ids
+from flashpool.pool.call_history import CALLS, OUTPUT_BYTES, CallHistory
 from flashpool.pool.calls import Call, Codec, Outcome
 from flashpool.pool.watching import OutputFeed
-from flashpool.pool.workers.call_history import CALLS, OUTPUT_BYTES, CallHistory
 
 
 def test_names_stand_for_numbers_of_this_process_alone() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import Spec
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import (
     BASE_ENVIRONMENT,
     Call,
@@ -26,7 +27,6 @@ from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor import provisioning as module
 from flashpool.pool.supervisor.environment_leases import Report
 from flashpool.pool.supervisor.provisioning import Provisioning
-from flashpool.pool.workers.call_history import CallHistory
 from support.frontends.stand_in import Slow, Unasked
 from support.live import Sink as CollectingSink
 from support.waiting import until

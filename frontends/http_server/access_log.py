@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.types import Message, Scope, Send
 
-from . import log_format
+from flashpool.frontends import log_format
 
 _log = logging.getLogger("flashpool.access")
 #: Characters of a path.
