@@ -167,12 +167,16 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
     from flashpool.frontends.qb import entry
+    from flashpool.frontends.qb.jobs import NothingRuns
     from flashpool.frontends.server_process import TooFewDescriptors
     from flashpool.pool.errors import EnvironmentStartFailed
 
     try:
         _check_volume(settings)
         entry.serve_qb(settings, list(flags))
+    except NothingRuns as error:
+        click.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(CALL_FAILED)
     except (
         ListenError,
         OpenServerError,
@@ -197,7 +201,7 @@ def serve_auto(context: click.Context) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from flashpool.frontends import auto, modes
     from flashpool.frontends.apps.errors import AppError
 
