@@ -149,6 +149,7 @@ class DeployedEndpoint:
             max_body_mb=settings.max_body_mb,
             generated=app.generated,
             draining=lambda: pool.draining,
+            access_log=settings.access_log,
         )
         if prepared.neighbours is not None:
             self._neighbours = asyncio.ensure_future(prepared.neighbours.run())

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
+from flashpool.frontends.http_server.access_log import logged
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppService, AppState, EndKind
 
@@ -78,6 +79,7 @@ class AppProxy:
         max_body_mb: int,
         generated: bool,
         draining: Callable[[], bool],
+        access_log: bool = False,
     ) -> None:
         self._service = service
         self._limit_of = limit_of
@@ -86,9 +88,12 @@ class AppProxy:
         self._generated = generated
         self._draining = draining
         self._clients = ClientWatch()
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
+        if self._access_log:
+            send = logged(scope, send)
         path = scope["path"]
         if path == "/ping" and scope["method"] in ("GET", "HEAD"):
             await self._ping(send)
