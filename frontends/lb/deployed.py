@@ -54,7 +54,10 @@ class DeployedEndpoint:
         pool = service.pool
         self._deployment = AppDeployment(pool, self._find, settings.drain_s)
         self._proxy = AppProxy(
-            self._deployment, max_body_mb=settings.max_body_mb, draining=lambda: pool.draining
+            self._deployment,
+            max_body_mb=settings.max_body_mb,
+            draining=lambda: pool.draining,
+            access_log=settings.access_log,
         )
         self._neighbours: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None

@@ -80,7 +80,7 @@ def create_hosted_app() -> ASGIApp:
         # uvicorn would print the traceback of an exception around it.
         raise SystemExit(f"Error: {error}") from None
     print_from_threads()
-    configure_log(settings.log_level)
+    configure_log(settings.log_level, settings.log_format)
     for sentence in oddities:
         _log.warning(sentence)
     harden()

@@ -14,6 +14,7 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
                                                  SHORT    what            (the machine lacks it)
       DROP   worker: unless user code began      SPARES   workers, ready  + 2 or 3 descriptors each
       SOFT   worker: its soft limit has passed   DROPPING  worker         (it had not begun)
+      STACK  worker: to `stack_dumps`
       COMPILE  name, source (JSON text)          NOT_FORKED  n, why
       PING                                       PONG
       LEAVE                                      Exited   a worker is dead
@@ -88,6 +89,7 @@ FORK = "fork"
 STOP = "stop"
 DROP = "drop"
 SOFT = "soft"
+STACK = "stack"
 COMPILE = "compile"
 PING = "ping"
 LEAVE = "leave"

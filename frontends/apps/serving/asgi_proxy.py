@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
+from flashpool.frontends.http_server.access_log import logged
 from flashpool.frontends.settings.route_patterns import WEBSOCKET
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppService, AppState, EndKind
@@ -85,12 +86,20 @@ class Serving(Protocol):
 class AppProxy:
     """Requests of one app."""
 
-    def __init__(self, serving: Serving, *, max_body_mb: int, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        *,
+        max_body_mb: int,
+        draining: Callable[[], bool],
+        access_log: bool = False,
+    ) -> None:
         self._serving = serving
         self._max_body_mb = max_body_mb
         self._body_limit = max_body_mb * 1024 * 1024
         self._draining = draining
         self._clients = ClientWatch()
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or one WebSocket."""
@@ -98,6 +107,8 @@ class AppProxy:
         if scope["type"] == "websocket":
             await self._serve_socket(scope, receive, send)
             return
+        if self._access_log:
+            send = logged(scope, send)
         if path == "/ping" and scope["method"] in ("GET", "HEAD"):
             await self._ping(send)
             return
