@@ -11,6 +11,8 @@ from .ceilings import Ceilings
 from .contracts.sdk2 import sdk_variables
 from .contracts.sdk2.live_api import LiveApi
 from .contracts.sdk2.live_calls import SdkCalls
+from .replay.keeper import FailureKeeper
+from .replay.kept import KeptRequests
 from .service import Service
 from .settings.table import Settings
 
@@ -26,6 +28,8 @@ def make_service(settings: Settings, result_limit: int) -> Service:
         concurrency=settings.instance_concurrency,
         ceilings=Ceilings.of(settings),
         adapters=[SdkCalls(settings.calls_runpod, sdk_variables.concurrency(os.environ))],
+        logged_bytes_a_second=settings.log_output_kb_s * 1024,
+        keeper=FailureKeeper(KeptRequests.of(settings), pool) if settings.keep_failed_mb else None,
     )
 
 

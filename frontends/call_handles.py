@@ -52,7 +52,7 @@ class Watcher(Protocol):
 class CallHandle:
     """A submitted call: the sink of its outcome."""
 
-    __slots__ = ("_again", "_pool", "_prepared", "call_id", "cancelled", "outcome")
+    __slots__ = ("_again", "_pool", "_prepared", "call_id", "cancelled", "failed", "outcome")
 
     wants_output = False
 
@@ -71,6 +71,8 @@ class CallHandle:
         self.cancelled = ""
         self.outcome = outcome
         self.call_id = 0
+        #: Told of its end, if it fails.
+        self.failed: Callable[[Call, int, Outcome], None] = logs.tell_end
 
     def cancel(self, reason: str) -> None:
         """Have the call ended; its outcome still comes."""
@@ -101,7 +103,7 @@ class CallHandle:
         if warnings := self._prepared.warnings:
             outcome = replace(outcome, warnings=(*warnings, *outcome.warnings))
         if outcome.error_type is not None:
-            logs.tell_end(self._prepared.call.label, outcome)
+            self.failed(self._prepared.call, self.call_id, outcome)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 

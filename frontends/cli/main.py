@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from . import admin
+from . import admin, calls, replay
 from .envs import SETTINGS, envs
 from .inject import inject
 
@@ -58,6 +58,8 @@ main.add_command(envs)
 main.add_command(admin.health)
 main.add_command(admin.stats)
 main.add_command(inject)
+for _command in (calls.ps, calls.logs, calls.stack, calls.cancel, calls.top, replay.replay):
+    main.add_command(_command)
 
 
 @main.group()
@@ -79,7 +81,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
     # Until the server minds its signals itself: nothing runs that would need a drain.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from flashpool.frontends import modes
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
@@ -112,7 +114,7 @@ def serve_app(target: Path, resource: str, host: str | None, port: int | None) -
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from flashpool.frontends.apps.by_hand import chosen_resource, contract_by_hand
     from flashpool.frontends.apps.errors import AppError
     from flashpool.frontends.apps.preparation import AppSource
@@ -145,7 +147,7 @@ def serve_task() -> None:
     from flashpool.frontends.server_process import TooFewDescriptors
 
     settings = _settings(**task_server.task_variables(os.environ))
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     try:
         _check_volume(settings)
         task_server.serve_task(
@@ -180,7 +182,7 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format, queue=True)
     from flashpool.frontends import modes
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
@@ -215,11 +217,9 @@ def serve_auto(context: click.Context) -> None:
     Where a resource is named, its manifest says which. Else FLASH_ENDPOINT_TYPE, RUNPOD_RUNTIME_KIND and
     RUNPOD_WEBHOOK_GET_JOB do, in that order.
     """
-    import os
-
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from flashpool.frontends import auto, modes
     from flashpool.frontends.apps.errors import AppError
 
@@ -314,18 +314,22 @@ def check(target: Path, resource: str) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
-def settings(as_json: bool) -> None:
+@click.option("--changed", is_flag=True, help="Only those that are not at their default.")
+def settings(as_json: bool, changed: bool) -> None:
     """List every setting: value, where it came from, default, meaning."""
     values = _settings()
     from . import settings_table
 
-    click.echo(settings_table.as_json(values) if as_json else settings_table.as_table(values))
+    if as_json:
+        click.echo(settings_table.as_json(values, changed=changed))
+    elif changed and not settings_table.chosen(values, changed=True):
+        click.echo("Every setting is at its default.")
+    else:
+        click.echo(settings_table.as_table(values, changed=changed))
 
 
 def _settings(**given: str | int | None) -> Settings:
     """The settings in force, options of the command line included; exits when they are wrong."""
-    import os
-
     from flashpool.frontends.settings.table import Settings, SettingsError, unknown
 
     options = {name: str(value) for name, value in given.items() if value is not None}
@@ -363,10 +367,10 @@ def _die(message: str) -> NoReturn:
     sys.exit(CANNOT_START)
 
 
-def _configure_log(level: str) -> None:
+def _configure_log(level: str, form: str = "text", *, queue: bool = False) -> None:
     from flashpool.frontends.logs import configure_log, quieten_uvicorn
 
-    configure_log(level)
+    configure_log(level, form, queue=queue)
     quieten_uvicorn()
 
 
@@ -385,8 +389,6 @@ def _announce_app(name: str, sock: socket.socket, admin: socket.socket | None) -
 
 
 def _announce(settings: Settings, sock: socket.socket, admin: socket.socket | None) -> None:
-    import os
-
     from flashpool.frontends import modes
     from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url

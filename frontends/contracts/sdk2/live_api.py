@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashpool.envs import Spec
 from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
+from flashpool.frontends.apps.serving.policies import policies_of
 from flashpool.frontends.responses import Answer
 from flashpool.frontends.service import Service
 from flashpool.pool.apps import App, AppService, AppState
@@ -58,6 +59,15 @@ class _Serving:
     folder: Path
     service: AppService
     proxy: ASGIApp
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What a proxy passes requests to; see `asgi_proxy.Serving`."""
+
+    service: AppService
+    problem: str = ""
+    generated: bool = False
 
 
 class LiveApi:
@@ -134,6 +144,8 @@ class LiveApi:
                 queue_limit=settings.queue_limit,
                 queue_timeout_s=settings.queue_timeout_s,
                 start_timeout_s=settings.app_start_timeout_s,
+                websockets=settings.app_websockets,
+                policies=policies_of(settings, source.resource),
             )
         )
         return _Serving(
@@ -143,10 +155,8 @@ class LiveApi:
     def _proxy_of(self, service: AppService) -> ASGIApp:
         settings, pool = self._settings, self._service.pool
         return AppProxy(
-            service,
-            limit_of=lambda _scope: settings.call_timeout_s,
+            _Served(service),
             max_body_mb=settings.max_body_mb,
-            generated=False,
             draining=lambda: pool.draining,
         )
 

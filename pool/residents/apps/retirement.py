@@ -1,64 +1,73 @@
-"""How an app is waited for: until it is loaded or cannot be, and until it has nothing left to do."""
+"""The end of an app that another one takes the place of: it finishes what it has, and leaves.
+
+    retire --> no request left, or time over --> close --> workers gone --> then()
+
+And who waits for the workers of an app to have loaded it, or to have failed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from flashpool.pool.apps import AppState
 
+class Retirement:
+    """Of one app."""
 
-class RetiringApp:
-    """An app that others wait for; `looked_around` is called whenever that may be over."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self._changed = changed
-        self._settled = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def state(self) -> AppState:
-        """Whether requests are served."""
-        raise NotImplementedError
+    def __init__(self, close: Callable[[], None], cut: Callable[[], None]) -> None:
+        """``cut`` ends the requests that are left when the time is over."""
+        self._close = close
+        self._cut = cut
+        self._then: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def busy(self) -> int:
-        """What has not ended."""
-        raise NotImplementedError
+    def begun(self) -> bool:
+        """Whether it takes no requests any more."""
+        return self._timer is not None
 
-    def close(self) -> None:
-        """Take no more requests, and let the workers shut down."""
-        raise NotImplementedError
+    def begin(self, within_s: float, then: Callable[[], None]) -> None:
+        """Nobody sends it requests any more."""
+        self._then = then
+        self._timer = asyncio.get_running_loop().call_later(within_s, self._time_is_over)
 
-    async def settled(self) -> AppState:
-        """Wait until it is loaded, or cannot be."""
-        await self._settled.wait()
-        return self.state
+    def _time_is_over(self) -> None:
+        self._cut()
+        self._close()
 
-    def retire(self, within_s: float, then: Callable[[], None]) -> None:
-        """Let it finish the requests it has, and leave."""
-        task = asyncio.ensure_future(self._retire(within_s, then))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def look(self, *, busy: bool, workers: bool) -> None:
+        """Something changed: whether requests, or tasks of theirs, are left, and workers."""
+        if self._timer is None:
+            return
+        if not busy:
+            self._timer.cancel()
+            self._close()
+            if not workers and self._then is not None:
+                then, self._then = self._then, None
+                then()
 
-    def looked_around(self) -> None:
-        """Something changed that others may wait for."""
-        if self.state is not AppState.LOADING:
-            self._settled.set()
-        if not self.busy:
-            self._idle.set()
-        self._changed()
+    def abandon(self) -> None:
+        """The pool stops."""
+        if self._timer is not None:
+            self._timer.cancel()
 
-    async def _retire(self, within_s: float, then: Callable[[], None]) -> None:
-        try:
-            await asyncio.wait_for(self._until_idle(), within_s)
-        except asyncio.TimeoutError:
-            pass
-        self.close()
-        then()
 
-    async def _until_idle(self) -> None:
-        while self.busy:
-            self._idle.clear()
-            await self._idle.wait()
+class SettlingWaiters:
+    """Those who wait until something is so."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Look now, and whenever something changed."""
+        while not is_so():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def look(self) -> None:
+        """Something changed."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
