@@ -49,6 +49,8 @@ class Service:
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
+        #: Why the deployed app, if it is to serve one, could not be prepared.
+        self.app_failure = ""
 
     async def start(self) -> None:
         """Start the pool; returns before it is ready."""
@@ -86,6 +88,11 @@ class Service:
             self._failure = None  # a later start went well
             return 200
         return 503 if self._failure or self.pool.not_ready_reason else 204
+
+    @property
+    def start_failure(self) -> str:
+        """Why the base environment did not start, as long as no later start went well."""
+        return "" if self._failure is None or self.pool.ready else str(self._failure)
 
     @property
     def not_ready_reason(self) -> str:

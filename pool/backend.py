@@ -47,6 +47,12 @@ class Backend(Protocol):
         Calls whose environments are still being made have been accepted.
         """
 
+    def take_calls(self, taking: bool) -> bool:
+        """Refuse new calls, or take them again; what was accepted goes on, and nothing ends.
+
+        False when it drains or stops for good: that is not taken back.
+        """
+
     async def stop(self, reason: str = ..., *, grace_s: float | None = None) -> None:
         """End everything; calls still there are told the reason.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from . import admin
 from .envs import SETTINGS, envs
 from .inject import inject
 
@@ -53,6 +54,8 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(envs)
+main.add_command(admin.health)
+main.add_command(admin.stats)
 main.add_command(inject)
 
 
@@ -355,21 +358,23 @@ def _print_from_threads() -> None:
     print_from_threads()
 
 
-def _announce_app(name: str, sock: socket.socket, admin: socket.socket) -> None:
+def _announce_app(name: str, sock: socket.socket, admin: socket.socket | None) -> None:
+    from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url
     from flashpool.frontends.lb.banner import app_banner
 
-    click.echo(app_banner(_version(), name, url(sock), url(admin)), err=True)
+    click.echo(app_banner(_version(), name, url(sock), stats_url(admin)), err=True)
 
 
-def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:
+def _announce(settings: Settings, sock: socket.socket, admin: socket.socket | None) -> None:
     import os
 
     from flashpool.frontends import modes
+    from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url
     from flashpool.frontends.lb.banner import banner
 
     if resource := modes.resource(os.environ):
         _announce_app(resource, sock, admin)
         return
-    click.echo(banner(settings, _version(), url(sock), url(admin)), err=True)
+    click.echo(banner(settings, _version(), url(sock), stats_url(admin)), err=True)

@@ -133,7 +133,7 @@ class DeployedEndpoint:
             if failure != self._failure:
                 again = f"it is tried again in {pause_s:g} s" if passes else "it is not tried again"
                 _log.error("%s: %s; %s", self._source.resource, failure, again)
-                self._failure = failure
+                self._failure = self._service.app_failure = failure
             if not passes:
                 return
             await asyncio.sleep(pause_s)

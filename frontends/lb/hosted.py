@@ -29,11 +29,12 @@ from starlette.types import ASGIApp
 from flashpool.envs import StoreUnavailable
 from flashpool.envs.store.locations import check_volume
 from flashpool.frontends import modes
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, stats_url
+from flashpool.frontends.admin.listener import open_socket
 from flashpool.frontends.apps.preparation import AppSource
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_admin, check_open
-from flashpool.frontends.http_server.listener import bind, url
+from flashpool.frontends.http_server.listener import bind
 from flashpool.frontends.http_server.side_listener import SideListener, WithoutLife
 from flashpool.frontends.log_writer import print_from_threads, wait_for_readers
 from flashpool.frontends.logs import configure_log
@@ -87,12 +88,21 @@ def create_hosted_app() -> ASGIApp:
     if mode is modes.Mode.LIVE_BALANCED:
         app = create_app(service, settings)
         what = f"Live calls, on slots: {settings.slots}"
-        _surround(app.router, app, service, settings, what)
+        _surround(app.router, app, service, Served.of(service, settings, "live"), what)
         return app
     resource = modes.resource(os.environ)
     endpoint = DeployedEndpoint(service, settings, AppSource(settings, os.environ, resource))
-    _surround(endpoint, endpoint, service, settings, f"The app {resource}")
+    served = Served.of(service, settings, "app")
+    _surround(endpoint, endpoint, service, served, f"The app {resource}")
     return endpoint
+
+
+class _Side(Protocol):
+    """A listener beside the server's."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 class _Living(Protocol):
@@ -101,18 +111,16 @@ class _Living(Protocol):
     lifespan_context: Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
-def _surround(
-    living: _Living, app: ASGIApp, service: Service, settings: Settings, what: str
-) -> None:
-    inner = living.lifespan_context
+def _surround(living: _Living, app: ASGIApp, service: Service, served: Served, what: str) -> None:
+    inner, settings = living.lifespan_context, served.settings
 
     @asynccontextmanager
     async def lifespan(of: Any) -> AsyncIterator[None]:
         # Bound here: a process that only imports the application has no business with ports.
-        sock = await asyncio.to_thread(bind_admin, settings)
+        sock = await asyncio.to_thread(open_socket, settings)
         probes = await asyncio.to_thread(_bind_probes, settings)
-        _log.info("%s; stats: %s/stats", what, url(sock))
-        sides: list[SideListener] = [Admin(service.pool, settings, sock)]
+        _log.info("%s; stats: %s", what, stats_url(sock))
+        sides: list[_Side] = [Admin(served, sock)]
         sides += [SideListener(WithoutLife(app), settings, one) for one in probes]
         async with inner(of):
             for side in sides:

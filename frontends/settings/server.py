@@ -32,8 +32,31 @@ class Listening:
         "no",
         "Serve on a non-loopback address without a token: whoever reaches it runs code here.",
     )
-    admin_host: str = setting(kind.TEXT, "127.0.0.1", "Address of the admin listener (/stats).")
-    admin_port: int = setting(kind.PORT, "8001", "Port of the admin listener; 0 picks a free one.")
+    admin_host: str = setting(
+        kind.TEXT,
+        "127.0.0.1",
+        "Address of the admin listener (figures, probes, a page). One that other machines reach "
+        "needs FLASHPOOL_ADMIN_TOKEN.",
+    )
+    admin_port: int | None = setting(
+        kind.optional(kind.PORT),
+        "8001",
+        "Port of the admin listener; 0 picks a free one, none switches it off.",
+    )
+    admin_token: str = setting(
+        kind.TOKEN,
+        "none",
+        "Bearer token of the admin listener, for everything that changes something or shows what "
+        "calls wrote, and for figures where other machines reach it. none: one is made at the "
+        "start and kept in the state directory.",
+        secret=True,
+    )
+    admin_url: str | None = setting(
+        kind.optional(kind.URL),
+        "none",
+        "Admin listener that commands ask, such as http://10.0.0.7:8001; none: the one of the "
+        "server that runs here.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,7 @@ class Provisioning:
             self._forget(question)
             question.task.cancel()
         error = Cancelled(f"the call was cancelled: {reason}", reason=reason)
-        self._fail(waiting, error, question.notes(), Phase.BUILD.value)
+        self._fail(call_id, waiting, error, question.notes(), Phase.BUILD.value)
         return True
 
     def refuse_all(self) -> None:
@@ -166,7 +166,7 @@ class Provisioning:
             if question.task is not None:
                 question.task.cancel()
             error = Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
-            self._fail(self._take(call_id, question), error, question.notes())
+            self._fail(call_id, self._take(call_id, question), error, question.notes())
 
     async def published(self, limit_s: float) -> bool:
         """Wait until what was made is there for other machines too; False: not within the limit."""
@@ -209,7 +209,7 @@ class Provisioning:
                 self._hand_over(call_id, waiting, provision, notes)
             else:
                 phase = str(failure.details.get("phase") or "spec")
-                self._fail(waiting, failure, notes, phase)
+                self._fail(call_id, waiting, failure, notes, phase)
 
     def _hand_over(
         self, call_id: int, waiting: _WaitingCall, provision: Provision, notes: bytes
@@ -229,14 +229,19 @@ class Provisioning:
             self._end(waiting, error, b"", NOWHERE)
 
     def _fail(
-        self, waiting: _WaitingCall, error: FlashpoolError, notes: bytes, phase: str = "build"
+        self,
+        call_id: int,
+        waiting: _WaitingCall,
+        error: FlashpoolError,
+        notes: bytes,
+        phase: str = "build",
     ) -> None:
         """Its environment is not to be had."""
         spent = unprovided(time.monotonic() - waiting.since, phase)
         outcome = self._end(waiting, error, notes, spent)
         # What was refused as it stood was no call.
         if isinstance(error, CallError):
-            self._recorder.unprovided(waiting.call.label, outcome)
+            self._recorder.unprovided(call_id, waiting.call.label, outcome)
 
     def _end(
         self, waiting: _WaitingCall, error: FlashpoolError, notes: bytes, provision: Provision

@@ -63,6 +63,8 @@ class Supervisor:
         """``environments``: where those of calls with a spec are kept; None: by the variables."""
         self.config = config
         self.draining = False
+        #: It drains for good: `stop` follows.
+        self._leaving = False
         self._components = components = Components(config)
         self._change = ChangeSignal()
         #: When those that were asked to exit are killed, once the pool stops.
@@ -120,6 +122,12 @@ class Supervisor:
                 raise EnvironmentStartFailed(what)
             await self._change.wait()
 
+    def take_calls(self, taking: bool) -> bool:
+        """Refuse new calls, or take them again; False when it leaves, and takes none again."""
+        if not self._leaving:
+            self.draining = not taking
+        return not self._leaving
+
     async def drain(self, limit_s: float) -> bool:
         """Refuse new calls; True when all that was accepted has ended in time.
 
@@ -129,7 +137,7 @@ class Supervisor:
         self.draining = True
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
-        self._refusing = calls.awaited = True
+        self._leaving = calls.awaited = True
         while self.unfinished and now() < deadline:
             await self._change.wait(deadline - now())
         published = True
@@ -178,7 +186,7 @@ class Supervisor:
             self._change.tell()
             await self._stopped.wait()
             return
-        self.draining = components.closed = True
+        self.draining = self._leaving = components.closed = True
         self._change.tell()
         try:
             await self._stop(reason, grace_s)

@@ -165,7 +165,7 @@ class CallTable:
             outcome = outcomes.unserved(running, outcome, self._now())
         if running.call.fds:
             running.close_fds()
-        self._recorder.ended(running.call.label, outcome)
+        self._recorder.ended(call_id, running.call.label, outcome)
         running.sink.done(outcome)
         if running.worker is None or self.awaited:
             self._ended()

@@ -105,6 +105,10 @@ class StandInPool:
     def open_app(self, app: App) -> AppService:
         raise NotImplementedError
 
+    def take_calls(self, taking: bool) -> bool:
+        self.draining = not taking
+        return True
+
     async def drain(self, limit_s: float) -> bool:
         self.draining = True
         return not self.held
