@@ -19,6 +19,7 @@ from typing import Protocol
 from .apps import App, AppService
 from .calls import Call, Sink
 from .stats import PoolStats
+from .watching import CallWatching
 
 
 class Backend(Protocol):
@@ -89,6 +90,10 @@ class Backend(Protocol):
 
     def stats(self) -> PoolStats:
         """The whole of it as it is now."""
+
+    @property
+    def watching(self) -> CallWatching | None:
+        """What looks into its calls; None: they cannot be looked into."""
 
     # Calls.
 

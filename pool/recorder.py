@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from .calls import Outcome, Receipt
+from .calls import Outcome
 from .errors import BY_NAME
 from .histograms import Histogram, LastHour
 from .stats import (
@@ -60,15 +60,6 @@ class Recorder:
     def ended(self, call_id: int | None, label: str, outcome: Outcome) -> None:
         """Record the end of a call."""
         receipt = outcome.receipt
-        self._time(receipt)
-        self._hour.add(time.time(), receipt.total_s, failed=outcome.error_type is not None)
-        if outcome.error_type is None:
-            self.calls += 1
-            self.outcomes["ok"] += 1
-        else:
-            self._failed(call_id, label, outcome, outcome.error_type)
-
-    def _time(self, receipt: Receipt) -> None:
         resolve, fetch, build, queue, start, run, leave, total = self._add
         queue(receipt.queue_s)
         if receipt.attempts:
@@ -82,6 +73,12 @@ class Recorder:
             resolve(provision.resolve_s)
             fetch(provision.fetch_s)
             build(provision.build_s)
+        self._hour.add(time.time(), receipt.total_s, failed=outcome.error_type is not None)
+        if outcome.error_type is None:
+            self.calls += 1
+            self.outcomes["ok"] += 1
+        else:
+            self._failed(call_id, label, outcome, outcome.error_type)
 
     def unprovided(self, call_id: int | None, label: str, outcome: Outcome) -> None:
         """The same of one whose environment could not be had; it took none of the pool's time."""

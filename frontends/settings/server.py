@@ -98,3 +98,27 @@ class Log:
         "INFO",
         "Level of the server's log, and of the root logger in calls.",
     )
+    log_format: str = setting(
+        kind.choice("auto", "text", "json", "runpod"),
+        "auto",
+        "Form of the server's log: text for people, json for machines, runpod as the platform's SDK "
+        "writes; auto is runpod for jobs of the platform's queue, else text.",
+    )
+    log_output_kb_s: int = setting(
+        kind.integer(0, 1_000_000),
+        "0",
+        "KiB a second of what each call writes that the log of serve lb repeats, tagged with the "
+        "call; 0 repeats nothing.",
+    )
+    keep_failed_mb: int = setting(
+        kind.integer(0, 1_000_000),
+        "0",
+        "MiB of requests of failed calls that are kept for flashpool replay, on the volume or in the "
+        "state directory; the oldest go first. 0 keeps none: arguments may hold secrets.",
+    )
+    keep_failed_s: float = setting(
+        kind.seconds(), "604800", "Seconds for which such a request is kept."
+    )
+    access_log: bool = setting(
+        kind.BOOLEAN, "no", "Log each request of clients: method, path, status, bytes, seconds."
+    )

@@ -38,6 +38,7 @@ from flashpool.pool.workers.worker import ActiveCall
 
 from . import stats_snapshot
 from .app_environments import AppEnvironments
+from .call_watch import CallWatch
 from .command_runner import CommandRunner
 from .components import BASE, ChangeSignal, Components
 from .environment_registry import EnvironmentRegistry
@@ -80,6 +81,7 @@ class Supervisor:
             self.environments, config.base_python, self._open_provisioning
         )
         self._reports = ProcessEvents(components, self._actions, self.environments)
+        self.watching = CallWatch(components, lambda: self._provisioning, self._open_provisioning)
 
     # Life.
 
@@ -138,6 +140,7 @@ class Supervisor:
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
         self._leaving = calls.awaited = True
+        self._components.apps.drain()
         while self.unfinished and now() < deadline:
             await self._change.wait(deadline - now())
         published = True
@@ -342,6 +345,7 @@ class Supervisor:
             StoredEnvironments(settings, self.environments),
             submit=self.submit,
             recorder=self._components.recorder,
+            history=self._components.calls.history,
             queue_limit=self.config.queue_limit,
             settled=self._call_ended,
         )

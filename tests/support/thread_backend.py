@@ -104,6 +104,7 @@ class ThreadBackend:
 
     shares_descriptors = False
     not_ready_reason = ""
+    watching = None
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
