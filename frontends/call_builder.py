@@ -6,13 +6,24 @@ FunctionRequest --> Spec | None, CallLimits, InstanceRequest --> Call
 from __future__ import annotations
 
 import secrets
+from typing import Protocol
 
 from flashpool.envs import Spec
-from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest
+from flashpool.pool.calls import Call, CallLimits, Codec, InstanceRequest, Outcome
 from flashpool.pool.scheduling.compile_ahead import SOURCE_LIMIT
 
 from .changes import Sources
 from .schema import FunctionRequest
+
+
+class CallAdapter(Protocol):
+    """What a generation of the client adds to calls; `Service` knows none of them."""
+
+    def adapted(self, request: FunctionRequest, call: Call) -> Call:
+        """The call, or a changed copy of it."""
+
+    def again(self, call: Call, outcome: Outcome) -> Call | None:
+        """What to run in place of a call that ended so; None: that is its end."""
 
 
 def label_of(request: FunctionRequest) -> str:

@@ -20,8 +20,7 @@ from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import FlashpoolError, Overloaded
 
 from . import logs, responses, schema
-from .call_adapter import CallAdapter
-from .call_builder import Defaults
+from .call_builder import CallAdapter, Defaults
 from .call_handles import CallHandle, Prepared, WatchedCallHandle, Watcher
 from .ceilings import Ceilings
 from .logged_calls import LoggedCallHandle
