@@ -28,7 +28,8 @@ from packaging.requirements import Requirement
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo
 from flashpool.envs.concurrency.disk_threads import run_in_thread
-from flashpool.envs.store.layout import Store, remove_tree
+from flashpool.envs.store.apart import carried_out
+from flashpool.envs.store.layout import Store, is_there, remove_tree
 
 from .base_interpreter import BaseFacts, BasePackage
 
@@ -60,7 +61,7 @@ class Stubs:
         async with self._writing:
             found = self._known.get(key)
             # Somebody may have swept them up, were we taken for dead.
-            if found is None or not await run_in_thread(found.constraints.is_file):
+            if found is None or not await run_in_thread(is_there, found.constraints):
                 found = await run_in_thread_or_undo(partial(self._write, base, key[1]), _remove)
                 self._known[key] = found
             return found
@@ -96,12 +97,12 @@ def unmarked(text: str) -> str:
     return text.replace(f"+{_LABEL}", "")
 
 
-def write_stubs(base: BaseFacts, folder: Path, *, without: Iterable[str]) -> StubBase:
+@carried_out
+def write_stubs(base: BaseFacts, folder: Path, *, without: frozenset[str]) -> StubBase:
     """Write one stub a package and the constraints file; blocking."""
     wheels = folder / "stubs"
     wheels.mkdir(parents=True, exist_ok=True)
-    left_out = frozenset(without)
-    packages = [package for name, package in base.packages.items() if name not in left_out]
+    packages = [package for name, package in base.packages.items() if name not in without]
     for package in packages:
         _write_wheel(package, wheels)
     constraints = folder / "base-constraints.txt"

@@ -96,7 +96,14 @@ class Pings(threading.Thread):
         self.join()
 
 
-# Slow, and not sure yet: a look at the volume that began just before it hangs still holds up the exit.
+def waits_for_the_volume(server: Server) -> list[str]:
+    """Threads of the server that stand still in the file system: it could not exit."""
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    places = [(task / "wchan").read_text() for task in tasks.iterdir()]
+    return [place for place in places if "fuse" in place or place == "request_wait_answer"]
+
+
+# Core of the feature, but half a minute of waiting.
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", ["archive", "volume"])
@@ -128,6 +135,7 @@ def test_all_that_needs_no_volume_goes_on(world: World, volume: HangingVolume, m
             pings.stop()
         assert pings.statuses == {200}
         assert pings.worst < 5
+        assert waits_for_the_volume(server) == []
         exits_in_time(server)
     assert "Traceback" not in server.log()
 
