@@ -16,6 +16,19 @@ PACKAGES := pool envs frontends
 # Files of tests that run at once; what most of them do is wait.
 JOBS ?= 2
 AT_ONCE := -n $(JOBS) --dist loadfile
+# Of tarballs, and of images: whichever of docker and podman there is can build and run these.
+PYTHONS ?= 3.10 3.11 3.12 3.13
+PYTHON_VERSION ?= 3.12
+ENGINE ?= docker
+REPOSITORY ?= flashpool
+TAG ?= latest
+CPU_PACKAGES := numpy
+GPU_PACKAGES := numpy torch==2.9.1 torchvision==0.24.1 torchaudio==2.9.1
+IMAGE = $(REPOSITORY)/$(1):py$(PYTHON_VERSION)-$(TAG)
+BUILD = $(ENGINE) build -f docker/Dockerfile --target $(2) -t $(call IMAGE,$(1)) \
+  --build-arg PYTHON_VERSION=$(PYTHON_VERSION) --build-arg UV_VERSION=$(UV_VERSION) --build-arg BASE_PACKAGES='$(3)' .
+SMOKETEST = $(ENGINE) run --rm -v '$(CURDIR)/tests/handlers:/tests/handlers:ro' $(call IMAGE,$(1)) \
+  /opt/flashpool/bin/python /tests/handlers/run.py $(2) --folder /flashpool --container
 # The first installed Python that is new enough and can make virtualenvs.
 FIND_PYTHON := bash tests/support/find_python.sh
 
@@ -25,7 +38,9 @@ export UV_SYSTEM_CERTS := 1
 # An active virtualenv of the caller's is none of our business.
 unexport VIRTUAL_ENV
 
-.PHONY: check ci help install run test test-on test-newest test-all test-gpu test-differential \
+.PHONY: check ci help install run test test-handler test-lb-handler \
+  build build-gpu build-cpu build-lb build-lb-cpu build-wip print-cpu-packages print-gpu-packages smoketest smoketest-lb \
+  image-without-docker tarball test-on test-newest test-all test-gpu test-differential \
   coverage lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
@@ -45,6 +60,44 @@ run: install ## Serve /execute (FLASHPOOL_PORT, default 8000)
 test: install ## Tests, without the slow and GPU ones
 	@$(BIN)/python tests/support/client.py
 	$(BIN)/pytest $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
+
+test-handler: install ## Every tests/handlers/test_*.json through handler.py --test_input
+	$(BIN)/python tests/handlers/run.py queue $(ARGS)
+
+test-lb-handler: install ## The same through a server of lb_handler:app
+	$(BIN)/python tests/handlers/run.py balanced $(ARGS)
+
+build: build-gpu build-cpu build-lb build-lb-cpu ## The four images (PYTHON_VERSION, REPOSITORY, TAG, ENGINE)
+
+build-gpu: ## flash: a queue's jobs, with torch
+	$(call BUILD,flash,queue,$(GPU_PACKAGES))
+
+build-cpu: ## flash-cpu: a queue's jobs
+	$(call BUILD,flash-cpu,queue,$(CPU_PACKAGES))
+
+build-lb: ## flash-lb: load-balanced, with torch
+	$(call BUILD,flash-lb,balanced,$(GPU_PACKAGES))
+
+build-lb-cpu: ## flash-lb-cpu: load-balanced
+	$(call BUILD,flash-lb-cpu,balanced,$(CPU_PACKAGES))
+
+build-wip: ## The four images, tagged wip
+	@$(MAKE) build TAG=wip
+
+print-cpu-packages print-gpu-packages:
+	@echo $(if $(findstring gpu,$@),$(GPU_PACKAGES),$(CPU_PACKAGES))
+
+smoketest: ## tests/handlers inside flash-cpu, which build-cpu has made
+	$(call SMOKETEST,flash-cpu,queue)
+
+smoketest-lb: ## tests/handlers inside flash-lb-cpu, which build-lb-cpu has made
+	$(call SMOKETEST,flash-lb-cpu,balanced)
+
+image-without-docker: install ## Build the CPU image with buildah, and try it in a chroot (root, Debian)
+	sh docker/build_without_docker.sh
+
+tarball: install ## The tarballs that are injected into other images, in dist/ (PYTHONS='3.12')
+	@for python in $(PYTHONS); do $(BIN)/python docker/build_tarball.py --python "$$python" --uv $(UV); done
 
 test-on: $(UV_READY) ## The same tests with PYTHON=..., in a virtualenv of its own
 	@python=$$($(FIND_PYTHON)); bash tests/support/test_on.sh "$$python" ".venv-on$${python//\//-}" \
@@ -87,7 +140,7 @@ format: install ## Rewrite the sources as ruff likes them
 
 typecheck: install ## mypy
 	@$(BIN)/mypy -p flashpool.pool -p flashpool.envs -p flashpool.frontends | sed -E "s,build/__editable__[^/]*/flashpool/,,"
-	$(BIN)/mypy tests/support
+	$(BIN)/mypy tests/support tests/handlers docker/build_tarball.py
 
 bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --no-install-project --group bench

@@ -90,7 +90,7 @@ class Uv:
         requirements: Path,
         python: Path,
         *,
-        constraints: Path | None = None,
+        constraints: Sequence[Path] = (),
         find_links: Path | None = None,
         dependencies: bool = True,
         refresh: bool = False,
@@ -106,8 +106,7 @@ class Uv:
         """
         argv = ["pip", "compile", str(requirements), "--python", str(python)]
         argv += ["--no-header", "--annotation-style", "line", "--no-python-downloads"]
-        if constraints is not None:
-            argv += ["--constraints", str(constraints)]
+        argv += [part for path in constraints for part in ("--constraints", str(path))]
         if not dependencies:
             argv += ["--no-deps"]
         if not self._offline:  # uv refuses both together: without a network nothing is newer

@@ -6,7 +6,6 @@ between two events.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 import msgspec
@@ -20,8 +19,9 @@ from flashpool.pool.backend import Backend
 
 from .exposure import is_loopback
 from .http_server.connection import AdminConnection
-from .http_server.listener import Listener, ListenError, bind
+from .http_server.listener import ListenError, bind
 from .http_server.same_machine import SameMachine
+from .http_server.side_listener import SideListener
 from .settings.table import Settings
 
 
@@ -58,23 +58,9 @@ def bind_admin(settings: Settings) -> socket.socket:
         return bind(settings.admin_host, 0, "FLASHPOOL_ADMIN_HOST")
 
 
-class Admin:
+class Admin(SideListener):
     """The admin listener's life."""
 
     def __init__(self, pool: Backend, settings: Settings, sock: socket.socket) -> None:
-        loopback = is_loopback(settings.admin_host)
-        app = SameMachine(create_admin_app(pool), loopback=loopback)
-        self._listener = Listener(app, settings, AdminConnection)
-        self._sock = sock
-        self._serving: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begin to serve."""
-        self._serving = asyncio.ensure_future(self._listener.serve(sockets=[self._sock]))
-
-    async def stop(self) -> None:
-        """Close every connection and the socket."""
-        if self._serving is not None:
-            self._listener.should_exit = True
-            await self._serving
-        self._sock.close()
+        app = SameMachine(create_admin_app(pool), loopback=is_loopback(settings.admin_host))
+        super().__init__(app, settings, sock, AdminConnection)

@@ -60,9 +60,14 @@ def of_balanced(environ: Mapping[str, str]) -> Mode:
     return Mode.LIVE_BALANCED
 
 
+def resource(environ: Mapping[str, str]) -> str:
+    """The resource that is named, or nothing."""
+    return next((environ[name] for name in _set(environ, _RESOURCE)), "")
+
+
 def check_live(mode: Mode, environ: Mapping[str, str]) -> None:
-    """Raise `ModeError` for the modes that do not exist yet."""
-    if mode in (Mode.LIVE_QUEUE, Mode.LIVE_BALANCED):
+    """Raise `ModeError` for the mode that does not exist yet."""
+    if mode is not Mode.DEPLOYED_QUEUE:
         return
     given = ", ".join(f"{name}={environ[name]!r}" for name in _set(environ, _RESOURCE))
     in_the_way = " and ".join(_set(environ, (*_RESOURCE, _KIND)))

@@ -40,6 +40,10 @@ class App:
     #: The packages it needs; None: the base environment.
     spec: Spec | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    #: Modules that are imported once, before its workers are forked.
+    preload: tuple[str, ...] = ()
+    #: What is said first where it cannot be loaded, for its cause may be that.
+    hint: str = ""
     #: Devices of each of its workers; None: the pool's default.
     gpus: int | None = None
     #: MiB that the process tree of one worker may hold.

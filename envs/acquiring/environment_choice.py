@@ -23,7 +23,7 @@ from flashpool.envs.concurrency.single_flight import Report
 from flashpool.envs.errors import EnvironmentFailure
 from flashpool.envs.lease import Environment
 from flashpool.envs.resolving.advice import on_python, wants_other_python, with_advice
-from flashpool.envs.resolving.base_interpreter import BaseFacts, Bases
+from flashpool.envs.resolving.base_interpreter import BaseFacts, BasePackage, Bases
 from flashpool.envs.resolving.digest import digest_of, request_key
 from flashpool.envs.resolving.interpreters import find_interpreter, is_version
 from flashpool.envs.resolving.plan import Guess, Plan, from_base
@@ -90,6 +90,10 @@ class EnvironmentChoice:
             self._missing.forget(normal.python_version)
         base = await self._base(normal, open_store)
         key = request_key(normal, base, settings)
+        if normal.brought:
+            base = base.beside(
+                BasePackage(name=one.name, version=one.version) for one in normal.brought
+            )
         return ParsedRequest(spec=normal, base=base, key=key, refresh=spec.refresh)
 
     async def _base(self, normal: NormalSpec, open_store: OpenStore) -> BaseFacts:
@@ -124,7 +128,7 @@ class EnvironmentChoice:
         # A base without cloudpickle or tblib gets a layer that has them; so does another
         # Python, which may have any version of them, or another's packages altogether.
         pins = {pin.partition("==")[0] for pin in self._settings.runtime_pins}
-        return plan if pins <= set(asked.base.packages) else None
+        return plan if pins <= {*asked.base.packages, *asked.base.brought} else None
 
     async def named(
         self, asked: ParsedRequest, open_store: OpenStore, report: Report

@@ -3,7 +3,7 @@
 uv installed the lock with `--no-deps`, and cannot see the base; so nobody but us
 knows whether the whole is consistent. Read: every `*.dist-info/METADATA` of the
 layer. Checked: each line of the request, and each dependency of a layer package,
-against layer first, base second, the order in which Python imports them.
+against what whoever asks brings, then the layer, then the base, as Python imports them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _read(path: Path) -> BasePackage | None:
 
 def problems(roots: Iterable[str], layer: Mapping[str, BasePackage], base: BaseFacts) -> list[str]:
     """What does not hold; empty when all is well."""
-    merged = {**base.packages, **layer}
+    merged = {**base.packages, **layer, **base.brought}
     found: list[str] = []
     pending = [(Requirement(root), "the request") for root in roots]
     pending += [

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,8 @@ class BaseFacts:
     interpreter_identity: str
     #: Console scripts of its packages: a name, and `module:function`.
     commands: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Packages that are searched before those of the environment: `beside`.
+    brought: Mapping[str, BasePackage] = field(default_factory=dict, repr=False)
 
     def marker_environment(self, extra: str = "") -> dict[str, str]:
         """Markers as the target evaluates them, not as this process does."""
@@ -90,6 +92,38 @@ class BaseFacts:
             markers=self.markers,
             fingerprint=self.interpreter_identity,
             interpreter_identity=self.interpreter_identity,
+            brought=self.brought,
+        )
+
+    def beside(self, brought: Iterable[BasePackage]) -> BaseFacts:
+        """The base for whoever brings packages, which hide its own: what goes with them is left.
+
+        A package of the base that needs another version of one is as good as absent, and so is
+        one that needs a package which is.
+        """
+        hiding = {package.name: package for package in brought}
+        left = {name: package for name, package in self.packages.items() if name not in hiding}
+        unfit = self._unfit(left, hiding)
+        while unfit:
+            left = {name: package for name, package in left.items() if name not in unfit}
+            unfit = self._unfit(left, hiding)
+        return replace(self, packages=left, brought=hiding)
+
+    def _unfit(
+        self, left: Mapping[str, BasePackage], hiding: Mapping[str, BasePackage]
+    ) -> frozenset[str]:
+        gone = self.packages.keys() - left.keys() - hiding.keys()
+        return frozenset(
+            name
+            for name, package in left.items()
+            for requirement in map(Requirement, package.requires)
+            if self.applies(requirement)
+            for needed in [canonicalize_name(requirement.name)]
+            if needed in gone
+            or (
+                needed in hiding
+                and not requirement.specifier.contains(hiding[needed].version, prereleases=True)
+            )
         )
 
 

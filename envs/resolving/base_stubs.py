@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,8 @@ class Stubs:
 
     async def of(self, base: BaseFacts, *, without: Iterable[str]) -> StubBase:
         """Stubs of a base's packages, but for some."""
-        key = (base.fingerprint, frozenset(without))
+        # Of a base that is not used whole, other packages are left.
+        key = (base.fingerprint, frozenset(base.packages).difference(without))
         async with self._writing:
             found = self._known.get(key)
             # Somebody may have swept them up, were we taken for dead.
@@ -66,10 +67,10 @@ class Stubs:
                 self._known[key] = found
             return found
 
-    def _write(self, base: BaseFacts, without: frozenset[str]) -> StubBase:
+    def _write(self, base: BaseFacts, names: frozenset[str]) -> StubBase:
         folder = self._store.make_scratch(self._holder)
         try:
-            return write_stubs(base, folder, without=without)
+            return write_stubs(base, folder, names)
         except OSError:
             remove_tree(folder)
             raise
@@ -98,11 +99,11 @@ def unmarked(text: str) -> str:
 
 
 @carried_out
-def write_stubs(base: BaseFacts, folder: Path, *, without: frozenset[str]) -> StubBase:
-    """Write one stub a package and the constraints file; blocking."""
+def write_stubs(base: BaseFacts, folder: Path, names: Collection[str]) -> StubBase:
+    """Write one stub for each of the base's packages of these names, and the constraints; blocking."""
     wheels = folder / "stubs"
     wheels.mkdir(parents=True, exist_ok=True)
-    packages = [package for name, package in base.packages.items() if name not in without]
+    packages = [package for name, package in base.packages.items() if name in names]
     for package in packages:
         _write_wheel(package, wheels)
     constraints = folder / "base-constraints.txt"

@@ -51,6 +51,8 @@ def index_identity(settings: EnvSettings) -> str:
 
 def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str:
     """Key of what was asked for, on this base, from this index."""
+    # Absent where nothing is brought: such a request has the key that it always had.
+    brought = [["brought", *(package.line for package in spec.brought)]] if spec.brought else []
     return _hash(
         "request",
         FORMAT,
@@ -58,11 +60,14 @@ def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str
         index_identity(settings),
         base.fingerprint,
         sorted(settings.runtime_pins),
+        *brought,
     )
 
 
 def digest_of(lock: Sequence[str], base: BaseFacts, settings: EnvSettings, *, layered: bool) -> str:
     """Key of what an environment is.
+
+    What a request brings is no part of it: it shows in the lock, which lacks that.
 
     An isolated environment does not see the base's packages, so it is the same
     one on every image that has the same interpreter at the same place.

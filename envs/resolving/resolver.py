@@ -64,6 +64,11 @@ class Question:
         await run_in_thread_shielded(path.write_text, text)
         return path
 
+    async def constraints(self) -> tuple[Path, ...]:
+        """What the packages that are brought leave open, as a file if there are some."""
+        brought = self.spec.brought
+        return (await self.write("brought.txt", (one.line for one in brought)),) if brought else ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolver:
@@ -91,7 +96,7 @@ class Resolver:
 
     def guess(self, spec: NormalSpec, base: BaseFacts) -> Guess | None:
         """What to begin with before there is a plan; None where it would hardly be right."""
-        if any(item.direct for item in spec.requirements):
+        if spec.brought or any(item.direct for item in spec.requirements):
             return None
         pins = self._pins(spec)
         layered = bool(base.packages) and not clash(spec, base)
@@ -99,7 +104,8 @@ class Resolver:
         return Guess(lines=(*spec.lines, *pins), left_out=tuple(left_out), layered=layered)
 
     def _pins(self, spec: NormalSpec) -> tuple[str, ...]:
-        return tuple(pin for pin in self.pins if _name(pin) not in spec.names)
+        there = {*spec.names, *(package.name for package in spec.brought)}
+        return tuple(pin for pin in self.pins if _name(pin) not in there)
 
     async def plan(self, question: Question) -> Plan:
         """Decide what to build, or raise what stands in the way."""
@@ -123,7 +129,11 @@ class Resolver:
         wanted = await question.write("elsewhere.in", question.spec.lines)
         try:
             await self.uv.resolve(
-                wanted, question.base.python, python_version=version, no_source=package
+                wanted,
+                question.base.python,
+                constraints=await question.constraints(),
+                python_version=version,
+                no_source=package,
             )
         except (ResolutionFailed, BuildFailed):
             return False
@@ -150,11 +160,12 @@ class Resolver:
         text = await self.uv.resolve(
             wanted,
             question.base.python,
+            constraints=await question.constraints(),
             refresh=question.refresh,
             fresh=local_names(question.spec.lines),
             progress=question.progress,
         )
-        return parse_lock(text)
+        return _to_install(text, question.spec)
 
     async def _constrained(
         self, question: Question, wanted: Path, stubs: StubBase
@@ -162,13 +173,13 @@ class Resolver:
         text = await self.uv.resolve(
             wanted,
             question.base.python,
-            constraints=stubs.constraints,
+            constraints=(stubs.constraints, *await question.constraints()),
             find_links=stubs.wheels,
             refresh=question.refresh,
             fresh=local_names(question.spec.lines),
             progress=_warnings(question.progress),
         )
-        return parse_lock(text)
+        return _to_install(text, question.spec)
 
     async def _compared(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
         """What the constrained lock is held against; nothing, when no line leaves a choice."""
@@ -179,9 +190,19 @@ class Resolver:
             return ()
         alone = await question.write("named.in", lines)
         text = await self.uv.resolve(
-            alone, question.base.python, dependencies=False, refresh=question.refresh
+            alone,
+            question.base.python,
+            constraints=await question.constraints(),
+            dependencies=False,
+            refresh=question.refresh,
         )
         return parse_lock(text)
+
+
+def _to_install(text: str, spec: NormalSpec) -> tuple[Locked, ...]:
+    """The lock, without what is brought."""
+    brought = {package.name for package in spec.brought}
+    return tuple(locked for locked in parse_lock(text) if locked.name not in brought)
 
 
 def _warnings(progress: Progress | None) -> Progress | None:
@@ -261,8 +282,13 @@ def _cause(words: str) -> str:
 def _naming(failure: ResolutionFailed, spec: NormalSpec) -> EnvironmentFailure:
     """The same failure, with the requirement of the request that uv speaks of."""
     named = [item.line for item in spec.requirements if item.name and item.name in failure.words]
-    return failure.but(
-        requirement=", ".join(named[:3]),
-        advice=failure.advice
-        or "change the versions asked for; uv's words above name those that exclude each other",
+    advice = (
+        failure.advice
+        or "change the versions asked for; uv's words above name those that exclude each other"
     )
+    words = failure.words
+    if spec.brought:
+        # uv takes them for wishes, too.
+        words += f"\npackages that are brought along: {', '.join(one.line for one in spec.brought)}"
+        advice = "bring versions of these packages that go with what is asked for beside them"
+    return failure.but(requirement=", ".join(named[:3]), words=words, advice=advice)

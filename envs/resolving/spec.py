@@ -16,20 +16,30 @@ from typing import Final
 
 from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from flashpool.envs.errors import SpecRefused
 
 from .references import NormalRequirement, bare_reference, direct, reference_of
 from .spelling import option_advice, spelling_advice
 
-__all__ = ["PYTHONS", "NormalRequirement", "NormalSpec", "Spec", "is_python_version", "normalise"]
+__all__ = [
+    "PYTHONS",
+    "Brought",
+    "NormalRequirement",
+    "NormalSpec",
+    "Spec",
+    "is_python_version",
+    "normalise",
+]
 
 #: What the worker's own modules need.
 OLDEST_PYTHON: Final = (3, 10)
 #: Those that a request which fails on one of them may be advised to ask for.
 PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
 MAX_REQUIREMENTS: Final = 500
+MAX_BROUGHT: Final = 5000
 MAX_REQUIREMENT_CHARS: Final = 2000
 
 _PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
@@ -51,6 +61,9 @@ class Spec:
     requirements: tuple[str, ...] = ()
     python_version: str | None = None
     system_packages: tuple[str, ...] = ()
+    #: ``name==version`` of packages that whoever asks has, in a folder that is searched before the
+    #: environment: the others have to go with them, and they are not installed.
+    brought: tuple[str, ...] = ()
     #: Skip the memo and resolve again.
     refresh: bool = False
 
@@ -62,6 +75,7 @@ class NormalSpec:
     requirements: tuple[NormalRequirement, ...]
     python_version: str | None
     system_packages: tuple[str, ...]
+    brought: tuple[Brought, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -77,6 +91,18 @@ class NormalSpec:
         return tuple(item for item in self.requirements if item.nameless is not None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """A package that is there, beside the environment."""
+
+    name: str
+    version: Version
+
+    @property
+    def line(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
 def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
     """Check and normalise a spec; reads local requirements to hash their content."""
     if len(spec.requirements) > MAX_REQUIREMENTS:
@@ -90,7 +116,29 @@ def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
         requirements=tuple(sorted(_merge(parsed), key=lambda item: (item.name, item.identity))),
         python_version=_python(spec.python_version),
         system_packages=_system_packages(spec.system_packages),
+        brought=_brought(spec.brought),
     )
+
+
+def _brought(lines: tuple[str, ...]) -> tuple[Brought, ...]:
+    if len(lines) > MAX_BROUGHT:
+        raise SpecRefused(
+            f"{len(lines)} packages are brought; at most {MAX_BROUGHT} are taken",
+            advice="bring fewer, and name the others as requirements",
+        )
+    found = {}
+    for line in lines:
+        name, _, version = line.partition("==")
+        try:
+            one = Brought(name=canonicalize_name(name, validate=True), version=Version(version))
+        except (InvalidName, InvalidVersion):
+            raise SpecRefused(
+                f"{line!r} does not name a package that is brought",
+                requirement=line,
+                advice="write it as name==version",
+            ) from None
+        found[one.name] = one
+    return tuple(found[name] for name in sorted(found))
 
 
 def is_python_version(text: str) -> bool:

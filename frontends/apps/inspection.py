@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from flashpool.envs import EnvironmentFailure
 
-from .artifact import limits_of
+from .artifacts.artifact import limits_of
+from .artifacts.unpacking import extract_archive, open_archive
 from .compiled_modules import explain_foreign, find_foreign
 from .contract import AppEnvironment, ArtifactSummary, DeployedApp
 from .errors import AppError, ResourceRefused
 from .generations import contract_of
 from .resolution import Resolution, interpreter_for, resolve_beside
 from .route_limits import RouteTable
-from .unpacking import extract_archive, open_archive
 
 if TYPE_CHECKING:
     from flashpool.envs import EnvSettings

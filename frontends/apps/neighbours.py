@@ -147,6 +147,14 @@ class Neighbours:
         age = None if self._answered is None else time.monotonic() - self._answered
         return NeighboursState(endpoints=len(self._endpoints), age_s=age, failure=self._failure)
 
+    def begin(self) -> None:
+        """Have the app's registry find its manifest, without any addresses yet; blocking."""
+        try:
+            self._write(self._endpoints)
+        except (ManifestRefused, OSError) as error:
+            self._failure = str(error)
+            _log.warning("%s: the app does not find its neighbours", error)
+
     async def run(self) -> None:
         """Refresh for ever; to be cancelled."""
         while True:

@@ -59,7 +59,9 @@ async def resolve_beside(environment: AppEnvironment, settings: EnvSettings) -> 
         wanted = await _write(folder / "requirements.in", environment.requirements)
         constraints = await _write(folder / "constraints.txt", environment.constraints)
         try:
-            text = await _uv(settings, folder).resolve(wanted, base.python, constraints=constraints)
+            text = await _uv(settings, folder).resolve(
+                wanted, base.python, constraints=(constraints,)
+            )
         except ResolutionFailed as failure:
             raise _naming(failure, environment) from None
     beside = [each for each in parse_lock(text) if each.name not in environment.brought]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from .envs import SETTINGS, envs
+from .inject import inject
 
 if TYPE_CHECKING:
     import socket
@@ -52,6 +53,7 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(envs)
+main.add_command(inject)
 
 
 @main.group()
@@ -63,7 +65,9 @@ def serve() -> None:
 @click.option("--host", help="Address to listen on, instead of FLASHPOOL_HOST.")
 @click.option("--port", type=int, help="Port to listen on, instead of FLASHPOOL_PORT.")
 def serve_lb(host: str | None, port: int | None) -> None:
-    """Serve POST /execute, GET /ping and GET /health.
+    """Serve POST /execute, GET /ping and GET /health; or the app whose resource is named.
+
+    FLASH_RESOURCE_NAME names it, and FLASHPOOL_ARTIFACT the archive that it comes from.
 
     The first SIGTERM or SIGINT lets running calls finish, the second ends them.
     """
@@ -90,38 +94,41 @@ def serve_lb(host: str | None, port: int | None) -> None:
 
 
 @serve.command("app")
-@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
-@click.option("--resource", help="Resource to serve, where the folder has several.")
+@click.argument(
+    "target", metavar="DIR|ARTIFACT.tar.gz", type=click.Path(path_type=Path, exists=True)
+)
+@click.option("--resource", default="", help="Resource to serve, where there are several.")
 @click.option("--host", help="Address to listen on, instead of FLASHPOOL_HOST.")
 @click.option("--port", type=int, help="Port to listen on, instead of FLASHPOOL_PORT.")
-def serve_app(folder: str, resource: str | None, host: str | None, port: int | None) -> None:
-    """Serve the routes of a deployed app: DIR is what `flash build` makes, unpacked.
+def serve_app(target: Path, resource: str, host: str | None, port: int | None) -> None:
+    """Serve the routes of a deployed app: what `flash build` makes, packed or unpacked.
 
     The app runs in workers of its own. GET /ping says whether it is loaded.
     """
+    _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
     _configure_log(settings.log_level)
-    from pathlib import Path
+    import os
 
-    from flashpool.frontends.http_server.listener import ListenError, url
-    from flashpool.frontends.lb import deployed
-
-    def announce(name: str, sock: socket.socket, admin: socket.socket) -> None:
-        click.echo(
-            f"flashpool {_version()}: the app {name} on {url(sock)}\nstats: {url(admin)}/stats",
-            err=True,
-        )
+    from flashpool.frontends.apps.by_hand import chosen_resource, contract_by_hand
+    from flashpool.frontends.apps.errors import AppError
+    from flashpool.frontends.apps.preparation import AppSource
+    from flashpool.frontends.exposure import OpenServerError
+    from flashpool.frontends.http_server.listener import ListenError
+    from flashpool.frontends.lb import server
+    from flashpool.frontends.server_process import TooFewDescriptors
 
     try:
-        deployed.serve_app(
+        if target.is_dir():
+            resource = chosen_resource(contract_by_hand(target, os.environ), target, resource)
+        server.serve_app(
             settings,
-            Path(folder),
-            resource,
-            announce,
+            AppSource(settings, os.environ, resource, by_hand=target),
+            lambda sock, admin: _announce_app(resource or target.name, sock, admin),
             port_setting="FLASHPOOL_PORT" if port is None else "--port to another one",
         )
-    except (ListenError, deployed.AppNotThere) as error:
+    except (AppError, ListenError, OpenServerError, TooFewDescriptors) as error:
         _die(str(error))
 
 
@@ -171,6 +178,32 @@ def serve_qb(flags: tuple[str, ...]) -> None:
         EnvironmentStartFailed,
     ) as error:
         _die(str(error))
+
+
+@serve.command("auto")
+@click.pass_context
+def serve_auto(context: click.Context) -> None:
+    """Serve what the container is for: a queue's jobs, or calls over HTTP.
+
+    Where a resource is named, its manifest says which. Else FLASH_ENDPOINT_TYPE, RUNPOD_RUNTIME_KIND and
+    RUNPOD_WEBHOOK_GET_JOB do, in that order.
+    """
+    import os
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    settings = _settings()
+    _configure_log(settings.log_level)
+    from flashpool.frontends import auto, modes
+    from flashpool.frontends.apps.errors import AppError
+
+    try:
+        front_end = auto.choose(settings, os.environ)
+    except (AppError, modes.ModeError) as error:
+        _die(str(error))
+    if front_end is auto.FrontEnd.QUEUE:
+        context.invoke(serve_qb)
+    else:
+        context.invoke(serve_lb)
 
 
 @main.command()
@@ -318,8 +351,21 @@ def _print_from_threads() -> None:
     print_from_threads()
 
 
+def _announce_app(name: str, sock: socket.socket, admin: socket.socket) -> None:
+    from flashpool.frontends.http_server.listener import url
+    from flashpool.frontends.lb.banner import app_banner
+
+    click.echo(app_banner(_version(), name, url(sock), url(admin)), err=True)
+
+
 def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:
+    import os
+
+    from flashpool.frontends import modes
     from flashpool.frontends.http_server.listener import url
     from flashpool.frontends.lb.banner import banner
 
+    if resource := modes.resource(os.environ):
+        _announce_app(resource, sock, admin)
+        return
     click.echo(banner(settings, _version(), url(sock), url(admin)), err=True)

@@ -29,6 +29,11 @@ def banner(settings: Settings, version: str, address: str, admin_address: str) -
     )
 
 
+def app_banner(version: str, name: str, address: str, admin_address: str) -> str:
+    """The same of a deployed app."""
+    return f"flashpool {version}: the app {name} on {address}\nstats: {admin_address}/stats"
+
+
 def example(settings: Settings, address: str) -> str:
     """A curl command that calls a function."""
     authorization = ' -H "Authorization: Bearer $FLASHPOOL_TOKEN"' if settings.token else ""

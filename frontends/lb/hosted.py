@@ -16,22 +16,25 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from flashpool.envs import StoreUnavailable
 from flashpool.envs.store.locations import check_volume
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.apps.preparation import AppSource
 from flashpool.frontends.assembly import make_service
-from flashpool.frontends.exposure import OpenServerError, check_open
-from flashpool.frontends.http_server.listener import url
+from flashpool.frontends.exposure import OpenServerError, check_admin, check_open
+from flashpool.frontends.http_server.listener import bind, url
+from flashpool.frontends.http_server.side_listener import SideListener, WithoutLife
 from flashpool.frontends.log_writer import print_from_threads, wait_for_readers
 from flashpool.frontends.logs import configure_log
 from flashpool.frontends.server_process import (
@@ -46,6 +49,7 @@ from flashpool.frontends.settings.table import Settings, SettingsError
 from flashpool.frontends.shutdown import Shutdown
 
 from .app import create_app
+from .deployed import DeployedEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -53,14 +57,15 @@ _LOCAL = "127.0.0.1"
 _Handler = Callable[[int, FrameType | None], Any]
 
 
-def create_hosted_app() -> FastAPI:
+def create_hosted_app() -> ASGIApp:
     """The application, by the environment; exits with a message where there can be none."""
     try:
-        modes.check_live(modes.of_balanced(os.environ), os.environ)
+        mode = modes.of_balanced(os.environ)
         settings = Settings.from_environ(
             {**os.environ, "FLASHPOOL_HOST": _host(sys.argv, os.environ)}
         )
-        check_open(settings)
+        check = check_open if mode is modes.Mode.LIVE_BALANCED else check_admin
+        check(settings)
         raise_descriptors(settings)
         oddities = check_volume(settings.to_env_settings())
     except (
@@ -79,31 +84,57 @@ def create_hosted_app() -> FastAPI:
     harden()
     give_way()
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
-    app = create_app(service, settings)
-    _surround(app, service, settings)
-    return app
+    if mode is modes.Mode.LIVE_BALANCED:
+        app = create_app(service, settings)
+        what = f"Live calls, on slots: {settings.slots}"
+        _surround(app.router, app, service, settings, what)
+        return app
+    resource = modes.resource(os.environ)
+    endpoint = DeployedEndpoint(service, settings, AppSource(settings, os.environ, resource))
+    _surround(endpoint, endpoint, service, settings, f"The app {resource}")
+    return endpoint
 
 
-def _surround(app: FastAPI, service: Service, settings: Settings) -> None:
-    inner = app.router.lifespan_context
+class _Living(Protocol):
+    """What has a life that can be wrapped."""
+
+    lifespan_context: Callable[[Any], AbstractAsyncContextManager[Any]]
+
+
+def _surround(
+    living: _Living, app: ASGIApp, service: Service, settings: Settings, what: str
+) -> None:
+    inner = living.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(of: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(of: Any) -> AsyncIterator[None]:
         # Bound here: a process that only imports the application has no business with ports.
         sock = await asyncio.to_thread(bind_admin, settings)
-        _log.info("Live calls, on slots: %d; stats: %s/stats", settings.slots, url(sock))
-        admin = Admin(service.pool, settings, sock)
+        probes = await asyncio.to_thread(_bind_probes, settings)
+        _log.info("%s; stats: %s/stats", what, url(sock))
+        sides: list[SideListener] = [Admin(service.pool, settings, sock)]
+        sides += [SideListener(WithoutLife(app), settings, one) for one in probes]
         async with inner(of):
-            await admin.start()
+            for side in sides:
+                await side.start()
             try:
                 with _minding_signals(service, settings.drain_s):
                     yield
             finally:
-                await admin.stop()
+                for side in sides:
+                    await side.stop()
         # uvicorn says its last words behind this, and then ends itself by the signal it got.
         wait_for_readers()
 
-    app.router.lifespan_context = lifespan
+    living.lifespan_context = lifespan
+
+
+def _bind_probes(settings: Settings) -> list[socket.socket]:
+    """A socket for probes that do not come where uvicorn listens."""
+    port = settings.health_port
+    if port is None or str(port) == _option("--port", sys.argv, os.environ, "UVICORN_PORT"):
+        return []
+    return [bind(settings.host, port, "FLASHPOOL_HEALTH_PORT")]
 
 
 @contextlib.contextmanager
@@ -139,11 +170,16 @@ def _handlers() -> dict[int, _Handler]:
 
 
 def _host(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Where uvicorn is told to listen: by its last option, else by its variable."""
-    host = environ.get("UVICORN_HOST")
+    """Where uvicorn is told to listen."""
+    return _option("--host", command, environ, "UVICORN_HOST") or _LOCAL
+
+
+def _option(name: str, command: Sequence[str], environ: Mapping[str, str], variable: str) -> str:
+    """What uvicorn is told: by its last option of that name, else by its variable."""
+    found = environ.get(variable, "")
     for option, value in zip(command, [*command[1:], ""], strict=True):
-        if option == "--host":
-            host = value
-        elif option.startswith("--host="):
-            host = option.partition("=")[2]
-    return host or _LOCAL
+        if option == name:
+            found = value
+        elif option.startswith(f"{name}="):
+            found = option.partition("=")[2]
+    return found

@@ -1,6 +1,6 @@
-"""``flashpool serve lb``: from settings to a process that ends with exit status 0.
+"""``flashpool serve lb`` and ``serve app``: from settings to a process that ends with exit status 0.
 
-    bind both sockets -> harden -> loop: service, admin, /execute -> first signal: drain
+    bind the sockets -> harden -> loop: service, admin, /execute or an app -> first signal: drain
       |                                                               |  (second: at once)
       `- ModeError, OpenServerError, ListenError: nothing was started `-> stop, close, 0
 
@@ -17,14 +17,17 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
+from typing import Protocol
 
 from starlette.types import ASGIApp
 
 from flashpool.frontends import modes
 from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.apps.preparation import AppSource
 from flashpool.frontends.assembly import make_service
-from flashpool.frontends.exposure import check_open
+from flashpool.frontends.exposure import check_admin, check_open
 from flashpool.frontends.http_server.listener import Listener, bind
 from flashpool.frontends.server_process import (
     give_way,
@@ -38,6 +41,7 @@ from flashpool.frontends.settings.table import Settings
 from flashpool.frontends.shutdown import Shutdown
 
 from .app import create_app
+from .deployed import DeployedEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -90,25 +94,62 @@ def serve_lb(
 
     ``port_setting`` is what to set where the port is taken.
     """
-    modes.check_live(modes.of_balanced(os.environ), os.environ)
+    if modes.of_balanced(os.environ) is modes.Mode.DEPLOYED_BALANCED:
+        source = AppSource(settings, os.environ, modes.resource(os.environ))
+        serve_app(settings, source, announce, port_setting=port_setting)
+        return
     check_open(settings)
+    _run(settings, partial(create_app, settings=settings), announce, port_setting)
+
+
+def serve_app(
+    settings: Settings,
+    source: AppSource,
+    announce: Callable[[socket.socket, socket.socket], None],
+    *,
+    port_setting: str = "FLASHPOOL_PORT",
+) -> None:
+    """The same of a deployed app, which is open to whoever reaches it: it runs its own code only."""
+    check_admin(settings)
+    _run(
+        settings,
+        partial(DeployedEndpoint, settings=settings, source=source),
+        announce,
+        port_setting,
+    )
+
+
+class _MakeApp(Protocol):
+    def __call__(self, service: Service, *, admin: Admin) -> ASGIApp: ...
+
+
+def _run(
+    settings: Settings,
+    make_app: _MakeApp,
+    announce: Callable[[socket.socket, socket.socket], None],
+    port_setting: str,
+) -> None:
     raise_descriptors(settings)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(bind(settings.host, settings.port, port_setting))
+        socks = [sock]
+        if settings.health_port not in (None, settings.port):
+            health = bind(settings.host, settings.health_port, "FLASHPOOL_HEALTH_PORT")
+            socks.append(stack.enter_context(health))
         admin_sock = stack.enter_context(bind_admin(settings))
         harden()
         give_way()
-        run_loop(_serve(settings, sock, admin_sock, announce))
+        run_loop(_serve(settings, make_app, socks, admin_sock, announce))
 
 
 async def _serve(
     settings: Settings,
-    sock: socket.socket,
+    make_app: _MakeApp,
+    socks: list[socket.socket],
     admin_sock: socket.socket,
     announce: Callable[[socket.socket, socket.socket], None],
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
-    admin = Admin(service.pool, settings, admin_sock)
-    app = create_app(service, settings, admin)
-    server = LbServer(app, service, settings, lambda: announce(sock, admin_sock))
-    await server.serve(sockets=[sock])
+    app = make_app(service, admin=Admin(service.pool, settings, admin_sock))
+    server = LbServer(app, service, settings, lambda: announce(socks[0], admin_sock))
+    await server.serve(sockets=socks)

@@ -87,6 +87,12 @@ class AppSettings:
         "Serve what lies in FLASHPOOL_APP_DIR, and unpack nothing.",
         also="FLASH_DISABLE_UNPACK",
     )
+    health_port: int | None = setting(
+        kind.automatic(kind.PORT),
+        "auto",
+        "Port that answers, too, where probes come on another one; auto: FLASHPOOL_PORT alone.",
+        pod=lambda environ: environ.get("PORT_HEALTH"),
+    )
     app_dependencies: tuple[str, ...] = setting(
         kind.REQUIREMENTS,
         "none",

@@ -24,8 +24,15 @@ from typing import Any, Protocol
 from flashpool import envs
 from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
 from flashpool.envs.acquiring.provider import Provider
+from flashpool.pool.apps import App
 from flashpool.pool.calls import COPY, Phase, Provision
-from flashpool.pool.errors import EnvironmentError, FlashpoolError, InvalidRequest, Timeout
+from flashpool.pool.errors import (
+    EnvironmentError,
+    FlashpoolError,
+    InvalidRequest,
+    PoolClosed,
+    Timeout,
+)
 from flashpool.pool.stats import StoreStats
 
 from .environment_registry import EnvironmentRegistry
@@ -47,6 +54,12 @@ class EnvironmentLeases(Protocol):
             InvalidRequest: the spec is refused as it stands.
             EnvironmentError, Timeout: it cannot be had.
         """
+
+    async def open_app(self, app: App, report: Report) -> str:
+        """The name of an environment for the workers of this app only; raises as `resolve`."""
+
+    def is_lost(self, name: str) -> bool:
+        """Whether new processes must not start in it."""
 
     def stores(self) -> list[StoreStats]:
         """How the places of environments are that are open."""
@@ -111,6 +124,30 @@ class StoredEnvironments:
             fetch_s=seconds.fetch,
             build_s=seconds.build,
         )
+
+    async def open_app(self, app: App, report: Report) -> str:
+        """Make a place for the workers of an app, by itself in the environment it asks for."""
+        assert app.spec is not None
+        self._loop = asyncio.get_running_loop()
+        try:
+            lease = await self._store.acquire(app.spec, progress=report)
+        except EnvironmentFailure as failure:
+            raise self._error(failure) from None
+        with contextlib.ExitStack() as unless_kept:
+            unless_kept.callback(lease.release)
+            if lease.environment.root is not None:
+                await self._watch_pressure()
+            if self._closing:
+                raise PoolClosed("the pool is shut down")
+            unless_kept.pop_all()
+        name = f"{lease.environment.digest}{COPY}{next(self._copies)}"
+        self._held[name] = lease
+        self._registry.add_app(name, str(lease.environment.python), app)
+        return name
+
+    def is_lost(self, name: str) -> bool:
+        """Whether new processes must not start in it."""
+        return name in self._lost
 
     def _name(self, digest: str) -> str:
         """What the pool calls the copy that new calls run in."""
@@ -224,8 +261,8 @@ class StoredEnvironments:
             loop.call_soon_threadsafe(self._lose, digest)
 
     def _lose(self, digest: str) -> None:
-        name = self._name(digest)
-        if name in self._held and not self._closing:
+        held = [name for name in self._held if _digest(name) == digest and name not in self._lost]
+        for name in held if not self._closing else ():
             _log.warning(
                 "environment %s is not where it was: its processes take no new calls", name
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from flashpool.pool.apps import App
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.scheduling.commands import ZygoteKey
 
@@ -52,9 +53,15 @@ class EnvironmentRegistry:
             self.unwanted.add(name)
         pythons[name] = python
 
+    def add_app(self, name: str, python: str, app: App) -> None:
+        """An environment for the workers of this app only: their zygote has its directory."""
+        self._components.zygote_set.apps[name] = app
+        self._components.zygote_set.pythons[name] = python
+
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
         """A zygote of its has preloaded these; none, when it was better without."""
-        if key.environment != BASE_ENVIRONMENT:
+        # What an app imports is no news of the environment that it has in common with others.
+        if key.environment not in (BASE_ENVIRONMENT, *self._components.zygote_set.apps):
             entries = self._components.learner.entries(key) if modules else ()
             self.on_learned(key.environment, modules, entries)
 

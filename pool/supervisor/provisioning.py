@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from flashpool.pool.apps import App
 from flashpool.pool.calls import NOWHERE, Call, Outcome, Phase, Provision, Receipt, Sink, unprovided
 from flashpool.pool.errors import (
     CallError,
@@ -130,16 +131,19 @@ class Provisioning:
         question.calls[call_id] = _WaitingCall(call=call, sink=sink)
         self._waiting[call_id] = question
 
-    async def find(self, spec: Spec) -> str:
-        """The environment of an app, by the name that the pool has for it.
+    async def open_app(self, app: App) -> str:
+        """An environment for the workers of an app, by the name that the pool has for it.
 
         Something of it has to be started in the same turn of the loop, or it may be unused.
 
         Raises:
             InvalidRequest, EnvironmentError, Timeout: it cannot be had.
         """
-        provision = await self._environments.resolve(spec, lambda line: _log.info("%s", line))
-        return provision.environment
+        return await self._environments.open_app(app, lambda _line: None)
+
+    def is_lost(self, name: str) -> bool:
+        """Whether new processes must not start in the environment of that name."""
+        return self._environments.is_lost(name)
 
     def cancel(self, call_id: int, reason: str) -> bool:
         """End a call that waits; False when it does not wait here."""

@@ -37,6 +37,7 @@ from flashpool.pool.workers.watchdog import STOP_MARGIN_S
 from flashpool.pool.workers.worker import ActiveCall
 
 from . import stats_snapshot
+from .app_environments import AppEnvironments
 from .command_runner import CommandRunner
 from .components import BASE, ChangeSignal, Components
 from .environment_registry import EnvironmentRegistry
@@ -71,8 +72,11 @@ class Supervisor:
         self.environments = EnvironmentRegistry(components, self._actions)
         self._ticking = Ticking(components, self._actions, self.environments)
         self._env_settings = environments
-        #: Made by the first call that names packages.
+        #: Made by the first call, or app, that names packages.
         self._provisioning: Provisioning | None = None
+        self._app_environments = AppEnvironments(
+            self.environments, config.base_python, self._open_provisioning
+        )
         self._reports = ProcessEvents(components, self._actions, self.environments)
 
     # Life.
@@ -302,26 +306,22 @@ class Supervisor:
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
         """Have its environment found first; it comes back with the id that it has from here."""
-        if self._provisioning is None:  # it is false while no call waits in it
-            self._provisioning = self._open_provisioning()
-        call_id = self._components.calls.new_id()
-        self._provisioning.add(call_id, call, spec, sink)
+        provisioning, call_id = self._open_provisioning(), self._components.calls.new_id()
+        provisioning.add(call_id, call, spec, sink)
         return call_id
 
     def open_app(self, app: App) -> AppService:
         """Serve an app until the pool stops; raises `PoolClosed` when it has."""
         if self._components.closed:
             raise PoolClosed("the pool is shut down")
-        return self._components.apps.open(app, self._environment_of)
-
-    async def _environment_of(self, app: App) -> str:
-        if app.spec is None:
-            return BASE.environment
-        if self._provisioning is None:  # it is false while no call waits in it
-            self._provisioning = self._open_provisioning()
-        return await self._provisioning.find(app.spec)
+        return self._components.apps.open(app, self._app_environments.find)
 
     def _open_provisioning(self) -> Provisioning:
+        if self._provisioning is None:  # it is false while no call waits in it
+            self._provisioning = self._new_provisioning()
+        return self._provisioning
+
+    def _new_provisioning(self) -> Provisioning:
         # Late: most programs never name a package, and should not pay for the import.
         from flashpool.envs import EnvSettings
 

@@ -16,16 +16,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from flashpool.pool import pickling
 from flashpool.pool._child import framing, shortage, wire
+from flashpool.pool.apps import App
 from flashpool.pool.calls import BASE_ENVIRONMENT, Call
 from flashpool.pool.config import PoolConfig
-from flashpool.pool.gpus.access import VARYING
 from flashpool.pool.recorder import Recorder
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.preloading import BARE, PreloadLearner
 
-from . import outcomes
+from . import zygote_start
 from .listeners import ZygoteListener
 from .poller import Clock, Poller
 from .shortages import Shortages
@@ -73,8 +72,9 @@ class ZygoteSet:
         self._exiting: list[ZygoteProcess] = []
         #: Killed, and held by what no signal ends: nobody waits for them.
         self._given_up: list[ZygoteProcess] = []
-        #: The interpreter of each environment.
+        #: The interpreter of each environment; the app of those that are for one's workers only.
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
+        self.apps: dict[str, App] = {}
         self.history = ZygoteHistory()
         self._shortages = shortages
 
@@ -104,14 +104,16 @@ class ZygoteSet:
             return
         method = "spawn" if key.environment in self.history.spawned else self._config.start_method
         preload: tuple[str, ...] = ()
+        app = self.apps.get(key.environment)
+        config = zygote_start.config_of(self._config, app)
         if method == "fork" and key.profile != BARE:
             # Workers that prepare themselves are fresh processes: what would they share?
-            preload = (*self._config.preload, *self._learner.modules(key))
+            preload = (*config.preload, *self._learner.modules(key))
         try:
             zygote = ZygoteProcess(
                 key,
                 python,
-                self._config,
+                config,
                 preload=preload,
                 method=method,
                 poller=self._poller,
@@ -130,7 +132,7 @@ class ZygoteSet:
         self._poller.watch(zygote.words_fd, zygote, self._on_words, self.failed)
         self._poller.watch(zygote.guard_fd, zygote, self._on_guard_exit, self._forget_failed)
         zygote.ask_to_preload(preload)
-        zygote.send(wire.START, **self._how_to_start(method))
+        zygote.send(wire.START, **zygote_start.fields_of(config, app, method))
 
     def _short(self, key: ZygoteKey, what: str) -> None:
         self._shortages.met(_named(key), what)
@@ -144,22 +146,6 @@ class ZygoteSet:
     def _tell_not_started(self, key: ZygoteKey, reason: str) -> None:
         with self._recorder.counted(f"the start of {key}"):
             self._listener.zygote_lost(key, None, reason)
-
-    def _how_to_start(self, method: str) -> dict[str, object]:
-        return {
-            "path": list(self._config.extra_path),
-            "runtime": outcomes.runtime_packages(),
-            "method": method,
-            "split_output": self._config.split_output,
-            "varying": list(VARYING),
-            "workdir": self._config.workdir,
-            "log_level": self._config.log_level,
-            "memory_tricks": self._config.memory_tricks,
-            "grace": self._config.grace_s,
-            "exit_s": self._config.exit_s,
-            "exit_answer_s": self._config.exit_answer_s,
-            "example": pickling.example(),
-        }
 
     def fork(self, key: ZygoteKey, number: int, practise: str) -> None:
         """Have it fork spares, which limber up for this codec unless it is empty."""
@@ -205,6 +191,7 @@ class ZygoteSet:
     def forget(self, environment: str) -> None:
         """Nothing of it is left, and no call will ask for it under this name."""
         del self.pythons[environment]
+        self.apps.pop(environment, None)
         self.history.forget(environment)
 
     def retire_all(self) -> None:

@@ -73,6 +73,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     child = Path(wire.__file__).parent
     start = {
         "path": [],
+        "app": "",
         "runtime": runtime_packages(),
         "preload": given.preload,
         "varying": [],

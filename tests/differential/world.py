@@ -49,6 +49,9 @@ def server_variables(folder: Path) -> dict[str, str]:
         # Every program has an instance, which is asked once.
         "FLASHPOOL_INSTANCE_IDLE_S": "1",
         "FLASHPOOL_START_TIMEOUT_S": "240",
+        # A script's output is complete when the script has exited: wait for as much of a call.
+        # (An answer that waits for less says so in `stdout`, and is not equal.)
+        "FLASHPOOL_EXIT_ANSWER_S": "10",
     }
 
 

@@ -16,9 +16,9 @@ from e2e.server import FLASHPOOL, until
 
 APPS: Final = Path(__file__).with_name("apps")
 #: An app imports much, and the machine may have a lot to do.
-START_LIMIT_S: Final = 100.0
-_OURS: Final = re.compile(rb"the app \S+ on (http://\S+)\nstats: (http://\S+)/stats\n")
-_UVICORN: Final = re.compile(rb"Uvicorn running on (http://\S+)")
+START_LIMIT_S: Final = 250.0
+ANNOUNCEMENT: Final = re.compile(rb"the app \S+ on (http://\S+)\nstats: (http://\S+)/stats\n")
+UVICORN_SAYS: Final = re.compile(rb"Uvicorn running on (http://\S+)")
 
 
 class AppServer:
@@ -79,7 +79,7 @@ class AppServer:
                 self.process.wait()
 
 
-def _environ(**variables: str) -> dict[str, str]:
+def app_environ(**variables: str) -> dict[str, str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASH", "RUNPOD"))}
     return {**environ, "FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0", **variables}
 
@@ -95,7 +95,7 @@ def serving_app(
 ) -> Iterator[AppServer]:
     """`flashpool serve app`; its log is in ``folder``."""
     command = [FLASHPOOL, "serve", "app", app, *(["--resource", resource] if resource else [])]
-    server = AppServer(folder / "app.log", command, _OURS, env=_environ(**variables))
+    server = AppServer(folder / "app.log", command, ANNOUNCEMENT, env=app_environ(**variables))
     try:
         server.wait_listening()
         if ready:
@@ -112,7 +112,7 @@ def plain_uvicorn(
     """What users run otherwise."""
     command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", "0", "--loop", "uvloop"]
     command += ["--http", "httptools", "--no-access-log"]
-    server = AppServer(folder / "uvicorn.log", command, _UVICORN, cwd=app, env=_environ())
+    server = AppServer(folder / "uvicorn.log", command, UVICORN_SAYS, cwd=app, env=app_environ())
     try:
         server.wait_listening()
         yield server

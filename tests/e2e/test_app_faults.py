@@ -268,7 +268,7 @@ def test_a_client_that_leaves_is_told_to_the_app(server: AppServer) -> None:
 def test_one_that_leaves_in_the_middle_of_a_body_that_nobody_reads_is_noticed(
     tmp_path: Path,
 ) -> None:
-    with faulty(tmp_path, FLASHPOOL_GRACE_S="0.2") as server:
+    with faulty(tmp_path, FLASHPOOL_GRACE_S="2") as server:
         address = "127.0.0.1", server.port
         with socket.create_connection(address, timeout=30) as sock, said(server, "sleeps 500"):
             sock.sendall(b"POST /sleep?seconds=500 HTTP/1.1\r\nhost: x\r\n")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from e2e.world import World
 
-from flashpool.frontends.apps.app_store import AppStore
+from flashpool.frontends.apps.artifacts.app_store import AppStore
+from flashpool.frontends.apps.artifacts.tar_reader import ArchiveLimits
+from flashpool.frontends.apps.artifacts.unpacking import unpack
 from flashpool.frontends.apps.generations import contract_of
-from flashpool.frontends.apps.tar_reader import ArchiveLimits
-from flashpool.frontends.apps.unpacking import unpack
 from support.artifacts import PYTHON, file_of, with_files
 
 pytestmark = pytest.mark.timeout(300)

@@ -1,4 +1,6 @@
-"""Where a resource is named, nothing serves live calls: every way to start a server, really started.
+"""Where a resource is named, nothing takes live jobs: every way to start that, really started.
+
+Load-balanced endpoints are served: test_endpoint.py.
 
 A deployed endpoint is open to its users, who must not be able to send it code.
 """
@@ -22,13 +24,9 @@ QUEUE: Final = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/v2/e/job-take/$ID?
 
 HANDLER: Final = [sys.executable, str(DOCKER / "handler.py")]
 SERVE_QB: Final = [str(FLASHPOOL), "serve", "qb"]
-UVICORN: Final = [sys.executable, "-m", "uvicorn", "--port", "{port}"]
 
 #: Name, command, further variables.
 WAYS: Final[list[tuple[str, list[str], dict[str, str]]]] = [
-    ("lb", [str(FLASHPOOL), "serve", "lb", "--port", "{port}"], {}),
-    ("lb-image", [*UVICORN, "lb_handler:app"], {}),
-    ("lb-factory", [*UVICORN, "--factory", "flashpool.frontends.lb.hosted:create_hosted_app"], {}),
     ("qb", SERVE_QB, QUEUE),
     ("qb-image", HANDLER, QUEUE),
     ("qb-one-job", [*SERVE_QB, "--test_input", JOB], {}),

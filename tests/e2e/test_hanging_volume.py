@@ -13,6 +13,7 @@ from e2e.world import World
 
 from support.hanging_volume import HangingVolume, hanging_volume
 
+pytestmark = pytest.mark.slow
 DRAIN_S, GRACE_S = 2, 2
 ADD: Final = "def add(a, b):\n    return a + b"
 ALPHA: Final = "def f():\n    import alpha\n    return alpha.version"
@@ -103,8 +104,6 @@ def waits_for_the_volume(server: Server) -> list[str]:
     return [place for place in places if "fuse" in place or place == "request_wait_answer"]
 
 
-# Core of the feature, but half a minute of waiting.
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", ["archive", "volume"])
 def test_all_that_needs_no_volume_goes_on(world: World, volume: HangingVolume, mode: str) -> None:

@@ -30,6 +30,7 @@ def test_a_build_goes_on_when_its_client_has_gone(world: World) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_build_that_goes_on_ends_with_the_server(world: World) -> None:
     with world.server() as server, world.holding("install"):
         with pytest.raises(httpx.ReadTimeout):

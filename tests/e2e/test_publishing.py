@@ -37,6 +37,7 @@ def test_a_server_that_is_told_to_stop_publishes_first(world: World) -> None:
         assert answer["receipt"]["environment_origin"] == "archive", report(answer)
 
 
+@pytest.mark.slow
 def test_what_is_not_published_within_the_drain_is_told(world: World) -> None:
     with world.server(FLASHPOOL_DRAIN_S="0.1") as server:
         answer = server.execute(BULKY, dependencies=["bulky"])

@@ -38,7 +38,13 @@ def succeeds(server: Server, number: int) -> bool:
     return part(server, number)["success"] is True
 
 
-@pytest.mark.parametrize("comes_back", ["empty", "as it was", "built by another"])
+@pytest.mark.parametrize(
+    "comes_back",
+    [
+        "empty",
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("as it was", "built by another")),
+    ],
+)
 def test_calls_find_their_modules_again(world: World, comes_back: str) -> None:
     """Running calls finish, and each new one runs in what lies there now."""
     gate = world.folder / "gate"

@@ -186,7 +186,7 @@ def test_an_archive_is_unpacked_without_a_process(
     setup: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That is why it is faster than a build, even of packages that uv has unpacked already."""
-    modules = {f"m{n}.py": f"def f{n}(x):\n    return [x, {n}]\n" * 40 for n in range(1000)}
+    modules = {f"m{n}.py": f"def f{n}(x):\n    return [x, {n}]\n" * 40 for n in range(200)}
     setup.base.index.add("many", "1.0", files=modules)
     started: list[str] = []
     shared, other = tmp_path / "shared", tmp_path / "other"

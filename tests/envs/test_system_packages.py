@@ -441,7 +441,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"{_CONTROL}Filename: ./{deb.name}\nSize: {size}\nSHA256: {digest}\n\n"
     )
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] copy:{deb.parent} ./\n")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    # dpkg wants programs that only root's PATH has, and not every root's.
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}:/usr/sbin:/sbin")
     monkeypatch.setattr(system_packages, "_ARCHIVES", tmp_path / "archives")
     monkeypatch.setattr(shutil, "which", _only(tmp_path / "bin"))
     return tmp_path

@@ -93,7 +93,7 @@ def f(scratch):
 """
 
 
-@pytest.mark.parametrize("scratch", [True, False])
+@pytest.mark.parametrize("scratch", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_deep_directories_go_with_their_call_and_its_neighbours_go_on(make_live, scratch):
     live = make_live().ready()
     zygote = live.zygote().pid

@@ -4,12 +4,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from flashpool.pool.calls import Provision
 from support.hanging_volume import hanging_volume
 
 ADD = "def f(a, b): return a + b"
 
 
+@pytest.mark.slow
 def test_nobody_else_waits_for_an_interpreter_that_cannot_be_executed(
     make_live, tmp_path: Path
 ) -> None:

@@ -38,13 +38,13 @@ def test_a_storm_of_calls_that_want_it_anew(live: Live) -> None:
     assert (outcome.instance.generation, outcome.instance.same_arguments) == (10, True)
 
 
-def test_a_thousand_calls_over_eight_with_room_for_four(make_live: Make) -> None:
+def test_calls_over_eight_with_room_for_four(make_live: Make) -> None:
     """State is lost only with its generation, and who goes is who was called longest ago."""
     live = make_live(instances=4, slots=4).ready()
     totals: dict[str, tuple[int, int]] = {}
     recent: list[str] = []
     # Neighbours of a few at a time, so that some calls find theirs and some do not.
-    order = [f"i{(i // 7 + i % 5) % 8}" for i in range(1000)]
+    order = [f"i{(i // 7 + i % 5) % 8}" for i in range(300)]
     hits = 0
     for name in order:
         there = set(instances(live))
@@ -62,7 +62,7 @@ def test_a_thousand_calls_over_eight_with_room_for_four(make_live: Make) -> None
         totals[name] = value(outcome), generation
         recent = [one for one in recent if one != name and one in instances(live)] + [name]
         assert len(instances(live)) <= 4
-    assert 300 < hits < 990
+    assert 90 < hits < 297
 
 
 def test_a_thousand_calls_at_once(make_live: Make) -> None:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from flashpool.frontends.apps.app_store import AppStore
-from flashpool.frontends.apps.tar_reader import ArchiveLimits
-from flashpool.frontends.apps.unpacking import unpack
+from flashpool.frontends.apps.artifacts.app_store import AppStore
+from flashpool.frontends.apps.artifacts.tar_reader import ArchiveLimits
+from flashpool.frontends.apps.artifacts.unpacking import unpack
 from support.archives import file, folder, write_archive
 
 UNPACKER: Final = Path(__file__).with_name("unpacker.py")

@@ -18,11 +18,11 @@ import sys
 import threading
 from pathlib import Path
 
-from flashpool.frontends.apps import app_store
-from flashpool.frontends.apps.app_link import switch_link
-from flashpool.frontends.apps.app_store import AppStore
-from flashpool.frontends.apps.tar_reader import ArchiveLimits
-from flashpool.frontends.apps.unpacking import unpack
+from flashpool.frontends.apps.artifacts import app_store
+from flashpool.frontends.apps.artifacts.app_link import switch_link
+from flashpool.frontends.apps.artifacts.app_store import AppStore
+from flashpool.frontends.apps.artifacts.tar_reader import ArchiveLimits
+from flashpool.frontends.apps.artifacts.unpacking import unpack
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.symlink", "os.rmdir"}
 
@@ -44,7 +44,7 @@ def main() -> None:
     made: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: made.append(record.getMessage())  # type: ignore[method-assign]
-    log = logging.getLogger("flashpool.frontends.apps.unpacking")
+    log = logging.getLogger("flashpool.frontends.apps.artifacts.unpacking")
     log.addHandler(handler)
     log.setLevel("INFO")
     sys.stdin.read()

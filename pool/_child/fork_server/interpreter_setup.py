@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .. import wire
 
-from .. import call_packages
+from .. import app_directory, call_packages
 from ..forking import NotSafe
 from ..preloading import process_state
 from ..renewal import prepared
@@ -53,6 +53,8 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
 
     if start["preload"]:
         from ..preloading import preloader
+    if start["app"]:
+        _make_room_for(start["app"])
     objects = gc.get_objects()
     kinds = WATCHED
     if start["preload"]:
@@ -117,6 +119,19 @@ def _import_runtime(packages: dict[str, str]) -> None:
     live_module.prepare()
     call_packages.prepare()
     from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
+
+
+def _make_room_for(directory: str) -> None:
+    """Import what serving an app needs, and let the app find only what is its own."""
+    from ..running import app  # noqa: F401
+
+    finder = next(one for one in sys.meta_path if isinstance(one, _RuntimeFinder))
+    sys.meta_path.remove(finder)
+    for name, folder in finder.packages.items():
+        origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
+        if origin == f"{folder}/__init__.py":
+            app_directory.forget(name)
+    app_directory.put_first(directory)
 
 
 def _stand_in_for_the_program() -> None:

@@ -7,7 +7,7 @@ is paid for by every fork. Its life:
     forking is safe -> READY -> loop: commands in, deaths in, spares and exits out
 
 ``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
-(entries in front of sys.path), ``runtime`` (folders of cloudpickle and tblib, for an
+(entries in front of sys.path), ``app`` (the directory of the app whose workers these are, or nothing), ``runtime`` (folders of cloudpickle and tblib, for an
 environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
 worker prepares itself), ``split_output`` (descriptors 1 and 2 of a worker are two pipes), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
 ``memory_tricks`` (those it may use, see there), ``exit_s`` and ``exit_answer_s`` (see `prepared`), ``example`` (a version of Python, and the base64 text of a call that was pickled by it).

@@ -26,6 +26,9 @@ _PART = 8
 _UUID_BYTES = 16
 #: Modules whose draws `randomness` renews.
 _RENEWED = ("multiprocessing.process",)
+#: Modules that make nothing else of what they drew: it has a place, or nobody has it. That of the
+#: platform's client draws an identifier in case RUNPOD_POD_ID is not set.
+_AS_DRAWN = ("runpod.serverless.modules.worker_state",)
 
 #: Where a module keeps something drawn. ``owner`` and ``path``: a module and attributes. ``form``:
 #: one of `_FORMS`, ``pid``, ``pid_text``, ``time``, or a function of a global generator. ``draw`` counts draws,
@@ -46,7 +49,8 @@ def find(draws: list[tuple[str, bytes]], modules: list[str]) -> tuple[list[Place
     held.clear()
     lost = _kept_elsewhere(values, {id(values), id(draws), *map(id, draws)})
     # Of what nobody has as it was drawn, somebody may have made something else.
-    lost |= set(range(len(draws))) - {place.draw for place in places}
+    unplaced = set(range(len(draws))) - {place.draw for place in places}
+    lost |= {number for number in unplaced if draws[number][0] not in _AS_DRAWN}
     lost = {number for number in lost if draws[number][0] not in _RENEWED}
     return [one for one in places if one.draw not in lost], {draws[one][0] for one in lost}
 

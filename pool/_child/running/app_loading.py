@@ -16,7 +16,8 @@ import importlib
 import importlib.util
 import os
 import sys
-from importlib.machinery import PathFinder
+
+from .. import app_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def load(what: dict[str, Any]) -> Asgi:
     """The application. Raises whatever the user's modules raise."""
     directory = what["directory"]
     os.chdir(directory)
-    sys.path.insert(0, directory)
+    app_directory.reveal(directory)
     module = _module(directory, what["file"], what["module"])
     name = what["attribute"]
     app = module
@@ -83,18 +84,7 @@ def _module(directory: str, file: str, name: str) -> Any:
 
 
 def importable_elsewhere(names: list[str], directory: str) -> list[str]:
-    """Those of the modules that a process could import before it knows of the app.
-
-    None, where the app brings something in place of a module that there is without it: whatever
-    imported that would not be the same elsewhere.
-    """
-    rest = [one for one in sys.path if one != directory]
-    for entry in os.listdir(directory):
-        name = entry.partition(".")[0]
-        spec = PathFinder.find_spec(name, rest) if name.isidentifier() else None
-        # A folder without a loader is in nobody's way: `__pycache__` is found like that.
-        if name in sys.stdlib_module_names or (spec is not None and spec.origin is not None):
-            return []
+    """Those of the modules that are none of the app's: its zygote may import them beforehand."""
     within = directory.rstrip("/") + "/"
     found = []
     for name in names:

@@ -44,6 +44,8 @@ from .output import AppOutput
 
 _log = logging.getLogger(__name__)
 
+#: Seconds a load takes at least for what it imports to be worth another zygote.
+_WORTH_LEARNING_S: Final = 1.0
 #: Of what a load failed with, in the log.
 _TOLD: Final = 16 * 1024
 
@@ -183,11 +185,12 @@ class AppWorkers:
             label=app.name,
             function_key=("app", app.directory, app.file, app.module),
             provision=Provision(environment=environment),
-            touches=frozenset({"cwd", *(f"env:{name}" for name in app.env)}),
         )
 
     def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
         """Have what it imported preloaded for the next worker: a crash costs that much less."""
+        if self._app.preload and meta.run_s < _WORTH_LEARNING_S:
+            return  # its zygote has nearly all of it
         if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
             call = self._as_call(worker.zygote.key.environment)
             key = worker.zygote.key
@@ -316,35 +319,44 @@ class AppWorkers:
         if worker.state.now is WorkerState.BUSY:
             worker.state.move(WorkerState.EXITING)
         worker.exiting_since = self._pool.now()
-        told = str(meta.more["error"])[-_TOLD:]
+        reason = self._not_loaded(str(meta.more["error"])[-_TOLD:])
+        cause = Cause(error_type=str(meta.more["error_type"]), message=reason, details={})
+        self.died(worker, cause, told=True)
+
+    def _not_loaded(self, told: str, last_words: str = "") -> str:
+        """Log why it cannot be loaded, once for each reason; the first line."""
+        if self._app.hint:
+            told = f"{self._app.hint}\n{told}"
         if told != self._last_told:
             self._last_told = told
-            _log.error("%s cannot be loaded: %s", self._app.name, told)
-        reason = told.partition("\n")[0]
-        cause = Cause(error_type=str(meta.more["error_type"]), message=reason, details={})
-        self.died(worker, cause)
+            _log.error("%s cannot be loaded: %s%s", self._app.name, told, last_words)
+        return told.partition("\n")[0]
 
     def printed(self, worker: Worker, chunk: bytes) -> None:
         """It printed something."""
         worker.link.output = None  # it is logged, and not kept
         self._by_worker[worker.id].output.take(chunk)
 
-    def died(self, worker: Worker, cause: Cause) -> None:
-        """It is dead, or its channel cannot be read."""
+    def died(self, worker: Worker, cause: Cause, *, told: bool = False) -> None:
+        """It is dead, or its channel cannot be read; ``told``: the log has its cause already."""
         process = self._by_worker[worker.id]
         if process.dead:
             return
         process.dead = True
         process.output.close()
         number = process.number
+        last_words = f"\nThe last it printed:\n{tail}" if (tail := process.output.tail()) else ""
         if process.loaded_at is not None and not process.closing:
             _log.error(
                 "%s: worker %d is dead: %s%s",
                 self._app.name,
                 worker.pid,
                 cause.message,
-                f"\nThe last it printed:\n{tail}" if (tail := process.output.tail()) else "",
+                last_words,
             )
+        elif not (told or process.closing or "zygote" in cause.details):
+            reason = self._not_loaded(cause.message, last_words)
+            cause = Cause(error_type=cause.error_type, message=reason, details=cause.details)
         ours = "zygote" in cause.details
         self._to.worker_died(number, cause, ours=ours)
         del self._by_number[number]

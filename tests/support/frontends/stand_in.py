@@ -126,6 +126,12 @@ class InBase:
         report("looked")
         return Provision()
 
+    async def open_app(self, app: App, report: Report) -> str:
+        return Provision().environment
+
+    def is_lost(self, name: str) -> bool:
+        return False
+
     def stores(self) -> list[StoreStats]:
         return []
 

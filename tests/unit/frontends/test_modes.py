@@ -33,12 +33,14 @@ def test_a_kind_of_endpoint_alone_is_never_live(kind: str, resource: dict[str, s
 
 
 def test_a_refusal_names_what_is_set_and_what_to_do() -> None:
-    environ = {"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": " x", "FLASH_ENDPOINT_TYPE": "lb"}
+    environ = {"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": " x"}
     with pytest.raises(modes.ModeError) as caught:
-        modes.check_live(modes.of_balanced(environ), environ)
+        modes.check_live(modes.of_queue(environ), environ)
     said = str(caught.value)
     assert "RUNPOD_RESOURCE_NAME=' x'" in said
-    assert "'deployed load-balanced' does not exist yet" in said
-    assert said.endswith("unset RUNPOD_RESOURCE_NAME and FLASH_ENDPOINT_TYPE")
-    for mode in (modes.Mode.LIVE_QUEUE, modes.Mode.LIVE_BALANCED):
-        modes.check_live(mode, environ)
+    assert "'deployed queue' does not exist yet" in said
+    assert said.endswith("unset RUNPOD_RESOURCE_NAME")
+    assert modes.resource(environ) == " x"
+    for mode in modes.Mode:
+        if mode is not modes.Mode.DEPLOYED_QUEUE:
+            modes.check_live(mode, environ)

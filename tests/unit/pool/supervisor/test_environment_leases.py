@@ -12,6 +12,7 @@ from flashpool import envs
 from flashpool.envs import EnvSettings, Spec
 from flashpool.envs.lease import Environment, Lease
 from flashpool.envs.store.preloads import Preloads
+from flashpool.pool.apps import App
 from flashpool.pool.calls import BASE_ENVIRONMENT
 from flashpool.pool.errors import EnvironmentError, InvalidRequest, Timeout
 from flashpool.pool.supervisor.environment_leases import StoredEnvironments
@@ -39,6 +40,9 @@ class Pool:
     ) -> None:
         assert tuple(entries) == ("numpy",)
         self.added.append((name, python, tuple(preload)))
+
+    def add_app(self, name: str, python: str, app: App) -> None:
+        self.added.append((name, python, app.preload))
 
     def retire_idle(self, name: str) -> bool:
         self.retired.append(name)
@@ -135,6 +139,28 @@ def test_one_lease_for_all_calls_until_the_pool_has_no_more_use() -> None:
         assert (store.leased, len(pool.added)) == (1, 2)
         await environments.close()
         assert store.leased == 0
+
+    asyncio.run(main())
+
+
+def test_the_workers_of_an_app_have_a_lease_of_their_own() -> None:
+    async def main() -> None:
+        store = Store()
+        environments, pool = made(store)
+        app = App(name="a", directory="/a", spec=SPEC, preload=("fastapi",))
+        first = await environments.open_app(app, ignore)
+        second = await environments.open_app(app, ignore)
+        assert pool.added == [(name, "/made/python", ("fastapi",)) for name in (first, second)]
+        assert first != second
+        assert {one.partition("~")[0] for one in (first, second)} == {"abc"}
+        assert store.leased == 2
+        pool.on_unused(first)
+        assert store.leased == 1
+        environments._lose("abc")
+        assert pool.retired == [second]
+        assert environments.is_lost(second)
+        pool.on_unused(second)
+        assert (store.leased, environments.is_lost(second)) == (0, False)
 
     asyncio.run(main())
 

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import IO, Final
 
 from flashpool.envs.archives.extraction import write_tree
-
-from .app_store import AppLease, AppStore
-from .errors import (
+from flashpool.frontends.apps.errors import (
     ArtifactIncomplete,
     ArtifactMissing,
     ArtifactRefused,
     UnpackingFailed,
     UnpackingStopped,
 )
-from .regular_files import open_regular
+from flashpool.frontends.apps.regular_files import open_regular
+
+from .app_store import AppLease, AppStore
 from .tar_reader import ArchiveLimits, Unpacked, members
 
 __all__ = ["extract_archive", "open_archive", "unpack"]

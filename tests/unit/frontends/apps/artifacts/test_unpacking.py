@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flashpool.frontends.apps import app_store, unpacking
-from flashpool.frontends.apps.app_store import AppStore
+from flashpool.frontends.apps.artifacts import app_store, unpacking
+from flashpool.frontends.apps.artifacts.app_store import AppStore
+from flashpool.frontends.apps.artifacts.tar_reader import ArchiveLimits
+from flashpool.frontends.apps.artifacts.unpacking import unpack
 from flashpool.frontends.apps.errors import (
     AppError,
     ArtifactIncomplete,
@@ -18,8 +20,6 @@ from flashpool.frontends.apps.errors import (
     UnpackingFailed,
     UnpackingStopped,
 )
-from flashpool.frontends.apps.tar_reader import ArchiveLimits
-from flashpool.frontends.apps.unpacking import unpack
 from support.archives import FORMATS, file, folder, special, tar, write_archive
 
 LIMITS = ArchiveLimits(max_mb=200, max_files=100, max_ratio=100)
@@ -49,7 +49,14 @@ def refused(store: AppStore, archive: Path, limits: ArchiveLimits = LIMITS) -> A
     with pytest.raises(AppError) as caught:
         unpack(archive, store, limits, threading.Event())
     written = {path for path in store.root.parent.rglob("*") if path not in outside}
-    assert {path.name for path in written} <= {"apps", ".lock", ".scratch", ".trash", ".users"}
+    assert {path.name for path in written} <= {
+        "apps",
+        ".env",
+        ".lock",
+        ".scratch",
+        ".trash",
+        ".users",
+    }
     assert str(archive) in str(caught.value)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), str(again)) == (type(caught.value), str(caught.value))

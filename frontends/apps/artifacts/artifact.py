@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Final
 from flashpool.envs import StoreUnavailable
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo
 from flashpool.envs.store.locations import local_places
-
-from .app_link import switch_link
-from .app_store import AppLease, AppStore
-from .errors import (
+from flashpool.frontends.apps.errors import (
     AppDirectoryRefused,
     AppError,
     ArtifactIncomplete,
     ArtifactMissing,
     UnpackingFailed,
 )
+
+from .app_link import switch_link
+from .app_store import AppLease, AppStore
 from .tar_reader import ArchiveLimits
 from .unpacking import unpack
 
@@ -52,7 +52,9 @@ class ArtifactSource:
     archive: Path
     wait_s: float
     limits: ArchiveLimits
-    link: Path
+    #: None: nothing is to lead to it.
+    link: Path | None
+    #: Whether it lies there unpacked, behind the link.
     is_unpacked: bool
 
     @classmethod
@@ -110,9 +112,11 @@ async def obtain(
     Raises:
         AppError: it is refused, or did not come in time; `passes` says which.
     """
-    if source.is_unpacked:
+    if source.is_unpacked and source.link is not None:
         return await asyncio.to_thread(_as_it_lies, source.link)
     folder = await _unpacked(source, make_store, source.wait_s if wait else 0.0)
+    if source.link is None:
+        return folder
     problem = await asyncio.to_thread(switch_link, source.link, folder.path)
     if problem:
         _log.warning("%s", problem)

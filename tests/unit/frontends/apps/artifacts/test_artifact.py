@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flashpool.envs.store.layout import Store
-from flashpool.frontends.apps.app_store import AppStore
-from flashpool.frontends.apps.artifact import (
+from flashpool.frontends.apps.artifacts.app_store import AppStore
+from flashpool.frontends.apps.artifacts.artifact import (
     AppFolder,
     ArtifactSource,
     back_off,

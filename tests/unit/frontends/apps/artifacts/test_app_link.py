@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from flashpool.frontends.apps import app_store
-from flashpool.frontends.apps.app_link import switch_link
+from flashpool.frontends.apps.artifacts import app_store
+from flashpool.frontends.apps.artifacts.app_link import switch_link
 
 
 @pytest.fixture

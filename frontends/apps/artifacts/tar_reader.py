@@ -18,8 +18,7 @@ from typing import IO, Final
 
 from flashpool.envs.archives.extraction import Hashing
 from flashpool.envs.archives.tar_stream import BLOCK, Member, padding
-
-from .errors import ArtifactIncomplete, ArtifactRefused, UnpackingStopped
+from flashpool.frontends.apps.errors import ArtifactIncomplete, ArtifactRefused, UnpackingStopped
 
 __all__ = ["ArchiveLimits", "Unpacked", "members"]
 

@@ -4,6 +4,7 @@
     <root>/.scratch/<holder>.*  being unpacked; becomes an app by a rename, and by nothing else
     <root>/.users/<digest>.<holder>   a process that uses that app
     <root>/.trash/              on its way out
+    <root>/.env                 empty, see `stray_dotenv`
     <root>/.lock                held while an app is unpacked or removed; saves work, decides nothing
 
 An app writes to its directory (bytecode, logs, whatever its code leaves), so the root belongs to one
@@ -36,6 +37,8 @@ from typing import Final
 
 from flashpool.envs.store.layout import names_in, remove_tree
 from flashpool.envs.store.liveness import parse_holder, start_time, this_host
+
+from .stray_dotenv import DOTENV
 
 __all__ = ["AppLease", "AppStore", "is_app_directory"]
 
@@ -102,9 +105,13 @@ class AppStore:
         return f"<AppStore {self.root}>"
 
     def prepare(self) -> None:
-        """Make the directories."""
+        """Make the directories, and the end of the search for variables."""
         for folder in (self.root, self.scratch_root, self.users_root, self.trash):
             folder.mkdir(parents=True, exist_ok=True)
+        # In place of whatever is there: a link may lead to somebody's variables.
+        empty = self.scratch_root / f"{holder_name()}.app"
+        os.close(os.open(empty, _NEW, 0o444))
+        empty.replace(self.root / DOTENV)
 
     def app(self, digest: str) -> Path:
         """Where an app lies once it is complete."""

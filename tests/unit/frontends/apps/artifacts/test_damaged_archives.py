@@ -10,10 +10,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashpool.frontends.apps.app_store import AppStore
+from flashpool.frontends.apps.artifacts.app_store import AppStore
+from flashpool.frontends.apps.artifacts.tar_reader import ArchiveLimits
+from flashpool.frontends.apps.artifacts.unpacking import unpack
 from flashpool.frontends.apps.errors import ArtifactIncomplete, ArtifactRefused
-from flashpool.frontends.apps.tar_reader import ArchiveLimits
-from flashpool.frontends.apps.unpacking import unpack
 from support.archives import FORMATS, file, folder, tar
 
 LIMITS = ArchiveLimits(max_mb=8, max_files=50, max_ratio=100)

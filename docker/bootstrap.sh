@@ -1,0 +1,141 @@
+#!/bin/sh
+# Starts the injected server: makes its environment once, then becomes `flashpool serve auto`.
+#
+#   this folder: release, requirements.txt, wheels/   (the unpacked tarball)
+#   env/         the server's own environment, made here of the wheels, without a network
+#
+# The server runs on a Python of the minor version that the wheels are for. The user's code runs on the
+# image's own: FLASHPOOL_BASE_PYTHON, else the first `python` or `python3` of PATH that is new enough.
+#
+# Exit status: 6 no Python that can run the server; 7 the environment cannot be made; else the server's.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+
+say() { printf 'flashpool: %s\n' "$*" >&2; }
+
+fail() {
+    status=$1
+    shift
+    say "$@"
+    exit "$status"
+}
+
+value_of() { sed -n "s/^$1=//p" "$here/release"; }
+
+# "3.12 cpython x86_64 glibc", or nothing where it is no Python at all.
+kind_of() {
+    "$1" -I -c '
+import platform, sys
+libc = platform.libc_ver()[0] or "another libc"
+print("%d.%d" % sys.version_info[:2], sys.implementation.name, platform.machine(), libc)
+' 2>/dev/null || :
+}
+
+# The interpreters of this image, by their usual names and places.
+interpreters() {
+    for name in python python3 "python$minor"; do
+        command -v "$name" 2>/dev/null || :
+    done
+    for folder in /usr/local/bin /usr/bin /opt/conda/bin /opt/venv/bin /venv/bin /workspace/venv/bin; do
+        for name in python3 "python$minor"; do
+            if [ -x "$folder/$name" ]; then printf '%s\n' "$folder/$name"; fi
+        done
+    done
+}
+
+find_server_python() {
+    wanted="$minor cpython x86_64 glibc"
+    seen=
+    for candidate in $(interpreters); do
+        kind=$(kind_of "$candidate")
+        if [ "$kind" = "$wanted" ]; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+        seen="$seen
+  $candidate: ${kind:-it does not start}"
+    done
+    say "This tarball's wheels are for Python $minor on x86_64 with glibc, and the image has none of that kind." \
+        "It has:${seen:-
+  no Python in the usual places}"
+    say "Use the tarball of the image's own version (flashpool inject print-command --python), or add Python $minor."
+    return 1
+}
+
+# The first Python of PATH that calls can run on.
+find_base_python() {
+    for name in python python3; do
+        path=$(command -v "$name" 2>/dev/null) || continue
+        if "$path" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            printf '%s\n' "$path"
+            return 0
+        fi
+    done
+    printf '%s\n' "$(sed -n 's/^home = //p' "$here/env/pyvenv.cfg")/python$minor"
+}
+
+# uv is in a wheel, which is a zip archive.
+unpack_uv() {
+    "$python" -I -c '
+import glob, shutil, sys, zipfile
+(wheel,) = glob.glob(sys.argv[1] + "/wheels/uv-*.whl")
+with zipfile.ZipFile(wheel) as archive:
+    (name,) = [n for n in archive.namelist() if n.endswith(".data/scripts/uv")]
+    with archive.open(name) as source, open(sys.argv[2], "wb") as target:
+        shutil.copyfileobj(source, target)
+' "$here" "$1" && chmod 755 "$1"
+}
+
+# Of the wheels alone: no index, no configuration and no cache of the image's own has a say.
+make_environment() {
+    sweep
+    scratch=$(mktemp -d "$here/.env.$$.XXXXXX") || return 1
+    trap 'rm -rf "$scratch"' EXIT
+    trap 'exit 143' HUP INT TERM
+    unpack_uv "$scratch/uv" || return 1
+    set -- --quiet --offline --no-config --cache-dir "$scratch/cache" --no-python-downloads
+    "$scratch/uv" venv "$@" --relocatable --python "$python" "$scratch/env" || return 1
+    "$scratch/uv" pip install "$@" --no-index --find-links "$here/wheels" --no-deps \
+        --link-mode hardlink --python "$scratch/env" --requirement "$here/requirements.txt" || return 1
+    publish
+    rm -rf "$scratch"
+    trap - EXIT HUP INT TERM
+}
+
+# What a start that was killed left. A process of that number is either gone, or this one, which has only begun.
+sweep() {
+    for left in "$here"/.env.*; do
+        [ -d "$left" ] || continue
+        pid=${left##*/.env.} pid=${pid%%.*}
+        if [ "$pid" = "$$" ] || ! kill -0 "$pid" 2>/dev/null; then rm -rf "$left"; fi
+    done
+}
+
+# Two that start together may both have made it: then the first one counts. `mv` to a folder that is
+# there moves into it.
+publish() {
+    if [ ! -d "$here/env" ]; then mv "$scratch/env" "$here/env"; fi
+    if [ -d "$here/env/env" ]; then rm -rf "$here/env/env"; fi
+}
+
+minor=$(value_of python)
+version=$(value_of version)
+if [ -z "$minor" ] || [ -z "$version" ]; then
+    fail 7 "$here/release names no version: unpack the tarball again."
+fi
+if [ ! -x "$here/env/bin/python" ]; then
+    # A part of one that was removed, or its interpreter: never one that another start has just made.
+    if [ -d "$here/env" ]; then rm -rf "$here/env"; fi
+    python=$(find_server_python) || exit 6
+    say "making the environment of version $version, of $python"
+    make_environment || fail 7 "The server's environment cannot be made in $here; what uv said is above." \
+        "Is there room, and may $(id -un 2>/dev/null || id -u) write there?"
+fi
+if [ -z "${FLASHPOOL_BASE_PYTHON:-}" ]; then
+    # The links of a virtualenv are not followed: its packages are what the image's users installed.
+    FLASHPOOL_BASE_PYTHON=$(find_base_python)
+    export FLASHPOOL_BASE_PYTHON
+fi
+# PYTHONPATH and the like are for the user's code, and not for the server.
+exec "$here/env/bin/python" -I -c 'from flashpool.frontends.cli import main; main(prog_name="flashpool")' serve auto "$@"

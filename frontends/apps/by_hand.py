@@ -1,0 +1,37 @@
+"""An app that somebody serves by hand, from a directory or an archive: which contract, which resource."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .contract import Contract
+from .errors import ResourceRefused
+from .generations import contract_of
+from .handler_folder import HandlerFolder
+
+__all__ = ["chosen_resource", "contract_by_hand"]
+
+
+def contract_by_hand(folder: Path, environ: Mapping[str, str]) -> Contract:
+    """By its manifest; without one that is known, its handlers are served; blocking."""
+    found = contract_of(folder, environ)
+    return found if (folder / found.MANIFEST).exists() else HandlerFolder()
+
+
+def chosen_resource(contract: Contract, folder: Path, named: str) -> str:
+    """The resource that is named, or the only one with routes; blocking.
+
+    Raises:
+        AppError: the manifest cannot be read, or there is none or more than one.
+    """
+    if named:
+        return named
+    resources = contract.summary(folder).resources
+    names = [each.name for each in resources if each.kind == "load-balanced"]
+    if len(names) == 1:
+        return names[0]
+    raise ResourceRefused(
+        f"{folder} has load-balanced resources: {', '.join(names) or 'none'}. "
+        "Name one with --resource"
+    )

@@ -1,0 +1,183 @@
+"""From settings and variables to an app that can be loaded: everything but the loading.
+
+    artifact --obtain--> folder --contract--> DeployedApp --+--> PreparedApp --to_app--> Backend
+    endpoint's variables ----------------------------------'     (its environment is made there)
+
+Each look at the artifact is a new one: whoever wants to serve a newer artifact prepares again, and
+releases the old one when nothing of it runs any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flashpool.envs import Spec
+from flashpool.pool.apps import App
+
+from .artifacts.artifact import AppFolder, ArtifactSource, obtain, store_of
+from .artifacts.stray_dotenv import stray_dotenv
+from .by_hand import chosen_resource, contract_by_hand
+from .compiled_modules import explain_foreign, find_foreign
+from .contract import AppEnvironment, Contract, DeployedApp, EntryKind
+from .generations import contract_of
+from .neighbours import Neighbours, neighbours_of
+from .variables import app_variables
+
+if TYPE_CHECKING:
+    from flashpool.frontends.settings.table import Settings
+
+__all__ = ["AppSource", "PreparedApp"]
+
+_log = logging.getLogger(__name__)
+
+#: What every app of the client's imports, and its generated handler: none of the user's modules.
+_CLIENT: Final = (
+    *("runpod_flash", "pydantic", "runpod_flash.client", "runpod_flash.core.resources"),
+    "runpod_flash.endpoint",
+)
+_PRELOADED: Final = {
+    EntryKind.ASGI: (*_CLIENT, "fastapi", "runpod_flash.runtime.lb_handler"),
+    EntryKind.HANDLER: _CLIENT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedApp:
+    """An app that can be loaded: where it lies, what begins, in which environment."""
+
+    folder: AppFolder
+    deployed: DeployedApp
+    #: What it needs beside the packages that it brings; None: nothing that is known.
+    spec: Spec | None
+    #: Complete but for what each worker has of its own, such as its GPUs.
+    variables: Mapping[str, str]
+    #: What is said first where it cannot be loaded.
+    hint: str
+    #: Keeps the addresses of other resources fresh, while somebody runs it; None: nobody is asked.
+    neighbours: Neighbours | None
+
+    def to_app(self, settings: Settings, workers: int) -> App:
+        """What the pool is asked to serve."""
+        entry, config = self.deployed.entry, settings.to_pool_config()
+        return App(
+            name=self.deployed.resource,
+            directory=str(self.folder.path),
+            file=str(entry.file.relative_to(self.folder.path)),
+            attribute=entry.attribute,
+            generated=entry.has_execute,
+            spec=self.spec,
+            env=self.variables,
+            preload=_PRELOADED[entry.kind],
+            hint=self.hint,
+            memory_mb=config.memory_mb,
+            workers=workers,
+            concurrency=settings.app_concurrency,
+            threads=settings.app_threads,
+            queue_limit=settings.queue_limit,
+            queue_timeout_s=settings.queue_timeout_s,
+            start_timeout_s=settings.app_start_timeout_s,
+        )
+
+    def release(self) -> None:
+        """Nothing of it runs any more: others may remove its folder."""
+        self.folder.release()
+
+
+class AppSource:
+    """Where an app comes from, to be looked at as often as somebody asks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        resource: str,
+        *,
+        by_hand: Path | None = None,
+    ) -> None:
+        """``by_hand``: a folder or an archive that somebody serves, and that is no endpoint's.
+
+        Then a resource that is not named is the only one there is.
+        """
+        self.resource = resource
+        self._settings = settings
+        self._environ = environ
+        self._by_hand = by_hand
+
+    def __repr__(self) -> str:
+        return f"<AppSource of {self.resource!r}>"
+
+    async def prepare(self, *, wait: bool = True) -> PreparedApp:
+        """Look at the artifact, and unpack it if it is new; ``wait``: for one that is not there.
+
+        Raises:
+            AppError: it cannot be served; `AppError.passes` tells whether that may change.
+        """
+        folder = await self._obtain(wait)
+        try:
+            prepared = await asyncio.to_thread(self._read, folder)
+        except BaseException:
+            folder.release()
+            raise
+        for sentence in prepared.deployed.oddities:
+            _log.warning("%s: %s", self.resource, sentence)
+        return prepared
+
+    async def _obtain(self, wait: bool) -> AppFolder:
+        settings, target = self._settings, self._by_hand
+        source = ArtifactSource.of(settings)
+        if target is not None:
+            if target.is_dir():
+                return AppFolder(path=target.resolve())
+            source = replace(source, archive=target, wait_s=0.0, link=None, is_unpacked=False)
+        return await obtain(source, partial(store_of, settings), wait=wait)
+
+    def _read(self, folder: AppFolder) -> PreparedApp:
+        settings, path = self._settings, folder.path
+        contract = self._contract(path)
+        if self._by_hand is not None:
+            self.resource = chosen_resource(contract, path, self.resource)
+        deployed = contract.deployed_app(path, self.resource, settings.app_dependencies)
+        neighbours = neighbours_of(path, self._environ)
+        if neighbours is not None:
+            neighbours.begin()
+        variables = app_variables(
+            self._environ,
+            settings,
+            deployed.resource,
+            deployed=self._by_hand is None,
+            manifest=None if neighbours is None else neighbours.target,
+        )
+        if stray := stray_dotenv(path):
+            _log.warning("%s: %s", deployed.resource, stray)
+        return PreparedApp(
+            folder=folder,
+            deployed=deployed,
+            spec=_spec(deployed.environment),
+            variables=variables,
+            hint=_hint(path, deployed.environment.python),
+            neighbours=neighbours,
+        )
+
+    def _contract(self, folder: Path) -> Contract:
+        choose = contract_of if self._by_hand is None else contract_by_hand
+        return choose(folder, self._environ)
+
+
+def _spec(environment: AppEnvironment) -> Spec | None:
+    if not (environment.requirements or environment.python):
+        return None
+    return Spec(
+        requirements=environment.requirements,
+        python_version=environment.python or None,
+        brought=environment.constraints,
+    )
+
+
+def _hint(folder: Path, python: str) -> str:
+    return explain_foreign(find_foreign(folder, python), python) if python else ""

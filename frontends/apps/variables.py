@@ -1,0 +1,52 @@
+"""The variables that code of an app finds: those of its endpoint, without the server's own.
+
+The platform puts what the user declared for the endpoint into the server's environment, and nobody
+can tell it from the rest. So a deployed app gets all of that; an app that is served by hand gets what
+every call gets, and what the client's library looks at. Keys and addresses by which the platform
+hands out jobs, and the server's token, never go with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from flashpool.frontends.settings.worker_env import worker_env
+
+if TYPE_CHECKING:
+    from flashpool.frontends.settings.table import Settings
+
+__all__ = ["app_variables"]
+
+_RESOURCE: Final = "FLASH_RESOURCE_NAME"
+_ENDPOINT: Final = "RUNPOD_ENDPOINT_ID"
+_KEY: Final = "RUNPOD_API_KEY"
+_MANIFEST: Final = "FLASH_MANIFEST_PATH"
+#: What the client's library looks at: where the app runs, and how it calls its neighbours.
+_CLIENTS: Final = (
+    *(_ENDPOINT, "RUNPOD_POD_ID", _KEY),
+    *("FLASH_APP", "FLASH_ENV", "FLASH_ENVIRONMENT_ID", _MANIFEST, "FLASH_SENTINEL_TIMEOUT"),
+    *("RUNPOD_*_URL", "RUNPOD_URL_MIXED_OK", "RUNPOD_ENV", "LOG_LEVEL"),
+)
+_ALL: Final = ("*", _KEY)
+
+
+def app_variables(
+    environ: Mapping[str, str],
+    settings: Settings,
+    resource: str,
+    *,
+    deployed: bool,
+    manifest: Path | None,
+) -> dict[str, str]:
+    """``deployed``: the server's environment is the endpoint's; ``manifest``: that with addresses."""
+    chosen = settings.origins.get("pass_env") == "environment"
+    patterns = _ALL if deployed and not chosen else settings.pass_env
+    found = worker_env(environ, (*patterns, *_CLIENTS))
+    if not (found.get(_ENDPOINT) or found.get("RUNPOD_POD_ID")):
+        # Without it the client's library takes each function for one to call elsewhere.
+        found[_ENDPOINT] = "local"
+    if manifest is not None:
+        found[_MANIFEST] = str(manifest)
+    return {**found, _RESOURCE: resource}

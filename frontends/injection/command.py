@@ -1,0 +1,114 @@
+"""The start command of a container whose image does not know flashpool.
+
+    tarball's address, SHA-256, version --> sh -c '<inject.sh>' flashpool-inject URL SHA256 VERSION
+
+`inject.sh` has the steps. Nothing is put into its text: what differs are its arguments, quoted. The
+SHA-256 stands in the command, so whoever may change the tarball cannot change what runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+__all__ = ["InjectionError", "build_injection_cmd"]
+
+_SCRIPT: Final = Path(__file__).with_name("inject.sh")
+_URL: Final = "FLASH_WORKER_TARBALL_URL"
+_SHA256: Final = "FLASH_WORKER_TARBALL_SHA256"
+_VERSION: Final = "FLASH_WORKER_VERSION"
+_ALLOW_HTTP: Final = "FLASH_WORKER_ALLOW_HTTP"
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+#: Of an address: printable ASCII, so that it is the same in every shell and log.
+_ADDRESS: Final = re.compile(r"[!-~]+")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+class InjectionError(ValueError):
+    """There is no safe command of what is given; the message says what is missing."""
+
+
+def build_injection_cmd(
+    *,
+    url: str | None = None,
+    sha256: str | None = None,
+    version: str | None = None,
+    python: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> str:
+    """The command, for a shell or for a field that is split like one.
+
+    What is left out comes from the environment: FLASH_WORKER_TARBALL_URL, FLASH_WORKER_TARBALL_SHA256
+    and FLASH_WORKER_VERSION. In an address, ``{version}`` and ``{python}`` stand for those two.
+
+    Raises:
+        InjectionError: no address, or one that is not safe; no SHA-256.
+    """
+    environ = os.environ if environ is None else environ
+    version = version or environ.get(_VERSION) or _own_version()
+    address = _filled(url or environ.get(_URL) or "", version, python or "")
+    digest = (sha256 or environ.get(_SHA256) or "").strip().lower()
+    allows_http = environ.get(_ALLOW_HTTP) == "1"
+    _check(address, digest, version, allows_http)
+    command = ["sh", "-c", _script(), "flashpool-inject", address, digest, version]
+    if address.startswith("http:"):
+        command = ["env", f"{_ALLOW_HTTP}=1", *command]
+    return shlex.join(command)
+
+
+def _check(address: str, digest: str, version: str, allows_http: bool) -> None:
+    if not address:
+        raise InjectionError(
+            f"No address of a tarball is given: set {_URL}, or give --url. `make tarball` builds one"
+        )
+    if not _ADDRESS.fullmatch(address):
+        raise InjectionError(
+            f"{address!r} is no address: encode blanks and other signs as %20 and so on"
+        )
+    if not _NAME.fullmatch(version):
+        raise InjectionError(f"{version!r} is no version")
+    is_file = address.startswith("file:///")
+    if address.startswith("http://") and not allows_http:
+        raise InjectionError(
+            f"{address} is not https. {_ALLOW_HTTP}=1 allows that, for a network that is guarded"
+        )
+    if not (is_file or address.startswith(("https://", "http://"))):
+        raise InjectionError(f"{address} is neither an https:// nor a file:/// address")
+    if digest and not _DIGEST.fullmatch(digest):
+        raise InjectionError(f"{digest!r} is no SHA-256: it has 64 digits, 0 to 9 and a to f")
+    if not digest and not is_file:
+        raise InjectionError(
+            f"The SHA-256 of {address} is not given: set {_SHA256}, or give --sha256 or --tarball. "
+            "Without it, whoever can change the file could run code in the container"
+        )
+
+
+def _filled(address: str, version: str, python: str) -> str:
+    if "{python}" in address and not python:
+        raise InjectionError(f"{address} has a place for {{python}}: say which with --python")
+    return address.replace("{version}", version).replace("{python}", python)
+
+
+def _script() -> str:
+    """inject.sh, without comments and indentation: commands have a length limit somewhere.
+
+    What stands in single quotes over several lines is Python, and stays as it is.
+    """
+    kept, quoted = [], False
+    for line in _SCRIPT.read_text("utf-8").splitlines():
+        text = line if quoted else line.strip()
+        if not quoted and (not text or text.startswith("#")):
+            continue
+        kept.append(text)
+        quoted ^= bool(text.count("'") % 2)
+    return "\n".join(kept)
+
+
+def _own_version() -> str:
+    from importlib.metadata import version
+
+    return version("flashpool")

@@ -1,0 +1,43 @@
+"""What a zygote is started with: the pool's own, and what the app has whose workers it forks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flashpool.pool import pickling
+from flashpool.pool.apps import App
+from flashpool.pool.config import PoolConfig
+from flashpool.pool.gpus.access import VARYING
+
+from . import outcomes
+
+
+def config_of(config: PoolConfig, app: App | None) -> PoolConfig:
+    """The app's variables are its zygote's, because modules read them when they are imported."""
+    if app is None:
+        return config
+    return replace(
+        config,
+        worker_env={**config.worker_env, **app.env},
+        workdir=app.directory,
+        preload=(*config.preload, *app.preload),
+    )
+
+
+def fields_of(config: PoolConfig, app: App | None, method: str) -> dict[str, object]:
+    """The fields of START; ``config`` is from `config_of`."""
+    return {
+        "path": list(config.extra_path),
+        "app": "" if app is None else app.directory,
+        "runtime": outcomes.runtime_packages(),
+        "method": method,
+        "split_output": config.split_output,
+        "varying": list(VARYING),
+        "workdir": config.workdir,
+        "log_level": config.log_level,
+        "memory_tricks": config.memory_tricks,
+        "grace": config.grace_s,
+        "exit_s": config.exit_s,
+        "exit_answer_s": config.exit_answer_s,
+        "example": pickling.example(),
+    }

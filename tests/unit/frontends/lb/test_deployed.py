@@ -1,0 +1,178 @@
+"""What an endpoint answers until its app has its place, and when it tries again."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flashpool.frontends.apps.errors import AppError, ArtifactMissing, ResourceRefused
+from flashpool.frontends.lb import deployed
+from flashpool.frontends.lb.deployed import DeployedEndpoint
+from flashpool.frontends.settings.table import Settings
+from support.waiting import until
+
+
+class Pool:
+    """Notes the apps that are opened."""
+
+    draining = False
+
+    def __init__(self) -> None:
+        self.opened: list[Any] = []
+
+    def stats(self) -> Any:
+        return SimpleNamespace(gpus=SimpleNamespace(total=0))
+
+    def open_app(self, app: Any) -> Any:
+        self.opened.append(app)
+        return SimpleNamespace(state=None)
+
+
+class Service:
+    """Its life, and no more."""
+
+    def __init__(self) -> None:
+        self.pool = Pool()
+        self.running = False
+
+    async def start(self) -> None:
+        self.running = True
+
+    async def stop(self) -> None:
+        self.running = False
+
+
+class Source:
+    """Answers what the test says, one after the other."""
+
+    resource = "shop"
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.waits: list[bool] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def prepare(self, *, wait: bool) -> Any:
+        await self.go.wait()
+        self.waits.append(wait)
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+class Prepared:
+    """What a source has in the end."""
+
+    neighbours = None
+    released = False
+
+    def to_app(self, _settings: Settings, workers: int) -> Any:
+        return SimpleNamespace(generated=True, workers=workers)
+
+    def release(self) -> None:
+        self.released = True
+
+
+@contextlib.asynccontextmanager
+async def serving(source: Source) -> AsyncIterator[tuple[DeployedEndpoint, Service]]:
+    service = Service()
+    make: Any = DeployedEndpoint
+    endpoint = make(service, Settings.from_environ({}), source)
+    async with endpoint.lifespan_context(endpoint):
+        assert service.running
+        yield endpoint, service
+    assert not service.running
+
+
+async def ask(
+    endpoint: DeployedEndpoint, path: str, kind: str = "http", **more: Any
+) -> list[dict[str, Any]]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": f"{kind}.connect"}
+
+    await endpoint({"type": kind, "path": path, "method": "GET", **more}, receive, send)
+    return sent
+
+
+async def status(endpoint: DeployedEndpoint, path: str) -> tuple[int, Any]:
+    head, body = await ask(endpoint, path)
+    return head["status"], json.loads(body["body"] or b"null")
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployed, "_PAUSES_S", (0.0,))
+
+
+def test_probes_are_answered_while_the_artifact_is_waited_for() -> None:
+    async def main() -> None:
+        prepared = Prepared()
+        source = Source(prepared)
+        source.go.clear()
+        async with serving(source) as (endpoint, service):
+            assert await status(endpoint, "/ping") == (204, None)
+            code, body = await status(endpoint, "/items")
+            assert (code, body["error_type"]) == (503, "AppNotLoaded")
+            assert (await status(endpoint, "/execute"))[0] == 503
+            service.pool.draining = True
+            assert (await status(endpoint, "/ping"))[0] == 503
+            service.pool.draining = False
+            source.go.set()
+            await until(lambda: service.pool.opened)
+            assert service.pool.opened[0].workers == 1
+        assert prepared.released
+
+    asyncio.run(main())
+
+
+def test_what_may_pass_is_tried_again_and_waited_for_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        missing = [ArtifactMissing("no archive") for _ in range(3)]
+        source = Source(*missing, OSError("odd"), Prepared())
+        async with serving(source) as (_, service):
+            await until(lambda: service.pool.opened)
+        assert source.waits == [True, False, False, False, False]
+
+    asyncio.run(main())
+    assert caplog.text.count("no archive") == 1
+    assert "odd" in caplog.text
+
+
+def test_what_does_not_pass_is_told_and_left() -> None:
+    async def main() -> None:
+        source = Source(ResourceRefused("no such resource"))
+        async with serving(source) as (endpoint, service):
+            await until(lambda: source.waits)
+            assert await status(endpoint, "/ping") == (
+                503,
+                {"status": "unhealthy", "reason": "no such resource"},
+            )
+            assert (await status(endpoint, "/items"))[1]["detail"] == "no such resource"
+            await asyncio.sleep(0)
+        assert (source.waits, service.pool.opened) == ([True], [])
+
+    asyncio.run(main())
+
+
+def test_a_websocket_before_that_is_refused() -> None:
+    async def main() -> None:
+        async with serving(Source(AppError("not yet"))) as (endpoint, _):
+            await asyncio.sleep(0)
+            extensions = {"websocket.http.response": {}}
+            head, _ = await ask(endpoint, "/ws", "websocket", extensions=extensions)
+            assert (head["type"], head["status"]) == ("websocket.http.response.start", 503)
+            (close,) = await ask(endpoint, "/ws", "websocket")
+            assert close["type"] == "websocket.close"
+
+    asyncio.run(main())
