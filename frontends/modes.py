@@ -65,18 +65,5 @@ def resource(environ: Mapping[str, str]) -> str:
     return next((environ[name] for name in _set(environ, _RESOURCE)), "")
 
 
-def check_live(mode: Mode, environ: Mapping[str, str]) -> None:
-    """Raise `ModeError` for the mode that does not exist yet."""
-    if mode is not Mode.DEPLOYED_QUEUE:
-        return
-    given = ", ".join(f"{name}={environ[name]!r}" for name in _set(environ, _RESOURCE))
-    in_the_way = " and ".join(_set(environ, (*_RESOURCE, _KIND)))
-    raise ModeError(
-        f"This is a deployed endpoint, because a resource is named ({given}): it runs the code of "
-        f"its image, and never what others send. The mode '{mode.value}' does not exist yet in "
-        f"this version of flashpool. To serve live calls, unset {in_the_way}"
-    )
-
-
 def _set(environ: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
     return [name for name in names if environ.get(name)]

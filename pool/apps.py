@@ -37,10 +37,14 @@ class App:
     attribute: str = "app"
     #: Whether the client generated it: then it loses its route of ``/execute``.
     generated: bool = True
+    #: Whether it is a handler of jobs, which come as requests that `job_messages` makes; and the
+    #: names of the functions that it calls.
+    jobs: bool = False
+    functions: tuple[str, ...] = ()
     #: The packages it needs; None: the base environment.
     spec: Spec | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    #: Modules that are imported once, before its workers are forked.
+    #: Modules of the directory that later workers find imported; others are learned from the first.
     preload: tuple[str, ...] = ()
     #: What is said first where it cannot be loaded, for its cause may be that.
     hint: str = ""
@@ -113,6 +117,8 @@ class AppRequest:
     on_demand: bool = False
     #: Seconds for the first of the answer, and again for each piece; None: any time.
     limit_s: float | None = None
+    #: Whether that is for all of the answer.
+    whole: bool = False
 
 
 class AppSink(Protocol):
@@ -143,6 +149,10 @@ class AppService(Protocol):
         """Why it cannot be loaded, or nothing."""
 
     @property
+    def failure_passes(self) -> bool:
+        """Whether it may be loaded later with everything as it is: the machine, not the app, is the cause."""
+
+    @property
     def busy(self) -> int:
         """Requests that have not ended."""
 
@@ -157,3 +167,10 @@ class AppService(Protocol):
 
     def leave(self, number: int) -> None:
         """Nobody waits for the answer any more; the sink hears nothing more."""
+
+    def interrupt(self, number: int, *, spares: bool) -> None:
+        """Cancel a request, and end its worker if that does not help within the grace.
+
+        Its sink hears nothing more. ``spares``: not while others run in that worker, which takes no
+        new ones until this is settled.
+        """

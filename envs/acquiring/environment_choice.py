@@ -20,7 +20,7 @@ from typing import Final
 from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.concurrency.failure_cache import Failures
 from flashpool.envs.concurrency.single_flight import Report
-from flashpool.envs.errors import EnvironmentFailure
+from flashpool.envs.errors import EnvironmentFailure, InterpreterMissing
 from flashpool.envs.lease import Environment
 from flashpool.envs.resolving.advice import on_python, wants_other_python, with_advice
 from flashpool.envs.resolving.base_interpreter import BaseFacts, BasePackage, Bases
@@ -102,7 +102,11 @@ class EnvironmentChoice:
         if version is None or is_version(base, version):
             return base
         if version not in self._pythons:
-            self._pythons[version] = await self._found(version, open_store)
+            try:
+                self._pythons[version] = await self._found(version, open_store)
+            except InterpreterMissing as failure:
+                words = f"{failure.words}\nthe base is Python {base.version}".lstrip()
+                raise failure.but(words=words) from None
         # Another interpreter has packages of its machine's history, not of the image's.
         return (await self._bases.facts(self._pythons[version])).bare()
 

@@ -23,11 +23,16 @@ def chosen_resource(contract: Contract, folder: Path, named: str) -> str:
     """The resource that is named, or the only one with routes; blocking.
 
     Raises:
-        AppError: the manifest cannot be read, or there is none or more than one.
+        AppError: the manifest cannot be read, it has no such resource, or none or several have routes.
     """
-    if named:
-        return named
     resources = contract.summary(folder).resources
+    if named:
+        names = [each.name for each in resources]
+        if named in names:
+            return named
+        raise ResourceRefused(
+            f"There is no resource {named!r}; {folder} has: {', '.join(names) or 'none'}"
+        )
     names = [each.name for each in resources if each.kind == "load-balanced"]
     if len(names) == 1:
         return names[0]

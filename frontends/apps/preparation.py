@@ -36,7 +36,8 @@ __all__ = ["AppSource", "PreparedApp"]
 
 _log = logging.getLogger(__name__)
 
-#: What every app of the client's imports, and its generated handler: none of the user's modules.
+#: Modules that an artifact may bring and that are none of the user's: every app of the client's
+#: imports them, or its generated handler does.
 _CLIENT: Final = (
     *("runpod_flash", "pydantic", "runpod_flash.client", "runpod_flash.core.resources"),
     "runpod_flash.endpoint",

@@ -162,12 +162,16 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
     from flashpool.frontends.qb import entry
+    from flashpool.frontends.qb.jobs import NothingRuns
     from flashpool.frontends.server_process import TooFewDescriptors
     from flashpool.pool.errors import EnvironmentStartFailed
 
     try:
         _check_volume(settings)
         entry.serve_qb(settings, list(flags))
+    except NothingRuns as error:
+        click.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(CALL_FAILED)
     except (
         ListenError,
         OpenServerError,

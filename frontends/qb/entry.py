@@ -30,6 +30,7 @@ from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 
 if TYPE_CHECKING:
+    from .job_runners import JobRunner
     from .worker import QueueWorker
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class FlagError(Exception):
 
 def serve_qb(settings: Settings, given: list[str]) -> None:
     """Serve jobs until a signal, or do what the SDK's flags say."""
-    modes.check_live(modes.of_queue(os.environ), os.environ)
+    mode = modes.of_queue(os.environ)
     check_admin(settings)
     _set_defaults(settings)
     from . import sdk
@@ -69,14 +70,15 @@ def serve_qb(settings: Settings, given: list[str]) -> None:
     harden()
     # Until the loop minds its signals itself, and for the SDK's API after it has closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    Queue(settings).start(given, flags)
+    Queue(settings, mode).start(given, flags)
 
 
 class Queue:
     """What the parts of the front-end are made with, once the SDK's loop runs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, mode: modes.Mode) -> None:
         self._settings = settings
+        self._is_deployed = mode is modes.Mode.DEPLOYED_QUEUE
         self._admin_socket: socket.socket | None = None
         self._worker: QueueWorker | None = None
 
@@ -88,8 +90,13 @@ class Queue:
         serves_api = flags.rp_serve_api or _is_realtime()
         if serves_api or (sdk.has_queue() and not flags.test_input):
             self._admin_socket = bind_admin(self._settings)
-            slots, where = self._settings.slots, url(self._admin_socket)
-            _log.info("Live jobs, on slots: %d; stats: %s/stats", slots, where)
+            where = url(self._admin_socket)
+            if self._is_deployed:
+                resource = modes.resource(os.environ)
+                _log.info("Jobs of the resource %s; stats: %s/stats", resource, where)
+            else:
+                slots = self._settings.slots
+                _log.info("Live jobs, on slots: %d; stats: %s/stats", slots, where)
         local = LocalHandler(self._settings, self._open)
         try:
             sdk.start(
@@ -104,19 +111,42 @@ class Queue:
             if self._admin_socket is not None:
                 self._admin_socket.close()
 
-    def _open(self) -> tuple[Service, Admin | None]:
+    def _open(self) -> tuple[JobRunner, Admin | None]:
         from .worker import result_limit
 
         service = make_service(self._settings, result_limit(self._settings))
         sock = self._admin_socket
-        return service, None if sock is None else Admin(service.pool, self._settings, sock)
+        admin = None if sock is None else Admin(service.pool, self._settings, sock)
+        return self._runner(service), admin
+
+    def _runner(self, service: Service) -> JobRunner:
+        from .worker import report_limit, result_limit, spill_of
+
+        settings = self._settings
+        limit, spill = report_limit(settings), spill_of(settings)
+        if not self._is_deployed:
+            from .job_runners import LiveJobs
+
+            return LiveJobs(settings, service, limit, spill)
+        from flashpool.frontends.apps.preparation import AppSource
+
+        from .deployed.app_jobs import AppJobs
+
+        return AppJobs(
+            settings,
+            service,
+            AppSource(settings, os.environ, modes.resource(os.environ)),
+            report_limit=limit,
+            result_limit=result_limit(settings),
+            spill=spill,
+        )
 
     def _make_worker(self) -> QueueWorker:
         from . import sdk
         from .worker import QueueWorker
 
-        service, admin = self._open()
-        self._worker = QueueWorker(self._settings, service, sdk.session(), sdk.addresses(), admin)
+        runner, admin = self._open()
+        self._worker = QueueWorker(self._settings, runner, sdk.session(), sdk.addresses(), admin)
         return self._worker
 
     def _concurrency(self, current: int) -> int:

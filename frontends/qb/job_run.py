@@ -115,6 +115,15 @@ class JobRun:
         return self._told_why(outcome, asked_s)
 
     def _body(self) -> bytes:
+        body = self._input()
+        if body == b"null":
+            raise InvalidRequest("the job has no input")
+        if not self._settings.return_aggregate_stream and len(body) > 2 and body[:1] == b"{":
+            # A default: of a key given twice, the last one counts.
+            body = b'{"return_aggregate_stream":false,' + body[1:]
+        return body
+
+    def _input(self) -> bytes:
         body = self.job.input
         if body is None:
             raise InvalidRequest(self.job.problem)
@@ -124,9 +133,6 @@ class JobRun:
                 f"The input is larger than {self._settings.max_body_mb} MiB (FLASHPOOL_MAX_BODY_MB)",
                 limit=limit,
             )
-        if not self._settings.return_aggregate_stream and len(body) > 2 and body[:1] == b"{":
-            # A default: of a key given twice, the last one counts.
-            body = b'{"return_aggregate_stream":false,' + body[1:]
         return body
 
     def without_items(self, outcome: Outcome) -> Outcome:
@@ -134,6 +140,9 @@ class JobRun:
         wish = msgspec.json.decode(self._body(), type=_Wish) if outcome.ok else _Wish()
         if wish.return_aggregate_stream is not False:
             return outcome
+        return self._lost_items(outcome)
+
+    def _lost_items(self, outcome: Outcome) -> Outcome:
         lost = Timeout(
             "the platform has not taken the last items in time (job-stream), and the result does "
             "not hold them: return_aggregate_stream is false",
@@ -197,9 +206,12 @@ class JobRun:
         if self._phase is Phase.DONE or self._cut is not None:
             return False
         self._cut = cause
+        self._stop(cause)
+        return True
+
+    def _stop(self, cause: FlashpoolError) -> None:
         if self._pending is not None:
             self._pending.cancel(cause.message)
-        return True
 
     def _told_why(self, outcome: Outcome, asked_s: float | None) -> Outcome:
         """The outcome, with what the pool cannot know about its cause."""

@@ -19,10 +19,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from flashpool.frontends.schema import NULL
-
 _log = logging.getLogger(__name__)
 
+_ABSENT: Final = Raw(b"")
 _ANSWER: Final = msgspec.json.Decoder(Raw)
 #: A job beyond which a number of milliseconds is a mistake.
 _LONGEST_MS: Final = 366 * 24 * 3600 * 1000.0
@@ -39,9 +38,13 @@ class NoJobs(ValueError):
     """The answer of a job-take cannot be read: whatever was in it is lost."""
 
 
+class NothingRuns(Exception):
+    """No job will be run here, and this process is to end; the message says why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One job. ``input`` is JSON, or None with the reason in ``problem``."""
+    """One job. ``input`` is JSON, perhaps ``null``, or None with the reason in ``problem``."""
 
     id: str
     input: bytes | None = None
@@ -53,9 +56,9 @@ class Job:
 class _Taken(msgspec.Struct, frozen=True, gc=False):
     """The fields we use; the rest (webhook, ...) is the platform's affair."""
 
-    id: Raw = NULL
-    input: Raw = NULL
-    policy: Raw = NULL
+    id: Raw = _ABSENT
+    input: Raw = _ABSENT
+    policy: Raw = _ABSENT
 
 
 def decode(body: bytes) -> list[Job]:
@@ -97,7 +100,7 @@ def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
         _log.error("Taken, and lost: a job that cannot be read: %s", error)
         return None
     limit_s = _limit_s(taken.policy)
-    if bytes(taken.input) == b"null":
+    if not bytes(taken.input):
         return Job(id=job_id, problem="the job has no input", limit_s=limit_s)
     return Job(id=job_id, input=bytes(taken.input), limit_s=limit_s)
 
@@ -115,7 +118,7 @@ def _named(pieces: list[bytes]) -> _Taken:
     """Of the pieces of an object: its fields."""
     found = dict(zip(pieces[::2], pieces[1::2], strict=False))
     names = (b'"id"', b'"input"', b'"policy"')
-    return _Taken(*(Raw(found.get(name, b"null")) for name in names))
+    return _Taken(*(Raw(found.get(name, b"")) for name in names))
 
 
 def _pieces(text: bytes) -> list[bytes]:

@@ -26,24 +26,23 @@ import uvicorn
 from flashpool.frontends.admin import Admin
 from flashpool.frontends.exposure import is_loopback
 from flashpool.frontends.http_server.same_machine import SameMachine
-from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.frontends.shutdown import drain
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import InvalidRequest
 
 from . import jobs
-from .job_run import JobOutputs, JobRun
+from .job_run import JobOutputs
+from .job_runners import JobRunner
 from .log_lines import LiveLines
-from .results import Results, of_error
-from .worker import report_limit, spill_of
+from .results import of_error
 
 _log = logging.getLogger(__name__)
 
 #: What uvicorn's own command exits with when it cannot listen.
 _NOT_STARTED: Final = 3
-#: Makes a service, and the admin listener of a server.
-Open = Callable[[], tuple[Service, Admin | None]]
+#: Makes what runs jobs, and the admin listener of a server.
+Open = Callable[[], tuple[JobRunner, Admin | None]]
 
 
 class LocalHandler:
@@ -52,29 +51,28 @@ class LocalHandler:
     def __init__(self, settings: Settings, make: Open) -> None:
         self._settings = settings
         self._make = make
-        self._service: Service | None = None
-        self._spill = spill_of(settings)
+        self._runner: JobRunner | None = None
 
-    async def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+    async def __call__(self, job: dict[str, Any]) -> Any:
         """Run one job; the answer, with `error` when it failed."""
-        if self._service is not None:
-            return await self._run(self._service, job)
-        async with self.lifespan() as service:
-            return await self._run(service, job)
+        if self._runner is not None:
+            return await self._run(self._runner, job)
+        async with self.lifespan() as runner:
+            return await self._run(runner, job)
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _app: object = None) -> AsyncIterator[Service]:
+    async def lifespan(self, _app: object = None) -> AsyncIterator[JobRunner]:
         """Have one pool for all jobs meanwhile."""
-        service, admin = self._make()
-        await service.start()
+        runner, admin = self._make()
+        await runner.start()
         try:
             if admin is not None:
                 await admin.start()
-            self._service = service
-            yield service
+            self._runner = runner
+            yield runner
         finally:
-            await service.stop()
-            self._service = None
+            await runner.stop("the server stops")
+            self._runner = None
             if admin is not None:
                 await admin.stop()
 
@@ -87,27 +85,27 @@ class LocalHandler:
 
     async def stop(self, second_signal: asyncio.Event) -> None:
         """Let jobs finish within the drain, and cancel what is left then; each is answered."""
-        service = self._service
-        if service is None:
+        runner = self._runner
+        if runner is None:
             return
-        reason = await drain(service, self._settings.drain_s, second_signal, what="job")
-        await service.stop(reason)
+        reason = await drain(runner.service, self._settings.drain_s, second_signal, what="job")
+        await runner.stop(reason)
 
-    async def _run(self, service: Service, job: dict[str, Any]) -> dict[str, Any]:
+    async def _run(self, runner: JobRunner, job: dict[str, Any]) -> Any:
         found = jobs.of_value(job)
-        results = Results(service, report_limit(self._settings), self._spill)
         if found is None:
             outcome: Outcome = of_error(InvalidRequest("the job has no id"))
             job_id = "none"
         else:
             job_id = found.id
             lines = LiveLines(job_id, self._settings.output_limit_kb * 1024)
-            outcome = await JobRun(
-                found, service, self._settings, JobOutputs(lines=lines)
-            ).outcome()
-        report = await results.report(job_id, outcome, streamed=False)
+            outcome = await runner.run(found, JobOutputs(lines=lines)).outcome()
+        report = await runner.results.report(job_id, outcome, streamed=False)
         answer: dict[str, Any] = msgspec.json.decode(report.body)
-        return {**answer["output"], "error": answer.get("error")}
+        output, error = answer["output"], answer.get("error")
+        if isinstance(output, dict):
+            return {**output, "error": error}
+        return output if error is None else {"error": error}
 
 
 class _ApiServer(uvicorn.Server):

@@ -32,7 +32,7 @@ from flashpool.frontends.server_process import run_loop, stop_signals
 from flashpool.frontends.shutdown import words_for_cancelled
 
 from .heartbeat import Heartbeat
-from .jobs import Job
+from .jobs import Job, NothingRuns
 from .polling import Taken, Taker
 from .waiting import News, within
 from .worker import ActiveJob, QueueWorker
@@ -144,6 +144,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             while (room := await self._room()) > 0:
                 await self._poll(session, room)
+        except NothingRuns as error:
+            self._failure = error
+            self._draining.set()
         except Exception as error:  # noqa: BLE001 - a mistake of ours: what runs is still to be reported
             _log.exception("Taking jobs failed; stopping")
             self._failure = error

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of a post about an item that the platform takes; and those around the item in it.
 CHUNK_LIMIT: Final = 1_000_000
-_AROUND: Final = len('{"output":""}')
+AROUND: Final = len('{"output":""}')
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _PROGRESS_S: Final = 0.5
@@ -140,7 +140,7 @@ class Progress:
 
 def _chunk(item: bytes) -> bytes:
     """As it stands in a post. What is no item comes from user code that found the channel."""
-    if len(item) > CHUNK_LIMIT - _AROUND:
+    if len(item) > CHUNK_LIMIT - AROUND:
         return _too_large(len(item))
     if item.startswith(_PICKLE) and is_base64(item):
         return b'"' + item + b'"'
@@ -150,7 +150,7 @@ def _chunk(item: bytes) -> bytes:
 
 
 def _too_large(size: int) -> bytes:
-    error = f"ResultTooLarge: the item has {size} bytes, the platform takes {CHUNK_LIMIT - _AROUND}"
+    error = f"ResultTooLarge: the item has {size} bytes, the platform takes {CHUNK_LIMIT - AROUND}"
     return msgspec.json.encode(
         {"success": False, "error_type": "ResultTooLarge", "error": error, "size": size}
     )

@@ -1,4 +1,4 @@
-"""What the loop runs jobs with: service, reports, admin listener; and one job in it, `ActiveJob`.
+"""What the loop runs jobs with: their runner, reports, admin listener; and one job in it, `ActiveJob`.
 
 job --> run --> outcome --> items and progress are through --> report --> delivered
                    `-- its slot is free
@@ -17,12 +17,12 @@ import aiohttp
 import msgspec
 
 from flashpool.frontends.admin import Admin
-from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.errors import Cancelled, FlashpoolError
 
 from .delivery import Named, ReportDelivery
 from .job_run import JobOutputs, JobRun
+from .job_runners import JobRunner
 from .jobs import Job
 from .log_lines import LiveLines
 from .outbox import JobReport, Outbox
@@ -50,17 +50,17 @@ class QueueWorker:
     def __init__(
         self,
         settings: Settings,
-        service: Service,
+        runner: JobRunner,
         session: aiohttp.ClientSession,
         addresses: Addresses,
         admin: Admin | None,
     ) -> None:
         self._settings = settings
-        self._service = service
+        self._runner = runner
         self._session = session
         self._admin = admin
         self._posts = PlatformPosts(session, addresses)
-        self.results = Results(service, report_limit(settings), spill_of(settings))
+        self.results = runner.results
         outbox = Outbox(
             outbox_folder(settings),
             report_key(settings),
@@ -75,23 +75,23 @@ class QueueWorker:
 
     async def start(self, named: Named) -> None:
         """Returns before calls can run."""
-        await self._service.start()
+        await self._runner.start()
         if self._admin is not None:
             await self._admin.start()
         await self.reports.resume(named, self.jobs)
 
     async def wait_ready(self) -> None:
-        """Until calls can run.
+        """Until jobs can run.
 
         Raises:
             EnvironmentStartFailed: they never will.
         """
-        await self._service.pool.wait_ready()
+        await self._runner.wait_ready()
 
     async def stop(self, reason: str) -> None:
         """End what is left."""
         await self.reports.close()
-        await self._service.stop(reason)
+        await self._runner.stop(reason)
         await self._session.close()
         if self._admin is not None:
             await self._admin.stop()
@@ -102,14 +102,13 @@ class QueueWorker:
         return sum(not job.ended for job in self.jobs.values())
 
     def concurrency(self, _current: int) -> int:
-        """How many jobs there may be: the SDK's ``concurrency_modifier``."""
-        pool, active = self._service.pool, self.active
-        if not pool.ready or self.reports.full:
-            return active
-        # A job that has no slot yet is counted by `active`, one whose call has finished by the pool.
-        slots = pool.slots
-        free = min(pool.free_slots, slots - active)
-        return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
+        """How many jobs there may be: the SDK's ``concurrency_modifier``.
+
+        Raises:
+            NothingRuns: none will ever run here.
+        """
+        active = self.active
+        return active if self.reports.full else self._runner.room(active)
 
     def begin(self, job: Job, freed: Callable[[], None]) -> ActiveJob:
         """A job to see through; ``freed`` hears when its slot may be free."""
@@ -119,7 +118,7 @@ class QueueWorker:
             items=partial(JobItems, job.id, posts) if posts.streams else None,
             progress=Progress(job.id, posts) if settings.qb_progress else None,
         )
-        run = JobRun(job, self._service, settings, ways)
+        run = self._runner.run(job, ways)
         running = self.jobs[job.id] = ActiveJob(run, ways, self.results, self.reports, freed)
         return running
 

@@ -58,3 +58,8 @@ class QueueSettings:
         "none",
         "Directory of results that wait to be taken; none: on the volume, else FLASHPOOL_LOCAL_DIR.",
     )
+    app_give_up_s: float = setting(
+        kind.seconds(),
+        "600",
+        "Seconds without a deployed app, for a reason that may pass, after which the process exits with 1.",
+    )

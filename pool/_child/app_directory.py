@@ -25,6 +25,10 @@ _AT_START = frozenset(
 )
 
 
+#: The directory of the app that this worker has.
+_first: list[str] = []
+
+
 def names_in(directory: str) -> set[str]:
     """Modules and packages that an import finds there; a folder that is no package hides nothing."""
     found = set()
@@ -52,12 +56,18 @@ def put_first(directory: str) -> None:
 
 def reveal(directory: str) -> None:
     """In a worker, before any module of the app's is imported: what it hides is hidden."""
+    _first[:] = [directory]
     if directory not in sys.path:
         sys.path.insert(0, directory)
     for name in names_in(directory) - _AT_START - set(sys.builtin_module_names):
         spec = getattr(sys.modules.get(name), "__spec__", None)
         if spec is not None and not str(spec.origin).startswith(directory.rstrip("/") + "/"):
             forget(name)
+
+
+def is_first() -> bool:
+    """Whether this process has an app's directory in front."""
+    return bool(_first) and sys.path[:1] == _first
 
 
 def forget(package: str) -> None:

@@ -16,7 +16,7 @@ import re
 import sys
 from binascii import crc32
 
-from . import call_files
+from . import app_directory, call_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def _directory() -> str:
     path = f"{call_files.directory()}/packages"
     if path not in sys.path:
         os.makedirs(path, exist_ok=True)
-        sys.path.insert(0, path)
+        # An app's own modules go before what it installs while it runs.
+        sys.path.insert(1 if app_directory.is_first() else 0, path)
     return path
 
 

@@ -43,6 +43,7 @@ A spare that gets LOAD_APP becomes an app worker: it has an ASGI application. It
 the number of a request, but those of LOAD_APP, LOADED and CLOSE; `app_messages` packs them.
 
     LOAD_APP  supervisor -> worker   `pack_call_meta` | what to load, as JSON + the ledger
+    LOAD_JOBS  supervisor -> worker  the same, with a handler of jobs in place of an application
     REQUEST   supervisor -> worker   its scope        | the first piece of its body
     BODY      supervisor -> worker   whether more comes | a piece of its body
     DISCONNECT  supervisor -> worker  its client has left
@@ -109,6 +110,7 @@ LOAD_APP = 6
 REQUEST = 7
 BODY = 8
 DISCONNECT = 9
+LOAD_JOBS = 10
 WORKER_READY = 16
 ITEM = 18
 RESULT = 19

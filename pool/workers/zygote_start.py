@@ -20,7 +20,6 @@ def config_of(config: PoolConfig, app: App | None) -> PoolConfig:
         config,
         worker_env={**config.worker_env, **app.env},
         workdir=app.directory,
-        preload=(*config.preload, *app.preload),
     )
 
 

@@ -1,6 +1,6 @@
-"""Where a resource is named, nothing takes live jobs: every way to start that, really started.
+"""Where a resource is named, nothing runs code that jobs bring: every way to take jobs, really started.
 
-Load-balanced endpoints are served: test_endpoint.py.
+What is served in place of it: test_deployed_jobs.py, and test_endpoint.py for load-balanced ones.
 
 A deployed endpoint is open to its users, who must not be able to send it code.
 """
@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
-from e2e.queue_client import _free_port
+from e2e.queue_client import _free_port, local_api
 from e2e.server import FLASHPOOL, request
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
@@ -25,14 +26,12 @@ QUEUE: Final = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/v2/e/job-take/$ID?
 HANDLER: Final = [sys.executable, str(DOCKER / "handler.py")]
 SERVE_QB: Final = [str(FLASHPOOL), "serve", "qb"]
 
-#: Name, command, further variables.
-WAYS: Final[list[tuple[str, list[str], dict[str, str]]]] = [
-    ("qb", SERVE_QB, QUEUE),
-    ("qb-image", HANDLER, QUEUE),
-    ("qb-one-job", [*SERVE_QB, "--test_input", JOB], {}),
-    ("qb-job-of-a-file", SERVE_QB, {}),
-    ("qb-api", [*SERVE_QB, "--rp_serve_api", "--rp_api_port", "{port}"], {}),
-    ("qb-realtime", SERVE_QB, {"RUNPOD_REALTIME_PORT": "{port}", "RUNPOD_POD_ID": "pod"}),
+#: Name, command, further variables, what it ends with where the resource has no artifact.
+WAYS: Final[list[tuple[str, list[str], dict[str, str], str]]] = [
+    ("qb", SERVE_QB, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
+    ("qb-image", HANDLER, QUEUE, "FLASHPOOL_APP_GIVE_UP_S"),
+    ("qb-one-job", [*SERVE_QB, "--test_input", JOB], {}, "AppNotLoaded"),
+    ("qb-job-of-a-file", SERVE_QB, {}, "AppNotLoaded"),
 ]
 
 
@@ -49,25 +48,42 @@ def start(
         env={**kept, **{k: v.replace("{port}", port) for k, v in given.items()}},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
 
-@pytest.mark.parametrize("name", ["FLASH_RESOURCE_NAME", "RUNPOD_RESOURCE_NAME"])
 @pytest.mark.parametrize(
-    ("command", "variables"), [way[1:] for way in WAYS], ids=[way[0] for way in WAYS]
+    ("command", "variables", "words"),
+    [way[1:] for way in WAYS],
+    ids=[way[0] for way in WAYS],
 )
-def test_a_deployed_endpoint_serves_no_live_calls(
-    command: list[str], variables: dict[str, str], name: str, tmp_path: Path
+def test_a_deployed_queue_runs_no_code_of_jobs(
+    command: list[str], variables: dict[str, str], words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "test_input.json").write_text(JOB)
-    ended = start(command, tmp_path, {**variables, name: "shop"})
-    assert ended.returncode, ended.stderr
-    assert f"{name}='shop'" in ended.stderr
-    assert f"unset {name}" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    ended = start(command, tmp_path, {**variables, **_nowhere(tmp_path)})
+    assert ended.returncode == 1, ended.stderr
+    assert words in ended.stdout + ended.stderr
     assert MARK not in ended.stdout
+
+
+def test_the_sdks_api_of_a_deployed_queue_runs_none_either(tmp_path: Path) -> None:
+    variables = {"FLASHPOOL_ADMIN_PORT": "0", **_nowhere(tmp_path)}
+    with local_api(SERVE_QB, tmp_path, variables) as url:
+        answer = httpx.post(f"{url}/runsync", json=json.loads(JOB), timeout=60, trust_env=False)
+    assert answer.json()["status"] == "FAILED"
+    assert "AppNotLoaded" in answer.json()["error"]
+
+
+def _nowhere(folder: Path) -> dict[str, str]:
+    return {
+        "FLASH_RESOURCE_NAME": "shop",
+        "FLASH_BUILD_ARTIFACT_PATH": str(folder / "none.tar.gz"),
+        "FLASHPOOL_APP_DIR": str(folder / "app"),
+        "FLASHPOOL_ARTIFACT_WAIT_S": "0.1",
+        "FLASHPOOL_APP_GIVE_UP_S": "0.1",
+    }
 
 
 def test_an_empty_name_is_not_set_and_spaces_are(tmp_path: Path) -> None:
@@ -75,6 +91,6 @@ def test_an_empty_name_is_not_set_and_spaces_are(tmp_path: Path) -> None:
     empty = start(one_job, tmp_path, {"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": ""})
     assert empty.returncode == 0, empty.stderr
     assert MARK in empty.stdout
-    spaces = start(one_job, tmp_path, {"FLASH_RESOURCE_NAME": " "})
-    assert spaces.returncode == 2
-    assert "FLASH_RESOURCE_NAME=' '" in spaces.stderr
+    spaces = start(one_job, tmp_path, {**_nowhere(tmp_path), "FLASH_RESOURCE_NAME": " "})
+    assert spaces.returncode == 1
+    assert MARK not in spaces.stdout

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from e2e.app_servers import AppServer
 from e2e.endpoints import SERVE_LB, UVICORN, EndpointWorld, wait_failed
 from e2e.server import FLASHPOOL, until
 
+from flashpool.envs import EnvSettings
+from flashpool.envs.uv_cli import find_uv
 from support.artifacts import PYTHON, file_of, with_files
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.shared_pool]
@@ -21,8 +24,10 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.shared_pool]
 ROUTES = b"""
 import sys
 from runpod_flash import Endpoint
+import os
 import sched
 
+BORN = os.getpid()
 api = Endpoint(name="shop", cpu="cpu3c-1-2", workers=(0, 1))
 
 
@@ -125,13 +130,31 @@ def test_an_endpoint_serves_its_artifact(
         assert found["RUNPOD_POD_ID"] == "pod"
         assert "STRAY" not in found
         assert not {"FLASHPOOL_TOKEN", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_GET_JOB"} & set(found)
-        # Its zygote has what every such app imports, and nothing that forbids forks.
-        (zygote,) = [one for one in server.stats()["zygotes"] if one["environment"] != "base"]
-        assert zygote["reason"] is None
-        assert zygote["skipped"] == {}
-        assert "runpod_flash.endpoint" in zygote["preload"]
     assert server.process.returncode == 0
     assert "Traceback" not in server.log()
+
+
+def loaded_zygotes(server: AppServer) -> list[Any]:
+    return [one for one in server.stats()["zygotes"] if one["profile"] and one["preloaded"]]
+
+
+@pytest.mark.slow
+def test_later_workers_find_all_but_the_users_modules_imported(
+    world: EndpointWorld, app: Path
+) -> None:
+    with world.endpoint(app, RUNPOD_POD_ID="pod", FLASHPOOL_HOST="127.0.0.1") as server:
+        server.wait_ready()
+        first = ask(server, "os.getpid()")
+        (zygote,) = until(lambda: loaded_zygotes(server), 200)
+        assert (zygote["reason"], zygote["skipped"]) == (None, {})
+        assert zygote["preloaded"] > 500
+        assert server.http.get("/items/1", params={"q": "os._exit(3)"}).status_code == 502
+        server.wait_ready()
+        assert ask(server, "os.getpid()") != first
+        # The user's modules are imported in the worker itself.
+        assert ask(server, "BORN == os.getpid()")
+        assert ask(server, "os.getcwd()") == os.path.realpath(world.link)
+        assert ask(server, "importlib.util.find_spec('msgspec')") is None
 
 
 @pytest.mark.slow
@@ -376,6 +399,19 @@ def test_a_conflict_of_versions_is_told_with_the_artifacts_packages(
 
 
 @pytest.mark.slow
+def test_a_python_that_is_not_there_is_told_with_the_one_that_is(
+    world: EndpointWorld, app: Path, tmp_path: Path
+) -> None:
+    value = json.loads(file_of(app, "flash_manifest.json"))
+    value["resources"]["shop"]["target_python_version"] = "3.99"
+    files = {"flash_manifest.json": json.dumps(value).encode()}
+    with world.endpoint(with_files(app, tmp_path / "a.tar.gz", files)) as server:
+        reason = wait_failed(server)
+        assert "Python 3.99 is not installed here" in reason
+        assert f"the base is Python {PYTHON}." in reason
+
+
+@pytest.mark.slow
 def test_an_environment_on_the_volume_needs_no_index(
     world: EndpointWorld, app: Path, tmp_path: Path
 ) -> None:
@@ -383,15 +419,6 @@ def test_an_environment_on_the_volume_needs_no_index(
         server.wait_ready()
     (environment,) = (world.folder / "volume" / "flashpool" / "envs").iterdir()
     shutil.rmtree(world.folder / "local")
-    with world.endpoint(
-        app,
-        FLASHPOOL_INDEX_URL="http://127.0.0.1:9/simple",
-        FLASHPOOL_FIND_LINKS="",
-        FLASHPOOL_ENV_MEMO_S="0",
-    ) as server:
-        reason_or_ready = until(lambda: server.http.get("/ping").status_code in (200, 503), 250)
-        assert reason_or_ready
-    # Another index means another environment: it is the same one only where nothing else changed.
     world.index.rename(world.folder / "gone")
     world.index.mkdir()
     with world.endpoint(app) as server:
@@ -460,3 +487,26 @@ def test_ten_endpoints_unpack_once(world: EndpointWorld, app: Path) -> None:
         for server in servers:
             wait_failed(server)
     assert sum(len(log_lines(server, "unpacked ")) for server in servers) == 1
+
+
+@pytest.mark.slow
+def test_a_pinned_package_of_the_artifact_decides_about_the_rest(
+    world: EndpointWorld, app: Path, tmp_path: Path
+) -> None:
+    """With the real index: the newest fastapi, which the image has, does not import beside it."""
+    uv = find_uv(EnvSettings())
+    folder = tmp_path / "unpacked"
+    with tarfile.open(app) as tar:
+        tar.extractall(folder, filter="data")
+    command = [uv, "pip", "install", "-q", "--no-cache", "--python", sys.executable]
+    subprocess.run([*command, "--target", folder, "pydantic==2.5.3"], check=True, timeout=100)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(folder, ".")
+    with world.endpoint(
+        tmp_path / "a.tar.gz", FLASHPOOL_INDEX_URL="", FLASHPOOL_FIND_LINKS=""
+    ) as server:
+        server.wait_ready()
+        assert server.http.get("/items/7").json() == {"item": 7, "q": None}
+        assert ask(server, "importlib.import_module('pydantic').VERSION") == "2.5.3"
+        file = ask(server, "importlib.import_module('pydantic').__file__")
+        assert file.startswith(os.path.realpath(world.link))

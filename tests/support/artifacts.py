@@ -55,3 +55,10 @@ def file_of(archive: Path, name: str) -> bytes:
         file = tar.extractfile(f"./{name}")
         assert file is not None
         return file.read()
+
+
+def unpacked(archive: Path, target: Path) -> Path:
+    """The artifact's files."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+    return target

@@ -329,6 +329,10 @@ class Zygote:
             from ..running import app
 
             app.live(link.channel, load)
+        elif load.kind == wire.LOAD_JOBS:
+            from ..running.jobs import job_worker
+
+            job_worker.live(link.channel, load)
         else:
             from ..running import resident
 

@@ -47,7 +47,11 @@ _SHARE_OF_THREADS = 0.8
 
 def live(channel: Channel, load: wire.Frame) -> None:
     """Load, serve, close."""
-    app = AppWorker(channel, load)
+    see_through(AppWorker(channel, load))
+
+
+def see_through(app: AppWorker) -> None:
+    """All that a worker does."""
     try:
         if app.load():
             app.serve()
@@ -87,7 +91,7 @@ class AppWorker:
         try:
             if self.resident.env:
                 worker.set_variables(self.resident.env)
-            self.run(self.start())
+            self.begin()
             names = self.resident.new_modules()
             more["modules"] = app_loading.importable_elsewhere(names, self.what["directory"])
             loaded = True
@@ -98,6 +102,9 @@ class AppWorker:
         flush_output()
         self.resident.send(wire.LOADED, b"", ("pickle", body, [], more), monotonic() - start)
         return loaded
+
+    def begin(self) -> None:
+        self.run(self.start())
 
     async def start(self) -> None:
         self.app = app_loading.load(self.what)
@@ -117,7 +124,7 @@ class AppWorker:
             self.turn(task)
         task.result()
 
-    def turn(self, own: asyncio.Task[None] | None = None) -> None:
+    def turn(self, own: asyncio.Task[Any] | None = None) -> None:
         """Run the loop until it is stopped; what ``own`` raises is for whoever has it."""
         if self.link.failure is not None:
             raise self.link.failure

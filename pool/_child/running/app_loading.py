@@ -21,6 +21,8 @@ from .. import app_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
     from typing import Any
 
     from .app_exchange import Asgi
@@ -45,6 +47,18 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 def load(what: dict[str, Any]) -> Asgi:
     """The application. Raises whatever the user's modules raise."""
+    app, _ = _find(what, "ASGI application")
+    if what["generated"]:
+        without_execute(app)
+    return app  # type: ignore[no-any-return]
+
+
+def load_handler(what: dict[str, Any]) -> tuple[Callable[..., Any], ModuleType]:
+    """A handler of jobs, and its module. Raises whatever the user's modules raise."""
+    return _find(what, "handler of jobs")
+
+
+def _find(what: dict[str, Any], kind: str) -> tuple[Any, ModuleType]:
     directory = what["directory"]
     os.chdir(directory)
     app_directory.reveal(directory)
@@ -57,11 +71,9 @@ def load(what: dict[str, Any]) -> Asgi:
             raise NotLoaded(f"{what['file'] or what['module']} has no {name!r}")
     if not callable(app):
         raise NotLoaded(
-            f"{name!r} of {what['file'] or what['module']} is no ASGI application, but {app!r:.100}"
+            f"{name!r} of {what['file'] or what['module']} is no {kind}, but {app!r:.100}"
         )
-    if what["generated"]:
-        without_execute(app)
-    return app  # type: ignore[no-any-return]
+    return app, module
 
 
 def _module(directory: str, file: str, name: str) -> Any:

@@ -52,8 +52,8 @@ def look_around() -> None:
 def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | None:
     """Run the one call; send exactly one RESULT, from the process that got the call.
 
-    Returns the LOAD or LOAD_APP frame, if one came instead of a call: the process then becomes a
-    `resident`, or an `app` worker.
+    Returns the LOAD, LOAD_APP or LOAD_JOBS frame, if one came instead of a call: the process then
+    becomes a `resident`, or an `app` worker.
 
     Byte ``mark`` of ``marks`` becomes 1 when user code may run from there on.
     """
@@ -63,7 +63,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
         # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
         renew(seed)
     marks[mark] = 1
-    if call.kind in (wire.LOAD, wire.LOAD_APP):
+    if call.kind in (wire.LOAD, wire.LOAD_APP, wire.LOAD_JOBS):
         return call
     pid = getpid()
     known = len(sys.modules)

@@ -40,6 +40,7 @@ class LiveRequest:
         "sink",
         "slot",
         "started",
+        "whole",
         "worker",
     )
 
@@ -51,6 +52,7 @@ class LiveRequest:
         self.more = request.more
         self.on_demand = request.on_demand
         self.limit_s = request.limit_s
+        self.whole = request.whole
         #: None once nobody waits for it any more.
         self.sink: AppSink | None = sink
         #: The worker that has it, and its place in that one's ledger.
@@ -88,6 +90,11 @@ class AppClock:
         if self._next_look is None:
             self._next_look = self._loop.call_later(LOOK_S, self._look)
 
+    def restart(self, request: LiveRequest) -> None:
+        """It got on: its limit begins anew, unless that is for all of it."""
+        if not request.whole:
+            self.set(request, request.limit_s)
+
     def forget(self, request: LiveRequest) -> None:
         """It has ended."""
         self._timed.pop(request.number, None)
@@ -95,7 +102,7 @@ class AppClock:
     def _look(self) -> None:
         now = self._now()
         for request in [one for one in self._timed.values() if one.deadline <= now]:
-            if request.worker is not None and request.waits_for_client:
+            if request.worker is not None and request.waits_for_client and not request.whole:
                 self.set(request, request.limit_s)
             else:
                 del self._timed[request.number]

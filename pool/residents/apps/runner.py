@@ -22,7 +22,7 @@ from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.stats import AppStats, AppWorkerStats
 from flashpool.pool.workers.poller import Clock
 
-from . import states
+from . import failures, states
 from .requests import LiveRequest
 from .table import AppTable
 from .traffic import AppTraffic
@@ -81,6 +81,10 @@ class AppRunner:
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
+        #: Whether the machine, and not the app, is the cause of its failure.
+        self.failure_passes = False
+        #: Interrupted requests for which no worker is ended that others are in.
+        self._sparing: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
             states.StartWorker: self._start_worker,
@@ -143,6 +147,22 @@ class AppRunner:
         live = self._traffic.get(number)
         if live is not None and live.worker is not None:
             self.workers.send(live.worker, wire.CANCEL, wire.NUMBER.pack(number))
+
+    def interrupt(self, number: int, *, spares: bool) -> None:
+        """Cancel a request, and end its worker if that does not help within the grace."""
+        live = self._traffic.get(number)
+        if live is None:
+            return
+        live.sink = None
+        self._traffic.clock.forget(live)
+        if live.worker is None:
+            self.table.withdrawn(number)
+            self._traffic.forget(live)
+            return
+        if spares:
+            self._sparing.add(number)
+        began = self.workers[live.worker].has_begun(live.slot, number)
+        self._do(self.table.late(number, began=began))
 
     # Life.
 
@@ -212,7 +232,7 @@ class AppRunner:
         except FlashpoolError as error:
             message = f"its environment cannot be had: {error.message}"
             _log.error("%s: %s", self.app.name, message)
-            cause = Cause(error_type=type(error).__name__, message=message, details={})
+            cause = Cause(error_type=type(error).__name__, message=message, details=error.details)
             self.worker_died(number, cause, ours=False)
             return
         if not self.table.closing:
@@ -236,7 +256,9 @@ class AppRunner:
         self._traffic.end(self._traffic[command.request], end)
 
     def _lose(self, command: states.LoseRequest) -> None:
-        live = self._traffic[command.request]
+        live = self._traffic.get(command.request)
+        if live is None:
+            return  # the pool stops, and has ended it
         assert live.worker is not None
         cause = self._causes[live.worker]
         if command.sibling:
@@ -251,7 +273,14 @@ class AppRunner:
     def _interrupt(self, command: states.Interrupt) -> None:
         number = command.request
         self.workers.send(command.worker, wire.CANCEL, wire.NUMBER.pack(number))
-        self._loop.call_later(self._grace_s, lambda: self._do(self.table.grace_over(number)))
+        self._loop.call_later(self._grace_s, self._grace_over, number)
+
+    def _grace_over(self, number: int) -> None:
+        if number in self._sparing and self.table.has_others(number):
+            self._loop.call_later(self._grace_s, self._grace_over, number)
+            return
+        self._sparing.discard(number)
+        self._do(self.table.grace_over(number))
 
     def _kill(self, command: states.KillWorker) -> None:
         live = self._traffic.get(command.culprit)
@@ -306,6 +335,8 @@ class AppRunner:
         """It is dead, or was not to be had."""
         self._causes[worker] = cause
         row = self.table.workers[worker]
+        if row.state is states.AppWorkerState.STARTING:
+            self.failure_passes = failures.passes(cause)
         begun = set()
         if row.requests:
             process = self.workers[worker]

@@ -217,6 +217,11 @@ class AppTable:
         row.culprit = request
         return [KillWorker(row.worker, request)]
 
+    def has_others(self, request: int) -> bool:
+        """Whether requests are in its worker that nobody has given up."""
+        row = self._where.get(request)
+        return row is not None and any(one not in row.doubts for one in row.requests)
+
     def condemned(self, worker: int) -> None:
         """It is being killed for another reason."""
         row = self.workers[worker]

@@ -106,7 +106,7 @@ class AppTraffic:
         if live is None or live.worker is None:
             return
         if live.waits_for_client and live.sink is not None:
-            self.clock.set(live, live.limit_s)
+            self.clock.restart(live)
         live.out -= size
         self._send(live.worker, wire.CREDIT, app_messages.pack_credit(number, size))
 
@@ -173,7 +173,7 @@ class AppTraffic:
         if live.out > app_messages.WINDOW + app_messages.PIECE:
             raise wire.BadFrame("more of an answer than was asked for")
         if live.sink is not None:
-            self.clock.set(live, live.limit_s)
+            self.clock.restart(live)
 
     # Ends.
 

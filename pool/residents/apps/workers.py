@@ -40,11 +40,12 @@ from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import Worker
 from flashpool.pool.workers.worker_set import WorkerSet
 
+from . import failures
 from .output import AppOutput
 
 _log = logging.getLogger(__name__)
 
-#: Seconds a load takes at least for what it imports to be worth another zygote.
+#: Seconds a load takes at least for what it imports beside that to be worth another zygote.
 _WORTH_LEARNING_S: Final = 1.0
 #: Of what a load failed with, in the log.
 _TOLD: Final = 16 * 1024
@@ -189,9 +190,10 @@ class AppWorkers:
 
     def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
         """Have what it imported preloaded for the next worker: a crash costs that much less."""
-        if self._app.preload and meta.run_s < _WORTH_LEARNING_S:
-            return  # its zygote has nearly all of it
         if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
+            if worker.zygote.has_preloaded and meta.run_s < _WORTH_LEARNING_S:
+                return
+            modules = [*modules, *self._app.preload]
             call = self._as_call(worker.zygote.key.environment)
             key = worker.zygote.key
             observed = self._pool.learner.observed
@@ -200,7 +202,8 @@ class AppWorkers:
     def _not_started(self, number: int, reason: str) -> None:
         message = f"no worker can be had for the app: {reason}"
         _log.error("%s: %s", self._app.name, message)
-        cause = Cause(error_type="EnvironmentStartFailed", message=message, details={})
+        details = {failures.NO_WORKER: True}
+        cause = Cause(error_type="EnvironmentStartFailed", message=message, details=details)
         # Not at once: it is told to whoever asks for a worker just now.
         self._loop.call_soon(lambda: self._to.worker_died(number, cause, ours=False))
 
@@ -215,7 +218,8 @@ class AppWorkers:
         worker.loading, worker.fed_at = True, self._pool.now()
         env = self._pool.gpus.variables(gpus, app.env)
         meta = wire.pack_call_meta(pickled=False, stream=False, result_limit=None, env=env)
-        self._pool.worker_set.send(worker, wire.LOAD_APP, meta, self._what(), (process.ledger_fd,))
+        kind = wire.LOAD_JOBS if app.jobs else wire.LOAD_APP
+        self._pool.worker_set.send(worker, kind, meta, self._what(), (process.ledger_fd,))
         os.close(process.ledger_fd)
         self._loop.call_later(app.start_timeout_s, self._load_too_long, process)
         self._limit_memory(process)
@@ -229,6 +233,7 @@ class AppWorkers:
             "attribute": app.attribute,
             "generated": app.generated,
             "threads": app.threads,
+            "functions": app.functions,
         }
         return json.dumps(what).encode()
 
@@ -348,7 +353,7 @@ class AppWorkers:
         last_words = f"\nThe last it printed:\n{tail}" if (tail := process.output.tail()) else ""
         if process.loaded_at is not None and not process.closing:
             _log.error(
-                "%s: worker %d is dead: %s%s",
+                "%s: worker %d is dead, and the state that it kept is gone: %s%s",
                 self._app.name,
                 worker.pid,
                 cause.message,

@@ -32,15 +32,7 @@ def test_a_kind_of_endpoint_alone_is_never_live(kind: str, resource: dict[str, s
             modes.of_balanced(environ)
 
 
-def test_a_refusal_names_what_is_set_and_what_to_do() -> None:
-    environ = {"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": " x"}
-    with pytest.raises(modes.ModeError) as caught:
-        modes.check_live(modes.of_queue(environ), environ)
-    said = str(caught.value)
-    assert "RUNPOD_RESOURCE_NAME=' x'" in said
-    assert "'deployed queue' does not exist yet" in said
-    assert said.endswith("unset RUNPOD_RESOURCE_NAME")
-    assert modes.resource(environ) == " x"
-    for mode in modes.Mode:
-        if mode is not modes.Mode.DEPLOYED_QUEUE:
-            modes.check_live(mode, environ)
+def test_the_resource_is_what_either_variable_names() -> None:
+    assert modes.resource({}) == ""
+    assert modes.resource({"FLASH_RESOURCE_NAME": "", "RUNPOD_RESOURCE_NAME": " x"}) == " x"
+    assert modes.resource({"FLASH_RESOURCE_NAME": "a", "RUNPOD_RESOURCE_NAME": "b"}) == "a"

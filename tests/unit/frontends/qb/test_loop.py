@@ -11,6 +11,7 @@ import pytest
 
 from flashpool.frontends.qb import loop as job_loop
 from flashpool.frontends.qb.heartbeat import Heartbeat
+from flashpool.frontends.qb.job_runners import LiveJobs
 from flashpool.frontends.qb.jobs import Job
 from flashpool.frontends.qb.loop import JobLoop
 from flashpool.frontends.qb.outbox import JobReport, Outbox
@@ -18,7 +19,7 @@ from flashpool.frontends.qb.paths import report_key
 from flashpool.frontends.qb.platform_posts import Addresses
 from flashpool.frontends.qb.polling import Taken
 from flashpool.frontends.qb.results import Results
-from flashpool.frontends.qb.worker import QueueWorker
+from flashpool.frontends.qb.worker import QueueWorker, report_limit, spill_of
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.calls import Outcome
@@ -94,7 +95,8 @@ def left(
         connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
         async with aiohttp.ClientSession(connector=connector) as session:
             service = Service(pool, result_limit=None)
-            worker = QueueWorker(settings, service, session, nobody, None)
+            runner = LiveJobs(settings, service, report_limit(settings), spill_of(settings))
+            worker = QueueWorker(settings, runner, session, nobody, None)
             loop = Loop(
                 {"concurrency_modifier": worker.concurrency},
                 make=lambda: worker,

@@ -1,0 +1,205 @@
+"""Jobs of a deployed app: when there are to be any, and what runs them.
+
+    source --prepare--> PreparedApp --> pool.open_app --> loading --> served     jobs, as many as run together
+              |                                              '------> failed     the app's own fault: jobs, which fail
+              '-- AppError: the same                                             it may pass: none, until it is too late
+
+A client waits without end for a job that nobody takes. So where trying again does not help, jobs are
+taken and each fails with the reason; where it may help, they are left to other workers, and this one
+tries again, less and less often, and leaves when that has gone on for `FLASHPOOL_APP_GIVE_UP_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from flashpool.frontends.apps.contract import EntryKind
+from flashpool.frontends.apps.errors import AppError, ResourceRefused
+from flashpool.frontends.apps.preparation import AppSource, PreparedApp
+from flashpool.frontends.qb.job_run import JobOutputs
+from flashpool.frontends.qb.jobs import Job, NothingRuns
+from flashpool.frontends.qb.spill import Spill
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
+from flashpool.pool.apps import App, AppService, AppState
+from flashpool.pool.errors import FlashpoolError
+
+from .app_job_run import AppJobRun
+from .app_results import AppResults
+
+_log = logging.getLogger(__name__)
+
+#: Seconds until the artifact is looked at again; the last one again and again.
+_PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+#: Characters of a failure in the last words of a process that leaves for it.
+_TOLD: Final = 2000
+
+
+class AppNotLoaded(FlashpoolError):
+    """There is no app to run a job in."""
+
+
+class AppJobs:
+    """Jobs of one resource, in the workers of its app."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: Service,
+        source: AppSource,
+        *,
+        report_limit: int,
+        result_limit: int,
+        spill: Spill | None,
+    ) -> None:
+        self.service = service
+        self.results = AppResults(service, report_limit, spill)
+        self._settings = settings
+        self._source = source
+        self._result_limit = result_limit
+        #: The app once it is opened; before, why it could not be when that was last tried.
+        self._app: AppService | None = None
+        self._failure = ""
+        self._failure_passes = True
+        self._known = asyncio.Event()
+        self._capacity = 1
+        #: When it began that there was no app, for a reason that may pass.
+        self._failing_since: float | None = None
+        self._prepared: PreparedApp | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # Life.
+
+    async def start(self) -> None:
+        """Start the pool, and have the app loaded."""
+        await self.service.start()
+        self._tasks.append(asyncio.ensure_future(self._open()))
+
+    async def wait_ready(self) -> None:
+        """Until the pool can run what is asked of it; `room` knows of the app."""
+        await self.service.pool.wait_ready()
+
+    async def stop(self, reason: str) -> None:
+        """End the app and the pool."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.service.stop(reason)
+        if self._prepared is not None:
+            self._prepared.release()
+
+    async def _open(self) -> None:
+        for pause_s in _pauses():
+            try:
+                # One that is waited for in vain is looked for now and then from there on.
+                prepared = await self._source.prepare(wait=not self._failure)
+                app = self._job_app(prepared)
+            except AppError as error:
+                passes, failure = error.passes, str(error)
+            except Exception as error:  # noqa: BLE001 - it is told to whoever sends a job
+                passes, failure = True, f"the app cannot be prepared: {error!r}"
+            else:
+                self._prepared = prepared
+                self._capacity = app.workers * app.concurrency
+                self._app = self.service.pool.open_app(app)
+                self._known.set()
+                if prepared.neighbours is not None:
+                    self._tasks.append(asyncio.ensure_future(prepared.neighbours.run()))
+                return
+            if failure != self._failure:
+                _log.error(
+                    "%s: %s; it is tried again in %g s", self._source.resource, failure, pause_s
+                )
+            self._failure, self._failure_passes = failure, passes
+            self._known.set()
+            await asyncio.sleep(pause_s)
+
+    def _job_app(self, prepared: PreparedApp) -> App:
+        """The app, with as many jobs at a time as its manifest says.
+
+        Raises:
+            ResourceRefused: it takes no jobs.
+        """
+        deployed = prepared.deployed
+        if deployed.entry.kind is not EntryKind.HANDLER:
+            prepared.release()
+            raise ResourceRefused(
+                f"resource {deployed.resource!r} is load-balanced, and this is the queue's entry "
+                "point: use the load-balanced image (lb_handler:app, or `flashpool serve lb`)"
+            )
+        workers = self._settings.app_workers or max(1, self.service.pool.stats().gpus.total)
+        return replace(
+            prepared.to_app(self._settings, workers),
+            jobs=True,
+            functions=tuple(one.name for one in deployed.functions),
+            concurrency=deployed.entry.concurrency,
+            threads=deployed.entry.concurrency,
+        )
+
+    # Taking jobs.
+
+    def room(self, active: int) -> int:
+        """As many as its workers run together, or would, where each of them fails."""
+        if not self._known.is_set() or (self._app and self._app.state is AppState.LOADING):
+            return active
+        if self._fails and self._passes:
+            self._look_at_clock()
+            return active
+        self._failing_since = None
+        most = min(self._settings.qb_concurrency or self._capacity, self._capacity)
+        return max(active, most)
+
+    @property
+    def _fails(self) -> bool:
+        return self._app is None or self._app.state is AppState.FAILED
+
+    @property
+    def _passes(self) -> bool:
+        return self._failure_passes if self._app is None else self._app.failure_passes
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        limit_s = self._settings.app_give_up_s
+        if now - self._failing_since >= limit_s:
+            reason = self._failure if self._app is None else self._app.failure
+            raise NothingRuns(
+                f"the app could not be loaded for {limit_s:g} s (FLASHPOOL_APP_GIVE_UP_S), and no "
+                f"job was taken meanwhile: {reason[:_TOLD]}"
+            )
+
+    # Jobs.
+
+    def run(self, job: Job, ways: JobOutputs) -> AppJobRun:
+        """One job."""
+        return AppJobRun(
+            job,
+            self.service,
+            self._settings,
+            ways,
+            find_app=self._opened,
+            result_limit=self._result_limit,
+        )
+
+    async def _opened(self) -> AppService:
+        """The app, once that is tried.
+
+        Raises:
+            AppNotLoaded: it could not be opened.
+        """
+        await self._known.wait()
+        if self._app is None:
+            raise AppNotLoaded(f"the application cannot be loaded: {self._failure}")
+        return self._app
+
+
+def _pauses() -> Iterator[float]:
+    yield from _PAUSES_S
+    while True:
+        yield _PAUSES_S[-1]

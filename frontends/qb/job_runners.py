@@ -1,0 +1,86 @@
+"""What jobs are run by, whatever brings and reports them: live calls here, a deployed app in `deployed`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
+
+from .job_run import JobOutputs, JobRun
+from .jobs import Job
+from .results import Results
+from .spill import Spill
+
+
+class JobRunner(Protocol):
+    """Runs jobs in the pool of its service."""
+
+    @property
+    def service(self) -> Service:
+        """It owns this, and starts it."""
+
+    @property
+    def results(self) -> Results:
+        """Makes the reports of what it ran."""
+
+    async def start(self) -> None:
+        """Returns before jobs can run."""
+
+    async def wait_ready(self) -> None:
+        """Until `room` says how many jobs can run.
+
+        Raises:
+            EnvironmentStartFailed: none ever will.
+        """
+
+    async def stop(self, reason: str) -> None:
+        """End what is left, and the pool."""
+
+    def room(self, active: int) -> int:
+        """How many jobs there may be, where ``active`` have, or will want, a place to run.
+
+        Raises:
+            NothingRuns: nothing will be run here.
+        """
+
+    def run(self, job: Job, ways: JobOutputs) -> JobRun:
+        """One job."""
+
+
+class LiveJobs:
+    """Jobs that bring their code: each is a call."""
+
+    def __init__(
+        self, settings: Settings, service: Service, limit: int, spill: Spill | None
+    ) -> None:
+        """``limit``: bytes of a report."""
+        self._settings = settings
+        self.service = service
+        self.results = Results(service, limit, spill)
+
+    async def start(self) -> None:
+        """Start the pool."""
+        await self.service.start()
+
+    async def wait_ready(self) -> None:
+        """Until calls can run."""
+        await self.service.pool.wait_ready()
+
+    async def stop(self, reason: str) -> None:
+        """End the pool."""
+        await self.service.stop(reason)
+
+    def room(self, active: int) -> int:
+        """As many as there are slots."""
+        pool = self.service.pool
+        if not pool.ready:
+            return active
+        # A job that has no slot yet is counted by `active`, one whose call has finished by the pool.
+        slots = pool.slots
+        free = min(pool.free_slots, slots - active)
+        return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
+
+    def run(self, job: Job, ways: JobOutputs) -> JobRun:
+        """One job."""
+        return JobRun(job, self.service, self._settings, ways)

@@ -1,0 +1,59 @@
+"""A worker that has a handler of jobs: an app worker with another way to load, and a main thread to lend.
+
+    LOAD_JOBS    -> module -> handler -> LOADED
+    REQUEST n    -> a job: `job_application`
+
+The module is loaded while no loop runs, as the program that it is has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+
+from .. import app, app_loading
+from . import binding
+from .job_application import JobApplication
+from .places import OnMain, OnThreads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ... import wire
+    from ...channel import Channel
+    from ..app_exchange import Exchange
+    from .places import Place
+
+
+def live(channel: Channel, load: wire.Frame) -> None:
+    """Load, serve, close."""
+    app.see_through(JobWorker(channel, load))
+
+
+class JobWorker(app.AppWorker):
+    """The handler and its jobs."""
+
+    def __init__(self, channel: Channel, load: wire.Frame) -> None:
+        super().__init__(channel, load)
+        self.main = OnMain(self.loop, super().turn)
+        number = self.what["threads"]
+        self.place: Place = self.main if number == 1 else OnThreads(self.loop, number)
+
+    def begin(self) -> None:
+        """Load the handler."""
+        handler, module = app_loading.load_handler(self.what)
+        asyncio.set_event_loop(self.loop)  # an import that ran one has taken it away
+        awaits = inspect.iscoroutinefunction(handler)
+        binding.bind(module, self.what["functions"], awaits=awaits)
+        self.app = JobApplication(handler, self.place)
+
+    def turn(self, own: asyncio.Task[Any] | None = None) -> None:
+        """Run the loop until it is stopped, then what it was stopped for."""
+        super().turn(own)
+        self.main.work()
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Cancel a job; what it says of that waits for nobody."""
+        exchange.leave()
+        super().cancel(exchange)

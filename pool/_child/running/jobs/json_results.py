@@ -1,0 +1,139 @@
+"""What a handler returns, as JSON; or the place in it that JSON has no form for.
+
+As `json.dumps` writes it, but for what only Python reads again: NaN and the infinities, half of a
+surrogate pair, and lists in lists beyond a depth that readers of JSON follow.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ...serialization.exception_report import class_of, summary
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+#: Lists and dictionaries in one another, at most.
+DEPTH = 200
+#: Characters of a place, and of a key in it, that are told; places that are looked at.
+_PLACE = 300
+_KEY = 60
+_PLACES = 1_000_000
+_INFINITY = float("inf")
+_ATOMS = (str, int, float, bool, type(None))
+
+
+class NotJson(Exception):
+    """A value cannot be sent as JSON; the message names the place and what is there."""
+
+
+def encode(value: Any, name: str) -> bytes:
+    """The value as JSON; ``name`` is what the value is called in the message.
+
+    Raises:
+        NotJson: it cannot be one.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        found = _problem(value, name)
+        told = found or f"{name} cannot be written as JSON ({summary(error)})"
+        raise NotJson(_sentence(told)) from None
+    if "\\ud" in text or text.count("[") + text.count("{") > DEPTH:
+        found = _problem(value, name)
+        if found:
+            raise NotJson(_sentence(found))
+    return text.encode("ascii")
+
+
+def _sentence(problem: str) -> str:
+    return (
+        f"{problem}. JSON holds dictionaries with text as keys, lists, text, finite numbers, true, "
+        "false and None: return these"
+    )
+
+
+def _problem(value: Any, name: str) -> str:
+    """What is wrong, and where; empty: nothing was found."""
+    within: list[int] = []
+    levels: list[Iterator[tuple[str, Any]]] = [iter([(name, value)])]
+    for _ in range(_PLACES):
+        found = next(levels[-1], None)
+        if found is None:
+            levels.pop()
+            if not levels:
+                return ""
+            within[len(levels) - 1 :] = []
+            continue
+        place, inner = found
+        if told := _of_atom(place, inner):
+            return told
+        if isinstance(inner, (dict, list, tuple)):
+            if id(inner) in within:
+                return f"{_shown(place)} is a {class_of_value(inner)} that contains itself"
+            if len(levels) > DEPTH:
+                return f"{_shown(place)} is more than {DEPTH} levels deep"
+            if told := _of_keys(place, inner):
+                return told
+            within.append(id(inner))
+            levels.append(_inner(place, inner))
+    return ""
+
+
+def _of_atom(place: str, value: Any) -> str:
+    """What is wrong with a value itself, without what it holds."""
+    if isinstance(value, (dict, list, tuple)):
+        return ""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"{_shown(place)} is text with half of a surrogate pair, which is no character"
+        return ""
+    if isinstance(value, float) and not abs(value) < _INFINITY:
+        return f"{_shown(place)} is {float.__repr__(value)}, which is no number of JSON"
+    if isinstance(value, _ATOMS):
+        return ""
+    return f"{_shown(place)} is of the type {class_of_value(value)}, which JSON has no form for"
+
+
+def _of_keys(place: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return ""
+    for key in value:
+        if isinstance(key, _ATOMS):
+            if told := _of_atom("a key", key):
+                return f"{_shown(place)}: {told}"
+        else:
+            return f"{_shown(place)} has a key of the type {class_of_value(key)}: {_key(key)}"
+    return ""
+
+
+def _inner(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{place}[{_key(key)}]", inner
+    else:
+        for at, inner in enumerate(value):
+            yield f"{place}[{at}]", inner
+
+
+def class_of_value(value: Any) -> str:
+    """The name of its class; what a class says of itself is not asked."""
+    return class_of(value) if isinstance(value, BaseException) else type(value).__qualname__
+
+
+def _key(key: Any) -> str:
+    try:
+        text = repr(key)
+    except BaseException:  # a class of the user's
+        text = f"a {class_of_value(key)}"
+    return text if len(text) <= _KEY else f"{text[:_KEY]}..."
+
+
+def _shown(place: str) -> str:
+    half = _PLACE // 2
+    shown = place if len(place) <= _PLACE else f"{place[:half]} ... {place[-half:]}"
+    return shown.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,189 @@
+"""Where functions of jobs run: coroutines together on the one loop, others beside it.
+
+    one job at a time    on the main thread, as the platform's own loop has it, while the loop stands
+    more                 each on a thread of its own
+
+What has an affinity to the main thread (signals, a database connection that an import made) works
+in the first case as it does without us; and no loop runs there, so that ``asyncio.run`` works, too.
+A function that is no coroutine cannot be cancelled: whoever waits for it waits for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections import deque
+
+# Late imports of it would find a `queue` of the user's.
+from concurrent.futures.thread import ThreadPoolExecutor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any, Protocol
+
+    #: Whether it returned, and what; or what it raised.
+    End = tuple[bool, Any]
+
+    class Place(Protocol):
+        """Where functions of jobs run that are no coroutines."""
+
+        def begin(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
+            """Run it, now or soon; the future gets its end."""
+
+        def see_through(self, begin: Callable[[], asyncio.Task[End]]) -> End:
+            """Called by such a function: have a task begun on the loop, and wait for it."""
+
+
+class JobCall:
+    """One job: its context, and what to cancel when it is cancelled."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.loop = asyncio.get_running_loop()
+        self.inner: asyncio.Task[End] | None = None
+        _current.set(self)
+        #: One for all that runs elsewhere: what a step of a generator sets, the next one sees.
+        self.context = contextvars.copy_context()
+
+    async def away(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that is no coroutine; returns when it is over, cancelled or not."""
+        ended: asyncio.Future[End] = self.loop.create_future()
+        # An end is a value until it is back: a future takes no StopIteration.
+        self.place.begin(ended, lambda: self.context.run(_end_of, function, args))
+        cancelled = False
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError:
+                cancelled = True
+                if self.inner is not None:
+                    self.inner.cancel()
+        if cancelled:
+            raise asyncio.CancelledError
+        return _value(ended.result())
+
+    def see_through(self, awaitable: Awaitable[Any]) -> Any:
+        """Wait for what a function returned; for the place where that ran."""
+
+        def begin() -> asyncio.Task[End]:
+            task = self.inner = self.loop.create_task(_awaited(awaitable))
+            return task
+
+        try:
+            return _value(self.place.see_through(begin))
+        finally:
+            self.inner = None
+
+
+_current: contextvars.ContextVar[JobCall] = contextvars.ContextVar("flashpool_job")
+
+
+def current() -> JobCall:
+    """The job that this belongs to."""
+    return _current.get()
+
+
+def _end_of(function: Callable[..., Any], args: tuple[Any, ...]) -> End:
+    try:
+        return True, function(*args)
+    except BaseException as error:  # SystemExit and its like end the job, and no more
+        return False, error
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> End:
+    try:
+        return True, await awaitable
+    except BaseException as error:
+        return False, error
+
+
+def _value(end: End) -> Any:
+    returned, value = end
+    if returned:
+        return value
+    try:
+        raise value
+    finally:
+        del end, value  # a traceback that holds itself
+
+
+class OnMain:
+    """The main thread, while the loop stands; its owner calls `work` then."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, turn: Callable[[asyncio.Task[Any]], None]
+    ) -> None:
+        """``turn`` runs the loop until it is stopped."""
+        self._loop = loop
+        self._turn = turn
+        self._pid = os.getpid()
+        self._waiting: deque[tuple[asyncio.Future[End], Callable[[], End]]] = deque()
+
+    def begin(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
+        """As `Place`."""
+        self._waiting.append((ended, work))
+        self._loop.stop()
+
+    def work(self) -> None:
+        """Run what waits. What a function did to the main thread's loop is undone."""
+        while self._waiting:
+            ended, work = self._waiting.popleft()
+            end = work()
+            _leave_if_forked(self._pid)
+            asyncio.set_event_loop(self._loop)
+            if not ended.done():
+                ended.set_result(end)
+
+    def see_through(self, begin: Callable[[], asyncio.Task[End]]) -> End:
+        """As `Place`."""
+        task = begin()
+        task.add_done_callback(lambda _: self._loop.stop())
+        while not task.done():
+            self._turn(task)
+        return task.result()
+
+
+class OnThreads:
+    """So many threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        self._loop = loop
+        self._pid = os.getpid()
+        self._threads = ThreadPoolExecutor(number, thread_name_prefix="job")
+
+    def begin(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
+        """As `Place`."""
+        self._threads.submit(self._work, ended, work)
+
+    def _work(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
+        end = work()
+        _leave_if_forked(self._pid)
+        self._loop.call_soon_threadsafe(_settle, ended, end)
+
+    def see_through(self, begin: Callable[[], asyncio.Task[End]]) -> End:
+        """As `Place`."""
+        over = threading.Event()
+        tasks: list[asyncio.Task[End]] = []
+
+        def on_loop() -> None:
+            task = begin()
+            tasks.append(task)
+            task.add_done_callback(lambda _: over.set())
+
+        self._loop.call_soon_threadsafe(on_loop)
+        over.wait()
+        return tasks[0].result()
+
+
+def _leave_if_forked(pid: int) -> None:
+    """A job forked, and its child came back here too: only the first process may answer."""
+    if os.getpid() != pid:
+        os._exit(0)
+
+
+def _settle(ended: asyncio.Future[End], end: End) -> None:
+    if not ended.done():
+        ended.set_result(end)

@@ -1,0 +1,179 @@
+"""When jobs of a deployed app are taken, and when not; the app is a stand-in."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flashpool.frontends.apps.contract import EntryKind
+from flashpool.frontends.apps.errors import ArtifactMissing, ResourceRefused
+from flashpool.frontends.qb.deployed.app_jobs import AppJobs
+from flashpool.frontends.qb.job_run import JobOutputs
+from flashpool.frontends.qb.jobs import Job, NothingRuns
+from flashpool.frontends.qb.log_lines import LiveLines
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings
+from flashpool.pool.apps import App, AppState
+from flashpool.pool.calls import Outcome
+from support.frontends.stand_in import StandInPool
+from support.waiting import until
+
+
+class StandInApp:
+    """An app in whatever state."""
+
+    def __init__(self) -> None:
+        self.state = AppState.LOADING
+        self.failure = "it is broken"
+        self.failure_passes = False
+
+
+class AppPool(StandInPool):
+    """A pool with one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.app = StandInApp()
+        self.opened: list[App] = []
+
+    async def start(self) -> None:
+        pass
+
+    def open_app(self, app: App) -> Any:
+        self.opened.append(app)
+        return self.app
+
+
+class Entry:
+    kind = EntryKind.HANDLER
+    concurrency = 3
+
+
+class Deployed:
+    resource = "r"
+    entry = Entry()
+    functions = ()
+
+
+class Prepared:
+    """What preparing brings."""
+
+    deployed = Deployed()
+    neighbours = None
+    released = False
+
+    def to_app(self, settings: Settings, workers: int) -> App:
+        return App(name="r", directory="/", workers=workers)
+
+    def release(self) -> None:
+        self.released = True
+
+
+class Source:
+    """Fails so often, then has it."""
+
+    resource = "r"
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.waits: list[bool] = []
+
+    async def prepare(self, *, wait: bool) -> Any:
+        self.waits.append(wait)
+        if self.failures:
+            raise self.failures.pop(0)
+        return Prepared()
+
+
+def with_jobs(source: Source, check: Callable[[AppJobs, AppPool], Any], **variables: str) -> None:
+    settings = Settings.from_environ({"FLASHPOOL_APP_WORKERS": "2", **variables})
+
+    async def run() -> None:
+        pool = AppPool()
+        made: Any = source
+        jobs = AppJobs(
+            settings,
+            Service(pool, result_limit=None),
+            made,
+            report_limit=1000,
+            result_limit=1000,
+            spill=None,
+        )
+        await jobs.start()
+        await jobs._known.wait()
+        await check(jobs, pool)
+        await jobs.stop("over")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("variables", "most"), [({}, 6), ({"FLASHPOOL_QB_CONCURRENCY": "4"}, 4)])
+def test_as_many_as_run_together_once_it_is_loaded(variables: dict[str, str], most: int) -> None:
+    async def check(jobs: AppJobs, pool: AppPool) -> None:
+        assert pool.opened[0].jobs
+        assert (pool.opened[0].concurrency, pool.opened[0].threads) == (3, 3)
+        assert [jobs.room(active) for active in (0, 2)] == [0, 2]
+        pool.app.state = AppState.SERVED
+        assert [jobs.room(active) for active in (0, most, most + 3)] == [most, most, most + 3]
+
+    with_jobs(Source(), check, **variables)
+
+
+def test_what_cannot_pass_fails_jobs_and_what_may_takes_none_until_it_is_too_late() -> None:
+    async def check(jobs: AppJobs, pool: AppPool) -> None:
+        pool.app.state = AppState.FAILED
+        assert jobs.room(0) == 6
+        pool.app.failure_passes = True
+        assert jobs.room(0) == 0
+        await asyncio.sleep(0.06)
+        pool.app.state = AppState.SERVED
+        assert jobs.room(0) == 6
+        pool.app.state = AppState.FAILED
+        assert jobs.room(1) == 1
+        await asyncio.sleep(0.06)
+        with pytest.raises(NothingRuns, match=r"APP_GIVE_UP_S.*it is broken"):
+            jobs.room(0)
+
+    with_jobs(Source(), check, FLASHPOOL_APP_GIVE_UP_S="0.05")
+
+
+@pytest.mark.parametrize(
+    ("error", "room"),
+    [(ArtifactMissing("no archive"), 0), (ResourceRefused("no such"), 1), (OSError("odd"), 0)],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_app_that_cannot_be_prepared(error: Exception, room: int) -> None:
+    async def check(jobs: AppJobs, pool: AppPool) -> None:
+        assert jobs.room(0) == room
+        outcome = await one(jobs)
+        assert outcome.error_type == "AppNotLoaded"
+        assert str(error) in (outcome.error or "")
+        assert not pool.opened
+
+    with_jobs(Source(error), check)
+
+
+def test_it_is_tried_again_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashpool.frontends.qb.deployed.app_jobs._PAUSES_S", (0.001,))
+    source = Source(ArtifactMissing("1"), ArtifactMissing("1"))
+
+    async def check(jobs: AppJobs, pool: AppPool) -> None:
+        await until(lambda: pool.opened)
+        assert source.waits == [True, False, False]
+
+    with_jobs(source, check)
+
+
+def test_a_resource_of_routes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Entry, "kind", EntryKind.ASGI)
+
+    async def check(jobs: AppJobs, pool: AppPool) -> None:
+        assert "load-balanced image" in ((await one(jobs)).error or "")
+
+    with_jobs(Source(), check)
+
+
+async def one(jobs: AppJobs) -> Outcome:
+    job = Job(id="a", input=b"{}")
+    return await jobs.run(job, JobOutputs(lines=LiveLines("a", 100))).outcome()
