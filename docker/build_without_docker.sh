@@ -68,7 +68,7 @@ done
 inside() {
     chroot "$tree" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
         DEBIAN_FRONTEND=noninteractive FLASHPOOL_BASE_PYTHON=/usr/bin/python3 FLASHPOOL_LOCAL_DIR=/var/lib/flashpool \
-        FLASHPOOL_ADMIN_PORT=0 UV_SYSTEM_CERTS=1 "$@"
+        FLASHPOOL_ADMIN_PORT=0 UV_SYSTEM_CERTS=1 SSL_CERT_FILE="$trusted/ca-certificates.crt" "$@"
 }
 
 # No folder of the host is mounted there: what is removed afterwards is the tree alone.
@@ -81,8 +81,9 @@ enter() {
         [ -c "$tree/dev/${device%:*}" ] || mknod -m 666 "$tree/dev/${device%:*}" c 1 "${device#*:}"
     done
     [ -e "$tree/dev/fd" ] || ln -s /proc/self/fd "$tree/dev/fd"
-    cp /etc/resolv.conf "$tree/etc/resolv.conf"
-    cp -rL "$trusted/." "$tree$trusted/"
+    cp --remove-destination /etc/resolv.conf "$tree/etc/resolv.conf"
+    # Not a copy of the folder: the image's own has links, which would be followed to this machine's files.
+    cp --remove-destination "$trusted/ca-certificates.crt" "$tree$trusted/ca-certificates.crt"
     cp -r "$root/tests/handlers" "$tree/tests/handlers"
 }
 

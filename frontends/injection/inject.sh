@@ -59,6 +59,7 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())' <"$1"
 
 # Copy a file that may be anything: a regular one only, and no more than a tarball has.
 take() {
+    found=
     [ -f "$1" ] && [ -r "$1" ] || return 1
     dd if="$1" of="$scratch/tarball" bs=1048576 count="$limit_mb" 2>/dev/null || {
         say "$1 could not be copied to $scratch."
@@ -106,7 +107,7 @@ download() {
         say "$tool could not fetch $url"
     done
     [ -n "$tools" ] || fail 3 "There is no curl, wget or Python in this image, so $url cannot be fetched."
-    fail 3 "$url could not be fetched with$tools. Is the network reachable, and the address right?"
+    fail 3 "$url could not be fetched with$tools. Is the network reachable, the address right, and room in $home?"
 }
 
 # One file, under its name when it is complete. A folder or a link to one in its place would take it in.
@@ -193,7 +194,10 @@ else
         file:*)
             path=${url#file://}
             [ -f "$path" ] || fail 3 "There is no file $path."
-            take "$path" || fail 4 "$path is not the tarball that is wanted."
+            if ! take "$path"; then
+                [ -n "$found" ] || fail 5 "$path could not be read, or there is no room in $home."
+                fail 4 "$path is not the tarball that is wanted."
+            fi
             ;;
         *)
             say "fetching version $version: $url"

@@ -40,6 +40,20 @@ def test_a_named_resource_is_not_served_live(tmp_path: Path) -> None:
         assert f"no artifact at {missing}" in said
 
 
+def test_a_manifest_with_jobs_is_a_queue_whatever_a_variable_says(
+    shop_artifact: Path, tmp_path: Path
+) -> None:
+    said = refused(
+        FLASH_RESOURCE_NAME="counter",
+        FLASH_ENDPOINT_TYPE="lb",
+        FLASHPOOL_ARTIFACT=str(shop_artifact),
+        FLASHPOOL_LOCAL_DIR=str(tmp_path / "local"),
+        FLASHPOOL_APP_DIR=str(tmp_path / "app"),
+    )
+    assert "FLASH_ENDPOINT_TYPE is ignored" in said
+    assert "There are no jobs to serve" in said
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.shared_pool

@@ -13,7 +13,6 @@ import http.server
 import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from typing import Any, Final
 import pytest
 from e2e.server import until
 from images.injected import answer, build, command_of, stop
+
+from support import wants
 
 #: Debian 12's Python. What runs these tests is another one's matter: once is enough for all of them.
 MINOR: Final = "3.11"
@@ -55,14 +56,18 @@ exec chroot "$DISK/root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/root \\
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.geteuid():
-        pytest.skip("a chroot needs root")
+        raise wants.missing("root", "a chroot is entered")
     if given := os.environ.get("DEBIAN_BASE"):
         return Path(given)
-    if not shutil.which("debootstrap"):
-        pytest.skip("Debian's package debootstrap is not installed")
     folder = tmp_path_factory.mktemp("debian") / "base"
     packages = "python3,curl,ca-certificates"
-    command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", folder]
+    command = [
+        wants.program("debootstrap"),
+        "--variant=minbase",
+        f"--include={packages}",
+        "bookworm",
+        folder,
+    ]
     subprocess.run(command, check=True, timeout=1200, capture_output=True)
     return folder
 

@@ -23,6 +23,8 @@ from typing import Any, Final
 import pytest
 
 from flashpool.frontends.injection import build_injection_cmd
+from support import wants
+from support.small_disk import filled, small_disk
 
 #: What every image has that has a shell: Debian's essential packages.
 ESSENTIAL: Final = (
@@ -77,9 +79,7 @@ class Container:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name in (*ESSENTIAL, *self.tools):
-            found = sys.executable if name.startswith("python") else shutil.which(name)
-            if found is None:
-                pytest.skip(f"Debian's package of {name} is not installed")
+            found = sys.executable if name.startswith("python") else wants.program(name)
             (folder / name).symlink_to(found)
         return folder
 
@@ -384,6 +384,34 @@ def test_no_room(box, tarball):
     box.home.write_text("a file in the way")
     status, _, err = box.start(f"file://{path}", sha)
     assert (status, "is not writable" in err) == (5, True)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> tuple[Path, str]:
+    """A tarball of 3 MB, which no compression makes smaller."""
+    path = tmp_path / "large.tar.gz"
+    return path, make_tarball(path, os.urandom(3 << 20).hex()[: 3 << 20])
+
+
+def test_a_full_disk(box, large, tmp_path):
+    path, sha = large
+    with small_disk(tmp_path / "small", 4) as disk, filled(disk, leaving=1 << 20):
+        box.home.parent.mkdir(parents=True)
+        box.home.symlink_to(disk)
+        status, out, err = box.start(f"file://{path}", sha)
+        assert (status, out) == (5, ""), err
+        assert "there is no room in" in err
+        assert [name for name in box.left() if name.startswith(".scratch")] == []
+
+
+def test_a_full_volume_is_done_without(box, large, tmp_path):
+    path, sha = large
+    with small_disk(tmp_path / "small", 4) as disk, filled(disk, leaving=1 << 20):
+        box.volume = disk
+        status, _, err = box.start(f"file://{path}", sha)
+        assert status == 0, err
+        assert "is not writable" in err
+        assert box.left() == []
 
 
 def test_http_is_refused_without_the_setting(tarball, box):
