@@ -37,8 +37,8 @@ class App:
     attribute: str = "app"
     #: Whether the client generated it: then it loses its route of ``/execute``.
     generated: bool = True
-    #: Whether it is a handler of jobs, which come as requests that `job_messages` makes; and the
-    #: names of the functions that it calls.
+    #: Whether it is a handler of jobs, which come as requests that `job_messages` makes, with a
+    #: `JobSink` each; and the names of the functions that it calls.
     jobs: bool = False
     functions: tuple[str, ...] = ()
     #: The packages it needs; None: the base environment.
@@ -135,6 +135,13 @@ class AppSink(Protocol):
 
     def ended(self, end: AppEnd) -> None:
         """Nothing more comes. An answer that is complete has no other end."""
+
+
+class JobSink(AppSink, Protocol):
+    """Hears of one job."""
+
+    def output(self, chunk: bytes) -> None:
+        """It printed that."""
 
 
 class AppService(Protocol):

@@ -5,6 +5,9 @@
        `- ModeError, OpenServerError   |-- --rp_serve_api: the SDK's API   }  `local_modes`
                                        `-- --test_input: one job           }
 
+    no resource is named --> `job_runners.LiveJobs`: each job is a call
+    one is named         --> `deployed.app_jobs.AppJobs`: its jobs run in workers of its app
+
 The SDK starts its own loop, and the pool lives on that. `runpod` is imported here and by what
 this imports when it runs: the load-balanced server never pays for it.
 """

@@ -35,7 +35,7 @@ CLOSE begins with the number of the call (`NUMBER`).
 
     LOAD    supervisor -> worker   `pack_call_meta` | what to make the instance of
     LOADED  worker -> supervisor   `ResultMeta`  | pickled exception, when it failed
-    OUTPUT, ERRORS  worker -> supervisor   number  | what an overlapping call printed
+    OUTPUT, ERRORS  worker -> supervisor   number  | what an overlapping call, or a job, printed
     CANCEL  supervisor -> worker   number: an overlapping call is to end
     CLOSE   supervisor -> worker   close the instance, or the app, then exit
 

@@ -59,7 +59,7 @@ def started(
         )
 
     # A poll is recorded when it is answered.
-    until(polls, 60)
+    until(polls, 100)
     return worker
 
 

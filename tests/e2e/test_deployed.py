@@ -34,6 +34,9 @@ WAYS: Final[list[tuple[str, list[str], dict[str, str], str]]] = [
     ("qb-job-of-a-file", SERVE_QB, {}, "AppNotLoaded"),
 ]
 
+#: Each starts a server; the others differ little from these.
+SLOW: Final = ("qb", "qb-job-of-a-file")
+
 
 def start(
     command: list[str], folder: Path, variables: dict[str, str]
@@ -55,8 +58,10 @@ def start(
 
 @pytest.mark.parametrize(
     ("command", "variables", "words"),
-    [way[1:] for way in WAYS],
-    ids=[way[0] for way in WAYS],
+    [
+        pytest.param(*way[1:], id=way[0], marks=(way[0] in SLOW and [pytest.mark.slow]) or [])
+        for way in WAYS
+    ],
 )
 def test_a_deployed_queue_runs_no_code_of_jobs(
     command: list[str], variables: dict[str, str], words: str, tmp_path: Path

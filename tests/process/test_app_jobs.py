@@ -228,6 +228,22 @@ def test_a_generator_waits_until_its_items_are_taken(jobs: Callable[..., Jobs]) 
     assert job.outcome.result().ok
 
 
+def test_what_jobs_print_is_told_apart(jobs: Callable[..., Jobs]) -> None:
+    for name, concurrency in (("one", 1), ("many", 3)):
+        app = jobs(name, concurrency)
+        printed: list[list[bytes]] = []
+        started = []
+        for number, do in enumerate(("says", "says_later", "says")[:concurrency]):
+            chunks: list[bytes] = []
+            options = JobOptions(item_limit=LIMIT, result_limit=LIMIT, on_output=chunks.append)
+            printed.append(chunks)
+            started.append(app.start(options, do, text=f"job {number}", times=5))
+        assert all(app.end_of(job).ok for job in started)
+        for number, chunks in enumerate(printed):
+            last = b"" if number == 1 else b"unfinished job %d" % number
+            assert b"".join(chunks) == b"job %d\n" % number * 5 + last
+
+
 def test_a_death_ends_the_jobs_inside_and_no_other(
     jobs: Callable[..., Jobs], tmp_path: Path
 ) -> None:

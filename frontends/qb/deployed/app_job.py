@@ -41,6 +41,8 @@ class JobOptions:
     result_limit: int
     #: Hears of items; None: nobody wants them one by one.
     on_item: Callable[[bytes], None] | None = None
+    #: Hears of what it prints.
+    on_output: Callable[[bytes], None] | None = None
     #: Whether the result of a generator is the list of its items.
     lists: bool = True
     #: Seconds that it may run.
@@ -128,6 +130,11 @@ class AppJob:
             self._forged()
         elif (done := len(body) - (self._owed_bytes - before)) > 0:
             self._credit(done)
+
+    def output(self, chunk: bytes) -> None:
+        """It printed that."""
+        if self._options.on_output is not None:
+            self._options.on_output(chunk)
 
     def ended(self, end: AppEnd) -> None:
         """There is no whole answer."""

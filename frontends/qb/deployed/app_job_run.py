@@ -54,6 +54,7 @@ class AppJobRun(JobRun):
             item_limit=_ITEM_LIMIT,
             result_limit=self._result_limit,
             on_item=None if self.items is None else self.items.put,
+            on_output=self.output,
             lists=self._settings.return_aggregate_stream,
             limit_s=self._settings.call_timeout_s,
         )

@@ -143,6 +143,11 @@ class AppTraffic:
                     raise wire.BadFrame("credit for more than was sent")
                 self.clock.set(live, live.limit_s)
                 live.sink.room(size)
+        elif frame.kind in (wire.OUTPUT, wire.ERRORS):
+            number, _ = wire.split_number(frame.meta)
+            live = self.of(worker, number)
+            if live is not None and (output := getattr(live.sink, "output", None)) is not None:
+                output(frame.body)
         else:
             return False
         return True

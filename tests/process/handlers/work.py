@@ -152,6 +152,19 @@ async def items_later(number):
         yield n
 
 
+def says(text, times):
+    for _ in range(times):
+        print(text)
+        time.sleep(0.01)
+    print("unfinished", text, end="")
+
+
+async def says_later(text, times):
+    for _ in range(times):
+        print(text)
+        await asyncio.sleep(0.01)
+
+
 def rest(*args):
     return list(args)
 

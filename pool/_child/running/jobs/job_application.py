@@ -14,7 +14,7 @@ import json
 
 from ... import job_messages
 from ...serialization.exception_report import summary
-from .. import invoke
+from .. import invoke, output_routing
 from ..outcome import failed, flush_output
 from . import json_results
 from .places import JobCall
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from typing import Any
 
+    from ..output_routing import CallOutput
+    from ..resident_link import ResidentLink
     from .places import Place
 
     Message = dict[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
+#: The key of a job's number in its scope.
+NUMBER = "flashpool.number"
 #: Told apart from whatever a generator yields.
 _END = object()
 _RESULT = "the result"
@@ -39,14 +43,16 @@ _CHARACTERS = 200_000
 class JobApplication:
     """The application of one handler."""
 
-    def __init__(self, handler: Callable[..., Any], place: Place) -> None:
+    def __init__(self, handler: Callable[..., Any], place: Place, link: ResidentLink) -> None:
         self.handler = handler
+        self.link = link
         self.awaits = inspect.iscoroutinefunction(handler)
         self.place = place
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """See one job through."""
-        answer = _JobAnswer(scope, send)
+        output = output_routing.begin(self.link, scope[NUMBER])
+        answer = _JobAnswer(scope, send, output)
         try:
             body = await _whole(receive)
             try:
@@ -58,6 +64,8 @@ class JobApplication:
                 await self.run(answer, job)
         except BaseException as error:  # SystemExit and its like end the job, and no more
             await answer.fail(**_raised(error))
+        finally:
+            output.close()
 
     async def run(self, answer: _JobAnswer, job: dict[str, Any]) -> None:
         """Raises what the handler raises."""
@@ -115,7 +123,8 @@ def _raised(error: BaseException) -> dict[str, Any]:
 class _JobAnswer:
     """What is answered to one job."""
 
-    def __init__(self, scope: Message, send: Send) -> None:
+    def __init__(self, scope: Message, send: Send, output: CallOutput) -> None:
+        self.output = output
         options = dict(scope["headers"])
         self.send = send
         self.item_limit = int(options[job_messages.ITEM_LIMIT])
@@ -126,6 +135,9 @@ class _JobAnswer:
         self.over = False
 
     async def record(self, kind: int, body: bytes, *, last: bool) -> None:
+        if last:
+            flush_output()
+            self.output.flush()
         if not self.begun:
             self.begun = True
             await self.send({"type": "http.response.start", "status": 200, "headers": []})
@@ -146,7 +158,6 @@ class _JobAnswer:
         if len(body) > self.result_limit:
             await self.too_large(_RESULT, len(body), self.result_limit)
             return
-        flush_output()
         await self.record(job_messages.RESULT, body, last=True)
 
     async def too_large(self, what: str, size: int, limit: int) -> None:
@@ -160,7 +171,6 @@ class _JobAnswer:
         """There is no result."""
         if self.over:
             return
-        flush_output()
         told = {"error_type": error_type, "error": error, "user": user}
         body = json.dumps(told).encode()
         await self.record(job_messages.FAILED, body, last=True)

@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 
-from .. import app, app_loading
+from ... import app_messages, wire
+from .. import app, app_loading, output_routing
 from . import binding
-from .job_application import JobApplication
+from .job_application import NUMBER, JobApplication
 from .places import OnMain, OnThreads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ... import wire
     from ...channel import Channel
     from ..app_exchange import Exchange
     from .places import Place
@@ -42,16 +42,24 @@ class JobWorker(app.AppWorker):
 
     def begin(self) -> None:
         """Load the handler."""
+        output_routing.route()
         handler, module = app_loading.load_handler(self.what)
         asyncio.set_event_loop(self.loop)  # an import that ran one has taken it away
         awaits = inspect.iscoroutinefunction(handler)
         binding.bind(module, self.what["functions"], awaits=awaits)
-        self.app = JobApplication(handler, self.place)
+        self.app = JobApplication(handler, self.place, self.resident)
 
     def turn(self, own: asyncio.Task[Any] | None = None) -> None:
         """Run the loop until it is stopped, then what it was stopped for."""
         super().turn(own)
         self.main.work()
+
+    def take(self, frame: wire.Frame) -> None:
+        """Act on a frame; a job is told its number, by which what it prints is told apart."""
+        super().take(frame)
+        if frame.kind == wire.REQUEST:
+            number, *_ = app_messages.unpack_request(frame.meta)
+            self.link.exchanges[number].scope[NUMBER] = number
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel a job; what it says of that waits for nobody."""
