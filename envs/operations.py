@@ -49,6 +49,8 @@ class Listed:
     digest: str
     mode: str
     packages: int
+    #: Their names, in order.
+    names: tuple[str, ...]
     bytes: int
     created: float
     last_used: float
@@ -132,6 +134,7 @@ def _listed(provider: Provider, digest: str) -> Listed | None:
         digest=digest,
         mode=facts.mode,
         packages=len(facts.decisions),
+        names=tuple(sorted(one.name for one in facts.decisions)),
         bytes=facts.bytes,
         created=facts.created,
         last_used=open_store.marks.last_used(digest),

@@ -7,6 +7,8 @@ from dataclasses import replace
 from flashpool.pool.supervisor.supervisor import Supervisor
 
 from .ceilings import Ceilings
+from .replay.keeper import FailureKeeper
+from .replay.kept import KeptRequests
 from .service import Service
 from .settings.table import Settings
 
@@ -21,4 +23,6 @@ def make_service(settings: Settings, result_limit: int) -> Service:
         result_limit=result_limit,
         concurrency=settings.instance_concurrency,
         ceilings=Ceilings.of(settings),
+        logged_bytes_a_second=settings.log_output_kb_s * 1024,
+        keeper=FailureKeeper(KeptRequests.of(settings), pool) if settings.keep_failed_mb else None,
     )

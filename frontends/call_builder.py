@@ -42,7 +42,9 @@ class Defaults:
         self._concurrency = concurrency
         self._sources = Sources()
 
-    def call_of(self, request: FunctionRequest, body: bytes, *, stream: bool) -> Call:
+    def call_of(
+        self, request: FunctionRequest, body: bytes, stream: bool = False, request_id: str = ""
+    ) -> Call:
         """The call of a request."""
         key = _function_key(request)
         touches, imports = self._sources.known.get(key) or self._sources.read(request, key)
@@ -54,6 +56,7 @@ class Defaults:
             codec=Codec.FLASH,
             body=body,
             label=label_of(request),
+            request_id=request_id,
             function_key=key,
             source=_source(request),
             spec=spec_of(request),

@@ -7,6 +7,7 @@ Service.submit --> Backend --> progress, output, items --> Watcher (only if ther
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -46,7 +47,7 @@ class Watcher(Protocol):
 class CallHandle:
     """A submitted call: the sink of its outcome."""
 
-    __slots__ = ("_pool", "_prepared", "call_id", "outcome")
+    __slots__ = ("_pool", "_prepared", "call_id", "failed", "outcome")
 
     wants_output = False
 
@@ -55,6 +56,8 @@ class CallHandle:
         self._prepared = prepared
         self.outcome = outcome
         self.call_id = 0
+        #: Told of its end, if it fails.
+        self.failed: Callable[[Call, int, Outcome], None] = logs.tell_end
 
     def cancel(self, reason: str) -> None:
         """Have the call ended; its outcome still comes."""
@@ -78,7 +81,7 @@ class CallHandle:
         if warnings := self._prepared.warnings:
             outcome = replace(outcome, warnings=(*warnings, *outcome.warnings))
         if outcome.error_type is not None:
-            logs.tell_end(self._prepared.call.label, outcome)
+            self.failed(self._prepared.call, self.call_id, outcome)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 

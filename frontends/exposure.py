@@ -17,11 +17,14 @@ class OpenServerError(Exception):
 
 def check_admin(settings: Settings) -> None:
     """Refuse to show the pool's inside to a whole network by accident."""
-    if not settings.allow_open and not is_loopback(settings.admin_host):
+    if settings.admin_port is None or settings.admin_token or settings.allow_open:
+        return
+    if not is_loopback(settings.admin_host):
         raise OpenServerError(
             f"Refusing to show stats on {settings.admin_host}: they hold names and error texts "
-            "of calls, and no token guards them. Set FLASHPOOL_ADMIN_HOST=127.0.0.1 or, where "
-            "the network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
+            "of calls, and no token guards them. Set FLASHPOOL_ADMIN_TOKEN (or _FILE), or "
+            "FLASHPOOL_ADMIN_HOST=127.0.0.1 or, where the network itself is guarded, "
+            "FLASHPOOL_ALLOW_OPEN=yes."
         )
 
 

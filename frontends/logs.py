@@ -1,24 +1,39 @@
-"""How this process logs: one form of line for every front-end, on standard error."""
+"""How this process logs: one form of line for every front-end, on standard error.
+
+What levels mean: ERROR is the server's own trouble, WARNING a call that the pool had to end or a
+thing that an operator should look at, INFO what went its way, an exception of user code too.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from typing import Final
 
-from flashpool.pool.calls import Outcome
+from flashpool.pool import call_ids
+from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import BY_NAME, CallError
 from flashpool.pool.exit_causes import TAIL_HEADING
 
+from . import log_format
+
 _log = logging.getLogger(__name__)
+_output_log = logging.getLogger("flashpool.output")
 
 #: Characters of a reason; a build's has pages.
 _WHY: Final = 400
-_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+#: Characters of one line of a call's output in the log.
+_LINE: Final = 4096
+#: Seconds whose worth of output a call may write at once before its lines are left out.
+_BURST_S: Final = 4.0
 
 
-def configure_log(level: str) -> None:
-    """Ours from this level on; asyncio's from warnings on."""
-    logging.basicConfig(level=level, format=_FORMAT)
+def configure_log(level: str, form: str = log_format.AUTO, *, queue: bool = False) -> None:
+    """Ours from this level on, in this form; asyncio's from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(log_format.formatter(form, sys.stderr, queue=queue))
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
@@ -27,18 +42,80 @@ def quieten_uvicorn() -> None:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
-def tell_end(label: str, outcome: Outcome) -> None:
-    """One line for a call that the pool ended. What user code raised is its caller's affair."""
-    if outcome.error_type is None or outcome.from_user or was_refused(outcome):
+def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
+    """One line for a call that failed: its cause, and where to look."""
+    if outcome.error_type is None or was_refused(outcome):
         return
-    level = logging.INFO if outcome.error_type == "Cancelled" else logging.WARNING
-    why = " ".join((outcome.error or "").partition(TAIL_HEADING)[0].split())[:_WHY]
+    cancelled = outcome.from_user or outcome.error_type == "Cancelled"
+    level = logging.INFO if cancelled else logging.WARNING
+    if not _log.isEnabledFor(level):
+        return
     pid = outcome.receipt.pid
-    who = f"{label}, pid {pid}" if pid else label
-    _log.log(level, "Call of %s: %s: %s", who, outcome.error_type, why)
+    who = f"{call.label}, pid {pid}" if pid else call.label
+    extra = log_format.of_call(call_ids.name_of(call_id), call.request_id)
+    _log.log(level, "Call of %s: %s: %s", who, outcome.error_type, _why(outcome), extra=extra)
+
+
+def _why(outcome: Outcome) -> str:
+    text = outcome.error or ""
+    if outcome.from_user:
+        # Its traceback goes to the caller; here its last line says what it was.
+        lines = [line for line in text.splitlines() if line.strip()]
+        text = f"raised by the call's code: {lines[0] if lines else ''}"
+    return " ".join(text.partition(TAIL_HEADING)[0].split())[:_WHY]
 
 
 def was_refused(outcome: Outcome) -> bool:
     """Whether it ended before it was a call of the pool, with an error that says so."""
     kind = BY_NAME.get(outcome.error_type or "")
     return not outcome.receipt.environment and kind is not None and not issubclass(kind, CallError)
+
+
+class OutputLines:
+    """What one call writes, as lines of the log; no more than a rate allows."""
+
+    def __init__(self, label: str, name: str, request_id: str, bytes_a_second: int) -> None:
+        self._label = label
+        self._extra = log_format.of_call(name, request_id)
+        self._rate = bytes_a_second
+        self._left = self._most = _BURST_S * bytes_a_second
+        self._at = time.monotonic()
+        self._rest = b""
+        self._cut = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Show the lines that are complete now."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > _LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._show(line)
+
+    def close(self) -> None:
+        """Show what came without a newline, and how much was left out."""
+        if self._rest:
+            self._show(self._rest)
+        self._tell_cut()
+
+    def _show(self, line: bytes) -> None:
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if len(line) > self._left:
+            self._cut += len(line)
+            return
+        self._tell_cut()
+        self._left -= len(line)
+        text = line[:_LINE].decode("utf-8", "backslashreplace").rstrip("\r")
+        _output_log.info("%s| %s", self._label, text, extra=self._extra)
+
+    def _tell_cut(self) -> None:
+        cut, self._cut = self._cut, 0
+        if cut:
+            _output_log.info(
+                "%s| [... %d bytes of its output are not shown here: FLASHPOOL_LOG_OUTPUT_KB_S ...]",
+                self._label,
+                cut,
+                extra=self._extra,
+            )

@@ -16,13 +16,15 @@ from collections.abc import Callable
 from functools import partial
 
 from flashpool.pool.backend import Backend
-from flashpool.pool.calls import Outcome
+from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import FlashpoolError, Overloaded
 
-from . import responses, schema
+from . import logs, responses, schema
 from .call_builder import Defaults
 from .call_handles import CallHandle, Prepared, WatchedCallHandle, Watcher
 from .ceilings import Ceilings
+from .logged_calls import LoggedCallHandle
+from .replay.keeper import FailureKeeper
 from .responses import Answer
 
 _log = logging.getLogger(__name__)
@@ -38,7 +40,10 @@ class Service:
         result_limit: int | None,
         concurrency: int = 1,
         ceilings: Ceilings | None = None,
+        logged_bytes_a_second: int = 0,
+        keeper: FailureKeeper | None = None,
     ) -> None:
+        """``logged_bytes_a_second``: of what a call writes, so much is repeated in the log."""
         self.pool = pool
         self._ceilings = ceilings or None  # nothing to check, as mostly
         self._defaults = Defaults(result_limit=result_limit, concurrency=concurrency)
@@ -46,9 +51,13 @@ class Service:
         self.answer: Callable[[Outcome], Answer] = partial(
             responses.of_outcome, result_limit=result_limit
         )
+        self._keeper = keeper
+        self._logged = logged_bytes_a_second
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._failure: FlashpoolError | None = None
+        #: Why the deployed app, if it is to serve one, could not be prepared.
+        self.app_failure = ""
 
     async def start(self) -> None:
         """Start the pool; returns before it is ready."""
@@ -77,6 +86,8 @@ class Service:
         if self._starting is not None:
             self._starting.cancel()
         await self.pool.stop(reason)
+        if self._keeper is not None:
+            await self._keeper.close()
 
     def health(self) -> int:
         """200 ready, 204 starting, 503 neither: as a load balancer's probe reads it."""
@@ -88,14 +99,19 @@ class Service:
         return 503 if self._failure or self.pool.not_ready_reason else 204
 
     @property
+    def start_failure(self) -> str:
+        """Why the base environment did not start, as long as no later start went well."""
+        return "" if self._failure is None or self.pool.ready else str(self._failure)
+
+    @property
     def not_ready_reason(self) -> str:
         """What is wrong, in words, when `health` is 503; or nothing."""
         if self._failure:
             return f"the base environment does not start: {self._failure}"
         return self.pool.not_ready_reason
 
-    def prepare(self, body: bytes, *, stream: bool = False) -> Prepared:
-        """The call a request asks for.
+    def prepare(self, body: bytes, *, stream: bool = False, request_id: str = "") -> Prepared:
+        """The call a request asks for; ``request_id``: what its caller calls it.
 
         With ``stream``, a generator function's items go to whoever watches the call, one by one.
         """
@@ -104,14 +120,24 @@ class Service:
         request, body, warnings = schema.decode(body)
         if self._ceilings is not None:
             self._ceilings.check(request)
-        return Prepared(self._defaults.call_of(request, body, stream=stream), warnings)
+        return Prepared(self._defaults.call_of(request, body, stream, request_id), warnings)
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:
         """Hand a call to the pool."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if watcher is None:
-            pending = CallHandle(self.pool, future, prepared)
+            if self._logged:
+                pending: CallHandle = LoggedCallHandle(self.pool, future, prepared, self._logged)
+            else:
+                pending = CallHandle(self.pool, future, prepared)
         else:
             pending = WatchedCallHandle(self.pool, future, prepared, watcher)
+        if self._keeper is not None:
+            pending.failed = self._failed
         pending.call_id = self.pool.submit(prepared.call, pending)
         return pending
+
+    def _failed(self, call: Call, call_id: int, outcome: Outcome) -> None:
+        logs.tell_end(call, call_id, outcome)
+        if self._keeper is not None and not logs.was_refused(outcome):
+            self._keeper.failed(call, call_id, outcome)

@@ -19,6 +19,7 @@ from typing import Protocol
 from .apps import App, AppService
 from .calls import Call, Sink
 from .stats import PoolStats
+from .watching import CallWatching
 
 
 class Backend(Protocol):
@@ -45,6 +46,12 @@ class Backend(Protocol):
         """Refuse new calls; True when all that were accepted have ended in time.
 
         Calls whose environments are still being made have been accepted.
+        """
+
+    def take_calls(self, taking: bool) -> bool:
+        """Refuse new calls, or take them again; what was accepted goes on, and nothing ends.
+
+        False when it drains or stops for good: that is not taken back.
         """
 
     async def stop(self, reason: str = ..., *, grace_s: float | None = None) -> None:
@@ -83,6 +90,10 @@ class Backend(Protocol):
 
     def stats(self) -> PoolStats:
         """The whole of it as it is now."""
+
+    @property
+    def watching(self) -> CallWatching | None:
+        """What looks into its calls; None: they cannot be looked into."""
 
     # Calls.
 

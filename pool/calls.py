@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from . import call_ids
+
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
@@ -126,6 +128,8 @@ class Call:
     fds: tuple[int, ...] = ()
     #: What to call it in stats and messages.
     label: str = "call"
+    #: What its caller calls it, if it brought a name.
+    request_id: str = ""
     #: Equal for calls of the same code: what one imported, the next finds preloaded.
     function_key: Hashable = None
     #: The source of the function that is its label, as JSON text, if its zygote may compile
@@ -207,6 +211,8 @@ class Receipt(NamedTuple):
     gpus: tuple[str, ...] = ()
     pid: int | None = None
     exit: str | None = None
+    #: Its number in this process; 0: it never was a call. Outside it has a name (`call_ids`).
+    call_id: int = 0
 
     @property
     def environment(self) -> str:
@@ -231,6 +237,7 @@ class Receipt(NamedTuple):
             # To the microsecond; `round` goes through text for that.
             seconds[phase] = int(value * 1e6 + 0.5) / 1e6
         return {
+            "call_id": f"{call_ids.prefix}-{self.call_id}" if self.call_id else None,
             "seconds": seconds,
             "peak_rss_mb": self.peak_rss_mb,
             "environment": provision.digest or None,

@@ -1,6 +1,6 @@
 """What a pool has to remember for its stats: outcomes, latencies, failures, and its own mistakes.
 
-Everything is bounded: the last so many latencies and failures, counters by cause.
+Everything is bounded: histograms, the last hour by the minute, the latest failures, counters by cause.
 """
 
 from __future__ import annotations
@@ -14,18 +14,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from .calls import Outcome, Receipt
+from .calls import Outcome
 from .errors import BY_NAME
-from .stats import EndedExitStats, ExitStats, FailureStats, LatencyStats, SupervisorStats
+from .histograms import Histogram, LastHour
+from .stats import (
+    EndedExitStats,
+    ExitStats,
+    FailureStats,
+    LatencyStats,
+    MinuteStats,
+    SupervisorStats,
+)
 
 _log = logging.getLogger(__name__)
 
-#: Calls whose latency is remembered, and failures.
-LATENCIES: Final = 2048
+#: Failures that are remembered.
 FAILURES: Final = 50
 _ERROR_TEXT: Final = 300
+#: Bytes of what a failed call wrote last.
+_LAST_LINES: Final = 1000
 #: In place of an end's name that is none of ours: user code wrote it to its worker's channel.
 OTHER: Final = "other"
+#: Of a receipt, in the order in which a call goes through them.
+PHASES: Final = ("resolve", "fetch", "build", "queue", "start", "run", "exit", "total")
 
 
 class Recorder:
@@ -37,38 +48,63 @@ class Recorder:
         self.refused = 0
         self.outcomes: Counter[str] = Counter()
         self._failures: deque[FailureStats] = deque(maxlen=FAILURES)
-        self._receipts: deque[Receipt] = deque(maxlen=LATENCIES)
+        self._phases = {name: Histogram() for name in PHASES}
+        self._add = tuple(self._phases[name].add for name in PHASES)
+        self._hour = LastHour()
+        self.origins: Counter[str] = Counter()
         self._exits_ended = 0
         self._exits: deque[EndedExitStats] = deque(maxlen=FAILURES)
         self._callback_errors = 0
         self._last_callback_error: str | None = None
 
-    def ended(self, label: str, outcome: Outcome) -> None:
+    def ended(self, call_id: int | None, label: str, outcome: Outcome) -> None:
         """Record the end of a call."""
-        self._receipts.append(outcome.receipt)
+        receipt = outcome.receipt
+        resolve, fetch, build, queue, start, run, leave, total = self._add
+        queue(receipt.queue_s)
+        if receipt.attempts:
+            start(receipt.start_s)
+            run(receipt.run_s)
+            leave(receipt.exit_s)
+        total(receipt.total_s)
+        provision = receipt.provision
+        if provision.origin not in ("base", ""):
+            self.origins[provision.origin] += 1
+            resolve(provision.resolve_s)
+            fetch(provision.fetch_s)
+            build(provision.build_s)
+        self._hour.add(time.time(), receipt.total_s, failed=outcome.error_type is not None)
         if outcome.error_type is None:
             self.calls += 1
             self.outcomes["ok"] += 1
         else:
-            self._failed(label, outcome, outcome.error_type)
+            self._failed(call_id, label, outcome, outcome.error_type)
 
-    def unprovided(self, label: str, outcome: Outcome) -> None:
+    def unprovided(self, call_id: int | None, label: str, outcome: Outcome) -> None:
         """The same of one whose environment could not be had; it took none of the pool's time."""
         if outcome.error_type is not None:
-            self._failed(label, outcome, outcome.error_type)
+            self.origins["failed"] += 1
+            self._hour.add(time.time(), 0.0, failed=True)
+            self._failed(call_id, label, outcome, outcome.error_type)
 
-    def _failed(self, label: str, outcome: Outcome, error_type: str) -> None:
-        known = error_type if error_type in BY_NAME else OTHER
+    def _failed(self, call_id: int | None, label: str, outcome: Outcome, error_type: str) -> None:
+        cause = error_type if error_type in BY_NAME else OTHER
+        if outcome.from_user:
+            cause = "UserException"
         self.calls += 1
-        self.outcomes["UserException" if outcome.from_user else known] += 1
+        self.outcomes[cause] += 1
         self._failures.append(
             FailureStats(
                 at=time.time(),
+                call=call_id,
                 label=label,
+                cause=cause,
                 error_type=error_type[:_ERROR_TEXT],
                 error=(outcome.error or "")[:_ERROR_TEXT],
+                last_lines=outcome.output[-_LAST_LINES:].decode("utf-8", "replace"),
                 run_s=round(outcome.receipt.run_s, 6),
                 pid=outcome.receipt.pid,
+                receipt=outcome.receipt.as_dict(),
             )
         )
 
@@ -112,16 +148,12 @@ class Recorder:
         return list(self._failures)
 
     def latency(self) -> dict[str, LatencyStats]:
-        """Percentiles by phase over the latest calls."""
-        receipts = list(self._receipts)
-        phases = {
-            "queue": [one.queue_s for one in receipts],
-            "start": [one.start_s for one in receipts],
-            "run": [one.run_s for one in receipts],
-            "exit": [one.exit_s for one in receipts],
-            "total": [one.total_s for one in receipts],
-        }
-        return {phase: _percentiles(seconds) for phase, seconds in phases.items() if seconds}
+        """Seconds by phase; phases that no call had are left out."""
+        return {phase: one.stats() for phase, one in self._phases.items() if one.count}
+
+    def last_hour(self) -> list[MinuteStats]:
+        """Calls by the minute in which they ended, oldest first."""
+        return self._hour.stats(time.time())
 
     def supervisor(self) -> SupervisorStats:
         """This process, measured now."""
@@ -151,14 +183,3 @@ def _open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
     except OSError:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _percentiles(seconds: list[float]) -> LatencyStats:
-    ordered = sorted(seconds)
-
-    def at(fraction: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(fraction * len(ordered)))], 6)
-
-    return LatencyStats(
-        count=len(ordered), p50_s=at(0.5), p90_s=at(0.9), p99_s=at(0.99), max_s=at(1.0)
-    )

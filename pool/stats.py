@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,8 @@ class ZygoteStats:
     workers: int
     starts: int
     last_failure: str | None
+    #: Its share of memory (PSS); only the admin listener measures it.
+    pss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,26 +149,52 @@ class StuckStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BucketStats:
+    """How many took no longer than ``le_s`` seconds; ``None`` is no limit."""
+
+    le_s: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyStats:
-    """Seconds of the last calls in one phase."""
+    """Seconds of all calls in one phase since the start; percentiles are exact to their bucket."""
 
     count: int
+    sum_s: float
     p50_s: float
     p90_s: float
+    p95_s: float
     p99_s: float
     max_s: float
+    buckets: list[BucketStats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinuteStats:
+    """Calls that ended in one minute, which began ``at`` (seconds since 1970)."""
+
+    at: float
+    calls: int
+    failed: int
+    p50_s: float
+    p95_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureStats:
-    """One recent failure."""
+    """One recent failure. ``cause`` is one of the outcomes; ``last_lines`` ends what was written."""
 
     at: float
+    call: int | None
     label: str
+    cause: str
     error_type: str
     error: str
+    last_lines: str
     run_s: float
     pid: int | None
+    receipt: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +257,27 @@ class AppWorkerStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IsolatedStats:
+    """Requests of an app that run each in a process of their own."""
+
+    waiting: int
+    running: int
+    served: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourStats:
+    """What an app is told of the other resources of its project."""
+
+    #: Addresses that are known.
+    endpoints: int
+    #: Seconds since the platform last answered; null: never.
+    age_s: float | None
+    #: Why it did not answer the last time it was asked.
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppStats:
     """One deployed app."""
 
@@ -238,6 +288,13 @@ class AppStats:
     workers: list[AppWorkerStats]
     deaths: int
     last_death: str | None
+    #: Whether another one took its place, and it only finishes what it has.
+    retiring: bool
+    isolated: IsolatedStats
+    #: What is to be said of it, such as why the last reload came to nothing.
+    note: str | None
+    #: Where its other resources are served; null where nobody asks.
+    neighbours: NeighbourStats | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +317,10 @@ class PoolStats:
     calls: int
     outcomes: dict[str, int]
     latency: dict[str, LatencyStats]
+    #: Calls of the last hour by the minute; minutes without any are left out.
+    last_hour: list[MinuteStats]
+    #: How often calls found their environment where: ``memo``, ``disk``, ``built`` and so on.
+    environment_origins: dict[str, int]
     recent_failures: list[FailureStats]
     exits: ExitStats
     supervisor: SupervisorStats

@@ -15,6 +15,8 @@ from typing import Any, Final
 from flashpool.envs import Spec, SpecRefused
 from flashpool.envs.resolving.spec import normalise
 from flashpool.envs.settings import REFERENCE_KINDS
+from flashpool.frontends import schema
+from flashpool.frontends.call_builder import Defaults
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, CallLimits, Codec, Outcome
@@ -185,6 +187,15 @@ def run(
         spec=Spec(requirements=requirements) if requirements else None,
         limits=CallLimits(run_s=timeout_s, memory_mb=memory_mb),
     )
+    return asyncio.run(_run(Supervisor(config, settings.to_env_settings()), call, request))
+
+
+def run_again(body: bytes, label: str, settings: Settings) -> Outcome:
+    """Run a request that a server had, in a pool of its own, as that would."""
+    decoded, body, _ = schema.decode(body)
+    call = Defaults(result_limit=None, concurrency=1).call_of(decoded, body)
+    config = replace(settings.to_pool_config(), slots=1, max_spares=1)
+    request = Request(function=label, folder="", body=body)
     return asyncio.run(_run(Supervisor(config, settings.to_env_settings()), call, request))
 
 

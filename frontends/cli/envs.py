@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 FAILED: Final = 1
 _SHORT: Final = 12
+#: Characters of the names of packages in a list.
+_NAMES: Final = 60
 _MB: Final = 1024 * 1024
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -70,7 +72,7 @@ def list_(settings: Settings, as_json: bool) -> None:
         (
             row.digest[:_SHORT],
             row.mode,
-            str(row.packages),
+            _named(row.packages, row.names),
             _size(row.bytes),
             _ago(row.last_used),
             str(row.users),
@@ -266,6 +268,12 @@ def _finish(built: Iterable[Built]) -> None:
 
 def _progress(line: str) -> None:
     click.secho(line, dim=True, err=True)
+
+
+def _named(packages: int, names: tuple[str, ...]) -> str:
+    """How many there are, and which, as far as a cell takes."""
+    text = ", ".join(names)
+    return f"{packages}: {text if len(text) <= _NAMES else text[:_NAMES] + ' ...'}"
 
 
 def _print_error(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from . import admin, calls, replay
 from .envs import SETTINGS, envs
 from .inject import inject
 
@@ -53,7 +54,11 @@ def main(context: click.Context) -> None:
 
 
 main.add_command(envs)
+main.add_command(admin.health)
+main.add_command(admin.stats)
 main.add_command(inject)
+for _command in (calls.ps, calls.logs, calls.stack, calls.cancel, calls.top, replay.replay):
+    main.add_command(_command)
 
 
 @main.group()
@@ -75,7 +80,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
     # Until the server minds its signals itself: nothing runs that would need a drain.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from flashpool.frontends import modes
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
@@ -108,7 +113,7 @@ def serve_app(target: Path, resource: str, host: str | None, port: int | None) -
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     import os
 
     from flashpool.frontends.apps.by_hand import chosen_resource, contract_by_hand
@@ -157,7 +162,7 @@ def serve_qb(flags: tuple[str, ...]) -> None:
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format, queue=True)
     from flashpool.frontends import modes
     from flashpool.frontends.exposure import OpenServerError
     from flashpool.frontends.http_server.listener import ListenError
@@ -196,7 +201,7 @@ def serve_auto(context: click.Context) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
-    _configure_log(settings.log_level)
+    _configure_log(settings.log_level, settings.log_format)
     from flashpool.frontends import auto, modes
     from flashpool.frontends.apps.errors import AppError
 
@@ -293,12 +298,18 @@ def check(target: Path, resource: str) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
-def settings(as_json: bool) -> None:
+@click.option("--changed", is_flag=True, help="Only those that are not at their default.")
+def settings(as_json: bool, changed: bool) -> None:
     """List every setting: value, where it came from, default, meaning."""
     values = _settings()
     from . import settings_table
 
-    click.echo(settings_table.as_json(values) if as_json else settings_table.as_table(values))
+    if as_json:
+        click.echo(settings_table.as_json(values, changed=changed))
+    elif changed and not settings_table.chosen(values, changed=True):
+        click.echo("Every setting is at its default.")
+    else:
+        click.echo(settings_table.as_table(values, changed=changed))
 
 
 def _settings(**given: str | int | None) -> Settings:
@@ -342,10 +353,10 @@ def _die(message: str) -> NoReturn:
     sys.exit(CANNOT_START)
 
 
-def _configure_log(level: str) -> None:
+def _configure_log(level: str, form: str = "text", *, queue: bool = False) -> None:
     from flashpool.frontends.logs import configure_log, quieten_uvicorn
 
-    configure_log(level)
+    configure_log(level, form, queue=queue)
     quieten_uvicorn()
 
 
@@ -355,21 +366,23 @@ def _print_from_threads() -> None:
     print_from_threads()
 
 
-def _announce_app(name: str, sock: socket.socket, admin: socket.socket) -> None:
+def _announce_app(name: str, sock: socket.socket, admin: socket.socket | None) -> None:
+    from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url
     from flashpool.frontends.lb.banner import app_banner
 
-    click.echo(app_banner(_version(), name, url(sock), url(admin)), err=True)
+    click.echo(app_banner(_version(), name, url(sock), stats_url(admin)), err=True)
 
 
-def _announce(settings: Settings, sock: socket.socket, admin: socket.socket) -> None:
+def _announce(settings: Settings, sock: socket.socket, admin: socket.socket | None) -> None:
     import os
 
     from flashpool.frontends import modes
+    from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url
     from flashpool.frontends.lb.banner import banner
 
     if resource := modes.resource(os.environ):
         _announce_app(resource, sock, admin)
         return
-    click.echo(banner(settings, _version(), url(sock), url(admin)), err=True)
+    click.echo(banner(settings, _version(), url(sock), stats_url(admin)), err=True)

@@ -20,7 +20,20 @@ _FILE_WIDTH: Final = 80
 _TABLE_WIDTH: Final = 110
 
 
-def as_json(settings: Settings) -> str:
+def chosen(settings: Settings, *, changed: bool) -> dict[str, Setting]:
+    """All rows by field name; or those only whose value is not the default's."""
+    rows = table()
+    if not changed:
+        return rows
+    return {
+        name: row
+        for name, row in rows.items()
+        if settings.origins[name] != "default"
+        and getattr(settings, name) != row.kind.parse(row.default())
+    }
+
+
+def as_json(settings: Settings, *, changed: bool = False) -> str:
     """An object: variable -> value, default, origin, meaning, accepted values."""
     rows = {
         variable(name): {
@@ -30,23 +43,23 @@ def as_json(settings: Settings) -> str:
             "meaning": row.meaning,
             "accepts": row.kind.accepts,
         }
-        for name, row in table().items()
+        for name, row in chosen(settings, changed=changed).items()
     }
     return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode()
 
 
-def as_table(settings: Settings) -> str:
+def as_table(settings: Settings, *, changed: bool = False) -> str:
     """Rows to read, in colour on a terminal; a list where the terminal is narrow."""
     terminal = Console()
     width = terminal.width if terminal.is_terminal else _FILE_WIDTH
     if width < _TABLE_WIDTH:
-        return as_list(settings, width)
+        return as_list(settings, width, changed=changed)
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     rows.add_column("variable", no_wrap=True)
     for heading in ("value", "default", "from"):
         rows.add_column(heading, overflow="fold")
     rows.add_column("what it does", ratio=1)
-    for name, row in table().items():
+    for name, row in chosen(settings, changed=changed).items():
         origin = settings.origins[name]
         rows.add_row(
             variable(name),
@@ -61,10 +74,10 @@ def as_table(settings: Settings) -> str:
     return text.getvalue().rstrip()
 
 
-def as_list(settings: Settings, width: int) -> str:
+def as_list(settings: Settings, width: int, *, changed: bool = False) -> str:
     """A paragraph for each setting."""
     parts = []
-    for name, row in table().items():
+    for name, row in chosen(settings, changed=changed).items():
         value, origin = _shown(_value(settings, name, row)), settings.origins[name]
         of = "the default" if origin == "default" else f"from {origin}; default: {row.default()}"
         meaning = f"{row.meaning} Accepted: {row.kind.accepts}."

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["SameMachine"]
+__all__ = ["SameMachine", "is_local"]
 
 Message = MutableMapping[str, Any]
 App = Callable[
@@ -55,7 +55,7 @@ def _refusal(headers: Iterable[tuple[bytes, bytes]], loopback: bool) -> str:
     """Why a request is not answered; empty where it is."""
     found = {name: value.decode("latin-1") for name, value in headers}
     host = found.get(b"host", "")
-    if loopback and host and not _is_local(host):
+    if loopback and host and not is_local(host):
         return (
             "this port is served to this machine only, and the request names another Host; "
             "ask for 127.0.0.1 or localhost"
@@ -66,7 +66,8 @@ def _refusal(headers: Iterable[tuple[bytes, bytes]], loopback: bool) -> str:
     return ""
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether a ``Host`` header names this machine."""
     with contextlib.suppress(ValueError):
         name = urlsplit(f"//{host}").hostname or ""
         if name == "localhost" or name.endswith(".localhost"):

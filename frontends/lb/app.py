@@ -22,9 +22,11 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from flashpool.frontends import responses
 from flashpool.frontends.admin import Admin
+from flashpool.frontends.http_server.access_log import logged
 from flashpool.frontends.responses import Answer
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
+from flashpool.pool import call_ids
 from flashpool.pool.errors import (
     FlashpoolError,
     PayloadTooLarge,
@@ -59,28 +61,39 @@ class Execute:
         """One request."""
         service = self._service
         exchange = self._exchanges.open(receive)
+        request_id = b""
         try:
             headers = dict(scope["headers"])
+            if b"x-request-id" in headers and call_ids.GIVEN_BYTES.fullmatch(
+                headers[b"x-request-id"]
+            ):
+                request_id = headers[b"x-request-id"]
             self._authorize(headers)
             body = await self._read(headers, receive)
             exchange.received = True
-            exchange.pending = call = service.submit(service.prepare(body))
+            exchange.pending = call = service.submit(
+                service.prepare(body, request_id=request_id.decode())
+            )
+            if not request_id:
+                request_id = b"%b-%d" % (call_ids.prefix.encode(), call.call_id)
             answer = service.answer(await call.outcome)
             # A connection that is kept would bring the next request to a server that is leaving.
-            await _respond(send, answer, close=service.pool.draining)
+            await _respond(send, answer, request_id, close=service.pool.draining)
         except ClientGone:
             return
         except (PayloadTooLarge, Unauthorized) as error:
-            await _respond_and_linger(receive, send, responses.of_error(error))
+            await _respond_and_linger(receive, send, responses.of_error(error), _named(request_id))
         except FlashpoolError as error:
-            await _respond(send, responses.of_error(error), close=service.pool.draining)
+            await _respond(
+                send, responses.of_error(error), _named(request_id), close=service.pool.draining
+            )
         except asyncio.CancelledError:
             if exchange.cut is None:
                 raise
             if exchange.cut is Cut.GONE:
                 return
             late = Timeout("The request did not arrive within the limit", phase="receive")
-            await _respond(send, responses.of_error(late, 408), close=True)
+            await _respond(send, responses.of_error(late, 408), _named(request_id), close=True)
         finally:
             self._exchanges.close(exchange)
 
@@ -142,8 +155,22 @@ class Health:
         await _respond(send, Answer(status, body), close=self._service.pool.draining)
 
 
-async def _respond(send: Send, answer: Answer, *, close: bool = False, finish: bool = True) -> None:
+def _named(request_id: bytes) -> bytes:
+    """The id of a request that may not have become a call: a number is drawn for it then."""
+    return request_id or call_ids.name_of(next(call_ids.numbers)).encode()
+
+
+async def _respond(
+    send: Send,
+    answer: Answer,
+    request_id: bytes = b"",
+    *,
+    close: bool = False,
+    finish: bool = True,
+) -> None:
     headers = [(b"content-type", b"application/json")]
+    if request_id:
+        headers.append((b"x-request-id", request_id))
     if answer.status != 204:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     if answer.retry_after is not None:
@@ -156,9 +183,11 @@ async def _respond(send: Send, answer: Answer, *, close: bool = False, finish: b
     await send({"type": "http.response.body", "body": answer.body, "more_body": not finish})
 
 
-async def _respond_and_linger(receive: Receive, send: Send, answer: Answer) -> None:
+async def _respond_and_linger(
+    receive: Receive, send: Send, answer: Answer, request_id: bytes
+) -> None:
     """Answer now, then read on for a moment before the connection is closed."""
-    await _respond(send, answer, close=True, finish=False)
+    await _respond(send, answer, request_id, close=True, finish=False)
     try:
         await asyncio.wait_for(_discard(receive), LINGER_S)
     except asyncio.TimeoutError:
@@ -192,7 +221,11 @@ class LiveApp(FastAPI):
     """
 
     def __init__(
-        self, direct: Mapping[tuple[str, str], ASGIApp], lifespan: Lifespan[FastAPI]
+        self,
+        direct: Mapping[tuple[str, str], ASGIApp],
+        lifespan: Lifespan[FastAPI],
+        *,
+        access_log: bool,
     ) -> None:
         # No docs: whoever may call it has the contract.
         super().__init__(
@@ -203,6 +236,7 @@ class LiveApp(FastAPI):
             exception_handlers={404: _not_served, 405: _not_served},
         )
         self._direct = direct
+        self._access_log = access_log
         for path in {path for _, path in direct}:
             methods = [method for method, other in direct if other == path]
             # Reached for other methods only, which the router answers with 405.
@@ -211,6 +245,8 @@ class LiveApp(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the lifespan."""
         if scope["type"] == "http":
+            if self._access_log:
+                send = logged(scope, send)
             route = self._direct.get((scope["method"], scope["path"]))
             if route is not None:
                 return await route(scope, receive, send)
@@ -237,4 +273,4 @@ def create_app(service: Service, settings: Settings, admin: Admin | None = None)
     direct: dict[tuple[str, str], ASGIApp] = {("POST", "/execute"): Execute(service, settings)}
     for path in ("/ping", "/health"):
         direct["GET", path] = direct["HEAD", path] = health
-    return LiveApp(direct, lifespan)
+    return LiveApp(direct, lifespan, access_log=settings.access_log)

@@ -15,23 +15,23 @@ _EXAMPLE: Final = {
 }
 
 
-def banner(settings: Settings, version: str, address: str, admin_address: str) -> str:
+def banner(settings: Settings, version: str, address: str, stats_address: str) -> str:
     """The text, ready to print."""
     slots = "1 slot" if settings.slots == 1 else f"{settings.slots} slots"
     token = "; every call needs the token" if settings.token else ""
     return "\n".join(
         (
             f"flashpool {version}: live calls on {address}, {slots}, {settings.base_python}{token}",
-            f"stats: {admin_address}/stats",
+            f"stats: {stats_address}",
             "try:",
             f"  {example(settings, address)}",
         )
     )
 
 
-def app_banner(version: str, name: str, address: str, admin_address: str) -> str:
+def app_banner(version: str, name: str, address: str, stats_address: str) -> str:
     """The same of a deployed app."""
-    return f"flashpool {version}: the app {name} on {address}\nstats: {admin_address}/stats"
+    return f"flashpool {version}: the app {name} on {address}\nstats: {stats_address}"
 
 
 def example(settings: Settings, address: str) -> str:

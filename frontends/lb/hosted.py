@@ -29,11 +29,12 @@ from starlette.types import ASGIApp
 from flashpool.envs import StoreUnavailable
 from flashpool.envs.store.locations import check_volume
 from flashpool.frontends import modes
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, stats_url
+from flashpool.frontends.admin.listener import open_socket
 from flashpool.frontends.apps.preparation import AppSource
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_admin, check_open
-from flashpool.frontends.http_server.listener import bind, url
+from flashpool.frontends.http_server.listener import bind
 from flashpool.frontends.http_server.side_listener import SideListener, WithoutLife
 from flashpool.frontends.log_writer import print_from_threads, wait_for_readers
 from flashpool.frontends.logs import configure_log
@@ -41,6 +42,7 @@ from flashpool.frontends.server_process import (
     TooFewDescriptors,
     give_way,
     harden,
+    has_terminal,
     raise_descriptors,
     stop_signals,
 )
@@ -78,7 +80,7 @@ def create_hosted_app() -> ASGIApp:
         # uvicorn would print the traceback of an exception around it.
         raise SystemExit(f"Error: {error}") from None
     print_from_threads()
-    configure_log(settings.log_level)
+    configure_log(settings.log_level, settings.log_format)
     for sentence in oddities:
         _log.warning(sentence)
     harden()
@@ -87,12 +89,21 @@ def create_hosted_app() -> ASGIApp:
     if mode is modes.Mode.LIVE_BALANCED:
         app = create_app(service, settings)
         what = f"Live calls, on slots: {settings.slots}"
-        _surround(app.router, app, service, settings, what)
+        _surround(app.router, app, service, Served.of(service, settings, "live"), what)
         return app
     resource = modes.resource(os.environ)
     endpoint = DeployedEndpoint(service, settings, AppSource(settings, os.environ, resource))
-    _surround(endpoint, endpoint, service, settings, f"The app {resource}")
+    served = Served.of(service, settings, "app")
+    _surround(endpoint, endpoint, service, served, f"The app {resource}")
     return endpoint
+
+
+class _Side(Protocol):
+    """A listener beside the server's."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 class _Living(Protocol):
@@ -101,24 +112,22 @@ class _Living(Protocol):
     lifespan_context: Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
-def _surround(
-    living: _Living, app: ASGIApp, service: Service, settings: Settings, what: str
-) -> None:
-    inner = living.lifespan_context
+def _surround(living: _Living, app: ASGIApp, service: Service, served: Served, what: str) -> None:
+    inner, settings = living.lifespan_context, served.settings
 
     @asynccontextmanager
     async def lifespan(of: Any) -> AsyncIterator[None]:
         # Bound here: a process that only imports the application has no business with ports.
-        sock = await asyncio.to_thread(bind_admin, settings)
+        sock = await asyncio.to_thread(open_socket, settings)
         probes = await asyncio.to_thread(_bind_probes, settings)
-        _log.info("%s; stats: %s/stats", what, url(sock))
-        sides: list[SideListener] = [Admin(service.pool, settings, sock)]
+        _log.info("%s; stats: %s", what, stats_url(sock))
+        sides: list[_Side] = [Admin(served, sock)]
         sides += [SideListener(WithoutLife(app), settings, one) for one in probes]
         async with inner(of):
             for side in sides:
                 await side.start()
             try:
-                with _minding_signals(service, settings.drain_s):
+                with _minding_signals(service, settings.drain_s, living):
                     yield
             finally:
                 for side in sides:
@@ -138,11 +147,19 @@ def _bind_probes(settings: Settings) -> list[socket.socket]:
 
 
 @contextlib.contextmanager
-def _minding_signals(service: Service, drain_s: float) -> Iterator[None]:
-    """Have the first signal begin a drain, and the second cut it, beside what they do anyway."""
-    loop, shutdown = asyncio.get_running_loop(), Shutdown(service, drain_s)
+def _minding_signals(service: Service, drain_s: float, living: _Living) -> Iterator[None]:
+    """Have the first signal begin a drain, and the second cut it, beside what they do anyway.
+
+    One that has a deployed app loaded anew does that, and nothing else.
+    """
+    deployed = living if isinstance(living, DeployedEndpoint) else None
+    what = "call" if deployed is None else "request"
+    loop, shutdown = asyncio.get_running_loop(), Shutdown(service, drain_s, what=what)
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP and deployed is not None and not has_terminal():
+            loop.call_soon_threadsafe(deployed.restarts_at, signum)
+            return
         loop.call_soon_threadsafe(shutdown.on_signal, signal.Signals(signum).name)
         before[signum](signum, frame)
 

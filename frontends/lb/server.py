@@ -24,7 +24,8 @@ from typing import Protocol
 from starlette.types import ASGIApp
 
 from flashpool.frontends import modes
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, bind_admin
+from flashpool.frontends.admin.served import Mode
 from flashpool.frontends.apps.preparation import AppSource
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import check_admin, check_open
@@ -50,11 +51,17 @@ class LbServer(Listener):
     """A listener whose first signal begins a drain, and whose second cuts it."""
 
     def __init__(
-        self, app: ASGIApp, service: Service, settings: Settings, on_start: Callable[[], None]
+        self,
+        app: ASGIApp,
+        service: Service,
+        settings: Settings,
+        on_start: Callable[[], None],
     ) -> None:
-        super().__init__(app, settings)
+        self._deployed = app if isinstance(app, DeployedEndpoint) else None
+        super().__init__(app, settings, websockets=self._deployed is not None)
         self._on_start = on_start
-        self._shutdown = Shutdown(service, settings.drain_s, self._exit)
+        what = "call" if self._deployed is None else "request"
+        self._shutdown = Shutdown(service, settings.drain_s, self._exit, what=what)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
@@ -77,7 +84,8 @@ class LbServer(Listener):
                 signal.signal(signum, handler)
 
     def _on_signal(self, signum: int) -> None:
-        self._shutdown.on_signal(signal.Signals(signum).name)
+        if self._deployed is None or not self._deployed.restarts_at(signum):
+            self._shutdown.on_signal(signal.Signals(signum).name)
 
     def _exit(self) -> None:
         # Not before: the clients of cancelled calls hear of it while the listener is open.
@@ -86,7 +94,7 @@ class LbServer(Listener):
 
 def serve_lb(
     settings: Settings,
-    announce: Callable[[socket.socket, socket.socket], None],
+    announce: Callable[[socket.socket, socket.socket | None], None],
     *,
     port_setting: str = "FLASHPOOL_PORT",
 ) -> None:
@@ -99,13 +107,13 @@ def serve_lb(
         serve_app(settings, source, announce, port_setting=port_setting)
         return
     check_open(settings)
-    _run(settings, partial(create_app, settings=settings), announce, port_setting)
+    _run(settings, partial(create_app, settings=settings), "live", announce, port_setting)
 
 
 def serve_app(
     settings: Settings,
     source: AppSource,
-    announce: Callable[[socket.socket, socket.socket], None],
+    announce: Callable[[socket.socket, socket.socket | None], None],
     *,
     port_setting: str = "FLASHPOOL_PORT",
 ) -> None:
@@ -114,6 +122,7 @@ def serve_app(
     _run(
         settings,
         partial(DeployedEndpoint, settings=settings, source=source),
+        "app",
         announce,
         port_setting,
     )
@@ -126,7 +135,8 @@ class _MakeApp(Protocol):
 def _run(
     settings: Settings,
     make_app: _MakeApp,
-    announce: Callable[[socket.socket, socket.socket], None],
+    mode: Mode,
+    announce: Callable[[socket.socket, socket.socket | None], None],
     port_setting: str,
 ) -> None:
     raise_descriptors(settings)
@@ -139,17 +149,18 @@ def _run(
         admin_sock = stack.enter_context(bind_admin(settings))
         harden()
         give_way()
-        run_loop(_serve(settings, make_app, socks, admin_sock, announce))
+        run_loop(_serve(settings, make_app, mode, socks, admin_sock, announce))
 
 
 async def _serve(
     settings: Settings,
     make_app: _MakeApp,
+    mode: Mode,
     socks: list[socket.socket],
-    admin_sock: socket.socket,
-    announce: Callable[[socket.socket, socket.socket], None],
+    admin_sock: socket.socket | None,
+    announce: Callable[[socket.socket, socket.socket | None], None],
 ) -> None:
     service = make_service(settings, settings.result_limit_mb * 1024 * 1024)
-    app = make_app(service, admin=Admin(service.pool, settings, admin_sock))
+    app = make_app(service, admin=Admin(Served.of(service, settings, mode), admin_sock))
     server = LbServer(app, service, settings, lambda: announce(socks[0], admin_sock))
     await server.serve(sockets=socks)

@@ -28,7 +28,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Final
 
-from .disk import Disk
+from flashpool.frontends.disk import Disk
+
 from .outbox import JobReport, Outbox
 from .platform_posts import UNKNOWN_LIMIT, PlatformPosts, Verdict
 from .waiting import News

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flashpool.frontends import modes
-from flashpool.frontends.admin import Admin, bind_admin
+from flashpool.frontends.admin import Admin, Served, stats_url
+from flashpool.frontends.admin.listener import open_socket
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_admin, is_loopback
-from flashpool.frontends.http_server.listener import url
 from flashpool.frontends.server_process import harden, raise_descriptors
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
@@ -92,14 +92,14 @@ class Queue:
 
         serves_api = flags.rp_serve_api or _is_realtime()
         if serves_api or (sdk.has_queue() and not flags.test_input):
-            self._admin_socket = bind_admin(self._settings)
-            where = url(self._admin_socket)
+            self._admin_socket = open_socket(self._settings)
+            where = stats_url(self._admin_socket)
             if self._is_deployed:
                 resource = modes.resource(os.environ)
-                _log.info("Jobs of the resource %s; stats: %s/stats", resource, where)
+                _log.info("Jobs of the resource %s; stats: %s", resource, where)
             else:
                 slots = self._settings.slots
-                _log.info("Live jobs, on slots: %d; stats: %s/stats", slots, where)
+                _log.info("Live jobs, on slots: %d; stats: %s", slots, where)
         local = LocalHandler(self._settings, self._open)
         try:
             sdk.start(
@@ -119,7 +119,8 @@ class Queue:
 
         service = make_service(self._settings, result_limit(self._settings))
         sock = self._admin_socket
-        admin = None if sock is None else Admin(service.pool, self._settings, sock)
+        served = Served.of(service, self._settings, "queue")
+        admin = None if sock is None else Admin(served, sock)
         return self._runner(service), admin
 
     def _runner(self, service: Service) -> JobRunner:

@@ -102,7 +102,9 @@ class JobRun:
     async def _outcome(self) -> Outcome:
         if self._cut is not None:
             raise self._cut
-        prepared = self._service.prepare(self._body(), stream=self.items is not None)
+        prepared = self._service.prepare(
+            self._body(), stream=self.items is not None, request_id=self.job.id
+        )
         call, asked_s = self._limited(prepared.call)
         if call.spec is None:
             self.environment_ready()

@@ -20,12 +20,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from flashpool.frontends.disk import Disk
 from flashpool.frontends.responses import outcome_of
 from flashpool.frontends.service import Service
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import FlashpoolError, ResultTooLarge, WorkerCrashed
 
-from .disk import Disk
 from .outbox import JobReport
 from .spill import Spill
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 _YES: Final = {"1", "true", "yes", "on"}
 _NO: Final = {"0", "false", "no", "off"}
@@ -149,6 +150,13 @@ def _path(text: str) -> str:
     return path
 
 
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("no such URL")
+    return text.rstrip("/")
+
+
 def _word(text: str) -> str:
     return "" if text.lower() == "none" else text
 
@@ -162,6 +170,7 @@ def _token(text: str) -> str:
     return text
 
 
+URL: Final = Kind(parse=_url, accepts="the URL of a server: http:// or https://")
 TEXT: Final = Kind(parse=str, accepts="a host name or address")
 TOKEN: Final = Kind(parse=_token, accepts="printable ASCII without blanks, or none")
 WORD: Final = Kind(parse=_word, accepts="text, or none")

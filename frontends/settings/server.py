@@ -32,8 +32,31 @@ class Listening:
         "no",
         "Serve on a non-loopback address without a token: whoever reaches it runs code here.",
     )
-    admin_host: str = setting(kind.TEXT, "127.0.0.1", "Address of the admin listener (/stats).")
-    admin_port: int = setting(kind.PORT, "8001", "Port of the admin listener; 0 picks a free one.")
+    admin_host: str = setting(
+        kind.TEXT,
+        "127.0.0.1",
+        "Address of the admin listener (figures, probes, a page). One that other machines reach "
+        "needs FLASHPOOL_ADMIN_TOKEN.",
+    )
+    admin_port: int | None = setting(
+        kind.optional(kind.PORT),
+        "8001",
+        "Port of the admin listener; 0 picks a free one, none switches it off.",
+    )
+    admin_token: str = setting(
+        kind.TOKEN,
+        "none",
+        "Bearer token of the admin listener, for everything that changes something or shows what "
+        "calls wrote, and for figures where other machines reach it. none: one is made at the "
+        "start and kept in the state directory.",
+        secret=True,
+    )
+    admin_url: str | None = setting(
+        kind.optional(kind.URL),
+        "none",
+        "Admin listener that commands ask, such as http://10.0.0.7:8001; none: the one of the "
+        "server that runs here.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +97,28 @@ class Log:
         kind.choice("DEBUG", "INFO", "WARNING", "ERROR"),
         "INFO",
         "Level of the server's log, and of the root logger in calls.",
+    )
+    log_format: str = setting(
+        kind.choice("auto", "text", "json", "runpod"),
+        "auto",
+        "Form of the server's log: text for people, json for machines, runpod as the platform's SDK "
+        "writes; auto is runpod for jobs of the platform's queue, else text.",
+    )
+    log_output_kb_s: int = setting(
+        kind.integer(0, 1_000_000),
+        "0",
+        "KiB a second of what each call writes that the log of serve lb repeats, tagged with the "
+        "call; 0 repeats nothing.",
+    )
+    keep_failed_mb: int = setting(
+        kind.integer(0, 1_000_000),
+        "0",
+        "MiB of requests of failed calls that are kept for flashpool replay, on the volume or in the "
+        "state directory; the oldest go first. 0 keeps none: arguments may hold secrets.",
+    )
+    keep_failed_s: float = setting(
+        kind.seconds(), "604800", "Seconds for which such a request is kept."
+    )
+    access_log: bool = setting(
+        kind.BOOLEAN, "no", "Log each request of clients: method, path, status, bytes, seconds."
     )

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from flashpool.envs import EnvSettings
 
 PREFIX: Final = "FLASHPOOL_"
+#: Behind the name of a secret's variable: a file that holds it instead, as orchestrators mount them.
+FILE: Final = "_FILE"
+_MOST_IN_FILE: Final = 64 * 1024
 _Number = TypeVar("_Number", int, float)
 
 
@@ -86,7 +89,11 @@ class Settings(
         origins: dict[str, str] = {}
         problems: list[str] = []
         for name, row in table().items():
-            text, origins[name] = _text_of(name, row, environ)
+            try:
+                text, origins[name] = _text_of(name, row, environ)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
             try:
                 values[name] = row.kind.parse(text)
             except ValueError as error:
@@ -197,6 +204,7 @@ def unknown(environ: Mapping[str, str] | None = None) -> list[str]:
     """A sentence for each ``FLASHPOOL_*`` variable that is no setting."""
     environ = os.environ if environ is None else environ
     known = {variable(name) for name in table()}
+    known |= {variable(name) + FILE for name, row in table().items() if row.secret}
     return [
         f"{name} is not a setting and changes nothing{_hint(name, known)}"
         for name in sorted(environ)
@@ -217,11 +225,26 @@ def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, 
     """The text to parse, and its origin."""
     if given := environ.get(variable(name), "").strip():
         return given, "environment"
+    if row.secret and (path := environ.get(variable(name) + FILE, "").strip()):
+        return _text_in(variable(name) + FILE, path), "environment"
     if row.also and (given := environ.get(row.also, "").strip()):
         return given, row.also
     if _on_pod(environ) and (text := row.pod(environ)):
         return text, "pod"
     return row.default(), "default"
+
+
+def _text_in(name: str, path: str) -> str:
+    """A secret that is in a file; a line's end behind it is none of it."""
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            text = file.read(_MOST_IN_FILE).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}={path!r} cannot be read ({error})") from error
+    if not text:
+        # An empty file would mean that nothing is guarded.
+        raise ValueError(f"{name}={path!r} is empty; accepted: a file that holds the value")
+    return text
 
 
 def _problem(name: str, row: Setting, text: str, origin: str, error: ValueError) -> str:

@@ -20,7 +20,7 @@ from typing import Final
 #: Never matched by a pattern.
 SECRETS: Final = (
     *("RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_*"),
-    *("FLASHPOOL_TOKEN", "FLASHPOOL_VOLUME_KEY"),
+    *("FLASHPOOL_TOKEN", "FLASHPOOL_ADMIN_TOKEN", "FLASHPOOL_VOLUME_KEY"),
     # They may hold passwords.
     *("FLASHPOOL_INDEX_URL", "FLASHPOOL_EXTRA_INDEX_URLS"),
 )

@@ -1,7 +1,7 @@
-"""``python -I -S boot.py CONTROL_FD SUPERVISOR_PID DESCRIPTORS FILES``: become a zygote.
+"""``python -I -S boot.py CONTROL_FD SUPERVISOR_PID DESCRIPTORS FILES STACKS_FD``: become a zygote.
 
 ``DESCRIPTORS`` is the soft limit of open files to have; 0: the one that it finds. ``FILES`` names
-the directories of its calls.
+the directories of its calls; ``STACKS_FD`` is the file of `stack_dumps`.
 
 This folder is made importable as the package ``_flashpool`` without going on
 ``sys.path``, where a file of ours could shadow a module of the user's.
@@ -22,4 +22,4 @@ if int(sys.argv[3]):
 
 from _flashpool.fork_server import zygote
 
-zygote.main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[4])
+zygote.main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[4], int(sys.argv[5]))

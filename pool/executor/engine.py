@@ -30,6 +30,7 @@ from flashpool.pool.errors import PoolClosed
 from flashpool.pool.limits import SECONDS_MAX
 
 from . import interpreter_exit, tracebacks
+from .attachments import Attachments
 from .stopping import OpenCalls
 from .tasks import Task
 from .thread_handoff import Deliveries, Inbox
@@ -65,6 +66,8 @@ class Engine:
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
+        #: What else lives on the loop, as long as the backend does.
+        self.attachments = Attachments(self._loop, backend)
         self._inbox = Inbox(self._loop)
         self._deliveries = Deliveries(self._loop)
         self._finish = asyncio.Event()
@@ -296,6 +299,7 @@ class Engine:
             reason = self._stop_reason or "the pool is shut down"
             await self._backend.stop(reason, grace_s=self._stop_grace_s)
             await asyncio.gather(*self._hastening)
+            await self.attachments.stop_all()
 
     def _end(self, failure: BaseException) -> None:
         with self._lock:

@@ -17,12 +17,13 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from flashpool import envs
-from flashpool.envs import EnvironmentFailure, EnvSettings, Lease, Spec
+from flashpool.envs import Environment, EnvironmentFailure, EnvSettings, Lease, Spec, operations
 from flashpool.envs.acquiring.provider import Provider
 from flashpool.pool.apps import App
 from flashpool.pool.calls import COPY, Phase, Provision
@@ -54,6 +55,18 @@ class EnvironmentLeases(Protocol):
             InvalidRequest: the spec is refused as it stands.
             EnvironmentError, Timeout: it cannot be had.
         """
+
+    async def build_ahead(self, spec: Spec, report: Report) -> Provision:
+        """Make the environment, for calls to come; raises as `resolve` does."""
+
+    async def explain(self, spec: Spec) -> Mapping[str, Any]:
+        """What making it would take, package by package; raises as `resolve` does."""
+
+    async def listing(self) -> Mapping[str, Any]:
+        """What the store holds; raises as `resolve` does."""
+
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """The exact versions in an environment; nothing where it is gone."""
 
     async def open_app(self, app: App, report: Report) -> str:
         """The name of an environment for the workers of this app only; raises as `resolve`."""
@@ -100,8 +113,39 @@ class StoredEnvironments:
     async def resolve(self, spec: Spec, report: Report) -> Provision:
         """The environment, held until the pool has no more use for it."""
         self._loop = asyncio.get_running_loop()
-        try:
+        with self._in_the_pools_words():
             return await self._leased(await self._store.acquire(spec, progress=report))
+
+    async def build_ahead(self, spec: Spec, report: Report) -> Provision:
+        """The environment, left in the store."""
+        self._loop = asyncio.get_running_loop()
+        with self._in_the_pools_words():
+            lease = await self._store.acquire(spec, progress=report)
+        lease.release()
+        return _provision(lease.environment, lease.environment.digest)
+
+    async def explain(self, spec: Spec) -> Mapping[str, Any]:
+        """What the store would do."""
+        with self._in_the_pools_words():
+            return asdict(await self._store.explain(spec))
+
+    async def listing(self) -> Mapping[str, Any]:
+        """What the store holds, packages by name."""
+        with self._in_the_pools_words():
+            return asdict(await operations.listing(self._store))
+
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """As its facts have them."""
+        try:
+            return (await operations.show(self._store, digest)).facts.lock
+        except EnvironmentFailure as failure:
+            _log.warning("The versions in environment %s are not known: %s", digest, failure)
+            return ()
+
+    @contextlib.contextmanager
+    def _in_the_pools_words(self) -> Iterator[None]:
+        try:
+            yield
         except EnvironmentFailure as failure:
             # Its words have all there is to say; our own frames would bury them.
             raise self._error(failure) from None
@@ -116,14 +160,7 @@ class StoredEnvironments:
             lease.release()
         else:
             await self._introduce(digest, lease)
-        seconds = environment.seconds
-        return Provision(
-            environment=self._name(digest),
-            origin=environment.origin,
-            resolve_s=seconds.resolve,
-            fetch_s=seconds.fetch,
-            build_s=seconds.build,
-        )
+        return _provision(environment, self._name(digest))
 
     async def open_app(self, app: App, report: Report) -> str:
         """Make a place for the workers of an app, by itself in the environment it asks for."""
@@ -282,6 +319,17 @@ class StoredEnvironments:
         for lease in held.values():
             lease.release()
         await self._store.close()
+
+
+def _provision(environment: Environment, name: str) -> Provision:
+    seconds = environment.seconds
+    return Provision(
+        environment=name,
+        origin=environment.origin,
+        resolve_s=seconds.resolve,
+        fetch_s=seconds.fetch,
+        build_s=seconds.build,
+    )
 
 
 def _digest(name: str) -> str:

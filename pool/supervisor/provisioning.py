@@ -15,11 +15,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from flashpool.pool import call_ids
 from flashpool.pool.apps import App
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import NOWHERE, Call, Outcome, Phase, Provision, Receipt, Sink, unprovided
 from flashpool.pool.errors import (
     CallError,
@@ -32,7 +34,9 @@ from flashpool.pool.errors import (
 from flashpool.pool.progress_notes import ProgressNotes
 from flashpool.pool.recorder import Recorder
 from flashpool.pool.stats import StoreStats
+from flashpool.pool.watching import BuildView
 
+from .builds_ahead import BuildsAhead, key_of
 from .environment_leases import EnvironmentLeases
 
 if TYPE_CHECKING:
@@ -54,7 +58,10 @@ class Submit(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _WaitingCall:
+class UnprovidedCall:
+    """A call whose environment is being found or made."""
+
+    id: int
     call: Call
     sink: Sink
     since: float = field(default_factory=time.monotonic)
@@ -63,17 +70,20 @@ class _WaitingCall:
 class _EnvironmentQuestion:
     """One question to the store, and the calls that wait for its answer."""
 
-    __slots__ = ("_notes", "calls", "spec", "task")
+    __slots__ = ("_notes", "calls", "progress", "since", "spec", "task")
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.calls: dict[int, _WaitingCall] = {}
+        self.calls: dict[int, UnprovidedCall] = {}
         self.task: asyncio.Task[None] | None = None
         self._notes = ProgressNotes()
+        #: What was told last.
+        self.progress = ""
+        self.since = time.monotonic()
 
     def report(self, line: str) -> None:
         """The store tells how it gets on."""
-        line = self._notes.add(line)
+        self.progress = line = self._notes.add(line)
         for waiting in list(self.calls.values()):
             waiting.sink.told(line)
 
@@ -91,12 +101,14 @@ class Provisioning:
         *,
         submit: Submit,
         recorder: Recorder,
+        history: CallHistory,
         queue_limit: int | None,
         settled: Callable[[], None],
     ) -> None:
         self._environments = environments
         self._submit = submit
         self._recorder = recorder
+        self._history = history
         self._limit = None if queue_limit is None else max(queue_limit, MOST_WAITING)
         #: Told after each call that ended here.
         self._settled = settled
@@ -105,6 +117,7 @@ class Provisioning:
         self._waiting: dict[int, _EnvironmentQuestion] = {}
         #: Every question that has not ended, those that nobody waits for included.
         self._tasks: set[asyncio.Task[None]] = set()
+        self.ahead = BuildsAhead()
 
     def __len__(self) -> int:
         """Calls that wait."""
@@ -128,7 +141,7 @@ class Provisioning:
             question.task = task = asyncio.ensure_future(self._ask(question))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        question.calls[call_id] = _WaitingCall(call=call, sink=sink)
+        question.calls[call_id] = UnprovidedCall(id=call_id, call=call, sink=sink)
         self._waiting[call_id] = question
 
     async def open_app(self, app: App) -> str:
@@ -156,7 +169,7 @@ class Provisioning:
             self._forget(question)
             question.task.cancel()
         error = Cancelled(f"the call was cancelled: {reason}", reason=reason)
-        self._fail(waiting, error, question.notes(), Phase.BUILD.value)
+        self._fail(call_id, waiting, error, question.notes(), Phase.BUILD.value)
         return True
 
     def refuse_all(self) -> None:
@@ -166,7 +179,66 @@ class Provisioning:
             if question.task is not None:
                 question.task.cancel()
             error = Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
-            self._fail(self._take(call_id, question), error, question.notes())
+            self._fail(call_id, self._take(call_id, question), error, question.notes())
+
+    # For those who watch.
+
+    def waiting(self) -> list[UnprovidedCall]:
+        """All calls that wait, oldest first."""
+        return [self._waiting[call_id].calls[call_id] for call_id in sorted(self._waiting)]
+
+    def waiting_call(self, call_id: int) -> UnprovidedCall | None:
+        """One of them."""
+        question = self._waiting.get(call_id)
+        return None if question is None else question.calls.get(call_id)
+
+    def follow(self, call_id: int, sink: Sink) -> bytes:
+        """Have this in place of the call's sink; what was told so far."""
+        question = self._waiting[call_id]
+        question.calls[call_id] = replace(question.calls[call_id], sink=sink)
+        return question.notes()
+
+    def builds(self) -> list[BuildView]:
+        """What calls wait for, and what is built ahead."""
+        found = [
+            BuildView(
+                key=key_of(spec),
+                requirements=spec.requirements,
+                python_version=spec.python_version,
+                calls=tuple(map(call_ids.name_of, question.calls)),
+                age_s=round(time.monotonic() - question.since, 3),
+                progress=question.progress,
+            )
+            for spec, question in self._questions.items()
+        ]
+        return [*found, *self.ahead.views()]
+
+    def cancel_build(self, key: str, reason: str) -> int | None:
+        """Cancel all calls that wait for one; how many. None: there is no such build."""
+        cancelled = self.ahead.cancel(key, reason)
+        found = [one for spec, one in self._questions.items() if key_of(spec) == key]
+        if not (found or cancelled):
+            return None
+        calls = [call_id for question in found for call_id in question.calls]
+        for call_id in calls:
+            self.cancel(call_id, reason)
+        return len(calls)
+
+    async def build_ahead(self, spec: Spec, wait_s: float) -> Mapping[str, Any]:
+        """Make an environment for calls to come; see `BuildsAhead.build`."""
+        return await self.ahead.build(spec, self._environments, wait_s)
+
+    async def explain(self, spec: Spec) -> Mapping[str, Any]:
+        """What making it would take."""
+        return await self._environments.explain(spec)
+
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        """The exact versions in an environment."""
+        return await self._environments.lock_of(digest)
+
+    async def listing(self) -> Mapping[str, Any]:
+        """What the store holds."""
+        return await self._environments.listing()
 
     async def published(self, limit_s: float) -> bool:
         """Wait until what was made is there for other machines too; False: not within the limit."""
@@ -179,6 +251,7 @@ class Provisioning:
     async def close(self) -> None:
         """End what is under way, release every lease; the pool's processes are gone."""
         self.refuse_all()
+        await self.ahead.close()
         tasks = list(self._tasks)
         for one in tasks:
             one.cancel()
@@ -209,10 +282,10 @@ class Provisioning:
                 self._hand_over(call_id, waiting, provision, notes)
             else:
                 phase = str(failure.details.get("phase") or "spec")
-                self._fail(waiting, failure, notes, phase)
+                self._fail(call_id, waiting, failure, notes, phase)
 
     def _hand_over(
-        self, call_id: int, waiting: _WaitingCall, provision: Provision, notes: bytes
+        self, call_id: int, waiting: UnprovidedCall, provision: Provision, notes: bytes
     ) -> None:
         waited = time.monotonic() - waiting.since
         call, sink = waiting.call.provided(provision, waited), waiting.sink
@@ -229,17 +302,22 @@ class Provisioning:
             self._end(waiting, error, b"", NOWHERE)
 
     def _fail(
-        self, waiting: _WaitingCall, error: FlashpoolError, notes: bytes, phase: str = "build"
+        self,
+        call_id: int,
+        waiting: UnprovidedCall,
+        error: FlashpoolError,
+        notes: bytes,
+        phase: str = "build",
     ) -> None:
         """Its environment is not to be had."""
         spent = unprovided(time.monotonic() - waiting.since, phase)
         outcome = self._end(waiting, error, notes, spent)
         # What was refused as it stood was no call.
         if isinstance(error, CallError):
-            self._recorder.unprovided(waiting.call.label, outcome)
+            self._recorder.unprovided(call_id, waiting.call.label, outcome)
 
     def _end(
-        self, waiting: _WaitingCall, error: FlashpoolError, notes: bytes, provision: Provision
+        self, waiting: UnprovidedCall, error: FlashpoolError, notes: bytes, provision: Provision
     ) -> Outcome:
         for fd in waiting.call.fds:
             os.close(fd)
@@ -248,13 +326,14 @@ class Provisioning:
             error=error.message,
             details=dict(error.details),
             output=notes,
-            receipt=Receipt(provision=provision),
+            receipt=Receipt(provision=provision, call_id=waiting.id),
         )
+        self._history.keep(waiting.id, waiting.call, outcome)
         waiting.sink.done(outcome)
         self._settled()
         return outcome
 
-    def _take(self, call_id: int, question: _EnvironmentQuestion) -> _WaitingCall:
+    def _take(self, call_id: int, question: _EnvironmentQuestion) -> UnprovidedCall:
         del self._waiting[call_id]
         return question.calls.pop(call_id)
 
@@ -274,9 +353,9 @@ class _SinkWithNotes:
 
     __slots__ = (
         "_done",
-        "_notes",
         "environment_ready",
         "item",
+        "notes",
         "output",
         "started",
         "told",
@@ -285,7 +364,7 @@ class _SinkWithNotes:
 
     def __init__(self, sink: Sink, notes: bytes) -> None:
         self._done = sink.done
-        self._notes = notes
+        self.notes = notes
         self.wants_output = sink.wants_output
         self.told = sink.told
         self.environment_ready = sink.environment_ready
@@ -295,4 +374,4 @@ class _SinkWithNotes:
 
     def done(self, outcome: Outcome) -> None:
         """The end."""
-        self._done(replace(outcome, output=self._notes + outcome.output))
+        self._done(replace(outcome, output=self.notes + outcome.output))

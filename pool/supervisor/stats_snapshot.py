@@ -60,6 +60,8 @@ def of_pool(
         calls=recorder.calls,
         outcomes=dict(recorder.outcomes),
         latency=recorder.latency(),
+        last_hour=recorder.last_hour(),
+        environment_origins=dict(recorder.origins),
         recent_failures=recorder.failures(),
         exits=recorder.exits(len(components.exits)),
         supervisor=recorder.supervisor(),

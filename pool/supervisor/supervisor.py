@@ -38,6 +38,7 @@ from flashpool.pool.workers.worker import ActiveCall
 
 from . import stats_snapshot
 from .app_environments import AppEnvironments
+from .call_watch import CallWatch
 from .command_runner import CommandRunner
 from .components import BASE, ChangeSignal, Components
 from .environment_registry import EnvironmentRegistry
@@ -63,6 +64,8 @@ class Supervisor:
         """``environments``: where those of calls with a spec are kept; None: by the variables."""
         self.config = config
         self.draining = False
+        #: It drains for good: `stop` follows.
+        self._leaving = False
         self._components = components = Components(config)
         self._change = ChangeSignal()
         #: When those that were asked to exit are killed, once the pool stops.
@@ -78,6 +81,7 @@ class Supervisor:
             self.environments, config.base_python, self._open_provisioning
         )
         self._reports = ProcessEvents(components, self._actions, self.environments)
+        self.watching = CallWatch(components, lambda: self._provisioning, self._open_provisioning)
 
     # Life.
 
@@ -120,6 +124,12 @@ class Supervisor:
                 raise EnvironmentStartFailed(what)
             await self._change.wait()
 
+    def take_calls(self, taking: bool) -> bool:
+        """Refuse new calls, or take them again; False when it leaves, and takes none again."""
+        if not self._leaving:
+            self.draining = not taking
+        return not self._leaving
+
     async def drain(self, limit_s: float) -> bool:
         """Refuse new calls; True when all that was accepted has ended in time.
 
@@ -129,7 +139,8 @@ class Supervisor:
         self.draining = True
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
-        self._refusing = calls.awaited = True
+        self._leaving = calls.awaited = True
+        self._components.apps.drain()
         while self.unfinished and now() < deadline:
             await self._change.wait(deadline - now())
         published = True
@@ -178,7 +189,7 @@ class Supervisor:
             self._change.tell()
             await self._stopped.wait()
             return
-        self.draining = components.closed = True
+        self.draining = self._leaving = components.closed = True
         self._change.tell()
         try:
             await self._stop(reason, grace_s)
@@ -334,6 +345,7 @@ class Supervisor:
             StoredEnvironments(settings, self.environments),
             submit=self.submit,
             recorder=self._components.recorder,
+            history=self._components.calls.history,
             queue_limit=self.config.queue_limit,
             settled=self._call_ended,
         )

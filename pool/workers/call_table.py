@@ -10,12 +10,13 @@ One call ends in one place, `finish`: what comes for it later is ignored.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from flashpool.pool import exit_causes
+from flashpool.pool import call_ids, exit_causes
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import Call, CallLimits, Outcome, Sink
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
@@ -63,11 +64,12 @@ class CallTable:
         )
         #: The limits of the latest call, and what they come to: most calls have the same.
         self._usual = self._defaults, self._defaults
-        self._ids = itertools.count(1)
         #: Oldest first.
         self._calls: dict[int, ActiveCall] = {}
         self.by_id: Mapping[int, ActiveCall] = MappingProxyType(self._calls)
         self.memory_watch = MemoryWatch(recorder)
+        self.history = CallHistory()
+        self._remember = self.history.recent.append
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -83,14 +85,14 @@ class CallTable:
 
     def new_id(self) -> int:
         """A number that no other call has."""
-        return next(self._ids)
+        return next(call_ids.numbers)
 
     def accept(
         self, call: Call, sink: Sink, key: ZygoteKey, call_id: int | None = None
     ) -> ActiveCall:
         """It has an id, a new one unless it brings one, and no worker yet."""
         if call_id is None:
-            call_id = next(self._ids)
+            call_id = next(call_ids.numbers)
         if call.limits is not self._usual[0]:
             self._usual = call.limits, call.limits.or_else(self._defaults)
         running = ActiveCall(call_id, call, sink, key, self._usual[1], self._now())
@@ -165,7 +167,15 @@ class CallTable:
             outcome = outcomes.unserved(running, outcome, self._now())
         if running.call.fds:
             running.close_fds()
-        self._recorder.ended(running.call.label, outcome)
+        call = running.call
+        self._recorder.ended(call_id, call.label, outcome)
+        if outcome.output or outcome.error_type is not None:
+            self.history.keep(call_id, call, outcome)
+        else:
+            name = None if call.want is None else call.want.instance
+            self._remember(
+                (call_id, call.request_id, call.label, name, outcome.receipt, time.time())
+            )
         running.sink.done(outcome)
         if running.worker is None or self.awaited:
             self._ended()

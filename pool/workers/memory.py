@@ -50,7 +50,7 @@ def exact(pid: int) -> int:
 
     The kernel looks at each page, which takes some 8 ms for a gigabyte.
     """
-    return sum(map(_proportional, (pid, *processes.descendants(pid))))
+    return sum(map(proportional, (pid, *processes.descendants(pid))))
 
 
 def _resident(pid: int) -> int:
@@ -62,7 +62,8 @@ def _resident(pid: int) -> int:
     return int(resident) * _PAGE
 
 
-def _proportional(pid: int) -> int:
+def proportional(pid: int) -> int:
+    """One process' share (PSS), or what is resident where the kernel does not say."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             for line in file:

@@ -25,7 +25,7 @@ def answered(
     warnings: tuple[str, ...] = (),
 ) -> Outcome:
     """The worker sent its RESULT: a value, or what user code raised; the instance it ran in."""
-    receipt = _receipt(running, now, run_s=meta.run_s, peak_rss_mb=_mb(meta.rss_kb))
+    cost = receipt(running, now, run_s=meta.run_s, peak_rss_mb=_mb(meta.rss_kb))
     output = _written(running)
     if meta.ok:
         return Outcome(
@@ -33,7 +33,7 @@ def answered(
             fds=running.fds_of(frame) if frame.fds else (),
             format=meta.form,
             output=output,
-            receipt=receipt,
+            receipt=cost,
             instance=instance,
             warnings=warnings,
         )
@@ -44,7 +44,7 @@ def answered(
         details=meta.more.get("details", {}),
         from_user=meta.more.get("user", False),
         output=output,
-        receipt=receipt,
+        receipt=cost,
         instance=instance,
         warnings=warnings,
     )
@@ -69,7 +69,7 @@ def told(outcome: Outcome, remedy: str) -> str:
 
 def unserved(running: ActiveCall, outcome: Outcome, now: float) -> Outcome:
     """The end of one that waits for a worker, with what it can tell: how long, and for what."""
-    return replace(outcome, receipt=_receipt(running, now))
+    return replace(outcome, receipt=receipt(running, now))
 
 
 def failed(running: ActiveCall, cause: Cause, now: float, death: wire.Exited | None) -> Outcome:
@@ -81,7 +81,7 @@ def failed(running: ActiveCall, cause: Cause, now: float, death: wire.Exited | N
         error=cause.message,
         details=cause.details,
         output=_written(running, ours=False),
-        receipt=_receipt(running, now, peak_rss_mb=peak, exit_words=exit_words),
+        receipt=receipt(running, now, peak_rss_mb=peak, exit_words=exit_words),
     )
 
 
@@ -92,7 +92,7 @@ def cancelled(running: ActiveCall, reason: str, now: float) -> Outcome:
         error=f"the call was cancelled: {reason}",
         details={"reason": reason},
         output=_written(running),
-        receipt=_receipt(running, now),
+        receipt=receipt(running, now),
     )
 
 
@@ -221,7 +221,7 @@ def _mb(kb: int) -> float:
     return int(kb / 102.4 + 0.5) / 10
 
 
-def _receipt(
+def receipt(
     running: ActiveCall,
     now: float,
     *,
@@ -229,6 +229,7 @@ def _receipt(
     peak_rss_mb: float | None = None,
     exit_words: str | None = None,
 ) -> Receipt:
+    """What a call cost up to now."""
     worker = running.worker
     dispatched = running.dispatched_at
     if worker is None or dispatched is None:
@@ -238,6 +239,7 @@ def _receipt(
             total_s=waited,
             provision=running.call.provision,
             attempts=running.attempts - 1,
+            call_id=running.id,
         )
     ran = now - dispatched
     if run_s is not None and 0.0 <= run_s < ran:  # else user code changed its process' clock
@@ -258,6 +260,7 @@ def _receipt(
         gpus=running.gpus,
         pid=worker.pid,
         exit=exit_words,
+        call_id=running.id,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -95,6 +97,9 @@ class ZygoteProcess:
         self._files = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
         self._tmpdir = config.zygote_env().get("TMPDIR", "")
         self._unsent: deque[bytes] = deque()
+        #: The file that its workers write their stacks to (`stacks`), one at a time; -1: none.
+        self.stacks_fd = -1
+        self.stacks_lock = asyncio.Lock()
         self._launch(config)
 
     def __repr__(self) -> str:
@@ -108,15 +113,19 @@ class ZygoteProcess:
             self.words_fd, words_w = os.pipe()
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
+            self.stacks_fd = _file_for_stacks()
+            unless_up.callback(self._close_stacks)
             # Its calls are to have the limit that this process was started with.
             descriptors = processes.descriptors_of_children() or 0
-            arguments = map(str, (far.fileno(), os.getpid(), descriptors, self._files))
+            arguments = map(
+                str, (far.fileno(), os.getpid(), descriptors, self._files, self.stacks_fd)
+            )
             self.process = subprocess.Popen(
                 [*self._step(), self.python, *_FLAGS, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,
-                pass_fds=[far.fileno()],
+                pass_fds=[fd for fd in (far.fileno(), self.stacks_fd) if fd >= 0],
                 env=self._environ(config),
                 cwd="/",
                 start_new_session=True,
@@ -196,6 +205,10 @@ class ZygoteProcess:
     def soften_worker(self, pid: int) -> None:
         """Have it tell a worker that its call's soft limit has passed."""
         self.send(wire.SOFT, worker=pid)
+
+    def ask_for_stacks(self, pid: int) -> None:
+        """Have it tell a worker to write its stacks."""
+        self.send(wire.STACK, worker=pid)
 
     def drop_worker(self, pid: int) -> None:
         """Have it kill a worker, unless user code has begun there."""
@@ -312,6 +325,12 @@ class ZygoteProcess:
         self.control.close()
         os.close(self.words_fd)
         os.close(self.guard_fd)
+        self._close_stacks()
+
+    def _close_stacks(self) -> None:
+        fd, self.stacks_fd = self.stacks_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def reason(self) -> str:
         """Why it ended, in words, as far as is known."""
@@ -326,6 +345,16 @@ class ZygoteProcess:
         if self.loading:
             return f" while importing {self.loading!r}"
         return " during its start-up" if self.ready_at is None else ""
+
+
+def _file_for_stacks() -> int:
+    """A file in memory to which all writers append; -1 where there can be none."""
+    try:
+        fd = os.memfd_create("flashpool-stacks")
+    except OSError:
+        return -1
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    return fd
 
 
 def _schedule_anew(pid: int) -> None:

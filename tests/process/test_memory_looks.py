@@ -23,8 +23,8 @@ class Kernel:
         self.answers = threading.Event()
         self.asked: list[int] = []
         self.looks = 0
-        self._exact, self._roughly = memory._proportional, memory._resident
-        monkeypatch.setattr(memory, "_proportional", self.exact)
+        self._exact, self._roughly = memory.proportional, memory._resident
+        monkeypatch.setattr(memory, "proportional", self.exact)
         monkeypatch.setattr(memory, "_resident", self.roughly)
 
     def exact(self, pid: int) -> int:

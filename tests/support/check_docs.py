@@ -158,7 +158,8 @@ def settings_faults(pages: list[Page]) -> Iterator[str]:
     for page in pages:
         code = [(block.line, block.text) for block in page.blocks]
         for number, text in [*page.prose, *code]:
-            for name in sorted(set(_VARIABLE.findall(text)) - known.keys()):
+            found = {name.removesuffix("_FILE") for name in _VARIABLE.findall(text)}
+            for name in sorted(found - known.keys()):
                 yield from _located(page, number, f"no such setting: {name}")
 
 

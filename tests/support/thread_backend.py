@@ -104,6 +104,7 @@ class ThreadBackend:
 
     shares_descriptors = False
     not_ready_reason = ""
+    watching = None
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -170,8 +171,12 @@ class ThreadBackend:
         if not one.ended:
             one.ended = True
             self.calls = {number: other for number, other in self.calls.items() if other is not one}
-            self.recorder.ended(one.call.label, outcome)
+            self.recorder.ended(None, one.call.label, outcome)
             one.sink.done(as_on_another_machine(outcome))
+
+    def take_calls(self, taking: bool) -> bool:
+        self.draining = self.stopped or not taking
+        return not self.stopped
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
         # Python cannot end a thread: nobody waits for its result any more.
@@ -228,6 +233,8 @@ class ThreadBackend:
             calls=self.recorder.calls,
             outcomes=dict(self.recorder.outcomes),
             latency=self.recorder.latency(),
+            last_hour=self.recorder.last_hour(),
+            environment_origins=dict(self.recorder.origins),
             recent_failures=self.recorder.failures(),
             exits=self.recorder.exits(0),
             supervisor=self.recorder.supervisor(),

@@ -18,7 +18,14 @@ import pytest
 Report = pytest.TestReport | pytest.CollectReport
 
 #: Debian's packages of the programs that are not named like theirs.
-_PACKAGES: Final = {"cc": "gcc", "dpkg-query": "dpkg", "umount": "mount"}
+_PACKAGES: Final = {
+    "cc": "gcc",
+    "dpkg-query": "dpkg",
+    "nginx": "nginx-light",
+    "promtool": "prometheus",
+    "systemd-analyze": "systemd",
+    "umount": "mount",
+}
 _REASON: Final = re.compile(r"(?:Skipped: )?needs ([^:]+): ")
 
 

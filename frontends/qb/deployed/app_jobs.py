@@ -145,7 +145,9 @@ class AppJobs:
 
     def room(self, active: int) -> int:
         """As many as its workers run together, or would, where each of them fails."""
-        if not self._known.is_set() or (self._app and self._app.state is AppState.LOADING):
+        if self.service.pool.draining or not self._known.is_set():
+            return active
+        if self._app and self._app.state is AppState.LOADING:
             return active
         if self._fails and self._passes:
             self._look_at_clock()

@@ -24,7 +24,7 @@ from .. import app_directory, call_packages
 from ..forking import NotSafe
 from ..preloading import process_state
 from ..renewal import prepared
-from . import bytecode_writes, commands
+from . import bytecode_writes, commands, stack_dumps
 
 
 def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
@@ -172,6 +172,7 @@ def _configure_output() -> None:
     faulthandler.enable(file=2, all_threads=True)
     # The supervisor sends it before it ends a call that takes too long.
     faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=False)
+    stack_dumps.arrange()
 
 
 def _configure_logging(level: str) -> None:

@@ -22,7 +22,7 @@ import signal
 import time
 
 from .. import call_files, framing, processes, wire
-from . import worker_start
+from . import stack_dumps, worker_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -270,6 +270,11 @@ class Reaper:
         """Tell a worker that its call's soft limit has passed."""
         if pid in self.workers:
             processes.send(pid, signal.SIGURG)
+
+    def show_stacks(self, pid: int) -> None:
+        """Have a worker write its stacks to the file of `stack_dumps`."""
+        if pid in self.workers:
+            processes.send(pid, stack_dumps.SIGNAL)
 
     def stop_what_is_due(self) -> None:
         if not self.orphans and all(one.deadline is None for one in self.workers.values()):

@@ -43,6 +43,8 @@ FIRST_LIMIT = processes.limit_of(processes.DESCRIPTORS)
 #: Channels have the first free numbers from here on, beyond what ``closerange(3, 1024)`` and its
 #: like reach. With many workers the zygote's own descriptors get there, too.
 FIRST_CHANNEL = int(min(2011, FIRST_LIMIT - BATCH))
+#: The file that a worker writes its stacks to when it is asked (`stack_dumps`), if there is one.
+STACKS = FIRST_CHANNEL - 1
 #: Past the highest descriptor that the zygote has; workers close all up to there.
 end = FIRST_CHANNEL + BATCH
 #: Whether the zygote has raised its own limit since.
@@ -137,11 +139,12 @@ def _set_apart(link: Link) -> None:
     setsid()
     pthread_sigmask(SIG_SETMASK, ())
     processes.become_subreaper()
-    # Kept: 0 (/dev/null), 1, 2 and the channel. Closed: all else that the zygote had.
+    # Kept: 0 (/dev/null), 1, 2, the file of stacks and the channel. Closed: all else that the zygote had.
     dup2(link.output_w, 1)
     dup2(link.errors_w, 2)
     own = link.channel.fd
-    closerange(3, own)
+    closerange(3, STACKS)
+    closerange(FIRST_CHANNEL, own)
     closerange(own + 1, end)
     # Only now: until here it had the zygote's control socket, and channels of other workers.
     processes.set_dumpable(_dumpable)

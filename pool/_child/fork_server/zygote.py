@@ -36,6 +36,7 @@ from . import (
     memory_layout,
     memory_mappings,
     memory_tricks,
+    stack_dumps,
     worker_start,
 )
 from .reaper import MAX_WORKERS, Reaper
@@ -46,13 +47,17 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
-def main(control_fd: int, supervisor_pid: int, files: str) -> NoReturn:
-    """Serve until the supervisor says LEAVE or is gone; ``files``: the name of `call_files`."""
+def main(control_fd: int, supervisor_pid: int, files: str, stacks_fd: int) -> NoReturn:
+    """Serve until the supervisor says LEAVE or is gone; ``files``: the name of `call_files`.
+
+    ``stacks_fd``: the file of `stack_dumps`.
+    """
     # Whoever started the server may have ignored these, and that is inherited.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     call_files.name(files)
+    control_fd = stack_dumps.adopt(stacks_fd, control_fd)
     guard_fd = guard.split(control_fd, supervisor_pid)
     os.environ.pop(wire.BIND_NOW, None)
     control = socket(AF_UNIX, SOCK_SEQPACKET, 0, control_fd)
@@ -250,6 +255,8 @@ class Zygote:
             self.reaper.drop(message["worker"])
         elif op == wire.SOFT:
             self.reaper.soften(message["worker"])
+        elif op == wire.STACK:
+            self.reaper.show_stacks(message["worker"])
         elif op == wire.COMPILE and self.worker is not None:
             self.compile_ahead(message["name"], message["source"])
         elif op == wire.PING:

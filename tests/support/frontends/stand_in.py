@@ -8,12 +8,14 @@ from typing import Any
 
 from flashpool.envs import Spec
 from flashpool.pool.apps import App, AppService
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import Call, Outcome, Provision, Receipt, Sink
 from flashpool.pool.errors import FlashpoolError, PoolClosed
 from flashpool.pool.recorder import Recorder
 from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor.environment_leases import EnvironmentLeases, Report
 from flashpool.pool.supervisor.provisioning import Provisioning
+from flashpool.pool.watching import CallWatching
 
 #: base64 of cloudpickle.dumps(None).
 NONE = b"gAVOLg=="
@@ -38,6 +40,7 @@ class StandInPool:
     slots: int = 2
     free_slots: int = 2
     not_ready_reason: str = ""
+    watching: CallWatching | None = None
     #: Where calls that name packages find them; None: all there is, is in the base.
     environments: EnvironmentLeases | None = None
     recorder: Recorder = field(default_factory=Recorder)
@@ -55,6 +58,7 @@ class StandInPool:
         self.provisioning = Provisioning(
             self.environments or InBase(),
             submit=self.submit,
+            history=CallHistory(),
             recorder=self.recorder,
             queue_limit=None,
             settled=lambda: None,
@@ -105,6 +109,10 @@ class StandInPool:
     def open_app(self, app: App) -> AppService:
         raise NotImplementedError
 
+    def take_calls(self, taking: bool) -> bool:
+        self.draining = not taking
+        return True
+
     async def drain(self, limit_s: float) -> bool:
         self.draining = True
         return not self.held
@@ -119,7 +127,23 @@ class StandInPool:
         return Stats(calls=len(self.calls))
 
 
-class InBase:
+class Unasked:
+    """What operators ask of environments, and these tests do not."""
+
+    async def build_ahead(self, spec: Spec, report: Report) -> Provision:
+        raise NotImplementedError
+
+    async def explain(self, spec: Spec) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def listing(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def lock_of(self, digest: str) -> tuple[str, ...]:
+        raise NotImplementedError
+
+
+class InBase(Unasked):
     """All there is, is in the base."""
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
@@ -142,7 +166,7 @@ class InBase:
         pass
 
 
-class Slow:
+class Slow(Unasked):
     """Environments that take their time; notes when it is cancelled."""
 
     def __init__(self, seconds: float = 60.0) -> None:

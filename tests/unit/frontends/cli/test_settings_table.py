@@ -17,3 +17,9 @@ def test_what_is_piped_fits_any_terminal() -> None:
     assert "FLASHPOOL_SLOTS = " in text
     meanings = [line for line in text.splitlines() if line.startswith("    ")]
     assert max(map(len, meanings)) <= 80
+
+
+def test_only_those_that_differ_from_their_default_are_changed() -> None:
+    settings = Settings.from_environ({"FLASHPOOL_SLOTS": "3", "FLASHPOOL_PORT": "8000"})
+    assert list(settings_table.chosen(settings, changed=True)) == ["slots"]
+    assert "FLASHPOOL_PORT" not in settings_table.as_table(settings, changed=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from flashpool.envs.store import volume_files
+from flashpool.frontends import state_places
 from flashpool.frontends.qb import delivery, paths
 from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.platform_posts import Verdict
@@ -336,7 +337,7 @@ def test_a_volume_that_hangs_counts_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
-    monkeypatch.setattr(paths, "_ANSWER_S", 0.1)
+    monkeypatch.setattr(state_places, "_ANSWER_S", 0.1)
     variables = {"FLASHPOOL_VOLUME": str(tmp_path / "v"), "FLASHPOOL_LOCAL_DIR": str(tmp_path)}
     settings = Settings.from_environ(variables)
     monkeypatch.setattr(os, "access", lambda *_: back.wait(30))

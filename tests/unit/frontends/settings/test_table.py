@@ -174,3 +174,27 @@ class TestWorkerEnvironment:
         seen = worker_env(self.environ, ("RUNPOD_API_KEY",))
         assert seen["RUNPOD_API_KEY"] == "k"
         assert "RUNPOD_AI_API_KEY" not in seen
+
+
+def test_a_secret_may_be_in_a_file(tmp_path) -> None:
+    path = tmp_path / "token"
+    path.write_text("from-a-file\n")
+    settings = Settings.from_environ({"FLASHPOOL_ADMIN_TOKEN_FILE": str(path)})
+    assert settings.admin_token == "from-a-file"
+    assert unknown({"FLASHPOOL_ADMIN_TOKEN_FILE": str(path)}) == []
+    both = {"FLASHPOOL_TOKEN": "itself", "FLASHPOOL_TOKEN_FILE": str(path)}
+    assert Settings.from_environ(both).token == "itself"
+    assert unknown({"FLASHPOOL_PORT_FILE": str(path)}) != []
+
+
+@pytest.mark.parametrize("text", [None, "", "\n"])
+def test_a_secret_s_file_that_holds_none_guards_nothing(tmp_path, text) -> None:
+    path = tmp_path / "token"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SettingsError, match="FLASHPOOL_TOKEN_FILE"):
+        Settings.from_environ({"FLASHPOOL_TOKEN_FILE": str(path)})
+
+
+def test_the_admin_port_may_be_none() -> None:
+    assert Settings.from_environ({"FLASHPOOL_ADMIN_PORT": "none"}).admin_port is None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flashpool.envs import Spec
+from flashpool.pool.call_history import CallHistory
 from flashpool.pool.calls import (
     BASE_ENVIRONMENT,
     Call,
@@ -26,7 +27,7 @@ from flashpool.pool.stats import StoreStats
 from flashpool.pool.supervisor import provisioning as module
 from flashpool.pool.supervisor.environment_leases import Report
 from flashpool.pool.supervisor.provisioning import Provisioning
-from support.frontends.stand_in import Slow
+from support.frontends.stand_in import Slow, Unasked
 from support.live import Sink as CollectingSink
 from support.waiting import until
 
@@ -36,7 +37,7 @@ CALL = Call(codec=Codec.FLASH, body=b"{}", label="f")
 MADE = Provision(environment="made", origin="memo", resolve_s=0.1)
 
 
-class Told:
+class Told(Unasked):
     """Answers each question when it is told to."""
 
     def __init__(self) -> None:
@@ -72,6 +73,7 @@ class Pool:
         self.provisioning = Provisioning(
             self.store,
             submit=self.submit,
+            history=CallHistory(),
             recorder=self.recorder,
             queue_limit=queue_limit,
             settled=self.settle,

@@ -1,0 +1,189 @@
+"""The stats document as Prometheus metrics: the same figures, so that both always agree.
+
+Labels are bounded: outcomes, phases, states, devices and places. No name that a user chose is one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from flashpool.pool.stats import LatencyStats
+
+from .stats_document import StatsDocument
+
+_PREFIX: Final = "flashpool_"
+_MIB: Final = 1 << 20
+
+
+def render(stats: StatsDocument, accept: str) -> tuple[bytes, str]:
+    """Text and its type, in the newest format that the reader takes."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_OfDocument(stats))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _OfDocument(Collector):
+    """One document, as families of metrics."""
+
+    def __init__(self, stats: StatsDocument) -> None:
+        self._stats = stats
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing ahead: the registry need not look for names that collide."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        stats = self._stats
+        yield from _server(stats)
+        yield from _calls(stats)
+        yield from _processes(stats)
+        yield from _gpus(stats)
+        yield from _environments(stats)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(_PREFIX + name, text, value=value)
+
+
+def _count(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(_PREFIX + name, text, value=value)
+
+
+def _gauges(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = GaugeMetricFamily(_PREFIX + name, text, labels=[label])
+    for key, value in values:
+        family.add_metric([key], value)
+    return family
+
+
+def _counts(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = CounterMetricFamily(_PREFIX + name, text, labels=[label])
+    for key, value in values:
+        family.add_metric([key], value)
+    return family
+
+
+def _server(stats: StatsDocument) -> Iterator[Metric]:
+    server, process = stats.server, stats.supervisor
+    yield InfoMetricFamily(
+        "flashpool",
+        "What runs here.",
+        value={
+            "version": server.version,
+            "mode": server.mode,
+            "settings_digest": server.settings_digest,
+        },
+    )
+    yield _gauge("start_time_seconds", "When it started, since 1970.", server.started_at)
+    yield _gauge("ready", "1 when calls start at once.", stats.ready)
+    yield _gauge("draining", "1 when new calls are refused.", stats.draining)
+    rss = process.rss_mb * 1e6
+    yield _gauge("supervisor_resident_memory_bytes", "Resident memory of the server.", rss)
+    yield _gauge("supervisor_open_fds", "Open descriptors of the server.", process.open_files)
+    what = "Mistakes of flashpool's own; each ended one call, worker or zygote."
+    yield _count("internal_errors", what, process.callback_errors)
+
+
+def _calls(stats: StatsDocument) -> Iterator[Metric]:
+    queue = stats.queue
+    yield _gauge("slots", "Calls that can run at once.", stats.slots.total)
+    yield _gauge("slots_busy", "Slots in use.", stats.slots.busy)
+    yield _gauge("queue_depth", "Calls that wait for a slot or a GPU.", queue.depth)
+    if queue.limit is not None:
+        yield _gauge("queue_limit", "Calls that may wait; more are refused.", queue.limit)
+    oldest = queue.oldest_age_s or 0.0
+    yield _gauge("queue_oldest_age_seconds", "How long the oldest call waits.", oldest)
+    yield _count("queue_refused", "Calls refused because the queue was full.", queue.refused)
+    what = "Calls that ended, by how."
+    yield _counts("calls", what, "outcome", stats.outcomes.items())
+    family = HistogramMetricFamily(
+        _PREFIX + "call_phase_seconds", "Seconds of calls in each phase.", labels=["phase"]
+    )
+    for phase, latency in stats.latency.items():
+        family.add_metric([phase], _buckets(latency), latency.sum_s)
+    yield family
+    yield _gauge("exits_running", "Answered calls whose process still exits.", stats.exits.running)
+    what = "Things that calls left to be done at exit and that were ended at the limit."
+    yield _count("exits_ended", what, stats.exits.ended)
+
+
+def _buckets(latency: LatencyStats) -> list[tuple[str, float]]:
+    return [("+Inf" if one.le_s is None else str(one.le_s), one.count) for one in latency.buckets]
+
+
+def _processes(stats: StatsDocument) -> Iterator[Metric]:
+    zygotes, instances = stats.zygotes, stats.instances
+    yield _gauges("zygotes", "Fork servers.", "state", _tally(one.state for one in zygotes))
+    spawned = sum(one.start_method == "spawn" for one in zygotes)
+    yield _gauge("zygotes_spawning", "Fork servers whose workers are spawned.", spawned)
+    share = sum(one.pss_bytes or 0 for one in zygotes)
+    yield _gauge("zygotes_pss_bytes", "Memory of fork servers, shared pages by their part.", share)
+    yield _gauge("spares", "Workers forked ahead of need.", sum(one.spares for one in zygotes))
+    yield _gauge("workers", "Workers.", sum(one.workers for one in zygotes))
+    what = "Class instances that live in workers."
+    yield _gauges("instances", what, "state", _tally(one.state for one in instances))
+    memory = sum(one.memory_mb for one in instances) * _MIB
+    yield _gauge("instances_memory_bytes", "Memory of class instances.", memory)
+    workers = [worker for app in stats.apps for worker in app.workers]
+    what = "Workers of deployed apps."
+    yield _gauges("app_workers", what, "state", _tally(one.state for one in workers))
+    waiting = sum(app.waiting for app in stats.apps)
+    yield _gauge("app_requests_waiting", "Requests that wait for an app's worker.", waiting)
+    served = sum(one.served for one in workers)
+    yield _gauge("app_requests_served", "Requests that the present workers have served.", served)
+    deaths = sum(app.deaths for app in stats.apps)
+    yield _count("app_worker_deaths", "Workers of apps that were lost.", deaths)
+    yield _gauge("stuck_workers", "Killed workers that cannot be reaped.", len(stats.stuck))
+    yield _gauge("shortages", "Things the machine lacks just now.", len(stats.shortages))
+
+
+def _gpus(stats: StatsDocument) -> Iterator[Metric]:
+    gpus = stats.gpus
+    yield _gauge("gpus_waiting_calls", "Calls that wait for GPUs.", gpus.waiting)
+    yield _gauges("gpus", "GPUs.", "state", _tally(one.state for one in gpus.devices))
+    used = [(one.uuid, one.used_bytes) for one in gpus.devices]
+    yield _gauges("gpu_memory_used_bytes", "Memory in use, at the latest look.", "gpu", used)
+    total = [(one.uuid, one.memory_bytes or 0) for one in gpus.devices]
+    yield _gauges("gpu_memory_bytes", "Memory of the device.", "gpu", total)
+    calls = [(one.uuid, one.calls) for one in gpus.devices]
+    yield _gauges("gpu_calls", "Calls on the device.", "gpu", calls)
+    ill = [(one.uuid, one.state == "quarantined") for one in gpus.devices]
+    what = "1 when the device is kept out of use, as its memory did not come back."
+    yield _gauges("gpu_quarantined", what, "gpu", ill)
+
+
+def _environments(stats: StatsDocument) -> Iterator[Metric]:
+    what = "Calls with packages, by where their environment was found."
+    yield _counts("environment_lookups", what, "origin", stats.environment_origins.items())
+    ages = [(one.root, one.heartbeat_age_s) for one in stats.stores]
+    what = "Age of the heartbeat that keeps leases."
+    yield _gauges("store_heartbeat_age_seconds", what, "store", ages)
+    failures = [(one.root, one.failures) for one in stats.stores]
+    yield _counts("store_failures", "Steps of the heartbeat that failed.", "store", failures)
+    sound = [one for one in stats.storage if one.problem is None]
+    free = [(one.place, one.free_bytes) for one in sound]
+    yield _gauges("storage_free_bytes", "Room left on the disk.", "place", free)
+    size = [(one.place, one.size_bytes) for one in sound]
+    yield _gauges("storage_size_bytes", "Size of the disk.", "place", size)
+    age = [(one.place, one.age_s) for one in stats.storage]
+    what = "Since the disk was asked; one that grows says that it hangs."
+    yield _gauges("storage_age_seconds", what, "place", age)
+
+
+def _tally(states: Iterable[str]) -> list[tuple[str, float]]:
+    return sorted(Counter(states).items())

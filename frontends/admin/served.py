@@ -1,0 +1,50 @@
+"""What an admin listener shows: one server, or one program with a `Pool`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, Literal
+
+import msgspec
+
+from flashpool.frontends.service import Service
+from flashpool.frontends.settings.table import Settings, table
+from flashpool.pool.backend import Backend
+
+Mode = Literal["live", "queue", "app", "program"]
+
+#: Hexadecimal digits of the digest of settings.
+_DIGEST: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """Handlers get at everything through this; all of it lives on the listener's loop."""
+
+    pool: Backend
+    settings: Settings
+    #: ``live`` (/execute), ``queue`` (jobs), ``app`` (a deployed app), ``program`` (a `Pool`).
+    mode: Mode
+    #: None in a program.
+    service: Service | None = None
+    #: Seconds since 1970.
+    started_at: float = field(default_factory=time.time)
+    #: The listener stops: answers that have no end of their own end now.
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def of(cls, service: Service, settings: Settings, mode: Mode) -> Served:
+        """A server."""
+        return cls(pool=service.pool, settings=settings, mode=mode, service=service)
+
+    @cached_property
+    def settings_digest(self) -> str:
+        """Equal for servers with the same settings; secrets are left out."""
+        values = {
+            name: getattr(self.settings, name) for name, row in table().items() if not row.secret
+        }
+        return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:_DIGEST]

@@ -1,0 +1,141 @@
+"""What an admin listener keeps on the machine's own disk, so that commands here find it.
+
+    <state>/admin/token                the token that was made at the first start; mode 0600
+    <state>/admin/<pid>-<port>.json    where a listener is; removed when it stops
+
+``<state>`` is `FLASHPOOL_STATE_DIR`, else ``flashpool`` in `FLASHPOOL_LOCAL_DIR`, else in the
+user's cache directory. Never the volume: other machines share that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from flashpool.envs.store.volume_files import Folder
+from flashpool.frontends.settings.table import Settings
+
+_log = logging.getLogger(__name__)
+
+_OURS: Final = "flashpool"
+_FOLDER: Final = "admin"
+_TOKEN: Final = "token"  # noqa: S105 - a file's name
+_MOST: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAddress:
+    """Where the admin listener of a process is."""
+
+    pid: int
+    url: str
+    mode: str
+    #: Seconds since 1970.
+    started_at: float
+
+
+def state_folder(settings: Settings) -> Path:
+    """The state directory, on the machine's own disk."""
+    if settings.state_dir is not None:
+        return Path(settings.state_dir)
+    if settings.local_dir is not None:
+        return Path(settings.local_dir) / _OURS
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / _OURS
+
+
+def _files(settings: Settings) -> Folder:
+    return Folder(state_folder(settings), _FOLDER, mode=0o700)
+
+
+def made_token(settings: Settings) -> tuple[str, bool]:
+    """The token that servers of this user on this machine share; whether it is new.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    files = _files(settings)
+    with files.opened(make=True) as handle:
+        # Of two servers that start at once, the second has the first one's.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if (found := _private(files)) is not None:
+            return found, False
+        made = secrets.token_urlsafe(32)
+        files.write(_TOKEN, [made.encode()])
+        return made, True
+
+
+def kept_token(settings: Settings) -> str | None:
+    """The token that a server of this user made, if there is one."""
+    try:
+        return _private(_files(settings))
+    except OSError:
+        return None
+
+
+def _private(files: Folder) -> str | None:
+    """What nobody else may have written, or read."""
+    status = files.status(_TOKEN)
+    if status is None or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        return None
+    text = files.read(_TOKEN, _MOST).decode("ascii", "replace").strip()
+    return text if text.isascii() and text.isprintable() and text else None
+
+
+def announce(settings: Settings, address: AdminAddress) -> None:
+    """Say where the listener is; that this cannot be kept is no reason not to serve."""
+    try:
+        _files(settings).write(_name(address), [msgspec.json.encode(address)])
+    except OSError as error:
+        _log.info("Commands here will not find this server by themselves: %s", error)
+
+
+def withdraw(settings: Settings, address: AdminAddress) -> None:
+    """The listener is no more."""
+    with contextlib.suppress(OSError):
+        _files(settings).remove(_name(address))
+
+
+def _name(address: AdminAddress) -> str:
+    return f"{address.pid}-{urlsplit(address.url).port}.json"
+
+
+def addresses(settings: Settings) -> list[AdminAddress]:
+    """Of the listeners that are there, the latest first; what is left of others is removed."""
+    return sorted(_addresses(settings), key=lambda one: one.started_at, reverse=True)
+
+
+def _addresses(settings: Settings) -> Iterator[AdminAddress]:
+    files = _files(settings)
+    try:
+        names = files.names()
+    except OSError:
+        return
+    for name in names:
+        if name.endswith(".json"):
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                found = msgspec.json.decode(files.read(name, _MOST), type=AdminAddress)
+                if _is_alive(found.pid):
+                    yield found
+                else:
+                    files.remove(name)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

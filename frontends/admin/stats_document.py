@@ -1,0 +1,92 @@
+"""The document of ``GET /stats``: the pool's figures, and whose they are.
+
+`VERSION` counts changes that a reader must know of: a field that goes, or means something else.
+A new field does not change it. The JSON Schema is made of the dataclasses themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from flashpool.pool.stats import PoolStats
+from flashpool.pool.workers.memory import proportional
+
+from .served import Served
+from .storage import Storage, StorageStats
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStats:
+    """The server, or the program, whose pool this is."""
+
+    #: ``live``, ``queue``, ``app`` or ``program``.
+    mode: str
+    version: str
+    #: Seconds since 1970.
+    started_at: float
+    uptime_s: float
+    #: Equal for servers whose settings are equal; secrets are left out.
+    settings_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsDocument(PoolStats):
+    """All figures of one server, as they are at one moment."""
+
+    schema_version: int
+    server: ServerStats
+    #: Room on the disks that environments are kept on.
+    storage: list[StorageStats]
+
+
+def document(served: Served, storage: Storage, *, with_output: bool) -> StatsDocument:
+    """All of it now. ``with_output``: whoever asks may read what failed calls wrote."""
+    pool = served.pool.stats()
+    parts = {field.name: getattr(pool, field.name) for field in dataclasses.fields(pool)}
+    if not with_output:
+        parts["recent_failures"] = [
+            dataclasses.replace(one, last_lines="") for one in pool.recent_failures
+        ]
+    now = time.time()
+    server = ServerStats(
+        mode=served.mode,
+        version=_version(),
+        started_at=round(served.started_at, 3),
+        uptime_s=round(now - served.started_at, 3),
+        settings_digest=served.settings_digest,
+    )
+    return StatsDocument(**parts, schema_version=VERSION, server=server, storage=storage.latest())
+
+
+def with_memory(stats: StatsDocument) -> StatsDocument:
+    """The same, with the memory of zygotes. In a thread: the kernel visits each page for it."""
+    zygotes = [
+        one if one.pid is None else dataclasses.replace(one, pss_bytes=proportional(one.pid))
+        for one in stats.zygotes
+    ]
+    return dataclasses.replace(stats, zygotes=zygotes)
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    return version("flashpool")
+
+
+@lru_cache(maxsize=1)
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the document."""
+    made = msgspec.json.schema(StatsDocument)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"flashpool stats, version {VERSION}",
+        **made,
+    }

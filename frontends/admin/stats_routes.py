@@ -1,0 +1,110 @@
+"""``GET /stats``, its schema, ``GET /metrics``, and ``GET /events`` for the page.
+
+A snapshot is taken on the loop; what takes longer is done in threads. Whoever reads slowly holds
+his own connection: events that he did not take are left out, never kept for him.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from .gate import Gate, Guard
+from .metrics import render
+from .routes import AdminRoute
+from .served import Served
+from .state_files import state_folder
+from .stats_document import StatsDocument, document, schema, with_memory
+from .storage import Storage
+
+#: Seconds between two events.
+EVENT_S: Final = 2.0
+#: Streams at once; a page holds one.
+MOST_STREAMS: Final = 16
+
+
+def routes(served: Served, gate: Gate) -> list[AdminRoute]:
+    """The figures."""
+    return Figures(served, gate).routes()
+
+
+class Figures:
+    """Everything that shows the document."""
+
+    def __init__(self, served: Served, gate: Gate) -> None:
+        self._served = served
+        self._gate = gate
+        self._storage = Storage(_places(served))
+        self._streams = 0
+
+    def routes(self) -> list[AdminRoute]:
+        """Their rows."""
+        rows = {
+            "/stats": self._stats,
+            "/stats/schema": self._schema,
+            "/metrics": self._metrics,
+            "/events": self._events,
+        }
+        return [
+            AdminRoute(path=path, handler=handler, guard=Guard.READ)
+            for path, handler in rows.items()
+        ]
+
+    def _document(self, request: Request) -> StatsDocument:
+        with_output = self._gate.guarded(Guard.TOKEN, request.headers) is None
+        return document(self._served, self._storage, with_output=with_output)
+
+    async def _stats(self, request: Request) -> Response:
+        data = await asyncio.to_thread(_encoded, self._document(request))
+        return Response(data, media_type="application/json")
+
+    async def _schema(self, _request: Request) -> Response:
+        return JSONResponse(schema(), media_type="application/schema+json")
+
+    async def _metrics(self, request: Request) -> Response:
+        accept = request.headers.get("accept", "")
+        data, kind = await asyncio.to_thread(_rendered, self._document(request), accept)
+        return Response(data, headers={"content-type": kind})
+
+    async def _events(self, request: Request) -> Response:
+        if self._streams >= MOST_STREAMS:
+            detail = f"{MOST_STREAMS} pages are open already."
+            return JSONResponse({"detail": detail}, 503, headers={"retry-after": "10"})
+        headers = {"cache-control": "no-store"}
+        events = self._stream(partial(self._document, request))
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    async def _stream(self, take: partial[StatsDocument]) -> AsyncIterator[bytes]:
+        self._streams += 1
+        try:
+            while not self._served.stopping.is_set():
+                data = await asyncio.to_thread(_encoded, take())
+                yield b"event: stats\ndata: " + data + b"\n\n"
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._served.stopping.wait(), EVENT_S)
+        finally:
+            self._streams -= 1
+
+
+def _encoded(stats: StatsDocument) -> bytes:
+    return msgspec.json.encode(with_memory(stats))
+
+
+def _rendered(stats: StatsDocument, accept: str) -> tuple[bytes, str]:
+    return render(with_memory(stats), accept)
+
+
+def _places(served: Served) -> dict[str, Path]:
+    settings = served.settings
+    places = {"local": Path(settings.local_dir) if settings.local_dir else state_folder(settings)}
+    if settings.volume is not None:
+        places["volume"] = Path(settings.volume)
+    return places

@@ -1,0 +1,120 @@
+"""How a line of the log looks: for people, for machines, and as RunPod's own lines.
+
+    text    2026-11-30 10:00:00,000 WARNING flashpool.frontends.logs: Call of f: ... [call 3f9a-17]
+    json    {"time": .., "level": .., "logger": .., "message": .., "pod": .., "call": .., "trace": ..}
+    runpod  {"requestId": "job-7", "message": .., "level": "WARN"}
+
+What a record knows of its call travels as ``extra``: `of_call` makes that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from functools import lru_cache
+from typing import Any, Final, TextIO
+
+TEXT: Final = "text"
+JSON: Final = "json"
+RUNPOD: Final = "runpod"
+AUTO: Final = "auto"
+
+_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_COLOURS: Final = {
+    logging.DEBUG: "\x1b[2m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+_PLAIN: Final = "\x1b[0m"
+#: As the platform's own logger names levels.
+_RUNPOD_LEVELS: Final = {"WARNING": "WARN", "CRITICAL": "ERROR"}
+
+
+def of_call(name: str, request_id: str = "", trace: str = "") -> dict[str, Any]:
+    """``extra`` of a record that is about a call."""
+    return {"call": name, "request_id": request_id, "trace": trace}
+
+
+@lru_cache(maxsize=1)
+def pod() -> str:
+    """What tells this machine from others in a log that they share."""
+    return os.environ.get("RUNPOD_POD_ID") or socket.gethostname()
+
+
+def formatter(form: str, stream: TextIO, *, queue: bool = False) -> logging.Formatter:
+    """The one to use for a form; ``queue``: the server takes jobs of the platform's queue."""
+    if form == AUTO:
+        form = RUNPOD if queue and os.environ.get("RUNPOD_ENDPOINT_ID") else TEXT
+    if form == JSON:
+        return JsonFormatter()
+    if form == RUNPOD:
+        return RunpodFormatter()
+    return TextFormatter(colours=stream.isatty() and not os.environ.get("NO_COLOR"))
+
+
+class TextFormatter(logging.Formatter):
+    """For people; one line for each event, but for tracebacks."""
+
+    def __init__(self, *, colours: bool) -> None:
+        super().__init__(_FORMAT)
+        self._colours = colours
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's
+        """The line, and behind it what is known of the call."""
+        line = super().formatMessage(record).replace("\n", "\n    ")
+        if where := _where(record):
+            line = f"{line} [{where}]"
+        colour = _COLOURS.get(record.levelno, "") if self._colours else ""
+        return f"{colour}{line}{_PLAIN}" if colour else line
+
+
+def _where(record: logging.LogRecord) -> str:
+    facts = [
+        f"{name} {value}"
+        for name, value in (
+            ("call", getattr(record, "call", "")),
+            ("request", getattr(record, "request_id", "")),
+            ("trace", getattr(record, "trace", "")),
+            ("pod", os.environ.get("RUNPOD_POD_ID", "")),
+        )
+        if value
+    ]
+    return ", ".join(facts)
+
+
+class JsonFormatter(logging.Formatter):
+    """For machines: an object a line, always with the same fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line. ASCII: to some readers of a log, U+2028 and its like end a line."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pod": pod(),
+            "call": getattr(record, "call", None) or None,
+            "request_id": getattr(record, "request_id", None) or None,
+            "trace": getattr(record, "trace", None) or None,
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+class RunpodFormatter(logging.Formatter):
+    """As the platform's SDK writes its own lines, so that one reader takes both."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        message = record.getMessage()
+        if record.exc_info:
+            message = f"{message}\n{self.formatException(record.exc_info)}"
+        job = getattr(record, "request_id", "") or getattr(record, "call", "")
+        level = _RUNPOD_LEVELS.get(record.levelname, record.levelname)
+        return json.dumps({"requestId": job or None, "message": message, "level": level})

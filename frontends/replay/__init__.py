@@ -1,0 +1,10 @@
+"""Requests of calls that failed, kept on the volume and run again: `kept`, `keeper`, `under_debugger`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def under_debugger_path() -> Path:
+    """The program that another interpreter runs; nobody imports it."""
+    return Path(__file__).with_name("under_debugger.py")

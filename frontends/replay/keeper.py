@@ -1,0 +1,92 @@
+"""Keeps the requests of calls that fail, in the background: nothing of a call waits for a volume."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from flashpool.frontends import log_format
+from flashpool.pool import call_ids
+from flashpool.pool.backend import Backend
+from flashpool.pool.calls import BASE_ENVIRONMENT, Call, Codec, Outcome
+from flashpool.pool.errors import FlashpoolError
+
+from .kept import KeptRequest, KeptRequests, without_values
+
+_log = logging.getLogger(__name__)
+
+#: Requests that may be on their way to the volume at once; more are not kept.
+_AT_ONCE: Final = 16
+#: Seconds that the end of the server waits for them.
+_END_S: Final = 2.0
+_ERROR: Final = 4000
+
+
+class FailureKeeper:
+    """One server's."""
+
+    def __init__(self, kept: KeptRequests, pool: Backend) -> None:
+        self._kept = kept
+        self._pool = pool
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: A volume takes one after the other, and the room is counted before each.
+        self._writing = asyncio.Lock()
+
+    def failed(self, call: Call, call_id: int, outcome: Outcome) -> None:
+        """A call failed; what its caller ended is no failure."""
+        if outcome.error_type == "Cancelled" or call.codec is not Codec.FLASH:
+            return
+        name = call_ids.name_of(call_id)
+        if len(self._tasks) >= _AT_ONCE:
+            _log.warning("The request of call %s is not kept: the volume is too slow", name)
+            return
+        task = asyncio.ensure_future(self._keep(call, name, outcome))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, call: Call, name: str, outcome: Outcome) -> None:
+        try:
+            digest = outcome.receipt.environment
+            lock = await self._lock_of(digest)
+            async with self._writing:
+                kept = await asyncio.to_thread(self._write, call, name, outcome, lock)
+        except (OSError, ValueError, FlashpoolError) as error:
+            _log.warning("The request of call %s cannot be kept: %s", name, error)
+            return
+        if kept:
+            extra = log_format.of_call(name, call.request_id)
+            _log.info("Kept its request: flashpool replay %s", name, extra=extra)
+        else:
+            _log.info("The request of call %s is larger than FLASHPOOL_KEEP_FAILED_MB", name)
+
+    async def _lock_of(self, digest: str) -> tuple[str, ...]:
+        watching = self._pool.watching
+        if watching is None or digest in ("", BASE_ENVIRONMENT):
+            return ()
+        return await watching.lock_of(digest)
+
+    def _write(self, call: Call, name: str, outcome: Outcome, lock: tuple[str, ...]) -> bool:
+        body, names = without_values(call.body)
+        limits = {"run_s": call.limits.run_s, "memory_mb": call.limits.memory_mb}
+        kept = KeptRequest(
+            id=name,
+            request_id=call.request_id,
+            label=call.label,
+            at=time.time(),
+            pod=log_format.pod(),
+            error_type=outcome.error_type or "",
+            error=(outcome.error or "")[:_ERROR],
+            receipt=outcome.receipt.as_dict(),
+            environment=outcome.receipt.environment,
+            lock=lock,
+            env=names,
+            limits={key: value for key, value in limits.items() if value is not None},
+        )
+        return self._kept.keep(kept, body)
+
+    async def close(self) -> None:
+        """Give what is on its way a moment."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=_END_S)

@@ -1,0 +1,44 @@
+"""``python under_debugger.py CHILD PACKAGES BODY``: run a kept request in this process, under pdb.
+
+Run by the interpreter of the request's environment, which has none of flashpool: so this is one
+file that imports the standard library, and the worker's own modules from the folder CHILD.
+PACKAGES are folders, joined by ``:``, of what these need and the environment may lack. The
+debugger stops where the call raises; ``q`` leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+
+def main() -> int:
+    """The exit status: 1 when the call failed."""
+    child, packages, body = sys.argv[1:4]
+    package: Any = type(sys)("_flashpool")
+    package.__path__ = [child]
+    sys.modules["_flashpool"] = package
+    # Last: they never shadow what the environment has.
+    sys.path += [os.path.dirname(folder) for folder in packages.split(":")]
+    from _flashpool.running import invoke
+    from _flashpool.serialization import flash, live_module
+
+    live_module.prepare()
+    with open(body, "rb") as file:
+        content = file.read()
+    try:
+        call = flash.load_call(content)
+        value = invoke.run(call.function, call.args, call.kwargs, None)
+    except BaseException:  # noqa: BLE001 - whatever it is, it is looked at
+        import pdb  # noqa: T100 - this is what it is for
+
+        traceback.print_exc()
+        pdb.post_mortem(sys.exc_info()[2])
+        return 1
+    sys.stdout.write(f"It returned {value!r}\n")
+    return 0
+
+
+sys.exit(main())

@@ -1,0 +1,109 @@
+"""Where a server keeps what outlives it, and the key that such things are signed with.
+
+state: FLASHPOOL_STATE_DIR, else <volume>/flashpool, else <local>/flashpool
+key:   of FLASHPOOL_VOLUME_KEY, else of RUNPOD_AI_API_KEY, which no call sees; else <local>/reports.key
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from flashpool.envs.settings import DEFAULT_VOLUME
+from flashpool.envs.store.volume_files import Folder
+from flashpool.frontends.settings.table import Settings
+
+from .disk import Disk, DiskHangs
+
+_log = logging.getLogger(__name__)
+
+#: The folder of ours on a volume, or in a cache directory.
+OURS: Final = "flashpool"
+#: Seconds that a volume may take to say whether it is there.
+_ANSWER_S: Final = 10.0
+_KEY: Final = "reports.key"
+_KEY_BYTES: Final = 32
+
+
+def state_folder(settings: Settings) -> Path:
+    """Where this server keeps what outlives it."""
+    if settings.state_dir is not None:
+        return Path(settings.state_dir)
+    volume = volume_of(settings)
+    if volume is not None and _writable(volume):
+        return volume / OURS
+    return _local_folder(settings)
+
+
+def _local_folder(settings: Settings) -> Path:
+    """On the machine's own disk."""
+    if settings.local_dir is not None:
+        return Path(settings.local_dir) / OURS
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / OURS
+
+
+def volume_of(settings: Settings) -> Path | None:
+    """The volume, if there is one."""
+    if settings.volume is not None:
+        return Path(settings.volume)
+    return DEFAULT_VOLUME if _answered(DEFAULT_VOLUME, Path.is_dir) else None
+
+
+def _writable(path: Path) -> bool:
+    return _answered(path, _may_be_written)
+
+
+def _may_be_written(path: Path) -> bool:
+    return os.access(path, os.W_OK | os.X_OK)
+
+
+@functools.lru_cache(maxsize=8)
+def _answered(path: Path, what: Callable[[Path], bool]) -> bool:
+    """What a volume says of itself; one that hangs counts as none, and is asked once."""
+    try:
+        return Disk().wait(_ANSWER_S, partial(what, path))
+    except DiskHangs as error:
+        _log.error("%s: %s; results that wait are kept on local disk", path, error)
+        return False
+
+
+def signing_key(settings: Settings, purpose: bytes) -> bytes:
+    """A key for one use only: nobody learns from a signature what the key was made of."""
+    known = settings.volume_key or os.environ.get("RUNPOD_AI_API_KEY", "")
+    secret = known.encode("utf-8", "surrogateescape") or _machine_key(_local_folder(settings))
+    return hmac.new(secret, purpose, hashlib.sha256).digest()
+
+
+def _machine_key(folder: Path) -> bytes:
+    files = Folder(folder.parent, folder.name, mode=0o700)
+    try:
+        with files.opened(make=True) as handle:
+            # Of two workers that start at once, the second has the first one's.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if (found := _private(files)) is not None:
+                return found
+            made = secrets.token_bytes(_KEY_BYTES)
+            files.write(_KEY, [made])
+            return made
+    except OSError as error:
+        _log.warning("A later process will not know what this one leaves to be reported: %s", error)
+        return secrets.token_bytes(_KEY_BYTES)
+
+
+def _private(files: Folder) -> bytes | None:
+    """What nobody else may have written, or read."""
+    status = files.status(_KEY)
+    if status is None or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        return None
+    found = files.read(_KEY, _KEY_BYTES) if status.st_size == _KEY_BYTES else b""
+    return found or None

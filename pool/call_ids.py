@@ -1,0 +1,45 @@
+"""The ids of calls: a number inside of this process, a name outside of it.
+
+    17            `Receipt.call_id`, `CallFuture.call_id`: of all calls of all pools of this process
+    3f9a2c1b-17   the same call to clients, in logs and on volumes: no other process has this name
+
+A caller may bring a name of its own (``Call.request_id``): a job's id, a header ``X-Request-Id``. All of
+them are taken wherever a call is looked up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+from typing import Final
+
+#: Draw with `next`; no two threads draw the same one.
+numbers: Final = itertools.count(1)
+#: What the names of this process' calls begin with.
+prefix = secrets.token_hex(4)
+#: A name that a caller may give. It stands in headers, paths and lines of a log.
+GIVEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=@~-]{0,127}")
+GIVEN_BYTES: Final = re.compile(GIVEN.pattern.encode())
+
+
+def _after_fork() -> None:
+    global prefix  # noqa: PLW0603 - a fork is another process
+    prefix = secrets.token_hex(4)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def name_of(number: int) -> str:
+    """The name of one of this process' calls."""
+    return f"{prefix}-{number}"
+
+
+def number_of(text: str) -> int | None:
+    """The number that an id stands for, if it is a number, or a name of this process."""
+    head, dash, tail = text.rpartition("-")
+    if dash and head != prefix:
+        return None
+    return int(tail) if tail.isascii() and tail.isdigit() and len(tail) <= 18 else None

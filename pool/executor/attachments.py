@@ -1,0 +1,89 @@
+"""What else lives on an engine's loop, beside the backend: an admin listener, say.
+
+any thread: attach, detach -----> loop: start, stop
+                                  loop: stop_all, when the backend has ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
+
+from flashpool.pool.backend import Backend
+from flashpool.pool.errors import PoolClosed
+
+#: Seconds between two looks whether the loop is still there.
+_LOOK_S: Final = 0.5
+
+
+class Attachment(Protocol):
+    """Lives on the loop; must not hold it up."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def stop(self) -> None:
+        """End; nothing happens when it has."""
+
+
+_Attached = TypeVar("_Attached", bound=Attachment)
+_Result = TypeVar("_Result")
+
+
+class Attachments:
+    """Those of one engine."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, backend: Backend) -> None:
+        self._loop = loop
+        self._backend = backend
+        self._attached: list[Attachment] = []
+        self._over = False
+
+    def attach(self, make: Callable[[Backend], _Attached]) -> _Attached:
+        """Make and start one; returns when it has started. Any thread but the loop's.
+
+        Raises:
+            PoolClosed: the pool has ended.
+        """
+        return self._wait(self._attach(make))
+
+    async def _attach(self, make: Callable[[Backend], _Attached]) -> _Attached:
+        if self._over:
+            raise PoolClosed("the pool is shut down")
+        one = make(self._backend)
+        self._attached.append(one)
+        await one.start()
+        return one
+
+    def detach(self, one: Attachment) -> None:
+        """Stop one; returns when it has stopped, or the pool has. Any thread but the loop's."""
+        try:
+            self._wait(self._detach(one))
+        except PoolClosed:
+            return
+
+    async def _detach(self, one: Attachment) -> None:
+        if one in self._attached:
+            self._attached.remove(one)
+            await one.stop()
+
+    async def stop_all(self) -> None:
+        """The backend has ended. On the loop."""
+        self._over = True
+        while self._attached:
+            await self._attached.pop().stop()
+
+    def _wait(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        if self._loop.is_closed():
+            work.close()
+            raise PoolClosed("the pool is shut down")
+        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while True:
+            try:
+                return done.result(timeout=_LOOK_S)
+            except concurrent.futures.TimeoutError:
+                # A loop that ended meanwhile will never get to it.
+                if self._loop.is_closed():
+                    raise PoolClosed("the pool is shut down") from None

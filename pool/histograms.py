@@ -1,0 +1,122 @@
+"""Seconds, counted by how many they are: of each phase, and of each of the last minutes.
+
+Counting one costs a search among the bounds and three additions, so that every call can be.
+What is read of it, percentiles too, costs the same however many were counted.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from .stats import BucketStats, LatencyStats, MinuteStats
+
+#: Upper bounds of the buckets, in seconds; one more bucket has what is above.
+BOUNDS: Final = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
+)
+#: Minutes that are remembered.
+MINUTES: Final = 60
+
+
+class Histogram:
+    """Seconds of one kind."""
+
+    __slots__ = ("counts", "largest", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+        self.largest = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+        self.largest = max(self.largest, seconds)
+
+    @property
+    def count(self) -> int:
+        """How many were counted."""
+        return sum(self.counts)
+
+    def percentile(self, fraction: float) -> float:
+        """About which of them is not passed by that part; exact to its bucket."""
+        wanted, before = fraction * self.count, 0
+        for index, count in enumerate(self.counts):
+            if count and before + count >= wanted:
+                low = BOUNDS[index - 1] if index else 0.0
+                high = min(self.largest, BOUNDS[index] if index < len(BOUNDS) else math.inf)
+                return min(self.largest, low + (high - low) * (wanted - before) / count)
+            before += count
+        return self.largest
+
+    def stats(self) -> LatencyStats:
+        """All of it, as it is now."""
+        return LatencyStats(
+            count=self.count,
+            sum_s=round(self.total, 6),
+            p50_s=round(self.percentile(0.5), 6),
+            p90_s=round(self.percentile(0.9), 6),
+            p95_s=round(self.percentile(0.95), 6),
+            p99_s=round(self.percentile(0.99), 6),
+            max_s=round(self.largest, 6),
+            buckets=_cumulative(self.counts),
+        )
+
+
+def _cumulative(counts: Sequence[int]) -> list[BucketStats]:
+    """As Prometheus has them: each bucket holds what is in those below, too."""
+    found, below = [], 0
+    for index, count in enumerate(counts):
+        below += count
+        found.append(BucketStats(le_s=BOUNDS[index] if index < len(BOUNDS) else None, count=below))
+    return found
+
+
+class _Minute:
+    __slots__ = ("at", "failed", "seconds")
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.failed = 0
+        self.seconds = Histogram()
+
+
+class LastHour:
+    """Calls of the last hour, by the minute in which they ended. Minutes without any are left out."""
+
+    def __init__(self) -> None:
+        self._minutes: deque[_Minute] = deque(maxlen=MINUTES)
+
+    def add(self, now: float, seconds: float, *, failed: bool) -> None:
+        """Count the end of a call; ``now`` is in seconds since 1970."""
+        at = int(now // 60)
+        if not self._minutes or self._minutes[-1].at != at:
+            self._minutes.append(_Minute(at))
+        minute = self._minutes[-1]
+        minute.failed += failed
+        # As `Histogram.add`: each call of the server would pay for a call here.
+        histogram = minute.seconds
+        histogram.counts[bisect_left(BOUNDS, seconds)] += 1
+        histogram.total += seconds
+        histogram.largest = max(histogram.largest, seconds)
+
+    def stats(self, now: float) -> list[MinuteStats]:
+        """Oldest first."""
+        earliest = int(now // 60) - MINUTES
+        return [
+            MinuteStats(
+                at=minute.at * 60,
+                calls=minute.seconds.count,
+                failed=minute.failed,
+                p50_s=round(minute.seconds.percentile(0.5), 6),
+                p95_s=round(minute.seconds.percentile(0.95), 6),
+            )
+            for minute in self._minutes
+            if minute.at > earliest
+        ]

@@ -1,0 +1,102 @@
+"""The Python stacks of a worker, now: asked of its zygote, read from the file that both share.
+
+    here: empty the file --STACK--> zygote --signal--> worker's C handler writes, and the call goes on
+          read until it is quiet <--------------------------'
+
+Nothing of it shows in the call's output. Where no stack comes, the kernel knows why: the process
+blocks the signal, ignores it, is stopped, or is another program by now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Final
+
+from flashpool.pool._child import processes
+from flashpool.pool._child.fork_server import stack_dumps
+
+from .output_buffer import without_our_frames
+from .worker import Worker
+from .zygote import ZygoteProcess
+
+#: Seconds that a stack may take to come, and between two looks; looks without news after which it is whole.
+ANSWER_S: Final = 2.0
+_LOOK_S: Final = 0.01
+_QUIET: Final = 3
+#: Bytes of a dump that are read: user code may write to that file, too.
+_LIMIT: Final = 1024 * 1024
+_ENDED: Final = "its process has ended"
+_NAME: Final = stack_dumps.SIGNAL.name
+
+
+async def of_worker(worker: Worker) -> tuple[str, str]:
+    """The stacks; or nothing, and why there are none."""
+    zygote = worker.zygote
+    if zygote.stacks_fd < 0:
+        return "", "this system has no files in memory (memfd_create), which stacks are written to"
+    async with zygote.stacks_lock:
+        if not _is_there(worker):
+            return "", _ENDED
+        if not _has(worker.pid, "SigCgt"):
+            return "", _why_not_taken(worker.pid)
+        os.ftruncate(zygote.stacks_fd, 0)
+        zygote.ask_for_stacks(worker.pid)
+        if text := await _arriving(zygote):
+            return text, ""
+        return "", _why_silent(worker.pid) if _is_there(worker) else _ENDED
+
+
+def _is_there(worker: Worker) -> bool:
+    return worker.status is None
+
+
+async def _arriving(zygote: ZygoteProcess) -> str:
+    size = quiet = 0
+    for _ in range(int(ANSWER_S / _LOOK_S)):
+        await asyncio.sleep(_LOOK_S)
+        if zygote.stacks_fd < 0:
+            return ""  # it is gone
+        before, size = size, os.fstat(zygote.stacks_fd).st_size
+        quiet = quiet + 1 if size == before else 0
+        if size and quiet >= _QUIET:
+            break
+    found = os.pread(zygote.stacks_fd, _LIMIT, 0) if size else b""
+    return without_our_frames(found).decode("utf-8", "replace").strip()
+
+
+def _why_not_taken(pid: int) -> str:
+    if not processes.state(pid):
+        return _ENDED
+    return (
+        f"its process does not answer {_NAME}: the call's code has set that signal to be ignored or "
+        "to its default, or has become another program (exec)"
+    )
+
+
+def _why_silent(pid: int) -> str:
+    state = processes.state(pid)
+    if state in ("T", "t"):
+        return "its process is stopped (SIGSTOP, or a debugger)"
+    if state == "D":
+        return "its process waits in the kernel for a disk or device, and takes no signal"
+    if _has(pid, "ShdPnd") or _has(pid, "SigPnd"):
+        return f"the call's code blocks {_NAME}, which asks for stacks"
+    return (
+        f"the call's code has taken {_NAME}, which asks for stacks, for a handler of its own, or "
+        "has closed the file that stacks are written to"
+    )
+
+
+def _has(pid: int, mask: str) -> bool:
+    """Whether the signal is in one of the masks of a process."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == mask:
+            return bool(int(value.strip(), 16) >> (stack_dumps.SIGNAL - 1) & 1)
+    return False

@@ -1,0 +1,157 @@
+"""The page of the admin listener, in a real browser: Debian's Chromium, without a screen."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from support import wants
+
+from .server import Server, request, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+TOKEN = "the-operator-s"
+#: Calls that end in ways an operator looks for.
+CRASH = "import os\ndef crash():\n    print('last words', flush=True)\n    os._exit(3)"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+LIMIT_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = wants.program("chromium")
+    with sync_playwright() as playwright:
+        one = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield one
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("page")
+    variables = {
+        "FLASHPOOL_ADMIN_TOKEN": TOKEN,
+        "FLASHPOOL_STATE_DIR": str(folder / "state"),
+        "FLASHPOOL_SLOTS": "2",
+    }
+    with serving(folder, **variables) as one:
+        for _ in range(3):
+            one.execute("def f(): return 1")
+        one.execute(CRASH)
+        yield one
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    yield from opened(browser, server)
+
+
+def opened(browser: Browser, server: Server, **context: Any) -> Iterator[Page]:
+    with browser.new_context(**context) as one:
+        page = one.new_page()
+        page.set_default_timeout(LIMIT_MS)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "request",
+            lambda asked: (
+                None
+                if asked.url.startswith((server.admin, "data:"))
+                else problems.append(asked.url)
+            ),
+        )
+        page.goto(server.admin)
+        expect(page.locator("#state")).to_have_text("Ready", timeout=LIMIT_MS)
+        yield page
+        assert problems == []
+
+
+def sound(page: Page) -> None:
+    """Nothing serious for people who do not see it, or do not see it well."""
+    found = [
+        (one["id"], one["nodes"][0]["html"][:200])
+        for one in Axe().run(page).response["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert found == []
+
+
+def test_it_shows_what_was_sent_and_updates_itself(page: Page, server: Server) -> None:
+    expect(page.locator("#failures .tag")).to_have_text("WorkerCrashed", timeout=LIMIT_MS)
+    calls = int(page.locator("#calls").inner_text())
+    server.execute("def f(): return 1")
+    expect(page.locator("#calls")).to_have_text(str(calls + 1), timeout=LIMIT_MS)
+    sound(page)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"color_scheme": "dark"},
+        {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}, "has_touch": True},
+        {"viewport": {"width": 390, "height": 844}, "has_touch": True},
+    ],
+)
+def test_it_can_be_read_in_the_dark_and_on_a_phone(
+    browser: Browser, server: Server, context: dict[str, Any], tmp_path: Path
+) -> None:
+    for page in opened(browser, server, **context):
+        sound(page)
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, "the page is wider than its window"
+
+
+def test_signing_in_and_a_drain_by_keyboard(page: Page, server: Server) -> None:
+    page.locator("#drain").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#confirmNo")).to_be_focused()
+    sound(page)
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#token")).to_be_focused(timeout=LIMIT_MS)
+    page.keyboard.type("not it")
+    page.keyboard.press("Enter")
+    expect(page.locator("#signError")).to_contain_text("not the admin token", timeout=LIMIT_MS)
+    sound(page)
+    page.locator("#token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#state")).to_have_text("Draining", timeout=LIMIT_MS)
+    assert refused(server).status_code == 503
+    page.locator("#drain").click()
+    expect(page.locator("#state")).to_have_text("Ready", timeout=LIMIT_MS)
+    (cookie,) = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    assert TOKEN not in page.evaluate("document.cookie") + page.url + str(cookie["value"])
+    # What the crashed call wrote is for whoever signed in.
+    page.locator("#failures summary").click()
+    expect(page.locator("#failures pre")).to_contain_text("last words", timeout=LIMIT_MS)
+
+
+def test_a_running_call_is_shown_while_it_runs(page: Page, server: Server) -> None:
+    code = "import time\ndef sleeper(): time.sleep(8)"
+    calling = threading.Thread(target=server.execute, args=(code,))
+    calling.start()
+    try:
+        expect(page.locator("#running tbody tr")).to_contain_text("sleeper", timeout=LIMIT_MS)
+        sound(page)
+    finally:
+        calling.join(60)
+    expect(page.locator("#noRunning")).to_be_visible(timeout=LIMIT_MS)
+
+
+def test_it_says_when_it_is_stale(page: Page) -> None:
+    page.context.set_offline(True)
+    page.evaluate("source.close()")
+    expect(page.locator("#state")).to_contain_text("Stale", timeout=LIMIT_MS)
+
+
+def refused(server: Server) -> httpx.Response:
+    """The answer to a call, on a connection of its own: the server closes that as it drains."""
+    body = request("def f(): return 1")
+    return httpx.post(f"{server.url}/execute", json=body, trust_env=False, timeout=60)

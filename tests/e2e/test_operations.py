@@ -1,0 +1,121 @@
+"""The files of docs/operations: parsed, and run by the programs that they are for where these are."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flashpool.frontends.admin.metrics import render
+from flashpool.frontends.settings.table import FILE, table, variable
+from flashpool.pool.recorder import Recorder
+from support import wants
+from support.stats_sample import document, ended
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "operations"
+SUFFIXES = ("_bucket", "_count", "_sum", "_created")
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        command, cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((FOLDER / name).read_text("utf-8"))
+
+
+def metrics() -> set[str]:
+    """The names that the listener serves."""
+    recorder = Recorder()
+    ended(recorder, 1)
+    text = render(document(recorder), "")[0].decode()
+    return {line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+
+
+def named_in(text: str) -> set[str]:
+    found = set(re.findall(r"\bflashpool_[a-z_]+", text))
+    for suffix in SUFFIXES:
+        found = {name.removesuffix(suffix) for name in found}
+    return found
+
+
+def test_rules_and_dashboard_use_metrics_that_exist() -> None:
+    rules = read("alerts.yml")["groups"][0]["rules"]
+    assert named_in("".join(rule["expr"] for rule in rules)) <= metrics()
+    panels = json.loads((FOLDER / "grafana-dashboard.json").read_text("utf-8"))["panels"]
+    queries = "".join(target["expr"] for panel in panels for target in panel["targets"])
+    assert named_in(queries) <= metrics()
+    assert len(panels) > 10
+
+
+def test_prometheus_takes_the_rules_and_they_fire_and_resolve() -> None:
+    promtool = wants.program("promtool")
+    assert "10 rules found" in run(promtool, "check", "rules", "alerts.yml")
+    assert "SUCCESS" in run(promtool, "test", "rules", "alerts_test.yml")
+    assert "is valid" in run(promtool, "check", "config", "--syntax-only", "prometheus.yml")
+
+
+def test_prometheus_finds_nothing_to_say_about_the_metrics() -> None:
+    recorder = Recorder()
+    ended(recorder, 1)
+    promtool = wants.program("promtool")
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=render(document(recorder), "")[0],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nginx_takes_its_page(tmp_path: Path) -> None:
+    nginx = wants.program("nginx")
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = " ".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
+    page = tmp_path / "nginx.conf"
+    page.write_text(
+        f"pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {paths} include {FOLDER}/nginx.conf; }}\n"
+    )
+    assert "test is successful" in run(nginx, "-t", "-c", str(page))
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    analyze = wants.program("systemd-analyze")
+    unit = tmp_path / "flashpool.service"
+    text = (FOLDER / "flashpool.service").read_text("utf-8")
+    # The program is not installed there; what is looked at is the unit.
+    unit.write_text(text.replace("/opt/flashpool/bin/flashpool", "/bin/true"))
+    run(analyze, "verify", str(unit))
+
+
+def test_every_variable_of_the_files_is_a_setting() -> None:
+    known = {variable(name) for name in table()}
+    known |= {variable(name) + FILE for name, row in table().items() if row.secret}
+    for path in FOLDER.iterdir():
+        names = set(re.findall(r"\bFLASHPOOL_[A-Z_]*[A-Z]\b", path.read_text("utf-8")))
+        assert names <= known, path.name
+
+
+def test_the_compose_file_gives_the_container_little() -> None:
+    service = read("compose.yaml")["services"]["flashpool"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["healthcheck"]["test"] == ["CMD", "flashpool", "health"]
+
+
+def test_probes_of_kubernetes_ask_what_is_served() -> None:
+    pod = read("kubernetes.yaml")["spec"]["template"]["spec"]["containers"][0]
+    paths = {name: pod[name]["httpGet"]["path"] for name in pod if name.endswith("Probe")}
+    assert paths == {
+        "startupProbe": "/readyz",
+        "livenessProbe": "/livez",
+        "readinessProbe": "/readyz",
+    }

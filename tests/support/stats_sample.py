@@ -1,0 +1,78 @@
+"""A stats document of a busy server with GPUs, made of the product's own parts."""
+
+from dataclasses import replace
+from typing import Final
+
+from flashpool.frontends.admin.stats_document import VERSION, ServerStats, StatsDocument
+from flashpool.frontends.admin.storage import StorageStats
+from flashpool.pool.calls import Outcome, Provision, Receipt
+from flashpool.pool.recorder import Recorder
+from flashpool.pool.stats import GpusStats, GpuStats, QueueStats, SlotStats, StoreStats
+
+GPU: Final = "GPU-11111111-2222-3333-4444-555555555555"
+
+
+def ended(recorder: Recorder, number: int, error_type: str | None = None) -> None:
+    """Have a call end, whose label and id are its own."""
+    receipt = Receipt(
+        queue_s=0.001,
+        start_s=0.002,
+        run_s=0.2,
+        total_s=0.203,
+        attempts=1,
+        provision=Provision(environment="d" * 32, origin="memo", resolve_s=0.0001),
+    )
+    recorder.ended(
+        number,
+        f"function_{number}",
+        Outcome(error_type=error_type, error="boom", output=b"secret words", receipt=receipt),
+    )
+
+
+def document(recorder: Recorder) -> StatsDocument:
+    """All that the recorder has, and a GPU in quarantine."""
+    gpu = GpuStats(
+        uuid=GPU,
+        index=0,
+        name="NVIDIA H100",
+        parent=None,
+        state="quarantined",
+        calls=0,
+        memory_bytes=80_000_000_000,
+        used_bytes=42_000_000_000,
+        level_bytes=500_000_000,
+        evidence="memory did not come back",
+        quarantined_s=12.0,
+    )
+    return StatsDocument(
+        schema_version=VERSION,
+        server=ServerStats(
+            mode="live", version="1", started_at=1.0, uptime_s=9.0, settings_digest="abc"
+        ),
+        storage=[
+            StorageStats(
+                place="local", path="/", size_bytes=10, free_bytes=5, age_s=0.1, problem=None
+            )
+        ],
+        ready=True,
+        unfit=None,
+        draining=False,
+        slots=SlotStats(total=4, busy=3),
+        queue=QueueStats(depth=7, limit=100, oldest_age_s=1.5, refused=recorder.refused),
+        shortages=[],
+        gpus=GpusStats(total=1, usable=0, waiting=2, driver="1", reason=None, devices=[gpu]),
+        zygotes=[],
+        running=[],
+        instances=[],
+        apps=[],
+        stuck=[],
+        calls=recorder.calls,
+        outcomes=dict(recorder.outcomes),
+        latency=recorder.latency(),
+        last_hour=recorder.last_hour(),
+        environment_origins=dict(recorder.origins),
+        recent_failures=recorder.failures(),
+        exits=recorder.exits(0),
+        supervisor=replace(recorder.supervisor(), callback_errors=0),
+        stores=[StoreStats(root="/volume", heartbeat_age_s=1.0, failures=0, problem=None)],
+    )

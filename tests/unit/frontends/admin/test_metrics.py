@@ -1,0 +1,87 @@
+import json
+
+import msgspec
+import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as open_metrics_families,
+)
+from prometheus_client.parser import text_string_to_metric_families
+
+from flashpool.frontends.admin.metrics import render
+from flashpool.frontends.admin.stats_document import StatsDocument, schema
+from flashpool.pool.recorder import Recorder
+from support.stats_sample import GPU, document, ended
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    one = Recorder()
+    for number in range(20):
+        ended(one, number)
+    for number, name in enumerate(("WorkerCrashed", "Timeout", "Timeout", "Made\n{up}")):
+        ended(one, 20 + number, name)
+    return one
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_the_counts_are_those_of_the_document(recorder: Recorder) -> None:
+    stats = document(recorder)
+    found = samples(render(stats, "")[0].decode())
+    counts = {
+        dict(labels)["outcome"]: value
+        for (name, labels), value in found.items()
+        if name == "flashpool_calls_total"
+    }
+    assert counts == stats.outcomes == {"ok": 20, "WorkerCrashed": 1, "Timeout": 2, "other": 1}
+    assert sum(counts.values()) == stats.calls == 24
+    run = ("phase", "run")
+    assert found["flashpool_call_phase_seconds_count", (run,)] == 24
+    assert found["flashpool_call_phase_seconds_bucket", (("le", "+Inf"), run)] == 24
+    assert found["flashpool_call_phase_seconds_bucket", (("le", "0.1"), run)] == 0
+    assert found["flashpool_call_phase_seconds_sum", (run,)] == pytest.approx(24 * 0.2)
+    assert found["flashpool_gpu_quarantined", (("gpu", GPU),)] == 1
+
+
+def test_both_formats_hold_the_same(recorder: Recorder) -> None:
+    stats = document(recorder)
+    text, kind = render(stats, OPEN_METRICS)
+    assert kind.startswith("application/openmetrics-text")
+    # What the formats call a family differs, its samples do not.
+    found = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in open_metrics_families(text.decode())
+        for sample in family.samples
+    }
+    plain, plain_kind = render(stats, "text/plain")
+    assert plain_kind.startswith("text/plain")
+    assert samples(plain.decode()) == found
+
+
+def test_no_name_of_a_user_s_becomes_a_series(recorder: Recorder) -> None:
+    before = samples(render(document(recorder), "")[0].decode())
+    for number in range(5000):
+        ended(recorder, 100 + number)
+        ended(recorder, 10_000 + number, f"Error{number}")
+    text = render(document(recorder), "")[0].decode()
+    assert set(samples(text)) == set(before)
+    assert "function_" not in text
+
+
+def test_the_document_is_what_its_schema_says(recorder: Recorder) -> None:
+    stats = document(recorder)
+    data = msgspec.json.encode(stats)
+    assert msgspec.json.decode(data, type=StatsDocument) == stats
+    found = schema()
+    json.dumps(found)
+    properties = found["$defs"]["StatsDocument"]["properties"]
+    assert set(json.loads(data)) == set(properties)
+    assert {"schema_version", "server", "recent_failures"} <= set(properties)

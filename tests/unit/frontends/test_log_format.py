@@ -1,0 +1,77 @@
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from flashpool.frontends import log_format
+from flashpool.frontends.logs import OutputLines
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def record(level: int = logging.WARNING, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("flashpool.x", level, __file__, 1, "went %s\nodd", ("wrong",), None)
+    for name, value in extra.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_json_lines_have_the_same_fields_always() -> None:
+    form = log_format.formatter("json", sys.stderr)
+    bare = json.loads(form.format(record()))
+    full = json.loads(form.format(record(**log_format.of_call("a-1", "mine", "t1"))))
+    assert bare.keys() == full.keys()
+    assert (bare["call"], full["call"], full["request_id"], full["trace"]) == (
+        None,
+        "a-1",
+        "mine",
+        "t1",
+    )
+    assert (bare["message"], bare["level"]) == ("went wrong\nodd", "WARNING")
+    assert bare["pod"]
+
+
+def test_tracebacks_are_part_of_their_line() -> None:
+    try:
+        raise ValueError("\u2028")
+    except ValueError:
+        made = record()
+        made.exc_info = sys.exc_info()
+    for form in ("json", "runpod"):
+        text = log_format.formatter(form, sys.stderr).format(made)
+        assert len(text.splitlines()) == 1
+        assert "ValueError" in text
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("RUNPOD_POD_ID", raising=False)
+    assert "\x1b[" in log_format.formatter("text", Terminal()).format(record())
+    assert "\x1b[" not in log_format.formatter("text", io.StringIO()).format(record())
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = log_format.formatter("text", Terminal()).format(record(call="a-1"))
+    assert "\x1b[" not in plain
+    assert plain.endswith("went wrong\n    odd [call a-1]")
+
+
+def test_auto_speaks_as_the_platform_only_to_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e")
+    line = log_format.formatter("auto", sys.stderr, queue=True).format(record(request_id="job"))
+    assert json.loads(line) == {"requestId": "job", "message": "went wrong\nodd", "level": "WARN"}
+    assert isinstance(log_format.formatter("auto", sys.stderr), log_format.TextFormatter)
+
+
+def test_output_in_the_log_has_a_rate(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flashpool.output")
+    lines = OutputLines("f", "a-1", "", 10)
+    lines.feed(b"one\ntwo")
+    lines.feed(b"!\n" + b"x" * 100 + b"\n")
+    lines.close()
+    assert [one.getMessage() for one in caplog.records][:2] == ["f| one", "f| two!"]
+    assert "100 bytes of its output are not shown" in caplog.records[2].getMessage()
+    assert {one.call for one in caplog.records} == {"a-1"}  # type: ignore[attr-defined]
