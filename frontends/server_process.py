@@ -84,6 +84,15 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     return found[:2] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else found
 
 
+def has_terminal() -> bool:
+    """Whether a terminal controls this process: one that closes sends it SIGHUP."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def give_way() -> None:
     """Wait for a core in turn, in place of taking it from a call whenever something arrives.
 

@@ -42,9 +42,15 @@ class Shutdown:
     """The shutdown of one server; on its loop."""
 
     def __init__(
-        self, service: Service, drain_s: float, then: Callable[[], None] = lambda: None
+        self,
+        service: Service,
+        drain_s: float,
+        then: Callable[[], None] = lambda: None,
+        *,
+        what: str = "call",
     ) -> None:
-        """``then`` is called at the end, whether or not that went well."""
+        """``then`` is called at the end, whether or not that went well; ``what`` is to finish."""
+        self._what = what
         self._service = service
         self._drain_s = drain_s
         self._then = then
@@ -54,7 +60,7 @@ class Shutdown:
     def on_signal(self, name: str) -> None:
         """A signal to stop came."""
         if self._running is None:
-            running = _calls(self._service.pool.unfinished)
+            running = self._counted(self._service.pool.unfinished)
             _log.info("%s: draining for at most %g s: %s to finish", name, self._drain_s, running)
             self._running = asyncio.ensure_future(self._run())
         else:
@@ -63,21 +69,26 @@ class Shutdown:
 
     async def _run(self) -> None:
         try:
-            reason = await drain(self._service, self._drain_s, self._second_signal)
-            before = self._cancelled()
+            reason = await drain(self._service, self._drain_s, self._second_signal, what=self._what)
+            before, left = self._cancelled(), self._requests()
             await self._service.stop(reason)
-            _log.info("Stopped; %s cancelled", _calls(self._cancelled() - before))
+            cancelled = self._cancelled() - before + left
+            _log.info("Stopped; %s cancelled", self._counted(cancelled))
         finally:
             self._then()
 
     def _cancelled(self) -> int:
         return int(self._service.pool.stats().outcomes.get("Cancelled", 0))
 
+    def _requests(self) -> int:
+        """Of apps: they are no calls, and have no outcome."""
+        apps = self._service.pool.stats().apps
+        return sum(worker.requests for app in apps for worker in app.workers)
+
+    def _counted(self, number: int) -> str:
+        return f"{number} {self._what}{'' if number == 1 else 's'}"
+
     def abandon(self) -> None:
         """The server has stopped in another way."""
         if self._running is not None:
             self._running.cancel()
-
-
-def _calls(number: int) -> str:
-    return "1 call" if number == 1 else f"{number} calls"

@@ -11,15 +11,38 @@ loaded (``failure`` says why, and it is tried again). Its requests end in exactl
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
+    from .stats import NeighbourStats
+
 #: Names and values of headers, as they are on the wire.
 Headers = list[tuple[bytes, bytes]]
+
+
+class LoadedRoute(NamedTuple):
+    """A route as a loaded application has it; those of a mount come before the mount itself."""
+
+    path: str
+    #: In capitals; WEBSOCKET alone for a WebSocket; None: any.
+    methods: tuple[str, ...] | None
+
+
+class RequestPolicy(NamedTuple):
+    """What applies to a request."""
+
+    #: Seconds for the first of its answer, and again for each piece; None: any time.
+    limit_s: float | None
+    #: Whether it runs in a process of its own.
+    isolated: bool = False
+
+
+#: What applies to a request of this method and path, by the routes of the loaded application.
+Policies = Callable[[str, str], RequestPolicy]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +69,8 @@ class App:
     env: Mapping[str, str] = field(default_factory=dict)
     #: Modules of the directory that later workers find imported; others are learned from the first.
     preload: tuple[str, ...] = ()
+    #: How fresh the addresses of its other resources are; None: nobody looks after them.
+    neighbours: Callable[[], NeighbourStats] | None = None
     #: What is said first where it cannot be loaded, for its cause may be that.
     hint: str = ""
     #: Devices of each of its workers; None: the pool's default.
@@ -55,11 +80,17 @@ class App:
     workers: int = 1
     #: Requests in one worker at once, and those that may wait for room.
     concurrency: int = 100
+    #: WebSockets that one worker may have open; they do not count among its requests.
+    websockets: int = 1000
     queue_limit: int = 1000
     queue_timeout_s: float | None = None
     #: Threads for functions that are no coroutines; None: as the framework has it.
     threads: int | None = None
     start_timeout_s: float = 300.0
+    #: Called with the routes once it is loaded; None: what each request says applies to it.
+    policies: Callable[[Sequence[LoadedRoute]], Policies] | None = None
+    #: Whether requests of some routes may run in processes of their own.
+    isolates: bool = False
 
 
 class AppState(enum.Enum):
@@ -119,6 +150,8 @@ class AppRequest:
     limit_s: float | None = None
     #: Whether that is for all of the answer.
     whole: bool = False
+    #: Whether it is for a WebSocket: it does not wait for room, and its sink is a `SocketSink`.
+    socket: bool = False
 
 
 class AppSink(Protocol):
@@ -135,6 +168,19 @@ class AppSink(Protocol):
 
     def ended(self, end: AppEnd) -> None:
         """Nothing more comes. An answer that is complete has no other end."""
+
+
+class SocketSink(AppSink, Protocol):
+    """Hears of one WebSocket; an answer that the app gives in its place comes as of a request."""
+
+    def accepted(self, subprotocol: str, headers: Headers) -> None:
+        """It is open."""
+
+    def message(self, piece: bytes, more: bool, text: bool) -> None:
+        """A piece of a message."""
+
+    def closed(self, code: int, reason: str) -> None:
+        """The app has closed it, or refused it. Nothing more comes."""
 
 
 class JobSink(AppSink, Protocol):
@@ -163,17 +209,32 @@ class AppService(Protocol):
     def busy(self) -> int:
         """Requests that have not ended."""
 
+    async def settled(self) -> AppState:
+        """Wait until all of its workers have loaded it, or one could not."""
+
+    def retire(self, within_s: float, then: Callable[[], None]) -> None:
+        """Let it finish the requests it has, within so many seconds, and leave; then call ``then``."""
+
+    def note(self, text: str) -> None:
+        """Have stats tell this of it."""
+
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request; returns its number. Its end may come before this returns."""
 
     def body(self, number: int, piece: bytes, more: bool) -> None:
         """A piece of its body, within what the sink was told that there is room for."""
 
-    def credit(self, number: int, size: int) -> None:
-        """So many bytes of the answer were passed on."""
+    def message(self, number: int, piece: bytes, *, more: bool, text: bool) -> None:
+        """A piece of a WebSocket's message, of which `app_messages.weight` is what it takes of the room."""
 
-    def leave(self, number: int) -> None:
-        """Nobody waits for the answer any more; the sink hears nothing more."""
+    def credit(self, number: int, size: int) -> None:
+        """So many bytes of the answer, or so much weight of messages, were passed on."""
+
+    def leave(self, number: int, code: int = ..., reason: str = ...) -> None:
+        """Nobody waits for the answer any more; the sink hears nothing more.
+
+        A WebSocket's client has closed it with this code, or has left without one.
+        """
 
     def interrupt(self, number: int, *, spares: bool) -> None:
         """Cancel a request, and end its worker if that does not help within the grace.

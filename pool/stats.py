@@ -257,6 +257,27 @@ class AppWorkerStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IsolatedStats:
+    """Requests of an app that run each in a process of their own."""
+
+    waiting: int
+    running: int
+    served: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourStats:
+    """What an app is told of the other resources of its project."""
+
+    #: Addresses that are known.
+    endpoints: int
+    #: Seconds since the platform last answered; null: never.
+    age_s: float | None
+    #: Why it did not answer the last time it was asked.
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppStats:
     """One deployed app."""
 
@@ -267,6 +288,13 @@ class AppStats:
     workers: list[AppWorkerStats]
     deaths: int
     last_death: str | None
+    #: Whether another one took its place, and it only finishes what it has.
+    retiring: bool
+    isolated: IsolatedStats
+    #: What is to be said of it, such as why the last reload came to nothing.
+    note: str | None
+    #: Where its other resources are served; null where nobody asks.
+    neighbours: NeighbourStats | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,11 +24,13 @@ from typing import Any, Final
 
 import aiohttp
 
+from flashpool.pool.stats import NeighbourStats
+
 from .errors import ManifestRefused
 from .manifest import NAME, read_manifest
 from .regular_files import read_regular
 
-__all__ = ["Neighbours", "NeighboursState", "Platform", "neighbours_of"]
+__all__ = ["Neighbours", "Platform", "neighbours_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -114,16 +116,6 @@ def _inside(answer: Any, *path: str) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NeighboursState:
-    """For stats."""
-
-    endpoints: int
-    #: Seconds since the platform last answered; None: never.
-    age_s: float | None
-    failure: str
-
-
 class Neighbours:
     """The endpoints that are known, and the task that refreshes them."""
 
@@ -142,14 +134,17 @@ class Neighbours:
         self._answered: float | None = None
         self._failure = ""
 
-    @property
-    def state(self) -> NeighboursState:
-        age = None if self._answered is None else time.monotonic() - self._answered
-        return NeighboursState(endpoints=len(self._endpoints), age_s=age, failure=self._failure)
+    def stats(self) -> NeighbourStats:
+        """As they are now."""
+        age = None if self._answered is None else round(time.monotonic() - self._answered, 3)
+        return NeighbourStats(
+            endpoints=len(self._endpoints), age_s=age, failure=self._failure or None
+        )
 
     def begin(self) -> None:
-        """Have the app's registry find its manifest, without any addresses yet; blocking."""
+        """Have the app's registry find its manifest, with the addresses that an earlier one left; blocking."""
         try:
+            self._endpoints = self._left_behind()
             self._write(self._endpoints)
         except (ManifestRefused, OSError) as error:
             self._failure = str(error)
@@ -177,6 +172,13 @@ class Neighbours:
             if wait_s is not None:
                 await self._sleep(wait_s)
         _log.warning("%s; what was known of other endpoints stays", self._failure)
+
+    def _left_behind(self) -> dict[str, str]:
+        try:
+            value = json.loads(read_regular(self.target, _MOST_BYTES))["resources_endpoints"]
+            return {name: url for name, url in value.items() if isinstance(url, str)}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return {}
 
     def _write(self, endpoints: Mapping[str, str]) -> None:
         read_manifest(self._folder)  # checked: what the app's registry cannot read is not written

@@ -27,6 +27,7 @@ from .compiled_modules import explain_foreign, find_foreign
 from .contract import AppEnvironment, Contract, DeployedApp, EntryKind
 from .generations import contract_of
 from .neighbours import Neighbours, neighbours_of
+from .serving.policies import isolates, policies_of
 from .variables import app_variables
 
 if TYPE_CHECKING:
@@ -79,10 +80,18 @@ class PreparedApp:
             memory_mb=config.memory_mb,
             workers=workers,
             concurrency=settings.app_concurrency,
+            websockets=settings.app_websockets,
             threads=settings.app_threads,
             queue_limit=settings.queue_limit,
             queue_timeout_s=settings.queue_timeout_s,
             start_timeout_s=settings.app_start_timeout_s,
+            policies=policies_of(
+                settings,
+                self.deployed.resource,
+                self.deployed.routes if entry.has_execute else (),
+            ),
+            neighbours=None if self.neighbours is None else self.neighbours.stats,
+            isolates=isolates(settings),
         )
 
     def release(self) -> None:

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -44,8 +42,6 @@ _PIECE: Final = 16 * 1024
 #: Seconds a refused client may go on sending, so that it reads why: closing at once would
 #: reset the connection under the answer.
 _LINGER_S: Final = 2.0
-#: Closing then drops what the kernel still holds, and resets the connection.
-_DROP: Final = struct.pack("ii", 1, 0)
 
 #: Of a target that is its own path.
 _PLAIN: Final = b"/_-abcdefghijklmnopqrstuvwxyz0123456789"
@@ -95,9 +91,6 @@ class Connection(HttpToolsProtocol):
     _in_headers: bool = True
     #: Bytes since the message began, or since the last of its body came.
     _empty_bytes: int = 0
-    #: Bytes that the client has not taken, and since when there have been that many.
-    _untaken: int = 0
-    _untaken_since: float = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -105,6 +98,7 @@ class Connection(HttpToolsProtocol):
         self._unanswered: deque[RequestResponseCycle] = deque()
         #: Received, not yet fed to the parser.
         self._held = bytearray()
+        self._outflow = sockets.Outflow()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first message; where there are too many, one is closed."""
@@ -177,8 +171,12 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
+            rest = piece[upgrade.args[0] :]
+            if self._should_upgrade() and not self._unanswered:
+                self._become_socket(bytes(rest))
+                return
             self._feed(self._head_without_upgrade())
-            if rest := piece[upgrade.args[0] :]:
+            if rest:
                 self._feed(rest)
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -189,6 +187,13 @@ class Connection(HttpToolsProtocol):
         begun, self._begun = self._begun, None
         if begun is not None:
             self._start_asgi_task(begun, self.app)
+
+    def _become_socket(self, rest: bytes) -> None:
+        """Have the protocol of WebSockets take over, from the head just parsed on."""
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.handle_websocket_upgrade()
+        if rest:
+            self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
 
     def _head_without_upgrade(self) -> bytes:
         """The head just parsed, for the parser again, which would not look for a body."""
@@ -308,12 +313,12 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float, deadlines: Deadlines) -> None:
         """Close it if its client is late, does not read, or has left unheard."""
-        if self._stalled(now, deadlines.send_s):
+        if self._outflow.stalled(self.transport, now, deadlines.send_s):
             self._drop()
         elif self._refused_at is not None:
             if now - self._refused_at > _LINGER_S:
                 self.transport.abort()
-        elif self.flow.read_paused and sockets.hung_up(_socket(self)):
+        elif self.flow.read_paused and sockets.hung_up(sockets.of(self.transport)):
             self.transport.close()
         elif self._overdue(now, deadlines):
             # No answer for a client that has said nothing.
@@ -323,7 +328,7 @@ class Connection(HttpToolsProtocol):
 
     def forgive(self, seconds: float) -> None:
         """This process did not run for so long: nobody was late meanwhile."""
-        self._untaken_since += seconds
+        self._outflow.since += seconds
         if self.since is not None:
             self.since += seconds
         if self._idle_since is not None:
@@ -336,13 +341,6 @@ class Connection(HttpToolsProtocol):
             return False
         limit_s = deadlines.header_s if self._in_headers else deadlines.message_s
         return now - self.since > limit_s
-
-    def _stalled(self, now: float, limit_s: float) -> bool:
-        untaken = self.transport.get_write_buffer_size() + sockets.unacknowledged(_socket(self))
-        if untaken != self._untaken:
-            # More of it was written, or some of it was taken: writing stops at a mark.
-            self._untaken, self._untaken_since = untaken, now
-        return untaken > 0 and now - self._untaken_since > limit_s
 
     def _refuse(self, response: bytes) -> None:
         if self._last_word is not None or self.transport.is_closing():
@@ -370,20 +368,13 @@ class Connection(HttpToolsProtocol):
         return first.more_body and not first.response_started
 
     def _drop(self) -> None:
-        _socket(self).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
-        self.transport.abort()
+        sockets.drop(self.transport)
 
 
 class AdminConnection(Connection):
     """One to the admin listener: operators get in however many clients there are."""
 
     share = 1 / 8
-
-
-def _socket(connection: Connection) -> socket.socket:
-    # Open for as long as `connection_lost` was not called.
-    sock: socket.socket = connection.transport.get_extra_info("socket")
-    return sock
 
 
 def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:

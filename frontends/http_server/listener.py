@@ -18,6 +18,7 @@ from flashpool.frontends.settings.table import Settings
 from flashpool.pool.running_time import SLACK_S
 
 from .connection import Connection, Deadlines
+from .websocket_connection import WebSocketConnection
 
 _log = logging.getLogger(__name__)
 
@@ -49,13 +50,19 @@ class Listener(uvicorn.Server):
     """A uvicorn server on a socket made before, which leaves signals alone."""
 
     def __init__(
-        self, app: Any, settings: Settings, connection: type[Connection] = Connection
+        self,
+        app: Any,
+        settings: Settings,
+        connection: type[Connection] = Connection,
+        *,
+        websockets: bool = False,
     ) -> None:
+        """``websockets``: whether the application takes them."""
         super().__init__(
             uvicorn.Config(
                 app,
                 http=connection,
-                ws="none",
+                ws=WebSocketConnection if websockets else "none",
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -94,7 +101,7 @@ class Listener(uvicorn.Server):
         late_s = now - self._due
         self._due = now + _TICKS_A_SWEEP * _TICK_S
         for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection):
+            if isinstance(connection, (Connection, WebSocketConnection)):
                 if late_s > SLACK_S:
                     # This process stood still; what came meanwhile is not read yet.
                     connection.forgive(late_s)

@@ -2,28 +2,32 @@
 
     start --> prepare: wait for the artifact, unpack, read --AppError--> 503, and again later where
                  |                                                       that may pass
-                 '--> pool.open_app --> AppProxy --> all further requests
+                 '--> AppDeployment.serve --> AppProxy passes requests on
+    reload --> prepare again --> AppDeployment.reload
 
-Until the app's place is taken by its proxy, `/ping` and everything else are answered here. The
-server's life is that of `server` or of a host; what is served is the app's.
+The server's life is that of `server` or of a host; what is served is the app's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from flashpool.frontends.admin import Admin
 from flashpool.frontends.apps.errors import AppError
+from flashpool.frontends.apps.neighbours import Neighbours
 from flashpool.frontends.apps.preparation import AppSource, PreparedApp
 from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
+from flashpool.frontends.apps.serving.deployment import AppDeployment, FoundApp, Reloaded
+from flashpool.frontends.server_process import has_terminal
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings
 
@@ -31,8 +35,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between tries to prepare an app where a failure may pass; the last one again and again.
 _PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-_NOT_YET: Final = "the app is not loaded yet"
-_JSON: Final = (b"content-type", b"application/json")
 
 
 class DeployedEndpoint:
@@ -49,11 +51,16 @@ class DeployedEndpoint:
         self._settings = settings
         self._source = source
         self._admin = admin
-        self._proxy: ASGIApp | None = None
-        #: Why the app could not be prepared when it was last tried.
-        self._failure = ""
-        self._prepared: PreparedApp | None = None
+        pool = service.pool
+        self._deployment = AppDeployment(pool, self._find, settings.drain_s)
+        self._proxy = AppProxy(
+            self._deployment,
+            max_body_mb=settings.max_body_mb,
+            draining=lambda: pool.draining,
+            access_log=settings.access_log,
+        )
         self._neighbours: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[Reloaded] | None = None
         #: May be wrapped by whoever hosts it.
         self.lifespan_context: Callable[[DeployedEndpoint], AbstractAsyncContextManager[None]]
         self.lifespan_context = DeployedEndpoint._running
@@ -62,31 +69,8 @@ class DeployedEndpoint:
         """One request, or the lifespan."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif self._proxy is not None:
+        else:
             await self._proxy(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._refuse(scope, send)
-        else:
-            await self._answer(scope, send)
-
-    # Before the app has its place.
-
-    async def _answer(self, scope: Scope, send: Send) -> None:
-        if scope["path"] == "/ping" and scope["method"] in ("GET", "HEAD"):
-            if not self._failure and not self._service.pool.draining:
-                await _respond(send, "http.response", 204, b"")
-                return
-            body = {"status": "unhealthy", "reason": self._failure or "the server is draining"}
-        else:
-            body = {"detail": self._failure or _NOT_YET, "error_type": "AppNotLoaded"}
-        await _respond(send, "http.response", 503, json.dumps(body).encode())
-
-    async def _refuse(self, scope: Scope, send: Send) -> None:
-        if "websocket.http.response" in scope.get("extensions", {}):
-            body = json.dumps({"detail": self._failure or _NOT_YET}).encode()
-            await _respond(send, "websocket.http.response", 503, body)
-        else:
-            await send({"type": "websocket.close", "code": 1013})
 
     # Life.
 
@@ -107,7 +91,7 @@ class DeployedEndpoint:
                 await self._admin.start()
             yield
         finally:
-            for task in (bringing_up, self._neighbours):
+            for task in (bringing_up, self._neighbours, self._reloading):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -116,54 +100,64 @@ class DeployedEndpoint:
             await service.stop()
             if self._admin is not None:
                 await self._admin.stop()
-            if self._prepared is not None:
-                self._prepared.release()
+            self._deployment.release()
 
     async def _bring_up(self) -> None:
         for pause_s in _pauses():
             try:
-                prepared = await self._source.prepare(wait=not self._failure)
+                prepared = await self._source.prepare(wait=not self._deployment.problem)
             except AppError as error:
                 passes, failure = error.passes, str(error)
             except Exception as error:  # noqa: BLE001 - it is told where the app is asked for
                 passes, failure = True, f"the app cannot be prepared: {error!r}"
             else:
-                self._serve(prepared)
+                self._service.app_failure = ""
+                self._deployment.serve(self._as_found(prepared))
                 return
-            if failure != self._failure:
+            if failure != self._deployment.problem:
                 again = f"it is tried again in {pause_s:g} s" if passes else "it is not tried again"
                 _log.error("%s: %s; %s", self._source.resource, failure, again)
-                self._failure = self._service.app_failure = failure
+                self._deployment.problem = self._service.app_failure = failure
             if not passes:
                 return
             await asyncio.sleep(pause_s)
 
-    def _serve(self, prepared: PreparedApp) -> None:
-        service, settings = self._service, self._settings
-        pool = service.pool
-        self._prepared = prepared
-        app = prepared.to_app(settings, settings.app_workers or max(1, pool.stats().gpus.total))
-        self._proxy = AppProxy(
-            pool.open_app(app),
-            limit_of=lambda _scope: settings.call_timeout_s,
-            max_body_mb=settings.max_body_mb,
-            generated=app.generated,
-            draining=lambda: pool.draining,
-            access_log=settings.access_log,
+    async def reload(self) -> Reloaded:
+        """Look at the artifact again, and serve what it holds now."""
+        if self._deployment.service is None:
+            return Reloaded(ok=False, message="there is no app yet that could be reloaded")
+        return await self._deployment.reload()
+
+    def restarts_at(self, signum: int) -> bool:
+        """Whether a signal asks for a reload, which begins then; on the loop.
+
+        A terminal that closes sends SIGHUP, too: where there is one, the server is to go.
+        """
+        if signum != signal.SIGHUP or has_terminal():
+            return False
+        _log.info("SIGHUP: reloading")
+        self._reloading = asyncio.ensure_future(self.reload())
+        return True
+
+    async def _find(self) -> FoundApp:
+        return self._as_found(await self._source.prepare(wait=False))
+
+    def _as_found(self, prepared: PreparedApp) -> FoundApp:
+        settings, pool = self._settings, self._service.pool
+        workers = settings.app_workers or max(1, pool.stats().gpus.total)
+        return FoundApp(
+            app=prepared.to_app(settings, workers),
+            begin=partial(self._ask_for, prepared.neighbours),
+            release=prepared.release,
         )
-        if prepared.neighbours is not None:
-            self._neighbours = asyncio.ensure_future(prepared.neighbours.run())
+
+    def _ask_for(self, neighbours: Neighbours | None) -> None:
+        if self._neighbours is not None:
+            self._neighbours.cancel()
+        self._neighbours = None if neighbours is None else asyncio.ensure_future(neighbours.run())
 
 
 def _pauses() -> Iterator[float]:
     yield from _PAUSES_S
     while True:
         yield _PAUSES_S[-1]
-
-
-async def _respond(send: Send, kind: str, status: int, body: bytes) -> None:
-    headers = [] if status == 204 else [_JSON, (b"content-length", b"%d" % len(body))]
-    if status == 503:
-        headers.append((b"retry-after", b"1"))
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body, "more_body": False})

@@ -42,6 +42,7 @@ from flashpool.frontends.server_process import (
     TooFewDescriptors,
     give_way,
     harden,
+    has_terminal,
     raise_descriptors,
     stop_signals,
 )
@@ -126,7 +127,7 @@ def _surround(living: _Living, app: ASGIApp, service: Service, served: Served, w
             for side in sides:
                 await side.start()
             try:
-                with _minding_signals(service, settings.drain_s):
+                with _minding_signals(service, settings.drain_s, living):
                     yield
             finally:
                 for side in sides:
@@ -146,11 +147,19 @@ def _bind_probes(settings: Settings) -> list[socket.socket]:
 
 
 @contextlib.contextmanager
-def _minding_signals(service: Service, drain_s: float) -> Iterator[None]:
-    """Have the first signal begin a drain, and the second cut it, beside what they do anyway."""
-    loop, shutdown = asyncio.get_running_loop(), Shutdown(service, drain_s)
+def _minding_signals(service: Service, drain_s: float, living: _Living) -> Iterator[None]:
+    """Have the first signal begin a drain, and the second cut it, beside what they do anyway.
+
+    One that has a deployed app loaded anew does that, and nothing else.
+    """
+    deployed = living if isinstance(living, DeployedEndpoint) else None
+    what = "call" if deployed is None else "request"
+    loop, shutdown = asyncio.get_running_loop(), Shutdown(service, drain_s, what=what)
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP and deployed is not None and not has_terminal():
+            loop.call_soon_threadsafe(deployed.restarts_at, signum)
+            return
         loop.call_soon_threadsafe(shutdown.on_signal, signal.Signals(signum).name)
         before[signum](signum, frame)
 

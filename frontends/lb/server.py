@@ -51,11 +51,17 @@ class LbServer(Listener):
     """A listener whose first signal begins a drain, and whose second cuts it."""
 
     def __init__(
-        self, app: ASGIApp, service: Service, settings: Settings, on_start: Callable[[], None]
+        self,
+        app: ASGIApp,
+        service: Service,
+        settings: Settings,
+        on_start: Callable[[], None],
     ) -> None:
-        super().__init__(app, settings)
+        self._deployed = app if isinstance(app, DeployedEndpoint) else None
+        super().__init__(app, settings, websockets=self._deployed is not None)
         self._on_start = on_start
-        self._shutdown = Shutdown(service, settings.drain_s, self._exit)
+        what = "call" if self._deployed is None else "request"
+        self._shutdown = Shutdown(service, settings.drain_s, self._exit, what=what)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where."""
@@ -78,7 +84,8 @@ class LbServer(Listener):
                 signal.signal(signum, handler)
 
     def _on_signal(self, signum: int) -> None:
-        self._shutdown.on_signal(signal.Signals(signum).name)
+        if self._deployed is None or not self._deployed.restarts_at(signum):
+            self._shutdown.on_signal(signal.Signals(signum).name)
 
     def _exit(self) -> None:
         # Not before: the clients of cancelled calls hear of it while the listener is open.

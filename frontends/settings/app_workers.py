@@ -26,6 +26,11 @@ class AppWorkerSettings:
         "100",
         "Requests that run in one worker of a deployed app at once; more wait.",
     )
+    app_websockets: int = setting(
+        kind.integer(0, 100_000),
+        "1000",
+        "WebSockets open in one worker of a deployed app at once; one more gets 503.",
+    )
     app_threads: int | None = setting(
         kind.automatic(kind.integer(1, 10_000)),
         "auto",

@@ -2,6 +2,8 @@
 
     number | flags, slot | connection, method, version, path, raw path, query, name, value, ...
     number | status, flags | name, value, name, value, ...
+    number | subprotocol, name, value, name, value, ...      a WebSocket that is accepted
+    number | code, reason                                    one that is closed
 
 Texts and headers are `fields`: how many there are, their lengths, then all of them. The connection
 (scheme, root path, client, server) is the same for each request of a client, so it is JSON that
@@ -36,6 +38,9 @@ PIECE = 64 * 1024
 #: Flags: more of the body follows; the first of it is to be asked for (``Expect: 100-continue``).
 MORE = 1
 ASKED_FOR = 2
+#: Of a request: it is for a WebSocket; of a message: it is text.
+SOCKET = 4
+TEXT = 8
 
 # How the task of a request ended.
 #: It was answered, or its client had left.
@@ -47,6 +52,9 @@ CUT = 2
 #: It was cancelled before it was answered.
 CANCELLED = 3
 
+#: What a piece of a message counts beside its bytes: a window holds few that are empty.
+_OF_A_PIECE = 64
+
 #: An entry of the ledger.
 ENTRY = struct.Struct("<Q")
 
@@ -55,6 +63,7 @@ _REQUEST = struct.Struct("<QBI")
 _RESPONSE = struct.Struct("<QHB")
 _FLAGS = struct.Struct("<QB")
 _CREDIT = struct.Struct("<QI")
+_CLOSING = struct.Struct("<QH")
 #: More headers than any server takes.
 _MOST = 4096
 
@@ -152,7 +161,7 @@ def paired(fields: list[bytes], begin: int = 0) -> Headers:
 
 
 def pack_flags(number: int, flags: int) -> bytes:
-    """The meta of BODY and PIECE: whether more follows; of REQUEST_OVER: how."""
+    """The meta of BODY, PIECE and MESSAGE: whether more follows; of REQUEST_OVER: how."""
     return _FLAGS.pack(number, flags)
 
 
@@ -185,6 +194,28 @@ def unpack_credit(meta: bytes) -> tuple[int, int]:
     return number, size
 
 
+def weight(piece: bytes) -> int:
+    """What a piece of a WebSocket's message takes of a window."""
+    return len(piece) + _OF_A_PIECE
+
+
+def pack_closing(number: int, code: int, reason: str) -> bytes:
+    """The meta of a CLOSING."""
+    return _CLOSING.pack(number, code) + reason.encode("utf-8", "replace")
+
+
+def unpack_closing(meta: bytes) -> tuple[int, int, str]:
+    """``number, code, reason`` of a CLOSING.
+
+    Raises:
+        BadFrame: it is something else.
+    """
+    if len(meta) < _CLOSING.size:
+        raise wire.BadFrame("not a message of an app: its code is missing")
+    number, code = _CLOSING.unpack_from(meta)
+    return number, code, meta[_CLOSING.size :].decode("utf-8", "replace")
+
+
 # -- From the worker -----------------------------------------------------------------------
 
 
@@ -206,3 +237,21 @@ def unpack_response(meta: bytes) -> tuple[int, int, int, Headers]:
     if len(fields) % 2 or not 100 <= status <= 599:
         raise wire.BadFrame("not a message of an app: it is no head of an answer")
     return number, status, flags, paired(fields)
+
+
+def pack_accepted(number: int, subprotocol: str, fields: Sequence[bytes]) -> bytes:
+    """The meta of an ACCEPTED; ``fields`` as of a response."""
+    return wire.NUMBER.pack(number) + pack_fields([subprotocol.encode(), *fields])
+
+
+def unpack_accepted(meta: bytes) -> tuple[int, str, Headers]:
+    """``number, subprotocol, headers`` of an ACCEPTED.
+
+    Raises:
+        BadFrame: it is something else.
+    """
+    number, _ = wire.split_number(meta)
+    fields = unpack_fields(meta, wire.NUMBER.size)
+    if len(fields) % 2 != 1:
+        raise wire.BadFrame("not a message of an app: its headers do not pair up")
+    return number, fields[0].decode("utf-8", "replace"), paired(fields, 1)

@@ -54,6 +54,9 @@ the number of a request, but those of LOAD_APP, LOADED and CLOSE; `app_messages`
     PIECE     worker -> supervisor   whether more comes | a piece of the answer
     LINGERS   worker -> supervisor   it is answered, and its task goes on
     REQUEST_OVER  worker -> supervisor   its task is over, and how
+    ACCEPTED  worker -> supervisor   a WebSocket is open: subprotocol, headers
+    MESSAGE   both ways              flags           | a piece of a WebSocket's message
+    CLOSING   both ways              a WebSocket's end: code and reason
 
 How they are cut from a stream, and descriptors sent along, is `framing`'s part. Only numbers,
 JSON and bytes for user code: the two ends may run different Pythons. Structs where every call
@@ -113,6 +116,8 @@ REQUEST = 7
 BODY = 8
 DISCONNECT = 9
 LOAD_JOBS = 10
+MESSAGE = 12
+CLOSING = 13
 WORKER_READY = 16
 ITEM = 18
 RESULT = 19
@@ -124,6 +129,7 @@ RESPONSE = 24
 PIECE = 25
 LINGERS = 26
 REQUEST_OVER = 27
+ACCEPTED = 28
 
 # Stages of an exit. Files are flushed; something else runs; what runs will not be over before
 # the answer; all is over.

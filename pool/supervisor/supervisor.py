@@ -140,6 +140,7 @@ class Supervisor:
         now, calls = self._components.now, self._components.calls
         deadline = now() + limit_s
         self._leaving = calls.awaited = True
+        self._components.apps.drain()
         while self.unfinished and now() < deadline:
             await self._change.wait(deadline - now())
         published = True

@@ -27,7 +27,17 @@ ORDER = _HEAD % (
     b"POST /order",
     b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(_BODY),
 )
-REQUESTS = {"no-op": NOOP, "JSON body": ORDER + _BODY}
+_MEGABYTE = b"x" * 1_000_000
+STREAM = _HEAD % (b"GET /stream", b"")
+UPLOAD = _HEAD % (b"POST /upload", b"Content-Length: %d\r\n" % len(_MEGABYTE)) + _MEGABYTE
+PAUSE = _HEAD % (b"GET /pause", b"")
+#: With how many of the reference's they are to reach, and how much longer one may take.
+REQUESTS = {
+    "no-op": (NOOP, 0.8, 1.3),
+    "JSON body": (ORDER + _BODY, 0.8, 1.3),
+    "a stream of 1 MB": (STREAM, 0.5, None),
+    "an upload of 1 MB": (UPLOAD, 0.3, None),
+}
 _OURS = [str(Path(sys.executable).with_name("flashpool")), "serve", "app", str(APPS)]
 _PLAIN = [sys.executable, "-m", "uvicorn", "handler_bench:app", "--port", "0", "--no-access-log"]
 _PLAIN += ["--loop", "uvloop", "--http", "httptools"]
@@ -69,12 +79,15 @@ def rates(bench: Bench) -> list[Row]:
     """Requests a second, and how long one takes, of each kind."""
     with both(bench) as (ours, plain):
         found = []
-        for name, request in REQUESTS.items():
-            found += _of_load(bench, name, request, ours, plain)
-        return [*found, _latency(bench, ours, plain)]
+        for name in REQUESTS:
+            found += _of_load(bench, name, ours, plain)
+        found.append(_latency(bench, "a no-op request", NOOP, 1.8, ours, plain))
+        found.append(_latency(bench, "a request of 5 ms", PAUSE, 1.1, ours, plain))
+        return found
 
 
-def _of_load(bench: Bench, name: str, request: bytes, ours: Address, plain: Address) -> list[Row]:
+def _of_load(bench: Bench, name: str, ours: Address, plain: Address) -> list[Row]:
+    request, at_least, at_most = REQUESTS[name]
     loads: dict[Address, list[http_load.Load]] = {ours: [], plain: []}
 
     def ask(address: Address) -> Callable[[], None]:
@@ -93,37 +106,41 @@ def _of_load(bench: Bench, name: str, request: bytes, ours: Address, plain: Addr
         [load.rate for load in loads[ours]],
         REFERENCE,
         [load.rate for load in loads[plain]],
-        at_least=0.8,
+        at_least=at_least,
         detail=detail,
     )
+    if at_most is None:
+        return [rate]
     p50 = compared(
         f"their median, {name}",
         "ms",
         [statistics.median(load.latencies) * 1e3 for load in loads[ours]],
         REFERENCE,
         [statistics.median(load.latencies) * 1e3 for load in loads[plain]],
-        at_most=1.3,
+        at_most=at_most,
     )
     return [rate, p50]
 
 
-def _latency(bench: Bench, ours: Address, plain: Address) -> Row:
+def _latency(
+    bench: Bench, what: str, request: bytes, at_most: float, ours: Address, plain: Address
+) -> Row:
     medians: dict[Address, list[float]] = {ours: [], plain: []}
 
     def ask(address: Address) -> Callable[[], None]:
         def one() -> None:
-            load = http_load.one_by_one(address, NOOP, LOAD_S)
+            load = http_load.one_by_one(address, request, LOAD_S)
             medians[address].append(statistics.median(load.latencies) * 1e3)
 
         return one
 
-    for number in bench.turns("app, 1 connection"):
+    for number in bench.turns(f"app, {what}, 1 connection"):
         in_turn(number, ask(ours), ask(plain))
     return compared(
-        "median of a no-op request of a deployed app, 1 connection",
+        f"median of {what} of a deployed app, 1 connection",
         "ms",
         medians[ours],
         REFERENCE,
         medians[plain],
-        at_most=1.8,
+        at_most=at_most,
     )

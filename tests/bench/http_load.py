@@ -89,7 +89,7 @@ class Connection:
     def send(self, data: bytes) -> None:
         self.answer = b""
         self.sent_at = time.perf_counter()
-        self.sock.send(data)
+        self.sock.sendall(data)
 
     def receive(self) -> bool:
         """Take what is there; whether the answer is complete."""

@@ -385,6 +385,8 @@ def test_a_drain_lets_requests_finish_and_the_app_shut_down(tmp_path: Path) -> N
         assert running.result(60).json() == "slept"
         assert server.process.wait(40) == 0
         assert "the app shuts down" in server.log()
+        assert "SIGTERM: draining for at most 30 s: 1 request to finish" in server.log()
+        assert "Stopped; 0 requests cancelled" in server.log()
 
 
 def test_a_second_signal_ends_what_runs(tmp_path: Path) -> None:
@@ -397,6 +399,7 @@ def test_a_second_signal_ends_what_runs(tmp_path: Path) -> None:
         server.process.terminate()
         assert running.result(60).status_code == 503
         assert server.process.wait(40) == 0
+        assert "Stopped; 1 request cancelled" in server.log()
         until(lambda: not alive(tree))
 
 

@@ -22,7 +22,10 @@ UNIT_TESTS = ROOT / "tests" / "unit"
 CHILD_MAY_IMPORT = {"cloudpickle", "tblib", "_flashpool"}
 OURS = {"flashpool", "_flashpool"}
 #: Dependencies that no module imports, and why they are declared all the same.
-NOT_IMPORTED = {"uv": "the program that builds environments"}
+NOT_IMPORTED = {
+    "uv": "the program that builds environments",
+    "websockets": "what uvicorn's WebSockets are built on",
+}
 
 
 class WithoutTypes(ast.NodeTransformer):

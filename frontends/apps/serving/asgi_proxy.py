@@ -13,22 +13,21 @@ both ways. What becomes of a request that the app does not answer is told here:
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-from collections.abc import Callable, MutableMapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from flashpool.frontends.http_server.access_log import logged
+from flashpool.frontends.settings.route_patterns import WEBSOCKET
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppService, AppState, EndKind
 
+from .answers import INTERNAL, deny, detail_body, respond, sentence, unhealthy_body
 from .client_watch import ClientWatch, WatchedClient
 from .proxied_request import ProxiedRequest
-
-#: Seconds that requests of a scope may take; None: any time.
-LimitOf = Callable[[MutableMapping[str, Any]], float | None]
+from .proxied_socket import ProxiedSocket
 
 _EXECUTE: Final = ("execute",)
 _TIMEOUTS: Final = (b"flashpool-timeout", b"x-flashpool-timeout-s")
@@ -68,69 +67,94 @@ class _RequestHead(NamedTuple):
     expects: bool
 
 
+class Serving(Protocol):
+    """What is served now: `deployment.AppDeployment`."""
+
+    @property
+    def service(self) -> AppService | None:
+        """Who gets the next request; None before there is an app."""
+
+    @property
+    def problem(self) -> str:
+        """Why there is none, and will be none for now; or nothing."""
+
+    @property
+    def generated(self) -> bool:
+        """Whether ``/execute`` is not for the app."""
+
+
 class AppProxy:
     """Requests of one app."""
 
     def __init__(
         self,
-        service: AppService,
+        serving: Serving,
         *,
-        limit_of: LimitOf,
         max_body_mb: int,
-        generated: bool,
         draining: Callable[[], bool],
         access_log: bool = False,
     ) -> None:
-        self._service = service
-        self._limit_of = limit_of
+        self._serving = serving
         self._max_body_mb = max_body_mb
         self._body_limit = max_body_mb * 1024 * 1024
-        self._generated = generated
         self._draining = draining
         self._clients = ClientWatch()
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """One request, or one WebSocket."""
+        path = scope["path"]
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         if self._access_log:
             send = logged(scope, send)
-        path = scope["path"]
         if path == "/ping" and scope["method"] in ("GET", "HEAD"):
             await self._ping(send)
             return
         try:
-            if self._generated and "execute" in path and _segments(path) == _EXECUTE:
-                raise _TurnedAwayError(404, "Not Found", "")
-            head = self._read_head(scope["headers"])
-            if self._draining():
-                raise _TurnedAwayError(503, "The server is draining", "Overloaded")
-            await self._pass_on(scope, head, receive, send)
+            head = self._read_head(scope)
+            await self._pass_on(self._open(), scope, head, receive, send)
         except _TurnedAwayError as refused:
             again = 1 if refused.status == 503 else None
             closes = refused.status in (413, 503)
-            body = _detail(refused.detail, refused.error_type)
-            await _respond(send, refused.status, body, retry_after=again, close=closes)
+            body = detail_body(refused.detail, refused.error_type)
+            await respond(send, refused.status, body, retry_after=again, close=closes)
 
     # Health.
 
     def health(self) -> tuple[int, bytes]:
         """Status and body of ``/ping``: 204 while the app loads, 200, or 503 with a reason."""
         if self._draining():
-            return 503, _unhealthy("the server is draining")
-        state = self._service.state
+            return 503, unhealthy_body("the server is draining")
+        service = self._serving.service
+        state = AppState.LOADING if service is None else service.state
         if state is AppState.SERVED:
             return 200, _HEALTHY
-        if state is AppState.LOADING:
-            return 204, b""
-        return 503, _unhealthy(self._service.failure)
+        problem = self._serving.problem if service is None else service.failure
+        return (503, unhealthy_body(problem)) if problem else (204, b"")
 
     async def _ping(self, send: Send) -> None:
         status, body = self.health()
-        await _respond(send, status, body, close=self._draining())
+        await respond(send, status, body, close=self._draining())
 
     # The way in.
 
-    def _read_head(self, given: list[tuple[bytes, bytes]]) -> _RequestHead:
+    def _open(self) -> AppService:
+        """Who gets the request."""
+        if self._draining():
+            raise _TurnedAwayError(503, "The server is draining", "Overloaded")
+        service = self._serving.service
+        if service is None:
+            why = self._serving.problem or "the app is not loaded yet"
+            raise _TurnedAwayError(503, why, "AppNotLoaded")
+        return service
+
+    def _read_head(self, scope: Scope) -> _RequestHead:
+        path: str = scope["path"]
+        if "execute" in path and self._serving.generated and _segments(path) == _EXECUTE:
+            raise _TurnedAwayError(404, "Not Found", "")
+        given: list[tuple[bytes, bytes]] = scope["headers"]
         length, wait_s, expects, ours = 0, math.inf, False, False
         for name, value in given:
             if name == b"content-length":
@@ -152,7 +176,7 @@ class AppProxy:
         )
 
     async def _pass_on(
-        self, scope: Scope, head: _RequestHead, receive: Receive, send: Send
+        self, service: AppService, scope: Scope, head: _RequestHead, receive: Receive, send: Send
     ) -> None:
         first: Message = {}
         more = True
@@ -165,17 +189,16 @@ class AppProxy:
         if len(body) > self._body_limit:
             raise self._too_large()
         loop = asyncio.get_running_loop()
-        request = ProxiedRequest(loop)
+        request = ProxiedRequest(loop, service)
         window = 0 if head.expects else app_messages.WINDOW
         begin, rest = body[: app_messages.PIECE], body[app_messages.PIECE :]
         request.body_room = window - len(begin)
-        request.number = number = self._service.request(
+        request.number = number = service.request(
             AppRequest(
                 fields=_fields(scope, head.headers),
                 body=begin,
                 more=more or bool(rest),
                 on_demand=head.expects,
-                limit_s=self._limit_of(scope),
             ),
             request,
         )
@@ -191,31 +214,61 @@ class AppProxy:
                 self._pump(request, _after(rest, more, receive), self._body_limit - len(begin))
             )
         try:
-            end = await request.answer(self._service, send, self._draining())
+            end = await request.answer(send, self._draining())
             if end is not None:
                 await self._tell(scope, end, send)
         finally:
             self._clients.remove(client)
             if request.end is None:
-                self._service.leave(number)
+                service.leave(number)
 
     async def _pump(self, request: ProxiedRequest, receive: Receive, limit: int) -> None:
-        if await request.pump(self._service, receive, limit):
+        if await request.pump(receive, limit):
             self._gone(request)
         else:
-            self._service.leave(request.number)
+            request.service.leave(request.number)
             request.ended(AppEnd(kind=EndKind.REFUSED, error_type="PayloadTooLarge"))
 
     def _gone(self, request: ProxiedRequest) -> None:
-        self._service.leave(request.number)
+        request.service.leave(request.number)
         request.ended(AppEnd(kind=EndKind.ANSWERED))
 
     def _waits_no_longer(self, request: ProxiedRequest, head: _RequestHead) -> None:
-        self._service.leave(request.number)
+        request.service.leave(request.number)
         message = f"the client said that it waits no longer than {head.wait_s:g} s"
         request.ended(
             AppEnd(kind=EndKind.LATE, error_type="Timeout", message=message, phase="client")
         )
+
+    # WebSockets.
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # it connects
+        try:
+            head = self._read_head(scope)
+            service = self._open()
+            if service.state is AppState.LOADING:
+                raise _TurnedAwayError(503, "The application is loading", "Overloaded")
+        except _TurnedAwayError as refused:
+            await deny(scope, send, refused.status, refused.detail, refused.error_type)
+            return
+        socket = ProxiedSocket(asyncio.get_running_loop(), self._body_limit)
+        socket.number = number = service.request(
+            AppRequest(
+                fields=_fields(scope, head.headers, WEBSOCKET),
+                socket=True,
+            ),
+            socket,
+        )
+        pump = asyncio.ensure_future(socket.pump(service, receive))
+        try:
+            end = await socket.serve(service, send)
+            if end is not None and end.kind is not EndKind.ANSWERED:
+                detail = sentence(end.message) or "Internal Server Error"
+                await deny(scope, send, _STATUS[end.kind], detail, end.error_type, end.phase)
+        finally:
+            pump.cancel()
+            service.leave(number)
 
     # The way out, of what the app has not answered.
 
@@ -224,22 +277,21 @@ class AppProxy:
             return  # its client has left
         if end.error_type == "PayloadTooLarge":
             refused = self._too_large()
-            body = _detail(refused.detail, refused.error_type)
-            await _respond(send, refused.status, body, close=True)
+            body = detail_body(refused.detail, refused.error_type)
+            await respond(send, refused.status, body, close=True)
             return
         status = _STATUS[end.kind]
         if status == 500:
-            # As the server that the app knows says it: details are in the log.
-            body, content = b"Internal Server Error", b"text/plain; charset=utf-8"
-            await _respond(send, status, body, content=content)
+            body, content = INTERNAL
+            await respond(send, status, body, content=content)
             return
         safe = end.kind is EndKind.REFUSED or scope["method"] in _SAFE
         again = 1 if safe and status in (502, 503) else None
-        body = _detail(_sentence(end.message), end.error_type, end.phase)
-        await _respond(send, status, body, retry_after=again, close=self._draining())
+        body = detail_body(sentence(end.message), end.error_type, end.phase)
+        await respond(send, status, body, retry_after=again, close=self._draining())
 
 
-def _fields(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+def _fields(scope: Scope, headers: list[tuple[bytes, bytes]], method: str = "") -> list[bytes]:
     client, server = scope.get("client"), scope.get("server")
     return app_messages.request_fields(
         (
@@ -248,7 +300,7 @@ def _fields(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
             None if client is None else (client[0], client[1]),
             None if server is None else (server[0], server[1]),
         ),
-        scope["method"],
+        method or scope["method"],
         scope["http_version"],
         scope["path"],
         scope["raw_path"],
@@ -294,36 +346,3 @@ def _seconds(name: bytes, value: bytes) -> float:
             "InvalidRequest",
         )
     return seconds
-
-
-def _detail(detail: str, error_type: str = "", phase: str = "") -> bytes:
-    found = {"detail": detail, "error_type": error_type, "phase": phase}
-    return json.dumps({name: value for name, value in found.items() if value}).encode()
-
-
-def _unhealthy(reason: str) -> bytes:
-    return json.dumps({"status": "unhealthy", "reason": reason}).encode()
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-async def _respond(
-    send: Send,
-    status: int,
-    body: bytes,
-    *,
-    content: bytes = b"application/json",
-    retry_after: int | None = None,
-    close: bool = False,
-) -> None:
-    headers = []
-    if status != 204:
-        headers = [(b"content-type", content), (b"content-length", b"%d" % len(body))]
-    if retry_after is not None:
-        headers.append((b"retry-after", b"%d" % retry_after))
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

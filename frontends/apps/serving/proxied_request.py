@@ -25,10 +25,22 @@ _Part = tuple[int, Headers, bytes, bool]
 class ProxiedRequest:
     """A sink (`apps.AppSink`), and what is done with what it hears."""
 
-    __slots__ = ("_loop", "_parts", "_waiter", "_wider", "body_room", "end", "number", "started")
+    __slots__ = (
+        "_loop",
+        "_parts",
+        "_waiter",
+        "_wider",
+        "body_room",
+        "end",
+        "number",
+        "service",
+        "started",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, service: AppService) -> None:
         self._loop = loop
+        #: Who has it; others may get the requests that come after it.
+        self.service = service
         self._parts: deque[_Part] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._wider: asyncio.Future[None] | None = None
@@ -77,7 +89,7 @@ class ProxiedRequest:
             await self._waiter
         return self._parts.popleft()
 
-    async def answer(self, service: AppService, send: Send, close: bool) -> AppEnd | None:
+    async def answer(self, send: Send, close: bool) -> AppEnd | None:
         """Pass the answer on; an end that the client has to be told of, before any of it went."""
         part = await self._next()
         if part is None:
@@ -89,7 +101,7 @@ class ProxiedRequest:
         await send({"type": "http.response.body", "body": body, "more_body": more})
         self.started = True
         while more:
-            service.credit(self.number, len(body))
+            self.service.credit(self.number, len(body))
             part = await self._next()
             if part is None:
                 await send({"type": CUT})
@@ -101,7 +113,7 @@ class ProxiedRequest:
 
     # The body.
 
-    async def pump(self, service: AppService, receive: Receive, limit: int) -> bool:
+    async def pump(self, receive: Receive, limit: int) -> bool:
         """Pass the rest of the body on, then wait for the client to leave.
 
         Whether it has; False: its body is larger than ``limit``.
@@ -117,18 +129,18 @@ class ProxiedRequest:
             limit -= len(body)
             if limit < 0:
                 return False
-            self._pass_on(service, body, more)
+            self._pass_on(body, more)
             if not more:
                 break
         while (await receive())["type"] != "http.disconnect":
             pass
         return True
 
-    def _pass_on(self, service: AppService, body: bytes, more: bool) -> None:
+    def _pass_on(self, body: bytes, more: bool) -> None:
         self.body_room -= len(body)
         pieces = [
             body[at : at + app_messages.PIECE] for at in range(0, len(body), app_messages.PIECE)
         ]
         for piece in pieces[:-1]:
-            service.body(self.number, piece, True)
-        service.body(self.number, pieces[-1] if pieces else b"", more)
+            self.service.body(self.number, piece, True)
+        self.service.body(self.number, pieces[-1] if pieces else b"", more)

@@ -26,10 +26,11 @@ from time import monotonic
 from .. import app_messages, wire
 from ..renewal import prepared
 from ..serialization import exception_pickling
-from . import app_loading, invoke, process_exit, worker
-from .app_exchange import Exchange
+from . import app_loading, app_routes, invoke, process_exit, worker
 from .app_lifespan import Lifespan
 from .app_link import AppLink
+from .app_socket import SocketExchange, exchange_of
+from .app_threads import is_in_thread
 from .outcome import failed, flush_output
 from .resident_link import ResidentLink
 
@@ -39,10 +40,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..channel import Channel
-    from .app_exchange import Asgi
+    from .app_exchange import Asgi, Exchange
 
 #: Of what the grace leaves for an exit.
 _SHARE_OF_THREADS = 0.8
+#: Seconds until it is looked again whether a task that is to be cancelled has left its thread.
+_AGAIN_S = 0.02
 
 
 def live(channel: Channel, load: wire.Frame) -> None:
@@ -75,7 +78,7 @@ class AppWorker:
         os.close(fd)
         self.loop = app_loading.new_loop()
         asyncio.set_event_loop(self.loop)
-        self.link = AppLink(self.resident, ledger, self.loop)
+        self.link = AppLink(self.resident, ledger, self.loop, once=self.what["once"])
         self.app: Asgi = _no_app
         self.lifespan: Lifespan | None = None
         self.closing = False
@@ -93,6 +96,7 @@ class AppWorker:
                 worker.set_variables(self.resident.env)
             self.begin()
             names = self.resident.new_modules()
+            more["routes"] = app_routes.routes_of(self.app)
             more["modules"] = app_loading.importable_elsewhere(names, self.what["directory"])
             loaded = True
         except BaseException as error:  # SystemExit and its like are results
@@ -162,7 +166,7 @@ class AppWorker:
     def take(self, frame: wire.Frame) -> None:
         """Act on a frame."""
         if frame.kind == wire.REQUEST:
-            exchange = Exchange(self.link, frame)
+            exchange = exchange_of(self.link, frame)
             self.link.exchanges[exchange.number] = exchange
             exchange.task = self.loop.create_task(exchange.run(self.app))
         elif frame.kind == wire.CLOSE:
@@ -186,14 +190,32 @@ class AppWorker:
             exchange.leave()
         elif frame.kind == wire.CANCEL:
             self.cancel(exchange)
+        elif isinstance(exchange, SocketExchange):
+            self.tell_socket(exchange, frame)
+
+    def tell_socket(self, socket: SocketExchange, frame: wire.Frame) -> None:
+        """Act on a frame of a WebSocket that is not over."""
+        if frame.kind == wire.MESSAGE:
+            _, flags = app_messages.unpack_flags(frame.meta)
+            socket.take_message(frame.body, flags)
+        elif frame.kind == wire.CLOSING:
+            _, code, reason = app_messages.unpack_closing(frame.meta)
+            socket.close(code, reason)
 
     def cancel(self, exchange: Exchange) -> None:
         task = exchange.task
         assert task is not None
         if not exchange.has_begun:
             exchange.gone = True  # its task has nothing left to do
+        elif is_in_thread(task):
+            self.loop.call_later(_AGAIN_S, self.cancel_still, exchange)
         else:
             task.cancel()
+
+    def cancel_still(self, exchange: Exchange) -> None:
+        """Its thread may be done by now; when it is not in time, the supervisor ends this worker."""
+        if not exchange.over:
+            self.cancel(exchange)
 
     # Ends.
 

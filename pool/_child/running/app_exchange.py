@@ -256,7 +256,7 @@ class Exchange:
             how = self.how_it_raised(error)
         self.over = True
         del self.link.exchanges[self.number]
-        if how != app_messages.FINE or self.lingers or not self.answered:
+        if how != app_messages.FINE or self.lingers or not self.answered or self.link.once:
             meta = app_messages.pack_flags(self.number, how)
             self.link.send(wire.REQUEST_OVER, meta)
 

@@ -17,8 +17,15 @@ class AppLink:
     """The channel, the ledger, and the exchanges that are under way, by number."""
 
     def __init__(
-        self, resident: ResidentLink, ledger: mmap.mmap, loop: asyncio.AbstractEventLoop
+        self,
+        resident: ResidentLink,
+        ledger: mmap.mmap,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        once: bool,
     ) -> None:
+        #: Whether there is one request only: its end is told in any case.
+        self.once = once
         self.resident = resident
         self.ledger = ledger
         self.loop = loop

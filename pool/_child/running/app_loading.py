@@ -86,6 +86,9 @@ def _module(directory: str, file: str, name: str) -> Any:
             f"there is no {file} in {directory}; of handlers there is: {', '.join(there) or 'none'}"
         )
     name = file.removesuffix(".py")
+    loaded = sys.modules.get(name)
+    if getattr(loaded, "__file__", None) == path:
+        return loaded  # its zygote has it
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

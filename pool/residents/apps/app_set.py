@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from typing import Final
 
 from flashpool.pool.apps import App
 from flashpool.pool.stats import AppStats
@@ -12,6 +14,9 @@ from flashpool.pool.workers.worker import Worker
 from .runner import AppRunner
 from .workers import AppSurroundings, AppWorkers
 
+#: The code that WebSockets are closed with.
+_RESTARTS: Final = 1012
+
 
 class AppSet:
     """The apps that are served."""
@@ -19,6 +24,8 @@ class AppSet:
     def __init__(self, pool: AppSurroundings) -> None:
         self._pool = pool
         self._apps: list[AppRunner] = []
+        #: Numbers of workers, by the names of apps: an app that replaces one goes on counting.
+        self._numbers: dict[str, Iterator[int]] = {}
 
     def open(self, app: App, find: Callable[[App], Awaitable[str]]) -> AppRunner:
         """Serve an app from now on; ``find`` names its environment, and makes it if need be."""
@@ -26,10 +33,12 @@ class AppSet:
             app,
             grace_s=self._pool.config.grace_s,
             now=self._pool.now,
-            find=partial(find, app),
+            find=find,
+            numbers=self._numbers.setdefault(app.name, itertools.count(1)),
             make_workers=partial(AppWorkers, app, self._pool),
             changed=self._pool.host.changed,
         )
+        self._apps = [one for one in self._apps if not one.is_over]
         self._apps.append(runner)
         runner.start()
         return runner
@@ -50,7 +59,7 @@ class AppSet:
 
     def stats(self) -> list[AppStats]:
         """Of each of them, for people."""
-        return [one.stats() for one in self._apps]
+        return [one.stats() for one in self._apps if not one.is_over]
 
     # Ends.
 
@@ -68,6 +77,11 @@ class AppSet:
     def any_closing(self) -> bool:
         """Whether a worker of an app that was closed is not gone."""
         return any(one.table.closing and len(one.workers) for one in self._apps)
+
+    def drain(self) -> None:
+        """Requests are to end by themselves; WebSockets would not."""
+        for one in self._apps:
+            one.end_sockets(_RESTARTS, "the server stops")
 
     def close_idle(self) -> None:
         """Let the workers of those shut down that have no request."""

@@ -31,14 +31,17 @@ class LiveRequest:
         "deadline",
         "fields",
         "held",
+        "isolated",
         "limit_s",
         "more",
         "number",
         "on_demand",
         "out",
         "room",
+        "routed",
         "sink",
         "slot",
+        "socket",
         "started",
         "whole",
         "worker",
@@ -53,6 +56,12 @@ class LiveRequest:
         self.on_demand = request.on_demand
         self.limit_s = request.limit_s
         self.whole = request.whole
+        #: Whether it is a WebSocket's; its sink is a `SocketSink` then.
+        self.socket = request.socket
+        #: Whether what applies to its route does apply to it.
+        self.routed = False
+        #: Whether it has a process of its own.
+        self.isolated = False
         #: None once nobody waits for it any more.
         self.sink: AppSink | None = sink
         #: The worker that has it, and its place in that one's ledger.

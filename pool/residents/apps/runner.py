@@ -12,34 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from flashpool.pool._child import app_messages, wire
-from flashpool.pool.apps import App, AppEnd, AppRequest, AppSink, AppState, EndKind
+from flashpool.pool.apps import App, AppRequest, AppSink, AppState
 from flashpool.pool.errors import FlashpoolError
-from flashpool.pool.exit_causes import Cause, Stop
-from flashpool.pool.stats import AppStats, AppWorkerStats
+from flashpool.pool.exit_causes import Cause
+from flashpool.pool.stats import AppStats
 from flashpool.pool.workers.poller import Clock
 
-from . import failures, states
+from . import endings, failures, snapshot, states
+from .interrupts import Interrupts
+from .isolated import IsolatedRequests
+from .news import SplitNews
 from .requests import LiveRequest
+from .retirement import Retirement, SettlingWaiters
+from .routing import AppRouting, Routes
 from .table import AppTable
 from .traffic import AppTraffic
-from .workers import AppWorkers
+from .workers import AppNews, AppWorkers
 
 _log = logging.getLogger(__name__)
 
-_ENDS = {
-    app_messages.UNANSWERED: EndKind.RAISED,
-    app_messages.CANCELLED: EndKind.RAISED,
-    app_messages.CUT: EndKind.CUT,
-    app_messages.FINE: EndKind.RAISED,
-}
 #: Tasks that may go on behind their answers, of all workers.
 _LINGERING = 100_000
 #: In place of the environment's name, until it is known.
-Find = Callable[[], Awaitable[str]]
+Find = Callable[[App], Awaitable[str]]
 
 
 class AppRunner:
@@ -52,39 +51,70 @@ class AppRunner:
         grace_s: float,
         now: Clock,
         find: Find,
-        make_workers: Callable[[AppRunner], AppWorkers],
+        numbers: Iterator[int],
+        make_workers: Callable[[AppNews], AppWorkers],
         changed: Callable[[], None],
     ) -> None:
-        """``find`` makes sure of the app's environment, and names it."""
+        """``find`` makes sure of an app's environment, and names it; ``numbers``: of its workers."""
         self.app = app
-        self._grace_s = grace_s
         self._find = find
         self._changed = changed
+        self._waiters = SettlingWaiters()
+        self._retirement = Retirement(
+            self.close, lambda: self._cut("the app was replaced (FLASHPOOL_DRAIN_S)")
+        )
+        self._note: str | None = None
         self._loop = asyncio.get_running_loop()
         self.table = AppTable(
             states.AppPolicy(
-                workers=app.workers, concurrency=app.concurrency, queue_limit=app.queue_limit
-            )
+                workers=app.workers,
+                concurrency=app.concurrency,
+                websockets=app.websockets,
+                queue_limit=app.queue_limit,
+            ),
+            numbers,
         )
-        self.workers = make_workers(self)
+        self._news = news = SplitNews(self)
+        self.workers = make_workers(news)
         self._now = now
+        self._routing = AppRouting(app)
         self._traffic = AppTraffic(
             now,
             send=self.workers.send,
             late=self._late,
             answered=lambda live: self._do(self.table.answered(live.number)),
-            empty=changed,
+            empty=self._look_around,
         )
+        news.isolated = self._isolated = IsolatedRequests(
+            app,
+            grace_s=grace_s,
+            numbers=self.table.numbers,
+            traffic=self._traffic,
+            workers=self.workers,
+            start=lambda worker: self._begin_start(worker, once=True),
+        )
+        self._interrupts = Interrupts(
+            app,
+            grace_s=grace_s,
+            table=self.table,
+            traffic=self._traffic,
+            workers=self.workers,
+            isolated=self._isolated,
+            do=self._do,
+        )
+        #: Requests that came before it was known what applies to them.
+        self._unrouted: list[LiveRequest] = []
         #: As whoever asks for answers knows it.
         self.body = self._traffic.body
         self.credit = self._traffic.credit
+        self.leave = self._interrupts.leave
+        self.interrupt = self._interrupts.ask
+        self.end_sockets = self._interrupts.end_sockets
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
         #: Whether the machine, and not the app, is the cause of its failure.
         self.failure_passes = False
-        #: Interrupted requests for which no worker is ended that others are in.
-        self._sparing: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {
             states.StartWorker: self._start_worker,
@@ -93,8 +123,8 @@ class AppRunner:
             states.TurnAway: self._refuse,
             states.Hopeless: self._give_up,
             states.LoseRequest: self._lose,
-            states.Interrupt: self._interrupt,
-            states.KillWorker: self._kill,
+            states.Interrupt: self._interrupts.interrupt,
+            states.KillWorker: self._interrupts.kill,
         }
 
     # The service.
@@ -114,57 +144,80 @@ class AppRunner:
     @property
     def busy(self) -> int:
         """Requests that have not ended, and tasks of those that have."""
-        return len(self._traffic) + len(self._lingering)
+        return len(self._traffic) + len(self._lingering) + self._isolated.busy
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request."""
         live = self._traffic.add(request, sink)
         number = live.number
         if self.table.closing:
-            self._traffic.end(live, _refused("the server is stopping"))
+            self._traffic.end(live, endings.refused("the server is stopping"))
             return number
-        self._do(self.table.requested(number))
-        if live.worker is None and self._traffic.get(number) is live:
-            self._traffic.clock.set(live, self.app.queue_timeout_s)
+        if self.app.isolates and not self._routing.is_known:
+            self._hold(live)
+        else:
+            self._place(live)
         return number
 
-    def leave(self, number: int) -> None:
-        """Nobody waits for the answer any more: the app hears of it, then its task is cancelled."""
-        live = self._traffic.get(number)
-        if live is None or live.sink is None:
-            return
-        live.sink = None
-        self._traffic.clock.forget(live)
-        if live.worker is None:
-            self.table.withdrawn(number)
-            self._traffic.forget(live)
-            return
-        self.table.abandoned(number)
-        self.workers.send(live.worker, wire.DISCONNECT, wire.NUMBER.pack(number))
-        self._loop.call_later(self._grace_s, self._cancel_left, number)
+    def _hold(self, live: LiveRequest) -> None:
+        if self.table.failure:
+            self._traffic.end(live, endings.not_loaded(self.table.failure))
+        elif len(self._unrouted) >= self.app.queue_limit:
+            self._traffic.end(live, endings.too_many(self.app.queue_limit))
+        else:
+            self._unrouted.append(live)
+            self._traffic.clock.set(live, self.app.queue_timeout_s)
 
-    def _cancel_left(self, number: int) -> None:
-        live = self._traffic.get(number)
-        if live is not None and live.worker is not None:
-            self.workers.send(live.worker, wire.CANCEL, wire.NUMBER.pack(number))
+    def _place(self, live: LiveRequest) -> None:
+        if self._routing.apply(live):
+            self._isolated.take(live)
+            return
+        self._do(self.table.requested(live.number, socket=live.socket))
+        if live.worker is None and self._traffic.get(live.number) is live:
+            self._traffic.clock.set(live, self.app.queue_timeout_s)
 
-    def interrupt(self, number: int, *, spares: bool) -> None:
-        """Cancel a request, and end its worker if that does not help within the grace."""
+    def _late(self, live: LiveRequest) -> None:
+        self._interrupts.late(live)
+
+    def _place_held(self) -> None:
+        held, self._unrouted = self._unrouted, []
+        for live in held:
+            if self._traffic.get(live.number) is live:
+                self._place(live)
+
+    def message(self, number: int, piece: bytes, *, more: bool, text: bool) -> None:
+        """A piece of a WebSocket's message."""
         live = self._traffic.get(number)
-        if live is None:
-            return
-        live.sink = None
-        self._traffic.clock.forget(live)
-        if live.worker is None:
-            self.table.withdrawn(number)
-            self._traffic.forget(live)
-            return
-        if spares:
-            self._sparing.add(number)
-        began = self.workers[live.worker].has_begun(live.slot, number)
-        self._do(self.table.late(number, began=began))
+        if live is not None and live.sink is not None:
+            self._traffic.sockets.message(live, piece, more=more, text=text)
 
     # Life.
+
+    async def settled(self) -> AppState:
+        """Wait until all of its workers have loaded it, or one could not."""
+        table = self.table
+        await self._waiters.until(lambda: bool(table.failure) or table.is_complete or table.closing)
+        return self.state if self.table.is_complete else AppState.FAILED
+
+    def retire(self, within_s: float, then: Callable[[], None]) -> None:
+        """Let it finish the requests it has, and leave."""
+        self._retirement.begin(within_s, then)
+        self._look_around()
+
+    def note(self, text: str) -> None:
+        """Have stats tell this of it."""
+        self._note = text
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is left."""
+        return self.table.closing and not self.busy and not len(self.workers)
+
+    def _look_around(self) -> None:
+        """Something changed that others may wait for."""
+        self._waiters.look()
+        self._retirement.look(busy=bool(self.busy), workers=bool(len(self.workers)))
+        self._changed()
 
     def start(self) -> None:
         """Have its workers."""
@@ -175,44 +228,36 @@ class AppRunner:
         if self.table.closing:
             return
         self.table.closing = True
+        self._waiters.look()
         for live in self._traffic:
             if live.worker is None:
                 self.table.withdrawn(live.number)
-                self._traffic.end(live, _refused("the server is stopping"))
+                self._traffic.end(live, endings.refused("the server is stopping"))
         self.workers.abandon_loads()
+        self._isolated.close()
         for number in list(self.table.workers):
             self.workers.close(number)
 
     def finish(self) -> None:
         """The pool stops now: end what is left."""
-        for live in self._traffic:
-            self._traffic.end(live, _refused("the server stopped before it was answered"))
+        self._cut("the server stopped before it was answered")
         self._traffic.clock.close()
+        self._retirement.abandon()
         for task in self._tasks:
             task.cancel()
 
+    def _cut(self, why: str) -> None:
+        for live in self._traffic:
+            self._traffic.end(live, endings.refused(why))
+
     def stats(self) -> AppStats:
         """The app as it is now."""
-        table = self.table
-        return AppStats(
-            app=self.app.name,
-            state=self.state.value,
-            failure=self.failure or None,
-            waiting=len(table.waiting),
-            workers=[self._worker_stats(row) for row in table.workers.values()],
-            deaths=table.deaths,
-            last_death=table.last_death or None,
-        )
-
-    def _worker_stats(self, row: states.AppWorkerRow) -> AppWorkerStats:
-        process = self.workers.get(row.worker)
-        return AppWorkerStats(
-            generation=row.worker,
-            state=row.state.value,
-            pid=None if process is None else process.worker.pid,
-            loaded_at=None if process is None else process.loaded_at,
-            requests=row.load,
-            served=row.served,
+        return snapshot.of_app(
+            self,
+            self.workers,
+            self._isolated.stats(),
+            retiring=self._retirement.begun,
+            note=self._note,
         )
 
     # What the table decided.
@@ -222,37 +267,40 @@ class AppRunner:
             self._carry_out[type(command)](command)
 
     def _start_worker(self, command: states.StartWorker) -> None:
-        task = asyncio.ensure_future(self._find_and_start(command.worker))
+        self._begin_start(command.worker)
+
+    def _begin_start(self, worker: int, *, once: bool = False) -> None:
+        task = asyncio.ensure_future(self._find_and_start(worker, once=once))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _find_and_start(self, number: int) -> None:
+    async def _find_and_start(self, number: int, *, once: bool) -> None:
         try:
-            environment = await self._find()
+            environment = await self._find(self._isolated.app if once else self.app)
         except FlashpoolError as error:
             message = f"its environment cannot be had: {error.message}"
             _log.error("%s: %s", self.app.name, message)
             cause = Cause(error_type=type(error).__name__, message=message, details=error.details)
-            self.worker_died(number, cause, ours=False)
+            self._news.worker_died(number, cause, ours=False)
             return
         if not self.table.closing:
-            self.workers.start(number, environment)
+            self.workers.start(number, environment, once=once)
 
     def _try_later(self, command: states.TryLater) -> None:
         self._loop.call_later(command.seconds, lambda: self._do(self.table.retry()))
 
     def _send(self, command: states.SendRequest) -> None:
-        self._traffic.hand_over(self._traffic[command.request], command.worker, command.slot)
+        live = self._traffic[command.request]
+        if not live.routed:  # it came before the routes were known
+            self._routing.apply(live)
+        self._traffic.hand_over(live, command.worker, command.slot)
 
     def _refuse(self, command: states.TurnAway) -> None:
-        waiting = self.app.queue_limit
-        self._traffic.end(
-            self._traffic[command.request], _refused(f"{waiting} requests wait already")
-        )
+        end = endings.too_many(self.app.queue_limit)
+        self._traffic.end(self._traffic[command.request], end)
 
     def _give_up(self, command: states.Hopeless) -> None:
-        message = f"the application cannot be loaded: {self.table.failure}"
-        end = AppEnd(kind=EndKind.FAILED, error_type="AppNotLoaded", message=message)
+        end = endings.not_loaded(self.table.failure)
         self._traffic.end(self._traffic[command.request], end)
 
     def _lose(self, command: states.LoseRequest) -> None:
@@ -260,44 +308,16 @@ class AppRunner:
         if live is None:
             return  # the pool stops, and has ended it
         assert live.worker is not None
-        cause = self._causes[live.worker]
-        if command.sibling:
-            message = f"its worker was ended because of another request: {cause.message}"
-            kind, error_type = EndKind.LOST, "ResidentLost"
-        else:
-            message, kind, error_type = cause.message, EndKind.CRASHED, cause.error_type
-        self._traffic.end(
-            live, AppEnd(kind=kind, error_type=error_type, message=message, began=command.began)
-        )
-
-    def _interrupt(self, command: states.Interrupt) -> None:
-        number = command.request
-        self.workers.send(command.worker, wire.CANCEL, wire.NUMBER.pack(number))
-        self._loop.call_later(self._grace_s, self._grace_over, number)
-
-    def _grace_over(self, number: int) -> None:
-        if number in self._sparing and self.table.has_others(number):
-            self._loop.call_later(self._grace_s, self._grace_over, number)
-            return
-        self._sparing.discard(number)
-        self._do(self.table.grace_over(number))
-
-    def _kill(self, command: states.KillWorker) -> None:
-        live = self._traffic.get(command.culprit)
-        what = _target(live.fields) if live is not None else "a request"
-        message = (
-            f"the app's worker was ended, because {what} ran longer than its limit and did not "
-            f"end within the grace of {self._grace_s:g} s after its task was cancelled"
-        )
-        _log.warning("%s: %s", self.app.name, message)
-        self.workers.kill(command.worker, Stop(error_type="Timeout", message=message, details={}))
+        self._traffic.end(live, endings.lost(command, self._causes[live.worker]))
 
     # What is heard of workers (`workers.AppNews`).
 
-    def worker_loaded(self, worker: int) -> None:
+    def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
         """It takes requests."""
+        self._routing.loaded(routes)
         self._do(self.table.loaded(worker))
-        self._changed()
+        self._place_held()
+        self._look_around()
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
         """A frame of one of its requests.
@@ -322,14 +342,12 @@ class AppRunner:
     def _on_over(self, worker: int, number: int, how: int) -> None:
         if self._lingering.pop(number, None) is not None:
             self._do(self.table.no_longer(worker))
-            self._changed()
+            self._look_around()
             return
-        live = self._traffic.of(worker, number)
-        if live is None or how not in _ENDS:
-            return
-        error_type = "Cancelled" if how == app_messages.CANCELLED else "AppRaised"
-        self._traffic.end(live, AppEnd(kind=_ENDS[how], error_type=error_type, began=True))
-        self._do(self.table.answered(number))
+        live, end = self._traffic.of(worker, number), endings.of_task(how)
+        if live is not None and end is not None:
+            self._traffic.end(live, end)
+            self._do(self.table.answered(number))
 
     def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
         """It is dead, or was not to be had."""
@@ -351,48 +369,14 @@ class AppRunner:
                 self._traffic.back_to_queue(live, self.app.queue_timeout_s)
         self._do(commands)
         del self._causes[worker]
-        self._changed()
+        if self.table.failure:
+            self._place_held()
+        self._look_around()
 
     def worker_gone(self, worker: int) -> None:
         """Its process tree is gone."""
-
-    # Ends.
-
-    def _late(self, live: LiveRequest) -> None:
-        number = live.number
-        if live.worker is None:
-            limit, phase = self.app.queue_timeout_s, "queue"
-            what = f"waited for a worker longer than {limit:g} s (FLASHPOOL_QUEUE_TIMEOUT_S)"
-        else:
-            limit, phase = live.limit_s, "run"
-            stood = " of its answer's next piece" if live.started else ""
-            what = f"ran longer than its limit{stood} of {limit:g} s"
-        end = AppEnd(
-            kind=EndKind.LATE,
-            error_type="Timeout",
-            message=f"the request {what} (phase: {phase})",
-            phase=phase,
-        )
-        sink, live.sink = live.sink, None
-        if live.worker is None:
-            self.table.withdrawn(number)
-            self._traffic.forget(live)
-        else:
-            began = self.workers[live.worker].has_begun(live.slot, number)
-            self._do(self.table.late(number, began=began))
-        if sink is not None:
-            sink.ended(end)
+        self._look_around()
 
 
 def _is_lost(commands: list[states.Command], number: int) -> bool:
     return any(isinstance(one, states.LoseRequest) and one.request == number for one in commands)
-
-
-def _refused(why: str) -> AppEnd:
-    return AppEnd(kind=EndKind.REFUSED, error_type="Overloaded", message=why)
-
-
-def _target(fields: Iterable[bytes]) -> str:
-    """Method and path, for people."""
-    _, method, _, path, *_ = fields
-    return f"{method.decode()} {path.decode('utf-8', 'backslashreplace')!r}"

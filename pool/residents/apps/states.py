@@ -96,6 +96,7 @@ class AppPolicy:
 
     workers: int = 1
     concurrency: int = 100
+    websockets: int = 1000
     queue_limit: int = 1000
 
 
@@ -106,9 +107,13 @@ class AppWorkerRow:
     worker: int
     #: Slots of its ledger that no request has.
     slots: list[int]
+    #: The same for WebSockets.
+    socket_slots: list[int] = field(default_factory=list)
     state: AppWorkerState = AppWorkerState.STARTING
     #: Requests in it that are not answered, and their slots.
     requests: dict[int, int] = field(default_factory=dict)
+    #: Those of them that are WebSockets.
+    sockets: set[int] = field(default_factory=set)
     #: Tasks of requests that were answered, or given up, and go on.
     lingering: int = 0
     #: Requests whose cancelling is not over yet.
@@ -120,5 +125,5 @@ class AppWorkerRow:
 
     @property
     def load(self) -> int:
-        """What it has to do."""
-        return len(self.requests) + self.lingering
+        """What it has to do, but for WebSockets, which mostly wait."""
+        return len(self.requests) - len(self.sockets) + self.lingering

@@ -13,13 +13,15 @@ The rules:
   settled: it may have to be killed.
 * One that died is replaced at once. Requests that had not begun in it wait for another, once; those
   that had begun are lost.
+* A WebSocket never waits: where there is no room for it, it is turned away.
 * An app that fails to load is tried again, less and less often, and its requests end at once.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from .states import (
     FAILURES_S,
@@ -42,8 +44,10 @@ from .states import (
 class AppTable:
     """The workers of one app, and its requests that are not answered."""
 
-    def __init__(self, policy: AppPolicy) -> None:
+    def __init__(self, policy: AppPolicy, numbers: Iterator[int] | None = None) -> None:
+        """``numbers``: of workers; each one's is its generation."""
         self.policy = policy
+        self.numbers = itertools.count(1) if numbers is None else numbers
         self.workers: dict[int, AppWorkerRow] = {}
         #: Oldest first.
         self.waiting: deque[int] = deque()
@@ -51,7 +55,6 @@ class AppTable:
         self._where: dict[int, AppWorkerRow] = {}
         #: Requests whose worker died before they had begun in it.
         self._once_more: set[int] = set()
-        self._next = 1
         #: Why it could not be loaded, when it was last tried; or nothing.
         self.failure = ""
         self._failures: deque[float] = deque()
@@ -69,6 +72,12 @@ class AppTable:
         """Whether a worker is ready."""
         return any(one.state is AppWorkerState.READY for one in self.workers.values())
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all workers are ready."""
+        ready = [one for one in self.workers.values() if one.state is AppWorkerState.READY]
+        return len(ready) >= self.policy.workers
+
     def worker_of(self, request: int) -> int | None:
         """The worker that has a request."""
         row = self._where.get(request)
@@ -81,9 +90,10 @@ class AppTable:
         return [self._another() for _ in range(self.policy.workers)]
 
     def _another(self) -> Command:
-        worker, self._next = self._next, self._next + 1
-        slots = list(range(self.policy.concurrency))
-        self.workers[worker] = AppWorkerRow(worker, slots)
+        worker = next(self.numbers)
+        first = self.policy.concurrency
+        sockets = list(range(first, first + self.policy.websockets))
+        self.workers[worker] = AppWorkerRow(worker, list(range(first)), sockets)
         return StartWorker(worker)
 
     def loaded(self, worker: int) -> list[Command]:
@@ -105,7 +115,7 @@ class AppTable:
         for request in row.requests:
             del self._where[request]
             began = request in begun
-            if began or request in self._once_more:
+            if began or request in self._once_more or request in row.sockets:
                 self._once_more.discard(request)
                 sibling = row.culprit is not None and row.culprit != request
                 commands.append(LoseRequest(request, began, sibling))
@@ -149,16 +159,24 @@ class AppTable:
 
     # Requests.
 
-    def requested(self, request: int) -> list[Command]:
-        """One arrived."""
+    def requested(self, request: int, *, socket: bool = False) -> list[Command]:
+        """One arrived; ``socket``: for a WebSocket, which may last, so that none waits for its end."""
         if self.failure and not self.is_served:
             return [Hopeless(request)]
+        if socket:
+            return self._requested_socket(request)
         if not self.waiting and (row := self._least_loaded()) is not None:
             return [self._send(request, row)]
         if len(self.waiting) >= self.policy.queue_limit:
             return [TurnAway(request)]
         self.waiting.append(request)
         return []
+
+    def _requested_socket(self, request: int) -> list[Command]:
+        row = self._fewest_sockets()
+        if row is None:
+            return [TurnAway(request)]
+        return [self._send(request, row, socket=True)]
 
     def withdrawn(self, request: int) -> None:
         """Nobody waits any more for one that waits for a worker."""
@@ -179,7 +197,9 @@ class AppTable:
         row = self._where.pop(request, None)
         self._once_more.discard(request)
         if row is not None:
-            row.slots.append(row.requests.pop(request))
+            slots = row.socket_slots if request in row.sockets else row.slots
+            slots.append(row.requests.pop(request))
+            row.sockets.discard(request)
             row.doubts.discard(request)
 
     def lingers(self, worker: int) -> None:
@@ -245,8 +265,18 @@ class AppTable:
                     best = row
         return best
 
-    def _send(self, request: int, row: AppWorkerRow) -> Command:
-        slot = row.slots.pop()
+    def _fewest_sockets(self) -> AppWorkerRow | None:
+        rows = [
+            row
+            for row in self.workers.values()
+            if row.socket_slots and not row.doubts and row.state is AppWorkerState.READY
+        ]
+        return min(rows, key=lambda row: len(row.sockets), default=None)
+
+    def _send(self, request: int, row: AppWorkerRow, *, socket: bool = False) -> Command:
+        slot = (row.socket_slots if socket else row.slots).pop()
+        if socket:
+            row.sockets.add(request)
         row.requests[request] = slot
         row.served += 1
         self._where[request] = row

@@ -18,6 +18,7 @@ from flashpool.pool.apps import AppEnd, AppRequest, AppSink, Headers
 from flashpool.pool.workers.poller import Clock
 
 from .requests import AppClock, LiveRequest
+from .socket_traffic import SocketTraffic
 
 
 class SendFrame(Protocol):
@@ -43,6 +44,7 @@ class AppTraffic:
         self._answered = answered
         self._empty = empty
         self.clock = AppClock(now, late)
+        self.sockets = SocketTraffic(self.clock, send, self.of)
         self._numbers = itertools.count(1)
         self._live: dict[int, LiveRequest] = {}
 
@@ -75,6 +77,8 @@ class AppTraffic:
         flags = app_messages.MORE if live.more or rest else 0
         if live.on_demand:
             flags |= app_messages.ASKED_FOR
+        if live.socket:
+            flags |= app_messages.SOCKET
         meta = app_messages.pack_request(live.number, flags, slot, live.fields)
         self.clock.set(live, live.limit_s)
         self._send(worker, wire.REQUEST, meta, first)
@@ -149,7 +153,7 @@ class AppTraffic:
             if live is not None and (output := getattr(live.sink, "output", None)) is not None:
                 output(frame.body)
         else:
-            return False
+            return self.sockets.take(worker, frame)
         return True
 
     def _on_response(

@@ -42,6 +42,7 @@ from flashpool.pool.workers.worker_set import WorkerSet
 
 from . import failures
 from .output import AppOutput
+from .routing import Routes, routes_told
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ _TOLD: Final = 16 * 1024
 class AppNews(Protocol):
     """Who hears of the workers: `runner.AppRunner`."""
 
-    def worker_loaded(self, worker: int) -> None:
-        """It takes requests."""
+    def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
+        """It takes requests; it took so long to load."""
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
         """A frame of one of its requests."""
@@ -77,12 +78,15 @@ class AppProcess:
         "ledger_fd",
         "loaded_at",
         "number",
+        "once",
         "output",
         "worker",
     )
 
-    def __init__(self, number: int, worker: Worker, slots: int, name: str) -> None:
+    def __init__(self, number: int, worker: Worker, slots: int, name: str, *, once: bool) -> None:
         self.number = number
+        #: Whether it is there for one request.
+        self.once = once
         self.worker = worker
         self.output = AppOutput(name, worker.pid)
         #: When it was loaded, for people.
@@ -150,8 +154,8 @@ class AppWorkers:
 
     # Births.
 
-    def start(self, number: int, environment: str) -> None:
-        """Have one, in the environment of that name."""
+    def start(self, number: int, environment: str, *, once: bool = False) -> None:
+        """Have one, in the environment of that name; ``once``: for one request, as a call has one."""
         try:
             gpus = self._pool.gpus.number(self._app.gpus)
         except FlashpoolError as error:
@@ -166,7 +170,7 @@ class AppWorkers:
                 self._not_started(number, reason)
                 return
             try:
-                self._load(number, worker, uuids)
+                self._load(number, worker, uuids, once=once)
             except OSError as error:  # no descriptor, or no memory, for its ledger
                 self._pool.worker_set.dismiss(worker)
                 self._not_started(number, str(error))
@@ -207,9 +211,10 @@ class AppWorkers:
         # Not at once: it is told to whoever asks for a worker just now.
         self._loop.call_soon(lambda: self._to.worker_died(number, cause, ours=False))
 
-    def _load(self, number: int, worker: Worker, gpus: tuple[str, ...]) -> None:
+    def _load(self, number: int, worker: Worker, gpus: tuple[str, ...], *, once: bool) -> None:
         app = self._app
-        process = AppProcess(number, worker, app.concurrency, app.name)
+        slots = 1 if once else app.concurrency + app.websockets
+        process = AppProcess(number, worker, slots, app.name, once=once)
         self._by_number[number] = self._by_worker[worker.id] = process
         worker.state.move(WorkerState.BUSY)
         worker.instance = f"app {app.name}"
@@ -219,12 +224,13 @@ class AppWorkers:
         env = self._pool.gpus.variables(gpus, app.env)
         meta = wire.pack_call_meta(pickled=False, stream=False, result_limit=None, env=env)
         kind = wire.LOAD_JOBS if app.jobs else wire.LOAD_APP
-        self._pool.worker_set.send(worker, kind, meta, self._what(), (process.ledger_fd,))
+        what = self._what(once=once)
+        self._pool.worker_set.send(worker, kind, meta, what, (process.ledger_fd,))
         os.close(process.ledger_fd)
         self._loop.call_later(app.start_timeout_s, self._load_too_long, process)
         self._limit_memory(process)
 
-    def _what(self) -> bytes:
+    def _what(self, *, once: bool) -> bytes:
         app = self._app
         what = {
             "directory": app.directory,
@@ -233,6 +239,7 @@ class AppWorkers:
             "attribute": app.attribute,
             "generated": app.generated,
             "threads": app.threads,
+            "once": once,
             "functions": app.functions,
         }
         return json.dumps(what).encode()
@@ -315,11 +322,16 @@ class AppWorkers:
         meta = wire.ResultMeta.unpack(frame.meta)
         worker.loading = False
         if meta.ok:
+            routes = routes_told(meta)
             process.loaded_at = time.time()
-            _log.info("%s: loaded in %.2f s, process %d", self._app.name, meta.run_s, worker.pid)
-            self._pool.host.do(self._pool.scheduler.release_slot(worker.id, self._pool.now()))
+            level = logging.DEBUG if process.once else logging.INFO
+            text = "%s: loaded in %.2f s, process %d"
+            _log.log(level, text, self._app.name, meta.run_s, worker.pid)
+            if not process.once:
+                release = self._pool.scheduler.release_slot
+                self._pool.host.do(release(worker.id, self._pool.now()))
             self._learn(worker, meta)
-            self._to.worker_loaded(process.number)
+            self._to.worker_loaded(process.number, routes, meta.run_s)
             return
         if worker.state.now is WorkerState.BUSY:
             worker.state.move(WorkerState.EXITING)

@@ -3,12 +3,23 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import BackgroundTasks, FastAPI, File, Form, Request, Response, UploadFile
+from fastapi import (
+    BackgroundTasks,
+    FastAPI,
+    File,
+    Form,
+    Request,
+    Response,
+    UploadFile,
+    WebSocket,
+    WebSocketDisconnect,
+)
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
@@ -208,6 +219,108 @@ async def state(request: Request) -> dict[str, Any]:
 @app.get("/pid")
 def pid() -> int:
     return os.getpid()
+
+
+@app.get("/sleep/{seconds}")
+async def sleep(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "slept"
+
+
+@app.get("/sync-sleep/{seconds}")
+def sync_sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+@app.get("/die")
+async def die() -> None:
+    os._exit(5)
+
+
+# -- WebSockets.
+
+SOCKETS: list[dict[str, Any]] = []
+
+
+@app.websocket("/ws/echo")
+async def ws_echo(socket: WebSocket) -> None:
+    await socket.accept()
+    try:
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message["code"], message.get("reason"))
+            await socket.send({**message, "type": "websocket.send"})
+    except WebSocketDisconnect as end:
+        SOCKETS.append({"code": end.code, "reason": end.reason or ""})
+
+
+@app.get("/ws/ends")
+async def ws_ends() -> list[dict[str, Any]]:
+    found, SOCKETS[:] = list(SOCKETS), []
+    return found
+
+
+@app.websocket("/ws/scope/{name}")
+async def ws_scope(socket: WebSocket, name: str, q: str = "none") -> None:
+    await socket.accept(headers=[(b"X-Own", b"a"), (b"x-own", b"b")])
+    scope = socket.scope
+    shown = {key: scope[key] for key in ("type", "asgi", "http_version", "scheme", "path")}
+    shown |= {"extensions": scope["extensions"], "subprotocols": scope["subprotocols"]}
+    shown |= {"raw_path": scope["raw_path"].decode(), "query": scope["query_string"].decode()}
+    shown |= {"answer": socket.state.answer, "name": name, "q": q, "client": scope["client"][0]}
+    await socket.send_json(shown)
+    await socket.close(4001, "that is all")
+
+
+@app.websocket("/ws/subprotocol")
+async def ws_subprotocol(socket: WebSocket) -> None:
+    await socket.accept(subprotocol=socket.scope["subprotocols"][-1])
+    await socket.close()
+
+
+@app.websocket("/ws/refuse")
+async def ws_refuse(socket: WebSocket) -> None:
+    await socket.close(4003, "no")
+
+
+@app.websocket("/ws/deny")
+async def ws_deny(socket: WebSocket) -> None:
+    response = JSONResponse({"not": "you"}, 401, {"x-why": "because"})
+    await socket.send_denial_response(response)
+
+
+@app.websocket("/ws/raise-before")
+async def ws_raise_before(socket: WebSocket) -> None:
+    raise ValueError("some secret")
+
+
+@app.websocket("/ws/raise")
+async def ws_raise(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text("first")
+    raise ValueError("some secret")
+
+
+@app.websocket("/ws/return")
+async def ws_return(socket: WebSocket) -> None:
+    await socket.accept()
+
+
+@app.websocket("/ws/send")
+async def ws_send(socket: WebSocket, size: int, count: int = 1) -> None:
+    await socket.accept()
+    for number in range(count):
+        await socket.send_bytes(bytes([65 + number % 26]) * size)
+    await socket.close()
+
+
+@app.websocket("/ws/two-tasks")
+async def ws_two_tasks(socket: WebSocket) -> None:
+    await socket.accept()
+    await asyncio.gather(*(socket.send_text(letter * 200_000) for letter in "abcd"))
+    await socket.close()
 
 
 # -- What goes wrong; what kills is in handler_faults.

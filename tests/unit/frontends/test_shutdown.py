@@ -19,7 +19,7 @@ class StandInService:
         return SimpleNamespace(stats=self._stats, unfinished=3)
 
     def _stats(self):
-        return SimpleNamespace(outcomes={"Cancelled": len(self.reasons)})
+        return SimpleNamespace(outcomes={"Cancelled": len(self.reasons)}, apps=[])
 
     async def drain(self, limit_s: float) -> bool:
         try:

@@ -48,15 +48,15 @@ def asking(*answers: dict[str, str] | Exception) -> Callable[[], Awaitable[dict[
 
 def test_endpoints_are_written_with_the_manifest(folder: Path) -> None:
     found = Neighbours(folder, folder / ".flash" / "m.json", asking({"qb": "https://a"}))
-    assert found.state.age_s is None
+    assert found.stats().age_s is None
     asyncio.run(found.refresh())
     assert json.loads(found.target.read_text()) == {
         **MANIFEST,
         "resources_endpoints": {"qb": "https://a"},
     }
     assert [path.name for path in found.target.parent.iterdir()] == ["m.json"]
-    state = found.state
-    assert (state.endpoints, state.failure) == (1, "")
+    state = found.stats()
+    assert (state.endpoints, state.failure) == (1, None)
     assert state.age_s is not None
     assert json.loads((folder / "flash_manifest.json").read_text()) == MANIFEST
 
@@ -70,11 +70,26 @@ def test_what_was_known_stays_when_nobody_answers(folder: Path) -> None:
     before = found.target.read_text()
     asyncio.run(found.refresh())
     assert times.slept == [1.0, 2.0, 4.0]
-    assert (found.state.endpoints, found.state.failure) == (1, "silence")
+    assert (found.stats().endpoints, found.stats().failure) == (1, "silence")
     assert found.target.read_text() == before
     asyncio.run(found.refresh())
     assert times.slept == [1.0, 2.0, 4.0, 1.0]
-    assert (found.state.endpoints, found.state.failure) == (2, "")
+    assert (found.stats().endpoints, found.stats().failure) == (2, None)
+
+
+def test_a_new_one_begins_with_what_an_earlier_one_left(folder: Path) -> None:
+    target = folder / ".flash" / "m.json"
+    found = Neighbours(folder, target, asking({"qb": "https://a"}))
+    found.begin()
+    assert json.loads(target.read_text())["resources_endpoints"] == {}
+    asyncio.run(found.refresh())
+    after = Neighbours(folder, target, asking())
+    after.begin()
+    assert after.stats().endpoints == 1
+    assert json.loads(target.read_text())["resources_endpoints"] == {"qb": "https://a"}
+    target.write_text("[]")
+    after.begin()
+    assert after.stats().endpoints == 0
 
 
 def test_it_asks_again_after_a_while_that_differs(folder: Path) -> None:
@@ -90,8 +105,8 @@ def test_a_place_that_cannot_be_written_is_a_failure(folder: Path) -> None:
     (folder / "file").touch()
     found = Neighbours(folder, folder / "file" / "m.json", asking(*[{"a": "1"}] * 4), Times().sleep)
     asyncio.run(found.refresh())
-    assert found.state.failure
-    assert found.state.age_s is None
+    assert found.stats().failure
+    assert found.stats().age_s is None
 
 
 def test_without_an_environment_nobody_is_asked(folder: Path) -> None:
@@ -172,11 +187,11 @@ def test_other_answers_are_failures(folder: Path, answer: Any, words: str) -> No
         return web.Response(text=answer) if isinstance(answer, str) else answer
 
     found, _ = served(folder, answered)
-    assert words in found.state.failure
+    assert words in str(found.stats().failure)
     assert not found.target.exists()
 
 
 def test_an_answer_without_end_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "_MOST_BYTES", 1000)
     found, _ = served(folder, lambda _: {"data": "x" * 2000})
-    assert "more than 1000 bytes" in found.state.failure
+    assert "more than 1000 bytes" in str(found.stats().failure)

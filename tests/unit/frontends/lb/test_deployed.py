@@ -101,7 +101,8 @@ async def ask(
     async def receive() -> Any:
         return {"type": f"{kind}.connect"}
 
-    await endpoint({"type": kind, "path": path, "method": "GET", **more}, receive, send)
+    scope = {"type": kind, "path": path, "method": "GET", "headers": [], **more}
+    await endpoint(scope, receive, send)
     return sent
 
 
@@ -124,7 +125,7 @@ def test_probes_are_answered_while_the_artifact_is_waited_for() -> None:
             assert await status(endpoint, "/ping") == (204, None)
             code, body = await status(endpoint, "/items")
             assert (code, body["error_type"]) == (503, "AppNotLoaded")
-            assert (await status(endpoint, "/execute"))[0] == 503
+            assert (await status(endpoint, "/execute"))[0] == 404
             service.pool.draining = True
             assert (await status(endpoint, "/ping"))[0] == 503
             service.pool.draining = False

@@ -27,6 +27,10 @@ class Service:
         self.bodies: list[tuple[bytes, bool]] = []
         self.credits = 0
         self.left: list[int] = []
+        # What is served, too.
+        self.service = self
+        self.problem = ""
+        self.generated = True
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
         self.requests.append(request)
@@ -94,13 +98,8 @@ def ask(
         sent.append(message)
 
     async def run() -> None:
-        proxy = AppProxy(
-            service,
-            limit_of=lambda _: 5.0,
-            max_body_mb=1,
-            generated=generated,
-            draining=lambda: draining,
-        )
+        service.generated = generated
+        proxy = AppProxy(service, max_body_mb=1, draining=lambda: draining)
         await asyncio.wait_for(proxy(scope, receive, send), 30)
 
     asyncio.run(run())
@@ -252,7 +251,6 @@ def test_a_clients_own_limit_is_not_for_the_app() -> None:
     ask(service, headers=((b"a", b"1"), (b"x-flashpool-timeout-s", b"3"), (b"b", b"2")))
     (request,) = service.requests
     assert app_messages.paired(list(request.fields), 6) == [(b"a", b"1"), (b"b", b"2")]
-    assert request.limit_s == 5.0
 
 
 def test_a_client_that_waits_no_longer_is_told_so() -> None:

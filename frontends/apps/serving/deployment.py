@@ -1,0 +1,143 @@
+"""The app that is served, and what takes its place: the hot restart.
+
+    serve(found) --> Backend.open_app --> serves
+    reload --find--> Backend.open_app --> settled --+--> serves; the old one retires
+                                                    '--> leaves; the old one serves on
+
+A successor is loaded beside the old app where there is room for both, and takes over when all of its
+workers are ready. Where there is not, the old one leaves first, and requests wait for the new one.
+Requests that the old one has stay with it: it ends when they have, or after FLASHPOOL_DRAIN_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from flashpool.frontends.apps.errors import AppError
+from flashpool.pool.apps import App, AppService, AppState
+from flashpool.pool.backend import Backend
+from flashpool.pool.errors import FlashpoolError
+
+from .room import no_room_for
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundApp:
+    """What there is to serve now."""
+
+    app: App
+    #: Called when it gets the requests, and when nothing of it runs any more.
+    begin: Callable[[], None] = lambda: None
+    release: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What became of a reload."""
+
+    ok: bool
+    #: For the log, and for whoever asked.
+    message: str
+
+
+class AppDeployment:
+    """One app, through all that take its place."""
+
+    def __init__(
+        self, backend: Backend, find: Callable[[], Awaitable[FoundApp]], drain_s: float
+    ) -> None:
+        """``find`` looks at the artifact; what it raises is why there is nothing to serve."""
+        self._backend = backend
+        self._find = find
+        self._drain_s = drain_s
+        self._found: FoundApp | None = None
+        #: Why there is no app yet, and will be none for now; or nothing.
+        self.problem = ""
+        self._service: AppService | None = None
+        self._reloading: asyncio.Task[Reloaded] | None = None
+
+    @property
+    def service(self) -> AppService | None:
+        """Who gets the next request; None before there is an app."""
+        return self._service
+
+    @property
+    def generated(self) -> bool:
+        """Whether the client generated it: ``/execute`` is not for it then."""
+        return self._found is None or self._found.app.generated
+
+    def serve(self, found: FoundApp) -> None:
+        """Have the app loaded, which gets all requests from now on."""
+        self.problem = ""
+        self._take_over(found, self._backend.open_app(found.app))
+
+    def release(self) -> None:
+        """The pool has stopped: nothing runs any more."""
+        found, self._found = self._found, None
+        if found is not None:
+            found.release()
+
+    async def reload(self) -> Reloaded:
+        """Look at the artifact again, and serve what is there now. Who asks meanwhile hears of the same."""
+        if self._reloading is None:
+            self._reloading = asyncio.ensure_future(self._reload())
+            self._reloading.add_done_callback(self._over)
+        return await asyncio.shield(self._reloading)
+
+    def _over(self, _: asyncio.Task[Reloaded]) -> None:
+        self._reloading = None
+
+    async def _reload(self) -> Reloaded:
+        try:
+            found = await self._find()
+        except (AppError, FlashpoolError, OSError) as error:
+            return self._failed(str(error))
+        why_not = no_room_for(found.app, self._backend.stats())
+        if why_not and self._service is not None:
+            return await self._replace_at_once(found, why_not)
+        _log.info("%s: reloading: the successor is loaded beside the old app", found.app.name)
+        service = self._backend.open_app(found.app)
+        if await service.settled() is not AppState.SERVED:
+            reason = service.failure
+            service.retire(0.0, found.release)
+            return self._failed(reason)
+        self._take_over(found, service)
+        return self._succeeded()
+
+    async def _replace_at_once(self, found: FoundApp, why: str) -> Reloaded:
+        _log.info("%s: reloading: the old app leaves first, because %s", found.app.name, why)
+        before = self._found
+        service = self._backend.open_app(found.app)
+        self._take_over(found, service)
+        if await service.settled() is AppState.SERVED:
+            return self._succeeded()
+        reason = service.failure
+        assert before is not None
+        # Its directory may be gone by now, and then it fails like the new one.
+        self._take_over(before, self._backend.open_app(before.app))
+        return self._failed(reason)
+
+    def _take_over(self, found: FoundApp, service: AppService) -> None:
+        old, old_service = self._found, self._service
+        self._found, self._service = found, service
+        found.begin()
+        if old is not None and old_service is not None:
+            old_service.retire(self._drain_s, old.release)
+
+    def _succeeded(self) -> Reloaded:
+        assert self._found is not None
+        message = "reloaded: the successor serves"
+        _log.info("%s: %s", self._found.app.name, message)
+        return Reloaded(ok=True, message=message)
+
+    def _failed(self, reason: str) -> Reloaded:
+        message = f"the reload failed, and the old app serves on: {reason}"
+        _log.error("%s", message)
+        if self._service is not None:
+            self._service.note(message)
+        return Reloaded(ok=False, message=message)

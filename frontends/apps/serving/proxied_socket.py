@@ -1,0 +1,186 @@
+"""One WebSocket on its way through the front-end, as a sink (`apps.SocketSink`).
+
+    client --receive--> pump --message--> AppService --> worker
+    client <--send----- serve <--accepted, message, closed, ended--'
+
+As with requests, neither side is read from faster than the other one takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final, NamedTuple
+
+from starlette.types import Message, Receive, Send
+
+from flashpool.pool._child import app_messages
+from flashpool.pool.apps import AppEnd, AppService, EndKind, Headers
+
+#: What a client is told with the close frame of a WebSocket that had been accepted.
+_CODES: Final = {
+    EndKind.CRASHED: 1011,
+    EndKind.LOST: 1013,
+    EndKind.REFUSED: 1012,
+    EndKind.FAILED: 1013,
+    EndKind.LATE: 1001,
+}
+#: Bytes of a close frame's reason.
+_REASON: Final = 123
+_TOO_BIG: Final = 1009
+#: The client left without a close frame.
+_ABNORMAL: Final = 1006
+
+
+class _Heard(NamedTuple):
+    """What the app said: a message for its client, or a piece of one."""
+
+    message: Message | None
+    piece: bytes = b""
+    more: bool = False
+    text: bool = False
+
+
+class ProxiedSocket:
+    """A WebSocket of a client, and what is done with what its app says."""
+
+    __slots__ = ("_heard", "_loop", "_most", "_room", "_waiter", "_wider", "end", "number")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        """``most``: bytes that a message of the app may have."""
+        self._loop = loop
+        self._most = most
+        self._heard: deque[_Heard] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._wider: asyncio.Future[None] | None = None
+        self._room = app_messages.WINDOW
+        self.number = 0
+        self.end: AppEnd | None = None
+
+    # The sink.
+
+    def accepted(self, subprotocol: str, headers: Headers) -> None:
+        """It is open."""
+        accept: Message = {"type": "websocket.accept", "headers": headers}
+        self._hear(_Heard({**accept, "subprotocol": subprotocol or None}))
+
+    def message(self, piece: bytes, more: bool, text: bool) -> None:
+        """A piece of a message."""
+        self._hear(_Heard(None, piece, more, text))
+
+    def closed(self, code: int, reason: str) -> None:
+        """The app has closed it, or refused it."""
+        self._hear(_Heard(_close(code, reason)))
+        self.ended(AppEnd(kind=EndKind.ANSWERED))
+
+    def response(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
+        """An answer in its place."""
+        kind = "websocket.http.response.start"
+        self._hear(_Heard({"type": kind, "status": status, "headers": headers}))
+        self.piece(body, more)
+
+    def piece(self, body: bytes, more: bool) -> None:
+        """The next piece of such an answer."""
+        kind = "websocket.http.response.body"
+        self._hear(_Heard({"type": kind, "body": body, "more_body": more}, body))
+        if not more:
+            self.ended(AppEnd(kind=EndKind.ANSWERED))
+
+    def room(self, size: int) -> None:
+        """So much weight more may be sent."""
+        self._room += size
+        if self._wider is not None and not self._wider.done():
+            self._wider.set_result(None)
+
+    def ended(self, end: AppEnd) -> None:
+        """Nothing more comes."""
+        self.end = self.end or end
+        self._wake()
+
+    def _hear(self, heard: _Heard) -> None:
+        if self.end is None:
+            self._heard.append(heard)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # To the client.
+
+    async def serve(self, service: AppService, send: Send) -> AppEnd | None:
+        """Pass on what the app says; the end of one whose client has no answer yet."""
+        begun = False
+        while (heard := await self._next()) is not None:
+            begun = True
+            if heard.message is None:
+                await self._pass_message(service, heard, send)
+            else:
+                await send(heard.message)
+                if heard.piece:
+                    service.credit(self.number, len(heard.piece))
+        assert self.end is not None
+        if not begun:
+            return self.end
+        # Otherwise it was closed, or its app raised: its server cuts it then.
+        if (code := _CODES.get(self.end.kind)) is not None:
+            await send(_close(code, self.end.message))
+        return None
+
+    async def _next(self) -> _Heard | None:
+        while not self._heard:
+            if self.end is not None:
+                return None
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        return self._heard.popleft()
+
+    async def _pass_message(self, service: AppService, heard: _Heard, send: Send) -> None:
+        pieces = [heard.piece]
+        size = len(heard.piece)
+        part: _Heard | None = heard
+        while part is not None and part.more:
+            service.credit(self.number, app_messages.weight(part.piece))
+            part = await self._next()
+            if part is not None:
+                pieces.append(part.piece)
+                size += len(part.piece)
+            if size > self._most:
+                service.leave(self.number, _TOO_BIG, "a message of the app is too large")
+                self._heard.clear()
+                self.ended(AppEnd(kind=EndKind.ANSWERED))
+                await send(_close(_TOO_BIG, "a message is larger than FLASHPOOL_MAX_BODY_MB"))
+                return
+        if part is None:
+            return
+        data = b"".join(pieces)
+        content = {"text": data.decode("utf-8", "replace")} if heard.text else {"bytes": data}
+        await send({"type": "websocket.send", **content})
+        service.credit(self.number, app_messages.weight(part.piece))
+
+    # From the client.
+
+    async def pump(self, service: AppService, receive: Receive) -> None:
+        """Pass on what the client sends, until it has closed or left."""
+        while (message := await receive())["type"] != "websocket.disconnect":
+            text = message.get("text")
+            data = message.get("bytes") or b"" if text is None else text.encode()
+            end = 0
+            while True:
+                begin, end = end, end + app_messages.PIECE
+                while self._room <= 0:
+                    self._wider = self._loop.create_future()
+                    await self._wider
+                piece, more = data[begin:end], end < len(data)
+                self._room -= app_messages.weight(piece)
+                service.message(self.number, piece, more=more, text=text is not None)
+                if not more:
+                    break
+        code, reason = message.get("code", _ABNORMAL), message.get("reason") or ""
+        service.leave(self.number, code, reason)
+        self.ended(AppEnd(kind=EndKind.ANSWERED))
+
+
+def _close(code: int, reason: str) -> Message:
+    reason = reason.encode()[:_REASON].decode("utf-8", "ignore")
+    return {"type": "websocket.close", "code": code, "reason": reason}

@@ -1,0 +1,229 @@
+"""One WebSocket in an app worker: what the application receives, and what it sends.
+
+    REQUEST, MESSAGE*, CLOSING --> messages --> receive()     CREDIT back as it takes them
+    send(accept) --> ACCEPTED    send(send) --> MESSAGE*      as far as there is CREDIT
+    send(close) --> CLOSING      send(http.response.*) --> RESPONSE, PIECE*, as of a request
+
+A message that is longer than a piece comes and goes in several. What there is of an incomplete one
+gets its credit as soon as the application waits for it, or one that is longer than the window
+would never be complete.
+
+What the application may not send raises in it, in the words of the server that it knows (uvicorn).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from .. import app_messages, wire
+from .app_exchange import Exchange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .app_exchange import Message
+    from .app_link import AppLink
+
+#: A connection that is closed without a word about why.
+_NO_STATUS = 1005
+_ABNORMAL = 1006
+
+
+class ClientDisconnected(OSError):
+    """Its client has left; frameworks know this from other servers."""
+
+
+class SocketExchange(Exchange):
+    """A WebSocket, from its request to its end."""
+
+    __slots__ = (
+        "accepted",
+        "closed",
+        "code",
+        "connected",
+        "messages",
+        "reason",
+        "sending",
+        "uncredited",
+    )
+
+    def __init__(self, link: AppLink, frame: wire.Frame) -> None:
+        super().__init__(link, frame)
+        scope_of_socket(self.scope)
+        self.pieces = []
+        #: Complete ones, with what of the window each takes.
+        self.messages: list[tuple[bool, bytes, int]] = []
+        self.uncredited = 0
+        self.connected = False
+        self.accepted = False
+        #: Whether either side has closed it, with what code, and why.
+        self.closed = False
+        self.code = _NO_STATUS
+        self.reason = ""
+        self.sending = asyncio.Lock()
+
+    # What came.
+
+    def take_message(self, piece: bytes, flags: int) -> None:
+        """A piece of a message."""
+        self.pieces.append(piece)
+        self.uncredited += app_messages.weight(piece)
+        if not flags & app_messages.MORE:
+            text = bool(flags & app_messages.TEXT)
+            self.messages.append((text, b"".join(self.pieces), self.uncredited))
+            self.pieces = []
+            self.uncredited = 0
+        self.wake()
+
+    def close(self, code: int, reason: str) -> None:
+        """Its client has closed it, or has left."""
+        self.gone = True
+        self.end(code, reason)
+
+    def end(self, code: int, reason: str) -> None:
+        if not self.closed:
+            self.closed, self.code, self.reason = True, code, reason
+        self.wake()
+
+    # What the application does.
+
+    async def receive(self) -> Message:
+        """The connection, its messages, and its end, once."""
+        if not self.connected:
+            self.connected = True
+            return {"type": "websocket.connect"}
+        while True:
+            if self.messages:
+                text, data, weight = self.messages.pop(0)
+                self.give_credit(weight)
+                content = {"text": data.decode()} if text else {"bytes": data}
+                return {"type": "websocket.receive", **content}
+            if self.closed and not self.told_end:
+                self.told_end = True
+                return {
+                    "type": "websocket.disconnect",
+                    "code": self.code,
+                    "reason": self.reason,
+                }
+            if self.uncredited:
+                self.give_credit(self.uncredited)
+                self.uncredited = 0
+            await self.wait()
+
+    async def send(self, message: Message) -> None:
+        """Its acceptance, a message, its end, or an answer in its place."""
+        if self.gone:
+            raise ClientDisconnected
+        kind = message["type"]
+        if self.head is not None:
+            await self.send_denial(kind, message)
+        elif self.closed:
+            raise RuntimeError(
+                f"Unexpected ASGI message '{kind}', after sending 'websocket.close'."
+            )
+        elif self.accepted:
+            await self.send_accepted(kind, message)
+        else:
+            self.send_first(kind, message)
+
+    def send_first(self, kind: str, message: Message) -> None:
+        if kind == "websocket.accept":
+            _, fields = self.checked({"status": 101, "headers": message.get("headers", ())})
+            meta = app_messages.pack_accepted(self.number, message.get("subprotocol") or "", fields)
+            self.accepted = self.started = True
+            self.link.send(wire.ACCEPTED, meta)
+        elif kind == "websocket.close":
+            self.send_closing(_ABNORMAL, "")
+        elif kind == "websocket.http.response.start":
+            self.head = self.checked(message)
+        else:
+            raise RuntimeError(
+                "Expected ASGI message 'websocket.accept', 'websocket.close' "
+                f"or 'websocket.http.response.start' but got '{kind}'."
+            )
+
+    async def send_denial(self, kind: str, message: Message) -> None:
+        if self.answered or kind != "websocket.http.response.body":
+            raise RuntimeError(
+                f"Expected ASGI message 'websocket.http.response.body' but got '{kind}'."
+            )
+        more = bool(message.get("more_body", False))
+        await self.send_body(message.get("body", b""), more)
+        if not more:
+            self.end(_ABNORMAL, "")
+
+    async def send_accepted(self, kind: str, message: Message) -> None:
+        if kind == "websocket.send":
+            data = message.get("bytes")
+            flags = 0
+            if data is None and (text := message.get("text")) is not None:
+                data, flags = text.encode(), app_messages.TEXT
+            if data is not None:
+                await self.send_message(data, flags)
+        elif kind == "websocket.close":
+            self.send_closing(int(message.get("code", 1000)), message.get("reason") or "")
+        else:
+            raise RuntimeError(
+                f"Expected ASGI message 'websocket.send' or 'websocket.close', but got '{kind}'."
+            )
+
+    async def send_message(self, data: bytes, flags: int) -> None:
+        if len(data) <= app_messages.PIECE and self.room > 0 and not self.sending.locked():
+            self.send_part(data, flags)
+            return
+        async with self.sending:  # tasks of the application may send at once
+            view = memoryview(data)
+            end = 0
+            while True:
+                begin, end = end, end + app_messages.PIECE
+                while self.room <= 0 and not self.gone:
+                    await self.wait()
+                if self.gone:
+                    raise ClientDisconnected
+                last = end >= len(view)
+                more = 0 if last else app_messages.MORE
+                self.send_part(bytes(view[begin:end]), flags | more)
+                if last:
+                    return
+
+    def send_part(self, piece: bytes, flags: int) -> None:
+        self.room -= app_messages.weight(piece)
+        self.link.send(wire.MESSAGE, app_messages.pack_flags(self.number, flags), piece)
+
+    def send_closing(self, code: int, reason: str) -> None:
+        self.end(code, reason)
+        self.link.send(wire.CLOSING, app_messages.pack_closing(self.number, code, reason))
+
+    # Its task.
+
+    def how_it_returned(self) -> int:
+        if self.accepted or self.closed or self.answered or self.gone:
+            return app_messages.FINE
+        self.say("ASGI callable returned without completing handshake.")
+        return app_messages.UNANSWERED
+
+    def how_it_raised(self, error: BaseException) -> int:
+        if isinstance(error, ClientDisconnected):
+            return app_messages.FINE
+        return super().how_it_raised(error)
+
+
+def exchange_of(link: AppLink, frame: wire.Frame) -> Exchange:
+    """A request, or a WebSocket."""
+    flags = frame.meta[wire.NUMBER.size]
+    return (SocketExchange if flags & app_messages.SOCKET else Exchange)(link, frame)
+
+
+def scope_of_socket(scope: dict[str, Any]) -> None:
+    """Make a request's scope that of a WebSocket, as uvicorn has it."""
+    del scope["method"]
+    scope["type"] = "websocket"
+    scope["asgi"]["spec_version"] = "2.4"
+    scope["subprotocols"] = [
+        token.strip()
+        for name, value in scope["headers"]
+        if name == b"sec-websocket-protocol"
+        for token in value.decode("latin-1").split(",")
+    ]
+    scope["extensions"] = {"websocket.http.response": {}}

@@ -1,0 +1,72 @@
+"""What is said of requests that the app has not answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flashpool.pool._child import app_messages
+from flashpool.pool.apps import AppEnd, EndKind
+from flashpool.pool.exit_causes import Cause
+
+from . import states
+from .requests import LiveRequest
+
+_HOW = {
+    app_messages.UNANSWERED: (EndKind.RAISED, "AppRaised"),
+    app_messages.CANCELLED: (EndKind.RAISED, "Cancelled"),
+    app_messages.CUT: (EndKind.CUT, "AppRaised"),
+    app_messages.FINE: (EndKind.ANSWERED, ""),
+}
+
+
+def of_task(how: int) -> AppEnd | None:
+    """Its task is over, ``how`` as its worker says it; None where that says nothing."""
+    found = _HOW.get(how)
+    return None if found is None else AppEnd(kind=found[0], error_type=found[1], began=True)
+
+
+def late(live: LiveRequest, queue_timeout_s: float | None) -> AppEnd:
+    """Its time is over."""
+    limit = live.limit_s
+    if live.worker is None:
+        phase = "queue"
+        what = f"waited for a worker longer than {queue_timeout_s:g} s (FLASHPOOL_QUEUE_TIMEOUT_S)"
+    elif live.socket:
+        phase, what = "idle", f"had no message for its limit of {limit:g} s"
+    else:
+        stood = " of its answer's next piece" if live.started else ""
+        phase, what = "run", f"ran longer than its limit{stood} of {limit:g} s"
+    whose = "WebSocket" if live.socket else "request"
+    message = f"the {whose} {what} (phase: {phase})"
+    return AppEnd(kind=EndKind.LATE, error_type="Timeout", message=message, phase=phase)
+
+
+def lost(command: states.LoseRequest, cause: Cause) -> AppEnd:
+    """Its worker died of this."""
+    message, kind, error_type = cause.message, EndKind.CRASHED, cause.error_type
+    if command.sibling:
+        message = f"its worker was ended because of another request: {cause.message}"
+        kind, error_type = EndKind.LOST, "ResidentLost"
+    return AppEnd(kind=kind, error_type=error_type, message=message, began=command.began)
+
+
+def not_loaded(failure: str) -> AppEnd:
+    """The app cannot be loaded."""
+    message = f"the application cannot be loaded: {failure}"
+    return AppEnd(kind=EndKind.FAILED, error_type="AppNotLoaded", message=message)
+
+
+def refused(why: str) -> AppEnd:
+    """There is no room for it, or the pool stops."""
+    return AppEnd(kind=EndKind.REFUSED, error_type="Overloaded", message=why)
+
+
+def too_many(waiting: int) -> AppEnd:
+    """As many wait as may."""
+    return refused(f"{waiting} requests wait already")
+
+
+def target(fields: Iterable[bytes]) -> str:
+    """Method and path of a request, for people."""
+    _, method, _, path, *_ = fields
+    return f"{method.decode()} {path.decode('utf-8', 'backslashreplace')!r}"

@@ -1,0 +1,181 @@
+"""Requests that run each in a process of their own: forked, loaded, asked once, closed.
+
+    take --start--> loading --loaded--> running --answered, its task over--> closing --> gone
+      |                |                   |
+      '-- no room      '-- it dies: 503    '-- it dies: 502; too long: cancelled, then killed
+
+Each holds a slot, and its GPUs, until it is gone; so at most as many run as the pool has slots, and
+the others wait as loads do. Nobody else is in such a process: no other request is lost with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from flashpool.pool._child import app_messages, wire
+from flashpool.pool.apps import App
+from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.stats import IsolatedStats
+
+from . import endings, states
+from .requests import LiveRequest
+from .traffic import AppTraffic
+from .workers import AppWorkers
+
+_log = logging.getLogger(__name__)
+
+#: Seconds of loading from which on it is said what each request pays.
+_SLOW_S: Final = 0.1
+
+
+def _module_of(app: App) -> tuple[str, ...]:
+    """The module that an import of the zygote's finds in the app's directory."""
+    name = app.module or app.file.removesuffix(".py")
+    return (name,) if name.isidentifier() else ()
+
+
+class IsolatedRequests:
+    """Of one app."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        grace_s: float,
+        numbers: Iterator[int],
+        traffic: AppTraffic,
+        workers: AppWorkers,
+        start: Callable[[int], None],
+    ) -> None:
+        """``start`` has a worker of that number started, once its environment is there."""
+        #: As it is opened for these: its zygote has the app's module itself, where that can be.
+        self.app = replace(app, preload=(*app.preload, *_module_of(app)))
+        self._grace_s = grace_s
+        self._numbers = numbers
+        self._traffic = traffic
+        self._workers = workers
+        self._start = start
+        self._loop = asyncio.get_running_loop()
+        #: The request of each worker, by their numbers; None: it is over, or nobody waits for it.
+        self._loading: dict[int, int] = {}
+        self._running: dict[int, int] = {}
+        #: Workers that have answered.
+        self._closing: set[int] = set()
+        self._served = 0
+        self._said = False
+
+    def __contains__(self, worker: int) -> bool:
+        return worker in self._loading or worker in self._running or worker in self._closing
+
+    @property
+    def busy(self) -> int:
+        """Workers that are not done."""
+        return len(self._loading) + len(self._running)
+
+    def stats(self) -> IsolatedStats:
+        """As it is now."""
+        return IsolatedStats(
+            waiting=len(self._loading), running=len(self._running), served=self._served
+        )
+
+    # Requests.
+
+    def take(self, live: LiveRequest) -> None:
+        """One that is to have a process of its own."""
+        live.isolated = True
+        if len(self._loading) >= self.app.queue_limit:
+            self._traffic.end(live, endings.too_many(self.app.queue_limit))
+            return
+        worker = next(self._numbers)
+        self._loading[worker] = live.number
+        self._traffic.clock.set(live, self.app.queue_timeout_s)
+        self._start(worker)
+
+    def leave(self, live: LiveRequest, code: int, reason: str) -> None:
+        """Nobody waits for it any more, and its sink is gone."""
+        if live.worker is None:
+            self._traffic.forget(live)  # its worker is closed when it is loaded
+            return
+        if live.socket:
+            self._traffic.sockets.close(live, code, reason)
+        else:
+            self._workers.send(live.worker, wire.DISCONNECT, wire.NUMBER.pack(live.number))
+        self._loop.call_later(self._grace_s, self._cancel, live.worker, live.number, "left")
+
+    def late(self, live: LiveRequest) -> None:
+        """Its time is over, which its client was told."""
+        if live.worker is None:
+            self._traffic.forget(live)
+        else:
+            self._cancel(live.worker, live.number, "ran longer than its limit")
+
+    def _cancel(self, worker: int, number: int, why: str) -> None:
+        if self._running.get(worker) == number:
+            self._workers.send(worker, wire.CANCEL, wire.NUMBER.pack(number))
+            self._loop.call_later(self._grace_s, self._kill, worker, number, why)
+
+    def _kill(self, worker: int, number: int, why: str) -> None:
+        if self._running.get(worker) == number:
+            message = f"its request {why}, and did not end when its task was cancelled"
+            stop = Stop(error_type="Timeout", message=message, details={})
+            self._workers.kill(worker, stop)
+
+    def close(self) -> None:
+        """No more are to run: end those that load, and let those that run shut down."""
+        for worker in [*self._loading, *self._running]:
+            if self._loading.pop(worker, None) is not None:
+                self._closing.add(worker)
+            self._workers.close(worker)
+
+    # What is heard of its workers.
+
+    def worker_loaded(self, worker: int, load_s: float) -> None:
+        """It takes its request."""
+        if load_s > _SLOW_S and not self._said:
+            self._said = True
+            text = "%s: each request of an isolated route pays the %.0f ms that loading takes"
+            _log.warning(text, self.app.name, load_s * 1000)
+        live = self._traffic.get(self._loading.pop(worker))
+        if live is None:
+            self._close(worker)
+            return
+        self._running[worker] = live.number
+        self._served += 1
+        self._traffic.hand_over(live, worker, 0)
+
+    def worker_sent(self, worker: int, frame: wire.Frame) -> None:
+        """A frame of its request.
+
+        Raises:
+            BadFrame: it is none that a worker sends.
+        """
+        if self._traffic.take(worker, frame) or frame.kind == wire.LINGERS:
+            return
+        if frame.kind != wire.REQUEST_OVER:
+            raise wire.BadFrame(f"a frame of kind {frame.kind}, which no app sends")
+        number, how = app_messages.unpack_flags(frame.meta)
+        live, end = self._traffic.of(worker, number), endings.of_task(how)
+        if live is not None and end is not None:
+            self._traffic.end(live, end)
+        if self._running.pop(worker, None) is not None:
+            self._close(worker)
+
+    def _close(self, worker: int) -> None:
+        self._closing.add(worker)
+        self._workers.close(worker)
+
+    def worker_died(self, worker: int, cause: Cause) -> None:
+        """It is dead, or was not to be had."""
+        loading = self._loading.pop(worker, None)
+        if loading is not None and (live := self._traffic.get(loading)) is not None:
+            self._traffic.end(live, endings.not_loaded(cause.message))
+        number = self._running.pop(worker, None)
+        if number is not None and (live := self._traffic.get(number)) is not None:
+            began = self._workers[worker].has_begun(live.slot, number)
+            lost = states.LoseRequest(number, began, sibling=False)
+            self._traffic.end(live, endings.lost(lost, cause))
+        self._closing.discard(worker)

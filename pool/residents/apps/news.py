@@ -1,0 +1,48 @@
+"""Whom news of an app's workers concerns: the app, or the requests that have one each."""
+
+from __future__ import annotations
+
+from flashpool.pool._child import wire
+from flashpool.pool.exit_causes import Cause
+
+from .isolated import IsolatedRequests
+from .routing import Routes
+from .workers import AppNews
+
+
+class SplitNews:
+    """Hears of all workers of one app (`workers.AppNews`)."""
+
+    def __init__(self, shared: AppNews) -> None:
+        self._shared = shared
+        #: Set as soon as there are requests.
+        self.isolated: IsolatedRequests | None = None
+
+    def _of(self, worker: int) -> IsolatedRequests | None:
+        isolated = self.isolated
+        return isolated if isolated is not None and worker in isolated else None
+
+    def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
+        """It takes requests."""
+        if isolated := self._of(worker):
+            isolated.worker_loaded(worker, load_s)
+        else:
+            self._shared.worker_loaded(worker, routes, load_s)
+
+    def worker_sent(self, worker: int, frame: wire.Frame) -> None:
+        """A frame of one of its requests."""
+        if isolated := self._of(worker):
+            isolated.worker_sent(worker, frame)
+        else:
+            self._shared.worker_sent(worker, frame)
+
+    def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
+        """It is dead, or was not to be had."""
+        if isolated := self._of(worker):
+            isolated.worker_died(worker, cause)
+        else:
+            self._shared.worker_died(worker, cause, ours=ours)
+
+    def worker_gone(self, worker: int) -> None:
+        """Its process tree is gone."""
+        self._shared.worker_gone(worker)

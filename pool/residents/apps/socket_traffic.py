@@ -1,0 +1,94 @@
+"""Messages of the WebSockets of one app, both ways; `traffic` has their requests.
+
+    sink's message --> MESSAGE --> worker            as far as the worker gives credit
+    sink           <-- ACCEPTED, MESSAGE, CLOSING    as far as the sink gives credit
+
+A WebSocket has no clock but one: each message, of either side, begins its limit again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flashpool.pool._child import app_messages, wire
+from flashpool.pool.apps import SocketSink
+
+from .requests import AppClock, LiveRequest
+
+_MORE = app_messages.MORE
+
+
+class SocketTraffic:
+    """Carries messages; whose they are is for whoever has the requests."""
+
+    def __init__(
+        self,
+        clock: AppClock,
+        send: Callable[..., None],
+        of: Callable[[int, int], LiveRequest | None],
+    ) -> None:
+        """``of``: the request that a worker has, by their numbers."""
+        self._clock = clock
+        self._send = send
+        self._of = of
+
+    def message(self, live: LiveRequest, piece: bytes, *, more: bool, text: bool) -> None:
+        """A piece of a message for the app."""
+        if live.worker is None:
+            return
+        live.room -= app_messages.weight(piece)
+        self._clock.set(live, live.limit_s)
+        flags = (_MORE if more else 0) | (app_messages.TEXT if text else 0)
+        meta = app_messages.pack_flags(live.number, flags)
+        self._send(live.worker, wire.MESSAGE, meta, piece)
+
+    def close(self, live: LiveRequest, code: int, reason: str) -> None:
+        """Its client has closed it, or is gone."""
+        assert live.worker is not None
+        meta = app_messages.pack_closing(live.number, code, reason)
+        self._send(live.worker, wire.CLOSING, meta)
+
+    def take(self, worker: int, frame: wire.Frame) -> bool:
+        """Act on a frame; False when it is none of a WebSocket.
+
+        Raises:
+            BadFrame: it is malformed.
+        """
+        if frame.kind == wire.MESSAGE:
+            number, flags = app_messages.unpack_flags(frame.meta)
+            self._on_message(self._of(worker, number), flags, frame.body)
+        elif frame.kind == wire.ACCEPTED:
+            number, subprotocol, headers = app_messages.unpack_accepted(frame.meta)
+            live = self._of(worker, number)
+            if live is not None and not live.started:
+                live.started, live.held = True, None
+                if sink := self._sink(live):
+                    sink.accepted(subprotocol, headers)
+        elif frame.kind == wire.CLOSING:
+            number, code, reason = app_messages.unpack_closing(frame.meta)
+            live = self._of(worker, number)
+            if live is not None and (sink := self._sink(live)):
+                # What its task does from here on concerns nobody who is connected.
+                live.sink = None
+                self._clock.forget(live)
+                sink.closed(code, reason)
+        else:
+            return False
+        return True
+
+    def _on_message(self, live: LiveRequest | None, flags: int, piece: bytes) -> None:
+        if live is None or not live.started:
+            return
+        live.out += app_messages.weight(piece)
+        if live.out > app_messages.WINDOW + app_messages.weight(b" " * app_messages.PIECE):
+            raise wire.BadFrame("more messages than were asked for")
+        if sink := self._sink(live):
+            sink.message(piece, bool(flags & _MORE), bool(flags & app_messages.TEXT))
+
+    def _sink(self, live: LiveRequest) -> SocketSink | None:
+        """Who hears of it, if somebody does: its limit begins again."""
+        if live.sink is None:
+            return None
+        self._clock.set(live, live.limit_s)
+        assert live.socket
+        return live.sink  # type: ignore[return-value]

@@ -1,0 +1,71 @@
+"""Routes of a deployed app whose requests run each in a process of its own."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from e2e.app_servers import AppServer, serving_app
+from e2e.server import until
+
+#: A connection that the client keeps outlives the test that opened it.
+pytestmark = pytest.mark.shared_pool
+
+ISOLATION = "GET /state=call, /sleep/{s}=call, /sync-sleep/{s}=call, /die=call, /upload=call"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    variables = {
+        "FLASHPOOL_ROUTE_ISOLATION": ISOLATION,
+        "FLASHPOOL_ROUTE_TIMEOUTS": "/sleep/{s}=0.4, /sync-sleep/{s}=0.4, *=60",
+        "FLASHPOOL_GRACE_S": "0.3",
+    }
+    folder = tmp_path_factory.mktemp("isolated")
+    with serving_app(folder, resource="web", ready=False, **variables) as found:
+        yield found
+
+
+def isolated(server: AppServer) -> Any:
+    return server.stats()["apps"][0]["isolated"]
+
+
+def shared_pid(server: AppServer) -> Any:
+    return server.http.get("/pid").json()
+
+
+def test_state_is_new_in_each_request_and_so_is_the_lifespan(server: AppServer) -> None:
+    before = isolated(server)["served"]
+    for _ in range(2):
+        assert server.http.get("/state").json() == {"answer": 42, "same": True, "requests": 1}
+    until(lambda: isolated(server) == {"waiting": 0, "running": 0, "served": before + 2})
+    assert server.log().count("the app shuts down") >= 2
+    assert "isolation: " in server.log()
+    assert "GET /state: call" in server.log()
+
+
+def test_a_body_reaches_a_process_of_its_own(server: AppServer) -> None:
+    assert server.http.post("/upload", content=b"x" * 2_000_000).json() == {"size": 2_000_000}
+
+
+def test_a_crash_is_502_and_touches_nobody(server: AppServer) -> None:
+    before = shared_pid(server)
+    response = server.http.get("/die")
+    assert response.status_code == 502
+    assert response.json()["error_type"] == "WorkerCrashed"
+    assert "5" in response.json()["detail"]
+    assert shared_pid(server) == before
+    assert server.stats()["apps"][0]["deaths"] == 0
+
+
+@pytest.mark.parametrize("path", ["/sleep/30", "/sync-sleep/30"])
+def test_a_limit_ends_its_process_and_touches_nobody(server: AppServer, path: str) -> None:
+    before = shared_pid(server)
+    began = time.monotonic()
+    response = server.http.get(path)
+    assert time.monotonic() - began < 25
+    assert (response.status_code, response.json()["phase"]) == (504, "run")
+    assert shared_pid(server) == before
+    until(lambda: isolated(server)["running"] == 0)
+    assert psutil.pid_exists(before)

@@ -1,0 +1,100 @@
+"""SIGHUP has a deployed app loaded anew: the successor takes over, or the old one serves on."""
+
+import concurrent.futures
+import signal
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from e2e.app_servers import AppServer, serving_app
+from e2e.server import until
+
+#: A connection that the client keeps outlives the test that opened it.
+pytestmark = pytest.mark.shared_pool
+
+CODE = """
+    import asyncio, os
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    VERSION = "{version}"
+
+
+    @app.get("/version")
+    async def version(seconds: float = 0.0):
+        await asyncio.sleep(seconds)
+        return VERSION
+"""
+
+
+def write(folder: Path, version: str, more: str = "") -> None:
+    code = textwrap.dedent(CODE.format(version=version)) + more
+    (folder / "handler_shop.py").write_text(code)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    found = tmp_path / "app"
+    found.mkdir()
+    write(found, "old")
+    return found
+
+
+@pytest.fixture
+def server(tmp_path: Path, folder: Path) -> Iterator[AppServer]:
+    with serving_app(tmp_path, folder, FLASHPOOL_APP_START_TIMEOUT_S="90") as found:
+        yield found
+
+
+def in_background(server: AppServer, path: str) -> "concurrent.futures.Future[Any]":
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        return pool.submit(lambda: httpx.get(server.url + path, timeout=60, trust_env=False))
+    finally:
+        pool.shutdown(wait=False)
+
+
+def apps(server: AppServer) -> Any:
+    return server.stats()["apps"]
+
+
+def test_the_successor_serves_and_the_old_app_finishes(server: AppServer, folder: Path) -> None:
+    slow = in_background(server, "/version?seconds=3")
+    until(lambda: apps(server)[0]["workers"][0]["requests"] == 1)
+    write(folder, "another")
+    server.process.send_signal(signal.SIGHUP)
+    seen = []
+
+    def is_new() -> bool:
+        response = server.http.get("/version")
+        assert response.status_code == 200
+        seen.append(response.json())
+        return bool(seen[-1] == "another")
+
+    until(is_new, 60)
+    assert set(seen[:-1]) <= {"old"}
+    assert slow.result().json() == "old"
+    until(lambda: len(apps(server)) == 1)
+    (worker,) = apps(server)[0]["workers"]
+    assert worker["generation"] == 2
+    assert "reloaded: the successor serves" in server.log()
+
+
+def test_what_cannot_be_loaded_leaves_the_old_one_serving(server: AppServer, folder: Path) -> None:
+    before = apps(server)[0]["workers"]
+    write(folder, "broken", "\n1 / 0\n")
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: apps(server)[0]["note"], 60)
+    assert "ZeroDivisionError" in apps(server)[0]["note"]
+    assert "the reload failed, and the old app serves on: " in server.log()
+    assert server.http.get("/version").json() == "old"
+    assert server.http.get("/ping").status_code == 200
+    until(lambda: len(apps(server)) == 1)
+    assert [one["pid"] for one in apps(server)[0]["workers"]] == [one["pid"] for one in before]
+    (folder / "handler_shop.py").rename(folder / "handler_other.py")
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: "no resource 'shop'" in server.log())
+    assert server.http.get("/version").json() == "old"

@@ -1,0 +1,161 @@
+"""What takes the place of an app that is served, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flashpool.frontends.apps.errors import ResourceRefused
+from flashpool.frontends.apps.serving.deployment import AppDeployment, FoundApp
+from flashpool.frontends.apps.serving.room import free_memory_mb, no_room_for
+from flashpool.pool.apps import App, AppState
+
+
+class Service:
+    """Loads, or fails to."""
+
+    def __init__(self, app: App, outcome: AppState) -> None:
+        self.app = app
+        self.outcome = outcome
+        self.failure = "" if outcome is AppState.SERVED else "it raised"
+        self.retired: float | None = None
+        self.noted = ""
+
+    async def settled(self) -> AppState:
+        await asyncio.sleep(0)
+        return self.outcome
+
+    def retire(self, within_s: float, then: Callable[[], None]) -> None:
+        self.retired = within_s
+        then()
+
+    def note(self, text: str) -> None:
+        self.noted = text
+
+
+class Backend:
+    """Opens apps, whose outcomes are given; of its GPUs so many are free."""
+
+    def __init__(self, *outcomes: AppState, free_gpus: int | None = None) -> None:
+        self.outcomes = list(outcomes)
+        self.opened: list[Service] = []
+        self.free_gpus = free_gpus
+
+    def open_app(self, app: App) -> Service:
+        self.opened.append(Service(app, self.outcomes.pop(0)))
+        return self.opened[-1]
+
+    def stats(self) -> Any:
+        devices = [SimpleNamespace(state="free", calls=0)] * (self.free_gpus or 0)
+        total = 0 if self.free_gpus is None else 1
+        return SimpleNamespace(gpus=SimpleNamespace(total=total, devices=devices))
+
+
+class Finder:
+    """Finds an app of another name each time, or raises."""
+
+    def __init__(self) -> None:
+        self.names = iter("abcdef")
+        self.released: list[str] = []
+        self.error: Exception | None = None
+
+    async def __call__(self) -> FoundApp:
+        if self.error is not None:
+            raise self.error
+        name = next(self.names)
+        return FoundApp(
+            app=App(name=name, directory="/x", workers=1),
+            release=lambda: self.released.append(name),
+        )
+
+
+def run(story: Callable[[], Any]) -> None:
+    asyncio.run(story())
+
+
+SERVED, FAILED = AppState.SERVED, AppState.FAILED
+
+
+def test_a_successor_takes_over_and_the_old_one_retires():
+    async def story():
+        backend, find = Backend(SERVED, SERVED), Finder()
+        deployment = AppDeployment(backend, find, 30.0)
+        assert deployment.service is None
+        deployment.serve(await find())
+        first = deployment.service
+        assert (await deployment.reload()).ok
+        assert deployment.service is backend.opened[1]
+        assert first.retired == 30.0
+        assert find.released == ["a"]
+
+    run(story)
+
+
+def test_one_that_cannot_be_loaded_leaves_the_old_one():
+    async def story():
+        backend, find = Backend(SERVED, FAILED), Finder()
+        deployment = AppDeployment(backend, find, 30.0)
+        deployment.serve(await find())
+        outcome = await deployment.reload()
+        assert not outcome.ok
+        assert "it raised" in outcome.message
+        first, second = backend.opened
+        assert deployment.service is first
+        assert first.noted == outcome.message
+        assert (first.retired, second.retired) == (None, 0.0)
+        assert find.released == ["b"]
+
+    run(story)
+
+
+def test_what_is_not_found_leaves_the_old_one():
+    async def story():
+        backend, find = Backend(SERVED), Finder()
+        deployment = AppDeployment(backend, find, 30.0)
+        deployment.serve(await find())
+        find.error = ResourceRefused("there is none")
+        outcome = await deployment.reload()
+        assert (outcome.ok, deployment.service) == (False, backend.opened[0])
+        assert "there is none" in outcome.message
+
+    run(story)
+
+
+@pytest.mark.parametrize(("outcome", "serving"), [(SERVED, 1), (FAILED, 2)])
+def test_without_room_for_both_the_old_one_leaves_first(outcome: AppState, serving: int):
+    async def story():
+        backend, find = Backend(SERVED, outcome, SERVED, free_gpus=0), Finder()
+        deployment = AppDeployment(backend, find, 30.0)
+        deployment.serve(await find())
+        first = deployment.service
+        assert (await deployment.reload()).ok == (outcome is SERVED)
+        assert first.retired == 30.0
+        assert deployment.service is backend.opened[serving]
+        assert deployment.service.app.name == ("b" if outcome is SERVED else "a")
+
+    run(story)
+
+
+def test_reloads_at_once_are_one():
+    async def story():
+        backend, find = Backend(SERVED, SERVED), Finder()
+        deployment = AppDeployment(backend, find, 30.0)
+        deployment.serve(await find())
+        one, other = await asyncio.gather(deployment.reload(), deployment.reload())
+        assert one is other
+        assert len(backend.opened) == 2
+
+    run(story)
+
+
+def test_memory_that_is_not_there_is_no_room():
+    free = free_memory_mb()
+    assert free is not None
+    stats = Backend().stats()
+    app = App(name="a", directory="/x", memory_mb=free * 2 + 10)
+    assert "FLASHPOOL_MEMORY_MB" in no_room_for(app, stats)
+    assert no_room_for(App(name="a", directory="/x", memory_mb=1), stats) == ""
