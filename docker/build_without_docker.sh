@@ -64,9 +64,9 @@ for target in queue balanced; do
     image --target "$target" --tag "localhost/$target" --build-context common=container-image://localhost/common
 done
 
-# Runs a command in the tree of an image, with its variables and its folder.
+# Becomes a command in the tree of an image, with its variables: for a subshell, whose number is then the command's.
 inside() {
-    chroot "$tree" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+    exec chroot "$tree" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
         DEBIAN_FRONTEND=noninteractive FLASHPOOL_BASE_PYTHON=/usr/bin/python3 FLASHPOOL_LOCAL_DIR=/var/lib/flashpool \
         FLASHPOOL_ADMIN_PORT=0 UV_SYSTEM_CERTS=1 SSL_CERT_FILE="$trusted/ca-certificates.crt" "$@"
 }
@@ -95,17 +95,17 @@ leave() {
 
 enter queue
 say "the queue image: tests/handlers through handler.py"
-inside /opt/flashpool/bin/python /tests/handlers/run.py queue --folder /flashpool --container
+(inside /opt/flashpool/bin/python /tests/handlers/run.py queue --folder /flashpool --container)
 leave
 
 enter balanced
 say "the load-balanced image: one call to /execute"
 port=$(inside /usr/bin/python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 # The image's own command; the address is this machine's alone.
-inside tini -- sh -c "exec /opt/flashpool/bin/uvicorn --app-dir /flashpool lb_handler:app --host 127.0.0.1 --port $port" &
+inside tini -s -- sh -c "exec /opt/flashpool/bin/uvicorn --app-dir /flashpool lb_handler:app --host 127.0.0.1 --port $port" &
 server=$!
 # shellcheck disable=SC2016 # the program is Python's
-inside /usr/bin/python3 -c '
+(inside /usr/bin/python3 -c '
 import json, sys, time, urllib.request
 url = "http://127.0.0.1:" + sys.argv[1]
 end = time.monotonic() + 60
@@ -121,11 +121,11 @@ call = {"function_name": "add", "function_code": "def add(a, b):\n    return a +
 answer = json.load(urllib.request.urlopen(urllib.request.Request(url + "/execute", json.dumps(call).encode()), timeout=60))
 assert answer["success"] and answer["json_result"] == 42, answer
 print("40 + 2 =", answer["json_result"])
-' "$port"
+' "$port")
 kill "$server"
 wait "$server" || :
 server=
 say "the load-balanced image: tests/handlers through lb_handler:app"
-inside /opt/flashpool/bin/python /tests/handlers/run.py balanced --folder /flashpool --container
+(inside /opt/flashpool/bin/python /tests/handlers/run.py balanced --folder /flashpool --container)
 leave
 say "both images are right"

@@ -135,7 +135,7 @@ def test_signing_in_and_a_drain_by_keyboard(page: Page, server: Server) -> None:
 
 def test_a_running_call_is_shown_while_it_runs(page: Page, server: Server) -> None:
     code = "import time\ndef sleeper(): time.sleep(8)"
-    calling = threading.Thread(target=server.execute, args=(code,))
+    calling = threading.Thread(target=posted, args=(server, code))
     calling.start()
     try:
         expect(page.locator("#running tbody tr")).to_contain_text("sleeper", timeout=LIMIT_MS)
@@ -151,7 +151,12 @@ def test_it_says_when_it_is_stale(page: Page) -> None:
     expect(page.locator("#state")).to_contain_text("Stale", timeout=LIMIT_MS)
 
 
+def posted(server: Server, code: str) -> httpx.Response:
+    """The answer to a call, on a connection of its own that the test does not keep."""
+    url = f"{server.url}/execute"
+    return httpx.post(url, json=request(code), trust_env=False, timeout=60)
+
+
 def refused(server: Server) -> httpx.Response:
-    """The answer to a call, on a connection of its own: the server closes that as it drains."""
-    body = request("def f(): return 1")
-    return httpx.post(f"{server.url}/execute", json=body, trust_env=False, timeout=60)
+    """The same of one that comes while the server drains."""
+    return posted(server, "def f(): return 1")

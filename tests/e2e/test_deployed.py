@@ -51,7 +51,7 @@ def start(
         env={**kept, **{k: v.replace("{port}", port) for k, v in given.items()}},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 

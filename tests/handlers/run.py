@@ -217,19 +217,19 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def report(case: Case, run: Callable[[Case], None], is_container: bool) -> bool:
-    """Run one case and print its line; whether it did not fail."""
+def report(case: Case, run: Callable[[Case], None], is_container: bool) -> str:
+    """Run one case and print its line; `passed`, `failed` or `skipped`."""
     if "container" in case.needs and not is_container:
         print(f"skip {case.name}: it changes the system, and is run inside an image", flush=True)
-        return True
+        return "skipped"
     start = time.monotonic()
     try:
         run(case)
     except Failed as error:
         print(f"FAIL {case.name}: {error}", flush=True)
-        return False
+        return "failed"
     print(f"pass {case.name} ({time.monotonic() - start:.1f} s)", flush=True)
-    return True
+    return "passed"
 
 
 def main() -> int:
@@ -250,7 +250,7 @@ def main() -> int:
         return 1
     if given.entry == "queue":
         with ThreadPoolExecutor(2) as threads:
-            good = list(
+            ended = list(
                 threads.map(
                     lambda case: report(case, lambda c: queue_case(c, entry), given.container),
                     cases,
@@ -259,14 +259,15 @@ def main() -> int:
     else:
         try:
             with serving(entry) as url:
-                good = [
+                ended = [
                     report(case, lambda c: balanced_case(c, url), given.container) for case in cases
                 ]
         except Failed as error:
             print(f"FAIL: {error}")
             return 1
-    print(f"{given.entry}: {good.count(True)} good, {good.count(False)} failed")
-    return 0 if all(good) else 1
+    counts = ", ".join(f"{ended.count(how)} {how}" for how in ("passed", "failed", "skipped"))
+    print(f"{given.entry}: {counts}")
+    return 1 if "failed" in ended else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""Files that nothing here runs are at least read: shell scripts by shellcheck, workflows for what they call."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from support import wants
+
+ROOT: Final = Path(__file__).parents[2]
+SCRIPTS: Final = sorted([*ROOT.glob("docker/*.sh"), *ROOT.glob("frontends/injection/*.sh")])
+WORKFLOWS: Final = sorted(ROOT.glob(".github/workflows/*.yml"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_clean_posix_shell(path: Path) -> None:
+    ended = subprocess.run(
+        [wants.program("shellcheck"), "--shell=sh", path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_call_what_is_there(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert yaml.safe_load(text)["jobs"]
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", makefile, re.MULTILINE))
+    known = {name for names in targets for name in names.split()}
+    for line in re.findall(r"make ([a-z][^\n)]*)", text):
+        called = [word for word in line.split() if re.fullmatch(r"[a-z-]+", word)]
+        assert called, line
+        assert set(called) <= known, line
+    for script in re.findall(r"(?:docker|frontends)/[\w/]+\.(?:sh|py)|docker/Dockerfile", text):
+        assert (ROOT / script).exists(), script
+
+
+def test_the_dockerfile_copies_what_is_there_and_is_not_ignored() -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text("utf-8")
+    kept = (ROOT / "docker" / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
+    for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in kept, source
+
+
+def test_the_version_of_uv_is_the_makefiles() -> None:
+    found = [
+        re.search(r"UV_VERSION ?:?= ?([\d.]+)", (ROOT / name).read_text("utf-8"))
+        for name in ("Makefile", "docker/Dockerfile")
+    ]
+    assert found[0]
+    assert found[1]
+    assert found[0][1] == found[1][1]
