@@ -190,6 +190,13 @@ class Environments:
         """
         self._stores.on_lost = tell
 
+    def on_shortage(self, tell: Callable[[str, str], None]) -> None:
+        """Have this told who builds, each time that the machine has too little of something for it.
+
+        That is the second argument; nothing once it is over.
+        """
+        self._acquisition.on_shortage = tell
+
     async def published(self) -> None:
         """Wait until what was built is there for other pods too."""
         for provider in self._stores:

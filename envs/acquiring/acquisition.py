@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Final
 
 from flashpool.envs.building.system_packages import SystemPackages
 from flashpool.envs.concurrency.build_slots import BuildSlots
@@ -50,6 +52,8 @@ _log = logging.getLogger(__name__)
 
 #: Before a build is tried again that met a shortage of processes or descriptors.
 _SHORT_PAUSE_S = 1.0
+#: Characters of what a shortage is named after.
+_LABEL: Final = 80
 
 
 class Acquisition:
@@ -61,6 +65,8 @@ class Acquisition:
         self._memo = memo
         self._failures = Failures(settings.failure_s)
         self.build_slots = BuildSlots(settings.builds)
+        #: Told who builds, and what the machine has too little of for that: nothing when it is over.
+        self.on_shortage: Callable[[str, str], None] = lambda _who, _what: None
         self._system: SystemPackages | None = None
         self.stores = OpenStores(settings, self._provider_of)
         #: Bases that had all that was asked for, by digest: a lease on one holds nothing.
@@ -76,22 +82,22 @@ class Acquisition:
 
     async def make(self, spec: Spec, report: Report) -> Environment:
         """The environment of a spec, found or built; where the machine is short, that is waited for."""
-        what = ""
-        while True:
-            try:
-                made = await self._make(spec, report)
-            except (OSError, RuntimeError, EnvironmentFailure) as error:
-                if not (now_short := short_of(error)):
-                    raise
+        who, what = f"the build of {scrubbed(' '.join(spec.requirements))[:_LABEL]}", ""
+        try:
+            while True:
+                try:
+                    return await self._make(spec, report)
+                except (OSError, RuntimeError, EnvironmentFailure) as error:
+                    if not (now_short := short_of(error)):
+                        raise
                 if now_short != what:
                     report(f"Waiting: the server is {now_short}")
-                    _log.warning("The server is %s: builds are tried again", now_short)
                 what = now_short
+                self.on_shortage(who, what.removeprefix("short of "))
                 await asyncio.sleep(_SHORT_PAUSE_S)
-                continue
+        finally:
             if what:
-                _log.info("The server is no longer %s for builds", what)
-            return made
+                self.on_shortage(who, "")
 
     async def _make(self, spec: Spec, report: Report) -> Environment:
         """The same without patience for that.

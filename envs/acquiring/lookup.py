@@ -22,6 +22,7 @@ from flashpool.envs.lease import Environment, Origin, Seconds
 from flashpool.envs.resolving.base_interpreter import BaseFacts
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store import manifest
+from flashpool.envs.store.apart import carried_out
 from flashpool.envs.store.eviction import evict_archives
 from flashpool.envs.store.layout import is_directory
 
@@ -83,7 +84,7 @@ class Lookup:
         facts = manifest.read_facts(path)
         if facts is None or facts.digest != path.name:
             raise Tampered(f"environment {path.name} has no facts")
-        if not os.path.exists(path / "bin" / "python"):
+        if not _leads_somewhere(path / "bin" / "python"):
             raise Tampered(f"environment {path.name} has no interpreter")
         if self._verified.get(facts.digest) == facts.created:
             return facts
@@ -131,7 +132,7 @@ class Lookup:
 
     def _touch_archive(self, digest: str) -> None:
         try:
-            os.utime(self.open_store.shared.archive_manifest(digest), follow_symlinks=False)
+            _note_use(self.open_store.shared.archive_manifest(digest))
         except OSError:
             pass  # a volume that cannot be written keeps no order of use
 
@@ -139,7 +140,7 @@ class Lookup:
         """Whether an archive is on the volume, and not known to be bad."""
         if not self.open_store.archives or digest in self.bad_archives:
             return False
-        return self.open_store.shared.archive_manifest(digest).is_file()
+        return _leads_somewhere(self.open_store.shared.archive_manifest(digest))
 
     def unfinished(self, digest: str) -> bool:
         """Whether bytecode, seal or archive are still to be made."""
@@ -157,6 +158,16 @@ class Lookup:
         )
         self.bad_archives.discard(digest)
         evict_archives(self.open_store.shared, self.open_store.evictor.limits.quota)
+
+
+@carried_out
+def _leads_somewhere(file: Path) -> bool:
+    return file.is_file()
+
+
+@carried_out
+def _note_use(file: Path) -> None:
+    os.utime(file, follow_symlinks=False)
 
 
 def environment_of(path: Path, facts: manifest.Facts) -> Environment:

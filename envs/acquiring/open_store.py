@@ -12,7 +12,6 @@ look dead to other pods.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from flashpool.envs.store.claims import Claims
 from flashpool.envs.store.copies import Copies
 from flashpool.envs.store.eviction import Evictor, StoreLimits, sweep
 from flashpool.envs.store.file_copies import link_mode_for
-from flashpool.envs.store.layout import Store
+from flashpool.envs.store.layout import Store, is_directory
 from flashpool.envs.store.lease_files import LeaseTable, Marks
 from flashpool.envs.store.liveness import Liveness
 from flashpool.envs.store.locations import Places
@@ -106,7 +105,7 @@ class OpenStore:
         if not self.holders.beat():
             self.table.mark_again()
             # Once more: some may have gone before they had their marks again.
-            self.table.forget_lost(lambda digest: os.path.isdir(self.store.environment(digest)))
+            self.table.forget_lost(lambda digest: is_directory(self.store.environment(digest)))
         if self.archives_writable:
             self.shared_holders.beat()
 

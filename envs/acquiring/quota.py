@@ -29,7 +29,9 @@ from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.concurrency.single_flight import Report
 from flashpool.envs.errors import EnvironmentFailure, QuotaReached
 from flashpool.envs.settings import EnvSettings
+from flashpool.envs.store.apart import carried_out
 from flashpool.envs.store.eviction import Evicted
+from flashpool.envs.store.layout import remove_link
 from flashpool.envs.store.volume_files import walk
 
 from .open_store import OpenStore
@@ -128,6 +130,8 @@ class Quota:
 
     async def clean_cache(self, packages: tuple[str, ...] = ()) -> bool:
         """Drop some packages from uv's cache, or all; False while another build uses it."""
+        # uv would empty what a stranger's link leads to.
+        await run_in_thread(remove_link, self._open_store.uv.cache)
         cleaning = self._open_store.uv.clean_cache(self._open_store.store.root, packages)
         try:
             await wait_for_shielded(cleaning, _CLEANING_LIMIT_S)
@@ -215,6 +219,7 @@ def _refusal(quota: int, needed: int) -> QuotaReached:
     )
 
 
+@carried_out
 def _still_to_come(environment: Path) -> int:
     """At most: bytecode of every module, and the seal with its line for every file."""
     size = files = 0
@@ -228,6 +233,7 @@ def _still_to_come(environment: Path) -> int:
     return size + _rounded(files * 200)
 
 
+@carried_out
 def _size_of(environment: Path) -> int:
     sizes = (
         os.lstat(os.path.join(folder, name)).st_size

@@ -20,6 +20,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from flashpool.envs.concurrency.disk_hangs import DiskHangs
@@ -28,7 +29,7 @@ from flashpool.envs.concurrency.volume_watch import VolumeWatch
 from flashpool.envs.errors import StoreUnavailable
 from flashpool.envs.lease import Environment, Lease
 from flashpool.envs.settings import EnvSettings
-from flashpool.envs.store.apart import keep_apart
+from flashpool.envs.store.apart import carried_out, end_idle_stand_ins
 from flashpool.envs.store.locations import Places, choose_places, local_places, volume_of
 
 from .open_store import HeartbeatThread, OpenStore, Pulse, open_the_store
@@ -184,8 +185,6 @@ class OpenStores:
         if known is not None:
             await disk.run(known.open_store.take_up)
             return known
-        if places.may_hang:
-            keep_apart(places.shared)
         open_store = await disk.run(open_the_store, self._settings, places, disk)
         open_store.table.on_lost = self.on_lost
         self._heartbeats.append(HeartbeatThread(open_store, self._settings.beat_s))
@@ -239,11 +238,17 @@ class OpenStores:
         self._heartbeats.clear()
         if self._volume.watch is not None:
             await self._local.run(self._volume.watch.stop)
+        await self._local.run(end_idle_stand_ins)
         self._volume = self._local
 
 
 def _same_disk(one: Places, other: Places) -> bool:
-    return os.stat(one.local).st_dev == os.stat(other.local).st_dev
+    return _device(one.local) == _device(other.local)
+
+
+@carried_out
+def _device(folder: Path) -> int:
+    return os.stat(folder).st_dev
 
 
 async def _beat(open_store: OpenStore) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, cast
@@ -23,8 +24,8 @@ import zstandard
 
 from flashpool.envs.building.virtualenv import link_interpreter
 from flashpool.envs.errors import Tampered
-from flashpool.envs.store import apart
-from flashpool.envs.store.layout import Store, read_json, write_json
+from flashpool.envs.store.apart import is_apart, sending
+from flashpool.envs.store.layout import Store, is_there, read_json, write_json
 from flashpool.envs.store.manifest import (
     Facts,
     decode_facts,
@@ -106,7 +107,7 @@ def pack(environment: Path, store: Store, holder: str, key: bytes | None) -> Arc
 
 
 def _write(environment: Path, unfinished: Path, name: str) -> Promise:
-    with apart.writing(unfinished) as file:
+    with _writing(unfinished) as file:
         hashing = Hashing(file)
         members, size = _write_tar(environment, cast("IO[bytes]", hashing))
     return Promise(
@@ -116,6 +117,29 @@ def _write(environment: Path, unfinished: Path, name: str) -> Promise:
         members=members,
         content_bytes=size,
     )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream into a new file, which is on the disk at the end of the block."""
+    if is_apart(path):
+        with sending(_write_blocks, path) as stream:
+            yield stream
+        return
+    with path.open("wb") as file:
+        yield file
+        _sync(file)
+
+
+def _write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(blocks)
+        _sync(file)
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _write_tar(environment: Path, target: IO[bytes]) -> tuple[int, int]:
@@ -169,7 +193,7 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
     path = store.archive_manifest(digest)
     stored = read_json(path)
     if stored is None:
-        if os.path.lexists(path):
+        if is_there(path):
             raise Tampered(f"the manifest of archive {digest} is damaged")
         return None
     mac = str(stored.pop("mac", ""))

@@ -29,7 +29,7 @@ from flashpool.envs.resolving.base_interpreter import BaseFacts
 from flashpool.envs.resolving.plan import Plan, local_names
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store import manifest
-from flashpool.envs.store.layout import Store
+from flashpool.envs.store.layout import Store, write_lines
 from flashpool.envs.uv_cli import Progress, Uv
 
 from . import bytecode
@@ -125,8 +125,7 @@ class Builder:
         if not plan.lines:
             return
         lock = venv.parent / "lock.txt"
-        text = "".join(f"{line}\n" for line in plan.lines)
-        await run_in_thread_shielded(lock.write_text, text)
+        await run_in_thread_shielded(write_lines, lock, plan.lines)
         watch.start()
         await uv.install(venv, lock, fresh=local_names(plan.lines), progress=watch.line)
 

@@ -19,6 +19,7 @@ from typing import Final
 from flashpool.envs.concurrency.disk_threads import run_in_thread
 from flashpool.envs.errors import VerificationFailed
 from flashpool.envs.process import Finished, run
+from flashpool.envs.store.apart import carried_out
 
 from . import in_environment
 from .metadata import site_packages_of
@@ -100,6 +101,7 @@ def _answer(finished: Finished) -> tuple[list[tuple[str, str]], OSError | None]:
     return bad, error
 
 
+@carried_out
 def _shares(environment: Path, jobs: int) -> list[list[str]]:
     """What there are modules in, dealt out to so many processes."""
     entries = sorted(

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from flashpool.envs.store.apart import carried_out
+
 __all__ = ["ListedDeb", "keep", "listed_debs", "take"]
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def listed_debs(words: str) -> list[ListedDeb]:
     ]
 
 
+@carried_out
 def take(listed: Sequence[ListedDeb], kept: Path, archives: Path) -> None:
     """Put into apt's archives what is kept of these, and is what it should be; blocking.
 
@@ -111,6 +114,7 @@ def _copied(deb: ListedDeb, folder: int, archives: Path) -> bool:
     return True
 
 
+@carried_out
 def keep(archives: Path, kept: Path) -> None:
     """Keep what apt has downloaded, and checked; blocking.
 

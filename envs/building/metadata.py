@@ -17,10 +17,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from flashpool.envs.resolving.base_interpreter import BaseFacts, BasePackage
+from flashpool.envs.store.apart import carried_out
+from flashpool.envs.store.layout import MAX_OWN_FILE, read_file
 
 __all__ = ["problems", "read_packages", "site_packages_of"]
 
 
+@carried_out
 def site_packages_of(venv: Path) -> Path:
     """The one site-packages of a virtualenv."""
     found = sorted((venv / "lib").glob("python3.*/site-packages"))
@@ -29,6 +32,7 @@ def site_packages_of(venv: Path) -> Path:
     return found[0]
 
 
+@carried_out
 def read_packages(site_packages: Path) -> dict[str, BasePackage]:
     """Every distribution in one directory; what cannot be read is left out."""
     packages = (_read(path) for path in sorted(site_packages.glob("*.dist-info/METADATA")))
@@ -36,8 +40,12 @@ def read_packages(site_packages: Path) -> dict[str, BasePackage]:
 
 
 def _read(path: Path) -> BasePackage | None:
+    try:
+        data = read_file(path, MAX_OWN_FILE)
+    except OSError:
+        return None  # a pipe would be waited for
     # The headers end at the first empty line; the description after it can be long.
-    text = path.read_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    text = data.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
     headers = HeaderParser().parsestr(text.decode("utf-8", "replace"))
     try:
         version = Version(headers["Version"])

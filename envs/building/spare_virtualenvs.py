@@ -18,7 +18,7 @@ from pathlib import Path
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo, run_in_thread_shielded
 from flashpool.envs.errors import EnvironmentFailure
 from flashpool.envs.resolving.base_interpreter import BaseFacts
-from flashpool.envs.store.layout import Store, remove_tree
+from flashpool.envs.store.layout import Store, is_there, remove_tree
 from flashpool.envs.uv_cli import Uv
 
 from .virtualenv import make_virtualenv
@@ -62,7 +62,7 @@ class SpareVirtualenvs:
 
     def _usable(self, folder: Path | None, base: BaseFacts) -> Path:
         # Somebody may have swept it up, were we taken for dead.
-        there = folder is not None and (folder / "env" / "pyvenv.cfg").is_file()
+        there = folder is not None and is_there(folder / "env" / "pyvenv.cfg")
         return folder if folder is not None and there else self._new(base)
 
     def _new(self, base: BaseFacts) -> Path:

@@ -32,7 +32,9 @@ from flashpool.envs.errors import EnvironmentFailure
 from flashpool.envs.resolving.base_interpreter import BaseFacts, BasePackage
 from flashpool.envs.resolving.plan import Guess, Plan, parse_lock
 from flashpool.envs.store import manifest
+from flashpool.envs.store.apart import carried_out
 from flashpool.envs.store.claims import Claims
+from flashpool.envs.store.layout import write_lines
 from flashpool.envs.uv_cli import Uv
 
 from . import bytecode
@@ -64,6 +66,7 @@ class Furnished:
         return wanted == {name: package.version for name, package in self.packages.items()}
 
 
+@carried_out
 def furnish(venv: Path, base: BaseFacts, *, layered: bool) -> Furnished:
     """After the last package: show it the base, read its metadata, list its files; blocking."""
     site_packages = site_packages_of(venv)
@@ -165,12 +168,14 @@ class SpeculativeBuild:
             await begun.stack.aclose()
 
 
+@carried_out
 def _empty(folder: Path, base: BaseFacts) -> None:
     venv = folder / "env"
     venv.rename(folder / "wrong")  # deleted with the folder, which is later
     make_virtualenv(venv, base.real_python, base.version)
 
 
+@carried_out
 def _touched(venv: Path) -> bool:
     """Whether uv came as far as installing anything."""
     return any(site_packages_of(venv).iterdir())
@@ -249,8 +254,8 @@ class SpeculativeBuilds:
         venv = folder / "env"
         wanted, left_out = folder / "guess.in", folder / "excludes.txt"
         said: list[str] = []
-        contents = {wanted: guess.lines, left_out: guess.left_out}
-        await run_in_thread_shielded(_write, contents)
+        for path, lines in ((wanted, guess.lines), (left_out, guess.left_out)):
+            await run_in_thread_shielded(write_lines, path, lines)
         try:
             await self._uv.install_cached(venv, wanted, left_out, progress=_but_warnings(said))
         except EnvironmentFailure as failure:
@@ -270,8 +275,3 @@ class SpeculativeBuilds:
 def _but_warnings(said: list[str]) -> Callable[[str], None]:
     """Keep uv's lines but for warnings: the resolution has them too, and others are of the guess."""
     return lambda line: None if line.startswith("warning: ") else said.append(line)
-
-
-def _write(contents: Mapping[Path, tuple[str, ...]]) -> None:
-    for path, lines in contents.items():
-        path.write_text("".join(f"{line}\n" for line in lines))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from flashpool.envs.store.apart import carried_out
+
 __all__ = ["link_interpreter", "make_virtualenv"]
 
 #: Settings that keep a pip that nobody told where else to install from changing it: what cannot
@@ -20,6 +22,7 @@ requirement = /dev/null/others-use-this-environment--name-packages-in-dependenci
 """
 
 
+@carried_out
 def make_virtualenv(path: Path, python: Path, version: str) -> None:
     """Make one at a path that does not exist; `python` is the real interpreter, not a link."""
     minor = _minor(version)
@@ -38,6 +41,7 @@ def make_virtualenv(path: Path, python: Path, version: str) -> None:
     link_interpreter(path, python, version)
 
 
+@carried_out
 def link_interpreter(path: Path, python: Path, version: str) -> None:
     """The links of a virtualenv; an archive holds none."""
     folder = path / "bin"

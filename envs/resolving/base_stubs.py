@@ -28,7 +28,8 @@ from packaging.requirements import Requirement
 
 from flashpool.envs.concurrency.cancellation import run_in_thread_or_undo
 from flashpool.envs.concurrency.disk_threads import run_in_thread
-from flashpool.envs.store.layout import Store, remove_tree
+from flashpool.envs.store.apart import carried_out
+from flashpool.envs.store.layout import Store, is_there, remove_tree
 
 from .base_interpreter import BaseFacts, BasePackage
 
@@ -61,7 +62,7 @@ class Stubs:
         async with self._writing:
             found = self._known.get(key)
             # Somebody may have swept them up, were we taken for dead.
-            if found is None or not await run_in_thread(found.constraints.is_file):
+            if found is None or not await run_in_thread(is_there, found.constraints):
                 found = await run_in_thread_or_undo(partial(self._write, base, key[1]), _remove)
                 self._known[key] = found
             return found
@@ -97,6 +98,7 @@ def unmarked(text: str) -> str:
     return text.replace(f"+{_LABEL}", "")
 
 
+@carried_out
 def write_stubs(base: BaseFacts, folder: Path, names: Collection[str]) -> StubBase:
     """Write one stub for each of the base's packages of these names, and the constraints; blocking."""
     wheels = folder / "stubs"

@@ -1,161 +1,294 @@
-"""Files on a volume that may hang: a process of its own opens each of them.
+"""What is done on a volume that may hang: by another process, which may be left behind.
 
-    reading          dd if=NAME ---pipe---> here
-    write, writing   here ---pipe---> dd of=NAME
+    @carried_out                                  here                          the stand-in
+    def status(path): ...     status(path) --(function, arguments)--> stdin --> calls it
+                                           <--(result | exception, log)-- stdout --'
+    sending, receiving        the same, with a stream of bytes one way or the other
 
-Whoever has such a file open, and starts a process, waits for the volume: the new process closes
-the file before it becomes another program, and that is a question to a file system in user space.
-Until it has an answer the thread that forked stands still, which is the event loop's. A thread
-that waits for the volume itself cannot be ended, either, and nor can its process. So where a
-volume may hang no file of it is opened in this process. Directories may be: to close one is no
-question to anybody, and so the other process has a descriptor of the file's directory.
+A thread that waits for a file system in user space cannot be ended, and neither can its process:
+until the volume answers, the server would not exit. Whoever has a file of such a volume open and
+starts a process waits for the volume, too. So this process neither opens nor looks at anything
+there. A function that is `carried_out` takes paths, or objects that have one; where any of these
+lies on such a volume (`keep_apart`), a stand-in calls it, and the thread here waits for a pipe.
+
+One stand-in serves one thread at a time. A few wait for the next one; all of them exit when their
+stdin ends, as it does when this process dies, once the volume answers.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-import secrets
-import stat
+import io
+import json
+import logging
+import pickle
+import struct
 import subprocess
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final, ParamSpec, TypeVar, cast
 
-__all__ = ["is_apart", "keep_apart", "make_file", "reading", "touch", "write", "writing"]
+__all__ = [
+    "LENGTH",
+    "carried_out",
+    "end_idle_stand_ins",
+    "is_apart",
+    "keep_apart",
+    "receiving",
+    "sending",
+]
 
-_COPY: Final = ("dd", "bs=1M", "status=none")
-_READ: Final = (*_COPY, "iflag=fullblock,nofollow,nonblock")
-_WRITE: Final = (*_COPY, "iflag=fullblock", "oflag=nofollow")
-#: What a small file may take; the volume's watch is sooner to say that it hangs.
-_LIMIT_S: Final = 60.0
-_KNOWN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+#: In front of each message.
+LENGTH: Final = struct.Struct("<Q")
+#: Stand-ins that wait for something to do; each takes some 14 MB.
+_IDLE: Final = 2
+_BLOCK: Final = 1 << 20
+#: How long a stand-in that was told to exit may take: one that hangs does not.
+_EXIT_S: Final = 1.0
+_PROGRAM: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from flashpool.envs.store.apart_program import main; main()"
+)
 
 _lock = threading.Lock()
-_roots: set[str] = set()
+_roots: frozenset[str] = frozenset()
+_idle: list[_StandIn] = []
 
 
 def keep_apart(root: Path) -> None:
-    """Files below this directory are not opened here from now on."""
+    """Nothing below this directory, nor itself, is looked at here from now on."""
+    global _roots  # noqa: PLW0603 - one set for the process, as are its threads
     with _lock:
-        _roots.add(str(root))
+        _roots |= {str(root)}
 
 
 def is_apart(path: Path) -> bool:
-    """Whether another process must open it."""
+    """Whether another process must look at it."""
     text = str(path)
-    with _lock:
-        return any(text.startswith(f"{root}/") for root in _roots)
+    return any(text == root or text.startswith(f"{root}/") for root in _roots)
 
 
-def make_file(path: str | Path, folder: int | None = None) -> None:
-    """An empty file, unless it is there; without opening it, wherever it is."""
-    try:
-        os.mknod(path, stat.S_IFREG | 0o666, dir_fd=folder)
-    except FileExistsError:
-        pass
+def carried_out(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a stand-in call this function of a module or class, where a path in its arguments is apart.
 
-
-def touch(name: str, folder: int) -> None:
-    """Put an empty new file in a file's place: only so its time is the file system's own."""
-    beside = f".{name}.{secrets.token_hex(4)}"
-    make_file(beside, folder)
-    try:
-        os.replace(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        os.unlink(beside, dir_fd=folder)
-        raise
-
-
-@contextmanager
-def reading(name: str, folder: int, most: int, path: Path) -> Iterator[IO[bytes]]:
-    """A stream of a regular file's content; OSError where it is no such file, or larger.
-
-    ``path`` is what errors name.
+    Arguments, result and exception are pickled on the way.
     """
-    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-        raise OSError(errno.EINVAL, "not a file of ours", str(path))
-    argv = [*_READ, f"if={_named(name, folder)}"]
-    with _started(argv, folder, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        yield process.stdout
-        process.stdout.close()
+
+    @wraps(function)
+    def wherever(*args: P.args, **named: P.kwargs) -> T:
+        if not _roots or not any(_lies_apart(one) for one in args):
+            return function(*args, **named)
+        with _borrowed() as stand_in:
+            stand_in.ask(wherever, args, named)
+            return cast("T", stand_in.answer())
+
+    return wherever
 
 
-def write(
-    name: str, folder: int, pieces: Iterable[bytes | memoryview], mode: int, *, sync: bool
-) -> None:
-    """Make a file with this content."""
-    argv = [*_WRITE, "conv=excl,fsync" if sync else "conv=excl", f"of={_named(name, folder)}"]
-    with _started(argv, folder, stdin=subprocess.PIPE, mode=mode) as process:
+def _lies_apart(argument: object) -> bool:
+    if isinstance(argument, Path):
+        return is_apart(argument)
+    path = getattr(argument, "path", None) or getattr(argument, "root", None)
+    return isinstance(path, Path) and is_apart(path)
+
+
+@contextmanager
+def receiving(function: Callable[..., Iterator[bytes]], *args: object) -> Iterator[IO[bytes]]:
+    """A stream of what a generator yields in a stand-in; its first item says that all is well."""
+    with _borrowed() as stand_in:
+        stand_in.ask(function, args, {})
+        stand_in.item()
+        yield io.BufferedReader(_Items(stand_in), _BLOCK)
+
+
+@contextmanager
+def sending(function: Callable[[Path, Iterable[bytes]], None], path: Path) -> Iterator[IO[bytes]]:
+    """A stream into a function that takes pieces in a stand-in; all of them by the block's end."""
+    with _borrowed() as stand_in:
+        stand_in.ask(function, (path,), {}, pieces=True)
+        yield cast("IO[bytes]", _Pieces(stand_in))
+        stand_in.send(b"")
+        stand_in.answer()
+
+
+class _StandIn:
+    """A process that calls functions for one thread at a time."""
+
+    def __init__(self) -> None:
+        path = [entry for entry in sys.path if entry]
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _PROGRAM, json.dumps(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"LC_ALL": "C.UTF-8"},
+            cwd="/",
+            # No lock of a stream is held while this waits: an exit would wait for that.
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        #: Whether it waits for a question, and not for the rest of one.
+        self.idle = True
+
+    def __repr__(self) -> str:
+        return f"<StandIn {self._process.pid} {'idle' if self.idle else 'at work'}>"
+
+    def ask(
+        self,
+        function: Callable[..., object],
+        args: tuple[object, ...],
+        named: dict[str, Any],
+        *,
+        pieces: bool = False,
+    ) -> None:
+        self.idle = False
+        self.send(pickle.dumps((function, args, named, pieces)))
+
+    def send(self, message: bytes | memoryview) -> None:
+        """A question, or one more piece; an empty one is the last."""
         try:
-            _, words = process.communicate(b"".join(pieces), timeout=_LIMIT_S)
+            for part in (LENGTH.pack(len(message)), message):
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[self._to.write(rest) :]
+        except OSError as error:
+            raise self._gone() from error
+
+    def item(self) -> bytes | None:
+        """The next item of a generator; None at its end."""
+        kind, value = self._next()
+        return value if kind == "item" else None
+
+    def answer(self) -> object:
+        while (told := self._next())[0] == "item":
+            pass
+        return told[1]
+
+    def _next(self) -> tuple[str, Any]:
+        try:
+            [length] = LENGTH.unpack(self._exactly(LENGTH.size))
+            kind, value, logged = pickle.loads(self._exactly(length))
+        except OSError as error:
+            raise self._gone() from error
+        for name, level, text in logged:
+            logging.getLogger(name).log(level, "%s", text)
+        self.idle = kind != "item"
+        if kind == "error":
+            raise value
+        return kind, value
+
+    def _exactly(self, size: int) -> bytearray:
+        data = bytearray(size)
+        rest = memoryview(data)
+        while rest:
+            count = self._from.readinto(rest)  # type: ignore[attr-defined]  # of a raw stream
+            if not count:
+                raise self._gone()
+            rest = rest[count:]
+        return data
+
+    def _gone(self) -> OSError:
+        return OSError(errno.EIO, f"the process that looks at the volume exited ({self!r})")
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Have it exit: at once where it is idle, else it is killed."""
+        if not self.idle:
+            self._process.kill()
+        for pipe in (self._to, self._from):
+            try:
+                pipe.close()
+            except OSError:
+                pass  # what it had not read
+        try:
+            self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), name) from None
-        _check(process.returncode, words, name)
+            self._process.kill()
+            _log.info("process %d waits for a volume that hangs", self._process.pid)
+            self._process.returncode = -9  # nobody waits for it
+
+
+class _Items(io.RawIOBase):
+    """What a stand-in's generator yields, as a stream."""
+
+    def __init__(self, stand_in: _StandIn) -> None:
+        self._stand_in = stand_in
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            if self._stand_in.idle or (item := self._stand_in.item()) is None:
+                return 0
+            self._rest = memoryview(item)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+class _Pieces(io.RawIOBase):
+    """What is written goes to a stand-in."""
+
+    def __init__(self, stand_in: _StandIn) -> None:
+        self._stand_in = stand_in
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        for start in range(0, len(view), _BLOCK):
+            self._stand_in.send(view[start : start + _BLOCK])
+        return len(view)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A stream into a new file, which is on the disk at the end of the block."""
-    if not is_apart(path):
-        with path.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        return
-    argv = [*_WRITE, "conv=fsync", f"of={path}"]
-    with _started(argv, None, stdin=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        try:
-            yield process.stdin
-        except BrokenPipeError:
-            pass  # why, it says itself
-        _, words = process.communicate()
-        _check(process.returncode, words, str(path))
-
-
-def _named(name: str, folder: int) -> str:
-    """A path for a process that has the directory's descriptor."""
-    return f"/proc/self/fd/{folder}/{name}"
-
-
-@contextmanager
-def _started(
-    argv: list[str], folder: int | None, *, stdin: int, mode: int = 0o666
-) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        argv,
-        pass_fds=() if folder is None else (folder,),
-        umask=0o666 & ~mode if mode != 0o666 else -1,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        cwd="/",
-        start_new_session=True,
-    )
+def _borrowed() -> Iterator[_StandIn]:
+    stand_in = _idle_one() or _StandIn()
     try:
-        yield process
+        yield stand_in
     finally:
-        process.kill()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
-        process.wait()
+        with _lock:
+            kept = stand_in.idle and len(_idle) < _IDLE
+            if kept:
+                _idle.append(stand_in)
+        if not kept:
+            stand_in.end()
 
 
-def _check(code: int, words: bytes, path: str) -> None:
-    if not code:
-        return
-    text = words.decode("utf-8", "replace").strip()
-    for number in _KNOWN:
-        if os.strerror(number) in text:
-            raise OSError(number, os.strerror(number), path)
-    raise OSError(errno.EIO, text or os.strerror(errno.EIO), path)
+def _idle_one() -> _StandIn | None:
+    """One that waits; those that were killed meanwhile are no loss."""
+    while True:
+        with _lock:
+            if not _idle:
+                return None
+            stand_in = _idle.pop()
+        if stand_in.lives:
+            return stand_in
+        stand_in.end()
+
+
+def end_idle_stand_ins() -> None:
+    """Leave no process behind but those that hang; blocking, for a second at most."""
+    with _lock:
+        ended, _idle[:] = list(_idle), []
+    for stand_in in ended:
+        stand_in.end()

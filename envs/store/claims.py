@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from .apart import carried_out
 from .layout import Store, remove_tree
 from .liveness import Liveness
 from .volume_files import in_folder
@@ -51,10 +52,12 @@ class Claims:
 
     def owner(self, digest: str) -> str | None:
         """Who builds it, if anybody."""
+        folder, name = in_folder(self._store.claim(digest))
         try:
-            return os.readlink(self._store.claim(digest))[:_MAX_NAME]
+            owner = folder.link_of(name)
         except OSError:
             return None
+        return None if owner is None else owner[:_MAX_NAME]
 
     def elsewhere(self, key: str) -> bool:
         """Whether a living process other than this one has the claim; a dead one's goes."""
@@ -79,8 +82,7 @@ class Claims:
         """
         folder, name = in_folder(path)
         try:
-            with folder.opened(make=True) as claims:
-                os.symlink(self._holders.me, name, dir_fd=claims)
+            folder.link(name, self._holders.me)
         except FileExistsError:
             return False
         except OSError as error:
@@ -94,6 +96,7 @@ class Claims:
             remove_tree(grave)
 
 
+@carried_out
 def _is_other(path: Path) -> bool:
     """Whether something lies there that no builder of ours has written."""
     return os.path.lexists(path) and not path.is_symlink()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from pathlib import Path
 
+from .apart import carried_out
 from .layout import Store
 from .manifest import FACTS
 
@@ -25,9 +27,8 @@ class Copies:
 
     def is_the_same(self, digest: str) -> bool:
         """Whether it lies where it was, and is the copy that lay there last time; blocking."""
-        try:
-            written = os.stat(self._store.environment(digest) / FACTS).st_mtime_ns
-        except OSError:
+        written = _written(self._store.environment(digest) / FACTS)
+        if written is None:
             self._written.pop(digest, None)
             return False
         if self._written.setdefault(digest, written) == written:
@@ -39,3 +40,11 @@ class Copies:
         """Remember nothing of the others."""
         for digest in self._written.keys() - set(digests):
             self._written.pop(digest, None)
+
+
+@carried_out
+def _written(facts: Path) -> int | None:
+    try:
+        return os.stat(facts).st_mtime_ns
+    except OSError:
+        return None

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from .apart import carried_out
 from .growth import trim
 from .layout import Store, is_directory, remove_tree
 from .lease_files import LeaseTable, Marks
@@ -97,7 +98,8 @@ class DiskUse:
     def add(self, root: Path) -> tuple[int, int]:
         """What a root adds to those before; and the part of it that has no other name."""
         total = alone = 0
-        pending = [str(root)]
+        # A link leads to what is somebody else's, and to all of the machine perhaps.
+        pending = [str(root)] if is_directory(root) else []
         while pending:
             try:
                 entries = list(os.scandir(pending.pop()))
@@ -162,10 +164,7 @@ class Evictor:
 
     def measure(self) -> Usage:
         """Count everything under the root, each file once."""
-        use = DiskUse()
-        cache, cache_only = use.add(self._store.cache)
-        rest = sum(use.add(part)[0] for part in self._store.parts())
-        return Usage(total=cache + rest, cache_only=cache_only)
+        return _usage(self._store)
 
     def over(self, usage: Usage, reserve: int = 0, *, without_cache: bool = False) -> bool:
         """Whether a limit is passed with `reserve` bytes more: now, or with the cache cleaned."""
@@ -241,7 +240,20 @@ class Evictor:
         return bool(limit) and self._marks.unused_s(digest) > limit
 
     def _free(self) -> int:
-        return shutil.disk_usage(self._store.root).free
+        return _free(self._store.root)
+
+
+@carried_out
+def _usage(store: Store) -> Usage:
+    use = DiskUse()
+    cache, cache_only = use.add(store.cache)
+    rest = sum(use.add(part)[0] for part in store.parts())
+    return Usage(total=cache + rest, cache_only=cache_only)
+
+
+@carried_out
+def _free(root: Path) -> int:
+    return shutil.disk_usage(root).free
 
 
 def _move(source: Path, target: Path) -> None:

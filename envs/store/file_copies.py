@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
+from .apart import carried_out
+
 __all__ = ["LinkMode", "link_mode_for"]
 
 LinkMode = Literal["clone", "copy", "hardlink"]
@@ -21,6 +23,7 @@ LinkMode = Literal["clone", "copy", "hardlink"]
 _FICLONE: Final = 0x40049409
 
 
+@carried_out
 def link_mode_for(cache: Path) -> LinkMode:
     """The cheapest way in which no call can write to what others are built from; blocking.
 

@@ -23,12 +23,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from .volume_files import Folder, in_folder, move, parse_object
+from .apart import carried_out
+from .foreign_json import parse_object
+from .volume_files import Folder, in_folder, move
 
 __all__ = [
     "ID_LENGTH",
@@ -36,11 +38,14 @@ __all__ = [
     "Store",
     "is_directory",
     "is_hex_id",
+    "is_there",
     "names_in",
     "read_file",
     "read_json",
+    "remove_link",
     "remove_tree",
     "write_json",
+    "write_lines",
 ]
 
 _log = logging.getLogger(__name__)
@@ -79,12 +84,11 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self.root}>"
 
+    @carried_out
     def prepare(self) -> None:
         """Make the directories, in place of links that lie there; blocking, as all of this class."""
-        archives = self.root / "archives"
-        if archives.is_symlink():
-            _log.warning("%s is a link: it is removed", archives)
-            archives.unlink()
+        remove_link(self.root / "archives")
+        remove_link(self.cache)
         for name in _FOLDERS:
             Folder(self.root, name).make()
 
@@ -116,16 +120,12 @@ class Store:
     def claim(self, digest: str) -> Path:
         return self.root / "claims" / _checked(digest)
 
+    @carried_out
     def claims(self) -> list[tuple[Path, str]]:
         """Every claim, with its owner."""
         claims = Folder(self.root, "claims")
-        found = []
-        for name in claims.names():
-            try:
-                found.append((claims.path / name, os.readlink(claims.path / name)))
-            except OSError:
-                continue
-        return found
+        owners = ((name, claims.link_of(name)) for name in claims.names())
+        return [(claims.path / name, owner) for name, owner in owners if owner is not None]
 
     def digests(self) -> list[str]:
         """Every published environment."""
@@ -168,8 +168,7 @@ class Store:
     def make_scratch(self, holder: str) -> Path:
         """A new directory that no other process looks into."""
         path = self.new_scratch(holder)
-        with Folder(self.root, self.scratch_root.name).opened(make=True) as folder:
-            os.mkdir(path.name, dir_fd=folder)
+        Folder(self.root, self.scratch_root.name).make_folder(path.name)
         return path
 
     @contextmanager
@@ -181,6 +180,7 @@ class Store:
         finally:
             remove_tree(path)
 
+    @carried_out
     def publish(self, complete: Path, target: Path, *, replace: bool = False) -> bool:
         """Rename into place; False when somebody else was first, and theirs stays.
 
@@ -207,12 +207,28 @@ class Store:
             return None
         return grave
 
+    @carried_out
     def empty_trash(self) -> int:
         """Delete what was discarded; answers how many things."""
         trash = Folder(self.root, self.trash.name)
         return len([name for name in trash.names() if trash.remove(name)])
 
 
+@carried_out
+def remove_link(path: Path) -> None:
+    """Delete a link in a directory's place: what it leads to would be filled, or emptied."""
+    if path.is_symlink():
+        _log.warning("%s is a link: it is removed", path)
+        path.unlink(missing_ok=True)
+
+
+@carried_out
+def is_there(path: Path) -> bool:
+    """Whether a name means anything, if only a link to nothing."""
+    return os.path.lexists(path)
+
+
+@carried_out
 def is_directory(path: Path) -> bool:
     """Whether that is a directory itself, and no link to one."""
     try:
@@ -260,6 +276,12 @@ def read_json(path: Path, most: int = MAX_OWN_FILE) -> dict[str, Any] | None:
         return parse_object(read_file(path, most))
     except OSError:
         return None
+
+
+@carried_out
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file of somebody's own, in scratch: it is there, and whole, when this returns."""
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def read_file(path: Path, most: int) -> bytes:

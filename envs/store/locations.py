@@ -26,7 +26,8 @@ from flashpool.envs.concurrency.volume_watch import VolumeWatch
 from flashpool.envs.errors import StoreUnavailable, is_full
 from flashpool.envs.settings import DEFAULT_VOLUME, EnvSettings
 
-from .apart import make_file
+from .apart import carried_out, keep_apart
+from .layout import is_directory
 
 __all__ = [
     "Places",
@@ -56,8 +57,6 @@ class Places:
     shared: Path
     #: uv's: beside the environments, so that files can be cloned.
     cache: Path
-    #: It is a kind of file system that may hang: this process opens no file there.
-    may_hang: bool = False
     #: Archives can be read but not written.
     read_only: bool = False
     note: str = ""
@@ -65,10 +64,12 @@ class Places:
 
 def file_system_of(path: Path, mounts: str | None = None) -> str:
     """Type of the file system that holds a path: the mount with the longest prefix."""
-    text = _MOUNTS.read_text() if mounts is None else mounts
-    target = os.path.realpath(path)
+    return _kind_at(os.path.realpath(path), _MOUNTS.read_text() if mounts is None else mounts)
+
+
+def _kind_at(target: str, mounts: str) -> str:
     best, kind = "", "unknown"
-    for point, name in _mounts(text):
+    for point, name in _mounts(mounts):
         inside = target == point or target.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, name
@@ -95,16 +96,18 @@ def choose_places(settings: EnvSettings) -> Places:
     if volume is None:
         return _local(local, "no volume is mounted")
     shared = volume / "flashpool"
+    remote = is_remote(file_system_of(volume))
+    if remote:
+        keep_apart(shared)
     problem = _write_problem(shared)
     if problem:
         return _without_writing(shared, local, problem)
-    remote = is_remote(file_system_of(volume))
     if settings.mode == "archive" or (settings.mode == "auto" and remote):
         cache = local / "cache"
-        return Places(mode="archive", local=local, shared=shared, cache=cache, may_hang=remote)
+        return Places(mode="archive", local=local, shared=shared, cache=cache)
     # With a key the volume is not trusted, and a cache cannot be verified: keep it here.
     cache = (local if settings.volume_key else shared) / "cache"
-    return Places(mode="volume", local=shared, shared=shared, cache=cache, may_hang=remote)
+    return Places(mode="volume", local=shared, shared=shared, cache=cache)
 
 
 def local_places(settings: EnvSettings, note: str) -> Places:
@@ -120,6 +123,9 @@ def check_volume(settings: EnvSettings) -> tuple[str, ...]:
     Raises:
         StoreUnavailable: it is named, is not there, and cannot be made.
     """
+    named = volume_of(settings)
+    if named is not None and is_remote(_kind_at(os.path.abspath(named), _MOUNTS.read_text())):
+        keep_apart(named / "flashpool")
     if silence := _silence(settings):
         return (silence,)
     found = []
@@ -200,7 +206,7 @@ def _local(local: Path, note: str) -> Places:
 
 def _without_writing(shared: Path, local: Path, problem: str) -> Places:
     _log.warning("volume %s cannot be written (%s): environments go to %s", shared, problem, local)
-    if (shared / "archives").is_dir():
+    if is_directory(shared / "archives"):
         return Places(
             mode="archive",
             local=local,
@@ -259,12 +265,13 @@ def _others_problem(root: Path) -> str:
     return ""
 
 
+@carried_out
 def _write_problem(root: Path, mode: int = 0o755) -> str:
     """Why a directory cannot be written; found by writing, for flags and modes lie."""
     try:
         root.mkdir(parents=True, exist_ok=True, mode=mode)
         probe = root / f".probe-{secrets.token_hex(8)}"
-        make_file(probe)
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         # A full volume is not an unusable one: eviction may make room.

@@ -29,6 +29,7 @@ import msgspec
 from flashpool.envs.errors import Tampered
 from flashpool.envs.lease import Decision, Where
 
+from .apart import carried_out
 from .layout import MAX_OWN_FILE, read_file, read_json, write_json
 from .wheel_records import unlike_wheels
 
@@ -119,6 +120,7 @@ def read_facts(environment: Path) -> Facts | None:
     return None if value is None else decode_facts(value)
 
 
+@carried_out
 def withdraw(environment: Path) -> None:
     """Without its facts it is no environment, to no pod; its files stay for who uses them."""
     (environment / FACTS).unlink(missing_ok=True)
@@ -141,6 +143,7 @@ def _is_bytecode(path: str) -> bool:
     return path.endswith(".pyc") and "__pycache__/" in path
 
 
+@carried_out
 def list_files(environment: Path) -> tuple[int, int]:
     """Write the list of files with their sizes; answer their number and bytes."""
     sizes = _sizes(str(environment))
@@ -170,6 +173,7 @@ def _sizes(root: str) -> dict[str, int]:
     return sizes
 
 
+@carried_out
 def check_sizes(environment: Path) -> None:
     """Raise Tampered unless every listed file is there with its size."""
     try:
@@ -220,6 +224,7 @@ def _bounded(environment: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         yield path, entry
 
 
+@carried_out
 def hash_files(environment: Path, *, bytecode: bool) -> dict[str, str]:
     """The SHA-256 of every file that is bytecode, or of every one that is not; blocking."""
     found = {}
@@ -260,6 +265,7 @@ def signed_by(key: bytes, value: Mapping[str, Any], mac: str) -> bool:
     return hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace"))
 
 
+@carried_out
 def seal(
     environment: Path,
     key: bytes | None,
@@ -286,6 +292,7 @@ def seal(
     return unlike
 
 
+@carried_out
 def check_wheels(environment: Path) -> None:
     """Raise Tampered unless every file is what its wheel holds; blocking, and reads them all."""
     unlike = unlike_wheels(environment, hash_files(environment, bytecode=False))
@@ -299,11 +306,13 @@ def _unlike(environment: Path, paths: list[str]) -> Tampered:
     return Tampered(f"{what}{more}", advice=_ADVICE)
 
 
+@carried_out
 def sealed(environment: Path) -> bool:
     """Whether a seal is there at all."""
     return os.path.lexists(environment / SEAL)
 
 
+@carried_out
 def check_seal(environment: Path, key: bytes | None) -> None:
     """Raise Tampered unless the content is what was sealed, and what its wheels hold."""
     stored = read_json(environment / SEAL) or {}

@@ -6,7 +6,6 @@
       write                          beside its place, then renamed
       touch, remove, move            of what a name is, never of what a link leads to
       now                            the file system's clock
-    parse_object(bytes)              JSON whose numbers are numbers that Python can compute with
 
 Whoever may write to a volume may put a link, a pipe, a sparse file or a deep tree in the place of
 a file of ours, at any moment: so a directory is held open while names in it are used, and nothing
@@ -16,37 +15,34 @@ is believed of a name. The root is what an operator names, and may be a link.
 from __future__ import annotations
 
 import errno
-import json
 import logging
-import math
 import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from flashpool.pool._child import trees
 
-from . import apart
+from .apart import carried_out, is_apart, receiving
 
-__all__ = ["MOST_NAMES", "Folder", "in_folder", "left_by_clock", "move", "parse_object", "walk"]
+__all__ = ["MOST_NAMES", "Folder", "in_folder", "left_by_clock", "move", "walk"]
 
 _log = logging.getLogger(__name__)
 
 #: Names that are listed of one directory. A store has some hundreds.
 MOST_NAMES: Final = 100_000
-#: Digits of a number in JSON; a time or a size has 20 at most.
-_MOST_DIGITS: Final = 40
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TOUCH: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: What opening something says that is no directory, or no file.
 _OTHER_KIND: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+_BLOCK: Final = 1 << 20
 _CLOCK: Final = ".clock-"
 _CLOCK_FILE: Final = re.compile(r"\.clock-[0-9a-f]{16}")
 
@@ -70,13 +66,9 @@ class Folder:
         """Where it is; whoever opens that follows links."""
         return self._root.joinpath(*self._parts)
 
-    @property
-    def _is_apart(self) -> bool:
-        return apart.is_apart(self.path / "file")
-
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[int]:
-        """Its descriptor. ``make``: what is missing is made, also in place of links and files."""
+        """Its descriptor, here. ``make``: what is missing is made, also in place of links and files."""
         if make:
             self._root.mkdir(parents=True, exist_ok=True)
         handle = os.open(self._root, _DIRECTORY)
@@ -89,6 +81,7 @@ class Folder:
         finally:
             os.close(handle)
 
+    @carried_out
     def make(self) -> None:
         """Have it there, a directory."""
         with self.opened(make=True):
@@ -110,6 +103,7 @@ class Folder:
             pass  # another process was faster
         return _entered(part, parent)
 
+    @carried_out
     def names(self, most: int = MOST_NAMES) -> list[str]:
         """What is in it, in no order; nothing where it is missing, or no directory."""
         try:
@@ -125,17 +119,20 @@ class Folder:
 
     def files(self, ours: Callable[[str], object]) -> list[tuple[str, os.stat_result]]:
         """Regular files whose names are ``ours``, the one written longest ago first."""
-        names = [name for name in self.names() if ours(name)]
-        found = []
-        with self._if_there() as handle:
-            if handle is None:
-                return []
-            for name in names:
-                status = _status(name, handle)
-                if status is not None and stat.S_ISREG(status.st_mode):
-                    found.append((name, status))
+        found = self._regular([name for name in self.names() if ours(name)])
         return sorted(found, key=lambda one: (one[1].st_mtime_ns, one[0]))
 
+    @carried_out
+    def _regular(self, names: Sequence[str]) -> list[tuple[str, os.stat_result]]:
+        found = []
+        with self._if_there() as handle:
+            for name in names:
+                status = None if handle is None else _status(name, handle)
+                if status is not None and stat.S_ISREG(status.st_mode):
+                    found.append((name, status))
+        return found
+
+    @carried_out
     def status(self, name: str) -> os.stat_result | None:
         """What there is under a name; of a link itself. None for nothing."""
         with self._if_there() as handle:
@@ -152,6 +149,7 @@ class Folder:
                     raise
             yield handle
 
+    @carried_out
     def read(self, name: str, most: int) -> bytes:
         """Content of a regular file of at most so many bytes; OSError for all else."""
         with self.reading(name, most) as file:
@@ -160,13 +158,12 @@ class Folder:
     @contextmanager
     def reading(self, name: str, most: int) -> Iterator[IO[bytes]]:
         """A stream of a regular file of at most so many bytes; OSError for all else."""
-        path = self.path / name
+        if is_apart(self.path):
+            with receiving(_blocks, self, name, most) as stream:
+                yield stream
+            return
         with self.opened() as handle:
-            if apart.is_apart(path):
-                with apart.reading(name, handle, most, path) as stream:
-                    yield stream
-                return
-            file = _file_of(os.open(name, _READ, dir_fd=handle), most, path)
+            file = _file_of(os.open(name, _READ, dir_fd=handle), most, self.path / name)
         with file:
             yield file
 
@@ -180,31 +177,34 @@ class Folder:
     ) -> None:
         """Replace a file by a whole one. ``beside``: the name that it has until then."""
         beside = beside or f".{name}.{secrets.token_hex(4)}"
+        self._write(name, [b"".join(pieces)] if is_apart(self.path) else pieces, beside, sync)
+
+    @carried_out
+    def _write(
+        self, name: str, pieces: Iterable[bytes | memoryview], beside: str, sync: bool
+    ) -> None:
         with self.opened(make=True) as handle:
             try:
-                mode = self._mode & 0o666
-                if self._is_apart:
-                    apart.write(beside, handle, pieces, mode, sync=sync)
-                else:
-                    _write(beside, handle, pieces, mode, sync=sync)
+                _write(beside, handle, pieces, self._mode & 0o666, sync=sync)
                 _replace(beside, name, handle)
             except BaseException:
                 # On a disk that is full, half a file may hold the room that another needs.
                 _unlink(beside, handle)
                 raise
 
+    @carried_out
     def touch(self, name: str) -> None:
         """Give an empty file the time of the file system's clock; it is made if need be."""
         with self.opened(make=True) as handle:
-            touch = apart.touch if self._is_apart else _touch
             try:
-                touch(name, handle)
+                _touch(name, handle)
             except OSError as error:
                 if error.errno not in _OTHER_KIND:
                     raise
                 _remove(name, handle)
-                touch(name, handle)
+                _touch(name, handle)
 
+    @carried_out
     def now(self) -> float:
         """Seconds since 1970 by the clock that stamps files here; the machine's own may jump.
 
@@ -212,12 +212,13 @@ class Folder:
         """
         name = f"{_CLOCK}{secrets.token_hex(8)}"
         with self.opened(make=True) as handle:
-            apart.make_file(name, handle)
+            os.close(os.open(name, _NEW, 0o666, dir_fd=handle))
             try:
                 return os.stat(name, dir_fd=handle, follow_symlinks=False).st_mtime
             finally:
                 _unlink(name, handle)
 
+    @carried_out
     def remove(self, name: str) -> bool:
         """Delete a file or a tree, as far as it goes; False where something is left."""
         with self._if_there() as handle:
@@ -228,6 +229,28 @@ class Folder:
         status = self.status(name)
         return status is None or (not stat.S_ISREG(status.st_mode) and self.remove(name))
 
+    @carried_out
+    def make_folder(self, name: str) -> None:
+        """A new directory in it; OSError where the name is taken."""
+        with self.opened(make=True) as handle:
+            os.mkdir(name, dir_fd=handle)
+
+    @carried_out
+    def link(self, name: str, meaning: str) -> None:
+        """A new symbolic link in it, which has its content from the instant it exists."""
+        with self.opened(make=True) as handle:
+            os.symlink(meaning, name, dir_fd=handle)
+
+    @carried_out
+    def link_of(self, name: str) -> str | None:
+        """What a symbolic link says; None for all else."""
+        with self._if_there() as handle:
+            try:
+                return None if handle is None else os.readlink(name, dir_fd=handle)
+            except OSError:
+                return None
+
+    @carried_out
     def drop(self) -> None:
         """Delete the directory itself, if it is empty; OSError if it is not."""
         *above, own = self._parts
@@ -240,6 +263,7 @@ def in_folder(path: Path) -> tuple[Folder, str]:
     return Folder(path.parent.parent, path.parent.name), path.name
 
 
+@carried_out
 def move(source: Path, target: Path) -> None:
     """Rename between two directories, which are no links."""
     (origin, name), (goal, new) = in_folder(source), in_folder(target)
@@ -287,6 +311,14 @@ def left_by_clock(name: str) -> bool:
 
 def _entered(part: str, parent: int) -> int:
     return os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _blocks(folder: Folder, name: str, most: int) -> Iterator[bytes]:
+    """A file as `Folder.reading` has it, once it is open."""
+    with folder.reading(name, most) as file:
+        yield b""
+        while block := file.read(_BLOCK):
+            yield block
 
 
 def _status(name: str, folder: int) -> os.stat_result | None:
@@ -355,30 +387,3 @@ def _remove(name: str, folder: int) -> bool:
         _log.info("%r is not deleted, or not all of it: %s", name, error)
         return False
     return True
-
-
-def parse_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in some bytes; None for anything else."""
-    try:
-        value = json.loads(data, parse_int=_integer, parse_float=_number, parse_constant=_refused)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _integer(text: str) -> int:
-    # Quadratic in the number of digits, and no float for more than 308.
-    if len(text) > _MOST_DIGITS:
-        raise ValueError("a number of too many digits")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("no number")
-    return number
-
-
-def _refused(_text: str) -> float:
-    raise ValueError("no number")

@@ -108,6 +108,7 @@ class StoredEnvironments:
         registry.on_unused = self._unused
         registry.on_learned = self._learned
         self._store.on_lost(self._found_lost)
+        self._store.on_shortage(registry.short)
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
         """The environment, held until the pool has no more use for it."""

@@ -65,6 +65,14 @@ class EnvironmentRegistry:
             entries = self._components.learner.entries(key) if modules else ()
             self.on_learned(key.environment, modules, entries)
 
+    def short(self, who: str, what: str) -> None:
+        """Whoever makes an environment has too little of something; of nothing, once it has enough."""
+        shortages = self._components.shortages
+        if what:
+            shortages.met(who, what)
+        else:
+            shortages.over(who)
+
     # Letting go.
 
     def retire_idle(self, name: str) -> bool:

@@ -67,7 +67,7 @@ class CallTable:
         #: Oldest first.
         self._calls: dict[int, ActiveCall] = {}
         self.by_id: Mapping[int, ActiveCall] = MappingProxyType(self._calls)
-        self.memory_watch = MemoryWatch()
+        self.memory_watch = MemoryWatch(recorder)
         self.history = CallHistory()
         self._remember = self.history.recent.append
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from flashpool.pool._child import processes
 from flashpool.pool.exit_causes import OomKill
+from flashpool.pool.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -138,9 +139,12 @@ class MemoryLimit:
 class MemoryWatch:
     """Looks at all that has a memory limit, while there is anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.measures = Measures()
+        self._recorder = recorder
         self._limits: list[MemoryLimit] = []
+        #: What could not be looked at, and whose next look may go better: told once.
+        self._failed: set[MemoryLimit] = set()
         self._loop = asyncio.get_running_loop()
         self._next_look: asyncio.TimerHandle | None = None
 
@@ -151,15 +155,26 @@ class MemoryWatch:
             self._next_look = self._loop.call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
-        self._limits = [limit for limit in self._limits if limit.applies()]
         began = self._loop.time()
-        for limit in self._limits:
-            if limit.passed_by(used(limit.pid)):
-                self.measures.ask(limit.pid, limit, partial(_measured, limit))
+        self._limits = [limit for limit in self._limits if self._looked_at(limit)]
+        self._failed.intersection_update(self._limits)
         # A tree of a thousand processes takes long to look at, and the loop has other work.
         took = self._loop.time() - began
         pause = max(_LOOK_S, _LOOK_SHARE * took)
         self._next_look = self._loop.call_later(pause, self._look) if self._limits else None
+
+    def _looked_at(self, limit: MemoryLimit) -> bool:
+        """False once there is nothing to look at. One that fails is no other one's end."""
+        try:
+            if not limit.applies():
+                return False
+            if limit.passed_by(used(limit.pid)):
+                self.measures.ask(limit.pid, limit, partial(_measured, limit))
+        except Exception as error:  # noqa: BLE001 - it is counted, and looked at again
+            if limit not in self._failed:
+                self._failed.add(limit)
+                self._recorder.callback_failed(f"a look at the memory of {limit.pid}", error)
+        return True
 
     async def close(self) -> None:
         """Look at nothing any more."""

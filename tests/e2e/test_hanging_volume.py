@@ -97,7 +97,13 @@ class Pings(threading.Thread):
         self.join()
 
 
-# Slow, and not sure yet: a look at the volume that began just before it hangs still holds up the exit.
+def waits_for_the_volume(server: Server) -> list[str]:
+    """Threads of the server that stand still in the file system: it could not exit."""
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    places = [(task / "wchan").read_text() for task in tasks.iterdir()]
+    return [place for place in places if "fuse" in place or place == "request_wait_answer"]
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", ["archive", "volume"])
 def test_all_that_needs_no_volume_goes_on(world: World, volume: HangingVolume, mode: str) -> None:
@@ -128,6 +134,7 @@ def test_all_that_needs_no_volume_goes_on(world: World, volume: HangingVolume, m
             pings.stop()
         assert pings.statuses == {200}
         assert pings.worst < 5
+        assert waits_for_the_volume(server) == []
         exits_in_time(server)
     assert "Traceback" not in server.log()
 

@@ -4,10 +4,13 @@ Each call ends with its own answer or an error of its own, and soon after the st
 """
 
 import contextlib
+import os
 import random
+import resource
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,15 +50,20 @@ class Seen:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "storm_s", "recovers_s"),
+    ("numbers", "storm_s", "recovers_s", "short"),
     [
-        ([signal.SIGKILL], 30.0, 5.0),
-        ([signal.SIGKILL, signal.SIGSTOP], 60.0, 12.0),
+        ([signal.SIGKILL], 30.0, 5.0, False),
+        ([signal.SIGKILL, signal.SIGSTOP], 60.0, 12.0, False),
+        ([signal.SIGKILL, signal.SIGSTOP], 60.0, 12.0, True),
     ],
-    ids=["killed", "killed-and-stopped"],
+    ids=["killed", "killed-and-stopped", "killed-and-stopped-and-short-of-descriptors"],
 )
 def test_calls_survive_it(
-    tmp_path: Path, numbers: list[signal.Signals], storm_s: float, recovers_s: float
+    tmp_path: Path,
+    numbers: list[signal.Signals],
+    storm_s: float,
+    recovers_s: float,
+    short: bool,
 ) -> None:
     seen, over = Seen(), threading.Event()
     times = {"FLASHPOOL_GRACE_S": "0.5", "FLASHPOOL_SLOTS": "4"}
@@ -67,7 +75,8 @@ def test_calls_survive_it(
         for client in clients:
             client.start()
         try:
-            _strike(server, numbers, storm_s)
+            with _too_few_descriptors(server) if short else contextlib.nullcontext():
+                _strike(server, numbers, storm_s)
             ended = time.monotonic()
             seen.in_a_row = [0] * CONNECTIONS
             until(lambda: min(seen.in_a_row) >= 5, SLACK * recovers_s)
@@ -84,6 +93,28 @@ def test_calls_survive_it(
         assert stats["supervisor"]["callback_errors"] == 0, stats["supervisor"]
         assert "Traceback" not in server.log()
         assert server.stop() == 0
+
+
+@contextlib.contextmanager
+def _too_few_descriptors(server: Server) -> Iterator[None]:
+    """The server may open no more files than it has open, for a second of every two."""
+    pid, over = server.process.pid, threading.Event()
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+    def squeeze() -> None:
+        while not over.wait(1):
+            in_use = len(os.listdir(f"/proc/{pid}/fd"))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use, before[1]))
+            over.wait(1)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+    thread = threading.Thread(target=squeeze)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _strike(server: Server, numbers: list[signal.Signals], storm_s: float) -> None:

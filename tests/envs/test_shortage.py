@@ -46,14 +46,19 @@ def test_a_uv_that_cannot_fork_is_asked_again(
             short.unlink(missing_ok=True)
 
     lines: list[str] = []
+    shortages: list[tuple[str, str]] = []
 
     async def main() -> None:
         async with Environments(setup.settings(uv=stand_in)) as environments:
+            environments.on_shortage(lambda who, what: shortages.append((who, what)))
             with await environments.acquire(Spec(requirements=("alpha",)), progress=told) as found:
                 assert found.origin == "built"
 
     run(main())
     assert len(lines) == 1, "each shortage is told once"
+    assert {who for who, _ in shortages} == {"the build of alpha"}
+    assert all(what for _, what in shortages[:-1])
+    assert shortages[-1][1] == "", "it is over"
 
 
 def test_a_command_that_met_a_shortage_has_no_answer(run: Run) -> None:

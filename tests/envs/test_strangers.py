@@ -45,6 +45,26 @@ def vandalised(volume: Path, digest: str) -> None:
     os.close(handle)
 
 
+def test_a_link_in_place_of_the_cache_empties_nothing_of_ours(
+    setup: Any, run: Run, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("ours")
+
+    async def main() -> None:
+        async with Environments(setup.settings()) as environments:
+            provider = await environments.open()
+            cache = provider.open_store.uv.cache
+            trees.remove(str(cache))
+            cache.symlink_to(victim)
+            assert await provider.quota.clean_cache()
+            assert not cache.is_symlink()
+
+    run(main())
+    assert [path.name for path in victim.iterdir()] == ["precious"]
+
+
 def test_a_stranger_ends_no_heartbeat_and_no_lease(
     setup: Any, run: Run, version_in: Callable[[Path, str], str], caplog: pytest.LogCaptureFixture
 ) -> None:

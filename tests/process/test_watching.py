@@ -1,5 +1,6 @@
 """Calls that are looked into: their stacks, what they write, and how they are found."""
 
+import asyncio
 import time
 
 import pytest
@@ -11,6 +12,15 @@ def text_of(live: Live, call_id: int) -> "tuple[str, str]":
     found = live.run(live.supervisor.watching.stacks(call_id))
     assert found is not None
     return found.text, found.problem
+
+
+def until(live: Live, call_id: int, words: str, seconds: float = 60) -> "tuple[str, str]":
+    """Ask for stacks until the words are in what comes, or in why nothing does."""
+    end = time.monotonic() + seconds
+    while words not in "".join(found := text_of(live, call_id)):
+        assert time.monotonic() < end, found
+        live.run(asyncio.sleep(0.05))
+    return found
 
 
 def test_stacks_show_every_thread_and_the_call_goes_on(live: Live) -> None:
@@ -49,17 +59,16 @@ def f():
         ("import signal\n    signal.signal(signal.SIGWINCH, lambda *_: 0)", "handler of its own"),
         ("import signal\n    signal.signal(signal.SIGWINCH, signal.SIG_IGN)", "to be ignored"),
         ("import signal\n    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))", "blocks"),
-        ("import os\n    print(0, flush=True)\n    os.execlp('sleep', 'sleep', '9')", "(exec)"),
+        ("import os\n    print(0, flush=True)\n    os.execlp('sleep', 'sleep', '60')", "(exec)"),
     ],
 )
 def test_where_there_are_no_stacks_it_says_why(live: Live, code: str, words: str) -> None:
     one = live.start(
-        f"def f():\n    {code}\n    print(0, flush=True)\n    import time; time.sleep(9)"
+        f"def f():\n    {code}\n    print(0, flush=True)\n    import time; time.sleep(60)"
     )
     one.wait_for_output(b"0")
     # Until the new program is there; the others are at once.
-    live.until(lambda: words in text_of(live, one.id)[1], 10)
-    assert text_of(live, one.id)[0] == ""
+    assert until(live, one.id, words)[0] == ""
     live.supervisor.cancel(one.id)
 
 
@@ -68,7 +77,7 @@ def test_a_busy_extension_shows_where_it_is(live: Live) -> None:
         "import re\ndef f():\n    print(0, flush=True)\n    re.match('(a+)+$', 'a' * 40 + 'b')"
     )
     one.wait_for_output(b"0")
-    live.until(lambda: "in match" in text_of(live, one.id)[0], 10)
+    until(live, one.id, "in match")
     live.supervisor.cancel(one.id)
 
 

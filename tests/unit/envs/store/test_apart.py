@@ -1,20 +1,109 @@
-"""Files on a volume that may hang: what other processes read and write of them."""
+"""What is done on a volume that may hang: by other processes, as it would be done here."""
 
 import errno
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from flashpool.envs.store import apart
-from flashpool.envs.store.layout import read_file, read_json, write_json
-from flashpool.envs.store.volume_files import Folder
+from flashpool.envs.archives.archive import _writing
+from flashpool.envs.errors import Tampered
+from flashpool.envs.store import apart, manifest
+from flashpool.envs.store.layout import Store, read_file, read_json, write_json
+from flashpool.envs.store.volume_files import Folder, move
+from support.apart_functions import refuse, where, who
+
+
+@pytest.fixture(autouse=True)
+def stand_ins() -> Iterator[None]:
+    yield
+    apart.end_idle_stand_ins()
+    assert stand_ins_of_this() == []
+
+
+def stand_ins_of_this() -> list[psutil.Process]:
+    return psutil.Process().children()
 
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
     apart.keep_apart(tmp_path)
     return tmp_path
+
+
+def test_another_process_looks_there_and_this_one_elsewhere(volume: Path) -> None:
+    assert where(volume / "file") != os.getpid()
+    assert where(volume) != os.getpid()
+    assert where(volume.parent / "file") == os.getpid()
+    assert where(volume.with_name(f"{volume.name}-too")) == os.getpid()
+
+
+def test_one_process_serves_again_and_several_at_once(volume: Path) -> None:
+    assert where(volume) == where(volume)
+    together = threading.Barrier(3)
+    seen: set[int] = set()
+
+    def ask() -> None:
+        with apart.receiving(who, volume) as stream:
+            together.wait(20)
+            seen.add(int(stream.read()))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 3
+    assert len(stand_ins_of_this()) <= 2
+
+
+def test_what_goes_wrong_there_is_raised_here(volume: Path) -> None:
+    for problem in (Tampered("it differs", advice="look"), OSError(errno.ESTALE, "stale", "x")):
+        with pytest.raises(type(problem)) as raised:
+            where(volume, fails=problem)
+        assert str(raised.value) == str(problem)
+    assert isinstance(where(volume), int)
+
+
+def test_its_log_is_ours(volume: Path, caplog: pytest.LogCaptureFixture) -> None:
+    where(volume / "there")
+    assert [(one.name, one.getMessage()) for one in caplog.records] == [("volume", "it is there")]
+
+
+def test_one_that_is_killed_fails_what_it_was_at_and_nothing_else(volume: Path) -> None:
+    (volume / "large").write_bytes(bytes(8 << 20))
+    killed = where(volume)
+    kill(killed)
+    assert where(volume) != killed, "nobody waited for it"
+    with Folder(volume).reading("large", 16 << 20) as file:
+        [process] = stand_ins_of_this()
+        kill(process.pid)
+        with pytest.raises(OSError, match="exited"):
+            file.read()
+    assert isinstance(where(volume), int)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_nobody_of_the_same_user_looks_into_one(volume: Path) -> None:
+    if os.geteuid() == 0:
+        assert Path(f"/proc/{where(volume)}/environ").stat().st_uid == 0
+    with pytest.raises(OSError, match="exited"):
+        where(volume, fails=OSError("exited"))
+
+
+def test_a_stream_that_is_left_ends_its_process(volume: Path) -> None:
+    (volume / "large").write_bytes(bytes(5 << 20))
+    with Folder(volume).reading("large", 10 << 20) as file:
+        assert len(file.read(10)) == 10
+    assert stand_ins_of_this() == []
 
 
 def test_files_are_written_and_read_there_as_anywhere(volume: Path) -> None:
@@ -26,11 +115,11 @@ def test_files_are_written_and_read_there_as_anywhere(volume: Path) -> None:
 
 
 def test_streams_go_both_ways(volume: Path) -> None:
-    content = os.urandom(1 << 20)
-    with apart.writing(volume / "file") as file:
+    content = os.urandom(3 << 20)
+    with _writing(volume / "file") as file:
         file.write(content)
     assert (volume / "file").read_bytes() == content
-    with Folder(volume).reading("file", 1 << 20) as file:
+    with Folder(volume).reading("file", 4 << 20) as file:
         assert file.read() == content
 
 
@@ -42,7 +131,7 @@ def test_no_descriptor_of_such_a_file_is_here(volume: Path) -> None:
             for fd in os.listdir("/proc/self/fd")
             if os.path.lexists(f"/proc/self/fd/{fd}")
         ]
-        assert not [path for path in opened if path.startswith(f"{volume}/")]
+        assert not [path for path in opened if path.startswith(str(volume))]
 
 
 def test_what_is_no_file_of_ours_is_not_read(volume: Path) -> None:
@@ -52,28 +141,23 @@ def test_what_is_no_file_of_ours_is_not_read(volume: Path) -> None:
     for name in ("pipe", "large", "folder"):
         with pytest.raises(OSError, match="not a file of ours"):
             read_file(volume / name, 10)
+        with (
+            pytest.raises(OSError, match="not a file of ours"),
+            Folder(volume).reading(name, 10),
+        ):
+            pass
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_an_error_is_told_by_its_number(volume: Path, streamed: bool) -> None:
+def test_an_error_is_told_by_its_number(volume: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_file(volume / "none", 10)
-    path = volume / "no-folder" / "file"
-    with pytest.raises(FileNotFoundError):
-        if streamed:
-            with apart.writing(path) as file:
-                file.write(b"x" * (1 << 20))
-        else:
-            with Folder(volume).opened() as folder:
-                apart.write("no-folder/file", folder, [b"content"], 0o666, sync=False)
+    with pytest.raises(FileNotFoundError), _writing(volume / "no-folder" / "file") as file:
+        file.write(b"x" * (1 << 20))
 
 
 def test_a_full_volume_is_told_as_full() -> None:
-    apart.keep_apart(Path("/dev"))
-    with (
-        pytest.raises(OSError, match="space") as raised,
-        apart.writing(Path("/dev/full")) as file,
-    ):
+    apart.keep_apart(Path("/dev/full"))
+    with pytest.raises(OSError, match="space") as raised, _writing(Path("/dev/full")) as file:
         file.write(b"content")
     assert raised.value.errno == errno.ENOSPC
 
@@ -82,16 +166,32 @@ def test_links_are_not_followed_there(volume: Path) -> None:
     (volume / "theirs").write_bytes(b"theirs")
     (volume / "link").symlink_to(volume / "theirs")
     folder = Folder(volume)
-    with pytest.raises(OSError, match="not a file of ours"):
+    with pytest.raises(OSError, match="levels of symbolic links"):
         folder.read("link", 100)
     folder.write("link", [b"ours"])
     assert not (volume / "link").is_symlink()
     assert (volume / "theirs").read_bytes() == b"theirs"
 
 
-def test_a_file_is_touched_and_the_clock_read_without_opening_either(volume: Path) -> None:
+def test_names_and_links_are_made_found_and_moved(volume: Path) -> None:
+    store = Store(volume / "store")
+    store.prepare()
+    claims = Folder(store.root, "claims")
+    claims.link("a" * 40, "somebody")
+    assert claims.link_of("a" * 40) == "somebody"
+    assert claims.link_of("b" * 40) is None
+    assert [owner for _, owner in store.claims()] == ["somebody"]
+    with store.scratch("me") as scratch:
+        write_json(scratch / manifest.FACTS, {})
+        assert store.publish(scratch, store.environment("c" * 40))
+    assert store.digests() == ["c" * 40]
+    move(store.environment("c" * 40), store.trash / "c")
+    assert store.empty_trash() == 1
+    assert Folder(store.root, "claims").files(str) == []
+
+
+def test_times_are_the_file_systems(volume: Path) -> None:
     folder = Folder(volume)
-    os.utime(volume, (0, 0))
     folder.touch("mark")
     (volume / "link").symlink_to("mark")
     os.utime(volume / "mark", (1, 1))
@@ -101,3 +201,10 @@ def test_a_file_is_touched_and_the_clock_read_without_opening_either(volume: Pat
     folder.touch("mark")
     assert abs((volume / "mark").stat().st_mtime - folder.now()) < 60
     assert sorted(os.listdir(volume)) == ["link", "mark"]
+
+
+def test_pieces_are_taken_to_the_last_when_they_cannot_be_used(volume: Path) -> None:
+    with pytest.raises(OSError, match="no more"), apart.sending(refuse, volume) as stream:
+        for _ in range(20):
+            stream.write(bytes(1 << 20))
+    assert isinstance(where(volume), int)

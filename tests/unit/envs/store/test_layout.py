@@ -666,6 +666,21 @@ def test_a_link_on_the_volume_leads_no_deletion_astray(
     assert set(before) <= set(victim.rglob("*"))
 
 
+def test_what_links_lead_to_is_not_counted_and_the_cache_is_none(
+    store: Store, tmp_path: Path
+) -> None:
+    """The whole machine would be counted, and uv would empty what a link to it leads to."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_bytes(bytes(1 << 20))
+    (store.root / "cache").symlink_to(victim)
+    (store.root / "more").symlink_to(victim)
+    assert Pod(store).evictor(store).measure().total < 1 << 20
+    store.prepare()
+    assert not store.cache.is_symlink()
+    assert (victim / "file").exists()
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_what_is_no_file_is_not_read(kind: str, store: Store) -> None:
     """Neither for ever, nor to the end of all memory."""

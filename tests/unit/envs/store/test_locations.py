@@ -1,6 +1,7 @@
 """Where environments lie: what is chosen by itself, what a volume that is no use leaves."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 
 from flashpool.envs import EnvSettings, StoreUnavailable
 from flashpool.envs.store import locations
+from flashpool.envs.store.apart import end_idle_stand_ins
 from flashpool.envs.store.locations import choose_places
 
 
 @pytest.fixture
-def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Settings with a volume on a file system of some type."""
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -22,7 +24,8 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(locations, "file_system_of", lambda _path: kind)
         return EnvSettings(**{"volume": volume, "local": tmp_path / "local", **changes})
 
-    return settings
+    yield settings
+    end_idle_stand_ins()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flashpool.envs.store import volume_files
-from flashpool.envs.store.volume_files import Folder, move, parse_object, walk
+from flashpool.envs.store.foreign_json import parse_object
+from flashpool.envs.store.volume_files import Folder, move, walk
 from flashpool.pool._child import trees
 
 

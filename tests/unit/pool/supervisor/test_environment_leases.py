@@ -32,6 +32,9 @@ class Pool:
         self.added: list[tuple[str, str, tuple[str, ...]]] = []
         self.retired: list[str] = []
 
+    def short(self, who: str, what: str) -> None:
+        raise AssertionError(f"{who}: {what}")
+
     def add(
         self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
     ) -> None:

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from flashpool.pool.recorder import Recorder
 from flashpool.pool.workers import memory
 from flashpool.pool.workers.memory import MemoryLimit, MemoryWatch
 
@@ -43,11 +44,11 @@ def trees(monkeypatch):
 class Watched:
     """Something with a limit of 100 MiB."""
 
-    def __init__(self):
+    def __init__(self, pid=PID):
         self.on = True
         self.told = []
         self.limit = MemoryLimit(
-            pid=PID, limit_mb=100, applies=lambda: self.on, exceeded=self.exceeded
+            pid=pid, limit_mb=100, applies=lambda: self.on, exceeded=self.exceeded
         )
 
     def exceeded(self, used_bytes):
@@ -65,7 +66,7 @@ async def until(condition):
 
 def test_more_than_it_may_is_told_once(trees):
     async def story():
-        watch, watched = MemoryWatch(), Watched()
+        watch, watched = MemoryWatch(Recorder()), Watched()
         trees.uses(rough=150, exact=120)
         watch.add(watched.limit)
         await until(lambda: watched.told)
@@ -79,7 +80,7 @@ def test_more_than_it_may_is_told_once(trees):
 
 def test_what_only_seems_too_much_is_within_its_limit(trees):
     async def story():
-        watch, watched = MemoryWatch(), Watched()
+        watch, watched = MemoryWatch(Recorder()), Watched()
         trees.uses(rough=150, exact=100)
         watch.add(watched.limit)
         await until(lambda: trees.looks > 3)
@@ -93,7 +94,7 @@ def test_what_only_seems_too_much_is_within_its_limit(trees):
 
 def test_what_ended_while_it_was_measured_is_not_told(trees):
     async def story():
-        watch, watched = MemoryWatch(), Watched()
+        watch, watched = MemoryWatch(Recorder()), Watched()
         trees.uses(rough=150, exact=120)
         trees.answers.clear()
         watch.add(watched.limit)
@@ -108,7 +109,7 @@ def test_what_ended_while_it_was_measured_is_not_told(trees):
 
 def test_it_begins_again_with_the_next_one(trees):
     async def story():
-        watch, first, second = MemoryWatch(), Watched(), Watched()
+        watch, first, second = MemoryWatch(Recorder()), Watched(), Watched()
         watch.add(first.limit)
         await until(lambda: trees.looks)
         first.on = False
@@ -121,9 +122,36 @@ def test_it_begins_again_with_the_next_one(trees):
     asyncio.run(story())
 
 
+def test_one_that_cannot_be_looked_at_is_no_other_ones_end(trees, monkeypatch):
+    real, tries = memory.used, []
+
+    def used(pid):
+        if pid == broken.limit.pid:
+            tries.append(pid)
+            raise RecursionError("as deep as that")
+        return real(pid)
+
+    async def story():
+        recorder = Recorder()
+        watch = MemoryWatch(recorder)
+        trees.uses(rough=150, exact=120)
+        watch.add(broken.limit)
+        watch.add(watched.limit)
+        await until(lambda: watched.told)
+        await until(lambda: len(tries) > 3)
+        assert recorder.supervisor().callback_errors == 1, "it is told once, not at each look"
+        monkeypatch.setattr(memory, "used", real)
+        await until(lambda: broken.told)
+        await watch.close()
+
+    broken, watched = Watched(pid=2), Watched()
+    monkeypatch.setattr(memory, "used", used)
+    asyncio.run(story())
+
+
 def test_closed_it_looks_no_more(trees):
     async def story():
-        watch, watched = MemoryWatch(), Watched()
+        watch, watched = MemoryWatch(Recorder()), Watched()
         watch.add(watched.limit)
         await watch.close()
         trees.uses(rough=150, exact=120)

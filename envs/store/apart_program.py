@@ -1,0 +1,114 @@
+"""The process that looks at a volume for another one, which must not wait for it; see `apart`.
+
+Each message has its length in front.
+
+    stdin    (function, arguments, named, whether pieces follow), then the pieces, the last one empty
+    stdout   ("item", bytes, log), for each of a generator; then
+             ("result", value, log) or ("error", exception, log)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Generator, Iterator
+from typing import IO, Any
+
+from flashpool.pool._child import processes
+
+from .apart import LENGTH
+
+__all__ = ["main"]
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged for the process that has a log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append((record.name, record.levelno, self.format(record)))
+
+    def taken(self) -> list[tuple[str, int, str]]:
+        taken, self._records = self._records, []
+        return taken
+
+
+class _Answers:
+    """The other process, as this one sees it."""
+
+    def __init__(self, to: IO[bytes], log: _Kept) -> None:
+        self._to = to
+        self._log = log
+
+    def give(self, kind: str, value: object) -> None:
+        try:
+            data = pickle.dumps((kind, value, self._log.taken()))
+        except Exception as error:  # noqa: BLE001 - whatever it is that cannot be pickled
+            data = pickle.dumps(("error", OSError(f"{value!r} cannot be sent: {error}"), []))
+        self._to.write(LENGTH.pack(len(data)) + data)
+        self._to.flush()
+
+
+def main() -> None:
+    """Until stdin ends."""
+    # It is given keys; a call of the same user may not look into it.
+    processes.set_dumpable(0)
+    log = _Kept()
+    logging.basicConfig(handlers=[log], level=logging.INFO, format="%(message)s")
+    # What writes to descriptor 1 by mistake must not be taken for an answer.
+    questions, answers = sys.stdin.buffer, _Answers(os.fdopen(os.dup(1), "wb"), log)
+    os.dup2(2, 1)
+    try:
+        while True:
+            question = pickle.loads(_message(questions))
+            function, args, named, pieces = question
+            _carry_out(answers, function, args, named, _pieces(questions) if pieces else None)
+    except (EOFError, BrokenPipeError):
+        pass
+    # Nothing is to be closed in order: what it has open may hang.
+    os._exit(0)
+
+
+def _carry_out(
+    answers: _Answers,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    pieces: Iterator[bytes] | None,
+) -> None:
+    try:
+        value = function(*args, **named) if pieces is None else function(*args, pieces, **named)
+        if isinstance(value, Generator):
+            for item in value:
+                answers.give("item", item)
+            value = None
+    except (BrokenPipeError, EOFError):
+        raise
+    except Exception as error:  # noqa: BLE001 - who asked raises it
+        answer = ("error", error)
+    else:
+        answer = ("result", value)
+    for _ in pieces or ():
+        pass  # what is left of them
+    answers.give(*answer)
+
+
+def _pieces(questions: IO[bytes]) -> Iterator[bytes]:
+    while piece := _message(questions):
+        yield piece
+
+
+def _message(questions: IO[bytes]) -> bytes:
+    head = questions.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        raise EOFError
+    [length] = LENGTH.unpack(head)
+    data = questions.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data

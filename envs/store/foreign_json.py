@@ -1,0 +1,39 @@
+"""JSON that strangers may have written: an object whose numbers Python can compute with, or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final
+
+__all__ = ["parse_object"]
+
+#: Digits of a number; a time or a size has 20 at most.
+_MOST_DIGITS: Final = 40
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in some bytes; None for anything else."""
+    try:
+        value = json.loads(data, parse_int=_integer, parse_float=_number, parse_constant=_refused)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _integer(text: str) -> int:
+    # Quadratic in the number of digits, and no float for more than 308.
+    if len(text) > _MOST_DIGITS:
+        raise ValueError("a number of too many digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("no number")
+    return number
+
+
+def _refused(_text: str) -> float:
+    raise ValueError("no number")
