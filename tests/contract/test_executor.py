@@ -288,7 +288,7 @@ def segments_open():
     found = 0
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
-            found += "memfd:flashpool" in os.readlink(f"/proc/self/fd/{name}")
+            found += "memfd:flashpool (" in os.readlink(f"/proc/self/fd/{name}")
     return found
 
 
