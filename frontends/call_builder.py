@@ -20,7 +20,7 @@ class CallAdapter(Protocol):
     """What a generation of the client adds to calls; `Service` knows none of them."""
 
     def adapted(self, request: FunctionRequest, call: Call) -> Call:
-        """The call, or a changed copy of it."""
+        """The call, or a changed copy of it; asked of calls whose source imports something."""
 
     def again(self, call: Call, outcome: Outcome) -> Call | None:
         """What to run in place of a call that ended so; None: that is its end."""

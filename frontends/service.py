@@ -123,8 +123,9 @@ class Service:
         if self._ceilings is not None:
             self._ceilings.check(request)
         call = self._defaults.call_of(request, body, stream, request_id)
-        for adapter in self._adapters:
-            call = adapter.adapted(request, call)
+        if call.imports:  # a source that imports nothing is of no client's library
+            for adapter in self._adapters:
+                call = adapter.adapted(request, call)
         return Prepared(call, warnings)
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:
