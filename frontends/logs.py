@@ -57,11 +57,10 @@ def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
 
 
 def _why(outcome: Outcome) -> str:
-    text = outcome.error or ""
     if outcome.from_user:
-        # Its traceback goes to the caller; here its last line says what it was.
-        lines = [line for line in text.splitlines() if line.strip()]
-        text = f"raised by the call's code: {lines[0] if lines else ''}"
+        # Its words may hold secrets of the caller's: only the caller gets them.
+        return "raised by the call's code; its answer has the traceback"
+    text = outcome.error or ""
     return " ".join(text.partition(TAIL_HEADING)[0].split())[:_WHY]
 
 

@@ -292,27 +292,30 @@ def test_a_drain_waits_for_calls_that_have_answered_and_still_exit(tmp_path: Pat
         assert "0 calls cancelled" in server.log()
 
 
-def test_the_log_has_a_line_for_each_call_that_the_pool_ended(tmp_path: Path) -> None:
+def test_the_log_has_a_line_for_each_call_that_failed(tmp_path: Path) -> None:
     variables = {"FLASHPOOL_OFFLINE": "yes", "FLASHPOOL_LOCAL_DIR": str(tmp_path / "local")}
     with serving(tmp_path, **variables) as server:
         crash = server.execute(
             "def crash():\n    import os\n    os._exit(7)", function_name="crash"
         )
         late = server.execute(BUSY, timeout_s=0.2)
-        server.execute("def raises():\n    raise ValueError('secret')", function_name="raises")
+        raised = server.execute(
+            "def raises():\n    raise ValueError('secret')", function_name="raises"
+        )
         unbuilt = server.execute(
             "def lone(): pass", function_name="lone", dependencies=["no-such-package-at-all"]
         )
-        until(lambda: server.log().count("Call of ") >= 3)
+        until(lambda: server.log().count("Call of ") >= 4)
         lines = server.log().splitlines()
         told = [line.partition("Call of ")[2] for line in lines if "Call of " in line]
         assert told[0].startswith(f"crash, pid {crash['receipt']['pid']}: WorkerCrashed: ")
         assert "7" in told[0]
         assert told[1].startswith(f"f, pid {late['receipt']['pid']}: Timeout: ")
         assert unbuilt["error_type"] == "EnvironmentError"
-        assert told[2].startswith("lone: EnvironmentError: ")
-        assert len(told) == 3
-        assert "secret" not in server.log()
+        assert told[2].startswith(f"raises, pid {raised['receipt']['pid']}: ValueError: raised by")
+        assert told[3].startswith("lone: EnvironmentError: ")
+        assert len(told) == 4
+        assert "secret" not in server.log(), "words of exceptions are for their callers only"
 
 
 def test_a_misspelt_field_is_told_in_the_answer(tmp_path: Path) -> None:

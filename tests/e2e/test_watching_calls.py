@@ -188,7 +188,7 @@ def test_the_log_names_the_call_on_each_of_its_lines(server: Server) -> None:
     found = of(server, "logged-1")
     ends = [one for one in found if one["logger"] == "flashpool.frontends.logs"]
     assert [(one["level"], one["call"]) for one in ends] == [("INFO", name)]
-    assert "ValueError: raised by the call's code: ValueError: odd" in ends[0]["message"]
+    assert "ValueError: raised by the call's code; its answer has" in ends[0]["message"]
     output = [one["message"] for one in found if one["logger"] == "flashpool.output"]
     assert output[0] == "f| heard"
     assert "9000 bytes of its output are not shown" in output[1]

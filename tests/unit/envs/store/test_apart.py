@@ -1,5 +1,6 @@
 """What is done on a volume that may hang: by other processes, as it would be done here."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -26,7 +27,14 @@ def stand_ins() -> Iterator[None]:
 
 
 def stand_ins_of_this() -> list[psutil.Process]:
-    return psutil.Process().children()
+    """Other tests may have children of their own in this process."""
+    return [one for one in psutil.Process().children() if "apart_program" in str(_command(one))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return process.cmdline()
+    return []
 
 
 @pytest.fixture
