@@ -17,6 +17,8 @@ from flashpool.pool import Pool
 
 from .server import FLASHPOOL, Server, request, serving
 
+#: The server outlives the tests, and now and then a connection to it is made anew.
+pytestmark = pytest.mark.shared_pool
 TOKEN = "the-operator-s"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 

@@ -20,7 +20,9 @@ from support.apart_functions import refuse, where, who
 
 
 @pytest.fixture(autouse=True)
-def stand_ins() -> Iterator[None]:
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Other tests look at these places as well: at all folders beside their own.
+    monkeypatch.setattr(apart, "_roots", apart._roots)
     yield
     apart.end_idle_stand_ins()
     assert stand_ins_of_this() == []
