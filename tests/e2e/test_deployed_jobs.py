@@ -134,6 +134,7 @@ def test_a_function_of_one_job_at_a_time(platform: Platform, serve: Serve, tmp_p
         assert worker.wait() == 0
 
 
+@pytest.mark.slow
 def test_several_jobs_of_a_function_that_is_no_coroutine(
     platform: Platform, serve: Serve, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def refused_for(platform: Platform, tmp_path: Path, seconds: float) -> None:
         assert worker.running
 
 
+@pytest.mark.slow
 def test_results_that_are_refused_arrive_later_and_once(platform: Platform, tmp_path: Path) -> None:
     refused_for(platform, tmp_path, 3)
 
