@@ -43,9 +43,12 @@ def take_by_value_if_lost(name: object) -> None:
 
 def _is_in_place(name: str, module: object, file: str | None) -> bool:
     """Whether its file lies where an import looks for it; most do, and no search is needed."""
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    if origin in {"built-in", "frozen"}:
+        # Python 3.13 has `_collections_abc` as `collections.abc`, with the file of the former.
+        return True
     if type(file) is not str:
-        origin = getattr(getattr(module, "__spec__", None), "origin", None)
-        return origin in {"built-in", "frozen"}
+        return False
     folder, _, base = file.removesuffix("/__init__.py").rpartition("/")
     place = f"{folder}/{base.partition('.')[0]}"
     suffix = "/" + name.replace(".", "/")
