@@ -173,11 +173,13 @@ def _telling(system: Callable[[Any], int]) -> Callable[[Any], int]:
 
 
 def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
-    def spawn_telling(path: Any, argv: Any, env: Mapping[Any, Any], **options: Any) -> int:
+    def spawn_telling(path: Any, argv: Any, env: Mapping[Any, Any] | None, **options: Any) -> int:
         if call_files.is_of_a_call():
             try:
                 _note(b"\0".join(map(os.fsencode, argv)))
-                known = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
+                # None, which `subprocess` says from Python 3.13 on: this process's variables.
+                given = os.environ if env is None else env
+                known = {os.fsdecode(name): os.fsdecode(value) for name, value in given.items()}
                 env = {**known, **_variables(known)}
             except OSError:
                 pass
