@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 import shutil
@@ -93,7 +94,8 @@ def test_a_database_in_wal_mode_is_folded_in(live, tmp_path):
         "    DB.execute('create table t (x)'); DB.execute('insert into t values (1)'); DB.commit()"
     )
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.db"]
-    assert sqlite3.connect(path).execute("select x from t").fetchall() == [(1,)]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("select x from t").fetchall() == [(1,)]
 
 
 def test_finalizers_hooks_and_temporary_files(live, tmp_path):
