@@ -81,7 +81,8 @@ def _why_silent(pid: int) -> str:
         return "its process is stopped (SIGSTOP, or a debugger)"
     if state == "D":
         return "its process waits in the kernel for a disk or device, and takes no signal"
-    if _has(pid, "ShdPnd") or _has(pid, "SigPnd"):
+    # Pending, or about to be: a busy zygote may not have sent it yet.
+    if any(_has(pid, mask) for mask in ("ShdPnd", "SigPnd", "SigBlk")):
         return f"the call's code blocks {_NAME}, which asks for stacks"
     return (
         f"the call's code has taken {_NAME}, which asks for stacks, for a handler of its own, or "

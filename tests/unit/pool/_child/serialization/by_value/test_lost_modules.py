@@ -23,5 +23,6 @@ def test_no_loaded_module_of_the_standard_library_is_lost() -> None:
 
 
 def test_a_module_made_by_hand_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_modules, "_findable", {})
     monkeypatch.setitem(sys.modules, "made_by_hand", types.ModuleType("made_by_hand"))
     assert lost_modules.is_lost("made_by_hand")
