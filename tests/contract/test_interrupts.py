@@ -6,6 +6,7 @@ group, as from a terminal.
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,10 @@ class Program:
         return self.process.returncode, out, err
 
 
+#: A worker may have begun before the program knew: then the call counts as one that waited.
+ONE_WAS_ENDED = r"1 (running call was ended|waiting call was cancelled)"
+
+
 @pytest.fixture
 def program(tmp_path):
     started = []
@@ -135,8 +140,7 @@ def test_one_interrupt_ends_a_script_by_its_signal(program, text):
     status, _, err = program(text).until_running().interrupt().ended()
     assert status == -signal.SIGINT
     assert "KeyboardInterrupt" in err
-    # A worker may have begun before this process knew.
-    assert ("running call" in err and "ended" in err) or "1 waiting call" in err, err
+    assert re.search(r"running calls? (was|were) ended|1 waiting call", err), err
 
 
 def test_an_interrupt_in_the_middle_of_a_submission(program):
@@ -161,7 +165,7 @@ except KeyboardInterrupt:
 """
     status, out, err = program(text).ended(within=9)
     assert (status, out) == (0, "3\n")
-    assert err == "flashpool: KeyboardInterrupt: 1 running call was ended.\n"
+    assert re.fullmatch(rf"flashpool: KeyboardInterrupt: {ONE_WAS_ENDED}\.\n", err), err
 
 
 def test_a_shell_sees_130_and_stops(program, tmp_path):
@@ -208,8 +212,8 @@ def test_ctrl_c_on_a_terminal(program):
     os.close(leader)
     status, _, _ = one.ended()
     assert status == -signal.SIGINT
-    assert b"flashpool: KeyboardInterrupt: 1 running call was ended." in written
-    assert written.count(b"was ended") == 1
+    said = re.findall(rf"flashpool: KeyboardInterrupt: {ONE_WAS_ENDED}\.", written.decode())
+    assert len(said) == 1, written
 
 
 def test_what_waits_is_cancelled_and_counted(program):
@@ -309,7 +313,7 @@ with Pool(1) as p:
 """
     found, _, err = program(text).until_running().ended()
     assert found == status
-    assert f"flashpool: {name} left the block of a Pool: 1 running call was ended." in err
+    assert re.search(f"flashpool: {name} left the block of a Pool: {ONE_WAS_ENDED}\\.", err), err
 
 
 def test_sigterm_ends_the_program_and_all_below_it(program):
@@ -332,7 +336,7 @@ def write():
 
 with Pool(1) as p:
     first, *rest = [p.submit(write) for _ in range(4)]
-    while not [one for one in os.listdir() if one.startswith("running.")]:
+    while not first.running():
         time.sleep(0.01)
     raise ValueError("mine")
 """
@@ -359,7 +363,7 @@ with Pool(1, on_error="terminate") as p:
 """
     status, _, err = program(text).until_running().ended()
     assert status == 1
-    assert "ValueError left the block of a Pool: 1 running call was ended." in err
+    assert re.search(rf"ValueError left the block of a Pool: {ONE_WAS_ENDED}\.", err), err
 
 
 @pytest.mark.parametrize(
@@ -393,7 +397,7 @@ else:
 """
     status, _, err = program(text).until_running().interrupt().ended()
     assert status == -signal.SIGINT
-    assert "1 running call was ended" in err
+    assert re.search(ONE_WAS_ENDED, err), err
 
 
 #: What a notebook's kernel does: run cells in the main thread, catch all, live on.
@@ -433,5 +437,5 @@ cell("print(other.cancelled(), other.result(), pool.submit(abs, -7).result())")
     assert "False None 7" in out, err
     assert out.count("ran") == 5
     assert status == 0
-    assert "flashpool: KeyboardInterrupt: 1 running call was ended." in err
+    assert re.search(rf"flashpool: KeyboardInterrupt: {ONE_WAS_ENDED}\.", err), err
     assert err.count("flashpool:") == 1
