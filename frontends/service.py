@@ -11,8 +11,10 @@ Calls go to a `Backend`, which may be anywhere; it finds their environments, too
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from flashpool.pool.backend import Backend
@@ -28,6 +30,27 @@ from .replay.keeper import FailureKeeper
 from .responses import Answer
 
 _log = logging.getLogger(__name__)
+
+
+class ReloadOutcome(enum.Enum):
+    """What became of a reload of a deployed app."""
+
+    #: The successor has loaded, and gets all requests.
+    RELOADED = "reloaded"
+    #: The artifact is the one that is served already.
+    UNCHANGED = "unchanged"
+    #: The new one cannot be loaded; the old one serves on.
+    FAILED = "failed"
+    #: No app is served yet that another could take the place of.
+    NO_APP = "no_app"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """The outcome of a reload, and the sentence for the log and for whoever asked."""
+
+    outcome: ReloadOutcome
+    message: str
 
 
 class Service:
@@ -60,6 +83,8 @@ class Service:
         self._failure: FlashpoolError | None = None
         #: Why the deployed app, if it is to serve one, could not be prepared.
         self.app_failure = ""
+        #: Looks at the deployed app's artifact again, and serves what it holds; None: no app is served here.
+        self.reload_app: Callable[[], Awaitable[Reloaded]] | None = None
 
     async def start(self) -> None:
         """Start the pool; returns before it is ready."""

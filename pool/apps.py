@@ -216,7 +216,7 @@ class AppService(Protocol):
         """Let it finish the requests it has, within so many seconds, and leave; then call ``then``."""
 
     def note(self, text: str) -> None:
-        """Have stats tell this of it."""
+        """Have stats tell this of it; nothing where it is empty."""
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
         """Take a request; returns its number. Its end may come before this returns."""

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .gate import Gate, Refusal
 from .route_table import all_routes
-from .routes import AdminRoute, Handler
+from .routes import AdminRoute, Handler, asker
 from .served import Served
 
 _log = logging.getLogger(__name__)
@@ -54,14 +54,12 @@ class AdminApp:
         return handle
 
     def _log_change(self, request: Request, response: Response) -> None:
-        client = request.client
         _log.info(
-            "Admin: %s %s answered with %d; asked by %s with %s",
+            "Admin: %s %s answered with %d; asked by %s",
             request.method,
             request.url.path,
             response.status_code,
-            "an unknown address" if client is None else f"{client.host} port {client.port}",
-            self._gate.credential(request.headers).value,
+            asker(request, self._gate),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import call_routes, page_routes, probe_routes, session_routes, stats_routes
+from . import call_routes, page_routes, probe_routes, reload_routes, session_routes, stats_routes
 from .gate import Gate
 from .routes import AdminRoute
 from .served import Served
@@ -13,6 +13,7 @@ def all_routes(served: Served, gate: Gate) -> list[AdminRoute]:
     return [
         *stats_routes.routes(served, gate),
         *probe_routes.routes(served, gate),
+        *reload_routes.routes(served, gate),
         *page_routes.routes(gate),
         *call_routes.routes(served),
         *session_routes.routes(gate),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .gate import Guard
+from .gate import Gate, Guard
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -34,3 +34,10 @@ class AdminRoute:
 def refused(status: int, detail: str) -> Response:
     """The answer to what cannot be done; every error of this port has this form."""
     return JSONResponse({"detail": detail}, status)
+
+
+def asker(request: Request, gate: Gate) -> str:
+    """Who sent a request, and what they brought; for the log."""
+    client = request.client
+    who = "an unknown address" if client is None else f"{client.host} port {client.port}"
+    return f"{who} with {gate.credential(request.headers).value}"

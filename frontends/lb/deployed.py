@@ -26,9 +26,9 @@ from flashpool.frontends.apps.errors import AppError
 from flashpool.frontends.apps.neighbours import Neighbours
 from flashpool.frontends.apps.preparation import AppSource, PreparedApp
 from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
-from flashpool.frontends.apps.serving.deployment import AppDeployment, FoundApp, Reloaded
+from flashpool.frontends.apps.serving.deployment import AppDeployment, FoundApp
 from flashpool.frontends.server_process import has_terminal
-from flashpool.frontends.service import Service
+from flashpool.frontends.service import Reloaded, ReloadOutcome, Service
 from flashpool.frontends.settings.table import Settings
 
 _log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class DeployedEndpoint:
             draining=lambda: pool.draining,
             access_log=settings.access_log,
         )
+        service.reload_app = self.reload
         self._neighbours: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
         #: May be wrapped by whoever hosts it.
@@ -125,7 +126,9 @@ class DeployedEndpoint:
     async def reload(self) -> Reloaded:
         """Look at the artifact again, and serve what it holds now."""
         if self._deployment.service is None:
-            return Reloaded(ok=False, message="there is no app yet that could be reloaded")
+            why = self._deployment.problem or "it is being prepared for the first time"
+            message = f"there is no app yet that could be reloaded: {why}"
+            return Reloaded(outcome=ReloadOutcome.NO_APP, message=message)
         return await self._deployment.reload()
 
     def restarts_at(self, signum: int) -> bool:
@@ -147,6 +150,7 @@ class DeployedEndpoint:
         workers = settings.app_workers or max(1, pool.stats().gpus.total)
         return FoundApp(
             app=prepared.to_app(settings, workers),
+            content=prepared.folder.digest,
             begin=partial(self._ask_for, prepared.neighbours),
             release=prepared.release,
         )

@@ -48,9 +48,15 @@ class AppServer:
         return self._pattern.search(self._log.read_bytes())
 
     def stats(self) -> Any:
+        return self.admin("GET", "/stats", token="").json()
+
+    def admin(self, method: str, path: str, token: str = "the-operator-s") -> httpx.Response:
+        """Ask the admin listener; ``token`` is what FLASHPOOL_ADMIN_TOKEN was set to."""
         found = self._pattern.search(self._log.read_bytes())
         assert found is not None
-        return httpx.get(f"{found[2].decode()}/stats", timeout=30, trust_env=False).json()
+        url = found[2].decode() + path
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.request(method, url, headers=headers, timeout=START_LIMIT_S, trust_env=False)
 
     @property
     def port(self) -> int:

@@ -187,6 +187,13 @@ def test_a_drain_is_taken_back(server: Server, admin: httpx.Client) -> None:
     assert "Admin: POST /drain answered with 200; asked by 127.0.0.1" in server.log()
 
 
+def test_a_server_of_calls_has_nothing_to_reload(admin: httpx.Client) -> None:
+    assert admin.post("/reload").status_code == 401
+    answer = admin.post("/reload", headers=BEARER)
+    assert answer.status_code == 404
+    assert "no deployed app" in answer.json()["detail"]
+
+
 def health(server: Server) -> subprocess.CompletedProcess[str]:
     command = [FLASHPOOL, "health", "--admin", server.admin]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -510,3 +510,35 @@ def test_a_pinned_package_of_the_artifact_decides_about_the_rest(
         assert ask(server, "importlib.import_module('pydantic').VERSION") == "2.5.3"
         file = ask(server, "importlib.import_module('pydantic').__file__")
         assert file.startswith(os.path.realpath(world.link))
+
+
+def test_a_reload_is_asked_for_on_the_admin_listener(
+    world: EndpointWorld, shop_artifact: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "app.tar.gz"
+    first = with_files(shop_artifact, tmp_path / "1.tar.gz", {"routes.py": ROUTES})
+    broken = with_files(shop_artifact, tmp_path / "2.tar.gz", {"routes.py": ROUTES + b"1 / 0\n"})
+    code = ROUTES + b"VERSION = 'another'\n"
+    second = with_files(shop_artifact, tmp_path / "3.tar.gz", {"routes.py": code})
+    version = "getattr(importlib.import_module('routes'), 'VERSION', 'first')"
+    with world.endpoint(archive, FLASHPOOL_ADMIN_TOKEN="the-operator-s") as server:
+        assert server.admin("POST", "/reload", token="").status_code == 401
+        early = server.admin("POST", "/reload")
+        assert (early.status_code, early.json()["outcome"]) == (409, "no_app")
+        shutil.copy(first, archive)
+        server.wait_ready()
+        same = server.admin("POST", "/reload")
+        assert (same.status_code, same.json()["outcome"]) == (200, "unchanged")
+        shutil.copy(broken, archive)
+        failed = server.admin("POST", "/reload")
+        assert (failed.status_code, failed.json()["outcome"]) == (422, "failed")
+        assert "ZeroDivisionError" in failed.json()["detail"]
+        assert "the old app serves on" in server.stats()["apps"][0]["note"]
+        assert ask(server, version) == "first"
+        shutil.copy(second, archive)
+        done = server.admin("POST", "/reload")
+        assert (done.status_code, done.json()["outcome"]) == (200, "reloaded")
+        assert ask(server, version) == "another"
+        (line,) = log_lines(server, "POST /reload answered with 422")
+        assert "asked by 127.0.0.1" in line
+        assert "with the token" in line

@@ -7,6 +7,7 @@
 A successor is loaded beside the old app where there is room for both, and takes over when all of its
 workers are ready. Where there is not, the old one leaves first, and requests wait for the new one.
 Requests that the old one has stay with it: it ends when they have, or after FLASHPOOL_DRAIN_S.
+An artifact whose content is that of the app which serves is left alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from flashpool.frontends.apps.errors import AppError
+from flashpool.frontends.service import Reloaded, ReloadOutcome
 from flashpool.pool.apps import App, AppService, AppState
 from flashpool.pool.backend import Backend
 from flashpool.pool.errors import FlashpoolError
@@ -31,18 +33,11 @@ class FoundApp:
     """What there is to serve now."""
 
     app: App
+    #: Names its files, all of them; empty where they may change under that name.
+    content: str = ""
     #: Called when it gets the requests, and when nothing of it runs any more.
     begin: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reloaded:
-    """What became of a reload."""
-
-    ok: bool
-    #: For the log, and for whoever asked.
-    message: str
 
 
 class AppDeployment:
@@ -97,6 +92,8 @@ class AppDeployment:
             found = await self._find()
         except (AppError, FlashpoolError, OSError) as error:
             return self._failed(str(error))
+        if self._serves(found):
+            return self._unchanged(found)
         why_not = no_room_for(found.app, self._backend.stats())
         if why_not and self._service is not None:
             return await self._replace_at_once(found, why_not)
@@ -108,6 +105,13 @@ class AppDeployment:
             return self._failed(reason)
         self._take_over(found, service)
         return self._succeeded()
+
+    def _serves(self, found: FoundApp) -> bool:
+        """Whether the app that serves well is of the same files."""
+        if self._found is None or self._service is None:
+            return False
+        same = bool(found.content) and found.content == self._found.content
+        return same and self._service.state is AppState.SERVED
 
     async def _replace_at_once(self, found: FoundApp, why: str) -> Reloaded:
         _log.info("%s: reloading: the old app leaves first, because %s", found.app.name, why)
@@ -129,15 +133,23 @@ class AppDeployment:
         if old is not None and old_service is not None:
             old_service.retire(self._drain_s, old.release)
 
+    def _unchanged(self, found: FoundApp) -> Reloaded:
+        found.release()
+        message = "nothing changed: the artifact is the one that is served already"
+        _log.info("%s: %s", found.app.name, message)
+        if self._service is not None:
+            self._service.note("")  # the artifact that could not be loaded is gone
+        return Reloaded(outcome=ReloadOutcome.UNCHANGED, message=message)
+
     def _succeeded(self) -> Reloaded:
         assert self._found is not None
         message = "reloaded: the successor serves"
         _log.info("%s: %s", self._found.app.name, message)
-        return Reloaded(ok=True, message=message)
+        return Reloaded(outcome=ReloadOutcome.RELOADED, message=message)
 
     def _failed(self, reason: str) -> Reloaded:
         message = f"the reload failed, and the old app serves on: {reason}"
         _log.error("%s", message)
         if self._service is not None:
             self._service.note(message)
-        return Reloaded(ok=False, message=message)
+        return Reloaded(outcome=ReloadOutcome.FAILED, message=message)

@@ -205,8 +205,8 @@ class AppRunner:
         self._look_around()
 
     def note(self, text: str) -> None:
-        """Have stats tell this of it."""
-        self._note = text
+        """Have stats tell this of it; nothing where it is empty."""
+        self._note = text or None
 
     @property
     def is_over(self) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from flashpool.frontends.apps.errors import ResourceRefused
 from flashpool.frontends.apps.serving.deployment import AppDeployment, FoundApp
 from flashpool.frontends.apps.serving.room import free_memory_mb, no_room_for
+from flashpool.frontends.service import ReloadOutcome
 from flashpool.pool.apps import App, AppState
 
 
@@ -24,6 +25,10 @@ class Service:
         self.failure = "" if outcome is AppState.SERVED else "it raised"
         self.retired: float | None = None
         self.noted = ""
+
+    @property
+    def state(self) -> AppState:
+        return self.outcome
 
     async def settled(self) -> AppState:
         await asyncio.sleep(0)
@@ -61,6 +66,7 @@ class Finder:
     def __init__(self) -> None:
         self.names = iter("abcdef")
         self.released: list[str] = []
+        self.content = ""
         self.error: Exception | None = None
 
     async def __call__(self) -> FoundApp:
@@ -69,6 +75,7 @@ class Finder:
         name = next(self.names)
         return FoundApp(
             app=App(name=name, directory="/x", workers=1),
+            content=self.content,
             release=lambda: self.released.append(name),
         )
 
@@ -87,7 +94,7 @@ def test_a_successor_takes_over_and_the_old_one_retires():
         assert deployment.service is None
         deployment.serve(await find())
         first = deployment.service
-        assert (await deployment.reload()).ok
+        assert (await deployment.reload()).outcome is ReloadOutcome.RELOADED
         assert deployment.service is backend.opened[1]
         assert first.retired == 30.0
         assert find.released == ["a"]
@@ -101,7 +108,7 @@ def test_one_that_cannot_be_loaded_leaves_the_old_one():
         deployment = AppDeployment(backend, find, 30.0)
         deployment.serve(await find())
         outcome = await deployment.reload()
-        assert not outcome.ok
+        assert outcome.outcome is ReloadOutcome.FAILED
         assert "it raised" in outcome.message
         first, second = backend.opened
         assert deployment.service is first
@@ -119,8 +126,31 @@ def test_what_is_not_found_leaves_the_old_one():
         deployment.serve(await find())
         find.error = ResourceRefused("there is none")
         outcome = await deployment.reload()
-        assert (outcome.ok, deployment.service) == (False, backend.opened[0])
+        assert outcome.outcome is ReloadOutcome.FAILED
+        assert deployment.service is backend.opened[0]
         assert "there is none" in outcome.message
+
+    run(story)
+
+
+def test_an_artifact_that_is_served_already_is_left_alone():
+    async def story():
+        backend, find = Backend(SERVED, FAILED, SERVED), Finder()
+        find.content = "one"
+        deployment = AppDeployment(backend, find, 30.0)
+        deployment.serve(await find())
+        first = deployment.service
+        find.content = "another"
+        await deployment.reload()
+        assert first.noted
+        find.content = "one"
+        assert (await deployment.reload()).outcome is ReloadOutcome.UNCHANGED
+        assert (deployment.service, first.retired, first.noted) == (first, None, "")
+        assert find.released == ["b", "c"]
+        # One that does not serve is loaded anew, whatever the artifact holds.
+        first.outcome = FAILED
+        assert (await deployment.reload()).outcome is ReloadOutcome.RELOADED
+        assert deployment.service is backend.opened[2]
 
     run(story)
 
@@ -132,7 +162,8 @@ def test_without_room_for_both_the_old_one_leaves_first(outcome: AppState, servi
         deployment = AppDeployment(backend, find, 30.0)
         deployment.serve(await find())
         first = deployment.service
-        assert (await deployment.reload()).ok == (outcome is SERVED)
+        is_reloaded = (await deployment.reload()).outcome is ReloadOutcome.RELOADED
+        assert is_reloaded == (outcome is SERVED)
         assert first.retired == 30.0
         assert deployment.service is backend.opened[serving]
         assert deployment.service.app.name == ("b" if outcome is SERVED else "a")
