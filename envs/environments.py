@@ -114,6 +114,7 @@ class Environments:
                 self._acquisition.make(spec, report), self.settings.build_timeout_s
             )
         except asyncio.TimeoutError:
+            self._stores.build_failed()
             raise BuildTimeout(
                 f"The environment was not built within {self.settings.build_timeout_s:g} s",
                 advice="raise FLASHPOOL_BUILD_TIMEOUT_S, or build it beforehand",

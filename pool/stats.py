@@ -240,6 +240,13 @@ class StoreStats:
     #: Steps of the heartbeat's thread that failed, since the start; what still fails.
     failures: int
     problem: str | None
+    #: Environments that lie there, and their bytes, at the latest look; None until the first.
+    environments: int | None = None
+    bytes: int | None = None
+    #: By this server, since it opened the place.
+    builds: int = 0
+    failed_builds: int = 0
+    evictions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

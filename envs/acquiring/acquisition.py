@@ -154,6 +154,8 @@ class Acquisition:
         try:
             return await self._found_or_made(spec, asked, provider, report)
         except EnvironmentFailure as plain:
+            if not short_of(plain):
+                provider.open_store.counts.add("failed")
             failure = await self._choice.advised(plain, asked, provider.open_store)
             self._failures.remember(asked.failure_key, failure)
             if isinstance(failure, RegistryUnreachable):

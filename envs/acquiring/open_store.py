@@ -28,6 +28,7 @@ from flashpool.envs.resolving.memo import StoredMemo
 from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store.claims import Claims
 from flashpool.envs.store.copies import Copies
+from flashpool.envs.store.counts import StoreCounts, Tally
 from flashpool.envs.store.eviction import Evictor, StoreLimits, sweep
 from flashpool.envs.store.file_copies import link_mode_for
 from flashpool.envs.store.layout import Store, is_directory
@@ -40,8 +41,9 @@ __all__ = ["HeartbeatThread", "OpenStore", "Pulse", "open_the_store"]
 
 _log = logging.getLogger(__name__)
 _MB: Final = 1024 * 1024
-#: Heartbeats between two rounds of sweeping up.
+#: Heartbeats between two rounds of sweeping up, and between two looks at how much lies there.
 _SWEEP_EVERY: Final = 30
+_LOOK_EVERY: Final = 5
 #: A heartbeat takes milliseconds, a sweep seconds; a volume that hangs, for ever.
 _STOP_LIMIT_S: Final = 10.0
 #: Seconds between two looks at what only grows on the volume.
@@ -60,6 +62,7 @@ class Pulse:
     #: Steps that failed since the start, and what the last ones that still fail say.
     failures: int
     problem: str
+    tally: Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,7 @@ class OpenStore:
     stubs: Stubs
     uv: Uv
     trims: Seldom
+    counts: StoreCounts
 
     @property
     def archives(self) -> bool:
@@ -174,7 +178,8 @@ def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> 
     )
     spare_virtualenvs = SpareVirtualenvs(uv, store, holders.me)
     claims = _claims(places, store, shared, holders, shared_holders)
-    evictor = Evictor(store, holders, marks, table, limits_of(settings))
+    counts = StoreCounts()
+    evictor = Evictor(store, holders, marks, table, limits_of(settings), counts)
     open_store = OpenStore(
         places=places,
         disk=disk,
@@ -199,6 +204,7 @@ def open_the_store(settings: EnvSettings, places: Places, disk: DiskThreads) -> 
         stubs=Stubs(store, holders.me),
         uv=uv,
         trims=Seldom(_TRIM_S),
+        counts=counts,
     )
     open_store.beat()
     for problem in open_store.sweep(trimmed=False):
@@ -269,6 +275,7 @@ class HeartbeatThread:
             age_s=time.monotonic() - self._beaten,
             failures=self._failures,
             problem=problems[:_PROBLEM],
+            tally=self._open_store.counts.tally,
         )
 
     def _run(self) -> None:
@@ -278,8 +285,13 @@ class HeartbeatThread:
             if self._did("no heartbeat", self._open_store.beat):
                 self._beaten = time.monotonic()
             self._did("no look at leases", self._open_store.table.sweep)
+            if count % _LOOK_EVERY == 1:
+                self._did("no count of environments", self._count)
             if count % _SWEEP_EVERY == 0:
                 self._did("no cleaning up", self._sweep)
+
+    def _count(self) -> None:
+        self._open_store.counts.look(self._open_store.store)
 
     def _sweep(self) -> None:
         problems = self._open_store.sweep()

@@ -214,6 +214,7 @@ class Provider:
             _log.warning("environment %s is built once more: %s", wanted.digest, error)
             self.lookup.damaged.add(wanted.digest)
             return await self._build(wanted, seconds, report)
+        self.open_store.counts.add("built")
         self.lookup.trust(wanted.digest, made.created)
         whole = replace(made.seconds, resolve=seconds.resolve)
         found = await run_in_thread(self.lookup.look, wanted.digest, "built", whole)

@@ -191,6 +191,11 @@ class OpenStores:
         self._known[key] = self._provide(open_store)
         return self._known[key]
 
+    def build_failed(self) -> None:
+        """Count one that nobody else saw fail."""
+        if self._current is not None:
+            self._current.open_store.counts.add("failed")
+
     def pulses(self) -> list[Pulse]:
         """How the heartbeats are."""
         return [heartbeat.pulse for heartbeat in self._heartbeats]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .apart import carried_out
+from .counts import StoreCounts
 from .growth import trim
 from .layout import Store, is_directory, remove_tree
 from .lease_files import LeaseTable, Marks
@@ -133,12 +134,14 @@ class Evictor:
         marks: Marks,
         table: LeaseTable[Any],
         limits: StoreLimits,
+        counts: StoreCounts | None = None,
     ) -> None:
         self._store = store
         self._holders = holders
         self._marks = marks
         self._table = table
         self.limits = limits
+        self._counts = counts or StoreCounts()
 
     def stored(self) -> list[Stored]:
         """Every environment, least recently used first."""
@@ -197,6 +200,7 @@ class Evictor:
         self._store.empty_trash()
         if moved:
             self._marks.forget(digest)
+            self._counts.add("evicted")
             _log.info("evicted environment %s", digest)
         return moved
 

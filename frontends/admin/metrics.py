@@ -175,6 +175,19 @@ def _environments(stats: StatsDocument) -> Iterator[Metric]:
     yield _gauges("store_heartbeat_age_seconds", what, "store", ages)
     failures = [(one.root, one.failures) for one in stats.stores]
     yield _counts("store_failures", "Steps of the heartbeat that failed.", "store", failures)
+    looked = [one for one in stats.stores if one.environments is not None]
+    count = [(one.root, one.environments or 0) for one in looked]
+    yield _gauges("environments", "Environments that lie there.", "store", count)
+    size = [(one.root, one.bytes or 0) for one in looked]
+    yield _gauges("environments_bytes", "Bytes of their files.", "store", size)
+    built = [(one.root, one.builds) for one in stats.stores]
+    yield _counts("environment_builds", "Environments built by this server.", "store", built)
+    failed = [(one.root, one.failed_builds) for one in stats.stores]
+    what = "Environments that could not be resolved, fetched or built by this server."
+    yield _counts("environment_builds_failed", what, "store", failed)
+    evicted = [(one.root, one.evictions) for one in stats.stores]
+    what = "Environments that this server deleted for room, or for their age."
+    yield _counts("environment_evictions", what, "store", evicted)
     sound = [one for one in stats.storage if one.problem is None]
     free = [(one.place, one.free_bytes) for one in sound]
     yield _gauges("storage_free_bytes", "Room left on the disk.", "place", free)

@@ -238,6 +238,11 @@ class StoredEnvironments:
                 heartbeat_age_s=round(pulse.age_s, 3),
                 failures=pulse.failures,
                 problem=pulse.problem or None,
+                environments=pulse.tally.environments,
+                bytes=pulse.tally.bytes,
+                builds=pulse.tally.builds,
+                failed_builds=pulse.tally.failed_builds,
+                evictions=pulse.tally.evictions,
             )
             for pulse in self._store.pulses()
         ]

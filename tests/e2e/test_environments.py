@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from e2e.server import FLASHPOOL, report, request, until
 from e2e.world import VERSION, World, processes_with
@@ -39,6 +40,13 @@ def test_built_once_then_remembered(world: World) -> None:
         names = {zygote["environment"] for zygote in server.stats()["zygotes"]}
         assert names == {"base", receipt["environment"]}
         until(lambda: list((world.folder / "volume").glob("flashpool/preloads/*.json")))
+        (store,) = until(
+            lambda: [one for one in server.stats()["stores"] if one["environments"] == 1]
+        )
+        assert store["bytes"] > 0
+        assert (store["builds"], store["failed_builds"], store["evictions"]) == (1, 0, 0)
+        shown = httpx.get(f"{server.admin}/metrics", trust_env=False).text
+        assert f'flashpool_environments{{store="{store["root"]}"}} 1.0' in shown
     with world.server() as other:
         answer = other.execute(VERSION, dependencies=["alpha==1.0"])
         assert answer["receipt"]["environment_origin"] == "disk", report(answer)

@@ -74,5 +74,17 @@ def document(recorder: Recorder) -> StatsDocument:
         recent_failures=recorder.failures(),
         exits=recorder.exits(0),
         supervisor=replace(recorder.supervisor(), callback_errors=0),
-        stores=[StoreStats(root="/volume", heartbeat_age_s=1.0, failures=0, problem=None)],
+        stores=[
+            StoreStats(
+                root="/volume",
+                heartbeat_age_s=1.0,
+                failures=0,
+                problem=None,
+                environments=3,
+                bytes=1_500_000,
+                builds=4,
+                failed_builds=2,
+                evictions=1,
+            )
+        ],
     )

@@ -38,6 +38,8 @@ function bytes(value) {
 const number = (value) => value.toLocaleString("en");
 const short = (text) => (text && /^[0-9a-f]{20,}/.test(text) ? text.slice(0, 12) : text || "–");
 
+const counted = (counts) => Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, count]) => `${name} ${number(count)}`).join(", ");
+
 function tag(text) {
   const good = ["ready", "up", "free", "run", "running", "serving"], bad = ["quarantined", "failed", "lost", "stuck"];
   return make("span", { class: `tag ${good.includes(text) ? "good" : bad.includes(text) ? "bad" : ""}` }, text);
@@ -198,6 +200,8 @@ function showKept(stats) {
   by("appCard").hidden = !stats.apps.length;
   table("apps", stats.apps, (one) => one.app, [2, 3, 4], (one) => [one.app, tag(one.state), String(one.workers.length), String(one.waiting), String(one.deaths), one.failure || one.last_death || "–"]);
   table("zygotes", stats.zygotes, (one) => `${one.environment}#${one.profile}`, [4, 5, 6, 7], (one) => [`${short(one.environment)}#${one.profile}`, tag(one.state), one.python, one.reason ? `${one.start_method}: ${one.reason}` : one.start_method, String(one.spares), String(one.workers), String(one.preloaded), String(one.starts)]);
+  say("found", Object.keys(stats.environment_origins).length ? `Calls found theirs: ${counted(stats.environment_origins)}` : "");
+  fill(by("stores"), stats.stores, (one) => one.root, (one) => [`${one.root}: ${one.environments === null ? "not looked at yet" : `${number(one.environments)} kept, ${bytes(one.bytes)}`}; built here ${number(one.builds)}, failed ${number(one.failed_builds)}, evicted ${number(one.evictions)}${one.problem ? `. ${one.problem}` : ""}`]);
   list("storage", stats.storage.map((one) => one.problem ? [one.place, 1, one.problem, "bad"] : [`${one.place} disk`, 1 - one.free_bytes / Math.max(1, one.size_bytes), `${bytes(one.free_bytes)} free of ${bytes(one.size_bytes)}`, one.free_bytes < 0.05 * one.size_bytes ? "bad" : ""]));
 }
 

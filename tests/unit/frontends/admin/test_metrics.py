@@ -51,6 +51,19 @@ def test_the_counts_are_those_of_the_document(recorder: Recorder) -> None:
     assert found["flashpool_gpu_quarantined", (("gpu", GPU),)] == 1
 
 
+def test_environments_are_counted_by_store(recorder: Recorder) -> None:
+    found = samples(render(document(recorder), "")[0].decode())
+    store = (("store", "/volume"),)
+    values = {
+        "flashpool_environments": 3,
+        "flashpool_environments_bytes": 1_500_000,
+        "flashpool_environment_builds_total": 4,
+        "flashpool_environment_builds_failed_total": 2,
+        "flashpool_environment_evictions_total": 1,
+    }
+    assert {name: found[name, store] for name in values} == values
+
+
 def test_both_formats_hold_the_same(recorder: Recorder) -> None:
     stats = document(recorder)
     text, kind = render(stats, OPEN_METRICS)

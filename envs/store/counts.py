@@ -1,0 +1,71 @@
+"""What became of the environments of one store since it was opened, and how many lie there.
+
+`add` is called in any thread. `look` reads the directory, and the facts of environments that are new:
+those do not change. It blocks, and is the heartbeat thread's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from .layout import Store
+from .manifest import read_facts
+
+__all__ = ["StoreCounts", "Tally"]
+
+Event = Literal["built", "failed", "evicted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """The figures, as they are at one moment."""
+
+    #: None until the first look.
+    environments: int | None
+    bytes: int | None
+    builds: int
+    failed_builds: int
+    evictions: int
+
+
+class StoreCounts:
+    """Counts of one store."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: Counter[Event] = Counter()
+        #: Bytes of each environment at the latest look.
+        self._seen: dict[str, int] | None = None
+
+    def add(self, event: Event) -> None:
+        """One was built here, could not be, or was evicted by this process."""
+        with self._lock:
+            self._events[event] += 1
+
+    def look(self, store: Store) -> None:
+        """See what lies there now; blocking."""
+        known = self._seen or {}
+        found = {}
+        for digest in store.digests():
+            size = known.get(digest)
+            if size is None:
+                facts = read_facts(store.environment(digest))
+                size = None if facts is None else facts.bytes
+            if size is not None:
+                found[digest] = size
+        self._seen = found
+
+    @property
+    def tally(self) -> Tally:
+        """All of it; no disk is asked."""
+        seen = self._seen
+        return Tally(
+            environments=None if seen is None else len(seen),
+            bytes=None if seen is None else sum(seen.values()),
+            builds=self._events["built"],
+            failed_builds=self._events["failed"],
+            evictions=self._events["evicted"],
+        )
