@@ -12,6 +12,7 @@ lone surrogates are no JSON. No message repeats what was sent.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -182,13 +183,18 @@ def _check(request: FunctionRequest) -> None:
         if raw is not NULL and (first := memoryview(raw)[0]) != opening and first != _NONE:
             kind = "a list" if opening == _LIST else "an object"
             raise InvalidRequest(f"{name} must be {kind}")
-    for name, check in _OPTIONAL:
-        if getattr(request, name) is not None:
-            check(request)
+    if _optional(request) != _NONE_GIVEN:
+        _check_optional(request)
     for name in ("dependencies", "system_dependencies"):
         entries = getattr(request, name)
         if entries and (len(entries) > COUNT_LIMIT or sum(map(len, entries)) > TEXT_LIMIT):
             raise InvalidRequest(f"{name} holds too much")
+
+
+def _check_optional(request: FunctionRequest) -> None:
+    for name, check in _OPTIONAL:
+        if getattr(request, name) is not None:
+            check(request)
 
 
 def _check_limits(request: FunctionRequest) -> None:
@@ -268,3 +274,5 @@ _OPTIONAL: Final[tuple[tuple[str, Callable[[FunctionRequest], None]], ...]] = (
     ("isolation", _check_isolation),
     ("env", _check_env),
 )
+_optional: Final = attrgetter(*(name for name, _ in _OPTIONAL))
+_NONE_GIVEN: Final = (None,) * len(_OPTIONAL)

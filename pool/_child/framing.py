@@ -165,5 +165,6 @@ def receive_packets(sock: socket) -> tuple[list[tuple[Meta | Exited, list[int]]]
 
 
 def _message(data: bytes) -> Meta | Exited:
-    found: Meta | Exited = Exited.unpack(data) or loads(data)
+    # Text, so that `loads` does not guess the encoding first.
+    found: Meta | Exited = Exited.unpack(data) or loads(data.decode())
     return found

@@ -31,6 +31,10 @@ _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _fflush = _libc.fflush
+_sigmask = _libc.pthread_sigmask
+#: A ``sigset_t`` without any.
+_NO_SIGNALS = (ctypes.c_ulong * 16)()
+SIG_BLOCK, SIG_SETMASK = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
 #: linux/fcntl.h
 _F_DUPFD_CLOEXEC = 1030
 _fcntl = _libc.fcntl
@@ -55,6 +59,15 @@ def set_dumpable(dumpable: int) -> None:
     """
     if _prctl(_PR_SET_DUMPABLE, dumpable, 0, 0, 0) != 0:
         raise OSError(f"PR_SET_DUMPABLE {dumpable} failed")
+
+
+def unblock_signals(how: int = SIG_SETMASK) -> None:
+    """Block no signal from now on; with `SIG_BLOCK` in its place, change nothing.
+
+    `signal.pthread_sigmask` returns a set of those that were blocked, which costs a worker pages.
+    """
+    if _sigmask(how, _NO_SIGNALS, None) != 0:
+        raise OSError("pthread_sigmask failed")
 
 
 def limit_of(kind: int) -> float:

@@ -24,6 +24,7 @@ _Owner = TypeVar("_Owner")
 Clock: TypeAlias = Callable[[], float]
 #: Events served in one go, before the loop serves others.
 _TURN: Final = 128
+_WRITABLE: Final = select.EPOLLOUT
 
 
 class Poller:
@@ -82,7 +83,7 @@ class Poller:
                 continue
             owner, ready, _ = watched
             try:
-                ready(owner, fd, bool(events & select.EPOLLOUT))
+                ready(owner, fd, events & _WRITABLE != 0)
             except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
                 self._failed(fd, watched, error)
 

@@ -12,9 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-
-# The C function: its wrapper in `signal` makes enums of what it returns, in every worker.
-from _signal import SIG_SETMASK, pthread_sigmask  # type: ignore[import-not-found]
 from _socket import socketpair
 
 # Bound here: user code may have changed or deleted them when they are needed.
@@ -100,6 +97,8 @@ class Link:
         return ends if self.errors != self.output else ends[:2]
 
 
+#: See `processes.unblock_signals`.
+_mask_how = processes.SIG_SETMASK
 #: What a worker is, `processes.set_dumpable`: limits, stats and profilers look into it.
 _dumpable = 1
 
@@ -137,7 +136,7 @@ def live(link: Link, work: Callable[[Link], None]) -> NoReturn:
 
 def _set_apart(link: Link) -> None:
     setsid()
-    pthread_sigmask(SIG_SETMASK, ())
+    processes.unblock_signals(_mask_how)
     processes.become_subreaper()
     # Kept: 0 (/dev/null), 1, 2, the file of stacks and the channel. Closed: all else that the zygote had.
     dup2(link.output_w, 1)
@@ -156,10 +155,10 @@ def _set_apart(link: Link) -> None:
 def rehearse(link: Link) -> None:
     """Get used to `_set_apart`: with functions in place of the kernel's that do nothing."""
     ours = globals()
-    names = ("setsid", "pthread_sigmask", "closerange", "dup2", "_dumpable")
+    names = ("setsid", "closerange", "dup2", "_dumpable", "_mask_how")
     theirs = {name: ours[name] for name in names}
     # Of the same kinds, as to the interpreter, which looks at nothing else.
-    ours.update(setsid=getpid, pthread_sigmask=isinstance, closerange=divmod, dup2=max)
-    ours.update(_dumpable=0)
+    ours.update(setsid=getpid, closerange=divmod, dup2=max)
+    ours.update(_dumpable=0, _mask_how=processes.SIG_BLOCK)
     _set_apart(link)
     ours.update(theirs)
