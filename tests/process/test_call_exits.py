@@ -138,14 +138,13 @@ def test_a_call_that_raised_exits_alike(live, tmp_path):
 
 def test_threads_finish_and_those_that_take_longer_are_named(live, tmp_path, gone):
     path = tmp_path / "jobs"
-    began = time.monotonic()
-    outcome = live.call(THREADS.format(str(path), 0.5))
-    assert time.monotonic() - began < 0.5 + 0.3
+    outcome = live.call(THREADS.format(str(path), 2.0))
+    assert path.read_text() == ""
     assert value(outcome) == "submitted"
     (note,) = outcome.warnings
-    assert note.startswith("3 threads still run; they have 9.")
+    assert re.fullmatch(r"3 threads still run; they have [89]\.\d s", note)
     assert f"[flashpool: {note}]" in outcome.output.decode()
-    assert 0.2 < outcome.receipt.exit_s < 0.5
+    assert 0.2 < outcome.receipt.exit_s < 2.0
     (running,) = live.stats().running
     assert (running.phase, running.label) == ("exit", "f")
     assert live.stats().slots.busy == 1
@@ -154,8 +153,8 @@ def test_threads_finish_and_those_that_take_longer_are_named(live, tmp_path, gon
     assert live.stats().exits.ended == 0
 
 
-def test_short_threads_cost_no_note(live, tmp_path):
-    path = tmp_path / "jobs"
+def test_short_threads_cost_no_note(make_live, tmp_path):
+    live, path = make_live(exit_answer_s=8.0).ready(), tmp_path / "jobs"
     outcome = live.call(THREADS.format(str(path), 0.02))
     assert (value(outcome), outcome.warnings, outcome.output) == ("submitted", (), b"")
     assert path.read_text().count("job") == 4
@@ -169,11 +168,11 @@ def test_what_does_not_end_is_ended_logged_and_counted(make_live, tmp_path, capl
         "def late(): time.sleep(60)\natexit.register(lambda: X.write('hook'))\n"
         "def f():\n    X.write('text '); threading.Thread(target=late, name='slow').start()"
     )
-    assert re.fullmatch(r"1 thread still runs; it has 0\.[345] s", outcome.warnings[0])
+    assert re.fullmatch(r"1 thread still runs; it has 0\.[0-5] s", outcome.warnings[0])
     assert path.read_text() == "text "
     began = time.monotonic()
     live.until(lambda: live.stats().slots.busy == 0)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20, "the thread would go on for a minute"
     assert path.read_text() == "text hook"
     exits = live.stats().exits
     assert (exits.running, exits.ended) == (0, 1)
