@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from flashpool.pool.stats import LatencyStats
 
+from .job_counts import JobsStats
 from .stats_document import StatsDocument
 
 _PREFIX: Final = "flashpool_"
@@ -54,6 +55,8 @@ class _OfDocument(Collector):
         yield from _processes(stats)
         yield from _gpus(stats)
         yield from _environments(stats)
+        if stats.jobs is not None:
+            yield from _jobs(stats.jobs)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -196,6 +199,15 @@ def _environments(stats: StatsDocument) -> Iterator[Metric]:
     age = [(one.place, one.age_s) for one in stats.storage]
     what = "Since the disk was asked; one that grows says that it hangs."
     yield _gauges("storage_age_seconds", what, "place", age)
+
+
+def _jobs(jobs: JobsStats) -> Iterator[Metric]:
+    yield _count("jobs_taken", "Jobs taken from the platform's queue.", jobs.taken)
+    yield _gauge("jobs_running", "Jobs that have no report yet.", jobs.running)
+    ends = [("done", jobs.done), ("failed", jobs.failed)]
+    yield _counts("jobs", "Jobs whose report was made, by what it says.", "result", ends)
+    what = "Reports that the platform has not taken yet."
+    yield _gauge("job_reports_waiting", what, jobs.reports_waiting)
 
 
 def _tally(states: Iterable[str]) -> list[tuple[str, float]]:

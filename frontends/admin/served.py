@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
@@ -14,6 +15,8 @@ import msgspec
 from flashpool.frontends.service import Service
 from flashpool.frontends.settings.table import Settings, table
 from flashpool.pool.backend import Backend
+
+from .job_counts import JobsStats
 
 Mode = Literal["live", "queue", "app", "program"]
 
@@ -31,6 +34,8 @@ class Served:
     mode: Mode
     #: None in a program.
     service: Service | None = None
+    #: Jobs of the queue; None where there are none, as in every other mode.
+    jobs: Callable[[], JobsStats] | None = None
     #: Seconds since 1970.
     started_at: float = field(default_factory=time.time)
     #: The listener stops: answers that have no end of their own end now.

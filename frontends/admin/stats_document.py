@@ -18,6 +18,7 @@ import msgspec
 from flashpool.pool.stats import PoolStats
 from flashpool.pool.workers.memory import proportional
 
+from .job_counts import JobsStats
 from .served import Served
 from .storage import Storage, StorageStats
 
@@ -46,6 +47,8 @@ class StatsDocument(PoolStats):
     server: ServerStats
     #: Room on the disks that environments are kept on.
     storage: list[StorageStats]
+    #: Jobs of the platform's queue; None in other modes.
+    jobs: JobsStats | None = None
 
 
 def document(served: Served, storage: Storage, *, with_output: bool) -> StatsDocument:
@@ -64,7 +67,13 @@ def document(served: Served, storage: Storage, *, with_output: bool) -> StatsDoc
         uptime_s=round(now - served.started_at, 3),
         settings_digest=served.settings_digest,
     )
-    return StatsDocument(**parts, schema_version=VERSION, server=server, storage=storage.latest())
+    return StatsDocument(
+        **parts,
+        schema_version=VERSION,
+        server=server,
+        storage=storage.latest(),
+        jobs=None if served.jobs is None else served.jobs(),
+    )
 
 
 def with_memory(stats: StatsDocument) -> StatsDocument:

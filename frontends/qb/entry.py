@@ -20,11 +20,12 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flashpool.frontends import modes
-from flashpool.frontends.admin import Admin, Served, stats_url
+from flashpool.frontends.admin import Admin, JobCounts, JobsStats, Served, stats_url
 from flashpool.frontends.admin.listener import open_socket
 from flashpool.frontends.assembly import make_service
 from flashpool.frontends.exposure import OpenServerError, check_admin, is_loopback
@@ -84,6 +85,7 @@ class Queue:
         self._is_deployed = mode is modes.Mode.DEPLOYED_QUEUE
         self._admin_socket: socket.socket | None = None
         self._worker: QueueWorker | None = None
+        self._counts = JobCounts()
 
     def start(self, given: list[str], flags: Any) -> None:
         """Returns when it was told to stop."""
@@ -100,7 +102,7 @@ class Queue:
             else:
                 slots = self._settings.slots
                 _log.info("Live jobs, on slots: %d; stats: %s", slots, where)
-        local = LocalHandler(self._settings, self._open)
+        local = LocalHandler(self._settings, self._open, self._counts)
         try:
             sdk.start(
                 given,
@@ -119,7 +121,7 @@ class Queue:
 
         service = make_service(self._settings, result_limit(self._settings))
         sock = self._admin_socket
-        served = Served.of(service, self._settings, "queue")
+        served = replace(Served.of(service, self._settings, "queue"), jobs=self._jobs)
         admin = None if sock is None else Admin(served, sock)
         return self._runner(service), admin
 
@@ -150,8 +152,13 @@ class Queue:
         from .worker import QueueWorker
 
         runner, admin = self._open()
-        self._worker = QueueWorker(self._settings, runner, sdk.session(), sdk.addresses(), admin)
+        self._worker = QueueWorker(
+            self._settings, runner, sdk.session(), sdk.addresses(), admin, self._counts
+        )
         return self._worker
+
+    def _jobs(self) -> JobsStats:
+        return self._counts.stats(0) if self._worker is None else self._worker.stats()
 
     def _concurrency(self, current: int) -> int:
         return current if self._worker is None else self._worker.concurrency(current)

@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from flashpool.frontends.admin import Admin
+from flashpool.frontends.admin import Admin, JobCounts
 from flashpool.frontends.exposure import is_loopback
 from flashpool.frontends.http_server.same_machine import SameMachine
 from flashpool.frontends.settings.table import Settings
@@ -35,6 +35,7 @@ from . import jobs
 from .job_run import JobOutputs
 from .job_runners import JobRunner
 from .log_lines import LiveLines
+from .outbox import JobReport
 from .results import of_error
 
 _log = logging.getLogger(__name__)
@@ -48,9 +49,10 @@ Open = Callable[[], tuple[JobRunner, Admin | None]]
 class LocalHandler:
     """``handler(job)`` of the SDK."""
 
-    def __init__(self, settings: Settings, make: Open) -> None:
+    def __init__(self, settings: Settings, make: Open, counts: JobCounts) -> None:
         self._settings = settings
         self._make = make
+        self._counts = counts
         self._runner: JobRunner | None = None
 
     async def __call__(self, job: dict[str, Any]) -> Any:
@@ -92,6 +94,20 @@ class LocalHandler:
         await runner.stop(reason)
 
     async def _run(self, runner: JobRunner, job: dict[str, Any]) -> Any:
+        self._counts.taken += 1
+        failed = True
+        try:
+            report = await self._report(runner, job)
+            failed = report.failed
+        finally:
+            self._counts.ended(failed=failed)
+        answer: dict[str, Any] = msgspec.json.decode(report.body)
+        output, error = answer["output"], answer.get("error")
+        if isinstance(output, dict):
+            return {**output, "error": error}
+        return output if error is None else {"error": error}
+
+    async def _report(self, runner: JobRunner, job: dict[str, Any]) -> JobReport:
         found = jobs.of_value(job)
         if found is None:
             outcome: Outcome = of_error(InvalidRequest("the job has no id"))
@@ -100,12 +116,7 @@ class LocalHandler:
             job_id = found.id
             lines = LiveLines(job_id, self._settings.output_limit_kb * 1024)
             outcome = await runner.run(found, JobOutputs(lines=lines)).outcome()
-        report = await runner.results.report(job_id, outcome, streamed=False)
-        answer: dict[str, Any] = msgspec.json.decode(report.body)
-        output, error = answer["output"], answer.get("error")
-        if isinstance(output, dict):
-            return {**output, "error": error}
-        return output if error is None else {"error": error}
+        return await runner.results.report(job_id, outcome, streamed=False)
 
 
 class _ApiServer(uvicorn.Server):

@@ -67,6 +67,8 @@ class JobReport:
     streamed: bool = False
     #: It says only that we ended the job because we left: no reason not to run it again.
     cut_off: bool = False
+    #: Whether it has an error; not known of one that an earlier process has left.
+    failed: bool = False
 
 
 class _Head(msgspec.Struct, frozen=True):

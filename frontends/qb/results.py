@@ -67,7 +67,7 @@ class Results:
             if outcome.ok and len(body) > self._limit:
                 outcome, more = await self._elsewhere(job_id, outcome, size, spill_s)
                 body = _body(_cut(self._all(outcome, more)))
-        return JobReport(job_id=job_id, body=body, streamed=streamed)
+        return JobReport(job_id=job_id, body=body, streamed=streamed, failed=not outcome.ok)
 
     def _all(self, outcome: Outcome, more: _Fields) -> _Fields:
         debugger = self.more() if self.more is not None else {}

@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from flashpool.frontends.admin import Admin
+from flashpool.frontends.admin import Admin, JobCounts, JobsStats
 from flashpool.frontends.settings.table import Settings
 from flashpool.pool.errors import Cancelled, FlashpoolError
 
@@ -54,6 +54,7 @@ class QueueWorker:
         session: aiohttp.ClientSession,
         addresses: Addresses,
         admin: Admin | None,
+        counts: JobCounts | None = None,
     ) -> None:
         self._settings = settings
         self._runner = runner
@@ -61,6 +62,7 @@ class QueueWorker:
         self._admin = admin
         self._posts = PlatformPosts(session, addresses)
         self.results = runner.results
+        self._counts = counts or JobCounts()
         outbox = Outbox(
             outbox_folder(settings),
             report_key(settings),
@@ -101,6 +103,10 @@ class QueueWorker:
         """Jobs that have, or will want, a slot; those that only wait to be reported do not."""
         return sum(not job.ended for job in self.jobs.values())
 
+    def stats(self) -> JobsStats:
+        """For operators."""
+        return self._counts.stats(len(self.reports))
+
     def concurrency(self, _current: int) -> int:
         """How many jobs there may be: the SDK's ``concurrency_modifier``.
 
@@ -119,7 +125,10 @@ class QueueWorker:
             progress=Progress(job.id, posts) if settings.qb_progress else None,
         )
         run = self._runner.run(job, ways)
-        running = self.jobs[job.id] = ActiveJob(run, ways, self.results, self.reports, freed)
+        self._counts.taken += 1
+        running = self.jobs[job.id] = ActiveJob(
+            run, ways, self.results, self.reports, self._counts, freed
+        )
         return running
 
 
@@ -132,6 +141,7 @@ class ActiveJob:
         ways: JobOutputs,
         results: Results,
         reports: ReportDelivery,
+        counts: JobCounts,
         freed: Callable[[], None],
     ) -> None:
         self.job = run.job
@@ -141,6 +151,7 @@ class ActiveJob:
         self._ways = ways
         self._results = results
         self._reports = reports
+        self._counts = counts
         self._freed = freed
 
     def cut_off(self, reason: str) -> None:
@@ -163,10 +174,12 @@ class ActiveJob:
             report = await self._report()
         except asyncio.CancelledError:
             # The process stops, and waits no longer: for the volume, most likely.
+            self._counts.ended(failed=True)
             gone = Cancelled("the server stopped before the job's report was made")
             left = JobReport(job_id=self.job.id, body=_failure(gone), cut_off=True)
             await self._reports.keep_for_next(left)
             raise
+        self._counts.ended(failed=report.failed)
         await self._reports.deliver(report)
         self._ways.lines.say("Finished.")
 
@@ -193,7 +206,7 @@ class ActiveJob:
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
             _log.exception("Job %s: it cannot be reported as it is", self.job.id)
             ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")
-            return JobReport(job_id=self.job.id, body=_failure(ours))
+            return JobReport(job_id=self.job.id, body=_failure(ours), failed=True)
         finally:
             self.ended = True
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import httpx
 import psutil
 import pytest
 from e2e.queue_jobs import NOTHING, STAYS, failure, run, value, working
@@ -297,19 +298,60 @@ def test_the_heartbeat_tells_what_is_in_progress(
     platform.until(lambda: not platform.pings(worker.id)[-1].jobs)
 
 
-def test_stats_are_served(worker: Worker) -> None:
-    found = [
+def admin_of(worker: Worker) -> str:
+    """The address of its admin listener, which is the only one that it has."""
+    (found,) = [
         connection.laddr
         for connection in psutil.Process(worker.process.pid).net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert len(found) == 1
-    assert found[0].ip == "127.0.0.1"
-    import httpx
+    assert found.ip == "127.0.0.1"
+    return f"http://127.0.0.1:{found.port}"
 
-    url = f"http://127.0.0.1:{found[0].port}/stats"
+
+def stats_of(worker: Worker) -> dict[str, Any]:
+    return httpx.get(f"{admin_of(worker)}/stats", timeout=30, trust_env=False).json()  # type: ignore[no-any-return]
+
+
+def test_stats_are_served(worker: Worker) -> None:
     page = {"Host": "evil.example"}
-    assert httpx.get(url, timeout=30, trust_env=False, headers=page).status_code == 403
-    stats = httpx.get(url, timeout=30, trust_env=False).json()
+    refused = httpx.get(f"{admin_of(worker)}/stats", timeout=30, trust_env=False, headers=page)
+    assert refused.status_code == 403
+    stats = stats_of(worker)
     assert stats["ready"]
     assert stats["slots"]["total"] == 2
+
+
+def test_jobs_are_counted(platform: Platform, worker: Worker, tmp_path: Path) -> None:
+    def jobs() -> dict[str, int]:
+        found: dict[str, int] = stats_of(worker)["jobs"]
+        assert found["taken"] == found["running"] + found["done"] + found["failed"]
+        return found
+
+    def changed(**figures: int) -> bool:
+        now = jobs()
+        return {name: now[name] - before[name] for name in figures} == figures
+
+    # A report that the platform has taken may still be counted as waiting, for a moment.
+    until(lambda: not jobs()["reports_waiting"])
+    before = jobs()
+    assert value(run(platform, NOTHING, 1)) == 1
+    assert failure(run(platform, "def f(): raise ValueError('no luck')")) == "ValueError"
+    assert failure(platform.wait(platform.submit({"function_name": 3}))) == "InvalidRequest"
+    until(lambda: changed(taken=3, running=0, done=1, failed=2, reports_waiting=0))
+    mark = tmp_path / "begun"
+    stays = platform.submit(request(STAYS, str(mark), 60))
+    until(mark.exists)
+    assert changed(taken=4, running=1)
+    platform.send_stop(stays)
+    assert failure(platform.wait(stays)) == "Cancelled"
+    until(lambda: changed(taken=4, running=0, done=1, failed=3, reports_waiting=0))
+    platform.script(Fault.answers("job-done", 500, times=None))
+    last = platform.submit(request(NOTHING, 2))
+    until(lambda: changed(taken=5, running=0, done=2, reports_waiting=1))
+    shown = httpx.get(f"{admin_of(worker)}/metrics", timeout=30, trust_env=False).text
+    assert "flashpool_job_reports_waiting 1.0" in shown
+    assert f"flashpool_jobs_taken_total {before['taken'] + 5}.0" in shown
+    platform.clear_faults()
+    assert value(platform.wait(last)) == 2
+    until(lambda: changed(reports_waiting=0))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
+from flashpool.frontends.admin import JobsStats
 from flashpool.frontends.admin.stats_document import VERSION, ServerStats, StatsDocument
 from flashpool.frontends.admin.storage import StorageStats
 from flashpool.pool.calls import Outcome, Provision, Receipt
@@ -54,6 +55,7 @@ def document(recorder: Recorder) -> StatsDocument:
                 place="local", path="/", size_bytes=10, free_bytes=5, age_s=0.1, problem=None
             )
         ],
+        jobs=JobsStats(taken=9, running=2, done=4, failed=3, reports_waiting=5),
         ready=True,
         unfit=None,
         draining=False,

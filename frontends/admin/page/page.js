@@ -118,6 +118,8 @@ function show(stats) {
   const most = Math.max(1, ...Object.values(stats.outcomes));
   by("noOutcomes").hidden = stats.calls > 0;
   list("outcomes", Object.entries(stats.outcomes).sort((a, b) => b[1] - a[1]).map(([name, count]) => [name, count / most, number(count), name === "ok" ? "good" : "bad"]));
+  by("jobsCard").hidden = !stats.jobs;
+  if (stats.jobs) say("jobs", `${number(stats.jobs.running)} running, ${number(stats.jobs.taken)} taken, ${number(stats.jobs.done)} done, ${number(stats.jobs.failed)} failed; reports that the platform has not taken: ${number(stats.jobs.reports_waiting)}`);
   showKept(stats);
 }
 

@@ -43,7 +43,7 @@ class AppResults(Results):
             body = _encoded(report)
         if len(body) > self._limit:
             body = _encoded(_cut(report))
-        return JobReport(job_id=job_id, body=body, streamed=streamed)
+        return JobReport(job_id=job_id, body=body, streamed=streamed, failed="error" in report)
 
     def refused(self, report: JobReport) -> JobReport:
         """In place of one that the platform calls too large: its ends, if that is less."""

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -62,6 +63,18 @@ def test_environments_are_counted_by_store(recorder: Recorder) -> None:
         "flashpool_environment_evictions_total": 1,
     }
     assert {name: found[name, store] for name in values} == values
+
+
+def test_jobs_are_counted_where_there_is_a_queue(recorder: Recorder) -> None:
+    stats = document(recorder)
+    found = samples(render(stats, "")[0].decode())
+    assert found["flashpool_jobs_taken_total", ()] == 9
+    assert found["flashpool_jobs_running", ()] == 2
+    assert found["flashpool_jobs_total", (("result", "done"),)] == 4
+    assert found["flashpool_jobs_total", (("result", "failed"),)] == 3
+    assert found["flashpool_job_reports_waiting", ()] == 5
+    without = render(replace(stats, jobs=None), "")[0].decode()
+    assert "flashpool_job" not in without
 
 
 def test_both_formats_hold_the_same(recorder: Recorder) -> None:

@@ -25,6 +25,7 @@ def results(spill: "Spill | None" = None) -> AppResults:
 def report(outcome: Outcome, spill: "Spill | None" = None) -> dict[str, Any]:
     made = asyncio.run(results(spill).report("a", outcome, streamed=False))
     assert len(made.body) <= LIMIT
+    assert made.failed == ("error" in json.loads(made.body))
     found: dict[str, Any] = json.loads(made.body)
     return found
 
