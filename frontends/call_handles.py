@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from flashpool.pool import call_ids
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import Cancelled, FlashpoolError
 
-from . import logs
+from .logs.calls import OutputLines, tell_end
 from .responses import outcome_of
 
 #: What to run in place of a call that ended so; None: that is its end.
@@ -72,7 +73,7 @@ class CallHandle:
         self.outcome = outcome
         self.call_id = 0
         #: Told of its end, if it fails.
-        self.failed: Callable[[Call, int, Outcome], None] = logs.tell_end
+        self.failed: Callable[[Call, int, Outcome], None] = tell_end
 
     def cancel(self, reason: str) -> None:
         """Have the call ended; its outcome still comes."""
@@ -152,3 +153,38 @@ class WatchedCallHandle(CallHandle):
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
         """Pass it on; items of flash calls are text, without descriptors."""
         self._watcher.item(body)
+
+
+class LoggedCallHandle(CallHandle):
+    """One whose output the log repeats (`FLASHPOOL_LOG_OUTPUT_KB_S`)."""
+
+    __slots__ = ("_lines", "_rate")
+
+    wants_output = True
+
+    def __init__(
+        self,
+        pool: Backend,
+        outcome: asyncio.Future[Outcome],
+        prepared: Prepared,
+        bytes_a_second: int,
+        again: Again | None = None,
+    ) -> None:
+        super().__init__(pool, outcome, prepared, again)
+        self._rate = bytes_a_second
+        #: Made with the first piece: the call has its id by then.
+        self._lines: OutputLines | None = None
+
+    def output(self, chunk: bytes, *, stderr: bool = False) -> None:
+        """It wrote that."""
+        if self._lines is None:
+            call, name = self._prepared.call, call_ids.name_of(self.call_id)
+            self._lines = OutputLines(call.label, name, call.request_id, self._rate)
+        self._lines.feed(chunk)
+
+    def done(self, outcome: Outcome) -> None:
+        """The end."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+        super().done(outcome)

@@ -21,11 +21,11 @@ from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import FlashpoolError, Overloaded
 
-from . import logs, responses, schema
+from . import responses, schema
 from .call_builder import CallAdapter, Defaults
-from .call_handles import CallHandle, Prepared, WatchedCallHandle, Watcher
+from .call_handles import CallHandle, LoggedCallHandle, Prepared, WatchedCallHandle, Watcher
 from .ceilings import Ceilings
-from .logged_calls import LoggedCallHandle
+from .logs.calls import tell_end, was_refused
 from .replay.keeper import FailureKeeper
 from .responses import Answer
 
@@ -171,8 +171,8 @@ class Service:
         return pending
 
     def _failed(self, call: Call, call_id: int, outcome: Outcome) -> None:
-        logs.tell_end(call, call_id, outcome)
-        if self._keeper is not None and not logs.was_refused(outcome):
+        tell_end(call, call_id, outcome)
+        if self._keeper is not None and not was_refused(outcome):
             self._keeper.failed(call, call_id, outcome)
 
     def _again(self, call: Call, outcome: Outcome) -> Call | None:

@@ -368,14 +368,14 @@ def _die(message: str) -> NoReturn:
 
 
 def _configure_log(level: str, form: str = "text", *, queue: bool = False) -> None:
-    from flashpool.frontends.logs import configure_log, quieten_uvicorn
+    from flashpool.frontends.logs.setup import configure_log, quieten_uvicorn
 
     configure_log(level, form, queue=queue)
     quieten_uvicorn()
 
 
 def _print_from_threads() -> None:
-    from flashpool.frontends.log_writer import print_from_threads
+    from flashpool.frontends.logs.writer import print_from_threads
 
     print_from_threads()
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.types import Message, Scope, Send
 
-from flashpool.frontends import log_format
+from flashpool.frontends.logs import line_format
 
 _log = logging.getLogger("flashpool.access")
 #: Characters of a path.
@@ -48,5 +48,5 @@ def _tell(scope: Scope, status: int, size: int, seconds: float, request_id: str)
         status,
         size,
         seconds,
-        extra=log_format.of_call("", request_id),
+        extra=line_format.of_call("", request_id),
     )

@@ -36,8 +36,8 @@ from flashpool.frontends.assembly import make_live_routes, make_service
 from flashpool.frontends.exposure import OpenServerError, check_admin, check_open
 from flashpool.frontends.http_server.listener import bind
 from flashpool.frontends.http_server.side_listener import SideListener, WithoutLife
-from flashpool.frontends.log_writer import print_from_threads, wait_for_readers
-from flashpool.frontends.logs import configure_log
+from flashpool.frontends.logs.setup import configure_log
+from flashpool.frontends.logs.writer import print_from_threads, wait_for_readers
 from flashpool.frontends.server_process import (
     TooFewDescriptors,
     give_way,

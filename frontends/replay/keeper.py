@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final
 
-from flashpool.frontends import log_format
+from flashpool.frontends.logs import line_format
 from flashpool.pool import call_ids
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import BASE_ENVIRONMENT, Call, Codec, Outcome
@@ -56,7 +56,7 @@ class FailureKeeper:
             _log.warning("The request of call %s cannot be kept: %s", name, error)
             return
         if kept:
-            extra = log_format.of_call(name, call.request_id)
+            extra = line_format.of_call(name, call.request_id)
             _log.info("Kept its request: flashpool replay %s", name, extra=extra)
         else:
             _log.info("The request of call %s is larger than FLASHPOOL_KEEP_FAILED_MB", name)
@@ -75,7 +75,7 @@ class FailureKeeper:
             request_id=call.request_id,
             label=call.label,
             at=time.time(),
-            pod=log_format.pod(),
+            pod=line_format.pod(),
             error_type=outcome.error_type or "",
             error=(outcome.error or "")[:_ERROR],
             receipt=outcome.receipt.as_dict(),

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from flashpool.frontends import log_format
-from flashpool.frontends.logs import OutputLines
+from flashpool.frontends.logs import line_format
+from flashpool.frontends.logs.calls import OutputLines
 
 
 class Terminal(io.StringIO):
@@ -22,9 +22,9 @@ def record(level: int = logging.WARNING, **extra: object) -> logging.LogRecord:
 
 
 def test_json_lines_have_the_same_fields_always() -> None:
-    form = log_format.formatter("json", sys.stderr)
+    form = line_format.formatter("json", sys.stderr)
     bare = json.loads(form.format(record()))
-    full = json.loads(form.format(record(**log_format.of_call("a-1", "mine", "t1"))))
+    full = json.loads(form.format(record(**line_format.of_call("a-1", "mine", "t1"))))
     assert bare.keys() == full.keys()
     assert (bare["call"], full["call"], full["request_id"], full["trace"]) == (
         None,
@@ -43,7 +43,7 @@ def test_tracebacks_are_part_of_their_line() -> None:
         made = record()
         made.exc_info = sys.exc_info()
     for form in ("json", "runpod"):
-        text = log_format.formatter(form, sys.stderr).format(made)
+        text = line_format.formatter(form, sys.stderr).format(made)
         assert len(text.splitlines()) == 1
         assert "ValueError" in text
 
@@ -51,19 +51,19 @@ def test_tracebacks_are_part_of_their_line() -> None:
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("RUNPOD_POD_ID", raising=False)
-    assert "\x1b[" in log_format.formatter("text", Terminal()).format(record())
-    assert "\x1b[" not in log_format.formatter("text", io.StringIO()).format(record())
+    assert "\x1b[" in line_format.formatter("text", Terminal()).format(record())
+    assert "\x1b[" not in line_format.formatter("text", io.StringIO()).format(record())
     monkeypatch.setenv("NO_COLOR", "1")
-    plain = log_format.formatter("text", Terminal()).format(record(call="a-1"))
+    plain = line_format.formatter("text", Terminal()).format(record(call="a-1"))
     assert "\x1b[" not in plain
     assert plain.endswith("went wrong\n    odd [call a-1]")
 
 
 def test_auto_speaks_as_the_platform_only_to_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e")
-    line = log_format.formatter("auto", sys.stderr, queue=True).format(record(request_id="job"))
+    line = line_format.formatter("auto", sys.stderr, queue=True).format(record(request_id="job"))
     assert json.loads(line) == {"requestId": "job", "message": "went wrong\nodd", "level": "WARN"}
-    assert isinstance(log_format.formatter("auto", sys.stderr), log_format.TextFormatter)
+    assert isinstance(line_format.formatter("auto", sys.stderr), line_format.TextFormatter)
 
 
 def test_output_in_the_log_has_a_rate(caplog: pytest.LogCaptureFixture) -> None:

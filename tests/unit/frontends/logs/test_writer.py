@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flashpool.frontends.log_writer import LineWriter, WriterStream
+from flashpool.frontends.logs.writer import LineWriter, WriterStream
 
 SIZE = 4096
 

@@ -1,13 +1,8 @@
-"""How this process logs: one form of line for every front-end, on standard error.
-
-What levels mean: ERROR is the server's own trouble, WARNING a call that the pool had to end or a
-thing that an operator should look at, INFO what went its way, an exception of user code too.
-"""
+"""What the log says of calls: a line for each that failed, and what they write, if that is wanted."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from typing import Final
 
@@ -16,9 +11,10 @@ from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import BY_NAME, CallError
 from flashpool.pool.exit_causes import TAIL_HEADING
 
-from . import log_format
+from . import line_format
 
-_log = logging.getLogger(__name__)
+#: Operators filter lines by this name.
+_log = logging.getLogger("flashpool.frontends.logs")
 _output_log = logging.getLogger("flashpool.output")
 
 #: Characters of a reason; a build's has pages.
@@ -27,19 +23,6 @@ _WHY: Final = 400
 _LINE: Final = 4096
 #: Seconds whose worth of output a call may write at once before its lines are left out.
 _BURST_S: Final = 4.0
-
-
-def configure_log(level: str, form: str = log_format.AUTO, *, queue: bool = False) -> None:
-    """Ours from this level on, in this form; asyncio's from warnings on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(log_format.formatter(form, sys.stderr, queue=queue))
-    logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-
-
-def quieten_uvicorn() -> None:
-    """Its start-up lines say what ours say; its warnings are about single clients."""
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
@@ -52,7 +35,7 @@ def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
         return
     pid = outcome.receipt.pid
     who = f"{call.label}, pid {pid}" if pid else call.label
-    extra = log_format.of_call(call_ids.name_of(call_id), call.request_id)
+    extra = line_format.of_call(call_ids.name_of(call_id), call.request_id)
     _log.log(level, "Call of %s: %s: %s", who, outcome.error_type, _why(outcome), extra=extra)
 
 
@@ -75,7 +58,7 @@ class OutputLines:
 
     def __init__(self, label: str, name: str, request_id: str, bytes_a_second: int) -> None:
         self._label = label
-        self._extra = log_format.of_call(name, request_id)
+        self._extra = line_format.of_call(name, request_id)
         self._rate = bytes_a_second
         self._left = self._most = _BURST_S * bytes_a_second
         self._at = time.monotonic()
