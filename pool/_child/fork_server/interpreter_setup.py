@@ -123,7 +123,7 @@ def _import_runtime(packages: dict[str, str]) -> None:
 
 def _make_room_for(directory: str) -> None:
     """Import what serving an app needs, and let the app find only what is its own."""
-    from ..running import app  # noqa: F401
+    from ..running.apps import app_worker  # noqa: F401
 
     finder = next(one for one in sys.meta_path if isinstance(one, _RuntimeFinder))
     sys.meta_path.remove(finder)

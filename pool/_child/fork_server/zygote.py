@@ -333,9 +333,9 @@ class Zygote:
         if load is None:
             return
         if load.kind == wire.LOAD_APP:
-            from ..running import app
+            from ..running.apps import app_worker
 
-            app.live(link.channel, load)
+            app_worker.live(link.channel, load)
         elif load.kind == wire.LOAD_JOBS:
             from ..running.jobs import job_worker
 

@@ -12,7 +12,8 @@ import asyncio
 import inspect
 
 from ... import app_messages, wire
-from .. import app, app_loading, output_routing
+from .. import output_routing
+from ..apps import app_worker, loading
 from . import binding
 from .job_application import NUMBER, JobApplication
 from .places import OnMain, OnThreads
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ...channel import Channel
-    from ..app_exchange import Exchange
+    from ..apps.exchange import Exchange
     from .places import Place
 
 
 def live(channel: Channel, load: wire.Frame) -> None:
     """Load, serve, close."""
-    app.see_through(JobWorker(channel, load))
+    app_worker.see_through(JobWorker(channel, load))
 
 
-class JobWorker(app.AppWorker):
+class JobWorker(app_worker.AppWorker):
     """The handler and its jobs."""
 
     def __init__(self, channel: Channel, load: wire.Frame) -> None:
@@ -43,7 +44,7 @@ class JobWorker(app.AppWorker):
     def begin(self) -> None:
         """Load the handler."""
         output_routing.route()
-        handler, module = app_loading.load_handler(self.what)
+        handler, module = loading.load_handler(self.what)
         asyncio.set_event_loop(self.loop)  # an import that ran one has taken it away
         awaits = inspect.iscoroutinefunction(handler)
         binding.bind(module, self.what["functions"], awaits=awaits)

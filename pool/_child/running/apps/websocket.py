@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import asyncio
 
-from .. import app_messages, wire
-from .app_exchange import Exchange
+from ... import app_messages, wire
+from .exchange import Exchange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .app_exchange import Message
-    from .app_link import AppLink
+    from .exchange import Message
+    from .link import AppLink
 
 #: A connection that is closed without a word about why.
 _NO_STATUS = 1005

@@ -1,7 +1,7 @@
 """A worker that has an ASGI application: it loads it, then answers requests until told to close.
 
     LOAD_APP     -> module -> application -> its start-up -> LOADED
-    REQUEST n    -> a task on the one loop: `app_exchange`
+    REQUEST n    -> a task on the one loop: `exchange`
     BODY n, CREDIT n, DISCONNECT n, CANCEL n -> that exchange
     CLOSE        -> the application's shutdown, and the end
 
@@ -23,24 +23,25 @@ import sys
 import traceback
 from time import monotonic
 
-from .. import app_messages, wire
-from ..renewal import prepared
-from ..serialization import exception_pickling
-from . import app_loading, app_routes, invoke, process_exit, worker
-from .app_lifespan import Lifespan
-from .app_link import AppLink
-from .app_socket import SocketExchange, exchange_of
-from .app_threads import is_in_thread
-from .outcome import failed, flush_output
-from .resident_link import ResidentLink
+from ... import app_messages, wire
+from ...renewal import prepared
+from ...serialization import exception_pickling
+from .. import invoke, process_exit, worker
+from ..outcome import failed, flush_output
+from ..resident_link import ResidentLink
+from . import loading, routes
+from .lifespan import Lifespan
+from .link import AppLink
+from .threads import is_in_thread
+from .websocket import SocketExchange, exchange_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from ..channel import Channel
-    from .app_exchange import Asgi, Exchange
+    from ...channel import Channel
+    from .exchange import Asgi, Exchange
 
 #: Of what the grace leaves for an exit.
 _SHARE_OF_THREADS = 0.8
@@ -76,7 +77,7 @@ class AppWorker:
         (fd,) = load.take_fds()
         ledger = mmap.mmap(fd, 0)
         os.close(fd)
-        self.loop = app_loading.new_loop()
+        self.loop = loading.new_loop()
         asyncio.set_event_loop(self.loop)
         self.link = AppLink(self.resident, ledger, self.loop, once=self.what["once"])
         self.app: Asgi = _no_app
@@ -96,8 +97,8 @@ class AppWorker:
                 worker.set_variables(self.resident.env)
             self.begin()
             names = self.resident.new_modules()
-            more["routes"] = app_routes.routes_of(self.app)
-            more["modules"] = app_loading.importable_elsewhere(names, self.what["directory"])
+            more["routes"] = routes.routes_of(self.app)
+            more["modules"] = loading.importable_elsewhere(names, self.what["directory"])
             loaded = True
         except BaseException as error:  # SystemExit and its like are results
             _, body, _, more = failed(error)
@@ -111,7 +112,7 @@ class AppWorker:
         self.run(self.start())
 
     async def start(self) -> None:
-        self.app = app_loading.load(self.what)
+        self.app = loading.load(self.what)
         self.lifespan = lifespan = Lifespan(self.app)
         await lifespan.startup()
         if not lifespan.over:

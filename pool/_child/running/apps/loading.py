@@ -17,7 +17,7 @@ import importlib.util
 import os
 import sys
 
-from .. import app_directory
+from ... import app_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from .app_exchange import Asgi
+    from .exchange import Asgi
 
 #: The route that no deployed application has.
 _EXECUTE = "/execute"

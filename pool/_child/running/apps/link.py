@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import app_messages
+from ... import app_messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import mmap
     from typing import Any
 
-    from .resident_link import ResidentLink
+    from ..resident_link import ResidentLink
 
 
 class AppLink:

@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from flashpool.pool._child.running.app_threads import is_in_thread
+from flashpool.pool._child.running.apps.threads import is_in_thread
 
 
 async def in_asyncio(wait: Callable[[], bool]) -> None:

@@ -17,14 +17,14 @@ import re
 import sys
 import traceback
 
-from .. import app_messages, wire
+from ... import app_messages, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
 
-    from .app_link import AppLink
+    from .link import AppLink
 
     Message = dict[str, Any]
     Asgi = Callable[

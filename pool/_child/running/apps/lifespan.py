@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .app_exchange import Asgi, Message
+    from .exchange import Asgi, Message
 
 
 class StartupFailed(Exception):
