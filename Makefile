@@ -140,7 +140,7 @@ format: install ## Rewrite the sources as ruff likes them
 
 typecheck: install ## mypy
 	@$(BIN)/mypy -p flashpool.pool -p flashpool.envs -p flashpool.frontends | sed -E "s,build/__editable__[^/]*/flashpool/,,"
-	$(BIN)/mypy tests/support tests/handlers docker/build_tarball.py
+	$(BIN)/mypy tests/support tests/handlers docker/build_tarball.py examples
 
 bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --no-install-project --group bench
@@ -150,7 +150,7 @@ bench-against: install ## Compare the speed of the working tree with COMMIT=<rev
 	@[ -n "$(COMMIT)" ] || { echo 'Which commit? make bench-against COMMIT=<rev>' >&2; exit 2; }
 	$(BIN)/python tests/bench/against.py "$(COMMIT)" $(ARGS)
 
-docs: install ## Check links, Python blocks and settings in README and docs/
+docs: install ## Check links, Python blocks and settings in README, docs/ and examples/
 	$(BIN)/python tests/support/check_docs.py
 
 clean: ## Remove environments, caches and builds

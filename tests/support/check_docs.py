@@ -1,4 +1,4 @@
-"""Check the pages at the root and in docs/: links lead somewhere, Python in them is real.
+"""Check the pages at the root, in docs/ and in examples/: links lead somewhere, Python in them is real.
 
     links      relative ones must exist, with their #anchor; others are not fetched
     ```python  must compile; after a line `<!-- run -->` it is also run, in a directory of its
@@ -177,8 +177,9 @@ def _anchor(heading: str) -> str:
 
 
 def main() -> int:
-    paths = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-    pages = [read_page(path) for path in paths]
+    folders = [ROOT / "docs", ROOT / "examples"]
+    paths = [*ROOT.glob("*.md"), *(path for one in folders for path in one.rglob("*.md"))]
+    pages = [read_page(path) for path in sorted(paths)]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     found = [fault for page in pages for fault in faults(page, targets)]
     found += settings_faults(pages)
