@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from flashpool.envs import Spec
 
-    from .stats import NeighbourStats
+    from .stats import NeighbourStats, RouteStats
 
 #: Names and values of headers, as they are on the wire.
 Headers = list[tuple[bytes, bytes]]
@@ -39,6 +39,8 @@ class RequestPolicy(NamedTuple):
     limit_s: float | None
     #: Whether it runs in a process of its own.
     isolated: bool = False
+    #: The route's template; empty: the app has none for it.
+    route: str = ""
 
 
 #: What applies to a request of this method and path, by the routes of the loaded application.
@@ -71,6 +73,8 @@ class App:
     preload: tuple[str, ...] = ()
     #: How fresh the addresses of its other resources are; None: nobody looks after them.
     neighbours: Callable[[], NeighbourStats] | None = None
+    #: Its requests by route, for stats; None: nobody counts them.
+    routes: Callable[[], list[RouteStats]] | None = None
     #: What is said first where it cannot be loaded, for its cause may be that.
     hint: str = ""
     #: Devices of each of its workers; None: the pool's default.

@@ -285,6 +285,19 @@ class NeighbourStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteStats:
+    """Requests of a deployed app for one of its routes, since the start."""
+
+    #: Its template; ``(none)``: the app has no route for them, or was not loaded.
+    route: str
+    #: By status class, ``2xx`` and so on; ``left``: the client left before an answer; ``cut``: the
+    #: answer broke off.
+    requests: dict[str, int]
+    #: Seconds until the last byte of the answer was passed on.
+    latency: LatencyStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AppStats:
     """One deployed app."""
 
@@ -302,6 +315,8 @@ class AppStats:
     note: str | None
     #: Where its other resources are served; null where nobody asks.
     neighbours: NeighbourStats | None
+    #: Its requests by route; those of an app that it took the place of are among them.
+    routes: list[RouteStats] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from flashpool.pool.stats import LatencyStats
+from flashpool.pool.stats import LatencyStats, RouteStats
 
 from .job_counts import JobsStats
 from .stats_document import StatsDocument
@@ -151,8 +151,30 @@ def _processes(stats: StatsDocument) -> Iterator[Metric]:
     yield _gauge("app_requests_served", "Requests that the present workers have served.", served)
     deaths = sum(app.deaths for app in stats.apps)
     yield _count("app_worker_deaths", "Workers of apps that were lost.", deaths)
+    yield from _routes([route for app in stats.apps for route in app.routes])
     yield _gauge("stuck_workers", "Killed workers that cannot be reaped.", len(stats.stuck))
     yield _gauge("shortages", "Things the machine lacks just now.", len(stats.shortages))
+
+
+def _routes(routes: list[RouteStats]) -> Iterator[Metric]:
+    if not routes:
+        return
+    ended = CounterMetricFamily(
+        _PREFIX + "route_requests",
+        "Requests of a deployed app, by the template of their route and how they ended.",
+        labels=["route", "status"],
+    )
+    seconds = HistogramMetricFamily(
+        _PREFIX + "route_request_seconds",
+        "Seconds of requests of a deployed app, to the last byte of the answer.",
+        labels=["route"],
+    )
+    for one in routes:
+        for status, count in one.requests.items():
+            ended.add_metric([one.route, status], count)
+        seconds.add_metric([one.route], _buckets(one.latency), one.latency.sum_s)
+    yield ended
+    yield seconds
 
 
 def _gpus(stats: StatsDocument) -> Iterator[Metric]:

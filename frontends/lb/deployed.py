@@ -16,6 +16,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -27,6 +28,7 @@ from flashpool.frontends.apps.neighbours import Neighbours
 from flashpool.frontends.apps.preparation import AppSource, PreparedApp
 from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
 from flashpool.frontends.apps.serving.deployment import AppDeployment, FoundApp
+from flashpool.frontends.apps.serving.route_counts import RouteCounts, WatchedPolicies
 from flashpool.frontends.server_process import has_terminal
 from flashpool.frontends.service import Reloaded, ReloadOutcome, Service
 from flashpool.frontends.settings.table import Settings
@@ -52,12 +54,14 @@ class DeployedEndpoint:
         self._source = source
         self._admin = admin
         pool = service.pool
+        self._routes = RouteCounts()
         self._deployment = AppDeployment(pool, self._find, settings.drain_s)
         self._proxy = AppProxy(
             self._deployment,
             max_body_mb=settings.max_body_mb,
             draining=lambda: pool.draining,
             access_log=settings.access_log,
+            routes=self._routes,
         )
         service.reload_app = self.reload
         self._neighbours: asyncio.Task[None] | None = None
@@ -148,14 +152,17 @@ class DeployedEndpoint:
     def _as_found(self, prepared: PreparedApp) -> FoundApp:
         settings, pool = self._settings, self._service.pool
         workers = settings.app_workers or max(1, pool.stats().gpus.total)
+        app = prepared.to_app(settings, workers)
+        policies = None if app.policies is None else WatchedPolicies(app.policies)
         return FoundApp(
-            app=prepared.to_app(settings, workers),
+            app=replace(app, policies=policies, routes=self._routes.stats),
             content=prepared.folder.digest,
-            begin=partial(self._ask_for, prepared.neighbours),
+            begin=partial(self._begin, prepared.neighbours, policies),
             release=prepared.release,
         )
 
-    def _ask_for(self, neighbours: Neighbours | None) -> None:
+    def _begin(self, neighbours: Neighbours | None, policies: WatchedPolicies | None) -> None:
+        self._routes.serve(policies)
         if self._neighbours is not None:
             self._neighbours.cancel()
         self._neighbours = None if neighbours is None else asyncio.ensure_future(neighbours.run())

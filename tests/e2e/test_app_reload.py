@@ -98,3 +98,47 @@ def test_what_cannot_be_loaded_leaves_the_old_one_serving(server: AppServer, fol
     server.process.send_signal(signal.SIGHUP)
     until(lambda: "no resource 'shop'" in server.log())
     assert server.http.get("/version").json() == "old"
+
+
+ITEMS = """
+
+@app.get("/items/{item_id}")
+async def item(item_id: int):
+    return item_id
+
+
+@app.get("/broken")
+async def broken():
+    raise ValueError("no luck")
+"""
+
+
+def by_route(server: AppServer) -> dict[str, dict[str, int]]:
+    (app,) = (one for one in apps(server) if not one["retiring"])
+    return {one["route"]: one["requests"] for one in app["routes"]}
+
+
+def test_requests_are_counted_by_route_through_a_reload(server: AppServer, folder: Path) -> None:
+    write(folder, "another", ITEMS)
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: server.http.get("/version").json() == "another", 60)
+    before = by_route(server)["/version"]["2xx"]
+    assert before > 0
+    for number in range(20):
+        assert server.http.get(f"/items/{number}").json() == number
+    assert server.http.get("/items/no-number").status_code == 422
+    assert server.http.get("/broken").status_code == 500
+    assert server.http.get("/secret-of-a-user").status_code == 404
+    assert server.http.get("/version").json() == "another"
+    expected = {
+        "(none)": {"4xx": 1},
+        "/broken": {"5xx": 1},
+        "/items/{item_id}": {"2xx": 20, "4xx": 1},
+        "/version": {"2xx": before + 1},
+    }
+    # A request is counted when its answer has left.
+    until(lambda: by_route(server) == expected)
+    shown = server.admin("GET", "/metrics", token="").text
+    assert 'flashpool_route_requests_total{route="/items/{item_id}",status="2xx"} 20.0' in shown
+    assert 'flashpool_route_request_seconds_count{route="/items/{item_id}"} 21.0' in shown
+    assert "secret-of-a-user" not in shown + str(server.stats()["apps"])

@@ -7,8 +7,18 @@ from flashpool.frontends.admin import JobsStats
 from flashpool.frontends.admin.stats_document import VERSION, ServerStats, StatsDocument
 from flashpool.frontends.admin.storage import StorageStats
 from flashpool.pool.calls import Outcome, Provision, Receipt
+from flashpool.pool.histograms import Histogram
 from flashpool.pool.recorder import Recorder
-from flashpool.pool.stats import GpusStats, GpuStats, QueueStats, SlotStats, StoreStats
+from flashpool.pool.stats import (
+    AppStats,
+    GpusStats,
+    GpuStats,
+    IsolatedStats,
+    QueueStats,
+    RouteStats,
+    SlotStats,
+    StoreStats,
+)
 
 GPU: Final = "GPU-11111111-2222-3333-4444-555555555555"
 
@@ -27,6 +37,27 @@ def ended(recorder: Recorder, number: int, error_type: str | None = None) -> Non
         number,
         f"function_{number}",
         Outcome(error_type=error_type, error="boom", output=b"secret words", receipt=receipt),
+    )
+
+
+def app() -> AppStats:
+    """A deployed app that has served a request."""
+    seconds = Histogram()
+    seconds.add([0.2])
+    route = RouteStats(route="/items/{item_id}", requests={"2xx": 1}, latency=seconds.stats())
+    return AppStats(
+        app="shop",
+        state="served",
+        failure=None,
+        waiting=0,
+        workers=[],
+        deaths=0,
+        last_death=None,
+        retiring=False,
+        isolated=IsolatedStats(waiting=0, running=0, served=0),
+        note=None,
+        neighbours=None,
+        routes=[route],
     )
 
 
@@ -66,7 +97,7 @@ def document(recorder: Recorder) -> StatsDocument:
         zygotes=[],
         running=[],
         instances=[],
-        apps=[],
+        apps=[app()],
         stuck=[],
         calls=recorder.calls,
         outcomes=dict(recorder.outcomes),

@@ -201,6 +201,9 @@ function showKept(stats) {
     make("div", { class: "buttons", "data-instance": one.instance }, make("button", { type: "button", class: "small danger", "data-do": "Evict", "aria-label": `Evict instance ${one.instance}` }, "Evict"))]);
   by("appCard").hidden = !stats.apps.length;
   table("apps", stats.apps, (one) => one.app, [2, 3, 4], (one) => [one.app, tag(one.state), String(one.workers.length), String(one.waiting), String(one.deaths), one.failure || one.last_death || "–"]);
+  const routes = stats.apps.flatMap((one) => one.routes);
+  by("routeTitle").hidden = !routes.length;
+  table("routes", routes, (one) => one.route, [1, 3, 4, 5], (one) => [one.route, number(one.latency.count), counted(one.requests), seconds(one.latency.p50_s), seconds(one.latency.p95_s), seconds(one.latency.max_s)]);
   table("zygotes", stats.zygotes, (one) => `${one.environment}#${one.profile}`, [4, 5, 6, 7], (one) => [`${short(one.environment)}#${one.profile}`, tag(one.state), one.python, one.reason ? `${one.start_method}: ${one.reason}` : one.start_method, String(one.spares), String(one.workers), String(one.preloaded), String(one.starts)]);
   say("found", Object.keys(stats.environment_origins).length ? `Calls found theirs: ${counted(stats.environment_origins)}` : "");
   fill(by("stores"), stats.stores, (one) => one.root, (one) => [`${one.root}: ${one.environments === null ? "not looked at yet" : `${number(one.environments)} kept, ${bytes(one.bytes)}`}; built here ${number(one.builds)}, failed ${number(one.failed_builds)}, evicted ${number(one.evictions)}${one.problem ? `. ${one.problem}` : ""}`]);

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -28,6 +29,7 @@ from .answers import INTERNAL, deny, detail_body, respond, sentence, unhealthy_b
 from .client_watch import ClientWatch, WatchedClient
 from .proxied_request import ProxiedRequest
 from .proxied_socket import ProxiedSocket
+from .route_counts import CUT, LEFT, RouteCounts, end_of
 
 _EXECUTE: Final = ("execute",)
 _TIMEOUTS: Final = (b"flashpool-timeout", b"x-flashpool-timeout-s")
@@ -93,6 +95,7 @@ class AppProxy:
         max_body_mb: int,
         draining: Callable[[], bool],
         access_log: bool = False,
+        routes: RouteCounts | None = None,
     ) -> None:
         self._serving = serving
         self._max_body_mb = max_body_mb
@@ -100,6 +103,7 @@ class AppProxy:
         self._draining = draining
         self._clients = ClientWatch()
         self._access_log = access_log
+        self._routes = routes or RouteCounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or one WebSocket."""
@@ -112,14 +116,18 @@ class AppProxy:
         if path == "/ping" and scope["method"] in ("GET", "HEAD"):
             await self._ping(send)
             return
+        began, end = time.monotonic(), LEFT
         try:
             head = self._read_head(scope)
-            await self._pass_on(self._open(), scope, head, receive, send)
+            end = await self._pass_on(self._open(), scope, head, receive, send)
         except _TurnedAwayError as refused:
+            end = end_of(refused.status)
             again = 1 if refused.status == 503 else None
             closes = refused.status in (413, 503)
             body = detail_body(refused.detail, refused.error_type)
             await respond(send, refused.status, body, retry_after=again, close=closes)
+        finally:
+            self._routes.ended(scope["method"], path, end, time.monotonic() - began)
 
     # Health.
 
@@ -177,13 +185,14 @@ class AppProxy:
 
     async def _pass_on(
         self, service: AppService, scope: Scope, head: _RequestHead, receive: Receive, send: Send
-    ) -> None:
+    ) -> str:
+        """See it through; how it ended, for `RouteCounts`."""
         first: Message = {}
         more = True
         if not head.expects:
             first = await receive()
             if first["type"] == "http.disconnect":
-                return
+                return LEFT
             more = first.get("more_body", False)
         body = first.get("body", b"")
         if len(body) > self._body_limit:
@@ -216,7 +225,9 @@ class AppProxy:
         try:
             end = await request.answer(send, self._draining())
             if end is not None:
-                await self._tell(scope, end, send)
+                return end_of(await self._tell(scope, end, send))
+            cut = request.end is not None and request.end.kind is not EndKind.ANSWERED
+            return CUT if cut else end_of(request.status)
         finally:
             self._clients.remove(client)
             if request.end is None:
@@ -272,23 +283,25 @@ class AppProxy:
 
     # The way out, of what the app has not answered.
 
-    async def _tell(self, scope: Scope, end: AppEnd, send: Send) -> None:
+    async def _tell(self, scope: Scope, end: AppEnd, send: Send) -> int:
+        """Tell its client; the status, or 0 where it has left."""
         if end.kind is EndKind.ANSWERED:
-            return  # its client has left
+            return 0
         if end.error_type == "PayloadTooLarge":
             refused = self._too_large()
             body = detail_body(refused.detail, refused.error_type)
             await respond(send, refused.status, body, close=True)
-            return
+            return refused.status
         status = _STATUS[end.kind]
         if status == 500:
             body, content = INTERNAL
             await respond(send, status, body, content=content)
-            return
+            return status
         safe = end.kind is EndKind.REFUSED or scope["method"] in _SAFE
         again = 1 if safe and status in (502, 503) else None
         body = detail_body(sentence(end.message), end.error_type, end.phase)
         await respond(send, status, body, retry_after=again, close=self._draining())
+        return status
 
 
 def _fields(scope: Scope, headers: list[tuple[bytes, bytes]], method: str = "") -> list[bytes]:

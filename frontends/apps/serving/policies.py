@@ -42,7 +42,7 @@ def policies_of(
         @lru_cache(maxsize=_REMEMBERED)
         def policy(method: str, path: str) -> RequestPolicy:
             found = table.policy(method, path)
-            return RequestPolicy(found.timeout_s, found.isolation == _CALL)
+            return RequestPolicy(found.timeout_s, found.isolation == _CALL, found.route)
 
         return policy
 

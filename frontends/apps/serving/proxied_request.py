@@ -35,6 +35,7 @@ class ProxiedRequest:
         "number",
         "service",
         "started",
+        "status",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, service: AppService) -> None:
@@ -50,6 +51,8 @@ class ProxiedRequest:
         self.end: AppEnd | None = None
         #: Whether the client has some of the answer.
         self.started = False
+        #: That of the answer; 0: there is none yet.
+        self.status = 0
 
     # The sink.
 
@@ -95,6 +98,7 @@ class ProxiedRequest:
         if part is None:
             return self.end
         status, headers, body, more = part
+        self.status = status
         if close:
             headers = [*headers, (b"connection", b"close")]
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -47,6 +47,7 @@ def of_app(
         isolated=isolated,
         note=note,
         neighbours=None if shown.app.neighbours is None else shown.app.neighbours(),
+        routes=[] if retiring or shown.app.routes is None else shown.app.routes(),
     )
 
 

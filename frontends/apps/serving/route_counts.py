@@ -1,0 +1,102 @@
+"""Requests of a deployed app by the template of their route: how they ended, and how long they took.
+
+    App.policies, watched --method, path--> template     as soon as the app tells its routes
+    AppProxy --ended--> RouteCounts --stats--> AppStats.routes
+
+No path that a client wrote is kept, so there are as many rows as the app has routes. Counts go on
+through reloads. Counting one costs the look-up that its limits took, an addition and an appending.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from flashpool.pool.apps import LoadedRoute, Policies
+from flashpool.pool.histograms import Histogram
+from flashpool.pool.stats import RouteStats
+
+#: In place of a template: the app has no route for it, or is not loaded; there are too many.
+NO_ROUTE: Final = "(none)"
+OTHER: Final = "(other)"
+#: Status classes beside ``1xx`` to ``5xx``: its client left before an answer; the answer broke off.
+LEFT: Final = "left"
+CUT: Final = "cut"
+#: Templates that have rows of their own, and characters of one.
+_MOST: Final = 200
+_LONGEST: Final = 200
+#: Requests of a route whose seconds are kept one by one, at most.
+_TOGETHER: Final = 1000
+
+
+class WatchedPolicies:
+    """The ``policies`` of an `App`, and what was made of them last."""
+
+    def __init__(self, make: Callable[[Sequence[LoadedRoute]], Policies]) -> None:
+        self._make = make
+        #: None until the app tells its routes.
+        self.made: Policies | None = None
+
+    def __call__(self, routes: Sequence[LoadedRoute]) -> Policies:
+        """For the pool."""
+        self.made = self._make(routes)
+        return self.made
+
+
+class _Row:
+    __slots__ = ("_seconds", "ends", "latest")
+
+    def __init__(self) -> None:
+        self.ends: Counter[str] = Counter()
+        self._seconds = Histogram()
+        #: Seconds that are not in the histogram yet: many are counted faster together.
+        self.latest: list[float] = []
+
+    def seconds(self) -> Histogram:
+        """Of all requests until now."""
+        self._seconds.add(self.latest)
+        self.latest.clear()
+        return self._seconds
+
+
+class RouteCounts:
+    """Counts of one endpoint."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, _Row] = {}
+        self._policies: WatchedPolicies | None = None
+
+    def serve(self, policies: WatchedPolicies | None) -> None:
+        """Requests are for the app with these from now on."""
+        self._policies = policies
+
+    def ended(self, method: str, path: str, end: str, seconds: float) -> None:
+        """One request is over; ``end`` is its status class."""
+        made = None if self._policies is None else self._policies.made
+        route = "" if made is None else made(method, path).route
+        row = self._rows.get(route) or self._new_row(route)
+        row.ends[end] += 1
+        row.latest.append(seconds)
+        if len(row.latest) >= _TOGETHER:
+            row.seconds()
+
+    def _new_row(self, route: str) -> _Row:
+        name = OTHER if route and len(self._rows) >= _MOST else route
+        return self._rows.setdefault(name, _Row())
+
+    def stats(self) -> list[RouteStats]:
+        """All of it, by template."""
+        return [
+            RouteStats(
+                route=route[:_LONGEST] or NO_ROUTE,
+                requests=dict(row.ends),
+                latency=row.seconds().stats(),
+            )
+            for route, row in sorted(self._rows.items())
+        ]
+
+
+def end_of(status: int) -> str:
+    """The class of a status; 0: there was none."""
+    return f"{status // 100}xx" if status else LEFT
