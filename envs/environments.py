@@ -123,7 +123,7 @@ class Environments:
     # -- what else is asked of environments -----------------------------------------------
 
     async def explain(self, spec: Spec) -> Explanation:
-        """Tell where each package would come from, and why; builds nothing."""
+        """Explain where each package would come from, and why; build nothing."""
         provider = await self._stores.current()
         with provider.open_store.disk.chosen():
             return await self._explanation(spec, provider)

@@ -20,7 +20,7 @@ _admin_option = click.option(
     "--admin",
     "url",
     metavar="URL",
-    help="Admin listener to ask, instead of FLASHPOOL_ADMIN_URL or the server that runs here.",
+    help="Admin listener to query, instead of FLASHPOOL_ADMIN_URL or the server on this machine.",
 )
 
 
@@ -28,9 +28,9 @@ _admin_option = click.option(
 @_admin_option
 @click.pass_context
 def health(context: click.Context, url: str | None) -> None:
-    """Tell whether the server here takes calls, for a HEALTHCHECK.
+    """Check whether the server on this machine accepts calls, for a HEALTHCHECK.
 
-    The exit status is 0 when it does. A server that still starts, or drains, does not.
+    The exit status is 0 if it does. A server that is starting or draining does not.
     """
     from flashpool.frontends.admin.client import AdminClient, AdminUnreachable
 
@@ -48,7 +48,7 @@ def health(context: click.Context, url: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the whole document of /stats.")
 @click.pass_context
 def stats(context: click.Context, url: str | None, as_json: bool) -> None:
-    """Show what the server here is doing."""
+    """Show what the server on this machine is doing."""
     from flashpool.frontends.admin.client import AdminClient, AdminRefused, AdminUnreachable
 
     try:

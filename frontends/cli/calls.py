@@ -28,7 +28,10 @@ UNREACHABLE: Final = 2
 _RECENT: Final = 20
 
 _admin = click.option(
-    "--admin", "url", metavar="URL", help="Admin listener to ask, instead of the server's here."
+    "--admin",
+    "url",
+    metavar="URL",
+    help="Admin listener to query; default: that of the server on this machine.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _id = click.argument("call_id", metavar="ID")
@@ -52,10 +55,10 @@ def asked(context: click.Context, url: str | None) -> Iterator[AdminClient]:
 @click.command()
 @_admin
 @_json
-@click.option("-a", "--all", "everything", is_flag=True, help="All ended calls that are kept.")
+@click.option("-a", "--all", "everything", is_flag=True, help="List all ended calls that are kept.")
 @click.pass_context
 def ps(context: click.Context, url: str | None, as_json: bool, everything: bool) -> None:
-    """List calls: those that run or wait, then the latest that ended."""
+    """List calls: running and waiting ones, then the latest that ended."""
     with asked(context, url) as client:
         calls: list[dict[str, Any]] = client.get("/calls")["calls"]
     if as_json:
@@ -75,12 +78,12 @@ def ps(context: click.Context, url: str | None, as_json: bool, everything: bool)
 @click.command()
 @_id
 @_admin
-@click.option("-f", "--follow", is_flag=True, help="Go on until the call ends.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing until the call ends.")
 @click.pass_context
 def logs(context: click.Context, call_id: str, url: str | None, follow: bool) -> None:
-    """Print what a call wrote, from the start as far as it is kept.
+    """Print the output of a call, from the beginning of what is kept.
 
-    What it writes to its standard error goes to stderr, where the server tells the two apart.
+    The call's standard error goes to stderr, if the server captures it separately.
     """
     path = f"/calls/{quote(call_id, safe='')}/logs" + ("" if follow else "?follow=no")
     with asked(context, url) as client, client.stream(path) as answer:
@@ -100,7 +103,7 @@ def logs(context: click.Context, call_id: str, url: str | None, follow: bool) ->
 def stack(context: click.Context, call_id: str, url: str | None) -> None:
     """Show where a call is now: the Python stacks of all threads of its process.
 
-    The call goes on, and its output shows nothing of it.
+    The call is not interrupted, and its output does not change.
     """
     with asked(context, url) as client:
         found = client.get(f"/calls/{quote(call_id, safe='')}/stack")
@@ -118,7 +121,7 @@ def stack(context: click.Context, call_id: str, url: str | None) -> None:
 @_admin
 @click.pass_context
 def cancel(context: click.Context, call_id: str, url: str | None) -> None:
-    """Cancel a call, waiting or running; its processes are ended."""
+    """Cancel a waiting or running call, and stop its processes."""
     with asked(context, url) as client:
         found = client.ask("DELETE", f"/calls/{quote(call_id, safe='')}")
     click.echo(f"cancelled {found['id']}")
@@ -131,14 +134,14 @@ def cancel(context: click.Context, call_id: str, url: str | None) -> None:
     "every_s",
     type=click.FloatRange(0.2, 3600),
     default=1.0,
-    help="Seconds between two looks; 1.",
+    help="Seconds between two updates; default 1.",
 )
 @click.pass_context
 def top(context: click.Context, url: str | None, every_s: float) -> None:
     """Watch the calls of a server live.
 
-    Keys: up and down choose a call, s sorts by another column, r turns the order round, x cancels the
-    chosen call (y confirms), q quits. Without a terminal, one look is printed.
+    Keys: up and down choose a call, s sorts by another column, r reverses the order, x cancels the
+    chosen call (y confirms), q quits. Without a terminal, print one snapshot.
     """
     from . import top as screen
 

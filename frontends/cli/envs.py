@@ -34,7 +34,9 @@ _MB: Final = 1024 * 1024
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _python = click.option(
-    "--python", metavar="VERSION", help="The Python it is for, as '3.12'; the base's when left out."
+    "--python",
+    metavar="VERSION",
+    help="Version of Python, such as '3.12'; default: that of the base.",
 )
 _requirements = click.argument("requirements", nargs=-1, required=True, metavar="REQUIREMENT...")
 
@@ -42,9 +44,9 @@ _requirements = click.argument("requirements", nargs=-1, required=True, metavar=
 @click.group()
 @click.pass_context
 def envs(context: click.Context) -> None:
-    """Environments of packages: what is built, building, cleaning up.
+    """List, build, check and delete environments of packages.
 
-    They lie on FLASHPOOL_VOLUME, or in the user's cache directory.
+    Environments are stored on FLASHPOOL_VOLUME, or in the user's cache directory.
     """
     # The table of settings comes from the command that this group belongs to.
     context.obj = context.meta[SETTINGS]()
@@ -97,7 +99,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 @_python
 @click.pass_obj
 def build(settings: Settings, requirements: tuple[str, ...], python: str | None) -> None:
-    """Build the environment of these requirements, or find it built."""
+    """Build the environment for these requirements, unless it exists."""
     from flashpool.envs import operations
 
     async def build_it(store: Environments) -> Built:
@@ -112,7 +114,7 @@ def build(settings: Settings, requirements: tuple[str, ...], python: str | None)
 def warm(settings: Settings, file: Path) -> None:
     """Build every set of requirements in FILE.
 
-    A requirement a line, an empty line between sets.
+    FILE holds one requirement per line; an empty line separates two sets.
     """
     from flashpool.envs import operations
 
@@ -149,7 +151,7 @@ def show(settings: Settings, digest: str, as_json: bool) -> None:
 def explain(
     settings: Settings, requirements: tuple[str, ...], python: str | None, as_json: bool
 ) -> None:
-    """Tell where each package would come from, and why; builds nothing."""
+    """Explain where each package would come from, and why; build nothing."""
     from flashpool.envs import operations
 
     found = _look(settings, lambda store: operations.explain(store, requirements, python=python))
@@ -161,10 +163,12 @@ def explain(
 
 
 @envs.command()
-@click.option("--all", "everything", is_flag=True, help="All that nobody uses, not just too many.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Evict every environment that is not in use."
+)
 @click.pass_obj
 def gc(settings: Settings, everything: bool) -> None:
-    """Sweep up what crashes left behind, and evict until the limits are met."""
+    """Delete what crashes left behind, and evict environments until the limits are met."""
     from flashpool.envs import operations
 
     evicted = _look(settings, lambda store: operations.gc(store, everything=everything))
@@ -184,7 +188,7 @@ def gc(settings: Settings, everything: bool) -> None:
 def verify(settings: Settings, digests: tuple[str, ...]) -> None:
     """Compare environments with what was published.
 
-    All of them when none is named.
+    Without a digest, compare all of them.
     """
     from flashpool.envs import operations
 

@@ -21,9 +21,11 @@ def inject() -> None:
 @click.option(
     "--tarball",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The same tarball on this machine, to take the SHA-256 of.",
+    help="The same tarball on this machine; its SHA-256 is computed.",
 )
-@click.option("--version", help="Version, instead of FLASH_WORKER_VERSION or this one's own.")
+@click.option(
+    "--version", help="Version, instead of FLASH_WORKER_VERSION or that of this installation."
+)
 @click.option("--python", help="Minor version of the image's Python, such as 3.12.")
 def print_command(
     url: str | None,
@@ -34,8 +36,8 @@ def print_command(
 ) -> None:
     """Print the start command for a container of any image.
 
-    In an address, {version} and {python} stand for those two. Without --url, a --tarball is used
-    from where it lies, as a file:// address.
+    In an address, {version} and {python} are replaced by those two values. Without --url, the
+    tarball of --tarball is used in its place, as a file:// address.
     """
     from flashpool.frontends.injection import InjectionError, build_injection_cmd
 

@@ -71,11 +71,11 @@ def serve() -> None:
 @click.option("--host", help="Address to listen on, instead of FLASHPOOL_HOST.")
 @click.option("--port", type=int, help="Port to listen on, instead of FLASHPOOL_PORT.")
 def serve_lb(host: str | None, port: int | None) -> None:
-    """Serve POST /execute, GET /ping and GET /health; or the app whose resource is named.
+    """Serve POST /execute, GET /ping and GET /health, or a deployed app.
 
-    FLASH_RESOURCE_NAME names it, and FLASHPOOL_ARTIFACT the archive that it comes from.
+    If FLASH_RESOURCE_NAME names a resource, its app is served, from the archive FLASHPOOL_ARTIFACT.
 
-    The first SIGTERM or SIGINT lets running calls finish, the second ends them.
+    The first SIGTERM or SIGINT lets running calls finish, the second stops them.
     """
     _print_from_threads()
     # Until the server minds its signals itself: nothing runs that would need a drain.
@@ -103,11 +103,11 @@ def serve_lb(host: str | None, port: int | None) -> None:
 @click.argument(
     "target", metavar="DIR|ARTIFACT.tar.gz", type=click.Path(path_type=Path, exists=True)
 )
-@click.option("--resource", default="", help="Resource to serve, where there are several.")
+@click.option("--resource", default="", help="Resource to serve, if there are several.")
 @click.option("--host", help="Address to listen on, instead of FLASHPOOL_HOST.")
 @click.option("--port", type=int, help="Port to listen on, instead of FLASHPOOL_PORT.")
 def serve_app(target: Path, resource: str, host: str | None, port: int | None) -> None:
-    """Serve the routes of a deployed app: what `flash build` makes, packed or unpacked.
+    """Serve the routes of a deployed app: an artifact of `flash build`, packed or unpacked.
 
     The app runs in workers of its own. GET /ping says whether it is loaded.
     """
@@ -138,7 +138,7 @@ def serve_app(target: Path, resource: str, host: str | None, port: int | None) -
 
 @serve.command("task")
 def serve_task() -> None:
-    """Serve the one task of a pod (`@app.task`) to whoever has RUNPOD_TASK_TOKEN."""
+    """Serve the single task of a pod (`@app.task`) to clients that have RUNPOD_TASK_TOKEN."""
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from flashpool.frontends.contracts.sdk2 import task_server
@@ -162,9 +162,9 @@ _SDK_FLAGS = """\b
 Flags of the SDK:
   --test_input JSON           Run one job, '{"input": {...}}', and exit.
   --rp_serve_api              Serve the SDK's own API, without a cloud.
-  --rp_api_host HOST          Its address; localhost.
-  --rp_api_port PORT          Its port; 8000.
-  --rp_api_concurrency N      Taken; FLASHPOOL_SLOTS jobs run side by side anyway.
+  --rp_api_host HOST          Address of that API; default localhost.
+  --rp_api_port PORT          Port of that API; default 8000.
+  --rp_api_concurrency N      Ignored; FLASHPOOL_SLOTS jobs run at once.
   --rp_log_level LEVEL        ERROR, WARN, INFO or DEBUG.
   --rp_debugger               Add the SDK's debugger output.
 """
@@ -175,9 +175,9 @@ Flags of the SDK:
 def serve_qb(flags: tuple[str, ...]) -> None:
     """Serve the jobs of a RunPod queue.
 
-    RUNPOD_WEBHOOK_GET_JOB and its like, which the platform sets, say where the queue is. The
-    first SIGTERM or SIGINT lets jobs finish for FLASHPOOL_DRAIN_S, the second ends them; each is
-    reported.
+    The platform sets RUNPOD_WEBHOOK_GET_JOB and related variables to the addresses of the queue.
+    The first SIGTERM or SIGINT lets running jobs finish for FLASHPOOL_DRAIN_S seconds, the second
+    stops them; each job is reported.
     """
     _print_from_threads()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -212,10 +212,10 @@ def serve_qb(flags: tuple[str, ...]) -> None:
 @serve.command("auto")
 @click.pass_context
 def serve_auto(context: click.Context) -> None:
-    """Serve what the container is for: a queue's jobs, or calls over HTTP.
+    """Serve jobs of a queue or calls over HTTP, whichever this container is for.
 
-    Where a resource is named, its manifest says which. Else FLASH_ENDPOINT_TYPE, RUNPOD_RUNTIME_KIND and
-    RUNPOD_WEBHOOK_GET_JOB do, in that order.
+    If a resource is named, its manifest decides. Otherwise FLASH_ENDPOINT_TYPE,
+    RUNPOD_RUNTIME_KIND and RUNPOD_WEBHOOK_GET_JOB decide, in that order.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = _settings()
@@ -237,17 +237,19 @@ def serve_auto(context: click.Context) -> None:
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 366 * 24 * 3600, min_open=True),
-    help="Seconds it may run; no limit when left out.",
+    help="Seconds the call may run; default: no limit.",
 )
 @click.option(
-    "--memory-mb", type=click.IntRange(16, 1 << 30), help="MiB its processes may hold, 16 or more."
+    "--memory-mb",
+    type=click.IntRange(16, 1 << 30),
+    help="MiB of memory the call's processes may use, 16 or more.",
 )
 @click.option(
     "--with",
     "requirements",
     multiple=True,
     metavar="REQUIREMENT",
-    help="A package it needs, such as 'numpy>=2'; may be repeated.",
+    help="A package the function needs, such as 'numpy>=2'; may be repeated.",
 )
 def call(
     target: str,
@@ -259,8 +261,8 @@ def call(
     """Run one function of a file, in a process of its own.
 
     ARGS is JSON: a list of arguments, an object of keyword arguments, or a single value.
-    The function's output goes to stderr as it comes, its result to stdout as JSON. The
-    exit status is 1 when the call failed.
+    The function's output goes to stderr while it is written, its result to stdout as JSON. The
+    exit status is 1 if the call failed.
     """
     settings = _settings()
     # What the pool does is of no interest here, only what becomes of the call.
@@ -291,10 +293,11 @@ def call(
     help="The resource to look at, instead of FLASH_RESOURCE_NAME; all when neither is given.",
 )
 def check(target: Path, resource: str) -> None:
-    """Tell what an artifact of `flash build` is and needs, without starting it.
+    """Report what an artifact of `flash build` contains and needs, without starting it.
 
-    Its manifest, Python, compiled modules for another one, the packages that are installed
-    beside its own, routes and their limits. The exit status is 1 when something stands in the way.
+    The report names the manifest, the version of Python, compiled modules for another Python, the
+    packages to install beside the artifact's own, and routes with their limits. The exit status is
+    1 if something keeps the artifact from being served.
     """
     settings = _settings()
     _configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
@@ -314,9 +317,9 @@ def check(target: Path, resource: str) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
-@click.option("--changed", is_flag=True, help="Only those that are not at their default.")
+@click.option("--changed", is_flag=True, help="Show only settings that differ from their default.")
 def settings(as_json: bool, changed: bool) -> None:
-    """List every setting: value, where it came from, default, meaning."""
+    """List every setting: value, origin, default, meaning."""
     values = _settings()
     from . import settings_table
 

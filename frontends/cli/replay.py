@@ -25,23 +25,28 @@ _ERROR: Final = 100
 
 @click.command()
 @click.argument("call_id", metavar="[ID]", required=False)
-@click.option("--pdb", "debug", is_flag=True, help="Run it here, and stop where it raises.")
+@click.option(
+    "--pdb",
+    "debug",
+    is_flag=True,
+    help="Run the call in this terminal, and open the debugger where it raises.",
+)
 @click.option(
     "--env",
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A variable of the call; NAME alone takes it from here. May be repeated.",
+    help="An environment variable of the call; NAME alone copies it from this shell. May be repeated.",
 )
 @click.pass_context
 def replay(
     context: click.Context, call_id: str | None, debug: bool, given: tuple[str, ...]
 ) -> None:
-    """Run the request of a call that failed again; without an ID, list what is kept.
+    """Run the kept request of a failed call again; without an ID, list the kept requests.
 
-    Servers keep such requests where FLASHPOOL_KEEP_FAILED_MB says so. The call gets the packages and
-    limits that it had. Values of its variables are not kept: name them with --env. Exit status 1: it
-    failed again.
+    Servers keep such requests if FLASHPOOL_KEEP_FAILED_MB is set. The call gets the packages and
+    limits that it had. The values of its environment variables are not kept: pass them with --env.
+    The exit status is 1 if the call fails again.
     """
     from flashpool.frontends.replay.kept import KeptRequests, NotKept, to_run
 

@@ -19,22 +19,25 @@ class AppWorkerSettings:
     app_workers: int | None = setting(
         kind.automatic(kind.integer(1, WORKERS_MAX)),
         "auto",
-        "Workers of a deployed app; auto: one per GPU, else one. They do not share module state.",
+        "Workers of a deployed app; auto: one per GPU, else one. Workers do not share module "
+        "state.",
     )
     app_concurrency: int = setting(
         kind.integer(1, 100_000),
         "100",
-        "Requests that run in one worker of a deployed app at once; more wait.",
+        "Requests that run at once in one worker of a deployed app; further requests wait.",
     )
     app_websockets: int = setting(
         kind.integer(0, 100_000),
         "1000",
-        "WebSockets open in one worker of a deployed app at once; one more gets 503.",
+        "WebSockets open at once in one worker of a deployed app; further ones are refused "
+        "with 503.",
     )
     app_threads: int | None = setting(
         kind.automatic(kind.integer(1, 10_000)),
         "auto",
-        "Threads of such a worker for routes that are no coroutines; auto: its framework's, 40.",
+        "Threads per worker of a deployed app for routes that are not coroutines; auto: the "
+        "framework's default, 40.",
     )
     app_start_timeout_s: float = setting(
         kind.seconds(), "300", "Seconds a deployed app may take to load."

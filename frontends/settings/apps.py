@@ -39,10 +39,10 @@ def _isolations(text: str) -> RouteRules[str]:
 
 _ROUTES: Final = "[METHOD] /path or *"
 ROUTE_TIMEOUTS: Final = kind.Kind(
-    parse=_timeouts, accepts=f"{_ROUTES} = seconds or none, by commas, or none"
+    parse=_timeouts, accepts=f"{_ROUTES} = seconds or none, separated by commas, or none"
 )
 ROUTE_ISOLATION: Final = kind.Kind(
-    parse=_isolations, accepts=f"{_ROUTES} = call or shared, by commas, or none"
+    parse=_isolations, accepts=f"{_ROUTES} = call or shared, separated by commas, or none"
 )
 
 
@@ -55,56 +55,60 @@ class AppSettings:
     artifact: str = setting(
         kind.PATH,
         "/root/.runpod/artifact.tar.gz",
-        "Archive of a deployed app, as flash build makes it.",
+        "Archive of a deployed app, as built by flash build.",
         also="FLASH_BUILD_ARTIFACT_PATH",
     )
     artifact_wait_s: float = setting(
         kind.seconds(zero=True),
         "90",
-        "Seconds that an archive which is missing or incomplete is waited for.",
+        "Seconds to wait for an archive that is missing or incomplete.",
         also="RUNPOD_ARTIFACT_WAIT",
     )
     artifact_max_mb: int = setting(
-        kind.integer(1, 1 << 30), "10240", "MiB that an archive may unpack to."
+        kind.integer(1, 1 << 30), "10240", "Largest unpacked size of an archive, in MiB."
     )
     artifact_max_files: int = setting(
-        kind.integer(1, 10_000_000), "500000", "Files and directories that an archive may hold."
+        kind.integer(1, 10_000_000),
+        "500000",
+        "Largest number of files and directories in an archive.",
     )
     artifact_max_ratio: int = setting(
         kind.integer(2, 100_000),
         "100",
-        "Times its packed size that an archive may unpack to, past the first 64 MiB.",
+        "Largest ratio of unpacked to packed size of an archive, beyond the first 64 MiB.",
     )
     app_dir: str = setting(
         kind.PATH,
         "/app",
-        "Link to the unpacked app; a directory with files that is there is left alone.",
+        "Link to the unpacked app; an existing directory with files is left alone.",
         also="RUNPOD_APP_DIR",
     )
     disable_unpack: bool = setting(
         kind.BOOLEAN,
         "no",
-        "Serve what lies in FLASHPOOL_APP_DIR, and unpack nothing.",
+        "Serve the contents of FLASHPOOL_APP_DIR, and unpack nothing.",
         also="FLASH_DISABLE_UNPACK",
     )
     health_port: int | None = setting(
         kind.automatic(kind.PORT),
         "auto",
-        "Port that answers, too, where probes come on another one; auto: FLASHPOOL_PORT alone.",
+        "Additional port that answers, for platforms that probe another one; auto: "
+        "FLASHPOOL_PORT alone.",
         pod=lambda environ: environ.get("PORT_HEALTH"),
     )
     app_dependencies: tuple[str, ...] = setting(
         kind.REQUIREMENTS,
         "none",
-        "Packages an app needs that its artifact leaves out, such as torch.",
+        "Packages that an app needs and its artifact lacks, such as torch.",
     )
     route_timeouts: RouteRules[float | None] = setting(  # noqa: RUF009 - a field
         ROUTE_TIMEOUTS,
         "none",
-        "Seconds that requests of a route may take; without an entry, FLASHPOOL_CALL_TIMEOUT_S.",
+        "Time limits of routes, in seconds; routes without an entry have FLASHPOOL_CALL_TIMEOUT_S.",
     )
     route_isolation: RouteRules[str] = setting(  # noqa: RUF009 - a field
         ROUTE_ISOLATION,
         "none",
-        "Routes whose requests run each in a process of its own (call); others share one (shared).",
+        "Routes whose requests each run in a process of their own (call); other routes share "
+        "one (shared).",
     )

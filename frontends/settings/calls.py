@@ -33,7 +33,9 @@ class Calls:
         kind.integer(1, WORKERS_MAX), lambda: str(usable_cores()), "Calls that run at once."
     )
     queue_limit: int = setting(
-        kind.integer(0, 1_000_000), "1000", "Calls that may wait; one more gets 503."
+        kind.integer(0, 1_000_000),
+        "1000",
+        "Calls that may wait; further calls are refused with 503.",
     )
     queue_timeout_s: float | None = setting(
         kind.optional(kind.seconds()), "none", "Seconds a call may wait for a slot."
@@ -41,44 +43,47 @@ class Calls:
     call_timeout_s: float | None = setting(
         kind.optional(kind.seconds()),
         "600",
-        "Seconds a call may run, unless its request says timeout_s.",
+        "Seconds a call may run, unless its request sets timeout_s.",
     )
     memory_mb: int | None = setting(
         kind.optional(kind.integer(MEMORY_MB_MIN, MEMORY_MB_MAX)),
         "none",
-        "MiB a call's process tree may hold, unless its request says memory_mb.",
+        "MiB of memory a call's process tree may use, unless its request sets memory_mb.",
     )
     max_timeout_s: float | None = setting(
         kind.optional(kind.seconds()),
         "none",
-        "Most seconds that a request may ask for with timeout_s; the default is no more, either.",
+        "Largest timeout_s that a request may ask for; also caps the default.",
     )
     max_memory_mb: int | None = setting(
         kind.optional(kind.integer(MEMORY_MB_MIN, MEMORY_MB_MAX)),
         "none",
-        "Most MiB that a request may ask for with memory_mb; the default is no more, either.",
+        "Largest memory_mb that a request may ask for; also caps the default.",
     )
     forbid: tuple[str, ...] = setting(
         kind.some_of(*FORBIDDABLE),
         "none",
-        "What requests may not have; they are refused.",
+        "Features that requests may not use; requests that use one are refused.",
     )
     grace_s: float = setting(
-        kind.seconds(zero=True), "2", "Seconds between SIGTERM and SIGKILL when a call is ended."
+        kind.seconds(zero=True), "2", "Seconds between SIGTERM and SIGKILL when a call is stopped."
     )
     exit_s: float = setting(
         kind.seconds(zero=True),
         "10",
-        "Seconds for what a call leaves to be done at its exit: threads, exit hooks.",
+        "Seconds a call's process may take to exit after its function has returned (threads, "
+        "exit hooks).",
     )
     exit_answer_s: float = setting(
-        kind.seconds(zero=True), "0.25", "Seconds of these that its answer waits for, at most."
+        kind.seconds(zero=True),
+        "0.25",
+        "Seconds of that exit for which the response waits, at most.",
     )
     drain_s: float = setting(
-        kind.seconds(zero=True), "30", "Seconds running calls get to finish after SIGTERM."
+        kind.seconds(zero=True), "30", "Seconds running calls may take to finish after SIGTERM."
     )
     output_limit_kb: int = setting(
-        kind.integer(1, 1 << 20), "1024", "KiB of output kept per call; the middle goes first."
+        kind.integer(1, 1 << 20), "1024", "KiB of output kept per call; the middle is cut."
     )
 
 
@@ -91,23 +96,24 @@ class Gpus:
     gpus_per_call: int | None = setting(
         kind.automatic(kind.integer(0, 64)),
         "auto",
-        "GPUs a call gets, unless its request says gpus; auto: 1 where there are GPUs, else 0.",
+        "GPUs per call, unless its request sets gpus; auto: 1 where there are GPUs, else 0.",
     )
     max_gpus_per_call: int | None = setting(
         kind.optional(kind.integer(0, 64)),
         "none",
-        "Most GPUs that a request may ask for with gpus; the default is no more, either.",
+        "Largest number of GPUs that a request may ask for; also caps the default.",
     )
-    calls_per_gpu: int = setting(kind.integer(1, 64), "1", "Calls that may be on one GPU at once.")
+    calls_per_gpu: int = setting(kind.integer(1, 64), "1", "Calls that may share one GPU.")
     gpu_settle_s: float = setting(
         kind.seconds(),
         "10",
-        "Seconds for a GPU's memory to come back after a call; past that it is quarantined.",
+        "Seconds a GPU may take to free the memory of an ended call before it is quarantined.",
     )
     gpu_tolerance_mb: int = setting(
         kind.integer(1, 1 << 20),
         "64",
-        "MiB more in use than before its calls that count as come back.",
+        "MiB by which a GPU's used memory may exceed its level before the calls and still "
+        "count as freed.",
     )
 
 
@@ -120,17 +126,18 @@ class Workers:
     base_python: str = setting(
         kind.INTERPRETER,
         lambda: sys.executable,
-        "Interpreter of calls that name no dependencies; they see its packages.",
+        "Interpreter of calls that name no dependencies; these calls see its packages.",
     )
     calls_runpod: tuple[str, ...] = setting(
         kind.REQUIREMENTS,
         "runpod>=2.0.0rc2,<3",
-        "The SDK that calls see whose source imports runpod, unless their request names it; none: the base's.",
+        "The runpod package for calls whose source imports it and whose request does not "
+        "name it; none: the base's.",
     )
     start_timeout_s: float = setting(
         kind.seconds(),
         "60",
-        "Seconds an interpreter may take to come up, and each package that it preloads.",
+        "Seconds an interpreter may take to start, and each package that it preloads to import.",
     )
     start_method: str = setting(
         kind.choice("fork", "spawn"),
@@ -140,10 +147,12 @@ class Workers:
     memory_tricks: tuple[str, ...] = setting(
         kind.some_of(*tricks.ALL, tricks.UNTRIED),
         ",".join(tricks.ALL),
-        "Ways to make forks cheaper that rely on CPython's memory; none: calls are slower.",
+        "Optimisations of forks that rely on CPython's memory layout; none: calls are slower.",
     )
     spares: int = setting(
-        kind.integer(0, 1024), "8", "Most workers kept ready ahead of calls, per zygote."
+        kind.integer(0, 1024),
+        "8",
+        "Largest number of workers kept ready ahead of calls, per zygote.",
     )
     spare_idle_s: float = setting(
         kind.seconds(), "60", "Seconds without a call after which spares are stopped."
@@ -151,16 +160,14 @@ class Workers:
     max_environments: int = setting(
         kind.integer(1, 1024),
         "32",
-        "Environments beside the base whose processes are kept up at once.",
+        "Environments, besides the base, whose processes are kept running at once.",
     )
     environment_idle_s: float = setting(
         kind.seconds(),
         "900",
         "Seconds without a call after which an environment's processes are stopped.",
     )
-    instances: int = setting(
-        kind.integer(1, WORKERS_MAX), "16", "Class instances that are kept at once."
-    )
+    instances: int = setting(kind.integer(1, WORKERS_MAX), "16", "Class instances kept at once.")
     instance_idle_s: float | None = setting(
         kind.optional(kind.seconds()),
         "900",
@@ -169,34 +176,36 @@ class Workers:
     instances_mb: int | None = setting(
         kind.optional(kind.integer(1, 1 << 40)),
         "none",
-        "Memory all instances may use before idle ones are closed, MiB.",
+        "MiB of memory all instances together may use before idle ones are closed.",
     )
     instances_gpu_mb: int | None = setting(
         kind.optional(kind.integer(1, 1 << 40)),
         "none",
-        "GPU memory all instances may use before idle ones are closed, MiB.",
+        "MiB of GPU memory all instances together may use before idle ones are closed.",
     )
     instance_concurrency: int = setting(
         kind.integer(1, CONCURRENCY_MAX),
         "32",
-        "Calls of one instance's async methods that run together, unless the request says.",
+        "Calls to async methods of one instance that run together, unless the request sets "
+        "max_concurrency.",
     )
     preload: tuple[str, ...] = setting(
-        kind.MODULES, "none", "Modules imported before workers are forked."
+        kind.MODULES, "none", "Modules that zygotes import before they fork workers."
     )
     preload_learn: tuple[str, ...] = setting(
         kind.PATTERNS,
         "*",
-        "Patterns of modules that may be preloaded because calls keep importing them.",
+        "Patterns of modules that may be preloaded once calls import them repeatedly.",
     )
     preload_zygotes: int = setting(
         kind.integer(1, PRELOAD_ZYGOTES_MAX),
         "4",
-        "Zygotes of one environment that preload what its functions import, at most.",
+        "Largest number of zygotes per environment that preload what its functions import.",
     )
     pass_env: tuple[str, ...] = setting(
         kind.PATTERNS,
         "none",
-        "Patterns of further variables calls may see; a secret only by its exact name.",
+        "Patterns of further environment variables that calls may see; a secret only by its "
+        "exact name.",
         pod=ON_A_POD,
     )

@@ -102,7 +102,7 @@ def some_of(*options: str) -> Kind:
             raise ValueError
         return words
 
-    return Kind(parse=parse, accepts=f"{', '.join(options)}, by commas, or none")
+    return Kind(parse=parse, accepts=f"{', '.join(options)}, separated by commas, or none")
 
 
 def _boolean(text: str) -> bool:
@@ -146,7 +146,7 @@ def _interpreter(text: str) -> str:
 def _path(text: str) -> str:
     path = os.path.expanduser(text)
     if not os.path.isabs(path):
-        raise ValueError("not a whole path")
+        raise ValueError("not an absolute path")
     return path
 
 
@@ -174,12 +174,14 @@ URL: Final = Kind(parse=_url, accepts="the URL of a server: http:// or https://"
 TEXT: Final = Kind(parse=str, accepts="a host name or address")
 TOKEN: Final = Kind(parse=_token, accepts="printable ASCII without blanks, or none")
 WORD: Final = Kind(parse=_word, accepts="text, or none")
-PATH: Final = Kind(parse=_path, accepts="a whole path")
+PATH: Final = Kind(parse=_path, accepts="an absolute path")
 PORT: Final = integer(0, 65535)
 BOOLEAN: Final = Kind(parse=_boolean, accepts="yes or no (1, 0, true, false, on, off)")
-PATTERNS: Final = Kind(parse=_words, accepts="names or patterns with *, by commas, or none")
-MODULES: Final = Kind(parse=_modules, accepts="module names, by commas, or none")
+PATTERNS: Final = Kind(
+    parse=_words, accepts="names or patterns with *, separated by commas, or none"
+)
+MODULES: Final = Kind(parse=_modules, accepts="module names, separated by commas, or none")
 INTERPRETER: Final = Kind(parse=_interpreter, accepts="the path or name of a Python interpreter")
 REQUIREMENTS: Final = Kind(
-    parse=_requirements, accepts="requirements, by blanks or one a line, or none"
+    parse=_requirements, accepts="requirements, separated by blanks or newlines, or none"
 )

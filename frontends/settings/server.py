@@ -17,45 +17,47 @@ class Listening:
     host: str = setting(
         kind.TEXT,
         "127.0.0.1",
-        "Address /execute is served on.",
+        "Address on which /execute is served.",
         pod="0.0.0.0",  # noqa: S104 - the platform comes from outside
     )
     port: int = setting(
         kind.PORT,
         "8000",
-        "Port /execute is served on; 0 picks a free one.",
+        "Port on which /execute is served; 0: any free port.",
         pod=lambda environ: environ.get("PORT"),
     )
-    token: str = setting(kind.TOKEN, "none", "Bearer token every /execute must carry.", secret=True)
+    token: str = setting(
+        kind.TOKEN, "none", "Bearer token that every request to /execute must carry.", secret=True
+    )
     allow_open: bool = setting(
         kind.BOOLEAN,
         "no",
-        "Serve on a non-loopback address without a token: whoever reaches it runs code here.",
+        "Serve on a non-loopback address without a token: whoever reaches it can run code here.",
     )
     admin_host: str = setting(
         kind.TEXT,
         "127.0.0.1",
-        "Address of the admin listener (figures, probes, a page). One that other machines reach "
-        "needs FLASHPOOL_ADMIN_TOKEN.",
+        "Address of the admin listener (statistics, probes, a page). An address that other "
+        "machines reach needs FLASHPOOL_ADMIN_TOKEN.",
     )
     admin_port: int | None = setting(
         kind.optional(kind.PORT),
         "8001",
-        "Port of the admin listener; 0 picks a free one, none switches it off.",
+        "Port of the admin listener; 0: any free port; none: no admin listener.",
     )
     admin_token: str = setting(
         kind.TOKEN,
         "none",
-        "Bearer token of the admin listener, for everything that changes something or shows what "
-        "calls wrote, and for figures where other machines reach it. none: one is made at the "
-        "start and kept in the state directory.",
+        "Bearer token of the admin listener, for every request that changes something or "
+        "shows output of calls, and for statistics on an address that other machines reach. "
+        "none: the server generates a token at its start and keeps it in the state directory.",
         secret=True,
     )
     admin_url: str | None = setting(
         kind.optional(kind.URL),
         "none",
-        "Admin listener that commands ask, such as http://10.0.0.7:8001; none: the one of the "
-        "server that runs here.",
+        "Admin listener that commands query, such as http://10.0.0.7:8001; none: that of the "
+        "server on this machine.",
     )
 
 
@@ -66,21 +68,23 @@ class Intake:
     __slots__ = ()
 
     max_body_mb: int = setting(
-        kind.integer(1, 4096), "32", "Largest request body, MiB; a larger one gets 413."
+        kind.integer(1, 4096),
+        "32",
+        "Largest request body, in MiB; a larger one is refused with 413.",
     )
     result_limit_mb: int = setting(
         kind.integer(1, 4096),
         "10",
-        "Largest encoded result over /execute, MiB; the flash client takes no more than 10.",
+        "Largest encoded result over /execute, in MiB; the flash client accepts at most 10.",
     )
     receive_timeout_s: float = setting(
-        kind.seconds(), "60", "Seconds a client has to send a whole request."
+        kind.seconds(), "60", "Seconds in which a client must send a whole request."
     )
     header_timeout_s: float = setting(
-        kind.seconds(), "10", "Seconds a client has to send the headers of a request."
+        kind.seconds(), "10", "Seconds in which a client must send the headers of a request."
     )
     send_timeout_s: float = setting(
-        kind.seconds(), "60", "Seconds a client may go without taking a byte of its response."
+        kind.seconds(), "60", "Seconds a client may take to read the next byte of its response."
     )
     keepalive_s: int = setting(
         kind.integer(1, 86400), "600", "Seconds an idle connection is kept open."
@@ -101,24 +105,25 @@ class Log:
     log_format: str = setting(
         kind.choice("auto", "text", "json", "runpod"),
         "auto",
-        "Form of the server's log: text for people, json for machines, runpod as the platform's SDK "
-        "writes; auto is runpod for jobs of the platform's queue, else text.",
+        "Format of the server's log: text for people, json for machines, runpod as the "
+        "platform's SDK writes it; auto: runpod for jobs of the platform's queue, else text.",
     )
     log_output_kb_s: int = setting(
         kind.integer(0, 1_000_000),
         "0",
-        "KiB a second of what each call writes that the log of serve lb repeats, tagged with the "
-        "call; 0 repeats nothing.",
+        "KiB per second of each call's output that the log of serve lb repeats, tagged with "
+        "the call; 0: none.",
     )
     keep_failed_mb: int = setting(
         kind.integer(0, 1_000_000),
         "0",
-        "MiB of requests of failed calls that are kept for flashpool replay, on the volume or in the "
-        "state directory; the oldest go first. 0 keeps none: arguments may hold secrets.",
+        "MiB of requests of failed calls that are kept for flashpool replay, on the volume "
+        "or in the state directory; the oldest are deleted first. 0: none, because arguments "
+        "may hold secrets.",
     )
     keep_failed_s: float = setting(
-        kind.seconds(), "604800", "Seconds for which such a request is kept."
+        kind.seconds(), "604800", "Seconds for which the request of a failed call is kept."
     )
     access_log: bool = setting(
-        kind.BOOLEAN, "no", "Log each request of clients: method, path, status, bytes, seconds."
+        kind.BOOLEAN, "no", "Log every HTTP request: method, path, status, bytes, seconds."
     )
