@@ -20,7 +20,7 @@ import msgspec
 
 from flashpool.pool.calls import NOWHERE, InstanceRecord, Outcome, Receipt
 from flashpool.pool.errors import FlashpoolError
-from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.ends import outcomes
 
 #: HTTP status of the refusals; everything else is the result of a call, and 200.
 STATUS: Final[Mapping[str, int]] = {

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from flashpool.pool.stats import PoolStats
-from flashpool.pool.workers.memory import proportional
+from flashpool.pool.workers.ends.memory import proportional
 
 from .job_counts import JobsStats
 from .served import Served

@@ -23,7 +23,7 @@ from flashpool.pool.calls import Call, CallLimits, Codec, Outcome
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import TAIL_HEADING
 from flashpool.pool.supervisor.supervisor import Supervisor
-from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.ends import outcomes
 
 #: Run in the worker: the file as a module of its own, so that the function keeps its imports
 #: and constants, a main guard stays shut, and tracebacks show the file.

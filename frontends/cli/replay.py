@@ -127,7 +127,7 @@ def _debug(settings: Settings, kept: KeptRequest, body: bytes, env: dict[str, st
     from flashpool.envs import EnvironmentFailure, Environments, Lease, Spec
     from flashpool.frontends.replay import under_debugger_path
     from flashpool.pool import _child
-    from flashpool.pool.workers.outcomes import runtime_packages
+    from flashpool.pool.workers.ends.outcomes import runtime_packages
 
     async def debugged() -> int:
         async with Environments(settings.to_env_settings()) as store:

@@ -19,7 +19,7 @@ from flashpool.pool._child.serialization.payload import say
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import BY_NAME, CallError, FlashpoolError, RemoteException, WorkerCrashed
 from flashpool.pool.exit_causes import TAIL_HEADING
-from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.ends import outcomes
 
 #: Advice in a request's words, and in those of `Pool`.
 _ADVICE: Final = {

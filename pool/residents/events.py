@@ -22,8 +22,8 @@ from flashpool.pool.calls import Call, InstanceRecord
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.scheduling.commands import Command, ZygoteKey
-from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.ends import outcomes
 from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.states import WorkerState
 from flashpool.pool.workers.worker import ActiveCall, LoadedInstance, Worker

@@ -15,9 +15,9 @@ from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
-from flashpool.pool.workers.memory import MemoryLimit
+from flashpool.pool.workers.ends import outcomes
+from flashpool.pool.workers.ends.memory import MemoryLimit
 from flashpool.pool.workers.output_buffer import OutputBuffer, SplitBuffer
 from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.states import WorkerState

@@ -19,7 +19,7 @@ from flashpool.pool._child import processes
 from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.gpus.devices import Reading
 from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.workers import memory
+from flashpool.pool.workers.ends import memory
 from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.worker import LoadedInstance
 

@@ -25,9 +25,9 @@ from flashpool.pool.gpus.access import GpuAccess
 from flashpool.pool.recorder import Recorder
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
-from flashpool.pool.workers import outcomes
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.channel import EXCEPTION_LIMIT
+from flashpool.pool.workers.ends import outcomes
 from flashpool.pool.workers.output_buffer import OutputBuffer
 from flashpool.pool.workers.poller import Clock
 from flashpool.pool.workers.scratch import ScratchDirectories

@@ -14,7 +14,8 @@ from flashpool.pool import call_ids
 from flashpool.pool.call_history import EndedCall
 from flashpool.pool.calls import Outcome, Phase, Sink
 from flashpool.pool.watching import BuildView, CallView, OutputFeed, Stacks
-from flashpool.pool.workers import outcomes, stacks
+from flashpool.pool.workers import stacks
+from flashpool.pool.workers.ends import outcomes
 from flashpool.pool.workers.worker import ActiveCall
 
 from .components import Components

@@ -28,7 +28,7 @@ from flashpool.pool.scheduling.commands import (
     StartZygote,
     ZygoteKey,
 )
-from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.ends import outcomes
 from flashpool.pool.workers.zygote import ZygoteProcess
 
 from .components import ChangeSignal, Components

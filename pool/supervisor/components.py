@@ -26,13 +26,13 @@ from flashpool.pool.scheduling.commands import SchedulerPolicy, ZygoteKey
 from flashpool.pool.scheduling.preloading import PreloadLearner
 from flashpool.pool.scheduling.scheduler import Scheduler
 from flashpool.pool.workers.call_table import CallTable
-from flashpool.pool.workers.exits import Exits
+from flashpool.pool.workers.ends.exits import Exits
+from flashpool.pool.workers.ends.memory import OomWatch
+from flashpool.pool.workers.ends.watchdog import Watchdog
 from flashpool.pool.workers.listeners import WorkerListener, ZygoteListener
-from flashpool.pool.workers.memory import OomWatch
 from flashpool.pool.workers.poller import Poller
 from flashpool.pool.workers.scratch import ScratchDirectories
 from flashpool.pool.workers.shortages import Shortages
-from flashpool.pool.workers.watchdog import Watchdog
 from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote_set import ZygoteSet
 

@@ -19,7 +19,7 @@ from typing import Final
 from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
 from flashpool.pool.scheduling.commands import ZygoteKey
-from flashpool.pool.workers import outcomes, stuck
+from flashpool.pool.workers.ends import outcomes, stuck
 from flashpool.pool.workers.worker import ActiveCall, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 

@@ -19,7 +19,7 @@ from flashpool.pool.stats import (
     StuckStats,
     ZygoteStats,
 )
-from flashpool.pool.workers import stuck
+from flashpool.pool.workers.ends import stuck
 from flashpool.pool.workers.worker import ActiveCall, StuckWorker, Worker
 from flashpool.pool.workers.zygote import ZygoteProcess
 

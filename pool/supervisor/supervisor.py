@@ -33,7 +33,7 @@ from flashpool.pool.errors import (
 )
 from flashpool.pool.scheduling.commands import QueueFull, ZygoteKey
 from flashpool.pool.stats import PoolStats
-from flashpool.pool.workers.watchdog import STOP_MARGIN_S
+from flashpool.pool.workers.ends.watchdog import STOP_MARGIN_S
 from flashpool.pool.workers.worker import ActiveCall
 
 from . import stats_snapshot

@@ -24,8 +24,8 @@ from flashpool.pool.recorder import Recorder
 from flashpool.pool.scheduling.commands import ZygoteKey
 from flashpool.pool.scheduling.scheduler import Scheduler
 
-from . import outcomes
-from .memory import MemoryLimit, MemoryWatch
+from .ends import outcomes
+from .ends.memory import MemoryLimit, MemoryWatch
 from .poller import Clock
 from .worker import ActiveCall
 from .worker_set import WorkerSet

@@ -24,8 +24,8 @@ from flashpool.pool.config import PoolConfig
 from flashpool.pool.exit_causes import Stop
 from flashpool.pool.recorder import Recorder
 
-from . import stuck
 from .channel import EXCEPTION_LIMIT, GONE, RESULT_LIMIT, WorkerChannel
+from .ends import stuck
 from .listeners import WorkerListener
 from .poller import Clock, Poller
 from .states import WorkerState

@@ -9,7 +9,7 @@ from flashpool.pool.apps import App
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import VARYING
 
-from . import outcomes
+from .ends import outcomes
 
 
 def config_of(config: PoolConfig, app: App | None) -> PoolConfig:

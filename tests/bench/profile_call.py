@@ -27,7 +27,7 @@ from flashpool.pool._child import wire  # noqa: E402
 from flashpool.pool._child.fork_server import memory_tricks  # noqa: E402
 from flashpool.pool._child.serialization import payload  # noqa: E402
 from flashpool.pool.config import PoolConfig  # noqa: E402
-from flashpool.pool.workers.outcomes import runtime_packages  # noqa: E402
+from flashpool.pool.workers.ends.outcomes import runtime_packages  # noqa: E402
 
 HERE = Path(__file__).parent
 LIMIT_S = 300

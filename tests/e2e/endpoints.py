@@ -13,7 +13,7 @@ from typing import Any, Final
 from e2e.app_servers import ANNOUNCEMENT, START_LIMIT_S, UVICORN_SAYS, AppServer, app_environ
 from e2e.server import FLASHPOOL, until
 
-from flashpool.pool.workers.outcomes import runtime_packages
+from flashpool.pool.workers.ends.outcomes import runtime_packages
 from support.client import ROOT
 
 DOCKER: Final = ROOT / "docker"

@@ -13,7 +13,7 @@ from process.resident_calls import begin
 
 from flashpool.pool._child import processes, wire
 from flashpool.pool.calls import Provision
-from flashpool.pool.workers import watchdog
+from flashpool.pool.workers.ends import watchdog
 from support.live import Live, alive
 
 NEXT = "def f(): return 'fine'"

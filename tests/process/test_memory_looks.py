@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from process.resident_calls import begin, run, thing
 
-from flashpool.pool.workers import memory
+from flashpool.pool.workers.ends import memory
 from support.live import Live, Started
 
 TAKES = "block = bytearray(200 << 20)"

@@ -11,7 +11,7 @@ import pytest
 from process.resident_calls import begin, result
 
 from flashpool.pool.scheduling.commands import Dispatch, ForkWorkers, StartZygote
-from flashpool.pool.workers import watchdog
+from flashpool.pool.workers.ends import watchdog
 from support.live import Live
 
 NEXT = "def f(): return 'fine'"

@@ -151,7 +151,7 @@ def test_what_all_use_is_bounded(make_live: Make) -> None:
 def test_a_spare_that_is_stopped_does_not_keep_an_instance_from_being_made(
     make_live: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flashpool.pool.workers.watchdog.BEGIN_S", 0.5)
+    monkeypatch.setattr("flashpool.pool.workers.ends.watchdog.BEGIN_S", 0.5)
     live = make_live().ready()
     live.value("def f(): return 1")
     spares = live.until(

@@ -17,8 +17,9 @@ from flashpool.pool._child import processes, shortage
 from flashpool.pool.calls import Provision
 from flashpool.pool.scheduling.zygote_table import RESTART_LIMIT
 from flashpool.pool.supervisor.components import BASE
-from flashpool.pool.workers import channel, watchdog
+from flashpool.pool.workers import channel
 from flashpool.pool.workers import zygote as zygotes
+from flashpool.pool.workers.ends import watchdog
 from support.live import Live, value
 
 Make = Callable[..., Live]

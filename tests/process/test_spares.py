@@ -13,8 +13,8 @@ from process.resident_calls import result
 
 from flashpool.pool import Pool
 from flashpool.pool._child import processes, wire
-from flashpool.pool.workers import watchdog
 from flashpool.pool.workers.channel import WorkerChannel
+from flashpool.pool.workers.ends import watchdog
 from support.live import alive
 
 NEXT = "def f(): return 'fine'"

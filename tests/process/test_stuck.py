@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from process.resident_calls import begin, result
 
-from flashpool.pool.workers import watchdog
+from flashpool.pool.workers.ends import watchdog
 from support.hanging_file import HangingFile
 from support.live import Live, alive
 

@@ -21,7 +21,7 @@ from process.resident_calls import begin, result, thing
 from flashpool.pool._child import processes
 from flashpool.pool.errors import EnvironmentStartFailed, InstanceConflict, Overloaded, PoolClosed
 from flashpool.pool.scheduling import zygote_table
-from flashpool.pool.workers import watchdog
+from flashpool.pool.workers.ends import watchdog
 from support import wants
 from support.interpreters import virtualenv
 from support.live import WORKER_ENV, alive, value
@@ -321,7 +321,7 @@ def test_spares_are_let_go_when_idle_and_come_back(make_live):
 
 
 def test_a_stopped_zygote_is_found_out_and_replaced(make_live, monkeypatch):
-    from flashpool.pool.workers import watchdog
+    from flashpool.pool.workers.ends import watchdog
 
     monkeypatch.setattr(watchdog, "ANSWER_S", 1.5)
     live = make_live(slots=1).ready()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flashpool.pool.calls import Outcome
-from flashpool.pool.workers import outcomes
+from flashpool.pool.workers.ends import outcomes
 
 
 def test_what_was_measured_is_never_told_as_within_the_limit():

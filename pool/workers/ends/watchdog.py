@@ -21,13 +21,12 @@ from flashpool.pool import exit_causes
 from flashpool.pool._child import processes
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.recorder import Recorder
-
-from .poller import Clock
-from .states import WorkerState, ZygoteState
-from .worker import Worker
-from .worker_set import WorkerSet
-from .zygote import ZygoteProcess
-from .zygote_set import ZygoteSet
+from flashpool.pool.workers.poller import Clock
+from flashpool.pool.workers.states import WorkerState, ZygoteState
+from flashpool.pool.workers.worker import Worker
+from flashpool.pool.workers.worker_set import WorkerSet
+from flashpool.pool.workers.zygote import ZygoteProcess
+from flashpool.pool.workers.zygote_set import ZygoteSet
 
 #: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
 ANSWER_S: Final = 10.0

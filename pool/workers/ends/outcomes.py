@@ -12,8 +12,7 @@ from flashpool.pool._child import wire
 from flashpool.pool.calls import InstanceRecord, Outcome, Phase, Receipt
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
-
-from .worker import ActiveCall
+from flashpool.pool.workers.worker import ActiveCall
 
 
 def answered(

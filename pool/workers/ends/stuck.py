@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from flashpool.pool._child import processes
-
-from .worker import StuckWorker, Worker
+from flashpool.pool.workers.worker import StuckWorker, Worker
 
 #: Characters of the kernel's name for what a process waits for.
 _WHERE: Final = 100

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from flashpool.pool.recorder import Recorder
-from flashpool.pool.workers import memory
-from flashpool.pool.workers.memory import MemoryLimit, MemoryWatch
+from flashpool.pool.workers.ends import memory
+from flashpool.pool.workers.ends.memory import MemoryLimit, MemoryWatch
 
 PID = 17
 

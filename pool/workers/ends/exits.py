@@ -23,11 +23,10 @@ from flashpool.pool._child import wire
 from flashpool.pool.calls import Outcome
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.recorder import Recorder
-
-from .call_table import CallTable
-from .poller import Clock
-from .worker import ActiveCall, Worker
-from .worker_set import WorkerSet
+from flashpool.pool.workers.call_table import CallTable
+from flashpool.pool.workers.poller import Clock
+from flashpool.pool.workers.worker import ActiveCall, Worker
+from flashpool.pool.workers.worker_set import WorkerSet
 
 _log = logging.getLogger(__name__)
 
