@@ -1,0 +1,102 @@
+"""What commands do before their work: settings, the log, what is odd, the banner; and how they give up."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    import socket
+
+    from flashpool.frontends.settings.table import Settings
+
+#: Exit status of a call that failed, and of an artifact that cannot be served; click's own for a wrong command line is 2.
+CALL_FAILED = 1
+CANNOT_START = 2
+
+
+def version() -> str:
+    """Of flashpool, as installed."""
+    from importlib import metadata
+
+    return metadata.version("flashpool")
+
+
+def read_settings(**given: str | int | None) -> Settings:
+    """The settings in force, options of the command line included; exits when they are wrong."""
+    from flashpool.frontends.settings.table import Settings, SettingsError, unknown
+
+    options = {name: str(value) for name, value in given.items() if value is not None}
+    for sentence in unknown():
+        click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+    try:
+        return Settings.from_environ({**os.environ, **options})
+    except SettingsError as error:
+        die("\n".join(error.problems))
+
+
+def read_settings_quietly() -> Settings:
+    """The same, for a command that tells itself what happens: the log shows errors only."""
+    settings = read_settings()
+    configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
+    return settings
+
+
+def check_volume(settings: Settings) -> None:
+    """Say what is odd about the volume before calls depend on it."""
+    from flashpool.envs import StoreUnavailable
+    from flashpool.envs.store import locations
+
+    try:
+        warnings = locations.check_volume(settings.to_env_settings())
+    except StoreUnavailable as error:
+        die(str(error))
+    for sentence in warnings:
+        click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+
+
+def die(message: str) -> NoReturn:
+    """Say what is wrong, and exit."""
+    for line in message.splitlines():
+        click.secho(f"Error: {line}", fg="red", err=True)
+    sys.exit(CANNOT_START)
+
+
+def configure_log(level: str, form: str = "text", *, queue: bool = False) -> None:
+    """Have this process log from this level on, in this form."""
+    from flashpool.frontends.logs import setup
+
+    setup.configure_log(level, form, queue=queue)
+    setup.quieten_uvicorn()
+
+
+def print_from_threads() -> None:
+    """Have a reader that does not read hold up nobody."""
+    from flashpool.frontends.logs import writer
+
+    writer.print_from_threads()
+
+
+def announce_app(name: str, sock: socket.socket, admin: socket.socket | None) -> None:
+    """Say on standard error which app is served, and where."""
+    from flashpool.frontends.admin import stats_url
+    from flashpool.frontends.http_server.listener import url
+    from flashpool.frontends.lb.banner import app_banner
+
+    click.echo(app_banner(version(), name, url(sock), stats_url(admin)), err=True)
+
+
+def announce(settings: Settings, sock: socket.socket, admin: socket.socket | None) -> None:
+    """Say on standard error what is served, and where."""
+    from flashpool.frontends import modes
+    from flashpool.frontends.admin import stats_url
+    from flashpool.frontends.http_server.listener import url
+    from flashpool.frontends.lb.banner import banner
+
+    if resource := modes.resource(os.environ):
+        announce_app(resource, sock, admin)
+        return
+    click.echo(banner(settings, version(), url(sock), stats_url(admin)), err=True)
