@@ -20,6 +20,7 @@ from flashpool.envs.archives import archive
 from flashpool.envs.errors import Tampered
 from flashpool.envs.resolving.memo import StoredMemo
 from flashpool.envs.store import growth, lease_files, manifest, volume_files
+from flashpool.envs.store.counts import StoreCounts
 from flashpool.envs.store.eviction import evict_archives, sweep
 from flashpool.envs.store.layout import Store
 from flashpool.envs.store.liveness import parse_holder, start_time
@@ -363,7 +364,8 @@ class Failing:
     """An open store in which one step after the other meets something unheard of."""
 
     def __init__(self) -> None:
-        self.store = SimpleNamespace(root="here")
+        self.store = SimpleNamespace(root="here", digests=tuple)
+        self.counts = StoreCounts()
         self.disk = SimpleNamespace(watch=None)
         self.table = self
         self.beats = 0
