@@ -37,6 +37,11 @@ def name_of(number: int) -> str:
     return f"{prefix}-{number}"
 
 
+def name_bytes(number: int) -> bytes:
+    """The same, as a header has it."""
+    return b"%s-%d" % (prefix.encode(), number)
+
+
 def number_of(text: str) -> int | None:
     """The number that an id stands for, if it is a number, or a name of this process."""
     head, dash, tail = text.rpartition("-")

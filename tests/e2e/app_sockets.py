@@ -26,6 +26,8 @@ def talked(server: AppServer, path: str, talk: Talk, **options: Any) -> Any:
         except InvalidStatus as refused:
             response = refused.response
             headers = {k.lower(): v for k, v in response.headers.raw_items()}
+            # Of the server's own.
+            headers.pop("x-request-id", None)
             return response.status_code, {**headers, "date": ""}, response.body
 
     return asyncio.run(run())

@@ -86,11 +86,11 @@ def test_a_crash_is_502_with_its_cause_and_a_successor_answers(
 @contextlib.contextmanager
 def said(server: AppServer, *texts: str) -> Iterator[None]:
     """Until the app has printed these after what is done within."""
-    before = [server.log().count(f": {text}\n") for text in texts]
+    before = [server.log().count(f": {text} [request ") for text in texts]
     yield
     until(
         lambda: all(
-            server.log().count(f": {text}\n") > number
+            server.log().count(f": {text} [request ") > number
             for text, number in zip(texts, before, strict=True)
         )
     )

@@ -13,8 +13,8 @@ from e2e.server import until
 #: A connection that the client keeps outlives the test that opened it.
 pytestmark = pytest.mark.shared_pool
 
-#: Of these two the server's own; the rest is the app's.
-OWN_HEADERS = ("date", "server")
+#: Of these three the server's own; the rest is the app's.
+OWN_HEADERS = ("date", "server", "x-request-id")
 
 Both = tuple[AppServer, AppServer]
 
@@ -191,7 +191,7 @@ def test_http_1_0_and_connection_close_end_the_connection(both: Both) -> None:
             return [
                 one
                 for one in answer.split(b"\r\n")
-                if not one.lower().startswith((b"date:", b"server:"))
+                if not one.lower().startswith((b"date:", b"server:", b"x-request-id:"))
             ]
 
         return lines
@@ -252,4 +252,31 @@ def test_state_of_the_lifespan_and_of_the_module_lasts(both: Both) -> None:
 def test_what_a_route_prints_is_in_the_log(both: Both) -> None:
     ours, _ = both
     ours.http.get("/print?text=hello-there")
-    until(lambda: ": hello-there\n" in ours.log() and ": to stderr: hello-there\n" in ours.log())
+    until(lambda: ": hello-there [" in ours.log() and ": to stderr: hello-there [" in ours.log())
+
+
+def test_what_a_route_prints_is_logged_with_its_requests_id(both: Both) -> None:
+    ours, _ = both
+    answer = ours.http.get("/print-everywhere?text=red", headers={"X-Request-Id": "order-9:2"})
+    assert answer.headers["x-request-id"] == "order-9:2"
+    made = ours.http.get("/print-everywhere?text=blue").headers["x-request-id"]
+    for text, name in (("red", "order-9:2"), ("blue", made)):
+        lines = [f"{text} {how}" for how in ("in parts", "behind its answer", "without an end")]
+        for line in (*lines, f"WARNING:root:{text} in a thread"):
+            until(lambda line=line, name=name: f": {line} [request {name}]\n" in ours.log())
+        # Of this nobody knows which request wrote it.
+        until(lambda text=text: f": {text} past Python\n" in ours.log())
+
+
+def test_an_id_of_the_apps_own_stays(both: Both) -> None:
+    ours, _ = both
+    answer = ours.http.get("/own-id", headers={"X-Request-Id": "order-9:2"})
+    assert answer.headers.get_list("x-request-id") == ["the app's"]
+
+
+def test_a_traceback_is_logged_with_its_requests_id(both: Both) -> None:
+    ours, _ = both
+    for path in ("/raise", "/raise-sync"):
+        name = f"failing{path}"
+        assert ours.http.get(path, headers={"X-Request-Id": name}).status_code == 500
+        until(lambda name=name: f"secret [request {name}]" in ours.log())

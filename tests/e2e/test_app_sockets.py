@@ -16,6 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
+from flashpool.pool import call_ids
+
 #: A connection that the client keeps outlives the test that opened it.
 pytestmark = pytest.mark.shared_pool
 
@@ -155,6 +157,19 @@ def test_a_dead_worker_closes_with_1011_and_the_next_one_serves(both: Both) -> N
     assert talked(ours, "/ws/echo", _text) == "grüße"
 
 
+def test_the_handshake_is_answered_with_the_id_of_the_request(both: Both) -> None:
+    async def ids(client: ClientConnection) -> Any:
+        assert client.response is not None
+        return client.response.headers.get_all("x-request-id")
+
+    ours, _ = both
+    given = {"additional_headers": {"X-Request-Id": "chat-1"}}
+    assert talked(ours, "/ws/echo", ids, **given) == ["chat-1"]
+    (made,) = talked(ours, "/ws/echo", ids)
+    assert call_ids.number_of(made) is None  # another process's
+    assert call_ids.GIVEN.fullmatch(made)
+
+
 def test_execute_is_no_websocket_either(both: Both) -> None:
     ours, _ = both
     status, _, body = talked(ours, "/./execute/", _everything)
@@ -183,4 +198,5 @@ def test_over_the_limit_of_websockets_is_503(tmp_path: Any) -> None:
             return found[0], await asyncio.to_thread(lambda: server.http.get("/pid").status_code)
 
         assert talked(server, "/ws/echo", second) == (503, 200)
-        assert talked(server, "/ws/echo", _text) == "grüße"
+        # There is room when the app's task has ended, which its client does not hear of.
+        until(lambda: talked(server, "/ws/echo", _text) == "grüße")

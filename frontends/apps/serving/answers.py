@@ -7,8 +7,28 @@ from typing import Final
 
 from starlette.types import Scope, Send
 
+from flashpool.pool import call_ids
+from flashpool.pool.apps import Headers
+
+_REQUEST_ID: Final = b"x-request-id"
 #: Body and type of a 500, as the server that the app knows says it: details are in the log.
 INTERNAL: Final = (b"Internal Server Error", b"text/plain; charset=utf-8")
+
+
+def with_id(headers: Headers, request_id: bytes) -> Headers:
+    """The headers with the request's id, unless the app names one of its own."""
+    for name, _ in headers:
+        if name == _REQUEST_ID:
+            return headers
+    return [*headers, (_REQUEST_ID, request_id)]
+
+
+def id_of(scope: Scope) -> bytes:
+    """The id of a request that nobody else gives a number."""
+    given = dict(scope["headers"]).get(_REQUEST_ID, b"")
+    if call_ids.GIVEN_BYTES.fullmatch(given):
+        return bytes(given)
+    return call_ids.name_bytes(next(call_ids.numbers))
 
 
 def detail_body(detail: str, error_type: str = "", phase: str = "") -> bytes:
@@ -35,21 +55,31 @@ async def respond(
     content: bytes = b"application/json",
     retry_after: int | None = None,
     close: bool = False,
+    request_id: bytes = b"",
 ) -> None:
     """Answer a request."""
-    headers = []
+    headers: Headers = []
     if status != 204:
         headers = [(b"content-type", content), (b"content-length", b"%d" % len(body))]
     if retry_after is not None:
         headers.append((b"retry-after", b"%d" % retry_after))
     if close:
         headers.append((b"connection", b"close"))
+    if request_id:
+        headers.append((_REQUEST_ID, request_id))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def deny(
-    scope: Scope, send: Send, status: int, detail: str, error_type: str, phase: str = ""
+    scope: Scope,
+    send: Send,
+    status: int,
+    detail: str,
+    error_type: str,
+    phase: str = "",
+    *,
+    request_id: bytes,
 ) -> None:
     """Answer a WebSocket that has not been accepted; where the server cannot, it says 403."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
@@ -61,5 +91,6 @@ async def deny(
     headers = [(b"content-type", content), (b"content-length", b"%d" % len(body))]
     if status == 503:
         headers.append((b"retry-after", b"1"))
+    headers.append((_REQUEST_ID, request_id))
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})

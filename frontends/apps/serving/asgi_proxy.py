@@ -4,6 +4,7 @@
     /execute            404, however it is written
     all else            --> AppService --> a worker's application
 
+Each answer has an ``X-Request-Id``: the app's own, else what the client sent, else one that is made.
 It never runs, imports or reads what the app does. Headers, their order and statuses are the app's,
 both ways. What becomes of a request that the app does not answer is told here:
 
@@ -22,16 +23,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from flashpool.frontends.http_server.access_log import logged
 from flashpool.frontends.settings.route_patterns import WEBSOCKET
+from flashpool.pool import call_ids
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppService, AppState, EndKind
 
-from .answers import INTERNAL, deny, detail_body, respond, sentence, unhealthy_body
+from .answers import INTERNAL, deny, detail_body, id_of, respond, sentence, unhealthy_body
 from .client_watch import ClientWatch, WatchedClient
 from .proxied_request import ProxiedRequest
 from .proxied_socket import ProxiedSocket
 from .route_counts import CUT, LEFT, RouteCounts, end_of
 
 _EXECUTE: Final = ("execute",)
+_REQUEST_ID: Final = b"x-request-id"
 _TIMEOUTS: Final = (b"flashpool-timeout", b"x-flashpool-timeout-s")
 #: Methods that may be sent again by whoever has no answer.
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
@@ -67,6 +70,8 @@ class _RequestHead(NamedTuple):
     wait_s: float
     #: Whether its client waits to be asked for the body.
     expects: bool
+    #: The id that its client gave, if that is one.
+    given_id: bytes
 
 
 class Serving(Protocol):
@@ -125,7 +130,14 @@ class AppProxy:
             again = 1 if refused.status == 503 else None
             closes = refused.status in (413, 503)
             body = detail_body(refused.detail, refused.error_type)
-            await respond(send, refused.status, body, retry_after=again, close=closes)
+            await respond(
+                send,
+                refused.status,
+                body,
+                retry_after=again,
+                close=closes,
+                request_id=id_of(scope),
+            )
         finally:
             self._routes.ended(scope["method"], path, end, time.monotonic() - began)
 
@@ -164,6 +176,7 @@ class AppProxy:
             raise _TurnedAwayError(404, "Not Found", "")
         given: list[tuple[bytes, bytes]] = scope["headers"]
         length, wait_s, expects, ours = 0, math.inf, False, False
+        given_id = b""
         for name, value in given:
             if name == b"content-length":
                 length = int(value[:20]) if value.isdigit() else 0
@@ -171,10 +184,14 @@ class AppProxy:
                 wait_s, ours = _seconds(name, value), True
             elif name == b"expect":
                 expects = value.lower() == b"100-continue"
+            elif name == _REQUEST_ID:
+                given_id = value
         if length > self._body_limit:
             raise self._too_large()
         headers = [one for one in given if one[0] not in _TIMEOUTS] if ours else given
-        return _RequestHead(headers, length, wait_s, expects)
+        if given_id and not call_ids.GIVEN_BYTES.fullmatch(given_id):
+            given_id = b""
+        return _RequestHead(headers, length, wait_s, expects, given_id)
 
     def _too_large(self) -> _TurnedAwayError:
         return _TurnedAwayError(
@@ -198,7 +215,7 @@ class AppProxy:
         if len(body) > self._body_limit:
             raise self._too_large()
         loop = asyncio.get_running_loop()
-        request = ProxiedRequest(loop, service)
+        request = ProxiedRequest(loop, service, head.given_id)
         window = 0 if head.expects else app_messages.WINDOW
         begin, rest = body[: app_messages.PIECE], body[app_messages.PIECE :]
         request.body_room = window - len(begin)
@@ -225,7 +242,7 @@ class AppProxy:
         try:
             end = await request.answer(send, self._draining())
             if end is not None:
-                return end_of(await self._tell(scope, end, send))
+                return end_of(await self._tell(scope, end, send, request.id))
             cut = request.end is not None and request.end.kind is not EndKind.ANSWERED
             return CUT if cut else end_of(request.status)
         finally:
@@ -261,9 +278,16 @@ class AppProxy:
             if service.state is AppState.LOADING:
                 raise _TurnedAwayError(503, "The application is loading", "Overloaded")
         except _TurnedAwayError as refused:
-            await deny(scope, send, refused.status, refused.detail, refused.error_type)
+            await deny(
+                scope,
+                send,
+                refused.status,
+                refused.detail,
+                refused.error_type,
+                request_id=id_of(scope),
+            )
             return
-        socket = ProxiedSocket(asyncio.get_running_loop(), self._body_limit)
+        socket = ProxiedSocket(asyncio.get_running_loop(), self._body_limit, head.given_id)
         socket.number = number = service.request(
             AppRequest(
                 fields=_fields(scope, head.headers, WEBSOCKET),
@@ -276,31 +300,40 @@ class AppProxy:
             end = await socket.serve(service, send)
             if end is not None and end.kind is not EndKind.ANSWERED:
                 detail = sentence(end.message) or "Internal Server Error"
-                await deny(scope, send, _STATUS[end.kind], detail, end.error_type, end.phase)
+                await deny(
+                    scope,
+                    send,
+                    _STATUS[end.kind],
+                    detail,
+                    end.error_type,
+                    end.phase,
+                    request_id=socket.id,
+                )
         finally:
             pump.cancel()
             service.leave(number)
 
     # The way out, of what the app has not answered.
 
-    async def _tell(self, scope: Scope, end: AppEnd, send: Send) -> int:
+    async def _tell(self, scope: Scope, end: AppEnd, send: Send, request_id: bytes) -> int:
         """Tell its client; the status, or 0 where it has left."""
         if end.kind is EndKind.ANSWERED:
             return 0
         if end.error_type == "PayloadTooLarge":
             refused = self._too_large()
             body = detail_body(refused.detail, refused.error_type)
-            await respond(send, refused.status, body, close=True)
+            await respond(send, refused.status, body, close=True, request_id=request_id)
             return refused.status
         status = _STATUS[end.kind]
         if status == 500:
             body, content = INTERNAL
-            await respond(send, status, body, content=content)
+            await respond(send, status, body, content=content, request_id=request_id)
             return status
         safe = end.kind is EndKind.REFUSED or scope["method"] in _SAFE
         again = 1 if safe and status in (502, 503) else None
         body = detail_body(sentence(end.message), end.error_type, end.phase)
-        await respond(send, status, body, retry_after=again, close=self._draining())
+        closes = self._draining()
+        await respond(send, status, body, retry_after=again, close=closes, request_id=request_id)
         return status
 
 

@@ -17,6 +17,9 @@ from starlette.types import Receive, Send
 from flashpool.frontends.http_server.request_cycle import CUT
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppService, EndKind, Headers
+from flashpool.pool.call_ids import name_bytes
+
+from .answers import with_id
 
 #: Status, headers, body, whether more comes; a piece and whether more comes.
 _Part = tuple[int, Headers, bytes, bool]
@@ -32,14 +35,19 @@ class ProxiedRequest:
         "_wider",
         "body_room",
         "end",
+        "given_id",
         "number",
         "service",
         "started",
         "status",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, service: AppService) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, service: AppService, given_id: bytes = b""
+    ) -> None:
+        """``given_id``: the id that its client gave, if that is one."""
         self._loop = loop
+        self.given_id = given_id
         #: Who has it; others may get the requests that come after it.
         self.service = service
         self._parts: deque[_Part] = deque()
@@ -53,6 +61,11 @@ class ProxiedRequest:
         self.started = False
         #: That of the answer; 0: there is none yet.
         self.status = 0
+
+    @property
+    def id(self) -> bytes:
+        """What its client, its app's output in the log, and the log of requests know it by."""
+        return self.given_id or name_bytes(self.number)
 
     # The sink.
 
@@ -99,6 +112,7 @@ class ProxiedRequest:
             return self.end
         status, headers, body, more = part
         self.status = status
+        headers = with_id(headers, self.id)
         if close:
             headers = [*headers, (b"connection", b"close")]
         await send({"type": "http.response.start", "status": status, "headers": headers})

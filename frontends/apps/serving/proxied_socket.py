@@ -16,6 +16,9 @@ from starlette.types import Message, Receive, Send
 
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppService, EndKind, Headers
+from flashpool.pool.call_ids import name_bytes
+
+from .answers import with_id
 
 #: What a client is told with the close frame of a WebSocket that had been accepted.
 _CODES: Final = {
@@ -44,10 +47,21 @@ class _Heard(NamedTuple):
 class ProxiedSocket:
     """A WebSocket of a client, and what is done with what its app says."""
 
-    __slots__ = ("_heard", "_loop", "_most", "_room", "_waiter", "_wider", "end", "number")
+    __slots__ = (
+        "_heard",
+        "_loop",
+        "_most",
+        "_room",
+        "_waiter",
+        "_wider",
+        "end",
+        "given_id",
+        "number",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
-        """``most``: bytes that a message of the app may have."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, given_id: bytes = b"") -> None:
+        """``most``: bytes that a message of the app may have; ``given_id``: as of a request."""
+        self.given_id = given_id
         self._loop = loop
         self._most = most
         self._heard: deque[_Heard] = deque()
@@ -56,6 +70,11 @@ class ProxiedSocket:
         self._room = app_messages.WINDOW
         self.number = 0
         self.end: AppEnd | None = None
+
+    @property
+    def id(self) -> bytes:
+        """What its client, its app's output in the log, and the log of requests know it by."""
+        return self.given_id or name_bytes(self.number)
 
     # The sink.
 
@@ -116,6 +135,8 @@ class ProxiedSocket:
             if heard.message is None:
                 await self._pass_message(service, heard, send)
             else:
+                if "headers" in heard.message:
+                    heard.message["headers"] = with_id(heard.message["headers"], self.id)
                 await send(heard.message)
                 if heard.piece:
                     service.credit(self.number, len(heard.piece))

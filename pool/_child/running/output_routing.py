@@ -17,21 +17,32 @@ from .. import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     from .resident_link import ResidentLink
+
+    class Written(Protocol):
+        """The output of a call, or of a request of an app."""
+
+        link: ResidentLink
+        #: Whether what is written is nobody's any more.
+        closed: bool
+
+        def write(self, data: bytes, kind: int) -> None: ...
+
 
 #: Characters of unfinished line kept before they are sent; bytes of one frame.
 _LINE_LIMIT = 8192
 _FRAME_LIMIT = 256 * 1024
 
-_current: ContextVar[CallOutput | None] = ContextVar("flashpool_call", default=None)
+#: Whose output is written in this context.
+current: ContextVar[Written | None] = ContextVar("flashpool_call", default=None)
 
 
 def begin(link: ResidentLink, number: int) -> CallOutput:
     """What is written in this context from now on is this call's."""
     written = CallOutput(link, number)
-    _current.set(written)
+    current.set(written)
     return written
 
 
@@ -74,9 +85,9 @@ class CallOutput:
         self.closed = True
 
 
-def _writer() -> CallOutput | None:
+def _writer() -> Written | None:
     """Whose output it is that is written now."""
-    written = _current.get()
+    written = current.get()
     if written is None or written.closed or written.link.forked:
         return None
     return written

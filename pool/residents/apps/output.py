@@ -1,4 +1,8 @@
-"""What apps print, line by line, in the server's log."""
+"""What apps print, line by line, in the server's log.
+
+Lines that were printed in the context of a request come with its id; others, such as those of child
+processes, are read from a descriptor that all of the worker writes to, and say nothing of a request.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,10 @@ class AppOutput:
             self._rest = b""
         self._tell(lines)
 
+    def take_of(self, request_id: str, chunk: bytes) -> None:
+        """Log lines that a request printed; the last one may have been cut."""
+        self._tell(without_our_frames(chunk).split(b"\n"), request_id)
+
     def close(self) -> None:
         """Log what is left."""
         if self._rest:
@@ -45,10 +53,11 @@ class AppOutput:
         """The last lines."""
         return "\n".join(self._last)
 
-    def _tell(self, lines: list[bytes]) -> None:
+    def _tell(self, lines: list[bytes], request_id: str = "") -> None:
         texts = [line.decode("utf-8", "backslashreplace") for line in lines if line]
         self._last.extend(texts[-_LAST:])
         if len(texts) > _SINGLY:
             texts = ["\n".join(texts)]
         for text in texts:
-            _log.info("%s (%d): %s", self._name, self._pid, text)
+            of_request = {"request_id": request_id}
+            _log.info("%s (%d): %s", self._name, self._pid, text, extra=of_request)

@@ -9,10 +9,10 @@ is kept, for the worker that may get it next.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from flashpool.pool import call_ids
 from flashpool.pool._child import app_messages, wire
 from flashpool.pool.apps import AppEnd, AppRequest, AppSink, Headers
 from flashpool.pool.workers.poller import Clock
@@ -45,7 +45,6 @@ class AppTraffic:
         self._empty = empty
         self.clock = AppClock(now, late)
         self.sockets = SocketTraffic(self.clock, send, self.of)
-        self._numbers = itertools.count(1)
         self._live: dict[int, LiveRequest] = {}
 
     def __len__(self) -> int:
@@ -63,7 +62,7 @@ class AppTraffic:
 
     def add(self, request: AppRequest, sink: AppSink) -> LiveRequest:
         """One arrived."""
-        number = next(self._numbers)
+        number = next(call_ids.numbers)
         live = self._live[number] = LiveRequest(number, request, sink)
         return live
 

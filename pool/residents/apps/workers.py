@@ -13,15 +13,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mmap
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from flashpool.pool import exit_causes
-from flashpool.pool._child import app_messages, wire
+from flashpool.pool import call_ids, exit_causes
+from flashpool.pool._child import wire
 from flashpool.pool.apps import App
 from flashpool.pool.calls import Call, Codec, Provision
 from flashpool.pool.config import PoolConfig
@@ -41,7 +40,7 @@ from flashpool.pool.workers.worker import Worker
 from flashpool.pool.workers.worker_set import WorkerSet
 
 from . import failures
-from .output import AppOutput
+from .process import AppProcess
 from .routing import Routes, routes_told
 
 _log = logging.getLogger(__name__)
@@ -50,6 +49,7 @@ _log = logging.getLogger(__name__)
 _WORTH_LEARNING_S: Final = 1.0
 #: Of what a load failed with, in the log.
 _TOLD: Final = 16 * 1024
+_PRINTED: Final = (wire.OUTPUT, wire.ERRORS)
 
 
 class AppNews(Protocol):
@@ -66,48 +66,6 @@ class AppNews(Protocol):
 
     def worker_gone(self, worker: int) -> None:
         """Its process tree is gone."""
-
-
-class AppProcess:
-    """One worker of an app."""
-
-    __slots__ = (
-        "closing",
-        "dead",
-        "ledger",
-        "ledger_fd",
-        "loaded_at",
-        "number",
-        "once",
-        "output",
-        "worker",
-    )
-
-    def __init__(self, number: int, worker: Worker, slots: int, name: str, *, once: bool) -> None:
-        self.number = number
-        #: Whether it is there for one request.
-        self.once = once
-        self.worker = worker
-        self.output = AppOutput(name, worker.pid)
-        #: When it was loaded, for people.
-        self.loaded_at: float | None = None
-        self.dead = False
-        #: Whether it was asked to shut down.
-        self.closing = False
-        fd = os.memfd_create("flashpool-app", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, slots * app_messages.ENTRY.size)
-            self.ledger = mmap.mmap(fd, 0)
-        except BaseException:
-            os.close(fd)
-            raise
-        #: The ledger's descriptor, until the worker has it.
-        self.ledger_fd = fd
-
-    def has_begun(self, slot: int, number: int) -> bool:
-        """Whether a request entered the application."""
-        (found,) = app_messages.ENTRY.unpack_from(self.ledger, slot * app_messages.ENTRY.size)
-        return bool(found == number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +198,7 @@ class AppWorkers:
             "generated": app.generated,
             "threads": app.threads,
             "once": once,
+            "ids": (call_ids.prefix, call_ids.GIVEN.pattern),
             "functions": app.functions,
         }
         return json.dumps(what).encode()
@@ -317,6 +276,9 @@ class AppWorkers:
         if process.dead:
             return
         if frame.kind != wire.LOADED:
+            if frame.kind in _PRINTED and not self._app.jobs:
+                process.output.take_of(_request_id(frame), frame.body)
+                return
             self._to.worker_sent(process.number, frame)
             return
         meta = wire.ResultMeta.unpack(frame.meta)
@@ -389,3 +351,15 @@ class AppWorkers:
         process.ledger.close()
         self._to.worker_gone(process.number)
         self._pool.host.changed()
+
+
+def _request_id(frame: wire.Frame) -> str:
+    """Whose request printed that.
+
+    Raises:
+        BadFrame: it names none.
+    """
+    _, name = wire.split_number(frame.meta)
+    if not call_ids.GIVEN_BYTES.fullmatch(name):
+        raise wire.BadFrame("output of a request without an id")
+    return name.decode()

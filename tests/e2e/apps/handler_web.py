@@ -1,6 +1,7 @@
 """An application as users have them, for a server of apps and for plain uvicorn."""
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -361,6 +362,28 @@ async def prints(text: str) -> str:
     print(text)
     print("to stderr:", text, file=sys.stderr)
     return text
+
+
+@app.get("/print-everywhere")
+async def prints_everywhere(tasks: BackgroundTasks, text: str) -> str:
+    async def later() -> None:
+        await asyncio.sleep(0.05)
+        print(f"{text} behind its answer")
+        print(f"{text} without an end", end="")
+
+    def in_a_thread() -> None:
+        logging.warning("%s in a thread", text)  # noqa: LOG015 - as users do
+
+    tasks.add_task(later)
+    print(f"{text} in", "parts")
+    await asyncio.to_thread(in_a_thread)
+    os.write(1, f"{text} past Python\n".encode())
+    return text
+
+
+@app.get("/own-id")
+async def own_id(response: Response) -> None:
+    response.headers["x-request-id"] = "the app's"
 
 
 async def upper(scope: Any, receive: Any, send: Any) -> None:

@@ -26,7 +26,7 @@ from time import monotonic
 from ... import app_messages, wire
 from ...renewal import prepared
 from ...serialization import exception_pickling
-from .. import invoke, process_exit, worker
+from .. import invoke, output_routing, process_exit, worker
 from ..outcome import failed, flush_output
 from ..resident_link import ResidentLink
 from . import loading, routes
@@ -79,7 +79,9 @@ class AppWorker:
         os.close(fd)
         self.loop = loading.new_loop()
         asyncio.set_event_loop(self.loop)
-        self.link = AppLink(self.resident, ledger, self.loop, once=self.what["once"])
+        self.link = AppLink(
+            self.resident, ledger, self.loop, once=self.what["once"], ids=self.what["ids"]
+        )
         self.app: Asgi = _no_app
         self.lifespan: Lifespan | None = None
         self.closing = False
@@ -109,6 +111,7 @@ class AppWorker:
         return loaded
 
     def begin(self) -> None:
+        output_routing.route()
         self.run(self.start())
 
     async def start(self) -> None:

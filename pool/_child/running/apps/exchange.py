@@ -18,6 +18,8 @@ import sys
 import traceback
 
 from ... import app_messages, wire
+from .. import output_routing
+from .link import RequestOutput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -245,6 +247,8 @@ class Exchange:
         """Have the application answer; whatever it does, this does not raise."""
         how = app_messages.FINE
         self.has_begun = True
+        output = RequestOutput(self.link, self.number, self.scope["headers"])
+        output_routing.current.set(output)
         try:
             if not self.gone:
                 self.link.begins(self.slot, self.number)
@@ -255,6 +259,7 @@ class Exchange:
         except BaseException as error:  # SystemExit and its like end this request, and no more
             how = self.how_it_raised(error)
         self.over = True
+        output.end()
         del self.link.exchanges[self.number]
         if how != app_messages.FINE or self.lingers or not self.answered or self.link.once:
             meta = app_messages.pack_flags(self.number, how)

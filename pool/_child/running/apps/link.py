@@ -1,8 +1,14 @@
-"""What the requests of an app worker share: its channel, its ledger, its loop."""
+"""What the requests of an app worker share: its channel, its ledger, its loop; and what they print.
+
+print, logging, warnings in a request --> RequestOutput --whole lines--> OUTPUT n, id
+what nobody asked for: an import, a thread, a child process ----------> descriptor 1
+"""
 
 from __future__ import annotations
 
-from ... import app_messages
+import re
+
+from ... import app_messages, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,7 +16,13 @@ if TYPE_CHECKING:
     import mmap
     from typing import Any
 
+    from ...app_messages import Headers
     from ..resident_link import ResidentLink
+
+#: Characters of unfinished line kept before they are sent; bytes of one frame.
+_LINE_LIMIT = 8192
+_FRAME_LIMIT = 256 * 1024
+_REQUEST_ID = b"x-request-id"
 
 
 class AppLink:
@@ -23,7 +35,15 @@ class AppLink:
         loop: asyncio.AbstractEventLoop,
         *,
         once: bool,
+        ids: tuple[str, str],
     ) -> None:
+        """``ids``: what the names of requests begin with, and the pattern of those that clients give."""
+        import threading
+
+        self.id_prefix, pattern = ids
+        self.given_id = re.compile(pattern.encode())
+        #: Lines of requests are put together one after the other; signal handlers print as well.
+        self.printing = threading.RLock()
         #: Whether there is one request only: its end is told in any case.
         self.once = once
         self.resident = resident
@@ -50,3 +70,53 @@ class AppLink:
     def begins(self, slot: int, number: int) -> None:
         """A request enters the application from here on."""
         app_messages.ENTRY.pack_into(self.ledger, slot * app_messages.ENTRY.size, number)
+
+
+class RequestOutput:
+    """What is printed in the context of one request, its threads and tasks included."""
+
+    __slots__ = ("app", "closed", "headers", "link", "meta", "number", "over", "rest")
+
+    def __init__(self, app: AppLink, number: int, headers: Headers) -> None:
+        self.app = app
+        self.number = number
+        self.headers = headers
+        #: Whether its request is, which tasks and threads of it may outlive.
+        self.over = False
+        #: As `output_routing` knows it: who outlives the request still prints for it.
+        self.link = app.resident
+        self.closed = False
+        self.meta = b""
+        self.rest = b""
+
+    def write(self, data: bytes, kind: int) -> None:
+        """It printed that; a line is sent when it is complete."""
+        with self.app.printing:
+            data = self.rest + data
+            end = len(data) if self.over or len(data) > _LINE_LIMIT else data.rfind(b"\n") + 1
+            self.rest = data[end:]
+            self.send(data[:end], kind)
+
+    def end(self) -> None:
+        """The request is over: nothing may come that completes the last line."""
+        self.over = True
+        if self.rest:
+            with self.app.printing:
+                data, self.rest = self.rest, b""
+                self.send(data, wire.OUTPUT)
+
+    def send(self, data: bytes, kind: int) -> None:
+        if data and not self.meta:
+            self.meta = wire.NUMBER.pack(self.number) + self.request_id()
+        for at in range(0, len(data), _FRAME_LIMIT):
+            self.app.send(kind, self.meta, data[at : at + _FRAME_LIMIT])
+
+    def request_id(self) -> bytes:
+        """What its client gave, or what the front-end tells it; which comes to the same there."""
+        given = b""
+        for name, value in self.headers:
+            if name == _REQUEST_ID:
+                given = value
+        if self.app.given_id.fullmatch(given):
+            return given
+        return f"{self.app.id_prefix}-{self.number}".encode()

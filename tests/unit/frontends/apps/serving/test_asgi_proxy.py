@@ -11,8 +11,12 @@ import pytest
 
 from flashpool.frontends.apps.serving.asgi_proxy import AppProxy
 from flashpool.frontends.http_server.request_cycle import CUT
+from flashpool.pool import call_ids
 from flashpool.pool._child import app_messages
 from flashpool.pool.apps import AppEnd, AppRequest, AppSink, AppState, EndKind
+
+#: The id of the first request of a service.
+MADE = call_ids.name_of(1).encode()
 
 
 class Service:
@@ -116,7 +120,7 @@ def told(sent: list[dict[str, Any]]) -> tuple[int, dict[str, str], Any]:
 def test_an_answer_is_passed_on_piece_by_piece() -> None:
     service = Service(answers(b"a", b"bc", b"d"))
     start, *bodies = ask(service)
-    assert (start["status"], start["headers"]) == (200, [(b"x-a", b"1")])
+    assert (start["status"], start["headers"]) == (200, [(b"x-a", b"1"), (b"x-request-id", MADE)])
     assert [(one["body"], one["more_body"]) for one in bodies] == [
         (b"a", True),
         (b"bc", True),
@@ -125,6 +129,37 @@ def test_an_answer_is_passed_on_piece_by_piece() -> None:
     # Of what is on its way to the client; nothing more comes behind the last piece.
     assert service.credits == 3
     assert service.left == []
+
+
+def ids(sent: list[dict[str, Any]]) -> list[bytes]:
+    return [value for name, value in sent[0]["headers"] if name == b"x-request-id"]
+
+
+def test_an_answer_has_the_id_that_its_client_gave() -> None:
+    given = ((b"x-request-id", b"order-9:2"),)
+    assert ids(ask(Service(answers(b"a")), headers=given)) == [b"order-9:2"]
+    assert ids(ask(Service(ends(EndKind.CRASHED)), headers=given)) == [b"order-9:2"]
+    assert ids(ask(Service(ends(EndKind.RAISED)), headers=given)) == [b"order-9:2"]
+    assert ids(ask(Service(answers(b"a")), "/execute", headers=given)) == [b"order-9:2"]
+    # The app sees what its client sent.
+    service = Service(answers(b"a"))
+    ask(service, headers=given)
+    assert app_messages.paired(list(service.requests[0].fields), 6) == list(given)
+
+
+@pytest.mark.parametrize("given", [b"", b"two words", b"-a", b"x" * 129, "é".encode()])
+def test_what_is_no_id_is_not_sent_back(given: bytes) -> None:
+    headers = ((b"x-request-id", given),)
+    assert ids(ask(Service(answers(b"a")), headers=headers)) == [MADE]
+    (made,) = ids(ask(Service(answers(b"a")), "/execute", headers=headers))
+    assert call_ids.number_of(made.decode())
+
+
+def test_an_id_of_the_apps_own_is_the_only_one() -> None:
+    def answer(sink: AppSink) -> None:
+        sink.response(200, [(b"x-request-id", b"mine")], b"a", False)
+
+    assert ids(ask(Service(answer), headers=((b"x-request-id", b"theirs"),))) == [b"mine"]
 
 
 @pytest.mark.parametrize(
