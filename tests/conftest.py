@@ -1,4 +1,4 @@
-"""What every test gets: a marker by folder, a private TMPDIR, and a check of what it leaves."""
+"""What every test gets: a marker by folder, private directories, and a check of what it leaves."""
 
 import os
 import shutil
@@ -22,6 +22,7 @@ MARKED_FOLDERS: Final = ("contract", "process", "e2e", "gpu", "differential")
 OWN_KINDS: Final = frozenset({"shm", "file"})
 
 _private_tmp: Path | None = None
+_private_cache: Path | None = None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +38,7 @@ class Table:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    global _private_tmp
+    global _private_tmp, _private_cache
     # A shell has its background jobs ignore it, and whatever is started here would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Table())
     # tmp_path stays where it is, to be looked at after a failure.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    if not hasattr(config, "workerinput"):  # processes that run tests have that of who starts them
+        _private_cache = _moved_cache()
     # Short, because paths of sockets may not exceed 107 bytes.
     _private_tmp = Path(tempfile.mkdtemp(prefix="fp-"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(_private_tmp)
@@ -55,8 +58,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     tempfile.tempdir = None
     os.environ.pop("TMPDIR", None)
-    if _private_tmp:
-        shutil.rmtree(_private_tmp, ignore_errors=True)
+    for folder in (_private_tmp, _private_cache):
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _moved_cache() -> Path:
+    """Another cache directory of the user: servers keep tokens there, and build environments.
+
+    uv keeps its own, or every run would download what tests install.
+    """
+    before = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    os.environ.setdefault("UV_CACHE_DIR", str(before / "uv"))
+    found = Path(tempfile.mkdtemp(prefix="fp-cache-"))
+    os.environ["XDG_CACHE_HOME"] = str(found)
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -77,6 +77,15 @@ def test_it_is_off_when_it_is_told_so(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+def test_servers_of_tests_leave_nothing_in_the_home_of_who_runs_them(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with serving(tmp_path, HOME=str(home)) as server:
+        assert server.execute("def f(): return 1")["json_result"] == 1
+        assert "The admin token is in " in server.log()
+    assert list(home.rglob("*")) == []
+
+
 def test_an_open_listener_needs_a_token(tmp_path: Path) -> None:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
     open_one = {"FLASHPOOL_ADMIN_HOST": "0.0.0.0", "FLASHPOOL_PORT": "0"}
