@@ -70,6 +70,7 @@ class Prepared:
     """What a source has in the end."""
 
     neighbours = None
+    folder = SimpleNamespace(digest="")
     released = False
 
     def to_app(self, _settings: Settings, workers: int) -> Any:
