@@ -40,5 +40,8 @@ class AppWorkerSettings:
         "framework's default, 40.",
     )
     app_start_timeout_s: float = setting(
-        kind.seconds(), "300", "Seconds a deployed app may take to load."
+        kind.seconds(),
+        "300",
+        "Seconds a deployed app may take to load; and its interpreter to come up, and each package "
+        "that it preloads.",
     )

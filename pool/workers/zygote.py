@@ -54,6 +54,8 @@ class ZygoteProcess:
         self.python = python
         self.method = method
         self.preload = preload
+        #: Seconds it may take to come up, and for each module that it preloads.
+        self.start_limit_s = config.start_timeout_s
         #: When it was started, or last said that it gets on.
         self.started_at = self.progress_at = now
         self.ready_at: float | None = None

@@ -13,13 +13,17 @@ from .ends import outcomes
 
 
 def config_of(config: PoolConfig, app: App | None) -> PoolConfig:
-    """The app's variables are its zygote's, because modules read them when they are imported."""
+    """The app's variables are its zygote's, because modules read them when they are imported.
+
+    So is its start limit: what it preloads is what the app would import by itself.
+    """
     if app is None:
         return config
     return replace(
         config,
         worker_env={**config.worker_env, **app.env},
         workdir=app.directory,
+        start_timeout_s=app.start_timeout_s,
     )
 
 

@@ -12,6 +12,7 @@ from flashpool.frontends.qb.deployed.app_job import AppJob, JobOptions
 from flashpool.pool.apps import App, AppService, AppState
 from flashpool.pool.calls import Outcome
 from flashpool.pool.errors import Cancelled, Timeout
+from support.interpreters import virtualenv
 from support.live import Live
 from support.waiting import PATIENCE
 
@@ -315,3 +316,12 @@ def end(app: Jobs, job: AppJob, cause: Any, *, spares: bool) -> None:
         job.end(cause, spares=spares)
 
     app.live.run(do())
+
+
+def test_the_interpreter_of_an_app_may_take_as_long_as_the_app_may(
+    make_live: Callable[..., Live], tmp_path: Path
+) -> None:
+    hangs = str(virtualenv(tmp_path / "env", at_start="while True: pass"))
+    live = make_live(base_python=hangs, start_timeout_s=600.0)
+    app = Jobs(live, "one", start_timeout_s=1.0).app
+    live.until(lambda: "did not come up within 1 s" in app.failure)

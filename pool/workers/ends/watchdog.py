@@ -79,7 +79,7 @@ class Watchdog:
     def _check_worker(self, worker: Worker, now: float) -> None:
         grace_s = self._config.grace_s
         if worker.state.now is WorkerState.PREPARING:
-            if now - worker.since > self._config.start_timeout_s:
+            if now - worker.since > worker.zygote.start_limit_s:
                 self._worker_set.stop(worker, None, grace=grace_s, dump=True)
         elif worker.exiting_since is not None:
             self._check_ending(worker, now - worker.exiting_since)
@@ -131,7 +131,7 @@ class Watchdog:
     # Zygotes.
 
     def _check_zygote(self, zygote: ZygoteProcess) -> None:
-        start_s = self._config.start_timeout_s
+        start_s = zygote.start_limit_s
         if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
             # It is dead, and its guard, which should have cleaned up and left, has not.
             zygote.kill_with_guard()
