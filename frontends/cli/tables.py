@@ -72,8 +72,32 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("zygotes", str(len(found.get("zygotes") or []))),
         ("instances", str(len(found.get("instances") or []))),
         ("GPUs", _gpus(found.get("gpus") or {})),
+        *_environments(found.get("stores") or []),
+        *_jobs(found.get("jobs")),
     ]
     return rows
+
+
+def _environments(stores: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [("environments", _store(one)) for one in stores]
+
+
+def _store(store: dict[str, Any]) -> str:
+    counts = (("built here", "builds"), ("failed", "failed_builds"), ("evicted", "evictions"))
+    done = ", ".join(f"{what} {store.get(name, 0)}" for what, name in counts)
+    return f"{_or_unknown(store.get('environments'))} in {store.get('root')}; {done}"
+
+
+def _or_unknown(count: int | None) -> str:
+    return "not counted yet" if count is None else str(count)
+
+
+def _jobs(jobs: dict[str, int] | None) -> list[tuple[str, str]]:
+    if not jobs:
+        return []
+    names = ("running", "taken", "done", "failed")
+    counts = ", ".join(f"{jobs.get(name, 0)} {name}" for name in names)
+    return [("jobs", f"{counts}; reports waiting: {jobs.get('reports_waiting', 0)}")]
 
 
 def _percentiles(times: dict[str, Any]) -> list[str]:

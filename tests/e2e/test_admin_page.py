@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from flashpool.pool.recorder import Recorder
 from support import wants
+from support.stats_sample import document, ended
 
 from .server import Server, request, serving
 
@@ -143,6 +146,34 @@ def test_a_running_call_is_shown_while_it_runs(page: Page, server: Server) -> No
     finally:
         calling.join(60)
     expect(page.locator("#noRunning")).to_be_visible(timeout=LIMIT_MS)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_environments_jobs_and_routes_have_their_sections(
+    browser: Browser, server: Server, width: int
+) -> None:
+    recorder = Recorder()
+    ended(recorder, 1)
+    event = b"event: stats\ndata: " + msgspec.json.encode(document(recorder)) + b"\n\n"
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        page = context.new_page()
+        page.set_default_timeout(LIMIT_MS)
+        page.route(
+            "**/events", lambda asked: asked.fulfill(body=event, content_type="text/event-stream")
+        )
+        page.goto(server.admin)
+        expect(page.locator("#stores li")).to_have_text(
+            "/volume: 3 kept, 1.5 MB; built here 4, failed 2, evicted 1", timeout=LIMIT_MS
+        )
+        expect(page.locator("#found")).to_have_text("Calls found theirs: memo 1")
+        expect(page.locator("#jobs")).to_have_text(
+            "2 running, 9 taken, 4 done, 3 failed; reports that the platform has not taken: 5"
+        )
+        cells = page.locator("#routes tbody td")
+        expect(cells).to_have_text(["/items/{item_id}", "1", "2xx 1", "150 ms", "195 ms", "200 ms"])
+        sound(page)
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, "the page is wider than its window"
 
 
 def test_it_says_when_it_is_stale(page: Page) -> None:
