@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from flashpool.envs import Spec
 from flashpool.pool.apps import App
 
-from .artifacts.artifact import AppFolder, ArtifactSource, obtain, store_of
+from .artifacts.artifact import AppFolder, ArtifactSource, mark_of, obtain, store_of
 from .artifacts.stray_dotenv import stray_dotenv
 from .by_hand import chosen_resource, contract_by_hand
 from .compiled_modules import explain_foreign, find_foreign
@@ -138,6 +138,16 @@ class AppSource:
         for sentence in prepared.deployed.oddities:
             _log.warning("%s: %s", self.resource, sentence)
         return prepared
+
+    async def mark(self) -> object:
+        """Something that is equal as long as nobody writes to the artifact."""
+        source = ArtifactSource.of(self._settings)
+        place = source.archive
+        if self._by_hand is not None:
+            place = self._by_hand
+        elif source.is_unpacked and source.link is not None:
+            place = source.link
+        return await asyncio.to_thread(mark_of, place)
 
     async def _obtain(self, wait: bool) -> AppFolder:
         settings, target = self._settings, self._by_hand

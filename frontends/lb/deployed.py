@@ -1,7 +1,8 @@
 """A deployed app as an ASGI application: from a source to workers that serve it.
 
-    start --> prepare: wait for the artifact, unpack, read --AppError--> 503, and again later where
-                 |                                                       that may pass
+    start --> prepare: wait for the artifact, unpack, read --AppError--> 503, and again: later where
+                 |                                                       that may pass, else when the
+                 |                                                       artifact changes
                  '--> AppDeployment.serve --> AppProxy passes requests on
     reload --> prepare again --> AppDeployment.reload
 
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between tries to prepare an app where a failure may pass; the last one again and again.
 _PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+#: Seconds between looks whether an artifact that was refused has changed.
+_LOOK_S: Final = 5.0
 
 
 class DeployedEndpoint:
@@ -64,6 +67,8 @@ class DeployedEndpoint:
             routes=self._routes,
         )
         service.reload_app = self.reload
+        #: Somebody wants the artifact looked at now.
+        self._asked = asyncio.Event()
         self._neighbours: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
         #: May be wrapped by whoever hosts it.
@@ -109,6 +114,7 @@ class DeployedEndpoint:
 
     async def _bring_up(self) -> None:
         for pause_s in _pauses():
+            seen = await self._source.mark()
             try:
                 prepared = await self._source.prepare(wait=not self._deployment.problem)
             except AppError as error:
@@ -120,18 +126,38 @@ class DeployedEndpoint:
                 self._deployment.serve(self._as_found(prepared))
                 return
             if failure != self._deployment.problem:
-                again = f"it is tried again in {pause_s:g} s" if passes else "it is not tried again"
-                _log.error("%s: %s; %s", self._source.resource, failure, again)
+                again = f"in {pause_s:g} s" if passes else "when the artifact has changed"
+                _log.error("%s: %s; it is tried again %s", self._source.resource, failure, again)
                 self._deployment.problem = self._service.app_failure = failure
-            if not passes:
+            if passes:
+                await self._is_asked_within(pause_s)
+            else:
+                await self._until_changed(seen)
+
+    async def _until_changed(self, seen: object) -> None:
+        """Until there is another artifact than the one that was refused, or somebody asks."""
+        while await self._source.mark() == seen:
+            if await self._is_asked_within(_LOOK_S):
                 return
-            await asyncio.sleep(pause_s)
+        _log.info("%s: the artifact has changed: it is looked at again", self._source.resource)
+
+    async def _is_asked_within(self, seconds: float) -> bool:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._asked.wait(), seconds)
+        asked = self._asked.is_set()
+        self._asked.clear()
+        return asked
 
     async def reload(self) -> Reloaded:
         """Look at the artifact again, and serve what it holds now."""
         if self._deployment.service is None:
-            why = self._deployment.problem or "it is being prepared for the first time"
-            message = f"there is no app yet that could be reloaded: {why}"
+            message = "there is no app yet that could be reloaded: it is being prepared"
+            if self._deployment.problem:
+                self._asked.set()
+                message = (
+                    f"there is no app yet that could be reloaded: {self._deployment.problem}; "
+                    "the artifact is looked at again now"
+                )
             return Reloaded(outcome=ReloadOutcome.NO_APP, message=message)
         return await self._deployment.reload()
 

@@ -542,3 +542,15 @@ def test_a_reload_is_asked_for_on_the_admin_listener(
         (line,) = log_lines(server, "POST /reload answered with 422")
         assert "asked by 127.0.0.1" in line
         assert "with the token" in line
+
+
+def test_a_refused_artifact_is_looked_at_again_when_it_has_changed(
+    world: EndpointWorld, shop_artifact: Path, tmp_path: Path
+) -> None:
+    archive = manifest(b"{")(tmp_path, shop_artifact)
+    with world.endpoint(archive) as server:
+        assert "not JSON" in wait_failed(server)
+        whole = with_files(shop_artifact, tmp_path / "whole.tar.gz", {"routes.py": ROUTES})
+        whole.replace(archive)
+        server.wait_ready()
+        assert server.http.get("/items/1").json()["item"] == 1

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,11 +39,13 @@ from .unpacking import unpack
 if TYPE_CHECKING:
     from flashpool.frontends.settings.table import Settings
 
-__all__ = ["AppFolder", "ArtifactSource", "back_off", "obtain"]
+__all__ = ["AppFolder", "ArtifactSource", "back_off", "mark_of", "obtain"]
 
 _log = logging.getLogger(__name__)
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
+#: Files of a folder that are looked at for a change; its manifest and handlers are among the first.
+_MOST_MARKED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +186,16 @@ async def _unpack_once(source: ArtifactSource, make_store: Callable[[], AppStore
         stop.set()
         raise
     return AppFolder(path=lease.path, digest=lease.digest, lease=lease)
+
+
+def mark_of(place: Path) -> object:
+    """Something that is equal as long as nobody writes to an archive, or to a folder's files; blocking."""
+    try:
+        with os.scandir(place) as found:
+            there = sorted(islice(found, _MOST_MARKED), key=lambda one: one.name)
+    except OSError:  # an archive, or nothing
+        return _state(place)
+    return [(one.name, _state(Path(one.path))) for one in there]
 
 
 def _state(archive: Path) -> tuple[int, int, int] | None:

@@ -12,7 +12,9 @@ import pytest
 from flashpool.frontends.apps.errors import AppError, ArtifactMissing, ResourceRefused
 from flashpool.frontends.lb import deployed
 from flashpool.frontends.lb.deployed import DeployedEndpoint
+from flashpool.frontends.service import ReloadOutcome
 from flashpool.frontends.settings.table import Settings
+from flashpool.pool.apps import App
 from support.waiting import until
 
 
@@ -56,6 +58,11 @@ class Source:
         self.waits: list[bool] = []
         self.go = asyncio.Event()
         self.go.set()
+        #: What of the artifact changes when somebody writes to it.
+        self.state = 0
+
+    async def mark(self) -> object:
+        return self.state
 
     async def prepare(self, *, wait: bool) -> Any:
         await self.go.wait()
@@ -74,7 +81,7 @@ class Prepared:
     released = False
 
     def to_app(self, _settings: Settings, workers: int) -> Any:
-        return SimpleNamespace(generated=True, workers=workers)
+        return App(name="shop", directory="/x", workers=workers)
 
     def release(self) -> None:
         self.released = True
@@ -115,6 +122,7 @@ async def status(endpoint: DeployedEndpoint, path: str) -> tuple[int, Any]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployed, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(deployed, "_LOOK_S", 0.001)
 
 
 def test_probes_are_answered_while_the_artifact_is_waited_for() -> None:
@@ -151,9 +159,11 @@ def test_what_may_pass_is_tried_again_and_waited_for_once(caplog: pytest.LogCapt
     assert "odd" in caplog.text
 
 
-def test_what_does_not_pass_is_told_and_left() -> None:
+def test_what_does_not_pass_is_told_and_left_until_the_artifact_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
-        source = Source(ResourceRefused("no such resource"))
+        source = Source(ResourceRefused("no such resource"), AppError("no such file"), Prepared())
         async with serving(source) as (endpoint, service):
             await until(lambda: source.waits)
             assert await status(endpoint, "/ping") == (
@@ -161,10 +171,20 @@ def test_what_does_not_pass_is_told_and_left() -> None:
                 {"status": "unhealthy", "reason": "no such resource"},
             )
             assert (await status(endpoint, "/items"))[1]["detail"] == "no such resource"
-            await asyncio.sleep(0)
-        assert (source.waits, service.pool.opened) == ([True], [])
+            await asyncio.sleep(0.02)
+            assert (source.waits, service.pool.opened) == ([True], [])
+            source.state += 1
+            await until(lambda: len(source.waits) == 2)
+            reloaded = await endpoint.reload()
+            assert reloaded.outcome is ReloadOutcome.NO_APP
+            assert "no such file; the artifact is looked at again now" in reloaded.message
+            await until(lambda: service.pool.opened)
+        assert source.waits == [True, False, False]
 
-    asyncio.run(main())
+    with caplog.at_level("INFO"):
+        asyncio.run(main())
+    assert "no such resource; it is tried again when the artifact has changed" in caplog.text
+    assert "the artifact has changed: it is looked at again" in caplog.text
 
 
 def test_a_websocket_before_that_is_refused() -> None:

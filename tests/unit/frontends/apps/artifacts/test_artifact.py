@@ -13,6 +13,7 @@ from flashpool.frontends.apps.artifacts.artifact import (
     AppFolder,
     ArtifactSource,
     back_off,
+    mark_of,
     obtain,
     store_of,
 )
@@ -182,3 +183,23 @@ def test_the_store_of_apps_counts_for_nobodys_quota(tmp_path: Path) -> None:
     assert apps.root.parent == environments.root
     assert apps.root not in environments.parts()
     assert environments.scratch_root in environments.parts()
+
+
+def test_a_mark_is_another_one_when_somebody_has_written(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.gz"
+    absent = mark_of(archive)
+    archive.write_bytes(b"one")
+    first = mark_of(archive)
+    assert first != absent
+    assert mark_of(archive) == first
+    (tmp_path / "b").write_bytes(b"other")
+    (tmp_path / "b").replace(archive)
+    assert mark_of(archive) != first
+    folder = tmp_path / "app"
+    folder.mkdir()
+    empty = mark_of(folder)
+    (folder / "flash_manifest.json").write_text("{")
+    broken = mark_of(folder)
+    assert broken != empty
+    (folder / "flash_manifest.json").write_text("{}")
+    assert mark_of(folder) != broken
