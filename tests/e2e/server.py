@@ -20,35 +20,45 @@ START_LIMIT_S: Final = 45.0
 _LISTENS: Final = re.compile(rb"live calls on (http://\S+),.*\nstats: (http://\S+)/stats\n")
 
 
-class Server:
-    """One server process; `url` and `admin` say where it listens."""
+class ServerProcess:
+    """A server process of any kind; `http` is a client of it."""
 
-    def __init__(self, log: Path, variables: dict[str, str]) -> None:
+    START_LIMIT_S = START_LIMIT_S
+
+    def __init__(
+        self, log: Path, command: list[Any], announcement: re.Pattern[bytes], **options: Any
+    ) -> None:
+        """``announcement``: what the log says of its address, and of the admin listener's."""
         self._log = log
-        ports = {"FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"}
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
+        self._announcement = announcement
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [FLASHPOOL, "serve", "lb"],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env={**environ, **ports, **variables},
                 # A group of its own, as a terminal's shell gives it.
                 start_new_session=True,
+                **options,
             )
         self.http = httpx.Client(timeout=60, trust_env=False)
+        self.url = self.admin_url = ""
 
-    def wait_ready(self) -> None:
-        found = until(self._listening, START_LIMIT_S)
-        self.url, self.admin = (address.decode() for address in found.groups())
+    def wait_listening(self) -> None:
+        found = until(self._listening, self.START_LIMIT_S)
+        self.url, *admin = (address.decode() for address in found.groups())
+        self.admin_url = "".join(admin)
         self.http.base_url = httpx.URL(self.url)
-        until(lambda: self.http.get("/ping").status_code == 200, START_LIMIT_S)
 
     def _listening(self) -> Any:
         if self.process.poll() is not None:
             raise AssertionError(f"the server left: {self.log()}")
-        return _LISTENS.search(self._log.read_bytes())
+        return self._announcement.search(self._log.read_bytes())
+
+    def wait_ready(self) -> None:
+        if not self.url:
+            self.wait_listening()
+        until(lambda: self.http.get("/ping").status_code == 200, self.START_LIMIT_S)
 
     @property
     def port(self) -> int:
@@ -57,19 +67,13 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def execute(self, code: str, *args: Any, **fields: Any) -> dict[str, Any]:
-        """Call the function that ``code`` begins with; the answer's fields."""
-        return self.http.post("/execute", json=request(code, *args, **fields)).json()  # type: ignore[no-any-return]
-
-    def stats(self) -> dict[str, Any]:
-        return httpx.get(f"{self.admin}/stats", timeout=30, trust_env=False).json()  # type: ignore[no-any-return]
+    def stats(self) -> Any:
+        limit_s = self.START_LIMIT_S
+        return httpx.get(f"{self.admin_url}/stats", timeout=limit_s, trust_env=False).json()
 
     def tree(self) -> list[psutil.Process]:
         """Every process of the server, itself not included."""
         return psutil.Process(self.process.pid).children(recursive=True)
-
-    def zygotes(self) -> list[int]:
-        return [zygote["pid"] for zygote in self.stats()["zygotes"] if zygote["pid"]]
 
     def stop(self, limit_s: float = 40.0) -> int:
         """SIGTERM; its exit status."""
@@ -84,6 +88,27 @@ class Server:
             finally:
                 self.process.kill()
                 self.process.wait()
+
+
+class Server(ServerProcess):
+    """`flashpool serve lb` with live calls; `url` and `admin` say where it listens."""
+
+    def __init__(self, log: Path, variables: dict[str, str]) -> None:
+        ports = {"FLASHPOOL_PORT": "0", "FLASHPOOL_ADMIN_PORT": "0"}
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("FLASHPOOL", "RUNPOD"))}
+        env = {**environ, **ports, **variables}
+        super().__init__(log, [FLASHPOOL, "serve", "lb"], _LISTENS, env=env)
+
+    @property
+    def admin(self) -> str:
+        return self.admin_url
+
+    def execute(self, code: str, *args: Any, **fields: Any) -> dict[str, Any]:
+        """Call the function that ``code`` begins with; the answer's fields."""
+        return self.http.post("/execute", json=request(code, *args, **fields)).json()  # type: ignore[no-any-return]
+
+    def zygotes(self) -> list[int]:
+        return [zygote["pid"] for zygote in self.stats()["zygotes"] if zygote["pid"]]
 
 
 def request(code: str, *args: Any, **fields: Any) -> dict[str, Any]:

@@ -479,7 +479,7 @@ def test_a_manifest_that_is_odd_warns_and_the_app_is_right(
 
 
 @pytest.mark.slow
-def test_ten_endpoints_unpack_once(world: EndpointWorld, app: Path) -> None:
+def test_endpoints_that_start_together_unpack_once(world: EndpointWorld, app: Path) -> None:
     import contextlib
 
     with contextlib.ExitStack() as stack:

@@ -221,7 +221,7 @@ def test_gpus_that_cannot_be_listed_are_told_and_found_later(
     server = Server(tmp_path / "server.log", scripted.variables)
     try:
         listens = until(server._listening, 30)
-        server.url, server.admin = (text.decode() for text in listens.groups())
+        server.url, server.admin_url = (text.decode() for text in listens.groups())
         server.http.base_url = server.url
         until(lambda: server.http.get("/ping").status_code == 503, 30)
         assert "nvmlInit: Unknown Error" in server.http.get("/health").json()["reason"]
