@@ -16,8 +16,8 @@ from differential.programs import Form, Program
 from e2e.server import Server, until
 
 #: Calls of the form `many`, one after another, and of `parallel`, at the same time.
-MANY: Final = 5
-PARALLEL: Final = 4
+MANY: Final = 3
+PARALLEL: Final = 3
 #: Zygotes are not going to change any more when they have been the same for so long.
 QUIET_S: Final = 1.5
 QUIET_LIMIT_S: Final = 300.0

@@ -210,6 +210,7 @@ def test_a_lost_worker_s_job_is_given_to_another() -> None:
     assert record.status is Status.COMPLETED
 
 
+@pytest.mark.slow  # test_queue_client has it provision our worker, through the same stand-in
 def test_the_real_client_provisions_and_calls(client_python: Path, tmp_path: Path) -> None:
     with Platform(worker=PLAIN, worker_variables={"PLAIN_CONCURRENCY": "4"}) as platform:
         told = run_client(

@@ -33,7 +33,8 @@ def run(entry: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch, volume: Pa
 
 
 @pytest.mark.timeout(LIMIT_S + 20)
-@pytest.mark.parametrize("entry", ENTRIES)
+# The files say the same of both. A queue's jobs have a process each, which is half a minute's work.
+@pytest.mark.parametrize("entry", [pytest.param("queue", marks=pytest.mark.slow), "balanced"])
 def test_every_file_passes(entry: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ended = run(entry, monkeypatch=monkeypatch, volume=tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr

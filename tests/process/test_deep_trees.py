@@ -55,6 +55,7 @@ def nest(live, tmp_path, **limits):
     return call, pid
 
 
+@pytest.mark.slow  # its limit has to leave time for a thousand processes to begin
 def test_a_deep_tree_ends_at_its_limit_and_its_neighbours_go_on(make_live, tmp_path):
     live = make_live(slots=3).ready()
     neighbour = live.start(SLOW, memory_mb=512)
