@@ -270,6 +270,10 @@ class IsolatedStats:
     waiting: int
     running: int
     served: int
+    #: Seconds that the latest one's process took to load the app; null: there was none yet.
+    load_s: float | None
+    #: Why it took more than 0.1 s, if it did.
+    slow_because: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

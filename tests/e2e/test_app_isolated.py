@@ -1,7 +1,9 @@
 """Routes of a deployed app whose requests run each in a process of its own."""
 
+import textwrap
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -39,7 +41,10 @@ def test_state_is_new_in_each_request_and_so_is_the_lifespan(server: AppServer) 
     before = isolated(server)["served"]
     for _ in range(2):
         assert server.http.get("/state").json() == {"answer": 42, "same": True, "requests": 1}
-    until(lambda: isolated(server) == {"waiting": 0, "running": 0, "served": before + 2})
+    until(lambda: isolated(server)["running"] == 0)
+    assert isolated(server)["waiting"] == 0
+    assert isolated(server)["served"] == before + 2
+    assert isolated(server)["load_s"] > 0
     assert server.log().count("the app shuts down") >= 2
     assert "isolation: " in server.log()
     assert "GET /state: call" in server.log()
@@ -69,3 +74,42 @@ def test_a_limit_ends_its_process_and_touches_nobody(server: AppServer, path: st
     assert shared_pid(server) == before
     until(lambda: isolated(server)["running"] == 0)
     assert psutil.pid_exists(before)
+
+
+SLOW = """
+    import os, threading, time
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    BORN = os.getpid()
+    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
+    time.sleep(0.2)
+
+
+    @app.get("/where")
+    async def where():
+        return {"pid": os.getpid(), "born_here": BORN == os.getpid(), "threads": threading.active_count()}
+"""
+
+
+def test_an_app_that_starts_threads_is_isolated_and_its_slow_start_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "handler_shop.py").write_text(textwrap.dedent(SLOW))
+    with serving_app(tmp_path, folder, FLASHPOOL_ROUTE_ISOLATION="/where=call") as server:
+        seen: list[Any] = []
+
+        def because() -> str:
+            response = server.http.get("/where")
+            assert response.status_code == 200
+            seen.append(response.json())
+            found: str = isolated(server)["slow_because"]
+            assert isolated(server)["load_s"] > 0.1
+            return found
+
+        # What can be imported ahead is, and then it is the app's own time.
+        until(lambda: because() == "that is what its own modules and its start-up take", 90)
+        assert len({one["pid"] for one in seen}) == len(seen)
+        assert all(one["born_here"] and one["threads"] == 2 for one in seen)
+        assert "a request of an isolated route paid the " in server.log()
+        assert "that is what its own modules and its start-up take" in server.log()

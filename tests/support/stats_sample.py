@@ -54,7 +54,7 @@ def app() -> AppStats:
         deaths=0,
         last_death=None,
         retiring=False,
-        isolated=IsolatedStats(waiting=0, running=0, served=0),
+        isolated=IsolatedStats(waiting=0, running=0, served=0, load_s=None, slow_because=None),
         note=None,
         neighbours=None,
         routes=[route],

@@ -1,5 +1,9 @@
 """Requests that run each in a process of their own: forked, loaded, asked once, closed.
 
+The app's module is loaded in that process, and in no zygote: threads that it starts and devices that it
+opens are that process's own. What it imports from elsewhere is in the zygote as far as forks may
+inherit it; so most of a start-up is spared, and `slow_because` says why where it is not.
+
     take --start--> loading --loaded--> running --answered, its task over--> closing --> gone
       |                |                   |
       '-- no room      '-- it dies: 503    '-- it dies: 502; too long: cancelled, then killed
@@ -13,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from flashpool.pool._child import app_messages, wire
 from flashpool.pool.apps import App
 from flashpool.pool.exit_causes import Cause, Stop
 from flashpool.pool.stats import IsolatedStats
+from flashpool.pool.workers.zygote import ZygoteProcess
 
 from . import endings, states
 from .requests import LiveRequest
@@ -30,12 +34,24 @@ _log = logging.getLogger(__name__)
 
 #: Seconds of loading from which on it is said what each request pays.
 _SLOW_S: Final = 0.1
+#: Of modules that are not imported ahead, because there are none of the name.
+_NOT_THERE: Final = "ModuleNotFoundError"
+
+#: Modules that a reason names.
+_NAMED: Final = 3
 
 
-def _module_of(app: App) -> tuple[str, ...]:
-    """The module that an import of the zygote's finds in the app's directory."""
-    name = app.module or app.file.removesuffix(".py")
-    return (name,) if name.isidentifier() else ()
+def slow_because(zygote: ZygoteProcess) -> str:
+    """Why loading the app in a process of this zygote's takes long."""
+    if zygote.method != "fork":
+        return "its processes are not forked, but started one by one"
+    if not zygote.has_preloaded:
+        return "its zygote does not have what the app imports, or not yet"
+    barred = {name: why for name, why in zygote.skipped.items() if not why.startswith(_NOT_THERE)}
+    if barred:
+        named = "; ".join(f"{name}: {why}" for name, why in list(barred.items())[:_NAMED])
+        return f"some of what it imports cannot be inherited by a fork ({named})"
+    return "that is what its own modules and its start-up take"
 
 
 class IsolatedRequests:
@@ -52,8 +68,7 @@ class IsolatedRequests:
         start: Callable[[int], None],
     ) -> None:
         """``start`` has a worker of that number started, once its environment is there."""
-        #: As it is opened for these: its zygote has the app's module itself, where that can be.
-        self.app = replace(app, preload=(*app.preload, *_module_of(app)))
+        self.app = app
         self._grace_s = grace_s
         self._numbers = numbers
         self._traffic = traffic
@@ -66,7 +81,10 @@ class IsolatedRequests:
         #: Workers that have answered.
         self._closing: set[int] = set()
         self._served = 0
-        self._said = False
+        #: Seconds that the latest took to load, and why so many, if it was many; what was said.
+        self._load_s: float | None = None
+        self._slow_because = ""
+        self._said: set[str] = set()
 
     def __contains__(self, worker: int) -> bool:
         return worker in self._loading or worker in self._running or worker in self._closing
@@ -79,7 +97,11 @@ class IsolatedRequests:
     def stats(self) -> IsolatedStats:
         """As it is now."""
         return IsolatedStats(
-            waiting=len(self._loading), running=len(self._running), served=self._served
+            waiting=len(self._loading),
+            running=len(self._running),
+            served=self._served,
+            load_s=self._load_s,
+            slow_because=self._slow_because or None,
         )
 
     # Requests.
@@ -135,10 +157,7 @@ class IsolatedRequests:
 
     def worker_loaded(self, worker: int, load_s: float) -> None:
         """It takes its request."""
-        if load_s > _SLOW_S and not self._said:
-            self._said = True
-            text = "%s: each request of an isolated route pays the %.0f ms that loading takes"
-            _log.warning(text, self.app.name, load_s * 1000)
+        self._note_load(worker, load_s)
         live = self._traffic.get(self._loading.pop(worker))
         if live is None:
             self._close(worker)
@@ -146,6 +165,15 @@ class IsolatedRequests:
         self._running[worker] = live.number
         self._served += 1
         self._traffic.hand_over(live, worker, 0)
+
+    def _note_load(self, worker: int, load_s: float) -> None:
+        self._load_s, self._slow_because = load_s, ""
+        if load_s > _SLOW_S:
+            why = self._slow_because = slow_because(self._workers[worker].worker.zygote)
+            if why not in self._said:
+                self._said.add(why)
+                text = "%s: a request of an isolated route paid the %.0f ms that loading took: %s"
+                _log.warning(text, self.app.name, load_s * 1000, why)
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
         """A frame of its request.

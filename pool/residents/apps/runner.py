@@ -276,7 +276,7 @@ class AppRunner:
 
     async def _find_and_start(self, number: int, *, once: bool) -> None:
         try:
-            environment = await self._find(self._isolated.app if once else self.app)
+            environment = await self._find(self.app)
         except FlashpoolError as error:
             message = f"its environment cannot be had: {error.message}"
             _log.error("%s: %s", self.app.name, message)
