@@ -83,7 +83,10 @@ def _high(descriptor: int, until: ExitStack) -> int:
 
 def _executable(folder: str) -> bool:
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        _log.info("nothing in %s may be run: the user's other processes can look into uv", folder)
+        _log.info(
+            "no program in %s may be executed: the user's other processes can read uv's memory",
+            folder,
+        )
         return False
     return True
 

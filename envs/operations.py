@@ -235,7 +235,10 @@ def _show(provider: Provider, beginning: str) -> Shown:
     path = _unpacked(provider, digest)
     facts = read_facts(path)
     if facts is None:
-        raise Tampered(f"environment {digest} has no facts", advice="remove it: it is built anew")
+        raise Tampered(
+            f"environment {digest} has no facts",
+            advice="remove it: the next call that needs it builds it again",
+        )
     return Shown(
         facts=facts,
         path=path,

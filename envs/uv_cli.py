@@ -215,10 +215,10 @@ class Uv:
             ) from None
         if finished.code == _KILLED:
             raise UvKilled(
-                "uv was killed while it worked",
+                "uv was killed while it was running",
                 phase=phase,
                 words=trimmed(finished.stderr),
-                advice="it may have been for want of memory: give the machine more, then ask again",
+                advice="possibly for lack of memory: give the machine more memory, and try again",
             )
         if finished.code != 0:
             asked = await run_in_thread(_read, requirements) if requirements else ""

@@ -54,5 +54,5 @@ class Ceilings:
             if request.execution_type == name or getattr(request, name, None):
                 what = "classes" if name == "class" else name
                 raise InvalidRequest(
-                    f"this server runs no requests with {what} (FLASHPOOL_FORBID={name})"
+                    f"this server refuses requests with {what} (FLASHPOOL_FORBID={name})"
                 )

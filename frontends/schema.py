@@ -38,6 +38,8 @@ NAME_LIMIT: Final = 256
 COUNT_LIMIT: Final = 1000
 TEXT_LIMIT: Final = 32 * 1024
 
+_MOST: Final = f"at most {COUNT_LIMIT} entries and {TEXT_LIMIT} characters"
+
 #: What stands for a field that is not there.
 NULL: Final = Raw(b"null")
 #: Fields that the worker reads, and what they begin with.
@@ -124,7 +126,7 @@ class Decoded(NamedTuple):
 def decode(body: bytes) -> Decoded:
     """Read and check a request, or raise `InvalidRequest`."""
     if not body:
-        raise InvalidRequest("The body is empty; it must be a JSON object")
+        raise InvalidRequest("The request body is empty; it must be a JSON object")
     try:
         decoded = _request(body)
         body = decoded.body
@@ -133,9 +135,11 @@ def decode(body: bytes) -> Decoded:
     except msgspec.ValidationError as error:
         raise InvalidRequest(schema_errors.misfit(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is no JSON: {_without_data(error)}") from None
+        raise InvalidRequest(
+            f"The request body is not valid JSON:  {_without_data(error)}"
+        ) from None
     except RecursionError:
-        raise InvalidRequest("The body is nested too deeply") from None
+        raise InvalidRequest("The request body is nested too deeply") from None
     try:
         _check(decoded.request)
     except InvalidRequest as error:
@@ -188,7 +192,7 @@ def _check(request: FunctionRequest) -> None:
     for name in ("dependencies", "system_dependencies"):
         entries = getattr(request, name)
         if entries and (len(entries) > COUNT_LIMIT or sum(map(len, entries)) > TEXT_LIMIT):
-            raise InvalidRequest(f"{name} holds too much")
+            raise InvalidRequest(f"{name} is too large: {_MOST}")
 
 
 def _check_optional(request: FunctionRequest) -> None:
@@ -255,10 +259,10 @@ def _check_isolation(request: FunctionRequest) -> None:
 def _check_env(request: FunctionRequest) -> None:
     env = request.env or {}
     if len(env) > COUNT_LIMIT or sum(map(len, env.values())) > TEXT_LIMIT:
-        raise InvalidRequest("env holds too much")
+        raise InvalidRequest(f"env is too large: {_MOST}")
     for name, value in env.items():
         if not is_variable(name, value):
-            raise InvalidRequest("env holds a name or value that no process can have")
+            raise InvalidRequest("env has a name or value that an environment variable cannot have")
 
 
 #: Fields that a request need not have, and what checks them, in this order.

@@ -38,7 +38,7 @@ def misfit(error: msgspec.ValidationError) -> str:
     """Field, what was expected, what was found."""
     found = _FINDING.fullmatch(str(error))
     if not found:
-        return f"The request does not fit: {error}"
+        return f"The request is not valid: {error}"
     expected, got, field = found.groups()
     expected = " or ".join(_word(kind) for kind in expected.split(" | "))
     return f"{_place(field)}: expected {expected}, got {_word(got)}"
@@ -50,7 +50,7 @@ def _word(kind: str) -> str:
 
 def _place(path: str | None) -> str:
     if not path:
-        return "The body"
+        return "The request body"
     return path.replace("[...]", ": one of its values")
 
 
@@ -63,10 +63,12 @@ def near_misses(names: Iterable[str], known: frozenset[str]) -> tuple[str, ...]:
         near = _nearest(name, known)
         if not near:
             continue
-        found.append(f"The field {name!r} is ignored: was {near} meant?")
+        found.append(f"The unknown field {name!r} is ignored; did you mean {near}?")
         if name not in _seen and len(_seen) < _SEEN_LIMIT:
             _seen.add(name)
-            _log.warning("A request has a field %r, which is ignored: was %s meant?", name, near)
+            _log.warning(
+                "A request has the unknown field %r, which is ignored; did it mean %s?", name, near
+            )
         if len(found) == _MOST:
             break
     return tuple(found)

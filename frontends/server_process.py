@@ -128,5 +128,5 @@ async def _with_an_end(main: Coroutine[Any, Any, None]) -> None:
 
 def _exit_after(seconds: float) -> None:
     time.sleep(seconds)
-    _log.warning("Exiting, though threads are left that do not end")
+    _log.warning("Exiting although some threads are still running")
     os._exit(0)

@@ -143,7 +143,7 @@ class Service:
         With ``stream``, a generator function's items go to whoever watches the call, one by one.
         """
         if self.pool.draining:
-            raise Overloaded("The server is draining; it takes no new calls", retry_after_s=1)
+            raise Overloaded("The server is draining and accepts no new calls", retry_after_s=1)
         request, body, warnings = schema.decode(body)
         if self._ceilings is not None:
             self._ceilings.check(request)

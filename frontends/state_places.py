@@ -73,7 +73,7 @@ def _answered(path: Path, what: Callable[[Path], bool]) -> bool:
     try:
         return Disk().wait(_ANSWER_S, partial(what, path))
     except DiskHangs as error:
-        _log.error("%s: %s; results that wait are kept on local disk", path, error)
+        _log.error("%s: %s; waiting results are kept on local disk", path, error)
         return False
 
 
@@ -96,7 +96,7 @@ def _machine_key(folder: Path) -> bytes:
             files.write(_KEY, [made])
             return made
     except OSError as error:
-        _log.warning("A later process will not know what this one leaves to be reported: %s", error)
+        _log.warning("A later process cannot find the reports that this process leaves: %s", error)
         return secrets.token_bytes(_KEY_BYTES)
 
 

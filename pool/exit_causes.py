@@ -72,7 +72,7 @@ def of_lost_zygote(reason: str, output_tail: str) -> Cause:
     """The worker went down with its zygote."""
     message = (
         f"the worker was lost together with the zygote it was forked from: {reason}. "
-        "The call did nothing to cause this; the zygote is started again for the next one."
+        "The call did not cause this; the zygote is restarted for the next call."
     )
     return Cause(
         error_type="WorkerCrashed",
@@ -85,8 +85,8 @@ def of_stuck(stop: Stop | None, pid: int, output_tail: str) -> Cause:
     """The worker was to end, and cannot: ``stop`` is why, if the call is to hear of it."""
     stop = stop or NEVER_BEGAN
     message = (
-        f"{stop.message}\nIts process {pid} cannot be killed now, because it waits inside the kernel, "
-        "as for a volume or a driver that does not answer; what it holds stays taken until it is gone."
+        f"{stop.message}\nIts process {pid} cannot be killed now, because it is blocked inside the kernel, for example by a volume or a driver "
+        "that does not respond; its slot and GPUs stay in use until it exits."
     )
     return Cause(
         error_type=stop.error_type,
@@ -99,8 +99,8 @@ def of_mistake(error: Exception) -> Cause:
     """The pool itself failed while it served the call."""
     what = f"{type(error).__name__}: {error}"
     message = (
-        f"flashpool made a mistake while it served the call, and ended it ({what}). The log has the "
-        "traceback: please report it. Other calls go on."
+        f"a bug in flashpool ended the call ({what}). The log has the traceback: please "
+        "report it. Other calls are not affected."
     )
     return Cause(error_type="WorkerCrashed", message=message, details={"internal": what})
 
@@ -108,7 +108,7 @@ def of_mistake(error: Exception) -> Cause:
 def of_bad_frame(problem: str, output_tail: str) -> Cause:
     """User code wrote to the control channel, or what it sent is not a result."""
     message = (
-        f"the channel of the worker was written to by something else than its runtime ({problem}). "
+        f"something other than flashpool's runtime wrote to the worker's channel ({problem}). "
         "Does the call write to file descriptors that it did not open?"
     )
     return Cause(
@@ -120,15 +120,16 @@ def of_bad_frame(problem: str, output_tail: str) -> Cause:
 
 CHANNEL_CLOSED: Final = Stop(
     error_type="WorkerCrashed",
-    message="the call closed or replaced the descriptor that carries its result, which is lost",
+    message="the call closed or replaced the file descriptor that carries its result, so the result is lost",
     details={},
 )
 
 
 NEVER_BEGAN: Final = Stop(
     error_type="WorkerCrashed",
-    message="no worker began with the call: each was stopped or stuck, and was killed. "
-    "Does something outside stop the pool's processes, or a preloaded module act after a fork?",
+    message="no worker started the call: each one stopped or hung, and was killed. Does "
+    "something outside stop the pool's processes, or does a preloaded module run "
+    "code after a fork?",
     details={},
 )
 
@@ -137,8 +138,8 @@ def not_handed_over(error: OSError) -> Stop:
     """What was for the worker did not go through its channel."""
     return Stop(
         error_type="WorkerCrashed",
-        message=f"the call could not be handed to its worker: {error.strerror}. "
-        "Has the pool's process enough descriptors (ulimit -n) and memory?",
+        message=f"the call could not be sent to its worker: {error.strerror}. Does the pool's "
+        "process have enough file descriptors (ulimit -n) and memory?",
         details={},
     )
 
@@ -158,16 +159,16 @@ def of_app(status: int | None, stop: Stop | None, oom: OomKill | None) -> Cause:
         usually = f" ({_USUALLY[name]})" if name in _USUALLY else ""
         message = f"the app's worker was killed by {name}{usually}"
     elif code == CHANNEL_LOST:
-        message = "the app closed or replaced the descriptor that carries its answers"
+        message = "the app closed or replaced the file descriptor that carries its answers"
     elif code == DAMAGED:
-        message = "the app damaged its interpreter: what Python, or its loop, itself needs"
+        message = "the app damaged its interpreter: it changed something that Python or the event loop needs"
     elif code is not None:
         message = (
-            f"the app's worker left with exit code {code}: the app, or a library it uses, "
+            f"the app's worker exited with exit code {code}: the app, or a library it uses, "
             "called os._exit() or exit()"
         )
     else:
-        message = "the app's worker is gone"
+        message = "the app's worker exited"
     return Cause(error_type="WorkerCrashed", message=message, details=facts)
 
 
@@ -199,13 +200,13 @@ def signal_name(number: int) -> str:
 
 #: What a signal usually means, for people who do not know it by heart.
 _USUALLY: Final = {
-    "SIGSEGV": "native code touched memory that is not its own",
-    "SIGBUS": "native code touched memory that is not there (a truncated file, a full /dev/shm)",
+    "SIGSEGV": "native code accessed memory that it does not own",
+    "SIGBUS": "native code accessed memory that does not exist (a truncated file, a full /dev/shm)",
     "SIGABRT": "native code called abort(), often after a failed assertion",
     "SIGFPE": "native code divided by zero",
     "SIGILL": "native code uses instructions that this CPU does not have",
-    "SIGKILL": "something outside killed it: an operator, or the kernel for lack of memory",
-    "SIGTERM": "something asked it to end: an operator, or the call itself",
+    "SIGKILL": "something outside killed it, such as an operator, or the kernel for lack of memory",
+    "SIGTERM": "an operator, or the call itself, asked it to exit",
 }
 
 
@@ -225,8 +226,8 @@ def _crash(facts: dict[str, Any]) -> str:
         return "the worker failed before user code began; its last output says why"
     if "exit_code" in facts:
         return (
-            f"the worker left with exit code {facts['exit_code']} before the call had a result: "
-            "the code, or a library it uses, called os._exit() or exit()"
+            f"the worker exited with exit code {facts['exit_code']} before the call had a "
+            "result: the call's code, or a library, called os._exit() or exit()"
         )
     return "the worker closed its channel before the call had a result"
 

@@ -141,7 +141,7 @@ class Recorder:
         """Record a mistake of flashpool's own; whoever calls this ends what it belongs to."""
         self._callback_errors += 1
         self._last_callback_error = f"{where}: {type(error).__name__}: {error}"[:_ERROR_TEXT]
-        _log.error("A mistake of flashpool's own, in %s", where, exc_info=error)
+        _log.error("Bug in flashpool, in %s", where, exc_info=error)
 
     @contextmanager
     def counted(

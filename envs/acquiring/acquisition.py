@@ -113,7 +113,7 @@ class Acquisition:
             except (UvKilled, DiskFull, OSError) as error:
                 if short_of(error):
                     raise
-                _log.warning("second try for an environment: %s", error)
+                _log.warning("second attempt to find or build an environment: %s", error)
                 provider = await self._before_second_try(error, provider, report)
             try:
                 return await self._prepare(spec, provider, report)
@@ -122,7 +122,7 @@ class Acquisition:
                 if beside is None:
                     raise
                 report("The volume is full: building on local disk")
-                _log.warning("%s is full: local disk has to do", provider.open_store.store)
+                _log.warning("%s is full: using local disk instead", provider.open_store.store)
             return await self._prepare(spec, beside, report)
         except (DiskFull, OSError) as error:
             if short_of(error):
@@ -251,7 +251,9 @@ class Acquisition:
         if found is None:
             raise failure
         report("The package index did not answer: using the versions resolved last time")
-        _log.warning("index out of reach; %s is used as resolved before", found.digest)
+        _log.warning(
+            "the package index is unreachable; reusing the earlier resolution %s", found.digest
+        )
         return found
 
     async def _ensure_system(

@@ -332,15 +332,13 @@ class HeartbeatThread:
         self.ask_to_stop()
         self._thread.join(_STOP_LIMIT_S)
         if self._thread.is_alive():
-            _log.warning(
-                "%s does not answer: its leases are left to become stale", self._open_store.store
-            )
+            _log.warning("%s does not respond: its leases will expire", self._open_store.store)
             return
         try:
             self._open_store.close()
         except OSError as error:
             _log.info(
-                "%s could not be closed, its leases are left to become stale: %s",
+                "%s could not be closed, and its leases will expire: %s",
                 self._open_store.store,
                 error,
             )

@@ -211,7 +211,7 @@ class Provider:
         except Tampered as error:
             if order.replace:
                 raise
-            _log.warning("environment %s is built once more: %s", wanted.digest, error)
+            _log.warning("environment %s is built again: %s", wanted.digest, error)
             self.lookup.damaged.add(wanted.digest)
             return await self._build(wanted, seconds, report)
         self.open_store.counts.add("built")
@@ -220,8 +220,8 @@ class Provider:
         found = await run_in_thread(self.lookup.look, wanted.digest, "built", whole)
         if found is None:
             raise EnvironmentFailure(
-                f"environment {wanted.digest} was gone right after it was built",
-                advice="somebody else deletes from the volume; ask again",
+                f"environment {wanted.digest} disappeared right after it was built",
+                advice="another program deletes files on the volume; send the request again",
             )
         await self._finish_if_needed(wanted.digest)
         self.open_store.spare_virtualenvs.prepare(wanted.base)
@@ -331,7 +331,7 @@ class Provider:
         tasks = list(self._finishing.values())
         for digest, task in self._finishing.items():
             if self.open_store.archives_writable:
-                _log.warning("the archive of %s is cut off: other pods have to build it", digest)
+                _log.warning("the archive of %s is truncated: other pods have to build it", digest)
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)

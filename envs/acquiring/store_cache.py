@@ -126,7 +126,7 @@ class OpenStores:
         try:
             return await self._look()
         except (OSError, StoreUnavailable) as error:
-            _log.warning("still without the volume: %s", error)
+            _log.warning("the volume is still unavailable: %s", error)
             return current
 
     async def reopen(self) -> Provider:
@@ -176,7 +176,7 @@ class OpenStores:
                     return None
                 return await self._at(places)
             except (OSError, StoreUnavailable) as error:
-                _log.warning("nor can local disk be used: %s", error)
+                _log.warning("local disk cannot be used either: %s", error)
                 return None
 
     async def _at(self, places: Places) -> Provider:
@@ -232,14 +232,14 @@ class OpenStores:
                 with provider.open_store.disk.chosen():
                     await provider.close()
             except DiskHangs as error:
-                _log.warning("%s: what is in scratch there is left", error)
+                _log.warning("%s: its scratch directory is not cleaned up", error)
         for heartbeat in self._heartbeats:
             heartbeat.ask_to_stop()
         for heartbeat in self._heartbeats:
             try:
                 await heartbeat.disk.run(heartbeat.stop)
             except DiskHangs as error:
-                _log.warning("%s: its leases are left to become stale", error)
+                _log.warning("%s: its leases will expire", error)
         self._heartbeats.clear()
         if self._volume.watch is not None:
             await self._local.run(self._volume.watch.stop)

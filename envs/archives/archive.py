@@ -228,7 +228,7 @@ def _check_promise(promise: Promise, status: os.stat_result) -> None:
         raise promise.broken(f"has {size} bytes instead of {promise.size}")
     most = max(_SMALL, size * _MOST_PACKED)
     if promise.content_bytes > most or promise.members > _MOST_MEMBERS:
-        raise promise.broken("promises more than it can hold")
+        raise promise.broken("declares more data than it can hold")
 
 
 def unpack(info: ArchiveInfo, archive: Path, target: Path, python: Path) -> None:

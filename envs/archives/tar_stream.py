@@ -156,13 +156,13 @@ def _number(field: bytes, promise: Promise) -> int:
     if not text:
         return 0
     if not text.isdigit() or b"8" in text or b"9" in text:
-        raise promise.broken("is damaged (a header is none)")
+        raise promise.broken("is damaged (an invalid header)")
     return int(text, 8)
 
 
 def _decimal(text: bytes, promise: Promise) -> int:
     if not text.isdigit() or len(text) > 15:
-        raise promise.broken("is damaged (a size is none)")
+        raise promise.broken("is damaged (an invalid size)")
     return int(text)
 
 
@@ -174,7 +174,7 @@ def _records(data: bytes, promise: Promise) -> dict[bytes, bytes]:
         size = _decimal(length, promise) - len(length) - 1
         key, equals, value = rest[: max(size, 0)].partition(b"=")
         if not equals or not value.endswith(b"\n"):
-            raise promise.broken("is damaged (a record is none)")
+            raise promise.broken("is damaged (an invalid record)")
         found[key] = value[:-1]
         data = rest[size:]
     return found

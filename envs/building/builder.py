@@ -134,9 +134,9 @@ class Builder:
         found = problems(order.roots, furnished.packages, seen)
         if found:
             raise VerificationFailed(
-                "The environment that was built does not hold together",
+                "The packages of the built environment are not compatible with each other",
                 words="\n".join(found[:20]),
-                advice="name versions that go together",
+                advice="request versions that are compatible",
             )
         facts = _facts(order, seen, furnished.files, furnished.bytes)
         manifest.write_facts(venv, facts)
@@ -169,7 +169,7 @@ class Builder:
         key, hashes = self.settings.volume_key, hashing.result()
         seal = partial(manifest.seal, environment, key, hashes=hashes, from_wheels=from_wheels)
         for path in await run_in_thread_shielded(seal):
-            _log.warning("%s of %s is not what its own wheel says it holds", path, final.name)
+            _log.warning("%s of %s differs from what its wheel declares", path, final.name)
 
 
 class _FetchWatch:

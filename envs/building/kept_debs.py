@@ -84,7 +84,8 @@ def _take(deb: ListedDeb, folder: int, kept: Path, archives: Path) -> None:
         # A link, for one: nobody of ours puts one there.
         _log.warning("%s cannot be used: %s", kept / deb.name, error)
     _log.warning(
-        "%s is deleted: it is not the file that the system's package lists name", kept / deb.name
+        "%s is deleted: it differs from the file that the system's package lists name",
+        kept / deb.name,
     )
     try:
         os.unlink(deb.name, dir_fd=folder)

@@ -149,7 +149,7 @@ class SystemPackages:
             raise SystemPackagesFailed(
                 f"{Path(argv[0]).name} did not finish",
                 words=str(error),
-                advice="look at the pod's network",
+                advice="check the pod's network",
             ) from None
 
 

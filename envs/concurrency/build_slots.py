@@ -91,7 +91,7 @@ class BuildSlots:
         if flight.wanted:  # somebody has come for it meanwhile
             self._giving_up.discard(id(flight))
             return
-        _log.info("a build that nobody waits for gives its place to one that is waited for")
+        _log.info("a build that no call waits for gives its place to one that a call waits for")
         flight.give_up()
 
     async def _wait(self, report: Report, begun: bool) -> None:

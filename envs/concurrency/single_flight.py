@@ -72,7 +72,7 @@ class Flight(Generic[T]):
             try:
                 listener(line)
             except Exception:  # noqa: BLE001  (a caller's callback must not end the others' build)
-                _log.exception("a progress callback failed; it is called no more")
+                _log.exception("a progress callback failed; it will not be called again")
                 self.listeners.remove(listener)
 
 
@@ -124,7 +124,7 @@ class SingleFlight(Generic[T]):
 
     def _leave(self, key: Hashable, flight: Flight[T]) -> None:
         if self._goes_on and flight.begun:
-            _log.info("nobody waits for a build any more: it goes on")
+            _log.info("no call waits for a build any more: it continues")
             self._left()
         else:
             self._abandon(key, flight)
@@ -176,7 +176,7 @@ async def _landed(task: asyncio.Task[T], deadline: float | None) -> T:
             advice="give it more time, or build it beforehand",
         )
     if task.cancelled():
-        raise BuildAbandoned("The build was cancelled", advice="ask again")
+        raise BuildAbandoned("The build was cancelled", advice="send the request again")
     failure = task.exception()
     if isinstance(failure, EnvironmentFailure):
         raise copy.copy(failure) from failure  # each waiter gets a traceback of its own

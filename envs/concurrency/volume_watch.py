@@ -123,7 +123,7 @@ class VolumeWatch:
                 self._answered = self._asked
                 self._answered_at = time.monotonic()
                 if self.hangs:
-                    _log.warning("%s answers again", self.volume)
+                    _log.warning("%s responds again", self.volume)
                 self.hangs = False
                 self._changed.notify_all()
         self._end_asker()
@@ -160,7 +160,7 @@ class VolumeWatch:
         return True
 
     def _begin_to_hang(self) -> None:
-        _log.warning("%s has not answered for %g s: it is not used", self.volume, self.limit_s)
+        _log.warning("%s has not responded for %g s and is not used", self.volume, self.limit_s)
         with self._changed:
             self.hangs = True
             self._changed.notify_all()

@@ -56,7 +56,7 @@ async def _tried(python: Path, version: str, bases: Bases) -> BaseFacts | None:
     try:
         facts = await bases.facts(python)
     except InterpreterMissing as failure:
-        _log.info("%s is passed over: %s", python, failure.what)
+        _log.info("%s is skipped: %s", python, failure.what)
         return None
     return facts if is_version(facts, version) else None
 

@@ -92,7 +92,7 @@ def _read(text: str, where: str) -> Requirement:
         return Requirement(row)
     except (ValueError, InvalidRequirement):
         raise SpecRefused(
-            f"uv does not tell which package {where} is",
+            f"uv cannot determine which package {where} is",
             requirement=where,
             words="\n".join(rows),
             advice=f"write it as `name @ {where}`",

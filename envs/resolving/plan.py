@@ -81,7 +81,7 @@ def _locked(row: str) -> Locked:
     try:
         requirement = Requirement(line)
     except InvalidRequirement as error:
-        raise ValueError(f"uv wrote a lock line that is no requirement: {line!r}") from error
+        raise ValueError(f"uv wrote a lock line that is not a requirement: {line!r}") from error
     pins = [part.version for part in requirement.specifier if part.operator in {"==", "==="}]
     return Locked(
         name=canonicalize_name(requirement.name),

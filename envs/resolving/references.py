@@ -152,7 +152,7 @@ def direct(reference: Reference, raw: str, references: frozenset[str]) -> Normal
             reference = replace(reference, name=_name_in_url(reference.where))
     except ValueError as error:  # urlsplit's
         raise SpecRefused(
-            f"{raw!r} holds no URL: {error}", requirement=raw, advice=_URL_ADVICE
+            f"{raw!r} contains no URL: {error}", requirement=raw, advice=_URL_ADVICE
         ) from None
     return reference.normal()
 
@@ -193,7 +193,7 @@ def _kind(url: str, raw: str) -> str:
         return "url"
     if vcs is None or vcs[1] != "git" or vcs[2] not in _GIT_SCHEMES:
         raise SpecRefused(
-            f"{raw!r}: only http, https, git and file URLs are taken",
+            f"{raw!r}: only http, https, git and file URLs are accepted",
             requirement=raw,
             advice=spelling_advice(url) or _URL_ADVICE,
         )
@@ -204,7 +204,7 @@ def _check_policy(kind: str, raw: str, references: frozenset[str]) -> None:
     if kind not in references:
         allowed = ", ".join(sorted(references)) or "none"
         raise SpecRefused(
-            f"{raw!r} is a direct reference of kind {kind!r}, which this server does not take "
+            f"{raw!r} is a direct reference of kind {kind!r}, which this server does not accept "
             f"(allowed: {allowed})",
             requirement=raw,
             advice="use a released version, or have the operator change FLASHPOOL_ENV_REFERENCES",
@@ -216,11 +216,11 @@ def _local(reference: Reference, raw: str, references: frozenset[str]) -> Normal
     path = _path(reference.where)
     if path is None:
         raise SpecRefused(
-            f"{raw!r} names neither a URL nor a whole path",
+            f"{raw!r} is neither a URL nor an absolute path",
             requirement=raw,
             advice=spelling_advice(reference.where)
             or spelling_advice(raw)
-            or "give a whole path: a relative one has no meaning on the server",
+            or "give an absolute path: a relative path has no meaning on the server",
         )
     content = content_hash(path, raw)
     name = reference.name or _local_name(path, raw)

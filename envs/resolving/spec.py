@@ -107,8 +107,8 @@ def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
     """Check and normalise a spec; reads local requirements to hash their content."""
     if len(spec.requirements) > MAX_REQUIREMENTS:
         raise SpecRefused(
-            f"{len(spec.requirements)} requirements; at most {MAX_REQUIREMENTS} are taken",
-            advice="name what the code imports: dependencies of dependencies come by themselves",
+            f"{len(spec.requirements)} requirements; at most {MAX_REQUIREMENTS} are accepted",
+            advice="name only what the code imports: dependencies of dependencies are installed automatically",
         )
     written = [raw for raw in spec.requirements if not _COMMENT_LINE.fullmatch(raw)]
     parsed = [_requirement(raw, references) for raw in written]
@@ -226,7 +226,7 @@ def _plain(raw: str) -> str:
         )
     if any(ord(char) < 32 or ord(char) == 127 for char in text) or " -" in text:
         raise SpecRefused(
-            f"{raw!r} holds an option or a control character",
+            f"{raw!r} contains an option or a control character",
             requirement=raw,
             advice=_OPTIONS_ADVICE,
         )

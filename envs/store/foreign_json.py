@@ -24,16 +24,16 @@ def parse_object(data: bytes) -> dict[str, Any] | None:
 def _integer(text: str) -> int:
     # Quadratic in the number of digits, and no float for more than 308.
     if len(text) > _MOST_DIGITS:
-        raise ValueError("a number of too many digits")
+        raise ValueError("a number with too many digits")
     return int(text)
 
 
 def _number(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("no number")
+        raise ValueError("not a number")
     return number
 
 
 def _refused(_text: str) -> float:
-    raise ValueError("no number")
+    raise ValueError("not a number")

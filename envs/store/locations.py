@@ -139,8 +139,8 @@ def check_volume(settings: EnvSettings) -> tuple[str, ...]:
             volume.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnavailable(
-                f"FLASHPOOL_VOLUME={volume} is no directory, and cannot be made: {error.strerror}",
-                advice="name a directory that can be written, or leave it out",
+                f"FLASHPOOL_VOLUME={volume} is not a directory, and cannot be created: {error.strerror}",
+                advice="set it to a writable directory, or unset it",
             ) from None
     used = _volume(settings)
     if used and DEFAULT_VOLUME in (used, *used.parents) and not DEFAULT_VOLUME.is_mount():

@@ -332,7 +332,7 @@ def _file_of(handle: int, most: int, path: Path) -> IO[bytes]:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            raise OSError(errno.EINVAL, "not a file of ours", str(path))
+            raise OSError(errno.EINVAL, "not a file of flashpool", str(path))
         return open(handle, "rb")
     except BaseException:
         os.close(handle)

@@ -110,8 +110,9 @@ def _token(settings: Settings) -> str:
         token, new = state_files.made_token(settings)
     except OSError as error:
         _log.warning(
-            "The admin token cannot be kept (%s), so nobody has it: set FLASHPOOL_ADMIN_TOKEN or "
-            "FLASHPOOL_ADMIN_TOKEN_FILE to use what needs it",
+            "The admin token cannot be saved (%s), so no client can know it: set "
+            "FLASHPOOL_ADMIN_TOKEN or FLASHPOOL_ADMIN_TOKEN_FILE to use the routes that "
+            "need it",
             error,
         )
         return secrets.token_urlsafe(32)

@@ -97,7 +97,7 @@ def announce(settings: Settings, address: AdminAddress) -> None:
     try:
         _files(settings).write(_name(address), [msgspec.json.encode(address)])
     except OSError as error:
-        _log.info("Commands here will not find this server by themselves: %s", error)
+        _log.info("Commands on this machine cannot find this server: %s", error)
 
 
 def withdraw(settings: Settings, address: AdminAddress) -> None:

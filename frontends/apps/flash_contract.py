@@ -110,8 +110,8 @@ def _python(manifest: Manifest, resource: Resource) -> str:
 def _entry(folder: Path, resource: Resource, environ: Mapping[str, str]) -> AppEntry:
     if resource.is_client:
         raise ResourceRefused(
-            f"resource {resource.name!r} is of a client (its endpoint has an image of its own): "
-            f"it has no handler to serve; {_served(folder)}"
+            f"resource {resource.name!r} belongs to a client (its endpoint has an image of its own) and has no handler "
+            f"to serve; {_served(folder)}"
         )
     own = environ.get("FLASH_MAIN_FILE", "")
     if own and resource.is_load_balanced:
@@ -124,7 +124,7 @@ def _checked(folder: Path, resource: Resource, name: str, attribute: str, *, own
     path = folder / name
     if not _is_below(path, folder) or (not own and path.parent != folder):
         raise ResourceRefused(
-            f"resource {resource.name!r}: {name!r} is no file of the app; {_served(folder)}"
+            f"resource {resource.name!r}: {name!r} is not a file of the app; {_served(folder)}"
         )
     if not path.is_file():
         raise ResourceRefused(f"resource {resource.name!r}: {path} is not there; {_served(folder)}")

@@ -148,7 +148,7 @@ class Neighbours:
             self._write(self._endpoints)
         except (ManifestRefused, OSError) as error:
             self._failure = str(error)
-            _log.warning("%s: the app does not find its neighbours", error)
+            _log.warning("%s: the app cannot find the other resources of its project", error)
 
     async def run(self) -> None:
         """Refresh for ever; to be cancelled."""
@@ -171,7 +171,7 @@ class Neighbours:
                 return
             if wait_s is not None:
                 await self._sleep(wait_s)
-        _log.warning("%s; what was known of other endpoints stays", self._failure)
+        _log.warning("%s; the known endpoints are kept", self._failure)
 
     def _left_behind(self) -> dict[str, str]:
         try:

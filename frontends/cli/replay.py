@@ -89,7 +89,7 @@ def _variables(given: tuple[str, ...]) -> dict[str, str]:
     for one in given:
         name, is_set, value = one.partition("=")
         if not is_set and name not in os.environ:
-            raise click.UsageError(f"--env {name}: there is no such variable here")
+            raise click.UsageError(f"--env {name}: this variable is not set in this shell")
         found[name] = value if is_set else os.environ[name]
     return found
 

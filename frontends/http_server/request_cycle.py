@@ -73,7 +73,7 @@ class Cycle(RequestResponseCycle):
             if name == b"content-length":
                 # These differ from one answer to the next: nothing to remember.
                 if not value.isdigit():
-                    raise RuntimeError("a content-length that is no number")
+                    raise RuntimeError("a content-length that is not a number")
                 lines.append(b"content-length: %b\r\n" % value)
                 if self.chunked_encoding is None:
                     self.expected_content_length, self.chunked_encoding = int(value), False

@@ -63,23 +63,23 @@ def build_injection_cmd(
 def _check(address: str, digest: str, version: str, allows_http: bool) -> None:
     if not address:
         raise InjectionError(
-            f"No address of a tarball is given: set {_URL}, or give --url. `make tarball` builds one"
+            f"No tarball address is given: set {_URL}, or give --url. `make tarball` builds one"
         )
     if not _ADDRESS.fullmatch(address):
         raise InjectionError(
-            f"{address!r} is no address: encode blanks and other signs as %20 and so on"
+            f"{address!r} is not a valid address: percent-encode blanks and special characters (%20 for a blank)"
         )
     if not _NAME.fullmatch(version):
-        raise InjectionError(f"{version!r} is no version")
+        raise InjectionError(f"{version!r} is not a version")
     is_file = address.startswith("file:///")
     if address.startswith("http://") and not allows_http:
         raise InjectionError(
-            f"{address} is not https. {_ALLOW_HTTP}=1 allows that, for a network that is guarded"
+            f"{address} is not https. {_ALLOW_HTTP}=1 allows that, for a trusted network"
         )
     if not (is_file or address.startswith(("https://", "http://"))):
         raise InjectionError(f"{address} is neither an https:// nor a file:/// address")
     if digest and not _DIGEST.fullmatch(digest):
-        raise InjectionError(f"{digest!r} is no SHA-256: it has 64 digits, 0 to 9 and a to f")
+        raise InjectionError(f"{digest!r} is not a SHA-256, which has 64 digits, 0 to 9 and a to f")
     if not digest and not is_file:
         raise InjectionError(
             f"The SHA-256 of {address} is not given: set {_SHA256}, or give --sha256 or --tarball. "
@@ -89,7 +89,7 @@ def _check(address: str, digest: str, version: str, allows_http: bool) -> None:
 
 def _filled(address: str, version: str, python: str) -> str:
     if "{python}" in address and not python:
-        raise InjectionError(f"{address} has a place for {{python}}: say which with --python")
+        raise InjectionError(f"{address} contains {{python}}: name the version with --python")
     return address.replace("{version}", version).replace("{python}", python)
 
 

@@ -113,7 +113,7 @@ class Execute:
                 raise Unauthorized("A bearer token is required: Authorization: Bearer ...")
             scheme, _, given = headers[b"authorization"].partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
-                raise Unauthorized("A bearer token is required, and this is not it")
+                raise Unauthorized("The bearer token is wrong")
         elif b"origin" in headers:
             # A page in somebody's browser may post anywhere, this machine included.
             raise Unauthorized("Requests from web pages need a server with FLASHPOOL_TOKEN set")

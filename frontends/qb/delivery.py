@@ -110,8 +110,8 @@ class ReportDelivery:
         await asyncio.wait({looking}, timeout=_START_S)
         if not looking.done():
             _log.error(
-                "Results that an earlier process may have left cannot be looked for: the disk of "
-                "%s has not answered within %g s; beginning without them",
+                "Cannot look for results of an earlier process: the disk of %s has not "
+                "responded within %g s; starting without them",
                 self._outbox.folder,
                 _START_S,
             )
@@ -120,10 +120,10 @@ class ReportDelivery:
         try:
             found = await self._disk.run(self._limit_s, self._left_over)
         except OSError as error:
-            _log.error("Results of an earlier process cannot be looked for: %s", error)
+            _log.error("Cannot look for results of an earlier process: %s", error)
             return
         if found:
-            _log.info("%d results of an earlier process are offered again", len(found))
+            _log.info("%d results of an earlier process are posted again", len(found))
         for report in found:
             if report.job_id in self._waiting or report.job_id in running:
                 self._stale.add(report.job_id)
@@ -173,7 +173,7 @@ class ReportDelivery:
         await asyncio.gather(*(self._keep(report, Verdict.UNREACHABLE) for report in waiting))
         if self._waiting:
             _log.warning(
-                "Results that were not taken: %d; on disk of them: %d",
+                "Results that the platform did not accept: %d, of which on disk: %d",
                 len(self._waiting),
                 len(self._kept),
             )
@@ -209,10 +209,13 @@ class ReportDelivery:
                 break
             unknown = unknown + 1 if verdict is Verdict.UNKNOWN else 0
             if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:
-                _log.warning("Job %s: the platform does not want its result", report.job_id)
+                _log.warning("Job %s: the platform rejects its result", report.job_id)
                 break
             if loop.time() >= end:
-                _log.error("Job %s: its result was not taken in time, and is lost", report.job_id)
+                _log.error(
+                    "Job %s: the platform did not accept its result in time, and it is lost",
+                    report.job_id,
+                )
                 break
             if verdict is Verdict.TOO_LARGE:
                 report = self._waiting[report.job_id] = self._shrink(report)
@@ -247,7 +250,7 @@ class ReportDelivery:
         except OSError as error:
             if str(error) != self._disk_error:
                 _log.error(
-                    "Results that wait cannot be written down in %s: %s",
+                    "Waiting results cannot be saved in %s: %s",
                     self._outbox.folder,
                     error,
                 )
@@ -260,7 +263,7 @@ class ReportDelivery:
             return
         self._kept.add(report.job_id)
         _log.warning(
-            "Job %s: its result was not taken (%s); it is kept in %s and offered again",
+            "Job %s: the platform did not accept its result (%s); it is kept in %s and posted again",
             report.job_id,
             verdict.value,
             self._outbox.folder,
@@ -276,4 +279,4 @@ class ReportDelivery:
         try:
             await self._disk.run(_DISK_S, partial(self._outbox.drop, job_id))
         except OSError as error:
-            _log.warning("A report that was taken may come again: %s", error)
+            _log.warning("A report that was accepted may be posted again: %s", error)

@@ -170,7 +170,7 @@ def _set_defaults(settings: Settings) -> None:
     os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
     port = os.environ.get(_REALTIME, "").strip() or "0"
     if not (port.isdecimal() and int(port) <= _LAST_PORT):
-        raise FlagError(f"{_REALTIME}={port!r} is no port")
+        raise FlagError(f"{_REALTIME}={port!r} is not a port")
     os.environ[_REALTIME] = port
     if "RUNPOD_DEBUG_LEVEL" not in os.environ:
         os.environ.setdefault("RUNPOD_LOG_LEVEL", _SDK_LEVELS[settings.log_level])
@@ -207,7 +207,7 @@ def _check_purpose(flags: Any) -> None:
 def _check_api(settings: Settings, flags: Any) -> None:
     """The SDK's API runs code for whoever reaches it, and knows no token."""
     if not 0 <= flags.rp_api_port <= _LAST_PORT:
-        raise FlagError(f"--rp_api_port {flags.rp_api_port} is no port")
+        raise FlagError(f"--rp_api_port {flags.rp_api_port} is not a port")
     if settings.allow_open:
         return
     if flags.rp_serve_api:

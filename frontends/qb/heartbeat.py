@@ -55,7 +55,9 @@ class Heartbeat:
         for child in multiprocessing.active_children():
             await _exited(child.sentinel)
             how = f"exit code {child.exitcode}"
-        _log.warning("The heartbeat process exited (%s): going on here", how)
+        _log.warning(
+            "The heartbeat process exited (%s): continuing the heartbeat in this process", how
+        )
         # Not the child's: it may have died while it held that one's lock.
         mirror = PingJobMirror()
         JobsProgress().set_mirror(mirror)

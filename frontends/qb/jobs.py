@@ -85,9 +85,9 @@ def of_value(job: Any) -> Job | None:
     except (TypeError, ValueError, RecursionError) as error:
         job_id = job.get("id") if isinstance(job, dict) else None
         if job_id is None:
-            _log.error("Taken, and lost: a job that is no JSON: %s", error)
+            _log.error("A job was taken but is not valid JSON, and is lost: %s", error)
             return None
-        return Job(id=str(job_id)[:_ID_LIMIT], problem=f"the input is no JSON: {error}")
+        return Job(id=str(job_id)[:_ID_LIMIT], problem=f"the input is not valid JSON:  {error}")
 
 
 def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
@@ -97,7 +97,7 @@ def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
         job_id = _id(taken.id)
     except (NoJobs, msgspec.DecodeError, UnicodeError) as error:
         # Nobody can be told of what has no id.
-        _log.error("Taken, and lost: a job that cannot be read: %s", error)
+        _log.error("A job was taken but cannot be read, and is lost: %s", error)
         return None
     limit_s = _limit_s(taken.policy)
     if not bytes(taken.input):
@@ -138,7 +138,7 @@ def _pieces(text: bytes) -> list[bytes]:
             if depth <= 0:
                 break
     if depth or not pieces or text[end:].strip():
-        raise NoJobs("no JSON array or object")
+        raise NoJobs("not a JSON array or object")
     return pieces
 
 

@@ -203,10 +203,10 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         reports, in_progress = self._worker.reports, job.id in self._worker.jobs
         waits = job.id in reports
         if waits and (in_progress or self._cancel_reason or not reports.gives_way(job.id)):
-            _log.warning("Job %s: taken again while its result waits to be taken", job.id)
+            _log.warning("Job %s: received again while its result waits for the platform", job.id)
             reports.post_now()
         elif in_progress:
-            _log.warning("Job %s: taken again while it is in progress; it runs once", job.id)
+            _log.warning("Job %s: received again while it is in progress; it runs once", job.id)
         else:
             running = self._worker.begin(job, self._changed.notify)
             task = asyncio.ensure_future(self._see_through(running))
@@ -245,7 +245,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             await asyncio.wait({watching, drained}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and not watching.cancelled() and (error := watching.exception()):
-                _log.error("Stop requests of the platform are not heard any more: %s", error)
+                _log.error("Stop requests of the platform are no longer received: %s", error)
             await drained
         finally:
             watching.cancel()
@@ -261,7 +261,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             }
             self._early_stops[job_id] = now
             return False
-        _log.info("Job %s: the platform stops it", job_id)
+        _log.info("Job %s: stopped by the platform", job_id)
         running.stop(_STOPPED)
         return True
 

@@ -137,7 +137,9 @@ class Outbox:
             error: object = "something is left of it"
         except OSError as failure:
             error = failure
-        _log.warning("A report that was taken cannot be deleted, and may come again: %s", error)
+        _log.warning(
+            "A report that was accepted cannot be deleted, and may be posted again: %s", error
+        )
 
     def waiting(self, older_than_s: float) -> Iterator[JobReport]:
         """Those an earlier process has left, oldest first; deletes what is too old, or half."""
@@ -148,18 +150,20 @@ class Outbox:
             found = files.files(_REPORT.fullmatch)
             now = files.now() if found else 0.0
         except OSError as error:
-            _log.warning("Reports that wait cannot be listed: %s", error)
+            _log.warning("Waiting reports cannot be listed: %s", error)
             return
         taken = size = 0
         for name, status in found:
             size += status.st_size if status.st_size <= self._largest else 0
             if taken >= _MOST or size > _MOST_BYTES:
-                _log.error("More reports wait in %s than are taken up", files.path)
+                _log.error("More reports wait in %s than one process takes over", files.path)
                 return
             report = self._read(files, name)
             if now - status.st_mtime > older_than_s:
                 what = f"Job {report.job_id}" if report else f"{files.path / name}"
-                _log.error("%s: the result was not taken in time, and is dropped", what)
+                _log.error(
+                    "%s: the platform did not accept the result in time, and it is dropped", what
+                )
                 files.remove(name)
             elif report is not None:
                 taken += 1
@@ -171,13 +175,13 @@ class Outbox:
             with files.reading(name, self._largest) as file:
                 head = msgspec.json.decode(file.readline(_LONGEST_HEAD), type=_Head)
                 if _name(head.job_id) != name:
-                    raise ValueError("it is of another job")
+                    raise ValueError("it belongs to another job")
                 body = file.read(self._largest)
             unsigned = msgspec.structs.replace(head, mac="")
             if not hmac.compare_digest(self._mac(unsigned, body).encode(), head.mac.encode()):
                 raise ValueError("it is not signed by this worker")
         except (OSError, ValueError, RecursionError) as error:
-            _log.error("A report that waits is not posted: %s: %s", files.path / name, error)
+            _log.error("A waiting report is not posted: %s: %s", files.path / name, error)
             return None
         return JobReport(
             job_id=head.job_id, body=body, streamed=head.streamed, cut_off=head.cut_off
@@ -230,7 +234,7 @@ def _forget(worker: Folder, before: float) -> None:
     old = [name for name, status in ours if status.st_mtime < before]
     for name in old:
         if name.endswith(_SUFFIX):
-            _log.warning("A result that no worker came back to report is deleted: %s", name)
+            _log.warning("A result that no worker reported is deleted: %s", name)
         worker.remove(name)
     if old:
         worker.drop()
@@ -252,7 +256,11 @@ def _claimed(first: Path) -> tuple[Path, int | None]:
             os.close(file)
         except OSError as error:
             os.close(file)
-            _log.warning("No locks in %s (%s): what waits there is nobody's", first.parent, error)
+            _log.warning(
+                "File locks do not work in %s (%s): reports that wait there are not taken over",
+                first.parent,
+                error,
+            )
             break
         else:
             return folder, file

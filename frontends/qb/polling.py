@@ -97,7 +97,7 @@ class Taker:
         try:
             jobs = decode(body)
         except NoJobs as error:
-            return self._failed(f"the answer is no JSON ({error}); a job in it is lost")
+            return self._failed(f"the answer is not valid JSON ({error}); a job in it is lost")
         if not jobs:
             return self._failed("the answer holds no job that can be read")
         self._errors = self._soon = 0
@@ -130,4 +130,4 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 def _say_lost(status: int, why: str) -> None:
     if status == 200:
-        _log.error("Taken, and lost: the jobs of an answer that broke off: %s", why)
+        _log.error("Jobs were taken but the response was cut off, and they are lost: %s", why)

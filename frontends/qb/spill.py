@@ -126,7 +126,7 @@ def _data(body: bytes) -> Iterator[bytes]:
         yield data
     if left or len(body) % 4:
         # The decoder skips what it does not know, and stops where it thinks that the end is.
-        raise ValueError("no base64")
+        raise ValueError("not base64")
 
 
 def _encoded(value: dict[str, Any], *, as_json: bool) -> bytes:

@@ -69,7 +69,9 @@ class JobItems:
         """Post no more of them."""
         self._wanted = False
         if self._sending is not None and not self._sending.done():
-            _log.warning("Job %s: items of it were not taken in time", self._job_id)
+            _log.warning(
+                "Job %s: the platform did not accept all of its items in time", self._job_id
+            )
             self.lost = True
             self._sending.cancel()
 
@@ -91,7 +93,9 @@ class JobItems:
             if verdict is Verdict.GONE or unknown >= UNKNOWN_LIMIT:
                 return False
             if pause == _FIRST_PAUSE_S:
-                _log.warning("Job %s: an item is not taken (%s)", self._job_id, verdict.value)
+                _log.warning(
+                    "Job %s: the platform did not accept an item (%s)", self._job_id, verdict.value
+                )
             if verdict is Verdict.TOO_LARGE:
                 item = _too_large(len(item))
             await asyncio.sleep(pause)

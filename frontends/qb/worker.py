@@ -204,7 +204,7 @@ class ActiveJob:
             cut_off = self._was_cut_off and outcome.error_type == "Cancelled"
             return replace(report, cut_off=cut_off and not outcome.from_user)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
-            _log.exception("Job %s: it cannot be reported as it is", self.job.id)
+            _log.exception("Job %s: its outcome cannot be reported", self.job.id)
             ours = FlashpoolError(f"the server failed: {type(error).__name__}: {error}")
             return JobReport(job_id=self.job.id, body=_failure(ours), failed=True)
         finally:

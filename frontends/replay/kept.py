@@ -132,8 +132,9 @@ class KeptRequests:
             if one.request_id == text:
                 return self._read(f"{one.id}{_SUFFIX}")
         raise NotKept(
-            f"No request of a call {text!r} is kept in {self._files.path}: FLASHPOOL_KEEP_FAILED_MB "
-            "has servers keep those of calls that fail. `flashpool replay` lists them"
+            f"No request of call {text!r} is kept in {self._files.path}. Servers keep "
+            "requests of failed calls if FLASHPOOL_KEEP_FAILED_MB is set; `flashpool "
+            "replay` lists them"
         )
 
     def _read(self, name: str) -> tuple[KeptRequest, bytes]:
@@ -141,11 +142,11 @@ class KeptRequests:
         magic, _, rest = data.partition(b"\n")
         signature, _, signed = rest.partition(b"\n")
         if magic + b"\n" != _MAGIC:
-            raise NotKept(f"{name} is no kept request of this version")
+            raise NotKept(f"{name} is not a kept request of this version of flashpool")
         if not hmac.compare_digest(signature, self._signature(signed)):
             raise NotKept(
-                f"{name} is not signed with this machine's key, and to replay it is to run what is "
-                "in it. Set the FLASHPOOL_VOLUME_KEY of the server that kept it, here and there"
+                f"{name} is not signed with this machine's key, and replaying a request runs its code. "
+                "Set the same FLASHPOOL_VOLUME_KEY here and on the server that kept it"
             )
         head, _, body = signed.partition(b"\n")
         return msgspec.json.decode(head, type=KeptRequest), body

@@ -166,7 +166,7 @@ def _token(text: str) -> str:
         return ""
     # Anything else could not be sent in a header, and would lock everybody out.
     if not (text.isascii() and text.isprintable() and " " not in text):
-        raise ValueError("a header cannot carry it")
+        raise ValueError("it cannot be sent in a header")
     return text
 
 

@@ -84,7 +84,7 @@ def of_the_zygote(what: str) -> str:
             return f"{place}/{_name}-{what}"
         except OSError as error:
             failure = failure or error
-    raise failure or FileNotFoundError("there is no place for temporary files")
+    raise failure or FileNotFoundError("no directory for temporary files can be written")
 
 
 def is_of_a_call() -> bool:
@@ -119,7 +119,7 @@ def _make() -> str:
             return _make_in(f"{place}/{_name}")
         except OSError as error:
             failure = failure or error
-    raise failure or FileNotFoundError("there is no place for temporary files")
+    raise failure or FileNotFoundError("no directory for temporary files can be written")
 
 
 def _make_in(base: str) -> str:

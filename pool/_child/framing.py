@@ -75,7 +75,7 @@ class FrameReader:
         self.fds += fds
         # Those of the frame under way, and of the one that these bytes may begin with.
         if len(self.fds) > 2 * MAX_FDS:
-            raise BadFrame(f"{len(self.fds)} descriptors came that belong to no frame")
+            raise BadFrame(f"{len(self.fds)} descriptors arrived that belong to no frame")
         self._chunks.append(data)
         self._have += len(data)
         if self._have < self._need:

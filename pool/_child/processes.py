@@ -134,7 +134,7 @@ def shared_bytes(number: int) -> ctypes.Array[ctypes.c_ubyte]:
     """Memory that this process shares with those it forks, all zero; never given back."""
     address = _mmap(None, number, _READ_WRITE, _SHARED, -1, 0)
     if address == _FAILED:
-        raise OSError(f"no {number} bytes can be shared")
+        raise OSError(f"cannot allocate {number} bytes of shared memory")
     return (ctypes.c_ubyte * number).from_address(address)
 
 

@@ -27,7 +27,7 @@ def read(data: bytes) -> Any:
     if "\\u" in text:
         json.dumps(found, ensure_ascii=False).encode()
     if text.count("[") + text.count("{") > _DEPTH and _is_deep(found):
-        raise ValueError(f"it is more than {_DEPTH} levels deep")
+        raise ValueError(f"it is nested more than {_DEPTH} levels deep")
     return found
 
 
@@ -41,7 +41,7 @@ def _whole(text: str) -> int:
 def _finite(text: str) -> float:
     number = float(text)
     if not abs(number) < INFINITY:
-        raise ValueError(f"a number that is none: {text[:_SHOWN]}")
+        raise ValueError(f"not a JSON number:  {text[:_SHOWN]}")
     return number
 
 

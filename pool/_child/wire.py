@@ -243,7 +243,7 @@ def split_number(meta: bytes) -> tuple[int, bytes]:
         BadFrame: there is none.
     """
     if len(meta) < NUMBER.size:
-        raise BadFrame("a resident's frame without the number of its call")
+        raise BadFrame("a frame without the number of its call")
     return NUMBER.unpack_from(meta)[0] & ~_OVERLAPS, meta[NUMBER.size :]
 
 
@@ -292,13 +292,13 @@ class ResultMeta:
         try:
             ok, form, run_s, rss_kb = cls._FORM.unpack_from(data)
             if not abs(run_s) < strict_json.INFINITY:  # nor is NaN
-                raise ValueError(f"it ran for {run_s} seconds")
+                raise ValueError(f"its run time is {run_s} seconds")
             more = strict_json.read(data[cls._FORM.size :]) if len(data) > cls._FORM.size else {}
             if type(more) is not dict or not (ok or _is_told(more)):
-                raise ValueError("it says nothing of what went wrong")
+                raise ValueError("a failure without error_type or error")
             return cls(ok=bool(ok), form=FORMS[form], run_s=run_s, rss_kb=rss_kb, more=more)
         except (struct.error, ValueError, IndexError, RecursionError) as error:
-            raise BadFrame(f"not the end of a call: {error}") from None
+            raise BadFrame(f"malformed RESULT: {error}") from None
 
     def texts(self, name: str) -> list[str]:
         """A list of strings in ``more``; empty when there is none.
@@ -311,7 +311,7 @@ class ResultMeta:
             return []
         if type(found) is list and all(type(one) is str for one in found):
             return found
-        raise BadFrame(f"not the end of a call: {name} is no list of strings")
+        raise BadFrame(f"malformed RESULT: {name} is not a list of strings")
 
 
 def _is_told(more: Meta) -> bool:
@@ -338,9 +338,9 @@ def unpack_exit(data: bytes) -> tuple[int, str, str]:
         stage, runs, ended = strict_json.read(data)
         if type(stage) is int and type(runs) is str and type(ended) is str:
             return stage, runs[:_EXIT_WORDS], ended[:_EXIT_WORDS]
-        raise ValueError("its parts are of other types")
+        raise ValueError("its parts have the wrong types")
     except (ValueError, TypeError, RecursionError) as error:
-        raise BadFrame(f"not a stage of an exit: {error}") from None
+        raise BadFrame(f"malformed EXIT: {error}") from None
 
 
 class Exited:

@@ -131,16 +131,18 @@ def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
     for name in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InvalidRequest(f"unknown {what} {name}{hint}; there are: {', '.join(known)}")
+        raise InvalidRequest(f"unknown {what} {name}{hint}; valid names: {', '.join(known)}")
 
 
 def _names(option: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise InvalidRequest(f"{option} is a list of requirements, not one string: [{value!r}]")
+        raise InvalidRequest(
+            f"{option} must be a list of requirements, not one string: [{value!r}]"
+        )
     names = tuple(value or ())
     for name in names:
         if not isinstance(name, str) or not name.strip():
-            raise InvalidRequest(f"{option} is a list of requirements; got {name!r} in it")
+            raise InvalidRequest(f"{option} must be a list of requirements; got {name!r} in it")
     return names
 
 
@@ -149,26 +151,30 @@ def _check(options: CallOptions) -> None:
         value = getattr(options, name)
         if value is not None and not (is_number(value) and fits_seconds(value)):
             raise InvalidRequest(
-                f"{name} is seconds, more than 0 and at most {SECONDS_MAX}, or None; got {value!r}"
+                f"{name} must be seconds, more than 0 and at most {SECONDS_MAX}, or None; got {value!r}"
             )
     memory_mb = options.memory_mb
     if memory_mb is not None and not (is_whole(memory_mb) and fits_memory(memory_mb)):
-        raise InvalidRequest(f"memory_mb is {MEMORY_ACCEPTS}, or None; got {memory_mb!r}")
+        raise InvalidRequest(f"memory_mb must be {MEMORY_ACCEPTS}, or None; got {memory_mb!r}")
     if options.seed is not None and not (is_whole(options.seed) and fits_seed(options.seed)):
-        raise InvalidRequest(f"seed is {SEED_ACCEPTS}, or None; got {options.seed!r}")
+        raise InvalidRequest(f"seed must be {SEED_ACCEPTS}, or None; got {options.seed!r}")
     for name in ("refresh", "idempotent", "scratch"):
         if not isinstance(flag := getattr(options, name), bool):
-            raise InvalidRequest(f"{name} is True or False; got {flag!r}")
+            raise InvalidRequest(f"{name} must be True or False; got {flag!r}")
     check_env("env", options.env)
     if options.isolation != "call":
         raise InvalidRequest(
-            f"isolation is 'call' (a process for each call); got {options.isolation!r}"
+            f"isolation must be 'call' (one process per call); got {options.isolation!r}"
         )
     version: object = options.python_version
     if version is not None and not (isinstance(version, str) and _is_python_version(version)):
-        raise InvalidRequest(f"python_version is a text like '3.12' or '3.12.1'; got {version!r}")
+        raise InvalidRequest(
+            f"python_version must be a string such as '3.12' or '3.12.1'; got {version!r}"
+        )
     if options.gpus is not None and not (is_whole(options.gpus) and options.gpus >= 0):
-        raise InvalidRequest(f"gpus is a whole number, 0 or more, or None; got {options.gpus!r}")
+        raise InvalidRequest(
+            f"gpus must be a whole number, 0 or more, or None; got {options.gpus!r}"
+        )
 
 
 def _is_python_version(text: str) -> bool:
@@ -181,11 +187,11 @@ def _is_python_version(text: str) -> bool:
 def check_env(what: str, env: object) -> None:
     """Refuse what cannot be environment variables."""
     if not isinstance(env, Mapping):
-        raise InvalidRequest(f"{what} maps names to values; got {env!r}")
+        raise InvalidRequest(f"{what} must be a mapping of names to values; got {env!r}")
     for name, value in env.items():
         texts = isinstance(name, str) and isinstance(value, str)
         if not (texts and is_variable(name, value)):
             raise InvalidRequest(
-                f"{what}: a variable is a name and a text, without NUL, the name without '='; "
-                f"got {name!r}: {value!r}"
+                f"{what}: the name and the value of a variable must be strings without NUL, the "
+                f"name without '='; got {name!r}: {value!r}"
             )

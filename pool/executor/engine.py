@@ -128,8 +128,8 @@ class Engine:
         """Raise `PoolClosed` in a fork of the program that made the pool."""
         if self.pid != os.getpid():
             raise PoolClosed(
-                f"this pool belongs to process {self.pid}, and this is process {os.getpid()}, "
-                "forked from it: make a Pool of its own here"
+                f"this pool belongs to process {self.pid}, of which process {os.getpid()} is a "
+                "fork: create a new Pool in the fork"
             )
 
     def post(self, function: Callable[..., None], *args: Any) -> None:

@@ -1,7 +1,7 @@
 """What `Pool` takes beside `max_workers`: names, kinds of values, and a refusal in words.
 
-    Pool(queue_limit=-1) -> InvalidRequest: queue_limit is a whole number, 0 or more, or
-                            None; got -1
+    Pool(queue_limit=-1) -> InvalidRequest: queue_limit must be a whole number, 0 or more, or None;
+                            got -1
 
 Checked before anything starts, because a limit that makes no sense (a negative queue, a
 time limit that is not a number) shows late otherwise, as a pool that hangs.
@@ -211,7 +211,7 @@ def concurrency(value: Any) -> int:
         return int(KINDS["instance_concurrency"].read(value))
     except (TypeError, ValueError):
         accepts = KINDS["instance_concurrency"].accepts
-        raise InvalidRequest(f"max_concurrency is {accepts}; got {value!r}") from None
+        raise InvalidRequest(f"max_concurrency must be {accepts}; got {value!r}") from None
 
 
 def _read(name: str, value: Any) -> Any:
@@ -223,4 +223,4 @@ def _read(name: str, value: Any) -> Any:
     except InvalidRequest:
         raise
     except (TypeError, ValueError):
-        raise InvalidRequest(f"{name} is {kind.accepts}; got {value!r}") from None
+        raise InvalidRequest(f"{name} must be {kind.accepts}; got {value!r}") from None

@@ -88,7 +88,9 @@ class RemoteInstance:
 
     def __getattr__(self, name: str) -> RemoteMethod:
         if name.startswith("_"):
-            raise AttributeError(f"{name!r}: methods that begin with _ cannot be called from here")
+            raise AttributeError(
+                f"{name!r}: methods that begin with _ cannot be called on an instance"
+            )
         return RemoteMethod(self, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> CallFuture[Any]:

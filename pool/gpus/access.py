@@ -75,14 +75,14 @@ class GpuAccess:
         if number > len(self.table):
             if self.watch.ill:
                 raise Overloaded(
-                    f"no GPU can be used here for now: {self.watch.reason}; "
-                    "send it to another worker",
+                    f"no GPU is usable at the moment: {self.watch.reason}; send the call to another "
+                    "worker",
                     retry_after_s=10,
                 )
             why = f" ({self.watch.reason})" if self.watch.reason else ""
             wanted = "1 GPU" if number == 1 else f"{number} GPUs"
             raise InvalidRequest(
-                f"gpus: the call asks for {wanted}, and there are {len(self.table)} here{why}",
+                f"gpus: the call asks for {wanted}, but this machine has {len(self.table)}{why}",
                 gpus=number,
                 available=len(self.table),
             )

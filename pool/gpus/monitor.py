@@ -88,7 +88,7 @@ class GpuMonitor:
                 await self._turn(environ)
             except Exception:  # noqa: BLE001 - told, and tried again
                 # Devices that nobody looks at any more would never be free again.
-                _log.exception("The look at the GPUs failed; trying again")
+                _log.exception("Checking the GPUs failed; retrying")
                 await self._wait(FIND_AGAIN_S)
 
     async def _turn(self, environ: Mapping[str, str]) -> None:
@@ -125,7 +125,7 @@ class GpuMonitor:
             names = ", ".join(sorted({gpu.device.name for gpu in self.table}))
             _log.info("%d GPUs: %s; driver %s", len(self.table), names, inventory.driver)
         elif self.ill:
-            _log.error("No GPU can be used: %s; trying again", self.reason)
+            _log.error("No GPU is usable: %s; retrying", self.reason)
         else:
             _log.info("No GPUs: %s", self.reason)
 

@@ -301,7 +301,7 @@ class ResidentEvents:
         if worker.aside:
             # Nobody else hears of it: what close() or a thread of its own printed.
             _log.info(
-                "Instance %r printed outside of calls: %s",
+                "Instance %r wrote output outside of calls: %s",
                 name,
                 worker.aside.tail(exit_causes.TAIL),
             )

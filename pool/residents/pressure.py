@@ -215,7 +215,7 @@ def _begun(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.warning("What instances use could not be measured: %r", error)
+        _log.warning("The memory of instances could not be measured: %r", error)
 
 
 def _may_go(instance: Instance) -> bool:

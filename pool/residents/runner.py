@@ -124,8 +124,9 @@ class ResidentRunner:
             commands = self.table.called(call_id, want, self._now())
         except Conflict:
             raise InstanceConflict(
-                f"there is an instance {want.instance!r} already, of other code, packages or "
-                "resources. Use another instance_id, or replace it: create_new_instance: true",
+                f"an instance {want.instance!r} with other code, packages or resources already "
+                "exists. Use another instance_id, or replace the instance with "
+                "create_new_instance: true",
                 instance=want.instance,
             ) from None
         except NotThere as missing:

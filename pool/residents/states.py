@@ -280,4 +280,4 @@ def check_there(want: InstanceRequest, instance: Instance | None, past: Past | N
     if past is not None and past.generation:
         raise NotThere(past.reason)
     if instance is None and want.generation != 1:
-        raise NotThere("there was none of this name")
+        raise NotThere("no instance of this name has existed")

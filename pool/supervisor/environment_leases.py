@@ -306,7 +306,7 @@ class StoredEnvironments:
         held = [name for name in self._held if _digest(name) == digest and name not in self._lost]
         for name in held if not self._closing else ():
             _log.warning(
-                "environment %s is not where it was: its processes take no new calls", name
+                "environment %s was moved or deleted: its processes accept no new calls", name
             )
             self._lost.add(name)
             self._registry.supersede(name)

@@ -249,7 +249,7 @@ class ProcessEvents:
         if worker.stuck is not None:
             cause = exit_causes.of_stuck(worker.stop, worker.pid, _said(worker))
             _log.warning(
-                "Worker %d (%s) was killed and is still there, waiting in the kernel%s; it keeps its slot.",
+                "Worker %d (%s) was killed, but is blocked in the kernel%s; its slot stays in use.",
                 worker.pid,
                 worker.stuck.label or "no call",
                 f" ({where})" if (where := stuck.waits_for(worker.pid)) else "",

@@ -134,7 +134,9 @@ class Provisioning:
             Overloaded: too many wait.
         """
         if self._limit is not None and len(self._waiting) >= self._limit:
-            raise Overloaded("too many requests wait for their environments", retry_after_s=5)
+            raise Overloaded(
+                "too many requests are waiting for their environments", retry_after_s=5
+            )
         question = self._questions.get(spec)
         if question is None:
             question = self._questions[spec] = _EnvironmentQuestion(spec)
@@ -178,7 +180,7 @@ class Provisioning:
             self._forget(question)
             if question.task is not None:
                 question.task.cancel()
-            error = Overloaded("The server is draining; it builds nothing more", retry_after_s=1)
+            error = Overloaded("The server is draining and starts no more builds", retry_after_s=1)
             self._fail(call_id, self._take(call_id, question), error, question.notes())
 
     # For those who watch.

@@ -285,7 +285,7 @@ class Supervisor:
             raise PoolClosed("the pool is shut down")
         if self.draining and call_id is None:
             raise Overloaded(
-                "the server is draining and takes no more calls; send it to another worker",
+                "the server is draining and accepts no new calls; send the call to another worker",
                 retry_after_s=1,
             )
         components, gpus = self._components, 0
@@ -309,7 +309,7 @@ class Supervisor:
             waiting = "1 call waits" if limit == 1 else f"{limit} calls wait"
             raise Overloaded(
                 f"the queue is full: {waiting} already; "
-                "send it again later, or raise FLASHPOOL_QUEUE_LIMIT",
+                "send the call again later, or raise FLASHPOOL_QUEUE_LIMIT",
                 retry_after_s=1,
             ) from None
         self._actions.codec = call.codec

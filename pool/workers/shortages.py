@@ -35,7 +35,7 @@ class Shortages:
         known = self.known.get(who)
         if known is None:
             known = self.known[who] = _Shortage(what, self._now())
-            _log.warning("%s is short of %s: it tries again, and calls wait", who, what)
+            _log.warning("%s is short of %s: it retries, and calls wait", who, what)
         known.what = what
         known.times += 1
 

@@ -137,7 +137,7 @@ class ActiveCall:
             BadFrame: nobody asked for as much. Its runtime waits; user code wrote this.
         """
         if not self.room:
-            raise wire.BadFrame("more items came than were asked for")
+            raise wire.BadFrame("more items than the credit allows")
         self.room -= 1
         self.streaming = True
         self.sink.item(frame.body, self.fds_of(frame))

@@ -382,7 +382,9 @@ def _how_it_ended(code: int | None) -> str:
     if code < 0:
         return f"its guard was killed by signal {-code}"
     return (
-        f"it was killed by signal {code - 128}" if code > 128 else f"it left with exit code {code}"
+        f"it was killed by signal {code - 128}"
+        if code > 128
+        else f"it exited with exit code {code}"
     )
 
 

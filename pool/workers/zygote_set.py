@@ -169,7 +169,7 @@ class ZygoteSet:
             return False
         if zygote.stillborn < (STILLBORN_PROVEN if zygote.proven else STILLBORN):
             return False
-        _log.warning("%r is not used any more: %s", zygote, why)
+        _log.warning("%r is retired: %s", zygote, why)
         self._learner.failed(zygote.key, None, why)
         return True
 
@@ -270,7 +270,7 @@ class ZygoteSet:
 
     def failed(self, zygote: ZygoteProcess, error: Exception) -> None:
         """What was to be done for it raised this, a mistake of ours: it ends, with all below it."""
-        zygote.kill(f"it was killed, because flashpool made a mistake: {error!r}", self._now())
+        zygote.kill(f"it was killed because of a bug in flashpool: {error!r}", self._now())
 
     def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
         pids = message["workers"]

@@ -61,7 +61,7 @@ class TestSubmit:
 @pytest.mark.shared_pool
 class TestOptions:
     def test_unknown(self, shared):
-        with pytest.raises(InvalidRequest, match=r"unknown option colour; there are: .*timeout"):
+        with pytest.raises(InvalidRequest, match=r"unknown option colour; valid names: .*timeout"):
             shared.options(colour="red")
         with pytest.raises(InvalidRequest, match=r"did you mean memory_mb\?"):
             shared.options(memory=64)
@@ -71,7 +71,7 @@ class TestOptions:
             InvalidRequest, match=r"unknown parameter preloads \(did you mean preload"
         ):
             Pool(preloads=("json",))
-        with pytest.raises(InvalidRequest, match=r"there are: max_workers, .*grace_s"):
+        with pytest.raises(InvalidRequest, match=r"valid names: max_workers, .*grace_s"):
             Pool(slots=3)
 
     @pytest.mark.parametrize(

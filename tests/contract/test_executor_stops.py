@@ -135,5 +135,7 @@ class TestCancelById:
 
 
 def test_on_error_is_one_of_two_words():
-    with pytest.raises(InvalidRequest, match="on_error is 'finish' or 'terminate'; got 'kill'"):
+    with pytest.raises(
+        InvalidRequest, match="on_error must be 'finish' or 'terminate'; got 'kill'"
+    ):
         Pool(1, on_error="kill")

@@ -76,8 +76,8 @@ KINDS: Final = {
         code=GREEDY,
         error_type="OutOfMemory",
         cause="OutOfMemory",
-        logged="ended for memory",
-        evidence="may use 400 MB",
+        logged="used too much memory",
+        evidence="the limit is 400 MB",
         fields={"memory_mb": 400},
     ),
     "time limit": Kind(

@@ -110,7 +110,7 @@ def test_a_function_of_one_job_at_a_time(platform: Platform, serve: Serve, tmp_p
 
         assert "SIGSEGV" in failure(run(platform, {"do": "die"}))
         assert value(run(platform, {"do": "count"})) == 1
-        assert "the state that it kept is gone" in worker.output()
+        assert "and its state is lost" in worker.output()
 
         mark = tmp_path / "begun"
         job = platform.submit({"do": "stay", "path": str(mark), "value": 60})

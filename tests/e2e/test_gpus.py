@@ -111,7 +111,7 @@ def test_what_the_pod_inherited_is_honoured(pod: Serve, scripted: ScriptedNvml) 
         assert result(server.execute(SEEN)) in uuids[2:]
         refused = server.http.post("/execute", json={**_seen(), "gpus": 3})
         assert refused.status_code == 422
-        assert "asks for 3 GPUs, and there are 2 here" in refused.text
+        assert "asks for 3 GPUs, but this machine has 2" in refused.text
 
 
 def _seen() -> dict[str, Any]:
@@ -227,7 +227,7 @@ def test_gpus_that_cannot_be_listed_are_told_and_found_later(
         assert "nvmlInit: Unknown Error" in server.http.get("/health").json()["reason"]
         refused = server.http.post("/execute", json=_seen())
         assert refused.status_code == 503
-        assert "no GPU can be used here for now" in refused.text
+        assert "no GPU is usable at the moment" in refused.text
         scripted.driver()
         until(lambda: server.http.get("/ping").status_code == 200)
         assert result(server.execute(SEEN)) == uuid
@@ -257,7 +257,7 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         answer = server.http.post("/execute", json={**_seen(), "gpus": 1})
         assert answer.status_code == 422
-        assert "asks for 1 GPU, and there are 0 here" in answer.text
+        assert "asks for 1 GPU, but this machine has 0" in answer.text
         assert result(server.execute(SEEN)) is None
         assert server.stats()["gpus"]["total"] == 0
         assert result(server.execute(SEEN, gpus=0)) is None
@@ -274,7 +274,7 @@ def test_a_call_that_waits_too_long_is_told_what_for(pod: Serve, scripted: Scrip
         until(lambda: server.stats()["gpus"]["devices"][0]["calls"] == 1)
         late = server.execute(SEEN, gpus=2)
         assert late["error_type"] == "Timeout"
-        assert "s for 2 free GPUs, and may wait 1.5 s" in late["error"]
+        assert "s for 2 free GPUs, longer than its limit of 1.5 s" in late["error"]
         result(held.result())
 
 
@@ -296,7 +296,7 @@ with Pool() as pool:
     try:
         pool.options(gpus=3).submit(seen).result()
     except InvalidRequest as error:
-        assert "asks for 3 GPUs, and there are 2 here" in str(error), error
+        assert "asks for 3 GPUs, but this machine has 2" in str(error), error
     else:
         raise AssertionError("three of two")
     assert len(pool.stats().gpus.devices) == 2

@@ -21,7 +21,7 @@ def test_a_build_goes_on_when_its_client_has_gone(world: World) -> None:
             with pytest.raises(httpx.ReadTimeout):
                 body = request(VERSION, dependencies=["alpha==1.0"])
                 httpx.post(f"{server.url}/execute", json=body, timeout=8, trust_env=False)
-            until(lambda: "nobody waits for a build any more" in server.log())
+            until(lambda: "no call waits for a build any more" in server.log())
         until(lambda: world.stored("envs"))
         resolved = len(world.uv_runs("compile"))
         answer = server.execute(VERSION, dependencies=["alpha==1.0"])
@@ -36,7 +36,7 @@ def test_a_build_that_goes_on_ends_with_the_server(world: World) -> None:
         with pytest.raises(httpx.ReadTimeout):
             body = request(VERSION, dependencies=["alpha==1.0"])
             httpx.post(f"{server.url}/execute", json=body, timeout=8, trust_env=False)
-        until(lambda: "nobody waits for a build any more" in server.log())
+        until(lambda: "no call waits for a build any more" in server.log())
         assert server.stop() == 0
     assert not world.stored("envs")
     assert not world.stored("scratch")

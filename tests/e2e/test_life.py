@@ -321,7 +321,9 @@ def test_the_log_has_a_line_for_each_call_that_failed(tmp_path: Path) -> None:
 def test_a_misspelt_field_is_told_in_the_answer(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         answer = server.execute("def f(): return 1", timout_s=5, unheard_of=1)
-        assert answer["warnings"] == ["The field 'timout_s' is ignored: was timeout_s meant?"]
+        assert answer["warnings"] == [
+            "The unknown field 'timout_s' is ignored; did you mean timeout_s?"
+        ]
         assert "warnings" not in server.execute("def f(): return 1", unheard_of=1)
 
 

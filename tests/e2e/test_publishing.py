@@ -43,7 +43,7 @@ def test_what_is_not_published_within_the_drain_is_told(world: World) -> None:
         answer = server.execute(BULKY, dependencies=["bulky"])
         assert answer["json_result"] == "1.0", report(answer)
         assert server.stop(60) == 0
-        assert "is cut off: other pods have to build it" in server.log()
+        assert "is truncated: other pods have to build it" in server.log()
     assert not archives(world)
     # Whoever uses it next publishes it.
     with world.server(FLASHPOOL_DRAIN_S="60") as server:

@@ -108,9 +108,9 @@ def test_disks_that_hang_hold_up_nothing(platform: Platform, tmp_path: Path) -> 
     record = platform.wait(platform.submit(large, policy={"executionTimeout": 4000}))
     assert failure(record) == "ResultTooLarge"
     assert "the disk has not answered within" in (record.error or "")
-    assert "cannot be looked for" in worker.output()
+    assert "Cannot look for results" in worker.output()
     platform.script(Fault.answers("job-done", 500, times=None))
     platform.submit(request(NOTHING, 1))
-    until(lambda: "cannot be written down" in worker.output())
+    until(lambda: "cannot be saved in" in worker.output())
     assert worker.stop() == 0
-    assert "Results that were not taken: 1; on disk of them: 0" in worker.output()
+    assert "Results that the platform did not accept: 1, of which on disk: 0" in worker.output()

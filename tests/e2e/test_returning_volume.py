@@ -59,7 +59,7 @@ def test_calls_find_their_modules_again(world: World, comes_back: str) -> None:
         world.volume.write_text("no directory any more")
         until(lambda: not succeeds(server, 1) or "local" in server.log())
         # Where it is back before a heartbeat has looked, nothing was lost.
-        until(lambda: "is not where it was" in server.log())
+        until(lambda: "was moved or deleted" in server.log())
         world.volume.unlink()
         if comes_back == "as it was":
             aside.rename(world.volume)

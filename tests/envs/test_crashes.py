@@ -533,7 +533,7 @@ def test_a_volume_that_is_full_leaves_local_disk(
             kept.release()
 
     run(main())
-    assert any("is full: local disk has to do" in record.message for record in caplog.records)
+    assert any("is full: using local disk instead" in record.message for record in caplog.records)
 
 
 def test_a_disk_that_others_fill_and_free(small_disk: Path, setup: Any, run: Run) -> None:

@@ -169,7 +169,7 @@ def test_a_wheel_that_contradicts_itself_is_used_all_the_same(
     origins = [run(acquired(setup, "liar", volume_key=key))[1] for _ in range(3)]
     assert origins == ["built", "disk" if key else "built", "disk"]
     assert "liar/x.py of" in caplog.text
-    assert "is not what its own wheel says it holds" in caplog.text
+    assert "differs from what its wheel declares" in caplog.text
     assert problems(setup, run, volume_key=key) == []
 
 

@@ -271,7 +271,7 @@ def test_harm_done_to_the_process_is_told_and_the_next_call_has_a_new_one(live: 
     for method, words in (
         ("exits", "exit code 7"),
         ("close_all", "descriptor that carries its result"),
-        ("garbage", "something else than its runtime"),
+        ("garbage", "something other than flashpool's runtime"),
     ):
         assert result(live, "a", "inc", code=HARMS) == 1
         outcome = run(live, "a", method, code=HARMS)

@@ -113,7 +113,7 @@ def test_a_call_that_cannot_be_handed_to_its_instance_ends(
         started = begin(live, "a", "inc")
     outcome = started.wait()
     assert outcome.error_type == "WorkerCrashed"
-    assert "could not be handed to its worker: Too many open files" in (outcome.error or "")
+    assert "could not be sent to its worker: Too many open files" in (outcome.error or "")
     assert result(live, "a", "inc") == 1
 
 

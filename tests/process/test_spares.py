@@ -82,7 +82,7 @@ def test_a_call_for_which_no_worker_begins_says_so(make_live, monkeypatch):
     monkeypatch.setattr(WorkerChannel, "send", lambda *message: None)
     outcome = live.call(NEXT)
     assert outcome.error_type == "WorkerCrashed"
-    assert "no worker began" in outcome.error
+    assert "no worker started the call" in outcome.error
 
 
 def test_an_instance_of_which_a_spare_could_not_be_told_is_made_elsewhere(live, monkeypatch):

@@ -165,7 +165,11 @@ class AppStore:
                 if stop.wait(_ASK_S):
                     break
             if not held and not stop.is_set():
-                _log.warning("%s is still locked after %.0f s: going on without", self, _PATIENCE_S)
+                _log.warning(
+                    "%s is still locked after %.0f s: continuing without the lock",
+                    self,
+                    _PATIENCE_S,
+                )
             yield held
         finally:
             os.close(handle)

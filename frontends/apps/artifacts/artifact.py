@@ -134,8 +134,9 @@ def _linked(link: Path, problem: str) -> str:
 def _as_it_lies(folder: Path) -> AppFolder:
     if not folder.is_dir():
         raise AppDirectoryRefused(
-            f"no app at {folder}: FLASHPOOL_DISABLE_UNPACK (or FLASH_DISABLE_UNPACK) says that it "
-            "lies there unpacked; FLASHPOOL_APP_DIR or RUNPOD_APP_DIR names another place"
+            f"no app in {folder}: FLASHPOOL_DISABLE_UNPACK (or FLASH_DISABLE_UNPACK) is "
+            "set, so the unpacked app must be there; FLASHPOOL_APP_DIR or RUNPOD_APP_DIR "
+            "names another directory"
         )
     path = folder.resolve()
     _log.info("nothing is unpacked: the app's working directory is %s", path)

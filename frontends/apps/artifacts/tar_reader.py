@@ -104,7 +104,9 @@ class Unpacked:
     def _fill(self) -> bool:
         """Unpack some more; False at the end of the stream."""
         if self._stop():
-            raise UnpackingStopped(f"artifact {self.where} is not unpacked: this process leaves")
+            raise UnpackingStopped(
+                f"artifact {self.where} is not unpacked: this process is exiting"
+            )
         while not self._gzip.eof or self._begin_next():
             # Without anything more to read, zlib may still hold the end of a block.
             packed = self._rest or self.packed.read(BLOCK // 4)
@@ -209,7 +211,7 @@ class _Names:
         if name.startswith("/"):
             raise self.refused(f"it holds {name!r}, an absolute path")
         if ".." in parts:
-            raise self.refused(f"it holds {name!r}, which leads out of the app")
+            raise self.refused(f"it holds {name!r}, which leads outside the app")
         if parts in ([""], ["."]):
             return ()
         if not set(parts).isdisjoint({"", "."}) or "\0" in name:

@@ -119,7 +119,7 @@ def _digest(file: IO[bytes], archive: Path, stop: threading.Event) -> str:
     while block := file.read(_BLOCK):
         found.update(block)
         if stop.is_set():
-            raise UnpackingStopped(f"artifact {archive} is not unpacked: this process leaves")
+            raise UnpackingStopped(f"artifact {archive} is not unpacked: this process is exiting")
     return found.hexdigest()
 
 

@@ -388,7 +388,7 @@ def _seconds(name: bytes, value: bytes) -> float:
     if not 0 < seconds < math.inf:
         raise _TurnedAwayError(
             422,
-            f"{name.decode()}: {value.decode('latin-1')!r} is no positive number of seconds",
+            f"{name.decode()}: {value.decode('latin-1')!r} is not a positive number of seconds",
             "InvalidRequest",
         )
     return seconds

@@ -114,7 +114,7 @@ class AppDeployment:
         return same and self._service.state is AppState.SERVED
 
     async def _replace_at_once(self, found: FoundApp, why: str) -> Reloaded:
-        _log.info("%s: reloading: the old app leaves first, because %s", found.app.name, why)
+        _log.info("%s: reloading: the old app is stopped first, because %s", found.app.name, why)
         before = self._found
         service = self._backend.open_app(found.app)
         self._take_over(found, service)

@@ -147,7 +147,9 @@ class SdkContract:
         if not found.resources:
             raise ManifestRefused(f"{path}, in the format of runpod 2, lists no resources")
         if found.python_version and not is_python_version(found.python_version):
-            raise ManifestRefused(f"{path}: pythonVersion {found.python_version[:40]!r} is none")
+            raise ManifestRefused(
+                f"{path}: pythonVersion {found.python_version[:40]!r} is not a version of Python"
+            )
         return found
 
 

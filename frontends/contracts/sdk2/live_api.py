@@ -110,16 +110,14 @@ class LiveApi:
             if await new.service.settled() is not AppState.SERVED:
                 reason = new.service.failure
                 self._retire(new)
-                _log.warning(
-                    "%s: the source that was sent is not served: %s", source.resource, reason
-                )
+                _log.warning("%s: the synced source is not served: %s", source.resource, reason)
                 return _answer(500, {"status": "failed", "error": reason})
             self._take_over(new)
         try:
             await asyncio.wait_for(asyncio.to_thread(self._store.keep, source), _DISK_S)
         except (OSError, asyncio.TimeoutError) as error:
             _log.warning(
-                "%s: its source cannot be kept for later servers: %s", source.resource, error
+                "%s: its source cannot be saved for later servers: %s", source.resource, error
             )
         return _answer(200, {"status": "synced", "hash": source.digest})
 
@@ -202,7 +200,7 @@ class LiveApi:
                 return
             current = self._current
             if current is None:
-                _log.info("%s: serving the source that was sent before", found.resource)
+                _log.info("%s: serving the source that was synced before", found.resource)
                 self._take_over(await self._open(found))
             elif found.taken_at > current.source.taken_at:
                 self._take_over(await self._open(found))

@@ -78,7 +78,7 @@ def read_sync(body: bytes) -> SyncedSource:
     if any(
         len(one or ()) > _MOST_ENTRIES for one in (found.dependencies, found.system_dependencies)
     ):
-        raise InvalidRequest("dependencies or system_dependencies hold too much")
+        raise InvalidRequest("dependencies or system_dependencies are too large")
     return msgspec.structs.replace(found, taken_at=time.time())
 
 

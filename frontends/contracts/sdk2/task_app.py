@@ -106,13 +106,11 @@ class TaskApp:
                 continue
             if self._left_s(self._idle_s) > 0:
                 continue
-            _log.warning(
-                "Nobody has asked for %g s, and no task runs: ending the pod", self._idle_s
-            )
+            _log.warning("No request for %g s, and no task runs: terminating the pod", self._idle_s)
             try:
                 await asyncio.to_thread(self._end_pod)
             except Exception as error:  # noqa: BLE001 - whatever the platform's client raises: it is tried again
-                _log.error("The pod cannot be ended: %s", error)
+                _log.error("The pod cannot be terminated: %s", error)
             await asyncio.sleep(_AGAIN_S)
 
     def _left_s(self, idle_s: float) -> float:

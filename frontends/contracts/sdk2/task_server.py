@@ -50,7 +50,7 @@ def serve_task(settings: Settings, announce: _Announce) -> None:
         TaskTokenMissing: no token is set.
     """
     if not os.environ.get(_TOKEN):
-        raise TaskTokenMissing(f"{_TOKEN} is not set, and a task is taken from nobody else")
+        raise TaskTokenMissing(f"{_TOKEN} is not set; without it no client may send a task")
     check_admin(settings)
     raise_descriptors(settings)
     with contextlib.ExitStack() as stack:

@@ -108,7 +108,7 @@ class Reaper:
             mark = self.marks_used
             self.marks_used += 1
         else:
-            raise OSError(f"it has {len(self.workers)} workers already")
+            raise OSError(f"the zygote already has {len(self.workers)} workers")
         self.marks[mark] = 0
         return mark
 

@@ -184,7 +184,7 @@ class IsolatedRequests:
         if self._traffic.take(worker, frame) or frame.kind == wire.LINGERS:
             return
         if frame.kind != wire.REQUEST_OVER:
-            raise wire.BadFrame(f"a frame of kind {frame.kind}, which no app sends")
+            raise wire.BadFrame(f"an unexpected frame of kind {frame.kind} from an app")
         number, how = app_messages.unpack_flags(frame.meta)
         live, end = self._traffic.of(worker, number), endings.of_task(how)
         if live is not None and end is not None:

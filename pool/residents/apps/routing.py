@@ -19,11 +19,11 @@ def routes_told(meta: wire.ResultMeta) -> Routes:
     found = []
     for one in meta.more.get("routes", ()):
         if type(one) is not list or len(one) != 2 or type(one[0]) is not str:
-            raise wire.BadFrame("not a route of an app")
+            raise wire.BadFrame("a malformed route of an app")
         path, methods = one
         if methods is not None:
             if type(methods) is not list or not all(type(name) is str for name in methods):
-                raise wire.BadFrame("not the methods of a route")
+                raise wire.BadFrame("malformed methods of a route")
             methods = tuple(methods)
         found.append(LoadedRoute(path, methods))
     return tuple(found)

@@ -330,14 +330,14 @@ class AppRunner:
         if frame.kind == wire.LINGERS:
             number, _ = wire.split_number(frame.meta)
             if number in self._lingering or len(self._lingering) > _LINGERING:
-                raise wire.BadFrame("a request that lingers twice, or too many that do")
+                raise wire.BadFrame("a request that reports LINGERS twice, or too many that do")
             self._lingering[number] = worker
             self.table.lingers(worker)
         elif frame.kind == wire.REQUEST_OVER:
             number, how = app_messages.unpack_flags(frame.meta)
             self._on_over(worker, number, how)
         else:
-            raise wire.BadFrame(f"a frame of kind {frame.kind}, which no app sends")
+            raise wire.BadFrame(f"an unexpected frame of kind {frame.kind} from an app")
 
     def _on_over(self, worker: int, number: int, how: int) -> None:
         if self._lingering.pop(number, None) is not None:

@@ -81,7 +81,7 @@ class SocketTraffic:
             return
         live.out += app_messages.weight(piece)
         if live.out > app_messages.WINDOW + app_messages.weight(b" " * app_messages.PIECE):
-            raise wire.BadFrame("more messages than were asked for")
+            raise wire.BadFrame("more messages than the credit allows")
         if sink := self._sink(live):
             sink.message(piece, bool(flags & _MORE), bool(flags & app_messages.TEXT))
 

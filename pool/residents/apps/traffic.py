@@ -143,7 +143,7 @@ class AppTraffic:
                 live.held = None  # it has begun
                 live.room += size
                 if live.room > app_messages.WINDOW:
-                    raise wire.BadFrame("credit for more than was sent")
+                    raise wire.BadFrame("credit for more bytes than were sent")
                 self.clock.set(live, live.limit_s)
                 live.sink.room(size)
         elif frame.kind in (wire.OUTPUT, wire.ERRORS):
@@ -179,7 +179,7 @@ class AppTraffic:
             return
         live.out += size
         if live.out > app_messages.WINDOW + app_messages.PIECE:
-            raise wire.BadFrame("more of an answer than was asked for")
+            raise wire.BadFrame("more of an answer than the credit allows")
         if live.sink is not None:
             self.clock.restart(live)
 

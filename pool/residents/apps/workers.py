@@ -224,7 +224,7 @@ class AppWorkers:
         def exceeded(used_bytes: int) -> None:
             stop = outcomes.used_too_much(limit_mb, used_bytes)
             message = (
-                f"the app's worker was ended for memory: {stop.details['evidence']} "
+                f"the app's worker was stopped because it used too much memory:  {stop.details['evidence']} "
                 "(FLASHPOOL_MEMORY_MB)"
             )
             stop = Stop(error_type=stop.error_type, message=message, details=stop.details)
@@ -327,7 +327,7 @@ class AppWorkers:
         last_words = f"\nThe last it printed:\n{tail}" if (tail := process.output.tail()) else ""
         if process.loaded_at is not None and not process.closing:
             _log.error(
-                "%s: worker %d is dead, and the state that it kept is gone: %s%s",
+                "%s: worker %d died, and its state is lost: %s%s",
                 self._app.name,
                 worker.pid,
                 cause.message,

@@ -220,8 +220,9 @@ class Exits:
     def _was_ended(self, one: CallExit, what: str) -> None:
         call, seconds = one.running, self._now() - one.since
         _log.warning(
-            "Call %d (%s): its function had returned; %s did not come to an end in %.1f s and "
-            "were ended with process %d. FLASHPOOL_EXIT_S (exit_s of Pool) is the time they get.",
+            "Call %d (%s): after its function had returned, %s did not finish within %.1f "
+            "s and were stopped with process %d. FLASHPOOL_EXIT_S (exit_s of Pool) sets "
+            "this limit.",
             call.id,
             call.call.label,
             what,

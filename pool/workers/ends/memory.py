@@ -110,7 +110,7 @@ class Measures:
     def _measured(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("What a call uses could not be measured: %r", error)
+            _log.error("The memory of calls could not be measured: %r", error)
 
     async def close(self) -> None:
         """Tell nobody any more."""

@@ -117,8 +117,8 @@ def queued_too_long(running: ActiveCall, now: float) -> Outcome:
     advice = "" if number else ", or give the server more slots"
     return Outcome(
         error_type="Timeout",
-        error=f"the call waited {waited:.1f} s for {what}, and may wait {running.limits.queue_s:g} s "
-        f"(phase: queue). Send it again later{advice}.",
+        error=f"the call waited {waited:.1f} s for {what}, longer than its limit of {running.limits.queue_s:g} s (phase: "
+        f"queue). Send the call again later{advice}.",
         details={"phase": Phase.QUEUE.value, "limit_s": running.limits.queue_s},
     )
 
@@ -127,8 +127,9 @@ def no_scratch(error: OSError) -> Outcome:
     """The directory that it wants cannot be made."""
     return Outcome(
         error_type="WorkerCrashed",
-        error=f"the scratch directory of the call cannot be made: {error}. Has the server's temporary "
-        "directory (TMPDIR) room, and may it write there?",
+        error=f"the scratch directory of the call cannot be created: {error}. Does the "
+        "server's temporary directory (TMPDIR) have free space, and may the server "
+        "write there?",
         details={"phase": Phase.START.value},
     )
 
@@ -138,7 +139,7 @@ def loaded_too_long(running: ActiveCall) -> Outcome:
     limit = running.limits.run_s
     return Outcome(
         error_type="Timeout",
-        error=f"the instance of the call was not made within its time limit of {limit:g} s (phase: start). "
+        error=f"the instance of the call was not created within its time limit of {limit:g} s (phase: start). "
         "Raise timeout_s if the constructor needs longer.",
         details={"phase": Phase.START.value, "limit_s": limit},
     )
@@ -155,7 +156,7 @@ def instance_refused(instance: str, reason: str) -> Outcome:
     """Its instance cannot be made now."""
     return Outcome(
         error_type="WorkerCrashed",
-        error=f"the instance {instance!r} cannot be made: {reason}.",
+        error=f"the instance {instance!r} cannot be created: {reason}.",
         details={"instance": instance, "reason": reason, "phase": Phase.START.value},
     )
 
@@ -163,9 +164,9 @@ def instance_refused(instance: str, reason: str) -> Outcome:
 def instance_lost_words(instance: str, reason: str) -> str:
     """What a call hears that insists on an instance which is no more."""
     return (
-        f"the instance {instance!r} is not there, and with it its state is gone: {reason}. A call "
-        "that does not insist on it has it made anew: without instance_must_exist in a request, "
-        "with rebuild=True in Pool.instance"
+        f"the instance {instance!r} does not exist, and its state is lost: {reason}. To "
+        "have it created again, leave out instance_must_exist in a request, or pass "
+        "rebuild=True to Pool.instance"
     )
 
 
@@ -182,8 +183,8 @@ def sibling_lost(reason: str) -> Stop:
     """The resident it ran in was ended because of another call."""
     return Stop(
         error_type="ResidentLost",
-        message=f"the instance the call ran in was ended for another call's sake: {reason}. "
-        "The call did nothing to cause this, and may be sent again.",
+        message=f"the instance that the call ran in was stopped because of another call: "
+        f"{reason}. This call did not cause it, and may be sent again.",
         details={"reason": reason},
     )
 
@@ -192,8 +193,8 @@ def ran_too_long(limit: float) -> Stop:
     """It ran longer than it may."""
     return Stop(
         error_type="Timeout",
-        message=f"the call ran longer than its time limit of {limit:g} s (phase: run) and was ended, with all it had started. "
-        "Raise timeout_s if it needs longer; the stacks below, if any, show where it was.",
+        message=f"the call ran longer than its time limit of {limit:g} s (phase: run) and was stopped, with every process it had started. Raise "
+        "timeout_s if it needs longer; the stacks below, if any, show where it was.",
         details={"phase": Phase.RUN.value, "limit_s": limit},
     )
 
@@ -202,10 +203,10 @@ def used_too_much(limit_mb: int, measured: int) -> Stop:
     """Its process tree used more memory than it may."""
     # Rounded up: 100.3 MB against a limit of 100 is not "used 100 MB and may use 100 MB".
     measured_mb = -(-measured >> 20)
-    evidence = f"its process tree used {measured_mb} MB and may use {limit_mb} MB"
+    evidence = f"its processes used {measured_mb} MB, and the limit is {limit_mb} MB"
     return Stop(
         error_type="OutOfMemory",
-        message=f"the call was ended for memory: {evidence}. Use less, or raise memory_mb.",
+        message=f"the call was stopped because it used too much memory: {evidence}. Use less, or raise memory_mb.",
         details={
             "evidence": evidence,
             "confidence": "certain",

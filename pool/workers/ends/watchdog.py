@@ -162,9 +162,7 @@ class Watchdog:
         elif zygote.stopped_since is None:
             zygote.stopped_since = self._now()
         elif self._age(zygote.stopped_since) > STOPPED_S:
-            why = (
-                f"it was stopped by something outside (SIGSTOP) for {STOPPED_S:g} s and was killed"
-            )
+            why = f"something outside stopped it (SIGSTOP) for {STOPPED_S:g} s, and it was killed"
             zygote.kill(why, self._now(), failed=False)
 
     def _age(self, at: float) -> float:

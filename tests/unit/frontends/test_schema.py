@@ -140,8 +140,8 @@ def test_messages_say_field_expected_and_got(fields: dict[str, Any], message: st
 
 
 def test_messages_about_the_body() -> None:
-    assert "The body is empty" in refusal(b"")
-    assert refusal(b"[]") == "The body: expected an object, got a list"
+    assert "The request body is empty" in refusal(b"")
+    assert refusal(b"[]") == "The request body: expected an object, got a list"
 
 
 def test_a_misspelt_field_is_told_every_time_and_logged_once(
@@ -149,9 +149,9 @@ def test_a_misspelt_field_is_told_every_time_and_logged_once(
 ) -> None:
     for _ in range(2):
         decoded = schema.decode(request(agrs=[], something_else=1))
-        assert decoded.warnings == ("The field 'agrs' is ignored: was args meant?",)
+        assert decoded.warnings == ("The unknown field 'agrs' is ignored; did you mean args?",)
     assert [record.getMessage() for record in caplog.records] == [
-        "A request has a field 'agrs', which is ignored: was args meant?"
+        "A request has the unknown field 'agrs', which is ignored; did it mean args?"
     ]
     assert schema.decode(request(something_else=1)).warnings == ()
     assert schema.decode(request(args=[])).warnings == ()
@@ -160,7 +160,7 @@ def test_a_misspelt_field_is_told_every_time_and_logged_once(
 def test_a_refusal_guesses_what_was_meant() -> None:
     body = request(function_name=..., functoin_name="f")
     assert refusal(body) == (
-        "function_name is required. The field 'functoin_name' is ignored: was function_name meant?"
+        "function_name is required. The unknown field 'functoin_name' is ignored; did you mean function_name?"
     )
 
 

@@ -33,7 +33,7 @@ def test_an_exit_is_a_death_whatever_its_code(code):
 
 
 def test_a_lost_channel_is_told_from_an_exit():
-    assert "closed or replaced the descriptor" in of(exit_causes.CHANNEL_LOST << 8).message
+    assert "closed or replaced the file descriptor" in of(exit_causes.CHANNEL_LOST << 8).message
 
 
 def test_a_kill_that_the_kernel_counted_is_out_of_memory():

@@ -231,7 +231,7 @@ def test_a_line_that_is_a_comment_is_nothing() -> None:
         ("numpy pandas", "one package an item"),
         ("numpy>=1 pandas", "one package an item"),
         ("git+https://x.org/a ; python", "python_version"),
-        ("./thing", "whole path"),
+        ("./thing", "absolute path"),
     ],
 )
 def test_a_refusal_advises_what_was_meant(text: str, advice: str) -> None:

@@ -149,10 +149,10 @@ def test_what_is_no_file_of_ours_is_not_read(volume: Path) -> None:
     (volume / "large").write_bytes(b"x" * 100)
     (volume / "folder").mkdir()
     for name in ("pipe", "large", "folder"):
-        with pytest.raises(OSError, match="not a file of ours"):
+        with pytest.raises(OSError, match="not a file of flashpool"):
             read_file(volume / name, 10)
         with (
-            pytest.raises(OSError, match="not a file of ours"),
+            pytest.raises(OSError, match="not a file of flashpool"),
             Folder(volume).reading(name, 10),
         ):
             pass

@@ -114,19 +114,19 @@ def test_a_resource_whose_name_leads_elsewhere_is_refused(app: App, name: str) -
     (app.folder / "handler_a").mkdir()
     app.handler("handler_a/b.py")
     app.top["resources"] = {name: {}}
-    with pytest.raises(ResourceRefused, match=r"no file of the app|is not there"):
+    with pytest.raises(ResourceRefused, match=r"not a file of the app|is not there"):
         app.deployed(name)
 
 
 def test_a_handler_that_is_a_link_out_of_the_app_is_refused(app: App) -> None:
     (app.folder / "handler_shop.py").symlink_to("/etc/hostname")
-    with pytest.raises(ResourceRefused, match="no file of the app"):
+    with pytest.raises(ResourceRefused, match="not a file of the app"):
         app.deployed()
 
 
 def test_a_client_has_nothing_to_serve(app: App) -> None:
     app.fields = {"client_mode": True}
-    with pytest.raises(ResourceRefused, match="of a client"):
+    with pytest.raises(ResourceRefused, match="belongs to a client"):
         app.deployed()
 
 

@@ -57,11 +57,11 @@ def test_http_needs_the_setting_and_hands_it_on():
     [
         ({}, "FLASH_WORKER_TARBALL_URL"),
         ({"url": URL}, "FLASH_WORKER_TARBALL_SHA256"),
-        ({"url": URL, "sha256": "abc"}, "is no SHA-256"),
+        ({"url": URL, "sha256": "abc"}, "is not a SHA-256"),
         ({"url": "ftp://x.example/w", "sha256": SHA}, "neither an https"),
         ({"url": "file://relative", "sha256": SHA}, "neither an https"),
-        ({"url": "https://x.example/a b", "sha256": SHA}, "is no address"),
-        ({"url": URL, "sha256": SHA, "version": "1; reboot"}, "is no version"),
+        ({"url": "https://x.example/a b", "sha256": SHA}, "is not a valid address"),
+        ({"url": URL, "sha256": SHA, "version": "1; reboot"}, "is not a version"),
         ({"url": "https://x.example/{python}", "sha256": SHA}, "--python"),
     ],
 )

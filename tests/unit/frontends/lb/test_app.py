@@ -147,7 +147,7 @@ def test_the_token(headers: dict[str, str], status: int) -> None:
             answer = await client.execute(**headers)
             assert answer.status == status
             if status == 401:
-                wrong = "this is not it" in answer.json()["error"]
+                wrong = "token is wrong" in answer.json()["error"]
                 assert wrong == bool(headers), "who sent none is not told that it is wrong"
             assert (await client.get("/ping")).status == 200
         assert len(pool.calls) == (status == 200)

@@ -296,8 +296,8 @@ def test_a_disk_that_hangs_holds_up_neither_start_nor_end(
     began = time.monotonic()
     asyncio.run(life())
     assert time.monotonic() - began < 5
-    assert "cannot be looked for" in caplog.text
-    assert "cannot be written down" in caplog.text
+    assert "Cannot look for results" in caplog.text
+    assert "cannot be saved in" in caplog.text
     assert "has not answered within" in caplog.text
 
 

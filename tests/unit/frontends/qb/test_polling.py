@@ -80,13 +80,13 @@ def test_an_answer_that_breaks_off_is_told(
     found = taken(answer)
     assert found.jobs == []
     assert found.pause_s > 0
-    assert "Taken, and lost" in caplog.text
+    assert "and they are lost" in caplog.text
 
 
 def test_so_is_one_that_there_is_no_time_for(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(asyncio.TimeoutError):
         taken(stall, cancel_s=0.2)
-    assert "Taken, and lost" in caplog.text
+    assert "and they are lost" in caplog.text
 
 
 def test_a_poll_without_an_answer_lost_nothing(

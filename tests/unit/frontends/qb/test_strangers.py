@@ -315,7 +315,7 @@ def test_a_machine_that_keeps_no_key_signs_for_one_process(
     (tmp_path / "file").touch()
     settings = Settings.from_environ({"FLASHPOOL_LOCAL_DIR": str(tmp_path / "file")})
     assert report_key(settings) != report_key(settings)
-    assert "A later process will not know" in caplog.text
+    assert "A later process cannot find the reports" in caplog.text
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_what_is_no_message_is_a_bad_frame(data):
 
 @pytest.mark.parametrize("status", [0, 99, 600, 65535])
 def test_a_status_that_is_none_is_a_bad_frame(status):
-    with pytest.raises(wire.BadFrame, match="no head of an answer"):
+    with pytest.raises(wire.BadFrame, match="does not begin an answer"):
         app_messages.unpack_response(app_messages.pack_response(1, status, 0, []))
 
 

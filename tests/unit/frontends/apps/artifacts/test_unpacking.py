@@ -113,10 +113,10 @@ def test_well_packed_content_comes_out_whole(store: AppStore, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ([file("../up")], "'../up', which leads out"),
-        ([file("a/../../up")], "leads out"),
-        ([file("./../up")], "leads out"),
-        ([folder("..")], "leads out"),
+        ([file("../up")], "'../up', which leads outside"),
+        ([file("a/../../up")], "leads outside"),
+        ([file("./../up")], "leads outside"),
+        ([folder("..")], "leads outside"),
         ([file("/etc/passwd2")], "'/etc/passwd2', an absolute path"),
         ([file("a//b")], "not a plain path"),
         ([file("a/./b")], "not a plain path"),
@@ -352,7 +352,7 @@ def test_nobody_is_waited_for_without_end(
         assert held
         with store.lock(threading.Event()) as second:
             assert not second
-    assert "going on without" in caplog.text
+    assert "continuing without the lock" in caplog.text
     stop = threading.Event()
     stop.set()
     with store.lock(threading.Event()), store.lock(stop) as third:
