@@ -293,7 +293,7 @@ class TestVolumeThatIsNotThere:
         (tmp_path / "file").touch()
         done = flashpool("serve", "lb", FLASHPOOL_VOLUME=str(tmp_path / "file" / "volume"))
         assert done.returncode == 2
-        assert "cannot be made" in done.stderr
+        assert "cannot be created" in done.stderr
         with serving(tmp_path, FLASHPOOL_VOLUME=str(tmp_path / "no" / "volume")) as server:
             assert "is made now, and" in server.log()
             assert (tmp_path / "no" / "volume").is_dir()
