@@ -9,6 +9,7 @@
       AppDirectoryRefused     what is served without unpacking is not there
       ManifestRefused         the manifest is missing, or says what cannot be followed
       ResourceRefused         the resource is not in the manifest, or its handler is not in the app
+    NoAnswer                  apart: other resources are not found, and the app is served all the same
 
 The message says what was looked for, where it was looked for, and what changes that.
 """
@@ -24,6 +25,7 @@ __all__ = [
     "ArtifactMissing",
     "ArtifactRefused",
     "ManifestRefused",
+    "NoAnswer",
     "ResourceRefused",
     "UnpackingFailed",
     "UnpackingStopped",
@@ -82,3 +84,7 @@ class ManifestRefused(AppError):
 
 class ResourceRefused(AppError):
     """There is no such resource, or the app lacks its handler."""
+
+
+class NoAnswer(Exception):
+    """The platform did not say where the app's other resources are."""

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from flashpool.frontends.apps import neighbours
-from flashpool.frontends.apps.neighbours import Neighbours, NoAnswer, neighbours_of
+from flashpool.frontends.apps import platform_client
+from flashpool.frontends.apps.errors import NoAnswer
+from flashpool.frontends.apps.neighbours import Neighbours, neighbours_of
 
 MANIFEST = {"version": "1.0", "resources": {"shop": {}}}
 
@@ -192,6 +193,6 @@ def test_other_answers_are_failures(folder: Path, answer: Any, words: str) -> No
 
 
 def test_an_answer_without_end_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(platform_client, "_MOST_BYTES", 1000)
     found, _ = served(folder, lambda _: {"data": "x" * 2000})
     assert "more than 1000 bytes" in str(found.stats().failure)
