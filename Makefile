@@ -15,7 +15,8 @@ BIN := $(VENV)/bin
 PACKAGES := pool envs frontends
 # Files of tests that run at once; what most of them do is wait.
 JOBS ?= 2
-AT_ONCE := -n $(JOBS) --dist loadfile
+# In the order of their names, which has unit tests last: these fill the time until the slowest file has ended.
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Of tarballs, and of images: whichever of docker and podman there is can build and run these.
 PYTHONS ?= 3.10 3.11 3.12 3.13
 PYTHON_VERSION ?= 3.12
