@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +24,7 @@ from flashpool.pool.scheduling.compile_ahead import CompileAhead
 from .output_buffer import OutputBuffer
 from .poller import Poller
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
+from .zygote_packets import fork_packet, in_packets, packet
 
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
 _FLAGS: Final = ("-I", "-S", str(_BOOT))
@@ -158,12 +156,12 @@ class ZygoteProcess:
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command; kept until the socket takes it."""
-        self._unsent.append(_packet(op, **fields))
+        self._unsent.append(packet(op, **fields))
         self.flush()
 
     def ask_to_preload(self, names: tuple[str, ...]) -> None:
         """Name the modules that it is to import before it starts."""
-        for modules in _in_packets(names):
+        for modules in in_packets(names):
             self.send(wire.PRELOAD, modules=modules)
 
     def fork(self, number: int, practise: str, now: float) -> None:
@@ -172,7 +170,7 @@ class ZygoteProcess:
             self.answered_at = now
         self._forks += number
         # One of very few packets.
-        self._unsent.append(_fork_packet(number, practise))
+        self._unsent.append(fork_packet(number, practise))
         self.flush()
 
     def ping(self, now: float) -> None:
@@ -366,15 +364,6 @@ def _schedule_anew(pid: int) -> None:
             os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _packet(op: str, **fields: object) -> bytes:
-    return json.dumps({"op": op, **fields}).encode()
-
-
-@lru_cache(maxsize=64)
-def _fork_packet(number: int, practise: str) -> bytes:
-    return _packet(wire.FORK, n=number, practise=practise)
-
-
 def _how_it_ended(code: int | None) -> str:
     """A guard passes its zygote's end on as a shell would: 128 and the signal's number."""
     if not code:
@@ -386,17 +375,3 @@ def _how_it_ended(code: int | None) -> str:
         if code > 128
         else f"it exited with exit code {code}"
     )
-
-
-def _in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:
-    """As many at a time as one packet is sure to take, however JSON writes them."""
-    part: list[str] = []
-    size = 0
-    for name in names:
-        part.append(name)
-        size += len(name)
-        if size > wire.PACKET_LIMIT // 8:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part

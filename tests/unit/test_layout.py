@@ -4,7 +4,7 @@ import ast
 import graphlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -28,14 +28,18 @@ NOT_IMPORTED = {
 }
 
 
-class WithoutTypes(ast.NodeTransformer):
-    """Leave out what only a type checker imports."""
-
-    def visit_If(self, node: ast.If) -> ast.AST:
-        self.generic_visit(node)
-        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-            node.body = [ast.Pass()]
-        return node
+def nodes_at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, without what only a type checker imports."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        test = getattr(node, "test", None)
+        name = getattr(test, "id", None) or getattr(test, "attr", None)
+        if isinstance(node, ast.If) and name == "TYPE_CHECKING":
+            left += node.orelse
+        else:
+            left += ast.iter_child_nodes(node)
 
 
 @cache
@@ -47,11 +51,11 @@ def tree_of(path: Path) -> ast.Module:
 @cache
 def imported(path: Path) -> frozenset[tuple[int, str]]:
     """Each import as (relative level, top-level name)."""
-    return frozenset(imports_of(tree_of(path)))
+    return frozenset(imports_of(ast.walk(tree_of(path))))
 
 
-def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+def imports_of(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((0, alias.name.partition(".")[0]) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,8 +67,8 @@ def third_party() -> frozenset[str]:
     """What the product imports when it runs, and what is neither ours nor the standard library's."""
     names: set[str] = set()
     for path in [*SOURCES, *(ROOT / "docker").rglob("*.py")]:
-        tree = WithoutTypes().visit(ast.parse(path.read_text("utf-8")))
-        names |= {name for level, name in imports_of(tree) if not level}
+        found = imports_of(nodes_at_run_time(tree_of(path)))
+        names |= {name for level, name in found if not level}
     return frozenset(names - sys.stdlib_module_names - OURS)
 
 
@@ -159,5 +163,5 @@ def test_what_is_declared_is_imported():
 
 def test_imports_for_type_checkers_do_not_count():
     source = "if TYPE_CHECKING:\n    import a\nelse:\n    import b\ndef f():\n    import c.d\n"
-    found = imports_of(WithoutTypes().visit(ast.parse(source)))
+    found = imports_of(nodes_at_run_time(ast.parse(source)))
     assert set(found) == {(0, "b"), (0, "c")}

@@ -1,0 +1,34 @@
+"""What the supervisor asks of a zygote, as packets of its control socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+
+from flashpool.pool._child import wire
+
+
+def packet(op: str, **fields: object) -> bytes:
+    """A request of the zygote."""
+    return json.dumps({"op": op, **fields}).encode()
+
+
+@lru_cache(maxsize=64)
+def fork_packet(number: int, practise: str) -> bytes:
+    """A request of so many workers; the same few are sent again and again."""
+    return packet(wire.FORK, n=number, practise=practise)
+
+
+def in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:
+    """As many at a time as one packet is sure to take, however JSON writes them."""
+    part: list[str] = []
+    size = 0
+    for name in names:
+        part.append(name)
+        size += len(name)
+        if size > wire.PACKET_LIMIT // 8:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
