@@ -216,7 +216,7 @@ def _of_source(words: str, text: str, phase: str, asked: str) -> EnvironmentFail
         )  # fmt: skip
     if empty := _NO_PROJECT.search(words):
         return SourceRefused(
-            f"{empty[1]} holds no Python project", phase=phase, words=text, requirement=requirement,
+            f"{empty[1]} contains no Python project", phase=phase, words=text, requirement=requirement,
             advice="name the directory that has pyproject.toml or setup.py; one inside a repository "
             "as `#subdirectory=...`",
         )  # fmt: skip

@@ -157,7 +157,7 @@ def _checked(outcome: Outcome, limit: int | None) -> Outcome:
     if _may_stand(outcome.body, outcome.format):
         return outcome
     # Only user code that found the worker's channel can have written this.
-    return _instead(outcome, "WorkerCrashed", "The worker sent a result that is none.")
+    return _instead(outcome, "WorkerCrashed", "The worker's result message is malformed.")
 
 
 def _may_stand(body: bytes, form: str) -> bool:

@@ -134,7 +134,7 @@ class Acquisition:
     ) -> Provider:
         if isinstance(error, UvKilled):
             # All of it: the virtualenv that uv was filling may look complete to the next one.
-            report("uv was killed: trying once more")
+            report("uv was killed: retrying once")
             return provider
         if is_full(error):
             report("No space left: evicting environments")
@@ -281,7 +281,7 @@ def _resolved_line(plan: Plan) -> str:
 def _store_failure(error: DiskFull | OSError) -> EnvironmentFailure:
     if is_full(error):
         return DiskFull(
-            "There is no space for the environment, also after unused ones were evicted",
+            "There is no space for the environment, even after unused environments were evicted",
             words=getattr(error, "words", str(error)),
             advice="enlarge the volume, or lower FLASHPOOL_ENV_QUOTA_MB so that room is made earlier",
         )

@@ -189,7 +189,7 @@ class Quota:
             if time.monotonic() > limit:
                 raise _refusal(quota, whole)
             if not told:
-                report("Environments in use fill the quota: waiting for one to be let go")
+                report("Environments in use fill the quota: waiting until one is released")
                 told = True
             await asyncio.sleep(_LOOK_AGAIN_S)
         self._coming[digest] = coming

@@ -26,7 +26,7 @@ _MAX_DEPTH: Final = 40
 _LONGEST_RECORDS: Final = 1 << 16
 #: Room for tar's headers: 512 bytes a member, padding, long names.
 _TAR_OVERHEAD: Final = 4096
-_ADVICE: Final = "the archive is set aside and the environment built anew"
+_ADVICE: Final = "the archive is set aside, and the environment is built again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

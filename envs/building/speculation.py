@@ -149,7 +149,7 @@ class SpeculativeBuild:
 
     async def _emptied(self, begun: Begun) -> Begun:
         """The same place with nothing in it: about an interpreter at another uv would ask."""
-        _log.info("begun with versions that are not the latest: building anew")
+        _log.info("the early build used versions that are not the latest: building again")
         await run_in_thread_shielded(_empty, begun.folder, self._base)
         return Begun(folder=begun.folder, furnished=None, stack=begun.stack)
 

@@ -123,7 +123,7 @@ def normalise(spec: Spec, *, references: frozenset[str]) -> NormalSpec:
 def _brought(lines: tuple[str, ...]) -> tuple[Brought, ...]:
     if len(lines) > MAX_BROUGHT:
         raise SpecRefused(
-            f"{len(lines)} packages are brought; at most {MAX_BROUGHT} are taken",
+            f"{len(lines)} packages are brought; at most {MAX_BROUGHT} are accepted",
             advice="bring fewer, and name the others as requirements",
         )
     found = {}

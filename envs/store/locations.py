@@ -133,7 +133,7 @@ def check_volume(settings: EnvSettings) -> tuple[str, ...]:
     if volume is not None and not volume.is_dir():
         if not volume.parent.is_dir():
             found.append(
-                f"FLASHPOOL_VOLUME={volume} is made now, and {volume.parent} too: is it misspelt?"
+                f"FLASHPOOL_VOLUME={volume} is created now, and {volume.parent} too: is the path misspelt?"
             )
         try:
             volume.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def check_volume(settings: EnvSettings) -> tuple[str, ...]:
     used = _volume(settings)
     if used and DEFAULT_VOLUME in (used, *used.parents) and not DEFAULT_VOLUME.is_mount():
         found.append(
-            f"{DEFAULT_VOLUME} is no mount here: environments in it are lost with the container"
+            f"{DEFAULT_VOLUME} is not a mount point: environments in it are lost with the container"
         )
     return tuple(found)
 

@@ -61,7 +61,7 @@ _MOST_BYTES: Final = 1 << 60
 #: Bytes of an environment beside those that its facts count: bytecode, and a little more.
 _BYTECODE: Final = 3
 _SMALL: Final = 64 << 20
-_ADVICE: Final = "it is built anew; if this repeats, look at who writes to the volume"
+_ADVICE: Final = "it is built again; if this repeats, check which programs write to the volume"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +301,7 @@ def check_wheels(environment: Path) -> None:
 
 
 def _unlike(environment: Path, paths: list[str]) -> Tampered:
-    what = f"{paths[0]} of environment {environment.name} is not what its wheel holds"
+    what = f"{paths[0]} of environment {environment.name} differs from its wheel"
     more = f", nor are {len(paths) - 1} other files" if len(paths) > 1 else ""
     return Tampered(f"{what}{more}", advice=_ADVICE)
 

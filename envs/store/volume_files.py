@@ -95,7 +95,7 @@ class Folder:
         except OSError as error:
             if error.errno not in _OTHER_KIND:
                 raise
-            _log.warning("%r in %s is no directory: it is removed", part, self._root)
+            _log.warning("%r in %s is not a directory and is removed", part, self._root)
             os.unlink(part, dir_fd=parent)
         try:
             os.mkdir(part, self._mode, dir_fd=parent)
@@ -114,7 +114,7 @@ class Folder:
         except OSError as error:
             if error.errno not in _OTHER_KIND or not self._root.is_dir():
                 raise  # with no root the volume itself is gone, and who asked says so
-            _log.warning("%s is no directory: what a link leads to is left alone", self.path)
+            _log.warning("%s is not a directory; the target of a link is left alone", self.path)
             return []
 
     def files(self, ours: Callable[[str], object]) -> list[tuple[str, os.stat_result]]:

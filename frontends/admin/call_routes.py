@@ -162,7 +162,7 @@ def _call(watching: CallWatching, request: Request) -> CallView | None:
 def _no_call(request: Request) -> Response:
     return refused(
         404,
-        f"There is no call {request.path_params['call_id']!r} here: it never was, ran in another "
+        f"There is no call {request.path_params['call_id']!r} here: it never existed, ran in another "
         "server, or ended before the 1,000 latest.",
     )
 
@@ -223,7 +223,7 @@ async def _cancel_build(watching: CallWatching, request: Request) -> Response:
     key = request.path_params["key"]
     calls = watching.cancel_build(key, "its build was cancelled by an operator")
     if calls is None:
-        return refused(404, f"There is no build {key!r} under way; GET /envs lists them.")
+        return refused(404, f"There is no build {key!r} in progress; GET /envs lists them.")
     await asyncio.sleep(0)
     return JSONResponse({"key": key, "cancelled_calls": calls})
 

@@ -52,7 +52,7 @@ def routes(served: Served, gate: Gate) -> list[AdminRoute]:
 
     async def take_back(_request: Request) -> Response:
         if not served.pool.take_calls(True):
-            return refused(409, "The server is stopping: that cannot be taken back.")
+            return refused(409, "The server is stopping: this cannot be undone.")
         return JSONResponse({"draining": False, "unfinished": served.pool.unfinished})
 
     return [

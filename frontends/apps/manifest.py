@@ -152,7 +152,7 @@ def _missing(folder: Path) -> str:
             f"{folder} holds {OTHER_NAME} and no {NAME}: it was built for the format of runpod 2, "
             "which this version of flashpool does not serve; build it with `flash build` of runpod-flash 1.x"
         )
-    return f"{folder} holds no {NAME}: it was not made by `flash build`"
+    return f"{folder} contains no {NAME}: it was not built by `flash build`"
 
 
 def _manifest(path: str, value: _Object) -> Manifest:

@@ -91,7 +91,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     where = f"in {listing.root} ({listing.store_mode} mode)"
     click.echo(f"environments: {_size(alone)}, each by itself; on disk: {total}, {where}")
     if missing or listing.note:
-        click.echo("nothing is there yet" if missing else listing.note)
+        click.echo("there is no environment yet" if missing else listing.note)
 
 
 @envs.command()

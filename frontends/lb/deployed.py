@@ -151,12 +151,12 @@ class DeployedEndpoint:
     async def reload(self) -> Reloaded:
         """Look at the artifact again, and serve what it holds now."""
         if self._deployment.service is None:
-            message = "there is no app yet that could be reloaded: it is being prepared"
+            message = "there is no app to reload yet: it is being prepared"
             if self._deployment.problem:
                 self._asked.set()
                 message = (
-                    f"there is no app yet that could be reloaded: {self._deployment.problem}; "
-                    "the artifact is looked at again now"
+                    f"there is no app to reload yet: {self._deployment.problem}; the server now "
+                    "reads the artifact again"
                 )
             return Reloaded(outcome=ReloadOutcome.NO_APP, message=message)
         return await self._deployment.reload()

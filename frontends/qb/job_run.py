@@ -146,8 +146,8 @@ class JobRun:
 
     def _lost_items(self, outcome: Outcome) -> Outcome:
         lost = Timeout(
-            "the platform has not taken the last items in time (job-stream), and the result does "
-            "not hold them: return_aggregate_stream is false",
+            "the platform did not accept the last items in time (job-stream), and the "
+            "result does not contain them: return_aggregate_stream is false",
             phase=Phase.RUN.value,
             limit_s=self._limit_s,
         )

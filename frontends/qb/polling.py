@@ -99,7 +99,7 @@ class Taker:
         except NoJobs as error:
             return self._failed(f"the answer is not valid JSON ({error}); a job in it is lost")
         if not jobs:
-            return self._failed("the answer holds no job that can be read")
+            return self._failed("the answer contains no job that can be read")
         self._errors = self._soon = 0
         return Taken(jobs=jobs)
 

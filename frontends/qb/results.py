@@ -106,7 +106,7 @@ class Results:
             except ValueError:
                 # Only user code that found the worker's channel can have written this.
                 return _instead(
-                    outcome, WorkerCrashed("The worker sent a result that is none.")
+                    outcome, WorkerCrashed("The worker's result message is malformed.")
                 ), {}
             else:
                 return outcome, {"spilled": _raw(reference)}
@@ -161,8 +161,7 @@ def _cut(fields: _Fields) -> _Fields:
             # With the words between, no longer than that: what was cut is not cut again.
             half = (limit - _WORDS) // 2
             kept[name] = _raw(
-                f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here: the platform "
-                f"takes no larger report]\n{text[-half:]}"
+                f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here: the platform accepts no larger report]\n{text[-half:]}"
             )
     return kept
 

@@ -150,7 +150,9 @@ def _chunk(item: bytes) -> bytes:
         return b'"' + item + b'"'
     if is_json(item):
         return item
-    return msgspec.json.encode({"success": False, "error": "The worker sent an item that is none"})
+    return msgspec.json.encode(
+        {"success": False, "error": "The worker's item message is malformed"}
+    )
 
 
 def _too_large(size: int) -> bytes:

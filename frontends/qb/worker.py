@@ -175,7 +175,7 @@ class ActiveJob:
         except asyncio.CancelledError:
             # The process stops, and waits no longer: for the volume, most likely.
             self._counts.ended(failed=True)
-            gone = Cancelled("the server stopped before the job's report was made")
+            gone = Cancelled("the server stopped before the job was reported")
             left = JobReport(job_id=self.job.id, body=_failure(gone), cut_off=True)
             await self._reports.keep_for_next(left)
             raise

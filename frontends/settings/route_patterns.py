@@ -162,7 +162,7 @@ def parse_rules(text: str, parse_value: Callable[[str], T]) -> RouteRules[T]:
         return RouteRules()
     parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     if len(parts) > _MOST_RULES:
-        raise ValueError(f"{len(parts)} rules; at most {_MOST_RULES} are taken")
+        raise ValueError(f"{len(parts)} rules; at most {_MOST_RULES} are accepted")
     rules: dict[tuple[str, tuple[str, ...]], RouteRule[T]] = {}
     for part in parts:
         rule = _parse_rule(part, parse_value)

@@ -83,7 +83,7 @@ def _unpickle(outcome: Outcome) -> BaseException:
         return _stand_in(outcome, f"unpickling it here failed with {say(error)}")
     if not isinstance(exception, BaseException):
         return _stand_in(
-            outcome, f"it came back as {type(exception).__name__}, which is no exception"
+            outcome, f"it came back as {type(exception).__name__}, which is not an exception"
         )
     return exception
 

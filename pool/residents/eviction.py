@@ -16,7 +16,7 @@ def due(instances: Iterable[Instance], policy: ResidentPolicy, now: float) -> di
     """Those that nobody called for long, and what is too much: the name of each, and why."""
     found = list(instances)
     going = {
-        one.name: f"nobody called it for {one_s:g} s" for one, one_s in _late(found, policy, now)
+        one.name: f"it had no call for {one_s:g} s" for one, one_s in _late(found, policy, now)
     }
     for limit, size, words in (
         (policy.memory_bytes, _memory, "{} MB (FLASHPOOL_INSTANCES_MB)"),

@@ -152,7 +152,7 @@ class ResidentRunner:
             and instance.state is InstanceState.LOADING
             and not instance.waiting
         ):
-            self.stop_worker(instance.name, None, None, "nobody waited for it any more")
+            self.stop_worker(instance.name, None, None, "no call waited for it any more")
 
     def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
         """End a call that has begun; the supervisor tells its caller."""

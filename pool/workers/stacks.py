@@ -80,13 +80,13 @@ def _why_silent(pid: int) -> str:
     if state in ("T", "t"):
         return "its process is stopped (SIGSTOP, or a debugger)"
     if state == "D":
-        return "its process waits in the kernel for a disk or device, and takes no signal"
+        return "its process is blocked in the kernel by a disk or device, and handles no signal"
     # Pending, or about to be: a busy zygote may not have sent it yet.
     if any(_has(pid, mask) for mask in ("ShdPnd", "SigPnd", "SigBlk")):
         return f"the call's code blocks {_NAME}, which asks for stacks"
     return (
-        f"the call's code has taken {_NAME}, which asks for stacks, for a handler of its own, or "
-        "has closed the file that stacks are written to"
+        f"the call's code handles {_NAME} itself, the signal that asks for stacks, or "
+        "has closed the file for the stacks"
     )
 
 

@@ -143,7 +143,7 @@ def test_what_cannot_be_looked_at_is_an_error(
         (shop_artifact, ["--resource", "shpo"], "there are: counter, qb-conc, shop"),
         (tmp_path / "none.tar.gz", [], "no artifact at"),
         (Path(__file__), [], "not a gzip file"),
-        (tmp_path, [], "holds no flash_manifest.json"),
+        (tmp_path, [], "contains no flash_manifest.json"),
     ]:
         done = check(world, target, *arguments)
         assert done.returncode == 1

@@ -268,7 +268,7 @@ class TestVolumeThatIsNotThere:
     @pytest.mark.parametrize(
         ("command", "status", "said"),
         [
-            (["ls"], 0, "nothing is there yet"),
+            (["ls"], 0, "there is no environment yet"),
             (["ls", "--json"], 0, '"total_bytes": 0'),
             (["show", "abc"], 1, "no environment begins with 'abc'"),
             (["verify"], 0, "no environments to verify"),
@@ -295,5 +295,5 @@ class TestVolumeThatIsNotThere:
         assert done.returncode == 2
         assert "cannot be created" in done.stderr
         with serving(tmp_path, FLASHPOOL_VOLUME=str(tmp_path / "no" / "volume")) as server:
-            assert "is made now, and" in server.log()
+            assert "is created now, and" in server.log()
             assert (tmp_path / "no" / "volume").is_dir()

@@ -408,7 +408,7 @@ def test_a_quota_never_breaks_what_is_leased(setup: Any, run: Run, version_in: V
             with pytest.raises(QuotaReached, match="in use fill the quota of 5 MB") as caught:
                 await environments.acquire(spec("big==1.2"), progress=said.append)
             assert caught.value.retryable
-            assert any("waiting for one to be let go" in line for line in said)
+            assert any("waiting until one is released" in line for line in said)
             assert pressed
             await provider.settled()
             assert provider.open_store.evictor.measure().total <= 5 * 1024 * 1024

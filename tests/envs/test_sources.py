@@ -238,7 +238,7 @@ def test_a_directory_that_is_no_project(setup: Any, run: Run, tmp_path: Path) ->
         async with Environments(setup.settings()) as environments:
             await environments.acquire(Spec(requirements=(str(tmp_path / "data"),)))
 
-    with pytest.raises(SourceRefused, match="holds no Python project") as caught:
+    with pytest.raises(SourceRefused, match="contains no Python project") as caught:
         run(main())
     assert "pyproject.toml" in caught.value.advice
 

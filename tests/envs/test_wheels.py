@@ -200,7 +200,7 @@ def test_without_a_seal_wheels_are_asked(setup: Any, run: Run) -> None:
     write_in_place(module(root, "alpha"))
     (problem,) = problems(setup, run)
     assert "alpha/__init__.py" in problem
-    assert "is not what its wheel holds" in problem
+    assert "differs from its wheel" in problem
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ def _member(header: tarfile.TarInfo, attributes: dict[str, str], names: _Names) 
     if not is_file and header.type not in (*_FILES, tarfile.DIRTYPE):
         kind = _NOT_PACKED.get(header.type, f"of the unknown kind {header.type!r}")
         raise names.refused(
-            f"it holds {name!r}, which is {kind}: only files and directories are taken"
+            f"it holds {name!r}, which is {kind}: only files and directories are accepted"
         )
     if any(key.startswith("GNU.sparse") for key in attributes):
         raise names.refused(f"it holds {name!r}, which is a sparse file")

@@ -176,7 +176,7 @@ class AppJob:
 
     def _forged(self) -> None:
         # Only user code that found the worker's channel can have written this.
-        self.end(WorkerCrashed("The worker sent a result that is none."), spares=True)
+        self.end(WorkerCrashed("The worker's result message is malformed."), spares=True)
 
     def _set(self, outcome: Outcome) -> None:
         self._number = None

@@ -285,7 +285,7 @@ class Zygote:
             self.practise = practise
             links: list[worker_start.Link] = []
             pids: list[int] = []
-            why = "descriptors to watch them with: there are none"
+            why = "no file descriptor is left to watch them with"
             try:
                 links += (self.new_link() for _ in range(count))
                 pids += map(self.fork_one, links)

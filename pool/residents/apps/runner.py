@@ -278,7 +278,7 @@ class AppRunner:
         try:
             environment = await self._find(self.app)
         except FlashpoolError as error:
-            message = f"its environment cannot be had: {error.message}"
+            message = f"its environment cannot be built: {error.message}"
             _log.error("%s: %s", self.app.name, message)
             cause = Cause(error_type=type(error).__name__, message=message, details=error.details)
             self._news.worker_died(number, cause, ours=False)

@@ -162,7 +162,7 @@ class AppWorkers:
             self._pool.host.want(observed(key, call.function_key, modules, call.touches))
 
     def _not_started(self, number: int, reason: str) -> None:
-        message = f"no worker can be had for the app: {reason}"
+        message = f"no worker can be started for the app: {reason}"
         _log.error("%s: %s", self._app.name, message)
         details = {failures.NO_WORKER: True}
         cause = Cause(error_type="EnvironmentStartFailed", message=message, details=details)

@@ -90,10 +90,12 @@ def _of_atom(place: str, value: Any) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            return f"{_shown(place)} is text with half of a surrogate pair, which is no character"
+            return (
+                f"{_shown(place)} is text with half of a surrogate pair, which is not a character"
+            )
         return ""
     if isinstance(value, float) and not abs(value) < _INFINITY:
-        return f"{_shown(place)} is {float.__repr__(value)}, which is no number of JSON"
+        return f"{_shown(place)} is {float.__repr__(value)}, which is not a JSON number"
     if isinstance(value, _ATOMS):
         return ""
     return f"{_shown(place)} is of the type {class_of_value(value)}, which JSON has no form for"

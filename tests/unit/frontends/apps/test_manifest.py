@@ -154,7 +154,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes, w
 
 
 def test_no_manifest_and_another_formats(tmp_path: Path) -> None:
-    with pytest.raises(ManifestRefused, match=r"holds no flash_manifest\.json"):
+    with pytest.raises(ManifestRefused, match=r"contains no flash_manifest\.json"):
         read_manifest(tmp_path)
     (tmp_path / "runpod_manifest.json").write_text("{}")
     with pytest.raises(ManifestRefused, match="built for the format of runpod 2") as caught:

@@ -51,7 +51,7 @@ def test_lines_for_nobody_are_lost_and_counted(pipe: tuple[int, int]) -> None:
     kept, lost = b"", 0
     while kept.count(filler) + lost < 100:
         kept += os.read(reader, 65536)
-        lost = sum(map(int, re.findall(rb"nobody read it: (\d+)\n", kept)))
+        lost = sum(map(int, re.findall(rb"no process read it: (\d+)\n", kept)))
     assert kept.count(filler) + lost == 100
     assert lost > 0
     writer.put(b"next\n")

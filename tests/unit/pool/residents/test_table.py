@@ -293,7 +293,7 @@ def test_one_that_must_exist_is_not_made_again() -> None:
     _ready(table, "a", 1, 0.0)
     assert [type(one) for one in table.tick(11.0)] == [Close]
     table.gone("a", "closed", 12.0)
-    with pytest.raises(NotThere, match="nobody called it for 10 s"):
+    with pytest.raises(NotThere, match="it had no call for 10 s"):
         table.called(2, InstanceRequest(instance="a", code=1, must_exist=True), 13.0)
     assert table.called(3, InstanceRequest(instance="a", code=1), 14.0) == [Load("a")]
     instance = table.get("a")
