@@ -136,7 +136,7 @@ def decode(body: bytes) -> Decoded:
         raise InvalidRequest(schema_errors.misfit(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(
-            f"The request body is not valid JSON:  {_without_data(error)}"
+            f"The request body is not valid JSON: {_without_data(error)}"
         ) from None
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply") from None

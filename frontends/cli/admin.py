@@ -69,7 +69,7 @@ def _health(client: AdminClient) -> tuple[str, bool]:
     status, body = client.status("/readyz")
     if status == _OK:
         return f"{client.url} takes calls", True
-    return f"{client.url} accepts no calls:  {_reasons(body) or f'status {status}'}", False
+    return f"{client.url} accepts no calls: {_reasons(body) or f'status {status}'}", False
 
 
 def _reasons(body: bytes) -> str:

@@ -28,7 +28,7 @@ LIMIT: Final = 4 * 1024 * 1024
 EXIT_S: Final = 1.0
 #: Seconds without a line after which the thread ends.
 _IDLE_S: Final = 1.0
-_LOST: Final = "flashpool: lines of the log that were lost, because no process read it:  {}\n"
+_LOST: Final = "flashpool: lines of the log that were lost, because no process read it: {}\n"
 
 
 class LineWriter:

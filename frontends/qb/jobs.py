@@ -87,7 +87,7 @@ def of_value(job: Any) -> Job | None:
         if job_id is None:
             _log.error("A job was taken but is not valid JSON, and is lost: %s", error)
             return None
-        return Job(id=str(job_id)[:_ID_LIMIT], problem=f"the input is not valid JSON:  {error}")
+        return Job(id=str(job_id)[:_ID_LIMIT], problem=f"the input is not valid JSON: {error}")
 
 
 def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:

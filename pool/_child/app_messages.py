@@ -86,7 +86,7 @@ def unpack_fields(data: bytes, at: int) -> list[bytes]:
             raise wire.BadFrame(f"an app message with {number} fields")
         lengths = struct.unpack_from(f"<{number}I", data, at + _COUNT.size)
     except struct.error as error:
-        raise wire.BadFrame(f"malformed app message:  {error}") from None
+        raise wire.BadFrame(f"malformed app message: {error}") from None
     fields = []
     begin = at + _COUNT.size * (number + 1)
     for length in lengths:
@@ -94,7 +94,7 @@ def unpack_fields(data: bytes, at: int) -> list[bytes]:
         fields.append(data[begin:end])
         begin = end
     if begin != len(data):
-        raise wire.BadFrame("malformed app message:  its lengths do not add up")
+        raise wire.BadFrame("malformed app message: its lengths do not add up")
     return fields
 
 
@@ -172,7 +172,7 @@ def unpack_flags(meta: bytes) -> tuple[int, int]:
         BadFrame: they are something else.
     """
     if len(meta) != _FLAGS.size:
-        raise wire.BadFrame("malformed app message:  its flags are missing")
+        raise wire.BadFrame("malformed app message: its flags are missing")
     number, flags = _FLAGS.unpack(meta)
     return number, flags
 
@@ -189,7 +189,7 @@ def unpack_credit(meta: bytes) -> tuple[int, int]:
         BadFrame: it is something else.
     """
     if len(meta) != _CREDIT.size:
-        raise wire.BadFrame("malformed app message:  its credit is missing")
+        raise wire.BadFrame("malformed app message: its credit is missing")
     number, size = _CREDIT.unpack(meta)
     return number, size
 
@@ -211,7 +211,7 @@ def unpack_closing(meta: bytes) -> tuple[int, int, str]:
         BadFrame: it is something else.
     """
     if len(meta) < _CLOSING.size:
-        raise wire.BadFrame("malformed app message:  its code is missing")
+        raise wire.BadFrame("malformed app message: its code is missing")
     number, code = _CLOSING.unpack_from(meta)
     return number, code, meta[_CLOSING.size :].decode("utf-8", "replace")
 
@@ -231,11 +231,11 @@ def unpack_response(meta: bytes) -> tuple[int, int, int, Headers]:
         BadFrame: it is something else.
     """
     if len(meta) < _RESPONSE.size:
-        raise wire.BadFrame("malformed app message:  its status is missing")
+        raise wire.BadFrame("malformed app message: its status is missing")
     number, status, flags = _RESPONSE.unpack_from(meta)
     fields = unpack_fields(meta, _RESPONSE.size)
     if len(fields) % 2 or not 100 <= status <= 599:
-        raise wire.BadFrame("malformed app message:  it does not begin an answer")
+        raise wire.BadFrame("malformed app message: it does not begin an answer")
     return number, status, flags, paired(fields)
 
 
@@ -253,5 +253,5 @@ def unpack_accepted(meta: bytes) -> tuple[int, str, Headers]:
     number, _ = wire.split_number(meta)
     fields = unpack_fields(meta, wire.NUMBER.size)
     if len(fields) % 2 != 1:
-        raise wire.BadFrame("malformed app message:  a header has no value")
+        raise wire.BadFrame("malformed app message: a header has no value")
     return number, fields[0].decode("utf-8", "replace"), paired(fields, 1)

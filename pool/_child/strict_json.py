@@ -41,7 +41,7 @@ def _whole(text: str) -> int:
 def _finite(text: str) -> float:
     number = float(text)
     if not abs(number) < INFINITY:
-        raise ValueError(f"not a JSON number:  {text[:_SHOWN]}")
+        raise ValueError(f"not a JSON number: {text[:_SHOWN]}")
     return number
 
 

@@ -224,7 +224,7 @@ class AppWorkers:
         def exceeded(used_bytes: int) -> None:
             stop = outcomes.used_too_much(limit_mb, used_bytes)
             message = (
-                f"the app's worker was stopped because it used too much memory:  {stop.details['evidence']} "
+                f"the app's worker was stopped because it used too much memory: {stop.details['evidence']} "
                 "(FLASHPOOL_MEMORY_MB)"
             )
             stop = Stop(error_type=stop.error_type, message=message, details=stop.details)

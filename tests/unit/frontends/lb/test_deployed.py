@@ -177,7 +177,7 @@ def test_what_does_not_pass_is_told_and_left_until_the_artifact_changes(
             await until(lambda: len(source.waits) == 2)
             reloaded = await endpoint.reload()
             assert reloaded.outcome is ReloadOutcome.NO_APP
-            assert "no such file; the artifact is looked at again now" in reloaded.message
+            assert "no such file; the server now reads the artifact again" in reloaded.message
             await until(lambda: service.pool.opened)
         assert source.waits == [True, False, False]
 
