@@ -1,8 +1,11 @@
 """The Python stacks of a worker, now: asked of its zygote, read from the file that both share.
 
     here: empty the file --STACK--> zygote --signal--> worker's C handler writes, and the call goes on
-          read until it is quiet <--------------------------'
+          read once the handler has returned <---------'
 
+The handler writes piece by piece, and a busy machine may stop the worker between two pieces. While the
+handler runs, the kernel blocks the signal in its thread, the main one unless that blocks the signal of its
+own accord: /proc shows when the dump is whole.
 Nothing of it shows in the call's output. Where no stack comes, the kernel knows why: the process
 blocks the signal, ignores it, is stopped, or is another program by now.
 """
@@ -10,7 +13,7 @@ blocks the signal, ignores it, is stopped, or is another program by now.
 from __future__ import annotations
 
 import asyncio
-import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -19,31 +22,31 @@ from flashpool.pool._child.fork_server import stack_dumps
 
 from .output_buffer import without_our_frames
 from .worker import Worker
-from .zygote import ZygoteProcess
 
-#: Seconds that a stack may take to come, and between two looks; looks without news after which it is whole.
+#: Seconds in which a dump has to begin, and in which it has to be whole.
 ANSWER_S: Final = 2.0
+_WHOLE_S: Final = 20.0
+#: Seconds between two looks; looks without news after which a dump is whole, if no handler runs.
 _LOOK_S: Final = 0.01
 _QUIET: Final = 3
-#: Bytes of a dump that are read: user code may write to that file, too.
-_LIMIT: Final = 1024 * 1024
 _ENDED: Final = "its process has ended"
 _NAME: Final = stack_dumps.SIGNAL.name
 
 
 async def of_worker(worker: Worker) -> tuple[str, str]:
     """The stacks; or nothing, and why there are none."""
-    zygote = worker.zygote
-    if zygote.stacks_fd < 0:
+    zygote, file = worker.zygote, worker.zygote.stack_file
+    if file.fd < 0:
         return "", "this system has no files in memory (memfd_create), which stacks are written to"
-    async with zygote.stacks_lock:
+    async with file.turn:
         if not _is_there(worker):
             return "", _ENDED
         if not _has(worker.pid, "SigCgt"):
             return "", _why_not_taken(worker.pid)
-        os.ftruncate(zygote.stacks_fd, 0)
+        blocked = _has(worker.pid, "SigBlk")
+        file.empty()
         zygote.ask_for_stacks(worker.pid)
-        if text := await _arriving(zygote):
+        if text := await _arriving(worker, blocked):
             return text, ""
         return "", _why_silent(worker.pid) if _is_there(worker) else _ENDED
 
@@ -52,18 +55,18 @@ def _is_there(worker: Worker) -> bool:
     return worker.status is None
 
 
-async def _arriving(zygote: ZygoteProcess) -> str:
+async def _arriving(worker: Worker, blocked: bool) -> str:
+    """The dump; ``blocked``: the main thread blocks the signal of its own accord."""
+    file = worker.zygote.stack_file
+    began = time.monotonic()
     size = quiet = 0
-    for _ in range(int(ANSWER_S / _LOOK_S)):
+    while time.monotonic() - began < (_WHOLE_S if size else ANSWER_S):
         await asyncio.sleep(_LOOK_S)
-        if zygote.stacks_fd < 0:
-            return ""  # it is gone
-        before, size = size, os.fstat(zygote.stacks_fd).st_size
+        before, size = size, file.size()
         quiet = quiet + 1 if size == before else 0
-        if size and quiet >= _QUIET:
+        if size and quiet >= _QUIET and (blocked or not _has(worker.pid, "SigBlk")):
             break
-    found = os.pread(zygote.stacks_fd, _LIMIT, 0) if size else b""
-    return without_our_frames(found).decode("utf-8", "replace").strip()
+    return without_our_frames(file.read()).decode("utf-8", "replace").strip()
 
 
 def _why_not_taken(pid: int) -> str:
@@ -91,7 +94,7 @@ def _why_silent(pid: int) -> str:
 
 
 def _has(pid: int, mask: str) -> bool:
-    """Whether the signal is in one of the masks of a process."""
+    """Whether the signal is in one of the masks of a process' main thread."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
     except OSError:

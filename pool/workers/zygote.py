@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -23,6 +21,7 @@ from flashpool.pool.scheduling.compile_ahead import CompileAhead
 
 from .output_buffer import OutputBuffer
 from .poller import Poller
+from .stack_file import StackFile
 from .states import ZYGOTE_MOVES, StateMachine, ZygoteState
 from .zygote_packets import fork_packet, in_packets, packet
 
@@ -97,9 +96,6 @@ class ZygoteProcess:
         self._files = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
         self._tmpdir = config.zygote_env().get("TMPDIR", "")
         self._unsent: deque[bytes] = deque()
-        #: The file that its workers write their stacks to (`stacks`), one at a time; -1: none.
-        self.stacks_fd = -1
-        self.stacks_lock = asyncio.Lock()
         self._launch(config)
 
     def __repr__(self) -> str:
@@ -113,19 +109,18 @@ class ZygoteProcess:
             self.words_fd, words_w = os.pipe()
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
-            self.stacks_fd = _file_for_stacks()
-            unless_up.callback(self._close_stacks)
+            self.stack_file = StackFile()
+            unless_up.callback(self.stack_file.close)
             # Its calls are to have the limit that this process was started with.
             descriptors = processes.descriptors_of_children() or 0
-            arguments = map(
-                str, (far.fileno(), os.getpid(), descriptors, self._files, self.stacks_fd)
-            )
+            stacks = self.stack_file.fd
+            arguments = map(str, (far.fileno(), os.getpid(), descriptors, self._files, stacks))
             self.process = subprocess.Popen(
                 [*self._step(), self.python, *_FLAGS, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=words_w,
                 stderr=words_w,
-                pass_fds=[fd for fd in (far.fileno(), self.stacks_fd) if fd >= 0],
+                pass_fds=[fd for fd in (far.fileno(), stacks) if fd >= 0],
                 env=self._environ(config),
                 cwd="/",
                 start_new_session=True,
@@ -325,12 +320,7 @@ class ZygoteProcess:
         self.control.close()
         os.close(self.words_fd)
         os.close(self.guard_fd)
-        self._close_stacks()
-
-    def _close_stacks(self) -> None:
-        fd, self.stacks_fd = self.stacks_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self.stack_file.close()
 
     def reason(self) -> str:
         """Why it ended, in words, as far as is known."""
@@ -345,16 +335,6 @@ class ZygoteProcess:
         if self.loading:
             return f" while importing {self.loading!r}"
         return " during its start-up" if self.ready_at is None else ""
-
-
-def _file_for_stacks() -> int:
-    """A file in memory to which all writers append; -1 where there can be none."""
-    try:
-        fd = os.memfd_create("flashpool-stacks")
-    except OSError:
-        return -1
-    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
-    return fd
 
 
 def _schedule_anew(pid: int) -> None:

@@ -1,6 +1,9 @@
 """Calls that are looked into: their stacks, what they write, and how they are found."""
 
 import asyncio
+import os
+import signal
+import threading
 import time
 
 import pytest
@@ -124,9 +127,6 @@ def test_calls_are_found_by_each_of_their_ids(live: Live) -> None:
 
 
 def test_stopped_processes_have_no_stacks_now(live: Live) -> None:
-    import os
-    import signal
-
     one = live.start("import time\ndef f():\n    print(0, flush=True)\n    time.sleep(30)")
     one.wait_for_output(b"0")
     os.kill(one.pid, signal.SIGSTOP)
@@ -134,3 +134,33 @@ def test_stopped_processes_have_no_stacks_now(live: Live) -> None:
     assert "stopped" in text_of(live, one.id)[1]
     assert time.monotonic() - began < 60
     live.supervisor.cancel(one.id)
+
+
+def test_a_dump_is_whole_though_the_machine_stops_its_process_again_and_again(live: Live) -> None:
+    one = live.start(
+        "import threading, time\n"
+        "def last(): time.sleep(60)\n"
+        "def deep(n): return deep(n - 1) if n else last()\n"
+        "def f():\n"
+        "    for _ in range(20): threading.Thread(target=deep, args=(50,), daemon=True).start()\n"
+        "    print(0, flush=True)\n    deep(50)"
+    )
+    one.wait_for_output(b"0")
+    pid, over = one.pid, threading.Event()
+
+    def pulse() -> None:
+        while not over.wait(0.0001):  # it runs about so long, and then stops for long
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(0.1)
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=pulse)
+    thread.start()
+    try:
+        text, problem = text_of(live, one.id)
+    finally:
+        over.set()
+        thread.join()
+    live.supervisor.cancel(one.id)
+    assert problem == ""
+    assert text.count("in last") == 21, text[-500:]
