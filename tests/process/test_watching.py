@@ -59,7 +59,10 @@ def f():
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("import signal\n    signal.signal(signal.SIGWINCH, lambda *_: 0)", "handler of its own"),
+        (
+            "import signal\n    signal.signal(signal.SIGWINCH, lambda *_: 0)",
+            "handles SIGWINCH itself",
+        ),
         ("import signal\n    signal.signal(signal.SIGWINCH, signal.SIG_IGN)", "to be ignored"),
         ("import signal\n    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))", "blocks"),
         ("import signal\n    signal.signal(signal.SIGWINCH, signal.SIG_DFL)", "to its default"),
