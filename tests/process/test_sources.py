@@ -4,7 +4,8 @@ from __future__ import annotations
 
 KEPT = """def f():
     import sys
-    return [name for name, _ in sys.modules["_flashpool.serialization.source_loader"]._compiled]
+    loader = sys.modules["_flashpool.serialization.source_loader"]
+    return [name for name, _ in [*loader._compiled, *loader.plain]]
 """
 
 
@@ -20,6 +21,12 @@ def test_it_is_compiled_ahead_after_a_few_calls(make_live):
     live = make_live(slots=1).ready()
     assert live.value(KEPT) == []
     until_kept(live, KEPT)
+
+
+def test_one_that_wants_to_be_a_file_is_a_file_in_every_call(make_live):
+    live = make_live(slots=1).ready()
+    code = "import os\ndef f():\n    return os.path.exists(__file__), open(__file__).read()\n"
+    assert [live.value(code) for _ in range(12)] == [(True, code)] * 12
 
 
 def test_its_traceback_shows_its_lines_all_the_same(make_live):

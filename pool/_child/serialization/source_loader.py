@@ -23,10 +23,12 @@ else:
     ModuleSpec = type(sys.__spec__)
     ModuleType = type(sys)
 
-__all__ = ["ModuleSpec", "ModuleType", "Source", "check_text", "compile_ahead"]
+__all__ = ["ModuleSpec", "ModuleType", "Source", "check_text", "compile_ahead", "plain"]
 
 #: Code that the zygote compiled, by file name and text.
 _compiled: dict[tuple[str, str], CodeType] = {}
+#: The same, of sources that need nothing but to be run.
+plain: dict[tuple[str, str], CodeType] = {}
 
 
 class Source:
@@ -66,7 +68,7 @@ class Source:
         return code
 
 
-def compile_ahead(text: str, filename: str) -> CodeType | None:
+def compile_ahead(text: str, filename: str, *, is_plain: bool) -> CodeType | None:
     """In a zygote: have the code at hand when this source comes again.
 
     Not of one that the compiler has something to say about: it says so in every call.
@@ -80,9 +82,10 @@ def compile_ahead(text: str, filename: str) -> CodeType | None:
             code = source.compile()
     except (SyntaxError, ValueError, Warning, RecursionError, MemoryError):
         return None
-    _compiled[filename, text] = code
-    while len(_compiled) > SOURCES:
-        del _compiled[next(iter(_compiled))]
+    known = plain if is_plain else _compiled
+    known[filename, text] = code
+    while len(known) > SOURCES:
+        del known[next(iter(known))]
     return code
 
 

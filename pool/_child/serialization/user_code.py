@@ -13,7 +13,7 @@ import sys
 from ..sdk import handles
 from ..wire import BadRequest
 from .live_module import NAME, SDK_NAME, asks_for_its_file, write_source
-from .source_loader import ModuleSpec, ModuleType, Source
+from .source_loader import ModuleSpec, ModuleType, Source, plain
 from .source_loader import compile_ahead as compile_source
 
 TYPE_CHECKING = False
@@ -35,12 +35,14 @@ def run_source(code: str, name: str) -> ModuleType:
     It is in ``sys.modules``, so that dataclasses and pickles find it.
     """
     filename = _filename(name)
+    if (compiled := plain.get((filename, code))) is not None:
+        # No look at what it mentions: a worker pays for each function and page that it touches.
+        return _run(Source(code, filename), compiled, NAME)
     module_name = NAME
-    # Looked at here first: a worker pays for each function and module that it touches.
     if "runpod" in code and handles.imports_sdk(Source(code, filename).compile()):
         module_name = SDK_NAME
         handles.bind_volumes()
-    if "file" in code and asks_for_its_file(code):
+    if asks_for_its_file(code):
         filename = write_source(code, module_name)
     source = Source(code, filename)
     return _run(source, source.compile(), module_name)
@@ -48,7 +50,8 @@ def run_source(code: str, name: str) -> ModuleType:
 
 def compile_ahead(code: str, name: str) -> CodeType | None:
     """Have the first run of this source, in any worker forked from here, find it compiled."""
-    return compile_source(code, _first_filename(name))
+    is_plain = "runpod" not in code and not asks_for_its_file(code)
+    return compile_source(code, _first_filename(name), is_plain=is_plain)
 
 
 def forget() -> None:
