@@ -197,7 +197,7 @@ class TestFailures:
             Pool(**options)
 
     def test_a_store_that_is_none(self):
-        with pytest.raises(InvalidRequest, match="environments is an EnvSettings"):
+        with pytest.raises(InvalidRequest, match="environments must be an EnvSettings"):
             Pool(environments="/volume")
 
     def test_arguments_that_cannot_be_pickled(self, make_pool):

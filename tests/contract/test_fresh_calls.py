@@ -101,7 +101,7 @@ def test_instances_draw_their_own_and_a_seed_repeats_theirs(pool: Pool) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 1.0, "1", True, 1 << 63])
 def test_a_seed_is_a_whole_number(pool: Pool, seed: object) -> None:
-    with pytest.raises(InvalidRequest, match="seed is a whole number"):
+    with pytest.raises(InvalidRequest, match="seed must be a whole number"):
         pool.options(seed=seed)  # type: ignore[typeddict-item]
 
 
