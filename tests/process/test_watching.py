@@ -151,11 +151,19 @@ def test_a_dump_is_whole_though_the_machine_stops_its_process_again_and_again(li
     one.wait_for_output(b"0")
     pid, over = one.pid, threading.Event()
 
+    (zygote,) = live.supervisor._components.zygote_set
+
     def pulse() -> None:
-        while not over.wait(0.0001):  # it runs about so long, and then stops for long
-            os.kill(pid, signal.SIGSTOP)
-            over.wait(0.1)
+        stops = 0
+        while not over.is_set() and stops < 10:
+            written = zygote.stack_file.size()
             os.kill(pid, signal.SIGCONT)
+            while zygote.stack_file.size() <= written and not over.is_set():
+                pass  # it is stopped as soon as it has written some more
+            os.kill(pid, signal.SIGSTOP)
+            stops += 1
+            over.wait(0.1)
+        os.kill(pid, signal.SIGCONT)
 
     thread = threading.Thread(target=pulse)
     thread.start()
