@@ -96,6 +96,7 @@ class ZygoteProcess:
         self._files = f"flashpool-{os.getpid()}-{os.urandom(6).hex()}"
         self._tmpdir = config.zygote_env().get("TMPDIR", "")
         self._unsent: deque[bytes] = deque()
+        self.stack_file = StackFile()
         self._launch(config)
 
     def __repr__(self) -> str:
@@ -109,7 +110,6 @@ class ZygoteProcess:
             self.words_fd, words_w = os.pipe()
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
-            self.stack_file = StackFile()
             unless_up.callback(self.stack_file.close)
             # Its calls are to have the limit that this process was started with.
             descriptors = processes.descriptors_of_children() or 0
