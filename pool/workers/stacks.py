@@ -25,7 +25,7 @@ from .worker import Worker
 
 #: Seconds in which a dump has to begin, and in which it has to be whole.
 ANSWER_S: Final = 2.0
-_WHOLE_S: Final = 20.0
+_WHOLE_S: Final = 8.0
 #: Seconds between two looks; looks without news after which a dump is whole, if no handler runs.
 _LOOK_S: Final = 0.01
 _QUIET: Final = 3
