@@ -6,8 +6,9 @@
     409 no_app      no app is served yet; with the reason
     404, 409        this server never serves one
 
-The answer comes when that is known, which takes as long as the app takes to load. Whoever leaves
-before ends nothing, and whoever asks meanwhile hears of the same reload.
+The server answers when the reload has ended, which takes as long as the app takes to load. A client
+that disconnects earlier does not cancel the reload. Clients that send the request during a reload get
+the outcome of that reload.
 """
 
 from __future__ import annotations
