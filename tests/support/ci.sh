@@ -8,11 +8,30 @@
 #   the same                         on one more minor version: each has its turn
 #   test                             on the default interpreter, last, so that pytest's summary
 #                                    closes the output
+#
+# A row that failed by at most three of its thousands of tests tries those a second time, alone
+# on the machine. Such a test has a race, or what it tests has: a line that begins with UNSTEADY
+# names it. A test that fails twice fails the row. `make test` tries nothing twice.
 set -euo pipefail
 
 readonly core="tests/unit tests/contract tests/process"
+readonly last_failed=.pytest_cache/v/cache/lastfailed
 default=$(<build/interpreter)
 rows=()
+
+# twice ARGUMENTS COMMAND..   run a make target of tests with these arguments for pytest; where few
+#                             tests failed, run those again.
+twice() {
+  local arguments=$1 failed; shift
+  rm -f "$last_failed"
+  "$@" ARGS="$arguments" && return
+  failed=$(python3 -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' "$last_failed")
+  [ -n "$failed" ] && [ "$(wc -l <<<"$failed")" -le 3 ] || return 1
+  failed=$(sed 's/^/UNSTEADY: /' <<<"$failed")
+  printf '%s\n' "$failed" "== these a second time, alone"
+  "$@" JOBS=0 ARGS="$arguments --last-failed --last-failed-no-failures=none"
+  rows+=("$failed")
+}
 
 row() {
   local name=$1 start=$SECONDS; shift
@@ -36,13 +55,13 @@ whose_turn() {
 }
 
 row "lint, types and docs" make lint typecheck docs
-row "process and contract tests, with the newest packages" make test-newest
+row "process and contract tests, with the newest packages" twice "" make test-newest
 
 tried=$(minor_of "$default")
 if system=$(PYTHON=/usr/bin/python3 bash tests/support/find_python.sh 2>/dev/null) \
     && [ "$(readlink -f "$system")" != "$default" ]; then
   row "unit, contract and process tests on the system's Python $(minor_of "$system"): $system" \
-    make test-on PYTHON="$system" ARGS="$core"
+    twice "$core" make test-on PYTHON="$system"
   tried+=" $(minor_of "$system")"
 fi
 
@@ -51,9 +70,9 @@ if [ -z "$other" ]; then
   echo "== no other minor version is installed"
 else
   row "unit, contract and process tests on Python $(minor_of "$other"), whose turn it is: $other" \
-    make test-on PYTHON="$other" ARGS="$core"
+    twice "$core" make test-on PYTHON="$other"
 fi
 
 printf '%s\n' "== passed so far:" "${rows[@]/#/   }"
 echo "== all tests on Python $(minor_of "$default"): $default"
-exec make test
+twice "" make test
