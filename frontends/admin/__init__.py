@@ -1,8 +1,8 @@
-"""The operators' side, on a port of its own: figures, probes, a page; what changes something.
+"""The admin port: figures, probes, a page, and the requests that change something.
 
-    request --> gate (who asks, from where) --> routes --> handlers, over one `Served`
+    request --> gate (who asks, from where) --> routes.table --> handlers, over one `Served`
 
-A new route goes into the table of `routes`, with who may use it.
+A new route goes into a module of `routes`, with the guard that says who may use it.
 """
 
 from .job_counts import JobCounts, JobsStats

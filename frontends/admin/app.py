@@ -13,8 +13,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .gate import Gate, Refusal
-from .route_table import all_routes
-from .routes import AdminRoute, Handler, asker
+from .routes.route import AdminRoute, Handler, asker
+from .routes.table import all_routes
 from .served import Served
 
 _log = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from flashpool.frontends.admin.gate import Gate, Guard
+from flashpool.frontends.admin.served import Served
 from flashpool.pool.apps import AppState
 from flashpool.pool.stats import AppStats
 
-from .gate import Gate, Guard
-from .routes import AdminRoute, refused
-from .served import Served
+from .route import AdminRoute, refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,10 @@
-"""What the admin listener serves, and to whom: one row for each route.
+"""One route of the admin port: path, method, handler, and who may use it.
 
     group of routes = a function (Served, Gate) -> list[AdminRoute], in a module of its own
-    `all_routes` lists the groups: a new group is one line there
+    `table.all_routes` lists the groups: a new group is one line there
 
-A handler is an ordinary Starlette endpoint. What a row says is checked before it runs (`app`):
-its guard; and whatever is no GET is logged with who asked.
+A handler is an ordinary Starlette endpoint. `app` checks the route's guard before the handler
+runs, and logs every request that is not a GET together with its sender.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .gate import Gate, Guard
+from flashpool.frontends.admin.gate import Gate, Guard
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminRoute:
-    """One route."""
+    """A route, its handler, and the guard that `app` checks first."""
 
-    #: With Starlette's parameters, such as ``/calls/{call_id}/logs``.
+    #: The path, which may have Starlette's parameters, such as ``/calls/{call_id}/logs``.
     path: str
     handler: Handler
     method: str = "GET"
@@ -32,12 +32,12 @@ class AdminRoute:
 
 
 def refused(status: int, detail: str) -> Response:
-    """The answer to what cannot be done; every error of this port has this form."""
+    """Return an error response: a JSON object with ``detail``, like every error of this port."""
     return JSONResponse({"detail": detail}, status)
 
 
 def asker(request: Request, gate: Gate) -> str:
-    """Who sent a request, and what they brought; for the log."""
+    """Return the sender's address and the kind of credential it sent, for the log."""
     client = request.client
     who = "an unknown address" if client is None else f"{client.host} port {client.port}"
     return f"{who} with {gate.credential(request.headers).value}"

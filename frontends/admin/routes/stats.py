@@ -17,13 +17,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from .gate import Gate, Guard
-from .metrics import render
-from .routes import AdminRoute
-from .served import Served
-from .state_files import state_folder
-from .stats_document import StatsDocument, document, schema, with_memory
-from .storage import Storage
+from flashpool.frontends.admin.gate import Gate, Guard
+from flashpool.frontends.admin.metrics import render
+from flashpool.frontends.admin.served import Served
+from flashpool.frontends.admin.state_files import state_folder
+from flashpool.frontends.admin.stats_document import StatsDocument, document, schema, with_memory
+from flashpool.frontends.admin.storage import Storage
+
+from .route import AdminRoute
 
 #: Seconds between two events.
 EVENT_S: Final = 2.0

@@ -27,11 +27,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from flashpool.envs import Spec
 from flashpool.frontends import responses
+from flashpool.frontends.admin.served import Served
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.watching import CallView, CallWatching, OutputFeed
 
-from .routes import AdminRoute, refused
-from .served import Served
+from .route import AdminRoute, refused
 
 #: Bytes of a body.
 _MOST: Final = 256 * 1024

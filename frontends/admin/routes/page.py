@@ -12,8 +12,9 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .gate import Gate, Guard
-from .routes import AdminRoute, Handler
+from flashpool.frontends.admin.gate import Gate, Guard
+
+from .route import AdminRoute, Handler
 
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),

@@ -8,8 +8,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .gate import Credential, Gate, Guard
-from .routes import AdminRoute, refused
+from flashpool.frontends.admin.gate import Credential, Gate, Guard
+
+from .route import AdminRoute, refused
 
 #: Bytes of a body that holds a token.
 _MOST: Final = 8192

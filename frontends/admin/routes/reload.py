@@ -19,11 +19,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from flashpool.frontends.admin.gate import Gate
+from flashpool.frontends.admin.served import Served
 from flashpool.frontends.service import ReloadOutcome
 
-from .gate import Gate
-from .routes import AdminRoute, asker, refused
-from .served import Served
+from .route import AdminRoute, asker, refused
 
 _log = logging.getLogger(__name__)
 
