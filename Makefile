@@ -151,8 +151,10 @@ bench-against: install ## Compare the speed of the working tree with COMMIT=<rev
 	@[ -n "$(COMMIT)" ] || { echo 'Which commit? make bench-against COMMIT=<rev>' >&2; exit 2; }
 	$(BIN)/python tests/bench/against.py "$(COMMIT)" $(ARGS)
 
-docs: install ## Check links, Python blocks and settings in README, docs/ and examples/
-	$(BIN)/python tests/support/check_docs.py
+docs: install ## Check the pages, and build them as a site in build/site
+	@$(UV) sync -q --frozen --inexact --no-install-project --group docs
+	PYTHONPATH=tests $(BIN)/python -m support.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-uv .venv-3.* .venv-on-* .venv-client-3.* .venv-client2-3.* build dist .mypy_cache .pytest_cache .ruff_cache \

@@ -4,6 +4,7 @@
     ```python  must compile; after a line `<!-- run -->` it is also run, in a directory of its
                own, and must exit with 0
     ```json    must parse
+    steps      are left to tests/e2e/test_docs.py, which follows the pages that have any
     make X     in code must be a target of the Makefile
     settings   each has its row in docs/operations.md, in the words of `flashpool settings`, and
                no FLASHPOOL_* is named that is none
@@ -17,66 +18,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from .pages import ROOT, Block, Page, all_pages, read_page
+
 RUN_LIMIT_S: Final = 60
-_FENCE: Final = re.compile(r"^(\s*)```(\w*)\s*$")
 _LINK: Final = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 _ROW: Final = re.compile(r"^\| `(FLASHPOOL_\w+)` \|.*?\| (.*) \| (.*) \|$")
 _VARIABLE: Final = re.compile(r"\bFLASHPOOL_[A-Z_]*[A-Z]\b(?![_*]|\.\.\.)")
 _MAKE: Final = re.compile(r"(?:^|`|\$ |&& )make ((?:-\w+ )?[a-z-]+)", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """A fenced block of code, without its indentation."""
-
-    line: int
-    language: str
-    text: str
-    is_run: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """A Markdown file, apart into prose and code."""
-
-    path: Path
-    prose: list[tuple[int, str]]
-    blocks: list[Block]
-
-    @property
-    def anchors(self) -> set[str]:
-        return {_anchor(text) for _, text in self.prose if text.startswith("#")}
-
-
-def read_page(path: Path) -> Page:
-    prose: list[tuple[int, str]] = []
-    blocks: list[Block] = []
-    lines = list(enumerate(path.read_text("utf-8").splitlines(), 1))
-    while lines:
-        number, line = lines.pop(0)
-        opening = _FENCE.match(line)
-        if not opening:
-            prose.append((number, line))
-            continue
-        code = _take_block(lines, len(opening[1]))
-        marked = any(text.strip() == "<!-- run -->" for _, text in prose[-2:])
-        blocks.append(Block(line=number, language=opening[2], text=code, is_run=marked))
-    return Page(path=path, prose=prose, blocks=blocks)
-
-
-def _take_block(lines: list[tuple[int, str]], indent: int) -> str:
-    code = []
-    while lines:
-        _, line = lines.pop(0)
-        if _FENCE.match(line):
-            break
-        code.append(line[indent:])
-    return "\n".join(code) + "\n"
 
 
 def faults(page: Page, targets: set[str]) -> Iterator[str]:
@@ -118,7 +69,7 @@ def _block_fault(block: Block) -> str | None:
             json.loads(block.text)
     except (SyntaxError, ValueError) as error:
         return f"{block.language} block: {error}"
-    return _run_fault(block) if block.is_run else None
+    return _run_fault(block) if block.mark == "run" else None
 
 
 def _run_fault(block: Block) -> str | None:
@@ -171,15 +122,8 @@ def _settings() -> dict[str, dict[str, str]]:
     return found
 
 
-def _anchor(heading: str) -> str:
-    words = re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower())
-    return words.replace(" ", "-")
-
-
 def main() -> int:
-    folders = [ROOT / "docs", ROOT / "examples"]
-    paths = [*ROOT.glob("*.md"), *(path for one in folders for path in one.rglob("*.md"))]
-    pages = [read_page(path) for path in sorted(paths)]
+    pages = all_pages()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     found = [fault for page in pages for fault in faults(page, targets)]
     found += settings_faults(pages)
