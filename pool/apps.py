@@ -95,6 +95,8 @@ class App:
     policies: Callable[[Sequence[LoadedRoute]], Policies] | None = None
     #: Whether requests of some routes may run in processes of their own.
     isolates: bool = False
+    #: Called before each retry to load the app after a failure; None: nobody wants to know.
+    on_retry: Callable[[], None] | None = None
 
 
 class AppState(enum.Enum):

@@ -25,6 +25,7 @@ from .artifacts.stray_dotenv import stray_dotenv
 from .by_hand import chosen_resource, contract_by_hand
 from .compiled_modules import explain_foreign, find_foreign
 from .contract import AppEnvironment, Contract, DeployedApp, EntryKind
+from .errors import AppError
 from .generations import contract_of
 from .neighbours import Neighbours, neighbours_of
 from .serving.policies import isolates, policies_of
@@ -119,6 +120,8 @@ class AppSource:
         self._settings = settings
         self._environ = environ
         self._by_hand = by_hand
+        #: The mark of the artifact at the last look, unless another look may end otherwise.
+        self._seen: object = None
 
     def __repr__(self) -> str:
         return f"<AppSource of {self.resource!r}>"
@@ -129,18 +132,30 @@ class AppSource:
         Raises:
             AppError: it cannot be served; `AppError.passes` tells whether that may change.
         """
-        folder = await self._obtain(wait)
+        seen = (await self._mark(),)
         try:
-            prepared = await asyncio.to_thread(self._read, folder)
-        except BaseException:
-            folder.release()
+            prepared = await self._prepare(wait)
+        except AppError as error:
+            self._seen = None if error.passes else seen
             raise
+        self._seen = seen
         for sentence in prepared.deployed.oddities:
             _log.warning("%s: %s", self.resource, sentence)
         return prepared
 
-    async def mark(self) -> object:
-        """Something that is equal as long as nobody writes to the artifact."""
+    async def may_differ(self) -> bool:
+        """Whether `prepare` may end otherwise than the last time; if not, nobody wrote to the artifact."""
+        return self._seen != (await self._mark(),)
+
+    async def _prepare(self, wait: bool) -> PreparedApp:
+        folder = await self._obtain(wait)
+        try:
+            return await asyncio.to_thread(self._read, folder)
+        except BaseException:
+            folder.release()
+            raise
+
+    async def _mark(self) -> object:
         source = ArtifactSource.of(self._settings)
         place = source.archive
         if self._by_hand is not None:

@@ -5,6 +5,7 @@
                  |                                                       artifact changes
                  '--> AppDeployment.serve --> AppProxy passes requests on
     reload --> prepare again --> AppDeployment.reload
+    retry of an app that cannot be loaded --> the artifact has changed? --> the same
 
 The server's life is that of `server` or of a host; what is served is the app's.
 """
@@ -71,6 +72,7 @@ class DeployedEndpoint:
         self._asked = asyncio.Event()
         self._neighbours: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
+        self._looking: asyncio.Task[None] | None = None
         #: May be wrapped by whoever hosts it.
         self.lifespan_context: Callable[[DeployedEndpoint], AbstractAsyncContextManager[None]]
         self.lifespan_context = DeployedEndpoint._running
@@ -101,7 +103,7 @@ class DeployedEndpoint:
                 await self._admin.start()
             yield
         finally:
-            for task in (bringing_up, self._neighbours, self._reloading):
+            for task in (bringing_up, self._neighbours, self._reloading, self._looking):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -114,7 +116,6 @@ class DeployedEndpoint:
 
     async def _bring_up(self) -> None:
         for pause_s in _pauses():
-            seen = await self._source.mark()
             try:
                 prepared = await self._source.prepare(wait=not self._deployment.problem)
             except AppError as error:
@@ -132,14 +133,23 @@ class DeployedEndpoint:
             if passes:
                 await self._is_asked_within(pause_s)
             else:
-                await self._until_changed(seen)
+                await self._until_changed()
 
-    async def _until_changed(self, seen: object) -> None:
+    async def _until_changed(self) -> None:
         """Until there is another artifact than the one that was refused, or somebody asks."""
-        while await self._source.mark() == seen:
+        while not await self._source.may_differ():
             if await self._is_asked_within(_LOOK_S):
                 return
         _log.info("%s: the artifact has changed: it is looked at again", self._source.resource)
+
+    def _on_retry(self) -> None:
+        """The app could not be loaded, and is loaded once more: there may be a new artifact by now."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look_again())
+
+    async def _look_again(self) -> None:
+        if self._deployment.is_hopeless and await self._source.may_differ():
+            await self._deployment.look_again()
 
     async def _is_asked_within(self, seconds: float) -> bool:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -181,7 +191,7 @@ class DeployedEndpoint:
         app = prepared.to_app(settings, workers)
         policies = None if app.policies is None else WatchedPolicies(app.policies)
         return FoundApp(
-            app=replace(app, policies=policies, routes=self._routes.stats),
+            app=replace(app, policies=policies, routes=self._routes.stats, on_retry=self._on_retry),
             content=prepared.folder.digest,
             begin=partial(self._begin, prepared.neighbours, policies),
             release=prepared.release,

@@ -12,6 +12,8 @@ import pytest
 from e2e.app_servers import AppServer, serving_app
 from e2e.server import until
 
+from support.archives import file, write_archive
+
 #: A connection that the client keeps outlives the test that opened it.
 pytestmark = pytest.mark.shared_pool
 
@@ -98,6 +100,27 @@ def test_what_cannot_be_loaded_leaves_the_old_one_serving(server: AppServer, fol
     server.process.send_signal(signal.SIGHUP)
     until(lambda: "no resource 'shop'" in server.log())
     assert server.http.get("/version").json() == "old"
+
+
+def test_an_archive_that_cannot_be_loaded_is_replaced_by_the_next_one(
+    tmp_path: Path, folder: Path
+) -> None:
+    archive = tmp_path / "shop.tar.gz"
+
+    def pack() -> None:
+        write_archive(archive, [file("handler_shop.py", (folder / "handler_shop.py").read_bytes())])
+
+    write(folder, "broken", "\n1 / 0\n")
+    pack()
+    variables = {"FLASHPOOL_LOCAL_DIR": str(tmp_path / "local")}
+    with serving_app(tmp_path, archive, ready=False, **variables) as server:
+        until(lambda: "ZeroDivisionError" in server.http.get("/ping").text, 60)
+        write(folder, "another")
+        pack()
+        until(lambda: server.http.get("/ping").status_code == 200, 60)
+        assert server.http.get("/version").json() == "another"
+        assert "reloading: the old app cannot be loaded, and is replaced" in server.log()
+        until(lambda: len(apps(server)) == 1)
 
 
 ITEMS = """

@@ -3,11 +3,13 @@
     serve(found) --> Backend.open_app --> serves
     reload --find--> Backend.open_app --> settled --+--> serves; the old one retires
                                                     '--> leaves; the old one serves on
+    look_again --find--> takes the place of an app that cannot be loaded
 
 A successor is loaded beside the old app where there is room for both, and takes over when all of its
 workers are ready. Where there is not, the old one leaves first, and requests wait for the new one.
 Requests that the old one has stay with it: it ends when they have, or after FLASHPOOL_DRAIN_S.
-An artifact whose content is that of the app which serves is left alone.
+An artifact whose content is that of the app which serves is left alone. An app that cannot be loaded
+is replaced at once, whether its successor can be loaded or not: it serves nobody.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ class AppDeployment:
         self.problem = ""
         self._service: AppService | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
+        #: Why the last reload failed, as it was logged.
+        self._told = ""
 
     @property
     def service(self) -> AppService | None:
@@ -79,21 +83,44 @@ class AppDeployment:
 
     async def reload(self) -> Reloaded:
         """Look at the artifact again, and serve what is there now. Who asks meanwhile hears of the same."""
+        return await self._looking(asked=True)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the app cannot be loaded, and another artifact may be."""
+        if self._found is None or self._service is None:
+            return False
+        return bool(self._found.content) and self._service.state is AppState.FAILED
+
+    async def look_again(self) -> None:
+        """Serve another artifact in place of an app that cannot be loaded, if there is one.
+
+        Files that change under one name are read at each retry anyway.
+        """
+        if self.is_hopeless:
+            await self._looking(asked=False)
+
+    async def _looking(self, *, asked: bool) -> Reloaded:
         if self._reloading is None:
-            self._reloading = asyncio.ensure_future(self._reload())
+            self._reloading = asyncio.ensure_future(self._reload(asked))
             self._reloading.add_done_callback(self._over)
         return await asyncio.shield(self._reloading)
 
     def _over(self, _: asyncio.Task[Reloaded]) -> None:
         self._reloading = None
 
-    async def _reload(self) -> Reloaded:
+    async def _reload(self, asked: bool) -> Reloaded:
         try:
             found = await self._find()
         except (AppError, FlashpoolError, OSError) as error:
-            return self._failed(str(error))
+            return self._failed(str(error), told_once=not asked)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            reason = f"the app cannot be prepared: {error!r}"
+            return self._failed(reason, told_once=not asked)
         if self._serves(found):
             return self._unchanged(found)
+        if self._service is not None and self._service.state is AppState.FAILED:
+            return await self._replace_failed(found, asked)
         why_not = no_room_for(found.app, self._backend.stats())
         if why_not and self._service is not None:
             return await self._replace_at_once(found, why_not)
@@ -112,6 +139,19 @@ class AppDeployment:
             return False
         same = bool(found.content) and found.content == self._found.content
         return same and self._service.state is AppState.SERVED
+
+    async def _replace_failed(self, found: FoundApp, asked: bool) -> Reloaded:
+        assert self._found is not None
+        if not asked and found.content == self._found.content:
+            found.release()
+            message = "the artifact has not changed: the app is loaded again as it is"
+            return Reloaded(outcome=ReloadOutcome.UNCHANGED, message=message)
+        _log.info("%s: reloading: the old app cannot be loaded, and is replaced", found.app.name)
+        service = self._backend.open_app(found.app)
+        self._take_over(found, service)
+        if await service.settled() is AppState.SERVED:
+            return self._succeeded()
+        return self._failed(service.failure)
 
     async def _replace_at_once(self, found: FoundApp, why: str) -> Reloaded:
         _log.info("%s: reloading: the old app is stopped first, because %s", found.app.name, why)
@@ -147,9 +187,13 @@ class AppDeployment:
         _log.info("%s: %s", self._found.app.name, message)
         return Reloaded(outcome=ReloadOutcome.RELOADED, message=message)
 
-    def _failed(self, reason: str) -> Reloaded:
-        message = f"the reload failed, and the old app serves on: {reason}"
-        _log.error("%s", message)
+    def _failed(self, reason: str, *, told_once: bool = False) -> Reloaded:
+        fails = self._service is not None and self._service.state is AppState.FAILED
+        end = "no app is served" if fails else "the old app serves on"
+        message = f"the reload failed, and {end}: {reason}"
+        if not (told_once and message == self._told):
+            _log.error("%s", message)
+        self._told = message
         if self._service is not None:
             self._service.note(message)
         return Reloaded(outcome=ReloadOutcome.FAILED, message=message)

@@ -7,6 +7,7 @@
 A client waits without end for a job that nobody takes. So where trying again does not help, jobs are
 taken and each fails with the reason; where it may help, they are left to other workers, and this one
 tries again, less and less often, and leaves when that has gone on for `FLASHPOOL_APP_GIVE_UP_S`.
+An app that cannot be loaded is replaced when there is another artifact at a retry.
 """
 
 from __future__ import annotations
@@ -71,14 +72,16 @@ class AppJobs:
         #: When it began that there was no app, for a reason that may pass.
         self._failing_since: float | None = None
         self._prepared: PreparedApp | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._neighbours: asyncio.Task[None] | None = None
 
     # Life.
 
     async def start(self) -> None:
         """Start the pool, and have the app loaded."""
         await self.service.start()
-        self._tasks.append(asyncio.ensure_future(self._open()))
+        self._opening = asyncio.ensure_future(self._open())
 
     async def wait_ready(self) -> None:
         """Until the pool can run what is asked of it; `room` knows of the app."""
@@ -86,9 +89,10 @@ class AppJobs:
 
     async def stop(self, reason: str) -> None:
         """End the app and the pool."""
-        for task in self._tasks:
+        tasks = [one for one in (self._opening, self._looking, self._neighbours) if one]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.service.stop(reason)
         if self._prepared is not None:
             self._prepared.release()
@@ -97,19 +101,12 @@ class AppJobs:
         for pause_s in _pauses():
             try:
                 # One that is waited for in vain is looked for now and then from there on.
-                prepared = await self._source.prepare(wait=not self._failure)
-                app = self._job_app(prepared)
+                await self._prepare_and_serve(wait=not self._failure)
             except AppError as error:
                 passes, failure = error.passes, str(error)
             except Exception as error:  # noqa: BLE001 - it is told to whoever sends a job
                 passes, failure = True, f"the app cannot be prepared: {error!r}"
             else:
-                self._prepared = prepared
-                self._capacity = app.workers * app.concurrency
-                self._app = self.service.pool.open_app(app)
-                self._known.set()
-                if prepared.neighbours is not None:
-                    self._tasks.append(asyncio.ensure_future(prepared.neighbours.run()))
                 return
             if failure != self._failure:
                 _log.error(
@@ -118,6 +115,39 @@ class AppJobs:
             self._failure, self._failure_passes = failure, passes
             self._known.set()
             await asyncio.sleep(pause_s)
+
+    async def _prepare_and_serve(self, *, wait: bool) -> None:
+        prepared = await self._source.prepare(wait=wait)
+        app = self._job_app(prepared)
+        old, self._prepared = self._prepared, prepared
+        if old is not None and self._app is not None:
+            if old.folder.digest == prepared.folder.digest:
+                old.release()  # the app has its folder from now on through the new lease
+                return
+            _log.info("%s: the artifact has changed: the app is replaced", app.name)
+            self._app.retire(self._settings.drain_s, old.release)
+        self._capacity = app.workers * app.concurrency
+        self._app = self.service.pool.open_app(app)
+        self._known.set()
+        if self._neighbours is not None:
+            self._neighbours.cancel()
+        neighbours = prepared.neighbours
+        self._neighbours = None if neighbours is None else asyncio.ensure_future(neighbours.run())
+
+    def _on_retry(self) -> None:
+        """The app could not be loaded, and is loaded once more: there may be a new artifact by now."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look_again())
+
+    async def _look_again(self) -> None:
+        if not (self._fails and await self._source.may_differ()):
+            return
+        try:
+            await self._prepare_and_serve(wait=False)
+        except Exception as error:  # noqa: BLE001 - jobs are told why the app cannot be loaded
+            if str(error) != self._failure:
+                _log.error("%s: the artifact has changed: %s", self._source.resource, error)
+            self._failure = str(error)
 
     def _job_app(self, prepared: PreparedApp) -> App:
         """The app, with as many jobs at a time as its manifest says.
@@ -139,6 +169,7 @@ class AppJobs:
             functions=tuple(one.name for one in deployed.functions),
             concurrency=deployed.entry.concurrency,
             threads=deployed.entry.concurrency,
+            on_retry=self._on_retry,
         )
 
     # Taking jobs.

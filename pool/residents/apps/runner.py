@@ -287,7 +287,12 @@ class AppRunner:
             self.workers.start(number, environment, once=once)
 
     def _try_later(self, command: states.TryLater) -> None:
-        self._loop.call_later(command.seconds, lambda: self._do(self.table.retry()))
+        self._loop.call_later(command.seconds, self._retry)
+
+    def _retry(self) -> None:
+        if self.app.on_retry is not None and not self.table.closing:
+            self.app.on_retry()
+        self._do(self.table.retry())
 
     def _send(self, command: states.SendRequest) -> None:
         live = self._traffic[command.request]

@@ -99,6 +99,23 @@ def test_an_archive_that_is_absent_may_come(tmp_path: Path) -> None:
     assert caught.value.passes
 
 
+def test_a_look_may_end_otherwise_once_somebody_wrote_to_the_artifact(tmp_path: Path) -> None:
+    found = source(tmp_path, "none")
+
+    async def look() -> tuple[bool, bool]:
+        before = await found.may_differ()
+        with pytest.raises(AppError):
+            await found.prepare(wait=False)
+        return before, await found.may_differ()
+
+    assert asyncio.run(look()) == (True, True), "an archive that is absent may come"
+    packed(tmp_path / "a.tar.gz")
+    assert asyncio.run(look()) == (True, False), "no resource has that name"
+    (tmp_path / "b.tar.gz").write_bytes(b"")
+    (tmp_path / "b.tar.gz").replace(tmp_path / "a.tar.gz")
+    assert asyncio.run(look()) == (True, True), "an archive that is cut off may become longer"
+
+
 def test_a_refusal_leaves_no_mark_of_use(tmp_path: Path) -> None:
     packed(tmp_path / "a.tar.gz")
     with pytest.raises(ResourceRefused, match="job, web") as caught:

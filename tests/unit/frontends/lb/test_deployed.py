@@ -14,8 +14,28 @@ from flashpool.frontends.lb import deployed
 from flashpool.frontends.lb.deployed import DeployedEndpoint
 from flashpool.frontends.service import ReloadOutcome
 from flashpool.frontends.settings.table import Settings
-from flashpool.pool.apps import App
+from flashpool.pool.apps import App, AppState
 from support.waiting import until
+
+
+class AppStandIn:
+    """An app that is opened, in the state that the test says."""
+
+    def __init__(self) -> None:
+        self.state = AppState.LOADING
+        self.failure = ""
+        self.is_retired = False
+
+    async def settled(self) -> AppState:
+        self.state = AppState.SERVED
+        return self.state
+
+    def retire(self, within_s: float, then: Any) -> None:
+        self.is_retired = True
+        then()
+
+    def note(self, text: str) -> None:
+        pass
 
 
 class Pool:
@@ -25,13 +45,15 @@ class Pool:
 
     def __init__(self) -> None:
         self.opened: list[Any] = []
+        self.services: list[AppStandIn] = []
 
     def stats(self) -> Any:
         return SimpleNamespace(gpus=SimpleNamespace(total=0))
 
     def open_app(self, app: Any) -> Any:
         self.opened.append(app)
-        return SimpleNamespace(state=None)
+        self.services.append(AppStandIn())
+        return self.services[-1]
 
 
 class Service:
@@ -58,14 +80,15 @@ class Source:
         self.waits: list[bool] = []
         self.go = asyncio.Event()
         self.go.set()
-        #: What of the artifact changes when somebody writes to it.
-        self.state = 0
+        #: Whether somebody wrote to the artifact.
+        self.is_changed = False
 
-    async def mark(self) -> object:
-        return self.state
+    async def may_differ(self) -> bool:
+        return self.is_changed
 
     async def prepare(self, *, wait: bool) -> Any:
         await self.go.wait()
+        self.is_changed = False
         self.waits.append(wait)
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
@@ -77,8 +100,10 @@ class Prepared:
     """What a source has in the end."""
 
     neighbours = None
-    folder = SimpleNamespace(digest="")
     released = False
+
+    def __init__(self, digest: str = "") -> None:
+        self.folder = SimpleNamespace(digest=digest)
 
     def to_app(self, _settings: Settings, workers: int) -> Any:
         return App(name="shop", directory="/x", workers=workers)
@@ -173,7 +198,7 @@ def test_what_does_not_pass_is_told_and_left_until_the_artifact_changes(
             assert (await status(endpoint, "/items"))[1]["detail"] == "no such resource"
             await asyncio.sleep(0.02)
             assert (source.waits, service.pool.opened) == ([True], [])
-            source.state += 1
+            source.is_changed = True
             await until(lambda: len(source.waits) == 2)
             reloaded = await endpoint.reload()
             assert reloaded.outcome is ReloadOutcome.NO_APP
@@ -185,6 +210,38 @@ def test_what_does_not_pass_is_told_and_left_until_the_artifact_changes(
         asyncio.run(main())
     assert "no such resource; it is tried again when the artifact has changed" in caplog.text
     assert "the artifact has changed: it is looked at again" in caplog.text
+
+
+def test_an_app_that_cannot_be_loaded_is_replaced_at_a_retry_when_the_artifact_changed() -> None:
+    async def main() -> None:
+        first, same, second = Prepared("one"), Prepared("one"), Prepared("two")
+        source = Source(first, same, second)
+        async with serving(source) as (_, service):
+            pool = service.pool
+            await until(lambda: pool.opened)
+            retry = pool.opened[0].on_retry
+
+            async def looks(times: int) -> None:
+                retry()
+                await until(lambda: len(source.waits) == times)
+
+            source.is_changed = True
+            pool.services[0].state = AppState.SERVED
+            retry()
+            await asyncio.sleep(0.01)
+            assert source.waits == [True], "one of several workers is tried again"
+            pool.services[0].state = AppState.FAILED
+            await looks(2)
+            await until(lambda: same.released)
+            assert not first.released
+            source.is_changed = True
+            await looks(3)
+            await until(lambda: len(pool.opened) == 2)
+            assert pool.services[0].is_retired
+            assert (first.released, second.released) == (True, False)
+        assert second.released
+
+    asyncio.run(main())
 
 
 def test_a_websocket_before_that_is_refused() -> None:

@@ -171,6 +171,52 @@ def test_without_room_for_both_the_old_one_leaves_first(outcome: AppState, servi
     run(story)
 
 
+@pytest.mark.parametrize("outcome", [SERVED, FAILED])
+def test_an_app_that_cannot_be_loaded_is_replaced_by_whatever_is_there(
+    outcome: AppState, caplog: pytest.LogCaptureFixture
+):
+    async def story():
+        backend, find = Backend(FAILED, outcome), Finder()
+        deployment = AppDeployment(backend, find, 30.0)
+        await deployment.look_again()
+        deployment.serve(await find())
+        await deployment.look_again()
+        assert len(backend.opened) == 1, "what lies there unpacked is read at each retry"
+        find.content = "one"
+        assert (await deployment.reload()).outcome is (
+            ReloadOutcome.RELOADED if outcome is SERVED else ReloadOutcome.FAILED
+        )
+        assert (deployment.service, find.released) == (backend.opened[1], ["a"])
+        assert (backend.opened[1].noted != "") == (outcome is FAILED)
+
+    run(story)
+    assert ("no app is served: it raised" in caplog.text) == (outcome is FAILED)
+
+
+def test_another_look_replaces_an_app_that_cannot_be_loaded_by_another_one_only(
+    caplog: pytest.LogCaptureFixture,
+):
+    async def story():
+        backend, find = Backend(FAILED, SERVED), Finder()
+        find.content = "one"
+        deployment = AppDeployment(backend, find, 30.0)
+        deployment.serve(await find())
+        await deployment.look_again()
+        assert (len(backend.opened), find.released) == (1, ["b"])
+        find.error = RuntimeError("odd")
+        await deployment.look_again()
+        await deployment.look_again()
+        find.error, find.content = None, "two"
+        await deployment.look_again()
+        assert deployment.service is backend.opened[1]
+        assert find.released == ["b", "a"]
+        await deployment.look_again()
+        assert len(backend.opened) == 2, "it serves"
+
+    run(story)
+    assert caplog.text.count("odd") == 1
+
+
 def test_reloads_at_once_are_one():
     async def story():
         backend, find = Backend(SERVED, SERVED), Finder()

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flashpool.frontends.apps.artifacts.artifact import AppFolder
 from flashpool.frontends.apps.contract import EntryKind
 from flashpool.frontends.apps.errors import ArtifactMissing, ResourceRefused
 from flashpool.frontends.qb.deployed.app_jobs import AppJobs
@@ -27,6 +29,11 @@ class StandInApp:
         self.state = AppState.LOADING
         self.failure = "it is broken"
         self.failure_passes = False
+        self.is_retired = False
+
+    def retire(self, within_s: float, then: Callable[[], None]) -> None:
+        self.is_retired = True
+        then()
 
 
 class AppPool(StandInPool):
@@ -63,6 +70,9 @@ class Prepared:
     neighbours = None
     released = False
 
+    def __init__(self, digest: str = "") -> None:
+        self.folder = AppFolder(path=Path("/"), digest=digest)
+
     def to_app(self, settings: Settings, workers: int) -> App:
         return App(name="r", directory="/", workers=workers)
 
@@ -78,12 +88,21 @@ class Source:
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
         self.waits: list[bool] = []
+        self.digest = ""
+        self.prepared: list[Prepared] = []
+        #: Whether somebody wrote to the artifact.
+        self.is_changed = False
+
+    async def may_differ(self) -> bool:
+        return self.is_changed
 
     async def prepare(self, *, wait: bool) -> Any:
         self.waits.append(wait)
         if self.failures:
             raise self.failures.pop(0)
-        return Prepared()
+        self.is_changed = False
+        self.prepared.append(Prepared(self.digest))
+        return self.prepared[-1]
 
 
 def with_jobs(source: Source, check: Callable[[AppJobs, AppPool], Any], **variables: str) -> None:
@@ -163,6 +182,48 @@ def test_it_is_tried_again_without_waiting(monkeypatch: pytest.MonkeyPatch) -> N
         assert source.waits == [True, False, False]
 
     with_jobs(source, check)
+
+
+def test_an_app_that_cannot_be_loaded_is_replaced_at_a_retry_when_the_artifact_changed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = Source()
+    source.digest = "one"
+
+    async def check(jobs: AppJobs, pool: AppPool) -> None:
+        first, retry = pool.app, pool.opened[0].on_retry
+        assert retry is not None
+
+        async def looks() -> None:
+            source.is_changed = True
+            before = len(source.waits)
+            retry()
+            await until(lambda: len(source.waits) > before)
+
+        first.state = AppState.SERVED
+        source.is_changed = True
+        retry()
+        await asyncio.sleep(0.01)
+        assert source.waits == [True], "one of several workers is tried again"
+        first.state = AppState.FAILED
+        await looks()
+        await until(lambda: source.prepared[0].released)
+        assert (len(pool.opened), first.is_retired) == (1, False)
+        source.failures = [OSError("odd"), OSError("odd")]
+        await looks()
+        await looks()
+        source.digest = "two"
+        pool.app = StandInApp()
+        await looks()
+        await until(lambda: len(pool.opened) == 2)
+        assert (first.is_retired, jobs.room(0)) == (True, 0)
+        pool.app.state = AppState.SERVED
+        assert jobs.room(0) == 6
+        assert [one.released for one in source.prepared] == [True, True, False]
+
+    with_jobs(source, check)
+    assert source.prepared[-1].released
+    assert caplog.text.count("odd") == 1
 
 
 def test_a_resource_of_routes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
