@@ -48,13 +48,22 @@ class GpuStats:
     state: str
     calls: int
     memory_bytes: int | None
-    #: At the latest look, which is never while all its shares are out.
+    #: At the latest look.
     used_bytes: int
     #: What is in use without calls.
     level_bytes: int | None
     #: Why it is quarantined, and for how long it has been.
     evidence: str | None
     quarantined_s: float | None
+    #: At the latest look, of the whole GPU, as are errors; None where the driver does not say.
+    utilization_percent: int | None
+    temperature_c: int | None
+    #: Since the driver was loaded.
+    ecc_corrected: int | None
+    ecc_uncorrected: int | None
+    #: Since the pool started; the code of the latest.
+    xid_errors: int
+    last_xid: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

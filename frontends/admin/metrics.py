@@ -190,6 +190,29 @@ def _gpus(stats: StatsDocument) -> Iterator[Metric]:
     ill = [(one.uuid, one.state == "quarantined") for one in gpus.devices]
     what = "1 when the device is kept out of use, as its memory did not come back."
     yield _gauges("gpu_quarantined", what, "gpu", ill)
+    # MIG devices of one GPU share its health.
+    whole = {one.parent or one.uuid: one for one in gpus.devices}.items()
+    load = [
+        (uuid, one.utilization_percent / 100)
+        for uuid, one in whole
+        if one.utilization_percent is not None
+    ]
+    what = "Part of the time in which the GPU computed, lately."
+    yield _gauges("gpu_utilization_ratio", what, "gpu", load)
+    warm = [(uuid, one.temperature_c) for uuid, one in whole if one.temperature_c is not None]
+    yield _gauges("gpu_temperature_celsius", "Temperature of the GPU.", "gpu", warm)
+    ecc = CounterMetricFamily(
+        _PREFIX + "gpu_ecc_errors",
+        "ECC errors of the GPU since its driver was loaded.",
+        labels=["gpu", "kind"],
+    )
+    for uuid, one in whole:
+        for kind, count in (("corrected", one.ecc_corrected), ("uncorrected", one.ecc_uncorrected)):
+            if count is not None:
+                ecc.add_metric([uuid, kind], count)
+    yield ecc
+    xids = [(uuid, one.xid_errors) for uuid, one in whole]
+    yield _counts("gpu_xid_errors", "Xid errors that the driver reported.", "gpu", xids)
 
 
 def _environments(stats: StatsDocument) -> Iterator[Metric]:

@@ -151,6 +151,11 @@ class GpuAccess:
 
     def _device(self, gpu: Gpu) -> GpuStats:
         since = gpu.quarantined_at
+        health, xids = self.watch.health.of(gpu.device), self.watch.health.xids(gpu.device)
+        used = gpu.used_bytes
+        # The table looks at no device whose shares are all out: it decides nothing by that.
+        if gpu.shares_out and health.used_bytes is not None:
+            used = health.used_bytes
         return GpuStats(
             uuid=gpu.uuid,
             index=gpu.device.index,
@@ -159,8 +164,14 @@ class GpuAccess:
             state=gpu.state.value,
             calls=gpu.shares_out,
             memory_bytes=gpu.device.memory_bytes,
-            used_bytes=gpu.used_bytes,
+            used_bytes=used,
             level_bytes=gpu.level_bytes,
             evidence=None if gpu.evidence is None else str(gpu.evidence),
             quarantined_s=None if since is None else round(self._now() - since, 3),
+            utilization_percent=health.utilization_percent,
+            temperature_c=health.temperature_c,
+            ecc_corrected=health.ecc_corrected,
+            ecc_uncorrected=health.ecc_uncorrected,
+            xid_errors=xids[0],
+            last_xid=xids[1],
         )

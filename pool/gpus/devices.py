@@ -1,6 +1,7 @@
-"""What is known of GPUs, as plain data: `Device`, `Inventory`, `Reading`.
+"""What is known of GPUs, as plain data: `Device`, `Inventory`, `Reading`, `GpuHealth`.
 
-`nvml` fills them in, `visible_devices` chooses among them, `table` decides with them.
+`nvml` fills them in, `visible_devices` chooses among them, `table` decides with them; `GpuHealth` is
+for operators only.
 """
 
 from __future__ import annotations
@@ -51,3 +52,17 @@ class Reading:
     #: Processes on it and what each holds; None when nobody asked, or the driver does not say.
     #: In a container they may be missing, or be numbers of another namespace.
     processes: tuple[tuple[int, int | None], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuHealth:
+    """What operators see of a device. None: the driver does not say."""
+
+    #: Of the device itself.
+    used_bytes: int | None = None
+    #: These are of the whole GPU: a MIG device has none of its own.
+    utilization_percent: int | None = None
+    temperature_c: int | None = None
+    #: ECC errors since the driver was loaded.
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from .devices import Inventory, Reading
+from .health import HealthWatch
 from .nvml import Nvml
 from .states import Gpu, GpuChange
 from .table import GpuTable
@@ -43,6 +44,8 @@ class GpuMonitor:
         self.driver = ""
         self._now = now
         self._nvml = Nvml()
+        #: What operators see of the devices.
+        self.health = HealthWatch(self._nvml)
         self._poked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -52,6 +55,7 @@ class GpuMonitor:
         await self._find(environ)
         if self.expected:
             self._task = asyncio.ensure_future(self._watch(environ))
+            self.health.open(lambda: [gpu.device for gpu in self.table])
 
     async def close(self) -> None:
         """Look no more."""
@@ -60,6 +64,7 @@ class GpuMonitor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self.health.close()
         self._nvml.close()
 
     def poke(self) -> None:

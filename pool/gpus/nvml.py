@@ -23,7 +23,7 @@ from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from .devices import Device, Inventory, Reading
+from .devices import Device, GpuHealth, Inventory, Reading
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -32,6 +32,8 @@ LIBRARY: Final = "libnvidia-ml.so.1"
 #: Seconds for one question. The first may take longer, where the driver has to wake every
 #: device for it: then the list of devices is there when it is asked for again.
 DEADLINE_S: Final = 5.0
+#: Xid errors that one question takes at most; the driver keeps the others for the next one.
+XIDS_AT_ONCE: Final = 100
 #: No driver, no library of it, no permission to see one: a machine without GPUs, for us.
 _NO_GPUS: Final = frozenset({9, 12})
 #: The driver does not do this on this device, or not for us: no sign of an illness.
@@ -92,6 +94,20 @@ class Nvml:
             )
         except NvmlError as error:
             return [Reading(uuid=uuid, used_bytes=None, failure=str(error)) for uuid in wanted]
+
+    async def health(self, device: str, gpu: str) -> GpuHealth:
+        """Look at a device for operators; ``gpu``: the whole one. Never raises."""
+        try:
+            return await self._ask(partial(self._driver.health, device, gpu))
+        except NvmlError:
+            return GpuHealth()
+
+    async def xids(self, gpus: Iterable[str]) -> list[tuple[str, int]]:
+        """Xid errors of these whole GPUs since the last question, by UUID. Never raises."""
+        try:
+            return await self._ask(partial(self._driver.xids, list(gpus)))
+        except NvmlError:
+            return []
 
     def close(self) -> None:
         """Let the thread go, when it has answered. One that hangs goes with the process."""
@@ -167,6 +183,9 @@ class _Driver:
     def __init__(self) -> None:
         self._nvml: Any = None
         self._handles: dict[str, Any] = {}
+        #: The set of events that the driver fills, and whose events it fills in.
+        self._events: Any = None
+        self._events_of: set[str] = set()
 
     def inventory(self) -> Inventory:
         """Every device that calls can use: a GPU in MIG mode is its parts."""
@@ -200,10 +219,56 @@ class _Driver:
             return Reading(uuid=uuid, used_bytes=None, failure=str(error))
         return Reading(uuid=uuid, used_bytes=used, processes=holders)
 
+    def health(self, device: str, gpu: str) -> GpuHealth:
+        """What the driver says of it; a figure that it refuses is None."""
+        nvml = self._open()
+        handle, whole = self._handle(device), self._handle(gpu)
+        memory = self._optional(nvml.nvmlDeviceGetMemoryInfo, handle)
+        rates = self._optional(nvml.nvmlDeviceGetUtilizationRates, whole)
+        corrected, uncorrected = (
+            self._optional(nvml.nvmlDeviceGetTotalEccErrors, whole, kind, nvml.NVML_VOLATILE_ECC)
+            for kind in (
+                nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED,
+                nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+            )
+        )
+        return GpuHealth(
+            used_bytes=None if memory is None else memory.used,
+            utilization_percent=None if rates is None else rates.gpu,
+            temperature_c=self._optional(
+                nvml.nvmlDeviceGetTemperature, whole, nvml.NVML_TEMPERATURE_GPU
+            ),
+            ecc_corrected=corrected,
+            ecc_uncorrected=uncorrected,
+        )
+
+    def xids(self, gpus: list[str]) -> list[tuple[str, int]]:
+        """The events that wait. The first question only subscribes: none of them is older."""
+        nvml = self._open()
+        if self._events is None:
+            self._events = self._call(nvml.nvmlEventSetCreate)
+        for uuid in set(gpus) - self._events_of:
+            self._events_of.add(uuid)
+            # A device that has no such events is not asked again.
+            kind = nvml.nvmlEventTypeXidCriticalError
+            self._optional(nvml.nvmlDeviceRegisterEvents, self._handle(uuid), kind, self._events)
+        found: list[tuple[str, int]] = []
+        for _ in range(XIDS_AT_ONCE):
+            event = self._optional(nvml.nvmlEventSetWait_v2, self._events, 0)
+            if event is None:
+                break
+            uuid = self._optional(nvml.nvmlDeviceGetUUID, event.device)
+            found.append((uuid or "(unknown)", event.eventData))
+        return found
+
     def close(self) -> None:
         """Forget all; the next question begins anew."""
         nvml, self._nvml = self._nvml, None
         self._handles.clear()
+        events, self._events = self._events, None
+        self._events_of.clear()
+        if events is not None:
+            self._optional(nvml.nvmlEventSetFree, events)
         if nvml is not None:
             self._optional(nvml.nvmlShutdown)
 

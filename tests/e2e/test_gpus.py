@@ -95,6 +95,39 @@ def test_eight_calls_at_once_have_eight_different_devices(
         assert [one["uuid"] for one in stats["devices"]] == uuids
 
 
+def test_operators_see_the_health_of_each_device(pod: Serve, scripted: ScriptedNvml) -> None:
+    uuid, other = scripted.gpus(2)
+    scripted.gpu(0, health="utilization 93, temperature 71, ecc.0 6, ecc.1 1")
+
+    def device(server: Server, index: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = server.stats()["gpus"]["devices"][index]
+        return found
+
+    with pod() as server, concurrent.futures.ThreadPoolExecutor(1) as threads:
+        seen = until(lambda: (one := device(server))["temperature_c"] and one)
+        assert (seen["utilization_percent"], seen["temperature_c"]) == (93, 71)
+        assert (seen["ecc_corrected"], seen["ecc_uncorrected"]) == (6, 1)
+        assert (seen["xid_errors"], seen["last_xid"]) == (0, None)
+        assert device(server, 1)["temperature_c"] is None
+        scripted.xid(0, 31)
+        until(lambda: device(server)["xid_errors"], 60)
+        assert (device(server)["last_xid"], device(server)["state"]) == (31, "free")
+        assert f"GPU {uuid} reports Xid error 31" in server.log()
+        metrics = server.http.get(f"{server.admin}/metrics").text
+        assert f'flashpool_gpu_xid_errors_total{{gpu="{uuid}"}} 1.0' in metrics
+        assert f'flashpool_gpu_temperature_celsius{{gpu="{uuid}"}} 71.0' in metrics
+        assert f'flashpool_gpu_temperature_celsius{{gpu="{other}"}}' not in metrics
+        # What a call has allocated is seen while the call has the whole device.
+        meanwhile = ALLOCATE.replace("return", "__import__('time').sleep(600); return")
+        call = threads.submit(server.execute, meanwhile, str(scripted.folder), GIB, timeout_s=900)
+        busy = until(lambda: [one for one in server.stats()["gpus"]["devices"] if one["calls"]])
+        index = busy[0]["index"]
+        until(lambda: device(server, index)["used_bytes"] > GIB, 60)
+        (running,) = server.stats()["running"]
+        os.kill(running["pid"], 9)
+        assert call.result()["error_type"] == "WorkerCrashed"
+
+
 def test_a_call_cannot_choose_its_device_by_its_environment(
     pod: Serve,
     scripted: ScriptedNvml,

@@ -56,7 +56,7 @@ def test_rules_and_dashboard_use_metrics_that_exist() -> None:
 
 def test_prometheus_takes_the_rules_and_they_fire_and_resolve() -> None:
     promtool = wants.program("promtool")
-    assert "11 rules found" in run(promtool, "check", "rules", "alerts.yml")
+    assert "12 rules found" in run(promtool, "check", "rules", "alerts.yml")
     assert "SUCCESS" in run(promtool, "test", "rules", "alerts_test.yml")
     assert "is valid" in run(promtool, "check", "config", "--syntax-only", "prometheus.yml")
 

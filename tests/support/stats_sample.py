@@ -75,6 +75,12 @@ def document(recorder: Recorder) -> StatsDocument:
         level_bytes=500_000_000,
         evidence="memory did not come back",
         quarantined_s=12.0,
+        utilization_percent=93,
+        temperature_c=71,
+        ecc_corrected=6,
+        ecc_uncorrected=1,
+        xid_errors=2,
+        last_xid=79,
     )
     return StatsDocument(
         schema_version=VERSION,

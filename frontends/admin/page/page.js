@@ -166,9 +166,21 @@ function showGpus(gpus) {
       make("div", { class: "head" }, make("span", {}, `${gpu.index}: ${gpu.name || "GPU"}`), tag(gpu.state)),
       bar(gpu.memory_bytes ? gpu.used_bytes / gpu.memory_bytes : 0, ill ? "bad" : ""),
       make("p", {}, `${bytes(gpu.used_bytes)} of ${bytes(gpu.memory_bytes)}; calls: ${gpu.calls}`),
+      ...gpuHealth(gpu),
       make("p", { class: "mono" }, gpu.uuid),
       ill ? make("p", { class: "why" }, `${gpu.evidence || ""} (for ${seconds(gpu.quarantined_s)})`) : "");
   }));
+}
+
+function gpuHealth(gpu) {
+  const figures = [], errors = [];
+  if (gpu.utilization_percent !== null) figures.push(`${gpu.utilization_percent} % busy`);
+  if (gpu.temperature_c !== null) figures.push(`${gpu.temperature_c} °C`);
+  if (gpu.ecc_corrected) errors.push(`ECC errors corrected: ${number(gpu.ecc_corrected)}`);
+  if (gpu.ecc_uncorrected) errors.push(`not corrected: ${number(gpu.ecc_uncorrected)}`);
+  if (gpu.xid_errors) errors.push(`Xid errors: ${number(gpu.xid_errors)}, the latest ${gpu.last_xid}`);
+  const grave = gpu.ecc_uncorrected || gpu.xid_errors;
+  return [figures.length ? make("p", {}, figures.join(", ")) : "", errors.length ? make("p", grave ? { class: "why" } : {}, errors.join("; ")) : ""];
 }
 
 function showFailures(failures) {

@@ -6,7 +6,9 @@
  *     driver           "key value" lines: version, init CODE, fail.FUNCTION CODE,
  *                      hang FUNCTION (or "all": the call does not return while that stands)
  *     devices/N        a GPU: uuid, name, total, used, lost 1, mig 1, fail.FUNCTION CODE
+ *                      and, where the device can say: utilization, temperature, ecc.0, ecc.1
  *     devices/N.M      a MIG device of GPU N
+ *     xids             "GPU CODE" lines, only ever appended to: Xid errors as they happen
  *     processes/UUID   "PID BYTES" lines, only ever appended to: memory that a process holds
  *                      on that device. It is freed when the process is dead, as a driver does.
  *                      "stuck BYTES" holds for good, as a driver should not.
@@ -373,6 +375,108 @@ result_t nvmlDeviceGetComputeRunningProcesses_v3(device_t device, unsigned int *
     for (i = 0; i < *count; i++)
         out[i] = found[i];
     return SUCCESS;
+}
+
+/* Health. */
+
+static result_t figure(const char *function, device_t device, const char *key, bytes_t *out) {
+    char value[TEXT];
+    result_t result = enter_device(function, device);
+    if (result)
+        return result;
+    if (mig_of(device) >= 0 || !text_of(device, key, value))
+        return NOT_SUPPORTED;
+    *out = strtoull(value, NULL, 10);
+    return SUCCESS;
+}
+
+typedef struct { unsigned int gpu, memory; } utilization_t;
+
+result_t nvmlDeviceGetUtilizationRates(device_t device, utilization_t *rates) {
+    bytes_t value;
+    result_t result = figure("nvmlDeviceGetUtilizationRates", device, "utilization", &value);
+    if (!result)
+        rates->gpu = rates->memory = value;
+    return result;
+}
+
+result_t nvmlDeviceGetTemperature(device_t device, int sensor, unsigned int *degrees) {
+    bytes_t value;
+    result_t result = figure("nvmlDeviceGetTemperature", device, "temperature", &value);
+    (void)sensor;
+    if (!result)
+        *degrees = value;
+    return result;
+}
+
+result_t nvmlDeviceGetTotalEccErrors(device_t device, int kind, int counter, bytes_t *errors) {
+    (void)counter;
+    return figure("nvmlDeviceGetTotalEccErrors", device, kind ? "ecc.1" : "ecc.0", errors);
+}
+
+/* Events: a set is the place in the file of Xid errors up to which it has read, and its GPUs. */
+
+enum { XID_CRITICAL_ERROR = 8 };
+
+typedef struct { long place; bytes_t gpus; } event_set_t;
+typedef struct {
+    device_t device;
+    bytes_t type, data;
+    unsigned int gpu_instance, compute_instance;
+} event_t;
+
+result_t nvmlEventSetCreate(event_set_t **set) {
+    FILE *file;
+    result_t result = enter("nvmlEventSetCreate");
+    if (result)
+        return result;
+    *set = calloc(1, sizeof **set);
+    file = open_file("xids");
+    if (file) {
+        fseek(file, 0, SEEK_END);
+        (*set)->place = ftell(file);
+        fclose(file);
+    }
+    return SUCCESS;
+}
+
+result_t nvmlEventSetFree(event_set_t *set) {
+    free(set);
+    return SUCCESS;
+}
+
+result_t nvmlDeviceRegisterEvents(device_t device, bytes_t types, event_set_t *set) {
+    result_t result = enter_device("nvmlDeviceRegisterEvents", device);
+    if (result)
+        return result;
+    if (types != XID_CRITICAL_ERROR || mig_of(device) >= 0)
+        return NOT_SUPPORTED;
+    set->gpus |= 1ull << gpu_of(device);
+    return SUCCESS;
+}
+
+/* Answers at once, whatever the time limit is. */
+result_t nvmlEventSetWait_v2(event_set_t *set, event_t *event, unsigned int limit_ms) {
+    int gpu;
+    unsigned long long code;
+    FILE *file;
+    result_t result = enter("nvmlEventSetWait");
+    (void)limit_ms;
+    if (result)
+        return result;
+    if (!(file = open_file("xids")))
+        return TIMED_OUT;
+    fseek(file, set->place, SEEK_SET);
+    result = TIMED_OUT;
+    while (result && fscanf(file, "%d %llu\n", &gpu, &code) == 2) {
+        set->place = ftell(file);
+        if (set->gpus & 1ull << gpu) {
+            *event = (event_t){ handle_of(gpu, -1), XID_CRITICAL_ERROR, code, ~0u, ~0u };
+            result = SUCCESS;
+        }
+    }
+    fclose(file);
+    return result;
 }
 
 /* MIG. */

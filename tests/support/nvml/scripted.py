@@ -92,11 +92,17 @@ class ScriptedNvml:
         used: int = 4 * MIB,
         lost: bool = False,
         mig: int = 0,
+        health: str = "",
         **fails: int,
     ) -> str:
-        """Put one there, or change it; its UUID. ``mig``: into how many devices it is cut."""
+        """Put one there, or change it; its UUID. ``mig``: into how many devices it is cut.
+
+        ``health``: such as ``utilization 93, temperature 71``; what it does not name, the device
+        cannot say.
+        """
         lines = [f"uuid {uuid_of(index)}", f"name {name}", f"total {total}", f"used {used}"]
         lines += [f"lost {int(lost)}", f"mig {int(mig > 0)}"]
+        lines += health.split(", ") if health else []
         lines += [f"fail.{function} {code}" for function, code in fails.items()]
         for part in range(mig):
             self._write(f"devices/{index}.{part}", self._part(index, part, total // mig))
@@ -110,6 +116,11 @@ class ScriptedNvml:
     @staticmethod
     def _part(index: int, part: int, total: int) -> list[str]:
         return [f"uuid {uuid_of(index, part)}", "name MIG", f"total {total}", f"used {MIB}"]
+
+    def xid(self, index: int, *codes: int) -> None:
+        """The driver reports Xid errors of a GPU."""
+        with (self.folder / "xids").open("a") as file:
+            file.write("".join(f"{index} {code}\n" for code in codes))
 
     # Memory.
 

@@ -52,6 +52,39 @@ def test_the_counts_are_those_of_the_document(recorder: Recorder) -> None:
     assert found["flashpool_gpu_quarantined", (("gpu", GPU),)] == 1
 
 
+def test_gpus_show_their_health_and_mig_devices_share_that_of_their_gpu(
+    recorder: Recorder,
+) -> None:
+    stats = document(recorder)
+    (gpu,) = stats.gpus.devices
+    parts = [replace(gpu, uuid=f"MIG-{number}", parent=GPU) for number in range(2)]
+    silent = replace(
+        gpu,
+        uuid="GPU-silent",
+        utilization_percent=None,
+        temperature_c=None,
+        ecc_corrected=None,
+        ecc_uncorrected=None,
+        xid_errors=0,
+    )
+    stats = replace(stats, gpus=replace(stats.gpus, devices=[*parts, silent]))
+    found = samples(render(stats, "")[0].decode())
+    health = ("utilization", "temperature", "ecc", "xid")
+    values = {
+        (name.removeprefix("flashpool_gpu_"), *dict(labels).values()): value
+        for (name, labels), value in found.items()
+        if name.startswith(tuple(f"flashpool_gpu_{word}" for word in health))
+    }
+    assert values == {
+        ("utilization_ratio", GPU): 0.93,
+        ("temperature_celsius", GPU): 71,
+        ("ecc_errors_total", GPU, "corrected"): 6,
+        ("ecc_errors_total", GPU, "uncorrected"): 1,
+        ("xid_errors_total", GPU): 2,
+        ("xid_errors_total", "GPU-silent"): 0,
+    }
+
+
 def test_environments_are_counted_by_store(recorder: Recorder) -> None:
     found = samples(render(document(recorder), "")[0].decode())
     store = (("store", "/volume"),)

@@ -1,0 +1,77 @@
+"""Looks at GPUs for operators: utilisation, temperature, memory, ECC and Xid errors.
+
+Nothing is decided by these figures. One task of the supervisor's loop asks the driver's thread,
+one device a question, so that a look never holds up a device that settles. On a machine
+without GPUs there is no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from .devices import Device, GpuHealth
+from .nvml import Nvml
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two looks.
+LOOK_S: Final = 5.0
+#: What is known of a device that nobody has looked at.
+_UNKNOWN: Final = GpuHealth()
+
+
+class HealthWatch:
+    """The latest health of each device. All methods belong to the loop's thread."""
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+        self._latest: dict[str, GpuHealth] = {}
+        #: By the UUID of the whole GPU, since the pool started.
+        self._xids: Counter[str] = Counter()
+        self._last_xid: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def open(self, devices: Callable[[], list[Device]]) -> None:
+        """Look from now on; ``devices`` is asked before each look."""
+        self._task = asyncio.ensure_future(self._watch(devices))
+
+    async def close(self) -> None:
+        """Look no more."""
+        # Before Python 3.12, `wait_for` swallows a cancellation that comes with what it waits for.
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def of(self, device: Device) -> GpuHealth:
+        """Its health at the latest look."""
+        return self._latest.get(device.uuid, _UNKNOWN)
+
+    def xids(self, device: Device) -> tuple[int, int | None]:
+        """How many Xid errors its GPU had since the pool started, and the code of the latest."""
+        gpu = device.parent or device.uuid
+        return self._xids[gpu], self._last_xid.get(gpu)
+
+    async def _watch(self, devices: Callable[[], list[Device]]) -> None:
+        while not self._closed:
+            try:
+                await self.look(devices())
+            except Exception:  # noqa: BLE001 - told, and tried again
+                _log.exception("Looking at the health of GPUs failed; retrying")
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self, devices: list[Device]) -> None:
+        """Look at all of them once."""
+        gpus = {device.parent or device.uuid for device in devices}
+        for uuid, code in await self._nvml.xids(gpus):
+            self._xids[uuid] += 1
+            self._last_xid[uuid] = code
+            _log.warning("GPU %s reports Xid error %d", uuid, code)
+        for device in devices:
+            gpu = device.parent or device.uuid
+            self._latest[device.uuid] = await self._nvml.health(device.uuid, gpu)
