@@ -3,18 +3,19 @@
     spec.normalise -> digest.request_key -> memo | resolver (beside it a speculative build)
       -> digest.digest_of -> lookup (disk, archive) | builder -> store.publish -> leases -> eviction
 
-The facade is `Environments`; a lease's environment tells which Python to exec.
-Content-addressed, shared between processes and pods through a volume, and
-correct where file locks are not: scratch directories and renames do the work.
+The facade is `Environments`; a lease's environment says which Python to exec. Environments are
+content-addressed and shared between processes and pods through a volume. Scratch directories and
+renames keep the store correct on volumes whose file locks do not work.
 
-Names are imported when they are first used: a process that looks at files for another one
-(`store/apart.py`) starts in a third of the time without what builds environments.
+Names are imported when they are first used (`lazy_names`): a process that reads files for another
+process (`store/apart.py`) starts in a third of the time without the modules that build.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from .lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .environments import Environments
@@ -70,7 +71,7 @@ __all__ = [
     "VerificationFailed",
 ]
 
-#: Where the names are that are not in `errors`.
+#: The modules that define the names that are not in `errors`.
 _HOMES = {
     "Decision": "lease",
     "EnvSettings": "settings",
@@ -81,14 +82,4 @@ _HOMES = {
     "Spec": "resolving.spec",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f".{_HOMES.get(name, 'errors')}", __name__)
-    value = globals()[name] = getattr(home, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), __all__, _HOMES)

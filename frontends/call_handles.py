@@ -1,4 +1,4 @@
-"""A submitted call: who hears of it meanwhile, and its outcome.
+"""Handles of submitted calls: who is notified while a call runs, and the call's outcome.
 
 Service.submit --> Backend --> progress, output, items --> Watcher (only if there is one)
                        `-----> done (once) --------------> CallHandle.outcome
@@ -19,82 +19,82 @@ from flashpool.pool.errors import Cancelled, FlashpoolError
 from .logs.calls import OutputLines, tell_end
 from .responses import outcome_of
 
-#: What to run in place of a call that ended so; None: that is its end.
+#: Returns the call to run in place of one that ended with an outcome; None: the outcome stands.
 Again = Callable[[Call, Outcome], "Call | None"]
 
 
 class Prepared(NamedTuple):
-    """A call that a request asks for."""
+    """A call made from a request, before it is submitted."""
 
     call: Call
-    #: What is odd about the request; told with its outcome.
+    #: Oddities of the request; they are added to the warnings of the outcome.
     warnings: tuple[str, ...] = ()
 
 
 class Watcher(Protocol):
-    """Who hears of a call before it ends; on the pool's loop, and must not block."""
+    """Receives the events of one call. Methods run on the pool's loop and must not block."""
 
     def told(self, line: str) -> None:
-        """Its environment is being made: a line of progress."""
+        """The call's environment is being made: ``line`` reports progress."""
 
     def environment_ready(self) -> None:
-        """It waits for a slot. Not told of a call that names no packages."""
+        """The environment is ready, and the call waits for a slot.
+
+        Not called for a call that names no packages.
+        """
 
     def started(self) -> None:
-        """A worker has it."""
+        """A worker has received the call."""
 
     def output(self, chunk: bytes) -> None:
-        """It wrote that to descriptor 1 or 2."""
+        """The call wrote ``chunk`` to descriptor 1 or 2."""
 
     def item(self, body: bytes) -> None:
-        """It yielded, and waits when a window of items has not been credited."""
+        """The call yielded an item. It waits while a full window of items is not credited."""
 
 
 class CallHandle:
-    """A submitted call: the sink of its outcome."""
+    """A submitted call. The backend notifies this handle of the outcome."""
 
     __slots__ = ("_again", "_pool", "_prepared", "call_id", "cancelled", "failed", "outcome")
 
     wants_output = False
 
-    def __init__(
-        self,
-        pool: Backend,
-        outcome: asyncio.Future[Outcome],
-        prepared: Prepared,
-        again: Again | None = None,
-    ) -> None:
-        """``again`` says what to run in place of a call that ended, if anything."""
+    def __init__(self, pool: Backend, prepared: Prepared, again: Again | None = None) -> None:
+        """``again`` chooses a call to run in place of one that failed; it may choose none."""
         self._pool = pool
         self._prepared = prepared
         self._again = again
-        #: Why it was cancelled; nobody hears of that between two calls.
+        #: Why the call was cancelled. Between two calls (`Again`), no backend knows of it.
         self.cancelled = ""
-        self.outcome = outcome
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.call_id = 0
-        #: Told of its end, if it fails.
+        #: Called when the call has failed.
         self.failed: Callable[[Call, int, Outcome], None] = tell_end
 
     def cancel(self, reason: str) -> None:
-        """Have the call ended; its outcome still comes."""
+        """Cancel the call. `outcome` is set as soon as the call has ended."""
         if not self.outcome.done():
             self.cancelled = reason
             self._pool.cancel(self.call_id, reason)
 
     def told(self, line: str) -> None:
-        """Not asked for."""
+        """Ignore: nobody watches this call."""
 
     def environment_ready(self) -> None:
-        """Not asked for."""
+        """Ignore: nobody watches this call."""
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Not asked for."""
+        """Ignore: nobody watches this call."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Not asked for."""
+        """Ignore: nobody watches this call."""
 
     def done(self, outcome: Outcome) -> None:
-        """The end; who waited may have left."""
+        """Set the outcome, or submit the call that takes its place.
+
+        `outcome` may be cancelled already, if its client has left.
+        """
         if outcome.error_type is not None and self._again is not None:
             again = self._again(self._prepared.call, outcome)
             if again is not None:
@@ -109,7 +109,7 @@ class CallHandle:
             self.outcome.set_result(outcome)
 
     def _resubmit(self) -> None:
-        """Hand the call to the pool that takes the place of one that ended."""
+        """Submit the call that takes the place of one that ended."""
         try:
             if self.cancelled:
                 raise Cancelled(f"the call was cancelled: {self.cancelled}", reason=self.cancelled)
@@ -120,70 +120,60 @@ class CallHandle:
 
 
 class WatchedCallHandle(CallHandle):
-    """One that somebody watches meanwhile."""
+    """A handle that passes the events of its call to a `Watcher`."""
 
     __slots__ = ("_watcher", "started")
 
     wants_output = True
 
     def __init__(
-        self,
-        pool: Backend,
-        outcome: asyncio.Future[Outcome],
-        prepared: Prepared,
-        watcher: Watcher,
-        again: Again | None = None,
+        self, watcher: Watcher, pool: Backend, prepared: Prepared, again: Again | None = None
     ) -> None:
-        super().__init__(pool, outcome, prepared, again)
+        super().__init__(pool, prepared, again)
         self._watcher = watcher
         self.started = watcher.started
 
     def told(self, line: str) -> None:
-        """Pass it on."""
+        """Pass the event to the watcher."""
         self._watcher.told(line)
 
     def environment_ready(self) -> None:
-        """Pass it on."""
+        """Pass the event to the watcher."""
         self._watcher.environment_ready()
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """Pass it on."""
+        """Pass the event to the watcher."""
         self._watcher.output(chunk)
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Pass it on; items of flash calls are text, without descriptors."""
+        """Pass the item to the watcher. Items of flash calls are text, without descriptors."""
         self._watcher.item(body)
 
 
 class LoggedCallHandle(CallHandle):
-    """One whose output the log repeats (`FLASHPOOL_LOG_OUTPUT_KB_S`)."""
+    """A handle that copies the output of its call to the log (`FLASHPOOL_LOG_OUTPUT_KB_S`)."""
 
     __slots__ = ("_lines", "_rate")
 
     wants_output = True
 
     def __init__(
-        self,
-        pool: Backend,
-        outcome: asyncio.Future[Outcome],
-        prepared: Prepared,
-        bytes_a_second: int,
-        again: Again | None = None,
+        self, bytes_a_second: int, pool: Backend, prepared: Prepared, again: Again | None = None
     ) -> None:
-        super().__init__(pool, outcome, prepared, again)
+        super().__init__(pool, prepared, again)
         self._rate = bytes_a_second
-        #: Made with the first piece: the call has its id by then.
+        #: Created with the first piece of output, when the call has its id.
         self._lines: OutputLines | None = None
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """It wrote that."""
+        """Copy ``chunk`` to the log."""
         if self._lines is None:
             call, name = self._prepared.call, call_ids.name_of(self.call_id)
             self._lines = OutputLines(call.label, name, call.request_id, self._rate)
         self._lines.feed(chunk)
 
     def done(self, outcome: Outcome) -> None:
-        """The end."""
+        """Flush the last line of output to the log, then settle the outcome."""
         if self._lines is not None:
             self._lines.close()
             self._lines = None

@@ -155,16 +155,12 @@ class Service:
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:
         """Hand a call to the pool."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        if watcher is None:
-            if self._logged:
-                pending: CallHandle = LoggedCallHandle(
-                    self.pool, future, prepared, self._logged, self._again
-                )
-            else:
-                pending = CallHandle(self.pool, future, prepared, self._again)
+        if watcher is not None:
+            pending: CallHandle = WatchedCallHandle(watcher, self.pool, prepared, self._again)
+        elif self._logged:
+            pending = LoggedCallHandle(self._logged, self.pool, prepared, self._again)
         else:
-            pending = WatchedCallHandle(self.pool, future, prepared, watcher, self._again)
+            pending = CallHandle(self.pool, prepared, self._again)
         if self._keeper is not None:
             pending.failed = self._failed
         pending.call_id = self.pool.submit(prepared.call, pending)

@@ -1,13 +1,14 @@
 """The pool: supervisor, scheduler, zygotes, workers, GPUs, and `Pool` itself.
 
-Names are imported when they are first used: who needs one module of this package, such
-as the builder of environments, must not pay for all of it, nor close a circle.
+Names are imported when they are first used (`lazy_names`): code that needs one module of this
+package, such as the builder of environments, does not import all of it, and closes no circle.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from flashpool.envs.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .calls import Receipt
@@ -67,7 +68,7 @@ __all__ = [
     "WorkerCrashed",
 ]
 
-#: Where the names are that are not in `errors`.
+#: The modules that define the names that are not in `errors`.
 _HOMES = {
     "CallFuture": "executor.futures",
     "CallOptions": "executor.call_options",
@@ -79,14 +80,4 @@ _HOMES = {
     "RemoteTraceback": "executor.tracebacks",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(f".{_HOMES.get(name, 'errors')}", __name__)
-    value = globals()[name] = getattr(home, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), __all__, _HOMES)

@@ -84,9 +84,7 @@ def load_call(body: bytes) -> Invocation:
     """
     request = read_request(body)
     as_json = _is_json(request)
-    modules = _field(request, "modules", dict)
-    if modules:
-        _install(modules)
+    _install_modules(request)
     execution_type = request.get("execution_type") or "function"
     if execution_type == "function":
         function = _function(request)
@@ -128,9 +126,7 @@ def run_module(body: bytes) -> tuple[ModuleType, str]:
         BaseException: the user's code raised it.
     """
     request = read_request(body)
-    modules = _field(request, "modules", dict)
-    if modules:
-        _install(modules)
+    _install_modules(request)
     name = _text(request, "function_name")
     return user_code.run_source(_code(request), name), name
 
@@ -143,9 +139,7 @@ def load_class(body: bytes) -> tuple[type[Any], list[Any], dict[str, Any]]:
         BaseException: the user's code raised it.
     """
     request = read_request(body)
-    modules = _field(request, "modules", dict)
-    if modules:
-        _install(modules)
+    _install_modules(request)
     return _class(request, _is_json(request))
 
 
@@ -163,7 +157,10 @@ def load_method(body: bytes, instance: object) -> Invocation:
     return _invocation(request, method, args, kwargs, as_json)
 
 
-def _install(modules: dict[str, Any]) -> None:
+def _install_modules(request: Request) -> None:
+    modules = _field(request, "modules", dict)
+    if not modules:
+        return
     for path, text in modules.items():
         _expect(f"modules[{path!r}]", text, str)
     user_modules.install_modules(modules)
