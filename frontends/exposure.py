@@ -35,7 +35,7 @@ def check_open(settings: Settings) -> None:
         return
     if not settings.on_pod:
         raise OpenServerError(
-            f"Refusing to listen on {settings.host} without a token: whoever reaches it could "
+            f"Refusing to listen on {settings.host} without a token: every client that reaches it could "
             "run code here. Set FLASHPOOL_TOKEN, or FLASHPOOL_HOST=127.0.0.1, or, where the "
             "network itself is guarded, FLASHPOOL_ALLOW_OPEN=yes."
         )

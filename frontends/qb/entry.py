@@ -205,7 +205,7 @@ def _check_purpose(flags: Any) -> None:
 
 
 def _check_api(settings: Settings, flags: Any) -> None:
-    """The SDK's API runs code for whoever reaches it, and knows no token."""
+    """Refuse the SDK's API, which has no token and runs any client's code, on open addresses."""
     if not 0 <= flags.rp_api_port <= _LAST_PORT:
         raise FlagError(f"--rp_api_port {flags.rp_api_port} is not a port")
     if settings.allow_open:
@@ -226,7 +226,7 @@ def _is_realtime() -> bool:
 
 def _open_api(where: str, instead: str) -> OpenServerError:
     return OpenServerError(
-        f"Refusing to serve the SDK's API on {where}: it has no token, and whoever reaches it could "
+        f"Refusing to serve the SDK's API on {where}: it has no token, and every client that reaches it could "
         f"run code here. {instead} or, where the network itself is guarded, set "
         "FLASHPOOL_ALLOW_OPEN=yes."
     )

@@ -32,7 +32,7 @@ class Listening:
     allow_open: bool = setting(
         kind.BOOLEAN,
         "no",
-        "Serve on a non-loopback address without a token: whoever reaches it can run code here.",
+        "Serve on a non-loopback address without a token: every client that reaches the address can run code here.",
     )
     admin_host: str = setting(
         kind.TEXT,
