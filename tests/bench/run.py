@@ -18,7 +18,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT / "tests")]
 
-from bench import app_rows, call_rows, http_rows, pool_rows, queue_rows, resident_rows  # noqa: E402 - found only now
+from bench import (  # noqa: E402 - found only now
+    app_fault_rows,
+    app_rows,
+    app_size_rows,
+    call_rows,
+    http_rows,
+    pool_rows,
+    queue_rows,
+    resident_rows,
+)
 from bench.context import Bench  # noqa: E402
 from bench.figures import Failed, Row, keep, machine, show  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -39,6 +48,15 @@ ROWS: dict[str, Callable[[Bench], Row | list[Row]]] = {
     "queue": queue_rows.overhead,
     "array": pool_rows.arrays,
     "app": app_rows.rates,
+    "app-workers": app_rows.two_workers,
+    "app-deaths": app_fault_rows.deaths,
+    "app-limit": app_fault_rows.overrun,
+    "app-ping": app_fault_rows.ping,
+    "app-worker-memory": app_size_rows.worker_memory,
+    "app-server-memory": app_size_rows.server_memory,
+    "app-isolation": app_size_rows.isolation,
+    "app-unpacking": app_size_rows.unpacking,
+    "app-start": app_size_rows.start,
     "server-memory": http_rows.server_memory,
     "spare-memory": http_rows.spare_memory,
 }

@@ -34,6 +34,16 @@ def test_rows_are_measured_and_kept(tmp_path: Path) -> None:
     assert all(row["value"] > 0 for row in rows)
 
 
+def test_rows_of_deployed_apps_are_measured(tmp_path: Path) -> None:
+    kept = tmp_path / "bench.json"
+    names = ("app-limit", "app-unpacking")
+    only = [part for name in names for part in ("--only", name)]
+    run("run.py", "--rounds", "1", *only, "--json", str(kept))
+    rows = json.loads(kept.read_text())["rows"]
+    assert len(rows) == 3
+    assert all("error" not in row for row in rows)
+
+
 @pytest.mark.parametrize("way", [[], ["--pool"]])
 def test_the_profile_of_a_call_ends_with_the_answer(way: list[str]) -> None:
     table = run("profile_call.py", "--calls", "20", *way).splitlines()

@@ -1,11 +1,18 @@
 """The application that the rows of deployed apps ask, and that their reference serves."""
 
 import asyncio
+import os
+import sys
+import time
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import victims
 
 app = FastAPI()
 
@@ -53,3 +60,52 @@ async def upload(request: Request) -> dict[str, object]:
     async for piece in request.stream():
         size += len(piece)
     return {"success": True, "size": size}
+
+
+class Echo(Response):
+    """The request's body; a `StreamingResponse` reads messages of it itself, to hear of the client's end."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        more = True
+        while more:
+            message = await receive()
+            more = message.get("more_body", False)
+            body = message.get("body", b"")
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+@app.post("/both-ways")
+async def both_ways() -> Echo:
+    return Echo()
+
+
+@app.get("/pid")
+async def pid() -> dict[str, int]:
+    return {"pid": os.getpid()}
+
+
+@app.get("/isolated")
+async def isolated() -> dict[str, bool]:
+    return {"success": True}
+
+
+@app.get("/compute")
+async def compute() -> dict[str, object]:
+    return {"success": True, "sum": sum(n * n for n in range(50_000))}
+
+
+@app.get("/block")
+async def block(seconds: float) -> dict[str, bool]:
+    time.sleep(seconds)
+    return {"success": True}
+
+
+@app.get("/sleep")
+def sleep(path: str) -> None:
+    victims.sleep(path)
+
+
+@app.get("/stubborn")
+async def stubborn(path: str) -> None:
+    victims.stubborn(path)
