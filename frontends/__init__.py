@@ -1,1 +1,3 @@
-"""What speaks to the outside: HTTP, queue jobs, admin listener and command line."""
+"""Everything that talks to the outside: HTTP, jobs of the queue, the admin port and the command
+line.
+"""

@@ -34,5 +34,5 @@ def make_service(settings: Settings, result_limit: int) -> Service:
 
 
 def make_live_routes(service: Service, settings: Settings) -> LiveApi:
-    """What clients of SDK 2.0 find beside ``/execute``."""
+    """Create the routes that clients of SDK 2.0 use beside ``/execute``."""
     return LiveApi(service, settings, os.environ)

@@ -1,11 +1,11 @@
-"""`flashpool serve auto`: which front-end a container is to be, where no image says it.
+"""`flashpool serve auto`: chooses the front-end of a container whose image does not say it.
 
     1. a resource is named: its artifact's manifest says whether it has routes or takes jobs
     2. FLASH_ENDPOINT_TYPE     lb
     3. RUNPOD_RUNTIME_KIND     queue, api, task
     4. RUNPOD_WEBHOOK_GET_JOB  is set where there is a queue; without it, calls come over HTTP
 
-A named resource is never served live, whatever else is set: each front-end looks at that again.
+A named resource is never served as live calls; each front-end checks that again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _log = logging.getLogger(__name__)
 _TYPE: Final = "FLASH_ENDPOINT_TYPE"
 _KIND: Final = "RUNPOD_RUNTIME_KIND"
 _QUEUE: Final = "RUNPOD_WEBHOOK_GET_JOB"
-#: What a pod of the platform listens on where it is not told.
+#: Port of a pod on the platform that sets no other.
 _POD_PORT: Final = "80"
 
 
 class FrontEnd(enum.Enum):
-    """What to start."""
+    """The front-end to start."""
 
     QUEUE = "queue"
     BALANCED = "load-balanced"
@@ -95,9 +95,9 @@ def choose(settings: Settings, environ: MutableMapping[str, str]) -> FrontEnd:
 async def _answer_of(
     settings: Settings, environ: Mapping[str, str], resource: str
 ) -> AnswerForm | None:
-    """What the manifest says; None where it cannot be read and a variable says the same.
+    """Return what the manifest says; None if it cannot be read and a variable says the same.
 
-    That front-end then waits for the artifact, and tells probes what it waits for.
+    That front-end then waits for the artifact, and reports the wait to probes.
     """
     from .apps.errors import AppError
     from .apps.preparation import AppSource

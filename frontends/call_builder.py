@@ -1,4 +1,4 @@
-"""What a request asks for, in the pool's terms: packages, limits, an instance; its call.
+"""Translates a request into a `Call` of the pool: packages, limits, and an instance.
 
 FunctionRequest --> Spec | None, CallLimits, InstanceRequest --> Call
 """
@@ -17,17 +17,19 @@ from .schema import FunctionRequest
 
 
 class CallAdapter(Protocol):
-    """What a generation of the client adds to calls; `Service` knows none of them."""
+    """Adapts calls to a generation of the client; `Service` knows none of them."""
 
     def adapted(self, request: FunctionRequest, call: Call) -> Call:
-        """The call, or a changed copy of it; asked of calls whose source imports something."""
+        """Return the call, or a changed copy; used for calls whose source imports something."""
 
     def again(self, call: Call, outcome: Outcome) -> Call | None:
-        """What to run in place of a call that ended so; None: that is its end."""
+        """Return the call to run in place of one that ended with this outcome; None: the outcome
+        stands.
+        """
 
 
 def label_of(request: FunctionRequest) -> str:
-    """How logs and stats name its call."""
+    """Return the name of the request's call in logs and statistics."""
     return request.function_name or request.class_name or "call"
 
 
@@ -44,7 +46,7 @@ def spec_of(request: FunctionRequest) -> Spec | None:
 
 
 class Defaults:
-    """What counts where a request says nothing."""
+    """The values used for fields that a request leaves out."""
 
     def __init__(self, *, result_limit: int | None, concurrency: int) -> None:
         self.result_limit = result_limit
@@ -96,7 +98,7 @@ class Defaults:
         )
 
     def _want(self, request: FunctionRequest, code: object) -> InstanceRequest | None:
-        """The instance a method is called of; None for one that runs in a process of its own."""
+        """Return the instance of a method call; None for a call in a process of its own."""
         if request.isolation == "call":
             return None
         name = request.class_name or ""
@@ -114,7 +116,9 @@ class Defaults:
 
 
 def _source(request: FunctionRequest) -> bytes:
-    """What is worth compiling ahead of the next call; of a class, its instance is kept."""
+    """Return the source to compile ahead of the next call; empty for classes, whose instances are
+    kept.
+    """
     code = request.function_code
     if request.execution_type != "function" or len(memoryview(code)) > SOURCE_LIMIT:
         return b""
@@ -136,7 +140,7 @@ def _function_key(request: FunctionRequest) -> int:
             bytes(request.function_code),
             bytes(request.class_code),
             bytes(request.modules),
-            # Not their values: what counts is whether imports read them.
+            # Names without values: preloading depends only on whether imports read the variables.
             tuple(sorted(request.env)) if request.env else (),
         )
     )

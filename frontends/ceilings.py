@@ -1,4 +1,4 @@
-"""What an operator lets requests ask for: ceilings over limits, and fields that are forbidden."""
+"""Ceilings over limits of requests, and fields that the operator forbids."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["Ceilings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
-    """None, or nothing forbidden, where requests may ask for anything."""
+    """Values are None, or empty, if requests are not restricted."""
 
     timeout_s: float | None = None
     memory_mb: int | None = None
     gpus: int | None = None
-    #: Of `settings.calls.FORBIDDABLE`.
+    #: Names of features, from `settings.calls.FORBIDDABLE`.
     forbidden: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> Ceilings:
-        """Those that the operator has set."""
+        """Return the ceilings that the settings contain."""
         return cls(
             timeout_s=settings.max_timeout_s,
             memory_mb=settings.max_memory_mb,
@@ -36,7 +36,7 @@ class Ceilings:
         return self != Ceilings()
 
     def check(self, request: FunctionRequest) -> None:
-        """Refuse what goes past a ceiling.
+        """Raise InvalidRequest for a request beyond a ceiling.
 
         Raises:
             InvalidRequest: it names the setting that does not allow it.

@@ -1,7 +1,7 @@
-"""What a request tells of the things that its call changes and that imports read.
+"""Finds what the call of a request changes that imports read, such as environment variables.
 
-`pool.learning` decides by that which zygote the call may come from. Worked out once for a source:
-most requests bring one that came before.
+`pool.learning` uses the result to choose the zygote of a call. The result is cached by source: most
+requests repeat an earlier source.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _TEXT: Final = msgspec.json.Decoder(str)
 
 
 class Changes(NamedTuple):
-    """Of one source: what it touches, and the packages that it imports."""
+    """What one source touches, and the packages that it imports."""
 
     touches: frozenset[str] = frozenset()
     imports: frozenset[str] = frozenset()
 
 
 class Sources:
-    """What is known of sources, by the keys of their functions."""
+    """A cache of `Changes`, by the keys of functions."""
 
     def __init__(self) -> None:
         self.known: OrderedDict[int, Changes] = OrderedDict()
 
     def read(self, request: FunctionRequest, key: int) -> Changes:
-        """What a request touches whose source is not known yet, its variables included."""
+        """Analyse a request whose source is not cached, including its variables."""
         found = self.known[key] = _read(request)
         if len(self.known) > SOURCES:
             self.known.popitem(last=False)

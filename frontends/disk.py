@@ -1,4 +1,4 @@
-"""What is asked of a disk that may hang: in threads that nobody waits for beyond a limit.
+"""Operations on a disk that may hang, in threads that callers wait for only for a limited time.
 
     run(limit_s, what) --> [ queue ] --> a few threads --> its result
          `-- not back in time: `DiskHangs`; what had not begun is not done any more
@@ -22,25 +22,27 @@ __all__ = ["Disk", "DiskHangs"]
 
 T = TypeVar("T")
 
-#: At once: those that hang hold these, and no more.
+#: Threads per disk: operations that hang occupy these, and no more.
 _THREADS: Final = 4
 
 
 class Disk:
-    """One disk, or one place of it. For a loop."""
+    """One disk, or one place on a disk, for code on an event loop."""
 
     def __init__(self) -> None:
         self._threads = DiskThreads("queue-disk", threads=_THREADS)
 
     async def run(self, limit_s: float, what: Callable[[], T]) -> T:
-        """What it returns, or raises; `DiskHangs` when that takes longer."""
+        """Run a function and return its result; raise `DiskHangs` if it takes longer than the
+        limit.
+        """
         try:
             return await asyncio.wait_for(self._threads.run(what), limit_s)
         except asyncio.TimeoutError:
             raise _no_answer(limit_s) from None
 
     def wait(self, limit_s: float, what: Callable[[], T]) -> T:
-        """The same, where there is no loop yet."""
+        """Like `run`, for code without an event loop."""
         try:
             return self._threads.submit(what).result(limit_s)
         except FutureTimeout:

@@ -29,7 +29,7 @@ def check_admin(settings: Settings) -> None:
 
 
 def check_open(settings: Settings) -> None:
-    """The same, and refuse to serve code execution to one."""
+    """Refuse open addresses without a token, for the admin listener and for calls."""
     check_admin(settings)
     if settings.allow_open or settings.token or is_loopback(settings.host):
         return
@@ -47,7 +47,7 @@ def check_open(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     if host == "localhost":
         return True
     with contextlib.suppress(ValueError):

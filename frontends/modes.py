@@ -1,15 +1,15 @@
-"""Which of the four modes a process is to run in: the image says one half, the platform the other.
+"""Chooses between the four modes of a process: the image decides one half, the platform the other.
 
                          queue image (handler.py)        load-balanced image (lb_handler:app)
     live                 no resource is named            no resource is named
     deployed             a resource is named             a resource is named
 
-FLASH_RESOURCE_NAME names it, or RUNPOD_RESOURCE_NAME, which newer clients use. The client never
-changes an image's command, so the variables are all there is to go by. FLASH_ENDPOINT_TYPE says
-which image a deployed endpoint wants, and not every client sets it: so a named resource alone
-decides. A deployed endpoint has its code in its image, and may never run code that others send.
+The resource is in FLASH_RESOURCE_NAME, or in RUNPOD_RESOURCE_NAME, which newer clients use. The
+client never changes an image's command, so only variables can decide. FLASH_ENDPOINT_TYPE says
+which image a deployed endpoint needs, but not every client sets it: so a named resource alone
+decides. A deployed endpoint has its code in its image, and must never run code that clients send.
 
-Only the empty string counts as not set: of two readings, the one that serves nobody is the safe one.
+Only the empty string counts as not set, because refusing live calls is the safe choice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KIND: Final = "FLASH_ENDPOINT_TYPE"
 
 
 class Mode(enum.Enum):
-    """What is served."""
+    """The kind of work that a process serves."""
 
     LIVE_QUEUE = "live queue"
     LIVE_BALANCED = "live load-balanced"
@@ -36,7 +36,7 @@ class ModeError(Exception):
 
 
 def of_queue(environ: Mapping[str, str]) -> Mode:
-    """The mode of the queue image, and of ``flashpool serve qb`` with any of its flags."""
+    """Return the mode of the queue image, and of ``flashpool serve qb`` with any flags."""
     if environ.get(_KIND) == "lb":
         raise ModeError(
             f"{_KIND}=lb asks for a load-balanced endpoint, and this is the queue's "

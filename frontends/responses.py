@@ -3,9 +3,9 @@
     success   {"success":true,"result":"<base64>", ... ,"receipt":{...}}
     failure   {"success":false,"error":"<message + traceback>","error_type": ... }
 
-The result is the largest part and arrives encoded, so a response is put together by
-joining bytes; nothing of it is parsed. The old worker's fields are all there, ours
-(``error_type``, ``exception``, ``details``, ``receipt``) stand beside them.
+The result is the largest part and is already encoded, so a response is built by joining bytes,
+without parsing. All fields of the old worker are present; flashpool adds ``error_type``,
+``exception``, ``details`` and ``receipt``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flashpool.pool.calls import NOWHERE, InstanceRecord, Outcome, Receipt
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.workers.ends import outcomes
 
-#: HTTP status of the refusals; everything else is the result of a call, and 200.
+#: HTTP status of refusals; all other ends are results of a call, and 200.
 STATUS: Final[Mapping[str, int]] = {
     "InvalidRequest": 422,
     "Unauthorized": 401,
@@ -32,11 +32,11 @@ STATUS: Final[Mapping[str, int]] = {
     "PoolClosed": 503,
 }
 
-#: What to do about a module that is not there.
+#: Advice for a module that is not installed.
 _REMEDY: Final = (
     "name the package that provides it in `dependencies`; a file of your own, in `modules`"
 )
-#: The same for a client that sends one file and no others.
+#: The same advice for a client that sends one file and no others.
 _REMEDY_ALONE: Final = (
     "name the package that provides it in the resource's `dependencies`. If it is a file of your "
     "own: a dev session sends the one file that has the function, so its code has to be in that file"
@@ -44,7 +44,7 @@ _REMEDY_ALONE: Final = (
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _ANY_JSON: Final = msgspec.json.Decoder(msgspec.Raw)
 _encode: Final = msgspec.json.encode
-#: The most that a client is told to wait before it sends a request again.
+#: Longest Retry-After, in seconds.
 _LONGEST_RETRY_S: Final = 3600
 
 
@@ -63,7 +63,7 @@ def of_outcome(outcome: Outcome, result_limit: int | None) -> Answer:
     if outcome.error_type is None:
         return Answer(200, _success(outcome))
     status = 200 if outcome.from_user else STATUS.get(outcome.error_type or "", 200)
-    # What was refused before it had an environment cost nothing, and was nowhere.
+    # A request that was refused before it had an environment has no costs and no place.
     body = _failure(outcome, has_receipt=status == 200 or bool(outcome.receipt.environment))
     return Answer(status, body, _retry_after(status, outcome.details))
 
@@ -90,7 +90,7 @@ def _success(outcome: Outcome) -> bytes:
     if outcome.format == "json":
         head, tail = b'{"success":true,"result":null,"json_result":', b',"error":null,"stdout":'
     elif outcome.format == "stream":
-        # Its items are elsewhere. A client must find a result, and finds none in it.
+        # The items were streamed. The client must find a result, and finds an empty list.
         head, tail = b'{"success":true,"result":null,"json_result":[]', b',"error":null,"stdout":'
     else:
         head, tail = b'{"success":true,"result":"', b'","json_result":null,"error":null,"stdout":'
@@ -167,12 +167,12 @@ def _may_stand(body: bytes, form: str) -> bool:
 
 
 def is_base64(text: bytes) -> bool:
-    """Whether it may stand between quotes, as what workers encode."""
+    """Return whether the text may be placed between quotes: base64, as workers encode it."""
     return not text.translate(None, _BASE64)
 
 
 def is_json(text: bytes) -> bool:
-    """Whether it may stand in an answer as it is."""
+    """Return whether the text may be placed in an answer unchanged."""
     try:
         text.decode()
         _ANY_JSON.decode(text)
@@ -190,7 +190,7 @@ def _retry_after(status: int, details: Mapping[str, object]) -> int | None:
     if status != 503:
         return None
     seconds = details.get("retry_after_s")
-    # Only user code that found the worker's channel says a number that is none, or for ever.
+    # Only user code that found the worker's channel writes an invalid or endless number.
     if isinstance(seconds, (int, float)) and 1 < seconds < _LONGEST_RETRY_S:
         return math.ceil(seconds)
     return 1

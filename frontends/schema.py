@@ -1,9 +1,8 @@
-"""What a request may say: the fields of a FunctionRequest, checked without reading it twice.
+"""The fields of a request, checked without parsing the body twice.
 
-Only what the server itself acts on is decoded. Source, arguments and shipped modules stay
-spans of the body (`msgspec.Raw`): their syntax is checked, the worker reads them. So a
-request is refused here for what no worker could do anything with, and user data is
-nowhere turned into objects in the server.
+Only fields that the server acts on are decoded. Source, arguments and shipped modules stay spans of
+the body (`msgspec.Raw`): their syntax is checked here, and the worker reads them. A request is
+refused here if no worker could run it, and the server never turns user data into objects.
 
 Both ends read a body alike: of a key given twice, the last one counts; NaN, Infinity and
 lone surrogates are no JSON. No message repeats what was sent.
@@ -40,7 +39,7 @@ TEXT_LIMIT: Final = 32 * 1024
 
 _MOST: Final = f"at most {COUNT_LIMIT} entries and {TEXT_LIMIT} characters"
 
-#: What stands for a field that is not there.
+#: The value of an absent field.
 NULL: Final = Raw(b"null")
 #: Fields that the worker reads, and what they begin with.
 _LIST: Final = ord("[")
@@ -75,7 +74,7 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     create_new_instance: bool | None = None
     accelerate_downloads: bool | None = None
     serialization_format: str | None = None
-    # Optional fields of ours.
+    # Optional fields that flashpool adds.
     timeout_s: float | None = None
     soft_timeout_s: float | None = None
     memory_mb: int | None = None
@@ -100,7 +99,7 @@ class _Body(FunctionRequest, frozen=True, gc=False):
 
 
 class _Exact(FunctionRequest, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A request with no other fields than ours: what clients send, in one reading."""
+    """A request with only known fields: the usual case, decoded in one pass."""
 
 
 _KNOWN: Final = frozenset(FunctionRequest.__struct_fields__) | {"input"}
@@ -117,7 +116,7 @@ class Decoded(NamedTuple):
     """A request that was checked."""
 
     request: FunctionRequest
-    #: Its own bytes, without a wrapper.
+    #: The request's own bytes, without a wrapper.
     body: bytes
     #: Fields that are ignored, and what was probably meant.
     warnings: tuple[str, ...] = ()
@@ -179,7 +178,7 @@ def _check(request: FunctionRequest) -> None:
         _check_method(request.method_name or "__call__")
     else:
         raise InvalidRequest("execution_type must be function or class")
-    # Most requests have hardly any of what follows: only what is there is looked at.
+    # Most requests have few of these fields: only fields that are present are checked.
     if request.serialization_format is not None:
         _check_format(request)
     for name, opening in _SHAPES:

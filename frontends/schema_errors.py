@@ -1,6 +1,6 @@
-"""What is said of mistakes in a request: msgspec's findings in plain words, misspelt fields.
+"""Messages about errors in a request: msgspec's findings in plain words, misspelt fields.
 
-Nothing here repeats what was sent, apart from names that are close to those of fields.
+Messages repeat nothing of the request, apart from names that are close to those of fields.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _WORDS: Final = {
     "array": "a list",
     "object": "an object",
 }
-#: A name is logged once; whoever sends ever new ones must not fill the memory or the log.
+#: A name is logged once, and their number is bounded: ever new names must not fill memory or log.
 _seen: Final[set[str]] = set()
 _SEEN_LIMIT: Final = 1000
 _NAME_LIMIT: Final = 40
-#: Told of one request.
+#: Largest number of names reported for one request.
 _MOST: Final = 10
 _CLOSE: Final = 0.75
 

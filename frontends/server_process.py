@@ -1,8 +1,8 @@
-"""What the server process does to itself before it runs anybody's code.
+"""Prepares the server's process before any user code runs.
 
-It raises its own limit of open files: that of a shell or a container is often 1,024, and a
-call takes three of them (a client's connection, a channel, an output). Zygotes, calls and
-builds get the limit back with which the server was started.
+The server raises its own limit of open files: the limit of a shell or container is often 1,024, and
+a call uses three (a client's connection, a channel, an output). Zygotes, calls and builds get the
+limit back with which the server was started.
 
 A worker may have the server's uid. It could then read the server's environment (tokens)
 and memory under /proc, or trace it; a process that is not dumpable refuses that, and exec
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
 _OOM_SCORE: Final = -500
-#: From the end of a server to the exit of its process.
+#: Seconds from the end of a server to the exit of its process.
 _EXIT_S: Final = 2.0
 #: A worker's channel and its output; what the server has without calls.
 _OF_A_WORKER: Final = 2
@@ -42,7 +42,7 @@ class TooFewDescriptors(Exception):
 
 
 def raise_descriptors(settings: Settings) -> None:
-    """Have as many descriptors as the slots need, and more where that is allowed.
+    """Raise the limit of descriptors to what the slots need, and further if that is allowed.
 
     Raises:
         TooFewDescriptors: the hard limit is too low.
@@ -58,7 +58,9 @@ def raise_descriptors(settings: Settings) -> None:
 
 
 def descriptors_for(settings: Settings) -> int:
-    """What a server with these settings needs: half of it is for connections."""
+    """Return how many descriptors a server with these settings needs: half of them for
+    connections.
+    """
     workers = settings.slots + settings.spares + settings.instances
     return 2 * (_OF_A_WORKER * workers + _OF_THE_SERVER)
 
@@ -76,16 +78,16 @@ def harden() -> None:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """What asks a server to stop: the first one begins a drain, the second cuts it short.
+    """Return the signals that stop a server: the first begins a drain, the second ends it.
 
-    A terminal that closes sends SIGHUP, unless ``nohup`` and its like had it ignored.
+    A closing terminal sends SIGHUP, unless ``nohup`` or a similar program had it ignored.
     """
     found = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
     return found[:2] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else found
 
 
 def has_terminal() -> bool:
-    """Whether a terminal controls this process: one that closes sends it SIGHUP."""
+    """Return whether a terminal controls this process: a closing terminal sends it SIGHUP."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:
@@ -119,8 +121,8 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 async def _with_an_end(main: Coroutine[Any, Any, None]) -> None:
     """The loop waits for its threads when it closes, Python for others, and neither has a limit.
 
-    One that hangs, in a system call that a volume holds up, would keep a server that has nothing
-    left to do.
+    A thread that hangs in a system call, for example on a volume, would keep a server alive that
+    has nothing left to do.
     """
     await main
     threading.Thread(target=_exit_after, args=(_EXIT_S,), name="exit", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What all front-ends do with a request, whatever carried it.
+"""The steps that all front-ends share from a request to its call.
 
     bytes --prepare--> Prepared --submit--> CallHandle ..outcome.. --answer--> Answer
             |                  |
@@ -33,11 +33,11 @@ _log = logging.getLogger(__name__)
 
 
 class ReloadOutcome(enum.Enum):
-    """What became of a reload of a deployed app."""
+    """The outcome of a reload of a deployed app."""
 
     #: The successor has loaded, and gets all requests.
     RELOADED = "reloaded"
-    #: The artifact is the one that is served already.
+    #: The artifact is the one that is already served.
     UNCHANGED = "unchanged"
     #: The new one cannot be loaded; the old one serves on.
     FAILED = "failed"
@@ -47,7 +47,7 @@ class ReloadOutcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded:
-    """The outcome of a reload, and the sentence for the log and for whoever asked."""
+    """The outcome of a reload, and a sentence for the log and the client."""
 
     outcome: ReloadOutcome
     message: str
@@ -104,7 +104,7 @@ class Service:
         return await self.pool.drain(limit_s)
 
     async def stop(self, reason: str = "the server stops") -> None:
-        """End the pool and everything in it, builds too; returns when all is gone, to everybody."""
+        """Stop the pool, its calls and builds. Every caller returns when all processes are gone."""
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop(reason))
         await asyncio.shield(self._stopping)
@@ -127,12 +127,12 @@ class Service:
 
     @property
     def start_failure(self) -> str:
-        """Why the base environment did not start, as long as no later start went well."""
+        """Return why the base environment did not start, unless a later start succeeded."""
         return "" if self._failure is None or self.pool.ready else str(self._failure)
 
     @property
     def not_ready_reason(self) -> str:
-        """What is wrong, in words, when `health` is 503; or nothing."""
+        """Return why `health` answers 503, or an empty string."""
         if self._failure:
             return f"the base environment does not start: {self._failure}"
         return self.pool.not_ready_reason
@@ -140,7 +140,7 @@ class Service:
     def prepare(self, body: bytes, *, stream: bool = False, request_id: str = "") -> Prepared:
         """The call a request asks for; ``request_id``: what its caller calls it.
 
-        With ``stream``, a generator function's items go to whoever watches the call, one by one.
+        With ``stream``, the items of a generator function go to the call's watcher one by one.
         """
         if self.pool.draining:
             raise Overloaded("The server is draining and accepts no new calls", retry_after_s=1)
@@ -172,6 +172,6 @@ class Service:
             self._keeper.failed(call, call_id, outcome)
 
     def _again(self, call: Call, outcome: Outcome) -> Call | None:
-        """What a generation of the client runs in place of a call that ended so."""
+        """Return the call that a generation of the client runs in place of one that ended so."""
         found = (adapter.again(call, outcome) for adapter in self._adapters)
         return next((one for one in found if one is not None), None)

@@ -1,4 +1,4 @@
-"""How a server stops: the first signal begins a drain, the second cuts it short.
+"""Stops a server: the first signal begins a drain, the second ends it.
 
     first signal --> drain --(nothing is left | FLASHPOOL_DRAIN_S | second signal)--> stop
 
@@ -81,7 +81,7 @@ class Shutdown:
         return int(self._service.pool.stats().outcomes.get("Cancelled", 0))
 
     def _requests(self) -> int:
-        """Of apps: they are no calls, and have no outcome."""
+        """Count requests of apps separately: they are not calls, and have no outcome."""
         apps = self._service.pool.stats().apps
         return sum(worker.requests for app in apps for worker in app.workers)
 

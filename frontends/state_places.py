@@ -1,4 +1,4 @@
-"""Where a server keeps what outlives it, and the key that such things are signed with.
+"""The folder for state that outlives a server, and the key that signs such state.
 
 state: FLASHPOOL_STATE_DIR, else <volume>/flashpool, else <local>/flashpool
 key:   of FLASHPOOL_VOLUME_KEY, else of RUNPOD_AI_API_KEY, which no call sees; else <local>/reports.key
@@ -27,16 +27,16 @@ from .disk import Disk, DiskHangs
 
 _log = logging.getLogger(__name__)
 
-#: The folder of ours on a volume, or in a cache directory.
+#: flashpool's folder on a volume, or in a cache directory.
 OURS: Final = "flashpool"
-#: Seconds that a volume may take to say whether it is there.
+#: Seconds that a volume may take to answer whether it exists.
 _ANSWER_S: Final = 10.0
 _KEY: Final = "reports.key"
 _KEY_BYTES: Final = 32
 
 
 def state_folder(settings: Settings) -> Path:
-    """Where this server keeps what outlives it."""
+    """Return the folder of state that outlives this server."""
     if settings.state_dir is not None:
         return Path(settings.state_dir)
     volume = volume_of(settings)
@@ -53,7 +53,7 @@ def _local_folder(settings: Settings) -> Path:
 
 
 def volume_of(settings: Settings) -> Path | None:
-    """The volume, if there is one."""
+    """Return the volume, or None."""
     if settings.volume is not None:
         return Path(settings.volume)
     return DEFAULT_VOLUME if _answered(DEFAULT_VOLUME, Path.is_dir) else None
@@ -69,7 +69,7 @@ def _may_be_written(path: Path) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _answered(path: Path, what: Callable[[Path], bool]) -> bool:
-    """What a volume says of itself; one that hangs counts as none, and is asked once."""
+    """Return the volume's answer; a volume that hangs counts as absent, and is asked once."""
     try:
         return Disk().wait(_ANSWER_S, partial(what, path))
     except DiskHangs as error:
@@ -78,7 +78,7 @@ def _answered(path: Path, what: Callable[[Path], bool]) -> bool:
 
 
 def signing_key(settings: Settings, purpose: bytes) -> bytes:
-    """A key for one use only: nobody learns from a signature what the key was made of."""
+    """Derive a key for one purpose: a signature reveals nothing about the secret behind the key."""
     known = settings.volume_key or os.environ.get("RUNPOD_AI_API_KEY", "")
     secret = known.encode("utf-8", "surrogateescape") or _machine_key(_local_folder(settings))
     return hmac.new(secret, purpose, hashlib.sha256).digest()
@@ -88,7 +88,7 @@ def _machine_key(folder: Path) -> bytes:
     files = Folder(folder.parent, folder.name, mode=0o700)
     try:
         with files.opened(make=True) as handle:
-            # Of two workers that start at once, the second has the first one's.
+            # If two workers start at once, the second uses the key that the first created.
             fcntl.flock(handle, fcntl.LOCK_EX)
             if (found := _private(files)) is not None:
                 return found
@@ -101,7 +101,7 @@ def _machine_key(folder: Path) -> bytes:
 
 
 def _private(files: Folder) -> bytes | None:
-    """What nobody else may have written, or read."""
+    """Return the key if no other user can read or write its file, else None."""
     status = files.status(_KEY)
     if status is None or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         return None

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class AdminApp:
-    """One request at a time through the gate, then to its route."""
+    """Pass each request through the gate, then to its route."""
 
     def __init__(self, served: Served, gate: Gate) -> None:
         self._gate = gate

@@ -2,7 +2,7 @@
 
     --admin URL | FLASHPOOL_ADMIN_URL | the one server that runs here | FLASHPOOL_ADMIN_HOST, _PORT
 
-The token is FLASHPOOL_ADMIN_TOKEN (or _FILE), else the one that a server of this user made.
+The token is FLASHPOOL_ADMIN_TOKEN (or _FILE), else the one that a server of this user created.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AdminUnreachable(Exception):
 
 
 class AdminRefused(Exception):
-    """The listener answered with an error; the message is its own."""
+    """The listener answered with an error; the message is the listener's."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(status, detail)
@@ -39,10 +39,12 @@ class AdminRefused(Exception):
 
 
 class AdminClient:
-    """One listener to ask; a connection for each request."""
+    """Queries one admin listener, with a new connection for each request."""
 
     def __init__(self, url: str, token: str | None, *, guessed: bool = False) -> None:
-        """``guessed``: the token may be that of another server, and goes where it is none."""
+        """``guessed``: the token may belong to another server; if the listener refuses the token,
+        the client continues without one.
+        """
         self.url = url.rstrip("/")
         self._token = token
         self._guessed = guessed
@@ -60,11 +62,11 @@ class AdminClient:
         return cls(address, state_files.kept_token(settings), guessed=True)
 
     def get(self, path: str) -> Any:
-        """What a path holds: its JSON."""
+        """Return the JSON that a path answers with."""
         return self.ask("GET", path)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """One request; the JSON of its answer, None where that is empty.
+        """Send one request; return the JSON of its answer, or None if the answer is empty.
 
         Raises:
             AdminRefused: the answer is an error.

@@ -1,4 +1,4 @@
-"""Who may ask what of the admin listener. Decides only; `app` asks it.
+"""Decides which requests to the admin listener are allowed; `app` asks for each.
 
 | guard | loopback listener | open listener |
 |---|---|---|
@@ -10,10 +10,10 @@ Calls reach loopback addresses, too, and must neither drain the server nor read 
 output: so what changes something, or shows what calls wrote, needs the token everywhere. A wrong
 token is refused wherever it is sent.
 
-Web pages: a browser lets any page send requests to any address. It says from which page they come
-(``Origin``, ``Sec-Fetch-Site``), unless the page's own name was made to lead to this machine (DNS
-rebinding): then the name that it asked for (``Host``) is that of the page. A page like that has no
-token, so a listener on loopback looks at ``Host`` where no token is sent, and at ``Origin`` always.
+Web pages: a browser lets any page send requests to any address. The browser names the page's origin
+(``Origin``, ``Sec-Fetch-Site``), except after DNS rebinding, where the page's own name resolves to
+this machine: then ``Host`` is the page's name. Such a page has no token. A listener on loopback
+therefore checks ``Host`` if the request has no token, and always checks ``Origin``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SAFE: Final = frozenset({"GET", "HEAD"})
 
 
 class Guard(enum.Enum):
-    """What a route asks of whoever uses it."""
+    """The credential that a route demands."""
 
     PROBE = "probe"
     READ = "read"
@@ -40,7 +40,7 @@ class Guard(enum.Enum):
 
 
 class Credential(enum.Enum):
-    """What a request brought."""
+    """The credential that a request carries."""
 
     NONE = "no token"
     TOKEN = "the token"  # noqa: S105 - a word
@@ -87,7 +87,7 @@ class Gate:
         self._open = is_open
 
     def credential(self, headers: Mapping[str, str]) -> Credential:
-        """What the request brought."""
+        """Return the kind of credential that the request carries."""
         if "authorization" in headers:
             scheme, _, given = headers["authorization"].partition(" ")
             right = scheme.lower() == _BEARER and self.is_token(given.strip())
@@ -97,7 +97,7 @@ class Gate:
         return Credential.NONE
 
     def is_token(self, given: str) -> bool:
-        """Whether it is the admin token."""
+        """Return whether a text is the admin token."""
         return self.sessions.equal(given, self._token)
 
     def refusal(self, method: str, headers: Mapping[str, str]) -> Refusal | None:
@@ -111,7 +111,7 @@ class Gate:
         return _FOREIGN if _is_foreign(method, headers, host) else None
 
     def guarded(self, guard: Guard, headers: Mapping[str, str]) -> Refusal | None:
-        """Why a route of that guard is not for this request; None: it is."""
+        """Return why a request may not use a route with that guard, or None if it may."""
         if guard is Guard.PROBE:
             return None
         if guard is Guard.READ and (self._loopback or self._open):

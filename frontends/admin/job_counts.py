@@ -10,12 +10,12 @@ class JobsStats:
     """Jobs since the start: ``taken`` is the sum of ``running``, ``done`` and ``failed``."""
 
     taken: int
-    #: Until its report is made; it may wait for a slot, or for its environment.
+    #: Jobs without a report, including those that wait for a slot or an environment.
     running: int
     done: int
-    #: Those whose report has an error, whoever made it.
+    #: Jobs whose report has an error, raised by the job or by flashpool.
     failed: int
-    #: Made, and not yet taken by the platform.
+    #: Reports that the platform has not accepted yet.
     reports_waiting: int
 
 
@@ -28,14 +28,14 @@ class JobCounts:
         self.taken = self.done = self.failed = 0
 
     def ended(self, *, failed: bool) -> None:
-        """One that was taken has its report."""
+        """Count the end of a job: its report exists."""
         if failed:
             self.failed += 1
         else:
             self.done += 1
 
     def stats(self, reports_waiting: int) -> JobsStats:
-        """All of it, as it is now."""
+        """Return the counters as they are now."""
         return JobsStats(
             taken=self.taken,
             running=self.taken - self.done - self.failed,

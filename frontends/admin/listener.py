@@ -1,7 +1,7 @@
 """The admin listener's life: a socket bound early, a token, and a server on the pool's loop.
 
-It shares the supervisor's loop, and so needs no lock: a snapshot is taken between two events.
-What takes longer is encoded in threads, and a slow reader holds nothing but its own connection.
+The listener shares the supervisor's loop, and so needs no lock: a snapshot is taken between two
+events. Large answers are encoded in threads, and a slow reader blocks only its own connection.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 def bind_admin(settings: Settings) -> Iterator[socket.socket | None]:
     """The admin socket, None where it is switched off; closed at the end.
 
-    The default port gives way to a free one when it is taken.
+    Without FLASHPOOL_ADMIN_PORT, a free port replaces the default port if that is in use.
     """
     sock = open_socket(settings)
     try:
@@ -44,7 +44,7 @@ def bind_admin(settings: Settings) -> Iterator[socket.socket | None]:
 
 
 def open_socket(settings: Settings) -> socket.socket | None:
-    """The same; whoever asks closes it."""
+    """Bind a socket for the admin listener; the caller closes it."""
     if settings.admin_port is None:
         return None
     try:
@@ -57,12 +57,12 @@ def open_socket(settings: Settings) -> socket.socket | None:
 
 
 def stats_url(sock: socket.socket | None) -> str:
-    """Where the figures are, for people."""
+    """Return the URL of the statistics, for people."""
     return "off" if sock is None else f"{url(sock)}/stats"
 
 
 class Admin:
-    """One admin listener. Without a socket there is none, and nothing happens."""
+    """One admin listener. Without a socket nothing is served, and `start` does nothing."""
 
     def __init__(self, served: Served, sock: socket.socket | None) -> None:
         self._served = served
@@ -103,7 +103,7 @@ class Admin:
 
 
 def _token(settings: Settings) -> str:
-    """The one that is set, or one that is made now and kept."""
+    """Return the token that is set, else the one kept in the state directory, which may be new."""
     if settings.admin_token:
         return settings.admin_token
     try:

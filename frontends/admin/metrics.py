@@ -1,6 +1,7 @@
 """The stats document as Prometheus metrics: the same figures, so that both always agree.
 
-Labels are bounded: outcomes, phases, states, devices and places. No name that a user chose is one.
+Labels are bounded: outcomes, phases, states, devices and places. No label holds a name that a user
+chose.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ def render(stats: StatsDocument, accept: str) -> tuple[bytes, str]:
 
 
 class _OfDocument(Collector):
-    """One document, as families of metrics."""
+    """Converts one stats document to families of metrics."""
 
     def __init__(self, stats: StatsDocument) -> None:
         self._stats = stats
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing ahead: the registry need not look for names that collide."""
+        """Return nothing: the registry need not search for names that collide."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All families."""
+        """Yield all families."""
         stats = self._stats
         yield from _server(stats)
         yield from _calls(stats)

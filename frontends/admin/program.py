@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class AdminServer:
-    """An admin listener beside a pool; ends with `close`, or with the pool."""
+    """An admin listener of a pool. It stops with `close`, or with the pool."""
 
     def __init__(self, pool: Pool, settings: Settings, sock: socket.socket) -> None:
         self.url: Final = url(sock)
-        # It is started, as by a first call.
+        # The pool starts here, as it would with a first call.
         self._attachments = pool._pool()._engine_to_submit().attachments
         self._admin: Admin | None = None
         self._settings = settings
@@ -49,7 +49,7 @@ class AdminServer:
         return self._admin
 
     def close(self) -> None:
-        """Stop to serve; the pool goes on."""
+        """Stop serving; the pool continues."""
         admin, self._admin = self._admin, None
         if admin is not None:
             self._attachments.detach(admin)
@@ -70,7 +70,7 @@ class AdminServer:
 
 
 def serve(pool: Pool, *, host: str | None = None, port: int | None = None) -> AdminServer:
-    """Serve figures, probes and the page of a pool, on loopback unless told otherwise.
+    """Serve statistics, probes and the page of a pool, by default on loopback.
 
     ``host`` and ``port`` go before FLASHPOOL_ADMIN_HOST and FLASHPOOL_ADMIN_PORT; port 0 is a
     free one. The token is FLASHPOOL_ADMIN_TOKEN, or is made and kept as a server does it.

@@ -1,4 +1,4 @@
-"""What an admin listener shows: one server, or one program with a `Pool`."""
+"""The server, or the program with a `Pool`, that an admin listener shows."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ _DIGEST: Final = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Handlers get at everything through this; all of it lives on the listener's loop."""
+    """Gives handlers access to the pool and its settings. Everything in it is used on the
+    listener's loop.
+    """
 
     pool: Backend
     settings: Settings
     #: ``live`` (/execute), ``queue`` (jobs), ``app`` (a deployed app), ``program`` (a `Pool`).
     mode: Mode
-    #: None in a program.
+    #: The service of a server; None in a program.
     service: Service | None = None
-    #: Jobs of the queue; None where there are none, as in every other mode.
+    #: Returns the counters of the queue's jobs; None in other modes.
     jobs: Callable[[], JobsStats] | None = None
     #: Seconds since 1970.
     started_at: float = field(default_factory=time.time)
-    #: The listener stops: answers that have no end of their own end now.
+    #: Set when the listener stops: endless answers, such as event streams, end.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod

@@ -15,13 +15,13 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 COOKIE: Final = "flashpool_admin"
-#: Seconds a session lasts, and how many there are at once; the oldest goes.
+#: Lifetime of a session in seconds, and how many may exist; the oldest is dropped.
 LIFE_S: Final = 12 * 3600
 MOST: Final = 64
 
 
 class Sessions:
-    """Those of one listener."""
+    """The sessions of one listener."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -42,14 +42,14 @@ class Sessions:
         return f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
 
     def knows(self, cookies: str) -> bool:
-        """Whether a ``Cookie`` header names a session that lasts."""
+        """Return whether a ``Cookie`` header names a session that has not expired."""
         # Digests are looked up: how long that takes tells nothing of the values.
         end = self._ends.get(_digest(value)) if (value := _value(cookies)) else None
         return end is not None and end > self._now()
 
     @staticmethod
     def equal(given: str, right: str) -> bool:
-        """Whether two secrets are one, in the same time whatever they have in common."""
+        """Compare two secrets in constant time."""
         return hmac.compare_digest(given.encode(), right.encode())
 
 

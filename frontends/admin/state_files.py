@@ -1,10 +1,10 @@
-"""What an admin listener keeps on the machine's own disk, so that commands here find it.
+"""Files of admin listeners on the local disk, with which commands find a listener and its token.
 
     <state>/admin/token                the token that was made at the first start; mode 0600
     <state>/admin/<pid>-<port>.json    where a listener is; removed when it stops
 
 ``<state>`` is `FLASHPOOL_STATE_DIR`, else ``flashpool`` in `FLASHPOOL_LOCAL_DIR`, else in the
-user's cache directory. Never the volume: other machines share that.
+user's cache directory. It is never on the volume, which other machines share.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminAddress:
-    """Where the admin listener of a process is."""
+    """Address and process of an admin listener."""
 
     pid: int
     url: str
@@ -66,7 +66,7 @@ def made_token(settings: Settings) -> tuple[str, bool]:
     """
     files = _files(settings)
     with files.opened(make=True) as handle:
-        # Of two servers that start at once, the second has the first one's.
+        # If two servers start at once, the second uses the token that the first created.
         fcntl.flock(handle, fcntl.LOCK_EX)
         if (found := _private(files)) is not None:
             return found, False
@@ -76,7 +76,7 @@ def made_token(settings: Settings) -> tuple[str, bool]:
 
 
 def kept_token(settings: Settings) -> str | None:
-    """The token that a server of this user made, if there is one."""
+    """Return the token that a server of this user created, or None."""
     try:
         return _private(_files(settings))
     except OSError:
@@ -84,7 +84,7 @@ def kept_token(settings: Settings) -> str | None:
 
 
 def _private(files: Folder) -> str | None:
-    """What nobody else may have written, or read."""
+    """Return the token if no other user can read or write its file, else None."""
     status = files.status(_TOKEN)
     if status is None or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         return None
@@ -93,7 +93,7 @@ def _private(files: Folder) -> str | None:
 
 
 def announce(settings: Settings, address: AdminAddress) -> None:
-    """Say where the listener is; that this cannot be kept is no reason not to serve."""
+    """Write down where the listener is. A failure is ignored: the listener serves all the same."""
     try:
         _files(settings).write(_name(address), [msgspec.json.encode(address)])
     except OSError as error:
@@ -101,7 +101,7 @@ def announce(settings: Settings, address: AdminAddress) -> None:
 
 
 def withdraw(settings: Settings, address: AdminAddress) -> None:
-    """The listener is no more."""
+    """Remove the file of a listener that has closed."""
     with contextlib.suppress(OSError):
         _files(settings).remove(_name(address))
 
@@ -111,7 +111,7 @@ def _name(address: AdminAddress) -> str:
 
 
 def addresses(settings: Settings) -> list[AdminAddress]:
-    """Of the listeners that are there, the latest first; what is left of others is removed."""
+    """Return the addresses of running listeners, the latest first, and remove files of others."""
     return sorted(_addresses(settings), key=lambda one: one.started_at, reverse=True)
 
 

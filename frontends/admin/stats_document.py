@@ -1,7 +1,7 @@
 """The document of ``GET /stats``: the pool's figures, and whose they are.
 
-`VERSION` counts changes that a reader must know of: a field that goes, or means something else.
-A new field does not change it. The JSON Schema is made of the dataclasses themselves.
+`VERSION` counts changes that break readers: a field that is removed or changes its meaning. A new
+field does not change it. The JSON Schema is derived from the dataclasses.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ServerStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatsDocument(PoolStats):
-    """All figures of one server, as they are at one moment."""
+    """All figures of one server at one moment."""
 
     schema_version: int
     server: ServerStats
@@ -52,7 +52,7 @@ class StatsDocument(PoolStats):
 
 
 def document(served: Served, storage: Storage, *, with_output: bool) -> StatsDocument:
-    """All of it now. ``with_output``: whoever asks may read what failed calls wrote."""
+    """Return a snapshot. ``with_output``: the reader may see the output of failed calls."""
     pool = served.pool.stats()
     parts = {field.name: getattr(pool, field.name) for field in dataclasses.fields(pool)}
     if not with_output:
@@ -77,7 +77,9 @@ def document(served: Served, storage: Storage, *, with_output: bool) -> StatsDoc
 
 
 def with_memory(stats: StatsDocument) -> StatsDocument:
-    """The same, with the memory of zygotes. In a thread: the kernel visits each page for it."""
+    """Return the document with the memory of zygotes. Call it in a thread: the kernel visits every
+    page.
+    """
     zygotes = [
         one if one.pid is None else dataclasses.replace(one, pss_bytes=proportional(one.pid))
         for one in stats.zygotes

@@ -1,7 +1,8 @@
-"""How much room there is on the disks of environments.
+"""Free space on the disks of environments.
 
-A volume that hangs holds whoever asks it, for ever. So one thread asks, nobody waits for it, and
-what it found last is shown with its age: an age that grows says that the volume hangs.
+A volume that hangs blocks every reader indefinitely. One thread therefore queries the disks and
+nothing waits for it. The latest answer is shown with its age: a growing age means that the disk
+hangs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class StorageStats:
 
 
 class Storage:
-    """Asks when somebody looks, and the latest answer is old."""
+    """Queries the disks when figures are requested and the latest answer is old."""
 
     def __init__(self, places: Mapping[str, Path]) -> None:
         self._places = dict(places)

@@ -1,1 +1,1 @@
-"""Deployed apps: their artifacts, manifests, what they need and the limits of their routes."""
+"""Deployed apps: artifacts, manifests, environments of apps, and limits of their routes."""

@@ -1,11 +1,11 @@
-"""What an artifact lacks: the Python it wants, and packages beside those that it brings.
+"""What an app needs beyond its artifact: a version of Python, and further packages.
 
     runpod_flash/__init__.py   __version__ -> runpod-flash==<version>: it comes without metadata
     *.dist-info                what is brought -> a constraint each; not installed once more
     the operator's settings    what `flash build` leaves out, torch and its like
 
-The artifact's versions constrain those beside it: a pydantic of last year beside the newest fastapi
-does not import. Pure, but for the names and the one file that it reads.
+The artifact's versions constrain the further packages: an old pydantic and the newest fastapi, for
+example, do not work together. The module only reads names and one file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def wanted_environment(folder: Path, python: str, further: Iterable[str]) -> App
 def requirements_beside(
     brought: dict[str, str], client: str, further: Iterable[str]
 ) -> tuple[str, ...]:
-    """What is installed beside packages that are brought; dependencies come by themselves."""
+    """Return the requirements to install beside packages of the artifact; uv adds their
+    dependencies.
+    """
     # Even where the artifact brings the client's metadata, its dependencies are asked for: it may
     # have been built without some of them.
     wanted = [f"{_CLIENT}=={client}"]
@@ -87,7 +89,7 @@ def brought_packages(names: Iterable[str]) -> dict[str, str]:
 
 
 def client_version(folder: Path) -> str:
-    """The literal ``__version__`` of the bundled client; empty when there is none."""
+    """Return the literal ``__version__`` of the bundled client, or an empty string."""
     try:
         source = read_regular(folder / _CLIENT_FILE, _MOST_BYTES)
         tree = ast.parse(source)

@@ -1,4 +1,6 @@
-"""An app that somebody serves by hand, from a directory or an archive: which contract, which resource."""
+"""Chooses contract and resource of an app that is served without a platform, from a directory or an
+archive.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ __all__ = ["chosen_resource", "contract_by_hand"]
 
 
 def contract_by_hand(folder: Path, environ: Mapping[str, str]) -> Contract:
-    """By its manifest; without one that is known, its handlers are served; blocking."""
+    """Choose by the manifest; without a known manifest, serve the handlers in the
+    folder. Blocking.
+    """
     found = contract_of(folder, environ)
     return found if (folder / found.MANIFEST).exists() else HandlerFolder()
 

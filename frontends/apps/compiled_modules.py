@@ -3,8 +3,8 @@
     numpy/core/_multiarray.cpython-312-x86_64-linux-gnu.so   says Python 3.12 on x86_64 Linux
     numpy-2.1.0.dist-info/WHEEL: Tag: cp312-cp312-...        says the same of a whole package
 
-They refuse nothing, for some packages carry a module for several Pythons on purpose. But a load
-that fails is told about with them: the packages' own words seldom speak of another Python.
+Such modules refuse nothing, because some packages deliberately carry a module for several Pythons.
+If loading fails, the failure mentions them: the packages' own errors seldom mention another Python.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def find_foreign(folder: Path, python: str) -> list[ForeignModule]:
 
 
 def foreign_modules(files: Iterable[str], python: str, machine: str = "") -> list[ForeignModule]:
-    """Those of which no variant fits a Python such as ``3.12``, on Linux and this processor."""
+    """Return modules without a variant for a Python such as ``3.12``, on Linux and this
+    processor.
+    """
     machine = machine or platform.machine()
     variants: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for file in files:
@@ -100,7 +102,7 @@ def _tag_fits(tag: str, python: str) -> bool:
 
 
 def explain_foreign(found: Iterable[ForeignModule], python: str) -> str:
-    """One sentence; empty when there is nothing to say."""
+    """Return one sentence about such modules, or an empty string."""
     found = list(found)
     if not found:
         return ""

@@ -6,8 +6,8 @@
                                         entry        a file and a name in it
                                         answer       the form its answers take
 
-What runs, limits, logs and streams an app knows these four and no format. A contract is one module
-with a class such as `Contract`; `generations` is the one place that chooses.
+Code that runs, limits, logs and streams an app knows these four values and no format. A contract is
+one module with a class such as `Contract`; only `generations` chooses between contracts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class EntryKind(enum.Enum):
-    """What the name in the entry's file stands for."""
+    """What kind of object an entry's name refers to."""
 
     #: A function that takes a job.
     HANDLER = "handler"
@@ -53,18 +53,20 @@ class AnswerForm(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppEntry:
-    """Where execution begins. The file is loaded by its path: its name need not be a module's."""
+    """Where execution begins. The file is loaded by its path: its name may be no valid
+    module name.
+    """
 
     kind: EntryKind
     file: Path
     attribute: str
     #: Jobs that run together, at most; of no meaning for HTTP.
     concurrency: int
-    #: Whether the application offers ``POST /execute``, which has to be taken out of it.
+    #: Whether the application offers ``POST /execute``, which is removed from it.
     has_execute: bool
     #: A module of the runtime's that finds the application, in place of the file.
     module: str = ""
-    #: What that module is told, in variables that it takes away.
+    #: Variables that configure that module; it removes them from the environment.
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -80,13 +82,13 @@ class AppEnvironment:
 
     @property
     def brought(self) -> frozenset[str]:
-        """Names of the packages that the folder brings, and that are not installed beside it."""
+        """Names of the packages that the folder contains, which are not installed again."""
         return frozenset(line.partition("==")[0] for line in self.constraints)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredFunction:
-    """A function or class that the resource serves, for whoever lists or wraps it."""
+    """A function or class that the resource serves, for code that lists or wraps it."""
 
     name: str
     module: str
@@ -96,7 +98,7 @@ class DeclaredFunction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployedApp:
-    """One resource of one artifact, ready to be loaded."""
+    """One resource of an artifact, ready to be loaded."""
 
     resource: str
     source: Path
@@ -123,7 +125,7 @@ class ResourceSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactSummary:
-    """What people want to know of an artifact before anything of it runs."""
+    """Facts about an artifact that can be shown before any of its code runs."""
 
     manifest: str
     format: str
@@ -134,7 +136,7 @@ class ArtifactSummary:
 
 
 class Contract(Protocol):
-    """What a module of a generation provides."""
+    """The interface of a module for one generation of the client."""
 
     #: The file by which its artifacts are known.
     MANIFEST: str

@@ -35,7 +35,7 @@ __all__ = [
 class AppError(Exception):
     """A deployed app cannot be served."""
 
-    #: Whether trying again, with everything as it is, may end differently.
+    #: Whether another attempt, with unchanged files, may succeed.
     passes: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
@@ -47,7 +47,7 @@ class AppError(Exception):
 
 
 class ArtifactMissing(AppError):
-    """There is no archive."""
+    """The archive does not exist."""
 
     passes = True
 
@@ -59,7 +59,7 @@ class ArtifactIncomplete(AppError):
 
 
 class ArtifactRefused(AppError):
-    """The archive holds what no artifact may hold; nothing of it is used."""
+    """The archive contains something that no artifact may contain; nothing in it is used."""
 
 
 class UnpackingFailed(AppError):
@@ -69,13 +69,13 @@ class UnpackingFailed(AppError):
 
 
 class UnpackingStopped(AppError):
-    """Unpacking was given up because this process is about to leave."""
+    """Unpacking stopped because this process is about to exit."""
 
     passes = True
 
 
 class AppDirectoryRefused(AppError):
-    """The directory that is to be served as it is holds no app."""
+    """The directory that was named as an unpacked app contains no app."""
 
 
 class ManifestRefused(AppError):
@@ -83,7 +83,7 @@ class ManifestRefused(AppError):
 
 
 class ResourceRefused(AppError):
-    """There is no such resource, or the app lacks its handler."""
+    """The manifest lacks the resource, or the app lacks its handler."""
 
 
 class NoAnswer(Exception):

@@ -5,8 +5,8 @@
     <folder>/runpod_flash/             the client, without its metadata
     <folder>/*.dist-info/              the packages that the artifact brings
 
-An application of the user's own takes the place of the generated one where ``FLASH_MAIN_FILE`` names
-its file, and ``FLASH_APP_VARIABLE`` the name in it.
+An application of the user's own replaces the generated one if ``FLASH_MAIN_FILE`` names its file,
+and ``FLASH_APP_VARIABLE`` the variable in that file.
 """
 
 from __future__ import annotations
@@ -144,12 +144,14 @@ def _checked(folder: Path, resource: Resource, name: str, attribute: str, *, own
 
 
 def _is_below(path: Path, folder: Path) -> bool:
-    """Whether it lies in the folder: by its name, and by what links make of it."""
+    """Return whether a path is inside the folder, by its name and after links are resolved."""
     return ".." not in path.parts and path.resolve().is_relative_to(folder.resolve())
 
 
 def _may_bind(path: Path, name: str) -> bool:
-    """Whether a module may have that name, by its source; unsure is yes: loading it will tell."""
+    """Return whether a module may define the name, judged by its source; True if that
+    is uncertain.
+    """
     try:
         source = read_regular(path, _MOST_BYTES).decode()
         table = symtable.symtable(source, str(path), "exec")

@@ -16,7 +16,7 @@ __all__ = ["contract_of"]
 def contract_of(folder: Path, environ: Mapping[str, str]) -> Contract:
     """The contract of an unpacked artifact, known by its manifest; blocking.
 
-    Where there is no manifest that is known, the oldest one says what there is instead.
+    Without a known manifest, the oldest contract reports what it found instead.
     """
     contracts: tuple[Contract, ...] = (FlashContract(environ), SdkContract(environ))
     for contract in contracts:

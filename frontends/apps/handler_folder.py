@@ -1,4 +1,5 @@
-"""A folder with handlers and no manifest, which somebody serves by hand: nothing says what it needs.
+"""A folder with handlers and no manifest, which is served by hand. Nothing lists the packages it
+needs.
 
 <folder>/handler_<name>.py     `app`, an ASGI application; as in an artifact of `flash build`
 """

@@ -1,4 +1,4 @@
-"""Look at an artifact without starting anything of it: what `flashpool check` tells.
+"""Inspects an artifact without running its code, for `flashpool check`.
 
 DIR or archive -> Inspection: the summary, and for each resource what stands in its way or not
 """
@@ -33,7 +33,7 @@ __all__ = ["EnvironmentLook", "Inspected", "Inspection", "inspect", "unpacked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentLook:
-    """What became of the search for an interpreter and packages, for some of the resources."""
+    """Result of the search for an interpreter and packages, for some of the resources."""
 
     environment: AppEnvironment
     python: Path | None
@@ -46,7 +46,7 @@ class EnvironmentLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected:
-    """One resource."""
+    """What is known of one resource."""
 
     name: str
     app: DeployedApp | None = None
@@ -59,7 +59,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """All of an artifact, or one resource of it."""
+    """What is known of an artifact, or of one resource in it."""
 
     summary: ArtifactSummary
     resources: tuple[Inspected, ...]
@@ -73,7 +73,8 @@ class Inspection:
 
 @contextmanager
 def unpacked(target: Path, settings: Settings) -> Iterator[Path]:
-    """The folder of a target: itself, or what its archive holds, for as long as this lasts.
+    """Provide the folder of a target during the context: the folder itself, or an archive's
+    contents.
 
     Raises:
         AppError: it is no archive that would be served.
@@ -92,7 +93,7 @@ def unpacked(target: Path, settings: Settings) -> Iterator[Path]:
 async def inspect(
     folder: Path, settings: Settings, environ: Mapping[str, str], resource: str = ""
 ) -> Inspection:
-    """Look at one resource, or at all.
+    """Inspect one resource, or all of them.
 
     Raises:
         AppError: the manifest cannot be read, or has no such resource.

@@ -3,10 +3,10 @@
     Manifest -- resources --> Resource -- functions --> ManifestFunction
             `-- routes of a resource -> DeclaredRoute
 
-Tolerant: what is missing is empty, what is unknown is not read, and what the client is known to get
-wrong decides nothing (``is_async`` is true of every queue function, ``imageName`` names another
-Python). What decides something is checked for the resource that is served, see `Resource.check`:
-the mistakes of a neighbour are none of its business.
+The reader is tolerant: missing fields are empty, unknown fields are ignored, and fields that the
+client is known to get wrong decide nothing (``is_async`` is true for every queue function,
+``imageName`` names another Python). Fields that decide something are checked only for the resource
+that is served (`Resource.check`): an error in another resource does no harm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .regular_files import read_regular
 __all__ = ["NAME", "DeclaredRoute", "Manifest", "ManifestFunction", "Resource", "read_manifest"]
 
 NAME: Final = "flash_manifest.json"
-#: Of the pre-releases of the client's second generation.
+#: Manifest of the pre-releases of the client's second generation.
 OTHER_NAME: Final = "runpod_manifest.json"
 _MOST_BYTES: Final = 16 << 20
 _MOST_CONCURRENCY: Final = 1_000_000
@@ -46,7 +46,7 @@ class ManifestFunction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredRoute:
-    """A route of a load-balanced resource, as the manifest has it: not checked."""
+    """A route of a load-balanced resource, as the manifest declares it, unchecked."""
 
     method: str
     path: str
@@ -70,7 +70,7 @@ class Resource:
     max_concurrency: int
     functions: tuple[ManifestFunction, ...]
     routes: tuple[DeclaredRoute, ...]
-    #: What is wrong with what decides something; see `check`.
+    #: Errors in fields that decide something; see `check`.
     problems: tuple[str, ...]
 
     def check(self) -> None:
@@ -94,7 +94,7 @@ class Manifest:
     problems: tuple[str, ...] = field(default=())
 
     def resource(self, name: str) -> Resource:
-        """The resource of that name, checked.
+        """Return the resource of that name, after checking it.
 
         Raises:
             ResourceRefused: there is none; the message lists those that there are.
@@ -113,7 +113,7 @@ class Manifest:
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that knows which of its keys were there twice."""
+    """A JSON object that remembers which of its keys appeared twice."""
 
     __slots__ = ("twice",)
 
@@ -221,7 +221,7 @@ def _function(entry: _Object) -> ManifestFunction:
 
 
 def _declared(routes: _Object, functions: Iterable[ManifestFunction]) -> list[DeclaredRoute]:
-    """The routes of `routes`, with those that are there twice; else those of the functions."""
+    """Return the routes in `routes`, including duplicates; else those of the functions."""
     found = [
         DeclaredRoute(method=method, path=path.strip(), function=str(name))
         for key, name in [*routes.items(), *((key, routes[key]) for key in routes.twice)]
@@ -237,7 +237,7 @@ def _declared(routes: _Object, functions: Iterable[ManifestFunction]) -> list[De
 
 
 class _Fields:
-    """Reads one object's fields; remembers what is wrong with them."""
+    """Reads the fields of one object, and collects their errors."""
 
     def __init__(self, whose: str, entry: _Object) -> None:
         self._whose = whose
@@ -250,7 +250,7 @@ class _Fields:
         self.problems.append(f"{self._whose}: {name} is {shown} and should be {right}")
 
     def text(self, name: str) -> str:
-        """Of what decides nothing: empty, when it is something else."""
+        """Return a text that decides nothing: empty if the value is not a text."""
         value = self._entry.get(name)
         return value if isinstance(value, str) else ""
 

@@ -1,11 +1,11 @@
-"""Where the app's other resources are served, kept fresh for the app's own registry to read.
+"""Keeps the addresses of the app's other resources fresh, in a file that the app's registry reads.
 
     every 300 s or so --> platform: environment -> active build -> its manifest's resources_endpoints
                       --> one file, by a rename: this app's manifest with those endpoints
 
-It runs beside the requests, and none waits for it. One task asks, so that no two refreshes
-overlap. When the platform does not answer, what was known stays, and its age tells. Without an
-environment's name (FLASH_ENVIRONMENT_ID) nobody is asked.
+The refresh runs beside the requests, and no request waits for it. A single task asks the platform,
+so refreshes never overlap. If the platform does not answer, the known addresses stay, with their
+age. Without FLASH_ENVIRONMENT_ID the platform is not asked.
 """
 
 from __future__ import annotations
@@ -57,14 +57,16 @@ class Neighbours:
         self._failure = ""
 
     def stats(self) -> NeighbourStats:
-        """As they are now."""
+        """Return the current figures."""
         age = None if self._answered is None else round(time.monotonic() - self._answered, 3)
         return NeighbourStats(
             endpoints=len(self._endpoints), age_s=age, failure=self._failure or None
         )
 
     def begin(self) -> None:
-        """Have the app's registry find its manifest, with the addresses that an earlier one left; blocking."""
+        """Make the app's registry find its manifest, with the addresses of an earlier process;
+        blocking.
+        """
         try:
             self._endpoints = self._left_behind()
             self._write(self._endpoints)
@@ -80,7 +82,7 @@ class Neighbours:
             await self._sleep(_TTL_S * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
 
     async def refresh(self) -> None:
-        """Ask, and write what the answer is; what was known stays when there is none."""
+        """Ask the platform and write its answer; without an answer the known addresses stay."""
         for wait_s in (*_RETRIES_S, None):
             try:
                 endpoints = await self._ask()
@@ -117,11 +119,11 @@ class Neighbours:
 
 
 def neighbours_of(folder: Path, environ: Mapping[str, str] = os.environ) -> Neighbours | None:
-    """What an app's endpoint has to be told; None where no environment is named."""
+    """Return the neighbours of an app's endpoint; None if no environment is named."""
     environment = environ.get("FLASH_ENVIRONMENT_ID", "")
     if not environment:
         return None
-    # Not before: it brings an HTTP client, which servers without neighbours do without.
+    # Imported late: the module imports an HTTP client, which most servers do not need.
     from .platform_client import Platform
 
     named = environ.get("FLASH_MANIFEST_PATH", "")

@@ -68,7 +68,7 @@ class Platform:
 
 
 def _connector() -> aiohttp.TCPConnector:
-    # Where it is installed, aiodns would be the resolver: it leaves a thread behind for good.
+    # If aiodns is installed, aiohttp uses it as resolver; it leaves a thread behind forever.
     return aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
 
 

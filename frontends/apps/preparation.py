@@ -3,8 +3,8 @@
     artifact --obtain--> folder --contract--> DeployedApp --+--> PreparedApp --to_app--> Backend
     endpoint's variables ----------------------------------'     (its environment is made there)
 
-Each look at the artifact is a new one: whoever wants to serve a newer artifact prepares again, and
-releases the old one when nothing of it runs any more.
+Each preparation looks at the artifact anew: to serve a newer artifact, prepare again, and release
+the old app when none of its workers is left.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ __all__ = ["AppSource", "PreparedApp"]
 
 _log = logging.getLogger(__name__)
 
-#: Modules that an artifact may bring and that are none of the user's: every app of the client's
-#: imports them, or its generated handler does.
+#: Modules of an artifact that the client, not the user, wrote: every app of the client or its
+#: generated handler imports them.
 _CLIENT: Final = (
     *("runpod_flash", "pydantic", "runpod_flash.client", "runpod_flash.core.resources"),
     "runpod_flash.endpoint",
@@ -52,21 +52,21 @@ _PRELOADED: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedApp:
-    """An app that can be loaded: where it lies, what begins, in which environment."""
+    """An app that can be loaded: its folder, entry and environment."""
 
     folder: AppFolder
     deployed: DeployedApp
-    #: What it needs beside the packages that it brings; None: nothing that is known.
+    #: Packages to install beside those of the artifact; None: none.
     spec: Spec | None
-    #: Complete but for what each worker has of its own, such as its GPUs.
+    #: All variables, apart from those that differ between workers, such as their GPUs.
     variables: Mapping[str, str]
-    #: What is said first where it cannot be loaded.
+    #: Printed first if the app cannot be loaded.
     hint: str
-    #: Keeps the addresses of other resources fresh, while somebody runs it; None: nobody is asked.
+    #: Refreshes the addresses of other resources while it runs; None: the platform is not asked.
     neighbours: Neighbours | None
 
     def to_app(self, settings: Settings, workers: int) -> App:
-        """What the pool is asked to serve."""
+        """Return the app in the form that the pool serves."""
         entry, config = self.deployed.entry, settings.to_pool_config()
         return App(
             name=self.deployed.resource,
@@ -97,12 +97,12 @@ class PreparedApp:
         )
 
     def release(self) -> None:
-        """Nothing of it runs any more: others may remove its folder."""
+        """Release the app's folder: no worker uses it any longer."""
         self.folder.release()
 
 
 class AppSource:
-    """Where an app comes from, to be looked at as often as somebody asks."""
+    """Where an app comes from. It can be prepared again at any time."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class AppSource:
         *,
         by_hand: Path | None = None,
     ) -> None:
-        """``by_hand``: a folder or an archive that somebody serves, and that is no endpoint's.
+        """``by_hand``: a folder or an archive that a user serves, independent of any endpoint.
 
         Then a resource that is not named is the only one there is.
         """
@@ -127,7 +127,7 @@ class AppSource:
         return f"<AppSource of {self.resource!r}>"
 
     async def prepare(self, *, wait: bool = True) -> PreparedApp:
-        """Look at the artifact, and unpack it if it is new; ``wait``: for one that is not there.
+        """Read the artifact, and unpack it if it is new; ``wait``: also wait for a missing archive.
 
         Raises:
             AppError: it cannot be served; `AppError.passes` tells whether that may change.
@@ -144,7 +144,9 @@ class AppSource:
         return prepared
 
     async def may_differ(self) -> bool:
-        """Whether `prepare` may end otherwise than the last time; if not, nobody wrote to the artifact."""
+        """Return False if the artifact is unchanged, so that `prepare` would end as the
+        last time.
+        """
         return self._seen != (await self._mark(),)
 
     async def _prepare(self, wait: bool) -> PreparedApp:

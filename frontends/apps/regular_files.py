@@ -1,4 +1,4 @@
-"""Files that are read because of their name: regular ones only, of a limited size, without a wait."""
+"""Opens files by their name if they are regular files of a limited size, without blocking."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ __all__ = ["open_regular", "read_regular"]
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open it; OSError for all else. A pipe would be waited for, a device read without end."""
+    """Open a regular file; raise OSError otherwise. A pipe would block, a device could
+    be endless.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    # Before Python's own look at it: for a directory, `open` raises and leaves the descriptor.
+    # Check before `open` does: for a directory, `open` raises and leaks the descriptor.
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -22,7 +24,7 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """All of its bytes; OSError when there are more than so many."""
+    """Return all bytes of a regular file; raise OSError if they exceed the limit."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:

@@ -1,4 +1,4 @@
-"""Ask what would be installed beside an app, without installing it.
+"""Resolves what would be installed beside an app, without installing it.
 
 AppEnvironment -> the interpreter, found and run -> uv, with the artifact's versions as constraints
                -> Resolution: the packages beside those that the artifact brings
@@ -31,13 +31,13 @@ __all__ = ["Resolution", "interpreter_for", "resolve_beside"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """What is installed beside the app, a line each."""
+    """Packages that are installed beside the app, as lines of a requirements file."""
 
     lines: tuple[str, ...]
 
 
 async def interpreter_for(python: str, settings: EnvSettings) -> tuple[Path, str]:
-    """The interpreter of that version, and its whole version; the image's own when it fits.
+    """Return the interpreter of that version, and its full version; the image's own if it fits.
 
     Raises:
         EnvironmentFailure: there is none.
@@ -48,7 +48,7 @@ async def interpreter_for(python: str, settings: EnvSettings) -> tuple[Path, str
 
 
 async def resolve_beside(environment: AppEnvironment, settings: EnvSettings) -> Resolution:
-    """What an index offers beside the packages that the artifact brings; installs nothing.
+    """Resolve packages beside those of the artifact from an index; install nothing.
 
     Raises:
         EnvironmentFailure: no interpreter, no index, or no set of versions that agrees.
@@ -77,7 +77,7 @@ async def _interpreter(python: str, settings: EnvSettings, folder: Path) -> Base
 
 
 def _uv(settings: EnvSettings, folder: Path) -> Uv:
-    # Who only looks makes no store: what is missing is made in a folder that goes.
+    # A mere lookup creates no store: missing directories are created in a temporary folder.
     places = choose_places(without_making(settings, folder))
     return Uv(
         executable=find_uv(settings),
@@ -93,7 +93,9 @@ async def _write(path: Path, lines: Iterable[str]) -> Path:
 
 
 def _naming(failure: ResolutionFailed, environment: AppEnvironment) -> EnvironmentFailure:
-    """The same, with the artifact's packages: the resolver's words take them for the user's wishes."""
+    """Add to an error the artifact's packages, which the resolver's message presents as
+    the user's.
+    """
     if not environment.constraints:
         return failure
     return failure.but(

@@ -1,6 +1,6 @@
-"""What is odd about the routes of a manifest, in the words of the client's guide; nothing is refused.
+"""Warnings about the routes of a manifest, in the terms of the client's guide. Nothing is refused.
 
-The app that is loaded decides which routes there are: a manifest that says something else is told of.
+The loaded app decides which routes exist; differences in the manifest are only reported.
 """
 
 from __future__ import annotations
@@ -47,14 +47,16 @@ def oddities(routes: Iterable[DeclaredRoute]) -> list[str]:
 
 
 def declared_routes(routes: Iterable[DeclaredRoute]) -> tuple[AppRoute, ...]:
-    """What the app's routes will be, if it keeps to its manifest."""
+    """Return the routes that the app has if it matches its manifest."""
     return tuple(
         AppRoute(path=route.path, methods=frozenset({route.method.upper()})) for route in routes
     )
 
 
 def differences(declared: Iterable[AppRoute], loaded: Iterable[AppRoute]) -> list[str]:
-    """A sentence for the routes that only the manifest has, and one for those that only the app has."""
+    """Return a sentence about routes that only the manifest has, and one about routes only the app
+    has.
+    """
     in_manifest, in_app = _keys(declared), _keys(loaded)
     # Starlette adds HEAD to GET, and documentation is FastAPI's own.
     of_users = {key for key in in_app if not _is_own(key, in_app)}

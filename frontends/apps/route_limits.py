@@ -1,10 +1,10 @@
-"""What the settings say of each route of an app: its time limit, and whether calls are isolated.
+"""Applies settings to the routes of an app: time limits, and whether requests are isolated.
 
     settings' rules + the app's routes, in their order --> RouteTable
     RouteTable.policy(method, path) --> RoutePolicy of the route that the app itself would choose
 
-A route is chosen as Starlette does it: the first whose path and method fit, else the first
-whose path fits (it answers 405). What no route is for gets the rule for everything.
+A route is chosen as in Starlette: the first whose path and method match, else the first whose path
+matches (the app answers 405). Requests without a route get the rule for everything else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST_LISTED: Final = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppRoute:
-    """A route as the app has it; a mounted application is one, with ``{path:path}`` at its end."""
+    """A route of the app; a mounted application is a route with ``{path:path}`` at its end."""
 
     path: str
     #: In capitals, or WEBSOCKET alone; None: any.
@@ -62,7 +62,7 @@ class AppRoute:
         return self.methods == frozenset({WEBSOCKET})
 
     def fits(self, method: str) -> bool:
-        """Whether the app would take this method here."""
+        """Return whether the app accepts this method here."""
         if self.methods is None:
             return method != WEBSOCKET
         return method in self.methods
@@ -70,9 +70,9 @@ class AppRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePolicy:
-    """What applies to a request."""
+    """The rules for a request."""
 
-    #: The route's template; empty: the app has none for it.
+    #: The route's template; empty if no route of the app matches.
     route: str
     timeout_s: float | None
     #: ``call`` or ``shared``.
@@ -117,11 +117,11 @@ class RouteTable:
         return partial
 
     def policy(self, method: str, path: str) -> RoutePolicy:
-        """What applies to a request."""
+        """Return the rules for a request."""
         return self._policy(self.choose(method, path), method)
 
     def _policy(self, route: AppRoute | None, method: str) -> RoutePolicy:
-        # Methods are a client's words: what is not the route's own is not remembered.
+        # Methods come from clients: only the route's own methods are cached.
         key = (route, method)
         found = self._policies.get(key)
         if found is None:
@@ -146,18 +146,18 @@ class RouteTable:
         return rules.best(method, segments_of(route.path))
 
     def timeouts_text(self) -> str:
-        """As one line for the log: ``GET /items/{item_id}: 2 s; everything else: 60 s``."""
+        """Return one line for the log: ``GET /items/{item_id}: 2 s; everything else: 60 s``."""
         rest = self._timeouts.otherwise()
         otherwise = self._default_s if rest is None else rest.value
         return _line(self._rows(self._timeouts), otherwise, _seconds)
 
     def isolation_text(self) -> str:
-        """The same for isolation: ``POST /render: call; everything else: shared``."""
+        """Return one line for the log: ``POST /render: call; everything else: shared``."""
         rest = self._isolation.otherwise()
         return _line(self._rows(self._isolation), _SHARED if rest is None else rest.value, str)
 
     def _rows(self, rules: RouteRules[Any]) -> Iterator[tuple[str, Any]]:
-        """Each method of each route to which a rule of its own applies."""
+        """Return each method of each route that has a rule of its own."""
         rest = rules.otherwise()
         for route in self.routes:
             for method in route.rows:
@@ -199,7 +199,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _regex(template: str) -> re.Pattern[str]:
-    # An app may have converters of its own, of which only the app knows: taken for plain ones.
+    # Converters that only the app knows are treated as plain ones.
     known = _CONVERTER.sub(
         lambda found: found[0] if found[2] in CONVERTOR_TYPES else found[1] + "}", template
     )

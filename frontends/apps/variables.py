@@ -1,9 +1,10 @@
-"""The variables that code of an app finds: those of its endpoint, without the server's own.
+"""Selects the environment variables of an app: those of its endpoint, without the server's own.
 
-The platform puts what the user declared for the endpoint into the server's environment, and nobody
-can tell it from the rest. So a deployed app gets all of that; an app that is served by hand gets what
-every call gets, and what the client's library looks at. Keys and addresses by which the platform
-hands out jobs, and the server's token, never go with it.
+The platform mixes the variables that the user declared for the endpoint with the server's
+environment, and they cannot be told apart. A deployed app therefore gets all of them. An app that
+is served by hand gets the variables that every call gets, and those that the client's library
+reads. Keys and addresses with which the platform distributes jobs, and the server's token, are
+always removed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _RESOURCE: Final = "FLASH_RESOURCE_NAME"
 _ENDPOINT: Final = "RUNPOD_ENDPOINT_ID"
 _KEY: Final = "RUNPOD_API_KEY"
 _MANIFEST: Final = "FLASH_MANIFEST_PATH"
-#: What the client's library looks at: where the app runs, and how it calls its neighbours.
+#: Variables that the client's library reads: where the app runs, and how it calls its neighbours.
 _CLIENTS: Final = (
     *(_ENDPOINT, "RUNPOD_POD_ID", _KEY),
     *("FLASH_APP", "FLASH_ENV", "FLASH_ENVIRONMENT_ID", _MANIFEST, "FLASH_SENTINEL_TIMEOUT"),

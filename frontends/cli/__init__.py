@@ -1,4 +1,4 @@
-"""The command line: what a person types, and what is said to them."""
+"""The command line: commands, and what they print."""
 
 from .main import main
 

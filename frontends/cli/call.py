@@ -1,4 +1,4 @@
-"""``flashpool call``: one function of a file, in a pool of its own, its output live."""
+"""``flashpool call``: runs a function of a file in a pool of its own, and shows its output live."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from flashpool.pool.exit_causes import TAIL_HEADING
 from flashpool.pool.supervisor.supervisor import Supervisor
 from flashpool.pool.workers.ends import outcomes
 
-#: Run in the worker: the file as a module of its own, so that the function keeps its imports
-#: and constants, a main guard stays shut, and tracebacks show the file.
+#: Runs in the worker: loads the file as a module, so that the function keeps its imports and
+#: constants, the main guard does not run, and tracebacks show the file.
 _LOAD: Final = """
 import importlib.util, sys
 _spec = importlib.util.spec_from_file_location({name!r}, {path!r})
@@ -44,9 +44,9 @@ if not callable({function}):
 """
 
 
-#: What to do about a module that is not there.
+#: Advice for a module that is not installed.
 _REMEDY: Final = "name the package that provides it in --with"
-#: What messages call a limit, and what it is called here.
+#: Names of limits in messages, and the matching options of this command.
 _OPTIONS: Final = {"timeout_s": "--timeout", "memory_mb": "--memory-mb"}
 #: The last output in a message is at most that long.
 _SHOWN_KEPT: Final = 16 * 1024
@@ -63,12 +63,12 @@ class Request:
     function: str
     folder: str
     body: bytes
-    #: How its arguments were given, for whoever gave others than it takes.
+    #: How the arguments were given; printed if the function does not accept them.
     hint: str = ""
 
 
 def read_request(target: str, arguments: str) -> Request:
-    """What the command line asks for."""
+    """Build the request that the command line describes."""
     path, separator, function = target.rpartition(":")
     if not separator or not function.isidentifier():
         raise UsageError(f"{target!r} is not FILE.py:FUNCTION")
@@ -113,7 +113,7 @@ def _hint(values: Any, arguments: str) -> str:
 
 
 def check_requirements(requirements: Iterable[str]) -> None:
-    """Refuse what is no requirement before anything is started for it."""
+    """Refuse invalid requirements before a pool is started."""
     try:
         normalise(Spec(requirements=tuple(requirements)), references=REFERENCE_KINDS)
     except SpecRefused as error:
@@ -147,14 +147,14 @@ class _Live:
         sys.stderr.buffer.flush()
 
     def told(self, line: str) -> None:
-        """Show how its environment gets on."""
+        """Show the progress of the environment's build."""
         self.output(f"{line}\n".encode("utf-8", "backslashreplace"))
 
     def environment_ready(self) -> None:
-        """It runs soon enough."""
+        """Ignored: the call starts soon."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Not asked for: a generator's items come as a list."""
+        """Ignored: the items of a generator come as a list."""
 
     def done(self, outcome: Outcome) -> None:
         """The end."""
@@ -170,7 +170,7 @@ def run(
     memory_mb: int | None,
     requirements: tuple[str, ...] = (),
 ) -> Outcome:
-    """Run it in a pool made for it; Ctrl-C cancels it."""
+    """Run the call in a pool of its own; Ctrl-C cancels the call."""
     config = replace(
         settings.to_pool_config(),
         slots=1,
@@ -191,7 +191,7 @@ def run(
 
 
 def run_again(body: bytes, label: str, settings: Settings) -> Outcome:
-    """Run a request that a server had, in a pool of its own, as that would."""
+    """Run a server's request again in a pool of its own, under the same conditions."""
     decoded, body, _ = schema.decode(body)
     call = Defaults(result_limit=None, concurrency=1).call_of(decoded, body)
     config = replace(settings.to_pool_config(), slots=1, max_spares=1)
@@ -215,7 +215,9 @@ async def _run(pool: Backend, call: Call, request: Request) -> Outcome:
 
 
 def _for_terminal(outcome: Outcome, shown: bytes, request: Request) -> Outcome:
-    """The failure in the words of the command line, without output that was shown already."""
+    """Return the failure in the terms of the command line, without output that was
+    shown already.
+    """
     if outcome.from_user:
         return _of_user(outcome, request)
     message, heading, tail = (outcome.error or "").partition(TAIL_HEADING)
@@ -230,14 +232,14 @@ def _of_user(outcome: Outcome, request: Request) -> Outcome:
     if outcome.error_type == "MissingFunction":
         return replace(outcome, error=message)
     outcome = replace(outcome, error=outcomes.told(outcome, _REMEDY))
-    # Of the call itself: a TypeError from within names another function.
+    # Only an error of the call itself: a TypeError raised inside names another function.
     if outcome.error_type == "TypeError" and message.startswith(f"{request.function}() "):
         return replace(outcome, error=f"{(outcome.error or '').rstrip()}\n{request.hint}")
     return outcome
 
 
 def _not_shown(tail: str, shown: str) -> str:
-    """The tail of the output, without what the end of ``shown`` has of it."""
+    """Return the tail of the output that is not at the end of ``shown``."""
     shown = shown.rstrip()
     for end in range(len(tail), 0, -1):
         if shown.endswith(tail[:end].rstrip()):

@@ -1,7 +1,7 @@
 """``flashpool ps | logs | stack | cancel``: the calls of a server that runs, here or elsewhere.
 
-They ask its admin listener (`admin.client` finds it, and the token). Exit status 1: the server
-refused, or there is no such call; 2: no server answers.
+The commands use the server's admin listener (`admin.client` finds its address and token). Exit
+status 1: the server refused, or the call does not exist; 2: no server answers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _id = click.argument("call_id", metavar="ID")
 
 @contextlib.contextmanager
 def asked(context: click.Context, url: str | None) -> Iterator[AdminClient]:
-    """The listener to ask; what it refuses, or that it is not there, ends the command."""
+    """Provide the client; exit with a message if the listener refuses or cannot be reached."""
     from flashpool.frontends.admin.client import AdminClient, AdminRefused, AdminUnreachable
 
     try:

@@ -1,4 +1,4 @@
-"""``flashpool check``: an artifact on a terminal, without starting anything of it."""
+"""``flashpool check``: shows an artifact on a terminal, without running its code."""
 
 from __future__ import annotations
 

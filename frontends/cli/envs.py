@@ -1,7 +1,7 @@
 """``flashpool envs``: the store of environments on a terminal.
 
-What is done is `flashpool.envs.operations`; here are its arguments, its progress (stderr)
-and its results (stdout, as tables or with ``--json``). Exit status 1: something failed.
+`flashpool.envs.operations` does the work; this module has the arguments, progress (stderr) and
+results (stdout, as tables or with ``--json``). Exit status 1: something failed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def envs(context: click.Context) -> None:
     context.obj = context.meta[SETTINGS]()
 
 
-#: Where the parent command leaves what reads the settings.
+#: Key under which the parent command passes the function that reads the settings.
 SETTINGS: Final = "flashpool.settings"
 
 
@@ -227,7 +227,7 @@ def _run(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T
 
 
 def _look(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, T]]) -> T:
-    """The same for who only looks: what is not there is not made."""
+    """Open the store for reading: missing directories are not created."""
     from flashpool.envs.store.locations import without_making
 
     with tempfile.TemporaryDirectory(prefix="flashpool-look-") as spare:
@@ -235,7 +235,7 @@ def _look(settings: Settings, act: Callable[[Environments], Coroutine[Any, Any, 
 
 
 def _missing(settings: Settings) -> str:
-    """Where the store would be, if it is not; or nothing."""
+    """Return the path of the store if it does not exist, else an empty string."""
     from flashpool.envs.store.locations import missing_store
 
     return str(missing_store(settings.to_env_settings()) or "")
@@ -275,7 +275,7 @@ def _progress(line: str) -> None:
 
 
 def _named(packages: int, names: tuple[str, ...]) -> str:
-    """How many there are, and which, as far as a cell takes."""
+    """Return the number of environments and as many of their names as fit a cell."""
     text = ", ".join(names)
     return f"{packages}: {text if len(text) <= _NAMES else text[:_NAMES] + ' ...'}"
 
@@ -285,7 +285,7 @@ def _print_error(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    # As ASCII: texts may be a stranger's, and no UTF-8.
+    # ASCII: the texts may come from others and may be invalid UTF-8.
     click.echo(json.dumps(value, indent=2, default=str))
 
 
@@ -315,7 +315,7 @@ def _because(reason: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """What a terminal shows and does not obey: a stranger may have written it on the volume."""
+    """Remove control sequences from a text that others may have written on the volume."""
     shown = (
         one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
     )

@@ -1,4 +1,4 @@
-"""`flashpool inject`: how a container of another image comes to run flashpool."""
+"""`flashpool inject`: prints the command with which a container of another image runs flashpool."""
 
 from __future__ import annotations
 

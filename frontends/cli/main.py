@@ -1,4 +1,4 @@
-"""The ``flashpool`` command. What a subcommand needs is imported when it runs."""
+"""The ``flashpool`` command. Modules of a subcommand are imported when it runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def call(
     The function's output goes to stderr while it is written, its result to stdout as JSON. The
     exit status is 1 if the call failed.
     """
-    # What the pool does is of no interest here, only what becomes of the call.
+    # Only the outcome of the call matters here, not the events of the pool.
     settings = start_up.read_settings_quietly()
     from . import call
 

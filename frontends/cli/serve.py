@@ -1,4 +1,4 @@
-"""``flashpool serve lb | app | task | qb | auto``: the servers. What one needs is imported when it runs."""
+"""``flashpool serve lb | app | task | qb | auto``: the servers. Their modules are imported late."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def serve_lb(host: str | None, port: int | None) -> None:
     The first SIGTERM or SIGINT lets running calls finish, the second stops them.
     """
     start_up.print_from_threads()
-    # Until the server minds its signals itself: nothing runs that would need a drain.
+    # Until the server handles signals itself, an exit needs no drain.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = start_up.read_settings(FLASHPOOL_HOST=host, FLASHPOOL_PORT=port)
     start_up.configure_log(settings.log_level, settings.log_format)

@@ -15,13 +15,13 @@ from flashpool.frontends.settings.field import Setting
 from flashpool.frontends.settings.route_patterns import RouteRules
 from flashpool.frontends.settings.table import Settings, table, variable
 
-#: Columns without a terminal, where nobody says how wide a reader's is; and those a table needs.
+#: Width if the output is not a terminal, and the least width of the table.
 _FILE_WIDTH: Final = 80
 _TABLE_WIDTH: Final = 110
 
 
 def chosen(settings: Settings, *, changed: bool) -> dict[str, Setting]:
-    """All rows by field name; or those only whose value is not the default's."""
+    """Return all rows by field name, or only those whose value is not the default."""
     rows = table()
     if not changed:
         return rows

@@ -1,4 +1,4 @@
-"""What commands do before their work: settings, the log, what is odd, the banner; and how they give up."""
+"""Steps that commands share: settings, the log, warnings, the banner, and exits with a message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CANNOT_START = 2
 
 
 def version() -> str:
-    """Of flashpool, as installed."""
+    """Return the installed version of flashpool."""
     from importlib import metadata
 
     return metadata.version("flashpool")
@@ -39,14 +39,14 @@ def read_settings(**given: str | int | None) -> Settings:
 
 
 def read_settings_quietly() -> Settings:
-    """The same, for a command that tells itself what happens: the log shows errors only."""
+    """Read the settings for a command that prints its own results: the log shows only errors."""
     settings = read_settings()
     configure_log("ERROR" if settings.origins["log_level"] == "default" else settings.log_level)
     return settings
 
 
 def check_volume(settings: Settings) -> None:
-    """Say what is odd about the volume before calls depend on it."""
+    """Warn about problems of the volume before calls depend on it."""
     from flashpool.envs import StoreUnavailable
     from flashpool.envs.store import locations
 
@@ -59,14 +59,14 @@ def check_volume(settings: Settings) -> None:
 
 
 def die(message: str) -> NoReturn:
-    """Say what is wrong, and exit."""
+    """Print an error and exit."""
     for line in message.splitlines():
         click.secho(f"Error: {line}", fg="red", err=True)
     sys.exit(CANNOT_START)
 
 
 def configure_log(level: str, form: str = "text", *, queue: bool = False) -> None:
-    """Have this process log from this level on, in this form."""
+    """Configure this process's log with a level and a form."""
     from flashpool.frontends.logs import setup
 
     setup.configure_log(level, form, queue=queue)
@@ -74,7 +74,7 @@ def configure_log(level: str, form: str = "text", *, queue: bool = False) -> Non
 
 
 def print_from_threads() -> None:
-    """Have a reader that does not read hold up nobody."""
+    """Write output in threads, so that a slow reader blocks no other work."""
     from flashpool.frontends.logs import writer
 
     writer.print_from_threads()
@@ -90,7 +90,7 @@ def announce_app(name: str, sock: socket.socket, admin: socket.socket | None) ->
 
 
 def announce(settings: Settings, sock: socket.socket, admin: socket.socket | None) -> None:
-    """Say on standard error what is served, and where."""
+    """Print to standard error what is served, and where."""
     from flashpool.frontends import modes
     from flashpool.frontends.admin import stats_url
     from flashpool.frontends.http_server.listener import url

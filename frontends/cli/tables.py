@@ -1,4 +1,4 @@
-"""What commands show of a server: rows of text, and tables of them."""
+"""Formats facts about a server as rows and tables of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-#: Columns where there is no terminal.
+#: Columns if the output is not a terminal.
 _WIDTH: Final = 160
 _DIGEST: Final = 12
 
@@ -32,14 +32,14 @@ def print_table(headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Non
 
 
 def plain(text: str) -> str:
-    """What a terminal shows and does not obey: user code chose it."""
+    """Remove control sequences from a text that user code chose."""
     return "".join(
         one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
     )
 
 
 def call_row(call: dict[str, Any]) -> tuple[str, ...]:
-    """One call: id, function, state, seconds, pid, environment, its client's id."""
+    """Return the row of a call: id, function, state, seconds, pid, environment, the client's id."""
     label = call["label"] if not call["instance"] else f"{call['label']} of {call['instance']}"
     return (
         call["id"],

@@ -3,7 +3,7 @@
     every second: GET /stats, /calls --> `View` --> the screen
     a key         --> `View` moves, sorts, asks, or names a call to cancel
 
-`View` decides what is shown, and knows no terminal.
+`View` decides what is shown, without using the terminal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .tables import call_row, plain, summary
 if TYPE_CHECKING:
     from flashpool.frontends.admin.client import AdminClient
 
-#: Column -> how calls are compared by it.
+#: Columns, and for each the key by which calls are sorted.
 _COLUMNS: Final = ("id", "function", "state", "seconds", "pid", "environment")
 _UP: Final = ("\x1b[A", "k")
 _DOWN: Final = ("\x1b[B", "j")
@@ -37,21 +37,22 @@ _BEHIND: Final = 3.0
 
 
 class View:
-    """What is on the screen, and what the keys do to it."""
+    """The contents of the screen, and what keys change."""
 
     def __init__(self) -> None:
         self.stats: dict[str, Any] = {}
         self.calls: list[dict[str, Any]] = []
         self.sort = "seconds"
         self.reverse = True
-        #: The id of the chosen call; the one that is about to be cancelled.
+        #: The id of the selected call; the id of the call whose cancellation waits for
+        #: confirmation.
         self.chosen: str | None = None
         self.asked: str | None = None
         self.message = ""
         self.at = time.monotonic()
 
     def update(self, stats: dict[str, Any], calls: list[dict[str, Any]]) -> None:
-        """What the server said last."""
+        """Store the server's latest answer."""
         self.stats, self.calls = stats, [one for one in calls if one["state"] != "ended"]
         self.at = time.monotonic()
         self._keep_choice()
@@ -75,7 +76,7 @@ class View:
             self.asked = None
 
     def press(self, key: str) -> str | None:
-        """One key; the id of a call that is to be cancelled, if it confirms that.
+        """Handle a key; return the id of a call to cancel, if the key confirms that.
 
         Raises:
             EOFError: it says to leave.
@@ -103,7 +104,7 @@ class View:
             self.chosen = ids[min(max(at + step, 0), len(ids) - 1)]
 
     def render(self, height: int, url: str) -> Group:
-        """All of it, in so many lines."""
+        """Return the screen as so many lines."""
         head = Table.grid(padding=(0, 2))
         for name, value in summary(self.stats)[:4]:
             head.add_row(Text(name, style="dim"), Text(plain(value)))
@@ -132,7 +133,7 @@ class View:
 
 
 def run(client: AdminClient, every_s: float) -> None:
-    """Until q; without a terminal, once."""
+    """Show the screen until q is pressed; without a terminal, show it once."""
     view, console = View(), Console()
     view.update(client.get("/stats"), client.get("/calls")["calls"])
     if not (sys.stdin.isatty() and console.is_terminal):

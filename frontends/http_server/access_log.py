@@ -1,4 +1,4 @@
-"""One line for each request of a client, where `FLASHPOOL_ACCESS_LOG` asks for that.
+"""Logs each request of a client, if `FLASHPOOL_ACCESS_LOG` is set.
 
 The path is logged without its query, which may hold secrets; bodies and headers never are.
 """
@@ -19,7 +19,7 @@ _PATH: Final = 300
 
 
 def logged(scope: Scope, send: Send) -> Send:
-    """The same way out, that logs the request once it is answered."""
+    """Return a `send` that also logs the request after its response."""
     began = time.monotonic()
     status, size, request_id = 0, 0, ""
 

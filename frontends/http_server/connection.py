@@ -1,9 +1,9 @@
-"""One connection: uvicorn's HTTP protocol, with the deadlines and bounds it lacks.
+"""One connection: uvicorn's HTTP protocol with further deadlines and limits.
 
-uvicorn times out connections that idle between requests and no others: a client that sends
-a byte now and then, or never reads, holds its connection and what it was sent for ever. Here
-a connection remembers when the message it is receiving began, and when its client last took
-a byte; `Listener` looks at all of them twice a second. No timer is set up for a request.
+uvicorn only times out connections that are idle between requests. A client that sends a byte now
+and then, or never reads, would hold its connection and its response forever. Here a connection
+records when the current message began, and when its client last read a byte; `Listener` checks all
+connections twice a second. No timer is created per request.
 
     connected ----> headers ----> body ----> complete --(next byte)--> headers ...
        |__ header_s ______|         |            `--> response --> taken by the client
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 HEADERS_LIMIT: Final = 64 * 1024
 #: Bytes fed to the parser at once. Bounds are looked at, and feeding stops, between pieces.
 _PIECE: Final = 16 * 1024
-#: Seconds a refused client may go on sending, so that it reads why: closing at once would
-#: reset the connection under the answer.
+#: Seconds a refused client may continue to send, so that it reads the answer: closing at once would
+#: reset the connection before that.
 _LINGER_S: Final = 2.0
 
-#: Of a target that is its own path.
+#: Characters of a request target that needs no decoding.
 _PLAIN: Final = b"/_-abcdefghijklmnopqrstuvwxyz0123456789"
 
 _CLOSE: Final = b"connection: close\r\ncontent-length: 0\r\n\r\n"
@@ -53,7 +53,7 @@ _TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _CLOSE
 
 
 class _RefusedError(Exception):
-    """Raised through the parser, which stops; what to say is in ``response``."""
+    """Stops the parser; ``response`` holds the answer."""
 
     def __init__(self, response: bytes) -> None:
         super().__init__(response)
@@ -64,7 +64,7 @@ class _RefusedError(Exception):
 class Deadlines:
     """Seconds."""
 
-    #: For a request's headers, and for all of it.
+    #: Seconds for a request's headers, and for the whole request.
     header_s: float
     message_s: float
     #: Without a byte of the response taken.
@@ -76,20 +76,20 @@ class Deadlines:
 class Connection(HttpToolsProtocol):
     """A connection that knows since when it has been waiting for its client."""
 
-    #: Of half of the server's descriptors, the part that connections like this one may have.
+    #: The share that connections of this class may use of half of the server's descriptors.
     share: float = 1.0
-    #: When the current message began, None between messages.
+    #: When the current message began; None between messages.
     since: float | None = None
-    #: When all was answered, None while there is something to answer.
+    #: When the last response was complete; None while a request is unanswered.
     _idle_since: float | None = None
-    #: A request that is to be answered once the piece that it came in is parsed.
+    #: A request that starts after the current piece of input has been parsed.
     _begun: Cycle | None = None
-    #: What its client is told when all before is answered; nothing more is received.
+    #: The answer that follows all earlier responses; after that nothing is received.
     _last_word: bytes | None = None
-    #: When it was told.
+    #: When that answer was sent.
     _refused_at: float | None = None
     _in_headers: bool = True
-    #: Bytes since the message began, or since the last of its body came.
+    #: Bytes since the message began, or since the last part of its body.
     _empty_bytes: int = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -108,7 +108,8 @@ class Connection(HttpToolsProtocol):
             self._closed_for_room().transport.close()
 
     def _closed_for_room(self) -> Connection:
-        """The one that nobody has used for longest; this one if all are in use.
+        """Return the connection to close: the one that is unused for longest, or this one if all
+        are in use.
 
         Clients keep connections that they may never use again, and health checks must get in.
         """
@@ -118,7 +119,9 @@ class Connection(HttpToolsProtocol):
 
     @property
     def unused_since(self) -> float:
-        """When its last request was answered, or it was made; infinity while it is in use."""
+        """Return when the last request was answered, or the connection opened; infinity while it is
+        in use.
+        """
         if self.transport.is_closing():
             return math.inf
         if self._idle_since is not None:
@@ -151,7 +154,9 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
 
     def _answering(self) -> bool:
-        """Whether a complete request waits for its response: what comes is a later one."""
+        """Return whether a complete request waits for its response; further input belongs to a
+        later one.
+        """
         return bool(self._unanswered) and not self._unanswered[0].more_body
 
     def _feed_held(self) -> None:
@@ -189,7 +194,7 @@ class Connection(HttpToolsProtocol):
             self._start_asgi_task(begun, self.app)
 
     def _become_socket(self, rest: bytes) -> None:
-        """Have the protocol of WebSockets take over, from the head just parsed on."""
+        """Switch to the WebSocket protocol, beginning with the head that was just parsed."""
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.handle_websocket_upgrade()
         if rest:
@@ -213,7 +218,7 @@ class Connection(HttpToolsProtocol):
             self.since = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """The body follows, if there is one."""
+        """Start the request; its body may follow."""
         self._in_headers = False
         # Counted by the piece, the count may lack up to one: then they are added up.
         near = self._empty_bytes > HEADERS_LIMIT - _PIECE
@@ -225,11 +230,11 @@ class Connection(HttpToolsProtocol):
                 raise _RefusedError(_BAD)
             return  # they are fed again
         self._begin()
-        # Trailers are no headers: they go where nobody looks.
+        # Trailers are not headers: they are parsed into a list that nothing reads.
         self.headers = []
 
     def _begin(self) -> None:
-        """Have the application answer, when it has answered all before."""
+        """Call the application, after it has answered all earlier requests."""
         scope = self.scope
         version = self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
@@ -256,7 +261,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
         else:
-            # When what came with its head is parsed as well: most often all of its body.
+            # Start after the rest of this input has been parsed, which usually is the whole body.
             self._begun = cycle
         self._unanswered.append(cycle)
 
@@ -271,7 +276,7 @@ class Connection(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        """Some of it came."""
+        """Receive a part of the body."""
         self._empty_bytes = 0
         cycle = self.cycle
         if not cycle.response_complete:
@@ -302,7 +307,7 @@ class Connection(HttpToolsProtocol):
             else:
                 self._idle_since = self.loop.time()
         if not answered.more_body and self.since is not None:
-            # The next message had begun, and then waited for us.
+            # The next message had begun, and then waited while reading was paused.
             self.since = self.loop.time()
         if self._held:
             self._feed_held()
@@ -327,7 +332,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def forgive(self, seconds: float) -> None:
-        """This process did not run for so long: nobody was late meanwhile."""
+        """Restart the deadlines: this process did not run for a while, so no client was late."""
         self._outflow.since += seconds
         if self.since is not None:
             self.since += seconds
@@ -361,7 +366,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _may_answer(self) -> bool:
-        """Whether the client would take what is written now for the answer to its message."""
+        """Return whether the client would read an answer now as the answer to its message."""
         if not self._unanswered:
             return True
         first = self._unanswered[0]
@@ -372,7 +377,7 @@ class Connection(HttpToolsProtocol):
 
 
 class AdminConnection(Connection):
-    """One to the admin listener: operators get in however many clients there are."""
+    """A connection to the admin listener. Operators get one however many clients are connected."""
 
     share = 1 / 8
 

@@ -24,20 +24,20 @@ _log = logging.getLogger(__name__)
 
 #: Seconds a message may take beyond what the application itself allows.
 _MARGIN_S: Final = 5.0
-#: Of a tenth of a second each: a client that left is to be noticed within a second.
+#: Ticks of 0.1 s between sweeps, so that a client that left is noticed within a second.
 _TICKS_A_SWEEP: Final = 5
 _TICK_S: Final = 0.1
 
 
-#: Whether this context serves one of our listeners.
+#: Whether this context serves one of flashpool's listeners.
 _untold: ContextVar[bool] = ContextVar("_untold", default=False)
 _UVICORN: Final = "uvicorn.error"
 
 
 def _is_told(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's line is news: whoever has a listener of ours tells of it himself.
+    """Filter uvicorn's log lines in contexts where flashpool reports its listeners itself.
 
-    Where uvicorn hosts the application too, each line of its life would come twice.
+    If uvicorn also hosts the application, each line about start and stop would appear twice.
     """
     return record.levelno > logging.INFO or not _untold.get()
 
@@ -71,7 +71,7 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=2,
             )
         )
-        #: When the next sweep is due, by the loop's clock.
+        #: When the next sweep is due, on the loop's clock.
         self._due = math.inf
         self._deadlines = Deadlines(
             header_s=settings.header_timeout_s,
@@ -82,17 +82,17 @@ class Listener(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Whoever runs the listener decides what signals do."""
+        """Do nothing: the code that runs the listener handles signals."""
         yield
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until it is to exit, without uvicorn's words about that: see `_is_told`."""
+        """Serve until the exit, without uvicorn's log lines about that: see `_is_told`."""
         _untold.set(True)
         logging.getLogger(_UVICORN).addFilter(_is_told)
         await super().serve(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: uvicorn's own housekeeping, and sometimes ours."""
+        """Run ten times a second: uvicorn's housekeeping, and at times a sweep."""
         if counter % _TICKS_A_SWEEP == 0:
             self._sweep(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
@@ -103,7 +103,8 @@ class Listener(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, (Connection, WebSocketConnection)):
                 if late_s > SLACK_S:
-                    # This process stood still; what came meanwhile is not read yet.
+                    # This process was suspended; input that arrived meanwhile has not been read
+                    # yet.
                     connection.forgive(late_s)
                 connection.check(now, self._deadlines)
 
@@ -132,7 +133,7 @@ def bind(host: str, port: int, variable: str) -> socket.socket:
 
 
 def url(sock: socket.socket) -> str:
-    """Where a socket can be reached from this machine."""
+    """Return the URL under which this machine reaches a socket."""
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound, shown
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

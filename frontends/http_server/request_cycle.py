@@ -1,10 +1,10 @@
-"""One request and its response, sent in one write where that can be.
+"""One request and its response, which is sent in a single write if possible.
 
     start --kept--> first of the body --> head and body, together --> more of the body ...
 
-uvicorn writes a response's head by itself. Two packets wake the client twice, which for a
-small answer costs more than all else that is done to send it. ASGI has nothing be sent
-before the first of the body is there; so the head waits for that.
+uvicorn sends the head of a response separately. Two packets wake the client twice, which for a
+small answer costs more than everything else. ASGI permits holding the head back until the first
+part of the body, so this class does.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ _JOINED: Final = 64 * 1024
 
 
 def has_left(receive: object) -> bool:
-    """Whether the client of a request has left, while nobody receives what it sends.
+    """Return whether the client of a request has disconnected, while no code receives from it.
 
-    Who receives hears of it; who has to wait before may ask. Only uvicorn's `receive` tells.
+    Code that receives sees the disconnect itself; code that must wait first asks here. Only
+    uvicorn's `receive` supports that.
     """
     cycle = getattr(receive, "__self__", None)
     return isinstance(cycle, RequestResponseCycle) and cycle.disconnected
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's, with a `send` of its own."""
+    """uvicorn's cycle, with another `send`."""
 
-    #: Made, and not sent yet.
+    #: The head of the response, if it is not sent yet.
     _head: bytes = b""
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -71,7 +72,7 @@ class Cycle(RequestResponseCycle):
         for given, value in headers:
             name = given.lower()
             if name == b"content-length":
-                # These differ from one answer to the next: nothing to remember.
+                # These values differ between answers, so caching them is useless.
                 if not value.isdigit():
                     raise RuntimeError("a content-length that is not a number")
                 lines.append(b"content-length: %b\r\n" % value)
@@ -95,7 +96,7 @@ class Cycle(RequestResponseCycle):
         return b"".join((STATUS_LINE[status], *self._own_lines(dated), *lines, b"\r\n"))
 
     def _own_lines(self, dated: bool) -> list[bytes]:
-        """What the server adds, in front: its date, unless the application says its own."""
+        """Return the headers that the server adds: its date, unless the application sets one."""
         return [
             _line(name, value)
             for name, value in self.default_headers
@@ -104,7 +105,7 @@ class Cycle(RequestResponseCycle):
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self.scope["method"] == "HEAD":
-            # The client wants to know of the body, and not to have it.
+            # The client wants the length of the body, not the body.
             body, self.expected_content_length = b"", 0
         elif self.chunked_encoding:
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""

@@ -1,8 +1,8 @@
 """Refuses requests that a web page sent from a browser on this machine.
 
-A browser lets any page send requests to loopback addresses. It says from which page they come
-(``Origin``), unless the page's own name was made to lead to this machine (DNS rebinding): then
-the name that it asked for (``Host``) is that of the page.
+A browser lets any page send requests to loopback addresses. It names the page's origin
+(``Origin``), except after DNS rebinding, where the page's own name resolves to this machine: then
+``Host`` is the page's name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SameMachine:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        """One request, or the server's start and stop."""
+        """Handle one request, or the server's start and stop."""
         why = _refusal(scope["headers"], self._loopback) if scope["type"] == "http" else ""
         if not why:
             await self._app(scope, receive, send)
@@ -67,7 +67,7 @@ def _refusal(headers: Iterable[tuple[bytes, bytes]], loopback: bool) -> str:
 
 
 def is_local(host: str) -> bool:
-    """Whether a ``Host`` header names this machine."""
+    """Return whether a ``Host`` header names this machine."""
     with contextlib.suppress(ValueError):
         name = urlsplit(f"//{host}").hostname or ""
         if name == "localhost" or name.endswith(".localhost"):

@@ -1,4 +1,4 @@
-"""A second listener beside the server: on a socket of its own, for as long as the server lives."""
+"""A second listener on a socket of its own, which lives as long as the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class WithoutLife:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection, and how many of them a server may have."""
+"""Kernel facts about a connection, and how many connections a server may have."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _DROP: Final = struct.pack("ii", 1, 0)
 
 
 def of(transport: asyncio.BaseTransport) -> socket.socket:
-    """Its socket, open for as long as `connection_lost` was not called."""
+    """Return the transport's socket, which is open until `connection_lost`."""
     sock: socket.socket = transport.get_extra_info("socket")
     return sock
 
 
 class Outflow:
-    """How long a client has taken nothing of what it was sent."""
+    """Measures how long a client has not read what was sent to it."""
 
     __slots__ = ("since", "untaken")
 
     def __init__(self) -> None:
-        #: Bytes that it has not taken, and since when there have been that many.
+        #: Unread bytes, and since when their number is the same.
         self.untaken = 0
         self.since = 0.0
 
     def stalled(self, transport: asyncio.WriteTransport, now: float, limit_s: float) -> bool:
-        """Whether that is longer than so many seconds."""
+        """Return whether the client has read nothing for so many seconds."""
         untaken = transport.get_write_buffer_size() + unacknowledged(of(transport))
         if untaken != self.untaken:
-            # More of it was written, or some of it was taken: writing stops at a mark.
+            # More was written, or the client read something: writing pauses at a high-water mark.
             self.untaken, self.since = untaken, now
         return untaken > 0 and now - self.since > limit_s
 
 
 def drop(transport: asyncio.WriteTransport) -> None:
-    """Reset a connection: nothing that it was sent is waited for."""
+    """Reset a connection, and drop data that was not sent yet."""
     of(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
     transport.abort()
 
@@ -55,7 +55,7 @@ def unacknowledged(sock: socket.socket) -> int:
 
 
 def hung_up(sock: socket.socket) -> bool:
-    """Whether the other end has closed, even if there is something left to read."""
+    """Return whether the other end has closed, even if unread data remain."""
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))

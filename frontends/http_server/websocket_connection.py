@@ -1,7 +1,8 @@
-"""One WebSocket of a client: uvicorn's protocol, with the deadline and the refusal it lacks.
+"""One WebSocket of a client: uvicorn's protocol with a further deadline and refusals.
 
-uvicorn pings its clients and closes the WebSocket of one that does not answer. What it has written by
-then waits for ever for a client that does not read, and so does a connection whose head is none.
+uvicorn pings its clients and closes the WebSocket of a client that does not answer. But data that
+it has already written waits forever for a client that does not read, and so does a connection whose
+head is invalid.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._outflow = sockets.Outflow()
 
     def data_received(self, data: bytes) -> None:
-        """Have it parsed; what is no handshake is refused."""
+        """Parse input, and refuse anything that is not a handshake."""
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self.transport.write(_BAD)
@@ -36,5 +37,5 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             sockets.drop(self.transport)
 
     def forgive(self, seconds: float) -> None:
-        """This process did not run for so long: nobody was late meanwhile."""
+        """Restart the deadlines: this process did not run for a while, so no client was late."""
         self._outflow.since += seconds

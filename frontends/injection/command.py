@@ -2,8 +2,8 @@
 
     tarball's address, SHA-256, version --> sh -c '<inject.sh>' flashpool-inject URL SHA256 VERSION
 
-`inject.sh` has the steps. Nothing is put into its text: what differs are its arguments, quoted. The
-SHA-256 stands in the command, so whoever may change the tarball cannot change what runs.
+`inject.sh` contains the steps. Its text never changes: variable parts are its arguments, quoted.
+The SHA-256 is part of the command, so a changed tarball is refused.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SHA256: Final = "FLASH_WORKER_TARBALL_SHA256"
 _VERSION: Final = "FLASH_WORKER_VERSION"
 _ALLOW_HTTP: Final = "FLASH_WORKER_ALLOW_HTTP"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-#: Of an address: printable ASCII, so that it is the same in every shell and log.
+#: Characters of an address: printable ASCII, which is the same in every shell and log.
 _ADDRESS: Final = re.compile(r"[!-~]+")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 class InjectionError(ValueError):
-    """There is no safe command of what is given; the message says what is missing."""
+    """No safe command can be built from these values; the message says what is missing."""
 
 
 def build_injection_cmd(
@@ -42,8 +42,9 @@ def build_injection_cmd(
 ) -> str:
     """The command, for a shell or for a field that is split like one.
 
-    What is left out comes from the environment: FLASH_WORKER_TARBALL_URL, FLASH_WORKER_TARBALL_SHA256
-    and FLASH_WORKER_VERSION. In an address, ``{version}`` and ``{python}`` stand for those two.
+    Arguments that are left out come from the environment: FLASH_WORKER_TARBALL_URL,
+    FLASH_WORKER_TARBALL_SHA256 and FLASH_WORKER_VERSION. In an address, ``{version}`` and
+    ``{python}`` are replaced.
 
     Raises:
         InjectionError: no address, or one that is not safe; no SHA-256.
@@ -96,7 +97,7 @@ def _filled(address: str, version: str, python: str) -> str:
 def _script() -> str:
     """inject.sh, without comments and indentation: commands have a length limit somewhere.
 
-    What stands in single quotes over several lines is Python, and stays as it is.
+    Text in single quotes over several lines is Python, and stays unchanged.
     """
     kept, quoted = [], False
     for line in _SCRIPT.read_text("utf-8").splitlines():

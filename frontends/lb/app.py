@@ -1,8 +1,8 @@
 """The load-balanced front-end, live mode: ``POST /execute``, ``GET /ping``, ``GET /health``.
 
-An ASGI application that any server can host (``uvicorn module:app``); `server` hosts it
-with deadlines, signals and a drain. Its routes are plain ASGI inside FastAPI: a request
-goes from the socket to the pool without a model, a dependency or a middleware between.
+An ASGI application that any server can host (``uvicorn module:app``); `server` hosts it with
+deadlines, signals and a drain. Its routes are plain ASGI inside FastAPI: between socket and pool
+there is no model, dependency or middleware.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from flashpool.pool.errors import (
 
 from .inflight_requests import Cut, InflightRequest, InflightRequests
 
-#: Seconds a client that sent too much may go on sending, so that it reads its answer: closing
-#: at once would reset the connection under it.
+#: Seconds a client that sent too much may continue to send, so that it reads its answer: closing at
+#: once would reset the connection before that.
 LINGER_S = 2.0
-#: Where a client of SDK 2.0 sends the module of a live API.
+#: The path to which a client of SDK 2.0 sends the module of a live API.
 SYNC = "/_runpod/sync"
 
 _HEALTHY = b'{"status":"healthy"}'
@@ -48,7 +48,7 @@ _UNHEALTHY = b'{"status":"unhealthy"}'
 
 
 class ClientGone(Exception):
-    """The client hung up before its request was complete; nobody waits for an answer."""
+    """The client disconnected before its request was complete, so no answer is sent."""
 
 
 class Execute:
@@ -61,7 +61,7 @@ class Execute:
         self._exchanges = InflightRequests(settings.receive_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         service = self._service
         exchange = self._exchanges.open(receive)
         request_id = b""
@@ -98,7 +98,7 @@ class Execute:
     async def _perform(
         self, exchange: InflightRequest, body: bytes, request_id: bytes
     ) -> tuple[Answer, bytes]:
-        """Do what a request that may be served asks for; also the name that it has from then on."""
+        """Perform a request that may be served; also return the id that it has from then on."""
         service = self._service
         exchange.pending = call = service.submit(
             service.prepare(body, request_id=request_id.decode())
@@ -115,7 +115,7 @@ class Execute:
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 raise Unauthorized("The bearer token is wrong")
         elif b"origin" in headers:
-            # A page in somebody's browser may post anywhere, this machine included.
+            # A web page in any browser may post to this machine.
             raise Unauthorized("Requests from web pages need a server with FLASHPOOL_TOKEN set")
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
@@ -151,10 +151,10 @@ class Execute:
 
 
 class LiveRoutes(Protocol):
-    """What a generation of the client serves beside ``/execute``."""
+    """Routes that a generation of the client needs beside ``/execute``."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Its life, within that of the service."""
+        """Run the routes' own tasks, within the life of the service."""
 
     async def sync(self, body: bytes) -> Answer:
         """Take over what a client sent to ``/_runpod/sync``."""
@@ -183,7 +183,7 @@ class Health:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One probe."""
+        """Answer one probe."""
         status = self._service.health()
         body = {200: _HEALTHY, 204: b""}.get(status, _UNHEALTHY)
         if status == 503 and (reason := self._service.not_ready_reason):
@@ -192,7 +192,7 @@ class Health:
 
 
 def _named(request_id: bytes) -> bytes:
-    """The id of a request that may not have become a call: a number is drawn for it then."""
+    """Return the request's id; a request that did not become a call gets a new number."""
     return request_id or call_ids.name_of(next(call_ids.numbers)).encode()
 
 
@@ -252,8 +252,8 @@ async def _not_served(request: Request, error: Exception) -> Response:
 class LiveApp(FastAPI):
     """FastAPI, and a table of routes that are served before its middleware and its router.
 
-    Those cost as much as all else that is done for a request here, and add nothing to
-    routes that take no parameters.
+    Those layers cost as much as all other work for a request, and routes without parameters do not
+    need them.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class LiveApp(FastAPI):
         *,
         access_log: bool,
     ) -> None:
-        # No docs: whoever may call it has the contract.
+        # No generated docs: clients of this port know the contract.
         super().__init__(
             lifespan=lifespan,
             docs_url=None,
@@ -310,7 +310,7 @@ def create_app(
             async with routes.running() if routes is not None else nullcontext():
                 yield
         finally:
-            # Stats are there for as long as there is something to tell.
+            # Statistics remain available until the service has stopped.
             await service.stop()
             if admin is not None:
                 await admin.stop()

@@ -1,4 +1,4 @@
-"""What a server says once it listens: where, with what, and a first call to copy."""
+"""The text that a server prints when it listens: addresses, settings, and a first call to copy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def banner(settings: Settings, version: str, address: str, stats_address: str) -
 
 
 def app_banner(version: str, name: str, address: str, stats_address: str) -> str:
-    """The same of a deployed app."""
+    """Return the banner of a deployed app."""
     return f"flashpool {version}: the app {name} on {address}\nstats: {stats_address}"
 
 

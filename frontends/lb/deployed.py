@@ -7,7 +7,7 @@
     reload --> prepare again --> AppDeployment.reload
     retry of an app that cannot be loaded --> the artifact has changed? --> the same
 
-The server's life is that of `server` or of a host; what is served is the app's.
+`server` or another host runs the server; this module decides which app it serves.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LOOK_S: Final = 5.0
 
 
 class DeployedEndpoint:
-    """The ASGI application. ``lifespan_context`` is the life of all that it needs."""
+    """The ASGI application. ``lifespan_context`` runs everything that it needs."""
 
     def __init__(
         self,
@@ -68,17 +68,17 @@ class DeployedEndpoint:
             routes=self._routes,
         )
         service.reload_app = self.reload
-        #: Somebody wants the artifact looked at now.
+        #: Set to have the artifact looked at now.
         self._asked = asyncio.Event()
         self._neighbours: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
         self._looking: asyncio.Task[None] | None = None
-        #: May be wrapped by whoever hosts it.
+        #: May be wrapped by the code that hosts the application.
         self.lifespan_context: Callable[[DeployedEndpoint], AbstractAsyncContextManager[None]]
         self.lifespan_context = DeployedEndpoint._running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the lifespan."""
+        """Handle one request, or the lifespan."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
@@ -108,7 +108,7 @@ class DeployedEndpoint:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
-            # Stats are there for as long as there is something to tell.
+            # Statistics remain available until the service has stopped.
             await service.stop()
             if self._admin is not None:
                 await self._admin.stop()
@@ -136,14 +136,16 @@ class DeployedEndpoint:
                 await self._until_changed()
 
     async def _until_changed(self) -> None:
-        """Until there is another artifact than the one that was refused, or somebody asks."""
+        """Wait until the artifact differs from the one that was refused, or a reload is
+        requested.
+        """
         while not await self._source.may_differ():
             if await self._is_asked_within(_LOOK_S):
                 return
         _log.info("%s: the artifact has changed: it is looked at again", self._source.resource)
 
     def _on_retry(self) -> None:
-        """The app could not be loaded, and is loaded once more: there may be a new artifact by now."""
+        """Load an app that could not be loaded once more; the artifact may have changed."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._look_again())
 
@@ -172,9 +174,9 @@ class DeployedEndpoint:
         return await self._deployment.reload()
 
     def restarts_at(self, signum: int) -> bool:
-        """Whether a signal asks for a reload, which begins then; on the loop.
+        """Start a reload if the signal requests one, and return whether it does; on the loop.
 
-        A terminal that closes sends SIGHUP, too: where there is one, the server is to go.
+        A closing terminal sends SIGHUP, too: with a terminal, SIGHUP stops the server.
         """
         if signum != signal.SIGHUP or has_terminal():
             return False

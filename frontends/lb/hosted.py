@@ -1,9 +1,9 @@
-"""The load-balanced front-end for a server that is not ours: ``uvicorn lb_handler:app``.
+"""The load-balanced front-end under another server: ``uvicorn lb_handler:app``.
 
-What `server` does around its listener is done here as far as an application can: settings,
-the refusal of open addresses (uvicorn's ``--host`` is looked for where uvicorn finds it), the
-hardening of the process, and the admin port while the application lives. Deadlines for clients
-are uvicorn's. So is what a signal does, but that it waits for running calls without a limit:
+The application does what `server` does around its listener, as far as it can: settings, the refusal
+of open addresses (uvicorn's ``--host`` is found where uvicorn finds it), hardening of the process,
+and the admin port while the application lives. Deadlines for clients are uvicorn's. So are signals,
+except that uvicorn waits for running calls without a limit:
 
     signal --> uvicorn: no new connections, wait for those that are answered --> shutdown
          `---> here: drain --(its limit, or a second signal)--> end the calls, which are answered
@@ -99,7 +99,7 @@ def create_hosted_app() -> ASGIApp:
 
 
 class _Side(Protocol):
-    """A listener beside the server's."""
+    """A listener beside the server's own."""
 
     async def start(self) -> None: ...
 
@@ -107,7 +107,7 @@ class _Side(Protocol):
 
 
 class _Living(Protocol):
-    """What has a life that can be wrapped."""
+    """An application with a lifespan that can be wrapped."""
 
     lifespan_context: Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -132,7 +132,7 @@ def _surround(living: _Living, app: ASGIApp, service: Service, served: Served, w
             finally:
                 for side in sides:
                     await side.stop()
-        # uvicorn says its last words behind this, and then ends itself by the signal it got.
+        # uvicorn logs its last lines after this, and then exits by the signal that it got.
         wait_for_readers()
 
     living.lifespan_context = lifespan
@@ -148,9 +148,9 @@ def _bind_probes(settings: Settings) -> list[socket.socket]:
 
 @contextlib.contextmanager
 def _minding_signals(service: Service, drain_s: float, living: _Living) -> Iterator[None]:
-    """Have the first signal begin a drain, and the second cut it, beside what they do anyway.
+    """Make the first signal begin a drain and the second end it, in addition to uvicorn's handlers.
 
-    One that has a deployed app loaded anew does that, and nothing else.
+    A signal that reloads a deployed app does only that.
     """
     deployed = living if isinstance(living, DeployedEndpoint) else None
     what = "call" if deployed is None else "request"
@@ -176,23 +176,23 @@ def _minding_signals(service: Service, drain_s: float, living: _Living) -> Itera
 
 
 def _handlers() -> dict[int, _Handler]:
-    """What the server does at signals. Who minds none, or not here, has its own way to end us."""
+    """Return the server's signal handlers; empty if the server handles signals in another way."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {signum: signal.getsignal(signum) for signum in stop_signals()}
     if found.get(signal.SIGHUP) is signal.SIG_DFL:
-        # uvicorn leaves that as it is, and would be killed by it.
+        # uvicorn does not handle SIGHUP, and would be killed by it.
         found[signal.SIGHUP] = found[signal.SIGTERM]
     return {signum: handler for signum, handler in found.items() if callable(handler)}
 
 
 def _host(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Where uvicorn is told to listen."""
+    """Return the address on which uvicorn was told to listen."""
     return _option("--host", command, environ, "UVICORN_HOST") or _LOCAL
 
 
 def _option(name: str, command: Sequence[str], environ: Mapping[str, str], variable: str) -> str:
-    """What uvicorn is told: by its last option of that name, else by its variable."""
+    """Return an option of uvicorn: the last on its command line, else its environment variable."""
     found = environ.get(variable, "")
     for option, value in zip(command, [*command[1:], ""], strict=True):
         if option == name:

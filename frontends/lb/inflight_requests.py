@@ -1,9 +1,9 @@
 """Requests being answered, and what becomes of those whose client is slow or gone.
 
-A request is *receiving* until its body is here; then its environment is found and its call
-runs. Most are over within milliseconds, so nothing is set up for a single one: a sweep
-looks at those that have lasted, cuts off those that received for too long, and only then
-gives the others a task that waits for their client to hang up.
+A request is *receiving* until its body is complete; then its environment is found and its call
+runs. Most requests end within milliseconds, so nothing is set up for each request. A sweep finds
+requests that last longer, cuts off those that have been receiving for too long, and gives the
+others a task that waits for their client to disconnect.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class InflightRequest:
     started: float
     #: Whether the request is complete.
     received: bool = False
-    #: The call, once the pool has it.
+    #: The call, after it was submitted to the pool.
     pending: CallHandle | None = None
     #: Set before its task is cancelled.
     cut: Cut | None = None
-    #: What waits for the client to go away, if anything does yet.
+    #: The task that waits for the client to disconnect, if there is one yet.
     watcher: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
@@ -64,13 +64,13 @@ class InflightRequest:
 
 
 class InflightRequests:
-    """Those in progress; in the order they began, as long as the sweep minds them."""
+    """All requests in progress, in the order in which they began."""
 
     def __init__(self, receive_limit_s: float) -> None:
         self._receive_limit_s = receive_limit_s
         self._unwatched: dict[InflightRequest, None] = {}
         self._sweeping = False
-        #: When the next sweep is due, by the loop's clock.
+        #: When the next sweep is due, on the loop's clock.
         self._due = 0.0
 
     def open(self, receive: Receive) -> InflightRequest:
@@ -85,10 +85,10 @@ class InflightRequests:
         return exchange
 
     def close(self, exchange: InflightRequest) -> None:
-        """End one: the request is answered, or nobody waits for an answer."""
+        """Forget a request that is answered, or whose client has left."""
         self._unwatched.pop(exchange, None)
-        # A cancelled task keeps its frames, hence the request: a circle with the result in it, which
-        # would stay until the garbage collector's next full round.
+        # A cancelled task keeps its frames, and so the request: a reference cycle with the result
+        # in it would stay until the next full garbage collection.
         watcher, exchange.watcher = exchange.watcher, None
         if watcher is not None:
             watcher.cancel()
@@ -99,7 +99,8 @@ class InflightRequests:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         if (late_s := now - self._due) > SLACK_S:
-            # This process stood still, and what clients sent meanwhile is not read yet.
+            # This process was suspended, and input of clients that arrived meanwhile is not read
+            # yet.
             for exchange in self._unwatched:
                 exchange.started += late_s
         for exchange in self._older_than(now - SWEEP_S):

@@ -1,11 +1,11 @@
-"""``flashpool serve lb`` and ``serve app``: from settings to a process that ends with exit status 0.
+"""``flashpool serve lb`` and ``serve app``: from settings to a process that exits with status 0.
 
     bind the sockets -> harden -> loop: service, admin, /execute or an app -> first signal: drain
       |                                                               |  (second: at once)
       `- ModeError, OpenServerError, ListenError: nothing was started `-> stop, close, 0
 
-While it drains the listener stays open: probes must hear 503 and calls be told to come
-back, which a closed port could not say.
+During a drain the listener stays open: probes must get 503 and clients Retry-After, which a closed
+port could not tell them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class LbServer(Listener):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Have signals queued for the loop."""
+        """Queue signals for the loop."""
         loop = asyncio.get_running_loop()
 
         def enqueue(signum: int, _frame: FrameType | None) -> None:
@@ -88,7 +88,7 @@ class LbServer(Listener):
             self._shutdown.on_signal(signal.Signals(signum).name)
 
     def _exit(self) -> None:
-        # Not before: the clients of cancelled calls hear of it while the listener is open.
+        # Only now: the clients of cancelled calls get their answers while the listener is open.
         self.should_exit = True
 
 
@@ -121,7 +121,7 @@ def serve_app(
     *,
     port_setting: str = "FLASHPOOL_PORT",
 ) -> None:
-    """The same of a deployed app, which is open to whoever reaches it: it runs its own code only."""
+    """Serve a deployed app, on any address without a token: the app runs only its own code."""
     check_admin(settings)
     _run(
         settings,

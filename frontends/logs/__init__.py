@@ -1,1 +1,1 @@
-"""What a server logs: how a line looks, who writes it out, which lines calls get. Knows no front-end."""
+"""The server's log: the form of lines, their writer, and lines about calls. Knows no front-end."""

@@ -1,4 +1,4 @@
-"""What the log says of calls: a line for each that failed, and what they write, if that is wanted."""
+"""Log lines about calls: one for each failure, and the calls' output if that is enabled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BURST_S: Final = 4.0
 
 
 def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
-    """One line for a call that failed: its cause, and where to look."""
+    """Log the cause of a failed call, and where to look."""
     if outcome.error_type is None or was_refused(outcome):
         return
     cancelled = outcome.from_user or outcome.error_type == "Cancelled"
@@ -41,20 +41,20 @@ def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
 
 def _why(outcome: Outcome) -> str:
     if outcome.from_user:
-        # Its words may hold secrets of the caller's: only the caller gets them.
+        # The message may hold secrets of the caller: only the caller gets it.
         return "raised by the call's code; its answer has the traceback"
     text = outcome.error or ""
     return " ".join(text.partition(TAIL_HEADING)[0].split())[:_WHY]
 
 
 def was_refused(outcome: Outcome) -> bool:
-    """Whether it ended before it was a call of the pool, with an error that says so."""
+    """Return whether the request was refused before it became a call."""
     kind = BY_NAME.get(outcome.error_type or "")
     return not outcome.receipt.environment and kind is not None and not issubclass(kind, CallError)
 
 
 class OutputLines:
-    """What one call writes, as lines of the log; no more than a rate allows."""
+    """Writes the output of one call as log lines, up to a rate."""
 
     def __init__(self, label: str, name: str, request_id: str, bytes_a_second: int) -> None:
         self._label = label

@@ -1,10 +1,10 @@
-"""How a line of the log looks: for people, for machines, and as RunPod's own lines.
+"""The form of log lines: for people, for machines, and like RunPod's own lines.
 
     text    2026-11-30 10:00:00,000 WARNING flashpool.frontends.logs: Call of f: ... [call 3f9a-17]
     json    {"time": .., "level": .., "logger": .., "message": .., "pod": .., "call": .., "trace": ..}
     runpod  {"requestId": "job-7", "message": .., "level": "WARN"}
 
-What a record knows of its call travels as ``extra``: `of_call` makes that.
+A record carries facts about its call in ``extra``, which `of_call` creates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COLOURS: Final = {
     logging.CRITICAL: "\x1b[1;31m",
 }
 _PLAIN: Final = "\x1b[0m"
-#: As the platform's own logger names levels.
+#: Names of levels in the platform's own logger.
 _RUNPOD_LEVELS: Final = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 
@@ -41,7 +41,7 @@ def of_call(name: str, request_id: str = "", trace: str = "") -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def pod() -> str:
-    """What tells this machine from others in a log that they share."""
+    """Return the name that distinguishes this machine in a shared log."""
     return os.environ.get("RUNPOD_POD_ID") or socket.gethostname()
 
 
@@ -57,14 +57,14 @@ def formatter(form: str, stream: TextIO, *, queue: bool = False) -> logging.Form
 
 
 class TextFormatter(logging.Formatter):
-    """For people; one line for each event, but for tracebacks."""
+    """Lines for people; one line per event, apart from tracebacks."""
 
     def __init__(self, *, colours: bool) -> None:
         super().__init__(_FORMAT)
         self._colours = colours
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's
-        """The line, and behind it what is known of the call."""
+        """Return the line, followed by the facts about the call."""
         line = super().formatMessage(record).replace("\n", "\n    ")
         if where := _where(record):
             line = f"{line} [{where}]"
@@ -87,7 +87,7 @@ def _where(record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """For machines: an object a line, always with the same fields."""
+    """Lines for machines: one JSON object per line, always with the same fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line. ASCII: to some readers of a log, U+2028 and its like end a line."""
@@ -108,7 +108,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class RunpodFormatter(logging.Formatter):
-    """As the platform's SDK writes its own lines, so that one reader takes both."""
+    """Lines in the form of the platform's SDK, so that one reader parses both."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""

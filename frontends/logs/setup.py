@@ -1,7 +1,7 @@
-"""How this process logs: one form of line for every front-end, on standard error.
+"""Configures this process's log: the same form of lines for every front-end, on standard error.
 
-What levels mean: ERROR is the server's own trouble, WARNING a call that the pool had to end or a
-thing that an operator should look at, INFO what went its way, an exception of user code too.
+Levels: ERROR is a problem of the server, WARNING a call that the pool ended or a problem that an
+operator should look at, INFO normal events, including exceptions of user code.
 """
 
 from __future__ import annotations
@@ -21,5 +21,7 @@ def configure_log(level: str, form: str = line_format.AUTO, *, queue: bool = Fal
 
 
 def quieten_uvicorn() -> None:
-    """Its start-up lines say what ours say; its warnings are about single clients."""
+    """Silence uvicorn: its start-up lines repeat flashpool's, and its warnings concern single
+    clients.
+    """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""What a server prints goes out from threads: a reader that does not read holds up nobody else.
+"""Writes the server's output in threads, so that a reader that does not read blocks nothing else.
 
     logging, print, click --> sys.stderr --> bounded queue --> thread --> descriptor 2
                           --> sys.stdout --> bounded queue --> thread --> descriptor 1
                                                '-- full: dropped, counted, and told when it moves
 
-A pipe takes 64 KiB. Whoever writes to a full one waits, and a server that waits there answers
-nobody. So lines are lost rather than time. At the exit the threads have a moment to finish.
+A pipe holds 64 KiB. A process that writes to a full pipe waits, and a server that waits answers no
+request. So lines are dropped instead. At the exit the threads get a moment to finish.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final, TextIO
 
 #: Bytes that may wait for a reader.
 LIMIT: Final = 4 * 1024 * 1024
-#: Seconds that the exit waits for what is still to be written.
+#: Seconds that the exit waits for unwritten lines.
 EXIT_S: Final = 1.0
 #: Seconds without a line after which the thread ends.
 _IDLE_S: Final = 1.0
@@ -38,7 +38,7 @@ class LineWriter:
         self._fd = fd
         self._limit = limit
         self._begin()
-        # A fork has no thread; it starts one of its own when it prints.
+        # A fork has no thread; it starts one when it prints.
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -46,12 +46,12 @@ class LineWriter:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
-        #: Until when `put` waits for what it was given to be out; None: it does not.
+        #: Until when `put` waits for its line to be written; None: it does not wait.
         self._waits_until: float | None = None
         self._thread: threading.Thread | None = None
 
     def put(self, data: bytes) -> None:
-        """Have it written, unless too much waits already."""
+        """Queue a line, unless the queue is full."""
         with self._changed:
             if self._size + len(data) > self._limit:
                 self._lost += data.count(b"\n")
@@ -71,7 +71,7 @@ class LineWriter:
         try:
             thread.start()
         except RuntimeError:
-            # There is no thread to be had now: the next line tries again.
+            # No thread can be started now: the next line tries again.
             self._thread = None
 
     def _run(self, changed: threading.Condition) -> None:
@@ -83,7 +83,7 @@ class LineWriter:
                 data = self._waiting[0]
             self._write(data)
             with changed:
-                # Only now: `close` waits until the last one is out.
+                # Only now: `close` waits until the last line is written.
                 self._waiting.popleft()
                 self._size -= len(data)
                 lost, self._lost = self._lost, 0
@@ -105,13 +105,13 @@ class LineWriter:
         self._changed.wait_for(lambda: not self._waiting, max(0.0, end - time.monotonic()))
 
     def wait_from_now_on(self, end: float) -> None:
-        """Have each `put` wait as `close` does: the process is about to exit, perhaps by a signal."""
+        """Make each `put` wait like `close`: the process is about to exit, perhaps by a signal."""
         with self._changed:
             self._waits_until = end
 
 
 class WriterStream(io.TextIOBase):
-    """What `sys.stdout` and `sys.stderr` are in a server."""
+    """Replaces `sys.stdout` and `sys.stderr` in a server."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -122,17 +122,17 @@ class WriterStream(io.TextIOBase):
         self._fd = fd
 
     def write(self, text: str) -> int:
-        """Have it written."""
+        """Queue a text."""
         self._writer.put(text.encode("utf-8", "backslashreplace"))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
-        """Have all of them written."""
+        """Queue several texts."""
         for line in lines:
             self.write(line)
 
     def wait_from_now_on(self, end: float) -> None:
-        """As `LineWriter.wait_from_now_on`."""
+        """See `LineWriter.wait_from_now_on`."""
         self._writer.wait_from_now_on(end)
 
     def writable(self) -> bool:
@@ -146,7 +146,7 @@ class WriterStream(io.TextIOBase):
 
 
 def print_from_threads() -> None:
-    """Have this process wait for no reader of its output from now on."""
+    """From now on, write this process's output in threads."""
     writers = []
     for name in ("stdout", "stderr"):
         before = getattr(sys, name)
@@ -166,9 +166,9 @@ def print_from_threads() -> None:
 
 
 def wait_for_readers() -> None:
-    """Have each line be out before the next: no exit hook runs where a signal ends the process.
+    """From now on, wait for each line to be written: a signal ends the process without exit hooks.
 
-    That waits for at most `EXIT_S` in all.
+    All waits together take at most `EXIT_S`.
     """
     end = time.monotonic() + EXIT_S
     for stream in (sys.stdout, sys.stderr):
@@ -177,7 +177,7 @@ def wait_for_readers() -> None:
 
 
 def _redirect_handlers(before: TextIO, stream: WriterStream) -> None:
-    """Those of whoever hosts the application have the stream that was there before."""
+    """Give log handlers of the hosting server the stream that was there before."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     for logger in loggers:
         for handler in getattr(logger, "handlers", ()):

@@ -1,4 +1,4 @@
-"""Delivery of reports: each is offered until the platform takes it, and is on disk meanwhile.
+"""Delivers reports: each is offered until the platform accepts it, and kept on disk meanwhile.
 
     deliver --> post --taken--> done
                  |  refused, unreachable
@@ -7,15 +7,15 @@
                           ^
                           `-- cut short when any other post is taken: the platform is back
 
-A job the platform does not know any more (410, or 404 again and again) is let go; one whose
-report is too large is told so instead. Whatever waits when the process exits is offered by
-the next one of the same worker (`resume`).
+A job that the platform no longer knows (410, or 404 repeatedly) is dropped; a report that is too
+large is replaced by one that says so. Reports that wait when the process exits are offered by the
+next process of the same worker (`resume`).
 
-What an earlier process has left is the end of its job, and stays so when the job is handed out
-again, with one exception: a report that says only that the job was cut off because that process
-left gives way (`gives_way`, `withdraw`), and the job runs.
+The report that an earlier process left is final, even if the platform hands the job out again, with
+one exception: a report that only says that the job was cut off because that process exited is
+withdrawn (`gives_way`, `withdraw`), and the job runs.
 
-The disk may hang; nothing here waits for it beyond a limit.
+The disk may hang; every wait for it is limited.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LONGEST_PAUSE_S: Final = 15.0
 _SLOW_S: Final = 2.0
 #: Posts at once: when the platform is back, all that waits is due.
 _AT_ONCE: Final = 16
-#: Seconds beyond the limit after which other workers' reports are nobody's.
+#: Seconds beyond the limit after which the reports of other workers are deleted.
 _FORGET_S: Final = 24 * 3600.0
 #: Seconds that the disk may take: for one report, or all of them when the drain is over; and at
 #: the start.
@@ -57,7 +57,7 @@ Named = Callable[[str], AbstractContextManager[None]]
 
 
 class ReportDelivery:
-    """All reports of one worker on their way."""
+    """All undelivered reports of one worker."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class ReportDelivery:
         #: Makes one in its place of a report that is too large.
         self._shrink = shrink
         self._waiting: dict[str, JobReport] = {}
-        #: Those of them that are on disk.
+        #: Ids of jobs whose reports are on disk.
         self._kept: set[str] = set()
         #: Jobs of which an older report is, or may be, on disk.
         self._stale: set[str] = set()
-        #: What the last attempt to write one down failed with, told once.
+        #: The error of the last failed write, which is logged once.
         self._disk_error = ""
         self._disk = Disk()
         #: By job: the deliveries of what an earlier process has left.
@@ -94,15 +94,16 @@ class ReportDelivery:
 
     @property
     def full(self) -> bool:
-        """Whether no more work should be taken on."""
+        """Return whether so many reports wait that no further job should be taken."""
         held = sum(len(report.body) for report in self._waiting.values())
         return len(self._waiting) >= _MOST or held >= _MOST_BYTES
 
     async def resume(self, named: Named, running: Container[str] = ()) -> None:
-        """Go on with what an earlier process has left; each job is ``named`` meanwhile.
+        """Deliver reports that an earlier process left; ``named`` is called with the id of each
+        job.
 
-        Of a disk that does not answer no more is heard here than that it is so; what it has to
-        say later counts for jobs that are not ``running`` by then.
+        If the disk does not answer in time, this is reported and no more is read here; reports
+        found later count for jobs that are not ``running`` by then.
         """
         looking = asyncio.ensure_future(self._look(named, running))
         self._looking.add(looking)
@@ -141,16 +142,16 @@ class ReportDelivery:
 
     def _left_over(self) -> list[JobReport]:
         found = list(self._outbox.waiting(self._limit_s))
-        # One that goes on with a report has it for as long again.
+        # A process that resumes a report keeps it for that long again.
         self._outbox.forget_others(2 * self._limit_s + _FORGET_S)
         return found
 
     def gives_way(self, job_id: str) -> bool:
-        """Whether what waits of this job is no reason not to run it."""
+        """Return whether the waiting report of this job does not prevent the job from running."""
         return job_id in self._resumed and self._waiting[job_id].cut_off
 
     async def withdraw(self, job_id: str) -> None:
-        """Offer what waits of it no more; on disk it stays until there is another report."""
+        """Stop offering the job's report; on disk it stays until there is another."""
         if (task := self._resumed.get(job_id)) is not None:
             task.cancel()
             await asyncio.wait({task})
@@ -161,14 +162,14 @@ class ReportDelivery:
         self._taken.notify()
 
     async def close(self) -> None:
-        """Leave what an earlier process had left to the next one."""
+        """Leave the reports of an earlier process to the next one."""
         tasks = [*self._looking, *self._resumed.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def save(self) -> None:
-        """Have all that waits on disk, before the process exits."""
+        """Write all waiting reports to disk, before the process exits."""
         waiting = list(self._waiting.values())
         await asyncio.gather(*(self._keep(report, Verdict.UNREACHABLE) for report in waiting))
         if self._waiting:
@@ -179,7 +180,7 @@ class ReportDelivery:
             )
 
     async def keep_for_next(self, report: JobReport) -> None:
-        """Have the next process of this worker deliver it."""
+        """Have the next process of this worker deliver the report."""
         self._waiting[report.job_id] = report
         await self._keep(report, Verdict.UNREACHABLE)
 
@@ -191,7 +192,7 @@ class ReportDelivery:
         try:
             await self._deliver(report)
         finally:
-            # First: one that is being written down at this moment is dropped by who writes it.
+            # First: a report that is being written at this moment is dropped by its writer.
             del self._waiting[report.job_id]
             on_disk = report.job_id in self._kept | self._stale
             self._kept.discard(report.job_id)
@@ -224,7 +225,7 @@ class ReportDelivery:
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _offered(self, report: JobReport) -> Verdict:
-        """Post it; have it on disk if the answer takes its time."""
+        """Post a report; write it to disk if the answer takes long."""
         posting = asyncio.ensure_future(self._post(report))
         try:
             await asyncio.wait({posting}, timeout=_SLOW_S)
@@ -258,7 +259,7 @@ class ReportDelivery:
             return
         self._disk_error = ""
         if report.job_id not in self._waiting:
-            # It was taken meanwhile.
+            # The platform accepted the report meanwhile.
             await self._drop(report.job_id)
             return
         self._kept.add(report.job_id)
@@ -272,7 +273,7 @@ class ReportDelivery:
     def _keep_now(self, report: JobReport) -> None:
         self._outbox.keep(report)
         if report.job_id not in self._waiting:
-            # It took so long that nobody waits for this any more, to drop it.
+            # The write took so long that no caller waits for it any longer to drop the file.
             self._outbox.drop(report.job_id)
 
     async def _drop(self, job_id: str) -> None:

@@ -8,8 +8,8 @@
     no resource is named --> `job_runners.LiveJobs`: each job is a call
     one is named         --> `deployed.app_jobs.AppJobs`: its jobs run in workers of its app
 
-The SDK starts its own loop, and the pool lives on that. `runpod` is imported here and by what
-this imports when it runs: the load-balanced server never pays for it.
+The SDK starts its own loop, and the pool lives on that. Only this module, and modules that it
+imports while it runs, import `runpod`: the load-balanced server never pays for it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SDK_LEVELS: Final = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERRO
 
 
 class UnknownSdk(Exception):
-    """The installed runpod is not one that we know how to drive."""
+    """The installed runpod is not a version that flashpool can drive."""
 
 
 class FlagError(Exception):
@@ -72,13 +72,13 @@ def serve_qb(settings: Settings, given: list[str]) -> None:
     _check_purpose(flags)
     raise_descriptors(settings)
     harden()
-    # Until the loop minds its signals itself, and for the SDK's API after it has closed.
+    # Before the loop handles signals itself, and after the SDK's API has closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     Queue(settings, mode).start(given, flags)
 
 
 class Queue:
-    """What the parts of the front-end are made with, once the SDK's loop runs."""
+    """Creates the parts of the front-end, when the SDK's loop runs."""
 
     def __init__(self, settings: Settings, mode: modes.Mode) -> None:
         self._settings = settings
@@ -88,7 +88,7 @@ class Queue:
         self._counts = JobCounts()
 
     def start(self, given: list[str], flags: Any) -> None:
-        """Returns when it was told to stop."""
+        """Run until the worker is told to stop."""
         from . import sdk
         from .local_modes import LocalHandler
 
@@ -165,8 +165,8 @@ class Queue:
 
 
 def _set_defaults(settings: Settings) -> None:
-    """Of the SDK's own variables, which it reads when it is imported."""
-    # Its checks dial out to a public name server, and end the process when nobody answers.
+    """Set defaults of the SDK's own variables, which it reads when it is imported."""
+    # The SDK's checks contact a public name server, and end the process if it does not answer.
     os.environ.setdefault("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true")
     port = os.environ.get(_REALTIME, "").strip() or "0"
     if not (port.isdecimal() and int(port) <= _LAST_PORT):
@@ -194,7 +194,7 @@ def _check_job(flags: Any) -> None:
 
 
 def _check_purpose(flags: Any) -> None:
-    """The SDK would say that there is no test_input.json, and nothing of its other ways."""
+    """Explain every way to get jobs; the SDK's message would only mention test_input.json."""
     given = flags.test_input or flags.rp_serve_api or _is_realtime() or _QUEUE in os.environ
     if not given and not _JOB_FILE.is_file():
         raise FlagError(
@@ -220,7 +220,9 @@ def _check_api(settings: Settings, flags: Any) -> None:
 
 
 def _is_realtime() -> bool:
-    """Whether the SDK serves its API on every address, at a port of the platform's."""
+    """Return whether the SDK serves its API on every address, at a port of the
+    platform's choice.
+    """
     return os.environ[_REALTIME] != "0"
 
 

@@ -1,13 +1,13 @@
 """The SDK's heartbeat process, made to end with its worker, and not before.
 
-The SDK starts it as a daemonic child, which Python ends when the worker exits in order. When
-the worker is killed it is not, and goes on telling the platform that a dead worker's jobs are
-in progress. Here the kernel kills it with its parent.
+The SDK starts the heartbeat as a daemonic child, which Python ends when the worker exits normally.
+If the worker is killed, the child continues to report that a dead worker's jobs are in progress.
+Here the kernel kills the child with its parent.
 
-When the child is killed (it is as large as the worker, so for memory as likely), the SDK does
-not notice, and the platform takes a worker for lost that still has jobs. Here a thread of the
-worker goes on in its place: a second fork would take all of a running pool's sockets along.
-That goes for one, too, that ended before the loop was there to notice.
+If the child is killed (it is as large as the worker, so the kernel may choose it when memory runs
+out), the SDK does not notice, and the platform considers a worker lost that still has jobs. Here a
+thread of the worker takes over: a second fork would copy all sockets of a running pool. The same
+applies to a child that ended before the loop could notice.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Heartbeat:
-    """What the child runs in place of the SDK's function; made in the worker."""
+    """Replaces the SDK's heartbeat in the child; created in the worker."""
 
     def __init__(self, loop: Callable[..., Any]) -> None:
         self._loop = loop
         self._parent = os.getpid()
 
     def __call__(self, *args: Any) -> None:
-        """Ping for as long as the worker lives. Runs in the child's only thread."""
+        """Ping as long as the worker lives. Runs in the child's only thread."""
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self._parent:
             os._exit(0)  # it died before it could be watched
@@ -58,7 +58,7 @@ class Heartbeat:
         _log.warning(
             "The heartbeat process exited (%s): continuing the heartbeat in this process", how
         )
-        # Not the child's: it may have died while it held that one's lock.
+        # Not the child's object: the child may have died while it held that lock.
         mirror = PingJobMirror()
         JobsProgress().set_mirror(mirror)
         threading.Thread(target=self._loop, args=(mirror,), name="heartbeat", daemon=True).start()

@@ -1,13 +1,13 @@
-"""One job, from its input to the outcome of its call; it always has one.
+"""Runs one job, from its input to the outcome of its call; every job has an outcome.
 
     Job --prepare--> call --submit--> pending ------------> Outcome
                               BUILD     QUEUE     RUN
                               `----------------------'
                     cut: the platform's stop, or its time limit come near
 
-The platform gives a job a time and then calls it TIMED_OUT, for which its client may wait for
-ever. So a job has to be reported before: its call gets less time to run than that, and what
-is not over shortly before the end is reported as a `Timeout` while its processes are ended.
+The platform gives a job a time and then calls it TIMED_OUT, for which its client may wait forever.
+So a job is reported before that: its call gets less time to run, and a call that is not over
+shortly before the end is reported as a `Timeout` while its processes are stopped.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from .streaming import JobItems, Progress
 
 _log = logging.getLogger(__name__)
 
-#: Of the platform's time: what is kept for reporting, and for ending the call before; at
-#: most, and as a share of it.
+#: Reserve for reporting, and for stopping the call before that: in seconds at most, and as a share
+#: of the platform's time.
 _REPORT_S: Final = 2.0
 _REPORT_SHARE: Final = 0.1
 _END_MARGIN_S: Final = 0.5
@@ -49,7 +49,7 @@ _END_SHARE: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutputs:
-    """Where a job's news go while it runs; None: nowhere."""
+    """Receivers of a job's events while it runs; None: ignored."""
 
     lines: LiveLines
     items: Callable[[Callable[[], None]], JobItems] | None = None
@@ -57,7 +57,7 @@ class JobOutputs:
 
 
 class _Wish(msgspec.Struct):
-    """Of an input: whether the result holds the items, too."""
+    """Whether the result of an input contains the items, too."""
 
     return_aggregate_stream: bool | None = None
 
@@ -95,7 +95,7 @@ class JobRun:
             if overdue is not None:
                 overdue.cancel()
             self._phase = Phase.DONE
-            # It holds the result, and the report may wait for the platform for long.
+            # The handle holds the result, and the report may wait for the platform for long.
             self._pending = None
             self._ways.lines.close()
 
@@ -138,7 +138,9 @@ class JobRun:
         return body
 
     def without_items(self, outcome: Outcome) -> Outcome:
-        """The outcome when items of it did not arrive: no success if nothing else holds them."""
+        """Return the outcome after items were lost: a failure, unless the result contains the
+        items.
+        """
         wish = msgspec.json.decode(self._body(), type=_Wish) if outcome.ok else _Wish()
         if wish.return_aggregate_stream is not False:
             return outcome
@@ -156,7 +158,7 @@ class JobRun:
     # Time.
 
     def at_most_s(self, wanted_s: float) -> float:
-        """So many seconds, or those that are left until it has to be reported."""
+        """Return so many seconds, or the seconds left until the job must be reported."""
         if self._limit_s is None:
             return wanted_s
         spent = asyncio.get_running_loop().time() - self._began
@@ -168,7 +170,9 @@ class JobRun:
         return min(_REPORT_S, _REPORT_SHARE * self._limit_s)
 
     def _limited(self, call: Call) -> tuple[Call, float | None]:
-        """The call with the time that is left; and the limit that it would have without."""
+        """Return the call with the time that is left, and the limit that it would have
+        otherwise.
+        """
         asked = call.limits.run_s or self._settings.call_timeout_s
         # The platform may stop the pod as soon as it has the report.
         call = replace(call, awaits_exit=True)
@@ -201,7 +205,7 @@ class JobRun:
     # Cuts.
 
     def cancel(self, reason: str) -> bool:
-        """End it, unless something else does; its outcome still comes."""
+        """Cancel the call, unless it is ending already; its outcome follows."""
         return self._end(Cancelled(reason, reason=reason))
 
     def _end(self, cause: FlashpoolError) -> bool:
@@ -233,7 +237,7 @@ class JobRun:
         return outcome
 
     def _is_platforms(self, outcome: Outcome, asked_s: float | None) -> bool:
-        """Whether the call would have had more time if it were not for the platform."""
+        """Return whether only the platform's limit shortened the call's time."""
         limit_s = outcome.details.get("limit_s")
         if self._limit_s is None or outcome.details.get("phase") == Phase.QUEUE.value:
             return False
@@ -242,29 +246,29 @@ class JobRun:
     # What is heard of it (`pending.Watcher`).
 
     def told(self, line: str) -> None:
-        """Its environment is being made."""
+        """Report progress: the environment is being made."""
         self._ways.lines.feed(f"{line}\n".encode("utf-8", "backslashreplace"))
         if self._ways.progress is not None:
             self._ways.progress.tell(Phase.BUILD.value, line)
 
     def environment_ready(self) -> None:
-        """It waits for a slot."""
+        """Report progress: the call waits for a slot."""
         self._phase = Phase.QUEUE
         if self._ways.progress is not None:
             self._ways.progress.tell(Phase.START.value)
 
     def started(self) -> None:
-        """A worker has it."""
+        """Report progress: a worker has received the call."""
         self._phase = Phase.RUN
         if self._ways.progress is not None:
             self._ways.progress.tell(Phase.RUN.value)
 
     def output(self, chunk: bytes) -> None:
-        """It printed."""
+        """Log the call's output."""
         self._ways.lines.feed(chunk)
 
     def item(self, body: bytes) -> None:
-        """It yielded."""
+        """Stream an item that the call yielded."""
         if self.items is not None:
             self.items.put(body)
 

@@ -1,4 +1,4 @@
-"""What jobs are run by, whatever brings and reports them: live calls here, a deployed app in `deployed`."""
+"""Runs jobs, however they arrive: live calls here, jobs of a deployed app in `deployed`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class JobRunner(Protocol):
 
     @property
     def service(self) -> Service:
-        """It owns this, and starts it."""
+        """The service that the runner owns and starts."""
 
     @property
     def results(self) -> Results:
@@ -28,24 +28,24 @@ class JobRunner(Protocol):
         """Returns before jobs can run."""
 
     async def wait_ready(self) -> None:
-        """Until `room` says how many jobs can run.
+        """Wait until `room` can say how many jobs may run.
 
         Raises:
             EnvironmentStartFailed: none ever will.
         """
 
     async def stop(self, reason: str) -> None:
-        """End what is left, and the pool."""
+        """Stop the remaining jobs and the pool."""
 
     def room(self, active: int) -> int:
-        """How many jobs there may be, where ``active`` have, or will want, a place to run.
+        """Return how many jobs there may be, if ``active`` jobs have or need a place to run.
 
         Raises:
             NothingRuns: nothing will be run here.
         """
 
     def run(self, job: Job, ways: JobOutputs) -> JobRun:
-        """One job."""
+        """Run one job."""
 
 
 class LiveJobs:
@@ -64,7 +64,7 @@ class LiveJobs:
         await self.service.start()
 
     async def wait_ready(self) -> None:
-        """Until calls can run."""
+        """Wait until calls can run."""
         await self.service.pool.wait_ready()
 
     async def stop(self, reason: str) -> None:
@@ -72,7 +72,7 @@ class LiveJobs:
         await self.service.stop(reason)
 
     def room(self, active: int) -> int:
-        """As many as there are slots."""
+        """Return the number of slots."""
         pool = self.service.pool
         if not pool.ready:
             return active
@@ -82,5 +82,5 @@ class LiveJobs:
         return active + max(0, min(free, (self._settings.qb_concurrency or slots) - active))
 
     def run(self, job: Job, ways: JobOutputs) -> JobRun:
-        """One job."""
+        """Run one job."""
         return JobRun(job, self.service, self._settings, ways)

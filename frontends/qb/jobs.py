@@ -1,11 +1,10 @@
-"""What the platform hands out: the answer of a job-take to jobs, none of them lost on the way.
+"""Parses the answer of a job-take into jobs, and loses none of them.
 
     body --> [object | list] --> each: id, input, policy --> Job | its id and what is wrong
 
-An input stays the bytes it came as; the service reads it, like the body of a request. What is
-no JSON by the book (NaN, half a surrogate pair) or nested too deeply is taken apart by its
-brackets alone: its id is known then, so that it fails instead of being lost, and by itself
-instead of with its neighbours.
+An input stays the bytes that arrived; the service reads it, like the body of a request. Text that
+is not valid JSON (NaN, half a surrogate pair) or is nested too deeply is split by its brackets
+alone. Then the job's id is known, and only this job fails, not its neighbours.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _ANSWER: Final = msgspec.json.Decoder(Raw)
 _LONGEST_MS: Final = 366 * 24 * 3600 * 1000.0
 #: Characters of an id that addresses can be made of.
 _ID_LIMIT: Final = 1000
-#: A string, or what gives JSON its shape; of what is inside another, its brackets alone.
+#: A string, or a structural character of JSON; inside another value only brackets matter.
 _STRING: Final = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 _OUTER: Final = re.compile(_STRING + rb"|[\[\]{}:,]", re.DOTALL)
 _INNER: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
@@ -35,7 +34,7 @@ _OPENING, _CLOSING, _BETWEEN = b"[{", b"]}", b",:"
 
 
 class NoJobs(ValueError):
-    """The answer of a job-take cannot be read: whatever was in it is lost."""
+    """The answer of a job-take cannot be read: jobs in it are lost."""
 
 
 class NothingRuns(Exception):
@@ -79,7 +78,7 @@ def decode(body: bytes) -> list[Job]:
 
 
 def of_value(job: Any) -> Job | None:
-    """A job as the SDK's local modes have it: decoded already, or never JSON at all."""
+    """Return a job of the SDK's local modes, which is decoded already, or never was JSON."""
     try:
         return _job(json.dumps(job).encode())
     except (TypeError, ValueError, RecursionError) as error:
@@ -91,12 +90,12 @@ def of_value(job: Any) -> Job | None:
 
 
 def _job(raw: bytes, pieces: list[bytes] | None = None) -> Job | None:
-    """``pieces``: those of it, where it has been taken apart before."""
+    """``pieces``: the pieces of the job, if it was split before."""
     try:
         taken = _named(pieces) if pieces else _read(raw)
         job_id = _id(taken.id)
     except (NoJobs, msgspec.DecodeError, UnicodeError) as error:
-        # Nobody can be told of what has no id.
+        # The platform cannot be told about a job without an id.
         _log.error("A job was taken but cannot be read, and is lost: %s", error)
         return None
     limit_s = _limit_s(taken.policy)
@@ -115,14 +114,14 @@ def _read(raw: bytes) -> _Taken:
 
 
 def _named(pieces: list[bytes]) -> _Taken:
-    """Of the pieces of an object: its fields."""
+    """Return the fields of an object that was split into pieces."""
     found = dict(zip(pieces[::2], pieces[1::2], strict=False))
     names = (b'"id"', b'"input"', b'"policy"')
     return _Taken(*(Raw(found.get(name, b"")) for name in names))
 
 
 def _pieces(text: bytes) -> list[bytes]:
-    """What stands between the commas and colons of the outermost array or object."""
+    """Return the texts between commas and colons of the outermost array or object."""
     pieces: list[bytes] = []
     depth = begin = end = 0
     while found := (_OUTER if depth < 2 else _INNER).search(text, end):
@@ -151,7 +150,7 @@ def _id(raw: Raw) -> str:
 
 
 def _limit_s(policy: Raw) -> float | None:
-    """``policy.executionTimeout``, milliseconds; what is none counts as not said."""
+    """Return ``policy.executionTimeout`` (milliseconds) in seconds; None if it is invalid."""
     try:
         value = msgspec.json.decode(policy, type=dict[str, Any]).get("executionTimeout")
     except (msgspec.DecodeError, UnicodeError, RecursionError):

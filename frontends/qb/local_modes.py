@@ -3,9 +3,9 @@
     --test_input, test_input.json    a pool for this one job
     --rp_serve_api, realtime         a pool for as long as the API is served
 
-Both call the handler, whose answer the SDK takes apart: what it finds as `error` it lifts out.
-Nothing is posted anywhere, and a generator's items come as a list. The API is served by our
-uvicorn: the SDK's waits for running jobs without a limit when it is told to stop.
+Both modes call the handler. The SDK parses its answer, and extracts an `error` that it finds.
+Nothing is posted, and a generator's items come as a list. flashpool's uvicorn serves the API: the
+SDK's own waits without limit for running jobs when it stops.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .results import of_error
 
 _log = logging.getLogger(__name__)
 
-#: What uvicorn's own command exits with when it cannot listen.
+#: Exit status of uvicorn's own command when it cannot listen.
 _NOT_STARTED: Final = 3
 #: Makes what runs jobs, and the admin listener of a server.
 Open = Callable[[], tuple[JobRunner, Admin | None]]
@@ -64,7 +64,7 @@ class LocalHandler:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[JobRunner]:
-        """Have one pool for all jobs meanwhile."""
+        """Run one pool for all jobs during the API's life."""
         runner, admin = self._make()
         await runner.start()
         try:
@@ -86,7 +86,7 @@ class LocalHandler:
             sys.exit(_NOT_STARTED)
 
     async def stop(self, second_signal: asyncio.Event) -> None:
-        """Let jobs finish within the drain, and cancel what is left then; each is answered."""
+        """Let jobs finish during the drain, then cancel the others; each job is answered."""
         runner = self._runner
         if runner is None:
             return

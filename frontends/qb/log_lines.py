@@ -46,7 +46,7 @@ class LiveLines:
         self._show([rest] if rest else [])
 
     def say(self, line: str) -> None:
-        """One line that the server has to say about the job."""
+        """Log a line of the server about the job."""
         _write(self._entry(line))
 
     def _cut(self, chunk: bytes) -> bytes:

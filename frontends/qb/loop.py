@@ -10,8 +10,8 @@ jobs in progress that the heartbeat tells. Not the SDK's: `get_jobs` and `run_jo
 look every 0.1 to 1 s, change their concurrency only while idle, and drop a job that arrives
 after the signal to stop.
 
-A poll that is under way when the signal comes is not broken off: the platform may be about to
-answer it, and takes a job that it has answered for given. It ends by itself, or with the drain.
+A poll that is under way when the signal comes is not aborted: the platform may be about to answer
+it, and considers a job that it has answered as given. The poll ends by itself, or with the drain.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _LOOK_S: Final = 0.05
 #: Seconds for which a stop request waits for its job: the two come over different connections.
 _EARLY_S: Final = 5.0
 _STOPPED: Final = "the platform stopped the job"
-#: Of the drain: what may pass before all is ended; and kept of that for the reports of what is
-#: cancelled, at most, and as a share.
+#: Share of the drain after which everything is stopped; and the reserve for reporting cancelled
+#: jobs, in seconds at most and as a share.
 _DRAIN_SHARE: Final = 0.9
 _REPORT_S: Final = 2.0
 _REPORT_SHARE: Final = 0.2
 #: Beyond that, for an answer of which some has arrived.
 _ANSWER_S: Final = 1.0
-#: What was cancelled is reported in any case, with no drain at all too.
+#: Seconds for reporting cancelled jobs in any case, even without a drain.
 _LEAST_REPORT_S: Final = 1.0
 
 
@@ -73,11 +73,11 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         self._taker = Taker(rp_job._job_get_url)
         self._polling: asyncio.Task[Taken] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        #: When stop requests came for jobs that are not here: an answer may be bringing them.
+        #: When stop requests came for unknown jobs: a poll may be bringing these jobs.
         self._early_stops: dict[str, float] = {}
         self._draining = asyncio.Event()
         self._second_signal = asyncio.Event()
-        #: There may be room for a job, or none is left.
+        #: Notified when there may be room for a job, or no room is left.
         self._changed = News()
         #: No job is taken any more.
         self._took_last = asyncio.Event()
@@ -106,14 +106,14 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
         finally:
             beat.cancel()
             await self._worker.stop("the server stops")
-            # One that comes from now on would find no loop, and change the exit status.
+            # A later signal would find no loop, and change the exit status.
             for signum in signals:
                 signal.signal(signum, signal.SIG_IGN)
         if self._failure is not None:
             raise self._failure
 
     def _debugger(self) -> dict[str, Any]:
-        """What the SDK adds for ``--rp_debugger``; of this process, not of calls."""
+        """Do what the SDK does for ``--rp_debugger``; for this process, not for calls."""
         found = dict(rp_debugger.get_debugger_output())
         ready_s = self.config["reference_counter_start"] - worker_state.REF_COUNT_ZERO
         return {"rp_debugger": {**found, "ready_delay_ms": ready_s * 1000}}
@@ -182,7 +182,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             draining.cancel()
 
     async def _room(self) -> int:
-        """How many jobs to ask for; waits until that is one at least. 0: the drain has begun."""
+        """Return how many jobs to ask for; wait until there is room for one. 0: the drain has
+        begun.
+        """
         while not self._draining.is_set():
             await self.set_scale()
             room = self.current_concurrency - self._worker.active
@@ -192,7 +194,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             await self._changed.wait(_LOOK_S)
         return 0
 
-    #: How many jobs there may be; the SDK's name for it.
+    #: How many jobs there may be; the SDK uses this name.
     current_concurrency: int
 
     async def set_scale(self) -> None:
@@ -215,7 +217,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             if self._loop.time() - self._early_stops.pop(job.id, float("-inf")) < _EARLY_S:
                 running.stop(_STOPPED)
             if self._cancel_reason:
-                # Its answer had begun to arrive when the poll was broken off.
+                # The answer had begun to arrive when the poll was aborted.
                 running.cut_off(self._cancel_reason)
 
     async def _see_through(self, running: ActiveJob) -> None:
@@ -239,7 +241,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     # Stopping one.
 
     async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
-        """The SDK's, for as long as there are jobs."""
+        """The SDK's monitor, while there are jobs."""
         watching = asyncio.ensure_future(super().monitor_stop_signals(session))
         drained = asyncio.ensure_future(self._drained.wait())
         try:
@@ -268,7 +270,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
     # The drain.
 
     async def run_jobs(self, session: aiohttp.ClientSession) -> None:
-        """Wait for the end, and see to it that nothing that was taken is dropped."""
+        """Wait for the end, and drop no job that was taken."""
         await self._draining.wait()
         end = self._loop.time() + self._drain_s * _DRAIN_SHARE
         try:
@@ -295,7 +297,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]
             self._polling.cancel()
 
     async def _idle(self, end: float) -> None:
-        """Until no poll and no job is left, the time is up, or a second signal came."""
+        """Wait until no poll and no job is left, the time is up, or a second signal came."""
         while (
             not (self._took_last.is_set() and not self._worker.jobs)
             and not self._second_signal.is_set()

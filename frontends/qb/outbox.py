@@ -2,17 +2,17 @@
 
     <state>/outbox/<endpoint>/<worker>/<hash of the job's id>.json
 
-A file is one JSON line that says of which job it is, then the report itself. It is written in
-full beside its place and renamed, so that one that is there is whole. A worker minds its own
-directory only: the platform takes a report from the worker that has the job.
+A file is one JSON line that names the job, followed by the report. A file is written beside its
+place and renamed, so a file in its place is complete. A worker reads only its own directory: the
+platform accepts a report only from the worker that has the job.
 
-The place may be a volume on which strangers write. So each report is signed, together with the
-place that it lies in, with a key that no call knows (`signing`): what is not signed is not
-posted. No link is followed, and only files of such names are read or deleted, of bounded size.
-Ages are those of the file system's clock: the machine's own may have jumped in between.
+The place may be a volume on which others write. So each report is signed, together with its place,
+with a key that calls do not know (`signing`): unsigned reports are not posted. No link is followed,
+and only files with such names and of bounded size are read or deleted. Ages are measured with the
+file system's clock, because the machine's clock may have jumped.
 
-Workers without a name (no RUNPOD_POD_ID) have numbers, each held by a lock for as long as the
-process lives: several on one machine must not post and delete each other's.
+Workers without a name (no RUNPOD_POD_ID) use numbers, each held by a lock while the process lives:
+several workers on one machine must not post and delete each other's reports.
 
     <endpoint>/worker, worker-1, worker-2 ..     the first that nobody holds
     <endpoint>/worker.lock, ..                   who holds it
@@ -58,23 +58,24 @@ _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobReport:
-    """What the platform is told of a job, once."""
+    """The report of a job to the platform, which is sent once."""
 
     job_id: str
     #: The body of a job-done.
     body: bytes
-    #: Whether the job's items went to job-stream before.
+    #: Whether the job's items were posted to job-stream before.
     streamed: bool = False
-    #: It says only that we ended the job because we left: no reason not to run it again.
+    #: The report only says that this process ended the job because it exited: the job may run
+    #: again.
     cut_off: bool = False
-    #: Whether it has an error; not known of one that an earlier process has left.
+    #: Whether the report has an error; False for reports of an earlier process.
     failed: bool = False
 
 
 class _Head(msgspec.Struct, frozen=True):
     job_id: str
     streamed: bool
-    #: Seconds since 1970. Earlier versions tell a report's age by it.
+    #: Seconds since 1970. Earlier versions use this as a report's age.
     kept_at: float
     cut_off: bool = False
     #: Over all before, the place and the report.
@@ -87,17 +88,17 @@ class Outbox:
     def __init__(
         self, folder: Path, key: bytes, *, is_named: bool = True, largest: int = _LARGEST
     ) -> None:
-        """``is_named``: the folder is no other living worker's. ``key``: what reports are signed with."""
+        """``is_named``: no other living worker uses the folder. ``key``: signs the reports."""
         self.folder = folder
         self._key = key
         self._is_ours = is_named
         self._largest = max(largest, _LARGEST)
         self._claim = threading.Lock()
-        #: Kept open for as long as the folder is ours.
+        #: A descriptor of the lock, open while this process owns the folder.
         self._held: int | None = None
 
     def own(self) -> Path:
-        """The folder, which is ours from now on."""
+        """Take the folder, and return its path."""
         with self._claim:
             if not self._is_ours:
                 self.folder, self._held = _claimed(self.folder)
@@ -124,13 +125,13 @@ class Outbox:
         )
         signed = msgspec.structs.replace(head, mac=self._mac(head, report.body))
         name = _name(report.job_id)
-        # Of its own: one whose answer is slow is written down while all that waits is saved.
+        # A name of its own: a slow report may be written while all waiting reports are saved.
         beside = f"{name.removesuffix(_SUFFIX)}.{secrets.token_hex(4)}{_NEW}"
         pieces = [msgspec.json.encode(signed) + b"\n", report.body]
         files.write(name, pieces, beside=beside, sync=True)
 
     def drop(self, job_id: str) -> None:
-        """It was taken, or is of no use any more."""
+        """Delete a report that was accepted, or is of no further use."""
         try:
             if self._files().remove(_name(job_id)):
                 return
@@ -142,7 +143,9 @@ class Outbox:
         )
 
     def waiting(self, older_than_s: float) -> Iterator[JobReport]:
-        """Those an earlier process has left, oldest first; deletes what is too old, or half."""
+        """Return the reports of an earlier process, oldest first; delete old and
+        incomplete files.
+        """
         try:
             files = self._files()
             for half, _ in files.files(_is_left_over):
@@ -170,7 +173,7 @@ class Outbox:
                 yield report
 
     def _read(self, files: Folder, name: str) -> JobReport | None:
-        """One of ours; what is none is left where it is, until it is too old."""
+        """Read a report; other files are left alone until they are too old."""
         try:
             with files.reading(name, self._largest) as file:
                 head = msgspec.json.decode(file.readline(_LONGEST_HEAD), type=_Head)
@@ -224,7 +227,7 @@ def _name(job_id: str) -> str:
 
 
 def _is_left_over(name: str) -> bool:
-    """Whether a process that was killed at its work left this."""
+    """Return whether a process that was killed left this temporary file."""
     return _UNFINISHED.fullmatch(name) is not None or left_by_clock(name)
 
 
@@ -246,10 +249,10 @@ def _claimed(first: Path) -> tuple[Path, int | None]:
     for number in range(_MOST_WORKERS):
         folder = first.with_name(f"{first.name}-{number}") if number else first
         file = _lock_file(place, f"{folder.name}.lock")
-        # Not filelock: since 4.2 an exit handler of its own lets go of what is held, or does not,
-        # depending on the threads there are. The kernel lets go when the process has ended, and
-        # not before, so that nobody reads here while it still writes. And where every attempt is
-        # EACCES, filelock calls each folder held, so that all of them would be tried.
+        # Not filelock: from 4.2 on, its exit handler may or may not release locks, depending on the
+        # threads that exist. The kernel releases a lock when the process has ended, so no other
+        # process reads here while this one still writes. And where every attempt fails with EACCES,
+        # filelock considers each folder held, so that all of them would be tried.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -264,12 +267,14 @@ def _claimed(first: Path) -> tuple[Path, int | None]:
             break
         else:
             return folder, file
-    # Of this process alone: nobody goes on with it, and nobody is in its way.
+    # A folder of this process alone: no other process resumes it or is in its way.
     return first.with_name(f"{first.name}-{secrets.token_hex(8)}"), None
 
 
 def _lock_file(place: Folder, name: str) -> int:
-    """The file to lock; what is no file is replaced, for nobody holds it."""
+    """Return the file to lock; anything that is not a regular file is replaced, because no process
+    can hold it.
+    """
     with place.opened(make=True) as folder:
         for _ in range(2):
             try:

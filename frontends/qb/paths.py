@@ -1,5 +1,5 @@
-"""Where the queue front-end keeps files: results that wait, and results that are too large.
-What waits is signed with a key of the worker's.
+"""Paths of the queue front-end: reports that wait, and results that are too large. Waiting reports
+are signed with a key of the worker.
 
 <state>/outbox/<endpoint>/<worker>     state: FLASHPOOL_STATE_DIR, else <volume>/flashpool,
                                        else <local>/flashpool
@@ -23,19 +23,19 @@ _ODD: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def outbox_folder(settings: Settings) -> Path:
-    """Of this worker alone, if it `is_named`."""
+    """Return the outbox of this worker alone, if it `is_named`."""
     endpoint = os.environ.get("RUNPOD_ENDPOINT_ID") or "endpoint"
     worker = os.environ.get("RUNPOD_POD_ID") or "worker"
     return state_folder(settings) / "outbox" / _name(endpoint) / _name(worker)
 
 
 def is_named() -> bool:
-    """Whether the platform has given this worker a name, which no other has."""
+    """Return whether the platform has given this worker a unique name."""
     return bool(os.environ.get("RUNPOD_POD_ID"))
 
 
 def spill_folder(settings: Settings) -> Path | None:
-    """None without a volume."""
+    """Return the folder for large results; None without a volume."""
     volume = volume_of(settings)
     return None if volume is None else volume / OURS / "results"
 
@@ -45,9 +45,9 @@ def _name(text: str) -> str:
 
 
 def report_key(settings: Settings) -> bytes:
-    """What reports that wait are signed with; the next process of this worker has the same.
+    """Return the key that signs waiting reports; the next process of this worker derives the same.
 
-    Whoever can write to a volume could otherwise lay down a report of his own, and have it posted
+    Without a signature, anyone who can write to the volume could forge a report, and have it posted
     as a job's result.
     """
     return signing_key(settings, _PURPOSE)

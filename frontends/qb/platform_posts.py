@@ -1,4 +1,4 @@
-"""What is posted to the platform about a job: its report, items, how far it is.
+"""Posts to the platform about a job: its report, items, and progress.
 
     job-done    {"output": .., "error": ..}                        once
     job-done    {"status": "IN_PROGRESS", "output": ..}            progress
@@ -33,10 +33,10 @@ _HEADERS: Final = {"charset": "utf-8", "Content-Type": "application/x-www-form-u
 
 
 class Verdict(enum.Enum):
-    """What the platform says of a post."""
+    """The platform's verdict on a post."""
 
     TAKEN = "taken"
-    #: It does not know the job (any more).
+    #: The platform does not know the job, or no longer.
     UNKNOWN = "unknown"
     GONE = "gone"
     TOO_LARGE = "too large"
@@ -56,7 +56,7 @@ class Addresses:
     """URLs in which ``$ID`` stands for the job."""
 
     done: str
-    #: None: the platform has no place for items.
+    #: The URL for items; None: the platform accepts none.
     stream: str | None
 
 
@@ -69,7 +69,7 @@ class PlatformPosts:
 
     @property
     def streams(self) -> bool:
-        """Whether items can be posted."""
+        """Return whether items can be posted."""
         return self._addresses.stream is not None
 
     async def report(self, report: JobReport) -> Verdict:
@@ -79,12 +79,12 @@ class PlatformPosts:
         )
 
     async def progress(self, job_id: str, output: dict[str, object]) -> Verdict:
-        """How far it is."""
+        """Post the progress of a job."""
         body = msgspec.json.encode({"status": "IN_PROGRESS", "output": output})
         return await self._post(self._addresses.done, job_id, body)
 
     async def item(self, job_id: str, body: bytes) -> Verdict:
-        """One item of a generator, as JSON."""
+        """Post one item of a generator, as JSON."""
         assert self._addresses.stream is not None
         return await self._post(self._addresses.stream, job_id, b'{"output":' + body + b"}")
 

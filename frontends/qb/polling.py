@@ -2,9 +2,9 @@
 
     GET job-take, job-take-batch --> 200 jobs | 204, 400 nothing | 429 | anything else
 
-Unlike the SDK's own loop it tells of a job that it cannot read, where that has an id, and
-pauses where it would ask again at once: after errors, and after empty answers of a platform
-that does not hold the poll open.
+Unlike the SDK's own loop, this poller reports a job that it cannot read, if the job has an id. It
+pauses instead of polling at once after errors, and after empty answers of a platform that does not
+hold the poll open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds the platform may hold a poll open.
 POLL_S: Final = 90.0
-#: Seconds an answer that has begun may take in all, and without a byte of it.
+#: Seconds an answer may take after it began: in total, and without a byte.
 _BODY_S: Final = 600.0
 _STALL_S: Final = 60.0
 #: The session's own would count the waiting for an answer, and its body.
@@ -44,7 +44,7 @@ _HINTS: Final = {401: _KEY_HINT, 403: _KEY_HINT}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What a poll brought, and how long to wait before the next."""
+    """The jobs that a poll returned, and how long to wait before the next poll."""
 
     jobs: list[Job]
     pause_s: float = 0.0
@@ -58,11 +58,11 @@ class Taker:
         self._address = address
         self._errors = 0
         self._soon = 0
-        #: Whether an answer has begun: what jobs it has are given to nobody else.
+        #: Whether an answer has begun to arrive: the platform gives its jobs to no other worker.
         self.receiving = False
 
     async def take(self, session: aiohttp.ClientSession, wanted: int) -> Taken:
-        """One poll; fails only by being cancelled."""
+        """Poll once; fails only by being cancelled."""
         began = asyncio.get_running_loop().time()
         asking = session.get(self._address(wanted), timeout=_NO_LIMIT)
         try:
@@ -113,7 +113,7 @@ class Taker:
     def _failed(self, why: str) -> Taken:
         self._errors += 1
         if self._errors & (self._errors - 1) == 0:
-            # The 1st, 2nd, 4th, 8th ...: an hour of it is not to fill the log.
+            # Log the 1st, 2nd, 4th, 8th ... error, so that an hour of errors does not fill the log.
             _log.warning("Jobs cannot be taken (%d in a row): %s", self._errors, why)
         pause = min(_ERROR_PAUSE_S * 2 ** min(self._errors - 1, 10), _LONGEST_PAUSE_S)
         return Taken(jobs=[], pause_s=pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret

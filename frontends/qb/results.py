@@ -5,8 +5,8 @@
        |                    `-- too large: its output is cut; a failure goes without its exception
        `-- a result that alone is too large: spilled to the volume, else ResultTooLarge
 
-The platform tells a failure by `error` beside the output, which is what the SDK lifts out of
-what a handler returns. Reports are put together from spans of the answer, which is not read.
+The platform recognises a failure by `error` beside the output, which is what the SDK extracts from
+a handler's return value. Reports are joined from spans of the answer, which is not parsed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Results:
         """The report of a job that ended; writing to the volume may take ``spill_s``."""
         more: _Fields = {}
         if outcome.ok and len(outcome.body) > self._limit:
-            # Before it is put together with anything: each copy of it may be a gigabyte.
+            # Before joining: each copy of a result may be a gigabyte.
             outcome, more = await self._elsewhere(job_id, outcome, len(outcome.body), spill_s)
         fields = self._all(outcome, more)
         body = _body(fields)
@@ -80,7 +80,9 @@ class Results:
         return msgspec.json.decode(self._service.answer(outcome).body, type=_Fields)
 
     def refused(self, report: JobReport) -> JobReport:
-        """In place of one that the platform calls too large: its ends, if that is less."""
+        """Return a shorter report for one that the platform calls too large: beginning and end, if
+        that is less.
+        """
         cut = _body(_cut(_fields(report.body)))
         if len(cut) < len(report.body):
             return replace(report, body=cut)
@@ -94,7 +96,7 @@ class Results:
     async def _elsewhere(
         self, job_id: str, outcome: Outcome, size: int, limit_s: float
     ) -> tuple[Outcome, _Fields]:
-        """The outcome without its result, which is written to the volume, or else lost."""
+        """Return the outcome without its result, which is written to the volume, or else lost."""
         problem = ""
         if self._spill is not None:
             writing = partial(self._spill.spilled, job_id, outcome)
@@ -146,19 +148,19 @@ def _body(fields: _Fields) -> bytes:
 
 
 def _fields(body: bytes) -> _Fields:
-    """Those that a report was made of."""
+    """Return the fields from which a report was made."""
     report = msgspec.json.decode(body, type=_Fields)
     output = msgspec.json.decode(report["output"], type=_Fields)
     return output | {name: value for name, value in report.items() if name == "error"}
 
 
 def _cut(fields: _Fields) -> _Fields:
-    """Without what a report can do without."""
+    """Return the report without its optional parts."""
     kept = {name: value for name, value in fields.items() if name != "exception"}
     for name, limit in (("stdout", _OUTPUT_KEPT), ("error", _ERROR_KEPT)):
         text = msgspec.json.decode(kept[name]) if name in kept else None
         if isinstance(text, str) and len(text) > limit:
-            # With the words between, no longer than that: what was cut is not cut again.
+            # Including the words between the halves: a text that was cut is not cut again.
             half = (limit - _WORDS) // 2
             kept[name] = _raw(
                 f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here: the platform accepts no larger report]\n{text[-half:]}"

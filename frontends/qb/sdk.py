@@ -1,12 +1,12 @@
-"""Where we meet the SDK: what of `runpod` is replaced, and nothing else touches its modules.
+"""The only module that touches `runpod`: the parts of the SDK that flashpool replaces.
 
     rp_scale.JobScaler               -> `qb_loop.JobLoop`
     rp_ping.Heartbeat.process_loop   -> `qb_heartbeat.Heartbeat`
     rp_fastapi.WorkerAPI             -> the same, which `local_modes` serves
 
-Importing this imports `runpod`, which reads its variables then and never again: only
-`entry` does, after it has set those that were left open. The names replaced are checked, so that
-an SDK which has others is refused and not silently run without us.
+Importing this module imports `runpod`, which reads its variables only then. Only `entry` imports
+it, after it has set variables that were not set. The replaced names are checked, so that an SDK
+with other names is refused instead of running without flashpool.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .loop import JobLoop
 from .platform_posts import Addresses
 from .worker import QueueWorker
 
-#: What `loop` overrides or uses of the SDK's loop.
+#: Names of the SDK's loop that `loop` overrides or uses.
 _OF_SCALER: Final = (
     "start", "run", "get_jobs", "run_jobs", "set_scale", "monitor_stop_signals", "stop_job",
     "handle_shutdown",
@@ -61,12 +61,12 @@ def arguments(given: list[str]) -> Any:
 
 
 def has_queue() -> bool:
-    """Whether the platform has said where jobs are."""
+    """Return whether the platform has told where jobs are."""
     return "/job-take/" in JOB_GET_URL
 
 
 def addresses() -> Addresses:
-    """Where to post."""
+    """Return the URLs to post to."""
     stream = rp_http.JOB_STREAM_URL
     return Addresses(done=rp_http.JOB_DONE_URL, stream=stream if "://" in stream else None)
 
@@ -84,13 +84,15 @@ def start(
     api: LocalHandler | None,
     drain_s: float,
 ) -> None:
-    """``runpod.serverless.start``, driving ours; with ``api`` when it serves its API."""
+    """Run ``runpod.serverless.start`` with flashpool's loop; with ``api``, the SDK
+    serves its API.
+    """
     heartbeat = Heartbeat(rp_ping.Heartbeat.process_loop)
     rp_scale.JobScaler = partial(JobLoop, make=make, drain_s=drain_s, heartbeat=heartbeat)
     rp_ping.Heartbeat.process_loop = staticmethod(heartbeat)
     if api is not None:
         _replace_api(api)
-    # It reads its flags from there.
+    # The SDK reads its flags from sys.argv.
     sys.argv[1:] = given
     serverless.start({"handler": handler, "concurrency_modifier": concurrency})
 
@@ -100,12 +102,12 @@ def _replace_api(local: LocalHandler) -> None:
 
     @asynccontextmanager
     async def without_state(app: Any) -> AsyncIterator[None]:
-        # What a lifespan yields is the state of its requests.
+        # A value that a lifespan yields becomes the state of its requests.
         async with local.lifespan(app):
             yield
 
     class Api(rp_fastapi.WorkerAPI):  # type: ignore[misc]
-        """The SDK's API, whose pool lives as long as it does."""
+        """The SDK's API, with a pool that lives as long as it."""
 
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config)

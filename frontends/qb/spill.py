@@ -3,10 +3,10 @@
     result --> <volume>/flashpool/results/<job>-<random>.pkl | .json
            --> {"flashpool_result": {"path": .., "bytes": .., "format": .., "sha256": ..}}
 
-What is written is the result itself: a pickle as the call made it (opened where the packages
-are that it needs), or JSON text. It may be as large as the memory of a small machine, so it is
-never held twice: piece by piece it is decoded, hashed and written. The reference takes the result's place in the answer, in the
-form that was asked for, so that a client which knows nothing of it finds it and not None.
+The file holds the result itself: a pickle as the call made it (which needs the call's packages to
+load), or JSON text. The result may be as large as the memory of a small machine, so it is never
+held twice, but decoded, hashed and written piece by piece. A reference replaces the result in the
+answer, in the requested form, so that an old client finds the reference instead of None.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LOOK_S: Final = 600.0
 _PIECE: Final = 4 * 64 * 1024
 _ODD: Final = re.compile(r"[^A-Za-z0-9_-]")
 _NEW: Final = ".new"
-#: A result, or one that is not whole.
+#: Names of files for results, including incomplete ones.
 _OURS: Final = re.compile(r"[A-Za-z0-9_-]{1,80}-[0-9a-f]{8}\.(json|pkl|new)")
 
 
@@ -52,7 +52,7 @@ class Spill:
         self._looked = float("-inf")
 
     def spilled(self, job_id: str, outcome: Outcome) -> tuple[Outcome, dict[str, Any]]:
-        """The outcome with a reference in place of its result.
+        """Return the outcome with a reference in place of its result.
 
         Raises:
             OSError: it cannot be written.
@@ -62,7 +62,7 @@ class Spill:
         as_json = outcome.format == "json"
         name = f"{_ODD.sub('-', job_id)[:80]}-{secrets.token_hex(4)}"
         file = f"{name}{_SUFFIXES[outcome.format]}"
-        # JSON is not looked at: no answer is put together around what is only written.
+        # JSON is not parsed: no answer is built around a result that is only written.
         size, digest = self._write(file, _pieces(outcome.body) if as_json else _data(outcome.body))
         reference = {
             "path": str(self._files.path / file),
@@ -75,7 +75,7 @@ class Spill:
         return replace(outcome, body=body), reference
 
     def _write(self, name: str, pieces: Iterator[bytes | memoryview]) -> tuple[int, str]:
-        """How many bytes that were, and their hash."""
+        """Write the result; return its size in bytes and its hash."""
         size, digest = 0, hashlib.sha256()
 
         def counted() -> Iterator[bytes | memoryview]:
@@ -92,8 +92,8 @@ class Spill:
     def _forget_old(self) -> None:
         """Delete results of any pod that are too old by the clock that stamps them.
 
-        Only what has a name of ours, and is a file: whoever can write to the volume could have
-        us delete what a link leads to.
+        Only regular files with such names are deleted: anyone who can write to the volume could
+        place a link to another file.
         """
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
@@ -117,7 +117,7 @@ def _pieces(body: bytes) -> Iterator[memoryview]:
 
 
 def _data(body: bytes) -> Iterator[bytes]:
-    """What the base64 stands for, and nothing between it."""
+    """Return the span of the base64 text."""
     tail = body[-2:]
     left = len(body) // 4 * 3 - len(tail) + len(tail.rstrip(b"="))
     for piece in _pieces(body):

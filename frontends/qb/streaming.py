@@ -1,4 +1,4 @@
-"""What goes to the platform while a job runs: a generator's items, and how far it is.
+"""Posts to the platform while a job runs: a generator's items, and progress.
 
     item -> [ at most a window ] -> job-stream, one after the other -> credit -> worker goes on
     tell -> the latest only, every half second                     -> job-done IN_PROGRESS
@@ -24,13 +24,13 @@ from .waiting import within
 
 _log = logging.getLogger(__name__)
 
-#: Bytes of a post about an item that the platform takes; and those around the item in it.
+#: Bytes of a post with an item that the platform accepts; and the bytes around the item.
 CHUNK_LIMIT: Final = 1_000_000
 AROUND: Final = len('{"output":""}')
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _PROGRESS_S: Final = 0.5
-#: How the base64 of a pickle begins (protocol 2 and later); no JSON does.
+#: How the base64 of a pickle begins (protocol 2 and later); JSON never begins so.
 _PICKLE: Final = b"gA"
 
 
@@ -45,9 +45,9 @@ class JobItems:
         self._waiting: deque[bytes] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._wanted = True
-        #: Whether there were any.
+        #: Whether the job yielded any items.
         self.any = False
-        #: Whether some were given up, although the platform may have wanted them.
+        #: Whether items were dropped that the platform may have wanted.
         self.lost = False
 
     def put(self, item: bytes) -> None:
@@ -58,7 +58,7 @@ class JobItems:
             self._sending = asyncio.ensure_future(self._send())
 
     async def close(self, limit_s: float) -> None:
-        """Wait until all are there; give up those that are not in time."""
+        """Wait until all items are posted; drop those that are not posted in time."""
         if self._sending is None:
             return
         await asyncio.wait({self._sending}, timeout=max(0.0, limit_s))
@@ -83,7 +83,7 @@ class JobItems:
             self._credit()
 
     async def _offer(self, item: bytes) -> bool:
-        """Post it until it is taken; False when the platform wants no more."""
+        """Post an item until it is accepted; return False if the platform wants no more."""
         pause, unknown = _FIRST_PAUSE_S, 0
         while True:
             verdict = await self._posts.item(self._job_id, item)
@@ -103,7 +103,7 @@ class JobItems:
 
 
 class Progress:
-    """How far one job is."""
+    """Reports the progress of one job."""
 
     def __init__(self, job_id: str, posts: PlatformPosts) -> None:
         self._job_id = job_id
@@ -129,7 +129,7 @@ class Progress:
             self._posting.cancel()
 
     def cancel(self) -> None:
-        """No more, and what is on its way is of no use: the job is being stopped."""
+        """Stop reporting, and abort the post that is under way: the job is being stopped."""
         self._latest = None
         self._pause.set()
         if self._posting is not None:
@@ -143,7 +143,9 @@ class Progress:
 
 
 def _chunk(item: bytes) -> bytes:
-    """As it stands in a post. What is no item comes from user code that found the channel."""
+    """Return an item's text in a post. An invalid item comes from user code that found
+    the channel.
+    """
     if len(item) > CHUNK_LIMIT - AROUND:
         return _too_large(len(item))
     if item.startswith(_PICKLE) and is_base64(item):

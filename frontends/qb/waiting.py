@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 
 async def within(awaitable: Awaitable[object], seconds: float) -> None:
-    """Wait for it, at most so long."""
+    """Wait for an awaitable, for a limited time."""
     try:
         await asyncio.wait_for(awaitable, seconds)
     except asyncio.TimeoutError:
@@ -15,16 +15,16 @@ async def within(awaitable: Awaitable[object], seconds: float) -> None:
 
 
 class News:
-    """Something happened that may be what others wait for; each that waits hears of it."""
+    """A condition that may have changed; every waiter is notified."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
     def notify(self) -> None:
-        """It happened."""
+        """Notify all waiters."""
         self._next.set()
         self._next = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
-        """Until it happens the next time, or so long."""
+        """Wait for the next notification, for a limited time."""
         await within(self._next.wait(), seconds)

@@ -1,4 +1,4 @@
-"""What the loop runs jobs with: their runner, reports, admin listener; and one job in it, `ActiveJob`.
+"""What the loop runs jobs with: the runner, reports and admin listener; and `ActiveJob`, one job.
 
 job --> run --> outcome --> items and progress are through --> report --> delivered
                    `-- its slot is free
@@ -34,18 +34,18 @@ from .streaming import JobItems, Progress
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a job's last items may take after its end, if its own limit leaves them.
+#: Seconds for posting a job's last items after its end, if the job's own limit leaves them.
 _ITEMS_S: Final = 30.0
-#: The same for progress that is on its way.
+#: Seconds for posting progress that is under way.
 _PROGRESS_S: Final = 2.0
-#: The same for a result on its way to the volume; and what it gets in any case.
+#: Seconds for writing a result to the volume, and the least time for that.
 _SPILL_S: Final = 600.0
 _LEAST_SPILL_S: Final = 1.0
 _RESERVE: Final = 64 * 1024
 
 
 class QueueWorker:
-    """All that outlives one job. Made on the loop that it lives on."""
+    """Everything that outlives one job. Created on the loop that runs it."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class QueueWorker:
         self.reports = ReportDelivery(
             self._posts, outbox, settings.report_retry_s, self.results.refused
         )
-        #: By id: those that run, and those whose reports are on their way.
+        #: By id: jobs that run, and jobs whose reports are not accepted yet.
         self.jobs: dict[str, ActiveJob] = {}
 
     async def start(self, named: Named) -> None:
@@ -83,7 +83,7 @@ class QueueWorker:
         await self.reports.resume(named, self.jobs)
 
     async def wait_ready(self) -> None:
-        """Until jobs can run.
+        """Wait until jobs can run.
 
         Raises:
             EnvironmentStartFailed: they never will.
@@ -91,7 +91,7 @@ class QueueWorker:
         await self._runner.wait_ready()
 
     async def stop(self, reason: str) -> None:
-        """End what is left."""
+        """Stop the remaining jobs and the pool."""
         await self.reports.close()
         await self._runner.stop(reason)
         await self._session.close()
@@ -100,15 +100,17 @@ class QueueWorker:
 
     @property
     def active(self) -> int:
-        """Jobs that have, or will want, a slot; those that only wait to be reported do not."""
+        """Return the number of jobs that have or need a slot; jobs that only wait to be reported do
+        not.
+        """
         return sum(not job.ended for job in self.jobs.values())
 
     def stats(self) -> JobsStats:
-        """For operators."""
+        """Return the counters for operators."""
         return self._counts.stats(len(self.reports))
 
     def concurrency(self, _current: int) -> int:
-        """How many jobs there may be: the SDK's ``concurrency_modifier``.
+        """Return how many jobs there may be: the SDK's ``concurrency_modifier``.
 
         Raises:
             NothingRuns: none will ever run here.
@@ -133,7 +135,7 @@ class QueueWorker:
 
 
 class ActiveJob:
-    """One job, until the platform has its report."""
+    """One job, until the platform has accepted its report."""
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class ActiveJob:
         self._was_cut_off = self.stop(reason)
 
     def stop(self, reason: str) -> bool:
-        """End it; it is reported as cancelled, if nothing else has ended it."""
+        """Stop the job; it is reported as cancelled, unless it has ended otherwise."""
         stops = self._run.cancel(reason)
         if self._run.items is not None:
             self._run.items.cancel()
@@ -200,7 +202,7 @@ class ActiveJob:
             report = await self._results.report(
                 self.job.id, outcome, streamed=streamed, spill_s=spill_s
             )
-            # One that had ended by then, in whatever way, was not.
+            # A job that had already ended, in whatever way, was not cut off.
             cut_off = self._was_cut_off and outcome.error_type == "Cancelled"
             return replace(report, cut_off=cut_off and not outcome.from_user)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not lose the job
@@ -231,7 +233,7 @@ def result_limit(settings: Settings) -> int:
 
 
 def spill_of(settings: Settings) -> Spill | None:
-    """Where large results go, if they may."""
+    """Return where large results are written, if they may be."""
     if not settings.result_spill:
         return None
     folder = spill_folder(settings)

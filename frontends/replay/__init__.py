@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def under_debugger_path() -> Path:
-    """The program that another interpreter runs; nobody imports it."""
+    """Return the path of the program for another interpreter; it is never imported."""
     return Path(__file__).with_name("under_debugger.py")

@@ -25,7 +25,7 @@ _ERROR: Final = 4000
 
 
 class FailureKeeper:
-    """One server's."""
+    """Keeps the failed requests of one server."""
 
     def __init__(self, kept: KeptRequests, pool: Backend) -> None:
         self._kept = kept
@@ -35,7 +35,7 @@ class FailureKeeper:
         self._writing = asyncio.Lock()
 
     def failed(self, call: Call, call_id: int, outcome: Outcome) -> None:
-        """A call failed; what its caller ended is no failure."""
+        """Keep the request of a failed call, unless its caller cancelled it."""
         if outcome.error_type == "Cancelled" or call.codec is not Codec.FLASH:
             return
         name = call_ids.name_of(call_id)
@@ -87,6 +87,6 @@ class FailureKeeper:
         return self._kept.keep(kept, body)
 
     async def close(self) -> None:
-        """Give what is on its way a moment."""
+        """Wait a moment for writes that are under way."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=_END_S)

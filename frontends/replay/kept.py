@@ -7,8 +7,8 @@
     {"id": .., "error_type": .., "receipt": .., "lock": [..], "env": [names], ..}
     the request's body, without the values of its variables
 
-Arguments may hold secrets, so nothing is kept unless `FLASHPOOL_KEEP_FAILED_MB` says so. To run a
-request is to run its code: one that is not signed with our key is refused. Everything blocks.
+Arguments may hold secrets, so nothing is kept unless `FLASHPOOL_KEEP_FAILED_MB` is set. Running a
+request runs its code: a request without a valid signature is refused. All functions block.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _MOST: Final = 4096 * _MB
 
 
 class NotKept(Exception):
-    """There is no such request, or it cannot be believed; the message says why, and what to do."""
+    """The request does not exist or cannot be trusted; the message says why, and what to do."""
 
 
 class KeptRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one."""
+    """What is known of a kept request."""
 
     id: str
     request_id: str
@@ -54,12 +54,12 @@ class KeptRequest(msgspec.Struct, frozen=True, kw_only=True):
     error_type: str
     error: str
     receipt: dict[str, Any]
-    #: The digest of its environment, and the exact versions in it.
+    #: The digest of the request's environment, and the exact versions in it.
     environment: str
     lock: tuple[str, ...]
-    #: Names of the variables that it had.
+    #: Names of the environment variables that the call had.
     env: tuple[str, ...]
-    #: Limits that it ran under: ``run_s``, ``memory_mb``.
+    #: Limits under which the call ran: ``run_s``, ``memory_mb``.
     limits: dict[str, float]
 
 
@@ -74,7 +74,7 @@ class KeptRequests:
 
     @classmethod
     def of(cls, settings: Settings) -> KeptRequests:
-        """Where these settings have it."""
+        """Return the store that these settings name."""
         return cls(
             _folder(settings) / "failed",
             state_places.signing_key(settings, _PURPOSE),
@@ -83,7 +83,7 @@ class KeptRequests:
         )
 
     def keep(self, kept: KeptRequest, body: bytes) -> bool:
-        """Write one, in place of the oldest where there is no room; False: it is too large.
+        """Write a request, deleting the oldest to make room; return False if it is too large.
 
         Raises:
             OSError: it cannot be written.
@@ -110,7 +110,7 @@ class KeptRequests:
         return hmac.new(self._key, signed, hashlib.sha256).hexdigest().encode()
 
     def listed(self) -> Iterator[KeptRequest]:
-        """All that can be believed, newest first."""
+        """Return all requests with valid signatures, newest first."""
         names = [name for name, _ in self._files.files(_OURS.fullmatch)]
         for name in reversed(names):
             try:
@@ -158,7 +158,7 @@ def _folder(settings: Settings) -> Path:
 
 
 def without_values(body: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """A request's body without the values of its variables; and their names."""
+    """Return a request's body without the values of its variables, and their names."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     env = fields.pop("env", None)
     names = msgspec.json.decode(env, type=dict[str, Any] | None) if env is not None else None

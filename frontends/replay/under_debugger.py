@@ -1,9 +1,9 @@
 """``python under_debugger.py CHILD PACKAGES BODY``: run a kept request in this process, under pdb.
 
-Run by the interpreter of the request's environment, which has none of flashpool: so this is one
-file that imports the standard library, and the worker's own modules from the folder CHILD.
-PACKAGES are folders, joined by ``:``, of what these need and the environment may lack. The
-debugger stops where the call raises; ``q`` leaves.
+The interpreter of the request's environment, which contains no flashpool, runs this file. It
+imports only the standard library, and the worker's modules from the folder CHILD. PACKAGES are
+folders, joined by ``:``, with packages that these modules need and the environment may lack. The
+debugger stops where the call raises; ``q`` quits.
 """
 
 from __future__ import annotations

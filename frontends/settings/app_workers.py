@@ -12,7 +12,7 @@ from .field import setting
 
 @dataclass(frozen=True, kw_only=True)
 class AppWorkerSettings:
-    """How many, and what they take."""
+    """The number of app workers, and their limits."""
 
     __slots__ = ()
 

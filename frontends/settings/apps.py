@@ -1,4 +1,4 @@
-"""Settings of deployed apps: their artifact, what is added to it, limits of their routes."""
+"""Settings of deployed apps: artifact, further packages, limits of routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import parsers as kind
 from .field import setting
 from .route_patterns import RouteRules, parse_rules
 
-#: What `FLASHPOOL_ROUTE_ISOLATION` may give a route.
+#: Values that `FLASHPOOL_ROUTE_ISOLATION` may give a route.
 ISOLATIONS: Final = ("call", "shared")
 _SECONDS: Final = kind.seconds()
 
@@ -48,7 +48,7 @@ ROUTE_ISOLATION: Final = kind.Kind(
 
 @dataclass(frozen=True, kw_only=True)
 class AppSettings:
-    """Of no effect where no resource is named."""
+    """Settings that have an effect only if a resource is named."""
 
     __slots__ = ()
 

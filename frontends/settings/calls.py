@@ -19,13 +19,13 @@ from . import parsers as kind
 from .field import setting
 from .worker_env import ON_A_POD
 
-#: What requests may be forbidden to have.
+#: Features that requests may be forbidden to use.
 FORBIDDABLE = ("dependencies", "system_dependencies", "env", "class", "python_version")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
-    """How many, and how long."""
+    """Number and duration of calls."""
 
     __slots__ = ()
 
@@ -89,7 +89,7 @@ class Calls:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpus:
-    """What calls get of them."""
+    """GPUs of calls."""
 
     __slots__ = ()
 
@@ -119,7 +119,7 @@ class Gpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Where calls run: workers, zygotes, instances."""
+    """Processes that run calls: workers, zygotes, instances."""
 
     __slots__ = ()
 

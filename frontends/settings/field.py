@@ -1,4 +1,4 @@
-"""One setting: a row of the table that `settings.Settings` is made of.
+"""One setting: a row of the table behind `settings.Settings`.
 
     a group (a dataclass) -- its fields -->  name: type = setting(kind, default, meaning)
                                                             |
@@ -31,7 +31,7 @@ class Setting:
     #: Default on a RunPod pod, given the environment; None: no other than elsewhere.
     pod: Callable[[Mapping[str, str]], str | None]
     secret: bool
-    #: The platform's own variable for the same; ours wins over it. Empty: it has none.
+    #: The platform's own variable for the same value; flashpool's variable wins. Empty: none.
     also: str
 
 

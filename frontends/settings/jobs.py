@@ -1,4 +1,4 @@
-"""Settings of the queue: the jobs that are taken, and what is reported of them."""
+"""Settings of the queue: taking jobs, and reporting them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .field import setting
 
 @dataclass(frozen=True, kw_only=True)
 class QueueSettings:
-    """Of no effect where jobs come over HTTP."""
+    """Settings that have no effect if calls come over HTTP."""
 
     __slots__ = ()
 

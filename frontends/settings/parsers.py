@@ -1,4 +1,4 @@
-"""Kinds of settings: how a variable's text becomes a value, and what is accepted in words."""
+"""Kinds of settings: each parses a variable's text, and describes the accepted values in words."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _plain_float(text: str) -> float:
 
 
 def optional(kind: Kind) -> Kind:
-    """``none``, or a value of that kind."""
+    """Accept ``none``, or a value of that kind."""
     return Kind(
         parse=lambda text: None if text.lower() == "none" else kind.parse(text),
         accepts=f"{kind.accepts}, or none",
@@ -74,7 +74,7 @@ def optional(kind: Kind) -> Kind:
 
 
 def automatic(kind: Kind) -> Kind:
-    """``auto``, or a value of that kind."""
+    """Accept ``auto``, or a value of that kind."""
     return Kind(
         parse=lambda text: None if text.lower() == "auto" else kind.parse(text),
         accepts=f"{kind.accepts}, or auto",
@@ -82,7 +82,7 @@ def automatic(kind: Kind) -> Kind:
 
 
 def choice(*options: str) -> Kind:
-    """One of a few words, in any case."""
+    """Accept one of a few words, in upper or lower case."""
     by_folded = {option.lower(): option for option in options}
 
     def parse(text: str) -> str:
@@ -94,7 +94,7 @@ def choice(*options: str) -> Kind:
 
 
 def some_of(*options: str) -> Kind:
-    """Some of a few words, or none."""
+    """Accept some of a few words, or none."""
 
     def parse(text: str) -> tuple[str, ...]:
         words = _words(text.lower())
@@ -128,7 +128,7 @@ def _modules(text: str) -> tuple[str, ...]:
 def _requirements(text: str) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
-    # Commas belong to versions, and blanks to markers: those need lines of their own.
+    # Commas appear in versions, and blanks in markers: requirements with those need lines.
     parts = text.splitlines() if "\n" in text else text.split()
     for part in parts:
         if part.strip().startswith("-"):
@@ -164,7 +164,7 @@ def _word(text: str) -> str:
 def _token(text: str) -> str:
     if text.lower() == "none":
         return ""
-    # Anything else could not be sent in a header, and would lock everybody out.
+    # Other characters cannot be sent in a header, so no client could authenticate.
     if not (text.isascii() and text.isprintable() and " " not in text):
         raise ValueError("it cannot be sent in a header")
     return text

@@ -10,10 +10,10 @@ A pattern is compared with the *template* of a route, as the app declares it, ne
     *                everything
     METHOD           that method only; without one, every method, but no WebSocket
 
-Names of parameters do not matter, and neither do converters other than ``path``. Of several patterns
-that cover a route, the one applies that names the method; then the one with more literal
-segments; then the one whose segments are more specific, from the left. A rule for GET applies to HEAD
-as well, unless HEAD has one of its own. WebSockets are named with the word WEBSOCKET.
+Names of parameters do not matter, and neither do converters other than ``path``. If several
+patterns cover a route, the pattern that names the method applies; then the pattern with more
+literal segments; then the pattern whose segments are more specific, from the left. A rule for GET
+also applies to HEAD, unless HEAD has its own. The method of WebSockets is written WEBSOCKET.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REST: Final = "{:path}"
 _EVERYTHING: Final = "*"
 _PARAMETER: Final = re.compile(r"\{[^\W\d]\w*(?::([^\W\d]\w*))?\}")
 _METHOD: Final = re.compile(r"[A-Za-z]+")
-#: Rules in one setting: whoever has more wants a gateway.
+#: Largest number of rules in one setting.
 _MOST_RULES: Final = 1000
 
 
@@ -54,12 +54,12 @@ class RoutePattern:
     method: str
     #: Empty: everything.
     segments: tuple[str, ...]
-    #: As it was written, with the method in capitals.
+    #: The pattern as written, with the method in capitals.
     text: str
 
     @classmethod
     def parse(cls, text: str) -> RoutePattern:
-        """Raise ValueError with the reason when it is no pattern."""
+        """Parse a pattern; raise ValueError with the reason if it is invalid."""
         method, _, path = ("", "", text) if text[:1] in {"/", "*"} else text.partition(" ")
         method, path = method.upper(), path.strip()
         if method and not _METHOD.fullmatch(method):
@@ -76,7 +76,7 @@ class RoutePattern:
         return cls(method=method, segments=segments, text=written)
 
     def covers(self, template: tuple[str, ...]) -> bool:
-        """Whether a route of this template, in its normal form, is meant."""
+        """Return whether the pattern covers a route with this template, in its normal form."""
         if not self.segments:
             return True
         if self.segments[-1] == _REST and len(template) >= len(self.segments):
@@ -84,7 +84,9 @@ class RoutePattern:
         return len(template) == len(self.segments) and all(map(_covers, self.segments, template))
 
     def nearness(self, method: str) -> int:
-        """2 for a pattern of this very method, 1 and 0 for one that includes it, -1 for others."""
+        """Return 2 for a pattern of exactly this method, 1 and 0 for one that includes it, -1
+        otherwise.
+        """
         if self.method == method:
             return 2
         if self.method:
@@ -105,7 +107,9 @@ def _covers(mine: str, theirs: str) -> bool:
 
 
 def _kind(segment: str) -> int:
-    """3: a literal, 2: a parameter with text beside it, 1: a parameter, 0: a path."""
+    """Return 3 for a literal, 2 for a parameter with text beside it, 1 for a parameter, 0 for a
+    path.
+    """
     if "{" not in segment:
         return 3
     return {_ONE: 1, _REST: 0}.get(segment, 2)
@@ -113,7 +117,7 @@ def _kind(segment: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteRule(Generic[T]):
-    """What a pattern is given."""
+    """A pattern and its value."""
 
     pattern: RoutePattern
     value: T
@@ -126,7 +130,7 @@ class RouteRule(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class RouteRules(Generic[T]):
-    """All of one setting."""
+    """All rules of one setting."""
 
     rules: tuple[RouteRule[T], ...] = ()
 

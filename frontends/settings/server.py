@@ -10,7 +10,7 @@ from .field import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """Where it listens."""
+    """Addresses, ports and tokens."""
 
     __slots__ = ()
 
@@ -63,7 +63,7 @@ class Listening:
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """What it takes, and for how long."""
+    """Limits of requests and connections."""
 
     __slots__ = ()
 
@@ -93,7 +93,7 @@ class Intake:
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """What it logs."""
+    """The log."""
 
     __slots__ = ()
 

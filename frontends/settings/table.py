@@ -42,7 +42,7 @@ _Number = TypeVar("_Number", int, float)
 
 
 class SettingsError(ValueError):
-    """One or more variables hold values that cannot be used; ``problems`` names them all."""
+    """Variables have invalid values; ``problems`` names all of them."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
@@ -52,7 +52,7 @@ class SettingsError(ValueError):
         return type(self), (self.problems,)
 
 
-#: All settings, in the order of the table.
+#: All groups of settings, in the order of the table.
 _GROUPS: Final = (
     *(Listening, Intake, Calls, Gpus, Workers),
     *(EnvironmentSettings, AppSettings, AppWorkerSettings, QueueSettings, Log),
@@ -78,7 +78,7 @@ class Settings(
     origins: Mapping[str, str] = field(default_factory=dict)
     #: Environment of every worker: allowed variables only, see `worker_env`.
     worker_env: Mapping[str, str] = field(default_factory=dict)
-    #: Whether this is a RunPod pod.
+    #: Whether this process runs in a RunPod pod.
     on_pod: bool = False
 
     @classmethod
@@ -108,7 +108,7 @@ class Settings(
         )
 
     def to_pool_config(self) -> PoolConfig:
-        """What the pool is made with."""
+        """Return the configuration of the pool."""
         return PoolConfig(
             base_python=self.base_python,
             slots=self.slots,
@@ -149,7 +149,7 @@ class Settings(
         return _lower(self.gpus_per_call, self.max_gpus_per_call)
 
     def to_env_settings(self) -> EnvSettings:
-        """What the library of environments is made with."""
+        """Return the configuration of the library of environments."""
         from flashpool.envs import EnvSettings
 
         return EnvSettings(
@@ -182,7 +182,7 @@ class Settings(
 
 
 def _lower(default: _Number | None, most: _Number | None) -> _Number | None:
-    """What a request gets that says nothing; None is more than any number."""
+    """Return the value for a request without one, at most the ceiling; None means no limit."""
     return most if default is None or (most is not None and most < default) else default
 
 
@@ -201,7 +201,7 @@ def variable(name: str) -> str:
 
 
 def unknown(environ: Mapping[str, str] | None = None) -> list[str]:
-    """A sentence for each ``FLASHPOOL_*`` variable that is no setting."""
+    """Return a sentence for each ``FLASHPOOL_*`` variable that is not a setting."""
     environ = os.environ if environ is None else environ
     known = {variable(name) for name in table()}
     known |= {variable(name) + FILE for name, row in table().items() if row.secret}
@@ -235,7 +235,7 @@ def _text_of(name: str, row: Setting, environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _text_in(name: str, path: str) -> str:
-    """A secret that is in a file; a line's end behind it is none of it."""
+    """Read a secret from a file, without the line end behind it."""
     try:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
             text = file.read(_MOST_IN_FILE).strip()

@@ -1,14 +1,13 @@
-"""Which of the server's environment variables the code of calls may see.
+"""Selects the server's environment variables that calls may see.
 
-A worker runs whatever a client sends, so it gets a list of allowed names (what programs
-need to find libraries, caches, devices and certificates), what ``FLASHPOOL_PASS_ENV``
-adds, and nothing else. The server's own secrets match no pattern, ``*`` included: only
-their exact name, written out, hands one on.
+A worker runs code of clients, so it gets only a list of allowed names (which programs need to find
+libraries, caches, devices and certificates) and what ``FLASHPOOL_PASS_ENV`` adds. The server's own
+secrets match no pattern, not even ``*``: only their exact name passes one on.
 
-On a RunPod pod that adds everything by default: the variables there are what the user
-declared for the endpoint, and the client puts its API key among them, for functions that
-call other endpoints. What belongs to the worker itself (its token, the addresses and the key
-it takes jobs with) is kept all the same.
+On a RunPod pod the default adds everything: the variables there are what the user declared for the
+endpoint, and the client puts its API key among them, for functions that call other endpoints.
+Variables of the worker itself (its token, the addresses and the key with which it takes jobs) are
+still removed.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from typing import Final
 SECRETS: Final = (
     *("RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "RUNPOD_WEBHOOK_*"),
     *("FLASHPOOL_TOKEN", "FLASHPOOL_ADMIN_TOKEN", "FLASHPOOL_VOLUME_KEY"),
-    # They may hold passwords.
+    # The URLs may hold passwords.
     *("FLASHPOOL_INDEX_URL", "FLASHPOOL_EXTRA_INDEX_URLS"),
 )
-#: What `FLASHPOOL_PASS_ENV` is on a pod.
+#: The default of `FLASHPOOL_PASS_ENV` on a pod.
 ON_A_POD: Final = "*,RUNPOD_API_KEY"
 
-#: What every call may see where the server has it.
+#: Variables of the server that every call may see.
 ALLOWED: Final = (
     # The account and its places
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "HOSTNAME"),
@@ -61,7 +60,7 @@ ALLOWED: Final = (
 )
 #: Says that an endpoint belongs to a dev session of SDK 2.0.
 _DEV_SESSION: Final = "RUNPOD_DEV_APP"
-#: What the SDK reads in such a call: where it runs, as which resource, and its volumes.
+#: Variables that the SDK reads in such a call: where it runs, its resource, its volumes.
 OF_SDK: Final = (
     *("RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID", "RUNPOD_DEV_*", "RUNPOD_MOUNTS"),
     "RUNPOD_MAX_CONCURRENCY",
@@ -69,7 +68,7 @@ OF_SDK: Final = (
 
 
 def worker_env(environ: Mapping[str, str], pass_env: Iterable[str]) -> dict[str, str]:
-    """The environment of workers: complete, nothing is added to it later."""
+    """Return the complete environment of workers; nothing is added later."""
     patterns = (*ALLOWED, *pass_env)
     if environ.get(_DEV_SESSION):
         patterns += OF_SDK

@@ -57,7 +57,7 @@ class BuildRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def routes(served: Served) -> list[AdminRoute]:
-    """All of them; each needs the token, for they show what calls wrote, or end them."""
+    """Return all routes of calls. Each needs the token, because it shows output or ends calls."""
 
     def watched(handler: _Asked) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
@@ -229,6 +229,6 @@ async def _cancel_build(watching: CallWatching, request: Request) -> Response:
 
 
 def _of_error(error: FlashpoolError) -> Response:
-    # What a call would be told: 422 for a wrong spec, else that it cannot be had now.
+    # The status that a call would get: 422 for an invalid spec, else 503 (not available now).
     status = responses.STATUS.get(type(error).__name__, 503)
     return JSONResponse({"detail": error.message, "error_type": type(error).__name__}, status)

@@ -1,6 +1,6 @@
-"""The page at ``/``: three files of the package, which load nothing from anywhere else.
+"""The page at ``/``: three files of the package, which load nothing from other servers.
 
-They hold no figures, so whoever reaches the port may have them; what they show, they ask for.
+The files hold no figures, so they need no token; the page requests its figures separately.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .route import AdminRoute, refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotReady:
-    """One reason why calls do not start at once."""
+    """A reason why calls do not start at once."""
 
     #: ``draining``, ``starting``, ``base_interpreter``, ``gpus``, ``volume`` or ``app``.
     cause: str

@@ -49,7 +49,7 @@ def routes(served: Served, gate: Gate) -> list[AdminRoute]:
         reload_app = None if served.service is None else served.service.reload_app
         if reload_app is None:
             return refused(404, _NO_APP)
-        # It is logged again with its status, which may be minutes from now.
+        # The request is logged again with its status, which may be minutes later.
         _log.info(
             "Admin: POST /reload: the artifact is looked at again; asked by %s",
             asker(request, gate),

@@ -41,7 +41,7 @@ def routes(gate: Gate) -> list[AdminRoute]:
 
 
 async def _token(request: Request) -> str | None:
-    """What a body ``{"token": ...}`` holds."""
+    """Return the token of a body ``{"token": ...}``."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -1,7 +1,7 @@
 """``GET /stats``, its schema, ``GET /metrics``, and ``GET /events`` for the page.
 
-A snapshot is taken on the loop; what takes longer is done in threads. Whoever reads slowly holds
-his own connection: events that he did not take are left out, never kept for him.
+A snapshot is taken on the loop, and encoded in threads. A slow reader blocks only its own
+connection: events that it has not read are skipped, not stored for it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From an archive to an unpacked app: found, read within bounds, kept as long as somebody uses it."""
+"""From an archive to an unpacked app: found, read within limits, kept while it is used."""

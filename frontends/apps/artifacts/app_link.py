@@ -3,8 +3,9 @@
     nothing there, an empty directory, a link of ours  -> a link to this app, by one rename
     a directory with files, another's link, a file     -> left alone
 
-Nothing is served through it. A link that is switched to a new app while workers of the old one
-still import modules would mix the two, so an app's working directory is the one it was unpacked to.
+Nothing is served through the link. A link that moves to a new app while workers of the old app
+still import modules would mix the two, so an app's working directory is the folder to which it was
+unpacked.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def switch_link(link: Path, target: Path) -> str:
 
 
 def _problem(link: Path) -> str:
-    """Why what is there stays; an empty directory goes."""
+    """Return why existing files are left alone, or an empty string; an empty directory
+    is removed.
+    """
     if link.is_symlink():
         leads = os.readlink(link)
         return "" if is_app_directory(leads) else f"{link} is another's link, to {leads}"

@@ -7,10 +7,10 @@
     <root>/.env                 empty, see `stray_dotenv`
     <root>/.lock                held while an app is unpacked or removed; saves work, decides nothing
 
-An app writes to its directory (bytecode, logs, whatever its code leaves), so the root belongs to one
-machine, and is no part of the store of environments, whose files are verified. A process that
-uses an app leaves a mark, named after its pid and start time, *before* it looks whether the app is
-there. Whoever removes an app renames it first and looks for marks again then:
+An app writes to its directory (bytecode, logs, other files of its code), so the root belongs to one
+machine, and is separate from the store of environments, whose files are verified. A process that
+uses an app creates a mark, named after its pid and start time, *before* it checks whether the app
+exists. A process that removes an app renames it first and then checks for marks again:
 
     user                            remover
     mark; is it there? yes          marks? none; rename to trash; marks? one: rename back
@@ -47,13 +47,14 @@ _log = logging.getLogger(__name__)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-#: How long to wait for whoever unpacks, and how often to ask. It may be stopped for good.
+#: How long to wait for a process that unpacks, and how often to check. That process may be stopped
+#: forever.
 _PATIENCE_S: Final = 300.0
 _ASK_S: Final = 0.05
 
 
 def is_app_directory(path: str) -> bool:
-    """Whether a link that leads there is one of ours, of whichever local directory."""
+    """Return whether a link's target is an app of a flashpool, in any local directory."""
     found = Path(path)
     return _DIGEST.fullmatch(found.name) is not None and found.parent.name == "apps"
 
@@ -65,7 +66,9 @@ def holder_name() -> str:
 
 
 def holder_lives(name: str) -> bool:
-    """Whether the process of that name runs here; names of other machines are not believed."""
+    """Return whether the process of that name runs on this machine; other machines' names are
+    ignored.
+    """
     holder = parse_holder(name)
     if holder is None or holder.host != this_host():
         return False
@@ -73,7 +76,7 @@ def holder_lives(name: str) -> bool:
 
 
 class AppLease:
-    """The right to use one unpacked app: while it lasts, nobody removes the app."""
+    """The right to use one unpacked app. While the lease lasts, no process removes the app."""
 
     def __init__(self, path: Path, mark: Path, handle: int) -> None:
         self.path = path
@@ -93,7 +96,7 @@ class AppLease:
 
 
 class AppStore:
-    """All of one root. Every method blocks."""
+    """All apps below one root. Every method blocks."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -108,30 +111,30 @@ class AppStore:
         """Make the directories, and the end of the search for variables."""
         for folder in (self.root, self.scratch_root, self.users_root, self.trash):
             folder.mkdir(parents=True, exist_ok=True)
-        # In place of whatever is there: a link may lead to somebody's variables.
+        # Replace existing files: a link may lead to another user's variables.
         empty = self.scratch_root / f"{holder_name()}.app"
         os.close(os.open(empty, _NEW, 0o444))
         empty.replace(self.root / DOTENV)
 
     def app(self, digest: str) -> Path:
-        """Where an app lies once it is complete."""
+        """Return the folder of an app that is complete."""
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a digest: {digest!r}")
         return self.root / digest
 
     def has(self, digest: str) -> bool:
-        """Whether an app is there, and then complete."""
+        """Return whether an app exists; existing apps are complete."""
         return self.app(digest).is_dir()
 
     def digests(self) -> list[str]:
-        """All apps that are there."""
+        """Return the digests of all apps that exist."""
         return sorted(name for name in names_in(self.root) if _DIGEST.fullmatch(name))
 
     def lease(self, digest: str) -> AppLease:
         """Mark an app as used by this process, whether or not it is there yet."""
         mark = self.users_root / f"{digest}.{holder_name()}"
         handle = os.open(mark, _NEW, 0o600)
-        # For processes that the pid means nothing to: in another container, on the same disk.
+        # The lock is for processes in other containers on the same disk, where a pid means nothing.
         _try_lock(handle)
         return AppLease(self.app(digest), mark, handle)
 
@@ -157,7 +160,9 @@ class AppStore:
 
     @contextmanager
     def lock(self, stop: threading.Event) -> Iterator[bool]:
-        """Wait for the lock, and answer whether it is held: one that does not come is done without."""
+        """Wait for the lock and return whether it is held; after the wait, the caller works without
+        it.
+        """
         handle = os.open(self.root / ".lock", _LOCK, 0o600)
         try:
             end = time.monotonic() + _PATIENCE_S
@@ -175,7 +180,9 @@ class AppStore:
             os.close(handle)
 
     def users(self, digest: str = "") -> list[str]:
-        """The processes that use an app, or any; marks of those that are gone are removed."""
+        """Return the processes that use an app, or any app; remove marks of processes that are
+        gone.
+        """
         found = []
         for name in names_in(self.users_root):
             marked, _, holder = name.partition(".")
@@ -207,7 +214,8 @@ class AppStore:
         except FileNotFoundError:
             return False  # another process removes the same
         if self.users(digest):
-            # It was marked in between: its user may have seen it here, and not in the trash.
+            # A process marked the app meanwhile: it may have seen the app here, and not in the
+            # trash.
             try:
                 grave.rename(self.app(digest))
             except OSError:
@@ -217,7 +225,7 @@ class AppStore:
 
 
 def _try_lock(handle: int) -> bool:
-    """Take a lock; where there are none, nobody else has it either."""
+    """Try to take a lock. On a file system without locks, no process holds it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Where the app comes from: waited for, unpacked, linked; or served as it lies.
+"""Provides the app's folder: waits for the archive, unpacks and links it, or serves a directory.
 
     archive missing or incomplete --wait, longer each time--> archive --> unpacked --> link --> AppFolder
     FLASHPOOL_DISABLE_UNPACK      -------------------------------------------------------> AppFolder
@@ -50,14 +50,14 @@ _MOST_MARKED: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactSource:
-    """Where to look, and what to allow."""
+    """Where an artifact is, and what its archive may contain."""
 
     archive: Path
     wait_s: float
     limits: ArchiveLimits
-    #: None: nothing is to lead to it.
+    #: The link to create to the app; None: none.
     link: Path | None
-    #: Whether it lies there unpacked, behind the link.
+    #: Whether the app is already unpacked, at the link's path.
     is_unpacked: bool
 
     @classmethod
@@ -73,10 +73,10 @@ class ArtifactSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppFolder:
-    """The app on disk: its working directory, which nobody removes until `release`."""
+    """An app on disk: its working directory, which no process removes before `release`."""
 
     path: Path
-    #: Of the archive; empty for what was not unpacked here.
+    #: Digest of the archive; empty if the app was not unpacked here.
     digest: str = ""
     lease: AppLease | None = None
 
@@ -86,7 +86,7 @@ class AppFolder:
 
 
 def limits_of(settings: Settings) -> ArchiveLimits:
-    """What an archive may unpack to."""
+    """Return the limits of an archive's contents."""
     return ArchiveLimits(
         max_mb=settings.artifact_max_mb,
         max_files=settings.artifact_max_files,
@@ -190,7 +190,7 @@ async def _unpack_once(source: ArtifactSource, make_store: Callable[[], AppStore
 
 
 def mark_of(place: Path) -> object:
-    """Something that is equal as long as nobody writes to an archive, or to a folder's files; blocking."""
+    """Return a value that changes when an archive, or a folder's files, are written; blocking."""
     try:
         with os.scandir(place) as found:
             there = sorted(islice(found, _MOST_MARKED), key=lambda one: one.name)
@@ -200,7 +200,7 @@ def mark_of(place: Path) -> object:
 
 
 def _state(archive: Path) -> tuple[int, int, int] | None:
-    """What changes when somebody writes to it."""
+    """Return the properties of a file that change when it is written."""
     try:
         found = os.stat(archive)
     except OSError:

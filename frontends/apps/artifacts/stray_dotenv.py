@@ -1,6 +1,6 @@
 """Variables of strangers: the client's library reads the first ``.env`` upwards from an app's folder.
 
-An app that is unpacked here lies below an empty one, see `AppStore.prepare`, and the search ends there.
+An unpacked app is below an empty ``.env`` (`AppStore.prepare`), where the search ends.
 """
 
 from __future__ import annotations

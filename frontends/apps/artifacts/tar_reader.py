@@ -1,11 +1,10 @@
-"""Read a gzipped tar as a stream: directories and regular files, within bounds, nothing else.
+"""Reads a gzipped tar as a stream. It accepts directories and regular files within limits.
 
     file -> sha256 -> gzip -> Unpacked -> members() -> Member, and its bytes through `take`
 
-Headers are read by the standard library's `TarInfo`, which checks each one's checksum. The rest of
-its `tarfile` is not used: it copies every byte several times, and follows links when it extracts.
-What an archive says is the word of a stranger: names, kinds, sizes and numbers are checked before
-anything is made of them.
+The standard library's `TarInfo` reads the headers and checks their checksums. The rest of `tarfile`
+is not used: it copies every byte several times, and follows links when it extracts. An archive is
+not trusted: names, kinds, sizes and numbers are checked before they are used.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ class Unpacked:
         return b"".join(parts)
 
     def drain(self) -> None:
-        """Read to the end of the file: what follows the tar has to be within the limits, too."""
+        """Read to the end of the file: data after the tar counts towards the limits, too."""
         while self._fill():
             pass
         while self.packed.read(BLOCK):
@@ -230,7 +229,7 @@ def _header(block: bytes, source: Unpacked) -> tarfile.TarInfo:
 
 
 def _attributes(header: tarfile.TarInfo, source: Unpacked) -> dict[str, str]:
-    """What stands before a member because its own header has no room for it."""
+    """Return the extended headers before a member, for values that do not fit its own header."""
     if not 0 <= header.size <= _LONGEST_RECORDS:
         raise source.refused("it holds a name without an end")
     data = source.take(header.size)
@@ -257,7 +256,7 @@ def _records(data: bytes, source: Unpacked) -> dict[str, str]:
 
 
 def _member(header: tarfile.TarInfo, attributes: dict[str, str], names: _Names) -> Member | None:
-    """What is to be made of it; nothing of the root, which is there."""
+    """Return the member to extract, or None for the root, which exists already."""
     name = attributes.get("path", header.name)
     is_file = header.type in _FILES and not header.name.endswith("/")
     if not is_file and header.type not in (*_FILES, tarfile.DIRTYPE):

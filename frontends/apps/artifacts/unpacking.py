@@ -1,12 +1,12 @@
-"""From an archive to a complete app on disk, once, whoever else does the same.
+"""Unpacks an archive to a complete app on disk, once, even if several processes try.
 
     open --hash--> digest --mark--> lock --> there? yes: done
                                               no: scratch --rename--> <root>/<digest>
 
-The rename is what makes an app: a process that is killed before it leaves a scratch directory, which
-the next start removes, and one that is killed after it has left an app. Several processes that
-unpack at once, because locks do not work or one was waited for too long, each fill a
-directory of their own; the first rename wins, and the others drop theirs.
+The rename creates the app. A process that is killed before the rename leaves a scratch directory,
+which the next start removes; a process that is killed after the rename leaves a complete app. If
+several processes unpack at once, because locks do not work or the wait for one took too long, each
+fills a directory of its own: the first rename wins, and the others delete theirs.
 """
 
 from __future__ import annotations

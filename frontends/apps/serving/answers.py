@@ -1,4 +1,4 @@
-"""What clients of an app are told by the front-end itself."""
+"""Answers that the front-end itself gives to clients of an app."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INTERNAL: Final = (b"Internal Server Error", b"text/plain; charset=utf-8")
 
 
 def with_id(headers: Headers, request_id: bytes) -> Headers:
-    """The headers with the request's id, unless the app names one of its own."""
+    """Return the headers with the request's id, unless the app sets one."""
     for name, _ in headers:
         if name == _REQUEST_ID:
             return headers
@@ -24,7 +24,7 @@ def with_id(headers: Headers, request_id: bytes) -> Headers:
 
 
 def id_of(scope: Scope) -> bytes:
-    """The id of a request that nobody else gives a number."""
+    """Return a new id for a request that has no call id."""
     given = dict(scope["headers"]).get(_REQUEST_ID, b"")
     if call_ids.GIVEN_BYTES.fullmatch(given):
         return bytes(given)

@@ -4,9 +4,9 @@
     /execute            404, however it is written
     all else            --> AppService --> a worker's application
 
-Each answer has an ``X-Request-Id``: the app's own, else what the client sent, else one that is made.
-It never runs, imports or reads what the app does. Headers, their order and statuses are the app's,
-both ways. What becomes of a request that the app does not answer is told here:
+Each answer has an ``X-Request-Id``: the app's own, else the client's, else a new one. The proxy
+never runs, imports or reads code of the app. Headers, their order and statuses pass unchanged, both
+ways. Requests that the app does not answer end here:
 
     raised 500 | crashed 502 | lost, refused, not loaded, draining 503 | late 504 | too large 413
 """
@@ -36,7 +36,7 @@ from .route_counts import CUT, LEFT, RouteCounts, end_of
 _EXECUTE: Final = ("execute",)
 _REQUEST_ID: Final = b"x-request-id"
 _TIMEOUTS: Final = (b"flashpool-timeout", b"x-flashpool-timeout-s")
-#: Methods that may be sent again by whoever has no answer.
+#: Methods that a client may send again if it gets no answer.
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _STATUS: Final = {
     EndKind.RAISED: 500,
@@ -51,7 +51,7 @@ _HEALTHY: Final = b'{"status":"healthy"}'
 
 
 class _TurnedAwayError(Exception):
-    """The request is not for the app; says what its client is told."""
+    """The request does not go to the app; holds the answer for its client."""
 
     def __init__(self, status: int, detail: str, error_type: str) -> None:
         super().__init__(detail)
@@ -61,33 +61,33 @@ class _TurnedAwayError(Exception):
 
 
 class _RequestHead(NamedTuple):
-    """What of a request's headers matters here, and the headers for the app."""
+    """The parts of a request's headers that matter here, and the headers for the app."""
 
     headers: list[tuple[bytes, bytes]]
-    #: Bytes of its body, as it says.
+    #: Length of the body in bytes, as its header says.
     length: int
-    #: How long its client waits.
+    #: Seconds that the client waits.
     wait_s: float
-    #: Whether its client waits to be asked for the body.
+    #: Whether the client waits for ``100 Continue`` before it sends the body.
     expects: bool
-    #: The id that its client gave, if that is one.
+    #: The id that the client sent, if it is valid.
     given_id: bytes
 
 
 class Serving(Protocol):
-    """What is served now: `deployment.AppDeployment`."""
+    """The app that is served now; implemented by `deployment.AppDeployment`."""
 
     @property
     def service(self) -> AppService | None:
-        """Who gets the next request; None before there is an app."""
+        """Return the service that gets the next request; None before an app exists."""
 
     @property
     def problem(self) -> str:
-        """Why there is none, and will be none for now; or nothing."""
+        """Return why no app can be served, or an empty string."""
 
     @property
     def generated(self) -> bool:
-        """Whether ``/execute`` is not for the app."""
+        """Return whether ``/execute`` is hidden from the app."""
 
 
 class AppProxy:
@@ -111,7 +111,7 @@ class AppProxy:
         self._routes = routes or RouteCounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or one WebSocket."""
+        """Handle one request or one WebSocket."""
         path = scope["path"]
         if scope["type"] == "websocket":
             await self._serve_socket(scope, receive, send)
@@ -161,7 +161,7 @@ class AppProxy:
     # The way in.
 
     def _open(self) -> AppService:
-        """Who gets the request."""
+        """Return the service for the request."""
         if self._draining():
             raise _TurnedAwayError(503, "The server is draining", "Overloaded")
         service = self._serving.service
@@ -356,7 +356,7 @@ def _fields(scope: Scope, headers: list[tuple[bytes, bytes]], method: str = "") 
 
 
 def _after(rest: bytes, more: bool, receive: Receive) -> Receive:
-    """What is received when some of it is here already."""
+    """Return a `receive` that first yields a message that is already here."""
     if not rest:
         return receive
     held = [rest]

@@ -1,7 +1,7 @@
-"""What becomes of proxied requests whose client leaves, or waits for no longer than it said.
+"""Ends proxied requests whose client disconnects, or has waited as long as it said.
 
-Most requests are over within milliseconds, so nothing is set up for a single one: a sweep looks at
-those that have lasted, and gives each a task that waits for its client to hang up.
+Most requests end within milliseconds, so nothing is set up for each request. A sweep finds requests
+that last longer, and gives each a task that waits for its client to disconnect.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class WatchedClient:
         self.late = late
         self.since = 0.0
         self.deadline = math.inf
-        #: Whether somebody waits for it to hang up.
+        #: Whether a task waits for the client to disconnect.
         self.watched = False
         self.watcher: asyncio.Task[None] | None = None
 
     async def until_gone(self) -> None:
-        """Wait for it to hang up; the request is complete."""
+        """Wait until the client of a complete request disconnects."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
         self.gone()
@@ -61,7 +61,7 @@ class ClientWatch:
             loop.call_later(SWEEP_S, self._sweep, loop)
 
     def remove(self, client: WatchedClient) -> None:
-        """Its request is over."""
+        """Forget a request that has ended."""
         self._clients.pop(client, None)
         watcher, client.watcher = client.watcher, None
         if watcher is not None:
@@ -74,7 +74,7 @@ class ClientWatch:
                 client.deadline = math.inf
                 client.late()
             elif client.watched:
-                # Its body may wait for room, and then nobody receives.
+                # The body may wait for room; then no task receives from the client.
                 if client.watcher is not None and has_left(client.receive):
                     client.gone()
             elif client.since <= now - SWEEP_S:

@@ -5,11 +5,12 @@
                                                     '--> leaves; the old one serves on
     look_again --find--> takes the place of an app that cannot be loaded
 
-A successor is loaded beside the old app where there is room for both, and takes over when all of its
-workers are ready. Where there is not, the old one leaves first, and requests wait for the new one.
-Requests that the old one has stay with it: it ends when they have, or after FLASHPOOL_DRAIN_S.
-An artifact whose content is that of the app which serves is left alone. An app that cannot be loaded
-is replaced at once, whether its successor can be loaded or not: it serves nobody.
+If there is room for both apps, a successor is loaded beside the old app, and takes over when all of
+its workers are ready. If not, the old app stops first, and requests wait for the new one. Requests
+that the old app has accepted stay with it: it stops when they have ended, or after
+FLASHPOOL_DRAIN_S. An artifact whose content is that of the served app changes nothing. An app that
+cannot be loaded is replaced at once, even if its successor cannot be loaded either: it serves no
+requests.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundApp:
-    """What there is to serve now."""
+    """The app that was found, ready to be served."""
 
     app: App
     #: Names its files, all of them; empty where they may change under that name.
     content: str = ""
-    #: Called when it gets the requests, and when nothing of it runs any more.
+    #: Called when the app gets its first requests, and when none of its processes is left.
     begin: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
 
 
 class AppDeployment:
-    """One app, through all that take its place."""
+    """One deployed app and all its successors."""
 
     def __init__(
         self, backend: Backend, find: Callable[[], Awaitable[FoundApp]], drain_s: float
@@ -53,7 +54,7 @@ class AppDeployment:
         self._find = find
         self._drain_s = drain_s
         self._found: FoundApp | None = None
-        #: Why there is no app yet, and will be none for now; or nothing.
+        #: Why no app can be served, or an empty string.
         self.problem = ""
         self._service: AppService | None = None
         self._reloading: asyncio.Task[Reloaded] | None = None
@@ -62,16 +63,16 @@ class AppDeployment:
 
     @property
     def service(self) -> AppService | None:
-        """Who gets the next request; None before there is an app."""
+        """Return the service that gets the next request; None before an app exists."""
         return self._service
 
     @property
     def generated(self) -> bool:
-        """Whether the client generated it: ``/execute`` is not for it then."""
+        """Return whether the client generated the app, which then must not see ``/execute``."""
         return self._found is None or self._found.app.generated
 
     def serve(self, found: FoundApp) -> None:
-        """Have the app loaded, which gets all requests from now on."""
+        """Have the app loaded; all requests go to it from now on."""
         self.problem = ""
         self._take_over(found, self._backend.open_app(found.app))
 
@@ -82,18 +83,20 @@ class AppDeployment:
             found.release()
 
     async def reload(self) -> Reloaded:
-        """Look at the artifact again, and serve what is there now. Who asks meanwhile hears of the same."""
+        """Prepare the artifact again, and serve the result. Concurrent callers get the same
+        outcome.
+        """
         return await self._looking(asked=True)
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the app cannot be loaded, and another artifact may be."""
+        """Return whether the app cannot be loaded, but another artifact may be."""
         if self._found is None or self._service is None:
             return False
         return bool(self._found.content) and self._service.state is AppState.FAILED
 
     async def look_again(self) -> None:
-        """Serve another artifact in place of an app that cannot be loaded, if there is one.
+        """If the app cannot be loaded, serve another artifact if there is one.
 
         Files that change under one name are read at each retry anyway.
         """
@@ -134,7 +137,7 @@ class AppDeployment:
         return self._succeeded()
 
     def _serves(self, found: FoundApp) -> bool:
-        """Whether the app that serves well is of the same files."""
+        """Return whether the app that is served has the same files."""
         if self._found is None or self._service is None:
             return False
         same = bool(found.content) and found.content == self._found.content
@@ -162,7 +165,7 @@ class AppDeployment:
             return self._succeeded()
         reason = service.failure
         assert before is not None
-        # Its directory may be gone by now, and then it fails like the new one.
+        # The old app's directory may be gone; then loading it again fails like the new app.
         self._take_over(before, self._backend.open_app(before.app))
         return self._failed(reason)
 

@@ -2,7 +2,7 @@
 
     App.policies --routes of the loaded app--> RouteTable --method, path--> RequestPolicy
 
-What applies is logged then, as it applies, and so are rules that are for none of the app's routes.
+The rules are logged as they apply, and so are rules that match none of the app's routes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _REMEMBERED: Final = 4096
 def policies_of(
     settings: Settings, name: str, declared: Sequence[AppRoute] = ()
 ) -> Callable[[Sequence[LoadedRoute]], Policies]:
-    """The ``policies`` of the `App` of that name; ``declared``: the routes of its manifest."""
+    """Return the ``policies`` of the `App` of that name; ``declared``: the routes of
+    its manifest.
+    """
 
     def policies(routes: Sequence[LoadedRoute]) -> Policies:
         loaded = [_app_route(route) for route in routes]
@@ -50,7 +52,7 @@ def policies_of(
 
 
 def isolates(settings: Settings) -> bool:
-    """Whether requests of some routes may run in processes of their own."""
+    """Return whether requests of some routes may run in processes of their own."""
     return any(rule.value == _CALL for rule in settings.route_isolation)
 
 

@@ -1,4 +1,4 @@
-"""One request on its way through the front-end: its body to the app, the answer to its client.
+"""One request that passes through the front-end: its body to the app, the answer to its client.
 
     client --receive--> pump --body--> AppService --> worker
     client <--send----- answer <--response, piece, ended--'
@@ -26,7 +26,7 @@ _Part = tuple[int, Headers, bytes, bool]
 
 
 class ProxiedRequest:
-    """A sink (`apps.AppSink`), and what is done with what it hears."""
+    """A sink (`apps.AppSink`) that passes the app's answer to the client."""
 
     __slots__ = (
         "_loop",
@@ -45,10 +45,10 @@ class ProxiedRequest:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, service: AppService, given_id: bytes = b""
     ) -> None:
-        """``given_id``: the id that its client gave, if that is one."""
+        """``given_id``: the id that the client sent, if it is valid."""
         self._loop = loop
         self.given_id = given_id
-        #: Who has it; others may get the requests that come after it.
+        #: The service that has the request; later requests may go to another one.
         self.service = service
         self._parts: deque[_Part] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -57,20 +57,20 @@ class ProxiedRequest:
         #: Bytes of the body that may be sent.
         self.body_room = 0
         self.end: AppEnd | None = None
-        #: Whether the client has some of the answer.
+        #: Whether part of the answer has been sent.
         self.started = False
-        #: That of the answer; 0: there is none yet.
+        #: Status of the answer; 0 before the answer.
         self.status = 0
 
     @property
     def id(self) -> bytes:
-        """What its client, its app's output in the log, and the log of requests know it by."""
+        """The id of the request for its client, the app's output in the log, and the access log."""
         return self.given_id or name_bytes(self.number)
 
     # The sink.
 
     def response(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
-        """The head of the answer, and the first of its body."""
+        """Receive the head of the answer, and the first part of its body."""
         self._parts.append((status, headers, body, more))
         self._wake()
 
@@ -80,13 +80,13 @@ class ProxiedRequest:
         self._wake()
 
     def room(self, size: int) -> None:
-        """So many bytes more of the body may be sent."""
+        """Allow so many further bytes of the body to be sent."""
         self.body_room += size
         if self._wider is not None and not self._wider.done():
             self._wider.set_result(None)
 
     def ended(self, end: AppEnd) -> None:
-        """Nothing more comes."""
+        """End the request: the app sends nothing more."""
         self.end = self.end or end
         self._wake()
 
@@ -97,7 +97,9 @@ class ProxiedRequest:
     # The answer.
 
     async def _next(self) -> _Part | None:
-        """The next part; None at an end that is none of an answer."""
+        """Return the next part of the answer, or None if the request ended without a complete
+        answer.
+        """
         while not self._parts:
             if self.end is not None:
                 return None
@@ -106,7 +108,9 @@ class ProxiedRequest:
         return self._parts.popleft()
 
     async def answer(self, send: Send, close: bool) -> AppEnd | None:
-        """Pass the answer on; an end that the client has to be told of, before any of it went."""
+        """Send the answer; return the end if the request ended before any of the answer
+        was sent.
+        """
         part = await self._next()
         if part is None:
             return self.end
@@ -134,7 +138,7 @@ class ProxiedRequest:
     async def pump(self, receive: Receive, limit: int) -> bool:
         """Pass the rest of the body on, then wait for the client to leave.
 
-        Whether it has; False: its body is larger than ``limit``.
+        Return whether the body was passed on; False if it exceeds ``limit`` bytes.
         """
         while True:
             while self.body_room <= 0:

@@ -1,9 +1,9 @@
-"""One WebSocket on its way through the front-end, as a sink (`apps.SocketSink`).
+"""One WebSocket that passes through the front-end, as a sink (`apps.SocketSink`).
 
     client --receive--> pump --message--> AppService --> worker
     client <--send----- serve <--accepted, message, closed, ended--'
 
-As with requests, neither side is read from faster than the other one takes.
+As with requests, neither side is read faster than the other accepts data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flashpool.pool.call_ids import name_bytes
 
 from .answers import with_id
 
-#: What a client is told with the close frame of a WebSocket that had been accepted.
+#: Close frames for a WebSocket that ends without the app closing it.
 _CODES: Final = {
     EndKind.CRASHED: 1011,
     EndKind.LOST: 1013,
@@ -36,7 +36,7 @@ _ABNORMAL: Final = 1006
 
 
 class _Heard(NamedTuple):
-    """What the app said: a message for its client, or a piece of one."""
+    """Something that the app sent: a message for the client, or a piece of one."""
 
     message: Message | None
     piece: bytes = b""
@@ -45,7 +45,7 @@ class _Heard(NamedTuple):
 
 
 class ProxiedSocket:
-    """A WebSocket of a client, and what is done with what its app says."""
+    """Connects the WebSocket of a client with the app."""
 
     __slots__ = (
         "_heard",
@@ -73,13 +73,15 @@ class ProxiedSocket:
 
     @property
     def id(self) -> bytes:
-        """What its client, its app's output in the log, and the log of requests know it by."""
+        """The id of the WebSocket for its client, the app's output in the log, and the
+        access log.
+        """
         return self.given_id or name_bytes(self.number)
 
     # The sink.
 
     def accepted(self, subprotocol: str, headers: Headers) -> None:
-        """It is open."""
+        """The app accepted the WebSocket."""
         accept: Message = {"type": "websocket.accept", "headers": headers}
         self._hear(_Heard({**accept, "subprotocol": subprotocol or None}))
 
@@ -106,13 +108,13 @@ class ProxiedSocket:
             self.ended(AppEnd(kind=EndKind.ANSWERED))
 
     def room(self, size: int) -> None:
-        """So much weight more may be sent."""
+        """Allow data of so much further weight to be sent."""
         self._room += size
         if self._wider is not None and not self._wider.done():
             self._wider.set_result(None)
 
     def ended(self, end: AppEnd) -> None:
-        """Nothing more comes."""
+        """End the WebSocket: the app sends nothing more."""
         self.end = self.end or end
         self._wake()
 

@@ -1,4 +1,4 @@
-"""Whether an app and its successor fit on this machine together, for as long as one replaces the other."""
+"""Decides whether an app and its successor fit on this machine together during a reload."""
 
 from __future__ import annotations
 

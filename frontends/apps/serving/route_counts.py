@@ -1,4 +1,4 @@
-"""Requests of a deployed app by the template of their route: how they ended, and how long they took.
+"""Counts requests of a deployed app by the template of their route: outcomes and latency.
 
     App.policies, watched --method, path--> template     as soon as the app tells its routes
     AppProxy --ended--> RouteCounts --stats--> AppStats.routes
@@ -17,13 +17,13 @@ from flashpool.pool.apps import LoadedRoute, Policies
 from flashpool.pool.histograms import Histogram
 from flashpool.pool.stats import RouteStats
 
-#: In place of a template: the app has no route for it, or is not loaded; there are too many.
+#: Names for requests without a route or before the app is loaded, and beyond the limit of rows.
 NO_ROUTE: Final = "(none)"
 OTHER: Final = "(other)"
-#: Status classes beside ``1xx`` to ``5xx``: its client left before an answer; the answer broke off.
+#: Classes beside ``1xx`` to ``5xx``: the client left before an answer; the answer broke off.
 LEFT: Final = "left"
 CUT: Final = "cut"
-#: Templates that have rows of their own, and characters of one.
+#: Largest number of templates with a row of their own, and of characters in one.
 _MOST: Final = 200
 _LONGEST: Final = 200
 #: Requests of a route whose seconds are kept one by one, at most.
@@ -35,11 +35,11 @@ class WatchedPolicies:
 
     def __init__(self, make: Callable[[Sequence[LoadedRoute]], Policies]) -> None:
         self._make = make
-        #: None until the app tells its routes.
+        #: None until the app has reported its routes.
         self.made: Policies | None = None
 
     def __call__(self, routes: Sequence[LoadedRoute]) -> Policies:
-        """For the pool."""
+        """Create the policies, when the pool has the app's routes."""
         self.made = self._make(routes)
         return self.made
 
@@ -54,7 +54,7 @@ class _Row:
         self.latest: list[float] = []
 
     def seconds(self) -> Histogram:
-        """Of all requests until now."""
+        """Return the total seconds of all requests so far."""
         self._seconds.add(self.latest)
         self.latest.clear()
         return self._seconds
@@ -72,7 +72,7 @@ class RouteCounts:
         self._policies = policies
 
     def ended(self, method: str, path: str, end: str, seconds: float) -> None:
-        """One request is over; ``end`` is its status class."""
+        """Count a request that has ended; ``end`` is its status class."""
         made = None if self._policies is None else self._policies.made
         route = "" if made is None else made(method, path).route
         row = self._rows.get(route) or self._new_row(route)
@@ -86,7 +86,7 @@ class RouteCounts:
         return self._rows.setdefault(name, _Row())
 
     def stats(self) -> list[RouteStats]:
-        """All of it, by template."""
+        """Return the figures of all templates."""
         return [
             RouteStats(
                 route=route[:_LONGEST] or NO_ROUTE,

@@ -39,7 +39,7 @@ class ApiFolders:
         return local_places(self._places, "").local / FOLDER / _RUNNING / holder_name()
 
     def make(self, module: str, source: str) -> Path:
-        """A folder that holds this module and nothing else.
+        """Create a folder that holds this module and nothing else.
 
         Raises:
             OSError: it cannot be written.
@@ -53,7 +53,7 @@ class ApiFolders:
         return folder
 
     def remove(self, folder: Path) -> None:
-        """Nothing is served from it any more."""
+        """Delete the folder: nothing is served from it any longer."""
         remove_tree(folder)
 
     def close(self) -> None:

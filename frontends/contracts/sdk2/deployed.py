@@ -1,11 +1,12 @@
-"""Artifacts of `rp flash deploy` of SDK 2.0: the project as it is, its packages beside it.
+"""Artifacts of `rp flash deploy` of SDK 2.0: the unchanged project, with its packages beside it.
 
     <folder>/runpod_manifest.json    resources, a list; each with its module and kind
     <folder>/env/                    the packages, the client's own copy of the SDK among them
     <folder>/...                     the project's files
 
-There are no handlers: a worker imports the module and looks for the resource in it
-(`_child.sdk.api_entry`, `queue_entry`). ``env`` leads the path of the app, and never that of the server.
+There are no generated handlers: a worker imports the module and finds the resource in it
+(`_child.sdk.api_entry`, `queue_entry`). ``env`` is first on the path of the app, and never on that
+of the server.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _QUEUE: Final = "queue"
 
 
 class _SdkResource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One resource, as far as it matters here; what is unknown is not read."""
+    """The fields of a resource that matter here; others are ignored."""
 
     kind: str
     name: str
@@ -53,7 +54,7 @@ class _SdkResource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class _SdkManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The whole of it."""
+    """The manifest of a whole project."""
 
     version: int = 0
     app: str = ""
@@ -62,7 +63,7 @@ class _SdkManifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     excluded_packages: list[str] = []
 
     def resource(self, name: str) -> _SdkResource:
-        """The resource of that name.
+        """Return the resource of that name.
 
         Raises:
             ResourceRefused: there is none.
@@ -83,7 +84,7 @@ class SdkContract:
         self._concurrency = sdk_variables.concurrency(environ)
 
     def summary(self, folder: Path) -> ArtifactSummary:
-        """What people want to know of the artifact."""
+        """Return a summary of the artifact for people."""
         manifest = self._read(folder)
         return ArtifactSummary(
             manifest=str(folder / self.MANIFEST),
@@ -103,7 +104,7 @@ class SdkContract:
         )
 
     def deployed_app(self, folder: Path, resource: str, further: Iterable[str]) -> DeployedApp:
-        """One resource of it."""
+        """Return one resource of the artifact, ready to be loaded."""
         manifest = self._read(folder)
         found = manifest.resource(resource)
         if problem := _problem(found):
@@ -129,7 +130,7 @@ class SdkContract:
             kind=EntryKind.ASGI if is_api else EntryKind.HANDLER,
             file=folder / self.MANIFEST,
             attribute="app" if is_api else "handler",
-            # What the platform says of it; without a word, a function has its process to itself.
+            # The platform's setting; by default, a process runs one call of a function at a time.
             concurrency=self._concurrency,
             has_execute=False,
             module=sdk_variables.API_ENTRY if is_api else sdk_variables.QUEUE_ENTRY,
@@ -163,7 +164,9 @@ def _problem(resource: _SdkResource) -> str:
 
 
 def _environment(folder: Path, manifest: _SdkManifest, further: Iterable[str]) -> AppEnvironment:
-    """What it lacks: the packages that the client left out, because images have them."""
+    """Return what the artifact lacks: packages that the client left out because images
+    have them.
+    """
     try:
         brought = brought_packages(os.listdir(folder / _PACKAGES))
     except OSError as error:

@@ -4,9 +4,9 @@
                                                                  `-------> failed: 500 with the reason
     any other path --> the app that was taken over last; none: 404, as without a sync
 
-The new app is built while the old one serves, and the old one gets its requests answered before it
-closes. What was taken over is kept (`synced_source`), and is served again by a server that comes
-after this one, or beside it.
+The new app is built while the old app serves, and the old app answers its requests before it
+closes. An accepted source is kept (`synced_source`), so that a later or a second server serves it,
+too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _DISK_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Serving:
-    """One source that is served, or about to be."""
+    """One source that is served, or will be."""
 
     source: SyncedSource
     folder: Path
@@ -63,7 +63,7 @@ class _Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """What a proxy passes requests to; see `asgi_proxy.Serving`."""
+    """The target of a proxy's requests; see `asgi_proxy.Serving`."""
 
     service: AppService
     problem: str = ""
@@ -177,7 +177,7 @@ class LiveApi:
     # Requests.
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer a request from the API; False where there is none."""
+        """Answer a request from the API; return False if no API is served."""
         if self._current is None or self._store.is_shared:
             await self._look()
         if self._current is None:

@@ -1,10 +1,11 @@
-"""Live functions of SDK 2.0: the package their modules import, and those that have a start hook.
+"""Live functions of SDK 2.0: the package that their modules import, and functions with a start
+hook.
 
     source imports runpod            -> the call gets FLASHPOOL_CALLS_RUNPOD, unless it names its own
     worker answers NeedsResident     -> the call goes to a resident; so do later ones of that source
 
-Whether a function has a start hook is known when its module has run, which is in a worker. So the
-first call of a source may run its module twice, once to find out.
+Whether a function has a start hook is known only after a worker has run its module. The first call
+of a source may therefore run its module twice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from flashpool.pool.calls import Call, InstanceRequest, Outcome
 __all__ = ["NEEDS_RESIDENT", "SdkCalls", "requirements_with_sdk"]
 
 _PACKAGE: Final = "runpod"
-#: What a worker answers for a function that has a start hook.
+#: The worker's answer for a function that has a start hook.
 NEEDS_RESIDENT: Final = "NeedsResident"
 #: Functions with start hooks that are remembered.
 _MOST: Final = 4096
@@ -62,7 +63,7 @@ class SdkCalls:
         return replace(call, want=self._resident_of(call))
 
     def _resident_of(self, call: Call) -> InstanceRequest:
-        """One for each source, resource and environment."""
+        """Return the resident for a source, resource and environment."""
         needs = repr((call.function_key, call.spec, call.gpus, sorted(call.env.items())))
         digest = hashlib.sha256(needs.encode()).hexdigest()
         return InstanceRequest(
@@ -74,7 +75,7 @@ class SdkCalls:
 
 
 def requirements_with_sdk(asked: Iterable[str], sdk: tuple[str, ...]) -> tuple[str, ...]:
-    """What is asked for, and the SDK unless that is among it."""
+    """Return the requirements, and the SDK's if they do not name it."""
     asked = tuple(asked)
     return asked if any(map(_is_sdk, asked)) else (*asked, *sdk)
 

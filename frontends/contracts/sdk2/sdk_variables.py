@@ -1,4 +1,6 @@
-"""What variables say of a resource of SDK 2.0: the platform's, and one to its worker. Pure."""
+"""Environment variables of a resource of SDK 2.0: the platform's, and those for its
+worker. Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import Final
 
 __all__ = ["API_ENTRY", "ENTRY_VARIABLE", "QUEUE_ENTRY", "concurrency"]
 
-#: What loads an API, or a queue function, in the worker; and the variable that tells it which.
+#: Modules that load an API or a queue function in the worker, and the variable that configures
+#: them.
 API_ENTRY: Final = "_flashpool.sdk.api_entry"
 QUEUE_ENTRY: Final = "_flashpool.sdk.queue_entry"
 ENTRY_VARIABLE: Final = "FLASHPOOL_SDK_ENTRY"
@@ -17,7 +20,7 @@ _CONCURRENCY: Final = "RUNPOD_MAX_CONCURRENCY"
 
 
 def concurrency(environ: Mapping[str, str]) -> int:
-    """Calls of one function that may run together in its process; one, unless it is said."""
+    """Return how many calls of a function may run together in its process; the default is one."""
     with suppress(ValueError):
         return max(1, int(environ.get(_CONCURRENCY, "1")))
     return 1

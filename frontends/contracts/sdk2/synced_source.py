@@ -5,9 +5,9 @@
     <local>/live-apis/<key>.json      always, for the server that comes after this one   <--+
     <volume>/flashpool/live-apis/     signed, where FLASHPOOL_VOLUME_KEY is set          <--'
 
-The client sends a source once for each change that it makes, and never again: not to a server that
-was started anew, nor to a second one of the endpoint. The key holds endpoint, app, resource and
-generation, so a source never outlives the session that it belongs to.
+The client sends a source once for each change, and never again: not to a server that was restarted,
+nor to a second server of the endpoint. The key consists of endpoint, app, resource and generation,
+so a source never outlives its session.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ _NAME_LIMIT: Final = 256
 
 
 class SyncedSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A module, and which of its APIs is to be served."""
+    """A module, and the API in it to serve."""
 
     source: str
     resource: str
     dependencies: list[str] | None = None
     system_dependencies: list[str] | None = None
-    #: When it was taken, in seconds of the epoch.
+    #: When the source was accepted, in seconds since 1970.
     taken_at: float = 0.0
 
     @property
     def digest(self) -> str:
-        """As the client computes it."""
+        """Return the digest that the client computes."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
 
 def read_sync(body: bytes) -> SyncedSource:
-    """What a client sent.
+    """Decode the body that a client sent.
 
     Raises:
         InvalidRequest: it is something else.
@@ -90,7 +90,7 @@ class SourceStore:
         self._name = f"{hashlib.sha256(told.encode()).hexdigest()}.json"
         self._places = settings.to_env_settings()
         self._key = settings.volume_key.encode()
-        #: Whether other servers of the endpoint may find what is kept here.
+        #: Whether other servers of the endpoint may read the sources kept here.
         self.is_shared = bool(self._key)
 
     @cached_property
@@ -133,7 +133,7 @@ class SourceStore:
         return None
 
     def _signature(self, body: bytes) -> bytes:
-        # The name is part of it: one endpoint's source is no other's.
+        # The name is signed, too: a source of one endpoint is invalid for another.
         told = self._name.encode() + b"\n" + body
         return hmac.new(self._key, told, "sha256").hexdigest().encode()
 

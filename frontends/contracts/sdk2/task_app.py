@@ -6,8 +6,8 @@
     POST /timeout   {"timeout": seconds}                   counts from now
     POST /execute   as /submit, and the response itself
 
-All but ``/ping`` need ``Authorization: Bearer $RUNPOD_TASK_TOKEN``. Where nobody asks for so long
-(RUNPOD_TASK_IDLE_TIMEOUT) while nothing runs, the pod has been forgotten, and ends itself.
+All routes but ``/ping`` need ``Authorization: Bearer $RUNPOD_TASK_TOKEN``. If nothing runs and no
+request comes for RUNPOD_TASK_IDLE_TIMEOUT, the pod has been forgotten, and terminates itself.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TaskApp:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the lifespan."""
+        """Handle one request, or the lifespan."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":

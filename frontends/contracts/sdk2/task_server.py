@@ -35,7 +35,7 @@ class TaskTokenMissing(Exception):
 
 
 def task_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings that a task's pod has where nothing else is set: a task may take any time."""
+    """Return the defaults of settings in a task's pod: a task may run for any time."""
     found = {
         "FLASHPOOL_PORT": environ.get(_PORT, "") or _DEFAULT_PORT,
         "FLASHPOOL_CALL_TIMEOUT_S": "none",
@@ -84,7 +84,7 @@ def _idle_s(environ: Mapping[str, str]) -> float:
 
 
 def _pod_end(environ: Mapping[str, str]) -> Callable[[], None] | None:
-    """What ends this pod; None where it is no pod, or may not end itself."""
+    """Return the function that terminates this pod; None outside a pod, or without permission."""
     pod, key = environ.get("RUNPOD_POD_ID"), environ.get("RUNPOD_API_KEY")
     return partial(_end_pod, pod, key) if pod and key else None
 

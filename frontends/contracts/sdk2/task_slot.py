@@ -46,7 +46,7 @@ class TaskSlot:
 
     @property
     def is_running(self) -> bool:
-        """Whether a task has not ended."""
+        """Return whether a task runs."""
         return self._answering is not None and not self._answering.done()
 
     def submit(self, body: bytes) -> float | None:
@@ -81,7 +81,7 @@ class TaskSlot:
         return await asyncio.shield(self._answering)
 
     def result(self) -> bytes:
-        """How it stands, with the response when it is over."""
+        """Return the task's state, and its response after its end."""
         if self._response is not None:
             return b'{"status":"DONE","response":%b}' % self._response
         return b'{"status":"RUNNING"}' if self.is_running else b'{"status":"NONE"}'
@@ -113,7 +113,7 @@ def _timed_out(outcome: Outcome, limit_s: float) -> Outcome:
 
 
 def _without_timeout(body: bytes) -> tuple[bytes, float | None]:
-    """A request as all others are, and the timeout that came with it."""
+    """Return the request without the task's own timeout field, and that timeout."""
     fields = _read(body)
     limit_s = _seconds(fields.pop(_TIMEOUT, None))
     return msgspec.json.encode(fields), limit_s

@@ -1,11 +1,11 @@
-"""One job in an app worker: a request of it, and the records of the answer as news of a job.
+"""One job in an app worker: sends a request, and turns the records of its answer into results.
 
     job --AppRequest--> AppService --> worker
     outcome, items  <-- records <-- pieces of the answer
     credit, interrupt -->
 
-Items are credited when the platform has taken them, everything else at once: a generator waits for
-whoever reads, and a large result does not.
+Items are credited when the platform has accepted them, all other data at once: a generator waits
+for a slow reader, and a large result does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flashpool.pool.apps import AppEnd, AppRequest, AppService, EndKind, Headers
 from flashpool.pool.calls import Outcome, Phase
 from flashpool.pool.errors import FlashpoolError, Timeout, WorkerCrashed
 
-#: Of ends for which the cause alone is no sentence.
+#: Messages for ends whose cause alone is not a sentence.
 _WORDS: Final = {
     EndKind.RAISED: "the app ended the job without a result",
     EndKind.CUT: "the app ended the job in the middle of its items",
@@ -39,13 +39,13 @@ class JobOptions:
 
     item_limit: int
     result_limit: int
-    #: Hears of items; None: nobody wants them one by one.
+    #: Receives each item; None: items are not streamed.
     on_item: Callable[[bytes], None] | None = None
     #: Hears of what it prints.
     on_output: Callable[[bytes], None] | None = None
     #: Whether the result of a generator is the list of its items.
     lists: bool = True
-    #: Seconds that it may run.
+    #: Seconds that the job may run.
     limit_s: float | None = None
 
 
@@ -58,7 +58,7 @@ class _Told(msgspec.Struct):
 
 
 class AppJob:
-    """A job that an app has; the sink of its request."""
+    """A job that was given to an app; the sink of its request."""
 
     def __init__(self, service: AppService, options: JobOptions) -> None:
         self._service = service
@@ -132,12 +132,12 @@ class AppJob:
             self._credit(done)
 
     def output(self, chunk: bytes) -> None:
-        """It printed that."""
+        """Receive output of the job."""
         if self._options.on_output is not None:
             self._options.on_output(chunk)
 
     def ended(self, end: AppEnd) -> None:
-        """There is no whole answer."""
+        """End the job, whose answer is incomplete."""
         if end.kind is EndKind.LATE and end.phase == Phase.RUN.value:
             self._set(of_error(self._too_long()))
             return
@@ -197,7 +197,7 @@ class AppJob:
             self._credit(size)
 
     def end(self, cause: FlashpoolError, *, spares: bool) -> None:
-        """End it for that cause. ``spares``: no other job in its worker has to suffer for it."""
+        """End the job for that cause. ``spares``: other jobs in the worker must not be affected."""
         number = self._number
         self._set(of_error(cause))
         if number is not None:

@@ -1,7 +1,8 @@
-"""One job of a deployed app, from its input to its outcome; time and cuts are those of any job.
+"""Runs one job of a deployed app; time limits and cuts are those of any job.
 
-A limit, or a stop, ends the job at once for whoever sent it. Its task is cancelled, and its worker
-ended if that does not help; only the operator's own limits end it while others run there.
+A limit or a stop ends the job for its client at once. The job's task is cancelled, and its worker
+is stopped if that does not help. While other jobs run in the worker, only limits of the operator
+stop it.
 """
 
 from __future__ import annotations
@@ -71,12 +72,14 @@ class AppJobRun(JobRun):
 
     def _stop(self, cause: FlashpoolError) -> None:
         if self._app_job is not None:
-            # The platform's stop, and a job's own limit, are for whoever sent that job to say.
+            # A stop from the platform, and the job's own limit, concern only this job.
             is_ours = isinstance(cause, Timeout) and not self.job.limit_s
             self._app_job.end(cause, spares=not is_ours)
 
     def without_items(self, outcome: Outcome) -> Outcome:
-        """The outcome when items of it did not arrive: no success if nothing else holds them."""
+        """Return the outcome after items were lost: a failure, unless the result contains the
+        items.
+        """
         if self._settings.return_aggregate_stream or not outcome.ok:
             return outcome
         return self._lost_items(outcome)

@@ -1,13 +1,13 @@
-"""Jobs of a deployed app: when there are to be any, and what runs them.
+"""Jobs of a deployed app: whether jobs are taken, and what runs them.
 
     source --prepare--> PreparedApp --> pool.open_app --> loading --> served     jobs, as many as run together
               |                                              '------> failed     the app's own fault: jobs, which fail
               '-- AppError: the same                                             it may pass: none, until it is too late
 
-A client waits without end for a job that nobody takes. So where trying again does not help, jobs are
-taken and each fails with the reason; where it may help, they are left to other workers, and this one
-tries again, less and less often, and leaves when that has gone on for `FLASHPOOL_APP_GIVE_UP_S`.
-An app that cannot be loaded is replaced when there is another artifact at a retry.
+A client waits without end for a job that no worker takes. If another attempt to load the app cannot
+help, jobs are taken and fail with the reason. If it may help, jobs are left to other workers; this
+worker tries again at growing intervals, and exits after `FLASHPOOL_APP_GIVE_UP_S`. An app that
+cannot be loaded is replaced if a retry finds another artifact.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _log = logging.getLogger(__name__)
 
 #: Seconds until the artifact is looked at again; the last one again and again.
 _PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-#: Characters of a failure in the last words of a process that leaves for it.
+#: Characters of a failure that are logged when the process exits because of it.
 _TOLD: Final = 2000
 
 
 class AppNotLoaded(FlashpoolError):
-    """There is no app to run a job in."""
+    """No app is loaded that could run the job."""
 
 
 class AppJobs:
@@ -69,7 +69,7 @@ class AppJobs:
         self._failure_passes = True
         self._known = asyncio.Event()
         self._capacity = 1
-        #: When it began that there was no app, for a reason that may pass.
+        #: Since when no app could be loaded, for a temporary reason.
         self._failing_since: float | None = None
         self._prepared: PreparedApp | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -84,7 +84,7 @@ class AppJobs:
         self._opening = asyncio.ensure_future(self._open())
 
     async def wait_ready(self) -> None:
-        """Until the pool can run what is asked of it; `room` knows of the app."""
+        """Wait until the pool can run jobs; `room` depends on the app."""
         await self.service.pool.wait_ready()
 
     async def stop(self, reason: str) -> None:
@@ -100,7 +100,7 @@ class AppJobs:
     async def _open(self) -> None:
         for pause_s in _pauses():
             try:
-                # One that is waited for in vain is looked for now and then from there on.
+                # If waiting for the artifact was in vain, it is looked for now and then.
                 await self._prepare_and_serve(wait=not self._failure)
             except AppError as error:
                 passes, failure = error.passes, str(error)
@@ -135,7 +135,7 @@ class AppJobs:
         self._neighbours = None if neighbours is None else asyncio.ensure_future(neighbours.run())
 
     def _on_retry(self) -> None:
-        """The app could not be loaded, and is loaded once more: there may be a new artifact by now."""
+        """Load an app that could not be loaded once more; the artifact may have changed."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._look_again())
 
@@ -175,7 +175,7 @@ class AppJobs:
     # Taking jobs.
 
     def room(self, active: int) -> int:
-        """As many as its workers run together, or would, where each of them fails."""
+        """Return how many jobs its workers run together; also if each job would fail."""
         if self.service.pool.draining or not self._known.is_set():
             return active
         if self._app and self._app.state is AppState.LOADING:
@@ -210,7 +210,7 @@ class AppJobs:
     # Jobs.
 
     def run(self, job: Job, ways: JobOutputs) -> AppJobRun:
-        """One job."""
+        """Run one job."""
         return AppJobRun(
             job,
             self.service,

@@ -22,7 +22,7 @@ from flashpool.pool.errors import ResultTooLarge
 #: Characters left of texts of a failure that is too large.
 _KEPT: Final = 64 * 1024
 _FALSY: Final = (b"null", b"false", b"0", b'""', b"[]", b"{}")
-#: What the handlers that the client generates return for an exception, with `error`.
+#: Fields that the client's generated handlers return for an exception, beside `error`.
 _OF_RAISED: Final = ({"success", "traceback"}, {"traceback"})
 
 _Fields = dict[str, Raw]
@@ -46,7 +46,9 @@ class AppResults(Results):
         return JobReport(job_id=job_id, body=body, streamed=streamed, failed="error" in report)
 
     def refused(self, report: JobReport) -> JobReport:
-        """In place of one that the platform calls too large: its ends, if that is less."""
+        """Return a shorter report for one that the platform calls too large: beginning and end, if
+        that is less.
+        """
         fields = msgspec.json.decode(report.body, type=_Fields)
         if "error" in fields:
             cut = _encoded(_cut(fields))
@@ -75,7 +77,7 @@ def _success(body: bytes) -> _Fields:
     error, refresh = fields.pop("error", None), fields.pop("refresh_worker", None)
     report = {"output": _raw(fields)}
     if error is not None and bytes(error) == b'""' and set(fields) in _OF_RAISED:
-        # The exception had no words; without an error the job would count as done.
+        # The exception had no message; without an error the job would count as done.
         error = _raw(_last_line(fields["traceback"]))
     if error is not None and bytes(error) not in _FALSY:
         report["error"] = error
@@ -99,7 +101,7 @@ def _failure(outcome: Outcome) -> _Fields:
 
 
 def _cut(report: _Fields) -> _Fields:
-    """A failure without what it can do without."""
+    """Return a failure without its optional parts."""
     kept = dict(report)
     output: Any = msgspec.json.decode(report["output"])
     if isinstance(output, dict):
