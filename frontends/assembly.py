@@ -22,12 +22,17 @@ def make_service(settings: Settings, result_limit: int) -> Service:
     # A client that is less patient than a build takes finds the environment when it comes again.
     environments = replace(settings.to_env_settings(), builds_go_on=True)
     pool = Supervisor(settings.to_pool_config(), environments)
+    sdk = SdkCalls(
+        settings.calls_runpod,
+        sdk_variables.concurrency(os.environ),
+        is_awaited=sdk_variables.is_live(os.environ),
+    )
     return Service(
         pool,
         result_limit=result_limit,
         concurrency=settings.instance_concurrency,
         ceilings=Ceilings.of(settings),
-        adapters=[SdkCalls(settings.calls_runpod, sdk_variables.concurrency(os.environ))],
+        adapters=[sdk],
         logged_bytes_a_second=settings.log_output_kb_s * 1024,
         keeper=FailureKeeper(KeptRequests.of(settings), pool) if settings.keep_failed_mb else None,
     )

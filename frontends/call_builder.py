@@ -6,6 +6,7 @@ FunctionRequest --> Spec | None, CallLimits, InstanceRequest --> Call
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Protocol
 
 from flashpool.envs import Spec
@@ -18,6 +19,10 @@ from .schema import FunctionRequest
 
 class CallAdapter(Protocol):
     """Adapts calls to a generation of the client; `Service` knows none of them."""
+
+    @property
+    def ahead(self) -> Sequence[Spec]:
+        """Environments that its calls are going to need, whose builds begin with the server."""
 
     def adapted(self, request: FunctionRequest, call: Call) -> Call:
         """Return the call, or a changed copy; used for calls whose source imports something."""

@@ -95,9 +95,19 @@ class Service:
         try:
             await self.pool.wait_ready()
             _log.info("Ready")
+            await self._build_ahead()
         except FlashpoolError as error:
             self._failure = error
             _log.error("The base environment does not start: %s", error)
+
+    async def _build_ahead(self) -> None:
+        """Begin with the environments that calls are going to need; a failure is logged where it occurs."""
+        watching = self.pool.watching
+        if watching is None:
+            return
+        for adapter in self._adapters:
+            for spec in adapter.ahead:
+                await watching.build(spec, 0)
 
     async def drain(self, limit_s: float) -> bool:
         """Take no new requests; True when all that were accepted have ended in time."""

@@ -79,6 +79,8 @@ class AppEnvironment:
     requirements: tuple[str, ...]
     #: ``name==version`` of each package that the folder brings.
     constraints: tuple[str, ...]
+    #: What apt installs on this machine.
+    system_packages: tuple[str, ...] = ()
 
     @property
     def brought(self) -> frozenset[str]:

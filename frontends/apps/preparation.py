@@ -208,12 +208,13 @@ class AppSource:
 
 
 def _spec(environment: AppEnvironment) -> Spec | None:
-    if not (environment.requirements or environment.python):
+    if not (environment.requirements or environment.python or environment.system_packages):
         return None
     return Spec(
         requirements=environment.requirements,
         python_version=environment.python or None,
         brought=environment.constraints,
+        system_packages=environment.system_packages,
     )
 
 

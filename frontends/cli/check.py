@@ -85,6 +85,8 @@ def _environment(look: EnvironmentLook) -> Iterator[str]:
     yield from _row("brings", ", ".join(look.environment.constraints) or "no packages")
     yield from _row("compiled", look.foreign or "nothing for another Python or platform")
     yield from _row("lacks", ", ".join(look.environment.requirements))
+    if look.environment.system_packages:
+        yield from _row("apt", ", ".join(look.environment.system_packages))
     if look.resolution is not None:
         lines = look.resolution.lines
         yield from _row("resolution", f"{len(lines)} packages: {', '.join(lines)}")

@@ -21,13 +21,14 @@ SERVE_LB: Final = (FLASHPOOL, "serve", "lb")
 UVICORN: Final = (sys.executable, "-m", "uvicorn", "lb_handler:app", "--port", "0")
 
 
-def repack(name: str, folder: Path) -> None:
-    """A wheel of what is installed here: those of the runtime, for an index without a network."""
-    found = metadata.distribution(name)
-    stem = f"{name.replace('-', '_')}-{found.version}"
+def repack(found: metadata.Distribution, folder: Path) -> None:
+    """A wheel of what is installed somewhere: for an index without a network."""
+    files = found.files or ()
+    (info,) = {file.parts[0] for file in files if file.name == "METADATA"}
     lines = []
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
-        for file in found.files or ():
+    wheel_name = f"{info.removesuffix('.dist-info')}-py3-none-any.whl"
+    with zipfile.ZipFile(folder / wheel_name, "w") as wheel:
+        for file in files:
             path = str(file)
             if path.startswith("..") or "__pycache__" in path or path.endswith("/RECORD"):
                 continue
@@ -35,7 +36,7 @@ def repack(name: str, folder: Path) -> None:
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             lines.append(f"{path},sha256={digest},{len(data)}\n")
             wheel.writestr(path, data)
-        record = f"{stem}.dist-info/RECORD"
+        record = f"{info}/RECORD"
         wheel.writestr(record, "".join(lines) + f"{record},,\n")
 
 
@@ -48,7 +49,7 @@ class EndpointWorld:
         self.folder = folder
         self.index = folder / "index"
         for name in runtime_packages():
-            repack(name, self.index)
+            repack(metadata.distribution(name), self.index)
         self.link = folder / "app"
         self.variables = {
             "FLASHPOOL_BASE_PYTHON": str(client),

@@ -12,8 +12,8 @@ HERE: Final = Path(__file__).parent
 CLIENT: Final = HERE / "client2"
 APPS: Final = HERE / "apps"
 
-#: Name, function, how it is called, arguments.
-Case = tuple[str, str, str, list[Any]]
+#: Name, function, how it is called, arguments, which are keywords where they have names.
+Case = tuple[str, str, str, list[Any] | dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +57,22 @@ def run_script(
 
 
 def call_queue(
-    python: Path, app: str, cases: Sequence[Case], *, home: Path, variables: Mapping[str, str]
+    python: Path,
+    app: str,
+    cases: Sequence[Case],
+    *,
+    home: Path,
+    variables: Mapping[str, str],
+    deployed: bool = False,
 ) -> Told:
-    """Call functions of an app in a dev session."""
+    """Call functions of an app, in a dev session if they are not deployed."""
     last = run_script(
         python,
         "queue_calls.py",
         str(APPS / app),
         json.dumps(list(cases)),
         home=home,
-        variables={**variables, "RUNPOD_DEV_SESSION": "1"},
+        variables={**variables, **({} if deployed else {"RUNPOD_DEV_SESSION": "1"})},
     )
     return Told(calls=json.loads(last))
 

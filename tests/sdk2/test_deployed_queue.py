@@ -1,6 +1,7 @@
 """Deployed queue functions: the artifact of SDK 2.0, the image's entry point, and the stand-in."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,13 @@ from support.cloud import JobRecord, Platform, Status
 pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
 WORKER: Final = [sys.executable, str(Path(__file__).parents[2] / "docker" / "handler.py")]
+SYSTEM_PACKAGE: Final = "libexample1"
+#: A dpkg that has every package, and notes what it is asked for.
+_DPKG: Final = """#!/bin/sh
+for name in "$@"; do :; done
+echo "$name" >>{log}
+printf '%s\\tinstalled\\t1.0\\n' "$name"
+"""
 RESOURCES: Final = ("scale", "prepared_async", "items", "leaves")
 
 
@@ -28,7 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "version": 1,
         "app": "shop",
         "pythonVersion": "{}.{}".format(*sys.version_info),
-        "resources": [{"kind": "queue", "name": one, "module": "jobs"} for one in RESOURCES],
+        "resources": [
+            {"kind": "queue", "name": one, "module": "jobs", "systemDependencies": [SYSTEM_PACKAGE]}
+            for one in RESOURCES
+        ],
     }
     (folder / "runpod_manifest.json").write_text(json.dumps(manifest))
     (packages,) = sdk_python().parents[1].glob("lib/python*/site-packages")
@@ -37,9 +48,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def platform(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("local")
+
+
+@pytest.fixture(scope="module")
+def platform(folder: Path, local: Path) -> Iterator[Platform]:
     """With a worker and an endpoint for each resource."""
-    local = tmp_path_factory.mktemp("local")
+    programs = local / "bin"
+    programs.mkdir()
+    (programs / "dpkg-query").write_text(_DPKG.format(log=local / "dpkg.log"))
+    (programs / "dpkg-query").chmod(0o755)
     with Platform() as platform:
         for resource in RESOURCES:
             platform.add_endpoint(resource)
@@ -48,6 +67,7 @@ def platform(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 endpoint=resource,
                 variables={
                     "FLASH_RESOURCE_NAME": resource,
+                    "PATH": f"{programs}:{os.environ['PATH']}",
                     "RUNPOD_APP_DIR": str(folder),
                     "FLASH_DISABLE_UNPACK": "true",
                     "FLASHPOOL_LOCAL_DIR": str(local),
@@ -69,6 +89,11 @@ def run(platform: Platform, resource: str, **given: Any) -> JobRecord:
 def test_a_function_s_result(platform: Platform) -> None:
     record = run(platform, "scale", values=[1, 2], by=3)
     assert (record.status, record.output) == (Status.COMPLETED, [30, 60])
+
+
+def test_its_system_packages_are_there_before_it_runs(platform: Platform, local: Path) -> None:
+    assert run(platform, "scale", values=[], by=1).output == []
+    assert SYSTEM_PACKAGE in (local / "dpkg.log").read_text()
 
 
 def test_the_start_hook_runs_first(platform: Platform) -> None:

@@ -1,5 +1,6 @@
 """Queue functions of a dev session: SDK 2.0's own client, the stand-in, and our worker."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +26,38 @@ DEV: Final = {
 }
 CASES: Final[list[Case]] = [
     ("scale", "scale", "remote", [[1, 2], 3]),
+    ("by name", "scale", "remote", {"values": [1, 2], "by": 3}),
+    ("without waiting", "scale", "remote.aio", [[1], 2]),
     ("spawn", "scale", "spawn", [[5]]),
+    ("found again", "scale", "job", [[6]]),
+    ("options", "scale", "options", [[7]]),
+    ("here", "later", "local", [40, 2]),
+    ("called as it is", "scale", "call", [[1]]),
+    ("a set is sent", "echo", "a set", []),
+    ("wrong types", "scale", "remote", ["text", None]),
+    ("too many arguments", "later", "remote", [1, 2, 3]),
+    ("no such keyword", "later", "remote", {"c": 3}),
     ("later", "later", "remote", [40, 2]),
     ("none", "echo", "remote", [None]),
+    ("nothing", "echo", "remote", []),
+    ("a tuple", "unserialisable", "remote", ["tuple"]),
+    ("text", "echo", "remote", ["\u00fc\u2028\U0001f600"]),
+    ("a large result", "large", "remote", [11_000_000]),
+    ("too large a result", "large", "remote", [21_000_000]),
+    ("process", "process_facts", "remote", []),
+    ("writes", "writes", "remote", []),
+    ("met one", "meets", "remote", ["{home}/one", "{home}/two"]),
+    ("met two", "meets", "remote", ["{home}/two", "{home}/one"]),
+    ("met later one", "meets_later", "remote", ["{home}/three", "{home}/four"]),
+    ("met later two", "meets_later", "remote", ["{home}/four", "{home}/three"]),
+    ("a package", "uses_a_package", "remote", []),
+    ("the sdk", "sdk_facts", "remote", []),
+    ("modelled", "modelled", "remote", []),
+    ("an object", "unserialisable", "remote", ["object"]),
+    ("endless", "leaves", "cut", ["loop"]),
+    ("cancelled", "leaves", "cancel", ["never"]),
+    ("streamed without waiting", "items", "stream.aio", [1]),
+    ("a stream that breaks", "breaking_items", "stream", []),
     ("empty", "echo", "remote", [{}]),
     ("an error as a result", "echo", "remote", [{"error": "fine"}]),
     ("where", "where", "remote", []),
@@ -54,7 +84,6 @@ CASES: Final[list[Case]] = [
     ("too long", "leaves", "cut", ["never"]),
     ("not shipped", "not_shipped", "remote", []),
     ("mounted", "mounted", "remote", []),
-    ("no JSON", "echo", "remote", [1]),
 ]
 
 
@@ -74,6 +103,10 @@ def platform(world: World) -> Iterator[Platform]:
                 "FLASHPOOL_ADMIN_PORT": "0",
                 "FLASHPOOL_BASE_PYTHON": str(sdk_python()),
                 "FLASHPOOL_PRELOAD": "runpod.apps",
+                "FLASHPOOL_SLOTS": "8",
+                "TAG": "t1",
+                "RUNPOD_API_KEY": "account-key",
+                "MODEL_REVISION": "main",
             },
         )
         yield platform
@@ -83,13 +116,42 @@ def platform(world: World) -> Iterator[Platform]:
 def told(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Told:
     home = tmp_path_factory.mktemp("home")
     variables = platform.client_env()
-    return call_queue(sdk_python(), "live_queue.py", CASES, home=home, variables=variables)
+    cases: list[Case] = json.loads(json.dumps(CASES).replace("{home}", str(home)))
+    return call_queue(sdk_python(), "live_queue.py", cases, home=home, variables=variables)
 
 
 @pytest.mark.parametrize(
     ("call", "value"),
     [
         ("scale", [30, 60]),
+        ("by name", [30, 60]),
+        ("without waiting", [20]),
+        ("found again", [60]),
+        ("options", [70]),
+        ("nothing", None),
+        ("a tuple", {"deep": [[1, 2]]}),
+        ("text", "\u00fc\u2028\U0001f600"),
+        ("a large result", "x" * 11_000_000),
+        (
+            "process",
+            {
+                "runs": "1",
+                "TAG": "t1",
+                "RUNPOD_API_KEY": "account-key",
+                "RUNPOD_ENDPOINT_ID": ENDPOINT,
+                "RUNPOD_DEV_APP": "shop",
+                "RUNPOD_WEBHOOK_PING": None,
+            },
+        ),
+        ("writes", None),
+        ("met one", "met"),
+        ("met two", "met"),
+        ("met later one", "met"),
+        ("met later two", "met"),
+        ("a package", "1.0"),
+        ("modelled", "/runpod/model-store/huggingface/org/name/main"),
+        ("cancelled", "CANCELLED"),
+        ("streamed without waiting", [{"success": False, "at": 0}]),
         ("spawn", [50]),
         ("later", 42),
         ("none", None),
@@ -127,6 +189,13 @@ def test_values(told: Told, call: str, value: object) -> None:
         ("_exit", ["exit code 7"]),
         ("segfault", ["SIGSEGV"]),
         ("too long", ["The platform ends it after 1.5 s"]),
+        ("an object", ["at result['deep'][0], which is of type object"]),
+        ("endless", ["The platform ends it after 1.5 s"]),
+        ("a stream that breaks", ["ValueError: no more"]),
+        ("wrong types", ["TypeError", "in scale"]),
+        ("too many arguments", ["TypeError", "later()"]),
+        ("no such keyword", ["TypeError", "later()", "'c'"]),
+        ("too large a result", ["21000", "Return less"]),
         ("not shipped", ["No module named 'shared'", "sends the one file"]),
     ],
 )

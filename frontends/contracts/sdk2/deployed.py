@@ -112,11 +112,10 @@ class SdkContract:
         return DeployedApp(
             resource=found.name,
             source=folder,
-            environment=_environment(folder, manifest, further),
+            environment=_environment(folder, manifest, found, further),
             entry=self._entry(folder, found),
             answer=AnswerForm.HTTP if found.kind == _API else AnswerForm.JOB,
             functions=(),
-            oddities=_oddities(found),
         )
 
     def _entry(self, folder: Path, resource: _SdkResource) -> AppEntry:
@@ -163,9 +162,11 @@ def _problem(resource: _SdkResource) -> str:
     return ""
 
 
-def _environment(folder: Path, manifest: _SdkManifest, further: Iterable[str]) -> AppEnvironment:
+def _environment(
+    folder: Path, manifest: _SdkManifest, resource: _SdkResource, further: Iterable[str]
+) -> AppEnvironment:
     """Return what the artifact lacks: packages that the client left out because images
-    have them.
+    have them, and the system packages of the resource.
     """
     try:
         brought = brought_packages(os.listdir(folder / _PACKAGES))
@@ -176,11 +177,6 @@ def _environment(folder: Path, manifest: _SdkManifest, further: Iterable[str]) -
         python=manifest.python_version,
         requirements=tuple(dict.fromkeys(wanted)),
         constraints=tuple(f"{name}=={brought[name]}" for name in sorted(brought)),
+        system_packages=tuple(resource.system_dependencies or ()),
     )
 
-
-def _oddities(resource: _SdkResource) -> tuple[str, ...]:
-    if not resource.system_dependencies:
-        return ()
-    names = ", ".join(resource.system_dependencies)
-    return (f"its system packages are not installed: {names}. They have to be in the image",)

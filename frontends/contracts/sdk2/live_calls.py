@@ -2,6 +2,7 @@
 hook.
 
     source imports runpod            -> the call gets FLASHPOOL_CALLS_RUNPOD, unless it names its own
+    server starts in a dev session   -> the environment of such calls is built then
     worker answers NeedsResident     -> the call goes to a resident; so do later ones of that source
 
 Whether a function has a start hook is known only after a worker has run its module. The first call
@@ -35,7 +36,12 @@ _MOST: Final = 4096
 class SdkCalls:
     """The adapter of live functions."""
 
-    def __init__(self, requirements: tuple[str, ...], concurrency: int) -> None:
+    def __init__(
+        self, requirements: tuple[str, ...], concurrency: int, *, is_awaited: bool = False
+    ) -> None:
+        """``is_awaited``: calls of this generation are sure to come."""
+        #: What their environment is, so that the first one does not wait for it.
+        self.ahead = (Spec(requirements=requirements),) if requirements and is_awaited else ()
         self._requirements = requirements
         self._concurrency = concurrency
         #: By the keys of functions that have start hooks.

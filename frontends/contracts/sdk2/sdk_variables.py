@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["API_ENTRY", "ENTRY_VARIABLE", "QUEUE_ENTRY", "concurrency"]
+__all__ = ["API_ENTRY", "ENTRY_VARIABLE", "QUEUE_ENTRY", "concurrency", "is_live"]
 
 #: Modules that load an API or a queue function in the worker, and the variable that configures
 #: them.
@@ -16,6 +16,8 @@ API_ENTRY: Final = "_flashpool.sdk.api_entry"
 QUEUE_ENTRY: Final = "_flashpool.sdk.queue_entry"
 ENTRY_VARIABLE: Final = "FLASHPOOL_SDK_ENTRY"
 
+#: What the platform sets for a resource of a dev session, and for a task's pod.
+_LIVE: Final = ("RUNPOD_DEV_APP", "RUNPOD_TASK_TOKEN")
 _CONCURRENCY: Final = "RUNPOD_MAX_CONCURRENCY"
 
 
@@ -24,3 +26,8 @@ def concurrency(environ: Mapping[str, str]) -> int:
     with suppress(ValueError):
         return max(1, int(environ.get(_CONCURRENCY, "1")))
     return 1
+
+
+def is_live(environ: Mapping[str, str]) -> bool:
+    """Whether this endpoint or pod runs sources that a client of SDK 2.0 sends."""
+    return any(environ.get(name) for name in _LIVE)

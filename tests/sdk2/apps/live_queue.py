@@ -14,6 +14,8 @@ from runpod import App, is_local
 
 app = App("shop")
 CPU = "cpu3c-2-4"
+# Of a process: how often it has run this module.
+os.environ["RUNS"] = str(int(os.environ.get("RUNS", "0")) + 1)
 calls = 0
 model = None
 
@@ -89,6 +91,51 @@ def factorial(n):
     return 1 if n < 2 else n * factorial.remote(n - 1)
 
 
+@app.queue(cpu=CPU, max_concurrency=2)
+def meets(own, other):
+    """Returns when another call that waits for this one runs beside it."""
+    open(own, "x").close()
+    end = time.monotonic() + 60
+    while not os.path.exists(other):
+        if time.monotonic() > end:
+            raise TimeoutError(other)
+        time.sleep(0.02)
+    return "met"
+
+
+@app.queue(cpu=CPU, max_concurrency=2)
+async def meets_later(own, other):
+    return await asyncio.to_thread(meets.local, own, other)
+
+
+@app.queue(cpu=CPU)
+def process_facts():
+    names = ("TAG", "RUNPOD_API_KEY", "RUNPOD_ENDPOINT_ID", "RUNPOD_DEV_APP", "RUNPOD_WEBHOOK_PING")
+    return {"runs": os.environ["RUNS"], **{name: os.environ.get(name) for name in names}}
+
+
+@app.queue(cpu=CPU)
+def sdk_facts():
+    import runpod
+
+    return {"version": runpod.__version__, "path": runpod.__file__}
+
+
+@app.queue(cpu=CPU)
+def writes():
+    import logging
+
+    print("printed")
+    print("on stderr", file=sys.stderr)
+    os.write(1, b"by descriptor\n")
+    logging.getLogger("user").warning("logged")
+
+
+@app.queue(cpu=CPU)
+def large(size):
+    return "x" * size
+
+
 @app.queue(cpu=CPU)
 def counts(leave=False):
     """What one call leaves must not be seen by the next."""
@@ -142,7 +189,8 @@ def fails(text):
 
 @app.queue(cpu=CPU)
 def unserialisable(kind):
-    return {"deep": [{1, 2} if kind == "set" else float("nan")]}
+    values = {"set": {1, 2}, "nan": float("nan"), "object": object(), "tuple": (1, 2)}
+    return {"deep": [values[kind]]}
 
 
 @app.queue(cpu=CPU)
@@ -153,6 +201,9 @@ def leaves(how):
         os._exit(7)
     if how == "segfault":
         os.kill(os.getpid(), 11)
+    if how == "loop":
+        while True:
+            pass
     while True:
         time.sleep(1)
 
@@ -176,6 +227,13 @@ def mounted():
     from runpod import NetworkVolume
 
     return str(NetworkVolume("data").path)
+
+
+@app.queue(cpu=CPU)
+def modelled():
+    from runpod import Model
+
+    return str(Model("org/name").path)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """Calls of queue functions through SDK 2.0, unmodified; run by its interpreter: MODULE CASES.
 
-MODULE is a file of an app. Its functions are of a dev session, and their jobs go to the endpoint
-`ep-local`. CASES is JSON: a list of [name, function, how, arguments]. Prints, last of all, one JSON
-object: name -> what came of it.
+MODULE is a file of an app. In a dev session, the jobs of its functions go to the endpoint `ep-local`;
+else its functions are deployed. CASES is JSON: a list of [name, function, how, arguments]; arguments
+that are an object are keywords. Prints, last of all, one JSON object: name -> what came of it.
 """
 
 import importlib.util
 import json
+import os
 import sys
 import threading
+import time
 
+from runpod.apps.context import block
 from runpod.apps.targets import LiveTarget
 
 MODULE, CASES = sys.argv[1:]
@@ -21,21 +24,51 @@ def load():
     module = importlib.util.module_from_spec(spec)
     sys.modules["user_app"] = module
     spec.loader.exec_module(module)
-    for name in module.app.resources:
-        module.app._dev_targets[name] = LiveTarget(ENDPOINT, name)
+    if os.environ.get("RUNPOD_DEV_SESSION"):
+        for name in module.app.resources:
+            module.app._dev_targets[name] = LiveTarget(ENDPOINT, name)
     return module
 
 
-def call(handle, how, arguments):
-    if how == "remote":
-        return handle.remote(*arguments)
-    if how == "stream":
-        return list(handle.stream(*arguments))
-    if how == "spawn":
-        return handle.spawn(*arguments).result()
-    if how == "cut":
-        return handle.with_options(execution_timeout=1500).remote(*arguments)
-    raise ValueError(how)
+def call(handle, how, given):
+    args, kwargs = ([], given) if isinstance(given, dict) else (given, {})
+    return HOWS[how](handle, *args, **kwargs)
+
+
+async def streamed(handle, *args):
+    return [item async for item in handle.stream.aio(*args)]
+
+
+def with_options(handle, *args):
+    chosen = handle.with_options(ttl=600_000, low_priority=True, execution_timeout=60_000)
+    return chosen.remote(*args)
+
+
+def reconnected(handle, *args):
+    return handle.job(handle.spawn(*args).id).result()
+
+
+def cancelled(handle, *args):
+    job = handle.spawn(*args)
+    while job.status() == "IN_QUEUE":
+        time.sleep(0.1)
+    return job.cancel().status()
+
+
+HOWS = {
+    "remote": lambda handle, *args, **kwargs: handle.remote(*args, **kwargs),
+    "remote.aio": lambda handle, *args: block(handle.remote.aio(*args)),
+    "stream": lambda handle, *args: list(handle.stream(*args)),
+    "stream.aio": lambda handle, *args: block(streamed(handle, *args)),
+    "spawn": lambda handle, *args: handle.spawn(*args).result(),
+    "job": reconnected,
+    "cut": lambda handle, *args: handle.with_options(execution_timeout=1500).remote(*args),
+    "options": with_options,
+    "cancel": cancelled,
+    "a set": lambda handle: handle.remote({1, 2}),
+    "call": lambda handle, *args: handle(*args),
+    "local": lambda handle, *args: handle.local(*args),
+}
 
 
 def run(module, told, name, function, how, arguments):

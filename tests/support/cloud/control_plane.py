@@ -74,8 +74,13 @@ def _save_template(here: State, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def _delete_endpoint(here: State, variables: dict[str, Any]) -> None:
-    if here.endpoints.pop(variables["id"], None):
-        here.pods.remove(variables["id"])
+    delete_endpoint(here, variables["id"])
+
+
+def delete_endpoint(here: State, id_: str) -> None:
+    """Its worker leaves with it."""
+    if here.endpoints.pop(id_, None):
+        here.pods.remove(id_)
 
 
 def _template(here: State, variables: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from support.cloud import client_side, control_plane, worker_side
+from support.cloud import client_side, control_plane, serverless, worker_side
 from support.cloud.addresses import Urls, client_env, pod_env
 from support.cloud.faults import Fault
 from support.cloud.jobs import Job
@@ -122,7 +122,7 @@ class Platform:
     async def _life(self) -> None:
         app = web.Application(middlewares=[record], client_max_size=_MOST_BYTES)
         app[STATE] = self._state
-        for side in (worker_side, client_side, control_plane):
+        for side in (worker_side, client_side, control_plane, serverless):
             side.add_routes(app)
         runner = web.AppRunner(
             app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None

@@ -52,3 +52,10 @@ def test_an_exception_of_that_name_is_an_end_as_any_other():
     adapter = SdkCalls(SDK, 1)
     ended = Outcome(error_type="NeedsResident", error="raised", from_user=True)
     assert adapter.again(adapted(adapter, MODULE), ended) is None
+
+
+def test_its_environment_is_built_ahead_where_calls_are_sure_to_come():
+    assert SdkCalls(SDK, 1).ahead == ()
+    assert SdkCalls((), 1, is_awaited=True).ahead == ()
+    (spec,) = SdkCalls(SDK, 1, is_awaited=True).ahead
+    assert spec == adapted(SdkCalls(SDK, 1), MODULE).spec

@@ -1,0 +1,66 @@
+"""SDK 2.0's own command, `rp`: in dev sessions against the stand-in, and what it builds."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from e2e.endpoints import repack
+from sdk2.sdk_client import CLIENT
+
+from support.client import sdk_python
+
+#: Leads requests of load-balanced endpoints to a server.
+REDIRECT: Final = CLIENT / "redirect"
+
+
+def run_rp(
+    *arguments: str | Path, folder: Path, variables: Mapping[str, str], program: str = "rp"
+) -> list[str]:
+    """Lines that the command prints to the end, or that its virtualenv's Python prints."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sdk_python().with_name(program), *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        env={
+            "HOME": str(home),
+            "PATH": os.environ["PATH"],
+            "TMPDIR": str(home),
+            "RUNPOD_API_KEY": "client-key",
+            "COLUMNS": "200",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return [line.rstrip() for line in done.stdout.splitlines()]
+
+
+def build_artifact(source: Path, folder: Path) -> Path:
+    """What `rp flash deploy --build-only` makes of a file, with its neighbours, and asks no index."""
+    wheels = folder / "wheels"
+    if not wheels.exists():
+        wheels.mkdir()
+        (packages,) = sdk_python().parents[1].glob("lib/python*/site-packages")
+        for found in metadata.distributions(path=[str(packages)]):
+            repack(found, wheels)
+    run_rp(
+        *("flash", "deploy", source, "--build-only"),
+        folder=folder,
+        variables={
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(wheels),
+            "PIP_NO_COMPILE": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        },
+    )
+    (artifact,) = folder.glob("*-artifact.tar.gz")
+    return artifact
