@@ -7,12 +7,12 @@ app = App("hello")
 
 
 @app.queue(cpu="cpu3c-1-2")
-def hello(name: str):
+def hello(name: str) -> str:
     print(f"greeting {name}")
     return f"hello {name}!"
 
 
 @runpod.local_entrypoint
-def main():
+def main() -> None:
     """Runs on your machine; `hello` runs in a process of its own, on the worker."""
     print(hello.remote("world"))

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from e2e.app_servers import AppServer
+from e2e.server import ServerProcess
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 Talk = Callable[[ClientConnection], Awaitable[Any]]
 
 
-def talked(server: AppServer, path: str, talk: Talk, **options: Any) -> Any:
+def talked(server: ServerProcess, path: str, talk: Talk, **options: Any) -> Any:
     """What a talk came to: its result, how the server closed it, or what was answered in its place."""
 
     async def run() -> Any:

@@ -14,6 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN = {
     *("pool_script.py", "instance.py", "environments.py"),
     *("execute_client.py", "execute_client.sh", "app/handler_hello.py"),
+    # By tests/sdk2/test_examples.py.
+    *("sdk2/hello.py", "sdk2/counter.py", "sdk2/stream.py"),
 }
 
 

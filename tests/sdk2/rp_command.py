@@ -5,15 +5,10 @@ import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Final
 
 from e2e.endpoints import repack
-from sdk2.sdk_client import CLIENT
 
 from support.client import sdk_python
-
-#: Leads requests of load-balanced endpoints to a server.
-REDIRECT: Final = CLIENT / "redirect"
 
 
 def run_rp(

@@ -11,6 +11,8 @@ from typing import Any, Final
 HERE: Final = Path(__file__).parent
 CLIENT: Final = HERE / "client2"
 APPS: Final = HERE / "apps"
+#: Leads requests of load-balanced endpoints to a server.
+REDIRECT: Final = CLIENT / "redirect"
 
 #: Name, function, how it is called, arguments, which are keywords where they have names.
 Case = tuple[str, str, str, list[Any] | dict[str, Any]]
@@ -81,13 +83,24 @@ def call_queue(
 ApiCase = tuple[str, str, str, str, Any]
 
 
-def call_api(python: Path, app: str, url: str, cases: Sequence[ApiCase], *, home: Path) -> Told:
-    """Call APIs of an app in a dev session, which a server at the URL serves."""
+def call_api(
+    python: Path,
+    app: str,
+    url: str,
+    cases: Sequence[ApiCase],
+    *,
+    home: Path,
+    deployed: bool = False,
+) -> Told:
+    """Call APIs of an app which a server at the URL serves, in a dev session if not deployed."""
     told = json.dumps(list(cases))
-    variables = {"RUNPOD_DEV_SESSION": "1", "RUNPOD_ENDPOINT_BASE_URL": "http://endpoints.test/v2"}
-    last = run_script(
-        python, "api_calls.py", str(APPS / app), url, told, home=home, variables=variables
-    )
+    variables = {
+        "RUNPOD_ENDPOINT_BASE_URL": "http://endpoints.test/v2",
+        "PYTHONPATH": str(REDIRECT),
+        "API_URL": url,
+        **({} if deployed else {"RUNPOD_DEV_SESSION": "1"}),
+    }
+    last = run_script(python, "api_calls.py", str(APPS / app), told, home=home, variables=variables)
     return Told(calls=json.loads(last))
 
 

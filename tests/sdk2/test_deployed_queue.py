@@ -1,4 +1,7 @@
-"""Deployed queue functions: the artifact of SDK 2.0, the image's entry point, and the stand-in."""
+"""Deployed queue functions: SDK 2.0's own client, the stand-in, and the image's entry point.
+
+The artifact is as `rp flash deploy` makes it, its packages are those of the client's virtualenv.
+"""
 
 import json
 import os
@@ -6,13 +9,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from sdk2.sdk_client import APPS
+from sdk2.sdk_client import APPS, Case, Told, call_queue
 
 from support.client import sdk_python
-from support.cloud import JobRecord, Platform, Status
+from support.cloud import Platform, Status
 
 pytestmark = [pytest.mark.shared_pool, pytest.mark.timeout(300)]
 
@@ -24,21 +27,68 @@ for name in "$@"; do :; done
 echo "$name" >>{log}
 printf '%s\\tinstalled\\t1.0\\n' "$name"
 """
-RESOURCES: Final = ("scale", "prepared_async", "items", "leaves")
+#: Resource -> its module.
+RESOURCES: Final = {
+    "acts": "jobs",
+    "items": "jobs",
+    "breaking_items": "jobs",
+    "prepared_async": "jobs",
+    "broken_start": "jobs",
+    "meets": "jobs",
+    "unreachable": "broken",
+}
+CASES: Final[list[Case]] = [
+    # These wait for each other, so they are in the first batch of the script.
+    ("met one", "meets", "remote", ["{home}/one", "{home}/two"]),
+    ("met two", "meets", "remote", ["{home}/two", "{home}/one"]),
+    # Jobs of one function run one at a time, so these come in this order.
+    ("counts", "acts", "remote", ["counts"]),
+    ("echo", "acts", "remote", {"what": "echo", "value": [1, "\u00fc"]}),
+    ("none", "acts", "remote", ["echo", None]),
+    ("empty", "acts", "remote", ["echo", {}]),
+    ("an error as a result", "acts", "remote", ["echo", {"error": "fine"}]),
+    ("recursion", "acts", "remote", ["recursion", 5]),
+    ("spawned", "acts", "remote", ["spawned", [1, 2]]),
+    ("module", "acts", "remote", ["module"]),
+    ("sdk", "acts", "remote", ["sdk"]),
+    ("facts", "acts", "remote", ["facts"]),
+    ("raises", "acts", "remote", ["raise", "no such luck"]),
+    ("too few arguments", "acts", "remote", {}),
+    ("no such keyword", "acts", "remote", {"what": "echo", "other": 1}),
+    ("a set", "acts", "remote", ["unserialisable", "set"]),
+    ("nan", "acts", "remote", ["unserialisable", "nan"]),
+    ("a large result", "acts", "remote", ["large", 9_000_000]),
+    ("exit", "acts", "remote", ["exit"]),
+    ("_exit", "acts", "remote", ["_exit"]),
+    ("segfault", "acts", "remote", ["segfault"]),
+    ("too long", "acts", "cut", ["never"]),
+    ("endless", "acts", "cut", ["loop"]),
+    ("cancelled", "acts", "cancel", ["never"]),
+    ("after all that", "acts", "spawn", ["echo", "fine"]),
+    ("items", "items", "remote", [2]),
+    ("streamed", "items", "stream", [2]),
+    ("breaking items", "breaking_items", "remote", []),
+    ("prepared", "prepared_async", "remote", []),
+    ("broken start", "broken_start", "remote", []),
+    ("unreachable", "unreachable", "remote", []),
+]
+ITEMS: Final = [{"success": False, "at": 0}, {"success": False, "at": 1}]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As an artifact is unpacked; its packages are those of the client's virtualenv."""
+    """As an artifact is unpacked."""
     folder = tmp_path_factory.mktemp("app")
     shutil.copy(APPS / "live_queue.py", folder / "jobs.py")
+    shutil.copy(APPS / "broken.py", folder / "broken.py")
+    system = {"systemDependencies": [SYSTEM_PACKAGE]}
     manifest = {
         "version": 1,
         "app": "shop",
         "pythonVersion": "{}.{}".format(*sys.version_info),
         "resources": [
-            {"kind": "queue", "name": one, "module": "jobs", "systemDependencies": [SYSTEM_PACKAGE]}
-            for one in RESOURCES
+            {"kind": "queue", "name": name, "module": module, **(system if name == "acts" else {})}
+            for name, module in RESOURCES.items()
         ],
     }
     (folder / "runpod_manifest.json").write_text(json.dumps(manifest))
@@ -67,6 +117,9 @@ def platform(folder: Path, local: Path) -> Iterator[Platform]:
                 endpoint=resource,
                 variables={
                     "FLASH_RESOURCE_NAME": resource,
+                    "FLASH_ENVIRONMENT": "default",
+                    "RUNPOD_API_KEY": "account-key",
+                    "TAG": "t1",
                     "PATH": f"{programs}:{os.environ['PATH']}",
                     "RUNPOD_APP_DIR": str(folder),
                     "FLASH_DISABLE_UNPACK": "true",
@@ -76,41 +129,100 @@ def platform(folder: Path, local: Path) -> Iterator[Platform]:
                     "FLASHPOOL_GRACE_S": "0.3",
                     "FLASHPOOL_DRAIN_S": "10",
                     "FLASHPOOL_APP_WORKERS": "1",
+                    **({"RUNPOD_MAX_CONCURRENCY": "2"} if resource == "meets" else {}),
                 },
             )
         yield platform
 
 
-def run(platform: Platform, resource: str, **given: Any) -> JobRecord:
-    sent = given or {"__empty": True}
-    return platform.wait(platform.submit(sent, endpoint=resource), 200)
-
-
-def test_a_function_s_result(platform: Platform) -> None:
-    record = run(platform, "scale", values=[1, 2], by=3)
-    assert (record.status, record.output) == (Status.COMPLETED, [30, 60])
-
-
-def test_its_system_packages_are_there_before_it_runs(platform: Platform, local: Path) -> None:
-    assert run(platform, "scale", values=[], by=1).output == []
-    assert SYSTEM_PACKAGE in (local / "dpkg.log").read_text()
-
-
-def test_the_start_hook_runs_first(platform: Platform) -> None:
-    assert run(platform, "prepared_async").output == "loaded, later"
-
-
-def test_items_are_streamed_and_the_result(platform: Platform) -> None:
-    record = run(platform, "items", count=2)
-    expected = [{"success": False, "at": 0}, {"success": False, "at": 1}]
-    assert record.output == expected
-    assert [chunk.output for chunk in record.stream] == expected
+@pytest.fixture(scope="module")
+def told(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    home = tmp_path_factory.mktemp("home")
+    cases: list[Case] = json.loads(json.dumps(CASES).replace("{home}", str(home)))
+    return call_queue(
+        sdk_python(),
+        "live_queue.py",
+        cases,
+        home=home,
+        variables=platform.client_env(),
+        deployed=True,
+    )
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("exit", "SystemExit: 3"), ("_exit", "exit code 7"), ("segfault", "SIGSEGV")]
+    ("call", "value"),
+    [
+        ("counts", [1, None, False]),
+        ("echo", [1, "\u00fc"]),
+        ("none", None),
+        ("empty", {}),
+        ("recursion", 120),
+        ("spawned", [10, 20]),
+        ("module", ["@dataclass", "int", 2, True]),
+        ("a large result", "x" * 9_000_000),
+        ("cancelled", "CANCELLED"),
+        ("after all that", "fine"),
+        ("items", ITEMS),
+        ("streamed", ITEMS),
+        ("prepared", "loaded, later"),
+        ("met one", "met"),
+        ("met two", "met"),
+    ],
 )
-def test_every_end_is_reported(platform: Platform, how: str, words: str) -> None:
-    record = run(platform, "leaves", how=how)
-    assert record.status is Status.FAILED
-    assert words in (record.error or "")
+def test_values(told: Told, call: str, value: object) -> None:
+    assert told.value(call) == value
+
+
+def test_what_a_function_sees(told: Told, folder: Path) -> None:
+    """The artifact's SDK, and what the platform says of the endpoint."""
+    assert told.value("sdk").startswith(str(folder / "env"))
+    facts = told.value("facts")
+    assert (facts["runs"], facts["TAG"]) == ("1", "t1")
+    assert (facts["RUNPOD_API_KEY"], facts["RUNPOD_ENDPOINT_ID"]) == ("account-key", "acts")
+
+
+@pytest.mark.parametrize(
+    ("call", "texts"),
+    [
+        ("raises", ["ValueError: no such luck", "in acts"]),
+        ("too few arguments", ["TypeError", "what"]),
+        ("no such keyword", ["TypeError", "other"]),
+        ("an error as a result", ["fine"]),
+        ("a set", ["result['deep'][0] is of the type set"]),
+        ("nan", ["result['deep'][0] is nan"]),
+        ("exit", ["SystemExit: 3"]),
+        ("_exit", ["exit code 7"]),
+        ("segfault", ["SIGSEGV"]),
+        ("too long", ["The platform ends it after 1.5 s"]),
+        ("endless", ["The platform ends it after 1.5 s"]),
+        ("breaking items", ["ValueError: no more"]),
+        ("broken start", ["RuntimeError: no model here"]),
+        ("unreachable", ["RuntimeError: no such model"]),
+    ],
+)
+def test_errors(told: Told, call: str, texts: list[str]) -> None:
+    text = told.text(call)
+    assert text.startswith("remote execution failed: ")
+    for one in texts:
+        assert one in text
+
+
+def test_globals_last_between_calls(told: Told, platform: Platform) -> None:
+    assert told.calls
+    counted = [
+        platform.wait(platform.submit({"what": "counts"}, endpoint="acts"), 60).output
+        for _ in range(2)
+    ]
+    assert counted[1][0] == counted[0][0] + 1
+
+
+def test_system_packages_are_there_before_it_runs(told: Told, local: Path) -> None:
+    assert told.calls
+    assert SYSTEM_PACKAGE in (local / "dpkg.log").read_text()
+
+
+def test_every_job_is_reported_once(told: Told, platform: Platform) -> None:
+    assert told.calls
+    records = [job for job in platform.jobs() if job.status is not Status.CANCELLED]
+    assert {job.done_count for job in records} == {1}
+    assert {job.status for job in records} == {Status.COMPLETED, Status.FAILED}

@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 from e2e.endpoints import EndpointWorld
 from e2e.server import serving
-from sdk2.rp_command import REDIRECT, build_artifact, run_rp
+from sdk2.rp_command import build_artifact, run_rp
+from sdk2.sdk_client import REDIRECT
 
 from support.client import ROOT, sdk_python
 from support.cloud import Platform, Worker

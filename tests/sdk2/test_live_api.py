@@ -1,5 +1,7 @@
 """APIs of a dev session: SDK 2.0's own client syncs its module, and calls its routes."""
 
+import hashlib
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -21,12 +23,28 @@ CASES: Final[list[ApiCase]] = [
     ("by path", "Counter", "get", "/items/7", None),
     ("by path and body", "Counter", "post", "/items/7", {"note": "x"}),
     ("not a number", "Counter", "get", "/items/seven", None),
-    ("no such route", "Counter", "get", "/nothing", None),
+    ("no such route", "Counter", "get", "/elsewhere", None),
     ("raises", "Counter", "post", "/ends", {"how": "raise"}),
     ("exits", "Counter", "post", "/ends", {"how": "exit"}),
     ("still there", "Counter", "get", "/n", None),
     ("crashes", "Counter", "post", "/ends", {"how": "crash"}),
     ("made anew", "Counter", "get", "/n", None),
+    ("segfault", "Counter", "post", "/ends", {"how": "segfault"}),
+    ("endless", "Counter", "post", "/ends", {"how": "loop"}),
+    ("after that", "Counter", "get", "/n", None),
+    ("put", "Counter", "put", "/body", [1]),
+    ("patch", "Counter", "patch", "/body", {"a": None}),
+    ("delete", "Counter", "delete", "/body", None),
+    ("no body", "Counter", "post", "/nothing", None),
+    ("response", "Counter", "get", "/values/response", None),
+    ("a set", "Counter", "get", "/values/set", None),
+    ("empty", "Counter", "get", "/values/empty", None),
+    ("large", "Counter", "get", "/values/large", None),
+    ("an object", "Counter", "get", "/values/object", None),
+    ("nan", "Counter", "get", "/values/nan", None),
+    ("facts", "Counter", "get", "/facts", None),
+    ("meets one", "Counter", "post", "/meets", {"own": "{home}/one", "other": "{home}/two"}),
+    ("meets two", "Counter", "post", "/meets", {"own": "{home}/two", "other": "{home}/one"}),
     ("factory", "web", "get", "/pieces", None),
     ("factory has no other routes", "web", "get", "/n", None),
 ]
@@ -41,6 +59,11 @@ def variables(folder: Path) -> dict[str, str]:
         "RUNPOD_DEV_APP": "shop",
         "RUNPOD_DEV_RESOURCE": "Counter",
         "RUNPOD_ENDPOINT_ID": "ep",
+        "RUNPOD_API_KEY": "account-key",
+        "FLASHPOOL_PASS_ENV": "*,RUNPOD_API_KEY",
+        "FLASHPOOL_ROUTE_TIMEOUTS": "POST /ends=5",
+        "FLASHPOOL_GRACE_S": "0.3",
+        "TAG": "t1",
     }
 
 
@@ -57,7 +80,9 @@ def server(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def told(server: Server, folder: Path) -> Told:
-    return call_api(sdk_python(), "live_api.py", server.url, CASES, home=folder / "home")
+    home = folder / "home"
+    cases: list[ApiCase] = json.loads(json.dumps(CASES).replace("{home}", str(home)))
+    return call_api(sdk_python(), "live_api.py", server.url, cases, home=home)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +94,27 @@ def told(server: Server, folder: Path) -> Told:
         ("by path and body", {"item": 7, "note": "x"}),
         ("still there", 105),
         ("made anew", 100),
+        ("after that", 100),
+        ("put", ["put", [1]]),
+        ("patch", ["patch", {"a": None}]),
+        ("delete", "deleted"),
+        ("no body", None),
+        ("response", "not JSON"),
+        ("a set", [1]),
+        ("empty", {}),
+        ("large", "x" * 11_000_000),
+        ("meets one", "met"),
+        ("meets two", "met"),
         ("factory", "ab"),
+        (
+            "facts",
+            {
+                "name": "__runpod_live__",
+                "TAG": "t1",
+                "RUNPOD_API_KEY": "account-key",
+                "RUNPOD_ENDPOINT_ID": "ep",
+            },
+        ),
     ],
 )
 def test_values(told: Told, call: str, value: object) -> None:
@@ -84,6 +129,10 @@ def test_values(told: Told, call: str, value: object) -> None:
         ("raises", "500"),
         ("exits", "500"),
         ("crashes", "502"),
+        ("segfault", "502"),
+        ("endless", "504"),
+        ("an object", "500"),
+        ("nan", "500"),
         ("factory has no other routes", "404"),
     ],
 )
@@ -99,8 +148,9 @@ def sync(server: Server, source: str, resource: str = "Counter", **fields: Any) 
 
 def test_a_source_that_breaks_is_refused_with_its_reason(told: Told, server: Server) -> None:
     assert told.calls
-    before = sync(server, (APPS / "live_api.py").read_text())
-    assert before.json()["status"] == "synced"
+    source = (APPS / "live_api.py").read_text()
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    assert sync(server, source).json() == {"status": "synced", "hash": digest}
     answer = sync(server, "raise RuntimeError('no model here')")
     assert answer.status_code == 500
     assert "RuntimeError: no model here" in answer.json()["error"]
@@ -113,6 +163,13 @@ def test_a_source_without_that_api_names_those_that_it_has(told: Told, server: S
     answer = sync(server, (APPS / "live_api.py").read_text(), "other")
     assert answer.status_code == 500
     assert "Counter, with-factory" in answer.json()["error"]
+
+
+def test_a_form_reaches_a_factory(told: Told, server: Server) -> None:
+    assert told.calls
+    assert sync(server, (APPS / "live_api.py").read_text(), "with-factory").status_code == 200
+    form = server.http.post("/form", data={"a": "1"})
+    assert form.json() == {"a": "1"}
 
 
 def test_what_is_no_sync_is_refused(server: Server) -> None:

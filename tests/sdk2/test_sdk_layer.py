@@ -15,7 +15,9 @@ VERSION = "import runpod\n\ndef f(): return runpod.version"
 def test_a_dev_session_does_not_wait_for_its_first_call(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.index.add("runpod", "2.0.5")
-    for name in runtime_packages():  # the server's runpod is another, so nothing of its base is used
+    for (
+        name
+    ) in runtime_packages():  # the server's runpod is another, so nothing of its base is used
         repack(metadata.distribution(name), world.index.folder)
     with world.server(RUNPOD_DEV_APP="shop") as server:
         (store,) = until(

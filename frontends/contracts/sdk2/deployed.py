@@ -179,4 +179,3 @@ def _environment(
         constraints=tuple(f"{name}=={brought[name]}" for name in sorted(brought)),
         system_packages=tuple(resource.system_dependencies or ()),
     )
-

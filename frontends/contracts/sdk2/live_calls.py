@@ -3,10 +3,12 @@ hook.
 
     source imports runpod            -> the call gets FLASHPOOL_CALLS_RUNPOD, unless it names its own
     server starts in a dev session   -> the environment of such calls is built then
+    source has a line @NAME.init     -> the call goes to a resident, which runs the hook
     worker answers NeedsResident     -> the call goes to a resident; so do later ones of that source
+    resident answers NeedsProcess    -> the call goes to a process of its own; so do later ones
 
-Whether a function has a start hook is known only after a worker has run its module. The first call
-of a source may therefore run its module twice.
+Whether a function has a start hook is known when its module has run, which is in a worker. The text
+is only where a first call is tried, so that it runs its module once; what the worker finds decides.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ from flashpool.envs import Spec
 from flashpool.frontends.schema import FunctionRequest
 from flashpool.pool.calls import Call, InstanceRequest, Outcome
 
-__all__ = ["NEEDS_RESIDENT", "SdkCalls", "requirements_with_sdk"]
+__all__ = ["NEEDS_PROCESS", "NEEDS_RESIDENT", "SdkCalls", "requirements_with_sdk"]
 
 _PACKAGE: Final = "runpod"
-#: The worker's answer for a function that has a start hook.
+#: What a worker answers for a function that has a start hook, and a resident for one that has none.
 NEEDS_RESIDENT: Final = "NeedsResident"
-#: Functions with start hooks that are remembered.
+NEEDS_PROCESS: Final = "NeedsProcess"
+#: Functions of which a worker's answer is remembered.
 _MOST: Final = 4096
+#: The answer that leads a call elsewhere, by whether it ran in a process of its own.
+_ELSEWHERE: Final = {True: NEEDS_RESIDENT, False: NEEDS_PROCESS}
 
 
 class SdkCalls:
@@ -44,8 +49,8 @@ class SdkCalls:
         self.ahead = (Spec(requirements=requirements),) if requirements and is_awaited else ()
         self._requirements = requirements
         self._concurrency = concurrency
-        #: By the keys of functions that have start hooks.
-        self._staying: OrderedDict[Hashable, None] = OrderedDict()
+        #: Whether a function has a start hook, by its key, where a worker has found out.
+        self._stays: OrderedDict[Hashable, bool] = OrderedDict()
 
     def adapted(self, request: FunctionRequest, call: Call) -> Call:
         """The call with the SDK in its environment, and its resident where it has one."""
@@ -54,19 +59,30 @@ class SdkCalls:
         wanted = requirements_with_sdk(request.dependencies or (), self._requirements)
         if wanted:
             call = replace(call, spec=replace(call.spec or Spec(), requirements=wanted))
-        if call.function_key in self._staying:
-            self._staying.move_to_end(call.function_key)
+        if self._may_stay(request, call):
             call = replace(call, want=self._resident_of(call))
         return call
 
+    def _may_stay(self, request: FunctionRequest, call: Call) -> bool:
+        stays = self._stays.get(call.function_key)
+        if stays is None:
+            # As JSON writes it: the source is not decoded for this.
+            hook = f"\\n@{request.function_name}.init".encode()
+            return request.function_code is not None and hook in bytes(request.function_code)
+        self._stays.move_to_end(call.function_key)
+        return stays
+
     def again(self, call: Call, outcome: Outcome) -> Call | None:
-        """The call in a resident, where its function needs one."""
-        if outcome.error_type != NEEDS_RESIDENT or outcome.from_user or call.want is not None:
+        """The call where its function has to run, if it was tried elsewhere."""
+        if outcome.from_user or outcome.error_type != _ELSEWHERE[call.want is None]:
             return None
-        self._staying[call.function_key] = None
-        if len(self._staying) > _MOST:
-            self._staying.popitem(last=False)
-        return replace(call, want=self._resident_of(call))
+        stays = call.want is None
+        # A module that changes its mind is not followed.
+        if self._stays.setdefault(call.function_key, stays) is not stays:
+            return None
+        if len(self._stays) > _MOST:
+            self._stays.popitem(last=False)
+        return replace(call, want=self._resident_of(call) if stays else None)
 
     def _resident_of(self, call: Call) -> InstanceRequest:
         """Return the resident for a source, resource and environment."""

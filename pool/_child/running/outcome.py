@@ -13,7 +13,7 @@ from builtins import BaseException, OSError, TimeoutError, getattr, isinstance, 
 
 from .. import processes, wire
 from ..renewal import prepared
-from ..sdk.handles import NeedsResident
+from ..sdk.handles import NeedsProcess, NeedsResident
 from ..serialization import exception_pickling, flash, payload
 from . import invoke
 
@@ -58,8 +58,8 @@ def failed(error: BaseException) -> Outcome:
         return "pickle", b"", [], {"error_type": "InvalidRequest", "error": str(error)}
     if isinstance(error, exception_pickling.Unserializable):
         return "pickle", b"", [], {"error_type": "ResultNotSerializable", "error": str(error)}
-    if isinstance(error, NeedsResident):
-        return "pickle", b"", [], {"error_type": "NeedsResident", "error": str(error)}
+    if isinstance(error, (NeedsResident, NeedsProcess)):
+        return "pickle", b"", [], {"error_type": type(error).__name__, "error": str(error)}
     if type(error).__name__ == "SoftTimeout" and isinstance(error, TimeoutError):
         _, _, found = _capture(error)
         # The pool ended it, and not what user code does.

@@ -29,6 +29,10 @@ class NeedsResident(Exception):
     """The function has a start hook: it has to run where that has run, and stays for later calls."""
 
 
+class NeedsProcess(Exception):
+    """The function has no start hook, though it was taken for one that has: it does not stay."""
+
+
 def imports_sdk(code: CodeType) -> bool:
     """Whether the code of a module imports the SDK itself, and not only in a function."""
     return any(name == _SDK or name.startswith(f"{_SDK}.") for name in code.co_names)

@@ -13,7 +13,7 @@ import inspect
 import os
 from contextlib import suppress
 
-from ..serialization import flash, user_code
+from ..serialization import flash
 from . import handles
 
 TYPE_CHECKING = False
@@ -28,11 +28,15 @@ _END = object()
 
 
 def load(body: bytes, on_loop: Callable[[], ResidentLoop]) -> Any:
-    """What a request's function becomes, its hook run. Raises whatever user code raises."""
+    """What a request's function becomes, its hook run. Raises whatever user code raises.
+
+    Raises:
+        NeedsProcess: it has no hook.
+    """
     module, name = flash.run_module(body)
     handle = handles.handle_of(module, name, vars(module).get(name))
-    if handle is None:
-        return StayingFunction(user_code.find_function(module, name))
+    if getattr(handle, "_init_fn", None) is None:
+        raise handles.NeedsProcess(f"{name!r} has no start hook")
     run_hook(handle, on_loop)
     together = concurrency()
     if together == 1:

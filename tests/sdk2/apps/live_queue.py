@@ -236,6 +236,31 @@ def modelled():
     return str(Model("org/name").path)
 
 
+@app.queue(cpu=CPU)
+def unreachable():
+    """Where it is deployed, it is that of broken.py."""
+
+
+@app.queue(cpu=CPU)
+def acts(what, value=None):
+    """All in one: a deployed resource has a process of its own."""
+    if what == "raise":
+        raise ValueError(value)
+    if what == "recursion":
+        return 1 if value < 2 else value * acts.remote("recursion", value - 1)
+    found = {
+        "echo": lambda: value,
+        "counts": counts.local,
+        "facts": process_facts.local,
+        "module": module_facts.local,
+        "sdk": lambda: sdk_facts.local()["path"],
+        "spawned": lambda: spawned.local(value),
+        "large": lambda: large.local(value),
+        "unserialisable": lambda: unserialisable.local(value),
+    }
+    return found[what]() if what in found else leaves.local(what)
+
+
 if __name__ == "__main__":
     print("the main guard ran")
     sys.exit(9)

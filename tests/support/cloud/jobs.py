@@ -53,6 +53,8 @@ class Job:
     stream: list[Chunk] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     output: Any = None
+    #: Whether the worker posted an output; null is one.
+    has_output: bool = False
     error: str | None = None
     #: Chunks that a client has read.
     read: int = 0
@@ -61,6 +63,9 @@ class Job:
     @property
     def final(self) -> bool:
         return self.status in FINAL
+
+    def keep_output(self, body: Mapping[str, Any]) -> None:
+        self.output, self.has_output = body.get("output"), "output" in body
 
     def record(self) -> JobRecord:
         return JobRecord(
@@ -86,7 +91,7 @@ class Job:
             shown |= {"workerId": last.worker, "delayTime": _ms(first.at - self.submitted_at)}
             if self.finished_at is not None:
                 shown["executionTime"] = _ms(self.finished_at - last.at)
-        if self.output is not None:
+        if self.has_output:
             shown["output"] = self.output
         if self.error is not None:
             shown["error"] = self.error
@@ -167,7 +172,7 @@ class Queue:
         if body.get("status") == "IN_PROGRESS":
             job.progress.append(Progress(at=now, output=body.get("output")))
             if not job.final:
-                job.output = body.get("output")
+                job.keep_output(body)
             return not job.final
         counted = not job.final
         job.dones.append(
@@ -179,7 +184,7 @@ class Queue:
 
     def _finish(self, job: Job, body: Mapping[str, Any], now: float) -> None:
         error = body.get("error")
-        job.output = body.get("output")
+        job.keep_output(body)
         job.error = None if not error else error if isinstance(error, str) else json.dumps(error)
         job.end(Status.FAILED if error else Status.COMPLETED, now)
         self._forget(job)

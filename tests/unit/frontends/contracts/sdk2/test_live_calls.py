@@ -48,6 +48,21 @@ def test_a_function_with_a_start_hook_goes_to_one_resident():
     assert adapted(adapter, MODULE + "x = 1\n").want is None
 
 
+def test_a_source_that_seems_to_have_a_hook_is_tried_in_a_resident():
+    code = MODULE + "@f.init\ndef load(): pass\n"
+    adapter = SdkCalls(SDK, 1)
+    first = adapted(adapter, code)
+    assert first.want is not None
+    # Another function of the module is not tried there.
+    assert adapted(adapter, code.replace("@f.", "@other.")).want is None
+    ended = Outcome(error_type="NeedsProcess", error="it has no start hook")
+    again = adapter.again(first, ended)
+    assert again.want is None
+    assert adapted(adapter, code).want is None
+    # A module that says another thing each time is not followed for ever.
+    assert adapter.again(again, Outcome(error_type="NeedsResident", error="it has one")) is None
+
+
 def test_an_exception_of_that_name_is_an_end_as_any_other():
     adapter = SdkCalls(SDK, 1)
     ended = Outcome(error_type="NeedsResident", error="raised", from_user=True)
