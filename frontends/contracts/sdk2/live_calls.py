@@ -68,7 +68,7 @@ class SdkCalls:
         if stays is None:
             # As JSON writes it: the source is not decoded for this.
             hook = f"\\n@{request.function_name}.init".encode()
-            return request.function_code is not None and hook in bytes(request.function_code)
+            return hook in bytes(request.function_code)
         self._stays.move_to_end(call.function_key)
         return stays
 
