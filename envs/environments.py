@@ -37,7 +37,7 @@ __all__ = ["Environments"]
 
 _log = logging.getLogger(__name__)
 _TRIES: Final = 5
-#: What of a spec's requirements the log repeats.
+#: Characters of a spec's requirements in the log.
 _LABEL: Final = 80
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ class Environments:
         )
 
     def pulses(self) -> list[Pulse]:
-        """How the heartbeats are, in each store that is open."""
+        """Return the state of the heartbeats in each open store."""
         return self._stores.pulses()
 
     async def open(self) -> Provider:
@@ -184,7 +184,8 @@ class Environments:
         return provider
 
     def on_lost(self, tell: Callable[[str], None]) -> None:
-        """Have this told, in any thread, of environments that are not where they were.
+        """Set the function that is called, in any thread, with environments that have disappeared
+        or changed.
 
         Whatever is found there later is another copy: processes that run in the old one know
         directories as they were.
@@ -192,9 +193,10 @@ class Environments:
         self._stores.on_lost = tell
 
     def on_shortage(self, tell: Callable[[str, str], None]) -> None:
-        """Have this told who builds, each time that the machine has too little of something for it.
+        """Set the function that is called when the machine lacks a resource for a build, with the
+        builder.
 
-        That is the second argument; nothing once it is over.
+        The second argument names the resource; it is empty when the shortage is over.
         """
         self._acquisition.on_shortage = tell
 

@@ -1,4 +1,4 @@
-"""What can go wrong between a spec and a ready environment.
+"""The errors between a spec and a ready environment.
 
     EnvironmentFailure            error_type "EnvironmentError"
       SpecRefused                 the request itself: an option, a bad name, a forbidden reference
@@ -20,9 +20,8 @@
       BuildTimeout                error_type "Timeout": the build's limit or the caller's deadline
       BuildAbandoned              the build was cancelled or the library closed
 
-Every one carries plain strings only, so that it survives pickling: the phase it
-happened in, the requirement it is about, the tool's own words (trimmed), and
-what somebody can do about it.
+Each error carries only plain strings, so that it survives pickling: the phase, the requirement, the
+tool's own message (trimmed), and advice.
 """
 
 from __future__ import annotations
@@ -64,13 +63,13 @@ def _restore(cls: type[EnvironmentFailure], what: str, facts: dict[str, str]) ->
 
 
 class EnvironmentFailure(Exception):
-    """The root: an environment that was asked for cannot be had."""
+    """The root: a requested environment is not available."""
 
     #: The name a response carries as its `error_type`.
     error_type: ClassVar[str] = "EnvironmentError"
-    #: Whether asking again, unchanged, may end differently.
+    #: Whether the same request may succeed later.
     retryable: ClassVar[bool] = False
-    #: Whether the failure is worth remembering for a short time.
+    #: Whether the failure is remembered for a short time.
     remembered: ClassVar[bool] = False
     default_phase: ClassVar[str] = "build"
 
@@ -103,7 +102,7 @@ class EnvironmentFailure(Exception):
     def but(
         self, *, requirement: str = "", words: str = "", advice: str = ""
     ) -> EnvironmentFailure:
-        """The same failure, with facts that were not known where it happened."""
+        """Return a copy with facts that were unknown where the error was raised."""
         return type(self)(
             self.what,
             phase=self.phase,
@@ -149,7 +148,7 @@ class RegistryUnreachable(EnvironmentFailure):
     retryable = True
 
     def of(self, requirements: Iterable[str]) -> EnvironmentFailure:
-        """The same, naming what was asked for: the tool may name what we added to it."""
+        """Return a copy that names what was requested: the tool may name what flashpool added."""
         return self.but(requirement=self.requirement or ", ".join(requirements))
 
 
@@ -160,7 +159,7 @@ class CertificateRefused(RegistryUnreachable):
 
 
 class SourceRefused(EnvironmentFailure):
-    """There is nothing at a URL, or nothing that a package could be made of."""
+    """A URL or path has no file, or nothing from which a package can be built."""
 
     default_phase = "resolve"
     remembered = True
@@ -189,7 +188,7 @@ class MachineShort(EnvironmentFailure):
 
 
 class VerificationFailed(EnvironmentFailure):
-    """What was built does not hold what was asked for."""
+    """The built environment does not contain what was requested."""
 
     default_phase = "verify"
     remembered = True
@@ -202,7 +201,7 @@ class Tampered(EnvironmentFailure):
 
 
 class DiskFull(EnvironmentFailure):
-    """There is no space left, also after unused environments were evicted."""
+    """The disk is full, even after unused environments were evicted."""
 
     retryable = True
 
@@ -235,13 +234,13 @@ class BuildTimeout(EnvironmentFailure):
 
 
 class BuildAbandoned(EnvironmentFailure):
-    """The build was cancelled because nobody waits for it, or at shutdown."""
+    """The build was cancelled because no request waits for it, or at shutdown."""
 
     retryable = True
 
 
 def short_of(error: BaseException) -> str:
-    """What the machine is ``short of ...``, if that is what the error says."""
+    """Return the resource that the machine lacks (``short of ...``), if the error says so."""
     if isinstance(error, MachineShort):
         return error.what
     what = shortage.of(error)
@@ -249,5 +248,5 @@ def short_of(error: BaseException) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether it says that there is no space left."""
+    """Return whether the error says that no space is left."""
     return isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _FULL)

@@ -2,10 +2,10 @@
 
     we --pipe--> the command, which reads it to its end when it starts; nothing is left in it
 
-Not in variables, which stay readable in `/proc` while the command runs, and are handed on to
-all that it starts. Where this process is not root, shell and command are run from copies that
-may be executed but not read: the kernel then lets no process of the user look into theirs
-(memory, descriptors, variables). Root may read everything, and no copy changes that.
+Variables would stay readable in `/proc` while the command runs, and its children would inherit
+them. If this process is not root, shell and command run from copies that may be executed but not
+read: the kernel then keeps other processes of the user from reading their memory, descriptors and
+variables. Root may read everything.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["SECRET", "SHELL", "HandedOver"]
 
 _log = logging.getLogger(__name__)
 
-#: What stands for the path of the secret in a command's arguments.
+#: Placeholder for the secret's path in a command's arguments.
 SECRET: Final = "<secret>"  # noqa: S105 - a name, not a password
 SHELL: Final = "/bin/sh"
 #: Shells use descriptors below that for themselves.
 _FIRST: Final = 30
-#: What a pipe takes without anybody's reading it.
+#: Bytes that fit a pipe without a reader.
 _PIPE: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """A shell and a command to be run by it, and the descriptors that they need."""
+    """A shell, the command for it, and the descriptors that they need."""
 
     shell: str
     argv: list[str]
@@ -59,7 +59,7 @@ class HandedOver:
             return cls(shell, told, tuple(descriptors), until_made.pop_all())
 
     def close(self) -> None:
-        """Nobody else can be given it from here on."""
+        """Close the descriptors, so that no later command gets them."""
         self._open.close()
 
 
@@ -96,7 +96,8 @@ def _unreadable(program: str, until: ExitStack) -> int:
     with open(program, "rb") as source, tempfile.TemporaryFile() as target:
         shutil.copyfileobj(source, target, 1 << 20)
         target.flush()
-        # What is open for writing cannot be run; what may not be read cannot be opened later.
+        # A file that is open for writing cannot be executed; an unreadable one cannot be opened
+        # later.
         with Path(f"/proc/self/fd/{target.fileno()}").open("rb") as reader:
             made = _high(reader.fileno(), until)
     os.fchmod(made, 0o111)

@@ -1,7 +1,7 @@
 """Modules whose packages have another name in the index: a table of facts.
 
-Used for advice only. Nothing is put in the place of what somebody asked for: under many
-of these names the index has another package, which may be the one that is meant.
+Used for advice only. flashpool never replaces a requirement: under many of these names the index
+has another package, which may be the intended one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ telnetlib: standard-telnetlib | imghdr: standard-imghdr | sndhdr: standard-sndhd
 pipes: standard-pipes | uu: standard-uu | xdrlib: standard-xdrlib | chunk: standard-chunk
 aifc: standard-aifc | sunau: standard-sunau | nntplib: standard-nntplib | mailcap: standard-mailcap
 """
-#: Names that the index has for the same package, if only to point at it.
+#: Modules whose name on the index leads to the same package.
 _SAME: Final = frozenset({"bs4", "discord", "google", "psycopg2"})
 
 
@@ -63,8 +63,8 @@ _SPELLINGS: Final = {_plain(module): module for module in _MODULES}
 def providers_of(module: str) -> tuple[str, ...]:
     """The packages that provide a module, the usual one first; none where that is not known.
 
-    A module within another is looked for under its own name and then its parents': what is
-    absent of `google.cloud.storage.blob` is `google-cloud-storage`.
+    A submodule is looked up under its own name and then its parents': if
+    `google.cloud.storage.blob` is missing, the package is `google-cloud-storage`.
     """
     parts = module.split(".")
     names = (module_named(".".join(parts[:count])) for count in range(len(parts), 0, -1))
@@ -77,7 +77,9 @@ def module_named(name: str) -> str:
 
 
 def is_another_package(name: str) -> bool:
-    """Whether a requirement of that name, if it is found at all, is not what provides the module."""
+    """Return whether a requirement of that name, if it exists, is another package than the
+    module's.
+    """
     plain = _plain(name)
     if plain not in _SPELLINGS or plain in _SAME:
         return False

@@ -1,13 +1,13 @@
-"""Passwords of package indexes: in no process's variables, and told to uv once.
+"""Passwords of package indexes: never in a process's variables, and passed to uv once.
 
     UV_INDEX=https://me:secret@host/simple/ --> UV_INDEX=https://host/simple/
                                             '-> [[index]] url = "https://me:secret@host/simple/"
                                                 explicit = true
 
-uv finds the credentials of a request by the beginning of its URL. So the second one need only be
-known: nothing is looked for there ("explicit", and no package names it). It is part of the
-configuration that uv reads when it starts, which uv hands on to no build of a package; its
-variables it would. Everything here is pure.
+uv finds the credentials of a request by the beginning of its URL, so a second index entry only
+makes them known: nothing is looked up there ("explicit", and no package names it). The entry is
+part of the configuration that uv reads at its start. uv does not pass the configuration to builds
+of packages, unlike variables. Everything here is pure.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Withheld:
 def withhold(environment: Mapping[str, str], *, named: bool) -> Withheld:
     """Take credentials out of the variables of uv.
 
-    Those that uv reads for an index by its name (``UV_INDEX_<NAME>_PASSWORD``) go with that
-    index's URL. What is left are those of indexes that uv's own configuration file names:
-    they stay only where ``named``.
+    Passwords that uv reads for an index by its name (``UV_INDEX_<NAME>_PASSWORD``) become part of
+    that index's URL. Passwords of indexes that only uv's own configuration file names are kept as
+    variables if ``named`` is set.
     """
     kept = dict(environment)
     urls: list[str] = []
@@ -75,7 +75,7 @@ def _bare(part: str, variables: dict[str, str], urls: list[str]) -> str:
 
 
 def _told(name: str, variables: dict[str, str]) -> str:
-    """What stands before the host, of an index that has credentials under its name."""
+    """Return the credentials of an index, from its URL or the variables of its name."""
     stem = f"UV_INDEX_{re.sub(r'[^A-Z0-9]', '_', name.upper())}"
     user = variables.pop(f"{stem}_USERNAME", "")
     password = variables.pop(f"{stem}_PASSWORD", "")

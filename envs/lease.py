@@ -1,4 +1,4 @@
-"""What an acquisition answers: an environment, and the lease on it; or where packages would come from."""
+"""Results of an acquisition: an environment and its lease; or an explanation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Origin = Literal["base", "memo", "disk", "archive", "built"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seconds:
-    """What each phase took."""
+    """Seconds of each phase."""
 
     resolve: float = 0.0
     fetch: float = 0.0
@@ -28,7 +28,7 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Where one package comes from, and why."""
+    """The origin of one package, and the reason."""
 
     name: str
     version: str
@@ -43,7 +43,7 @@ class Environment:
     digest: str
     #: The interpreter to exec. With `-S`, add `site_dirs` to the path, in this order.
     python: Path
-    #: None for the base itself.
+    #: The environment's directory; None for the base itself.
     root: Path | None
     site_dirs: tuple[Path, ...]
     mode: Where
@@ -52,16 +52,18 @@ class Environment:
 
     @property
     def hit(self) -> bool:
-        """Whether nothing had to be built."""
+        """Return whether nothing had to be built."""
         return self.origin != "built"
 
     def seen_as(self, origin: Origin, seconds: Seconds | None = None) -> Environment:
-        """The same environment, found in another way."""
+        """Return a copy of the environment with another origin."""
         return replace(self, origin=origin, seconds=seconds or Seconds())
 
 
 class Lease:
-    """The right to an environment: while it lasts, nobody deletes it. Released once."""
+    """The right to use an environment. While the lease lasts, no process deletes the environment.
+    Released once.
+    """
 
     __slots__ = ("_give_back", "environment")
 
@@ -104,11 +106,11 @@ def _nothing(_digest: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What a spec comes to, package by package, without building it."""
+    """What a spec would install, package by package, without building it."""
 
     digest: str
     mode: Where
     reason: str
     decisions: tuple[Decision, ...]
-    #: Where it is ready already.
+    #: Where the environment exists already.
     present: Literal["base", "disk", "archive", "absent"]

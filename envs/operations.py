@@ -1,4 +1,4 @@
-"""What `flashpool envs ...` does; how it looks on a terminal is the front-end's affair.
+"""The operations of `flashpool envs ...`; the front-end formats their results.
 
     listing  build  show  explain  warm  gc  verify  remove
 
@@ -60,13 +60,13 @@ class Listed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The store and all that is in it."""
+    """The store and its environments."""
 
     root: Path
     store_mode: str
     note: str
     quota: int
-    #: All there is, uv's cache included.
+    #: Bytes of everything in the store, including uv's cache.
     total_bytes: int
     environments: tuple[Listed, ...]
     archived_only: tuple[str, ...]
@@ -74,7 +74,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """All that is known of one environment."""
+    """All facts about one environment."""
 
     facts: Facts
     path: Path
@@ -174,7 +174,7 @@ async def _finished(
 
 
 def _withdrawn(built: Built) -> bool:
-    """Whether its files turned out not to be those of its wheels."""
+    """Return whether the environment was withdrawn because its files differ from its wheels."""
     found = built.environment
     if found is None or found.root is None or found.origin != "built":
         return False
@@ -193,7 +193,7 @@ async def _built(environments: Environments, spec: Spec, progress: Report | None
 async def explain(
     environments: Environments, requirements: Iterable[str], *, python: str | None = None
 ) -> Explanation:
-    """Where each package would come from."""
+    """Return where each package would come from."""
     spec = Spec(requirements=tuple(requirements), python_version=python)
     return await environments.explain(spec)
 
@@ -224,7 +224,7 @@ def read_requirements(path: Path) -> list[tuple[str, ...]]:
 
 
 async def show(environments: Environments, digest: str) -> Shown:
-    """One environment; a unique beginning of its digest is enough."""
+    """Return one environment; a unique beginning of its digest is enough."""
     provider = await environments.open()
     return await run_in_thread(_show, provider, digest)
 
@@ -275,7 +275,9 @@ def _unpacked(provider: Provider, digest: str) -> Path:
 
 
 async def gc(environments: Environments, *, everything: bool = False) -> Evicted:
-    """Sweep up after the dead and evict until the limits are met, or all that nobody uses."""
+    """Clean up after dead processes and evict until the limits hold, or evict all unused
+    environments.
+    """
     provider = await environments.open()
     await run_in_thread(provider.open_store.sweep)
     if everything:
@@ -289,7 +291,7 @@ async def gc(environments: Environments, *, everything: bool = False) -> Evicted
 async def verify(environments: Environments, digests: Iterable[str] = ()) -> tuple[Checked, ...]:
     """Compare files with what was published and what their wheels hold, bytecode with its source.
 
-    By checksum where there is a seal, else by size.
+    Files are compared by checksum if there is a seal, else by size.
     """
     provider = await environments.open()
     named = [await run_in_thread(_find, provider, digest) for digest in digests]

@@ -1,13 +1,12 @@
-"""Run a command so that nothing of it can outlive us.
+"""Runs commands so that none of their processes outlives this process.
 
     we --stdin pipe--> sh guard --fork--> the command (and all it starts)
                           `-- a reader of that pipe: end of file -> KILL the group
 
-Every command gets a session of its own. A cancelled or late command is killed
-as a group, and when this process dies (by SIGKILL too) the kernel closes the
-pipe and the guard does the same. A death signal set with prctl would need code
-between fork and exec in a process that has threads, and follows the thread
-rather than the process; a shell costs about a millisecond and does neither.
+Every command gets a session of its own. A command that is cancelled or late is killed as a group.
+When this process dies, even by SIGKILL, the kernel closes the pipe and the guard kills the group. A
+death signal set with prctl would need code between fork and exec in a process that has threads, and
+follows the thread rather than the process; the shell costs about a millisecond.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ __all__ = ["Finished", "run"]
 
 _log = logging.getLogger(__name__)
 
-#: What is kept of a command's stderr, and of its stdout.
+#: Lines that are kept of a command's stderr, and of its stdout.
 KEPT_LINES: Final = 400
 MAX_LINE: Final = 4000
 MAX_STDOUT: Final = 32 * 1024 * 1024
 
-#: What the guard exits with where the working directory is gone.
+#: The guard's exit status if the working directory is missing.
 _NO_FOLDER: Final = 113
 #: From SIGKILL to a command's exit, and where the disk is known to hang.
 _EXIT_S: Final = 10.0
@@ -98,7 +97,7 @@ async def run(
         if finished.code == _NO_FOLDER:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         if finished.code and (what := shortage.in_words(finished.stderr)):
-            # Whatever the command makes of it: that is no answer to what it was asked.
+            # Whatever the command's own result is, it cannot be trusted without those resources.
             raise MachineShort(f"short of {what}", words=finished.stderr[-MAX_LINE:])
         return finished
     except asyncio.TimeoutError as error:
@@ -140,10 +139,10 @@ async def _start(
             "-c",
             _GUARD,
             "flashpool-guard",
-            # The limit of open files that this process was started with, not its own.
+            # Children get the limit of open files with which this process was started.
             str(processes.descriptors_of_children() or 0),
-            # Not as `cwd`: until a child has executed something, this whole process stands still,
-            # and on a volume that hangs its way there has no end.
+            # Not as `cwd`: this whole process stands still until a child has executed a program,
+            # and entering a directory on a volume that hangs may take forever.
             str(folder or "."),
             *handed_over.argv,
             stdin=asyncio.subprocess.PIPE,
@@ -190,7 +189,7 @@ async def _whole(stream: asyncio.StreamReader) -> str:
 
 
 async def _lines(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> str:
-    """Split by hand: `readline` raises on a line longer than its buffer."""
+    """Yield lines, split by hand: `readline` raises on a line longer than its buffer."""
     kept: deque[str] = deque(maxlen=KEPT_LINES)
     rest = b""
     while chunk := await stream.read(65536):
@@ -224,8 +223,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     limit_s = _HANGING_EXIT_S if disk_in_use().hangs else _EXIT_S
     await asyncio.wait({exited}, timeout=limit_s)
     if exited.cancel():
-        # It waits for a disk that hangs: it exits when that answers, and not before.
+        # The process waits for a disk that hangs, and exits only when the disk answers.
         _log.warning("process %d does not exit within %g s of its SIGKILL", process.pid, limit_s)
-    # Not read to their end, the pipes would stay open until Python 3.10 collects them.
+    # Pipes that were not read to their end would stay open until Python 3.10 collects them.
     process._transport.close()  # type: ignore[attr-defined]  # there is no public way
     await asyncio.sleep(0)

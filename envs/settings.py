@@ -17,7 +17,7 @@ Mode = Literal["auto", "volume", "archive"]
 
 #: Where RunPod mounts a network volume.
 DEFAULT_VOLUME: Final = Path("/runpod-volume")
-#: What a worker needs beside the standard library.
+#: Packages that a worker needs beside the standard library.
 RUNTIME_PACKAGES: Final = ("cloudpickle", "tblib")
 #: Kinds of direct reference that a request may use.
 REFERENCE_KINDS: Final = frozenset({"url", "vcs", "local"})
@@ -41,7 +41,7 @@ class EnvSettings:
     """Everything that can be set; the defaults suit a pod."""
 
     base_python: Path = field(default_factory=lambda: Path(sys.executable))
-    #: None: `/runpod-volume` when it is mounted, else only the local directory.
+    #: None: `/runpod-volume` if it is mounted, else only the local directory.
     volume: Path | None = None
     #: Local disk: fallback store, and where archives are unpacked. None: the user's cache.
     local: Path | None = None
@@ -56,25 +56,26 @@ class EnvSettings:
     allow_python_downloads: bool = False
     auto_build_tools: bool = False
     runtime_pins: tuple[str, ...] = field(default_factory=runtime_pins)
-    #: How files get out of uv's cache. `auto`: so that no call can write to those in the cache.
+    #: How files are copied from uv's cache. `auto`: so that no call can write to the cache's own
+    #: files.
     link_mode: Literal["auto", "hardlink", "copy", "clone"] = "auto"
     compile_bytecode: bool = True
 
     quota_mb: int = 0
-    #: How long a built environment waits for others to be let go, where the quota is full.
+    #: How long a new environment waits for leases to be released if the quota is full.
     room_wait_s: float = 10.0
     min_free_mb: int = 256
     max_age_s: float = 0.0
     #: Builds at once, on this pod; more of them wait in a queue.
     builds: int = 4
     build_timeout_s: float = 600.0
-    #: Whether a build that has begun goes on when nobody waits for it any more.
+    #: Whether a build that has begun continues without waiters.
     builds_go_on: bool = False
-    #: How long a request keeps meaning the same digest.
+    #: How long a request keeps its resolved digest.
     memo_s: float = 3600.0
-    #: How long the same words answer a request that could not be built.
+    #: How long a failure is repeated to equal requests.
     failure_s: float = 60.0
-    #: How long an environment stays held after its last lease went back.
+    #: How long an environment stays held after its last lease was released.
     hold_s: float = 10.0
     heartbeat_s: float = 2.0
     #: A holder on another machine is dead after this long without a heartbeat.
@@ -90,7 +91,7 @@ class EnvSettings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EnvSettings:
-        """Read `FLASHPOOL_*`; what is absent keeps its default."""
+        """Read `FLASHPOOL_*`; variables that are not set keep their defaults."""
         read = _Reader(environ)
         key = environ.get("FLASHPOOL_VOLUME_KEY", "")
         default = cls()

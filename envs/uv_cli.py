@@ -1,11 +1,10 @@
-"""Every uv invocation there is; what uv's words mean is in `uv_words.py`.
+"""Every invocation of uv; `uv_words.py` interprets its output.
 
-Nothing else in the package starts uv. Requirements reach it through files, never
-through argv; index URLs through its environment, without the credentials in them: those
-it reads once, from a pipe, and only where it asks an index (index_credentials.py).
-That environment is an allow-list: a source distribution's build runs code of
-strangers, which must not find the server's secrets. No interpreter is ever
-downloaded unless the settings say so.
+No other module of the package starts uv. Requirements reach it through files, never through argv;
+index URLs through its environment, without their credentials: uv reads those once, from a pipe, and
+only when it queries an index (index_credentials.py). The environment is an allow-list: building a
+source distribution runs code of others, which must not see the server's secrets. Interpreters are
+downloaded only if the settings allow it.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = ["Progress", "Uv", "find_uv"]
 
 Progress = Callable[[str], None]
 
-#: Variables of ours that uv and the builds it starts may see.
+#: Variables of the server that uv and builds may see.
 _PASSED: Final = frozenset(
     "PATH HOME LANG LC_ALL LC_CTYPE TMPDIR TZ USER LOGNAME NETRC "
     "HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy "
@@ -45,23 +44,23 @@ _PASSED: Final = frozenset(
     "CUDA_HOME CUDA_PATH TORCH_CUDA_ARCH_LIST LD_LIBRARY_PATH LIBRARY_PATH CPATH "
     "PKG_CONFIG_PATH CMAKE_PREFIX_PATH CARGO_HOME RUSTUP_HOME".split()
 )
-#: uv's own settings pass, but for those that would change what we ask of it.
+#: Variables of uv that would change the invocation, and are not passed on.
 _WITHHELD_UV: Final = frozenset(
     "UV_PYTHON UV_PROJECT UV_PROJECT_ENVIRONMENT UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE "
     "UV_BUILD_CONSTRAINT UV_SYSTEM_PYTHON UV_CACHE_DIR UV_WORKING_DIR UV_PUBLISH_TOKEN "
     "UV_PUBLISH_PASSWORD UV_REQUIRE_HASHES UV_VENV_SEED UV_VENV_CLEAR UV_NO_CACHE "
     "UV_COMPILE_BYTECODE UV_CONFIG_FILE UV_NO_CONFIG UV_PYTHON_DOWNLOADS".split()
 )
-#: What the shell that guards uv exits with when uv died of SIGKILL.
+#: Exit status of the guarding shell when uv died of SIGKILL.
 _KILLED: Final = 128 + 9
-#: Where systems keep the authorities they trust; a slim image may have none of them.
+#: Where systems keep trusted authorities; a slim image may have none.
 _CERTIFICATES: Final = ("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/pki/tls/certs")
 #: Either of them set: how uv finds certificates is the user's decision.
 _CERTIFICATES_CHOSEN: Final = frozenset({"UV_SYSTEM_CERTS", "UV_NATIVE_TLS"})
 
 
 def find_uv(settings: EnvSettings) -> Path:
-    """uv as configured, beside this Python, from its own package, or on PATH."""
+    """Find uv: as configured, beside this Python, in its own package, or on PATH."""
     if settings.uv is not None:
         return settings.uv
     beside = Path(sys.prefix) / "bin" / "uv"
@@ -132,8 +131,8 @@ class Uv:
     ) -> None:
         """Install exactly the lock's lines, without looking at dependencies.
 
-        ``fresh``: packages to be built from what lies there now. uv keeps the wheel of a
-        directory until its pyproject.toml changes, whatever becomes of its modules.
+        ``fresh``: packages to build from the current files. uv keeps the wheel of a directory until
+        its pyproject.toml changes, even if its modules change.
 
         First with what the cache has: the resolution has just asked the index, and asking
         it once more about every package takes longer than linking their files.
@@ -160,12 +159,14 @@ class Uv:
         await self._run(argv, "build", wanted.parent, progress)
 
     async def look_at(self, venv: Path) -> None:
-        """Have uv ask an interpreter what it is, and remember the answer."""
+        """Make uv query an interpreter, and cache the answer."""
         argv = ["pip", "list", "--offline", "--python", str(venv / "bin" / "python")]
         await self._run(argv, "build", venv.parent, None)
 
     async def find_python(self, version: str, folder: Path) -> Path:
-        """Where uv would find that version; what it names may be a shim that does not run."""
+        """Return the interpreter that uv finds for a version; it may be a shim that
+        does not run.
+        """
         argv = ["python", "find", "--system", "--no-project", version]
         if not self.settings.allow_python_downloads:
             argv.append("--no-python-downloads")
@@ -175,7 +176,7 @@ class Uv:
         return Path(finished.stdout.strip())
 
     async def clean_cache(self, folder: Path, packages: Sequence[str] = ()) -> None:
-        """Drop some packages from the cache, or all; environments keep links of their own."""
+        """Remove some packages, or all, from the cache; environments keep links of their own."""
         await self._run(["cache", "clean", *packages], "store", folder, None)
 
     async def _run(
@@ -230,10 +231,10 @@ class Uv:
         return self.settings.offline or bool(os.environ.get("UV_OFFLINE"))
 
     def _configuration(self) -> Path | None:
-        """The one configuration file, if there is one.
+        """Return the arguments for the one configuration file, if there is one.
 
-        Discovery would also look upwards from the working directory, which lies
-        on a volume that user code can write.
+        uv would otherwise search upwards from the working directory, which is on a volume that user
+        code can write.
         """
         home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
         named = os.environ.get("UV_CONFIG_FILE")
@@ -248,14 +249,14 @@ class Uv:
             if name in _PASSED or (name.startswith("UV_") and name not in _WITHHELD_UV)
         }
         if not _CERTIFICATES_CHOSEN & os.environ.keys() and _has_certificates():
-            # As pip does: a network with an authority of its own has told the system of it.
+            # Like pip: a network with its own authority has made the system trust it.
             kept["UV_SYSTEM_CERTS"] = "1"
         settings = self.settings
         if settings.index_url:
             kept["UV_DEFAULT_INDEX"] = settings.index_url
         if settings.extra_index_urls:
             kept["UV_INDEX"] = " ".join(settings.extra_index_urls)
-        # Not as an option: that would replace the places set here and outside.
+        # Not as an option, which would replace directories set here and by the operator.
         outside = (kept["UV_FIND_LINKS"],) if kept.get("UV_FIND_LINKS") else ()
         if places := (*outside, *settings.find_links, *links):
             kept["UV_FIND_LINKS"] = ",".join(places)
@@ -278,7 +279,7 @@ def _read(path: Path) -> str:
 
 
 def _has_certificates() -> bool:
-    """Whether the system trusts anybody: without that, uv's own list is better."""
+    """Return whether the system has trusted authorities; otherwise uv's own list is used."""
     if any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
         return True
     paths = [Path(name) for name in _CERTIFICATES]
@@ -292,7 +293,7 @@ def _scrubbing(progress: Progress | None) -> Progress | None:
 
 
 def _hopeful(progress: Progress | None) -> Progress | None:
-    """Pass on what went well: the failure of a first try is nobody's concern."""
+    """Report only successes: a first attempt may fail without consequences."""
     if progress is None:
         return None
     return lambda line: None if line.startswith(("error", "  cause", "hint")) else progress(line)

@@ -1,4 +1,4 @@
-"""What uv's words mean: from its output to the typed failure, with advice that fits.
+"""Interprets uv's output: returns the matching error, with advice.
 
     classify(words)
       no space, no interpreter, no compiler           as before anything is looked at
@@ -8,8 +8,8 @@
       somebody who does not answer                    RegistryUnreachable
       all the rest                                    BuildFailed
 
-Pure: text in, an exception out. What only the request tells, such as the package that a
-misnamed one was meant to be, is added in `resolving/advice.py`.
+Pure: text in, an exception out. Advice that needs the request, such as the package that a misnamed
+one was meant to be, is added in `resolving/advice.py`.
 """
 
 from __future__ import annotations
@@ -96,12 +96,12 @@ _HEADER_PACKAGES: Final = {
 
 
 def scrubbed(text: str) -> str:
-    """The same without credentials in URLs."""
+    """Return a text without credentials in URLs."""
     return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def trimmed(words: str) -> str:
-    """uv's own words: from the first error on, without progress lines or credentials."""
+    """Return uv's message from the first error on, without progress lines or credentials."""
     lines = [line for line in words.splitlines() if line.strip() and not _NOISE.match(line)]
     starts = (n for n, line in enumerate(lines) if line.startswith(("error:", "  ×", "× ")))
     text = scrubbed("\n".join(lines[next(starts, 0) :]))
@@ -112,7 +112,7 @@ def trimmed(words: str) -> str:
 
 
 def classify(words: str, phase: str, asked: str = "") -> EnvironmentFailure:
-    """The error that uv's words mean; ``asked``: the requirements that uv was given."""
+    """Return the error that uv's output means; ``asked``: the requirements that uv was given."""
     text = trimmed(words)
     if any(mark in words for mark in _NO_SPACE):
         return DiskFull("There is no space for the environment", phase=phase, words=text)
@@ -270,7 +270,7 @@ def _unbuilt(words: str, text: str, phase: str) -> EnvironmentFailure:
 
 
 def _requirement(words: str) -> str:
-    """Which requirement uv speaks of, where it names one."""
+    """Return the requirement that uv mentions, if any."""
     found = re.search(
         r"Failed to (?:build|download(?: and build)?|install|prepare|read)[^`]*`([^`]+)`", words
     )
@@ -278,12 +278,14 @@ def _requirement(words: str) -> str:
 
 
 def _is_direct(url: str, asked: str) -> bool:
-    """Whether somebody wrote that URL into a requirement; uv leaves out its credentials."""
+    """Return whether a requirement names that URL; uv leaves out its credentials."""
     return _CREDENTIALS.sub(r"\1", url) in _CREDENTIALS.sub(r"\1", asked)
 
 
 def _host(words: str) -> str:
-    """Who was asked. Which of the packages came first is chance, and may be none of the user's."""
+    """Return the host that failed. Which package came first is chance, and may not be
+    the user's.
+    """
     found = re.search(r"https://(?:[^/\s@]+@)?([^/\s)`]+)", words)
     return f"host: {found.group(1)}" if found else ""
 

@@ -1,1 +1,1 @@
-"""From a spec to a lease: what is there already, what has to be built, and whose turn that is."""
+"""From a spec to a lease: find an environment, or build it when its turn comes."""

@@ -7,7 +7,7 @@
           remembered on the volume, and there? -> that
           _resolved    resolve -> digest -> `Provider.provide` (on disk? archive? build)
 
-What it learns goes to the memo that `Environments` asks first. On one event loop.
+Results go to the memo that `Environments` asks first. Runs on one event loop.
 """
 
 from __future__ import annotations
@@ -65,11 +65,12 @@ class Acquisition:
         self._memo = memo
         self._failures = Failures(settings.failure_s)
         self.build_slots = BuildSlots(settings.builds)
-        #: Told who builds, and what the machine has too little of for that: nothing when it is over.
+        #: Called with who builds and which resource the machine lacks for it; an empty text ends
+        #: it.
         self.on_shortage: Callable[[str, str], None] = lambda _who, _what: None
         self._system: SystemPackages | None = None
         self.stores = OpenStores(settings, self._provider_of)
-        #: Bases that had all that was asked for, by digest: a lease on one holds nothing.
+        #: Bases that satisfy a request, by digest: a lease on a base holds no files.
         self.bases: dict[str, Environment] = {}
 
     def _provider_of(self, open_store: OpenStore) -> Provider:
@@ -100,7 +101,7 @@ class Acquisition:
                 self.on_shortage(who, "")
 
     async def _make(self, spec: Spec, report: Report) -> Environment:
-        """The same without patience for that.
+        """Make the environment without retrying after uv was killed.
 
         Tried once more after uv was killed, the disk was full (unused environments are evicted
         first) or the store went away. Where a volume stays full, local disk is used if it is
@@ -133,7 +134,8 @@ class Acquisition:
         self, error: Exception, provider: Provider, report: Report
     ) -> Provider:
         if isinstance(error, UvKilled):
-            # All of it: the virtualenv that uv was filling may look complete to the next one.
+            # Discard everything: the virtualenv that uv was filling may look complete to a second
+            # uv.
             report("uv was killed: retrying once")
             return provider
         if is_full(error):
@@ -159,7 +161,7 @@ class Acquisition:
             failure = await self._choice.advised(plain, asked, provider.open_store)
             self._failures.remember(asked.failure_key, failure)
             if isinstance(failure, RegistryUnreachable):
-                # uv's words may be about a package that nobody here has heard of.
+                # uv's message may be about a package that is not part of the request.
                 raise failure.of(map(scrubbed, asked.spec.lines)) from None
             raise failure from None
 
@@ -198,7 +200,7 @@ class Acquisition:
     async def _resolved(
         self, spec: Spec, asked: ParsedRequest, provider: Provider, report: Report, *, begin: bool
     ) -> Environment:
-        """Ask the index; `begin` meanwhile, where it is likely that something is to be built."""
+        """Resolve with the index; meanwhile begin a build, if one is likely to be needed."""
         async with AsyncExitStack() as until_built:
             async with self.build_slots.place(report):
                 began = time.monotonic()

@@ -53,7 +53,9 @@ class ParsedRequest:
 
     @property
     def failure_key(self) -> str:
-        """What a failure is remembered for: the machine's packages are no part of `key`."""
+        """Return the key under which a failure is remembered: `key` alone lacks the system
+        packages.
+        """
         return " ".join((self.key, *self.spec.system_packages))
 
 
@@ -107,7 +109,7 @@ class EnvironmentChoice:
             except InterpreterMissing as failure:
                 words = f"{failure.words}\nthe base is Python {base.version}".lstrip()
                 raise failure.but(words=words) from None
-        # Another interpreter has packages of its machine's history, not of the image's.
+        # The packages of another interpreter belong to the machine, not to the image.
         return (await self._bases.facts(self._pythons[version])).bare()
 
     async def _found(self, version: str, open_store: OpenStore) -> Path:
@@ -137,7 +139,9 @@ class EnvironmentChoice:
     async def named(
         self, asked: ParsedRequest, open_store: OpenStore, report: Report
     ) -> ParsedRequest:
-        """The same with a name on every requirement; its key stays, which is of what was written."""
+        """Return the spec with a name on every requirement. Its key, which is that of the original
+        text, stays.
+        """
         if not asked.spec.nameless:
             return asked
         async with self._asking(asked, open_store, report) as question:
@@ -169,7 +173,7 @@ class EnvironmentChoice:
     async def advised(
         self, failure: EnvironmentFailure, asked: ParsedRequest, open_store: OpenStore
     ) -> EnvironmentFailure:
-        """The same failure with advice that fits the request."""
+        """Return the failure with advice that fits the request."""
         better = with_advice(failure, asked.spec)
         package = wants_other_python(failure) if better is failure else None
         if package is None:
@@ -185,7 +189,7 @@ class EnvironmentChoice:
     async def _on_other_python(
         self, failure: EnvironmentFailure, package: str, asked: ParsedRequest, open_store: OpenStore
     ) -> EnvironmentFailure:
-        """Ask uv on which Python the request resolves; an installed one goes first."""
+        """Ask uv on which Python the request resolves, preferring installed ones."""
         now = ".".join(asked.base.version.split(".")[:2])
         absent = ""
         async with self._asking(asked, open_store, _silent) as question:
@@ -207,7 +211,7 @@ class EnvironmentChoice:
         return True
 
     def guess(self, asked: ParsedRequest, open_store: OpenStore) -> Guess | None:
-        """What the plan will probably be, as far as the cache tells."""
+        """Return what the plan will probably be, judged by uv's cache."""
         if asked.refresh:
             return None
         return self._resolver(open_store).guess(asked.spec, asked.base)
@@ -230,7 +234,7 @@ def _silent(_line: str) -> None:
 
 
 def _apart(version: str, now: str) -> tuple[int, int]:
-    """How far two releases of Python 3 are from each other; the newer of two first."""
+    """Return the distance between two releases of Python 3; on a tie the newer one comes first."""
     minor, current = int(version.split(".")[1]), int(now.split(".")[1])
     return (abs(minor - current), -minor)
 

@@ -4,8 +4,8 @@
     fetch     manifest -> unpack in scratch -> publish locally -> look
     pack      the other way round
 
-Whatever is found damaged is reported as absent, and remembered as damaged, so
-that the next build replaces it instead of yielding to it.
+A damaged environment is reported as absent, and remembered as damaged, so that the next build
+replaces it instead of yielding to it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Lookup:
     def look(
         self, digest: str, origin: Origin, seconds: Seconds | None = None
     ) -> Environment | None:
-        """Hold what lies in the store under this digest; None when nothing usable does.
+        """Hold the environment in the store with this digest; return None if no usable one exists.
 
-        It stays in the lease table, idle: the caller takes its lease there.
+        The environment stays in the lease table, idle: the caller takes its lease there.
         """
         table = self.open_store.table
         with table.pinning(digest):
@@ -63,7 +63,7 @@ class Lookup:
         return None
 
     def trust(self, digest: str, created: float) -> None:
-        """Whoever has just listed an environment's files need not compare them with the list."""
+        """Trust the files of an environment that were just listed, without comparing them again."""
         self._verified[digest] = created
 
     def _checked(self, digest: str) -> Environment | None:
@@ -73,7 +73,8 @@ class Lookup:
         try:
             environment = environment_of(path, self._verify(path))
         except (Tampered, FileNotFoundError) as error:
-            # Not found: its site-packages, of which a stranger's list of files says nothing.
+            # The error is about its site-packages; a list of files that others wrote says nothing
+            # of those.
             _log.warning("%s", error)
             self.damaged.add(digest)
             return None
@@ -96,7 +97,7 @@ class Lookup:
         return facts
 
     def promised(self, digest: str) -> archive.ArchiveInfo | None:
-        """What an archive on the volume says it is; None when there is none that is usable."""
+        """Return the facts of an archive on the volume; None if no usable one exists."""
         try:
             return archive.read_manifest(self.open_store.shared, digest, self.settings.volume_key)
         except (Tampered, FileNotFoundError) as error:
@@ -137,13 +138,13 @@ class Lookup:
             pass  # a volume that cannot be written keeps no order of use
 
     def archived(self, digest: str) -> bool:
-        """Whether an archive is on the volume, and not known to be bad."""
+        """Return whether an archive is on the volume, and not known to be damaged."""
         if not self.open_store.archives or digest in self.bad_archives:
             return False
         return _leads_somewhere(self.open_store.shared.archive_manifest(digest))
 
     def unfinished(self, digest: str) -> bool:
-        """Whether bytecode, seal or archive are still to be made."""
+        """Return whether bytecode, seal or archive of the environment are still missing."""
         if not manifest.sealed(self.open_store.store.environment(digest)):
             return True
         return self.open_store.archives_writable and not self.archived(digest)

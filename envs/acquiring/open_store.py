@@ -1,4 +1,4 @@
-"""What an open store consists of, wired together; and its heartbeat.
+"""The parts of an open store, connected to each other; and its heartbeat.
 
     Ground   local store: holders, marks, lease table, claims, evictor, builder
              shared store: memo, preloads, archives, claims between pods
@@ -41,7 +41,7 @@ __all__ = ["HeartbeatThread", "OpenStore", "Pulse", "open_the_store"]
 
 _log = logging.getLogger(__name__)
 _MB: Final = 1024 * 1024
-#: Heartbeats between two rounds of sweeping up, and between two looks at how much lies there.
+#: Heartbeats between two clean-ups, and between two counts of the store's contents.
 _SWEEP_EVERY: Final = 30
 _LOOK_EVERY: Final = 5
 #: A heartbeat takes milliseconds, a sweep seconds; a volume that hangs, for ever.
@@ -54,7 +54,7 @@ _PROBLEM: Final = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
-    """How the heartbeat in one store is."""
+    """The state of the heartbeat in one store."""
 
     root: str
     #: Seconds since the last one.
@@ -70,7 +70,7 @@ class OpenStore:
     """One open place for environments."""
 
     places: Places
-    #: Whatever waits for either store waits in one of its threads.
+    #: The threads in which every operation on either store waits.
     disk: DiskThreads
     store: Store
     shared: Store
@@ -92,7 +92,7 @@ class OpenStore:
 
     @property
     def archives(self) -> bool:
-        """Whether environments travel as archives."""
+        """Return whether environments are shared as archives."""
         return self.places.mode == "archive"
 
     @property
@@ -100,7 +100,7 @@ class OpenStore:
         return self.archives and not self.places.read_only
 
     def beat(self) -> None:
-        """One heartbeat in each store; blocking, but on a volume that hangs `DiskHangs`."""
+        """Write one heartbeat in each store; blocking, but `DiskHangs` if the volume hangs."""
         if self.disk.watch is not None:
             self.disk.watch.check()
         # First, for where the volume is gone the rest is an error.
@@ -108,13 +108,13 @@ class OpenStore:
         self.copies.forget_all_but(self.table.held())
         if not self.holders.beat():
             self.table.mark_again()
-            # Once more: some may have gone before they had their marks again.
+            # Once more: environments may have been deleted before their marks were back.
             self.table.forget_lost(lambda digest: is_directory(self.store.environment(digest)))
         if self.archives_writable:
             self.shared_holders.beat()
 
     def sweep(self, *, trimmed: bool = True) -> list[str]:
-        """Clean up after dead processes, in each store, and what is too old; blocking.
+        """Clean up after dead processes in each store, and delete what is too old; blocking.
 
         Answers what could not be done. ``trimmed``: also what only grows, once an hour.
         """
@@ -150,7 +150,7 @@ class Seldom:
         self._lock = threading.Lock()
 
     def due(self) -> bool:
-        """Whether to do it now."""
+        """Return whether it is time for a step."""
         with self._lock:
             now = time.monotonic()
             if now - self._last < self._period_s:
@@ -250,7 +250,7 @@ def _claims(
 
 
 class HeartbeatThread:
-    """The heartbeat thread of one open store; nothing that goes wrong ends it."""
+    """The heartbeat thread of an open store; no error ends it."""
 
     def __init__(self, open_store: OpenStore, period_s: float) -> None:
         self._open_store = open_store
@@ -259,7 +259,7 @@ class HeartbeatThread:
         self._stop = threading.Event()
         self._beaten = time.monotonic()
         self._failures = 0
-        #: By step: what went wrong the last time; told once.
+        #: The last error of each step, which is logged once.
         self._problems: dict[str, str] = {}
         self._thread = threading.Thread(
             target=self._run, name="flashpool-envs-heartbeat", daemon=True
@@ -268,7 +268,7 @@ class HeartbeatThread:
 
     @property
     def pulse(self) -> Pulse:
-        """How it is, for stats."""
+        """Return the state of the heartbeats, for statistics."""
         problems = "; ".join(f"{step}: {text}" for step, text in dict(self._problems).items())
         return Pulse(
             root=str(self._open_store.store.root),
@@ -299,10 +299,12 @@ class HeartbeatThread:
             raise OSError("; ".join(problems))
 
     def _did(self, step: str, act: Callable[[], object]) -> bool:
-        """Whether it went well: a volume that is gone for a while comes back, as the next try tells.
+        """Run a step, and return whether it succeeded: a volume that was gone may be back at the
+        next try.
 
-        One step keeps no other from its turn: without heartbeats, others take this process for
-        dead, and delete what its calls use. On a volume that hangs none is begun.
+        A failed step does not keep the others from running: without heartbeats, other processes
+        consider this one dead, and delete environments that its calls use. On a volume that hangs
+        no step is begun.
         """
         try:
             if self.disk.watch is not None:
@@ -324,7 +326,7 @@ class HeartbeatThread:
         self._problems[step] = problem
 
     def ask_to_stop(self) -> None:
-        """Have it stop, whether or not it can hear that now."""
+        """Ask the thread to stop, even if it hangs now."""
         self._stop.set()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Provide one digest: find it, wait for whoever builds it, or build it.
+"""Provides the environment of a digest: finds it, waits for another builder, or builds it.
 
 existing -> here or in an archive
 provide  -> existing, else one flight per digest:
@@ -40,7 +40,7 @@ __all__ = ["Provider", "Wanted"]
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: Nothing tells one pod that another has published: the file system must be asked.
+#: First wait for another pod's build: only the file system shows that a pod has published.
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
 
@@ -49,10 +49,10 @@ EnsureTools = Callable[["Provider", Report], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One digest, and how it would be built."""
+    """One digest, and how to build it."""
 
     digest: str
-    #: Of the request: who has begun with it elsewhere is let finish.
+    #: The request's key: a process that has already begun with this request finishes it.
     key: str
     plan: Plan
     base: BaseFacts
@@ -86,7 +86,7 @@ class Provider:
         return f"<Provider {self.open_store.places.mode} {self.open_store.store.root}>"
 
     async def remembered(self, key: str) -> Remembered | None:
-        """What the volume remembers of a request; a volume that fails remembers nothing."""
+        """Return the volume's memory of a request; empty if the volume fails."""
         try:
             return await run_in_thread(self.open_store.memo.get, key)
         except OSError as error:
@@ -103,7 +103,7 @@ class Provider:
             _log.warning("the shared memo cannot be written: %s", error)
 
     async def existing(self, digest: str, base: BaseFacts, report: Report) -> Environment | None:
-        """The environment, when nothing has to be built for it."""
+        """Return the environment if nothing must be built for it, else None."""
         held = self.open_store.table.take(digest)
         if held is not None:
             self.open_store.table.give_back(digest)
@@ -159,20 +159,22 @@ class Provider:
             wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
 
     async def _claimed(self, wanted: Wanted, seconds: Seconds, report: Report) -> Environment:
-        """With the claim: look once more, for it may have been published in between."""
+        """Having the claim, look once more: another process may have published in between."""
         try:
             found = await self.existing(wanted.digest, wanted.base, report)
             if found is None:
                 found = await self._build(wanted, seconds, report)
         finally:
-            # What goes on in the background keeps the claim, and its bytes to come.
+            # Work in the background keeps the claim, and its reserved bytes.
             if wanted.digest not in self._finishing:
                 self.quota.finished(wanted.digest)
                 await run_in_thread_shielded(self._release_claim, wanted.digest)
         return replace(found, seconds=found.seconds if not found.hit else seconds)
 
     async def _claim(self, digest: str, key: str | None = None) -> bool:
-        """Nobody who has one of the two waits for the other's holder to release that one."""
+        """Take both claims or none: two processes that hold one each must not wait for
+        each other.
+        """
         claims = self.open_store.claims
 
         def take() -> bool:
@@ -249,7 +251,7 @@ class Provider:
         self._finishing[digest] = task
 
     async def _finish(self, digest: str) -> None:
-        """Bytecode, seal, archive, quota: the environment is in use meanwhile."""
+        """Finish an environment that is in use already: bytecode, seal, archive, quota."""
         held = self.open_store.table.take(digest)
         try:
             if held is not None:  # else it was evicted in the meantime
@@ -300,7 +302,9 @@ class Provider:
             await asyncio.wait(list(self._finishing.values()))
 
     def on_pressure(self, tell: Tell) -> None:
-        """Be told which digests would be evicted, were they not leased here; see `Quota`."""
+        """Set the function that is called with digests that would be evicted if this process did
+        not lease them.
+        """
         self.quota.on_pressure(tell)
 
     async def make_room(self, *, reserve: bool = True) -> Evicted:
@@ -308,18 +312,18 @@ class Provider:
         return await self.quota.make(reserve=reserve)
 
     async def evict_unused(self) -> Evicted:
-        """Evict everything that nobody uses."""
+        """Evict all environments that are unused."""
         return await self.quota.everything()
 
     async def is_there(self, digest: str) -> bool:
-        """Whether nothing would have to be built for it; a volume that fails has nothing."""
+        """Return whether nothing must be built for the digest; False if the volume fails."""
         try:
             return await run_in_thread(self.present, digest) != "absent"
         except OSError:
             return False
 
     def present(self, digest: str) -> Literal["disk", "archive", "absent"]:
-        """Where a digest is ready; blocking."""
+        """Return where a digest is ready; blocking."""
         if digest in self.open_store.store.digests():
             return "disk"
         return "archive" if self.lookup.archived(digest) else "absent"

@@ -7,9 +7,9 @@
              then refuse.
     reserve  the same gate, where the size is known: before an archive is unpacked
 
-So a quota is passed neither by what lies in the store nor by what is about to, and what
-calls use is never touched for it. What other processes are about to write is not known
-here: each admits its own.
+A quota therefore holds for existing files and for files that are about to be written, and
+environments that calls use are never deleted for it. What other processes will write is unknown
+here: each checks its own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MB: Final = 1024 * 1024
 _BLOCK: Final = 4096
 #: Bytecode against its source: with few comments it is the larger of the two.
 _BYTECODE: Final = 2
-#: Looking while a build goes on may take up to a fifth of the time.
+#: Checks during a build may take up to a fifth of its time.
 _LOOK_AGAIN_S: Final = 0.25
 _REST: Final = 4
 
@@ -68,7 +68,8 @@ class Quota:
         return f"<Quota quota={self._open_store.evictor.limits.quota} coming={self._coming}>"
 
     def on_pressure(self, tell: Tell) -> None:
-        """Be told which digests would be evicted, were they not leased here.
+        """Set the function that is called with digests that would be evicted if this process did
+        not lease them.
 
         Answer those whose leases come back within moments. Telling it twice changes nothing.
         """
@@ -120,7 +121,7 @@ class Quota:
         return replace(evicted, cache_cleaned=await self.clean_cache())
 
     async def everything(self) -> Evicted:
-        """The disk is full: evict everything that nobody uses, and uv's cache with it."""
+        """The disk is full: evict all environments that are unused, and uv's cache."""
         try:
             evicted = await run_in_thread(self._open_store.evictor.run, everything=True)
         except OSError as error:
@@ -177,7 +178,7 @@ class Quota:
     async def reserve(self, digest: str, coming: int, whole: int, report: Report) -> None:
         """Return once so many bytes may be written for a digest, `whole` in the end; or refuse.
 
-        They count as written until `finished`.
+        The bytes count as written until `finished`.
         """
         quota = self._open_store.evictor.limits.quota
         if not quota:
@@ -201,7 +202,7 @@ class Quota:
         return usage.total + coming + sum(self._coming.values()) <= quota
 
     def finished(self, digest: str) -> None:
-        """All that was to come of it has been written, or will not be."""
+        """Release a reservation: its bytes are written, or never will be."""
         self._coming.pop(digest, None)
 
 

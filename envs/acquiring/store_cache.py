@@ -6,8 +6,8 @@
                  or back. A place that is known already is taken up again, not opened anew
     beside       local disk, for what the volume has no room for
 
-A store stays open until the end, for leases on what lies there may be out: its table
-answers for them, and its heartbeat goes on. On one event loop.
+A store stays open until the end, because leases on its environments may exist: its table knows
+them, and its heartbeat continues. Runs on one event loop.
 
 A volume that hangs is as good as gone: it is not asked, and local disk is used until it answers.
 """
@@ -40,11 +40,11 @@ __all__ = ["OpenStores"]
 _log = logging.getLogger(__name__)
 #: A look costs the volume a file and its deletion.
 _LOOK_AGAIN_S: Final = 30.0
-#: For all that is to be seen to the end when a process stops using its stores; and how long
-#: a volume may be silent then.
+#: Limit for finishing all work when a process stops using its stores, and for a volume that does
+#: not answer then.
 _CLOSE_LIMIT_S: Final = 20.0
 _CLOSING_SILENCE_S: Final = 2.0
-#: Work that was told to give up has given up by then.
+#: Work that was cancelled has stopped after this time.
 _GIVE_UP_S: Final = 1.0
 #: Seconds that a request for a lease waits for all heartbeats together, after a pause.
 _RENEW_S: Final = 2.0
@@ -57,17 +57,18 @@ class OpenStores:
         self._settings = settings
         self._provide = provide
         self._known: dict[Places, Provider] = {}
-        #: Told, in any thread, which environment is not where it was, or is another copy by now.
+        #: Called, in any thread, with the digest of an environment that has disappeared or was
+        #: replaced.
         self.on_lost: Callable[[str], None] = lambda _digest: None
         self._local = DiskThreads("local disk")
         self._volume = self._local
         self._heartbeats: list[HeartbeatThread] = []
         self._turn = asyncio.Lock()
         self._current: Provider | None = None
-        #: Whether there is no volume, or none that can be written; and when that was found.
+        #: Whether the volume is missing or not writable, and when that was found.
         self._makeshift = False
         self._looked = 0.0
-        #: The latest round of heartbeats that somebody waited for.
+        #: The latest round of heartbeats that a caller awaited.
         self._renewal: asyncio.Future[list[None]] | None = None
         self._renewed = 0.0
 
@@ -78,7 +79,7 @@ class OpenStores:
         return iter(list(self._known.values()))
 
     def lease(self, digest: str, seen: Environment | None = None) -> Lease | None:
-        """One more lease on what is held in any of them, as it was seen; no disk is asked."""
+        """Return a further lease on an environment that any store holds; the disk is not asked."""
         for provider in self._known.values():
             table = provider.open_store.table
             if provider.open_store.disk.hangs and not table.held().get(digest):
@@ -93,7 +94,9 @@ class OpenStores:
 
     @property
     def overdue(self) -> bool:
-        """Whether leases may be void: this process was held up for longer than others wait."""
+        """Return whether leases may be void: this process was suspended for longer than others
+        wait.
+        """
         return any(one.open_store.holders.overdue for one in self._known.values())
 
     async def renew(self) -> None:
@@ -192,18 +195,18 @@ class OpenStores:
         return self._known[key]
 
     def build_failed(self) -> None:
-        """Count one that nobody else saw fail."""
+        """Count a build that failed outside any store."""
         if self._current is not None:
             self._current.open_store.counts.add("failed")
 
     def pulses(self) -> list[Pulse]:
-        """How the heartbeats are."""
+        """Return the state of the heartbeats."""
         return [heartbeat.pulse for heartbeat in self._heartbeats]
 
     async def close(self, end_flights: Callable[[], Awaitable[None]]) -> None:
-        """End what is under way, cancel builds, release every lease, stop the heartbeats.
+        """Finish or cancel all work, cancel builds, release every lease, stop the heartbeats.
 
-        All that within a limit: what a disk holds up is left as it is.
+        All of that happens within a limit: work that a disk blocks is abandoned.
         """
         if self._renewal is not None:
             self._renewal.cancel()

@@ -4,8 +4,8 @@
                                             then the manifest --> archives/<digest>.json
     unpack: manifest (HMAC) -> extraction.py -> links to the interpreter
 
-Nothing unpacked is used before the whole file's hash matched. Links are made by
-us, from the base interpreter, not taken from the archive.
+No unpacked file is used before the hash of the whole archive has matched. Links are created from
+the base interpreter, not taken from the archive.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveInfo:
-    """What a manifest says."""
+    """The contents of an archive's manifest."""
 
     promise: Promise
     facts: Facts
@@ -100,7 +100,7 @@ def pack(environment: Path, store: Store, holder: str, key: bytes | None) -> Arc
         promise = _write(environment, unfinished, facts.digest)
         move(unfinished, store.archive(facts.digest))
     info = ArchiveInfo(promise=promise, facts=facts)
-    # Last, for it is what says that there is an archive.
+    # Written last, because the manifest makes the archive exist.
     body = _body(info)
     write_json(store.archive_manifest(facts.digest), {**body, "mac": sign(body, key)})
     return info
@@ -189,7 +189,9 @@ def _body(info: ArchiveInfo) -> dict[str, Any]:
 
 
 def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo | None:
-    """What an archive promises; None when there is none; Tampered when it cannot be trusted."""
+    """Return an archive's manifest; None if it is missing; raise Tampered if it cannot
+    be trusted.
+    """
     path = store.archive_manifest(digest)
     stored = read_json(path)
     if stored is None:
@@ -222,7 +224,7 @@ def read_manifest(store: Store, digest: str, key: bytes | None) -> ArchiveInfo |
 
 
 def _check_promise(promise: Promise, status: os.stat_result) -> None:
-    """Without a key a manifest may promise anything: what nobody would pack is not unpacked."""
+    """Check the size that a manifest states: unsigned manifests may claim anything."""
     size = status.st_size
     if size != promise.size or not stat.S_ISREG(status.st_mode):
         raise promise.broken(f"has {size} bytes instead of {promise.size}")
@@ -234,7 +236,8 @@ def _check_promise(promise: Promise, status: os.stat_result) -> None:
 def unpack(info: ArchiveInfo, archive: Path, target: Path, python: Path) -> None:
     """Extract into `target` (which must not exist), verified; blocking, in a stream.
 
-    The list of its files came along: what matches the archive's checksum matches it too.
+    The list of files is part of the archive: files that match the archive's checksum match the
+    list.
     """
     target.mkdir(parents=True)
     extract(archive, info.promise, target)

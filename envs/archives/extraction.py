@@ -1,13 +1,12 @@
-"""Take an archive apart: everything in it is the word of a stranger.
+"""Extracts an archive that others may have written; nothing in it is trusted.
 
     file --hash--> zstd --cap--> tar --> this thread: directories, and the order of things
                                      `-> writing threads: files, a directory's run at a time
 
-Walks by directory descriptors that follow no link, creates files exclusively, and
-stops as soon as there is more than was promised. The standard library's "data"
-filter has let files escape; this one cannot, for it never opens a path of more
-than one component. Decompression and the creation of files each take as long as the
-other, and both let go of the interpreter's lock: so they go side by side.
+Extraction walks by directory descriptors that follow no link, creates files exclusively, and stops
+as soon as the data exceed what the manifest states. The standard library's "data" filter has let
+files escape; this code never opens a path of more than one component. Decompression and creation of
+files take about equally long, and both release the interpreter's lock, so they run in parallel.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from .tar_stream import BLOCK, Member, Plain, Promise, members, padding
 __all__ = ["Hashing", "Promise", "extract", "write_tree"]
 
 _MAX_WINDOW: Final = 1 << 27
-#: Of any size: no more of it is read than was promised, and a byte to tell.
+#: Any size: the reader stops one byte beyond the stated size.
 _LARGEST: Final = 1 << 62
 _THREADS: Final = min(4, max(2, os.cpu_count() or 1))
 #: Pieces of work that wait to be written; each holds little more than a block.
@@ -122,7 +121,7 @@ class _Run:
             self.drop()
 
     def drop(self) -> None:
-        """Nothing more of it is written."""
+        """Stop writing: the remaining data are dropped."""
         os.close(self._parent)
 
 
@@ -177,7 +176,7 @@ class _Writers:
         self._pending: deque[Future[None]] = deque()
 
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
-        """Have it done; raises what went wrong with something earlier."""
+        """Queue a write; raise the error of an earlier one."""
         self._pending.append(self._pool.submit(work, *arguments))
         while len(self._pending) > _BACKLOG:
             self._pending.popleft().result()
@@ -192,7 +191,7 @@ class _Writers:
 
 
 def extract(archive: Path, promise: Promise, target: Path) -> None:
-    """Extract into an empty directory; raise Tampered unless all of it is as promised."""
+    """Extract into an empty directory; raise Tampered unless everything matches the promise."""
     folder, name = in_folder(archive)
     with folder.reading(name, _LARGEST) as file:
         hashing = Hashing(file)
@@ -224,7 +223,7 @@ def write_tree(found: Iterable[Member], take: Callable[[int], bytes], target: Pa
 
 
 class _Extraction:
-    """One archive on its way to the disk."""
+    """The extraction of one archive."""
 
     def __init__(self, found: Iterable[Member], take: Callable[[int], bytes], target: Path) -> None:
         self._found = found
@@ -235,7 +234,7 @@ class _Extraction:
         self._large: list[_Large] = []
 
     def run(self) -> None:
-        """All of it, to the end of the stream."""
+        """Extract everything, to the end of the stream."""
         try:
             for member in self._found:
                 self._extract(member)

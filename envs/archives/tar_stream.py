@@ -1,12 +1,12 @@
-"""Read a tar from a stream of bytes: directories and regular files, nothing else.
+"""Reads a tar from a stream of bytes. It accepts directories and regular files only.
 
     Plain   bytes out of a decompressor, as many as were promised at most
     members headers -> Member; the caller takes each one's bytes before the next
 
-Ours rather than the standard library's, which takes longer over the headers of an
-environment's ten thousand files than the disk over their content. Strict, for it only
-has to read what `archive.py` writes: ustar headers, and PAX records for long paths. A
-header's own checksum is not looked at: the whole archive's is, before any of it is used.
+The standard library's reader spends more time on the headers of an environment's ten thousand files
+than the disk on their contents. This reader is strict, because it only reads what `archive.py`
+writes: ustar headers, and PAX records for long paths. Checksums of headers are ignored: the
+checksum of the whole archive is compared before any file is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ADVICE: Final = "the archive is set aside, and the environment is built again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """What an archive must be: checked, not believed."""
+    """The properties that an archive must have; each is checked."""
 
     name: str
     sha256: str
@@ -90,7 +90,7 @@ class Plain:
         return bool(self._chunk)
 
     def drain(self) -> None:
-        """Take the rest, which has to be within the promise too."""
+        """Read the rest, which must not exceed the promise either."""
         while self._fill():
             pass
 

@@ -14,7 +14,7 @@ from typing import Final
 
 __all__ = ["add_base_commands"]
 
-#: As uv writes them: a shell finds the interpreter, wherever the environment was moved to.
+#: The form that uv writes: a shell finds the interpreter, wherever the environment is moved.
 _SCRIPT: Final = """#!/bin/sh
 '''exec' "$(dirname -- "$(realpath -- "$0")")"/'python' "$0" "$@"
 ' '''
@@ -27,12 +27,12 @@ if __name__ == "__main__":
 """
 _NAME: Final = re.compile(r"[\w.+-]+", re.ASCII)
 _MEANING: Final = re.compile(r"([\w.]+)\s*:\s*([\w.]+)")
-#: A call has its own, which installs for that call alone.
+#: Commands of a call, which has its own: they install for that call alone.
 _OTHERS: Final = re.compile(r"pip[\d.]*|python[\d.]*")
 
 
 def add_base_commands(folder: Path, commands: Mapping[str, str]) -> None:
-    """Write those that the environment's own packages do not bring; blocking."""
+    """Write the commands that the environment's own packages lack; blocking."""
     for name, meaning in commands.items():
         found = _MEANING.fullmatch(meaning)
         if found is None or not _NAME.fullmatch(name) or _OTHERS.fullmatch(name):

@@ -3,11 +3,10 @@
     virtualenv -> uv pip install --no-deps (the plan's lines) -> .pth to the base, list of
       files (or all that from a draft) -> check merged metadata -> facts -> rename
 
-A process killed between any two of these leaves a scratch directory that bears
-its name, and nothing else. Bytecode and the seal follow after publication, so
-that the first call need not wait for them; with a volume key they come before,
-because nobody may then use what is not sealed, and so they do where something damaged is
-replaced.
+A process that is killed between two of these steps leaves only a scratch directory with its name.
+Bytecode and the seal follow after publication, so that the first call need not wait for them. With
+a volume key, and when a damaged environment is replaced, they come before publication, because
+nothing unsealed may be used then.
 """
 
 from __future__ import annotations
@@ -41,27 +40,27 @@ __all__ = ["Builder", "Made", "Order"]
 
 _log = logging.getLogger(__name__)
 
-#: Asked before publication; raises where there is no room.
+#: Called before publication; raises if there is no room.
 Admit = Callable[[str, Path, Progress], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """All a build needs to know."""
+    """All inputs of a build."""
 
     digest: str
     plan: Plan
     base: BaseFacts
     roots: tuple[str, ...]
-    #: What lies under that digest is damaged.
+    #: Whether the environment in the store with that digest is damaged.
     replace: bool = False
-    #: What was begun before there was a plan.
+    #: A speculative build that began before the plan existed.
     draft: SpeculativeBuild | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A finished build: `created` tells it from one that another process published first."""
+    """A finished build; `created` is False if another process published first."""
 
     seconds: Seconds
     created: float
@@ -86,8 +85,8 @@ class Builder:
             for line in furnished.said:
                 progress(line)
             facts = await run_in_thread_shielded(self._complete, order, venv, furnished)
-            # What is built to replace something is taken from wheels that were downloaded for it:
-            # only now is it certain that nobody wrote to any of their files.
+            # Wheels are downloaded anew when a damaged environment is replaced: only then is it
+            # certain that no other process wrote to their files.
             if self.settings.volume_key or order.replace:
                 final = self.store.environment(order.digest)
                 jobs = os.cpu_count() or 1
@@ -115,7 +114,7 @@ class Builder:
 
     async def _furnish(self, order: Order, folder: Path, watch: _FetchWatch) -> Furnished:
         venv = folder / "env"
-        # What is damaged may be damaged in the shared cache: take nothing from there.
+        # The shared cache may be damaged, too, so it is not used.
         uv = replace(self.uv, cache=folder / "cache") if order.replace else self.uv
         await self._install(uv, order.plan, venv, watch)
         layered = order.plan.layered

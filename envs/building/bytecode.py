@@ -1,10 +1,10 @@
-"""Bytecode of an environment: compiled at its build, by nobody afterwards, and checked.
+"""Bytecode of an environment: compiled at its build, never written later, and checked.
 
     complete  every module compiled, or (not to be compiled) what lies there mended
     problems  what Python would take for a module's bytecode, and is not
     keep_out  from now on no import writes bytecode into it (in_environment/environment_start.py)
 
-What is done in the environment's own Python is `in_environment/bytecode_program.py`.
+`in_environment/bytecode_program.py` runs in the environment's own Python.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WORDS: Final = 500
 
 
 def keep_out(site_packages: Path) -> None:
-    """See to it that no process of the environment adds bytecode to it; blocking."""
+    """Keep all processes of the environment from adding bytecode to it; blocking."""
     (site_packages / f"{_MODULE}.py").write_bytes(_START.read_bytes())
     (site_packages / _PTH).write_text(_PTH_LINE)
 
@@ -51,8 +51,8 @@ def keep_out(site_packages: Path) -> None:
 async def complete(environment: Path, final: Path, *, compiled: bool, jobs: int = 1) -> None:
     """Leave no bytecode that is cut or another module's, at low priority.
 
-    Not with `compileall`: it skips what it takes for good, its own workers leave semaphores
-    behind when they are killed, and `py_compile` may leave a cut file on a full disk.
+    `compileall` is not used: it skips files that look valid, its workers leave semaphores behind
+    when they are killed, and `py_compile` may leave a partial file on a full disk.
 
     Raises:
         OSError: it could not be written; what was written is whole.
@@ -60,7 +60,7 @@ async def complete(environment: Path, final: Path, *, compiled: bool, jobs: int 
     mode, jobs = ("compile", jobs) if compiled else ("mend", 1)
     shares = await run_in_thread(_shares, environment, jobs)
     runs = [_run(mode, environment, final, share) for share in shares]
-    # One that fails leaves the others running: what they write must be there when it is sealed.
+    # If one process fails, wait for the others: their files must exist before the seal.
     for end in await asyncio.gather(*runs, return_exceptions=True):
         if isinstance(end, (TimeoutError, VerificationFailed)):
             _log.warning("not all bytecode of %s is compiled: %s", final.name, end)
@@ -69,7 +69,7 @@ async def complete(environment: Path, final: Path, *, compiled: bool, jobs: int 
 
 
 async def problems(environment: Path) -> list[str]:
-    """What is wrong with the bytecode; empty when all is well."""
+    """Return problems of the bytecode; empty if there are none."""
     try:
         [share] = await run_in_thread(_shares, environment, 1) or [[]]
         return await _run("check", environment, environment, share)
@@ -103,7 +103,7 @@ def _answer(finished: Finished) -> tuple[list[tuple[str, str]], OSError | None]:
 
 @carried_out
 def _shares(environment: Path, jobs: int) -> list[list[str]]:
-    """What there are modules in, dealt out to so many processes."""
+    """Distribute the directories with modules among so many processes."""
     entries = sorted(
         str(path)
         for path in site_packages_of(environment).iterdir()

@@ -4,9 +4,9 @@
     kept file --copied--> a directory that only root can write to --the same?--> apt's archives
                                                                   '--another--> deleted
 
-apt compares nothing but sizes with the files that lie in its archives, and runs what is in them
-as root. A volume may be written by strangers: so the copy is compared, which nobody can swap
-afterwards, and no link is followed. What is not in the lists, or not by SHA-256, is downloaded.
+apt compares only sizes with files in its archives, and runs their contents as root. Others may
+write to a volume: so a private copy is compared, which no other process can replace, and no link is
+followed. Files that are not in the lists, or have no SHA-256 there, are downloaded.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ListedDeb:
 
 
 def listed_debs(words: str) -> list[ListedDeb]:
-    """What `apt-get --print-uris` says, with `Acquire::ForceHash` set to SHA256."""
+    """Parse the output of `apt-get --print-uris` with `Acquire::ForceHash` set to SHA256."""
     found = (_LINE.fullmatch(line.strip()) for line in words.splitlines())
     return [
         ListedDeb(name=match[1], size=int(match[2]), sha256=match[3])
@@ -58,9 +58,9 @@ def listed_debs(words: str) -> list[ListedDeb]:
 
 @carried_out
 def take(listed: Sequence[ListedDeb], kept: Path, archives: Path) -> None:
-    """Put into apt's archives what is kept of these, and is what it should be; blocking.
+    """Copy kept files that are in these lists, and match them, into apt's archives; blocking.
 
-    `archives` is a directory that nobody but root can write to.
+    Only root can write to the directory `archives`.
     """
     if not listed:
         return
@@ -81,7 +81,7 @@ def _take(deb: ListedDeb, folder: int, kept: Path, archives: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        # A link, for one: nobody of ours puts one there.
+        # For example a link, which flashpool never places there.
         _log.warning("%s cannot be used: %s", kept / deb.name, error)
     _log.warning(
         "%s is deleted: it differs from the file that the system's package lists name",
@@ -94,7 +94,7 @@ def _take(deb: ListedDeb, folder: int, kept: Path, archives: Path) -> None:
 
 
 def _copied(deb: ListedDeb, folder: int, archives: Path) -> bool:
-    """Whether the copy is what the lists say; if not, nothing of it stays."""
+    """Return whether the copy matches the lists; a copy that does not is deleted."""
     unfinished = archives / f".{deb.name}"
     unfinished.unlink(missing_ok=True)
     with open(os.open(deb.name, _READ, dir_fd=folder), "rb") as source:
@@ -103,7 +103,7 @@ def _copied(deb: ListedDeb, folder: int, archives: Path) -> bool:
             return False
         total, left = hashlib.sha256(), deb.size
         with open(os.open(unfinished, _NEW, 0o644), "wb") as target:
-            # No more than is promised, however the file grows meanwhile.
+            # Read at most the stated size, even if the file grows meanwhile.
             while left and (block := source.read(min(left, _BLOCK))):
                 total.update(block)
                 target.write(block)
@@ -151,7 +151,7 @@ def _put(deb: Path, folder: int) -> None:
 
 @contextmanager
 def _opened(kept: Path, *, make: bool) -> Iterator[int]:
-    """The directory, and the one above it, if they are none but directories.
+    """Open the directory and its parent, if both are directories and not links.
 
     A link in their place would have root write, or delete, elsewhere on this machine.
     """

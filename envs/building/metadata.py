@@ -1,9 +1,9 @@
 """Check that an environment holds together: the layer's metadata merged with the base's.
 
-uv installed the lock with `--no-deps`, and cannot see the base; so nobody but us
-knows whether the whole is consistent. Read: every `*.dist-info/METADATA` of the
-layer. Checked: each line of the request, and each dependency of a layer package,
-against what whoever asks brings, then the layer, then the base, as Python imports them.
+uv installed the lock with `--no-deps`, and does not see the base, so only this check knows whether
+the whole is consistent. It reads every `*.dist-info/METADATA` of the layer. It checks each line of
+the request, and each dependency of a layer package, against packages of the app, then the layer,
+then the base, as Python imports them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _read(path: Path) -> BasePackage | None:
 
 
 def problems(roots: Iterable[str], layer: Mapping[str, BasePackage], base: BaseFacts) -> list[str]:
-    """What does not hold; empty when all is well."""
+    """Return unsatisfied requirements; empty if there are none."""
     merged = {**base.packages, **layer, **base.brought}
     found: list[str] = []
     pending = [(Requirement(root), "the request") for root in roots]

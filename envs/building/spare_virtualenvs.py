@@ -1,9 +1,9 @@
 """Virtualenvs made ahead of need: empty, but known to uv.
 
-uv asks every interpreter path it has not seen what it is, which means to start a
-Python: a third of the time that a small build takes. So one empty virtualenv lies
-ready in scratch, and uv has been asked about it; a build takes it, and the next is
-made in the background. Without one, a build makes its own: nothing depends on it.
+uv queries every interpreter path that it has not seen, by starting that Python, which takes a third
+of the time of a small build. So an empty virtualenv is kept ready in scratch, and uv has queried it
+already. A build takes it, and the next is created in the background. Without a spare, a build
+creates its own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SpareVirtualenvs:
         return folder
 
     def _usable(self, folder: Path | None, base: BaseFacts) -> Path:
-        # Somebody may have swept it up, were we taken for dead.
+        # Another process may have deleted it, if it considered this process dead.
         there = folder is not None and is_there(folder / "env" / "pyvenv.cfg")
         return folder if folder is not None and there else self._new(base)
 
@@ -75,7 +75,7 @@ class SpareVirtualenvs:
         return folder
 
     def prepare(self, base: BaseFacts) -> None:
-        """See to it, in the background, that a spare lies ready."""
+        """Create a spare in the background, if none is ready."""
         if self._making is None or self._making.done():
             self._making = asyncio.get_running_loop().create_task(self._prepare(base))
 

@@ -7,12 +7,12 @@
                                                                      empty virtualenv, as if
                                                                      nothing had been begun
 
-Asking the index takes longer than linking files from the cache, and needs nothing of it.
-A draft decides nothing: what gets built is what the resolution says, and a draft that
-holds something else is thrown away. It builds no source, asks nobody, takes room only where
-there is plenty (files may be copied), and lies in scratch like all unfinished work. One process at a time begins with a request, and the
-others let it finish (claims.py). Who takes a draft owns it: the request that began it may
-be cancelled while others wait for the build.
+Querying the index takes longer than linking files from the cache, and can run in parallel. A draft
+decides nothing: the resolution decides what is built, and a draft with other packages is discarded.
+A draft builds no source, uses no network, runs only if there is plenty of disk space (files may be
+copied), and is in scratch like all unfinished work. One process at a time begins with a request,
+and others let it finish (claims.py). The code that takes a draft owns it: the request that began it
+may be cancelled while others wait for the build.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ _PTH: Final = "_flashpool_base.pth"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Furnished:
-    """A virtualenv with everything installed, and what is to be known of it."""
+    """A virtualenv with all packages installed, and facts about it."""
 
     packages: Mapping[str, BasePackage]
     files: int
     bytes: int
-    #: What uv said of it: told to whoever asked, if it is what was asked for.
+    #: uv's output, reported to callers if the draft is used.
     said: tuple[str, ...] = ()
 
     def is_what(self, plan: Plan) -> bool:
-        """Whether it holds what a plan says, each package in its version, and no more."""
+        """Return whether it contains exactly the packages of a plan, in their versions."""
         wanted = {item.name: item.version for item in parse_lock("\n".join(plan.lines))}
         return wanted == {name: package.version for name, package in self.packages.items()}
 
@@ -103,7 +103,7 @@ class Begun:
 
 
 class SpeculativeBuild:
-    """One guess under way: taken once, or dropped."""
+    """One speculative build: taken once, or dropped."""
 
     def __init__(
         self,
@@ -123,16 +123,18 @@ class SpeculativeBuild:
         return f"<Draft of {self._guess.lines}, {state}>"
 
     def claim(self) -> bool:
-        """Whether nobody has taken or dropped it yet; whoever is told so must do either."""
+        """Claim the draft; return False if it was taken or dropped. The claimant must do one of
+        these.
+        """
         first, self._spoken_for = not self._spoken_for, True
         return first
 
     async def take(self, plan: Plan) -> Begun | None:
-        """Where to build this plan; None: there is nothing that would spare any work."""
+        """Return the place in which to build this plan; None if the draft saves no work."""
         if not self.claim():
             return None
         try:
-            # It may be right, and is nearly done: uv would need as long to begin anew.
+            # The draft may be right, and is nearly done: uv would need as long to begin anew.
             begun = await asyncio.shield(self._task)
             if begun is None:
                 return None
@@ -140,7 +142,8 @@ class SpeculativeBuild:
                 return begun
             return await self._emptied(begun)
         except BaseException:
-            # Cancelled once more, this waits no longer; but it goes on, and is waited for.
+            # A further cancellation ends this wait, but the work continues and is awaited
+            # elsewhere.
             await asyncio.shield(self.drop())
             raise
 
@@ -148,13 +151,13 @@ class SpeculativeBuild:
         return plan.layered == self._guess.layered and furnished.is_what(plan)
 
     async def _emptied(self, begun: Begun) -> Begun:
-        """The same place with nothing in it: about an interpreter at another uv would ask."""
+        """Return the same place, emptied: uv would query an interpreter in another place."""
         _log.info("the early build used versions that are not the latest: building again")
         await run_in_thread_shielded(_empty, begun.folder, self._base)
         return Begun(folder=begun.folder, furnished=None, stack=begun.stack)
 
     def drop(self) -> asyncio.Task[None]:
-        """Leave nothing of it, in the background."""
+        """Delete everything, in the background."""
         task = asyncio.get_running_loop().create_task(self._drop())
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
@@ -177,7 +180,7 @@ def _empty(folder: Path, base: BaseFacts) -> None:
 
 @carried_out
 def _touched(venv: Path) -> bool:
-    """Whether uv came as far as installing anything."""
+    """Return whether uv has installed anything yet."""
     return any(site_packages_of(venv).iterdir())
 
 
@@ -203,7 +206,7 @@ class SpeculativeBuilds:
     async def begun(
         self, guess: Guess | None, base: BaseFacts, key: str
     ) -> AsyncIterator[SpeculativeBuild | None]:
-        """A draft until the end of the block, or for as long as whoever took it needs."""
+        """Provide a draft until the end of the block, or until its new owner is done."""
         if guess is None or not await run_in_thread(self._has_room):
             yield None
             return

@@ -5,8 +5,8 @@
     lists say (kept_debs.py), install, new .debs out to the volume; a failure once more, with
     new lists, and after what an install that was killed half-way left has been put right
 
-The lock is a real file lock on local disk: apt's state is the machine's, not the
-volume's. It only saves work: apt has a lock of its own, but fails rather than queues behind it.
+The lock is a file lock on local disk: apt's state belongs to the machine, not to the volume. The
+lock only saves work: apt has a lock of its own, but fails instead of waiting for it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ __all__ = ["SystemPackages"]
 _log = logging.getLogger(__name__)
 _LOCK: Final = Path("/tmp/flashpool-apt.lock")  # noqa: S108  (filelock follows no link there)
 _ARCHIVES: Final = Path("/var/cache/flashpool-debs")
-#: Read by apt and nala alike. An image's own rules may empty apt's usual directory, but not ours,
-#: which is root's alone, and holds nothing but what is being installed.
+#: Configuration for apt and nala. An image's own rules may empty apt's usual directory, but not
+#: this one, which belongs to root and holds only packages that are being installed.
 _CONFIG: Final = """\
 Dir::Cache::archives "{archives}";
 APT::Keep-Downloaded-Packages "true";
 DPkg::Lock::Timeout "120";
 """
 _KEPT_WORDS: Final = 3000
-#: Only a thread that waits learns at once that a file lock is free, and that cannot be cancelled.
+#: Polling interval: only a thread learns at once that a file lock is free, and it cannot be
+#: cancelled.
 _ASK_AGAIN_S: Final = 0.1
 
 
@@ -67,7 +68,7 @@ class SystemPackages:
             if missing:
                 _check_allowed(missing)
                 async with _machine_lock(self.lock, progress):
-                    # Another process may have had the lock for the very same.
+                    # Another process may have held the lock to install the same packages.
                     if missing := await self._missing(names):
                         await self._install(missing, progress)
             self._done.add(names)
@@ -125,7 +126,7 @@ class SystemPackages:
         return await self._run([*argv, "--", *names], progress)
 
     async def _listed(self, names: Sequence[str]) -> list[kept_debs.ListedDeb]:
-        """What would be downloaded; nothing where there are no lists yet."""
+        """Return what apt would download; empty without package lists."""
         argv = ["apt-get", "install", "--print-uris", "-qq", "--assume-yes"]
         argv += ["--no-install-recommends", "-o", "Acquire::ForceHash=SHA256", "--", *names]
         finished = await self._run(argv, lambda _: None)
@@ -188,7 +189,7 @@ def _release() -> str:
 
 
 def _prepare(archives: Path) -> None:
-    """Nothing of an install that was killed, for apt would not look at what is in it."""
+    """Delete archives that a killed install left, because apt would not check their contents."""
     (archives / "partial").mkdir(parents=True, exist_ok=True)
     archives.chmod(0o755)
     _empty(archives)
@@ -210,7 +211,7 @@ async def _machine_lock(path: Path, progress: Progress) -> AsyncIterator[None]:
     # Imported by the few processes that need it: filelock minds every fork of a process from then on.
     from filelock import FileLock, Timeout
 
-    # A file that stands for the lock would outlive a process that is killed, so that is no fall-back.
+    # No fall-back to a lock file: it would outlive a process that is killed.
     lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
     told = False
     while True:
@@ -237,7 +238,7 @@ def _words(finished: Finished) -> str:
 def _failure(finished: Finished, names: tuple[str, ...]) -> SystemPackagesFailed:
     words = _words(finished)
     if "No space left on device" in words or "enough free space" in words:
-        # Not DiskFull: to evict environments makes no room for it.
+        # Not DiskFull: evicting environments makes no room on the system's disk.
         return SystemPackagesFailed(
             "There is no space for system packages",
             requirement=", ".join(names),

@@ -1,10 +1,10 @@
-"""A bound on how much is built at once, and word to those who wait.
+"""Limits how many builds run at once, and reports to builds that wait.
 
     place(report) -> free? in
                   -> else a queue, begun builds before new ones; each move is reported
 
-A build that nobody waits for any more holds its place for as long as nobody else needs one:
-then it gives up. In the queue it comes last.
+A build without waiters keeps its place until another build needs it, and then gives up. In the
+queue it comes last.
 
 Every build runs uv, and uv all cores: ten at once end no sooner than two, and take ten
 times the memory. Used on one event loop.
@@ -43,13 +43,13 @@ class _Waiting:
 
 
 class BuildSlots:
-    """So many places, and a queue."""
+    """A number of places, and a queue."""
 
     def __init__(self, places: int) -> None:
         self._free = places
         self._places = places
         self._queue: list[_Waiting] = []
-        #: Builds that hold a place; and those of them that were told to give up.
+        #: Builds that hold a place; and those of them that were asked to give up.
         self._holders: list[Flight[Any]] = []
         self._giving_up: set[int] = set()
         self._numbers = itertools.count()
@@ -59,7 +59,7 @@ class BuildSlots:
 
     @asynccontextmanager
     async def place(self, report: Report, *, begun: bool = False) -> AsyncIterator[None]:
-        """Hold a place; `begun` goes before what has not had one yet."""
+        """Hold a place during the block; a build that has `begun` goes before new ones."""
         if self._free and not self._queue:
             self._free -= 1
         else:
@@ -78,13 +78,13 @@ class BuildSlots:
             self._pass_on()
 
     def make_way(self) -> None:
-        """Have builds that nobody waits for give up, as many as others wait for their places."""
+        """Make builds without waiters give up, as many as places are needed."""
         needed = sum(waiting.wanted for waiting in self._queue) - len(self._giving_up)
         for flight in [one for one in self._holders if not one.wanted]:
             if needed > 0 and id(flight) not in self._giving_up:
                 needed -= 1
                 self._giving_up.add(id(flight))
-                # Not from here: the end of one flight ends another, which may be the one that asks.
+                # Called later: the end of one flight may end another, perhaps the current one.
                 asyncio.get_running_loop().call_soon(self._end, flight)
 
     def _end(self, flight: Flight[Any]) -> None:
@@ -103,7 +103,7 @@ class BuildSlots:
         try:
             await turn
         except asyncio.CancelledError:
-            # Cancelled in the instant in which its turn came: the place is its own to give.
+            # Cancelled at the moment its turn came: the place must be passed on.
             if turn.done() and not turn.cancelled():
                 self._pass_on()
             elif waiting in self._queue:

@@ -1,13 +1,12 @@
-"""Waiting that lasts to the end of what is waited for, however often it is cancelled.
+"""Waits that last until the work has ended, however often they are cancelled.
 
-A request that is cancelled cancels its work, and so do then those on the way who run parts of it
-side by side, and the end of the process. `asyncio.wait_for` waits no longer when it is
-cancelled once more, before Python 3.12: what it ran is left to itself, with the files,
-processes and claims that it would have released. `run_in_thread` never waits for a
-thread that cannot be cancelled: it would go on to write into a directory that is being
-deleted, or rename what is half gone. What such a thread makes for a cancelled call
-(a claim, a scratch directory) is undone: other processes would wait for it. Only a disk that
-hangs ends such a wait (`DiskHangs`).
+Cancelling a request cancels its work, and so do the functions that run parts of it in parallel, and
+the end of the process. Before Python 3.12, `asyncio.wait_for` stops waiting when it is cancelled a
+second time: its work then continues unattended, with files, processes and claims that it would have
+released. `run_in_thread` keeps waiting for a thread, which cannot be cancelled: the thread would
+write into a directory that is being deleted, or rename one that is half deleted. Results that such
+a thread produces for a cancelled call (a claim, a scratch directory) are undone, because other
+processes would wait for them. Only a disk that hangs ends such a wait (`DiskHangs`).
 
     waiter --> thread makes it --> handed over
        '-- cancelled: made already? it is undone here; else the thread undoes it when it is made
@@ -26,7 +25,7 @@ from .disk_threads import run_in_thread
 
 __all__ = ["run_in_thread_or_undo", "run_in_thread_shielded", "wait_for_shielded", "wait_shielded"]
 
-#: A limit is looked at in turns of so many seconds: one that takes longer was a pause.
+#: Length of one turn in seconds: a longer turn means that the process was suspended.
 _TURN_S: Final = 1.0
 
 T = TypeVar("T")
@@ -34,7 +33,7 @@ P = ParamSpec("P")
 
 
 async def wait_shielded(work: Awaitable[T]) -> T:
-    """See it through; a cancellation that came meanwhile is taken up afterwards."""
+    """Wait for the work to end; raise a cancellation that came meanwhile afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -52,15 +51,15 @@ async def wait_shielded(work: Awaitable[T]) -> T:
 async def run_in_thread_shielded(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """In a thread; a cancellation is raised only when nothing works in the background any more.
 
-    Waits for as long as the thread takes: for work that is short, or whose files are ours.
+    Waits as long as the thread takes: for short work, or work on this process's own files.
     """
     return await wait_shielded(run_in_thread(work, *args, **named))
 
 
 async def _wait_while_running(task: asyncio.Task[Any], limit_s: float | None) -> None:
-    """So long at most, without the time in which this process did not run.
+    """Wait for a limited time, not counting time in which this process was suspended.
 
-    A container that is paused, and all in it: the work has had no time either.
+    In a container that is paused, the work is paused as well.
     """
     left = limit_s
     while not task.done() and (left is None or left > 0.0):
@@ -72,7 +71,8 @@ async def _wait_while_running(task: asyncio.Task[Any], limit_s: float | None) ->
 
 
 async def wait_for_shielded(work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
-    """Its result; cancelled, or past the limit, it is cancelled and seen to its end.
+    """Return the result of some work. If the waiter is cancelled or the limit passes, cancel the
+    work and wait for its end.
 
     Raises:
         asyncio.TimeoutError: it had not ended in time.
@@ -118,7 +118,7 @@ class _Handover(Generic[T]):
 
 
 async def run_in_thread_or_undo(make: Callable[[], T], undo: Callable[[T], object]) -> T:
-    """Make it in a thread; if the waiter is cancelled, nothing of it stays."""
+    """Create something in a thread; if the waiter is cancelled, undo it."""
     handover = _Handover(make, undo)
     try:
         return await run_in_thread(handover.work)

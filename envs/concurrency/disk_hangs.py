@@ -1,4 +1,4 @@
-"""The error of whoever waits for a disk that does not answer."""
+"""The error for operations on a disk that does not answer."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ __all__ = ["DiskHangs"]
 
 
 class DiskHangs(OSError):
-    """The disk gives no answer; what was asked of it may still be done."""
+    """The disk does not answer; the operation may still happen later."""

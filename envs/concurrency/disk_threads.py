@@ -3,12 +3,12 @@
     run(work) --> the volume answers? --> [ queue ] --> a few threads --> its result
                       '-- no: `DiskHangs`        '-- the volume hangs meanwhile: `DiskHangs`
 
-A volume that hangs holds a system call for as long as it likes. In the threads that all of the
-process shares, such calls would soon be all there is, and nothing else would get a turn: the
-measuring of memory, for one. These threads are daemons, which no exit waits for.
+A volume that hangs blocks a system call indefinitely. Such calls would soon occupy all threads that
+the process shares, and other work, such as measuring memory, would stop. These threads are daemons,
+which no exit waits for.
 
-Which disk a task works on is known to the task (`chosen`): what runs in a thread for it, many
-calls further down, goes by that.
+Each task knows its disk (`chosen`): functions that it runs in threads use that disk, however deep
+the call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["DiskThreads", "disk_in_use", "run_in_thread"]
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: At once, for one disk: those that hang hold these, and no more.
+#: Threads per disk: operations that hang occupy these, and no more.
 _THREADS: Final = 16
 
 
@@ -41,7 +41,7 @@ class DiskThreads:
     def __init__(
         self, name: str, *, watch: VolumeWatch | None = None, threads: int = _THREADS
     ) -> None:
-        """``watch``: the watch over the volume, where it is one that may hang."""
+        """``watch``: the watch over the volume; None for a disk that cannot hang."""
         self.watch = watch
         self._name = name
         self._most = threads
@@ -58,7 +58,7 @@ class DiskThreads:
 
     @property
     def hangs(self) -> bool:
-        """Whether the disk is known not to answer."""
+        """Return whether the disk is known not to answer."""
         return self.watch is not None and self.watch.hangs
 
     @contextmanager
@@ -71,7 +71,7 @@ class DiskThreads:
             _chosen.reset(token)
 
     async def run(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Its result; whoever is cancelled leaves it to itself.
+        """Run a function and return its result; a cancelled caller leaves the function running.
 
         Raises:
             DiskHangs: there is none, and perhaps never will be.
@@ -85,7 +85,8 @@ class DiskThreads:
                 asked.cancel()
 
     async def unless_it_hangs(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of what waits for the disk in another process, say; else it is cancelled.
+        """Await something that waits for the disk elsewhere, such as in another process; cancel it
+        if the disk hangs.
 
         Raises:
             DiskHangs: the disk does not answer.
@@ -102,14 +103,14 @@ class DiskThreads:
 
     @contextmanager
     def _awaited(self) -> Iterator[asyncio.Future[Any]]:
-        """A future that fails when the disk hangs, and until then keeps somebody asking it."""
+        """Create a future that fails when the disk hangs, and keep the disk probed until then."""
         with self.watch.waiting() if self.watch is not None else nullcontext():
             loop = asyncio.get_running_loop()
             done: asyncio.Future[Any] = loop.create_future()
             with self._lock:
                 self._waiting[done] = loop
             try:
-                # Only now: it may have begun to hang before anybody would have been told.
+                # Only now: the disk may have begun to hang before this future could be notified.
                 if self._abandoned or self.hangs:
                     raise self._problem()
                 yield done
@@ -118,7 +119,7 @@ class DiskThreads:
                     del self._waiting[done]
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Have it done by one of the threads."""
+        """Queue a function for one of the threads."""
         future: Future[T] = Future()
         with self._lock:
             self._queue.append((future, work))
@@ -161,7 +162,7 @@ class DiskThreads:
                 raise
 
     def _work(self) -> None:
-        """Until nothing is asked any more."""
+        """Run queued functions until there are none."""
         while True:
             with self._lock:
                 if not self._queue:
@@ -189,7 +190,7 @@ def _in_loop(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> None:
     try:
         loop.call_soon_threadsafe(tell)
     except RuntimeError:
-        # The loop is closed: whoever waited is gone.
+        # The loop is closed: nothing waits for the result.
         if not loop.is_closed():
             raise
 
@@ -209,7 +210,7 @@ def _fail(done: asyncio.Future[Any], problem: DiskHangs) -> None:
         done.set_exception(problem)
 
 
-#: For what names no disk: local ones.
+#: Threads for functions that name no disk, which use local disks.
 _ELSEWHERE: Final = DiskThreads("disk")
 _chosen: ContextVar[DiskThreads] = ContextVar("disk", default=_ELSEWHERE)
 

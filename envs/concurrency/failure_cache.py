@@ -1,8 +1,8 @@
 """Failed builds, remembered for a short time.
 
-A request that cannot be built is usually asked for again at once, by many. The
-same words come back without asking the index, until the memory fades. What may
-end differently next time (network, disk, time limits) is not remembered.
+A request that cannot be built is usually repeated at once, by many clients. They get the same error
+without asking the index, until the memory expires. Failures that may not repeat (network, disk,
+time limits) are not remembered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Failures:
         """Keep it, if it is of the kind that repeats."""
         if not failure.remembered or self._lifetime_s <= 0:
             return
-        # A copy: the original goes to its caller and takes a traceback with it.
+        # A copy: the original is raised to its caller and gets a traceback.
         self._known[key] = (self._clock(), copy.copy(failure))
         while len(self._known) > _MOST:
             self._known.popitem(last=False)

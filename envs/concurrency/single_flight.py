@@ -1,17 +1,15 @@
-"""One piece of work, however many wait for it.
+"""One piece of work, shared by all that wait for it.
 
     join(key) --+--> flight (task) --> result to every waiter
     join(key) --'      |
                        progress lines to every waiter's callback
 
-A waiter's deadline or cancellation does not hurt the others. When no waiter is
-left, the work is cancelled: nobody pays for what nobody wants. Where `goes_on` is
-set, work that has begun goes on instead, for whoever asks again; it gives up when
-something that is waited for needs its place (`build_slots`).
+The deadline or cancellation of one waiter does not affect the others. Without waiters, the work is
+cancelled. If `goes_on` is set, work that has begun continues without waiters, for later requests,
+and gives up when other work needs its place (`build_slots`).
 
-A flight may wait for another one, as long as it flies itself: that one is wanted
-when somebody outside of all flights is at the other end (`Flight.wanted`).
-Used on one event loop.
+A flight may wait for another flight: that one is wanted while a waiter outside all flights is at
+the end of the chain (`Flight.wanted`). Runs on one event loop.
 """
 
 from __future__ import annotations
@@ -37,30 +35,30 @@ Report = Callable[[str], None]
 
 @dataclass(eq=False, slots=True)
 class Flight(Generic[T]):
-    """A piece of work under way, and who waits for it."""
+    """A piece of work that runs, and its waiters."""
 
     listeners: list[Report] = field(default_factory=list)
-    #: The flights that wait for it, and None for each waiter that is none.
+    #: Flights that wait for this one, and None for each other waiter.
     waiters: list[Flight[Any] | None] = field(default_factory=list)
     task: asyncio.Task[T] | None = None
-    #: Whether it has done more than wait for its turn.
+    #: Whether the work has done more than wait for its turn.
     begun: bool = False
     abandon: Callable[[], None] = lambda: None
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody waits for it in the end."""
+        """Return whether any waiter, direct or indirect, is outside all flights."""
         return any(waiter is None or waiter.wanted for waiter in self.waiters)
 
     def begin(self) -> None:
-        """It has its turn, and so have those that wait for it."""
+        """Mark the work as begun, with all flights that wait for it."""
         self.begun = True
         for waiter in self.waiters:
             if waiter is not None:
                 waiter.begin()
 
     def give_up(self) -> None:
-        """End it, with the flights that wait for it: who asks again starts afresh."""
+        """Cancel the work, and the flights that wait for it: the next request starts anew."""
         outer = [waiter for waiter in self.waiters if waiter is not None]
         for waiter in outer:
             waiter.give_up()
@@ -88,7 +86,9 @@ class SingleFlight(Generic[T]):
     """Flights by key."""
 
     def __init__(self, *, goes_on: bool = False, left: Callable[[], None] = lambda: None) -> None:
-        """``goes_on``: what has begun outlives its last waiter; ``left``: told of each waiter."""
+        """``goes_on``: work that has begun outlives its last waiter; ``left``: called when a waiter
+        leaves.
+        """
         self._flying: dict[Hashable, Flight[T]] = {}
         self._landing: set[asyncio.Task[T]] = set()
         self._goes_on = goes_on

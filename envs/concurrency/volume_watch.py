@@ -1,12 +1,12 @@
-"""Tells whether a volume answers, without a thread of this process that waits for it.
+"""Detects whether a volume answers, without blocking a thread of this process.
 
     check ---> the watch's thread --a path--> sh: [ -e path ] --a line--> answered
                         '-- no line for `LIMIT_S` --> hangs, until there is one
 
-A file system in user space that hangs holds whoever asked it in a sleep that no signal ends, and a
-process with such a thread cannot exit: its parent waits for it for as long as the volume hangs. So
-a process of its own asks, before anything of ours does. It looks for a name that was never there,
-because an answer about any other one might come from the kernel's memory.
+A file system in user space that hangs blocks its callers in a sleep that no signal ends. A process
+with such a thread cannot exit, and its parent waits as long as the volume hangs. So a separate
+process asks the volume first. It looks for a name that never existed, because the kernel could
+answer for any other name from its cache.
 
 Time in which this process did not run does not count (`_TICK_S`): after a freeze the answer is
 there already, or comes with the other process.
@@ -34,13 +34,13 @@ _log = logging.getLogger(__name__)
 
 #: Without an answer for so long, a volume hangs.
 LIMIT_S: Final = 5.0
-#: One question answers for all that is begun within so long.
+#: A result is reused for operations that begin within this time.
 _FRESH_S: Final = 0.05
 #: Between questions while anybody waits for the volume.
 _PERIOD_S: Final = 1.0
-#: What one look at the clock counts for, at most.
+#: Longest time that one reading of the clock counts for.
 _TICK_S: Final = 0.5
-#: How long the asking process may take to exit: one that hangs does not.
+#: How long the asking process may take to exit, unless it hangs.
 _EXIT_S: Final = 1.0
 
 _ASK: Final = 'while IFS= read -r path; do [ -e "$path" ]; echo; done'
@@ -52,7 +52,7 @@ class VolumeWatch:
     def __init__(self, volume: Path, *, limit_s: float = LIMIT_S) -> None:
         self.volume = volume
         self.limit_s = limit_s
-        #: Whether a question has been without an answer for too long.
+        #: Whether the volume has not answered for too long.
         self.hangs = False
         #: Called, in the watch's thread, when the volume begins to hang.
         self.on_hang: list[Callable[[], None]] = []
@@ -96,7 +96,7 @@ class VolumeWatch:
                 self._users -= 1
 
     def stop(self) -> None:
-        """End the process and the thread; one that hangs is left to the kernel."""
+        """Stop the process and the thread; a process that hangs is left to the kernel."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -115,7 +115,7 @@ class VolumeWatch:
     def _watch(self) -> None:
         while self._next_question():
             if not self._ask():
-                # Nothing is known of the volume, and nobody is to wait for that.
+                # The volume's state is unknown, and no operation must wait for it.
                 self._end_asker()
             with self._changed:
                 if self._stopping:
@@ -137,7 +137,7 @@ class VolumeWatch:
             return not self._stopping
 
     def _ask(self) -> bool:
-        """One question and its answer, however long that takes; False: it could not be asked."""
+        """Ask once and wait for the answer, however long; return False if asking failed."""
         try:
             asker = self._asker or self._start_asker()
             assert asker.stdin is not None
@@ -192,6 +192,6 @@ class VolumeWatch:
         try:
             asker.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
-            # It has its SIGKILL, and exits when the volume answers or is taken away.
+            # The process has got SIGKILL, and exits when the volume answers or is unmounted.
             _log.info("the process that asks %s hangs with it", self.volume)
             asker.returncode = -9

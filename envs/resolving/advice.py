@@ -1,4 +1,4 @@
-"""Advice that fits a failure, from what the request says and the failure's own words. Pure.
+"""Chooses advice for a failure, from the request and the failure's own message. Pure.
 
 cv2            the index has no such package: opencv-python-headless provides the module
 json           part of Python: leave it out
@@ -29,7 +29,7 @@ _PINNED: Final = re.compile(r"([A-Za-z0-9][\w.-]*)==[^\s,*]+")
 
 
 def with_advice(failure: EnvironmentFailure, spec: NormalSpec) -> EnvironmentFailure:
-    """The same, with better advice where a requirement is the name of a module."""
+    """Return the failure with better advice if a requirement is the name of a module."""
     if not isinstance(failure, (ResolutionFailed, BuildFailed)):
         return failure
     for name in sorted(spec.names):
@@ -47,7 +47,9 @@ def with_advice(failure: EnvironmentFailure, spec: NormalSpec) -> EnvironmentFai
 
 
 def _speaks_of(failure: EnvironmentFailure, name: str) -> bool:
-    """Whether it is that package which is absent, does not fit or does not build."""
+    """Return whether the failure says that this package is missing, does not fit or
+    does not build.
+    """
     if isinstance(failure, BuildFailed):
         found = _NAME.match(failure.requirement)
         return found is not None and canonicalize_name(found[1]) == name
@@ -74,9 +76,9 @@ def named_after_modules(spec: NormalSpec) -> tuple[str, ...]:
 
 
 def wants_other_python(failure: EnvironmentFailure) -> str | None:
-    """What of a failure another Python may change: a package that must then have a wheel.
+    """Return the package that must have a wheel on another Python for that to help.
 
-    Empty if the versions alone decide; None if another Python is no remedy.
+    Empty if only versions decide; None if another Python does not help.
     """
     if isinstance(failure, ResolutionFailed) and _OTHER_PYTHON.search(failure.words):
         return ""
@@ -87,7 +89,7 @@ def wants_other_python(failure: EnvironmentFailure) -> str | None:
 def on_python(
     failure: EnvironmentFailure, version: str, *, now: str, installed: bool
 ) -> EnvironmentFailure:
-    """The same, advising a Python on which the request would work."""
+    """Return the failure, advising a Python on which the request would work."""
     advice = f'set python_version to "{version}": the request resolves there, not on Python {now}'
     if not installed:
         advice += (

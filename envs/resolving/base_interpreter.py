@@ -2,9 +2,9 @@
 
     python -I probe.py --JSON--> BaseFacts (packages, markers, fingerprint)
 
-The fingerprint covers the interpreter, where it lies, the platform, and every
-package with its version. It is read once, and again when a site directory's
-modification time changes, so nobody has to restart after an image was patched.
+The fingerprint covers the interpreter, its path, the platform, and every package with its version.
+It is read once, and again when a site directory's modification time changes, so no restart is
+needed after an image was patched.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BasePackage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFacts:
-    """All that building on a base depends on."""
+    """All facts about a base that affect builds."""
 
     python: Path
     real_python: Path
@@ -57,9 +57,9 @@ class BaseFacts:
     markers: Mapping[str, str] = field(repr=False)
     fingerprint: str
     interpreter_identity: str
-    #: Console scripts of its packages: a name, and `module:function`.
+    #: Console scripts of the base's packages: names, and `module:function`.
     commands: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: Packages that are searched before those of the environment: `beside`.
+    #: Packages that are searched before the environment's: `beside`.
     brought: Mapping[str, BasePackage] = field(default_factory=dict, repr=False)
 
     def marker_environment(self, extra: str = "") -> dict[str, str]:
@@ -68,7 +68,7 @@ class BaseFacts:
         return {**environment, **self.markers, "extra": extra}
 
     def applies(self, requirement: Requirement, extras: Iterable[str] = ()) -> bool:
-        """Whether a requirement's marker holds on this base, for any of the extras."""
+        """Return whether a requirement's marker holds on this base, for any of the extras."""
         if requirement.marker is None:
             return True
         try:
@@ -96,10 +96,11 @@ class BaseFacts:
         )
 
     def beside(self, brought: Iterable[BasePackage]) -> BaseFacts:
-        """The base for whoever brings packages, which hide its own: what goes with them is left.
+        """Return the base as seen beside brought packages, which hide its own: only compatible
+        packages are left.
 
-        A package of the base that needs another version of one is as good as absent, and so is
-        one that needs a package which is.
+        A package of the base that needs another version of a brought package counts as absent, and
+        so does a package that needs an absent one.
         """
         hiding = {package.name: package for package in brought}
         left = {name: package for name, package in self.packages.items() if name not in hiding}

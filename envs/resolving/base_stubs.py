@@ -7,11 +7,11 @@ stub: a wheel that holds only metadata, in a directory given as `--find-links`.
     torch 2.4.0+cu128 in base -> torch-2.4.0+cu128-py3-none-any.whl   (metadata only)
     numpy 1.26.4 in base      -> numpy-1.26.4+flashpool.base-...      (same, marked)
 
-The local label makes a stub distinct from the index's file of that version. A
-public pin (`numpy==1.26.4`) still accepts it, as PEP 440 says. A stub keeps only
-the dependencies of its extras: what is in the base works as it is, and an image
-whose own metadata disagree must not turn every request into a conflict. They are
-written once for a base, and kept in scratch while the process lives.
+The local label distinguishes a stub from the index's file of that version. A public pin
+(`numpy==1.26.4`) still accepts it, as PEP 440 says. A stub keeps only the dependencies of its
+extras: the base's packages work as installed, and an image whose metadata disagree must not turn
+every request into a conflict. Stubs are written once per base, and kept in scratch while the
+process lives.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Stubs:
 
     async def of(self, base: BaseFacts, *, without: Iterable[str]) -> StubBase:
         """Stubs of a base's packages, but for some."""
-        # Of a base that is not used whole, other packages are left.
+        # A base that is used in part has fewer packages, and other stubs.
         key = (base.fingerprint, frozenset(base.packages).difference(without))
         async with self._writing:
             found = self._known.get(key)
-            # Somebody may have swept them up, were we taken for dead.
+            # Another process may have deleted them, if it considered this process dead.
             if found is None or not await run_in_thread(is_there, found.constraints):
                 found = await run_in_thread_or_undo(partial(self._write, base, key[1]), _remove)
                 self._known[key] = found
@@ -88,13 +88,13 @@ def _remove(stubs: StubBase) -> None:
 
 
 def stub_version(package: BasePackage) -> str:
-    """The version a stub carries: the base's own, with a local label if it had none."""
+    """Return the version of a stub: the base's own, with a local label if it had none."""
     version = str(package.version)
     return version if package.version.local else f"{version}+{_LABEL}"
 
 
 def unmarked(text: str) -> str:
-    """The same with the base's own versions: a stub's label means nothing to a reader."""
+    """Return a text with the base's own versions, because a stub's label means nothing to users."""
     return text.replace(f"+{_LABEL}", "")
 
 

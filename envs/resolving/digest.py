@@ -3,8 +3,8 @@
     NormalSpec + index settings + base + pins  -> request key   (what was asked for)
     lock + mode + interpreter + platform + base + pins -> digest (what it is)
 
-Two requests that resolve alike have two request keys and one digest. Both are
-40 hexadecimal characters, and nothing else is ever accepted as part of a path.
+Two requests that resolve alike have two request keys and one digest. Both are 40 hexadecimal
+characters; no other text is accepted as part of a path.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def index_identity(settings: EnvSettings) -> str:
 
 def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str:
     """Key of what was asked for, on this base, from this index."""
-    # Absent where nothing is brought: such a request has the key that it always had.
+    # Left out if no package is brought, so that such requests keep their earlier keys.
     brought = [["brought", *(package.line for package in spec.brought)]] if spec.brought else []
     return _hash(
         "request",
@@ -67,7 +67,7 @@ def request_key(spec: NormalSpec, base: BaseFacts, settings: EnvSettings) -> str
 def digest_of(lock: Sequence[str], base: BaseFacts, settings: EnvSettings, *, layered: bool) -> str:
     """Key of what an environment is.
 
-    What a request brings is no part of it: it shows in the lock, which lacks that.
+    Brought packages are not part of the digest: the lock, which lacks them, already differs.
 
     An isolated environment does not see the base's packages, so it is the same
     one on every image that has the same interpreter at the same place.

@@ -2,9 +2,9 @@
 
     uv's answer -> PATH -> what shims on PATH stand for --probe--> the first of that version
 
-pyenv, asdf and their like put shims on PATH: scripts that are there for every version
-any of their Pythons has, and fail for all but the chosen one. uv stops at the first that
-fails, although the next directory may hold the very Python.
+pyenv, asdf and similar tools put shims on PATH: scripts for every version that any of their Pythons
+has, which fail for all but the selected one. uv stops at the first shim that fails, although the
+next directory may contain the requested Python.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from .base_interpreter import BaseFacts, Bases
 __all__ = ["find_interpreter", "is_version"]
 
 _log = logging.getLogger(__name__)
-#: Each one that is tried costs the start of a process.
+#: Largest number of candidates: each costs the start of a process.
 _MOST_TRIED: Final = 24
-#: Where the Pythons lie behind a directory of shims, from its parent: pyenv's, asdf's and mise's.
+#: Directories of Pythons relative to the parent of a directory of shims: pyenv's, asdf's and
+#: mise's.
 _BEHIND_SHIMS: Final = ("versions/*/bin", "installs/python/*/bin")
 
 
 async def find_interpreter(version: str, bases: Bases, uv: Uv, folder: Path) -> BaseFacts:
-    """Facts of an installed Python of that version; InterpreterMissing when there is none."""
+    """Return facts of an installed Python of that version; raise InterpreterMissing if there is
+    none.
+    """
     refusal: EnvironmentFailure | None = None
     found = None
     try:
@@ -62,7 +65,7 @@ async def _tried(python: Path, version: str, bases: Bases) -> BaseFacts | None:
 
 
 def is_version(facts: BaseFacts, version: str) -> bool:
-    """Whether an interpreter is of that version: 3.12 is any 3.12.x."""
+    """Return whether an interpreter is of that version: 3.12 is any 3.12.x."""
     return f"{facts.version}.".startswith(f"{version}.")
 
 

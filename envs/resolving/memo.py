@@ -3,10 +3,9 @@
     Memo         raw Spec -> digest, for the hot path: two dictionary look-ups
     StoredMemo   requests/<key>.json -> digest, with the age of the resolution
 
-An entry has a lifetime, because `numpy` means another version next month. An
-old entry on the volume is still worth something: when the index cannot be
-reached, what it meant last time beats an error. With a volume key, an entry that
-is not signed, or was signed for another request, is none.
+An entry has a lifetime, because `numpy` means another version next month. An old entry on the
+volume is still useful: if the index cannot be reached, the versions of last time are better than an
+error. With a volume key, an entry that is unsigned, or signed for another request, is ignored.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Memo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """What the volume remembers of a request."""
+    """The volume's memory of a request."""
 
     digest: str
     age_s: float
@@ -68,7 +67,7 @@ class Remembered:
 
 
 class _StoredEntry(msgspec.Struct, frozen=True):
-    """What is read of a file; it may hold more."""
+    """The fields that are read from a file; the file may have more."""
 
     digest: str
     resolved: float | None = None
@@ -92,7 +91,9 @@ class StoredMemo:
         self._holders = holders
 
     def get(self, key: str) -> Remembered | None:
-        """What a request meant; an entry from the future counts as old where clocks are compared."""
+        """Return what a request meant; an entry from the future counts as old where clocks are
+        compared.
+        """
         value = read_json(self._store.request(key), _LARGEST)
         if value is None:
             return None
@@ -114,7 +115,8 @@ class StoredMemo:
         told = -1.0 if resolved is None else time.time() - resolved
         if self._holders is None:
             return told
-        # Pods' clocks differ, the volume's is one. But its stamps are anybody's to set.
+        # Clocks of pods differ, but the volume has one clock. Any process may set its time stamps,
+        # though.
         stamped = self._holders.age_of(self._store.request(key))
         return max(told, stamped) if self._key else stamped
 

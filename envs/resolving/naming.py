@@ -2,10 +2,10 @@
 
     git+https://host/x.git@main  --uv pip compile --no-deps-->  name @ git+https://...@<commit>
 
-Done before anything is planned: which packages of the base give way, what is checked
-after the build, and which content belongs to which line all go by names. The commit that
-uv settled on stays in the line. So a branch that moves between this question and the next
-is one environment, and the digest is of what gets installed.
+Names are found before anything is planned: they decide which packages of the base are replaced,
+what is checked after the build, and which content belongs to which line. The commit that uv chose
+stays in the line, so a branch that moves meanwhile gives one environment, and the digest describes
+what is installed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Naming:
         self._progress = progress
 
     async def complete(self, spec: NormalSpec) -> NormalSpec:
-        """The same with a name on every line; without lines whose marker does not hold here."""
+        """Return the requirements with a name on every line, without lines whose marker does not
+        hold here.
+        """
         if not spec.nameless:
             return spec
         found = [item for item in spec.requirements if item.nameless is None]
@@ -77,7 +79,7 @@ class Naming:
                 requirement=failure.requirement or scrubbed(reference.where)
             ) from None
         told = _read(text, reference.where)
-        # What lies on this machine is known by its content; a repository, by uv's commit.
+        # Files on this machine are identified by their content; a repository, by uv's commit.
         where = reference.where if reference.content else told.url or reference.where
         return replace(
             reference, name=canonicalize_name(told.name), where=where, marker=""

@@ -1,9 +1,9 @@
-"""What will be built, and why: the pure half of resolving.
+"""Decides what will be built, and why: the pure half of resolving.
 
     lock of uv (text) --parse_lock--> Locked ...
     constrained lock + free lock + base --decide--> Plan (mode, lines, decisions)
 
-Nothing here runs a command or reads a file, so every rule is tested on tables.
+No function here runs a command or reads a file, so tables test every rule.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One environment to be: `lines` is exactly what gets installed."""
+    """A planned environment: `lines` is exactly what gets installed."""
 
     mode: Where
     lines: tuple[str, ...]
@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guess:
-    """What an installer that knows only its cache is asked for, while the plan is made."""
+    """The input of an installer that uses only its cache, while the plan is made."""
 
     lines: tuple[str, ...]
     #: Names that the base brings.
@@ -92,7 +92,7 @@ def _locked(row: str) -> Locked:
 
 
 def _via(comment: str) -> str:
-    """Who needs it, without the names of our own files."""
+    """Return the packages that need a package, without flashpool's own file names."""
     names = comment.strip().removeprefix("via ").split(",")
     return ", ".join(
         name.strip() for name in names if name.strip() and not name.strip().startswith("-")
@@ -106,7 +106,7 @@ def local_names(lines: Iterable[str]) -> tuple[str, ...]:
 
 
 def from_base(spec: NormalSpec, base: BaseFacts) -> Plan | None:
-    """The base itself, when it satisfies all that is asked for; else None."""
+    """Return the base itself if it satisfies the request; else None."""
     if any(item.direct for item in spec.requirements):
         return None
     pending = [Requirement(line) for line in spec.lines]
@@ -142,7 +142,7 @@ def _satisfied(requirement: Requirement, base: BaseFacts) -> bool:
 
 
 def _of_extras(requirement: Requirement, base: BaseFacts) -> Iterable[Requirement]:
-    """What a package's extras add; its plain dependencies are the base's own affair."""
+    """Return what a package's extras add; its plain dependencies concern only the base."""
     for text in base.packages[canonicalize_name(requirement.name)].requires:
         needed = Requirement(text)
         if not requirement.extras or needed.marker is None or base.applies(needed):
@@ -257,7 +257,7 @@ def _layer(
 
 
 def provided(item: Locked, base: BaseFacts) -> bool:
-    """Whether the base has that very version (a stub's local label apart)."""
+    """Return whether the base has exactly that version (apart from a stub's local label)."""
     package = base.packages.get(item.name)
     if package is None or item.version is None:
         return False

@@ -1,8 +1,8 @@
 """Tell, as one JSON object on stdout, what an interpreter is and which packages it has.
 
-Run as a script by the interpreter in question: `python -I probe.py`. Standard
-library only, any Python from 3.8 on, and nothing of ours is imported. The
-reading half is `base_interpreter.py`.
+The interpreter in question runs this file as a script: `python -I probe.py`. It uses only the
+standard library, works on any Python from 3.8 on, and imports nothing of flashpool.
+`base_interpreter.py` reads its output.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def packages() -> list[dict[str, object]]:
 
 
 def commands() -> dict[str, str]:
-    """Console scripts of what is installed, each with its `module:function`."""
+    """Return console scripts of the installed packages, each with its `module:function`."""
     from configparser import ConfigParser, Error
 
     found: dict[str, str] = {}

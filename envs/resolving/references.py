@@ -1,4 +1,4 @@
-"""Direct references: requirements that say where a package lies, rather than its version.
+"""Direct references: requirements that name the location of a package instead of a version.
 
     name @ https://...   url      as it stands
     name @ git+...       vcs      as it stands; uv's lock keeps the commit
@@ -8,8 +8,8 @@
 Each may come without its name: `git+https://...#egg=x`, `/path/to/a.whl`, `https://.../a.tar.gz`.
 A wheel's file name tells the name. The others have none until uv has looked (`naming.py`).
 
-Each kind has to be allowed. Local ones are read, and what a stranger may name on this
-machine is anything: only regular files count, in bounded numbers.
+Each kind must be allowed. Local references are read, and a client may name any path of this
+machine: only regular files count, in bounded numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _URL_SCHEMES: Final = frozenset({"https", "http"})
 _VCS: Final = re.compile(r"(git|hg|bzr|svn)\+(\w+)://")
 _GIT_SCHEMES: Final = frozenset({"https", "http", "ssh", "file"})
 _DOT_GIT: Final = re.compile(r"\.git(@[^@]+)?$")
-#: What begins a reference that has no name: a path, or a URL of any kind.
+#: Beginnings of a reference without a name: a path, or a URL of any kind.
 _BARE: Final = re.compile(r"/|~|\.{1,2}/|file:|[a-z][a-z+]*://|git\+")
 _LOCAL: Final = re.compile(r"/|~|\.{1,2}/|file:")
 _SCHEME: Final = re.compile(r"[a-z][a-z+]*:")
@@ -59,7 +59,7 @@ _URL_ADVICE: Final = (
     "write it as `name @ https://...`, `name @ git+https://...` or `name @ file:///...`"
 )
 _SKIPPED_DIRS: Final = frozenset({".git", ".hg", "__pycache__", ".venv", ".tox"})
-#: What building a package leaves in its directory: no part of what it is built from.
+#: Build products in a package's directory, which are not part of its source.
 _BUILT: Final = ".egg-info"
 
 
@@ -71,11 +71,13 @@ class Reference:
     name: str = ""
     extras: tuple[str, ...] = ()
     marker: str = ""
-    #: The hash of what lies there, for what lies on this machine.
+    #: The hash of the contents, for files on this machine.
     content: str = ""
 
     def normal(self) -> NormalRequirement:
-        """As a requirement; without a name, its line is what uv is asked for the name with."""
+        """Return the reference as a requirement; without a name, the line with which uv is asked
+        for the name.
+        """
         return NormalRequirement(
             name=self.name,
             line=self._at(self.where) if self.name else self.where,
@@ -97,7 +99,7 @@ class NormalRequirement:
     line: str
     identity: str
     direct: bool = False
-    #: The parts of one that has no name yet.
+    #: The parts of a reference that has no name yet.
     nameless: Reference | None = None
 
 
@@ -112,7 +114,7 @@ def bare_reference(text: str) -> Reference | None:
 
 
 def _split_marker(text: str) -> tuple[str, str, str]:
-    """At the first semicolon beside a space: a URL may hold others."""
+    """Split at the first semicolon beside a space: a URL may contain others."""
     found = _SEMICOLON.search(text)
     if found is None:
         return text, "", ""
@@ -187,7 +189,7 @@ def _name_in_url(url: str) -> str:
 
 
 def _kind(url: str, raw: str) -> str:
-    """Which permission a URL needs; a repository on this machine is as local as a file."""
+    """Return the permission that a URL needs; a repository on this machine counts as local."""
     vcs = _VCS.match(url)
     if vcs is None and urlsplit(url).scheme in _URL_SCHEMES:
         return "url"
@@ -239,7 +241,7 @@ def _path(text: str) -> Path | None:
 
 
 def _local_name(path: Path, raw: str) -> str:
-    """What a wheel is called says its name; of anything else uv finds it out."""
+    """Return the name of a wheel from its file name; uv finds the names of other files."""
     if path.suffix != ".whl":
         return ""
     try:
@@ -310,5 +312,7 @@ def _files(path: Path, raw: str) -> Iterator[Path]:
 
 
 def _skipped(name: str, *, top: bool) -> bool:
-    """Whether a directory is no source; a package may well have a `build` of its own below."""
+    """Return whether a directory is not source; a package may have a `build` of its own further
+    down.
+    """
     return name in _SKIPPED_DIRS or name.endswith(_BUILT) or (top and name == "build")

@@ -5,10 +5,10 @@
     free          all lines, without the base: asked for when those two do not agree
     plan.decide   layer if the first worked and holds nothing back, else isolated
 
-No version of a named package is newer than the one it has alone. So a constrained
-lock that keeps up with `newest` keeps up with any free one, and the free resolution,
-which takes as long as all the rest, is for conflicts only; and for `explain`, which
-tells of every package what else there is.
+No version of a named package is newer than the one that it has alone. So a constrained lock that is
+as new as `newest` is as new as any free one. The free resolution, which takes as long as all others
+together, is needed only for conflicts; and for `explain`, which reports the alternatives of every
+package.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Question:
         return path
 
     async def constraints(self) -> tuple[Path, ...]:
-        """What the packages that are brought leave open, as a file if there are some."""
+        """Write the constraints that brought packages impose, if there are any; return the file."""
         brought = self.spec.brought
         return (await self.write("brought.txt", (one.line for one in brought)),) if brought else ()
 
@@ -95,7 +95,9 @@ class Resolver:
         return await naming.complete(question.spec)
 
     def guess(self, spec: NormalSpec, base: BaseFacts) -> Guess | None:
-        """What to begin with before there is a plan; None where it would hardly be right."""
+        """Return what to begin with before there is a plan; None if a guess would
+        hardly be right.
+        """
         if spec.brought or any(item.direct for item in spec.requirements):
             return None
         pins = self._pins(spec)
@@ -114,8 +116,8 @@ class Resolver:
         try:
             return await self._plan(question, pins)
         except ResolutionFailed as failure:
-            # A dependency may want another cloudpickle or tblib than the server's. The
-            # user's wish goes first: plain records take the place of pickled exceptions.
+            # A dependency may need another cloudpickle or tblib than the server's. The user's
+            # requirements win: plain records then replace pickled exceptions.
             loose = tuple(Requirement(pin).name for pin in pins)
             if not any(name in failure.words for name in loose):
                 raise _naming(failure, spec) from None
@@ -125,7 +127,9 @@ class Resolver:
             raise _naming(failure, spec) from None
 
     async def resolves(self, question: Question, version: str, package: str) -> bool:
-        """Whether the request works on another Python, with a wheel of `package` if one is named."""
+        """Return whether the request resolves on another Python, with a wheel of `package` if it is
+        named.
+        """
         wanted = await question.write("elsewhere.in", question.spec.lines)
         try:
             await self.uv.resolve(
@@ -182,7 +186,7 @@ class Resolver:
         return _to_install(text, question.spec)
 
     async def _compared(self, question: Question, wanted: Path) -> tuple[Locked, ...]:
-        """What the constrained lock is held against; nothing, when no line leaves a choice."""
+        """Return the lock to compare the constrained lock with; empty if no line leaves a choice."""
         if question.thorough:
             return await self._free(question, wanted)
         lines = open_lines(question.spec, question.base)
@@ -200,7 +204,7 @@ class Resolver:
 
 
 def _to_install(text: str, spec: NormalSpec) -> tuple[Locked, ...]:
-    """The lock, without what is brought."""
+    """Return the lock without brought packages."""
     brought = {package.name for package in spec.brought}
     return tuple(locked for locked in parse_lock(text) if locked.name not in brought)
 
@@ -232,7 +236,7 @@ _Outcome = _Lock | ResolutionFailed
 
 
 async def _outcome(resolving: Awaitable[_Lock]) -> _Outcome:
-    """A failed resolution is an answer; anything else is raised."""
+    """Return a failed resolution as an answer; raise any other error."""
     try:
         return await resolving
     except ResolutionFailed as failure:
@@ -244,8 +248,8 @@ async def _both(
 ) -> tuple[_Outcome, _Outcome]:
     """Run both at once, wait for both; leave nothing running, however it ends.
 
-    No short cut when the constrained lock holds nothing of the base: uv may have gone
-    back to a version so old that it did not need the base's package yet.
+    There is no short cut if the constrained lock contains nothing of the base: uv may have chosen a
+    version so old that it did not need the base's package yet.
     """
     first, second = (asyncio.ensure_future(_outcome(each)) for each in (constrained, other))
     try:
@@ -280,7 +284,7 @@ def _cause(words: str) -> str:
 
 
 def _naming(failure: ResolutionFailed, spec: NormalSpec) -> EnvironmentFailure:
-    """The same failure, with the requirement of the request that uv speaks of."""
+    """Return the failure with the requirement of the request that uv mentions."""
     named = [item.line for item in spec.requirements if item.name and item.name in failure.words]
     advice = (
         failure.advice

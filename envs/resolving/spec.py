@@ -1,4 +1,4 @@
-"""What a request asks for, and its one normal form.
+"""The requirements of a request, and their normal form.
 
     Spec (raw strings of a request) --normalise--> NormalSpec --> request key (digest.py)
 
@@ -34,9 +34,9 @@ __all__ = [
     "normalise",
 ]
 
-#: What the worker's own modules need.
+#: The oldest version that the worker's own modules support.
 OLDEST_PYTHON: Final = (3, 10)
-#: Those that a request which fails on one of them may be advised to ask for.
+#: Versions that may be advised to a request that fails on one of them.
 PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
 MAX_REQUIREMENTS: Final = 500
 MAX_BROUGHT: Final = 5000
@@ -44,9 +44,9 @@ MAX_REQUIREMENT_CHARS: Final = 2000
 
 _PYTHON: Final = re.compile(r"3\.\d{1,2}(\.\d{1,3})?")
 _SYSTEM_PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
-#: As pip and uv have it: a `#` after a space begins a comment, one in a URL does not.
+#: As in pip and uv: a `#` after a space begins a comment, one in a URL does not.
 _COMMENT: Final = re.compile(r"[ \t]+#.*$")
-#: An item that is one is nothing, as in a file of requirements.
+#: An item that is only a comment is ignored, as in a file of requirements.
 _COMMENT_LINE: Final = re.compile(r"[ \t]*#.*\n?")
 _FORMS_ADVICE: Final = (
     "write it as in `numpy`, `numpy>=1.26`, `name @ https://...` or `git+https://...`"
@@ -61,8 +61,8 @@ class Spec:
     requirements: tuple[str, ...] = ()
     python_version: str | None = None
     system_packages: tuple[str, ...] = ()
-    #: ``name==version`` of packages that whoever asks has, in a folder that is searched before the
-    #: environment: the others have to go with them, and they are not installed.
+    #: ``name==version`` of packages that the client brings in a folder, which is searched before
+    #: the environment: other packages must be compatible with them, and they are not installed.
     brought: tuple[str, ...] = ()
     #: Skip the memo and resolve again.
     refresh: bool = False
@@ -87,13 +87,13 @@ class NormalSpec:
 
     @property
     def nameless(self) -> tuple[NormalRequirement, ...]:
-        """Those whose names uv has yet to find out."""
+        """Return the requirements whose names uv must find out."""
         return tuple(item for item in self.requirements if item.nameless is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brought:
-    """A package that is there, beside the environment."""
+    """A package that exists already, beside the environment."""
 
     name: str
     version: Version
@@ -142,7 +142,7 @@ def _brought(lines: tuple[str, ...]) -> tuple[Brought, ...]:
 
 
 def is_python_version(text: str) -> bool:
-    """Whether it is written as a version of Python 3, with or without its patch release."""
+    """Return whether a text is a version of Python 3, with or without its patch release."""
     return _PYTHON.fullmatch(text) is not None
 
 

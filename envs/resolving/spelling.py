@@ -1,7 +1,7 @@
 """Advice for text that is not a requirement: what its author meant, and how to write that.
 
-Pure: from the text to one sentence of advice, or none. Nothing is taken in its place:
-what a requirement means is for its author to say.
+Pure: from the text to one sentence of advice, or none. Nothing is corrected silently: only its
+author knows what a requirement means.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OPTIONS_ADVICE: Final = "give package requirements only; index settings belong 
 
 
 def option_advice(text: str) -> str:
-    """What to write in place of an option."""
+    """Return what to write in place of an option."""
     for options, advice in _OPTIONS:
         for option in options:
             rest = text[len(option) :]
@@ -63,7 +63,7 @@ def option_advice(text: str) -> str:
 
 
 def spelling_advice(text: str) -> str:
-    """How to write what was probably meant; empty if that is not clear."""
+    """Return how to write what was probably meant; empty if that is not clear."""
     text = text.strip()
     if found := _SSH.match(text):
         return f"write it as `git+ssh://{found[1]}/{found[2]}`"

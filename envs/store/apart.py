@@ -1,4 +1,4 @@
-"""What is done on a volume that may hang: by another process, which may be left behind.
+"""Runs operations on a volume that may hang in another process, which can be abandoned.
 
     @carried_out                                  here                          the stand-in
     def status(path): ...     status(path) --(function, arguments)--> stdin --> calls it
@@ -6,13 +6,14 @@
     sending, receiving        the same, with a stream of bytes one way or the other
 
 A thread that waits for a file system in user space cannot be ended, and neither can its process:
-until the volume answers, the server would not exit. Whoever has a file of such a volume open and
-starts a process waits for the volume, too. So this process neither opens nor looks at anything
-there. A function that is `carried_out` takes paths, or objects that have one; where any of these
-lies on such a volume (`keep_apart`), a stand-in calls it, and the thread here waits for a pipe.
+until the volume answers, the server would not exit. A process that starts another while it has a
+file of such a volume open waits for the volume, too. So this process neither opens nor reads
+anything there. A function that is `carried_out` takes paths, or objects with one; if any of these
+paths is on such a volume (`keep_apart`), a stand-in process calls the function, and the thread here
+waits for a pipe.
 
-One stand-in serves one thread at a time. A few wait for the next one; all of them exit when their
-stdin ends, as it does when this process dies, once the volume answers.
+A stand-in serves one thread at a time. A few idle ones are kept. All of them exit when their stdin
+ends, which happens when this process dies; those that hang exit when the volume answers.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ LENGTH: Final = struct.Struct("<Q")
 #: Stand-ins that wait for something to do; each takes some 14 MB.
 _IDLE: Final = 2
 _BLOCK: Final = 1 << 20
-#: How long a stand-in that was told to exit may take: one that hangs does not.
+#: How long a stand-in may take to exit, unless it hangs.
 _EXIT_S: Final = 1.0
 _PROGRAM: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -65,20 +66,20 @@ _idle: list[_StandIn] = []
 
 
 def keep_apart(root: Path) -> None:
-    """Nothing below this directory, nor itself, is looked at here from now on."""
+    """Access this directory, and everything below it, only through stand-ins from now on."""
     global _roots  # noqa: PLW0603 - one set for the process, as are its threads
     with _lock:
         _roots |= {str(root)}
 
 
 def is_apart(path: Path) -> bool:
-    """Whether another process must look at it."""
+    """Return whether another process must access a path."""
     text = str(path)
     return any(text == root or text.startswith(f"{root}/") for root in _roots)
 
 
 def carried_out(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a stand-in call this function of a module or class, where a path in its arguments is apart.
+    """Make a function or method run in a stand-in if a path in its arguments is apart.
 
     Arguments, result and exception are pickled on the way.
     """
@@ -139,7 +140,7 @@ class _StandIn:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
-        #: Whether it waits for a question, and not for the rest of one.
+        #: Whether the stand-in waits for a request, and not for the rest of one.
         self.idle = True
 
     def __repr__(self) -> str:
@@ -207,7 +208,7 @@ class _StandIn:
         return self._process.poll() is None
 
     def end(self) -> None:
-        """Have it exit: at once where it is idle, else it is killed."""
+        """Stop the stand-in: an idle one exits, a busy one is killed."""
         if not self.idle:
             self._process.kill()
         for pipe in (self._to, self._from):
@@ -224,7 +225,7 @@ class _StandIn:
 
 
 class _Items(io.RawIOBase):
-    """What a stand-in's generator yields, as a stream."""
+    """The items of a stand-in's generator, as a stream."""
 
     def __init__(self, stand_in: _StandIn) -> None:
         self._stand_in = stand_in
@@ -245,7 +246,7 @@ class _Items(io.RawIOBase):
 
 
 class _Pieces(io.RawIOBase):
-    """What is written goes to a stand-in."""
+    """A stream whose data go to a stand-in."""
 
     def __init__(self, stand_in: _StandIn) -> None:
         self._stand_in = stand_in
@@ -275,7 +276,7 @@ def _borrowed() -> Iterator[_StandIn]:
 
 
 def _idle_one() -> _StandIn | None:
-    """One that waits; those that were killed meanwhile are no loss."""
+    """Return an idle stand-in, skipping those that were killed meanwhile."""
     while True:
         with _lock:
             if not _idle:
@@ -287,7 +288,7 @@ def _idle_one() -> _StandIn | None:
 
 
 def end_idle_stand_ins() -> None:
-    """Leave no process behind but those that hang; blocking, for a second at most."""
+    """Stop all idle stand-ins; blocking, for at most a second."""
     with _lock:
         ended, _idle[:] = list(_idle), []
     for stand_in in ended:

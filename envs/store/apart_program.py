@@ -1,4 +1,4 @@
-"""The process that looks at a volume for another one, which must not wait for it; see `apart`.
+"""The process that accesses a volume for another process, which must not wait for it; see `apart`.
 
 Each message has its length in front.
 
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 
 class _Kept(logging.Handler):
-    """Keeps what is logged for the process that has a log."""
+    """Keeps log records for the process that has a log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class _Answers:
 
 
 def main() -> None:
-    """Until stdin ends."""
-    # It is given keys; a call of the same user may not look into it.
+    """Serve requests until stdin ends."""
+    # Requests may contain keys; calls of the same user must not read this process's memory.
     processes.set_dumpable(0)
     log = _Kept()
     logging.basicConfig(handlers=[log], level=logging.INFO, format="%(message)s")
-    # What writes to descriptor 1 by mistake must not be taken for an answer.
+    # Text that code writes to descriptor 1 by mistake must not be taken for an answer.
     questions, answers = sys.stdin.buffer, _Answers(os.fdopen(os.dup(1), "wb"), log)
     os.dup2(2, 1)
     try:
@@ -70,7 +70,7 @@ def main() -> None:
             _carry_out(answers, function, args, named, _pieces(questions) if pieces else None)
     except (EOFError, BrokenPipeError):
         pass
-    # Nothing is to be closed in order: what it has open may hang.
+    # Close nothing in order: open files may hang.
     os._exit(0)
 
 

@@ -1,12 +1,11 @@
-"""One build however many ask: claims between processes and pods.
+"""Claims between processes and pods: one build, however many request it.
 
     claims/<digest>        names the holder that builds
     claims/<request key>   names the holder that has begun with it, before it knew the digest
 
-A claim only saves work. Whoever finds a stalled holder's claim moves it away and
-builds; if the old builder comes back to life, both finish, the first rename
-wins, and the loser's directory is thrown away. Nothing depends on file locks,
-which lie on network file systems.
+A claim only saves work. A process that finds the claim of a stalled holder moves it away and
+builds. If the old builder continues later, both finish, the first rename wins, and the other
+directory is deleted. Nothing depends on file locks, which are unreliable on network file systems.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Claims:
         self._holders = holders
 
     def take(self, digest: str) -> bool:
-        """Claim the build; False while a living process has it."""
+        """Claim the build; return False while a living process has the claim."""
         path = self._store.claim(digest)
         if self._create(path):
             return True
@@ -51,7 +50,7 @@ class Claims:
         return self._create(path)
 
     def owner(self, digest: str) -> str | None:
-        """Who builds it, if anybody."""
+        """Return the holder that builds, or None."""
         folder, name = in_folder(self._store.claim(digest))
         try:
             owner = folder.link_of(name)
@@ -60,7 +59,7 @@ class Claims:
         return None if owner is None else owner[:_MAX_NAME]
 
     def elsewhere(self, key: str) -> bool:
-        """Whether a living process other than this one has the claim; a dead one's goes."""
+        """Return whether another living process has the claim; remove the claim of a dead one."""
         owner = self.owner(key)
         if owner is None or owner == self._holders.me:
             return False
@@ -70,15 +69,14 @@ class Claims:
         return True
 
     def release(self, digest: str) -> None:
-        """Give the claim back, unless somebody has taken it over since."""
+        """Release the claim, unless another process has taken it over."""
         if self.owner(digest) == self._holders.me:
             remove_tree(self._store.claim(digest))
 
     def _create(self, path: Path) -> bool:
         """A symbolic link has its content from the instant it exists: no empty claim is read.
 
-        Where a file system has no links there are no claims either, and the worst
-        that happens is that something is built twice.
+        File systems without links have no claims either; at worst an environment is built twice.
         """
         folder, name = in_folder(path)
         try:
@@ -98,5 +96,5 @@ class Claims:
 
 @carried_out
 def _is_other(path: Path) -> bool:
-    """Whether something lies there that no builder of ours has written."""
+    """Return whether the file is not a claim that flashpool writes."""
     return os.path.lexists(path) and not path.is_symlink()

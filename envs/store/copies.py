@@ -1,8 +1,8 @@
-"""Whether an environment is still the copy that it was, or another one lies in its place by now.
+"""Detects that an environment was replaced by another copy with the same digest.
 
-A volume that went away and came back, or that other pods write to, has under the same name what
-was built anew. Processes that run in the old copy know its directories as they were, and find no
-module that they have not imported yet.
+If a volume disappeared and came back, or other pods write to it, an environment may have been
+rebuilt under the same name. Processes that run in the old copy remember its directories, and cannot
+find modules that they have not imported yet.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ __all__ = ["Copies"]
 
 
 class Copies:
-    """The copies that one process has seen, by the time at which their facts were written."""
+    """The copies that one process has seen, identified by the time at which their facts were
+    written.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._written: dict[str, int] = {}
 
     def is_the_same(self, digest: str) -> bool:
-        """Whether it lies where it was, and is the copy that lay there last time; blocking."""
+        """Return whether an environment exists and is the copy that was seen last; blocking."""
         written = _written(self._store.environment(digest) / FACTS)
         if written is None:
             self._written.pop(digest, None)

@@ -1,4 +1,4 @@
-"""What became of the environments of one store since it was opened, and how many lie there.
+"""Counts builds, failures and evictions of one store since it was opened, and its environments.
 
 `add` is called in any thread. `look` reads the directory, and the facts of environments that are new:
 those do not change. It blocks, and is the heartbeat thread's.
@@ -23,7 +23,7 @@ Event = Literal["built", "failed", "evicted"]
 class Tally:
     """The figures, as they are at one moment."""
 
-    #: None until the first look.
+    #: None until the first count.
     environments: int | None
     bytes: int | None
     builds: int
@@ -41,12 +41,12 @@ class StoreCounts:
         self._seen: dict[str, int] | None = None
 
     def add(self, event: Event) -> None:
-        """One was built here, could not be, or was evicted by this process."""
+        """Count a build, a failure or an eviction by this process."""
         with self._lock:
             self._events[event] += 1
 
     def look(self, store: Store) -> None:
-        """See what lies there now; blocking."""
+        """Count the environments in the store; blocking."""
         known = self._seen or {}
         found = {}
         for digest in store.digests():
@@ -60,7 +60,7 @@ class StoreCounts:
 
     @property
     def tally(self) -> Tally:
-        """All of it; no disk is asked."""
+        """Return all counters; the disk is not asked."""
         seen = self._seen
         return Tally(
             environments=None if seen is None else len(seen),

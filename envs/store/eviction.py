@@ -42,13 +42,14 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-#: Between the two steps of a write lie milliseconds; nobody is at it any more after this.
+#: Age of leftovers: the two steps of a write are milliseconds apart, so no writer is active any
+#: more.
 _LEFT_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLimits:
-    """What a store must stay under; 0 means no limit."""
+    """Limits of a store; 0 means no limit."""
 
     quota: int = 0
     min_free: int = 0
@@ -57,7 +58,7 @@ class StoreLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One environment as eviction sees it."""
+    """One environment, as eviction sees it."""
 
     digest: str
     bytes: int
@@ -66,7 +67,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a store takes: everything, and the part of it that only uv's cache needs."""
+    """Bytes of a store: all of them, and those that only uv's cache uses."""
 
     total: int = 0
     cache_only: int = 0
@@ -78,7 +79,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evicted:
-    """What one round did."""
+    """The results of one round."""
 
     digests: tuple[str, ...] = ()
     #: Would have been evicted, were they not in use.
@@ -97,9 +98,11 @@ class DiskUse:
         self._seen: set[int] = set()
 
     def add(self, root: Path) -> tuple[int, int]:
-        """What a root adds to those before; and the part of it that has no other name."""
+        """Add the bytes below a root that were not counted before; also those without
+        another name.
+        """
         total = alone = 0
-        # A link leads to what is somebody else's, and to all of the machine perhaps.
+        # A link leads to other users' files, perhaps to the whole machine.
         pending = [str(root)] if is_directory(root) else []
         while pending:
             try:
@@ -113,7 +116,7 @@ class DiskUse:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-                # With the time: numbers of deleted files are given to new ones at once.
+                # With the time, because numbers of deleted files are reused at once.
                 key = hash((status.st_dev, status.st_ino, status.st_mtime_ns))
                 if key in self._seen:
                     continue
@@ -125,7 +128,7 @@ class DiskUse:
 
 
 class Evictor:
-    """Evicts from one store; every method blocks and is safe to run beside others."""
+    """Evicts from one store. Every method blocks and is safe to run concurrently."""
 
     def __init__(
         self,
@@ -158,11 +161,11 @@ class Evictor:
         return facts.bytes if facts else 0
 
     def usage(self) -> Usage:
-        """What the store takes; not counted where no limit asks for it."""
+        """Return the bytes in the store; zero if no limit needs them."""
         return Usage() if self.at_ease() else self.measure()
 
     def at_ease(self) -> bool:
-        """Whether no limit is set or near: nothing has to be counted."""
+        """Return whether no limit is set or near, so that nothing must be counted."""
         return not self.limits.quota and self._free() >= self.limits.min_free * 2
 
     def measure(self) -> Usage:
@@ -170,7 +173,9 @@ class Evictor:
         return _usage(self._store)
 
     def over(self, usage: Usage, reserve: int = 0, *, without_cache: bool = False) -> bool:
-        """Whether a limit is passed with `reserve` bytes more: now, or with the cache cleaned."""
+        """Return whether `reserve` more bytes exceed a limit: now, or after the cache
+        is cleaned.
+        """
         limits = self.limits
         total = usage.needed if without_cache else usage.total
         gain = usage.cache_only if without_cache else 0
@@ -179,9 +184,9 @@ class Evictor:
         return self._free() + gain < limits.min_free + (reserve if limits.min_free else 0)
 
     def reserve(self) -> int:
-        """What the next environment may take: as much as the largest one did.
+        """Return the estimated bytes of the next environment: those of the largest one.
 
-        Its files in uv's cache, copies of them, and their bytecode.
+        The estimate includes its files in uv's cache, copies of them, and their bytecode.
         """
         largest = max((item.bytes for item in self.stored()), default=0)
         return min(3 * largest, self.limits.quota * 3 // 4)
@@ -205,10 +210,10 @@ class Evictor:
         return moved
 
     def run(self, *, reserve: int = 0, everything: bool = False) -> Evicted:
-        """One round: until the limits can be met, or all that nobody uses.
+        """Run one round: evict until the limits can hold, or evict everything unused.
 
-        An environment's files live on in uv's cache, so what is compared is the store
-        without what only the cache needs; cleaning that is the caller's last step.
+        An environment's files remain in uv's cache, so the store is compared without files that
+        only the cache uses; cleaning the cache is the caller's last step.
         """
         usage = self.usage()
         evicted: list[str] = []
@@ -225,14 +230,16 @@ class Evictor:
         return Evicted(digests=tuple(evicted), wanted=tuple(wanted))
 
     def evict_aged(self) -> list[str]:
-        """What nobody has used for long, though nobody builds and no limit is near."""
+        """Evict environments that are unused for long, even if no build runs and no
+        limit is near.
+        """
         if not self.limits.max_age_s:
             return []
         aged = [digest for digest in self._store.digests() if self._aged(digest)]
         return [digest for digest in aged if self._evicted(digest)]
 
     def _evicted(self, digest: str) -> bool:
-        """One that cannot be moved keeps no other from its turn."""
+        """Evict environments one by one; one that cannot be moved does not stop the others."""
         try:
             return self.evict(digest)
         except OSError as error:
@@ -264,7 +271,7 @@ def _move(source: Path, target: Path) -> None:
     try:
         move(source, target)
     except OSError as error:
-        # Gone already; or, on the way back, somebody has built it anew.
+        # Another process deleted it; or, on the way back, another process has rebuilt it.
         if not (error.errno == errno.ENOENT or is_directory(target)):
             raise
 
@@ -272,9 +279,9 @@ def _move(source: Path, target: Path) -> None:
 def sweep(store: Store, holders: Liveness, *, trimmed: bool = False) -> list[str]:
     """Clean up after the dead, and after what never came to be; blocking.
 
-    Answers what could not be done, and raises nothing: what one step meets on the volume keeps
-    neither the others from their turn, nor anybody who needs the store from it. ``trimmed``: also
-    look at what only grows, which costs a look at each file of it.
+    Return what could not be done, and raise nothing: an error on the volume stops neither the other
+    steps nor a caller that needs the store. ``trimmed``: also trim folders that only grow, which
+    means a look at each of their files.
     """
     marks = Marks(store, holders)
     steps: dict[str, Callable[[], object]] = {
@@ -324,7 +331,7 @@ def _sweep_leavings(store: Store, holders: Liveness) -> None:
 
 
 def evict_archives(store: Store, quota: int) -> list[str]:
-    """Delete the archives used longest ago until the rest fits; whoever reads one keeps it open."""
+    """Delete the least recently used archives until the rest fits; readers keep them open."""
     rows = [
         (_modified(store.archive_manifest(d)), _size(store.archive(d)), d) for d in store.archived()
     ]
@@ -333,7 +340,7 @@ def evict_archives(store: Store, quota: int) -> list[str]:
     for _, size, digest in sorted(rows):
         if not quota or total <= quota:
             break
-        # The manifest first: without it there is no archive.
+        # The manifest first, because the archive does not exist without it.
         remove_tree(store.archive_manifest(digest))
         remove_tree(store.archive(digest))
         total -= size
@@ -348,7 +355,7 @@ def _modified(path: Path) -> float:
 
 def _size(path: Path) -> int:
     status = _status(path)
-    # What it takes, not what it says: a file with nothing in it may be of any size.
+    # Allocated blocks, not the size: a sparse file may have any size.
     return status.st_blocks * 512 if status and stat.S_ISREG(status.st_mode) else 0
 
 

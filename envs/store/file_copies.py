@@ -1,8 +1,8 @@
-"""How an environment gets the files of uv's cache: as clones, as copies, or as hard links.
+"""Chooses how an environment gets files of uv's cache: as clones, copies, or hard links.
 
-A hard link is a second name of the cache's own file. Who may write to that file changes it for
-every environment that is built later, so links are for calls that may not write to it: of
-another user than the cache's owner, and not of root.
+A hard link is a second name of the cache's own file. A process that writes to that file changes it
+for every environment that is built later. So links are used only for calls that cannot write to it:
+calls of a user who is neither root nor the cache's owner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["LinkMode", "link_mode_for"]
 
 LinkMode = Literal["clone", "copy", "hardlink"]
 
-#: Of linux/fs.h: make a file share another one's blocks until either is written to.
+#: From linux/fs.h: share another file's blocks until either is written to.
 _FICLONE: Final = 0x40049409
 
 
@@ -35,7 +35,7 @@ def link_mode_for(cache: Path) -> LinkMode:
 
 
 def _owner(cache: Path) -> int:
-    """Whose the cache is; ours, if nobody has one yet."""
+    """Return the owner of the cache; this process's user if there is no cache yet."""
     try:
         return cache.stat().st_uid
     except FileNotFoundError:

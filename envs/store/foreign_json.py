@@ -13,7 +13,7 @@ _MOST_DIGITS: Final = 40
 
 
 def parse_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in some bytes; None for anything else."""
+    """Parse a JSON object from bytes; return None for anything else."""
     try:
         value = json.loads(data, parse_int=_integer, parse_float=_number, parse_constant=_refused)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What only grows on a volume, cut back: what requests meant, and what calls imported.
+"""Trims folders on a volume that only grow: resolutions, and lists of imported modules.
 
     requests/<key>.json, preloads/<digest>.json --count, age--> the ones written longest ago go
 
@@ -26,7 +26,7 @@ LONGEST_S: Final = 30 * 24 * 3600.0
 
 
 def trim(store: Store, holders: Liveness) -> int:
-    """Delete what is too old or too much; answers how many. Blocking."""
+    """Delete files that are too old or too many; return their number. Blocking."""
     there = {*store.digests(), *store.archived()}
     requests, preloads = Folder(store.root, "requests"), Folder(store.root, "preloads")
     return _trimmed(requests, holders, frozenset()) + _trimmed(preloads, holders, there)

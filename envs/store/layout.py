@@ -59,14 +59,14 @@ _APPS: Final = "apps"
 #: Characters of a digest or request key.
 ID_LENGTH: Final = 40
 _ID: Final = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
-#: What `write_json` has not finished.
+#: Names of files that `write_json` has not finished.
 _UNFINISHED: Final = re.compile(rf"\.[0-9a-f]{{{ID_LENGTH}}}\.json\.[0-9a-f]{{8}}")
-#: Files larger than this are not ours.
+#: flashpool writes no larger files than this.
 MAX_OWN_FILE: Final = 64 * 1024 * 1024
 
 
 def is_hex_id(text: str) -> bool:
-    """Whether a text may be used as a digest or request key in a path."""
+    """Return whether a text may be used as a digest or request key in a path."""
     return _ID.fullmatch(text) is not None
 
 
@@ -93,7 +93,7 @@ class Store:
             Folder(self.root, name).make()
 
     def parts(self) -> list[Path]:
-        """All of the store under the root, in the order in which things move through it."""
+        """Return all folders below the root, in the order in which files move through them."""
         moves = {self.scratch_root.name: 0, "envs": 1, self.trash.name: 3}
         found = (name for name in names_in(self.root) if name != _APPS)
         names = sorted(found, key=lambda name: (moves.get(name, 2), name))
@@ -142,7 +142,7 @@ class Store:
         return sorted(stem for stem in stems if is_hex_id(stem))
 
     def leavings(self) -> list[Path]:
-        """What a writer that dies between two steps leaves, or one at work has not finished."""
+        """Return files of a writer that died between two steps, or is still writing."""
         archives = self.root / "archives"
         unfinished = [
             folder / name
@@ -182,11 +182,11 @@ class Store:
 
     @carried_out
     def publish(self, complete: Path, target: Path, *, replace: bool = False) -> bool:
-        """Rename into place; False when somebody else was first, and theirs stays.
+        """Rename into place; return False if another process was first, whose files stay.
 
-        With `replace` (what lies there is damaged) the old one goes to the trash
-        first. Processes that use it keep their open files, and find the same
-        content under the same name a moment later: the digest says so.
+        With `replace` (the existing environment is damaged) the old one is moved to the trash
+        first. Processes that use it keep their open files, and find the same content under the same
+        name a moment later, because the digest is equal.
         """
         if replace or (os.path.lexists(target) and not is_directory(target)):
             self.discard(target)
@@ -199,7 +199,9 @@ class Store:
         return True
 
     def discard(self, path: Path) -> Path | None:
-        """Rename to the trash: from here on nobody finds it. None if it was gone."""
+        """Rename to the trash, so that no process finds it any longer. Return None if
+        it was gone.
+        """
         grave = self.trash / f"{path.name}.{secrets.token_hex(4)}"
         try:
             move(path, grave)
@@ -224,13 +226,13 @@ def remove_link(path: Path) -> None:
 
 @carried_out
 def is_there(path: Path) -> bool:
-    """Whether a name means anything, if only a link to nothing."""
+    """Return whether a name exists, even if it is a broken link."""
     return os.path.lexists(path)
 
 
 @carried_out
 def is_directory(path: Path) -> bool:
-    """Whether that is a directory itself, and no link to one."""
+    """Return whether a path is a directory itself, and not a link to one."""
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
     except OSError:
@@ -244,18 +246,18 @@ def _checked(text: str) -> str:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What a directory holds; nothing where there is none, or a link to one.
+    """Return the names in a directory; empty if it is missing or a link.
 
-    A volume is anybody's, and most of what is listed here is listed to be deleted: a link
-    would have us delete our own machine's files.
+    Others may write to a volume, and most names that are listed here are deleted: through a link,
+    files of this machine would be deleted.
     """
     return Folder(folder.parent, folder.name).names()
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file or a tree, as far as it goes; others may be deleting it at the same time.
+    """Delete a file or a tree as far as possible; others may delete it at the same time.
 
-    What stays (a volume that is gone, say) is swept up by whoever comes next.
+    The next process deletes what is left, for example after the volume was unavailable.
     """
     folder, name = in_folder(path)
     try:
@@ -280,14 +282,15 @@ def read_json(path: Path, most: int = MAX_OWN_FILE) -> dict[str, Any] | None:
 
 @carried_out
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a file of somebody's own, in scratch: it is there, and whole, when this returns."""
+    """Write a file in scratch, which is complete when this returns."""
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """Content of a regular file of limited size; OSError for all else, and without a wait.
+    """Return the content of a regular file of limited size without blocking; raise OSError
+    otherwise.
 
-    A pipe that somebody put in its place would be waited for, a device read without end.
+    A pipe in place of the file would block, a device could be endless.
     """
     folder, name = in_folder(path)
     return folder.read(name, most)

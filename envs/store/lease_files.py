@@ -1,18 +1,16 @@
-"""Who uses which environment: leases of this process, marks for all others.
+"""Leases of environments: counts in this process, and marks for all other processes.
 
     leases/<digest>/<holder>             "this process uses it"; one file, whatever its count
     leases/<digest>/evicting.<holder>    "this process wants to delete it"
 
-User and evictor each write their own file first and look for the other's then
-(Dekker's order), so at least one of them sees the other; the evictor yields, and
-the user waits until an evictor it saw has made up its mind. It does not wait for
-ever, since an evictor may have been stopped: so that one looks again after it has
-moved the environment aside, and puts back what is used by now. Marks of a dead
-holder do not count, and are removed by whoever finds them.
+A user and an evictor each write their own file first and then look for the other's (Dekker's
+order), so at least one of them sees the other. The evictor yields; the user waits until an evictor
+that it saw has decided. The user does not wait forever, because the evictor may have been stopped:
+so the evictor looks again after it has moved the environment aside, and puts it back if it is used
+by then. Marks of a dead holder do not count, and any process removes them.
 
-A process keeps its mark for a few seconds after its last lease went back. While
-it has the mark, nobody else may delete the environment, and that is why a memo
-hit needs no look at the disk.
+A process keeps its mark for a few seconds after its last lease was released. While the mark exists,
+no other process may delete the environment, so a memo hit needs no look at the disk.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ _USED: Final = "used"
 #: Stands for users that are too many to be listed.
 _UNKNOWN: Final = "..."
 _LOOK_AGAIN_S: Final = 0.005
-#: An evictor decides within milliseconds; one that is stopped does not hold us up for longer.
+#: An evictor decides within milliseconds; a stopped evictor delays users no longer than this.
 _INTENT_LIMIT_S: Final = 2.0
 
 T = TypeVar("T")
@@ -66,7 +64,7 @@ class Marks:
         _touch(self._folder(digest), _USED)
 
     def last_used(self, digest: str) -> float:
-        """When it was used last, by the file system's clock; 0 for never."""
+        """Return when the environment was last used, by the file system's clock; 0 for never."""
         try:
             status = self._folder(digest).status(_USED)
         except OSError:
@@ -74,7 +72,7 @@ class Marks:
         return 0.0 if status is None else status.st_mtime
 
     def unused_s(self, digest: str) -> float:
-        """How long ago that was, by the file system's clock; 0 for never."""
+        """Return the seconds since the last use, by the file system's clock; 0 for never."""
         return self._holders.age_of(self._store.leases(digest) / _USED)
 
     def take_away(self, digest: str) -> None:
@@ -87,13 +85,15 @@ class Marks:
         names = folder.names()
         marks = [name for name in names if name != _USED and not name.startswith(_INTENT)]
         living = [name for name in marks if not self._clean_if_dead(folder, name, name)]
-        # Of more than are listed the rest may be anybody's: a lease must not hide among them.
+        # Only so many names are listed; a lease must not hide among the others.
         return living or ([_UNKNOWN] if len(names) >= MOST_NAMES else [])
 
     def may_evict(
         self, digest: str, move: Callable[[], object], put_back: Callable[[], object]
     ) -> bool:
-        """Announce, look, and if nobody uses it carry out `move`; look again."""
+        """Announce the eviction, check for users, and if there are none run `move`; then check
+        again.
+        """
         folder, intent = self._folder(digest), f"{_INTENT}{self._holders.me}"
         _touch(folder, intent)
         try:
@@ -108,7 +108,7 @@ class Marks:
             folder.remove(intent)
 
     def forget(self, digest: str) -> None:
-        """It is gone: nothing but the mark of a user who came since is kept."""
+        """Forget an evicted environment, except the mark of a user who came since."""
         folder = self._folder(digest)
         folder.remove(_USED)
         try:
@@ -153,11 +153,11 @@ class _Entry(Generic[T]):
 
 
 class LeaseTable(Generic[T]):
-    """This process's leases: what is held, how often, and since when not.
+    """This process's leases: counts of leases, and since when environments are idle.
 
-    Thread-safe; the lock is held for dictionary look-ups only, never while a disk is asked.
-    Moves of one digest: absent -> held (count >= 1) <-> idle (count 0) -> releasing -> absent;
-    held or idle -> lost, when somebody deleted it regardless, -> held, once it is there again.
+    Thread-safe; the lock is held only for dictionary look-ups, never while a disk is asked. Moves
+    of one digest: absent -> held (count >= 1) <-> idle (count 0) -> releasing -> absent; held or
+    idle -> lost, if another process deleted it regardless, -> held, once it exists again.
     """
 
     def __init__(self, marks: Marks, *, hold_s: float) -> None:
@@ -167,9 +167,9 @@ class LeaseTable(Generic[T]):
         self._released = threading.Condition(self._lock)
         self._entries: dict[str, _Entry[T]] = {}
         self._pinned: Counter[str] = Counter()
-        #: Called, by the thread that finds out, with what is not where it was.
+        #: Called, in the thread that finds out, with environments that have disappeared.
         self.on_lost: Callable[[str], None] = lambda _digest: None
-        #: Their marks are being removed: who wants one of them waits, or loses the new mark too.
+        #: Digests whose marks are being removed: a new lease waits, or it would lose its mark, too.
         self._releasing: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -178,7 +178,7 @@ class LeaseTable(Generic[T]):
         return f"<LeaseTable {held}>"
 
     def take(self, digest: str) -> T | None:
-        """One more lease on what this process holds already; None when it does not."""
+        """Return one more lease on an environment that this process holds, else None."""
         with self._lock:
             entry = self._entries.get(digest)
             if entry is None or entry.lost:
@@ -212,7 +212,7 @@ class LeaseTable(Generic[T]):
             return entry.value
 
     def give_back(self, digest: str) -> None:
-        """One lease less; after the end of the table, nothing."""
+        """Release one lease; do nothing after the table was closed."""
         with self._lock:
             entry = self._entries.get(digest)
             if entry is None:
@@ -265,16 +265,16 @@ class LeaseTable(Generic[T]):
             self.retire(digest)
 
     def mark_again(self) -> None:
-        """Write the marks anew, after somebody took this process for dead."""
+        """Write the marks anew, after other processes considered this one dead."""
         for digest in self.held():
             with self.pinning(digest):
                 if digest in self.held():
                     self._marks.put(digest)
 
     def forget_lost(self, is_there: Callable[[str], bool]) -> None:
-        """Lease no more what somebody deleted regardless; blocking.
+        """Forget environments that other processes deleted regardless; blocking.
 
-        A pod that was stopped for long is taken for dead, and its environments may be gone.
+        A pod that was suspended for long is considered dead, and its environments may be deleted.
         """
         deleted = [digest for digest in self.held() if not is_there(digest)]
         with self._lock:

@@ -1,4 +1,4 @@
-"""Who is alive: one heartbeat file for every process that uses a store.
+"""Which processes are alive: one heartbeat file per process that uses a store.
 
     holders/<host>-<pid>-<start>-<random>     touched every few seconds
 
@@ -33,19 +33,19 @@ from .volume_files import Folder, in_folder
 
 __all__ = ["Holder", "Liveness", "this_host"]
 
-#: The format is every version's on a volume: what is not of it is taken for dead.
+#: The format is shared by all versions on a volume: other names count as dead.
 _NAME: Final = re.compile(r"([0-9a-f]{1,64})-([0-9]{1,10})-([0-9]{1,20})-[0-9a-f]{1,64}")
 
 
 @lru_cache(maxsize=1)
 def this_host() -> str:
-    """Name a machine's boot together with the pid namespace: pids mean something in it."""
+    """Return an id of a machine's boot and pid namespace, in which pids are unambiguous."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
     return f"{boot[:12]}{os.stat('/proc/self/ns/pid').st_ino:x}"
 
 
 def start_time(pid: int) -> str:
-    """Start of a process in ticks since boot; empty when there is none."""
+    """Return the start of a process in ticks since boot; empty if it does not exist."""
     try:
         # Bytes: a process may give itself any name.
         text = Path(f"/proc/{pid}/stat").read_bytes()
@@ -57,7 +57,7 @@ def start_time(pid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """What a holder's name tells."""
+    """The parts of a holder's name."""
 
     name: str
     host: str
@@ -94,7 +94,7 @@ class Liveness:
         return f"<Liveness {self.folder} me={self.me}>"
 
     def beat(self) -> bool:
-        """Say that this process lives; False if somebody had taken it for dead."""
+        """Write a heartbeat; return False if another process had considered this one dead."""
         began = time.monotonic()
         was_there = self._files.status(self.me) is not None
         self._files.touch(self.me)  # without content: on a full disk too
@@ -103,7 +103,9 @@ class Liveness:
 
     @property
     def overdue(self) -> bool:
-        """Whether this process, held up, may have been taken for dead since its last heartbeat."""
+        """Return whether this process, after a pause, may have been considered dead since its last
+        heartbeat.
+        """
         return time.monotonic() - self._beaten_at > max(self._stale_s / 2, 3 * self._heartbeat_s)
 
     def close(self) -> None:
@@ -122,7 +124,7 @@ class Liveness:
         return sorted(self._files.names())
 
     def dead(self, name: str) -> bool:
-        """Whether what this holder left behind belongs to nobody."""
+        """Return whether a holder is dead, so that its files may be removed."""
         if name == self.me:
             return False
         holder = parse_holder(name)
@@ -133,7 +135,7 @@ class Liveness:
         return self._silent(name, self._stale_s)
 
     def stalled(self, name: str) -> bool:
-        """Whether to stop waiting for this holder."""
+        """Return whether to stop waiting for a holder."""
         return self.dead(name) or (name != self.me and self._silent(name, self._claim_stale_s))
 
     def age_of(self, path: Path) -> float:
@@ -175,6 +177,8 @@ class Liveness:
 
 
 def _written(folder: Folder, name: str) -> int | None:
-    """None for nothing. A volume that fails is no sign of a death, and raises."""
+    """Return when a heartbeat was written, or None without one. A failing volume raises: it is no
+    sign of a death.
+    """
     status = folder.status(name)
     return None if status is None else status.st_mtime_ns

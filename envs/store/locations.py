@@ -1,4 +1,4 @@
-"""Where environments lie: decided once, from settings and the mounts as they are.
+"""Chooses the directories of environments once, from settings and the current mounts.
 
     mode       environments (local)        shared between pods
     volume     <volume>/flashpool          the same directory
@@ -55,7 +55,7 @@ class Places:
     mode: Literal["volume", "archive", "local"]
     local: Path
     shared: Path
-    #: uv's: beside the environments, so that files can be cloned.
+    #: uv's cache: beside the environments, so that files can be cloned.
     cache: Path
     #: Archives can be read but not written.
     read_only: bool = False
@@ -85,7 +85,7 @@ def _mounts(text: str) -> Iterable[tuple[str, str]]:
 
 
 def is_remote(kind: str) -> bool:
-    """Whether a file system of this type is one for archives."""
+    """Return whether environments are kept as archives on a file system of this type."""
     return kind in _NETWORK or kind == "fuse" or kind.startswith("fuse.")
 
 
@@ -105,7 +105,7 @@ def choose_places(settings: EnvSettings) -> Places:
     if settings.mode == "archive" or (settings.mode == "auto" and remote):
         cache = local / "cache"
         return Places(mode="archive", local=local, shared=shared, cache=cache)
-    # With a key the volume is not trusted, and a cache cannot be verified: keep it here.
+    # With a key the volume is not trusted, and a cache cannot be verified: keep it on local disk.
     cache = (local if settings.volume_key else shared) / "cache"
     return Places(mode="volume", local=shared, shared=shared, cache=cache)
 
@@ -116,9 +116,9 @@ def local_places(settings: EnvSettings, note: str) -> Places:
 
 
 def check_volume(settings: EnvSettings) -> tuple[str, ...]:
-    """What is odd about the volume, before anything is kept there; makes it if it can; blocking.
+    """Return warnings about the volume, before it is used; create it if possible; blocking.
 
-    One that hangs is told of, and not asked any more: it may answer later.
+    A volume that hangs is reported, and not asked again: it may answer later.
 
     Raises:
         StoreUnavailable: it is named, is not there, and cannot be made.
@@ -165,7 +165,7 @@ def _silence(settings: EnvSettings) -> str:
 
 
 def missing_store(settings: EnvSettings) -> Path | None:
-    """Where environments would be kept, if nothing was ever kept there."""
+    """Return where environments would be kept, if nothing was ever kept there; else None."""
     volume = _volume(settings)
     if volume is not None:
         return None if (volume / "flashpool").is_dir() else volume / "flashpool"
@@ -174,7 +174,7 @@ def missing_store(settings: EnvSettings) -> Path | None:
 
 
 def without_making(settings: EnvSettings, spare: Path) -> EnvSettings:
-    """The same places for somebody who only looks: of those that are missing, `spare` has some."""
+    """Return the same places for reading only: missing directories are created below `spare`."""
     volume = _volume(settings)
     if volume is not None and not (volume / "flashpool").is_dir():
         volume = spare / "volume"
@@ -184,7 +184,7 @@ def without_making(settings: EnvSettings, spare: Path) -> EnvSettings:
 
 
 def volume_of(settings: EnvSettings) -> Path | None:
-    """The volume, if there is to be one; found without a question to it, for it may hang."""
+    """Return the volume, if one is used; found without accessing it, because it may hang."""
     if settings.volume is not None:
         return settings.volume
     mounted = any(point == str(DEFAULT_VOLUME) for point, _ in _mounts(_MOUNTS.read_text()))
@@ -233,10 +233,10 @@ def _local_root(settings: EnvSettings) -> Path:
 
 
 def _private_problem(root: Path) -> str:
-    """Why a directory that nobody has named cannot be used; it is made for this user alone.
+    """Return why a default directory cannot be used: it must belong to this user alone.
 
-    Anybody may have made one of that name in a directory for temporary files, with code in it
-    that calls would run.
+    In a directory for temporary files, other users may have created one of that name, with code in
+    it that calls would run.
     """
     problem = _write_problem(root, mode=0o700)
     return problem or _others_problem(root)
@@ -250,7 +250,7 @@ def _others_problem(root: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     try:
-        # Of what was opened: the name may lead elsewhere by now.
+        # Of the opened directory: the name may lead elsewhere by now.
         found = os.fstat(handle)
         if found.st_uid != os.geteuid():
             return f"it belongs to another user ({found.st_uid}), whose code calls would run"

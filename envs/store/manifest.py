@@ -1,14 +1,14 @@
-"""What makes a directory an environment: its facts, its files, its seal.
+"""The files that make a directory an environment: facts, list of files, seal.
 
     flashpool.json    facts; written last before publication: no facts, no environment
     flashpool.files   every file with its size, as it was published
     flashpool.seal    every file with its SHA-256, and an HMAC over the lot
 
-Sizes are compared when a process first uses an environment (one stat a file:
-this finds truncation, deletion, an emptied `pyvenv.cfg`). With a volume key, the
-seal is compared too, and a file that the seal does not know is as bad as one
-that differs. Bytecode is not among the files, for it follows after publication; it is
-in the seal, for Python runs it. What differs from its own wheel is not sealed.
+Sizes are compared when a process first uses an environment (one stat per file, which finds
+truncation, deletion, and an emptied `pyvenv.cfg`). With a volume key, the seal is compared, too; a
+file that the seal does not list is as bad as one that differs. Bytecode is not in the list of
+files, because it follows after publication; it is in the seal, because Python runs it. Files that
+differ from their wheels are not sealed.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ FILES: Final = "flashpool.files"
 SEAL: Final = "flashpool.seal"
 #: Ours, and therefore not listed in themselves.
 _OWN: Final = frozenset({FACTS, FILES, SEAL})
-#: Bytecode that is being written, or that a killed process left: nobody reads it.
+#: Suffix of bytecode that is being written, or that a killed process left; Python ignores it.
 _UNFINISHED: Final = ".flashpool-unfinished"
 _VERSION: Final = re.compile(r"3\.\d{1,3}[\w.+]{0,40}", re.ASCII)
 #: No disk is larger.
 _MOST_BYTES: Final = 1 << 60
-#: Bytes of an environment beside those that its facts count: bytecode, and a little more.
+#: Factor for files that facts do not count: bytecode, and a reserve.
 _BYTECODE: Final = 3
 _SMALL: Final = 64 << 20
 _ADVICE: Final = "it is built again; if this repeats, check which programs write to the volume"
@@ -66,7 +66,7 @@ _ADVICE: Final = "it is built again; if this repeats, check which programs write
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What an environment says of itself."""
+    """The facts that an environment records about itself."""
 
     digest: str
     mode: Where
@@ -89,7 +89,7 @@ def encode_facts(facts: Facts) -> dict[str, Any]:
 def decode_facts(value: object) -> Facts | None:
     """Facts from JSON, which anybody may have written; None when anything is missing or odd.
 
-    What a later version adds is left out.
+    Fields that a later version adds are ignored.
     """
     try:
         facts = msgspec.convert(value, Facts)
@@ -115,14 +115,14 @@ def write_facts(environment: Path, facts: Facts) -> None:
 
 
 def read_facts(environment: Path) -> Facts | None:
-    """Facts of a published environment; None when there is no complete one."""
+    """Return the facts of a published environment; None if there is no complete one."""
     value = read_json(environment / FACTS)
     return None if value is None else decode_facts(value)
 
 
 @carried_out
 def withdraw(environment: Path) -> None:
-    """Without its facts it is no environment, to no pod; its files stay for who uses them."""
+    """Delete the facts, so that no pod uses the environment; its files stay for current users."""
     (environment / FACTS).unlink(missing_ok=True)
 
 
@@ -211,7 +211,7 @@ def _without_a_wait(path: str, flags: int) -> int:
 
 
 def _bounded(environment: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """As `_walk`; of no more bytes than an environment of these facts may have."""
+    """Walk like `_walk`, over at most as many bytes as an environment with these facts may have."""
     facts = read_facts(environment)
     left = _SMALL + (_BYTECODE * facts.bytes if facts else 0)
     for path, entry in _walk(environment):
@@ -226,7 +226,7 @@ def _bounded(environment: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 @carried_out
 def hash_files(environment: Path, *, bytecode: bool) -> dict[str, str]:
-    """The SHA-256 of every file that is bytecode, or of every one that is not; blocking."""
+    """Return the SHA-256 of every file that is bytecode, or of every other file; blocking."""
     found = {}
     for path, entry in _bounded(environment):
         if _is_bytecode(path) == bytecode:
@@ -237,7 +237,7 @@ def hash_files(environment: Path, *, bytecode: bool) -> dict[str, str]:
 def _hash_entry(path: Path, entry: os.DirEntry[str]) -> str:
     if entry.is_symlink():
         return f"-> {os.readlink(path)}"
-    # What is no file is not opened: a pipe has no end.
+    # Only regular files are opened: a pipe would block.
     return _hash_or_none(path) if entry.is_file() else "no file"
 
 
@@ -257,7 +257,7 @@ def sign(value: Mapping[str, Any], key: bytes | None) -> str:
 
 
 def signed_by(key: bytes, value: Mapping[str, Any], mac: str) -> bool:
-    """Whether that is the HMAC over a value, which may be a stranger's."""
+    """Return whether a signature is the HMAC of a value; both may be forged."""
     try:
         expected = sign(value, key)
     except RecursionError:
@@ -308,7 +308,7 @@ def _unlike(environment: Path, paths: list[str]) -> Tampered:
 
 @carried_out
 def sealed(environment: Path) -> bool:
-    """Whether a seal is there at all."""
+    """Return whether there is a seal."""
     return os.path.lexists(environment / SEAL)
 
 
@@ -316,7 +316,7 @@ def sealed(environment: Path) -> bool:
 def check_seal(environment: Path, key: bytes | None) -> None:
     """Raise Tampered unless the content is what was sealed, and what its wheels hold."""
     stored = read_json(environment / SEAL) or {}
-    # Earlier versions, whose environments may lie beside ours, wrote down no such files.
+    # Earlier versions, whose environments may be on the same volume, did not record such files.
     files, unlike = stored.get("files"), stored.get("unlike", [])
     if (
         not isinstance(files, dict)

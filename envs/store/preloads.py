@@ -1,4 +1,4 @@
-"""What calls of an environment imported, so that the next zygote imports it first.
+"""Lists of modules that calls of an environment imported, which the next zygote preloads.
 
     preloads/<digest>.json on the shared root: another pod learns from this one's calls.
 
@@ -31,7 +31,7 @@ class Preloads:
 
 
 def clean_modules(names: Iterable[object]) -> tuple[str, ...]:
-    """What may be a module's name, each once, in the order given."""
+    """Return valid module names, each once, in the given order."""
     kept: dict[str, None] = {}
     for name in names:
         if isinstance(name, str) and len(name) <= _MAX_NAME and _is_module(name):
@@ -46,7 +46,7 @@ def _is_module(name: str) -> bool:
 
 
 def read_preloads(store: Store, digest: str) -> Preloads:
-    """What is known for a digest; blocking."""
+    """Return the list of a digest; blocking."""
     value = read_json(store.preloads(digest), _LARGEST) or {}
     modules, entries = value.get("modules"), value.get("entries")
     return Preloads(
@@ -56,6 +56,6 @@ def read_preloads(store: Store, digest: str) -> Preloads:
 
 
 def write_preloads(store: Store, digest: str, preloads: Preloads) -> None:
-    """Replace what is known for a digest; blocking."""
+    """Replace the list of a digest; blocking."""
     noted = {"modules": list(preloads.modules), "entries": list(preloads.entries)}
     write_json(store.preloads(digest), noted)

@@ -1,4 +1,4 @@
-"""Unfinished work on disk, for as long as a block of code runs."""
+"""Directories for unfinished work, which exist as long as a block of code runs."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@
       touch, remove, move            of what a name is, never of what a link leads to
       now                            the file system's clock
 
-Whoever may write to a volume may put a link, a pipe, a sparse file or a deep tree in the place of
-a file of ours, at any moment: so a directory is held open while names in it are used, and nothing
-is believed of a name. The root is what an operator names, and may be a link.
+Anyone who may write to a volume may replace a file by a link, a pipe, a sparse file or a deep tree
+at any moment. So a directory is held open while names in it are used, and every name is checked.
+The operator names the root, which may be a link.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TOUCH: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: What opening something says that is no directory, or no file.
+#: Errors of opening something that is not a directory, or not a file.
 _OTHER_KIND: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _BLOCK: Final = 1 << 20
 _CLOCK: Final = ".clock-"
@@ -55,7 +55,7 @@ class Folder:
     def __init__(self, root: Path, *parts: str, mode: int = 0o777) -> None:
         self._root = root
         self._parts = parts
-        #: Of the directories that are made.
+        #: Mode of directories that are created.
         self._mode = mode
 
     def __repr__(self) -> str:
@@ -63,12 +63,14 @@ class Folder:
 
     @property
     def path(self) -> Path:
-        """Where it is; whoever opens that follows links."""
+        """Return the path; opening it follows links."""
         return self._root.joinpath(*self._parts)
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[int]:
-        """Its descriptor, here. ``make``: what is missing is made, also in place of links and files."""
+        """Open the directory and return its descriptor. ``make``: create missing parts, replacing
+        links and files.
+        """
         if make:
             self._root.mkdir(parents=True, exist_ok=True)
         handle = os.open(self._root, _DIRECTORY)
@@ -83,7 +85,7 @@ class Folder:
 
     @carried_out
     def make(self) -> None:
-        """Have it there, a directory."""
+        """Create the directory if it does not exist."""
         with self.opened(make=True):
             pass
 
@@ -105,7 +107,9 @@ class Folder:
 
     @carried_out
     def names(self, most: int = MOST_NAMES) -> list[str]:
-        """What is in it, in no order; nothing where it is missing, or no directory."""
+        """Return the names in the directory, unordered; empty if it is missing or not a
+        directory.
+        """
         try:
             with self.opened() as handle, os.scandir(handle) as entries:
                 return [entry.name for entry in islice(entries, most)]
@@ -118,7 +122,7 @@ class Folder:
             return []
 
     def files(self, ours: Callable[[str], object]) -> list[tuple[str, os.stat_result]]:
-        """Regular files whose names are ``ours``, the one written longest ago first."""
+        """Return regular files whose names match ``ours``, oldest first."""
         found = self._regular([name for name in self.names() if ours(name)])
         return sorted(found, key=lambda one: (one[1].st_mtime_ns, one[0]))
 
@@ -134,7 +138,7 @@ class Folder:
 
     @carried_out
     def status(self, name: str) -> os.stat_result | None:
-        """What there is under a name; of a link itself. None for nothing."""
+        """Return the status of a name, of a link itself; None if it does not exist."""
         with self._if_there() as handle:
             return None if handle is None else _status(name, handle)
 
@@ -151,13 +155,15 @@ class Folder:
 
     @carried_out
     def read(self, name: str, most: int) -> bytes:
-        """Content of a regular file of at most so many bytes; OSError for all else."""
+        """Return the content of a regular file of at most so many bytes; raise OSError
+        otherwise.
+        """
         with self.reading(name, most) as file:
             return file.read(most)
 
     @contextmanager
     def reading(self, name: str, most: int) -> Iterator[IO[bytes]]:
-        """A stream of a regular file of at most so many bytes; OSError for all else."""
+        """Provide a stream of a regular file of at most so many bytes; raise OSError otherwise."""
         if is_apart(self.path):
             with receiving(_blocks, self, name, most) as stream:
                 yield stream
@@ -175,7 +181,7 @@ class Folder:
         beside: str = "",
         sync: bool = False,
     ) -> None:
-        """Replace a file by a whole one. ``beside``: the name that it has until then."""
+        """Replace a file atomically. ``beside``: its temporary name."""
         beside = beside or f".{name}.{secrets.token_hex(4)}"
         self._write(name, [b"".join(pieces)] if is_apart(self.path) else pieces, beside, sync)
 
@@ -220,30 +226,32 @@ class Folder:
 
     @carried_out
     def remove(self, name: str) -> bool:
-        """Delete a file or a tree, as far as it goes; False where something is left."""
+        """Delete a file or a tree as far as possible; return False if something is left."""
         with self._if_there() as handle:
             return handle is None or _remove(name, handle)
 
     def remove_other(self, name: str) -> bool:
-        """Delete what is no file; False where a file is, or anything is left."""
+        """Delete anything that is not a regular file; return False if a file is there or something
+        is left.
+        """
         status = self.status(name)
         return status is None or (not stat.S_ISREG(status.st_mode) and self.remove(name))
 
     @carried_out
     def make_folder(self, name: str) -> None:
-        """A new directory in it; OSError where the name is taken."""
+        """Create a directory in this folder; raise OSError if the name is taken."""
         with self.opened(make=True) as handle:
             os.mkdir(name, dir_fd=handle)
 
     @carried_out
     def link(self, name: str, meaning: str) -> None:
-        """A new symbolic link in it, which has its content from the instant it exists."""
+        """Create a symbolic link atomically."""
         with self.opened(make=True) as handle:
             os.symlink(meaning, name, dir_fd=handle)
 
     @carried_out
     def link_of(self, name: str) -> str | None:
-        """What a symbolic link says; None for all else."""
+        """Return the target of a symbolic link; None for anything else."""
         with self._if_there() as handle:
             try:
                 return None if handle is None else os.readlink(name, dir_fd=handle)
@@ -259,7 +267,7 @@ class Folder:
 
 
 def in_folder(path: Path) -> tuple[Folder, str]:
-    """The directory that a path names last but one, and the name in it."""
+    """Return the parent directory of a path, and the last name in it."""
     return Folder(path.parent.parent, path.parent.name), path.name
 
 
@@ -276,10 +284,11 @@ def move(source: Path, target: Path) -> None:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Directories below, each with the names of its directories and of all else, as `os.walk`.
+    """Walk directories, yielding the names of subdirectories and of all other entries, like
+    `os.walk`.
 
-    That recurses before Python 3.12. Links to directories are among these, and are not entered;
-    neither is what is taken out of the first list.
+    `os.walk` recurses before Python 3.12. Links to directories are listed as directories and not
+    entered; neither are names that the caller removes from the first list.
     """
     pending = [str(root)]
     while pending:
@@ -305,7 +314,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def left_by_clock(name: str) -> bool:
-    """Whether a file is what `Folder.now` leaves when its process is killed."""
+    """Return whether a file is left over from a killed `Folder.now`."""
     return _CLOCK_FILE.fullmatch(name) is not None
 
 
@@ -314,7 +323,7 @@ def _entered(part: str, parent: int) -> int:
 
 
 def _blocks(folder: Folder, name: str, most: int) -> Iterator[bytes]:
-    """A file as `Folder.reading` has it, once it is open."""
+    """Yield the blocks of an open file, as `Folder.reading` does."""
     with folder.reading(name, most) as file:
         yield b""
         while block := file.read(_BLOCK):
@@ -381,7 +390,7 @@ def _remove(name: str, folder: int) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        # Linux says that a directory is one; POSIX has it say that this is not permitted.
+        # Linux reports EISDIR for a directory; POSIX specifies EPERM.
         if error.errno in {errno.EISDIR, errno.EPERM} and trees.remove(name, folder):
             return True
         _log.info("%r is not deleted, or not all of it: %s", name, error)

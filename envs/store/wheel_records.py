@@ -1,7 +1,7 @@
-"""What wheels say of their own files: SHA-256 in the RECORD of each installed package.
+"""SHA-256 hashes that wheels state for their own files, in the RECORD of each installed package.
 
-uv compares them with nothing. A file that somebody wrote to in place, in an environment or in
-uv's cache, differs from what its wheel promised; its size may be the same.
+uv does not compare them. A file that was overwritten in place, in an environment or in uv's cache,
+differs from its wheel's hash; its size may be the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ALGORITHM: Final = "sha256="
 
 
 def unlike_wheels(environment: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Files whose hash (by path, in hexadecimal) is none that a wheel gives for them; blocking.
+    """Return files whose hash (by path, in hexadecimal) differs from that of their wheel; blocking.
 
     Several wheels may bring the same file: it is then that of any of them. Bytecode is
     compiled here, whatever a wheel brought, and a file without a hash is anybody's.

@@ -1,1 +1,1 @@
-"""Programs that run in an environment's own Python, with nothing of flashpool beside them."""
+"""Programs that run in an environment's own Python, without flashpool."""

@@ -7,10 +7,10 @@ compile  every module of the entries (files and directories); what lies there al
 mend     delete what Python would take for the bytecode of a module, and is not
 check    only tell of it
 
-A file that does not compile (templates, code for other versions) is no failure: nobody could
-import it either. A file that cannot be written is one, and ends the work: `error` is then the
-system's number and words, and the path. Standard library only, any Python from 3.8 on;
-the other half is `bytecode.py`.
+A file that does not compile (a template, code for another version) is not a failure, because it
+cannot be imported either. A file that cannot be written is a failure, and ends the work: `error`
+then holds the system's error number and message, and the path. Uses only the standard library, on
+any Python from 3.8 on; `bytecode.py` starts it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Nobody takes it for bytecode, and no seal counts it: two processes may be at it at once, and
-#: one that is killed leaves it.
+#: Suffix of unfinished files, which neither Python nor a seal reads: two processes may write at
+#: once, and a killed process leaves its file.
 UNFINISHED = ".flashpool-unfinished"
 #: No module's bytecode is larger.
 _MOST = 256 * 1024 * 1024
@@ -54,7 +54,7 @@ def folders(entries: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def compile_module(source: str, shown: str) -> None:
-    """Write the bytecode of one module, whole or not at all."""
+    """Write the bytecode of one module, completely or not at all."""
     target = importlib.util.cache_from_source(source, optimization="")
     try:
         with open(source, "rb") as file:
@@ -72,7 +72,9 @@ def compile_module(source: str, shown: str) -> None:
 
 
 def _holds(target: str, head: bytes, code: types.CodeType) -> bool:
-    """Whether this is there already: written anew it may differ, and another's seal with it."""
+    """Return whether the file already has this content: rewriting it could break another process's
+    seal.
+    """
     try:
         with open(target, "rb") as file:
             return file.read(len(head)) == head and marshal.loads(file.read(_MOST)) == code  # noqa: S302
@@ -109,7 +111,7 @@ def _delete(path: str) -> None:
 
 
 def cached(folder: str) -> list[str]:
-    """What lies in a directory's cache."""
+    """Return the bytecode files in a directory's cache."""
     try:
         return sorted(os.listdir(os.path.join(folder, _CACHE)))
     except (FileNotFoundError, NotADirectoryError):
@@ -117,7 +119,9 @@ def cached(folder: str) -> list[str]:
 
 
 def problems(folder: str) -> Iterator[tuple[str, str]]:
-    """Bytecode in a directory's cache that this Python would use, or try to; and what is wrong."""
+    """Return bytecode in a directory's cache that this Python would use or try to use, with its
+    problem.
+    """
     for name in cached(folder):
         found = _OURS.fullmatch(name)
         source = found and os.path.join(folder, found[1] + ".py")
@@ -129,7 +133,7 @@ def problems(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def what_is_wrong(path: str, source: str) -> str:
-    """Of bytecode, against its source; empty when all is well."""
+    """Return the problem of a bytecode file, compared with its source; empty if there is none."""
     with open(path, "rb") as file:
         data = file.read(_MOST)
     if data[:4] != importlib.util.MAGIC_NUMBER:

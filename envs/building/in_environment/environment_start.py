@@ -2,12 +2,12 @@
 
     build -> site-packages/_flashpool_environment.py (this file) <- a .pth file beside it
 
-Calls share an environment, and its build compiles all that can be compiled. What an import
-adds later may be cut by a disk that is full for a moment (CPython before 3.12.8 and 3.13.1
-publishes it all the same), and then every later import of that module fails. The flags that
-programs can see stay as they are, and so does what imports write anywhere else, under
-`sys.pycache_prefix` for example. Standard library only, and as little of it as may be:
-every start of an interpreter pays for it.
+Calls share an environment, and its build compiles everything that can be compiled. If an import
+added bytecode later, a disk that is full for a moment could cut it (CPython before 3.12.8 and
+3.13.1 publishes it nevertheless), and every later import of that module would fail. Flags that
+programs can see stay unchanged, and so do files that imports write elsewhere, for example under
+`sys.pycache_prefix`. Uses little of the standard library, because it runs at each start of an
+interpreter.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ def _keep_out_bytecode(root: str) -> None:
     loader._cache_bytecode = _cache_bytecode
 
 
-# lib/python3.x/site-packages lies between the environment and this file.
+# This file is in lib/python3.x/site-packages of the environment.
 _keep_out_bytecode(os.path.abspath(f"{__file__}/../../../.."))
