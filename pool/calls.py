@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from . import call_ids
+from .trace_context import TraceContext
 
 if TYPE_CHECKING:
     from flashpool.envs import Spec
@@ -160,6 +161,8 @@ class Call:
     awaits_exit: bool = False
     #: Safe to run again after its worker died half-way.
     idempotent: bool = False
+    #: Its place in a trace, which its process has in its environment; None: it is not traced.
+    trace: TraceContext | None = None
 
     @property
     def environment(self) -> str:

@@ -251,7 +251,10 @@ class ResidentRunner:
         limit = running.limits.result_bytes
         if limit is not None:
             worker.link.reader.body_limit = limit + EXCEPTION_LIMIT
-        meta = wire.numbered(call_id, call_meta(call, limit), overlaps=instance.running[call_id])
+        overlaps = instance.running[call_id]
+        # Calls that overlap share one process, and so its variables.
+        env = None if call.trace is None or overlaps else call.trace.variables()
+        meta = wire.numbered(call_id, call_meta(call, limit, env), overlaps=overlaps)
         self._worker_set.send(worker, wire.CALL, meta, call.body, call.fds)
         self._calls.handed_over(running)
 

@@ -119,6 +119,8 @@ class CommandRunner:
                 components.calls.finish(running.id, outcomes.no_scratch(error))
                 return
             env = components.scratch.variables(worker.scratch, env)
+        if running.call.trace is not None:
+            env = {**running.call.trace.variables(), **env}
         components.worker_set.hand_over(worker, running, env)
         components.calls.handed_over(running)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flashpool.pool import pickling
+from flashpool.pool import pickling, trace_context
 from flashpool.pool.apps import App
 from flashpool.pool.config import PoolConfig
 from flashpool.pool.gpus.access import VARYING
@@ -35,7 +35,7 @@ def fields_of(config: PoolConfig, app: App | None, method: str) -> dict[str, obj
         "runtime": outcomes.runtime_packages(),
         "method": method,
         "split_output": config.split_output,
-        "varying": list(VARYING),
+        "varying": [*VARYING, *trace_context.VARIABLES],
         "workdir": config.workdir,
         "log_level": config.log_level,
         "memory_tricks": config.memory_tricks,

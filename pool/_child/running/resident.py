@@ -49,6 +49,15 @@ _UNLIMITED = SoftLimit(None)
 _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 
 
+def _forget(env: dict[str, str]) -> None:
+    """Unset the variables that one call had."""
+    try:
+        for name in env:
+            os.environ.pop(name, None)
+    except BaseException:  # user code replaced the table of variables
+        pass
+
+
 def live(channel: Channel, load: wire.Frame) -> None:
     """Load, serve, close."""
     resident = Resident(channel, load)
@@ -145,9 +154,11 @@ class Resident:
 
     def run_alone(self, frame: wire.Frame) -> None:
         number, meta = wire.split_number(frame.meta)
-        _, stream, limit, _, soft_s, _ = wire.unpack_call_meta(meta)
+        _, stream, limit, _, soft_s, env = wire.unpack_call_meta(meta)
         start = monotonic()
         try:
+            if env:
+                os.environ.update(env)
             method, args, kwargs, request = self.read(frame)
             on_item = self.items_of(number, request) if stream else None
             with SoftLimit(soft_s) as limited:
@@ -159,6 +170,8 @@ class Resident:
         if os.getpid() != self.link.pid:
             # User code forked and its child came back here too: only one may answer.
             os._exit(0)
+        if env:
+            _forget(env)
         flush_output()
         self.link.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
 

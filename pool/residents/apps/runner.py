@@ -83,7 +83,7 @@ class AppRunner:
             send=self.workers.send,
             late=self._late,
             answered=lambda live: self._do(self.table.answered(live.number)),
-            empty=self._on_empty,
+            empty=self._look_around,
         )
         news.isolated = self._isolated = IsolatedRequests(
             app,
@@ -212,13 +212,6 @@ class AppRunner:
     def is_over(self) -> bool:
         """Whether nothing of it is left."""
         return self.table.closing and not self.busy and not len(self.workers)
-
-    def _on_empty(self) -> None:
-        """No request is left: often, for one client that sends one after the other this is each time."""
-        if self._retirement.begun:
-            self._look_around()
-        else:
-            self._changed()
 
     def _look_around(self) -> None:
         """Something changed that others may wait for."""
