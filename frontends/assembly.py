@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from flashpool.pool.supervisor.supervisor import Supervisor
 
@@ -15,6 +16,9 @@ from .replay.keeper import FailureKeeper
 from .replay.kept import KeptRequests
 from .service import Service
 from .settings.table import Settings
+
+if TYPE_CHECKING:
+    from .telemetry.tracing import Tracing
 
 
 def make_service(settings: Settings, result_limit: int) -> Service:
@@ -34,8 +38,16 @@ def make_service(settings: Settings, result_limit: int) -> Service:
         ceilings=Ceilings.of(settings),
         adapters=[sdk],
         logged_bytes_a_second=settings.log_output_kb_s * 1024,
+        tracing=_tracing() if settings.telemetry else None,
         keeper=FailureKeeper(KeptRequests.of(settings), pool) if settings.keep_failed_mb else None,
     )
+
+
+def _tracing() -> Tracing | None:
+    # Late: OpenTelemetry is an extra, and costs what it takes to import.
+    from .telemetry.tracing import tracing
+
+    return tracing()
 
 
 def make_live_routes(service: Service, settings: Settings) -> LiveApi:

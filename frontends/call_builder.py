@@ -50,6 +50,13 @@ def spec_of(request: FunctionRequest) -> Spec | None:
     )
 
 
+def trace_of(request: FunctionRequest) -> dict[str, str]:
+    """Its place in its caller's trace, as headers name that."""
+    if not request.traceparent:
+        return {}
+    return {"traceparent": request.traceparent, "tracestate": request.tracestate or ""}
+
+
 class Defaults:
     """The values used for fields that a request leaves out."""
 

@@ -7,9 +7,10 @@ Service.submit --> Backend --> progress, output, items --> Watcher (only if ther
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from flashpool.pool import call_ids
 from flashpool.pool.backend import Backend
@@ -19,6 +20,11 @@ from flashpool.pool.errors import Cancelled, FlashpoolError
 from .logs.calls import OutputLines, tell_end
 from .responses import outcome_of
 
+if TYPE_CHECKING:
+    from .telemetry.tracing import CallSpan
+
+#: A caller that says nothing of a trace.
+NO_TRACE: Final[Mapping[str, str]] = MappingProxyType({})
 #: Returns the call to run in place of one that ended with an outcome; None: the outcome stands.
 Again = Callable[[Call, Outcome], "Call | None"]
 
@@ -29,6 +35,9 @@ class Prepared(NamedTuple):
     call: Call
     #: Oddities of the request; they are added to the warnings of the outcome.
     warnings: tuple[str, ...] = ()
+    #: Its place in its caller's trace, if calls are traced and the caller said: ``traceparent``
+    #: and ``tracestate``.
+    caller: Mapping[str, str] = NO_TRACE
 
 
 class Watcher(Protocol):
@@ -56,7 +65,16 @@ class Watcher(Protocol):
 class CallHandle:
     """A submitted call. The backend notifies this handle of the outcome."""
 
-    __slots__ = ("_again", "_pool", "_prepared", "call_id", "cancelled", "failed", "outcome")
+    __slots__ = (
+        "_again",
+        "_pool",
+        "_prepared",
+        "call_id",
+        "cancelled",
+        "failed",
+        "outcome",
+        "span",
+    )
 
     wants_output = False
 
@@ -71,6 +89,8 @@ class CallHandle:
         self.call_id = 0
         #: Called when the call has failed.
         self.failed: Callable[[Call, int, Outcome], None] = tell_end
+        #: Of a call that is traced.
+        self.span: CallSpan | None = None
 
     def cancel(self, reason: str) -> None:
         """Cancel the call. `outcome` is set as soon as the call has ended."""
@@ -105,6 +125,8 @@ class CallHandle:
             outcome = replace(outcome, warnings=(*warnings, *outcome.warnings))
         if outcome.error_type is not None:
             self.failed(self._prepared.call, self.call_id, outcome)
+        if self.span is not None:
+            self.span.ended(self._prepared.call, self.call_id, outcome)
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -169,7 +191,7 @@ class LoggedCallHandle(CallHandle):
         """Copy ``chunk`` to the log."""
         if self._lines is None:
             call, name = self._prepared.call, call_ids.name_of(self.call_id)
-            self._lines = OutputLines(call.label, name, call.request_id, self._rate)
+            self._lines = OutputLines(call, name, self._rate)
         self._lines.feed(chunk)
 
     def done(self, outcome: Outcome) -> None:

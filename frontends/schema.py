@@ -88,6 +88,9 @@ class FunctionRequest(msgspec.Struct, frozen=True, gc=False):
     refresh: bool | None = None
     isolation: str | None = None
     idempotent: bool | None = None
+    #: Its place in its caller's trace, as the headers of W3C Trace Context have it.
+    traceparent: str | None = None
+    tracestate: str | None = None
     #: Read by the worker: whether a generator's items are the result as well as streamed.
     return_aggregate_stream: bool | None = None
 

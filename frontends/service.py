@@ -13,21 +13,32 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import Call, Outcome
 from flashpool.pool.errors import FlashpoolError, Overloaded
 
 from . import responses, schema
-from .call_builder import CallAdapter, Defaults
-from .call_handles import CallHandle, LoggedCallHandle, Prepared, WatchedCallHandle, Watcher
+from .call_builder import CallAdapter, Defaults, trace_of
+from .call_handles import (
+    NO_TRACE,
+    CallHandle,
+    LoggedCallHandle,
+    Prepared,
+    WatchedCallHandle,
+    Watcher,
+)
 from .ceilings import Ceilings
 from .logs.calls import tell_end, was_refused
 from .replay.keeper import FailureKeeper
 from .responses import Answer
+
+if TYPE_CHECKING:
+    from .telemetry.tracing import CallSpan, Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +77,11 @@ class Service:
         adapters: Sequence[CallAdapter] = (),
         logged_bytes_a_second: int = 0,
         keeper: FailureKeeper | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """``logged_bytes_a_second``: of what a call writes, so much is repeated in the log."""
+        #: None: calls are not traced.
+        self.tracing = tracing
         self.pool = pool
         self._adapters = tuple(adapters)
         self._ceilings = ceilings or None  # nothing to check, as mostly
@@ -125,6 +139,8 @@ class Service:
         await self.pool.stop(reason)
         if self._keeper is not None:
             await self._keeper.close()
+        if self.tracing is not None:
+            await self.tracing.close()
 
     def health(self) -> int:
         """200 ready, 204 starting, 503 neither: as a load balancer's probe reads it."""
@@ -147,10 +163,18 @@ class Service:
             return f"the base environment does not start: {self._failure}"
         return self.pool.not_ready_reason
 
-    def prepare(self, body: bytes, *, stream: bool = False, request_id: str = "") -> Prepared:
+    def prepare(
+        self,
+        body: bytes,
+        *,
+        stream: bool = False,
+        request_id: str = "",
+        caller: Mapping[str, str] = NO_TRACE,
+    ) -> Prepared:
         """The call a request asks for; ``request_id``: what its caller calls it.
 
         With ``stream``, the items of a generator function go to the call's watcher one by one.
+        ``caller``: its place in its caller's trace, where the request itself does not say that.
         """
         if self.pool.draining:
             raise Overloaded("The server is draining and accepts no new calls", retry_after_s=1)
@@ -161,10 +185,16 @@ class Service:
         if call.imports:  # a source that imports nothing is of no client's library
             for adapter in self._adapters:
                 call = adapter.adapted(request, call)
-        return Prepared(call, warnings)
+        if self.tracing is not None:
+            caller = caller or trace_of(request)
+        return Prepared(call, warnings, caller)
 
     def submit(self, prepared: Prepared, watcher: Watcher | None = None) -> CallHandle:
         """Hand a call to the pool."""
+        span = None
+        if self.tracing is not None:
+            span = self.tracing.begin(prepared.call, prepared.caller)
+            prepared = prepared._replace(call=replace(prepared.call, trace=span.trace))
         if watcher is not None:
             pending: CallHandle = WatchedCallHandle(watcher, self.pool, prepared, self._again)
         elif self._logged:
@@ -173,8 +203,19 @@ class Service:
             pending = CallHandle(self.pool, prepared, self._again)
         if self._keeper is not None:
             pending.failed = self._failed
-        pending.call_id = self.pool.submit(prepared.call, pending)
+        if span is None:
+            pending.call_id = self.pool.submit(prepared.call, pending)
+        else:
+            self._submit_traced(prepared.call, pending, span)
         return pending
+
+    def _submit_traced(self, call: Call, pending: CallHandle, span: CallSpan) -> None:
+        pending.span = span
+        try:
+            pending.call_id = self.pool.submit(call, pending)
+        except FlashpoolError as error:
+            span.ended(call, 0, responses.outcome_of(error))
+            raise
 
     def _failed(self, call: Call, call_id: int, outcome: Outcome) -> None:
         tell_end(call, call_id, outcome)

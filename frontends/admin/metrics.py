@@ -20,7 +20,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
+from flashpool.frontends.telemetry.exemplars import Exemplars, Seen
 from flashpool.pool.stats import LatencyStats, RouteStats
 
 from .job_counts import JobsStats
@@ -30,10 +32,15 @@ _PREFIX: Final = "flashpool_"
 _MIB: Final = 1 << 20
 
 
-def render(stats: StatsDocument, accept: str) -> tuple[bytes, str]:
-    """Text and its type, in the newest format that the reader takes."""
+def render(
+    stats: StatsDocument, accept: str, exemplars: Exemplars | None = None
+) -> tuple[bytes, str]:
+    """Text and its type, in the newest format that the reader takes.
+
+    ``exemplars``: the latest calls that have a trace. Only OpenMetrics shows them.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_OfDocument(stats))
+    registry.register(_OfDocument(stats, exemplars or Exemplars()))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
@@ -41,8 +48,9 @@ def render(stats: StatsDocument, accept: str) -> tuple[bytes, str]:
 class _OfDocument(Collector):
     """Converts one stats document to families of metrics."""
 
-    def __init__(self, stats: StatsDocument) -> None:
+    def __init__(self, stats: StatsDocument, exemplars: Exemplars) -> None:
         self._stats = stats
+        self._exemplars = exemplars
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: the registry need not search for names that collide."""
@@ -52,7 +60,7 @@ class _OfDocument(Collector):
         """Yield all families."""
         stats = self._stats
         yield from _server(stats)
-        yield from _calls(stats)
+        yield from _calls(stats, self._exemplars)
         yield from _processes(stats)
         yield from _gpus(stats)
         yield from _environments(stats)
@@ -103,7 +111,7 @@ def _server(stats: StatsDocument) -> Iterator[Metric]:
     yield _count("internal_errors", what, process.callback_errors)
 
 
-def _calls(stats: StatsDocument) -> Iterator[Metric]:
+def _calls(stats: StatsDocument, exemplars: Exemplars) -> Iterator[Metric]:
     queue = stats.queue
     yield _gauge("slots", "Calls that can run at once.", stats.slots.total)
     yield _gauge("slots_busy", "Slots in use.", stats.slots.busy)
@@ -119,7 +127,9 @@ def _calls(stats: StatsDocument) -> Iterator[Metric]:
         _PREFIX + "call_phase_seconds", "Seconds of calls in each phase.", labels=["phase"]
     )
     for phase, latency in stats.latency.items():
-        family.add_metric([phase], _buckets(latency), latency.sum_s)
+        buckets = enumerate(_buckets(latency))
+        seen = [_with_exemplar(one, exemplars.get(phase, index)) for index, one in buckets]
+        family.add_metric([phase], seen, latency.sum_s)
     yield family
     yield _gauge("exits_running", "Answered calls whose process still exits.", stats.exits.running)
     what = "Things that calls left to be done at exit and that were ended at the limit."
@@ -128,6 +138,14 @@ def _calls(stats: StatsDocument) -> Iterator[Metric]:
 
 def _buckets(latency: LatencyStats) -> list[tuple[str, float]]:
     return [("+Inf" if one.le_s is None else str(one.le_s), one.count) for one in latency.buckets]
+
+
+def _with_exemplar(
+    bucket: tuple[str, float], seen: Seen | None
+) -> tuple[str, float] | tuple[str, float, Exemplar]:
+    if seen is None:
+        return bucket
+    return (*bucket, Exemplar({"trace_id": seen.trace_id}, seen.seconds, seen.at))
 
 
 def _processes(stats: StatsDocument) -> Iterator[Metric]:

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from flashpool.frontends import responses
 from flashpool.frontends.admin import Admin
+from flashpool.frontends.call_handles import NO_TRACE
 from flashpool.frontends.http_server.access_log import logged
 from flashpool.frontends.responses import Answer
 from flashpool.frontends.service import Service
@@ -74,7 +75,8 @@ class Execute:
             self._authorize(headers)
             body = await self._read(headers, receive)
             exchange.received = True
-            answer, request_id = await self._perform(exchange, body, request_id)
+            caller = NO_TRACE if service.tracing is None else _place_in_trace(headers)
+            answer, request_id = await self._perform(exchange, body, request_id, caller)
             # A connection that is kept would bring the next request to a server that is leaving.
             await _respond(send, answer, request_id, close=service.pool.draining)
         except ClientGone:
@@ -96,12 +98,16 @@ class Execute:
             self._exchanges.close(exchange)
 
     async def _perform(
-        self, exchange: InflightRequest, body: bytes, request_id: bytes
+        self,
+        exchange: InflightRequest,
+        body: bytes,
+        request_id: bytes,
+        caller: Mapping[str, str],
     ) -> tuple[Answer, bytes]:
         """Perform a request that may be served; also return the id that it has from then on."""
         service = self._service
         exchange.pending = call = service.submit(
-            service.prepare(body, request_id=request_id.decode())
+            service.prepare(body, request_id=request_id.decode(), caller=caller)
         )
         if not request_id:
             request_id = b"%b-%d" % (call_ids.prefix.encode(), call.call_id)
@@ -171,7 +177,11 @@ class Sync(Execute):
         self._routes = routes
 
     async def _perform(
-        self, exchange: InflightRequest, body: bytes, request_id: bytes
+        self,
+        exchange: InflightRequest,
+        body: bytes,
+        request_id: bytes,
+        caller: Mapping[str, str],
     ) -> tuple[Answer, bytes]:
         return await self._routes.sync(body), request_id
 
@@ -189,6 +199,16 @@ class Health:
         if status == 503 and (reason := self._service.not_ready_reason):
             body = json.dumps({"status": "unhealthy", "reason": reason}).encode()
         await _respond(send, Answer(status, body), close=self._service.pool.draining)
+
+
+def _place_in_trace(headers: dict[bytes, bytes]) -> Mapping[str, str]:
+    """Those of a caller's headers that say where the request is in the caller's trace."""
+    if b"traceparent" not in headers:
+        return NO_TRACE
+    return {
+        "traceparent": headers[b"traceparent"].decode("latin-1"),
+        "tracestate": headers.get(b"tracestate", b"").decode("latin-1"),
+    }
 
 
 def _named(request_id: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
+from typing import Any, Final
 
 from flashpool.pool import call_ids
 from flashpool.pool.calls import Call, Outcome
@@ -35,8 +35,14 @@ def tell_end(call: Call, call_id: int, outcome: Outcome) -> None:
         return
     pid = outcome.receipt.pid
     who = f"{call.label}, pid {pid}" if pid else call.label
-    extra = line_format.of_call(call_ids.name_of(call_id), call.request_id)
+    extra = extra_of(call, call_ids.name_of(call_id))
     _log.log(level, "Call of %s: %s: %s", who, outcome.error_type, _why(outcome), extra=extra)
+
+
+def extra_of(call: Call, name: str) -> dict[str, Any]:
+    """``extra`` of a record about a call, whose name is this."""
+    trace = "" if call.trace is None else call.trace.trace_id
+    return line_format.of_call(name, call.request_id, trace)
 
 
 def _why(outcome: Outcome) -> str:
@@ -56,9 +62,9 @@ def was_refused(outcome: Outcome) -> bool:
 class OutputLines:
     """Writes the output of one call as log lines, up to a rate."""
 
-    def __init__(self, label: str, name: str, request_id: str, bytes_a_second: int) -> None:
-        self._label = label
-        self._extra = line_format.of_call(name, request_id)
+    def __init__(self, call: Call, name: str, bytes_a_second: int) -> None:
+        self._label = call.label
+        self._extra = extra_of(call, name)
         self._rate = bytes_a_second
         self._left = self._most = _BURST_S * bytes_a_second
         self._at = time.monotonic()

@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from flashpool.frontends.logs import line_format
+from flashpool.frontends.logs.calls import extra_of
 from flashpool.pool import call_ids
 from flashpool.pool.backend import Backend
 from flashpool.pool.calls import BASE_ENVIRONMENT, Call, Codec, Outcome
@@ -56,7 +57,7 @@ class FailureKeeper:
             _log.warning("The request of call %s cannot be kept: %s", name, error)
             return
         if kept:
-            extra = line_format.of_call(name, call.request_id)
+            extra = extra_of(call, name)
             _log.info("Kept its request: flashpool replay %s", name, extra=extra)
         else:
             _log.info("The request of call %s is larger than FLASHPOOL_KEEP_FAILED_MB", name)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -111,6 +112,15 @@ def _boolean(text: str) -> bool:
     return text.lower() in _YES
 
 
+def _telemetry(text: str) -> bool:
+    if not _boolean(text):
+        return False
+    # Looked for without importing them: most servers do without.
+    if any(find_spec(name) is None for name in ("opentelemetry", "opentelemetry.sdk")):
+        raise ValueError("the packages of flashpool[telemetry] are not installed")
+    return True
+
+
 def _words(text: str) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
@@ -177,6 +187,9 @@ WORD: Final = Kind(parse=_word, accepts="text, or none")
 PATH: Final = Kind(parse=_path, accepts="an absolute path")
 PORT: Final = integer(0, 65535)
 BOOLEAN: Final = Kind(parse=_boolean, accepts="yes or no (1, 0, true, false, on, off)")
+TELEMETRY: Final = Kind(
+    parse=_telemetry, accepts="yes or no; yes needs the packages of flashpool[telemetry]"
+)
 PATTERNS: Final = Kind(
     parse=_words, accepts="names or patterns with *, separated by commas, or none"
 )

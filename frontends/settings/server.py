@@ -124,6 +124,12 @@ class Log:
     keep_failed_s: float = setting(
         kind.seconds(), "604800", "Seconds for which the request of a failed call is kept."
     )
+    telemetry: bool = setting(
+        kind.TELEMETRY,
+        "no",
+        "Trace calls with OpenTelemetry, which the extra flashpool[telemetry] installs. "
+        "OpenTelemetry's own variables, OTEL_*, say where traces go and which calls are traced.",
+    )
     access_log: bool = setting(
         kind.BOOLEAN, "no", "Log every HTTP request: method, path, status, bytes, seconds."
     )

@@ -22,6 +22,8 @@ SECRETS: Final = (
     *("FLASHPOOL_TOKEN", "FLASHPOOL_ADMIN_TOKEN", "FLASHPOOL_VOLUME_KEY"),
     # The URLs may hold passwords.
     *("FLASHPOOL_INDEX_URL", "FLASHPOOL_EXTRA_INDEX_URLS"),
+    # Whoever has them can send traces to the operator's account.
+    *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_*_HEADERS"),
 )
 #: The default of `FLASHPOOL_PASS_ENV` on a pod.
 ON_A_POD: Final = "*,RUNPOD_API_KEY"

@@ -23,6 +23,7 @@ from flashpool.frontends.admin.served import Served
 from flashpool.frontends.admin.state_files import state_folder
 from flashpool.frontends.admin.stats_document import StatsDocument, document, schema, with_memory
 from flashpool.frontends.admin.storage import Storage
+from flashpool.frontends.telemetry.exemplars import Exemplars
 
 from .route import AdminRoute
 
@@ -72,7 +73,9 @@ class Figures:
 
     async def _metrics(self, request: Request) -> Response:
         accept = request.headers.get("accept", "")
-        data, kind = await asyncio.to_thread(_rendered, self._document(request), accept)
+        service = self._served.service
+        traced = None if service is None or service.tracing is None else service.tracing.exemplars
+        data, kind = await asyncio.to_thread(_rendered, self._document(request), accept, traced)
         return Response(data, headers={"content-type": kind})
 
     async def _events(self, request: Request) -> Response:
@@ -99,8 +102,8 @@ def _encoded(stats: StatsDocument) -> bytes:
     return msgspec.json.encode(with_memory(stats))
 
 
-def _rendered(stats: StatsDocument, accept: str) -> tuple[bytes, str]:
-    return render(with_memory(stats), accept)
+def _rendered(stats: StatsDocument, accept: str, exemplars: Exemplars | None) -> tuple[bytes, str]:
+    return render(with_memory(stats), accept, exemplars)
 
 
 def _places(served: Served) -> dict[str, Path]:

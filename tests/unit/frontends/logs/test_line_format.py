@@ -7,6 +7,8 @@ import pytest
 
 from flashpool.frontends.logs import line_format
 from flashpool.frontends.logs.calls import OutputLines
+from flashpool.pool.calls import Call, Codec
+from flashpool.pool.trace_context import TraceContext
 
 
 class Terminal(io.StringIO):
@@ -68,10 +70,12 @@ def test_auto_speaks_as_the_platform_only_to_its_queue(monkeypatch: pytest.Monke
 
 def test_output_in_the_log_has_a_rate(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flashpool.output")
-    lines = OutputLines("f", "a-1", "", 10)
+    trace = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    lines = OutputLines(Call(codec=Codec.FLASH, body=b"", label="f", trace=trace), "a-1", 10)
     lines.feed(b"one\ntwo")
     lines.feed(b"!\n" + b"x" * 100 + b"\n")
     lines.close()
     assert [one.getMessage() for one in caplog.records][:2] == ["f| one", "f| two!"]
     assert "100 bytes of its output are not shown" in caplog.records[2].getMessage()
     assert {one.call for one in caplog.records} == {"a-1"}  # type: ignore[attr-defined]
+    assert {one.trace for one in caplog.records} == {trace.trace_id}  # type: ignore[attr-defined]
