@@ -12,6 +12,7 @@
 Prints what is wrong, as file:line, and exits with 1 if anything is.
 """
 
+import ast
 import json
 import re
 import subprocess
@@ -64,7 +65,8 @@ def _link_fault(page: Page, link: str) -> str | None:
 def _block_fault(block: Block) -> str | None:
     try:
         if block.language == "python":
-            compile(block.text, "block", "exec")
+            cell = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if block.mark == "cells" else 0
+            compile(block.text, "block", "exec", flags=cell)
         elif block.language == "json":
             json.loads(block.text)
     except (SyntaxError, ValueError) as error:
