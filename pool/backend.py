@@ -1,4 +1,4 @@
-"""The seam between whoever submits calls and whoever runs them.
+"""The seam between code that submits calls and code that runs them.
 
     Pool's engine --.                               .--> Supervisor: this machine
                      +-- Call ------> Backend ------+
@@ -6,10 +6,10 @@
          ^                              |
          '--- Sink: progress, output, items, one Outcome
 
-Whoever submits names what a call needs (`Call.spec`, limits, GPUs), and the backend decides where
-it runs. The environment of a call is found behind the seam, at the place where the call will
-run, and so is a lease on it. Only data crosses: a `Call` and an `Outcome` can be pickled, apart
-from the descriptors that may travel beside a body where `shares_descriptors` says so.
+The submitter names what a call needs (`Call.spec`, limits, GPUs), and the backend decides where it
+runs. The environment of a call, and the lease on it, are found behind the seam, where the call will
+run. Only data crosses: a `Call` and an `Outcome` can be pickled, apart from the descriptors that
+may travel beside a body if `shares_descriptors` is true.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Backend(Protocol):
 
     @property
     def shares_descriptors(self) -> bool:
-        """Whether descriptors in a `Call` reach the worker; else all of it has to be bytes."""
+        """Whether descriptors in a `Call` reach the worker; else the whole call must be bytes."""
 
     # Life.
 
@@ -35,7 +35,7 @@ class Backend(Protocol):
         """Begin to start; returns before calls can run."""
 
     async def wait_ready(self) -> None:
-        """Until `ready`.
+        """Wait until `ready`.
 
         Raises:
             EnvironmentStartFailed: calls will not run here.
@@ -49,17 +49,17 @@ class Backend(Protocol):
         """
 
     def take_calls(self, taking: bool) -> bool:
-        """Refuse new calls, or take them again; what was accepted goes on, and nothing ends.
+        """Refuse new calls, or accept them again; accepted calls continue.
 
-        False when it drains or stops for good: that is not taken back.
+        Return False if the backend drains or stops permanently, which cannot be undone.
         """
 
     async def stop(self, reason: str = ..., *, grace_s: float | None = None) -> None:
-        """End everything; calls still there are told the reason.
+        """Stop everything; calls that are still there get the reason.
 
-        What runs has ``grace_s`` to exit in when it was asked to, and is not asked if that is
-        0; None: as much as is usual. Another `stop` meanwhile can only shorten that, and also
-        returns when all is gone.
+        Running calls have ``grace_s`` to exit after SIGTERM, and get SIGKILL at once if it is 0;
+        None: the usual grace. A second `stop` can only shorten the grace, and also returns when all
+        processes are gone.
         """
 
     # What it has room for.
@@ -82,26 +82,26 @@ class Backend(Protocol):
 
     @property
     def free_slots(self) -> int:
-        """Those that could begin now."""
+        """Slots for calls that could begin now."""
 
     @property
     def unfinished(self) -> int:
         """Accepted calls that `drain` would wait for."""
 
     def stats(self) -> PoolStats:
-        """The whole of it as it is now."""
+        """Return all figures as they are now."""
 
     @property
     def watching(self) -> CallWatching | None:
-        """What looks into its calls; None: they cannot be looked into."""
+        """The interface for looking into calls; None: not supported."""
 
     # Calls.
 
     def submit(self, call: Call, sink: Sink) -> int:
-        """Accept a call; its sink hears of it from now on. Returns its id.
+        """Accept a call; from now on its sink is notified. Returns the call's id.
 
-        The call's descriptors belong to the backend from here on, unless this raises. What it
-        does not find out at once, it tells the sink: the outcome then names the same errors.
+        The call's descriptors belong to the backend from here on, unless this raises. Problems
+        found later are reported to the sink: the outcome then names the same errors.
 
         Raises:
             Overloaded: there is no room, or it drains.

@@ -1,4 +1,4 @@
-"""The latest calls that ended, for whoever looks for one by its id; bounded in number and bytes."""
+"""The latest calls that ended, for look-ups by id; bounded in number and bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ERROR: Final = 4000
 
 
 class EndedCall(NamedTuple):
-    """One of them."""
+    """A call that ended."""
 
     number: int
     request_id: str
@@ -28,7 +28,7 @@ class EndedCall(NamedTuple):
     error_type: str | None = None
     from_user: bool = False
     error: str | None = None
-    #: Whether it wrote anything; what is kept of that may be gone by now.
+    #: Whether the call wrote anything; the output may be dropped by now.
     wrote: bool = False
 
 
@@ -36,13 +36,14 @@ class CallHistory:
     """Remembers them."""
 
     def __init__(self) -> None:
-        #: As `EndedCall`; of calls that went well and wrote nothing a plain tuple, which costs less.
+        #: Fields of `EndedCall`; for successful calls without output a plain tuple, which is
+        #: cheaper.
         self.recent: deque[tuple[object, ...]] = deque(maxlen=CALLS)
         self._outputs: dict[int, bytes] = {}
         self._size = 0
 
     def keep(self, number: int, call: Call, outcome: Outcome) -> None:
-        """One that failed, or wrote something."""
+        """Keep a call that failed or wrote something."""
         want = call.want
         self.recent.append(
             EndedCall(
@@ -72,9 +73,9 @@ class CallHistory:
         return (EndedCall(*one) for one in reversed(self.recent))  # type: ignore[arg-type]
 
     def get(self, number: int) -> EndedCall | None:
-        """The one of that number."""
+        """Return the call of that number."""
         return next((one for one in self if one.number == number), None)
 
     def output_of(self, number: int) -> bytes | None:
-        """What it wrote; None where that is not kept."""
+        """Return the output of a call; None if it is not kept."""
         return self._outputs.get(number)

@@ -1,10 +1,10 @@
-"""The ids of calls: a number inside of this process, a name outside of it.
+"""The ids of calls: a number inside this process, a name outside.
 
     17            `Receipt.call_id`, `CallFuture.call_id`: of all calls of all pools of this process
     3f9a2c1b-17   the same call to clients, in logs and on volumes: no other process has this name
 
-A caller may bring a name of its own (``Call.request_id``): a job's id, a header ``X-Request-Id``. All of
-them are taken wherever a call is looked up.
+A caller may bring a name of its own (``Call.request_id``): a job's id, or a header
+``X-Request-Id``. Look-ups of calls accept all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 #: Draw with `next`; no two threads draw the same one.
 numbers: Final = itertools.count(1)
-#: What the names of this process' calls begin with.
+#: Prefix of the names of this process's calls.
 prefix = secrets.token_hex(4)
 #: A name that a caller may give. It stands in headers, paths and lines of a log.
 GIVEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=@~-]{0,127}")
@@ -38,7 +38,7 @@ def name_of(number: int) -> str:
 
 
 def name_bytes(number: int) -> bytes:
-    """The same, as a header has it."""
+    """Return the name as bytes, for a header."""
     return b"%s-%d" % (prefix.encode(), number)
 
 

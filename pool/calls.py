@@ -1,9 +1,9 @@
 """What goes into the pool and what comes out: `Call`, `Outcome`, `Receipt`.
 
-A front-end makes a `Call` (bytes the pool never looks into, and limits), submits it to a
-`backend.Backend` with a `Sink`, and hears of it through the sink on the backend's loop: how its
-environment gets on, output as it is written, items of a generator as they are yielded, and
-exactly one `Outcome`.
+A front-end creates a `Call` (bytes that the pool never reads, and limits) and submits it to a
+`backend.Backend` with a `Sink`. The backend notifies the sink on its loop: progress of the
+environment, output as it is written, items of a generator as they are yielded, and exactly one
+`Outcome`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Codec(enum.Enum):
     #: A JSON FunctionRequest; the result is base64 text of a cloudpickle (or JSON text
     #: when the request says ``serialization_format: json``).
     FLASH = "flash"
-    #: Pickled callable and arguments, large buffers in descriptors beside it.
+    #: Pickled callable and arguments, large buffers in descriptors beside them.
     PICKLE = "pickle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallLimits:
-    """What one call may use. ``None``: the pool's default; in a default: no limit."""
+    """Limits of one call. ``None``: the pool's default; in a default: no limit."""
 
     #: Seconds of running, from the moment a worker has the call.
     run_s: float | None = None
@@ -56,7 +56,7 @@ class CallLimits:
     build_and_run_s: float | None = None
 
     def or_else(self, defaults: CallLimits) -> CallLimits:
-        """These, and the defaults where there is none."""
+        """Return these limits, with defaults for those that are None."""
         return CallLimits(
             run_s=defaults.run_s if self.run_s is None else self.run_s,
             soft_s=defaults.soft_s if self.soft_s is None else self.soft_s,
@@ -66,7 +66,7 @@ class CallLimits:
         )
 
     def after_build(self, seconds: float) -> CallLimits:
-        """What they are once finding the environment took so long."""
+        """Return the limits that are left after finding the environment took so long."""
         if self.build_and_run_s is None:
             return self
         left = max(self.build_and_run_s - seconds, LEAST_RUN_S)
@@ -74,19 +74,19 @@ class CallLimits:
         return replace(self, run_s=run_s, build_and_run_s=None)
 
 
-#: Between an environment's digest and the number of its copy.
+#: Separates an environment's digest from the number of its copy.
 COPY: Final = "~"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """Which environment a call was given, and what that took before it was submitted."""
+    """The environment that a call was given, and the time that took before it was submitted."""
 
-    #: Its name in the pool: ``base``, or its digest, with a number behind it (`COPY`) where
-    #: processes run in an earlier copy of it still.
+    #: Name in the pool: ``base``, or the digest, with a number behind it (`COPY`) if processes
+    #: still run in an earlier copy.
     environment: str = BASE_ENVIRONMENT
-    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` when it could not be
-    #: had, and nothing when none was looked for.
+    #: ``base``, ``memo``, ``disk``, ``archive`` or ``built``; ``failed`` if it was not available,
+    #: and empty if none was looked for.
     origin: str = "base"
     resolve_s: float = 0.0
     fetch_s: float = 0.0
@@ -99,7 +99,7 @@ class Provision:
 
 
 def unprovided(seconds: float, phase: str) -> Provision:
-    """What was spent on an environment that could not be had, all of it where that failed."""
+    """Return the time spent on an environment that failed; all of it counts for the failed step."""
     resolving = phase in ("spec", "resolve")
     return Provision(
         environment="",
@@ -110,13 +110,13 @@ def unprovided(seconds: float, phase: str) -> Provision:
 
 
 _BASE: Final = Provision()
-#: Of what did not come to ask for an environment, or was refused when that was there.
+#: For calls that were refused before, or after, an environment was looked for.
 NOWHERE: Final = Provision(environment="", origin="")
 
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One function or method to run. The pool never looks into ``body``.
+    """One function or method to run. The pool never reads ``body``.
 
     Nobody changes one. It is not declared frozen, as a frozen class takes three times as long
     to make one; so with `Outcome`.
@@ -124,40 +124,41 @@ class Call:
 
     codec: Codec
     body: bytes
-    #: Descriptors that travel beside the body; owned by the pool once submitted, which
-    #: closes them when they were sent or the call ended.
+    #: Descriptors that travel beside the body; once submitted the pool owns them, and closes them
+    #: when they were sent or the call ended.
     fds: tuple[int, ...] = ()
-    #: What to call it in stats and messages.
+    #: Name of the call in statistics and messages.
     label: str = "call"
-    #: What its caller calls it, if it brought a name.
+    #: The caller's own id for the call, if any.
     request_id: str = ""
     #: Equal for calls of the same code: what one imported, the next finds preloaded.
     function_key: Hashable = None
     #: The source of the function that is its label, as JSON text, if its zygote may compile
     #: that ahead of the next call.
     source: bytes = b""
-    #: What its environment is made of, as long as nobody has looked for that; None: `provision`
-    #: says which it is.
+    #: The packages of its environment, until the environment is found; None: `provision` names the
+    #: environment.
     spec: Spec | None = None
     provision: Provision = _BASE
-    #: The instance it is a method call of; None: a function, in a process of its own.
+    #: The instance of a method call; None: a function, in a process of its own.
     want: InstanceRequest | None = None
     limits: CallLimits = field(default_factory=CallLimits)
-    #: GPUs it gets; None: as many as is usual in the pool.
+    #: Number of GPUs; None: the pool's default.
     gpus: int | None = None
-    #: What it changes that imports read, as far as its request tells, and the packages that its
-    #: source imports: `scheduling.preloading`.
+    #: What the call changes that imports read, as far as its request says, and the packages that
+    #: its source imports: `scheduling.preloading`.
     touches: frozenset[str] = frozenset()
     imports: frozenset[str] = frozenset()
-    #: What its random numbers follow from; None: entropy of its own.
+    #: Seed of its random numbers; None: entropy of its own.
     seed: int | None = None
     #: Environment variables of this call alone.
     env: Mapping[str, str] = field(default_factory=dict)
-    #: It has a directory of its own, its working directory and ``TMPDIR``, removed with it.
+    #: The call has a directory of its own as working directory and ``TMPDIR``, removed with the
+    #: call.
     scratch: bool = False
     #: Items of a generator go to the sink one by one; else they are collected to a list.
     stream: bool = False
-    #: Its outcome comes when its exit is over, and not while threads or hooks of it still run.
+    #: The outcome waits for the end of the call's exit, even if threads or hooks still run.
     awaits_exit: bool = False
     #: Safe to run again after its worker died half-way.
     idempotent: bool = False
@@ -190,15 +191,15 @@ class Phase(enum.Enum):
 
 
 class Receipt(NamedTuple):
-    """What a call cost and where it ran; JSON-able through `as_dict`. A tuple, as every call
-    makes one, and a frozen class takes three times as long.
+    """What a call cost and where it ran; JSON-able through `as_dict`. A tuple, because every call
+    creates one, and a frozen class takes three times as long.
 
-    Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) were
-    spent before the call was submitted, and are not in the total; what a call waited for its
-    interpreter to come up counts as start, not as queue; exit is what its answer waited for
-    threads, exit hooks and finalizers that the function left. ``attempts`` is 0 when no worker had it.
-    ``exit`` is ``"clean"``, ``"exit N"`` or
-    ``"signal N"``, or None while the worker was still leaving.
+    Seconds are of the monotonic clock. Those of the environment (resolve, fetch, build) were spent
+    before the call was submitted, and are not in the total. The time that a call waited for its
+    interpreter counts as start, not as queue. exit is the time that its answer waited for threads,
+    exit hooks and finalizers of the function. ``attempts`` is 0 if no worker received the call.
+    ``exit`` is ``"clean"``, ``"exit N"`` or ``"signal N"``, or None while the worker was still
+    exiting.
     """
 
     queue_s: float = 0.0
@@ -214,7 +215,7 @@ class Receipt(NamedTuple):
     gpus: tuple[str, ...] = ()
     pid: int | None = None
     exit: str | None = None
-    #: Its number in this process; 0: it never was a call. Outside it has a name (`call_ids`).
+    #: The call's number in this process; 0: it never became a call. Its name is made by `call_ids`.
     call_id: int = 0
 
     @property
@@ -237,7 +238,7 @@ class Receipt(NamedTuple):
             "total": self.total_s,
         }
         for phase, value in seconds.items():
-            # To the microsecond; `round` goes through text for that.
+            # In microseconds; `round` converts to text for that.
             seconds[phase] = int(value * 1e6 + 0.5) / 1e6
         return {
             "call_id": f"{call_ids.prefix}-{self.call_id}" if self.call_id else None,
@@ -256,21 +257,21 @@ class Receipt(NamedTuple):
 
 
 class InstanceRecord(NamedTuple):
-    """The instance a call ran in, as the answer tells of it. Times are seconds of the epoch."""
+    """The instance that a call ran in, as its answer shows it. Times are seconds since 1970."""
 
     instance: str
     class_name: str
     created_at: float
     last_used_at: float
-    #: Calls that began in it, this one included.
+    #: Calls that began in the instance, including this one.
     method_calls: int
     #: Counts how often it was made under this name; 1 is the first.
     generation: int
-    #: What became of the one before, when this one was made in its place.
+    #: Why the previous instance ended, if this one replaced it.
     rebuilt_because: str | None = None
-    #: Whether this call brought the constructor arguments it was made with.
+    #: Whether this call's constructor arguments are those of the instance.
     same_arguments: bool = True
-    #: Why it is no more, when it ended with this call.
+    #: Why the instance ended with this call, or None.
     ended_because: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -302,11 +303,10 @@ def _utc_second(at: int) -> str:
 class Outcome:
     """The one end of a call.
 
-    A result has ``error_type`` None and the encoded result in ``body`` (and ``fds``,
-    which the receiver owns). Everything else is a failure: ``error_type`` is the user
-    exception's class name or one of `errors.BY_NAME`; ``error`` is message and formatted
-    traceback; ``exception`` is the tblib-pickled exception when there is one that can
-    travel, and ``details`` plain data about it either way.
+    A result has ``error_type`` None and the encoded result in ``body`` (and ``fds``, which the
+    receiver owns). Everything else is a failure: ``error_type`` is the user exception's class name
+    or one of `errors.BY_NAME`; ``error`` is message and formatted traceback; ``exception`` is the
+    tblib-pickled exception if it can be pickled, and ``details`` always holds plain data about it.
     """
 
     body: bytes = b""
@@ -319,11 +319,11 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
     #: True when user code raised it, False when the pool ended the call.
     from_user: bool = False
-    #: What the call wrote to descriptors 1 and 2, bounded, with a marker where cut.
+    #: Output on descriptors 1 and 2, bounded, with a marker where it was cut.
     output: bytes = b""
     receipt: Receipt = field(default_factory=Receipt)
     instance: InstanceRecord | None = None
-    #: What is odd about the request; front-ends say so, the pool does not read it.
+    #: Oddities of the request; front-ends add them, the pool does not read them.
     warnings: tuple[str, ...] = ()
 
     @property
@@ -333,50 +333,53 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """Who hears of one call. Called on the backend's loop; must not block.
+    """Receives the events of one call, on the backend's loop; must not block.
 
-    One that has a method ``started()`` is told, too, when a worker is given the call.
+    If it has a method ``started()``, that is called when a worker receives the call.
     """
 
-    #: Whether `output` wants live chunks (else all of it is in the outcome only).
+    #: Whether `output` wants live chunks (else all output is in the outcome only).
     wants_output: bool
 
     def told(self, line: str) -> None:
         """The environment of the call's spec is being made: a line of progress."""
 
     def environment_ready(self) -> None:
-        """It is there, and the call waits for a slot. Not told of a call without a spec."""
+        """The environment is ready, and the call waits for a slot. Not called for a call without a
+        spec.
+        """
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
         """Bytes the call wrote to descriptor 1, or to 2: ``stderr``, if the backend tells these apart."""
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """One encoded item of a streaming call; answer with `Backend.credit`."""
+        """Receive one encoded item of a streaming call; answer with `Backend.credit`."""
 
     def done(self, outcome: Outcome) -> None:
         """The end; called exactly once, and nothing after it."""
 
 
 class InstanceRequest(NamedTuple):
-    """What a call says of the instance it is for. A tuple, as every call makes one."""
+    """What a call says of its instance. A tuple, because every call creates one."""
 
     instance: str
     #: Equal for calls that mean the same class and resources; the backend adds the environment.
-    #: None: nobody else knows the name, so there is nothing to compare.
+    #: None: only this caller knows the name, so there is nothing to compare.
     code: object
     class_name: str = ""
     #: Equal for calls with the same constructor arguments.
     arguments: object = None
     method: str = "__call__"
-    #: Calls to async methods that may run in it together.
+    #: Calls to async methods that may run together in the instance.
     concurrency: int = 1
-    #: Replace the one that is there.
+    #: Replace an existing instance.
     anew: bool = False
-    #: What a worker makes it of; None: the body of the call. Nobody here looks into it.
+    #: What a worker creates the instance from; None: the body of the call. The pool does not read
+    #: it.
     load: bytes | None = None
-    #: Do not load it again: it must be there, of this generation (0: any), or else be the
-    #: first of its name and asked for as such.
+    #: Do not load the instance again: it must exist, of this generation (0: any), or else be the
+    #: first of its name and requested as such.
     must_exist: bool = False
     generation: int = 0
-    #: Its caller gave it no name, and may not mean to call it again: it goes before others.
+    #: The caller gave no name, and may not call the instance again: it is closed before others.
     unnamed: bool = False

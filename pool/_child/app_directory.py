@@ -3,10 +3,10 @@
     zygote: what is needed from elsewhere is imported -> `put_first` -> preloads: the app's own copies
     worker: `reveal` -> the app's modules
 
-It is as with ``cd app; python -m uvicorn``: a ``queue.py`` of the app's hides the standard one for
-the app. But nothing that was imported before, and nothing of ours, finds that in its place. So in a
-zygote such standard modules are imported beforehand, and forgotten where the app is loaded: no code
-of the app's runs in a zygote.
+As with ``cd app; python -m uvicorn``, a ``queue.py`` of the app hides the standard module from the
+app. But modules that were imported earlier, and flashpool's own, must not find the app's file. So a
+zygote imports such standard modules beforehand, and a worker forgets them where it loads the app:
+no code of the app runs in a zygote.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import os
 import sys
 from importlib.machinery import PathFinder
 
-#: They do something when they are imported, or are no library.
+#: Modules with side effects at import, or that are not libraries.
 _NOT_IMPORTED = frozenset({"antigravity", "idlelib", "test", "this", "turtledemo"})
-#: What an interpreter has imported before it looks at any directory.
+#: Modules that an interpreter imports before it searches any directory.
 _AT_START = frozenset(
     "__main__ _collections_abc _distutils_hack _sitebuiltins abc builtins codecs encodings genericpath io os "
     "posixpath site sitecustomize stat sys types usercustomize warnings zipimport".split()
@@ -30,7 +30,9 @@ _first: list[str] = []
 
 
 def names_in(directory: str) -> set[str]:
-    """Modules and packages that an import finds there; a folder that is no package hides nothing."""
+    """Return modules and packages that an import finds there; a folder that is not a package hides
+    nothing.
+    """
     found = set()
     for entry in os.listdir(directory):
         name = entry.partition(".")[0]
@@ -66,11 +68,11 @@ def reveal(directory: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process has an app's directory in front."""
+    """Return whether this process searches an app's directory first."""
     return bool(_first) and sys.path[:1] == _first
 
 
 def forget(package: str) -> None:
-    """The next import of it looks for it anew; who has it keeps it."""
+    """Make the next import load the module anew; code that has imported it keeps it."""
     for name in [one for one in sys.modules if one.partition(".")[0] == package]:
         del sys.modules[name]

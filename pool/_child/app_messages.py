@@ -9,9 +9,9 @@ Texts and headers are `fields`: how many there are, their lengths, then all of t
 (scheme, root path, client, server) is the same for each request of a client, so it is JSON that
 both ends remember.
 
-Whether a request has begun stands in the *ledger*, memory that both ends share: before it enters
-the application, the worker writes the request's number to the request's slot. A message in its
-place would cost each request two system calls, and could be lost with a worker that dies.
+The *ledger*, memory that both ends share, records whether a request has begun: before the worker
+enters the application, it writes the request's number to the request's slot. A message instead
+would cost each request two system calls, and could be lost with a worker that dies.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ WINDOW = 256 * 1024
 #: Bytes of a body in one frame.
 PIECE = 64 * 1024
 
-#: Flags: more of the body follows; the first of it is to be asked for (``Expect: 100-continue``).
+#: Flags: more of the body follows; the client waits for ``100 Continue`` before it sends the body.
 MORE = 1
 ASKED_FOR = 2
-#: Of a request: it is for a WebSocket; of a message: it is text.
+#: Flag of a request: it is for a WebSocket; of a message: it is text.
 SOCKET = 4
 TEXT = 8
 
 # How the task of a request ended.
-#: It was answered, or its client had left.
+#: The request was answered, or its client had left.
 FINE = 0
 #: The application raised, or returned, without an answer.
 UNANSWERED = 1
-#: It did so in the middle of one.
+#: The task ended in the middle of an answer.
 CUT = 2
-#: It was cancelled before it was answered.
+#: The task was cancelled before the answer.
 CANCELLED = 3
 
-#: What a piece of a message counts beside its bytes: a window holds few that are empty.
+#: Weight of a piece of a message beside its bytes: a window holds few empty pieces.
 _OF_A_PIECE = 64
 
 #: An entry of the ledger.
@@ -75,7 +75,7 @@ def pack_fields(fields: Sequence[bytes]) -> bytes:
 
 
 def unpack_fields(data: bytes, at: int) -> list[bytes]:
-    """What `pack_fields` made, and which ends with the data.
+    """Return the fields that `pack_fields` packed, up to the end of the data.
 
     Raises:
         BadFrame: it is something else.
@@ -103,13 +103,13 @@ def unpack_fields(data: bytes, at: int) -> list[bytes]:
 
 @lru_cache(maxsize=1024)
 def pack_connection(connection: Connection) -> bytes:
-    """What all requests of a connection have in common."""
+    """Pack the facts that all requests of a connection share."""
     return dumps(connection).encode()
 
 
 @lru_cache(maxsize=1024)
 def unpack_connection(data: bytes) -> Connection:
-    """What `pack_connection` made."""
+    """Return the facts that `pack_connection` packed."""
     scheme, root_path, client, server = loads(data)
     return scheme, root_path, _address(client), _address(server)
 
@@ -195,7 +195,7 @@ def unpack_credit(meta: bytes) -> tuple[int, int]:
 
 
 def weight(piece: bytes) -> int:
-    """What a piece of a WebSocket's message takes of a window."""
+    """Return the share of a window that a piece of a WebSocket's message takes."""
     return len(piece) + _OF_A_PIECE
 
 
@@ -220,7 +220,7 @@ def unpack_closing(meta: bytes) -> tuple[int, int, str]:
 
 
 def pack_response(number: int, status: int, flags: int, fields: Sequence[bytes]) -> bytes:
-    """The meta of a RESPONSE: names and values of its headers are the fields."""
+    """Pack the meta of a RESPONSE; its fields are the names and values of headers."""
     return _RESPONSE.pack(number, status, flags) + pack_fields(fields)
 
 

@@ -1,10 +1,10 @@
 """``python -I -S boot.py CONTROL_FD SUPERVISOR_PID DESCRIPTORS FILES STACKS_FD``: become a zygote.
 
-``DESCRIPTORS`` is the soft limit of open files to have; 0: the one that it finds. ``FILES`` names
-the directories of its calls; ``STACKS_FD`` is the file of `stack_dumps`.
+``DESCRIPTORS`` is the soft limit of open files to set; 0 keeps the present one. ``FILES`` names the
+directories of the zygote's calls; ``STACKS_FD`` is the file of `stack_dumps`.
 
-This folder is made importable as the package ``_flashpool`` without going on
-``sys.path``, where a file of ours could shadow a module of the user's.
+This folder becomes importable as the package ``_flashpool`` without being on ``sys.path``, where
+its modules could shadow the user's.
 """
 
 import os
@@ -17,7 +17,7 @@ sys.modules["_flashpool"] = package
 from _flashpool import processes
 
 if int(sys.argv[3]):
-    # Before anything else: some of it looks at the limit when it is imported.
+    # First of all: some modules read the limit when they are imported.
     processes.set_soft_limit(processes.DESCRIPTORS, int(sys.argv[3]))
 
 from _flashpool.fork_server import zygote

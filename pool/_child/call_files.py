@@ -5,8 +5,8 @@
     guard: all of the zygote is gone ------> remove_all()
     supervisor: the guard was killed ------> it removes `paths_of` the name that it gave them
 
-Nothing is made before somebody asks. The first directory sets a byte of shared memory, so that
-a zygote looks for something to remove only where a worker made something.
+A directory is created when code first asks for it. The first one sets a byte of shared memory, so
+that a zygote looks for directories to remove only if a worker created one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: The directory of a zygote's calls; empty in a process that belongs to no zygote.
 _name = ""
-#: Theirs, until a worker has its own.
+#: The zygote's session, until a worker has its own.
 _session = 0
 #: Bytes that a zygote shares with its workers, and which of them says that there are files.
 _marks: Array[c_ubyte] | None = None
@@ -39,13 +39,13 @@ def name(given: str) -> None:
 
 
 def watch(marks: Array[c_ubyte], mark: int) -> None:
-    """Have workers say in this byte that they made files."""
+    """Have workers set this byte when they create files."""
     global _marks, _mark
     _marks, _mark = marks, mark
 
 
 def _places(preferred: str | None = None) -> list[str]:
-    """Where it may lie; the first that can be written to."""
+    """Return candidates for the place; the first that can be written to is used."""
     if preferred is None:
         preferred = os.environ.get("TMPDIR", "")
     places = [preferred, "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
@@ -53,14 +53,16 @@ def _places(preferred: str | None = None) -> list[str]:
 
 
 def paths_of(given: str, preferred: str | None = None) -> list[str]:
-    """All directories of this name that there may be, ``preferred`` being their ``TMPDIR``."""
+    """Return all possible directories of this name; ``preferred`` is the ``TMPDIR`` of these
+    processes.
+    """
     return [
         f"{place}/{one}" for place in _places(preferred) for one in (given, f"{given}-commands")
     ]
 
 
 def directory() -> str:
-    """The private directory of this process' call, made by the first who asks.
+    """Return the private directory of this process's call, creating it at first.
 
     Raises:
         OSError: no place for temporary files can be written to.
@@ -72,7 +74,7 @@ def directory() -> str:
 
 
 def of_the_zygote(what: str) -> str:
-    """A directory that lasts as long as the zygote does; made by the first who asks.
+    """Return a directory that lasts as long as the zygote, creating it at first.
 
     Raises:
         OSError: no place for temporary files can be written to.
@@ -88,12 +90,14 @@ def of_the_zygote(what: str) -> str:
 
 
 def is_of_a_call() -> bool:
-    """Whether this is a worker or a child of one; a zygote's other forks share its session."""
+    """Return whether this is a worker or its child; other forks of a zygote share the zygote's
+    session.
+    """
     return bool(_name) and os.getsid(0) != _session
 
 
 def has_packages() -> bool:
-    """Whether the call has installed anything."""
+    """Return whether the call has installed anything."""
     if not _directory:
         return False
     try:
@@ -103,12 +107,12 @@ def has_packages() -> bool:
 
 
 def is_made() -> bool:
-    """Whether anybody has asked for it."""
+    """Return whether the directory has been created."""
     return bool(_directory)
 
 
 def holds(path: str) -> bool:
-    """Whether the path lies in the directory of this process' call."""
+    """Return whether the path is inside the directory of this process's call."""
     return bool(_directory) and path.startswith(_directory)
 
 
@@ -123,8 +127,8 @@ def _make() -> str:
 
 
 def _make_in(base: str) -> str:
-    # The session's number is the worker's, in processes that it forked as well. A process of
-    # the same number may have been here before, whose files are still being removed.
+    # The session's number is the worker's, also in processes that it forked. Files of an earlier
+    # process with the same number may still be being removed.
     number = os.getsid(0)
     own = f"{base}/{number}-{os.urandom(4).hex()}"
     while True:

@@ -1,4 +1,4 @@
-"""What a call installs while it runs: a directory of its own, ahead on the path.
+"""Packages that a call installs while it runs: a directory of its own, first on the path.
 
     the call starts a program -> its variables: PYTHONPATH, PATH, FLASHPOOL_CALL_PACKAGES
     that program is pip       -> `for_children/pip`, which installs there
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FRONT = os.path.dirname(os.path.abspath(__file__)) + "/for_children"
 _INSTALLS = re.compile(rb"\b(pip[\d.]*|uv)\b")
 _UV = "[pip]\ntarget = {target!r}\n"
-#: What pip is to do by itself; as it cannot read the one file, it uninstalls nothing.
+#: pip's settings; because pip cannot read the record file, it uninstalls nothing.
 _PIP = """[install]
 target = {target}
 upgrade = yes
@@ -42,16 +42,16 @@ _THEIR_PIP_SETTINGS = "FLASHPOOL_PIP_CONFIG_FILE"
 
 
 def prepare() -> None:
-    """Before any call: see to it that programs which calls start are told."""
+    """Prepare, before any call, that programs which calls start get these settings."""
     sys.meta_path.insert(0, ChildrenFinder())
     os.system = _telling(os.system)  # type: ignore[assignment]
     os.posix_spawn = _spawning(os.posix_spawn)
     os.posix_spawnp = _spawning(os.posix_spawnp)
-    # The module's other ways to replace a process, and to start one, look these up in it.
+    # Other functions of the module that replace or start a process look these up in it.
     os.execv = _executing(os.execv)
     os.execve = _executing(os.execve)
     if (there := sys.modules.get("_posixsubprocess")) is not None:
-        # Something in `site` starts programs. `subprocess` has a name of its own for it.
+        # A module of `site` starts programs. `subprocess` has its own name for the function.
         wrapped = _forking(there.fork_exec)
         there.fork_exec = wrapped  # type: ignore[attr-defined]
         if (subprocess := sys.modules.get("subprocess")) is not None:
@@ -59,7 +59,7 @@ def prepare() -> None:
 
 
 class ChildrenFinder:
-    """Notices when a call comes to start programs, or to use pip itself."""
+    """Notices when a call is about to start programs, or to use pip itself."""
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: object = None
@@ -147,7 +147,7 @@ def _told(
 
 
 def _note(command: bytes) -> None:
-    """Where it installs something, the call itself looks there too."""
+    """Make the call itself search the directory into which it installs."""
     found = set(_INSTALLS.findall(command))
     if not found:
         return
@@ -177,7 +177,8 @@ def _spawning(spawn: Callable[..., int]) -> Callable[..., int]:
         if call_files.is_of_a_call():
             try:
                 _note(b"\0".join(map(os.fsencode, argv)))
-                # None, which `subprocess` says from Python 3.13 on: this process's variables.
+                # None, which `subprocess` passes from Python 3.13 on, means this process's
+                # variables.
                 given = os.environ if env is None else env
                 known = {os.fsdecode(name): os.fsdecode(value) for name, value in given.items()}
                 env = {**known, **_variables(known)}
@@ -220,7 +221,7 @@ def _directory() -> str:
 
 
 def _variables(known: Mapping[str, str]) -> dict[str, str]:
-    """What to tell a program, beside or in place of the variables it gets."""
+    """Return variables to add to, or replace in, those that a program gets."""
     target = _directory()
     told = {
         "FLASHPOOL_CALL_PACKAGES": target,
@@ -242,7 +243,7 @@ def _variables(known: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pip_settings(target: str, theirs: str | None) -> str:
-    """A file that has pip install into the directory, beside what its user has it do.
+    """Write a file that makes pip install into the directory, and keeps the settings of pip's user.
 
     A variable of pip's would do for the directory; but not with ``--isolated``, nor for what it
     uninstalls.

@@ -1,4 +1,4 @@
-"""A worker's end of its channel. Made by the zygote before the fork: it costs less there."""
+"""A worker's end of its channel. The zygote creates it before the fork, which is cheaper."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Channel:
         return self.frames.pop(0)
 
     def send(self, kind: int, meta: bytes, body: bytes, fds: list[int]) -> None:
-        """Send a frame whole; closes the descriptors that went with it."""
+        """Send a whole frame, and close the descriptors that were sent with it."""
         head = wire.head(kind, meta, len(body), len(fds))
         try:
             sent = self.sock.sendmsg([head, body], framing.rights(fds) if fds else ())

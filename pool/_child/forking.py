@@ -16,7 +16,7 @@ fork = os.fork
 _deferred: list[dict[str, Callable[[], None]]] = []
 
 
-#: The main thread's object, for what the hooks would have told it: its new kernel id.
+#: The main thread's object, which gets its new kernel id here instead of by the hooks.
 main_thread: threading.Thread
 
 
@@ -48,7 +48,9 @@ def defer_lock_hooks() -> None:
 
 @contextmanager
 def hooks_deferred() -> Iterator[None]:
-    """Keep hooks that imports register for when user code forks: a worker is no fork to them."""
+    """Defer hooks that imports register for forks until user code forks: a worker's start is no
+    fork to them.
+    """
     register = os.register_at_fork
     os.register_at_fork = lambda **hooks: _deferred.append(hooks)
     try:

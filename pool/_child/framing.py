@@ -1,4 +1,4 @@
-"""Frames and packets, onto a socket and off it again; what they mean is told in `wire`.
+"""Writes frames and packets to a socket, and reads them; `wire` defines their meaning.
 
     head + body -- sendmsg, with `rights` --> stream --> receive --> whole      (nearly always)
                                                                  '-> FrameReader  (cut anyhow)
@@ -21,7 +21,7 @@ from _socket import (
     socket,
 )
 
-# Bound here: what is preloaded, and user code, may replace them in `json`.
+# Bound here, because preloaded modules and user code may replace them in `json`.
 from json import dumps, loads
 
 from .wire import HEADER, MAGIC, MAX_FDS, META_LIMIT, PACKET_LIMIT, BadFrame, Closed, Exited, Frame
@@ -36,7 +36,7 @@ _CHUNK = 64 * 1024
 
 
 def whole(data: bytes, fds: list[int]) -> Frame | None:
-    """The frame that ``data`` is, exactly, if it is one: what nearly all are."""
+    """Return the frame if ``data`` is exactly one frame, which is the usual case."""
     if len(data) < HEADER.size:
         return None
     magic, kind, n_fds, meta_length, body_length = HEADER.unpack_from(data)
@@ -56,7 +56,7 @@ class FrameReader:
     def __init__(self, body_limit: int) -> None:
         #: Larger bodies are refused.
         self.body_limit = body_limit
-        #: Descriptors of a frame that is not complete: whoever reads no more closes them.
+        #: Descriptors of an incomplete frame; the reader closes them if it stops reading.
         self.fds: list[int] = []
         self._chunks: list[bytes] = []
         self._have = 0
@@ -73,7 +73,7 @@ class FrameReader:
             if frame is not None:
                 return [frame]
         self.fds += fds
-        # Those of the frame under way, and of the one that these bytes may begin with.
+        # Those of the current frame, and of a frame that these bytes may begin.
         if len(self.fds) > 2 * MAX_FDS:
             raise BadFrame(f"{len(self.fds)} descriptors arrived that belong to no frame")
         self._chunks.append(data)
@@ -85,7 +85,7 @@ class FrameReader:
         return self._frames(data)
 
     def _frames(self, data: bytes) -> list[Frame]:
-        """Those that are complete; what is left of the data is kept."""
+        """Yield complete frames, and keep the rest of the data."""
         frames: list[Frame] = []
         at = 0
         self._need = HEADER.size

@@ -1,4 +1,4 @@
-"""A job of a deployed app, as a request of its worker: what is asked, and what is answered.
+"""A job of a deployed app as a request to its worker: the format of requests and answers.
 
     supervisor -> worker   a request of the method `job`; its path is the job's id, its headers are the
                            options below, and its body is the job, as JSON
@@ -46,7 +46,7 @@ HEAD_SIZE = _HEAD.size
 
 
 def pack(kind: int, body: bytes) -> bytes:
-    """One record."""
+    """Pack one record."""
     return _HEAD.pack(kind, len(body)) + body
 
 

@@ -1,7 +1,7 @@
-"""What the kernel knows of processes: parents, children, limits, `prctl`. Linux only.
+"""Facts and operations of the kernel on processes: parents, children, limits, `prctl`. Linux only.
 
-``ctypes`` is loaded once in the zygote; a forked worker pays a microsecond a call. What it
-can do needs neither `resource` nor `mmap`: every fork copies what a library is mapped as.
+``ctypes`` is loaded once in the zygote; a forked worker pays a microsecond per call of a C
+function. ctypes replaces `resource` and `mmap` here: every fork copies the mappings of a library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _getrusage = _libc.getrusage
 _Limit = ctypes.c_ulong * 2
 CORE_SIZE, PROCESSES, DESCRIPTORS = 4, 6, 7
 _UNLIMITED = ctypes.c_ulong(-1).value
-#: Of sys/mman.h: readable and writable; shared, of no file; what it answers in vain.
+#: From sys/mman.h: readable and writable; shared and anonymous; the result of a failed mmap.
 _READ_WRITE, _SHARED, _FAILED = 3, 0x21, ctypes.c_void_p(-1).value
 _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
@@ -38,7 +38,7 @@ SIG_BLOCK, SIG_SETMASK = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
 #: linux/fcntl.h
 _F_DUPFD_CLOEXEC = 1030
 _fcntl = _libc.fcntl
-#: As many as a process of ours takes for itself, where the hard limit is higher.
+#: Descriptors that flashpool's processes allow themselves, if the hard limit is higher.
 MOST_DESCRIPTORS = 65536
 #: The soft limit that this process was started with, once it has another one.
 _began_with: int | None = None
@@ -53,9 +53,9 @@ def become_subreaper() -> None:
 
 
 def set_dumpable(dumpable: int) -> None:
-    """Whether processes of the same user may trace this one and take its descriptors (1 or 0).
+    """Set whether processes of the same user may trace this one and take its descriptors (1 or 0).
 
-    Forks inherit it. What /proc has of a process that is not belongs to root.
+    Forks inherit the setting. Files in /proc of a process that is not dumpable belong to root.
     """
     if _prctl(_PR_SET_DUMPABLE, dumpable, 0, 0, 0) != 0:
         raise OSError(f"PR_SET_DUMPABLE {dumpable} failed")
@@ -64,14 +64,14 @@ def set_dumpable(dumpable: int) -> None:
 def unblock_signals(how: int = SIG_SETMASK) -> None:
     """Block no signal from now on; with `SIG_BLOCK` in its place, change nothing.
 
-    `signal.pthread_sigmask` returns a set of those that were blocked, which costs a worker pages.
+    `signal.pthread_sigmask` returns a set of blocked signals, which costs a worker memory pages.
     """
     if _sigmask(how, _NO_SIGNALS, None) != 0:
         raise OSError("pthread_sigmask failed")
 
 
 def limit_of(kind: int) -> float:
-    """What this process may have of a kind; infinity where there is no limit."""
+    """Return this process's limit of a kind; infinity if there is none."""
     limit = _Limit()
     if _libc.getrlimit(kind, limit) != 0:
         raise OSError(f"getrlimit({kind}) failed")
@@ -79,7 +79,7 @@ def limit_of(kind: int) -> float:
 
 
 def hard_limit_of(kind: int) -> int:
-    """How far this process may raise its own limit of a kind."""
+    """Return how far this process may raise its own limit of a kind."""
     limit = _Limit()
     if _libc.getrlimit(kind, limit) != 0:
         raise OSError(f"getrlimit({kind}) failed")
@@ -87,17 +87,18 @@ def hard_limit_of(kind: int) -> int:
 
 
 def set_soft_limit(kind: int, soft: int) -> None:
-    """Have this limit, or the hard one where that is lower."""
+    """Set the soft limit, at most to the hard limit."""
     hard = hard_limit_of(kind)
     if _libc.setrlimit(kind, _Limit(min(soft, hard), hard)) != 0:
         raise OSError(f"setrlimit({kind}) failed")
 
 
 def raise_descriptors() -> bool:
-    """Let this process open more files than it was started with; whether it may now.
+    """Allow this process more open files than it was started with; return whether it may have more
+    now.
 
-    Its children are to have what it was started with (`descriptors_of_children`): code that
-    uses ``select`` breaks at numbers above 1023, and some closes every number there may be.
+    Its children get the original limit (`descriptors_of_children`): code that uses ``select``
+    breaks at numbers above 1023, and some code closes every possible number.
     """
     global _began_with
     soft = limit_of(DESCRIPTORS)
@@ -111,7 +112,7 @@ def raise_descriptors() -> bool:
 
 
 def descriptors_of_children() -> int | None:
-    """What this process was started with, if it has another limit of descriptors since."""
+    """Return the limit of descriptors with which this process was started, if it has changed."""
     return _began_with
 
 
@@ -119,13 +120,13 @@ def duplicate_from(fd: int, lowest: int) -> int:
     """Duplicate a descriptor to the first free number from there on; not inherited by exec."""
     made: int = _fcntl(fd, _F_DUPFD_CLOEXEC, lowest)
     if made < 0:
-        # Where the limit is below the number itself, the kernel says EINVAL.
+        # If the limit is below the number itself, the kernel returns EINVAL.
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return made
 
 
 def forbid_core_dumps() -> None:
-    """For this process and all that it forks."""
+    """Forbid core dumps of this process and all its forks."""
     if _libc.setrlimit(CORE_SIZE, _Limit(0, 0)) != 0:
         raise OSError("setrlimit(RLIMIT_CORE) failed")
 
@@ -164,7 +165,9 @@ def children(pid: int) -> list[int]:
 
 
 def _children_by_scan(pid: int) -> list[int]:
-    """The same without CONFIG_PROC_CHILDREN: ask every process for its parent."""
+    """Return the children on kernels without CONFIG_PROC_CHILDREN, by asking every process for its
+    parent.
+    """
     return [
         other
         for other in map(int, filter(str.isdigit, os.listdir("/proc")))
@@ -199,7 +202,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """All below a process, parents before their children."""
+    """Return all processes below a process, parents before their children."""
     found = children(pid)
     for one in found:  # which grows meanwhile; user code makes trees of any depth
         found += children(one)
@@ -230,10 +233,10 @@ def send(pid: int, number: int) -> None:
 def kill_descendants() -> None:
     """Kill and reap all below this process; returns when there is nothing left.
 
-    This process must be a subreaper: what a killed child leaves becomes its own child,
-    and is met in the next round, whatever session or group it is in. A round may find less
-    than there is, when a process forks meanwhile or no descriptor is left to look with: so
-    only the kernel's word that there is no child ends this.
+    This process must be a subreaper: the children of a killed child become its own children, and
+    are killed in the next round, whatever their session or group. A round may miss a process, if
+    one forks meanwhile or no descriptor is left to look with: so the loop ends only when the kernel
+    reports that there is no child.
     """
     me = os.getpid()
     pause = _FIRST_PAUSE_S

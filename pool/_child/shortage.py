@@ -1,8 +1,8 @@
-"""What says that the machine is short of something, and that nobody's request is to blame.
+"""Recognises that the machine lacks a resource, which is not the fault of a request.
 
-Descriptors, processes and the memory for them come back: whoever meets such a shortage waits
-and asks again, and remembers nothing. A zygote that meets one while it comes up says SHORT
-and exits with `EXIT_STATUS`, its guard with no more than that.
+Descriptors, processes and memory for them become available again: code that meets such a shortage
+waits and tries again, and remembers nothing. A zygote that meets one during its start sends SHORT
+and exits with `EXIT_STATUS`, its guard only exits with that status.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _WHAT = {
     errno.EAGAIN: "processes or threads",
     errno.ENOMEM: "memory",
 }
-#: What `threading` says, which has no error number.
+#: The message of `threading`, which has no error number.
 _NO_THREAD = "can't start new thread"
-#: The same in the words of other programs: of Python, Rust, and shells that cannot fork.
+#: How other programs report an error number: Python, Rust, and shells that cannot fork.
 _FORMS = ("[Errno {}]", "(os error {})")
 _NO_FORK = (_NO_THREAD, "annot fork", "an't fork", "fork: retry", "fork: Resource")
 
 
 def of(error: BaseException) -> str:
-    """What is short by this error; empty when it means something else."""
+    """Return the missing resource that an error reports, else an empty string."""
     if isinstance(error, OSError):
         return _WHAT.get(error.errno or 0, "")
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
@@ -34,7 +34,7 @@ def of(error: BaseException) -> str:
 
 
 def in_words(text: str) -> str:
-    """What is short by these words of a program that failed; empty when they tell of none."""
+    """Return the missing resource that a program's message reports, else an empty string."""
     for number, what in _WHAT.items():
         if any(form.format(number) in text for form in _FORMS):
             return what

@@ -16,7 +16,7 @@ _DEPTH = 100
 
 
 def read(data: bytes) -> Any:
-    """What some bytes say.
+    """Decode JSON strictly.
 
     Raises:
         ValueError: it is no JSON, or has what nobody could tell again as JSON: half a surrogate

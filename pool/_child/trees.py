@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Levels that are removed at most: a process that writes on must not keep whoever removes.
+#: Most levels that are removed: a process that keeps writing must not block the removal.
 _LEVELS = 100_000
 
 
 def remove(path: str, parent: int | None = None) -> bool:
-    """Remove a directory and all in it, without following links; False where something is left.
+    """Remove a directory with its contents, without following links; return False if something is
+    left.
 
-    What a process still writes, or what may not be removed, stays; that raises nothing. A name in
-    a directory that is open (``parent``) leads nowhere else, whatever becomes of its path.
+    Files that a process still writes, or that may not be removed, stay without an error. A name in
+    an open directory (``parent``) stays valid, whatever happens to its path.
     """
     try:
         top = _opened(path, parent)
@@ -78,7 +79,7 @@ def _move_up(name: str, directory: int, top: int) -> None:
     try:
         os.rename(name, place, src_dir_fd=directory, dst_dir_fd=top)
     except PermissionError:
-        # It names its parent, so it is written to, too.
+        # The entry names its parent, which is written to, too.
         os.chmod(name, 0o700, dir_fd=directory)
         os.rename(name, place, src_dir_fd=directory, dst_dir_fd=top)
 

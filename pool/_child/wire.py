@@ -1,9 +1,9 @@
-"""Every message that crosses a process boundary, and nothing else.
+"""All messages that cross a process boundary.
 
 Two kinds of socket, both Unix, both made before the receiving process exists:
 
-*Control* (supervisor <-> zygote, ``SOCK_SEQPACKET``): one message a packet, a JSON object
-whose ``op`` is one of the names below; `Exited` alone, which every call brings, is a struct.
+*Control* (supervisor <-> zygote, ``SOCK_SEQPACKET``): one message per packet, a JSON object whose
+``op`` is one of the names below; only `Exited`, which every call causes, is a struct.
 
     supervisor -> zygote                       zygote -> supervisor
       PRELOAD  modules, a part of them           LOADING  module          (being imported)
@@ -20,9 +20,8 @@ whose ``op`` is one of the names below; `Exited` alone, which every call brings,
       LEAVE                                      Exited   a worker is dead
                                                  GONE     worker          (its tree, too)
 
-*Channel* (supervisor <-> worker, ``SOCK_STREAM``): frames. A frame is `HEADER`, ``meta``
-(a struct, then JSON where there is more to say), and ``body``, opaque bytes; descriptors
-ride on its first byte.
+*Channel* (supervisor <-> worker, ``SOCK_STREAM``): frames. A frame is `HEADER`, ``meta`` (a struct,
+followed by JSON if needed), and ``body``, opaque bytes; descriptors are sent with its first byte.
 
     CALL    supervisor -> worker   `pack_call_meta` | the request's bytes
     CREDIT  supervisor -> worker   `CREDIT_META`: how many more items may be yielded
@@ -58,9 +57,9 @@ the number of a request, but those of LOAD_APP, LOADED and CLOSE; `app_messages`
     MESSAGE   both ways              flags           | a piece of a WebSocket's message
     CLOSING   both ways              a WebSocket's end: code and reason
 
-How they are cut from a stream, and descriptors sent along, is `framing`'s part. Only numbers,
-JSON and bytes for user code: the two ends may run different Pythons. Structs where every call
-passes, because a worker pays for each page of memory that it is the first to touch.
+`framing` cuts messages from a stream, and sends descriptors with them. Only numbers, JSON and bytes
+for user code cross: the two ends may run different Pythons. Messages of every call are structs,
+because a worker pays for each memory page that it is the first to touch.
 """
 
 from __future__ import annotations
@@ -131,8 +130,8 @@ LINGERS = 26
 REQUEST_OVER = 27
 ACCEPTED = 28
 
-# Stages of an exit. Files are flushed; something else runs; what runs will not be over before
-# the answer; all is over.
+# Stages of an exit: files are flushed; something else runs; what runs will outlast the answer;
+# everything is over.
 FLUSHED = 1
 RUNS = 2
 ANSWER = 3
@@ -145,7 +144,7 @@ MAGIC = b"fp"
 META_LIMIT = 16 * 1024 * 1024
 #: Descriptors that can ride on one frame.
 MAX_FDS = 16
-#: Sources that a zygote has compiled ahead, at most; the oldest goes first.
+#: Most sources that a zygote keeps compiled; the oldest is dropped first.
 SOURCES = 64
 #: Bytes of one, as JSON text; larger ones are compiled by each worker.
 SOURCE_LIMIT = 32 * 1024
@@ -160,7 +159,7 @@ class BadRequest(Exception):
 
 
 class BadFrame(Exception):
-    """What came over a channel is not a frame: somebody else wrote to its descriptor."""
+    """The bytes on a channel are not a frame: other code wrote to its descriptor."""
 
 
 class Closed(Exception):
@@ -176,7 +175,7 @@ class Damaged(Exception):
 
 
 class Frame:
-    """One frame, complete; ``meta`` is still packed."""
+    """One complete frame; ``meta`` is still packed."""
 
     __slots__ = ("body", "fds", "kind", "meta")
 
@@ -187,7 +186,7 @@ class Frame:
         self.fds = fds
 
     def take_fds(self) -> tuple[int, ...]:
-        """Its descriptors, whose owner is the caller from now on."""
+        """Return the frame's descriptors; the caller owns them from now on."""
         fds, self.fds = tuple(self.fds), []
         return fds
 
@@ -207,7 +206,7 @@ def pack_call_meta(
     seed: int | None = None,
     soft_s: float | None = None,
 ) -> bytes:
-    """How to run a call, for the wire."""
+    """Pack the conditions of a call."""
     limit = -1 if result_limit is None else result_limit
     soft = -1.0 if soft_s is None else soft_s
     form = _CALL_META.pack(pickled | stream << 1, limit, -1 if seed is None else seed, soft)
@@ -225,7 +224,7 @@ def unpack_call_meta(
     return pickled, stream, None if limit < 0 else limit, None if seed < 0 else seed, soft_s, env
 
 
-#: In front of the metas of a resident's frames: which of its calls.
+#: First field of the metas of a resident's frames: the number of the call.
 NUMBER = struct.Struct("<Q")
 #: The bit of a number that marks a CALL which may overlap with others.
 _OVERLAPS = 1 << 63
@@ -248,7 +247,7 @@ def split_number(meta: bytes) -> tuple[int, bytes]:
 
 
 def overlaps(meta: bytes) -> bool:
-    """Whether a CALL to a resident may run beside others."""
+    """Return whether a CALL to a resident may run beside others."""
     return bool(NUMBER.unpack_from(meta)[0] & _OVERLAPS)
 
 
@@ -256,11 +255,11 @@ class ResultMeta:
     """How a call ended.
 
     ``form`` is one of `FORMS`. ``more`` holds ``modules`` if the call imported any, ``changed`` if
-    it changed what imports read (see `surroundings`), ``native`` of its variables those that
-    libraries it loaded may read; and of a failure, ``error_type``, ``error``, ``details`` and ``user`` (raised by user code).
-    ``exiting``: the process has to see to what the call left, and tells of that with EXIT.
-    Of a resident also ``resident_loop`` (LOADED: methods whose calls may run together) and
-    ``poisoned`` (why nothing more can be run in it).
+    it changed what imports read (see `surroundings`), ``native``: those of its variables that
+    libraries which it loaded may read; and for a failure ``error_type``, ``error``, ``details`` and
+    ``user`` (raised by user code). ``exiting``: the process still has to handle what the call left,
+    and reports that with EXIT. Only from a resident: ``resident_loop`` (LOADED: methods whose calls
+    may run together) and ``poisoned`` (why the resident can run nothing more).
     """
 
     __slots__ = ("form", "more", "ok", "rss_kb", "run_s")
@@ -278,7 +277,7 @@ class ResultMeta:
         self.more = more
 
     def pack(self) -> bytes:
-        """For the wire."""
+        """Pack for sending."""
         form = self._FORM.pack(self.ok, FORMS.index(self.form), self.run_s, self.rss_kb)
         return form + _dumps(self.more).encode() if self.more else form
 
@@ -301,7 +300,7 @@ class ResultMeta:
             raise BadFrame(f"malformed RESULT: {error}") from None
 
     def texts(self, name: str) -> list[str]:
-        """A list of strings in ``more``; empty when there is none.
+        """Return a list of strings in ``more``; empty if it is missing.
 
         Raises:
             BadFrame: it is something else.
@@ -320,7 +319,7 @@ def _is_told(more: Meta) -> bool:
 
 
 def pack_exit(stage: int, runs: str, ended: str) -> bytes:
-    """How an exit gets on: the stage, what runs now, and what was left behind for good."""
+    """Pack the progress of an exit: the stage, what runs now, and what was left behind."""
     return _dumps([stage, runs, ended]).encode()
 
 
@@ -344,7 +343,7 @@ def unpack_exit(data: bytes) -> tuple[int, str, str]:
 
 
 class Exited:
-    """A worker is dead: its wait status, whether user code had begun, what it left."""
+    """A worker is dead: its wait status, whether user code had begun, and what it left."""
 
     __slots__ = ("began", "orphans", "rss_kb", "status", "worker")
 
@@ -360,7 +359,7 @@ class Exited:
         self.rss_kb = rss_kb
 
     def pack(self) -> bytes:
-        """For the wire."""
+        """Pack for sending."""
         return self._FORM.pack(
             self._MARK, self.worker, self.status, self.began, self.orphans, self.rss_kb
         )
@@ -374,8 +373,8 @@ class Exited:
         return cls(worker, status, bool(began), orphans, rss_kb)
 
 
-#: What a result can be: a pickle (as the codec writes it), JSON text, or nothing more,
-#: because the items have gone before.
+#: Forms of a result: a pickle (as the codec writes it), JSON text, or nothing, because the items
+#: were streamed.
 FORMS = ("pickle", "json", "stream")
 CREDIT_META = struct.Struct("<I")
 

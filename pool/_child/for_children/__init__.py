@@ -1,1 +1,1 @@
-"""Modules that programs started by a call find in front of others; a folder of their `PYTHONPATH`."""
+"""Modules that programs started by a call find first; a folder on their `PYTHONPATH`."""

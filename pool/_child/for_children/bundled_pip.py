@@ -6,7 +6,7 @@ import os
 
 
 def wheel() -> str | None:
-    """The path of its wheel, which may go on ``sys.path``; None where there is none."""
+    """Return the path of the bundled wheel, which can be on ``sys.path``; None if there is none."""
     from glob import glob
     from importlib.util import find_spec
 

@@ -1,11 +1,10 @@
 """Bytecode that imports write is whole, or is not there.
 
-CPython before 3.12.8 and 3.13.1 does not look at how much of it a full disk has taken, and
-publishes what was written: every later import of that module then fails, of any process and
-for good. The server's own interpreter is shared by calls, and by much besides.
+CPython before 3.12.8 and 3.13.1 does not check how many bytes a full disk accepted, and publishes a
+partial file: every later import of that module then fails, in any process. Calls and other programs
+share the server's own interpreter.
 
-Environments that were built take none at all: they see to that themselves
-(envs/building/in_environment/environment_start.py).
+Built environments accept no bytecode at all (envs/building/in_environment/environment_start.py).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def arrange() -> None:
 
 
 def write_whole(path: str, data: bytes | bytearray, mode: int = 0o666) -> None:
-    """As the interpreter's own function does, but for a check that all was written."""
+    """Write like the interpreter's own function, and check that everything was written."""
     unfinished = f"{path}.{id(path)}"
     handle = os.open(unfinished, os.O_EXCL | os.O_CREAT | os.O_WRONLY, mode & 0o666)
     try:

@@ -1,9 +1,9 @@
-"""What a call finds on ``PATH``: the commands of the environment it has.
+"""The commands that a call finds on ``PATH``: those of its environment.
 
     PATH = `for_children/commands` : folder of the interpreter : what the server has
 
-``python`` and ``python3`` are the call's own interpreter. Where its folder has no commands of
-these names, some are made, in a folder that goes with the zygote.
+``python`` and ``python3`` are the call's own interpreter. If its folder has no commands of these
+names, they are created in a folder that lives as long as the zygote.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ exec '{python}' "$@"
 
 
 def arrange() -> None:
-    """Once in each process that is prepared, before anything else looks at ``PATH``."""
+    """Set ``PATH`` once per prepared process, before any other code reads it."""
     folder = os.path.dirname(sys.executable)
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     if folder not in _SHARED or folder not in path:
@@ -38,7 +38,7 @@ def arrange() -> None:
 
 
 def _is_ours(name: str, path: list[str]) -> bool:
-    """Whether the first command of this name is this interpreter, in its environment."""
+    """Return whether the first command of this name is this interpreter, in its environment."""
     for folder in path:
         candidate = f"{folder}/{name}"
         if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):

@@ -2,9 +2,9 @@
 
     supervisor --exec--> guard --fork--> zygote --fork--> workers --> what users start
 
-It is the zygote's subreaper. When the zygote or the supervisor dies, however they die,
-it kills all that is below it and exits; so its own exit means "all of it is gone". The
-zygote watches it in turn (`zygote`), so that no single death leaves a process behind.
+The guard is the zygote's subreaper. When the zygote or the supervisor dies, however they die, the
+guard kills all processes below it and exits; so its own exit means that all of them are gone. The
+zygote watches the guard in turn (`zygote`), so that no single death leaves a process behind.
 
 Neither is dumpable: a call of the same user cannot trace them, nor take their descriptors.
 """
@@ -18,7 +18,7 @@ import sys
 
 from .. import call_files, processes, shortage
 
-#: What ends a process by default, without telling of a fault of its own.
+#: Signals that end a process by default without being evidence of a fault in it.
 _POLITE = (
     signal.SIGHUP,
     signal.SIGINT,
@@ -33,15 +33,15 @@ _POLITE = (
 
 
 def split(control_fd: int, supervisor_pid: int) -> int:
-    """Fork the zygote. Returns only in it, with a pidfd of the guard.
+    """Fork the zygote. Returns only in the zygote, with a pidfd of the guard.
 
-    The supervisor is watched by pidfd and not by an end of a pipe, which any process
-    that it forked might hold open.
+    The supervisor is watched by pidfd and not by a pipe, whose other end any process that it forked
+    might hold open.
     """
     processes.become_subreaper()
     supervisor = os.pidfd_open(supervisor_pid)
     if os.getppid() != supervisor_pid:
-        # It died before we watched it, and the number may name somebody else by now.
+        # The supervisor died before it was watched, and its number may belong to another process.
         os._exit(1)
     guard = os.pidfd_open(os.getpid())
     try:
@@ -60,10 +60,10 @@ def split(control_fd: int, supervisor_pid: int) -> int:
 
 
 def take_no_signals() -> None:
-    """What a terminal, an operator or a call sends is not for a guard or zygote to end of.
+    """Block the signals of terminals, operators and calls, which must not end a guard or zygote.
 
-    Blocked, and not ignored: for a worker one system call undoes that, and what is pending is
-    not inherited.
+    They are blocked, not ignored: a worker undoes that with one system call, and pending signals
+    are not inherited.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
 

@@ -1,13 +1,13 @@
 """Objects whose references a fork does not count: so it need not copy the pages they lie on.
 
-A worker copies each page of memory that it is the first to write to, and counting the
-references to a function, a string or a class is a write. From CPython 3.12 on an object may
-be immortal (PEP 683): its count is a constant that is never written. The interpreter makes
-None so; what a zygote holds by the time it forks lives as long as its workers, and may as
-well be. It saves a worker about every fourth page that it would copy.
+A worker copies each memory page that it is the first to write to, and counting the references to a
+function, a string or a class is a write. From CPython 3.12 on an object may be immortal (PEP 683):
+its count is a constant that is never written. The interpreter makes None immortal. Objects that a
+zygote holds when it forks live as long as its workers, so they may be immortal, too. This saves a
+worker about every fourth page that it would copy.
 
-Left alone: what packages that were preloaded brought along (it may be much, and most calls
-use little of it), and objects that have something to do when they die.
+Two kinds of objects are left alone: objects of preloaded packages (which may be many, and most
+calls use few), and objects whose deletion has an effect.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _finalised: dict[type, bool] = {CodeType: False}
 #: The half of an object's count in which immortality shows.
 _count_at = ctypes.c_uint32.from_address
 
-#: Objects whose references are asked for at once. What is taken for that and given back stays
-#: mapped, and each page of it would be paid for by every fork.
+#: Objects whose references are queried at once. Memory that this takes and frees stays mapped, and
+#: every fork would pay for its pages.
 _PART: Final = 500
 
 

@@ -1,4 +1,4 @@
-"""What an interpreter does before it can take calls, and the check that it may fork.
+"""Prepares an interpreter for calls, and checks that it may fork.
 
 Used by a zygote once, or by every worker itself when the start method is ``spawn``.
 The interpreter came up with ``-S``, so that hooks can be put in place before ``site``
@@ -48,7 +48,7 @@ def prepare(start: wire.Meta, tell: Callable[..., None]) -> list[Any]:
     prepared.varying = frozenset(start["varying"])
     prepared.grace_s = start["grace"]
     prepared.exit_s, prepared.exit_answer_s = start["exit_s"], start["exit_answer_s"]
-    # Workers use some of it: so it belongs to what is there before the preloads.
+    # Workers use some of these modules, so they are imported before the preloads.
     from ..renewal.surroundings import WATCHED, Surroundings
 
     if start["preload"]:
@@ -79,13 +79,13 @@ def _recorded_exit_hooks() -> Iterator[None]:
         yield
     finally:
         for one in (atexit, *sys.modules.values()):
-            # Whoever imported the name has it, too.
+            # Replace it also in modules that imported the name.
             if getattr(one, "__dict__", {}).get("register") is recorder:
                 setattr(one, "register", register)  # noqa: B010 - mypy knows of no such name
 
 
 def enter(directory: str) -> None:
-    """Where workers begin; an earlier call may have removed it."""
+    """Enter the directory in which workers begin; an earlier call may have removed it."""
     try:
         os.chdir(directory)
     except OSError:
@@ -95,8 +95,8 @@ def enter(directory: str) -> None:
 def _look_like_any_interpreter() -> None:
     """Hide how we were started: multiprocessing starts children with the same flags.
 
-    With ours they would come up without ``site``, and so without what its ``.pth`` files
-    make importable.
+    With flashpool's own they would start without ``site``, and so without the modules that its
+    ``.pth`` files make importable.
     """
     sys.argv = [""]
     ours = {"isolated", "no_site", "no_user_site", "ignore_environment", "safe_path"}
@@ -107,22 +107,22 @@ def _look_like_any_interpreter() -> None:
 
 
 def _import_runtime(packages: dict[str, str]) -> None:
-    """Import what every call needs, so that no call pays for it.
+    """Import the modules that every call needs, so that no call pays for them.
 
-    An environment may come without cloudpickle and tblib; then ours are found, after
-    everything else, so that they never shadow what it has.
+    An environment may lack cloudpickle and tblib; then flashpool's copies are found, after all
+    other directories, so that they never shadow the environment's packages.
     """
     sys.meta_path.append(_RuntimeFinder(packages))
     from ..serialization import live_module
 
-    # Children that are spawned run the main module again: ours would wait for a supervisor.
+    # Spawned children run the main module again: the zygote's own would wait for a supervisor.
     live_module.prepare()
     call_packages.prepare()
     from ..running import rehearsal  # noqa: F401 - and all that it imports, the worker above all
 
 
 def _make_room_for(directory: str) -> None:
-    """Import what serving an app needs, and let the app find only what is its own."""
+    """Import what serving an app needs, and make the app find only its own packages."""
     from ..running.apps import app_worker  # noqa: F401
 
     finder = next(one for one in sys.meta_path if isinstance(one, _RuntimeFinder))
@@ -139,14 +139,14 @@ def _stand_in_for_the_program() -> None:
     from ..serialization import child_processes, function_unpickling
 
     main = sys.modules["__main__"]
-    # Of that name, so that multiprocessing's children do not run ``__file__``.
+    # With that name, multiprocessing's children do not run ``__file__``.
     main.__spec__ = type(sys.__spec__)("__main__", None)
     function_unpickling.main = main.__dict__
     child_processes.install()
 
 
 class _RuntimeFinder:
-    """Finds the named packages in the folders given, and nothing else beside them."""
+    """Finds the named packages in the given folders, and no others there."""
 
     def __init__(self, packages: dict[str, str]) -> None:
         self.packages = packages
@@ -176,7 +176,7 @@ def _configure_output() -> None:
 
 
 def _configure_logging(level: str) -> None:
-    """Show records of loggers that nobody configured; ``basicConfig`` still works."""
+    """Show records of loggers without configuration; ``basicConfig`` still works."""
     import logging
 
     handler = logging.StreamHandler()

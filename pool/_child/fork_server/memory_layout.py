@@ -1,8 +1,8 @@
-"""Where a zygote's memory lies when it forks: what a call writes to, side by side.
+"""Arranges a zygote's memory before it forks: places that calls write to lie side by side.
 
-A worker copies each page that it is the first to write to, and that is most of what a small
-call costs. Two kinds of writes are the same in every call, and each hits a page of its own
-if nothing is done about it:
+A worker copies each page that it is the first to write to, which is most of the cost of a small
+call. Two kinds of writes are the same in every call, and without measures each hits a page of its
+own:
 
 * **Code.** References to it are counted, and from CPython 3.11 on its instructions have
   counters between them, which running it writes to (PEP 659). Functions lie where their
@@ -11,9 +11,9 @@ if nothing is done about it:
   next is wherever one of that size was freed last, anywhere in memory.
 
 So `gather` gives the functions that a call runs new code objects, one behind the other, and
-`fill_holes` takes up what is free in pools that are in use, so that the next objects come
-from the beginnings of new ones. It saves a worker every third page of those it would copy
-beyond what a bare fork does.
+`fill_holes` fills free blocks of pools that are in use, so that the next objects come from the
+beginnings of new pools. This saves a worker every third page of those it would copy beyond what a
+bare fork copies.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 _POOL: Final = 16 * 1024
-#: Where it begins: its header, and a few of the smallest blocks.
+#: Bytes at the start of a pool: its header, and a few of the smallest blocks.
 _START: Final = 256
 #: Up to so many bytes an object comes from a pool, where all are of one size. Code objects
 #: all get the largest, so that they share one.
 _POOLED: Final = 512
-#: What Python makes of ``pass``, behind its RESUME. (`opcode` would map a library.)
+#: The bytecode of ``pass``, after RESUME. (`opcode` would map a library.)
 _NOP: Final = compile("pass\npass", "", "exec").co_code[2:4]
 #: Before, they lay elsewhere, and nothing was written to them.
 _HOLDS_INSTRUCTIONS: Final = sys.version_info >= (3, 11)
@@ -47,15 +47,15 @@ _HOLDS_INSTRUCTIONS: Final = sys.version_info >= (3, 11)
 _BYTES_HEADER: Final = sys.getsizeof(b"")
 _A_LOT: Final = 1 << 40
 _INT: Final = sys.getsizeof(_A_LOT)
-#: Of one size, in bytes: no hole is worth more.
+#: Bytes to fill per size: further holes are not worth it.
 _ENOUGH: Final = 256 * 1024
-#: Larger holes of the C heap are as good as its end: what is taken from them lies together.
+#: Larger holes of the C heap are like its end: blocks taken from them lie together.
 _LARGE: Final = 64 * 1024
-#: Of those, in all: another allocator, preloaded by whoever runs us, may lay nothing together.
+#: Bytes of those, in total: another allocator (a preloaded library) may place nothing together.
 _ENOUGH_LARGE: Final = 4 * 1024 * 1024
-#: What a small call needs there.
+#: Bytes of the C heap that a small call needs.
 _ROOM: Final = 112 * 1024
-#: For a run in a fork, which takes some milliseconds.
+#: Seconds for a run in a fork, which takes some milliseconds.
 _PATIENCE_S: Final = 5.0
 
 #: Held for ever: fillers, and code objects whose place they must not leave free.
@@ -63,10 +63,11 @@ _kept: list[object] = []
 
 
 def executed(run: Callable[[], None]) -> list[int]:
-    """Addresses of the code objects that this executes, in the order of their first call.
+    """Return addresses of the code objects that a function executes, in the order of their first
+    call.
 
-    It runs in a fork: a profiler leaves traces in whatever it has watched. Nothing is found
-    where there is no room for one more process.
+    The function runs in a fork, because a profiler leaves traces in the code that it watches.
+    Without resources for one more process, the result is empty.
     """
     reader, writer = os.pipe()
     try:
@@ -99,7 +100,7 @@ def executed(run: Callable[[], None]) -> list[int]:
 
 
 def _see_it_end(pid: int) -> None:
-    """Wait for the fork; not for ever, as a preloaded module may have it hang."""
+    """Wait for the fork, for a limited time: a preloaded module may make it hang."""
     pidfd = os.pidfd_open(pid)
     if not select.select([pidfd], [], [], _PATIENCE_S)[0]:
         for one in (*processes.descendants(pid), pid):
@@ -109,7 +110,7 @@ def _see_it_end(pid: int) -> None:
 
 
 def gather(addresses: Iterable[int], objects: list[Any]) -> list[CodeType]:
-    """Give those of the functions that have code there a copy of it; all copies lie together."""
+    """Give the functions that have code there a copy of it; all copies lie together."""
     users: dict[int, list[FunctionType]] = {}
     for one in objects:
         if type(one) is FunctionType:
@@ -168,7 +169,7 @@ def _fill_heap() -> None:
 def arrange(run: Callable[[], None], also: Iterable[Any], objects: list[Any]) -> list[CodeType]:
     """Lay side by side what this run needs; returns the code objects that are new.
 
-    Run it again afterwards: they have to get used to it as the first ones had. ``also`` are
+    Run the function again afterwards: the copies must warm up like the originals. ``also`` are
     functions that it needs, but that cannot be watched. Only functions among ``objects`` move.
     """
     addresses = [*(id(function.__code__) for function in also), *executed(run)]

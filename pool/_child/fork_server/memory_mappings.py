@@ -1,9 +1,8 @@
 """Fewer mappings: a fork copies each of them, and the end of a worker takes each down again.
 
-A library is mapped in parts: what is read, what is executed, what else is read, what is
-written to. The first three are next to each other in one file: with the same permissions
-they are one mapping to the kernel. So whatever of a library may only be read may also be
-executed; nothing more may be written to.
+A library is mapped in parts: read, executed, read again, written. The first three are adjacent in
+one file; with equal permissions they are one mapping to the kernel. So the read-only parts are made
+executable, too; no further part becomes writable.
 
 The interpreter's own files are left alone: profilers that look at a process from outside
 find it by the part that is executed.
@@ -37,7 +36,7 @@ class _Part:
         self.file = (device, inode, path[0] if path else "")
 
     def goes_on_in(self, other: _Part) -> bool:
-        """Whether the other one is the next part of the same file, and of the memory."""
+        """Return whether the other mapping continues this one, in the file and in memory."""
         of_a_file = self.file == other.file and self.file[1] != "0"
         size = other.start - self.start
         return of_a_file and self.end == other.start and self.offset + size == other.offset

@@ -1,8 +1,8 @@
-"""Which memory tricks a zygote uses: `memory_layout`, `immortal_objects`, `memory_mappings`.
+"""Chooses the memory tricks of a zygote: `memory_layout`, `immortal_objects`, `memory_mappings`.
 
-They make forks cheaper and are meant to change nothing else. But they rely on how CPython
-keeps objects in memory, and on what the kernel allows. So each can be switched off, and all
-are off on a version of Python on which they were not tried, unless `UNTRIED` is asked for.
+Memory tricks make forks cheaper and should change nothing else. But they rely on how CPython keeps
+objects in memory, and on what the kernel allows. So each can be switched off, and all are off on a
+version of Python on which they were not tried, unless `UNTRIED` is set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRIED: Final = ((3, 10), (3, 11), (3, 12), (3, 13))
 
 
 def usable(wanted: Collection[str]) -> list[str]:
-    """The wanted tricks that may be used in this interpreter."""
+    """Return the wanted tricks that may be used in this interpreter."""
     # Free-threaded builds keep two counts an object, and have another allocator; 32-bit ones
     # have other sizes.
     ours = (
@@ -39,5 +39,5 @@ def usable(wanted: Collection[str]) -> list[str]:
 
 
 def _has_immortal() -> bool:
-    """Whether there are immortal objects (PEP 683)."""
+    """Return whether the interpreter has immortal objects (PEP 683)."""
     return sys.version_info >= (3, 12)

@@ -5,12 +5,12 @@
              '-- stop           '-- adopt: its orphans are children of ours now
                   SIGUSR2 (stacks), SIGTERM, and after the grace SIGKILL
 
-Who is an orphan? Every worker is a subreaper, so what a *living* worker's children leave
-behind stays below that worker. A child of ours that we did not fork therefore belonged
-to a worker that is dead: its call is over and it must go.
+Which process is an orphan? Every worker is a subreaper, so processes that a *living* worker's
+children leave behind stay below that worker. A child of the zygote that the zygote did not fork
+therefore belonged to a dead worker: its call is over, and it must be killed.
 
-A process that waits inside the kernel (state D: for a volume or a driver that hangs) outlives
-SIGKILL for as long as that takes. Such an orphan holds up the GONE of its own worker only.
+A process that waits inside the kernel (state D: for a volume or a driver that hangs) survives
+SIGKILL for that time. Such an orphan only delays the GONE of its own worker.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DUMP_S = 0.02
 #: and other calls need some. Between looks at the rest.
 WATCHED = 64
 UNWATCHED_S = 0.05
-#: From the first SIGKILL of an orphan, after which it counts as one that cannot be killed now.
+#: Seconds from the first SIGKILL of an orphan until it counts as one that cannot be killed now.
 STUCK_S = 1.0
 #: Between two kills of an orphan, before that and after.
 KILL_AGAIN_S, KILL_STUCK_AGAIN_S = 0.2, 1.0
@@ -66,17 +66,17 @@ class Orphan:
         self.pid = pid
         #: The worker that left it.
         self.owner = owner
-        #: None: there are too many to hear of each one's end.
+        #: None if there are too many orphans to watch each one.
         self.pidfd: int | None = None
-        #: When it gets SIGKILL, and when it got that first.
+        #: When the orphan gets SIGKILL; after that, when it first got it.
         self.deadline = deadline
         self.killed_at: float | None = None
-        #: Whether that did not help.
+        #: Whether SIGKILL did not end it.
         self.stuck = False
 
 
 class Reaper:
-    """All workers, and the orphans of those that are dead."""
+    """All workers, and the orphans of dead ones."""
 
     def __init__(self, control: socket, epoll: select.epoll, grace: float) -> None:
         self.control = control
@@ -86,7 +86,7 @@ class Reaper:
         #: Orphans of finished calls, by pid; how many have no pidfd, and how many are stuck.
         self.orphans: dict[int, Orphan] = {}
         self.unwatched = self.stuck = 0
-        #: When the first of them is to be killed, at the earliest.
+        #: When the first of the orphans must be killed, at the earliest.
         self.orphans_due: float | None = None
         #: Exited workers whose GONE waits until no orphan is left.
         self.exited: list[int] = []
@@ -113,7 +113,7 @@ class Reaper:
         return mark
 
     def add(self, pid: int, mark: int) -> bool:
-        """It was forked; False if it cannot be watched, and is no more."""
+        """Watch a worker that was forked; return False if it cannot be watched and was killed."""
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -142,9 +142,9 @@ class Reaper:
         self.epoll.register(fd, select.EPOLLIN)
 
     def _unwatch(self, fd: int) -> None:
-        """Forget a pidfd. Closing it is not enough: a worker forked a moment ago may still
-        have its copy, and with that the epoll would go on to report a number that stands
-        for something else by then.
+        """Forget a pidfd. Closing it is not enough: a worker that was just forked may still have
+        its copy, and the epoll would continue to report a number that soon belongs to something
+        else.
         """
         del self.by_fd[fd]
         self.epoll.unregister(fd)
@@ -178,8 +178,8 @@ class Reaper:
     def _adopt(self, owner: int, deadline: float | None = None) -> int:
         """Find children we did not fork, ask them to end; how many there are.
 
-        They are taken for the owner's. Where others died just now, some may be theirs, which
-        is why no GONE is sent while there is an orphan that can be killed.
+        Assign orphans to a dead owner. If other workers died at the same time, some may belong to
+        those, so no GONE is sent while there is an orphan that can be killed.
         """
         known = len(self.workers) + len(self.orphans)
         pids = self._read_children()
@@ -198,7 +198,7 @@ class Reaper:
         return len(found)
 
     def _watch_orphan(self, orphan: Orphan) -> None:
-        """Hear of its end; of too many at once the clock tells."""
+        """Watch the end of an orphan; if there are too many, they are checked by time."""
         if len(self.orphans) - self.unwatched < WATCHED:
             try:
                 orphan.pidfd = os.pidfd_open(orphan.pid)
@@ -211,7 +211,7 @@ class Reaper:
             self._watch(orphan.pidfd, orphan)
 
     def _remove(self, orphan: Orphan) -> None:
-        """It was reaped."""
+        """Forget an orphan that was reaped."""
         del self.orphans[orphan.pid]
         self.unwatched -= orphan.pidfd is None
         self.stuck -= orphan.stuck
@@ -295,7 +295,9 @@ class Reaper:
             self._reap_unwatched()
 
     def _kill_orphans(self, now: float) -> None:
-        """Those whose time is over; one that nothing kills holds up nobody but its owner."""
+        """Kill orphans whose time is over; one that cannot be killed delays only its
+        owner's GONE.
+        """
         for one in list(self.orphans.values()):
             if now < one.deadline:
                 continue
@@ -311,7 +313,7 @@ class Reaper:
             self._report_gone()
 
     def _signal_tree(self, pid: int, number: int) -> None:
-        """Signal all below a process of ours, then itself.
+        """Signal all processes below a child of the zygote, then the child.
 
         Children first: were the parent first, those it leaves would be missed here and
         wait for `adopt`. A stopped process cannot act on SIGTERM: wake it.
@@ -322,7 +324,7 @@ class Reaper:
                 processes.send(one, signal.SIGCONT)
 
     def seconds_until_due(self) -> float:
-        """For epoll: -1 when nothing is due."""
+        """Return the timeout for epoll: -1 if nothing is due."""
         due = [
             at
             for one in self.workers.values()

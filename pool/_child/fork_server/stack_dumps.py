@@ -4,12 +4,12 @@
         ^                                                  |
         '------- a file in memory, shared by all of them <-'
 
-The file is the zygote's, made by the supervisor, and has the same number in each worker. It is not the
-call's output, and nothing of the call waits for it: the handler writes to it between two
-instructions, and the call goes on. The supervisor asks one worker at a time.
+The file belongs to the zygote, is created by the supervisor, and has the same number in each
+worker. It is separate from the call's output, and the call does not wait: the handler writes to the
+file between two instructions, and the call continues. The supervisor asks one worker at a time.
 
-The signal is one that a process ignores unless it asks for it: a program that the call became, or
-started, is not hurt by one.
+A process ignores this signal by default, so it does not hurt a program that the call became, or
+started.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import signal
 from . import worker_start
 
 SIGNAL = signal.SIGWINCH
-#: Whether there is such a file.
+#: Whether the file exists.
 _there = False
 
 
 def adopt(fd: int, control_fd: int) -> int:
-    """Have the file that the supervisor made, under its number; below 0: there is none.
+    """Take the file that the supervisor created, under its number; below 0: there is none.
 
-    Returns the control socket, which may have had that number.
+    Return the control socket, which may have had that number.
     """
     global _there
     _there = fd >= 0
     if control_fd == worker_start.STACKS:
         control_fd = os.dup(control_fd)
     if not _there:
-        # The number is taken all the same: what else had it would stay open in workers.
+        # Occupy the number nevertheless: another descriptor with it would stay open in workers.
         fd = os.open(os.devnull, os.O_WRONLY)
     if fd != worker_start.STACKS:
         os.dup2(fd, worker_start.STACKS)
@@ -45,7 +45,7 @@ def adopt(fd: int, control_fd: int) -> int:
 
 
 def arrange() -> None:
-    """Have the signal answered, in this process and all that it forks."""
+    """Handle the signal in this process and all its forks."""
     if _there:
         import faulthandler
 

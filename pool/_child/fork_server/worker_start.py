@@ -2,9 +2,9 @@
 
     Link (channel, output) --fork--> live: a session, its descriptors --> work --> _exit
 
-`live` runs on the zygote's stack, in the fresh fork, and never returns. Frames travel on a
-high private descriptor, so that user code that prints to, closes or scribbles over the
-low ones cannot touch them; 1 and 2 are the call's output pipe, or two where these are told apart.
+`live` runs on the zygote's stack, in the fresh fork, and never returns. Frames travel on a high
+private descriptor, so that user code that prints to, closes or overwrites the low ones cannot touch
+them; 1 and 2 are the call's output pipe, or two pipes if stdout and stderr are separate.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-#: Exit statuses of workers without a RESULT: user code destroyed the channel; user code
-#: damaged the interpreter so that none could be made; no user code had begun.
+#: Exit statuses of workers without a RESULT: user code destroyed the channel; user code damaged the
+#: interpreter so that no result could be made; no user code had begun.
 CHANNEL_LOST = 81
 DAMAGED = 82
 NOT_BEGUN = 83
@@ -40,19 +40,19 @@ FIRST_LIMIT = processes.limit_of(processes.DESCRIPTORS)
 #: Channels have the first free numbers from here on, beyond what ``closerange(3, 1024)`` and its
 #: like reach. With many workers the zygote's own descriptors get there, too.
 FIRST_CHANNEL = int(min(2011, FIRST_LIMIT - BATCH))
-#: The file that a worker writes its stacks to when it is asked (`stack_dumps`), if there is one.
+#: The descriptor of the file to which a worker writes its stacks on request (`stack_dumps`).
 STACKS = FIRST_CHANNEL - 1
 #: Past the highest descriptor that the zygote has; workers close all up to there.
 end = FIRST_CHANNEL + BATCH
-#: Whether the zygote has raised its own limit since.
+#: Whether the zygote has raised its own limit.
 limit_is_raised = False
 
 
 class Link:
     """Channel and output of a worker to be, both ends, and its mark.
 
-    The errors are the output as well, or go to a pipe of their own (``split``): that costs two
-    descriptors more, and the order between what is written to 1 and to 2.
+    stderr uses the output pipe as well, or a pipe of its own (``split``), which costs two further
+    descriptors, and loses the order between stdout and stderr.
     """
 
     __slots__ = ("channel", "errors", "errors_w", "mark", "near", "output", "output_w")
@@ -92,14 +92,14 @@ class Link:
             os.close(self.errors)
 
     def near_ends(self) -> list[int]:
-        """What the supervisor gets."""
+        """Return the supervisor's ends."""
         ends = [self.near.fileno(), self.output, self.errors]
         return ends if self.errors != self.output else ends[:2]
 
 
 #: See `processes.unblock_signals`.
 _mask_how = processes.SIG_SETMASK
-#: What a worker is, `processes.set_dumpable`: limits, stats and profilers look into it.
+#: Whether workers are dumpable (`processes.set_dumpable`): limits, stats and profilers read them.
 _dumpable = 1
 
 
@@ -138,14 +138,16 @@ def _set_apart(link: Link) -> None:
     setsid()
     processes.unblock_signals(_mask_how)
     processes.become_subreaper()
-    # Kept: 0 (/dev/null), 1, 2, the file of stacks and the channel. Closed: all else that the zygote had.
+    # Kept: 0 (/dev/null), 1, 2, the file of stacks and the channel. Closed: all other descriptors
+    # of the zygote.
     dup2(link.output_w, 1)
     dup2(link.errors_w, 2)
     own = link.channel.fd
     closerange(3, STACKS)
     closerange(FIRST_CHANNEL, own)
     closerange(own + 1, end)
-    # Only now: until here it had the zygote's control socket, and channels of other workers.
+    # Only now: until here the worker had the zygote's control socket, and channels of other
+    # workers.
     processes.set_dumpable(_dumpable)
     if limit_is_raised:
         processes.set_soft_limit(processes.DESCRIPTORS, int(FIRST_LIMIT))
@@ -157,7 +159,7 @@ def rehearse(link: Link) -> None:
     ours = globals()
     names = ("setsid", "closerange", "dup2", "_dumpable", "_mask_how")
     theirs = {name: ours[name] for name in names}
-    # Of the same kinds, as to the interpreter, which looks at nothing else.
+    # Stand-ins of the same kinds: the interpreter distinguishes functions only by kind.
     ours.update(setsid=getpid, closerange=divmod, dup2=max)
     ours.update(_dumpable=0, _mask_how=processes.SIG_BLOCK)
     _set_apart(link)

@@ -1,18 +1,21 @@
 """The fork server of one environment: imports once, then forks a worker per call.
 
-It never runs a call, and stays small and single-threaded: whatever it maps and touches
-is paid for by every fork. Its life:
+The zygote never runs a call, and stays small and single-threaded: every fork pays for the memory
+that it maps and touches. Its life:
 
     split off the guard -> PRELOAD*, START -> prepare (site, runtime, preloads) -> check that
     forking is safe -> READY -> loop: commands in, deaths in, spares and exits out
 
 ``PRELOAD`` holds modules to preload, as many as one packet takes. ``START`` holds: ``path``
-(entries in front of sys.path), ``app`` (the directory of the app whose workers these are, or nothing), ``runtime`` (folders of cloudpickle and tblib, for an
-environment that lacks them), ``method`` (``fork``, or ``spawn``: prepare nothing here, every
-worker prepares itself), ``split_output`` (descriptors 1 and 2 of a worker are two pipes), ``varying`` (variables of which each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds for orphans to end in),
-``memory_tricks`` (those it may use, see there), ``exit_s`` and ``exit_answer_s`` (see `prepared`), ``example`` (a version of Python, and the base64 text of a call that was pickled by it).
+(entries in front of sys.path), ``app`` (the directory of the app whose workers these are, or
+nothing), ``runtime`` (folders of cloudpickle and tblib, for an environment that lacks them),
+``method`` (``fork``, or ``spawn``: prepare nothing here, every worker prepares itself),
+``split_output`` (descriptors 1 and 2 of a worker are two pipes), ``varying`` (variables of which
+each call has its own), ``workdir``, ``log_level``, ``grace`` (seconds in which orphans may end),
+``memory_tricks`` (those it may use), ``exit_s`` and ``exit_answer_s`` (see `prepared`), ``example``
+(a version of Python, and the base64 text of a call that was pickled by it).
 
-What becomes of workers once they are forked is `reaper`'s part.
+`reaper` handles workers after they are forked.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def main(control_fd: int, supervisor_pid: int, files: str, stacks_fd: int) -> No
 
     ``stacks_fd``: the file of `stack_dumps`.
     """
-    # Whoever started the server may have ignored these, and that is inherited.
+    # The program that started the server may have ignored these, which is inherited.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -71,7 +74,7 @@ def main(control_fd: int, supervisor_pid: int, files: str, stacks_fd: int) -> No
     try:
         Zygote(control, guard_fd, _how_to_start(control)).run()
     except (wire.Closed, BrokenPipeError, ConnectionResetError):
-        # The supervisor is gone. Its guard, if somebody stopped it, will never see that.
+        # The supervisor is gone. If its guard was stopped, the guard will never notice.
         supervised = False
     except forking.NotSafe as error:
         framing.send_packet(control, {"op": wire.UNSAFE, "module": error.module, "why": error.why})
@@ -104,7 +107,7 @@ def _how_to_start(control: socket) -> wire.Meta:
 
 
 def _kill_guard(guard_fd: int) -> None:
-    """By its pidfd: its number may be somebody else's by now."""
+    """Kill the guard by its pidfd: its number may belong to another process by now."""
     try:
         signal.pidfd_send_signal(guard_fd, signal.SIGKILL)
     except ProcessLookupError:
@@ -125,7 +128,7 @@ def _prefer_as_oom_victim() -> None:
         pass
 
 
-#: Of a call, unless the server's own is as high; and what the kernel takes at most.
+#: The score of calls, unless the server's own is as high; and the highest that the kernel accepts.
 _OOM_SCORE, _HIGHEST_OOM_SCORE = 500, 1000
 
 
@@ -158,7 +161,7 @@ class Zygote:
         if not self.spawn:
             objects = interpreter_setup.prepare(self.start, self.tell)
             interpreter_setup.check_forking_is_safe("start-up")
-            # Not before: what imports see of signals is what they see anywhere.
+            # Not earlier: imports must see the usual signal handling.
             guard.take_no_signals()
             from ..running import rehearsal, worker
             from ..serialization import user_code
@@ -184,7 +187,7 @@ class Zygote:
             pass
 
     def settle(self, objects: list[Any]) -> None:
-        """Get used to calls, then see to it that forks copy little."""
+        """Warm up for calls, then arrange memory so that forks copy little."""
         self.tricks = memory_tricks.usable(self.start["memory_tricks"])
         if memory_tricks.MAPPINGS in self.tricks and not memory_mappings.merge_read_only():
             self.tricks.remove(memory_tricks.MAPPINGS)
@@ -206,7 +209,7 @@ class Zygote:
         gc.freeze()
 
     def rehearse(self, rounds: int) -> None:
-        """All that a worker does, but for what would make one of this process."""
+        """Do everything that a worker does, apart from what would turn this process into one."""
         link = self.new_link()
         for _ in range(rounds):
             worker_start.rehearse(link)
@@ -214,7 +217,7 @@ class Zygote:
         self.discard(link)
 
     def live_through(self) -> None:
-        """A worker's part, and the zygote's own; in a fork, which is no more use after that."""
+        """Run a worker's part and the zygote's own in a fork, which is discarded afterwards."""
         self.rehearse(1)
         near, far = socketpair(AF_UNIX, SOCK_SEQPACKET)
         other = Zygote(far, self.guard_fd, self.start)
@@ -228,7 +231,9 @@ class Zygote:
             other.turn()
 
     def turn(self) -> bool:
-        """One round: whatever is ready, then whatever is due. False: exit."""
+        """Run one round: handle everything that is ready, then everything that is due.
+        False: exit.
+        """
         for fd, _ in self.epoll.poll(self.reaper.seconds_until_due()):
             if fd == self.control.fileno():
                 if not self.command():
@@ -274,7 +279,7 @@ class Zygote:
     def fork(self, number: int, practise: str) -> None:
         """Fork spares, and send the supervisor its ends of their channels and outputs.
 
-        With a codec to ``practise``, they limber up while they wait.
+        With a codec to ``practise``, the spares warm up while they wait.
 
         Everything that can be done before or after the forks is: between two of them
         each page this process writes to is copied once more.
@@ -290,10 +295,10 @@ class Zygote:
                 links += (self.new_link() for _ in range(count))
                 pids += map(self.fork_one, links)
             except OSError as error:
-                # No more processes or descriptors: whoever waits for a worker is told.
+                # No more processes or descriptors: tell the supervisor, which waits for a worker.
                 why = str(error)
             for link in links:
-                # Before `add`, which needs a descriptor for each: so there are some to be had.
+                # Before `add`, which needs a descriptor for each, so that some are free.
                 link.close_far()
             forked = zip(pids, links)  # noqa: B905 - there may be fewer pids
             whose = [(pid, link) for pid, link in forked if self.reaper.add(pid, link.mark)]
@@ -346,7 +351,7 @@ class Zygote:
             resident.live(link.channel, load)
 
     def new_link(self) -> worker_start.Link:
-        """What a worker and the supervisor need to talk."""
+        """Create the channel and output between a worker and the supervisor."""
         mark = self.reaper.take_mark()
         try:
             try:
@@ -354,7 +359,7 @@ class Zygote:
             except OSError as error:
                 if error.errno != errno.EMFILE or not processes.raise_descriptors():
                     raise
-                # With many workers this process needs more than calls are to have.
+                # With many workers this process needs more descriptors than calls should have.
                 worker_start.limit_is_raised = True
                 return worker_start.Link(mark, self.split)
         except OSError:
@@ -362,7 +367,7 @@ class Zygote:
             raise
 
     def discard(self, link: worker_start.Link) -> None:
-        """It did not become a worker's."""
+        """Close a link that no worker uses."""
         link.close_far()
         link.close_near()
         self.reaper.free_marks.append(link.mark)

@@ -1,9 +1,9 @@
-"""What a zygote is to preload, of what it was asked for: found out in a fork that is thrown away.
+"""Plans what a zygote preloads. The planning runs in forks that are discarded.
 
     zygote --fork--> planner --fork--> scout: imports, facts --> planner: Findings --> Plan
 
-All that finding it out takes of memory, forks of the zygote would pay for: so the zygote gets
-no more than the plan.
+Forks of the zygote would pay for all memory that planning uses, so the zygote receives only the
+plan.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 #: Crashes of scouts, past which nothing is preloaded.
 _CRASHES = 3
 
-#: ``order``: the modules to import. ``skipped``: the others, and why. ``reads``: what each module
-#: reads of its surroundings; ``users``: who imports those. ``places``: see `drawn_values`.
+#: ``order``: the modules to import. ``skipped``: the others, with reasons. ``reads``: what each
+#: module reads of its surroundings; ``users``: the modules that import those. ``places``: see
+#: `drawn_values`.
 Plan = namedtuple("Plan", "order skipped reads users places")
 
 
 def plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> Plan:
-    """Have scouts import the modules; ``tell`` is called with each one's name before.
+    """Have scouts import the modules; ``tell`` is called with each module's name before its import.
 
     ``varying``: variables of which each call has its own value.
     """
@@ -37,7 +38,7 @@ def plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> P
     pid = forking.fork()
     if pid == 0:
         try:
-            # What scouts leave is to be found below this process.
+            # Make processes that scouts leave behind children of this process.
             processes.become_subreaper()
             found = json.dumps(_plan(names, varying, tell))
             # An import may have written to every descriptor there is.
@@ -80,17 +81,17 @@ def _plan(names: list[str], varying: list[str], tell: Callable[[str], None]) -> 
 
 
 class Findings:
-    """What a scout found out."""
+    """The results of a scout."""
 
     def __init__(self) -> None:
         #: Modules that must not be preloaded, and why.
         self.unfit: dict[str, str] = {}
         self.edges: dict[str, list[str]] = {}
-        #: What each module read of its surroundings, and as ``set:NAME`` variables that it set.
+        #: What each module read of its surroundings, and as ``set:NAME`` the variables that it set.
         self.reads: dict[str, dict[str, str | None]] = {}
-        #: What is wrong with the scout itself, which then found out nothing.
+        #: Why the scout itself failed and found out nothing.
         self.failure = ""
-        #: Where modules keep what has to be another in each process: see `drawn_values`.
+        #: Where modules keep values that must differ between processes: see `drawn_values`.
         self.places: list[list[Any]] = []
 
     def users(self, name: str) -> list[str]:
@@ -98,7 +99,9 @@ class Findings:
         return [user for user, needed in self.edges.items() if name in needed]
 
     def rejected(self, names: Iterable[str]) -> dict[str, str]:
-        """Those of the modules that must not be preloaded: they are unfit, or need one that is."""
+        """Return modules that must not be preloaded: they are unfit, or need a module that is
+        unfit.
+        """
         users: dict[str, list[str]] = {}
         for user, needed in self.edges.items():
             for name in needed:
@@ -125,7 +128,9 @@ def _because(name: str, why: str) -> str:
 
 
 def _explore(names: list[str], varying: list[str], tell: Callable[[str], None]) -> Findings:
-    """Scouts' findings; after a crash, another scout goes without what crashed."""
+    """Collect the findings of scouts; after a crash, another scout skips the module
+    that crashed.
+    """
     from . import scout
 
     findings = Findings()
@@ -150,7 +155,7 @@ def _explore(names: list[str], varying: list[str], tell: Callable[[str], None]) 
 
 
 def _read(lines: Iterable[bytes]) -> tuple[Findings, list[str] | None]:
-    """One scout's findings; and, of one that did not come home, what it was importing."""
+    """Read one scout's findings; if the scout died, also the module that it was importing."""
     findings = Findings()
     crashed: list[str] | None = []
     for line in lines:
@@ -184,10 +189,10 @@ def _reject_varying(findings: Findings, varying: list[str]) -> None:
 
 
 def natural_order(names: list[str], edges: dict[str, list[str]]) -> list[str]:
-    """As the calls imported them: first what was imported for its own sake, then the rest.
+    """Sort modules as calls imported them: first those imported for their own sake, then the rest.
 
-    Names come in the order in which imports ended. What an import needs ends before it: so the
-    last one was imported for its own sake, and the last one that it does not need, and so on.
+    Names come in the order in which imports ended. A module's requirements end before it: so the
+    last name was imported for its own sake, then the last name that it does not need, and so on.
     """
     covered: set[str] = set()
     entries: list[str] = []

@@ -59,7 +59,7 @@ def preload(
         return None, surroundings.WATCHED
     # A module that was there before has a hook for that.
     seeds_random = not had_random and "random" in sys.modules
-    # What fails from here on is no import.
+    # Failures from here on are not failures of an import.
     tell(LOADING, module="")
     generators = makers.generators()
     if odd := {one.maker for one in generators if one.drawn is None}:
@@ -89,9 +89,9 @@ def _tell_skipped(skipped: dict[str, str], tell: Callable[..., None]) -> None:
 
 
 def _tell_reads(plan: planner.Plan, tell: Callable[..., None]) -> frozenset[str]:
-    """What imports read, with one module of each package that did.
+    """Report what imports read, with one module of each package that read it.
 
-    A module that was given up counts for those that tried to import it.
+    A module whose import failed counts for the modules that tried to import it.
     """
     readers: dict[str, dict[str, str]] = {}
     for name, facts in plan.reads.items():
@@ -105,7 +105,7 @@ def _tell_reads(plan: planner.Plan, tell: Callable[..., None]) -> frozenset[str]
 
 
 def _parts(names: Any) -> Iterator[list[str]]:
-    """As many at a time as one message holds, however JSON writes them."""
+    """Yield parts that fit one message each, however JSON encodes them."""
     part: list[str] = []
     size = 0
     for name in names:

@@ -1,10 +1,10 @@
-"""What a process holds that its forks would share or lose, before an import and after it.
+"""Compares what a process holds before and after an import, and that its forks would share or lose.
 
     before = take() -> import -> difference(before) -> None, or why no fork may inherit it
 
-A fork has its own memory, but it shares open descriptions and mappings with every other fork,
-and it does not get threads, children and timers. No list of libraries says which imports
-leave such things behind: the process is compared with itself.
+A fork has its own memory, but it shares open descriptions and mappings with every other fork, and
+does not inherit threads, children and timers. No list of libraries says which imports create such
+things: the process is compared with itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Forks without the hooks of Python code (`forking` replaces ``os.fork``).
 _fork = os.fork
-#: How `random` writes down a Mersenne Twister, and the bits of one of its numbers.
+#: The version number of `random`'s state of a Mersenne Twister, and the bits of a number in it.
 _TWISTER, _WORD_BITS = 3, 32
 #: Times that a key may have been used up, each after 624 numbers.
 _ROUNDS = 64
@@ -91,7 +91,7 @@ def _descriptors() -> dict[str, str]:
 
 
 def _shared_mappings() -> dict[str, str]:
-    """Each mapping that may be written to and that forks share, and what is mapped."""
+    """Return each writable mapping that forks share, and what is mapped."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         lines = [line.split(None, 5) for line in maps]
     # address access offset device inode path
@@ -108,7 +108,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
 def _limits() -> tuple[float, ...]:
-    """How many descriptors and processes this process may have."""
+    """Return how many descriptors and processes this process may have."""
     return processes.limit_of(processes.DESCRIPTORS), processes.limit_of(processes.PROCESSES)
 
 
@@ -155,7 +155,7 @@ def _whether_forks_work() -> str | None:
 
 
 def _child_ends_are_seen() -> bool:
-    """Whether SIGCHLD is as a zygote needs it: if it is ignored, workers leave no status."""
+    """Return whether SIGCHLD is as a zygote needs it: if it is ignored, workers leave no status."""
     bit = 1 << (signal.SIGCHLD - 1)
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         masks = [line.split()[1] for line in status if line.startswith(("SigIgn", "SigCgt"))]
@@ -182,9 +182,10 @@ def _cuda_is_initialised() -> bool:
 
 
 def _random_states() -> dict[str, Any]:
-    """What each global generator, whose library is loaded, makes its numbers from.
+    """Return the state of each global generator whose library is loaded.
 
-    An import that seeds one wants the same numbers in every process; workers would renew it.
+    An import that seeds one wants the same numbers in every process; workers would renew the
+    generator.
     """
     found = {}
     for module, state in _GLOBAL_GENERATORS.items():
@@ -206,9 +207,9 @@ _GLOBAL_GENERATORS: dict[str, Callable[[Any], Any]] = {
 
 
 def _follows(now: Any, before: Any) -> bool:
-    """Whether a generator may have come from one state to the other by drawing numbers.
+    """Return whether a generator may have come from one state to the other by drawing numbers.
 
-    Those of `random` and NumPy are Mersenne Twisters: after each 624 numbers, all of the key is new.
+    Those of `random` and NumPy are Mersenne Twisters: after each 624 numbers, the whole key is new.
     """
     if now == before or not isinstance(before, tuple):
         return bool(now == before)

@@ -1,12 +1,12 @@
-"""What imports do while they run: recorded by a scout, in a process that is thrown away.
+"""Records what imports do while they run, in a scout, which is discarded.
 
     import statements ------------> edges: which module needs which
     os.environ, getcwd, argv, ... -> reads: what a module took from its surroundings, and the value
     os.urandom, getpid, time -----> what a module may keep, and is another in each process
     open(.., "w"), mkdtemp -------> files that the import writes
 
-Everything here replaces functions of the standard library for good. Each event belongs to the
-module whose body runs at that moment, the innermost one.
+This module replaces functions of the standard library permanently. Each event belongs to the
+innermost module whose body runs at that moment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ ALL = "*"
 DRAWING = ("random", "uniform", "randint", "randrange", "getrandbits", "random_sample", "rand")
 #: Files that give random bytes.
 _ENTROPY = ("/dev/urandom", "/dev/random")
-#: What makes files and directories, beside opening them, and which argument names these.
+#: Functions that create files and directories, beside opening them, and the arguments that name
+#: these.
 _MAKES = {
     "sqlite3.connect": 0,
     "os.rename": 1,
@@ -40,7 +41,7 @@ _getcwd = os.getcwd
 
 
 class Recorders:
-    """All that is recorded, by module."""
+    """All recorded events, by module."""
 
     def __init__(self, importing: Callable[[str], None], imported: Callable[[str], None]) -> None:
         #: Called with the name of each module whose import begins, and when it has ended.
@@ -48,11 +49,12 @@ class Recorders:
         self.imported = imported
         self._begun: set[str] = set()
         self.edges: dict[str, set[str]] = {}
-        #: What each module read: ``env:NAME``, ``env:*``, ``cwd``, ``argv``, ``locale``, ``warnings``.
+        #: What each module read: ``env:NAME``, ``env:*``, ``cwd``, ``argv``, ``locale``,
+        #: ``warnings``.
         self.reads: dict[str, dict[str, str | None]] = {}
         #: Bytes that each module took from the system's entropy.
         self.draws: list[tuple[str, bytes]] = []
-        #: Modules that asked for the process id; what each was told as the time.
+        #: Modules that read the process id; the times that modules were told.
         self.pid_readers: set[str] = set()
         self.times: dict[str, list[float]] = {}
         #: Numbers that each module drew from a global generator: how, and what it got.
@@ -97,7 +99,7 @@ class Recorders:
                 found = original(name, globals, locals, fromlist, level)
             except ImportError as error:
                 if type(error.name) is str:
-                    # Where there is such a module, the importing one finds it.
+                    # If such a module exists elsewhere, the importing module would find it.
                     self._read(f"package:{error.name.partition('.')[0]}")
                 raise
             target = name
@@ -173,7 +175,7 @@ class Recorders:
         kind.__iter__ = iterator
 
     def _read_all(self, module: str, prefix: str) -> None:
-        """A module looked at all variables whose names begin so."""
+        """Record that a module looked at all variables whose names begin so."""
         if module:
             self.reads.setdefault(module, {}).setdefault(f"env:{prefix}{ALL}", None)
 
@@ -265,7 +267,7 @@ class Recorders:
         self._watch_generator(random, random._inst)
 
     def _watch_generator(self, module: Any, generator: object) -> None:
-        """All functions of a module that are methods of its global generator."""
+        """Watch all functions of a module that are methods of its global generator."""
         for name, function in list(vars(module).items()):
             if getattr(function, "__self__", None) is generator:
                 self._watch_drawing(module, name)
@@ -318,7 +320,7 @@ class Recorders:
         self._numpy_is_new = True
 
     def _watch_numpy_drawing(self) -> None:
-        """The same for the functions of NumPy's global generator, once they are there."""
+        """Watch the functions of NumPy's global generator, once they exist."""
         module = sys.modules.get("numpy.random")
         if self._numpy_is_new and hasattr(module, "randint"):
             self._numpy_is_new = False

@@ -4,11 +4,11 @@
        ^                                                         |
        '--- Findings <-- a file in memory, a line for each fact <'
 
-A module may be preloaded if its import does nothing but make modules: forks get copies of those.
-An import that leaves something which forks share (`process_state`), prints, writes files, or
-keeps numbers that have to be others in each process (`randomness`) is left to each call, and so
-is every module that needs one of these. The scout reports what an import read of its surroundings:
-a call that changes any of it runs without preloading.
+A module may be preloaded if its import only creates modules: forks get copies of those. An import
+that creates something which forks share (`process_state`), prints, writes files, or keeps numbers
+that must differ between processes (`randomness`) is left to each call, and so is every module that
+needs one of these. The scout reports what an import read of its surroundings: a call that changes
+any of it runs without preloading.
 
 The scout dies with what it imported. One that crashes says in its file how far it came.
 """
@@ -41,7 +41,9 @@ _WHY = 500
 
 
 def send(names: list[str], tell: Callable[[str], None]) -> list[bytes]:
-    """The facts that one scout wrote down, however far it came; ``tell`` as for `planning.plan`."""
+    """Send the facts that a scout wrote down, even if it did not finish; ``tell`` as for
+    `planning.plan`.
+    """
     fd = os.memfd_create("flashpool-scout")
     pid = forking.fork()
     if pid == 0:
@@ -61,7 +63,7 @@ def send(names: list[str], tell: Callable[[str], None]) -> list[bytes]:
 
 
 class _Scout:
-    """What runs in the fork."""
+    """The code that runs in the fork."""
 
     def __init__(self, fd: int, tell: Callable[[str], None]) -> None:
         self.fd = fd
@@ -77,7 +79,7 @@ class _Scout:
         os.write(self.fd, dumps(fact).encode() + b"\n")
 
     def importing(self, name: str) -> None:
-        """A module is looked for; those that need it wait for it."""
+        """Note that a module is being imported; its importers wait for it."""
         frame: Any = sys._getframe(1)
         importers = []
         while frame is not None:
@@ -87,7 +89,7 @@ class _Scout:
         self.note("importing", name, importers)
 
     def imported(self, name: str) -> None:
-        """It is there; its user's body goes on."""
+        """Note that a module was imported; its importer's body continues."""
         self.note("imported", name)
 
     def reject(self, name: str, why: str) -> None:
@@ -115,7 +117,7 @@ class _Scout:
             trees.remove(directory)
 
     def try_renewals(self, makers: randomness.Makers) -> None:
-        """See whether workers could renew all generators: a class of them may have ideas of its own."""
+        """Check whether workers could renew all generators: a subclass may refuse."""
         for name in makers.hidden():
             self.reject(name, "it keeps a sequence of random seeds, which a call cannot renew")
         for one in makers.generators():
@@ -128,7 +130,7 @@ class _Scout:
                 self.reject(one.maker, f"its random generator cannot be renewed: {error!r}")
 
     def look_at(self, package: str, members: list[str]) -> None:
-        """Import the modules of one package, and see what came of it."""
+        """Import the modules of one package, and record the effects."""
         before, known = process_state.ProcessState(), set(sys.modules)
         with _CapturedOutput() as output:
             for name in members:
@@ -141,21 +143,21 @@ class _Scout:
         if said and why is None:
             why = f"it prints when it is imported: {said.strip()[:_SHOWN]!r}"
         if why is not None:
-            # Not only this package: others that it was the first to need may have done it.
+            # Not only this package: others that were imported first through it may be the cause.
             for name in {one.partition(".")[0] for one in set(sys.modules) - known} | {package}:
                 self.reject(name, why)
 
     def settle(self, new: list[str]) -> None:
-        """What can be told only when all is there."""
+        """Record facts that are known only after all imports."""
         recorders = self.recorders
         for module, path in recorders.written:
-            # Of a temporary file without a name, what is opened is the directory.
+            # To create a temporary file without a name, the directory is opened.
             if os.path.isfile(path) or path in recorders.made:
                 self.reject(module, f"it writes a file when it is imported: {path}")
         for module, address in recorders.connected:
             self.reject(module, f"it connects to {address} when it is imported")
         for place in self.places(new):
-            # A class may have ideas of its own about its attributes.
+            # A class may override access to its attributes.
             self.note("importing", place.owner, [])
             try:
                 randomness.Held([], [place]).renew(None)
@@ -170,7 +172,7 @@ class _Scout:
             self.note("reads", name, facts)
 
     def places(self, new: list[str]) -> list[drawn_values.Place]:
-        """Where the new modules keep what has to be another in each process."""
+        """Return where the new modules keep values that must differ between processes."""
         recorders = self.recorders
         places, lost = drawn_values.find(recorders.draws, new)
         for name in lost:
@@ -187,7 +189,7 @@ class _Scout:
 def _packages(names: list[str]) -> list[tuple[str, list[str]]]:
     """By package, those first that others need: their imports ended first, and so names come.
 
-    The standard library comes before all else, so that packages are not blamed for its doings.
+    The standard library comes first, so that packages are not blamed for its effects.
     """
     groups: dict[str, list[str]] = {}
     ended: dict[str, int] = {}
@@ -201,7 +203,7 @@ def _packages(names: list[str]) -> list[tuple[str, list[str]]]:
 
 
 class _CapturedOutput:
-    """Takes what is printed meanwhile, by Python and by C."""
+    """Captures output of Python and C code during an import."""
 
     def __enter__(self) -> _CapturedOutput:
         self.file = os.memfd_create("flashpool-output")
@@ -222,7 +224,7 @@ class _CapturedOutput:
             os.close(saved)
 
     def text(self) -> str:
-        """What came, and no more of it than a reason may repeat."""
+        """Return the captured text, up to the length that a reason may have."""
         text = os.pread(self.file, 4 * _SHOWN, 0).decode("utf-8", "replace")
         os.close(self.file)
         return text

@@ -1,6 +1,6 @@
-"""What a scout puts in the place of things that imports look at, to see them do it.
+"""Stand-ins that a scout puts in place of objects that imports read, to record the reads.
 
-They behave as what they stand for, as far as imports go.
+They behave like the originals, as far as imports use them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Name(str):
     record: Callable[[str], None]
 
     def startswith(self, prefix: Any, *bounds: Any) -> bool:
-        """As of any text."""
+        """See `str.startswith`."""
         for one in prefix if isinstance(prefix, tuple) else (prefix,):
             self.asked = True
             self.record(one)
         return super().startswith(prefix, *bounds)
 
     def _any(self, method: str, *args: Any) -> Any:
-        """Whatever else is asked: all variables may matter."""
+        """Record that all variables may matter, for any other method."""
         self.asked = True
         self.record("")
         return getattr(str, method)(self, *args)
@@ -39,15 +39,15 @@ class Name(str):
         return str(self._any("__getitem__", index))
 
     def endswith(self, suffix: Any, *bounds: Any) -> bool:
-        """As of any text."""
+        """See `str.endswith`."""
         return bool(self._any("endswith", suffix, *bounds))
 
     def lower(self) -> str:
-        """As of any text."""
+        """See `str.lower`."""
         return str(self._any("lower"))
 
     def upper(self) -> str:
-        """As of any text."""
+        """See `str.upper`."""
         return str(self._any("upper"))
 
 
@@ -106,17 +106,17 @@ class Argv(list):  # type: ignore[type-arg]
         return super().__add__(other)
 
     def index(self, *args: Any) -> int:
-        """As of any list."""
+        """See `list.index`."""
         self._record("argv")
         return super().index(*args)
 
     def count(self, value: Any) -> int:
-        """As of any list."""
+        """See `list.count`."""
         self._record("argv")
         return super().count(value)
 
     def copy(self) -> Any:
-        """As of any list."""
+        """See `list.copy`."""
         self._record("argv")
         return super().copy()
 

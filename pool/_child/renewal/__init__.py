@@ -1,1 +1,3 @@
-"""What makes a fork a fresh process: numbers of its own, and what its call changed of its surroundings."""
+"""Makes a fork like a fresh process: random numbers of its own, and surroundings that its call
+changed.
+"""

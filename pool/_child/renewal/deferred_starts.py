@@ -1,11 +1,11 @@
-"""Threads that a library starts while it is imported: each worker starts its own.
+"""Threads that a library starts when it is imported: each worker starts its own.
 
     zygote:  with DeferredStarts(): import ... -> the function that starts them is only recorded
     worker:  Held.renew() -> the recorded calls are made, before the user's code runs
 
-A fork does not have its zygote's threads, so a module that starts one is not preloaded. Where one
-function of a library is all that starts them, and nothing else of the import needs it, the library
-is preloaded without that call. A library that does it in another way is left out as before.
+A fork does not have its zygote's threads, so a module that starts one is not preloaded. If a single
+function of a library starts all of them, and nothing else in the import needs it, the library is
+preloaded without that call. Other libraries that start threads are not preloaded.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-#: By module of C: the function that starts threads. ``polars/__init__.py`` calls it, once, with
-#: what shows warnings; there is one such module for each size of index, and one for old processors.
+#: C modules, and for each the function that starts threads. ``polars/__init__.py`` calls it once,
+#: with the function that shows warnings; there is one such module for each size of index, and one
+#: for old processors.
 STARTS = {
     "_polars_runtime_32._polars_runtime": "__register_startup_deps",
     "_polars_runtime_64._polars_runtime": "__register_startup_deps",
@@ -31,7 +32,7 @@ class DeferredStarts:
     """While modules are imported: calls of the functions in `STARTS` are recorded, not made."""
 
     def __init__(self) -> None:
-        #: What each worker has to call: a function, and its arguments.
+        #: Calls that each worker must make: functions and their arguments.
         self.calls: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = []
         self._replaced: list[tuple[Any, str, Callable[..., object], Callable[..., None]]] = []
 
@@ -43,14 +44,14 @@ class DeferredStarts:
         sys.meta_path.remove(self)
         for module, name, function, recorder in self._replaced:
             for one in (module, *sys.modules.values()):
-                # Whoever imported the name has it, too.
+                # Replace it also in modules that imported the name.
                 if getattr(one, "__dict__", {}).get(name) is recorder:
                     setattr(one, name, function)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, _target: object = None
     ) -> Any:
-        """See to it that the function is replaced as soon as its module is there."""
+        """Make sure that the function is replaced as soon as its module is loaded."""
         function = STARTS.get(name)
         if function is None:
             return None

@@ -1,10 +1,10 @@
-"""Values that modules drew when they were imported, and that each process has its own of.
+"""Random values that modules drew when they were imported, and that each process must draw anew.
 
     bytes, identifiers, tokens, numbers of a global generator, the process id, the time
         --find--> places: the attributes that hold them --made_now--> a new value of the same form
 
-A value that also stands elsewhere, as the key of a table for example, has no place: to renew some
-of its copies would tear them apart. Nor has one that is not found as it was drawn.
+A value that also appears elsewhere, for example as a key of a table, has no place: renewing only
+some of its copies would make them differ. Neither has a value that was changed after it was drawn.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-#: Characters of a text that are taken for a part of a value that was drawn, at least.
+#: Least number of characters of a text that count as a part of a drawn value.
 _PART = 8
 _UUID_BYTES = 16
 #: Modules whose draws `randomness` renews.
 _RENEWED = ("multiprocessing.process",)
-#: Modules that make nothing else of what they drew: it has a place, or nobody has it. That of the
-#: platform's client draws an identifier in case RUNPOD_POD_ID is not set.
+#: Modules whose drawn values have a place or are unused. The module of the platform's client draws
+#: an identifier in case RUNPOD_POD_ID is not set.
 _AS_DRAWN = ("runpod.serverless.modules.worker_state",)
 
-#: Where a module keeps something drawn. ``owner`` and ``path``: a module and attributes. ``form``:
-#: one of `_FORMS`, ``pid``, ``pid_text``, ``time``, or a function of a global generator. ``draw`` counts draws,
-#: of ``length`` bytes. Of texts: the part that was drawn; of functions: their arguments.
+#: Where a module keeps a drawn value. ``owner`` and ``path``: a module and attributes. ``form``:
+#: one of `_FORMS`, ``pid``, ``pid_text``, ``time``, or a function of a global generator. ``draw``
+#: counts draws, of ``length`` bytes. For texts: the part that was drawn; for functions: their
+#: arguments.
 Place = namedtuple("Place", "owner path form draw length at size arguments", defaults=((),))
 
 
@@ -48,7 +49,7 @@ def find(draws: list[tuple[str, bytes]], modules: list[str]) -> tuple[list[Place
         _find_one(number, drawn, held, places, values)
     held.clear()
     lost = _kept_elsewhere(values, {id(values), id(draws), *map(id, draws)})
-    # Of what nobody has as it was drawn, somebody may have made something else.
+    # Draws that cannot be found unchanged may have been turned into something else.
     unplaced = set(range(len(draws))) - {place.draw for place in places}
     lost |= {number for number in unplaced if draws[number][0] not in _AS_DRAWN}
     lost = {number for number in lost if draws[number][0] not in _RENEWED}
@@ -68,7 +69,7 @@ def _find_one(
 
 
 def _kept_elsewhere(values: dict[Any, int], ours: set[int]) -> set[int]:
-    """Which draws stand in other containers than attributes, as a key of a table for example.
+    """Return the draws that appear in containers other than attributes, such as keys of a table.
 
     No renewal would reach these, and one of the attributes alone would tear them apart.
     """
@@ -85,7 +86,7 @@ def _kept_elsewhere(values: dict[Any, int], ours: set[int]) -> set[int]:
 
 
 def _members(container: Any, *, is_namespace: bool = False) -> Iterator[Any]:
-    """What stands in a container; of attributes, their names."""
+    """Yield the members of a container; for attributes, their names."""
     kind = type(container)
     if kind is dict:
         yield from list(container)
@@ -96,7 +97,7 @@ def _members(container: Any, *, is_namespace: bool = False) -> Iterator[Any]:
         return
     for one in content:
         if type(one) in (dict, tuple) and not gc.is_tracked(one):
-            # The collector passes over those that hold only texts and numbers.
+            # The collector skips containers that hold only texts and numbers.
             yield from _members(one)
         elif not is_namespace:
             yield one
@@ -106,7 +107,7 @@ def _namespaces() -> set[int]:
     """The tables of attributes that `_held_by` looks at, by their addresses."""
     owners = list(sys.modules.values())
     owners += [value for module in owners for value in _namespace(module).values()]
-    # A class shows its attributes through a proxy, an object or a module its own table.
+    # A class has a proxy for its attributes, an object or a module has the table itself.
     return {id(one) for owner in owners for one in gc.get_referents(owner) if type(one) is dict}
 
 
@@ -122,7 +123,7 @@ def find_numbers(form: str, values: Iterable[float], module: str) -> list[Place]
 
 
 def find_texts(pid: int, module: str) -> list[Place]:
-    """Attributes of a module that are texts with this process id in it; with the text of each."""
+    """Return attributes of a module that are texts containing this process id, with each text."""
     return [
         Place(owner, path, "pid_text", 0, 0, 0, 0, (value,))
         for owner, path, value in _held_by(module)
@@ -131,7 +132,7 @@ def find_texts(pid: int, module: str) -> list[Place]:
 
 
 def owner_of(place: Place) -> Any:
-    """What has the attribute in this process; None where nothing does."""
+    """Return the object that has the attribute in this process; None if there is none."""
     owner: Any = sys.modules.get(place.owner)
     for name in place.path[:-1]:
         owner = getattr(owner, name, None)
@@ -139,7 +140,8 @@ def owner_of(place: Place) -> Any:
 
 
 def is_by_chance(place: Place) -> bool:
-    """Whether the attribute has nothing to do with the process id, though it seemed so in a scout.
+    """Return whether the attribute does not depend on the process id, although a scout suspected
+    it.
 
     Numbers and texts that two processes have alike do not depend on their ids, which differ.
     """
@@ -179,7 +181,7 @@ def _held_by(name: str) -> Iterator[tuple[str, list[str], Any]]:
             yield from ((name, [attribute, one], held) for one, held in _namespace(value).items())
 
 
-#: What has no attributes worth a look; modules come by themselves.
+#: Types without attributes worth searching; modules are searched separately.
 _PLAIN = {str, bytes, int, float, bool, type(None), type(len), type(find), type(sys)}
 
 
@@ -237,7 +239,7 @@ def _urlsafe(value: bytes) -> str:
     return urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
 
 
-#: What is mostly made of random bytes.
+#: Usual ways to turn random bytes into a value.
 _FORMS: dict[str, Callable[[bytes], Any]] = {
     "bytes": lambda value: value,
     "hex": bytes.hex,

@@ -1,4 +1,6 @@
-"""Whose import runs: events during imports belong to the module whose body runs at that moment."""
+"""Determines which module's import an event belongs to: the module whose body runs at
+that moment.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-#: Modules whose bodies are no imports: ours, and the call's own code.
+#: Modules whose bodies are not imports: flashpool's, and the call's own code.
 _PROGRAMS = ("__main__", "__flash_live__", "__runpod_live__", "_flashpool")
 
 

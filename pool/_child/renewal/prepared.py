@@ -1,4 +1,4 @@
-"""What a process that is prepared has for its workers: set once, before it forks or takes a call."""
+"""State of a prepared process for its workers: set once, before it forks or takes a call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from . import randomness
     from .surroundings import Surroundings
 
-#: What is renewed for each worker, where modules were preloaded.
+#: Generators that are renewed for each worker, if modules were preloaded.
 held: randomness.Held | None = None
 #: The process as calls find it.
 surroundings: Surroundings

@@ -7,10 +7,10 @@
 
 A fresh process seeds its generators from the system's entropy. A fork has those of its zygote, and
 all forks would draw the same numbers. Generators that were given a seed keep it: in a fresh process
-they would draw the same, too. ``seed`` is a call's own (`seeding`).
+they would draw the same numbers, too. ``seed`` is a call's own (`seeding`).
 
-What nearly all preloads have is renewed by the zygote: it writes to the same few pages each time,
-where a worker would also have to look at all that this takes.
+The zygote renews the generators that nearly all preloads have: it writes to the same few pages each
+time, whereas a worker would also read all the code for this.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 #: A Mersenne Twister: 624 numbers of 32 bits, and how many of them are used up
 #: (numpy/random/src/mt19937/mt19937.h, Modules/_randommodule.c).
 _NUMBERS, _WORD = 624, 4
-#: How far a generator may have got since it was made: keys of 624 numbers, or numbers of NumPy's.
+#: How far a generator may have advanced since its creation: keys of 624 numbers, or numbers of
+#: NumPy's.
 _ROUNDS, _STEPS = 16, 4096
-#: Of an object: its count and its type.
+#: Bytes of an object's head: its count and its type.
 _HEAD = 16
-#: As `multiprocessing` has it.
+#: Length of `multiprocessing`'s authentication key.
 _AUTHKEY_BYTES = 32
 
 # -- In the zygote: whose generators ------------------------------------------------------
@@ -75,7 +76,9 @@ class Makers:
         sys.meta_path.remove(self)
 
     def find_spec(self, _name: str, _path: object = None, _target: object = None) -> None:
-        """See NumPy being imported, whose generators take their seeds from a function of it."""
+        """Notice the import of NumPy, whose generators take their seeds from one of its
+        functions.
+        """
         module: Any = sys.modules.get("numpy.random.bit_generator")
         randbits = getattr(module, "randbits", None)
         if randbits is None or self._randbits is not None:
@@ -96,11 +99,15 @@ class Makers:
         self.made.append((generator, module, number, state))
 
     def _given(self, generator: Any) -> None:
-        """It was seeded after all: as it is now, it is in every process."""
+        """Note that a generator was seeded after all: its present state is that of
+        every process.
+        """
         self.made = [one for one in self.made if one[0] is not generator]
 
     def generators(self) -> list[Generator]:
-        """Those that somebody still has; ``drawn`` is None where they have got another state since."""
+        """Return generators that are still referenced; ``drawn`` is None if their state changed
+        otherwise.
+        """
         by_seed: dict[int, list[Any]] = {}
         seeds = {made for made, *_ in self.made if isinstance(made, int)}
         # The list of all objects is long, and forks would pay for it.
@@ -131,12 +138,12 @@ class Makers:
         return {makers[one.entropy] for one in loose if one.entropy in makers}
 
 
-#: A generator, who made it and as which of its generators, and how many numbers were drawn since.
+#: A generator, its maker and number among the maker's generators, and how many numbers were drawn.
 Generator = namedtuple("Generator", "generator maker number drawn")
 
 
 def _state(generator: Any) -> Any:
-    """Of one of `random`'s, whatever its class makes of that."""
+    """Return the state of a generator of `random`, whatever its class overrides."""
     from random import Random
 
     return Random.getstate(generator)
@@ -158,7 +165,7 @@ def _drawn(before: Any, now: Any) -> int | None:
 
 
 def _drawn_from_bits(bits: Any) -> int | None:
-    """The same of one of NumPy's, from the state that its seed gives."""
+    """Return how many numbers a NumPy generator has drawn since the state that its seed gives."""
     state = _plain(bits.state)
     fresh = _kind(bits)(bits.seed_seq)
     for steps in range(_STEPS):
@@ -184,7 +191,7 @@ def _kind(bits: Any) -> Any:
 
 
 def _entropy(value: Any) -> int | None:
-    """What one of NumPy's generators of bits was seeded with."""
+    """Return the entropy with which a bit generator of NumPy was seeded."""
     module: Any = sys.modules.get("numpy.random.bit_generator")
     if module is None or not issubclass(type(value), module.BitGenerator):
         return None
@@ -202,7 +209,7 @@ def _numpy_global() -> Any:
 
 
 class Held:
-    """What the modules of a zygote hold, to be renewed for each worker."""
+    """What the modules of a zygote hold that must be renewed for each worker."""
 
     def __init__(
         self,
@@ -235,7 +242,7 @@ class Held:
                     self.values.append((owner, place.path[-1], place))
         self._torch: Any = sys.modules.get("torch")
         self._multiprocessing: Any = sys.modules.get("multiprocessing.process")
-        #: Whether there is anything that a worker has to renew itself.
+        #: Whether a worker must renew anything itself.
         self.has_more = bool(
             self.generators or self.values or self._torch is not None or self._starts
         )
@@ -253,7 +260,9 @@ class Held:
             self._multiprocessing.current_process().authkey = os.urandom(_AUTHKEY_BYTES)
 
     def renew(self, seed: int | None) -> None:
-        """In a worker, before its call: the rest as if it had been made now, or all as a seed has it."""
+        """Renew, in a worker before its call, the rest as if just created, or everything from the
+        seed.
+        """
         if self._starts and os.getpid() != self._zygote:
             for function, args, kwargs in self._starts:
                 function(*args, **kwargs)
@@ -263,7 +272,8 @@ class Held:
 
             resume = seeding.resume
         elif self._torch is not None:
-            # Those of CUDA are made when they are first needed, which no zygote does.
+            # Generators of CUDA are created when they are first needed, which never happens in a
+            # zygote.
             self._torch.default_generator.seed()
         entropy: dict[tuple[str, int], int] = {}
         for one in self.generators:
@@ -282,7 +292,9 @@ class Held:
 
 
 def _renew_generator(generator: Any, drawn: int) -> None:
-    """Seed one of `random`'s again, whatever its class makes of that; and draw what was drawn."""
+    """Seed a generator of `random` again, whatever its class overrides, and draw as
+    many numbers.
+    """
     from random import Random
 
     Random.seed(generator)
@@ -291,7 +303,7 @@ def _renew_generator(generator: Any, drawn: int) -> None:
 
 
 def _renew_bits(bits: Any, entropy: int, drawn: int) -> None:
-    """The same of NumPy's; those that come from one seed come from one again."""
+    """Seed NumPy's bit generators again; those that share a seed share one again."""
     old = bits.seed_seq
     seeds = type(old)(entropy, spawn_key=old.spawn_key, pool_size=old.pool_size)
     seeds.spawn(old.n_children_spawned)
@@ -305,9 +317,9 @@ def _renew_bits(bits: Any, entropy: int, drawn: int) -> None:
 
 
 def _numpy_twister() -> tuple[memoryview, memoryview] | None:
-    """Where NumPy's global generator has its numbers, and how many of them are used up.
+    """Return the address of the numbers of NumPy's global generator, and how many are used up.
 
-    None where it has none, or is of another kind.
+    None if there is no such generator, or it is of another kind.
     """
     bits = _numpy_global()
     if type(bits).__name__ != "MT19937":
@@ -317,7 +329,7 @@ def _numpy_twister() -> tuple[memoryview, memoryview] | None:
 
 
 def _random_twister() -> tuple[memoryview, memoryview] | None:
-    """The same of that of `random`; None where it is not as CPython has it (``_randommodule.c``)."""
+    """Return the same for `random`; None if its layout is not CPython's (``_randommodule.c``)."""
     generator: Any = sys.modules["random"]._inst
     if sys.implementation.name != "cpython" or object.__basicsize__ != _HEAD:
         return None

@@ -1,9 +1,9 @@
 """Random numbers that follow from a call's ``seed``.
 
-What would be seeded from the system's entropy gets numbers that follow from the seed, from the
-module whose import makes the generator (none: the call itself), and from how many that module
-made before. So generators of a module are the same whether it was preloaded (`randomness`) or is
-imported by the call, in whatever order.
+Generators that would be seeded from the system's entropy get numbers that follow from the seed,
+from the module whose import creates the generator (none: the call itself), and from how many
+generators that module created before. So a module's generators are the same whether it was
+preloaded (`randomness`) or is imported by the call, in whatever order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BITS = 256
 
 
 class _Numbers:
-    """What is handed out in place of entropy."""
+    """Numbers that replace entropy."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -36,7 +36,7 @@ class _Numbers:
         self._made[maker] = max(self._made.get(maker, 0), number + 1)
 
     def draw(self, bits: int) -> int:
-        """So many bits."""
+        """Return so many bits."""
         if self._next is not None:
             (maker, number), self._next = self._next, None
         else:
@@ -59,7 +59,7 @@ def resume(maker: str, number: int) -> None:
 
 
 def begin(seed: int) -> None:
-    """Seed the global generators, also of what is imported later on."""
+    """Seed the global generators, also those of modules that are imported later."""
     global _numbers
     _numbers = numbers = _Numbers(seed)
     import random
@@ -91,7 +91,7 @@ def _seed_torch(module: Any, seed: int) -> None:
     module.manual_seed(seed)
 
 
-#: What is seeded as soon as it is there.
+#: Modules whose generators are seeded as soon as they are imported.
 _ON_IMPORT: dict[str, Callable[[Any, int], None]] = {
     "numpy.random.bit_generator": _seed_numpy_bits,
     "numpy.random.mtrand": _seed_numpy,
@@ -108,7 +108,7 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: object = None
     ) -> ModuleSpec | None:
-        """What the other finders find, with a loader that seeds the module."""
+        """Return the spec of the other finders, with a loader that seeds the module."""
         if name not in _ON_IMPORT:
             return None
         for finder in sys.meta_path:
@@ -129,11 +129,11 @@ class _SeedingLoader:
         self.seed = seed
 
     def create_module(self, spec: ModuleSpec) -> Any:
-        """As the other one does."""
+        """Delegate to the original loader."""
         return self.loader.create_module(spec)
 
     def exec_module(self, module: Any) -> None:
-        """As the other one does; then seed it."""
+        """Delegate to the original loader, then seed the module."""
         module.__loader__ = module.__spec__.loader = self.loader
         self.loader.exec_module(module)
         _ON_IMPORT[module.__name__](module, self.seed)

@@ -1,9 +1,9 @@
-"""What imports may read of a process, and what a call changes of that.
+"""The surroundings of a process that imports may read, and which of them a call changes.
 
     zygote: Surroundings() --fork--> worker: the call --> changed() --> names, for its answer
 
 Names are those that a scout records as read: ``env:NAME``, ``cwd``, ``argv``, ``locale``,
-``warnings``; and ``path``, of which every import reads.
+``warnings``; and ``path``, which every import reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Kinds of surroundings that calls are watched for where nothing was preloaded: a change of the
 #: locale or of filters of warnings may be that of an import in the call.
 WATCHED = frozenset(("argv", "cwd"))
-#: Bytes of libraries that are searched; beyond, each variable is taken for one they know.
+#: Bytes of libraries that are searched; beyond that, each variable counts as known to a library.
 _SEARCHED = 512 * 1024 * 1024
 _PART = 16 * 1024 * 1024
 #: Stands in every library that has Rust's own (library/std/src/panic.rs).
@@ -33,7 +33,7 @@ _RUST = b"RUST_BACKTRACE"
 class Surroundings:
     """A process as its calls find it.
 
-    ``kinds``: those of the names above that calls are watched for, beside variables and the path.
+    ``kinds``: the names above that are watched, beside variables and the path.
     """
 
     __slots__ = (
@@ -62,13 +62,13 @@ class Surroundings:
         self.memory = _memory("locale" in kinds)
 
     def again(self) -> Surroundings:
-        """The same, in the memory that is used now."""
+        """Return the same object with the present addresses of memory."""
         return Surroundings(self.kinds, self.libraries)
 
     def are_as_they_were(self) -> bool:
-        """Whether it is certain that nothing changed; `changed` tells what it may have been.
+        """Return whether it is certain that nothing changed; `changed` finds out what may have.
 
-        It looks at as little as possible: a worker pays for each page that an object lies on.
+        The check reads as little as possible: a worker pays for each page that an object is on.
         """
         try:
             if os.environ is not self.environ or sys.path != self.path or not self.memory:
@@ -86,14 +86,14 @@ class Surroundings:
             return False
 
     def changed(self) -> list[str]:
-        """What is not as it was, by its names."""
+        """Return the names of everything that changed."""
         found = []
         variables = getattr(os.environ, "_data", None)
         if variables != self.variables:
             found += self._changed_variables(variables)
         if sys.path != self.path:
             path = [one for one in sys.path if not call_files.holds(one)]
-            # What comes behind hides nothing that was found before.
+            # Entries further back hide nothing that was found before.
             if path[: len(self.path)] != self.path or call_files.has_packages():
                 found.append("path")
         if self.argv is not None and sys.argv != self.argv:
@@ -111,7 +111,7 @@ class Surroundings:
             return ["env:*"]
         both = {**self.variables, **variables}
         names = [name for name in both if variables.get(name) != self.variables.get(name)]
-        # Those that begin with the call's own directory, or are no matter of imports.
+        # Entries that begin with the call's own directory, or do not concern imports.
         return [
             f"env:{os.fsdecode(name)}"
             for name in names
@@ -120,15 +120,17 @@ class Surroundings:
         ]
 
     def _warns_more(self) -> bool:
-        """What is ignored in addition changes no import that was quiet before."""
+        """Return whether more warnings are shown: ignoring more changes no import that was quiet
+        before.
+        """
         new = [one for one in warnings.filters if one not in (self.filters or ())]
         return any(one[0] != "ignore" for one in new)
 
     def known_to_libraries(self, names: list[str]) -> list[str]:
-        """Those of the variables that stand in libraries which were loaded since.
+        """Return those variables whose names appear in libraries that were loaded since.
 
-        C code reads its variables when it is loaded, and nobody sees that. What is nowhere in it
-        as text it does not read.
+        C code reads its variables when it is loaded, unnoticed. Code that does not contain a
+        variable's name as text does not read it.
         """
         left = list(names)
         searched = 0
@@ -147,7 +149,7 @@ class Surroundings:
 def _not_in(file: BinaryIO, names: list[str]) -> tuple[list[str], int]:
     """The names that do not stand in the file, and its size.
 
-    In C, a text ends with a null. Rust puts texts one behind the other.
+    In C, a text ends with a null. Rust places texts one behind the other.
     """
     wanted = {name: os.fsencode(name) + b"\0" for name in names}
     overlap = max(map(len, [*wanted.values(), _RUST]))
@@ -178,11 +180,12 @@ def _cwd() -> str | None:
 
 
 def _memory(locale: bool) -> list[tuple[memoryview, bytes]]:
-    """Where the C library keeps its variables, and counts changes of the locale; as it is now.
+    """Return where the C library keeps its variables and its counter of locale changes; with
+    values.
 
-    Each value of a variable that is set is a new text for it, at another address (``setenv`` of
-    glibc frees none), and to set a locale counts as a change of what translations depend on
-    (``_nl_msg_cat_cntr``; the GNU gettext manual, "Being a gettext grok"). Empty for other libraries.
+    Each new value of a variable is a new text at another address (``setenv`` of glibc frees none),
+    and setting a locale increments a counter for translations (``_nl_msg_cat_cntr``; the GNU
+    gettext manual, "Being a gettext grok"). Empty for other libraries.
     """
     import ctypes
 
@@ -196,7 +199,7 @@ def _memory(locale: bool) -> list[tuple[memoryview, bytes]]:
     count = 0
     while table[count]:
         count += 1
-    # With the null behind the last one, where the next one would come.
+    # Including the null behind the last variable, where the next one would be placed.
     areas = [(ctypes.addressof(environ), 8), (environ.value, 8 * (count + 1))]
     if locale:
         counter = ctypes.c_int.in_dll(libc, "_nl_msg_cat_cntr")

@@ -1,4 +1,4 @@
-"""Whether a call left anything behind that Python sees to when a process exits.
+"""Determines whether a call left anything that Python handles when a process exits.
 
 Asked of every call, so it looks at next to nothing; `process_exit` does what there is to do.
 
@@ -8,7 +8,7 @@ Asked of every call, so it looks at next to nothing; `process_exit` does what th
                                    collector lists those of the call alone
     names of the user's modules    values that may do something when they are let go of
 
-Types that need nothing are remembered, so that a small call, whose types a rehearsal had
+Types without such effects are remembered, so that a small call, whose types a rehearsal had
 already, compares two sets.
 """
 
@@ -46,7 +46,7 @@ _DATABASES = frozenset((("sqlite3", "Connection"),))
 _PLAIN = frozenset(
     (FunctionType, ModuleType, type, str, bytes, int, float, complex, bool, type(None))
 )
-#: Objects of these packages' C code hold memory and nothing else; how far, and at how many, is looked.
+#: Packages whose C objects only hold memory; how deep, and how many objects, are searched.
 _NOTHING_OPEN = frozenset(("builtins", *BY_VALUE, "numpy", "pandas"))
 _DEPTH, _BREADTH = 2, 100
 _STDLIB = f"{io.__file__.rpartition('/')[0]}/"
@@ -74,18 +74,18 @@ _NAMES = 13
 _threads: Callable[[], int] = threads_alive
 _registered: Callable[[], int] = hooks_registered
 _objects: Callable[[], list[Any]] = get_objects
-#: What there was before any call: hooks, and what is counted with its length.
+#: State before any call: hooks, and lengths of what is counted.
 _hooks = 0
 _counted: list[tuple[Callable[[], int], int]] = []
-#: Whether what was preloaded has registered hooks that every process of a program would run.
+#: Whether preloaded modules have registered hooks that every process of a program would run.
 _inherited = False
 
 
 def look_around() -> None:
-    """The process is prepared: see what it has that is no call's.
+    """Record what the prepared process has before any call.
 
-    What every call needs is made here, side by side: a worker pays for each page that an object
-    lies on, and to call a method of an object leaves that itself alone.
+    Objects that every call needs are created here, side by side: a worker pays for each page that
+    an object is on, and calling an object's method leaves that itself alone.
     """
     global _hooks, _counted, _inherited, _threads, _registered, _objects
     functions: list[Any] = [threads_alive, hooks_registered, get_objects]
@@ -104,11 +104,11 @@ def _name_of(hook: Any) -> tuple[str, str]:
 
 
 def any_left(known: int, few: int) -> bool:
-    """Whether the exit of this process has anything to do.
+    """Return whether the exit of this process has anything to do.
 
-    It had ``known`` modules before the call. With no more objects than ``few`` (`FEW`) and no
-    more names than those of a function's module, nothing can hide: so small calls need not look
-    at types, of which each lies on another page.
+    The process had ``known`` modules before the call. With at most ``few`` further objects (`FEW`)
+    and only the names of a function's module, nothing can hide: so small calls skip looking at
+    types, each of which is on another page.
     """
     try:
         if may_wait():
@@ -127,7 +127,7 @@ def any_left(known: int, few: int) -> bool:
 
 
 def may_wait() -> bool:
-    """Whether there is anything that an exit may have to wait for: threads, or hooks."""
+    """Return whether an exit may have to wait for anything: threads or hooks."""
     if _inherited or _threads() or _registered() != _hooks:
         return True
     for count, length in _counted:  # noqa: SIM110 - a generator is one object more, in every call
@@ -137,7 +137,7 @@ def may_wait() -> bool:
 
 
 def _finalized(kinds: set[type[Any]]) -> set[type[Any]]:
-    """Those whose objects do something when they go; the others are remembered."""
+    """Return types whose objects have an effect when they are deleted; remember the others."""
     found = set()
     for kind in kinds:
         if _does_something(kind):
@@ -179,14 +179,14 @@ def _is_pending(one: Any) -> bool:
 
 
 def users_modules(known: int) -> list[ModuleType]:
-    """The modules of the call's own code, among those that came since there were so many."""
+    """Return the modules of the call's own code among those that were imported since."""
     names = list(sys.modules)[known:] if len(sys.modules) > known else []
     found = [sys.modules.get(name) for name in (*BY_VALUE, *names)]
     return [one for one in found if isinstance(one, ModuleType) and _is_users(one)]
 
 
 def _is_users(module: ModuleType) -> bool:
-    """Whether it is neither Python's own nor an installed package's."""
+    """Return whether a module belongs neither to Python nor to an installed package."""
     if module.__name__ in BY_VALUE:
         return True
     path = module.__dict__.get("__file__")
@@ -196,7 +196,9 @@ def _is_users(module: ModuleType) -> bool:
 
 
 def names_to_clear(module: ModuleType) -> list[str]:
-    """Its names whose values may do something when they go, beside what has a ``__del__``."""
+    """Return names whose values may have an effect when deleted, beside those with a
+    ``__del__``.
+    """
     return [
         name
         for name, value in module.__dict__.items()
@@ -205,7 +207,7 @@ def names_to_clear(module: ModuleType) -> list[str]:
 
 
 def _may_close(value: Any, depth: int) -> bool:
-    """Whether it is, or holds, an object of C code that is nobody's we know: a video, a database."""
+    """Return whether a value is, or holds, an unknown C object: a video, a database."""
     kind = type(value)
     if kind in _PLAIN or isinstance(value, type):
         return False

@@ -6,10 +6,10 @@
                                  -> generator          items
                     -> async generator                 items
 
-Items are handed to ``on_item`` as they come, or collected to a list without it. It may
-have a coroutine function ``room``: what has a loop awaits that before each item, in place
-of blocking the loop's other tasks until somebody reads.
-`asyncio` is imported when the first awaitable turns up: most calls never pay for it.
+Items are passed to ``on_item`` as they come, or collected to a list without it. ``on_item`` may
+have a coroutine function ``room``: code on a loop awaits it before each item, instead of blocking
+the loop's other tasks until the reader continues. `asyncio` is imported when the first awaitable
+appears: most calls never pay for it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class _Streamed:
 #: Returned in place of a result whose items have all gone to ``on_item``.
 STREAMED: Final = _Streamed()
 
-#: Seconds that tasks, async generators and executor threads which outlive the function
-#: get to end in; `asyncio.run` would wait for ever. The process goes away after that.
+#: Seconds for tasks, async generators and executor threads that outlive the function; `asyncio.run`
+#: would wait forever. The process exits after that.
 GRACE_S = 5.0
 
 Generators = type(_ for _ in ())
@@ -73,7 +73,7 @@ def run(
 
 
 def needs_loop(value: object) -> bool:
-    """Whether what a function returned is seen through by `complete`."""
+    """Return whether the result of a function must be awaited or drained by `complete`."""
     return _is_awaitable(value) or type(value) is AsyncGenerators
 
 
@@ -95,7 +95,7 @@ def _drain(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
 
 
 async def _drain_on_loop(items: Generator[Any, None, None], on_item: OnItem | None) -> Any:
-    """As `_drain`, but other tasks go on while nobody takes the items."""
+    """Like `_drain`, but other tasks continue while the items are not read."""
     room = getattr(on_item, "room", None)
     if on_item is None or room is None:
         return _drain(items, on_item)
@@ -160,7 +160,7 @@ def _result(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]
 
     task = loop.create_task(coroutine)
     try:
-        # Waiting for it, in place of running it, keeps asyncio's frames out of a traceback.
+        # Waiting for the task, instead of running it, keeps asyncio's frames out of a traceback.
         loop.run_until_complete(asyncio.wait({task}))
     except BaseException:
         # SystemExit and KeyboardInterrupt tear through the loop: the task's own when it
@@ -171,7 +171,7 @@ def _result(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]
 
 
 def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what is left on it, and wait a little for that."""
+    """Cancel the tasks that are left on the loop, and wait a little for them."""
     import asyncio
     import time
 

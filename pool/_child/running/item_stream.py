@@ -4,9 +4,9 @@
                             ^                                   |
                             '--- its credit <-----CREDIT-------'  for every few items taken
 
-How credit arrives is what differs. A worker's one call has the channel to itself and reads it
-(`ChannelCredit`); the calls of a resident share one, and `ResidentLink` adds to the credit of
-the call that a frame names (`LinkCredit`).
+The two kinds differ in how credit arrives. The only call of a worker reads it from the channel
+itself (`ChannelCredit`); the calls of a resident share a channel, and `ResidentLink` adds to the
+credit of the call that a frame names (`LinkCredit`).
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ class ItemSender:
         self.send(body, fds)
 
     async def room(self) -> None:
-        """Until the window is open, without blocking the loop."""
+        """Wait until the window is open, without blocking the loop."""
         while self.left == 0:
             await self.credit.wait()
             self.left += self.credit.take()
 
 
 class ChannelCredit:
-    """Credit for the only call of a worker: nothing else comes over its channel."""
+    """Credit for the only call of a worker: no other frames come over its channel."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
     def take(self) -> int:
-        """How many more items may be sent; blocks until there is one."""
+        """Return how many more items may be sent; block until there is one."""
         count: int = wire.CREDIT_META.unpack(self.channel.receive().meta)[0]
         return count
 
     async def wait(self) -> None:
-        """Until `take` has something to read."""
+        """Wait until `take` has something to read."""
         if not self.channel.frames:
             await readable(self.channel.fd)
 
@@ -78,7 +78,7 @@ class LinkCredit:
         self.link = link
         self.loop = loop
         self.count = 0
-        #: Set while somebody waits for credit, on the loop.
+        #: Set while a task waits for credit on the loop.
         self.added: asyncio.Future[None] | None = None
 
     def add(self, items: int) -> None:
@@ -88,21 +88,23 @@ class LinkCredit:
             self.added.set_result(None)
 
     def take(self) -> int:
-        """How many more items may be sent; blocks until there is one, as no other call runs then."""
+        """Return how many more items may be sent; block until there is one, as no other call runs
+        then.
+        """
         while self.count == 0:
             self.link.take_credit(self.link.channel.receive())
         count, self.count = self.count, 0
         return count
 
     async def wait(self) -> None:
-        """Until there is credit: what reads the channel on the loop adds it."""
+        """Wait for credit, which the reader of the channel on the loop adds."""
         while self.count == 0:
             self.added = self.loop().create_future()
             await self.added
 
 
 async def readable(fd: int) -> None:
-    """Until there is something to read."""
+    """Wait until there is something to read."""
     import asyncio
 
     loop = asyncio.get_running_loop()

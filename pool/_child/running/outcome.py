@@ -1,6 +1,7 @@
 """The end of a call as bytes for the supervisor: its result or its exception, and what it changed.
 
-User code may have damaged the interpreter by then: what is needed here is bound beforehand.
+User code may have damaged the interpreter by then: functions that are needed here are bound
+beforehand.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     #: Form of the result, its bytes, its descriptors; or what went wrong in its place.
     Outcome = tuple[str, bytes, list[int], dict[str, Any]]
 
-#: What everything in this process finds its builtins in, and what they were at first.
+#: The builtins of this process, and their original values.
 _BUILTINS = builtins.__dict__
 _OWN_BUILTINS = _BUILTINS.copy()
 
@@ -37,7 +38,7 @@ def encoded(
 ) -> Outcome:
     """The end of a call that returned; ``request`` is None where it came pickled.
 
-    ``last``: this process ends now, and with it whatever else has a hold on the value.
+    ``last``: this process ends now, and with it everything else that refers to the value.
     """
     if value is invoke.STREAMED:
         if request is None or request.items is None:
@@ -79,7 +80,7 @@ def _dump(dump: Callable[[Any, bool], Any], value: Any, how: bool) -> Any:
 
 
 def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
-    """What user code raised; or, where it left nothing to tell that with, what is amiss."""
+    """Return a report of the exception; or of the damage that prevents a report."""
     try:
         record, body = exception_pickling.capture(error)
     except BaseException as problem:
@@ -88,7 +89,7 @@ def _capture(error: BaseException) -> tuple[bytes, list[int], dict[str, Any]]:
 
 
 def _damaged(problem: BaseException, raised: BaseException | None = None) -> dict[str, Any]:
-    """A failure in words: this worker cannot do its part any more."""
+    """Return a failure in words: this worker cannot do its part any more."""
     what = exception_pickling.summary(problem)
     error = (
         "the worker could not report how the call ended, because the call damaged its "
@@ -127,7 +128,9 @@ def answer_damaged(
 
 
 def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str]]:
-    """What the call changed of what imports read; and its variables that libraries may read."""
+    """Return what the call changed that imports read, and which of its variables libraries may
+    read.
+    """
     found: dict[str, list[str]] = {}
     try:
         there, varying = prepared.surroundings, prepared.varying
@@ -141,13 +144,13 @@ def changes(env: dict[str, str] | None, *, imported: bool) -> dict[str, list[str
         if imported and own and (native := there.known_to_libraries(own)):
             found["native"] = native
     except BaseException:
-        # User code broke what this needs: nothing of its process is as it was.
+        # User code broke what this needs: assume that everything in its process changed.
         found["changed"] = ["env:*", "path"]
     return found
 
 
 def flush_output() -> None:
-    """What was printed goes out before the result does."""
+    """Flush printed output before the result is sent."""
     for stream in ("stdout", "stderr"):
         try:
             getattr(sys, stream).flush()
@@ -166,7 +169,7 @@ def _too_large(size: int, limit: int) -> dict[str, Any]:
 
 
 def installed(names: list[str]) -> list[str]:
-    """Those of the modules that any process of this environment could import as well."""
+    """Return modules that any process of this environment could import as well."""
     found = []
     for name in names:
         loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)

@@ -1,11 +1,10 @@
-"""What overlapping calls print: they share descriptors 1 and 2, so text is told apart here.
+"""Routes the output of overlapping calls, which share descriptors 1 and 2, to the right call.
 
     print, logging, warnings -> sys.stdout -> the call in whose context it is written -> OUTPUT n, ERRORS n
                                            -> no call's: descriptor 1
 
-Tasks and `asyncio.to_thread` inherit a call's context; threads started by hand, child
-processes and C code write to the descriptors, and that counts as the output of the call
-which began first.
+Tasks and `asyncio.to_thread` inherit a call's context; threads started otherwise, child processes
+and C code write to the descriptors, which counts as output of the call that began first.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
         """The output of a call, or of a request of an app."""
 
         link: ResidentLink
-        #: Whether what is written is nobody's any more.
+        #: Whether output is discarded, because the call is over.
         closed: bool
 
         def write(self, data: bytes, kind: int) -> None: ...
@@ -35,19 +34,19 @@ if TYPE_CHECKING:
 _LINE_LIMIT = 8192
 _FRAME_LIMIT = 256 * 1024
 
-#: Whose output is written in this context.
+#: The receiver of output written in this context.
 current: ContextVar[Written | None] = ContextVar("flashpool_call", default=None)
 
 
 def begin(link: ResidentLink, number: int) -> CallOutput:
-    """What is written in this context from now on is this call's."""
+    """From now on, output written in this context belongs to this call."""
     written = CallOutput(link, number)
     current.set(written)
     return written
 
 
 class CallOutput:
-    """What one call wrote, sent line by line. Its threads write too."""
+    """Output of one call, which is sent line by line. Threads of the call write, too."""
 
     def __init__(self, link: ResidentLink, number: int) -> None:
         import threading
@@ -56,7 +55,7 @@ class CallOutput:
         self.number = wire.NUMBER.pack(number)
         self.parts: list[bytes] = []
         self.size = 0
-        #: Which stream the parts were written to.
+        #: The stream to which the parts were written.
         self.kind = wire.OUTPUT
         self.closed = False
         # Signal handlers print as well.
@@ -80,13 +79,13 @@ class CallOutput:
                 self.link.send_frame(self.kind, self.number, part, [])
 
     def close(self) -> None:
-        """Its call is over; what tasks and threads of it write later is nobody's."""
+        """End the call; later output of its tasks and threads is discarded."""
         self.flush()
         self.closed = True
 
 
 def _writer() -> Written | None:
-    """Whose output it is that is written now."""
+    """Return the receiver of output that is written now."""
     written = current.get()
     if written is None or written.closed or written.link.forked:
         return None
@@ -94,7 +93,9 @@ def _writer() -> Written | None:
 
 
 class _Routed:
-    """A standard stream: text goes to the call in whose context it is written, else on."""
+    """A standard stream: text goes to the call in whose context it is written, else to the
+    descriptor.
+    """
 
     def __init__(self, stream: Any, kind: int) -> None:
         self._stream = stream
@@ -104,7 +105,7 @@ class _Routed:
             self.buffer = _RoutedBuffer(buffer, kind)
 
     def write(self, text: str) -> int:
-        """As any text stream's."""
+        """See `io.TextIOBase.write`."""
         written = _writer()
         if written is None or type(text) is not str:
             return int(self._stream.write(text))
@@ -112,12 +113,12 @@ class _Routed:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """As any text stream's."""
+        """See `io.TextIOBase.writelines`."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """As any text stream's; a call's unfinished line waits for its end."""
+        """See `io.TextIOBase.flush`; a call's unfinished line waits for its end."""
         self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -132,7 +133,7 @@ class _RoutedBuffer:
         self._kind = kind
 
     def write(self, data: Any) -> int:
-        """As any binary stream's."""
+        """See `io.BufferedIOBase.write`."""
         written = _writer()
         if written is None:
             return int(self._stream.write(data))
@@ -160,7 +161,9 @@ def route() -> None:
 
 
 def _handlers() -> list[Any]:
-    """Those of `logging` that have a stream of their own; its last resort asks for `sys.stderr`."""
+    """Return handlers of `logging` with a stream of their own; its last resort uses
+    `sys.stderr`.
+    """
     logging = sys.modules.get("logging")
     references = getattr(logging, "_handlerList", ())
     found = [reference() for reference in references]

@@ -1,15 +1,16 @@
-"""What Python does when a process exits, done for a call whose RESULT is on its way.
+"""Does what Python does when a process exits, for a call whose RESULT is under way.
 
     RESULT (says that it exits) --> flush files --> EXIT flushed --> threads --> exit hooks
         --> finalizers, files closed --> EXIT done
 
-In the interpreter's own order (`Py_FinalizeEx`): threads that are no daemons, `atexit` with the
-last hook first, then what the user's modules hold. Two things differ. Nothing is waited for
-beyond a bound, which is the supervisor's (`exits`): it answers before all is over, and
-stops the process in the end. And files that are left open are closed outermost first, where a
-collector that meets a cycle may close a file before what still writes to it.
+The order is the interpreter's (`Py_FinalizeEx`): threads that are not daemons, `atexit` with the
+last hook first, then values of the user's modules. Two things differ. Every wait is limited, by the
+supervisor (`exits`): it answers before everything is over, and finally stops the process. And open
+files are closed outermost first, whereas a collector that meets a cycle may close a file before the
+object that still writes to it.
 
-What hooks and finalizers raise is printed, as Python prints it; the call's end stays what it is.
+Exceptions in hooks and finalizers are printed, as Python prints them; the call's end does not
+change.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    #: Tells the supervisor of a stage, what runs in it, and what was left behind.
+    #: Reports a stage to the supervisor: the stage, what runs in it, and what was left behind.
     Tell = Callable[[int, str, str], None]
 
-#: How far files are looked for below a file: a text, its zip's member, the zip, its file.
+#: How deep files below a file are searched (a text, its zip's member, the zip, its file), and how
+#: many.
 _DEPTH, _BREADTH = 5, 200
 #: Threads named in a note.
 _NAMES = 5
-#: What may run beside threads, in words.
+#: Names of what may run beside threads.
 _HOOKS, _FINALIZERS = "exit hooks", "finalizers"
-#: Hooks that take longer are told of when they are over.
+#: Hooks that take longer are reported when they are over.
 _LONG_S = 0.05
 _C_BUFFERS = (io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair)
 
@@ -58,7 +60,7 @@ def tell_over(send: Callable[[int, bytes, bytes, list[int]], None]) -> Tell:
 
 
 def run(known: int, tell: Tell, bound_s: float | None = None) -> None:
-    """See to all that is left; the process had ``known`` modules before the call."""
+    """Handle everything that is left; the process had ``known`` modules before the call."""
     pid = os.getpid()
     began = monotonic()
     bound_s = prepared.exit_s if bound_s is None else bound_s
@@ -113,9 +115,9 @@ def _counted(threads: list[threading.Thread]) -> str:
 
 
 def _wait_for_threads(began: float, bound_s: float, tell: Tell) -> str:
-    """Until they have ended, as Python waits for them; what had to be left, if anything.
+    """Wait for threads to end, as Python does; return the threads that had to be left, if any.
 
-    In a thread of its own: hooks of `threading` (`concurrent.futures` has some) join theirs
+    Runs in a thread of its own: hooks of `threading` (`concurrent.futures` has some) join theirs
     without a limit.
     """
     over = threading.Lock()
@@ -139,7 +141,9 @@ def _wait_for_threads(began: float, bound_s: float, tell: Tell) -> str:
 
 
 def _join_threads() -> None:
-    """As `threading._shutdown` does, which takes the main thread for the one that calls it."""
+    """Join threads like `threading._shutdown`, which considers the calling thread the
+    main thread.
+    """
     hooks: list[Callable[[], object]] = threading._threading_atexits  # type: ignore[attr-defined]
     while hooks:
         _attempt(hooks.pop())
@@ -168,7 +172,7 @@ class _Stopped:
         return False
 
     def join(self) -> None:
-        """It ended."""
+        """Do nothing: the thread has ended."""
 
 
 # -- Files and finalizers -----------------------------------------------------------------
@@ -181,8 +185,8 @@ def _finalize(known: int) -> None:
     others = len(found) > len(files)
     del found
     if others:
-        # As the interpreter does it: the modules go, and their finalizers find all names in place.
-        # Files are held meanwhile, for finalizers to write to.
+        # Like the interpreter: the modules are deleted while their finalizers find all names. Files
+        # are held meanwhile, for finalizers to write to.
         for module in exit_needs.users_modules(known):
             sys.modules.pop(module.__name__, None)
         module = None  # type: ignore[assignment]
@@ -205,7 +209,7 @@ def _clear(modules: list[ModuleType]) -> None:
 
 
 def _is_of_c(file: Any) -> bool:
-    """Whether to flush it writes what was written, and nothing else."""
+    """Return whether flushing only writes what was written."""
     kind = type(file)
     return kind in _C_BUFFERS or (kind is io.TextIOWrapper and type(file.buffer) in _C_BUFFERS)
 
@@ -231,7 +235,7 @@ def _close(file: Any) -> None:
 
 
 def _is_standard(file: Any) -> bool:
-    """Whether it writes to an output that others use, too."""
+    """Return whether a file writes to an output that others use, too."""
     if file in (sys.stdout, sys.stderr):
         return True
     try:
@@ -241,7 +245,7 @@ def _is_standard(file: Any) -> bool:
 
 
 def _outermost_first(files: list[Any]) -> list[Any]:
-    """In an order in which none comes before another that writes to it."""
+    """Return the files so that none comes before another that writes to it."""
     ids = {id(one) for one in files}
     inner = {id(one): _below(one, ids) for one in files}
     ordered: list[Any] = []
@@ -256,7 +260,7 @@ def _outermost_first(files: list[Any]) -> list[Any]:
 
 
 def _below(file: Any, ids: set[int]) -> set[int]:
-    """Those of the files that it refers to, however indirectly."""
+    """Return those of the files to which a file refers, however indirectly."""
     seen = {id(file)}
     layer = [file]
     for _ in range(_DEPTH):

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: Bodies of calls to next to nothing, the last one as they mostly are: a request's; of Pool's
-#: functions one that travels by reference, and one by value, if the program sent one along.
+#: Bodies of minimal calls, the last one typical: a request's; functions of Pool, one pickled by
+#: reference, and one by value if the program sent one along.
 _REQUESTS = [b'{"function_name":"f","function_code":"def f(x): return x","args":["gAVLAS4="]}']
 _PICKLED = [payload.pack_call(payload.pack(abs), payload.pack(((-1,), {})))[0]]
 
 
-#: So often does the interpreter want to see code, at least, before it leaves it as it is.
+#: How often the interpreter must run code, at least, before it stops rewriting it.
 ROUNDS = 20
 
 
@@ -38,9 +38,9 @@ def rehearse(near: socket, work: Callable[[], None], rounds: int) -> None:
 
     ``near`` is the other end of the channel that ``work`` serves one call of.
 
-    The interpreter rewrites code in place while it is new, fills caches and creates what
-    it creates late. In a zygote that happens once; in workers each page of it would be
-    copied by every call. More than halves a call's time on CPython 3.11.
+    The interpreter rewrites code in place while it is new, fills caches and creates objects late.
+    In a zygote that happens once; in workers every call would copy each page of it. The rehearsal
+    more than halves a call's time on CPython 3.11.
     """
     before = sys.modules[NAME]
     worker.rehearsing = True

@@ -1,6 +1,6 @@
-"""A worker that stays: it makes an instance, then runs calls in it until told to close.
+"""A worker that stays: it creates an instance, then runs calls in it until it must close.
 
-The instance is one of a class, or a function whose start hook has run (`sdk.live_function`).
+The instance belongs to a class, or is a function whose start hook has run (`sdk.live_function`).
 
     LOAD   -> class -> instance -> LOADED
     CALL n -> method(*args)     -> RESULT n         one at a time, or,
@@ -8,12 +8,12 @@ The instance is one of a class, or a function whose start hook has run (`sdk.liv
     CANCEL n                    (an overlapping call only: others end with their process)
     CLOSE  -> close() or its like, and the end
 
-The supervisor decides what may overlap, from what LOADED says of the methods: an
-overlapping call is marked, and while one runs every other is. So a plain method never
-finds itself in a running loop, and may use `asyncio.run` as anywhere else; and between
-plain calls the loop, once there is one, goes on with the tasks that the instance left on it.
+The supervisor decides which calls may overlap, from what LOADED says of the methods: an overlapping
+call is marked, and while one runs, every other call overlaps. So a plain method never runs inside a
+running loop, and may use `asyncio.run` as usual; and between plain calls the loop, once it exists,
+continues with the tasks that the instance left on it.
 
-What a call prints is its own: a plain one has descriptors 1 and 2 to itself, for others see
+A call's output is its own: a plain call has descriptors 1 and 2 to itself; for others see
 `output_routing`.
 """
 
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
     from ..channel import Channel
 
-#: Of what the grace leaves for an exit.
+#: Share of the grace for threads at the exit.
 _SHARE_OF_THREADS = 0.8
 _UNLIMITED = SoftLimit(None)
-#: What an instance may have to close itself with; the first one there is called.
+#: Methods with which an instance may close itself; the first that exists is called.
 _CLOSERS = ("close", "aclose", "__exit__", "__aexit__")
 
 
@@ -78,7 +78,7 @@ class Resident:
         self.pickled, *_, env = wire.unpack_call_meta(load.meta)
         self.link = ResidentLink(channel, env)
         self.instance: Any = None
-        #: There as soon as something needs a loop.
+        #: Created as soon as something needs a loop.
         self.overlapping: ResidentLoop | None = None
         #: Modules that there were before anything of the user's.
         self.modules = len(sys.modules)
@@ -109,7 +109,7 @@ class Resident:
         return not failure
 
     def make(self, frame: wire.Frame) -> Any:
-        """The instance; on the loop, where any of its methods will run there."""
+        """Create the instance; on the loop, if any of its methods runs there."""
         if self.pickled:
             cls, args, kwargs = payload.load_call(frame.body, frame.fds, invoke.each)
         elif flash.is_function(frame.body):
@@ -125,7 +125,7 @@ class Resident:
     # Serving.
 
     def serve(self) -> None:
-        """Until told to close, or the supervisor is gone."""
+        """Serve until the worker must close, or the supervisor is gone."""
         while True:
             frame = self.next_alone()
             if frame.kind == wire.CLOSE:
@@ -135,7 +135,7 @@ class Resident:
                 self.run_alone(frame)
 
     def next_alone(self) -> wire.Frame:
-        """The next frame that is for when nothing runs; overlapping calls run meanwhile."""
+        """Return the next frame that must run alone; overlapping calls run meanwhile."""
         if self.overlapping is None:
             frame = self.link.channel.receive()
             if not is_overlapping(frame):
@@ -144,11 +144,11 @@ class Resident:
         return self.on_loop().serve()
 
     def on_loop(self) -> ResidentLoop:
-        """What runs on the loop; from here on there is one."""
+        """Return the runner on the loop, creating the loop at first."""
         if self.overlapping is None:
             before = set(sys.modules)
             self.overlapping = ResidentLoop(self.link, self.read, self.items_of)
-            # What that imported is not what the user's code imports.
+            # Modules imported by that are not imports of the user's code.
             self.link.known.update(sys.modules.keys() - before)
         return self.overlapping
 
@@ -189,7 +189,7 @@ class Resident:
     def read(
         self, frame: wire.Frame
     ) -> tuple[Callable[..., Any], Any, Any, flash.Invocation | None]:
-        """What a call names, its arguments, and the request where it is not pickled."""
+        """Return a call's method, its arguments, and the request if it is not pickled."""
         if not self.pickled:
             call = flash.load_method(frame.body, self.instance)
             return call.function, call.args, call.kwargs, call
@@ -224,7 +224,7 @@ class Resident:
             sys.excepthook(*sys.exc_info())
         self.instance = None
         gc.collect()
-        # Threads get what the grace leaves of it, but for a little for hooks and finalizers.
+        # Threads get most of the remaining grace; the rest is for hooks and finalizers.
         left_s = (prepared.grace_s - (monotonic() - began)) * _SHARE_OF_THREADS
         process_exit.run(self.modules, lambda *_: None, left_s)
         flush_output()

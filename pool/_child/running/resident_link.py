@@ -1,4 +1,4 @@
-"""What a resident sends and counts: its channel, shared by all calls that run in it."""
+"""Sends and counts for a resident: its channel, shared by all calls that run in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ResidentLink:
-    """The channel to the supervisor, and what was told over it so far."""
+    """The channel to the supervisor, and what was reported over it so far."""
 
     def __init__(self, channel: Channel, env: dict[str, str] | None) -> None:
         import threading
@@ -27,13 +27,14 @@ class ResidentLink:
         self.pid = os.getpid()
         self.env = env
         self.known = set(sys.modules)
-        #: What was changed of what imports read, as told so far.
+        #: Changes of what imports read, as reported so far.
         self.changed: list[str] = []
-        #: How streams under way are told what was taken of them, by the numbers of their calls.
+        #: Functions that tell running streams how many items were accepted, by the numbers of their
+        #: calls.
         self.streams: dict[int, Callable[[int], None]] = {}
-        #: Frames go out whole, though threads of user code print meanwhile.
+        #: Held while a frame is sent, because threads of user code print meanwhile.
         self.sending = threading.Lock()
-        #: Whether this is a process that user code forked: it must not touch the channel.
+        #: Whether user code forked this process, which must not touch the channel.
         self.forked = False
         os.register_at_fork(after_in_child=self.on_forked)
 
@@ -59,7 +60,7 @@ class ResidentLink:
 
     def send_frame(self, kind: int, meta: bytes, body: bytes, fds: list[int]) -> None:
         if self.forked:
-            # It came back from a call that it was forked in: the first process answers.
+            # A forked process came back from its call: the first process answers.
             os._exit(0)
         with self.sending:
             self.channel.send(kind, meta, body, fds)
@@ -73,7 +74,7 @@ class ResidentLink:
             self.streams[number](wire.CREDIT_META.unpack(meta)[0])
 
     def changes(self, env: dict[str, str] | None = None) -> dict[str, list[str]]:
-        """As `changes`; what was told before is no news."""
+        """Return changes that were not reported before."""
         found = changes(env, imported=env is not None)
         changed = found.pop("changed", [])
         if changed != self.changed:

@@ -3,12 +3,12 @@
     serve: until there is a frame that is for when nothing runs; a task for each overlapping CALL
     run:   one coroutine, to its end; other tasks go on
 
-Between them the loop stands still, while a plain call has the process to itself. It runs
-until somebody stops it, in place of until a task is done: a task for each frame would take
-longer than most calls.
+Between overlapping calls the loop stands still, while a plain call has the process to itself. It
+runs until it is stopped, instead of until a task is done: a task for each frame would take longer
+than most calls.
 
-Two things tear through a loop: SystemExit and KeyboardInterrupt, of whatever task. The
-call that raised one has it as its end; one of a task that somebody left here is printed.
+Two exceptions tear through a loop: SystemExit and KeyboardInterrupt, of any task. The call that
+raised one ends with it; one of a task that was left behind is printed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class ResidentLoop:
-    """What runs on the loop of a resident."""
+    """Runs calls on the loop of a resident."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ResidentLoop:
         return task.result()
 
     def serve(self) -> wire.Frame:
-        """Run overlapping calls as they come, until there is a frame that is none."""
+        """Run overlapping calls as they arrive, until a frame arrives that must run alone."""
         frames = self.link.channel.frames
         while True:
             while frames:
@@ -77,7 +77,7 @@ class ResidentLoop:
             self.turn()
 
     def turn(self, own: asyncio.Task[Any] | None = None) -> None:
-        """Run the loop until it is stopped; what ``own`` raises is for whoever has it."""
+        """Run the loop until it is stopped; an exception of ``own`` is left to its owner."""
         if self.failure is not None:
             raise self.failure
         try:
@@ -118,7 +118,7 @@ class ResidentLoop:
         return True
 
     def fail(self, error: BaseException) -> None:
-        """Nothing can be received or sent any more."""
+        """Fail: no frame can be received or sent any more."""
         self.failure = self.failure or error
         self.loop.stop()
 
@@ -155,7 +155,7 @@ class ResidentLoop:
         self.link.send(wire.RESULT, wire.NUMBER.pack(number), outcome, monotonic() - start)
 
     def on_done(self, number: int, task: asyncio.Task[None]) -> None:
-        """Answer for a call that was cancelled before it began; nothing of it ran, not even ours."""
+        """Answer for a call that was cancelled before it began to run."""
         del self.tasks[number]
         self.link.streams.pop(number, None)
         if task.cancelled():
@@ -167,7 +167,7 @@ class ResidentLoop:
             self.fail(error)
 
     def close(self) -> None:
-        """Cancel what is left on the loop, and wait a little for it."""
+        """Cancel the tasks that are left on the loop, and wait a little for them."""
         self.loop.remove_reader(self.link.channel.fd)
         invoke.close_loop(self.loop)
 
@@ -181,7 +181,9 @@ def failed(error: BaseException) -> Outcome:
 
 
 def _leaves_cuda_unusable(error: BaseException) -> bool:
-    """After most errors of the driver each further use of its context fails; a lack of memory is none."""
+    """Return whether an error makes each further use of CUDA's context fail; running out of memory
+    does not.
+    """
     if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
         return False
     text = exception_pickling.summary(error)
@@ -189,5 +191,5 @@ def _leaves_cuda_unusable(error: BaseException) -> bool:
 
 
 def is_overlapping(frame: wire.Frame) -> bool:
-    """Whether it is a call that may run beside others."""
+    """Return whether a frame is a call that may run beside others."""
     return frame.kind == wire.CALL and wire.overlaps(frame.meta)

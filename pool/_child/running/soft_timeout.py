@@ -2,10 +2,10 @@
 
     supervisor: the limit has passed -> zygote -> `SIGNAL` -> `_raise`, in the main thread
 
-The hard limit comes after it and ends the process, whatever the call made of the exception.
-The signal is one that a process ignores unless it asks for it: so a call that has no soft limit, or
-has just ended, is not hurt by one. It would tear through the loop of an instance, with the calls
-of others on it: there a timer of the loop cancels the call's task, which ends as `SoftTimeout`.
+The hard limit follows it and ends the process, even if the call caught the exception. A process
+ignores this signal by default, so it does not hurt a call without a soft limit, or one that has
+just ended. In an instance with a loop, the signal would tear through calls of others: there a timer
+of the loop cancels the call's task, which ends as `SoftTimeout`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .outcome import Outcome
 
 SIGNAL = signal.SIGURG
-#: The exception where user code cannot have ours, as `flashpool` is not installed there.
+#: The exception for user code that cannot import flashpool's, which is not installed there.
 _STAND_IN: type[TimeoutError] = type(
     "SoftTimeout", (TimeoutError,), {"__module__": "flashpool.pool"}
 )
@@ -66,7 +66,7 @@ class SoftLimit:
         )
 
     def on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-        """The same coroutine, with this limit."""
+        """Return the coroutine with this limit."""
         return coroutine if self.seconds is None else self._awaited(coroutine, self.seconds)
 
     async def _awaited(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
@@ -99,13 +99,13 @@ def limited(seconds: float, run: Callable[..., Outcome], *args: Any) -> Outcome:
         with SoftLimit(seconds):
             outcome = run(*args)
     except BaseException as error:
-        # It was raised when the function had returned, and its end was not reported yet.
+        # It was raised after the function had returned, before the end was reported.
         return failed(error)
     return outcome
 
 
 def _kind() -> type[BaseException]:
-    """What user code imported, if it did: it may want to catch that."""
+    """Return the class that user code imported, if it did: it may want to catch that."""
     errors = sys.modules.get("flashpool.pool.errors")
     kind = getattr(errors, "SoftTimeout", _STAND_IN)
     return kind if isinstance(kind, type) and issubclass(kind, TimeoutError) else _STAND_IN

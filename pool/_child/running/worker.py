@@ -1,8 +1,8 @@
 """A worker's one call: wait for CALL -> decode -> user code -> RESULT.
 
-Lean on purpose. A worker copies each page of memory that it is the first to touch, and
-that is most of what a small call costs: so everything is imported at the top, once in the
-zygote; calls go straight to C where they can; and functions are few and long.
+Lean on purpose. A worker copies each memory page that it is the first to touch, which is most of
+the cost of a small call: so everything is imported at the top, once in the zygote; calls go
+straight to C if possible; and functions are few and long.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: is nothing to renew; and where nothing was preloaded that a call's changes would matter to.
 _held: randomness.Held | None = None
 _surroundings: Surroundings | None = None
-#: Whether this is the zygote, which must not exit as a worker does.
+#: Whether this is the zygote, which must not exit like a worker.
 rehearsing = False
 
 
@@ -60,7 +60,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
     call = channel.receive()
     pickled, stream, result_limit, seed, soft_s, env = wire.unpack_call_meta(call.meta)
     if seed is not None or _held is not None:
-        # What was preloaded may have a say in this, and is to blame then: nothing of the call ran.
+        # Preloaded code may run here, and is to blame for a failure: nothing of the call has run.
         renew(seed)
     marks[mark] = 1
     if call.kind in (wire.LOAD, wire.LOAD_APP, wire.LOAD_JOBS):
@@ -94,7 +94,7 @@ def serve(channel: Channel, marks: Array[c_ubyte], mark: int) -> wire.Frame | No
 
 
 def renew(seed: int | None) -> None:
-    """Have random numbers of one's own, or those of the call's seed; other calls have theirs."""
+    """Use random numbers of its own, or those of the call's seed."""
     if seed is not None:
         from ..renewal import seeding
 
@@ -104,7 +104,7 @@ def renew(seed: int | None) -> None:
 
 
 def set_variables(env: dict[str, str]) -> None:
-    """Have them as a process that is started with them."""
+    """Set variables as they are in a process that is started with them."""
     if workdir := env.pop(wire.WORKDIR, None):
         os.chdir(workdir)
     os.environ.update(env)
@@ -117,7 +117,7 @@ def set_variables(env: dict[str, str]) -> None:
 
 
 def _enter(env: dict[str, str]) -> Outcome | None:
-    """Set the call's variables; what is wrong with them, if they cannot be."""
+    """Set the call's variables; return the problem if they cannot be set."""
     try:
         set_variables(env)
     except (ValueError, OSError) as error:

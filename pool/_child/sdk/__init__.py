@@ -1,1 +1,3 @@
-"""What runs the code of SDK 2.0's users: handles, start hooks, APIs. Only what is sent decides."""
+"""Runs code of users of SDK 2.0: handles, start hooks, APIs. The request alone decides
+what runs.
+"""

@@ -29,7 +29,9 @@ def load() -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Load it when it is asked for: a process that only imports this is nobody's worker."""
+    """Load the app when it is requested: a process that only imports this module is not
+    a worker.
+    """
     if name == "app":
         return load()
     raise AttributeError(name)

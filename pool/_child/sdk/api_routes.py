@@ -25,7 +25,7 @@ _TRUTHS = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
-#: In place of a body that is not there; null is one.
+#: Stands for a missing body; null is a body.
 NOTHING: Any = object()
 
 

@@ -1,4 +1,4 @@
-"""What loads a deployed or live resource of SDK 2.0 in a worker: the user's module, and what it is told."""
+"""Loads a deployed or live resource of SDK 2.0 in a worker, from variables that name its module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class NotServed(Exception):
 
 
 def load_module() -> tuple[Any, str]:
-    """The user's module, and the name of the resource in it. Raises whatever user code raises."""
+    """Return the user's module, and the name of the resource in it. Raises what user
+    code raises.
+    """
     told = json.loads(os.environ.pop(VARIABLE))
     # Ahead of the app's own folder.
     sys.path[:0] = told["paths"]

@@ -4,7 +4,7 @@
     CALL -> request -> StayingFunction(*args)        one at a time, or RUNPOD_MAX_CONCURRENCY together
 
 What the module and the hook leave (globals, models, the working directory) stays, as in a deployed
-function. Where calls may run together, those of functions that are no coroutines are in threads.
+function. If calls may run together, those of functions that are not coroutines run in threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _END = object()
 
 
 def load(body: bytes, on_loop: Callable[[], ResidentLoop]) -> Any:
-    """What a request's function becomes, its hook run. Raises whatever user code raises.
+    """Load a request's function and run its start hook. Raises what user code raises.
 
     Raises:
         NeedsProcess: it has no hook.

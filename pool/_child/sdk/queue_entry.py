@@ -37,7 +37,7 @@ def load() -> Callable[..., Any]:
 
 
 def handler_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What takes a job, and calls the function with its input."""
+    """Return a handler that takes a job and calls the function with its input."""
     if inspect.iscoroutinefunction(function):
 
         async def on_loop(job: dict[str, Any]) -> Any:
@@ -73,7 +73,9 @@ def _found(module: Any, resource: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Load it when it is asked for: a process that only imports this is nobody's worker."""
+    """Load the handler when it is requested: a process that only imports this module is not a
+    worker.
+    """
     if name == "handler":
         return load()
     raise AttributeError(name)

@@ -2,11 +2,12 @@
 
     def f(item: Item): ...  ->  def f(item: Item if KNOWN('Item') else 'Item'): ...
 
-A function travels without its module, so ``Item`` may not be here, and means nothing by it.
-Such an annotation becomes its own text, as ``from __future__ import annotations`` makes all of
-them. The source cannot be run, fail and run once more: what it does first, it would do twice.
+A function travels without its module, so ``Item`` may be undefined here. Such an annotation becomes
+its own text, as ``from __future__ import annotations`` does for all of them. Running the source,
+failing and running it again is no option: its first statements would run twice.
 
-From Python 3.14 on no annotation is evaluated before somebody asks, and nothing is to be done.
+From Python 3.14 on no annotation is evaluated before code asks for it, and nothing needs to be
+done.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["guarded", "known"]
 
-#: What the compiled source calls; it imports the name first, and deletes it at its end.
+#: A function that the compiled source calls; the source imports the name first, and deletes it at
+#: its end.
 KNOWN = "__flash_known__"
 _IMPORT = f"from {__name__} import known as {KNOWN}"
 EAGER = sys.version_info < (3, 14)
@@ -34,14 +36,14 @@ _MOST_NAMES = 256
 _OPTIMIZED = 0x1
 _FUTURE_ANNOTATIONS = 0x1000000
 _ONLY_AST = 0x400
-#: What every annotation looks like, and much else.
+#: Matches text that may be an annotation, and much else.
 _LIKELY = re.compile(r"->|\w\s*:[ \t]*[\w\"'(\[]")
 _SCOPES_WITHIN = ("body", "orelse", "finalbody", "handlers", "cases")
 _Code = type(compile("", "", "exec"))
 
 
 def guarded(code: CodeType, text: str, filename: str) -> CodeType:
-    """The same code; with annotations that may name what is absent seen to."""
+    """Return the same code, with annotations guarded if they may name something undefined."""
     if not EAGER or _LIKELY.search(text) is None:
         return code
     if code.co_flags & _FUTURE_ANNOTATIONS or not _loads_unknown_names(code):
@@ -57,14 +59,14 @@ def guarded(code: CodeType, text: str, filename: str) -> CodeType:
 
 
 def known(*names: str) -> bool:
-    """Whether names can be looked up where this is called."""
+    """Return whether names can be looked up where this is called."""
     frame = sys._getframe(1)
     scopes = (frame.f_locals, frame.f_globals, frame.f_builtins)
     return all(any(name in scope for scope in scopes) for name in names)
 
 
 def _loads_unknown_names(code: CodeType) -> bool:
-    """Whether the top level, or the body of a class, looks up any name but a builtin."""
+    """Return whether the top level, or the body of a class, looks up any name but a builtin."""
     if code.co_name.startswith("<generic parameters"):
         return True
     if len(code.co_names) > _MOST_NAMES:
@@ -93,13 +95,15 @@ def _recompiled(text: str, filename: str) -> CodeType | None:
 
 
 def _comes_first(node: Any) -> bool:
-    """Whether it has to stand before all else: a docstring, or an import from the future."""
+    """Return whether a statement must stay first: a docstring, or an import from the future."""
     kind = type(node).__name__
     return kind == "Expr" or (kind == "ImportFrom" and node.module == "__future__")
 
 
 def _guard(body: list[Any], lines: list[str], parameters: frozenset[str]) -> Iterator[bool]:
-    """Guard what is evaluated with these statements, not in the functions that they define."""
+    """Guard annotations that are evaluated with these statements, but not those inside
+    functions.
+    """
     for node in body:
         own = parameters | {one.name for one in getattr(node, "type_params", ())}
         kind = type(node).__name__
@@ -138,7 +142,7 @@ def _guard_field(owner: Any, field: str, lines: list[str], parameters: frozenset
 
 
 def _walk(node: Any) -> Iterator[Any]:
-    """As `ast.walk`, without its import."""
+    """Like `ast.walk`, without its import."""
     yield node
     for field in node._fields:
         value = getattr(node, field, None)

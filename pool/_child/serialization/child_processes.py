@@ -3,10 +3,10 @@
     multiprocessing.reduction is imported -> `Hook` -> its pickler asks `reduce`
     function of __main__ -> its name, and itself by value -> eval in the child -> `find`
 
-A forked child has the function already, under its name. One that is spawned is a fresh
-interpreter with nothing of ours, and the program's file must not run in it: it imports this
-package from its folder, and loads the function into its own ``__main__``. What is there
-already stays: so a variable that an initializer set is the one that functions see later.
+A forked child has the function already, under its name. A spawned child is a fresh interpreter
+without flashpool, and the program's file must not run in it: it imports this package from its
+folder, and loads the function into its own ``__main__``. Existing names stay: so a variable that an
+initializer set is the one that functions see later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from _flashpool.serialization.child_processes import find
 """
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-#: What was pickled, by id; kept, so that ids stay theirs.
+#: Pickled objects by id; kept alive, so that their ids stay unique.
 _pickled: dict[int, tuple[object, bytes]] = {}
 
 
@@ -75,13 +75,13 @@ def install() -> None:
 
 
 def patch(reduction: Any) -> None:
-    """Have its pickler ask `reduce` first; not one of a library's own making."""
+    """Make a pickler ask `reduce` first, unless it is a library's own."""
     if "reducer_override" not in vars(reduction.ForkingPickler):
         reduction.ForkingPickler.reducer_override = lambda _, obj: reduce(obj)
 
 
 def reduce(obj: Any) -> Any:
-    """How to pickle a function or class that a child may not find by its name."""
+    """Return how to pickle a function or class that a child may not find by its name."""
     kind = type(obj)
     if kind.__name__ not in {"function", "_lru_cache_wrapper"} and not isinstance(obj, type):
         return NotImplemented
@@ -101,7 +101,7 @@ def reduce(obj: Any) -> Any:
 
 
 def _at(path: str | None) -> Any:
-    """What is at a path that begins with a module; None for nothing."""
+    """Return the object at a path that begins with a module; None if there is none."""
     if path is None:
         return None
     found: Any = sys.modules
@@ -113,7 +113,7 @@ def _at(path: str | None) -> Any:
 
 
 def _by_value(obj: Any) -> tuple[bytes, str]:
-    """The pickle of it, and where cloudpickle is."""
+    """Return the pickle of an object, and the path of cloudpickle."""
     import cloudpickle
 
     from .by_value.pickler import Pickler
@@ -132,7 +132,7 @@ def _by_value(obj: Any) -> tuple[bytes, str]:
 
 
 def find(path: str | None, data: bytes, packages: str) -> Any:
-    """The function or class: what is here under its name, or else what was sent."""
+    """Return the function or class: the existing one of its name, or else the one that was sent."""
     found = _at(path)
     if found is not None:
         return found

@@ -1,4 +1,4 @@
-"""What is told of an exception: a record for people and programs, a pickle to re-raise.
+"""What is sent of an exception: a report for people and programs, and a pickle to re-raise.
 
     exc -> Report (bounded, plain text; the last touch of the user's object)
              |-> error     "ValueError: boom", then the traceback with the user's frames
@@ -80,7 +80,9 @@ def _record(exc: BaseException) -> dict[str, Any]:
 
 
 def _missing_module(exc: BaseException) -> str | None:
-    """The package of an import that failed, if nothing of it is here: who asked may name it."""
+    """Return the package of a failed import if no part of it is installed: the caller
+    may name it.
+    """
     name = read(exc, "name") if isinstance(exc, ModuleNotFoundError) else None
     if type(name) is not str:
         return None
@@ -95,7 +97,7 @@ def _missing_module(exc: BaseException) -> str | None:
         found = find_spec(package)
         if found is None:
             return package
-        # Of a namespace, such as `google`, one package may be there and another not.
+        # In a namespace such as `google`, one package may be installed and another not.
         namespace = found.origin is None and found.submodule_search_locations is not None
         return name if namespace and name != package else None
     except BaseException:
@@ -103,7 +105,7 @@ def _missing_module(exc: BaseException) -> str | None:
 
 
 def _least(exc: BaseException, error: BaseException) -> dict[str, Any]:
-    """What can be said when even telling about it failed."""
+    """Return a minimal report, if even reporting failed."""
     name = type.__dict__["__name__"].__get__(type(exc))  # a metaclass may lie, or raise
     message = text_of(exc)
     told = f"{name}: {message}" if message else name
@@ -115,7 +117,7 @@ def _least(exc: BaseException, error: BaseException) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """What the reader of the pickle needs to have too."""
+    """Return versions that the reader of the pickle must match."""
     tblib = sys.modules.get("tblib")
     return {
         "tblib": getattr(tblib, "__version__", "unknown"),
@@ -155,7 +157,7 @@ def _faithful(exc: BaseException, links: dict[int, _Link]) -> bytes:
 
 
 class _Link:
-    """What is pickled in place of an exception's own chain and traceback."""
+    """Stands for an exception in the pickle, with its own chain and traceback removed."""
 
     __slots__ = ("cause", "context", "traceback")
 
@@ -166,7 +168,7 @@ class _Link:
 
 
 def _links(exc: BaseException) -> dict[int, _Link]:
-    """One for each exception reached, with the edges cut that close a circle.
+    """Return a link for each exception reached; edges that close a circle are cut.
 
     tblib saves causes among the arguments of the constructor, before the exception is in
     pickle's memo: a circle would never end, and a long chain nests too deep.
@@ -193,7 +195,7 @@ def _allowed(other: BaseException | None, path: tuple[int, ...]) -> BaseExceptio
 
 
 def _reduce(exc: BaseException, links: dict[int, _Link]) -> tuple[Any, ...]:
-    """tblib's reduction, with our chain and traceback in it.
+    """Return tblib's reduction, with the links' chain and traceback.
 
     tblib's own way is to register the class for all pickles of the process, and misses
     exceptions that are attributes; this does neither.
@@ -208,14 +210,14 @@ def _reduce(exc: BaseException, links: dict[int, _Link]) -> tuple[Any, ...]:
 def _tblib_reduction(exc: BaseException) -> tuple[Any, ...]:
     """tblib's, but for constructors of builtins, which it takes for ones it must not call.
 
-    It would lose what only they set: ``SystemExit.code``, ``StopIteration.value``, all of
-    a `SyntaxError` and of a `UnicodeDecodeError`.
+    tblib alone would lose attributes that only these set: ``SystemExit.code``,
+    ``StopIteration.value``, all of a `SyntaxError` and of a `UnicodeDecodeError`.
     """
     from tblib import pickling_support
 
     kind = type(exc)
     maker = next(base for base in kind.__mro__ if "__init__" in vars(base))
-    # A group's members may lead back to it: tblib's way is kinder to circles.
+    # A group's members may lead back to it, and tblib handles such circles better.
     ours = maker.__module__ == "builtins" and maker.__name__ != "BaseExceptionGroup"
     reduced: Any
     if not ours or kind.__reduce__ is not BaseException.__reduce__:
@@ -235,7 +237,7 @@ def _reduce_traceback(traceback: TracebackType) -> tuple[Any, ...]:
 
 
 class _ByReference(pickling.ByReference):
-    """For exceptions whose classes the reader can import."""
+    """Pickles exceptions whose classes the reader can import."""
 
     def __init__(self, file: io.BytesIO, protocol: int, links: dict[int, _Link]) -> None:
         super().__init__(file, protocol)
@@ -249,7 +251,7 @@ class _ByReference(pickling.ByReference):
 
 
 def _by_value(links: dict[int, _Link]) -> pickling.NewPickler:
-    """For those defined in the call's own code."""
+    """Pickles exceptions of classes defined in the call's own code."""
     from .by_value.pickler import Pickler
 
     class ByValue(Pickler):
@@ -302,7 +304,7 @@ def _pairs(one: BaseException, other: BaseException, link: _Link) -> Iterator[tu
 
 
 def _stable(exc: BaseException) -> str:
-    """The message, without addresses of objects in it."""
+    """Return the message without addresses of objects."""
     import re
 
     return re.sub("0x[0-9a-f]+", "0x", text_of(exc))

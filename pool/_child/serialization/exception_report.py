@@ -1,11 +1,10 @@
-"""An exception as bounded plain text and data, whatever its own code does.
+"""Describes an exception as bounded plain text and data, whatever its own code does.
 
     describe(exc) -> Report -> text()      what Python prints, user frames only
                             -> as_dict()   the same, for programs
 
-Nothing here trusts the exception: each touch of it that may run its code goes through
-`text_of` or `read`, and each size, breadth and depth has a limit. After `describe` the
-object is not needed any more.
+The exception is not trusted: every access that may run its code goes through `text_of` or `read`,
+and every size, breadth and depth is limited. After `describe` the object is no longer needed.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ MESSAGE_LIMIT = 8000
 PIECE_LIMIT = 1000
 LINE_LIMIT = 300
 TEXT_LIMIT = 128_000
-#: Characters told of all exceptions of one graph: as JSON they stay far below what a
-#: frame's meta may hold.
+#: Characters reported for all exceptions of one graph: as JSON they stay far below the limit of a
+#: frame's meta.
 DATA_LIMIT = 400_000
 #: Frames of one traceback that are printed, and that are listed as data.
 TEXT_FRAMES = 1200
 DATA_FRAMES = 100
-#: Exceptions told of in all, links of one chain, members of one group, notes of one.
+#: Most exceptions reported in total, links of a chain, members of a group, notes of an exception.
 MAX_REPORTS = 60
 MAX_DEPTH = 25
 MAX_MEMBERS = 20
@@ -70,7 +69,7 @@ def clip(text: str, limit: int) -> str:
 
 
 def text_of(exc: BaseException, limit: int = MESSAGE_LIMIT) -> str:
-    """``str(exc)``, bounded, or what went wrong with it."""
+    """Return ``str(exc)``, bounded, or the error that it raised."""
     try:
         return clip(str.__str__(str(exc)), limit)
     except BaseException as error:
@@ -86,7 +85,7 @@ def read(exc: BaseException, name: str) -> Any:
 
 
 def summary(exc: BaseException) -> str:
-    """One line: class and message."""
+    """Return one line: class and message."""
     return _line(class_of(exc), text_of(exc, PIECE_LIMIT))
 
 
@@ -124,7 +123,7 @@ def members_of(exc: BaseException) -> list[BaseException]:
 
 
 class ExceptionReport:
-    """All that is told of one exception, with those it came of."""
+    """The report of one exception and its causes."""
 
     __slots__ = (
         "args",
@@ -148,7 +147,7 @@ class ExceptionReport:
     class_name: str
     module: str
     message: str
-    #: What is printed below the traceback: class and message; for a SyntaxError, its place.
+    #: Printed below the traceback: class and message; for a SyntaxError, its place.
     heading: str
     args: str
     notes: list[str]
@@ -185,7 +184,7 @@ class ExceptionReport:
             yield "".join(f"  | {line}" for line in text.splitlines(keepends=True))
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs; JSON-able."""
+        """Return the report for programs, as JSON-able data."""
         told = {
             "class_name": self.class_name,
             "module": self.module,
@@ -234,7 +233,7 @@ class _Describer:
         return report
 
     def _maybe(self, exc: BaseException | None, path: tuple[int, ...]) -> ExceptionReport | None:
-        """None for what was told already, or would be too much."""
+        """Return None for an exception that was reported already, or exceeds the limits."""
         if exc is None or id(exc) in path or len(path) >= MAX_DEPTH or self._left <= 0:
             return None
         if self._characters <= 0:
@@ -254,7 +253,7 @@ def _fill(report: ExceptionReport, exc: BaseException) -> None:
 
 
 def _exit_code(exc: BaseException) -> int | None:
-    """What the process would have exited with."""
+    """Return the status with which the process would have exited."""
     if not isinstance(exc, SystemExit):
         return None
     code = read(exc, "code")

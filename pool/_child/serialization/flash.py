@@ -44,7 +44,7 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
 class Invocation:
-    """What to call, with what, and how to write what it returns."""
+    """The function to call, its arguments, and how to encode the result."""
 
     __slots__ = ("args", "as_json", "enveloped", "function", "items", "kwargs")
 
@@ -62,13 +62,13 @@ class Invocation:
         self.args = args
         self.kwargs = kwargs
         self.as_json = as_json
-        #: What a generator yielded while its items were sent one by one; None: not kept.
+        #: Items of a generator that were also sent one by one; None: not kept.
         self.items: list[Any] | None = [] if keep_items else None
-        #: Whether its client expects each item to say that it is one.
+        #: Whether the client expects each item in an envelope.
         self.enveloped = enveloped
 
     def dump_item(self, item: Any) -> tuple[bytes, list[int]]:
-        """An item as text, kept for the result if that is wanted."""
+        """Encode an item as text, and keep it for the result if needed."""
         if self.items is not None:
             self.items.append(item)
         body = dump_result(item, self.as_json)
@@ -114,7 +114,7 @@ def _invocation(
 
 
 def is_function(body: bytes) -> bool:
-    """Whether a request is for a function, and not for a method of an instance."""
+    """Return whether a request is for a function, and not for a method of an instance."""
     return (read_request(body).get("execution_type") or "function") == "function"
 
 

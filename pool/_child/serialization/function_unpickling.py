@@ -1,17 +1,18 @@
 """Functions that travel by value, loaded without cloudpickle.
 
-cloudpickle pickles a function as its parts, and as calls of a few small functions of its
-own that put them together again. To load it, a worker would import all of cloudpickle: 20 ms
-for it alone, and in a zygote half as much again for every fork, needed or not. So these
-few are here once more, for `loads` to find where a pickle names them. What else a pickle
-may name (its part for classes, above all) is cloudpickle's own matter, and has it imported.
+cloudpickle pickles a function as its parts, and as calls of a few small functions of its own that
+rebuild it. To load the pickle, a worker would import all of cloudpickle: 20 ms for that alone, and
+in a zygote half as much again for every fork, needed or not. So these few functions are here again,
+for `loads` to find where a pickle names them. Other names (above all cloudpickle's part for
+classes) import cloudpickle.
 
-They take what version 3 of cloudpickle writes (`cloudpickle.cloudpickle._make_function` and
-its neighbours): the program's, which comes with this package, and not the environment's.
+The functions accept what version 3 of cloudpickle writes (`cloudpickle.cloudpickle._make_function`
+and its neighbours): the program's version, which comes with this package, and not the
+environment's.
 
-In a worker (`main` is set), functions and classes of the program's ``__main__`` come to live in
-the worker's ``__main__``, which has nothing else: so that they are found there by name, in the
-worker and in what it forks. The program's file never runs.
+In a worker (`main` is set), functions and classes of the program's ``__main__`` move to the
+worker's ``__main__``, which is otherwise empty: so that the worker and its forks find them there by
+name. The program's file never runs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _NAMED = _CLOUDPICKLE.encode()
-#: What a pickle names that holds a class.
+#: A name that occurs in every pickle that contains a class.
 _FILLS = b"_class_setstate"
 _NO_VALUE = object()
 
@@ -40,7 +41,7 @@ main: dict[str, Any] | None = None
 
 
 def load(data: memoryview) -> Any:
-    """Unpickle a function, or whatever else somebody wants to have called."""
+    """Unpickle a function, or another callable."""
     pickled = bytes(data)
     if _NAMED not in pickled:
         return loads(pickled)
@@ -64,7 +65,7 @@ def _make_function(
 def _function_setstate(
     function: FunctionType, state: tuple[dict[str, Any], dict[str, Any]]
 ) -> None:
-    """What could not be given at its making, as it may refer to the function itself."""
+    """Set what could not be passed at creation, because it may refer to the function itself."""
     attributes, slots = state
     function.__dict__.update(attributes)
     function.__globals__.update(slots.pop("__globals__"))
@@ -84,7 +85,9 @@ def _function_setstate(
 
 
 def settle(one: Any) -> None:
-    """Have a function or class of ``__main__`` found there by its name, if nothing else is."""
+    """Make a function or class of ``__main__`` available there by its name, unless the name is
+    taken.
+    """
     name = one.__qualname__
     if main is not None and one.__module__ == "__main__" and name.isidentifier():
         main.setdefault(name, one)
@@ -128,7 +131,7 @@ class _OursFirst:
 
 
 class _Functions(_OursFirst, Unpickler):
-    """For a pickle without classes: most calls bring none, and need not pay for them."""
+    """Unpickler for pickles without classes, which most calls send."""
 
 
 class _Loader(_OursFirst, ClassKeeper):

@@ -1,4 +1,4 @@
-"""Where in a value that is to be JSON the first thing lies that JSON has no word for."""
+"""Finds the first place in a value that JSON cannot express."""
 
 from __future__ import annotations
 

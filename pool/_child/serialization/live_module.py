@@ -5,7 +5,7 @@
     its functions and classes -> cloudpickle, by value: a reader has no such module
     a child that is spawned -> runs __main__.__file__, which lets it import the module
 
-Nothing is written for a call that starts no such child and does not ask for its file.
+No file is written for a call that starts no such child and does not ask for its file.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 NAME = "__flash_live__"
-#: What RunPod's own worker for SDK 2.0 calls the module that it is sent.
+#: Name of the module in RunPod's own worker for SDK 2.0.
 SDK_NAME = "__runpod_live__"
 #: Modules of which a reader of a pickle knows nothing, or has another one.
 BY_VALUE = frozenset({"__main__", "__mp_main__", NAME, SDK_NAME})
 
-#: What a source mentions that wants a file from the beginning.
+#: Names in a source that needs a file from the beginning.
 _OF_FILES = ("__file__", "getfile", "getsourcefile", "co_filename")
 
 #: Folders for modules that were left to earlier calls of this process.
@@ -50,7 +50,7 @@ _CHILD = "sys.path.insert(0, {folder!r})\n"
 def prepare() -> None:
     """Before any call: a ``__main__`` for children, and a place for the module.
 
-    With a module in its place, a call that puts its own there imports nothing new.
+    With a module in its place, a call that replaces it imports nothing new.
     """
     sys.modules["__main__"] = MainModule("__main__")
     sys.modules[NAME] = ModuleType(NAME)
@@ -58,15 +58,15 @@ def prepare() -> None:
 
 
 class MainModule(ModuleType):
-    """The ``__main__`` of workers, which is nobody's.
+    """The ``__main__`` of workers, which belongs to no program.
 
-    Children of multiprocessing run its file, after their start and under another name. So
-    whoever is about to start one asks for ``__file__``, and the files are written then.
+    Children of multiprocessing run its file, after their start and under another name. So code that
+    is about to start a child asks for ``__file__``, and the files are written then.
     """
 
     @property
     def __file__(self) -> str:
-        """What lets a child import the call's modules.
+        """Write the file with which a child can import the call's modules, and return its path.
 
         Raises:
             AttributeError: the call came without source and modules.
@@ -86,7 +86,7 @@ class MainModule(ModuleType):
 
     @property
     def __spec__(self) -> ModuleSpec | None:
-        """None where children need the file; else what keeps them from asking for one."""
+        """None if children need the file; else a spec that keeps them from asking for one."""
         return None if _source() is not None else self.__dict__.get("__spec__")
 
     @__spec__.setter
@@ -95,19 +95,19 @@ class MainModule(ModuleType):
 
 
 def asks_for_its_file(code: str) -> bool:
-    """Whether the source looks as if it wanted to be a file."""
+    """Return whether the source looks as if it needed to be a file."""
     return any(word in code for word in _OF_FILES)
 
 
 def write_source(code: str, name: str = NAME) -> str:
-    """Have the source of the module as a file; where it is."""
+    """Write the module's source to a file, and return its path."""
     path = f"{folder()}/{name}.py"
     write_text(path, code)
     return path
 
 
 def _live() -> ModuleType | None:
-    """The module that the source became, or the place for it."""
+    """Return the module that the source became, or a placeholder."""
     return sys.modules.get(SDK_NAME) or sys.modules.get(NAME)
 
 
@@ -139,7 +139,7 @@ def folder() -> str:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a source for Python to read; in the encoding that it names itself, if it does."""
+    """Write a source for Python to read; in the encoding that it declares, if any."""
     data = text.encode() if text.isascii() else _encoded(text)
     with open(path, "wb") as file:
         file.write(data)
@@ -154,16 +154,17 @@ def _encoded(text: str) -> bytes:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
         return text.encode("utf-8" if encoding == "utf-8-sig" else encoding)
     except (SyntaxError, UnicodeError):
-        # It names one that it is not in; without the name it is read as what it is.
+        # The source declares an encoding that it is not in; without that declaration it is read
+        # correctly.
         lines = head.split(b"\n", 2)
         lines[:2] = [line.replace(b"coding", b"c-ding") for line in lines[:2]]
         return b"\n".join(lines)
 
 
 class ByValueFinder:
-    """Sees to it that each copy of cloudpickle in the process knows of the module.
+    """Makes sure that each copy of cloudpickle in the process knows of the module.
 
-    Packages have copies of their own: joblib, pyspark, ray.
+    Packages such as joblib, pyspark and ray have copies of their own.
     """
 
     def find_spec(
@@ -186,13 +187,13 @@ class ByValueFinder:
                 run(module)
                 register(module)
 
-            # On this one loader, so that it stays of the class that it is.
+            # Set on this one loader, so that its class stays the same.
             loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
 
 
 def register(cloudpickle: ModuleType) -> None:
-    """Have a copy of cloudpickle pickle by value what the source defines."""
+    """Make a copy of cloudpickle pickle by value what the source defines."""
     register_by_value = getattr(cloudpickle, "register_pickle_by_value", None)
     module = _live()
     if register_by_value is not None and module is not None:

@@ -8,15 +8,15 @@ A value becomes a *parcel*: a few bytes for the message, and at most one descrip
     descriptor (memfd): ....buffer....pad....buffer....pad..
 
 The descriptor is that of shared memory, see `shared_buffers`. The reader maps it and unpickles
-views of the mapping: no copy, and the memory is returned when the last array over it is
-gone. A pickle that is itself large (a huge ``bytes``, many objects) goes into the descriptor
-too, as the first span, so that messages stay small.
+views of the mapping: nothing is copied, and the memory is freed with the last array over it. A
+pickle that is itself large (a huge ``bytes``, many objects) is also written to the descriptor, as
+the first span, so that messages stay small.
 
-A *call* is a kind and two parcels, function and arguments; they may have been packed
-apart, so that `Pool.map` pickles its function once. A *result* is one parcel.
+A *call* is a kind and two parcels, function and arguments; they may be packed separately, so that
+`Pool.map` pickles its function once. A *result* is one parcel.
 
-A result of about the size of its call's arguments goes back in the memory they came in:
-uncopied where it lies there already (the argument itself, changed in place or most of it).
+A result of about the size of its call's arguments returns in the memory in which they came; data
+that is there already (an argument itself, changed in place or mostly) is not copied.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     Parcel = tuple[bytes, list[int]]
     Dumps = Callable[[Any, "Buffers | None"], bytes]
 
-#: Buffers from here on travel out of band; below, a descriptor costs more than it saves.
+#: Buffers of at least this size travel out of band; for smaller ones a descriptor costs more than
+#: it saves.
 OUT_OF_BAND = 64 * 1024
-#: A pickle longer than this goes into the descriptor as well.
+#: A longer pickle is written to the descriptor as well.
 LARGE_PICKLE = 1024 * 1024
 #: flags, number of spans, length of the pickle.
 HEAD = struct.Struct("<BIQ")
@@ -59,7 +60,7 @@ PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def load_call(body: bytes, fds: list[int], each: Callable[..., Any]) -> tuple[Any, Any, Any]:
-    """What to run: a function, its positional and its keyword arguments.
+    """Return a function, its positional and its keyword arguments.
 
     ``each`` runs a function with one tuple of arguments after the other, for a chunk of a map.
     """
@@ -106,7 +107,7 @@ def pack_call(function: Parcel, arguments: Parcel, kind: bytes = ONE) -> Parcel:
 
 
 def duplicate(parcel: Parcel) -> Parcel:
-    """The same parcel with descriptors of its own. It must have been packed ``sealed``."""
+    """Return the same parcel with descriptors of its own. It must have been packed ``sealed``."""
     return parcel[0], [os.dup(fd) for fd in parcel[1]]
 
 
@@ -166,7 +167,7 @@ def pack(
     out_of_band: bool = True,
     in_place: bool = False,
 ) -> Parcel:
-    """Make a parcel of a value; the caller owns the descriptor in it, if there is one."""
+    """Pack a value into a parcel; the caller owns its descriptor, if there is one."""
     if type(value) in PLAIN:
         data = pickle.dumps(value, 5)
         views = []
@@ -179,7 +180,7 @@ def pack(
     try:
         return _pack_out_of_band(data, views, sealed, in_place)
     except OSError:
-        # No descriptor or no shared memory to be had: slower, but it arrives.
+        # No descriptor or shared memory is available: slower, but it arrives.
         del data, views
         return pack(value, dumps, out_of_band=False)
 
@@ -210,8 +211,8 @@ def unpack(
 ) -> tuple[Any, int]:
     """The value of the parcel that begins at ``at``, and where it ends.
 
-    Takes the parcel's descriptor off the front of ``fds`` and closes it, unless it is to
-    be kept for a result.
+    Takes the parcel's descriptor off the front of ``fds`` and closes it, unless it is kept for a
+    result.
     """
     flags, count, length = HEAD.unpack_from(body, at)
     at += HEAD.size

@@ -3,8 +3,8 @@
     builtins, and classes and functions of importable modules  -> the C pickler alone
     anything of `BY_VALUE`, lambdas, closures, locals          -> cloudpickle, by value
 
-cloudpickle takes 20 ms to import, and a zygote that has it needs half as long again for
-every fork. Most results do not need it, so it is imported by the first that does.
+cloudpickle takes 20 ms to import, and a zygote that has it needs half as long again for every fork.
+Most results do not need it, so the first that does imports it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     #: A pickler's class, or something like it: takes a file and a protocol.
     NewPickler = Callable[[io.BytesIO, int], Pickler]
 
-#: What every Python from 3.8 on can read.
+#: A protocol that every Python from 3.8 on can read.
 PROTOCOL = 5
 #: A user's own, higher recursion limit would let the pickler overflow the C stack.
 RECURSION_LIMIT = 10_000
@@ -96,7 +96,7 @@ class RecursionGuard:
 
 
 def is_too_deep(error: BaseException) -> bool:
-    """Whether pickling failed for depth; cloudpickle wraps the RecursionError."""
+    """Return whether pickling failed because of depth; cloudpickle wraps the RecursionError."""
     return isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError)
 
 
@@ -117,9 +117,10 @@ def dumps(value: object) -> bytes:
 
 
 def _try_around_buffers(value: object) -> None:
-    """Of a large value, try what is around its arrays, which are not copied for it.
+    """Test a large value without its arrays, which are not copied for that.
 
-    What is large without them is not tried: loading it would take as long again, and as much memory.
+    Values that are large without arrays are not tested: loading them would take as long again, and
+    as much memory.
     """
     buffers: list[Any] = []
 
@@ -166,7 +167,7 @@ def dump_with(
         TooLarge: it takes more than ``limit`` bytes.
     """
     with RecursionGuard():
-        # Where cloudpickle is loaded already, user code may have registered modules with it.
+        # If cloudpickle is loaded already, user code may have registered modules with it.
         if "cloudpickle" not in sys.modules:
             try:
                 return _dump(value, by_reference, limit)

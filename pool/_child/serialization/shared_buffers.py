@@ -2,14 +2,13 @@
 
     write(buffers) -> descriptor --- over a socket ---> load(descriptor) -> memory
 
-The writer copies each buffer once, with ``pwrite`` (which beats a mapping by far: no page
-fault per page), and lets go. Every descriptor made here is sealed against resizing, so
-that a mapping of it can never fault. One that is also sealed against writing may be read
-more than once (the same function in many calls, a call that may be repeated): its reader
-gets copy-on-write pages. Any other is mapped shared, and the reader owns it: arrays are
-writable in place.
+The writer copies each buffer once, with ``pwrite`` (far cheaper than a mapping: no page fault per
+page), and closes it. Every descriptor created here is sealed against resizing, so that a mapping of
+it can never fault. One that is also sealed against writing may be read more than once (the same
+function in many calls, a call that may be repeated): its reader gets copy-on-write pages. Any other
+is mapped shared, and the reader owns it: arrays are writable in place.
 
-A worker may give back memory that it received (`reuse`): nobody else will read it again.
+A worker may return memory that it received (`reuse`), because no other process reads it again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ COPY_BELOW = 512 * 1024
 #: Live mappings beyond which memory is copied out. Before Python 3.13 each holds a
 #: descriptor, and a program may keep any number of results.
 MAX_MAPPINGS = 256
-#: What vector instructions and NumPy like best.
+#: Alignment for vector instructions and NumPy.
 ALIGNMENT = 64
 
 # fcntl(2); the module has names for them from Python 3.8 on, but only where libc does.
@@ -65,8 +64,8 @@ def write(buffers: list[memoryview], *, sealed: bool) -> tuple[int, Spans]:
 def reuse(views: list[memoryview]) -> tuple[int, Spans] | None:
     """The memory that was received, holding these now; None where that cannot be.
 
-    Buffers that lie in it stay where they are. Buffers that all lie elsewhere are written
-    over it: its pages exist, and making new ones is most of the work of a copy.
+    Buffers in that memory stay in place. If all buffers are elsewhere, they overwrite it: its pages
+    exist, and creating new ones is most of the work of a copy.
     """
     if received is None:
         return None
@@ -85,7 +84,7 @@ def reuse(views: list[memoryview]) -> tuple[int, Spans] | None:
 
 
 def _lie_apart_inside(spans: list[tuple[int, int]], size: int) -> bool:
-    """Whether all are within the memory, no two over the same bytes.
+    """Return whether all buffers are within the memory, and none overlap.
 
     Two that are would change together at the reader.
     """
@@ -129,7 +128,7 @@ def _seal(fd: int, seals: int) -> None:
     try:
         fcntl.fcntl(fd, _F_ADD_SEALS, seals)
     except OSError:
-        # A plain file cannot be sealed; nobody but the two of us can reach it.
+        # A plain file cannot be sealed, but only writer and reader can reach it.
         pass
 
 
@@ -166,7 +165,7 @@ def _map(fd: int, size: int) -> mmap.mmap | bytearray:
             return mmap.mmap(fd, size, flags, trackfd=False)
         mapping = mmap.mmap(fd, size, flags)
     except OSError:
-        # Out of descriptors (it duplicates ours) or of mappings.
+        # No descriptors (mmap duplicates the given one) or mappings are left.
         return _read(fd, size)
     if _mappings is None:
         _mappings = weakref.WeakSet()
@@ -197,7 +196,7 @@ def _is_sealed(fd: int) -> bool:
 
 
 class Received:
-    """Memory that arguments came in, for as long as the process lives."""
+    """Memory in which arguments came, for the life of the process."""
 
     __slots__ = ("_address", "_fd", "_identity", "size")
 
@@ -210,7 +209,7 @@ class Received:
         self._identity = _identity(fd)
 
     def offset(self, view: memoryview) -> int | None:
-        """Where a buffer begins, counted from here; None for what is read-only."""
+        """Return the offset of a buffer in the memory; None for read-only memory."""
         import ctypes
 
         try:
@@ -219,7 +218,9 @@ class Received:
             return None
 
     def descriptor(self) -> int | None:
-        """One to give away; None when user code closed ours, and perhaps reused its number."""
+        """Return a descriptor to send; None if user code closed it, and perhaps reused
+        its number.
+        """
         try:
             fd = os.dup(self._fd)
         except OSError:
@@ -230,7 +231,7 @@ class Received:
         return None
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptor."""
         os.close(self._fd)
 
 

@@ -1,10 +1,9 @@
-"""One piece of the user's source text, and the loader of the module made of it.
+"""One piece of the user's source text, and the loader of its module.
 
-A module's ``__loader__`` hands out its text through ``get_source``: that is how
-`linecache`, and so tracebacks and ``inspect.getsource``, finds the lines of files that do
-not exist. It costs nothing until somebody asks, where filling ``linecache.cache`` would
-cost its import. (`linecache` asks no loader about names in angle brackets, hence
-``flash:NAME``.)
+A module's ``__loader__`` returns its text from ``get_source``: that is how `linecache`, and so
+tracebacks and ``inspect.getsource``, finds the lines of files that do not exist. It costs nothing
+until it is used, whereas filling ``linecache.cache`` would need its import. (`linecache` asks no
+loader about names in angle brackets, hence ``flash:NAME``.)
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ __all__ = ["ModuleSpec", "ModuleType", "Source", "check_text", "compile_ahead", 
 
 #: Code that the zygote compiled, by file name and text.
 _compiled: dict[tuple[str, str], CodeType] = {}
-#: The same, of sources that need nothing but to be run.
+#: Compiled code of sources that need no other treatment than running.
 plain: dict[tuple[str, str], CodeType] = {}
 
 
 class Source:
-    """One file of source text, and the loader of the module made of it."""
+    """One source text, and the loader of its module."""
 
     __slots__ = ("filename", "is_package", "text")
 
@@ -71,7 +70,7 @@ class Source:
 def compile_ahead(text: str, filename: str, *, is_plain: bool) -> CodeType | None:
     """In a zygote: have the code at hand when this source comes again.
 
-    Not of one that the compiler has something to say about: it says so in every call.
+    Sources with compiler warnings are not cached: the warnings belong to every call.
     """
     import warnings
 
@@ -90,7 +89,7 @@ def compile_ahead(text: str, filename: str, *, is_plain: bool) -> CodeType | Non
 
 
 def check_text(field: str, text: str) -> int:
-    """Whether it can be source at all; its size in bytes.
+    """Check whether a text can be source at all; return its size in bytes.
 
     Raises:
         BadRequest: it has characters that no Python source may have.

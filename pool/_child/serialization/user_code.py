@@ -32,11 +32,11 @@ _uses: dict[str, int] = {}
 def run_source(code: str, name: str) -> ModuleType:
     """Run source in a fresh ``__flash_live__`` and return that module.
 
-    It is in ``sys.modules``, so that dataclasses and pickles find it.
+    The module is in ``sys.modules``, so that dataclasses and pickles find it.
     """
     filename = _filename(name)
     if (compiled := plain.get((filename, code))) is not None:
-        # No look at what it mentions: a worker pays for each function and page that it touches.
+        # The text is not searched: a worker pays for each function and page that it touches.
         return _run(Source(code, filename), compiled, NAME)
     module_name = NAME
     if "runpod" in code and handles.imports_sdk(Source(code, filename).compile()):
@@ -49,18 +49,20 @@ def run_source(code: str, name: str) -> ModuleType:
 
 
 def compile_ahead(code: str, name: str) -> CodeType | None:
-    """Have the first run of this source, in any worker forked from here, find it compiled."""
+    """Compile a source, so that workers forked from here find it compiled."""
     is_plain = "runpod" not in code and not asks_for_its_file(code)
     return compile_source(code, _first_filename(name), is_plain=is_plain)
 
 
 def forget() -> None:
-    """Be as if nothing had been run yet."""
+    """Forget all code, as if none had been run."""
     _uses.clear()
 
 
 def _filename(name: str) -> str:
-    """Not used before in this process: a traceback must not show another call's lines."""
+    """Return a file name that is new in this process: a traceback must not show another call's
+    lines.
+    """
     name = _first_filename(name)
     number = _uses[name] = _uses.get(name, 0) + 1
     return name if number == 1 else f"{name}#{number}"
@@ -80,7 +82,7 @@ def _run(source: Source, code: CodeType, name: str) -> ModuleType:
 
 
 def find_function(module: ModuleType, name: str) -> Callable[..., Any]:
-    """The function of that name.
+    """Return the function of that name.
 
     Raises:
         BadRequest: there is none; the message names those that are there.
@@ -132,7 +134,7 @@ def async_methods(cls: type[Any]) -> list[str]:
 def call_on_loop(
     cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str
 ) -> Callable[..., Any]:
-    """What makes an instance on a loop, and calls its method: an async one on the same loop."""
+    """Create an instance on a loop, and call its method there: an async method on the same loop."""
 
     def call(*method_args: Any, **method_kwargs: Any) -> Any:
         import asyncio
@@ -159,7 +161,7 @@ async def _handed_on(value: Any) -> Any:
 
 
 def find_method(instance: object, name: str) -> Callable[..., Any]:
-    """The bound method of that name.
+    """Return the bound method of that name.
 
     Raises:
         BadRequest: there is none; the message names the public ones.

@@ -52,5 +52,5 @@ def _chained(entries: list[TracebackType]) -> TracebackType | None:
 
 
 def depth_of(traceback: TracebackType | None) -> int:
-    """How many frames."""
+    """Return the number of frames."""
     return sum(1 for _ in _entries(traceback))

@@ -1,12 +1,12 @@
-"""Makes the modules shipped with a request importable, as files of a folder of its own.
+"""Makes the modules of a request importable, as files in a folder of their own.
 
     {path: source} -> checked -> files in the call's folder -> Finder on sys.meta_path
                                                             -> sys.path, PYTHONPATH
 
-They are files for what looks for files: `pkgutil`, `inspect`, children that are started. The
-folder goes with the call. The finder stays until the process ends: through the call and all it
-awaits. It comes first, as a script's own folder does on ``sys.path``; names of the standard
-library are refused instead.
+They are files for code that looks for files: `pkgutil`, `inspect`, child processes. The folder is
+deleted with the call. The finder stays until the process ends: through the call and everything that
+it awaits. The folder is searched first, like a script's own folder on ``sys.path``; names of the
+standard library are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from importlib.machinery import PathFinder, SourceFileLoader
     from importlib.util import spec_from_file_location
 else:
-    # All three without the imports.
+    # All three, without importing them.
     _external = sys.modules["_frozen_importlib_external"]
     PathFinder = _external.PathFinder
     SourceFileLoader = _external.SourceFileLoader
@@ -53,7 +53,7 @@ RESERVED = frozenset(
 
 
 class ShippedLoader(SourceFileLoader):
-    """Loads a module of the request: of another class than what is installed, which tells them apart."""
+    """Loads a module of the request; its class distinguishes the module from installed ones."""
 
 
 class Finder:
@@ -124,7 +124,7 @@ def _joining(name: str) -> str:
 
 
 def _parts_elsewhere(name: str, path: Sequence[str] | None) -> list[str]:
-    """Where an installed package without code of its own lies, if there is one of that name."""
+    """Return folders of an installed namespace package of that name, if there is one."""
     path = [one for one in (sys.path if path is None else path) if not call_files.holds(one)]
     spec = PathFinder.find_spec(name, path)
     if spec is None or spec.loader is not None:
@@ -133,7 +133,7 @@ def _parts_elsewhere(name: str, path: Sequence[str] | None) -> list[str]:
 
 
 def _show(folder: str) -> None:
-    """To children, and to whoever searches the path."""
+    """Make the folder visible to child processes, and to code that searches the path."""
     sys.path[:] = [folder, *(one for one in sys.path if not call_files.holds(one))]
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{others}" if others else folder

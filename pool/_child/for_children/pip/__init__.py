@@ -3,10 +3,9 @@
     python -m pip install x  ->  this module  ->  --target PACKAGES  ->  the real pip
     python -m pip list       ->  this module  ->  the real pip
 
-The folder above is in front on the ``PYTHONPATH`` of such programs, and `call_packages` puts it
-there. An environment is used by other calls at the same time: nobody may change it. Where the
-environment has no pip, the copy is taken that Python brings for virtualenvs (`ensurepip`).
-Standard library only; any Python.
+`call_packages` puts the folder above first on the ``PYTHONPATH`` of such programs. Other calls use
+the environment at the same time, so no call may change it. If the environment has no pip, the copy
+is used that Python bundles for virtualenvs (`ensurepip`). Standard library only; any Python.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _NO_PIP = (
 
 
 def _adapt(argv: list[str]) -> None:
-    """Have a command of pip leave the environment as it is."""
+    """Make a command of pip leave the environment unchanged."""
     of_pip = argv[0] == "-m" or os.path.basename(argv[0]).startswith("pip")
     command = next((word for word in argv[1:] if word[:1] != "-"), None) if of_pip else None
     if command == "uninstall":

@@ -1,15 +1,16 @@
-"""A worker that has an ASGI application: it loads it, then answers requests until told to close.
+"""A worker with an ASGI application: it loads the app, then answers requests until it must close.
 
     LOAD_APP     -> module -> application -> its start-up -> LOADED
     REQUEST n    -> a task on the one loop: `exchange`
     BODY n, CREDIT n, DISCONNECT n, CANCEL n -> that exchange
     CLOSE        -> the application's shutdown, and the end
 
-All requests run together on the loop; functions that are no coroutines run on the thread pool of
-the application's own framework. The module is loaded on the running loop, as a server does it.
+All requests run together on the loop; functions that are not coroutines run in the thread pool of
+the application's framework. The module is loaded on the running loop, as a server does it.
 
-Two things tear through a loop: SystemExit and KeyboardInterrupt. That of a request is caught in its
-task, and ends that request; one of a task that somebody left here is printed, and the loop goes on.
+Two exceptions tear through a loop: SystemExit and KeyboardInterrupt. Raised by a request, they are
+caught in its task, and end that request; raised by a task that was left behind, they are printed,
+and the loop continues.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     from ...channel import Channel
     from .exchange import Asgi, Exchange
 
-#: Of what the grace leaves for an exit.
+#: Share of the grace for threads at the exit.
 _SHARE_OF_THREADS = 0.8
-#: Seconds until it is looked again whether a task that is to be cancelled has left its thread.
+#: Seconds between checks whether a task that is to be cancelled has left its thread.
 _AGAIN_S = 0.02
 
 
@@ -55,7 +56,7 @@ def live(channel: Channel, load: wire.Frame) -> None:
 
 
 def see_through(app: AppWorker) -> None:
-    """All that a worker does."""
+    """Do all work of the worker."""
     try:
         if app.load():
             app.serve()
@@ -133,7 +134,7 @@ class AppWorker:
         task.result()
 
     def turn(self, own: asyncio.Task[Any] | None = None) -> None:
-        """Run the loop until it is stopped; what ``own`` raises is for whoever has it."""
+        """Run the loop until it is stopped; an exception of ``own`` is left to its owner."""
         if self.link.failure is not None:
             raise self.link.failure
         try:
@@ -145,10 +146,10 @@ class AppWorker:
     # Serving.
 
     def serve(self) -> None:
-        """Until told to close, or the supervisor is gone."""
+        """Serve until the worker must close, or the supervisor is gone."""
         channel = self.resident.channel
         self.loop.add_reader(channel.fd, self.on_readable)
-        # libuv has it non-blocking from here on; frames are sent whole, by whoever sends them.
+        # libuv sets the channel non-blocking; every sender sends frames whole.
         os.set_blocking(channel.fd, True)
         while not self.closing:
             self.turn()
@@ -217,7 +218,9 @@ class AppWorker:
             task.cancel()
 
     def cancel_still(self, exchange: Exchange) -> None:
-        """Its thread may be done by now; when it is not in time, the supervisor ends this worker."""
+        """Cancel a task whose thread may be done by now; if it is not in time, the supervisor stops
+        this worker.
+        """
         if not exchange.over:
             self.cancel(exchange)
 
@@ -235,11 +238,11 @@ class AppWorker:
         self.app = _no_app
         self.lifespan = None
         gc.collect()
-        # Threads get what the grace leaves of it, but for a little for hooks and finalizers.
+        # Threads get most of the remaining grace; the rest is for hooks and finalizers.
         left_s = (prepared.grace_s - (monotonic() - began)) * _SHARE_OF_THREADS
         process_exit.run(self.modules, lambda *_: None, left_s)
         flush_output()
 
 
 async def _no_app(*_: Any) -> None:
-    """Before there is one, and after."""
+    """Answer as an app that does not exist, before loading and after closing."""

@@ -1,13 +1,13 @@
-"""One request in an app worker: what the application receives, and what it sends.
+"""One request in an app worker: what the application receives and sends.
 
     REQUEST, BODY*, DISCONNECT --> pieces --> receive()     CREDIT back as it takes them
     send(start) --kept--> send(body) --> RESPONSE, PIECE*   as far as there is CREDIT
 
-The head of an answer waits for the first of its body: that is one message in place of two, and an
-application that dies between the two has not begun to answer. Pieces of a body are a list until
-they are taken: one growing `bytes` would be copied again and again when the application is slow.
+The head of an answer waits for the first part of the body: that makes one message instead of two,
+and an application that dies between the two has not begun to answer. Pieces of a body are a list
+until they are read: one growing `bytes` would be copied repeatedly if the application is slow.
 
-What the application may not send raises in it, in the words of the server that it knows (uvicorn).
+If the application sends something invalid, an error is raised in it, with the words of uvicorn.
 """
 
 from __future__ import annotations
@@ -89,26 +89,26 @@ class Exchange:
         self.started = False
         self.answered = False
         self.over = False
-        #: Whether its task goes on after the answer, as was told.
+        #: Whether the supervisor was told that the task continues after the answer.
         self.lingers = False
         self.event: asyncio.Event | None = None
 
     # What came.
 
     def take(self, body: bytes, more: bool) -> None:
-        """A piece of its body."""
+        """Receive a piece of the request's body."""
         if body:
             self.pieces.append(body)
         self.more = more
         self.wake()
 
     def leave(self) -> None:
-        """Its client has left."""
+        """Note that the client has left."""
         self.gone = True
         self.wake()
 
     def add_room(self, size: int) -> None:
-        """So many bytes of its answer were taken."""
+        """Note that so many bytes of the answer were accepted."""
         self.room += size
         self.wake()
 
@@ -117,7 +117,7 @@ class Exchange:
             self.event.set()
 
     async def wait(self) -> None:
-        """Until something came."""
+        """Wait until something arrives."""
         if self.event is None:
             self.event = asyncio.Event()
         self.event.clear()
@@ -126,7 +126,7 @@ class Exchange:
     # What the application does.
 
     async def receive(self) -> Message:
-        """The next part of the body; when there is no more, the end of the exchange."""
+        """Return the next part of the body; after the last, wait for the disconnect."""
         if not self.asked_for:
             self.asked_for = True
             self.give_credit(app_messages.WINDOW)
@@ -244,7 +244,7 @@ class Exchange:
     # Its task.
 
     async def run(self, app: Asgi) -> None:
-        """Have the application answer; whatever it does, this does not raise."""
+        """Run the application for the request; never raises."""
         how = app_messages.FINE
         self.has_begun = True
         output = RequestOutput(self.link, self.number, self.scope["headers"])
@@ -287,7 +287,7 @@ class Exchange:
         print(f"{what} ({target!r})", file=sys.stderr)
 
     def look_whether_over(self) -> None:
-        """It was answered a turn ago; tell when its task goes on."""
+        """One turn after the answer, report whether the task continues."""
         if not self.over:
             self.link.send(wire.LINGERS, wire.NUMBER.pack(self.number))
             self.lingers = True

@@ -3,7 +3,7 @@
     startup:  task --> app(scope lifespan) --> startup.complete | startup.failed | it raises
     shutdown: shutdown --> shutdown.complete, or whatever it does
 
-As uvicorn has it with ``--lifespan auto``: an application that raises instead of answering has no
+Like uvicorn with ``--lifespan auto``: an application that raises instead of answering has no
 lifespan, and is served all the same.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class StartupFailed(Exception):
-    """The application says that it cannot start."""
+    """The application reports that it cannot start."""
 
 
 class Lifespan:
@@ -29,10 +29,10 @@ class Lifespan:
 
     def __init__(self, app: Asgi) -> None:
         self.app = app
-        #: What its start-up leaves for requests.
+        #: The state that the start-up leaves for requests.
         self.state: dict[str, Any] = {}
         self.failure: str | None = None
-        #: It has none, or it is over.
+        #: Whether the application has no lifespan, or the lifespan is over.
         self.over = False
         self.received: asyncio.Queue[Message] = asyncio.Queue()
         self.started = asyncio.Event()
@@ -40,7 +40,7 @@ class Lifespan:
         self.task: asyncio.Task[None] | None = None
 
     async def startup(self) -> None:
-        """Until it has started.
+        """Wait until the application has started.
 
         Raises:
             StartupFailed: it will not.
@@ -52,7 +52,7 @@ class Lifespan:
             raise StartupFailed(f"the application's start-up failed: {self.failure}")
 
     async def shutdown(self) -> None:
-        """Until it has shut down."""
+        """Wait until the application has shut down."""
         if self.over:
             return
         self.received.put_nowait({"type": "lifespan.shutdown"})

@@ -1,4 +1,4 @@
-"""What the requests of an app worker share: its channel, its ledger, its loop; and what they print.
+"""Shared by all requests of an app worker: its channel, ledger and loop; and the routing of output.
 
 print, logging, warnings in a request --> RequestOutput --whole lines--> OUTPUT n, id
 what nobody asked for: an import, a thread, a child process ----------> descriptor 1
@@ -37,33 +37,35 @@ class AppLink:
         once: bool,
         ids: tuple[str, str],
     ) -> None:
-        """``ids``: what the names of requests begin with, and the pattern of those that clients give."""
+        """``ids``: the beginning of requests' names, and the pattern of ids that
+        clients may give.
+        """
         import threading
 
         self.id_prefix, pattern = ids
         self.given_id = re.compile(pattern.encode())
         #: Lines of requests are put together one after the other; signal handlers print as well.
         self.printing = threading.RLock()
-        #: Whether there is one request only: its end is told in any case.
+        #: Whether the worker serves a single request, whose end is always reported.
         self.once = once
         self.resident = resident
         self.ledger = ledger
         self.loop = loop
         self.exchanges: dict[int, Any] = {}
-        #: What the application's start-up left for requests; None: it has no lifespan.
+        #: The state that the application's start-up left for requests; None: it has no lifespan.
         self.state: dict[str, Any] | None = None
         #: Why nothing can be sent any more.
         self.failure: OSError | None = None
 
     def send(self, kind: int, meta: bytes, body: bytes = b"") -> None:
-        """Send a frame; one that cannot go is the worker's end, and not what its sender did."""
+        """Send a frame; a failure ends the worker, and does not concern the sender."""
         try:
             self.resident.send_frame(kind, meta, body, [])
         except OSError as error:
             self.fail(error)
 
     def fail(self, error: OSError) -> None:
-        """Nothing can be received or sent any more."""
+        """Fail: no frame can be received or sent any more."""
         self.failure = self.failure or error
         self.loop.stop()
 
@@ -73,7 +75,7 @@ class AppLink:
 
 
 class RequestOutput:
-    """What is printed in the context of one request, its threads and tasks included."""
+    """Output of one request, including its threads and tasks."""
 
     __slots__ = ("app", "closed", "headers", "link", "meta", "number", "over", "rest")
 
@@ -81,16 +83,17 @@ class RequestOutput:
         self.app = app
         self.number = number
         self.headers = headers
-        #: Whether its request is, which tasks and threads of it may outlive.
+        #: Whether the request is over; its tasks and threads may outlive it.
         self.over = False
-        #: As `output_routing` knows it: who outlives the request still prints for it.
+        #: Attribute that `output_routing` expects; code that outlives the request still prints for
+        #: it.
         self.link = app.resident
         self.closed = False
         self.meta = b""
         self.rest = b""
 
     def write(self, data: bytes, kind: int) -> None:
-        """It printed that; a line is sent when it is complete."""
+        """Buffer a text, and send each complete line."""
         with self.app.printing:
             data = self.rest + data
             end = len(data) if self.over or len(data) > _LINE_LIMIT else data.rfind(b"\n") + 1
@@ -112,7 +115,7 @@ class RequestOutput:
             self.app.send(kind, self.meta, data[at : at + _FRAME_LIMIT])
 
     def request_id(self) -> bytes:
-        """What its client gave, or what the front-end tells it; which comes to the same there."""
+        """Return the id that the client gave or the front-end chose; they are equal there."""
         given = b""
         for name, value in self.headers:
             if name == _REQUEST_ID:

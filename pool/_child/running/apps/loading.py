@@ -4,9 +4,9 @@
     file | module, attribute    -->  the application
     generated                        without its route of ``/execute``
 
-The files that `flash build` generates are named for their resource, which need not be a name that
-Python can import: so they are loaded by path. A generated application offers ``POST /execute``, which
-runs any code that is sent to it. That route is taken out, and ``/openapi.json`` does not show it.
+`flash build` names generated files after their resource, whose name may be invalid for an import,
+so they are loaded by path. A generated application offers ``POST /execute``, which runs any code
+that is sent to it. That route is removed, and ``/openapi.json`` does not show it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _EXECUTE = "/execute"
 
 
 class NotLoaded(Exception):
-    """There is no application where one should be; the message says what there is."""
+    """The file has no application; the message says what it has instead."""
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """The loop that uvicorn would take: that of uvloop where the environment has it."""
+    """Create the loop that uvicorn would use: uvloop's if the environment has it."""
     try:
-        # Not the app's own, if it brings one: its directory is not searched yet.
+        # Not the app's own uvloop: its directory is not searched yet.
         uvloop = importlib.import_module("uvloop")
     except ImportError:
         return asyncio.new_event_loop()
@@ -99,7 +99,7 @@ def _module(directory: str, file: str, name: str) -> Any:
 
 
 def importable_elsewhere(names: list[str], directory: str) -> list[str]:
-    """Those of the modules that are none of the app's: its zygote may import them beforehand."""
+    """Return the modules that do not belong to the app: its zygote may import them beforehand."""
     within = directory.rstrip("/") + "/"
     found = []
     for name in names:

@@ -2,8 +2,8 @@
 
     application --routes_of--> [path, methods], ...    WEBSOCKET in place of methods; None: any
 
-Those of a mounted application come before the mount itself, with its path in front. Nothing of the
-framework is imported: what looks like a route is one.
+Routes of a mounted application come before the mount itself, prefixed with its path. Nothing of the
+framework is imported: objects are recognised by their attributes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LONG = 1000
 
 
 def routes_of(app: Any) -> list[Route]:
-    """As many as are told of; none where the application has none that can be seen."""
+    """Return the routes, up to the limit; empty if the application has none that can be seen."""
     found: list[Route] = []
     try:
         for route in _routes(app, "", _DEEP):
@@ -47,7 +47,9 @@ def _routes(app: Any, prefix: str, deep: int) -> Iterator[Route]:
 
 
 def _included(route: Any, deep: int) -> Iterator[Any]:
-    """The routes of a router that FastAPI has included and not copied; else the route itself."""
+    """Return the routes of a router that FastAPI has included without copying; else the route
+    itself.
+    """
     candidates = getattr(route, "effective_candidates", None)
     if candidates is None:
         yield getattr(route, "starlette_route", None) or route

@@ -1,14 +1,14 @@
-"""One WebSocket in an app worker: what the application receives, and what it sends.
+"""One WebSocket in an app worker: what the application receives and sends.
 
     REQUEST, MESSAGE*, CLOSING --> messages --> receive()     CREDIT back as it takes them
     send(accept) --> ACCEPTED    send(send) --> MESSAGE*      as far as there is CREDIT
     send(close) --> CLOSING      send(http.response.*) --> RESPONSE, PIECE*, as of a request
 
-A message that is longer than a piece comes and goes in several. What there is of an incomplete one
-gets its credit as soon as the application waits for it, or one that is longer than the window
+A message that is longer than a piece travels in several. The received part of an incomplete message
+is credited as soon as the application waits for it; otherwise a message longer than the window
 would never be complete.
 
-What the application may not send raises in it, in the words of the server that it knows (uvicorn).
+If the application sends something invalid, an error is raised in it, with the words of uvicorn.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from .exchange import Message
     from .link import AppLink
 
-#: A connection that is closed without a word about why.
+#: Code of a connection that was closed without a status.
 _NO_STATUS = 1005
 _ABNORMAL = 1006
 
 
 class ClientDisconnected(OSError):
-    """Its client has left; frameworks know this from other servers."""
+    """The client has left; frameworks know this exception from other servers."""
 
 
 class SocketExchange(Exchange):
@@ -77,7 +77,7 @@ class SocketExchange(Exchange):
         self.wake()
 
     def close(self, code: int, reason: str) -> None:
-        """Its client has closed it, or has left."""
+        """Note that the client has closed the WebSocket, or has left."""
         self.gone = True
         self.end(code, reason)
 
@@ -112,7 +112,7 @@ class SocketExchange(Exchange):
             await self.wait()
 
     async def send(self, message: Message) -> None:
-        """Its acceptance, a message, its end, or an answer in its place."""
+        """Send an acceptance, a message, a close, or a response instead of an acceptance."""
         if self.gone:
             raise ClientDisconnected
         kind = message["type"]
@@ -216,7 +216,7 @@ def exchange_of(link: AppLink, frame: wire.Frame) -> Exchange:
 
 
 def scope_of_socket(scope: dict[str, Any]) -> None:
-    """Make a request's scope that of a WebSocket, as uvicorn has it."""
+    """Turn a request's scope into that of a WebSocket, as uvicorn does."""
     del scope["method"]
     scope["type"] = "websocket"
     scope["asgi"]["spec_version"] = "2.4"

@@ -1,12 +1,12 @@
-"""The user's function, or instance, as a generated handler has it: put behind what runs it in its place.
+"""Replaces the user's function or instance in a generated handler by one that runs in its place.
 
     name = importlib.import_module(...).name     a function
     _instance = Name()                           an instance, with a method for each job
 
-The handlers that `flash build` generates bind these as globals and call them with what the job's
-input holds as keyword arguments. The one for several jobs at a time awaits whatever it calls, and so
-fails for functions that are no coroutines: here all can be awaited. The client sends arguments that it
-cannot name as a list called ``args``.
+Handlers that `flash build` generates bind these objects as globals and call them with the job's
+input as keyword arguments. The handler for several concurrent jobs awaits every result, and so
+fails for functions that are not coroutines: the replacement can always be awaited. The client sends
+arguments that it cannot name as a list called ``args``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _BoundInstance:
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For a handler that is no coroutine: it is called in a place already."""
+    """Wrap for a handler that is not a coroutine, which runs in a place already."""
 
     @functools.wraps(function)
     def call(**kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For a handler that is one: on its loop."""
+    """Wrap for a handler that is a coroutine, on its loop."""
     on_loop = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
     @functools.wraps(function)
@@ -77,7 +77,7 @@ def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _positional(function: Callable[..., Any], kwargs: dict[str, Any]) -> list[Any]:
-    """Take the positional arguments out, where ``args`` is no parameter's own name."""
+    """Extract positional arguments, unless ``args`` is the name of a parameter."""
     given = kwargs.get(_ARGS)
     if not isinstance(given, list):
         return []

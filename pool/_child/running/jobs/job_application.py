@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: The key of a job's number in its scope.
 NUMBER = "flashpool.number"
-#: Told apart from whatever a generator yields.
+#: Marks the end of a generator.
 _END = object()
 _RESULT = "the result"
 _CHARACTERS = 200_000
@@ -73,7 +73,7 @@ class JobApplication:
         if given is None:
             given = job["input"] = {}
         if self.awaits and not isinstance(given, dict):
-            # In the words of the handler that is no coroutine; this one would raise.
+            # The words of the handler that is not a coroutine; this one would raise.
             words = f"Malformed input: expected dict, got {type(given).__name__}"
             await answer.finish({"success": False, "error": words})
             return
@@ -103,7 +103,7 @@ async def _whole(receive: Receive) -> bytes:
 
 
 async def _stepped(items: Any, call: JobCall) -> AsyncGenerator[Any, None]:
-    """A generator, each step of it in its place."""
+    """Yield a generator's items, running each step in the generator's place."""
     try:
         while (item := await call.away(next, items, _END)) is not _END:
             yield item
@@ -121,7 +121,7 @@ def _raised(error: BaseException) -> dict[str, Any]:
 
 
 class _JobAnswer:
-    """What is answered to one job."""
+    """The answer to one job."""
 
     def __init__(self, scope: Message, send: Send, output: CallOutput) -> None:
         self.output = output
@@ -146,7 +146,7 @@ class _JobAnswer:
         await self.send({"type": "http.response.body", "body": piece, "more_body": not last})
 
     async def finish(self, value: Any) -> None:
-        """It returned."""
+        """Send the result."""
         try:
             body = json_results.encode(value, _RESULT)
         except json_results.NotJson as error:
@@ -168,7 +168,7 @@ class _JobAnswer:
         await self.fail("ResultTooLarge", words)
 
     async def fail(self, error_type: str, error: str, *, user: bool = False) -> None:
-        """There is no result."""
+        """Send a failure."""
         if self.over:
             return
         told = {"error_type": error_type, "error": error, "user": user}
@@ -176,7 +176,7 @@ class _JobAnswer:
         await self.record(job_messages.FAILED, body, last=True)
 
     async def items(self, items: AsyncGenerator[Any, None]) -> None:
-        """It yields; an item that says `error` ends the job, as it does under the platform's own loop."""
+        """Send items; an item with `error` ends the job, as in the platform's own loop."""
         listed: list[bytes] = []
         size = number = 0
         try:

@@ -3,7 +3,7 @@
     LOAD_JOBS    -> module -> handler -> LOADED
     REQUEST n    -> a job: `job_application`
 
-The module is loaded while no loop runs, as the program that it is has it.
+The module is loaded while no loop runs, as if it were started as a program.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class JobWorker(app_worker.AppWorker):
         self.main.work()
 
     def take(self, frame: wire.Frame) -> None:
-        """Act on a frame; a job is told its number, by which what it prints is told apart."""
+        """Handle a frame; a job learns its number, which identifies its output."""
         super().take(frame)
         if frame.kind == wire.REQUEST:
             number, *_ = app_messages.unpack_request(frame.meta)
             self.link.exchanges[number].scope[NUMBER] = number
 
     def cancel(self, exchange: Exchange) -> None:
-        """Cancel a job; what it says of that waits for nobody."""
+        """Cancel a job; its answer to that is not awaited."""
         exchange.leave()
         super().cancel(exchange)

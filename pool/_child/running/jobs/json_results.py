@@ -1,7 +1,7 @@
-"""What a handler returns, as JSON; or the place in it that JSON has no form for.
+"""Encodes a handler's result as JSON, or names the part that JSON cannot express.
 
-As `json.dumps` writes it, but for what only Python reads again: NaN and the infinities, half of a
-surrogate pair, and lists in lists beyond a depth that readers of JSON follow.
+The text is that of `json.dumps`, except for values that only Python can read: NaN and the
+infinities, half of a surrogate pair, and lists nested more deeply than readers of JSON support.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Lists and dictionaries in one another, at most.
 DEPTH = 200
-#: Characters of a place, and of a key in it, that are told; places that are looked at.
+#: Most characters of a path and of a key in it; most places that are searched.
 _PLACE = 300
 _KEY = 60
 _PLACES = 1_000_000
@@ -26,7 +26,7 @@ _ATOMS = (str, int, float, bool, type(None))
 
 
 class NotJson(Exception):
-    """A value cannot be sent as JSON; the message names the place and what is there."""
+    """A value cannot be sent as JSON; the message names the place and the value."""
 
 
 def encode(value: Any, name: str) -> bytes:
@@ -56,7 +56,7 @@ def _sentence(problem: str) -> str:
 
 
 def _problem(value: Any, name: str) -> str:
-    """What is wrong, and where; empty: nothing was found."""
+    """Return the problem and its place; empty if there is none."""
     within: list[int] = []
     levels: list[Iterator[tuple[str, Any]]] = [iter([(name, value)])]
     for _ in range(_PLACES):
@@ -83,7 +83,7 @@ def _problem(value: Any, name: str) -> str:
 
 
 def _of_atom(place: str, value: Any) -> str:
-    """What is wrong with a value itself, without what it holds."""
+    """Return the problem of a value itself, without its members."""
     if isinstance(value, (dict, list, tuple)):
         return ""
     if isinstance(value, str):
@@ -123,7 +123,7 @@ def _inner(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def class_of_value(value: Any) -> str:
-    """The name of its class; what a class says of itself is not asked."""
+    """Return the name of a value's class, without calling its code."""
     return class_of(value) if isinstance(value, BaseException) else type(value).__qualname__
 
 

@@ -1,11 +1,12 @@
-"""Where functions of jobs run: coroutines together on the one loop, others beside it.
+"""Where functions of jobs run: coroutines together on the loop, other functions beside it.
 
     one job at a time    on the main thread, as the platform's own loop has it, while the loop stands
     more                 each on a thread of its own
 
-What has an affinity to the main thread (signals, a database connection that an import made) works
-in the first case as it does without us; and no loop runs there, so that ``asyncio.run`` works, too.
-A function that is no coroutine cannot be cancelled: whoever waits for it waits for its end.
+Code with an affinity to the main thread (signals, a database connection that an import created)
+works in the first case as it does without flashpool; and no loop runs there, so that
+``asyncio.run`` works, too. A function that is not a coroutine cannot be cancelled: waiting for it
+means waiting for its end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import threading
 from collections import deque
 
-# Late imports of it would find a `queue` of the user's.
+# A late import would find a `queue` of the user's.
 from concurrent.futures.thread import ThreadPoolExecutor
 
 TYPE_CHECKING = False
@@ -24,32 +25,33 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any, Protocol
 
-    #: Whether it returned, and what; or what it raised.
+    #: Whether the function returned, and its result or exception.
     End = tuple[bool, Any]
 
     class Place(Protocol):
-        """Where functions of jobs run that are no coroutines."""
+        """Where functions of jobs that are not coroutines run."""
 
         def begin(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
             """Run it, now or soon; the future gets its end."""
 
         def see_through(self, begin: Callable[[], asyncio.Task[End]]) -> End:
-            """Called by such a function: have a task begun on the loop, and wait for it."""
+            """Start a task on the loop and wait for it; called by such a function."""
 
 
 class JobCall:
-    """One job: its context, and what to cancel when it is cancelled."""
+    """One job: its context, and what to cancel with it."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.loop = asyncio.get_running_loop()
         self.inner: asyncio.Task[End] | None = None
         _current.set(self)
-        #: One for all that runs elsewhere: what a step of a generator sets, the next one sees.
+        #: One context for all functions of the job: values that a generator sets stay for its next
+        #: step.
         self.context = contextvars.copy_context()
 
     async def away(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that is no coroutine; returns when it is over, cancelled or not."""
+        """Call a function that is not a coroutine; return when it is over, even if cancelled."""
         ended: asyncio.Future[End] = self.loop.create_future()
         # An end is a value until it is back: a future takes no StopIteration.
         self.place.begin(ended, lambda: self.context.run(_end_of, function, args))
@@ -123,12 +125,12 @@ class OnMain:
         self._waiting: deque[tuple[asyncio.Future[End], Callable[[], End]]] = deque()
 
     def begin(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
-        """As `Place`."""
+        """See `Place`."""
         self._waiting.append((ended, work))
         self._loop.stop()
 
     def work(self) -> None:
-        """Run what waits. What a function did to the main thread's loop is undone."""
+        """Run queued functions, and undo what they did to the main thread's loop."""
         while self._waiting:
             ended, work = self._waiting.popleft()
             end = work()
@@ -138,7 +140,7 @@ class OnMain:
                 ended.set_result(end)
 
     def see_through(self, begin: Callable[[], asyncio.Task[End]]) -> End:
-        """As `Place`."""
+        """See `Place`."""
         task = begin()
         task.add_done_callback(lambda _: self._loop.stop())
         while not task.done():
@@ -147,7 +149,7 @@ class OnMain:
 
 
 class OnThreads:
-    """So many threads."""
+    """A number of threads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self._loop = loop
@@ -155,7 +157,7 @@ class OnThreads:
         self._threads = ThreadPoolExecutor(number, thread_name_prefix="job")
 
     def begin(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
-        """As `Place`."""
+        """See `Place`."""
         self._threads.submit(self._work, ended, work)
 
     def _work(self, ended: asyncio.Future[End], work: Callable[[], End]) -> None:
@@ -164,7 +166,7 @@ class OnThreads:
         self._loop.call_soon_threadsafe(_settle, ended, end)
 
     def see_through(self, begin: Callable[[], asyncio.Task[End]]) -> End:
-        """As `Place`."""
+        """See `Place`."""
         over = threading.Event()
         tasks: list[asyncio.Task[End]] = []
 

@@ -1,9 +1,9 @@
-"""What cloudpickle loses of a class that goes by value, put back into its reduction.
+"""Restores what cloudpickle loses of a class that is pickled by value.
 
-cloudpickle makes an empty class of the same bases, then sets its attributes. That loses the
-qualified name of a nested class, attributes that equal those of a base, aliases, attributes
-and combined members of enums, and fails for private slots, for builtin types that their module has under another name, and
-where a base or metaclass wants keywords of the ``class`` statement.
+cloudpickle creates an empty class with the same bases, then sets its attributes. That loses the
+qualified name of a nested class, attributes that equal those of a base, aliases, attributes and
+combined members of enums. It fails for private slots, for builtin types that their module has under
+another name, and if a base or metaclass needs keywords of the ``class`` statement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ENUM = "_make_skeleton_enum"
 _CLASS = "_make_skeleton_class"
-#: What each member of an enum has, whoever made it.
+#: Attributes that every enum member has.
 _MEMBER = frozenset(
     ("_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_", "name", "value")
 )
@@ -50,14 +50,14 @@ def reduce(cls: type, reduced: Reduced) -> Reduced:
 
 
 def is_by_value(reduced: Reduced) -> bool:
-    """Whether a class is taken apart, and not named."""
+    """Return whether a class is pickled by value, and not by name."""
     if type(reduced) is not tuple or len(reduced) != 6:
         return False
     return getattr(reduced[0], "__name__", None) in (_ENUM, _CLASS, "make_class")
 
 
 def _under_another_name(cls: type) -> tuple[types.ModuleType, str] | None:
-    """Where a type is that calls itself otherwise: that of locks is ``_thread.LockType``."""
+    """Return where a type is whose own name is wrong: the type of locks is ``_thread.LockType``."""
     module = sys.modules.get(cls.__module__)
     if module is None or cls.__module__ in BY_VALUE:
         return None
@@ -86,7 +86,9 @@ def _own(member: Any) -> dict[str, Any]:
 
 
 def fill_enum(cls: Any, state: Any) -> None:
-    """Set what the class's own ``__new__`` or ``__init__`` had set in each member."""
+    """Set the attributes that the class's own ``__new__`` or ``__init__`` had set in
+    each member.
+    """
     fill, attributes, own = state
     fill(cls, attributes)
     for name, values in own.items():
@@ -94,19 +96,19 @@ def fill_enum(cls: Any, state: Any) -> None:
 
 
 def _has_hooks(cls: type) -> bool:
-    """Whether code of a program's or a library's runs when such a class is made."""
+    """Return whether code of a program or library runs when such a class is created."""
     hooks = [base for base in cls.__mro__[1:] if "__init_subclass__" in vars(base)]
     makers = [type(cls), *hooks]
     return any(one.__module__ not in sys.stdlib_module_names for one in makers)
 
 
 def make_class(make: Any, arguments: Any) -> Any:
-    """As cloudpickle does; without hooks where these want keywords, which nobody knows any more."""
+    """Create a class like cloudpickle; skip hooks that need keywords, which are no longer known."""
     try:
         return make(*arguments)
     except TypeError:
         pass
-    # Not the modules: what they compile to depends on what the file imports, see `cross_version`.
+    # Not the modules: their compiled form depends on what the file imports, see `cross_version`.
     from abc import ABCMeta
     from types import resolve_bases
 
@@ -136,5 +138,5 @@ def make_class(make: Any, arguments: Any) -> Any:
     return _lookup_class_or_track(tracker, made)
 
 
-#: What a reader gets along with a class, as it has nothing of ours.
+#: Functions that are pickled with a class, because the reader has no flashpool.
 ALONG = (make_class, fill_enum)

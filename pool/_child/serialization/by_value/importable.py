@@ -1,6 +1,7 @@
-"""Where another process finds an object: by its own name, or in a module that has it.
+"""Finds where another process can import an object: by its own name, or from a module that has it.
 
-For what goes by value, and so with cloudpickle, which knows what it is told to take by value.
+For objects pickled by value, and so with cloudpickle, which has a list of modules to pickle by
+value.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _PLACES = 1000
 
 
 def is_importable(obj: Any) -> bool:
-    """Whether another process finds this very object by its name."""
+    """Return whether another process finds this very object by its name."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     if not isinstance(module, str) or module in BY_VALUE or not isinstance(name, str):
         return False
@@ -34,7 +35,7 @@ def is_importable(obj: Any) -> bool:
 
 
 def _is_taken_by_value(module: str) -> bool:
-    """Whether cloudpickle was told so of the module, or of a package around it."""
+    """Return whether cloudpickle pickles the module, or a package around it, by value."""
     taken: set[str] = cloudpickle.list_registry_pickle_by_value()
     parts = module.split(".")
     return any(".".join(parts[:count]) in taken for count in range(1, len(parts) + 1))
@@ -53,7 +54,7 @@ def place_of(obj: object) -> tuple[types.ModuleType, str] | None:
 
 
 def _is_at(obj: object, module: types.ModuleType, name: str) -> bool:
-    """Whether it is still there: a program may have given the name another value."""
+    """Return whether the object is still there: a program may have given the name another value."""
     return vars(module).get(name) is obj
 
 

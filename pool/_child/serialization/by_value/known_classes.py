@@ -1,9 +1,9 @@
 """Unpickles, and leaves the classes that this process has as they are.
 
-A class that went by value comes back in a result, or comes again with the arguments.
-cloudpickle finds the one that is here, and sets all its attributes once more: to what the
-other process had, and with methods whose global variables are copies. Here it stays as it
-is: what a process did with its class is its own.
+A class that was pickled by value comes back in a result, or comes again with arguments. cloudpickle
+finds the existing class, and sets all its attributes again: to the values of the other process, and
+to methods whose global variables are copies. Here the existing class stays unchanged: changes that
+a process made to its class are its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Modules that are loaded, but that no other process would find by their names.
 
-Made by hand, loaded from a path, or by a test runner: what is in them goes by value.
+Such modules are made by hand, loaded from a path, or by a test runner: their contents are pickled
+by value.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _findable: dict[str, bool] = {"__main__": True, "builtins": True}
 
 
 def is_lost(name: object) -> bool:
-    """Whether a module of that name is here and would not be found again."""
+    """Return whether a module of that name is loaded and would not be found again."""
     if type(name) is not str:
         return False
     found = _findable.get(name)
@@ -34,7 +35,7 @@ def is_lost(name: object) -> bool:
 
 
 def take_by_value_if_lost(name: object) -> None:
-    """Have cloudpickle take all by value that is in a lost module."""
+    """Make cloudpickle pickle everything in a lost module by value."""
     if is_lost(name):
         import cloudpickle
 
@@ -42,7 +43,7 @@ def take_by_value_if_lost(name: object) -> None:
 
 
 def _is_in_place(name: str, module: object, file: str | None) -> bool:
-    """Whether its file lies where an import looks for it; most do, and no search is needed."""
+    """Return whether its file is where an import looks; most are, and need no search."""
     origin = getattr(getattr(module, "__spec__", None), "origin", None)
     if origin in {"built-in", "frozen"}:
         # Python 3.13 has `_collections_abc` as `collections.abc`, with the file of the former.
@@ -66,7 +67,7 @@ def _can_be_found(name: str, file: str | None) -> bool:
             return False
         path = spec.submodule_search_locations
         if path is None and count < len(parts):
-            # Not a package, so its parent made the module by other means (as os.path is).
+            # Not a package, so its parent created the module otherwise (like os.path).
             return True
     return spec is not None and _is_same_file(spec.origin, file)
 

@@ -5,13 +5,13 @@
     kept weakly                 `weakref.ref` and its containers, dispatch caches   -> what they hold now
     classes                     see `class_reduction`
 
-A reader has cloudpickle, and nothing of ours: what puts an object together again is found in
-the standard library, or goes along by value. This module imports cloudpickle, so it is
-imported by the first value that needs it.
+The reader has cloudpickle, but no flashpool: functions that rebuild an object are in the standard
+library, or are pickled by value. This module imports cloudpickle, so the first value that needs it
+imports this module.
 
-A lock in an argument or a result is refused, as pickle does: whoever sends one means to share
-it. A lock that a function finds in a global variable is the process's own, as it would be
-if the process had imported the program.
+A lock in an argument or a result is refused, as in pickle: its sender wants to share it. A lock in
+a global variable of a function belongs to each process, as it would if the process had imported the
+program.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ _HOLDERS = frozenset(("threading", "queue", "functools"))
 #: Position of the file's name among the arguments of `types.CodeType`.
 _FILENAME = 10
 
-#: What is known of a type: how to reduce its objects, or None for cloudpickle's way.
+#: How to reduce objects of a type; None: cloudpickle's way.
 _known: dict[type, Reducer | None] = {}
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Takes what a program holds.
 
-    ``anew``: locks and the like are made anew wherever they are. ``by_name``: what functions
-    find in global variables goes by name, where a module that can be imported has it too.
+    ``anew``: recreate locks and similar objects wherever they are. ``by_name``: pickle values of
+    functions' global variables by name if an importable module has them, too.
     """
 
     def __init__(
@@ -113,16 +113,20 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 self.hold(list(getattr(value, "__dict__", {}).values()))
 
     def may_make_anew(self, obj: object) -> bool:
-        """Whether a copy may be a new one."""
+        """Return whether a copy may be a new object."""
         return self.anew or id(obj) in self._held
 
     def by_value(self, func: types.FunctionType) -> Any:
-        """A function of ours, which no reader could import."""
+        """Return a function of this package so that it is pickled by value, because no reader can
+        import it.
+        """
         return super()._dynamic_function_reduce(func)
 
 
 def _named_submodules(code: types.CodeType, names: dict[str, Any]) -> list[types.ModuleType]:
-    """Those that the code gets at by ``getattr(package, "name")``; cloudpickle sees the others."""
+    """Return submodules that the code gets by ``getattr(package, "name")``; cloudpickle finds
+    others.
+    """
     packages = [one for one in names.values() if isinstance(one, types.ModuleType)]
     texts = [one for one in code.co_consts if isinstance(one, str) and one.isidentifier()]
     found = (sys.modules.get(f"{one.__name__}.{text}") for one in packages for text in texts)
@@ -162,7 +166,9 @@ def _reduce_function(pickler: Pickler, func: Any) -> Reduced:
 
 
 def _reduce_code(_: Pickler, code: types.CodeType) -> Reduced:
-    """With its file's name, of which some versions of cloudpickle make ``<dynamic-code>``."""
+    """Keep the name of the file, which some versions of cloudpickle replace by
+    ``<dynamic-code>``.
+    """
     make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
     before, after = arguments[:_FILENAME], arguments[_FILENAME + 1 :]
     return make, (*before, code.co_filename, *after)
@@ -171,8 +177,8 @@ def _reduce_code(_: Pickler, code: types.CodeType) -> Reduced:
 def _reduce_cached(_: Pickler, cached: Any) -> Reduced:
     if is_importable(cached):
         return NotImplemented
-    # A function may call itself by the name under which it is cached: pickle writes what is
-    # cached once, when it is done with the function, and takes it from there.
+    # A function may call itself by the name under which it is cached: pickle writes the cached
+    # function once, when it is finished, and takes it from there.
     limits = getattr(cached, "cache_parameters", cached.cache_info)()
     maxsize = limits["maxsize"] if isinstance(limits, dict) else limits.maxsize
     typed = isinstance(limits, dict) and limits["typed"]
@@ -220,7 +226,9 @@ def _fill_dispatcher(dispatcher: Any, state: Any) -> None:
 
 
 def _reduce_descriptor(base: Any, _: Pickler, obj: Any) -> Reduced:
-    """Of a class derived from ``base``, whose constructor may take anything."""
+    """Reduce an object whose class derives from ``base``, and whose constructor may
+    take anything.
+    """
     parts: tuple[Any, ...] = (obj.__func__,) if base is not property else ()
     if base is property:
         parts = (obj.fget, obj.fset, obj.fdel)
@@ -236,7 +244,7 @@ def _fill_descriptor(descriptor: Any, state: Any) -> None:
 
 
 def _reduce_named(_: Pickler, obj: Any) -> Reduced:
-    """An object of the program's whose class says that it goes by its name there."""
+    """Reduce an object of the program whose class refers to it by a global name."""
     reduced = obj.__reduce_ex__(5)
     if not isinstance(reduced, str):
         return reduced
@@ -272,7 +280,7 @@ def _reduce_type_alias(_: Pickler, obj: Any) -> Reduced:
 
 
 def _reduce_variable(_: Pickler, variable: Any) -> Reduced:
-    """A context variable, with the value that it has here."""
+    """Reduce a context variable, with its value in this context."""
     if (place := place_of(variable)) is not None:
         return getattr, place
     import contextvars
@@ -302,7 +310,7 @@ def _reduce_sentinel(_: Pickler, obj: object) -> Reduced:
 
 
 def _reduce_manager(_: Pickler, manager: Any) -> Reduced:
-    """Of ``@contextmanager``: what makes it anew, until it is entered."""
+    """Reduce a `@contextmanager` object so that it is recreated, if it has not been entered."""
     if "func" not in vars(manager):
         return NotImplemented
     return type(manager), (manager.func, manager.args, manager.kwds)
@@ -348,7 +356,7 @@ _REDUCERS: dict[str, Reducer] = {
     "weakref.WeakKeyDictionary": runtime_objects.reduce_weak_items,
     "weakref.WeakValueDictionary": runtime_objects.reduce_weak_items,
 }
-#: What goes along by value.
+#: Functions that are pickled by value.
 _OURS = frozenset(
     (
         *(_new_dispatcher, _fill_dispatcher, _fill_descriptor, _set_variable),

@@ -1,4 +1,4 @@
-"""What lives only while a program runs, and how a reader makes it again: see `pickler`."""
+"""Objects that exist only while a program runs, and how a reader recreates them: see `pickler`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def make_local(local: Any) -> Reduced:
-    """A `threading.local` with what this thread has in it."""
+    """Create a `threading.local` with this thread's values."""
     return type(local), (), dict(local.__dict__) or None
 
 
@@ -21,14 +21,14 @@ def make_threads(threads: Any) -> Reduced:
 
 
 def reduce_weak(_pickler: object, reference: Any) -> Reduced:
-    """A weak reference: it lives as long as something else that is sent refers to its object."""
+    """Reduce a weak reference: it lives as long as another sent object refers to its target."""
     target = reference()
     # Nothing else refers to this set.
     return type(reference), (set() if target is None else target,)
 
 
 def reduce_weak_method(_pickler: object, reference: Any) -> Reduced:
-    """The same of a bound method; one whose object is gone cannot be made again."""
+    """Reduce a weak bound method; one whose object is gone cannot be recreated."""
     method = reference()
     return NotImplemented if method is None else (type(reference), (method,))
 
