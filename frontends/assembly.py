@@ -12,6 +12,7 @@ from .ceilings import Ceilings
 from .contracts.sdk2 import sdk_variables
 from .contracts.sdk2.live_api import LiveApi
 from .contracts.sdk2.live_calls import SdkCalls
+from .instance_news import InstanceNews
 from .replay.keeper import FailureKeeper
 from .replay.kept import KeptRequests
 from .service import Service
@@ -40,6 +41,7 @@ def make_service(settings: Settings, result_limit: int) -> Service:
         logged_bytes_a_second=settings.log_output_kb_s * 1024,
         tracing=_tracing() if settings.telemetry else None,
         keeper=FailureKeeper(KeptRequests.of(settings), pool) if settings.keep_failed_mb else None,
+        news=InstanceNews.of(environments, pool),
     )
 
 

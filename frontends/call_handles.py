@@ -69,6 +69,7 @@ class CallHandle:
         "_again",
         "_pool",
         "_prepared",
+        "annotated",
         "call_id",
         "cancelled",
         "failed",
@@ -91,6 +92,8 @@ class CallHandle:
         self.failed: Callable[[Call, int, Outcome], None] = tell_end
         #: Of a call that is traced.
         self.span: CallSpan | None = None
+        #: Adds what is known of its instance on other pods; None: it has none, or nobody knows.
+        self.annotated: Callable[[Outcome], Outcome] | None = None
 
     def cancel(self, reason: str) -> None:
         """Cancel the call. `outcome` is set as soon as the call has ended."""
@@ -121,6 +124,8 @@ class CallHandle:
                 self._prepared = self._prepared._replace(call=again)
                 asyncio.get_running_loop().call_soon(self._resubmit)
                 return
+        if self.annotated is not None:
+            outcome = self.annotated(outcome)
         if warnings := self._prepared.warnings:
             outcome = replace(outcome, warnings=(*warnings, *outcome.warnings))
         if outcome.error_type is not None:

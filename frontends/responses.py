@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from flashpool.pool.calls import NOWHERE, InstanceRecord, Outcome, Receipt
+from flashpool.pool.calls import NOWHERE, Outcome, Receipt
 from flashpool.pool.errors import FlashpoolError
+from flashpool.pool.instance_records import InstanceRecord
 from flashpool.pool.workers.ends import outcomes
 
 #: HTTP status of refusals; all other ends are results of a call, and 200.

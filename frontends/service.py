@@ -33,6 +33,7 @@ from .call_handles import (
     Watcher,
 )
 from .ceilings import Ceilings
+from .instance_news import InstanceNews
 from .logs.calls import tell_end, was_refused
 from .replay.keeper import FailureKeeper
 from .responses import Answer
@@ -78,6 +79,7 @@ class Service:
         logged_bytes_a_second: int = 0,
         keeper: FailureKeeper | None = None,
         tracing: Tracing | None = None,
+        news: InstanceNews | None = None,
     ) -> None:
         """``logged_bytes_a_second``: of what a call writes, so much is repeated in the log."""
         #: None: calls are not traced.
@@ -91,6 +93,7 @@ class Service:
             responses.of_outcome, result_limit=result_limit
         )
         self._keeper = keeper
+        self._news = news
         self._logged = logged_bytes_a_second
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -104,6 +107,8 @@ class Service:
         """Start the pool; returns before it is ready."""
         await self.pool.start()
         self._starting = asyncio.ensure_future(self._watch_start())
+        if self._news is not None:
+            self._news.start()
 
     async def _watch_start(self) -> None:
         try:
@@ -141,6 +146,8 @@ class Service:
             await self._keeper.close()
         if self.tracing is not None:
             await self.tracing.close()
+        if self._news is not None:
+            await self._news.close()
 
     def health(self) -> int:
         """200 ready, 204 starting, 503 neither: as a load balancer's probe reads it."""
@@ -203,6 +210,9 @@ class Service:
             pending = CallHandle(self.pool, prepared, self._again)
         if self._keeper is not None:
             pending.failed = self._failed
+        if self._news is not None and (want := prepared.call.want) is not None:
+            self._news.called(want)
+            pending.annotated = self._news.annotated
         if span is None:
             pending.call_id = self.pool.submit(prepared.call, pending)
         else:

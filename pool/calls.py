@@ -11,11 +11,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from . import call_ids
+from .instance_records import InstanceRecord
 from .trace_context import TraceContext
 
 if TYPE_CHECKING:
@@ -254,49 +253,6 @@ class Receipt(NamedTuple):
             "pid": self.pid,
             "exit": self.exit,
         }
-
-
-class InstanceRecord(NamedTuple):
-    """The instance that a call ran in, as its answer shows it. Times are seconds since 1970."""
-
-    instance: str
-    class_name: str
-    created_at: float
-    last_used_at: float
-    #: Calls that began in the instance, including this one.
-    method_calls: int
-    #: Counts how often it was made under this name; 1 is the first.
-    generation: int
-    #: Why the previous instance ended, if this one replaced it.
-    rebuilt_because: str | None = None
-    #: Whether this call's constructor arguments are those of the instance.
-    same_arguments: bool = True
-    #: Why the instance ended with this call, or None.
-    ended_because: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, the shape of a response's ``instance_info``."""
-        return {
-            "class_name": self.class_name,
-            "created_at": _utc(self.created_at),
-            "last_used": _utc(self.last_used_at),
-            "method_calls": self.method_calls,
-            "generation": self.generation,
-            "rebuilt": self.rebuilt_because is not None,
-            "rebuilt_because": self.rebuilt_because,
-            "same_arguments": self.same_arguments,
-            "ended_because": self.ended_because,
-        }
-
-
-def _utc(at: float) -> str:
-    second = int(at)
-    return f"{_utc_second(second)}.{int((at - second) * 1000):03d}+00:00"
-
-
-@lru_cache(maxsize=1024)
-def _utc_second(at: int) -> str:
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -158,6 +158,9 @@ class CallWatching(Protocol):
     async def stacks(self, number: int) -> Stacks | None:
         """Where its threads are; None: it is not running."""
 
+    def instances(self) -> set[str]:
+        """Names of the instances that are there, or being created."""
+
     def close_instance(self, name: str, reason: str) -> bool:
         """Close an instance when its calls are over; False: there is none of that name."""
 

@@ -18,9 +18,10 @@ from typing import Final, Protocol
 
 from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
-from flashpool.pool.calls import Call, InstanceRecord
+from flashpool.pool.calls import Call
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.instance_records import InstanceRecord
 from flashpool.pool.scheduling.commands import Command, ZygoteKey
 from flashpool.pool.workers.call_table import CallTable
 from flashpool.pool.workers.ends import outcomes

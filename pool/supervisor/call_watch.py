@@ -207,6 +207,10 @@ class CallWatch:
 
     # Instances and environments.
 
+    def instances(self) -> set[str]:
+        """Names of those that are there, or being created."""
+        return {one.name for one in self._components.residents.table}
+
     def close_instance(self, name: str, reason: str) -> bool:
         """Close an instance when its calls are over."""
         residents = self._components.residents

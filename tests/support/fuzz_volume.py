@@ -13,6 +13,7 @@ import atheris
 #: What is watched; to watch all that is imported takes minutes.
 WATCHED = ["flashpool.envs.store", "flashpool.envs.archives", "flashpool.envs.resolving.memo"]
 WATCHED += ["flashpool.frontends.qb.outbox", "flashpool.frontends.qb.spill"]
+WATCHED += ["flashpool.frontends.instance_files"]
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=WATCHED):

@@ -20,6 +20,7 @@ from flashpool.envs.archives import archive
 from flashpool.envs.archives.extraction import Promise, extract
 from flashpool.envs.errors import EnvironmentFailure
 from flashpool.envs.resolving.memo import StoredMemo
+from flashpool.envs.settings import EnvSettings
 from flashpool.envs.store import manifest
 from flashpool.envs.store.claims import Claims
 from flashpool.envs.store.eviction import Evictor, StoreLimits, evict_archives, sweep
@@ -27,6 +28,7 @@ from flashpool.envs.store.layout import Store, remove_tree
 from flashpool.envs.store.lease_files import LeaseTable, Marks
 from flashpool.envs.store.liveness import Liveness, parse_holder
 from flashpool.envs.store.preloads import read_preloads
+from flashpool.frontends import instance_files
 from flashpool.frontends.qb.outbox import JobReport, Outbox
 from flashpool.frontends.qb.paths import report_key
 from flashpool.frontends.qb.spill import Spill
@@ -86,6 +88,7 @@ class Readers:
             self.claim,
             self.names,
             self.queue_names,
+            self.instances,
         ]
 
     def feed(self, data: bytes) -> None:
@@ -217,6 +220,14 @@ class Readers:
                 remove_tree(path)
         assert self.environment.is_dir()
 
+    def instances(self, data: bytes) -> None:
+        """Bytes in the file in which a server names its instances."""
+        folder = self.store.root / "instances"
+        folder.mkdir(exist_ok=True)
+        (folder / "aa-1-1-aa.json").write_bytes(data)
+        found = instance_files.InstanceFiles(self.root, EnvSettings(), "pod").exchange({})
+        assert all(len(key) == 32 and one.as_dict() for key, one in found.items())
+
     def queue_names(self, data: bytes) -> None:
         """The same among reports and results."""
         kind, name = data[:1], _name(data[1:])
@@ -299,5 +310,6 @@ def examples(readers: Readers) -> list[bytes]:
         readers.claim: readers.holders.me.encode(),
         readers.names: b"\0" + readers.holders.me.encode(),
         readers.queue_names: b"\0" + readers.report.name.encode(),
+        readers.instances: json.dumps({"pod": "x", "instances": {"a" * 32: [1.5, True]}}).encode(),
     }
     return [bytes([number]) + of_reader[reader] for number, reader in enumerate(readers.all)]

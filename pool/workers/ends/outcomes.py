@@ -9,9 +9,10 @@ from pathlib import Path
 from flashpool.envs.import_names import providers_of
 from flashpool.pool import exit_causes
 from flashpool.pool._child import wire
-from flashpool.pool.calls import InstanceRecord, Outcome, Phase, Receipt
+from flashpool.pool.calls import Outcome, Phase, Receipt
 from flashpool.pool.errors import FlashpoolError
 from flashpool.pool.exit_causes import Cause, Stop
+from flashpool.pool.instance_records import InstanceRecord
 from flashpool.pool.workers.worker import ActiveCall
 
 
