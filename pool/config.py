@@ -1,4 +1,4 @@
-"""What a pool is made with. Front-ends fill it from `settings`, `Pool` from its arguments."""
+"""The configuration of a pool. Front-ends fill it from `settings`, `Pool` from its arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Final, TypedDict
 
 from flashpool.pool._child.fork_server import memory_tricks as tricks
 
-#: What OpenMP, OpenBLAS, MKL, BLIS, numexpr and Apple's library take their number from.
+#: Variables from which OpenMP, OpenBLAS, MKL, BLIS, numexpr and Apple's library take their number
+#: of threads.
 _THREAD_LIMITS: Final = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -19,8 +20,8 @@ _THREAD_LIMITS: Final = (
     "NUMEXPR_MAX_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-#: What keeps libraries from threads that they start when they are imported, and that no fork would
-#: have: jemalloc as pyarrow has it, and as libraries in Rust do (polars); numexpr.
+#: Variables that keep libraries from starting threads at import, which no fork would have: jemalloc
+#: in pyarrow, and in libraries in Rust (polars); numexpr.
 _NO_THREADS: Final = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     # Beside it what polars itself sets, where nothing is set.
@@ -58,7 +59,7 @@ class PoolConfig:
     sharing: int | None = None
     #: Calls that may wait; one more is refused as `Overloaded`. None: no bound.
     queue_limit: int | None = 1000
-    #: Defaults for calls that bring no limit of their own.
+    #: Defaults for calls without limits of their own.
     queue_timeout_s: float | None = None
     call_timeout_s: float | None = None
     memory_mb: int | None = None
@@ -68,18 +69,18 @@ class PoolConfig:
     #: of these its answer waits for that.
     exit_s: float = 10.0
     exit_answer_s: float = 0.25
-    #: Seconds a zygote may take to come up (site, checks), and each package that it preloads.
+    #: Seconds a zygote may take to start (site, checks), and each package that it preloads.
     start_timeout_s: float = 60.0
-    #: Bytes of output kept per call; the middle goes first.
+    #: Bytes of output kept per call; the middle is cut.
     output_limit: int = 1024 * 1024
-    #: Whether descriptors 1 and 2 of workers are told apart; else they are one pipe.
+    #: Whether workers have separate pipes for descriptors 1 and 2; else one pipe.
     split_output: bool = False
     #: Most spares kept ahead per zygote; the number in use adapts below it.
     max_spares: int = 8
-    #: Seconds without a call after which spares are let go.
+    #: Seconds without a call after which spares are stopped.
     spare_idle_s: float = 60.0
-    #: Environments beside the base whose zygotes may be up at once, and the seconds without
-    #: a call after which one is let go.
+    #: Environments beside the base whose zygotes may run at once, and the seconds without a call
+    #: after which one is stopped.
     max_environments: int = 32
     environment_idle_s: float = 900.0
     #: GPUs of calls that do not say how many; None: one, where there are GPUs.
@@ -94,7 +95,7 @@ class PoolConfig:
     instances: int = 16
     instance_idle_s: float | None = 900.0
     instances_mb: int | None = None
-    #: The same of the memory of GPUs.
+    #: The same for GPU memory.
     instances_gpu_mb: int | None = None
     #: Calls of one instance's async methods that run together, where a call does not say.
     instance_concurrency: int = 32
@@ -110,7 +111,7 @@ class PoolConfig:
     extra_path: tuple[str, ...] = ()
     #: Working directory of calls; ``/`` when it is gone.
     workdir: str = field(default_factory=os.getcwd)
-    #: ``fork``, or ``spawn``: every worker does its own start-up.
+    #: ``fork``, or ``spawn``: every worker performs its own start-up.
     start_method: str = "fork"
     #: Ways in which zygotes make forks cheaper that rely on CPython's memory and on the kernel.
     memory_tricks: tuple[str, ...] = tricks.ALL
@@ -124,7 +125,7 @@ class PoolConfig:
 
 
 class PoolKeywords(TypedDict, total=False):
-    """What `Pool` takes of `PoolConfig` as keywords, for editors and type checkers."""
+    """The fields of `PoolConfig` that `Pool` accepts as keywords, for editors and type checkers."""
 
     base_python: str | os.PathLike[str]
     queue_limit: int | None
@@ -161,7 +162,7 @@ class PoolKeywords(TypedDict, total=False):
 def thread_limits(cores: int, slots: int) -> dict[str, str]:
     """Variables that give the native libraries of each call its share of the cores.
 
-    They are read when a library is loaded. Without them, calls side by side would each
-    start a thread per core.
+    Libraries read them when they are loaded. Without them, concurrent calls would each start a
+    thread per core.
     """
     return dict.fromkeys(_THREAD_LIMITS, str(max(1, cores // slots)))

@@ -1,11 +1,11 @@
-"""Functions for a worker whose Python is another version than ours.
+"""Pickles functions for a worker with another version of Python.
 
     code object -> its source, if that can be read and gives the same code here
                 -> compiled there, the function of that name taken out of it
 
-Bytecode is good for one minor version of Python: another one refuses it, or worse, runs
-it. Whatever goes by reference needs none of this, and data does not either. What has no
-readable source (code made by ``exec``, part of a longer statement) is refused, with what to do about it.
+Bytecode is valid for one minor version of Python: another version refuses it, or runs it wrongly.
+Functions that are pickled by reference need none of this, and neither does data. Code without
+readable source (made by ``exec``, part of a longer statement) is refused, with advice.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Version = tuple[int, int]
 
 OURS: Final[Version] = sys.version_info[:2]
 
-#: Evaluated in the worker, where nothing of ours can be imported by name: compile the
-#: factory, take the code of the function in it.
+#: Evaluated in the worker, which cannot import flashpool by name: compiles the factory, and takes
+#: the code of the function in it.
 _THERE: Final = (
     "[inner for outer in compile(source, filename, 'exec', flags, True).co_consts"
     " if hasattr(outer, 'co_consts') for inner in outer.co_consts"
@@ -38,7 +38,7 @@ _THERE: Final = (
 
 
 def wanted(python_version: str | None, base_python: str) -> Version:
-    """The Python that a call runs in: the one it names, else the pool's."""
+    """Return the Python that a call runs in: the one that it names, else the pool's."""
     if python_version is not None:
         major, minor = python_version.split(".")[:2]
         return int(major), int(minor)
@@ -59,7 +59,7 @@ def _version_of(python: str) -> Version:
 
 
 def reduce_code(code: CodeType, version: Version) -> tuple[Any, ...]:
-    """How to pickle a code object for another version.
+    """Return how to pickle a code object for another version.
 
     Raises:
         InvalidRequest: its source cannot be read.
@@ -79,7 +79,9 @@ def reduce_code(code: CodeType, version: Version) -> tuple[Any, ...]:
 
 
 def _factory(code: CodeType) -> str | None:
-    """Source of a function that defines ours: its parameters are what ours closes over."""
+    """Return the source of a function that defines the given one: its parameters are the closure's
+    variables.
+    """
     try:
         text = textwrap.dedent(inspect.getsource(code))
     except (OSError, TypeError):
@@ -90,9 +92,11 @@ def _factory(code: CodeType) -> str | None:
 
 
 def _index(source: str, code: CodeType) -> int | None:
-    """Which function of that name in the source it is; None when it is not in there.
+    """Return the index of the function among those of its name in the source; None if it is
+    missing.
 
-    Files change, a line may hold two lambdas: it is the one that compiles to the same.
+    Files change, and a line may hold two lambdas: the function is the one that compiles to the same
+    code.
     """
     flags = code.co_flags & _FUTURES
     try:
@@ -123,7 +127,7 @@ def _constant(value: object) -> object:
     if isinstance(value, str):
         # Up to 3.10 an inner function's qualified name is a constant, and begins elsewhere.
         return str, value.rpartition("<locals>.")[2]
-    # 1, True and 1.0 are equal, and a set's order is its own.
+    # 1, True and 1.0 are equal, and sets have no order.
     text = sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
     return type(value), text
 

@@ -39,7 +39,7 @@ class FlashpoolError(Exception):
     ``details`` holds JSON-able facts (phase, signal, exit_code, limits).
     """
 
-    #: Whether sending the same call again can help without changing it.
+    #: Whether sending the same call again, unchanged, may succeed.
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, **details: Any) -> None:
@@ -93,7 +93,7 @@ class Timeout(CallError, TimeoutError):
 class SoftTimeout(Timeout):
     """The call's soft time limit passed: raised in its main thread, so that ``finally`` runs.
 
-    Where a call cannot import it, it is a `TimeoutError` of the same name.
+    In a call that cannot import this class, a `TimeoutError` of the same name is raised.
     """
 
 
@@ -124,7 +124,7 @@ class ResidentLost(CallError):
 
 
 class InstanceLost(CallError):
-    """The instance was evicted, closed or lost, and the call asked not to make it anew."""
+    """The instance was evicted, closed or lost, and the call requires the existing one."""
 
 
 class RemoteException(CallError):

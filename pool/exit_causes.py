@@ -1,4 +1,4 @@
-"""Why a call ended without a result: from what is known of a death to words and types."""
+"""Explains why a call ended without a result: from facts about a death to messages and types."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Of `flashpool.pool._child.fork_server.worker_start`, named here so that it need not be imported.
+#: From `flashpool.pool._child.fork_server.worker_start`, repeated here so that it need not be
+#: imported.
 CHANNEL_LOST: Final = 81
 DAMAGED: Final = 82
 NOT_BEGUN: Final = 83
@@ -36,7 +37,7 @@ class OomKill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """An end in words."""
+    """The cause of an end."""
 
     error_type: str
     message: str
@@ -82,7 +83,9 @@ def of_lost_zygote(reason: str, output_tail: str) -> Cause:
 
 
 def of_stuck(stop: Stop | None, pid: int, output_tail: str) -> Cause:
-    """The worker was to end, and cannot: ``stop`` is why, if the call is to hear of it."""
+    """Return the end of a call whose worker cannot be killed; ``stop`` is the reason for stopping
+    it, if the call should get it.
+    """
     stop = stop or NEVER_BEGAN
     message = (
         f"{stop.message}\nIts process {pid} cannot be killed now, because it is blocked inside the kernel, for example by a volume or a driver "
@@ -135,7 +138,7 @@ NEVER_BEGAN: Final = Stop(
 
 
 def not_handed_over(error: OSError) -> Stop:
-    """What was for the worker did not go through its channel."""
+    """Return the end of a call that could not be sent over its worker's channel."""
     return Stop(
         error_type="WorkerCrashed",
         message=f"the call could not be sent to its worker: {error.strerror}. Does the pool's "
@@ -145,7 +148,7 @@ def not_handed_over(error: OSError) -> Stop:
 
 
 def of_app(status: int | None, stop: Stop | None, oom: OomKill | None) -> Cause:
-    """Say why the worker of an app died, whoever had a request in it."""
+    """Explain the death of an app's worker, for all requests in it."""
     facts = exit_facts(status)
     if stop is not None:
         return Cause(error_type=stop.error_type, message=stop.message, details=facts)
@@ -191,14 +194,14 @@ def exit_words(status: int) -> str:
 
 
 def signal_name(number: int) -> str:
-    """``SIGSEGV`` for 11; ``signal 40`` where there is no name."""
+    """Return ``SIGSEGV`` for 11; ``signal 40`` for a signal without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 
 
-#: What a signal usually means, for people who do not know it by heart.
+#: The usual meaning of signals.
 _USUALLY: Final = {
     "SIGSEGV": "native code accessed memory that it does not own",
     "SIGBUS": "native code accessed memory that does not exist (a truncated file, a full /dev/shm)",

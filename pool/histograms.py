@@ -1,7 +1,7 @@
 """Seconds, counted by how many they are: of each phase, and of each of the last minutes.
 
-Seconds are counted many at a time: sorted first, which costs each of them less than a search of its
-own. What is read of it, percentiles too, costs the same however many were counted.
+Seconds are counted in batches: sorting them first is cheaper than a search for each. Reading costs
+the same however many were counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from .stats import BucketStats, LatencyStats, MinuteStats
 
-#: Upper bounds of the buckets, in seconds; one more bucket has what is above.
+#: Upper bounds of the buckets, in seconds; one further bucket holds larger values.
 BOUNDS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
@@ -49,7 +49,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many were counted."""
+        """The number of counted values."""
         return sum(self.counts)
 
     def percentile(self, fraction: float) -> float:
@@ -64,7 +64,7 @@ class Histogram:
         return self.largest
 
     def stats(self) -> LatencyStats:
-        """All of it, as it is now."""
+        """Return all figures as they are now."""
         return LatencyStats(
             count=self.count,
             sum_s=round(self.total, 6),
@@ -78,7 +78,7 @@ class Histogram:
 
 
 def _cumulative(counts: Sequence[int]) -> list[BucketStats]:
-    """As Prometheus has them: each bucket holds what is in those below, too."""
+    """Accumulate like Prometheus: each bucket includes those below."""
     found, below = [], 0
     for index, count in enumerate(counts):
         below += count
@@ -106,7 +106,7 @@ class LastHour:
         self._minute(now).seconds.add(seconds)
 
     def failed(self, now: float) -> None:
-        """One of the calls of this minute, counted before or later, failed."""
+        """Count a failed call of this minute, which may be counted before or after its time."""
         self._minute(now).failed += 1
 
     def _minute(self, now: float) -> _Minute:

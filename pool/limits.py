@@ -1,17 +1,18 @@
-"""What calls may be limited to, in numbers and in words: one table for requests, options and settings."""
+"""Bounds of limits in numbers and words, shared by requests, options and settings."""
 
 from __future__ import annotations
 
 from typing import Final, TypeGuard
 
-#: MiB a call can be limited to: a worker alone needs the least; more is nobody's machine.
+#: Bounds of memory limits in MiB: a worker alone needs the least; no machine has more than the
+#: most.
 MEMORY_MB_MIN: Final = 16
 MEMORY_MB_MAX: Final = 1 << 30
 MEMORY_ACCEPTS: Final = f"a whole number of MiB, {MEMORY_MB_MIN} to {MEMORY_MB_MAX}"
 #: Calls of an instance's async methods that may run together.
 CONCURRENCY_MAX: Final = 1000
 CONCURRENCY_ACCEPTS: Final = f"a whole number, 1 to {CONCURRENCY_MAX}"
-#: What random numbers may follow from.
+#: The largest seed.
 SEED_MAX: Final = (1 << 63) - 1
 SEED_ACCEPTS: Final = f"a whole number, 0 to {SEED_MAX}"
 #: A year: a larger limit is a mistake, and would overflow timers.
@@ -23,35 +24,35 @@ PRELOAD_ZYGOTES_MAX: Final = 1000
 
 
 def fits_memory(megabytes: int) -> bool:
-    """Whether a call can be limited to so much memory."""
+    """Return whether a value is a valid memory limit."""
     return MEMORY_MB_MIN <= megabytes <= MEMORY_MB_MAX
 
 
 def fits_seed(seed: int) -> bool:
-    """Whether random numbers may follow from it."""
+    """Return whether a value is a valid seed."""
     return 0 <= seed <= SEED_MAX
 
 
 def fits_concurrency(calls: int) -> bool:
-    """Whether so many calls may run together in one instance."""
+    """Return whether a value is a valid number of concurrent calls in an instance."""
     return 1 <= calls <= CONCURRENCY_MAX
 
 
 def fits_seconds(seconds: float) -> bool:
-    """Whether a call can be limited to so much time."""
+    """Return whether a value is a valid time limit."""
     return 0 < seconds <= SECONDS_MAX
 
 
 def is_variable(name: str, value: str) -> bool:
-    """Whether a process can have that in its environment."""
+    """Return whether a process can have such an environment variable."""
     return bool(name) and "=" not in name and "\0" not in name and "\0" not in value
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is a number; True and False are none."""
+    """Return whether a value is a number; True and False are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number; True and False are none."""
+    """Return whether a value is a whole number; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,9 +1,9 @@
 """Pickles a program's functions and arguments so that another process can load them.
 
-A worker imports what the program imports, from the same ``sys.path``. What it could not
-import goes by value: all of ``__main__``, lambdas and closures (cloudpickle's own
-rules), and beyond those rules everything from a module that is in ``sys.modules`` but
-that no search would find again: loaded from a path, made by hand, or by a test runner.
+A worker imports what the program imports, from the same ``sys.path``. Objects that it could not
+import are pickled by value: everything in ``__main__``, lambdas and closures (cloudpickle's own
+rules), and also everything from a module in ``sys.modules`` that an import would not find again:
+loaded from a path, made by hand, or by a test runner.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _culprit(pickler: Pickler) -> str | None:
 
 
 def dumps_for(version: cross_version.Version) -> Dumps:
-    """The same for a worker whose Python is of that version.
+    """Pickle for a worker with that version of Python.
 
     Raises (when it is called):
         InvalidRequest: a function cannot go there.
@@ -95,7 +95,7 @@ def dumps_for(version: cross_version.Version) -> Dumps:
 def example() -> tuple[cross_version.Version, str]:
     """A call of a function that travels by value, as base64 text, and the Python it is for.
 
-    For zygotes, to get used to what they will mostly be sent.
+    Return example calls with which zygotes warm up.
     """
     function = payload.pack(lambda value: value, dumps)
     call, _ = payload.pack_call(function, payload.pack(((None,), {}), dumps))
@@ -103,14 +103,16 @@ def example() -> tuple[cross_version.Version, str]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is arguments that hold nothing but scalars: the common small call."""
+    """Return whether the arguments contain only scalars: the usual small call."""
     if type(value) is tuple and len(value) == 2 and not value[1] and type(value[0]) is tuple:
         return payload.PLAIN.issuperset(map(type, value[0]))
     return False
 
 
 def _is_code(value: Any) -> bool:
-    """Whether it is what to call, and not what with: locks in it are the worker's own then."""
+    """Return whether an object is what to call, and not an argument: its locks then belong to the
+    worker.
+    """
     return callable(value)
 
 
@@ -135,7 +137,8 @@ class _PortablePickler(Pickler):
 
 
 def program_path() -> tuple[str, ...]:
-    """What a worker's ``sys.path`` needs in front to import the program's own modules.
+    """Return the entries that a worker's ``sys.path`` needs in front to import the program's own
+    modules.
 
     The standard library and site-packages stay out: the worker's interpreter brings
     them, and in front they would change what shadows what.

@@ -1,4 +1,4 @@
-"""What is told while an environment is made, kept for those who read of it afterwards."""
+"""Keeps the progress lines of a build for callers who read them afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE_LIMIT: Final = 500
 
 
 class ProgressNotes:
-    """The last lines that were told."""
+    """The last progress lines."""
 
     __slots__ = ("_lines",)
 
@@ -27,5 +27,5 @@ class ProgressNotes:
         return line
 
     def text(self) -> bytes:
-        """As it stands before a call's output."""
+        """Return the lines as text, to be placed before a call's output."""
         return "".join(f"{line}\n" for line in self._lines).encode("utf-8", "backslashreplace")

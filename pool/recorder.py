@@ -1,4 +1,4 @@
-"""What a pool has to remember for its stats: outcomes, latencies, failures, and its own mistakes.
+"""Records facts for a pool's statistics: outcomes, latencies, failures, and its own errors.
 
 Everything is bounded: histograms, the last hour by the minute, the latest failures, counters by cause.
 """
@@ -34,9 +34,9 @@ FAILURES: Final = 50
 _ERROR_TEXT: Final = 300
 #: Bytes of what a failed call wrote last.
 _LAST_LINES: Final = 1000
-#: In place of an end's name that is none of ours: user code wrote it to its worker's channel.
+#: Replaces an unknown name of an end, which user code wrote to its worker's channel.
 OTHER: Final = "other"
-#: Of a receipt, in the order in which a call goes through them; the first three are its environment's.
+#: Phases of a receipt, in the order of a call; the first three are its environment's.
 PROVISIONING: Final = ("resolve", "fetch", "build")
 PHASES: Final = (*PROVISIONING, "queue", "start", "run", "exit", "total")
 #: Ends that are counted in one go, which costs each a tenth of what it would cost alone.
@@ -54,7 +54,8 @@ class Recorder:
         self._failures: deque[FailureStats] = deque(maxlen=FAILURES)
         self._phases = {name: Histogram() for name in PHASES}
         self._hour = LastHour()
-        #: Of calls that ended before this time, all in one minute, and are not counted yet.
+        #: Receipts of calls that ended in the same minute, before this time, and are not counted
+        #: yet.
         self._receipts: list[Receipt] = []
         self._minute_over = 0.0
         self.origins: Counter[str] = Counter()
@@ -95,7 +96,7 @@ class Recorder:
         self._minute_over = (now // 60 + 1) * 60.0
 
     def unprovided(self, call_id: int | None, label: str, outcome: Outcome) -> None:
-        """The same of one whose environment could not be had; it took none of the pool's time."""
+        """Record a call whose environment was not available; it used no time of the pool."""
         if outcome.error_type is not None:
             self.origins["failed"] += 1
             now = time.time()
@@ -125,7 +126,7 @@ class Recorder:
         )
 
     def exit_ended(self, call_id: int, label: str, what: str, seconds: float) -> None:
-        """Record what a call had left and was ended."""
+        """Record what a call had left and was stopped."""
         self._exits_ended += 1
         self._exits.append(
             EndedExitStats(
@@ -134,11 +135,11 @@ class Recorder:
         )
 
     def exits(self, running: int) -> ExitStats:
-        """What was ended, newest last, and how many run."""
+        """Return what was stopped, newest last, and how many exits run."""
         return ExitStats(running=running, ended=self._exits_ended, recent=list(self._exits))
 
     def callback_failed(self, where: str, error: Exception) -> None:
-        """Record a mistake of flashpool's own; whoever calls this ends what it belongs to."""
+        """Record an error of flashpool itself; the caller ends what the error belongs to."""
         self._callback_errors += 1
         self._last_callback_error = f"{where}: {type(error).__name__}: {error}"[:_ERROR_TEXT]
         _log.error("Bug in flashpool, in %s", where, exc_info=error)
@@ -147,9 +148,9 @@ class Recorder:
     def counted(
         self, where: str, then: Callable[[Exception], object] | None = None
     ) -> Iterator[None]:
-        """Go on behind this, whatever is raised in it: that is recorded.
+        """Continue after this block, whatever is raised in it, and record the error.
 
-        ``then`` ends what it belongs to; what is raised in there is recorded as well.
+        ``then`` ends what the error belongs to; an error in that is recorded as well.
         """
         try:
             yield
@@ -164,7 +165,7 @@ class Recorder:
         return list(self._failures)
 
     def latency(self) -> dict[str, LatencyStats]:
-        """Seconds by phase; phases that no call had are left out."""
+        """Return seconds by phase, without phases that no call had."""
         self._count(time.time())
         return {phase: one.stats() for phase, one in self._phases.items() if one.count}
 
@@ -186,7 +187,7 @@ class Recorder:
         )
 
 
-# Both without a descriptor to be had, too: stats are wanted most when something runs out.
+# Both work without a free descriptor: statistics matter most during a shortage.
 
 
 def _resident_bytes() -> int:

@@ -1,9 +1,9 @@
 """The pool's clock: monotonic seconds, less those in which this process did not run.
 
-A container that is paused, a SIGSTOP or a machine that is suspended holds up everything that has
-a limit. Nobody is to be blamed for the time: calls, zygotes and idle instances go on where they
-were. So limits are compared with this clock, and a timer of the loop that fires too early by it
-is set again for what is left.
+A paused container, a SIGSTOP or a suspended machine delays everything that has a limit. That time
+must not count: calls, zygotes and idle instances continue where they were. So limits are compared
+with this clock, and a timer of the loop that fires too early by this clock is set again for the
+rest.
 
     beat, every BEAT_S, and before a limit is compared: notices a pause
 
@@ -36,7 +36,7 @@ class RunningTime:
         #: No beat is awaited before the first.
         self._late_at = float("inf")
         still = iter(partial(getitem, self._still, 0), None)
-        #: The time, by what is known of pauses.
+        #: The time without known pauses.
         self.now: Callable[[], float] = map(sub, starmap(monotonic, repeat(())), still).__next__
 
     @property

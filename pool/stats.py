@@ -1,4 +1,4 @@
-"""What an operator can ask of a pool: one typed document, collected in the supervisor."""
+"""The statistics of a pool: one typed document, collected in the supervisor."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class SlotStats:
 class ShortageStats:
     """Something that the machine has not enough of just now."""
 
-    #: Who needs it, such as ``zygote base#0``.
+    #: What needs the resource, such as ``zygote base#0``.
     who: str
     what: str
     for_s: float
-    #: How often it was asked for in vain.
+    #: Number of failed attempts.
     times: int
 
 
@@ -50,7 +50,7 @@ class GpuStats:
     memory_bytes: int | None
     #: At the latest look.
     used_bytes: int
-    #: What is in use without calls.
+    #: Bytes in use without calls.
     level_bytes: int | None
     #: Why it is quarantined, and for how long it has been.
     evidence: str | None
@@ -75,7 +75,7 @@ class GpusStats:
     #: Calls that stand in line for some.
     waiting: int
     driver: str
-    #: Why there are none.
+    #: Why there are no GPUs.
     reason: str | None
     devices: list[GpuStats]
 
@@ -102,13 +102,13 @@ class ZygoteStats:
     workers: int
     starts: int
     last_failure: str | None
-    #: Its share of memory (PSS); only the admin listener measures it.
+    #: Proportional share of memory (PSS); only the admin listener measures it.
     pss_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStats:
-    """One call that runs or waits for its worker to go."""
+    """One call that runs, or whose worker has not exited."""
 
     id: int
     label: str
@@ -135,7 +135,7 @@ class InstanceStats:
     waiting: int
     idle_s: float
     memory_mb: float
-    #: Its GPUs, and what it holds of their memory where `FLASHPOOL_INSTANCES_GPU_MB` is set.
+    #: Its GPUs, and its memory on them if `FLASHPOOL_INSTANCES_GPU_MB` is set.
     gpus: list[str]
     gpu_memory_mb: float
 
@@ -145,12 +145,13 @@ class StuckStats:
     """A worker that was killed and is still there, or what it left; it holds its slot and GPUs."""
 
     worker: int
-    #: What of it cannot be killed, the kernel's letter for what that does, and where it waits.
+    #: Its processes that cannot be killed, the kernel's letter for their state, and where they
+    #: wait.
     pids: list[int]
     state: str
     waits_for: str
     call: int | None
-    #: Of the call, or of its instance.
+    #: Label of the call, or of its instance.
     label: str
     since_s: float
     environment: str
@@ -159,7 +160,7 @@ class StuckStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketStats:
-    """How many took no longer than ``le_s`` seconds; ``None`` is no limit."""
+    """How many values were at most ``le_s`` seconds; ``None`` is no limit."""
 
     le_s: float | None
     count: int
@@ -192,7 +193,9 @@ class MinuteStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureStats:
-    """One recent failure. ``cause`` is one of the outcomes; ``last_lines`` ends what was written."""
+    """One recent failure. ``cause`` is one of the outcomes; ``last_lines`` is the end of the
+    output.
+    """
 
     at: float
     call: int | None
@@ -208,7 +211,7 @@ class FailureStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedExitStats:
-    """What a call had left to be done at its exit, and was ended."""
+    """Something that a call had left at its exit, and was stopped."""
 
     at: float
     call: int
@@ -222,7 +225,7 @@ class ExitStats:
     """Calls whose function has returned and whose process still exits."""
 
     running: int
-    #: How often something was ended at the limit, and the latest of it.
+    #: How often something was stopped at the limit, and the latest cases.
     ended: int
     recent: list[EndedExitStats]
 
@@ -235,14 +238,14 @@ class SupervisorStats:
     uptime_s: float
     rss_mb: float
     open_files: int
-    #: Exceptions out of its own callbacks, which are its mistakes; the latest one.
+    #: Exceptions of flashpool's own callbacks, which are bugs; and the latest one.
     callback_errors: int
     last_callback_error: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStats:
-    """One place of environments that is open, and the heartbeat that keeps leases there."""
+    """One open store of environments, and the heartbeat that keeps leases there."""
 
     root: str
     heartbeat_age_s: float
@@ -262,7 +265,7 @@ class StoreStats:
 class AppWorkerStats:
     """One worker of a deployed app."""
 
-    #: Counts the workers that the app ever had: what a worker keeps is that of its generation.
+    #: Counts all workers that the app ever had: module state belongs to one generation.
     generation: int
     state: str
     pid: int | None
@@ -274,7 +277,7 @@ class AppWorkerStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolatedStats:
-    """Requests of an app that run each in a process of their own."""
+    """Requests of an app that run in processes of their own."""
 
     waiting: int
     running: int
@@ -287,7 +290,7 @@ class IsolatedStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighbourStats:
-    """What an app is told of the other resources of its project."""
+    """What an app knows of the other resources of its project."""
 
     #: Addresses that are known.
     endpoints: int
@@ -301,7 +304,7 @@ class NeighbourStats:
 class RouteStats:
     """Requests of a deployed app for one of its routes, since the start."""
 
-    #: Its template; ``(none)``: the app has no route for them, or was not loaded.
+    #: Template of the route; ``(none)``: the app has no route for them, or was not loaded.
     route: str
     #: By status class, ``2xx`` and so on; ``left``: the client left before an answer; ``cut``: the
     #: answer broke off.
@@ -321,14 +324,14 @@ class AppStats:
     workers: list[AppWorkerStats]
     deaths: int
     last_death: str | None
-    #: Whether another one took its place, and it only finishes what it has.
+    #: Whether another app has replaced it, and it only finishes its requests.
     retiring: bool
     isolated: IsolatedStats
-    #: What is to be said of it, such as why the last reload came to nothing.
+    #: A remark for operators, such as why the last reload changed nothing.
     note: str | None
-    #: Where its other resources are served; null where nobody asks.
+    #: Where its other resources are served; null if the platform is not asked.
     neighbours: NeighbourStats | None
-    #: Its requests by route; those of an app that it took the place of are among them.
+    #: Its requests by route, including those of apps that it replaced.
     routes: list[RouteStats] = field(default_factory=list)
 
 
@@ -354,7 +357,7 @@ class PoolStats:
     latency: dict[str, LatencyStats]
     #: Calls of the last hour by the minute; minutes without any are left out.
     last_hour: list[MinuteStats]
-    #: How often calls found their environment where: ``memo``, ``disk``, ``built`` and so on.
+    #: How often environments were found where: ``memo``, ``disk``, ``built`` and so on.
     environment_origins: dict[str, int]
     recent_failures: list[FailureStats]
     exits: ExitStats

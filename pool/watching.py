@@ -1,4 +1,4 @@
-"""What an operator sees of calls, and may ask of them: the words that both sides of the seam share.
+"""What operators see of calls and may ask: types on both sides of the seam.
 
     CallWatching.find("job-7") -> 17      any id: number, name, or what its caller calls it
                 .calls, .call             CallView: running, waiting, and the latest that ended
@@ -31,10 +31,10 @@ FEED_LIMIT: Final = 1024 * 1024
 class CallView:
     """One call, as it is now or as it ended."""
 
-    #: Its name, which no call of another process has; and its number in this one.
+    #: Its name, unique among processes; and its number in this process.
     id: str
     number: int
-    #: What its caller calls it; empty: nothing.
+    #: The caller's own id; empty: none.
     request_id: str
     label: str
     #: ``building``, ``queued``, ``running``, ``exiting`` or ``ended``.
@@ -52,7 +52,7 @@ class CallView:
     instance: str | None = None
     pid: int | None = None
     gpus: tuple[str, ...] = ()
-    #: As in an answer; of one that runs, as far as it has come.
+    #: The receipt as in an answer; of a running call, its parts so far.
     receipt: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -61,9 +61,9 @@ class Stacks:
     """The Python stacks of a call's process."""
 
     pid: int | None
-    #: As `faulthandler` writes them, the runtime's own frames left out; empty: see ``problem``.
+    #: In the form of `faulthandler`, without the runtime's own frames; empty: see ``problem``.
     text: str = ""
-    #: Why there are none.
+    #: Why there are no stacks.
     problem: str = ""
     #: Other calls that run in the same process, as an instance's do.
     beside: int = 0
@@ -77,15 +77,17 @@ class BuildView:
     key: str
     requirements: tuple[str, ...]
     python_version: str | None
-    #: The names of calls that wait for it.
+    #: The names of calls that wait for the build.
     calls: tuple[str, ...]
     age_s: float
-    #: What was told last of how it gets on.
+    #: The latest progress line.
     progress: str
 
 
 class OutputFeed:
-    """What a call writes, for one reader: pieces in order, then its end. Never blocks the writer."""
+    """The output of a call, for one reader: pieces in order, then its end. Never blocks
+    the writer.
+    """
 
     def __init__(self, kept: bytes = b"", limit: int = FEED_LIMIT) -> None:
         self._limit = limit
@@ -93,15 +95,15 @@ class OutputFeed:
         self._size = 0
         self._lost = 0
         self._changed = asyncio.Event()
-        #: Set when the call has ended, and all of it was put.
+        #: Set when the call has ended, and all of its output was put.
         self.outcome: Outcome | None = None
-        #: Whether nothing more comes.
+        #: Whether nothing more follows.
         self.ended = False
         if kept:
             self._pieces.append((kept, False))
 
     def put(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """It wrote that."""
+        """Add output of the call."""
         if self._size + len(chunk) > self._limit:
             self._lost += len(chunk)
         else:
@@ -116,7 +118,7 @@ class OutputFeed:
         self._pieces.append((b"\n[... %d bytes were not read in time ...]\n" % lost, False))
 
     def end(self, outcome: Outcome | None) -> None:
-        """It has ended."""
+        """End the feed."""
         if self._lost:
             self._tell_lost()
         self.outcome, self.ended = outcome, True
@@ -138,25 +140,27 @@ class OutputFeed:
 
 
 class CallWatching(Protocol):
-    """What can be asked; on the backend's loop."""
+    """Questions about calls; on the backend's loop."""
 
     def find(self, text: str) -> int | None:
-        """The number of the call that has this id, of any kind; None: there is none."""
+        """Return the number of the call that has this id, of any kind; None: there is none."""
 
     def calls(self) -> list[CallView]:
-        """Those that have not ended, oldest first; then those that have, newest first."""
+        """Return calls that have not ended, oldest first; then those that have, newest first."""
 
     def call(self, number: int) -> CallView | None:
-        """One of them."""
+        """Return one call."""
 
     def follow(self, number: int) -> OutputFeed | None:
-        """What it wrote, and writes; None: no such call. Give it back to `unfollow`."""
+        """Return a feed of its output; None: no such call. Pass the feed to `unfollow`
+        when done.
+        """
 
     def unfollow(self, number: int, feed: OutputFeed) -> None:
         """Nobody reads that any more."""
 
     async def stacks(self, number: int) -> Stacks | None:
-        """Where its threads are; None: it is not running."""
+        """Return the stacks of its threads; None: it is not running."""
 
     def instances(self) -> set[str]:
         """Names of the instances that are there, or being created."""
@@ -171,17 +175,17 @@ class CallWatching(Protocol):
         """Cancel all calls that wait for one, and so its build; how many; None: no such build."""
 
     async def build(self, spec: Spec, wait_s: float) -> Mapping[str, Any]:
-        """Make an environment ahead of its first call; what it is, or that it takes longer.
+        """Build an environment ahead of its first call; return its facts, or that it takes longer.
 
         Raises:
             FlashpoolError: it cannot be had.
         """
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """What making it would take, package by package; nothing is built."""
+        """Explain what building it would install, package by package; nothing is built."""
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
         """The exact versions in an environment, as requirements; nothing where it is gone."""
 
     async def environments(self) -> Mapping[str, Any]:
-        """What the store holds."""
+        """List the store's environments."""

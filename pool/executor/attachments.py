@@ -1,4 +1,4 @@
-"""What else lives on an engine's loop, beside the backend: an admin listener, say.
+"""Other services on an engine's loop, beside the backend, such as an admin listener.
 
 any thread: attach, detach -----> loop: start, stop
                                   loop: stop_all, when the backend has ended
@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 
 class Attachments:
-    """Those of one engine."""
+    """The attachments of one engine."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, backend: Backend) -> None:
         self._loop = loop
@@ -84,6 +84,6 @@ class Attachments:
             try:
                 return done.result(timeout=_LOOK_S)
             except concurrent.futures.TimeoutError:
-                # A loop that ended meanwhile will never get to it.
+                # A loop that ended meanwhile never runs the function.
                 if self._loop.is_closed():
                     raise PoolClosed("the pool is shut down") from None

@@ -1,4 +1,4 @@
-"""What a caller may ask for a call: the keywords of `Pool.options`."""
+"""Options of a call: the keywords of `Pool.options`."""
 
 from __future__ import annotations
 
@@ -48,37 +48,39 @@ class CallKeywords(TypedDict, total=False):
 class CallOptions:
     """Options of the calls made through one view of a pool. ``None``: the pool's default."""
 
-    #: What the environment it runs in is made of: requirements, the Python, system packages.
-    #: Nothing of all that is the base environment.
+    #: The call's environment: requirements, version of Python, system packages. Without any of
+    #: these, the base environment.
     dependencies: tuple[str, ...] = ()
     python_version: str | None = None
     system_dependencies: tuple[str, ...] = ()
     #: Resolve the requirements again, in place of what they meant a while ago.
     refresh: bool = False
-    #: GPUs the call gets for its own; it sees no others.
+    #: Number of GPUs that only this call gets; it sees no others.
     gpus: int | None = None
     #: Seconds it may run.
     timeout: float | None = None
-    #: Seconds after which `SoftTimeout` is raised in it, so that ``finally`` runs; before ``timeout``.
+    #: Seconds after which `SoftTimeout` is raised in the call, so that ``finally`` runs; before
+    #: ``timeout``.
     soft_timeout: float | None = None
     #: Seconds it may wait for a slot.
     queue_timeout: float | None = None
     #: Mebibytes of memory its process tree may use.
     memory_mb: int | None = None
-    #: Random numbers follow from it, and are the same in each such call; `uuid`, `secrets` and
-    #: ``os.urandom`` stay random. None: each call has its own.
+    #: Random numbers are derived from this, and are the same in each call with the same seed;
+    #: `uuid`, `secrets` and ``os.urandom`` stay random. None: each call has its own.
     seed: int | None = None
     #: Environment variables, on top of the pool's.
     env: Mapping[str, str] = field(default_factory=dict)
     #: ``"call"``: a process per call.
     isolation: str = "call"
-    #: It may run again when its worker dies half-way.
+    #: The call may run again if its worker dies while it runs.
     idempotent: bool = False
-    #: It has a directory of its own, its working directory and ``TMPDIR``, removed with it.
+    #: The call has a directory of its own as working directory and ``TMPDIR``, removed with the
+    #: call.
     scratch: bool = False
 
     def merged(self, changes: Mapping[str, Any]) -> CallOptions:
-        """These options with some changed.
+        """Return these options with some changed.
 
         Raises:
             InvalidRequest: an option is unknown, or its value makes no sense.
@@ -95,7 +97,7 @@ class CallOptions:
         return merged
 
     def environment(self) -> Spec | None:
-        """What its environment is made of; None: the base environment."""
+        """Return the packages of the call's environment; None: the base environment."""
         if not (self.dependencies or self.system_dependencies or self.python_version):
             return None
         from flashpool.envs import Spec
@@ -108,7 +110,9 @@ class CallOptions:
         )
 
     def touches(self) -> frozenset[str]:
-        """What a call with these changes that imports read: `scheduling.preloading`."""
+        """Return what a call with these options changes that imports read:
+        `scheduling.preloading`.
+        """
         touched = {f"env:{name}" for name in self.env}
         if self.seed is not None:
             touched.add("random")
@@ -127,7 +131,7 @@ class CallOptions:
 
 
 def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
-    """Refuse names that are none, with the nearest one that is, and all there are."""
+    """Raise an error for unknown names; suggest the closest match and list all names."""
     for name in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -178,7 +182,7 @@ def _check(options: CallOptions) -> None:
 
 
 def _is_python_version(text: str) -> bool:
-    # Late: only calls with an environment of their own pay for what this imports, and they need it.
+    # Late: only calls with an environment of their own need what this imports.
     from flashpool.envs.resolving.spec import is_python_version
 
     return is_python_version(text)

@@ -6,11 +6,11 @@
                             Sink.done -------------------> unpickle, set the future,
                                                            and so run callbacks
 
-Nothing of the user's runs on the loop thread: a callback that blocks
-or a slow unpickle holds up other results, but never the backend.
+User code never runs on the loop thread: a callback that blocks or a slow unpickling delays other
+results, but never the backend.
 
-The threads hold the engine, the engine never holds the `Pool`: a pool that nobody
-references any more closes its engine, which ends its calls' work and then leaves.
+The threads hold the engine, the engine never holds the `Pool`: a pool without references closes its
+engine, which finishes its calls and then exits.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Engine:
         self.grace_s = grace_s
         #: Whether descriptors reach the workers.
         self.shares_descriptors = backend.shares_descriptors
-        #: Of those that wait for one environment, the call that shows its progress.
+        #: For each environment that calls wait for, the call that shows its progress.
         self._narrators: dict[Spec, Task] = {}
         #: A dict for its order: that of submission.
         self._tasks: dict[Task, None] = {}
@@ -66,7 +66,7 @@ class Engine:
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
-        #: What else lives on the loop, as long as the backend does.
+        #: Other services on the loop, for as long as the backend lives.
         self.attachments = Attachments(self._loop, backend)
         self._inbox = Inbox(self._loop)
         self._deliveries = Deliveries(self._loop)
@@ -74,7 +74,7 @@ class Engine:
         #: Why, and with what grace, the backend is stopped, if that is not for want of calls.
         self._stop_reason: str | None = None
         self._stop_grace_s: float | None = None
-        #: Those that stop it although it stops already: they shorten the grace.
+        #: Tasks that stop a backend which is stopping already: they shorten the grace.
         self._hastening: list[asyncio.Task[None]] = []
         self._threads = (
             threading.Thread(target=self._run_loop, name="flashpool-loop", daemon=True),
@@ -99,7 +99,7 @@ class Engine:
                 thread.start()
             self._started.wait()
         except BaseException:
-            # Interrupted (Ctrl-C): nobody will know of this engine.
+            # Interrupted (Ctrl-C): no code will have a reference to this engine.
             self.end("its start was interrupted", grace_s=0.0)
             raise
         if self._failure is not None:
@@ -107,7 +107,7 @@ class Engine:
             raise self._failure
 
     def submit(self, task: Task, call: Call) -> None:
-        """Have a call run. Its descriptors are ours now.
+        """Have a call run. The engine owns its descriptors now.
 
         Raises:
             PoolClosed: too late, or this is another process.
@@ -158,7 +158,8 @@ class Engine:
         self.post(self._release, instance)
 
     def ask(self, question: Callable[[], Any]) -> Any:
-        """What a function returns on the loop's thread, after all that was posted before.
+        """Return the result of a function on the loop's thread, after everything that was posted
+        before.
 
         Raises:
             PoolClosed: the loop has ended.
@@ -179,7 +180,7 @@ class Engine:
         return self.ask(self._backend.stats)
 
     def find(self, call_id: int) -> Task | None:
-        """The call of that id, unless it has ended."""
+        """Return the call of that id, unless it has ended."""
 
         def look() -> Task | None:
             return next((task for task in list(self._tasks) if task.call_id == call_id), None)
@@ -202,8 +203,8 @@ class Engine:
     def close(self, cancel_queued: bool = False) -> OpenCalls:
         """Take no more calls; leave when those taken have ended. Does not wait.
 
-        A call that a free slot is waiting for counts as running, not as queued; one that
-        waits for its environment is queued.
+        A call for which a slot is free counts as running, not as queued; one that waits for its
+        environment is queued.
         """
         if self.pid != os.getpid():
             return OpenCalls()
@@ -229,7 +230,7 @@ class Engine:
         return OpenCalls(running=len(tasks) - cancelled, cancelled=cancelled)
 
     def end(self, reason: str, *, grace_s: float | None = None) -> OpenCalls:
-        """Take no more calls, cancel those that have not begun, and end those that run.
+        """Accept no more calls, cancel those that have not begun, and stop those that run.
 
         Does not wait. Those that run fail as `Cancelled`, for the reason given; their processes
         have ``grace_s`` to exit in (None: the pool's). Another time it can only shorten that.
@@ -293,7 +294,7 @@ class Engine:
             self._started.set()
             await self._finish.wait()
             if not self._cut_short:
-                # What calls left to be done at their exits is bounded by `exit_s`.
+                # The time for exits of calls is limited by `exit_s`.
                 await self._backend.drain(SECONDS_MAX)
         finally:
             reason = self._stop_reason or "the pool is shut down"
@@ -335,7 +336,7 @@ class Engine:
         if not begun:
             self._stop_reason, self._stop_grace_s = reason, grace_s
         if begun or not self._started.is_set():
-            # It stops already, with another grace; or it waits for its zygote, which this ends.
+            # The backend is stopping with another grace, or waits for its zygote, which this ends.
             stopping = self._backend.stop(reason, grace_s=grace_s)
             self._hastening.append(self._loop.create_task(stopping))
 
@@ -366,9 +367,9 @@ class Engine:
             self._finish.set()
 
     def narrates(self, task: Task) -> bool:
-        """Whether it is this call that shows how its environment gets on. Loop thread.
+        """Return whether this call shows the progress of its environment. Loop thread.
 
-        One of those that wait does: they share one terminal.
+        Only one of the calls that wait for it does, because they share one terminal.
         """
         return task.waits_for is None or self._narrators.setdefault(task.waits_for, task) is task
 
@@ -385,11 +386,11 @@ class Engine:
             self._finish.set()
 
     def deliver(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the delivery thread call a function, with the rest of this turn's. Loop thread."""
+        """Have the delivery thread call a function, with others of this turn. Loop thread."""
         self._deliveries.deliver(function, *args)
 
 
 def close_all(fds: tuple[int, ...] | list[int]) -> None:
-    """Close descriptors that nobody will read."""
+    """Close descriptors that no code will read."""
     for fd in fds:
         os.close(fd)

@@ -57,14 +57,14 @@ class Function:
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is inside of partials."""
+    """Return the function inside partials."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
 def is_generator_function(function: Callable[..., Any]) -> bool:
-    """Whether its call is to be a stream of items."""
+    """Return whether calls of the function are streams of items."""
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
@@ -77,7 +77,9 @@ def key_of(function: Callable[..., Any]) -> Hashable:
 
 
 def touches_of(function: object) -> frozenset[str]:
-    """What calls of a function, or of a class's methods, change that imports read, as its source tells."""
+    """Return what calls of a function, or of a class's methods, change that imports read, judged by
+    the source.
+    """
     if isinstance(function, type):
         methods = [getattr(one, "__func__", one) for one in vars(function).values()]
         return _NOTHING.union(*(touches_of(one) for one in methods if inspect.isfunction(one)))
@@ -101,7 +103,7 @@ def _is_suspicious(code: CodeType) -> bool:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """The code, and all that is defined in it."""
+    """Yield a code object, and all that are defined in it."""
     left = [code]
     while left:
         yield (one := left.pop())

@@ -33,11 +33,12 @@ T = TypeVar("T")
 class CallFuture(Future[T]):
     """The future of one call."""
 
-    #: What the call cost and where it ran; None until it ended, and for queued cancels.
+    #: What the call cost and where it ran; None before its end, and if it was cancelled while
+    #: queued.
     receipt: Receipt | None = None
-    #: What it wrote to its standard output and error, bounded; set with the receipt.
+    #: The call's standard output and error, bounded; set with the receipt.
     output: bytes = b""
-    #: What is odd about how it ran, in sentences.
+    #: Warnings about how the call ran, one sentence each.
     warnings: tuple[str, ...] = ()
     _sink: CallSink | None = None
     _call_id: int | None = None
@@ -48,7 +49,8 @@ class CallFuture(Future[T]):
 
     @property
     def call_id(self) -> int | None:
-        """Its number in statistics and log lines, for `Pool.cancel`; None if it was never taken.
+        """The call's number in statistics and log lines, for `Pool.cancel`; None if it was never
+        accepted.
 
         May wait a moment until it has one.
         """
@@ -56,7 +58,9 @@ class CallFuture(Future[T]):
         return self._call_id if sink is None else sink.wait_for_id()
 
     def result(self, timeout: float | None = None) -> T:
-        """As any future's. An interrupt (Ctrl-C) of the wait ends the call."""
+        """Return the result, as `Future.result` does. An interrupt (Ctrl-C) of the wait cancels the
+        call.
+        """
         try:
             return super().result(timeout)
         except KeyboardInterrupt:
@@ -67,7 +71,9 @@ class CallFuture(Future[T]):
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As any future's. An interrupt (Ctrl-C) of the wait ends the call."""
+        """Return the exception, as `Future.exception` does. An interrupt (Ctrl-C) of the wait
+        cancels the call.
+        """
         try:
             return super().exception(timeout)
         except KeyboardInterrupt:
@@ -84,8 +90,8 @@ class CallFuture(Future[T]):
                 return False
             if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
                 return True
-            # Straight to the notified state, and telling the waiters here: `wait` and
-            # `as_completed` count only that one, and nobody else would tell them.
+            # Set the notified state directly, and notify the waiters here: `wait` and
+            # `as_completed` only count that state, and no other code would notify them.
             self._state = CANCELLED_AND_NOTIFIED
             sink = self._take_sink()
             for waiter in self._waiters:
@@ -113,7 +119,7 @@ class CallFuture(Future[T]):
                 self._state = RUNNING
 
     def finish(self, result: Any, error: BaseException | None) -> bool:
-        """Settle it; False when it was cancelled meanwhile."""
+        """Set the result or exception; return False if the future was cancelled meanwhile."""
         self._take_sink()
         try:
             if error is None:
@@ -156,12 +162,12 @@ class CallSink:
             self._future.start_running()
 
     def told(self, line: str) -> None:
-        """Show how its environment gets on."""
+        """Show the progress of the environment."""
         if self.wants_output and self._engine.narrates(self):
             show_line(self._engine, line)
 
     def environment_ready(self) -> None:
-        """It waits for a slot."""
+        """The call waits for a slot."""
         self._engine.environment_ready(self)
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
@@ -169,7 +175,7 @@ class CallSink:
         show(self._engine, chunk, stderr=stderr)
 
     def item(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """One item of a stream; the first makes the iterator the future's result."""
+        """Receive an item of a stream; the first makes the iterator the future's result."""
         stream = self._stream
         if stream is None:
             close_all(fds)
@@ -190,7 +196,7 @@ class CallSink:
         stream.finish(outcome)
 
     def closing(self) -> None:
-        """The pool closes. Nobody may be left to read a stream: one that is stalled ends."""
+        """The pool closes. A stalled stream may have no reader any more, so it is ended."""
         if self._stream is not None:
             self._stream.end_if_unread()
 
@@ -214,7 +220,7 @@ class CallSink:
         future.finish(*decode(outcome))
 
     def fail(self, error: BaseException) -> None:
-        """There will be no outcome."""
+        """Fail the future: there will be no outcome."""
         future, self._future = self._future, None
         if future is not None:
             future.finish(None, error)
@@ -224,16 +230,16 @@ class CallSink:
     # Any thread.
 
     def is_queued(self) -> bool:
-        """Whether no worker has it yet and nobody cancelled it."""
+        """Return whether the call has no worker yet and is not cancelled."""
         future = self._future
         return future is not None and future._state == PENDING
 
     def running(self) -> bool:
-        """Whether a worker has it, or had."""
+        """Return whether a worker has, or had, the call."""
         return not self.is_queued()
 
     def is_over(self) -> bool:
-        """Whether its future was cancelled, or its iterator closed."""
+        """Return whether the future was cancelled, or the iterator closed."""
         future = self._future
         if future is not None:
             return future.done()
@@ -257,7 +263,7 @@ class CallSink:
         return self.call_id
 
     def cancelled(self) -> None:
-        """The future was cancelled; the call has to go."""
+        """Cancel the call, because the future was cancelled."""
         self._engine.cancel(self)
 
     def abandon(self, error: BaseException) -> None:
@@ -273,7 +279,7 @@ class CallSink:
 
 
 def _is_of_generator(outcome: Outcome) -> bool:
-    """Whether it is the generator that ended so, and not the pool that ended the call."""
+    """Return whether the generator itself ended so, and the pool did not end the call."""
     return outcome.ok or outcome.from_user
 
 
@@ -281,7 +287,7 @@ def _finish_with(future: CallFuture[Any], stream: Stream, outcome: Outcome | Non
     if outcome is not None:
         future.receipt, future.output = outcome.receipt, outcome.output
         future.warnings = outcome.warnings
-    # When the future was cancelled meanwhile, dropping the iterator ends the call.
+    # If the future was cancelled meanwhile, dropping the iterator cancels the call.
     future.finish(RemoteIterator(stream), None)
 
 

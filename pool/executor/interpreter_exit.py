@@ -1,4 +1,4 @@
-"""What becomes of engines when the interpreter leaves, or forks.
+"""Handles engines when the interpreter exits, or forks.
 
 leaving: close all -> wait for what was submitted -> (Ctrl-C: end it) -> gone
          of a Ctrl-C: end all -> gone
@@ -26,13 +26,13 @@ class Living(stopping.Stoppable, Protocol):
         """Take no more calls; leave when those taken have ended."""
 
     def disown(self) -> None:
-        """It is the parent's: touch nothing, fail what waits here."""
+        """In a fork: leave the parent's resources alone, and fail calls that wait here."""
 
 
 #: Engines of this process that have not ended.
 engines: set[Living] = set()
 exiting = False
-#: Whether Ctrl-C cut off what the program had submitted, when Python no longer minds.
+#: Whether Ctrl-C stopped submitted calls while the interpreter was exiting.
 _cut_off = False
 
 
@@ -56,9 +56,9 @@ def _exit() -> None:
 
 
 def _is_interrupted() -> bool:
-    """Whether the program ends because of an uncaught KeyboardInterrupt.
+    """Return whether the program ends because of an uncaught KeyboardInterrupt.
 
-    A prompt leaves its last uncaught exception in the same place, and goes on.
+    A prompt leaves its last uncaught exception in the same place, and continues.
     """
     at_prompt = sys.flags.interactive or hasattr(sys, "ps1")
     kind = getattr(sys, "last_type", None)
@@ -73,7 +73,7 @@ def _die_of_interrupt() -> None:
     if not _cut_off:
         return
     for one in gc.get_objects():
-        # They would be flushed when the interpreter takes its modules apart.
+        # They would be flushed when the interpreter deletes its modules.
         if isinstance(one, io.IOBase):
             try:
                 one.flush()
@@ -92,6 +92,6 @@ def _disown_all() -> None:
 # Before threads are joined and before atexit's hooks, as thread pools do it; a plain
 # atexit hook would come after daemon threads can no longer run safely.
 getattr(threading, "_register_atexit", atexit.register)(_exit)
-# Hooks run in reverse order, so this one comes after those of whoever imports us.
+# Hooks run in reverse order, so this one runs after those of modules that import this one.
 atexit.register(_die_of_interrupt)
 os.register_at_fork(after_in_child=_disown_all)

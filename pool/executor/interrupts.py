@@ -1,11 +1,11 @@
 """An interrupt (Ctrl-C) of a wait ends the calls that were waited for.
 
-In a script the program ends with it. At a prompt or in a notebook it is the line or cell that
-ends, and what it had waited for would go on unseen. The pool lives on.
+In a script the program ends with the interrupt. At a prompt or in a notebook the line or cell ends,
+and the calls that it waited for would continue unseen. The pool stays usable.
 
 `CallFuture.result`, `map` and iterators catch the interrupt of their own waits. The functions
-`concurrent.futures.wait` and `as_completed` know nothing of us: they append a waiter to each
-future and then wait for the waiter's event, which is made ours.
+`concurrent.futures.wait` and `as_completed` append a waiter to each future and then wait for the
+waiter's event, which is replaced by one that cancels calls.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from . import stopping
 
 
 class WaitedFor(Protocol):
-    """A call that somebody waits for."""
+    """A call that a thread waits for."""
 
     def running(self) -> bool:
-        """Whether a worker has it."""
+        """Whether a worker has the call."""
 
     def cancel(self) -> bool:
         """End it; False if it has ended."""
@@ -49,11 +49,13 @@ class Waiters(list[Any]):
         self._future = weakref.ref(future)
 
     def append(self, waiter: Any) -> None:
-        """It will wait for this future, and perhaps for others. Its caller holds their locks."""
+        """Register a waiter for this future, and perhaps for others. The caller holds
+        their locks.
+        """
         super().append(waiter)
         event = getattr(waiter, "event", None)
         if type(event) is threading.Event and not event.is_set():
-            # Nobody waits for it yet, and nobody can set it: both need the futures' locks.
+            # No thread waits for the event yet, and none can set it: both need the futures' locks.
             event = waiter.event = _CancellingEvent()
         if isinstance(event, _CancellingEvent):
             event.futures.append(self._future)
@@ -67,7 +69,7 @@ class _CancellingEvent(threading.Event):
         self.futures: list[weakref.ref[Future[Any]]] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        """As any event's."""
+        """Wait like any event; an interrupt cancels the calls."""
         try:
             return super().wait(timeout)
         except KeyboardInterrupt:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ResultWaiter:
-    """Where the one reader of a map waits for the call that it needs next."""
+    """Where the reader of a map waits for the call whose result it needs next."""
 
     __slots__ = ("_awaited", "_opened")
 
@@ -40,14 +40,14 @@ class ResultWaiter:
         self._opened: SimpleQueue[None] = SimpleQueue()
 
     def wait(self, call: MapCall, timeout: float | None) -> None:
-        """Until it has ended.
+        """Wait until the call has ended.
 
         Raises:
             TimeoutError: not in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._awaited = call
-        # What was opened for a call before, and not waited for, only costs a turn.
+        # An earlier opening for a call that was not awaited only costs a turn.
         while call.end is None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -58,7 +58,7 @@ class ResultWaiter:
                 raise FutureTimeout from None
 
     def open_for(self, call: MapCall) -> None:
-        """It has ended; the reader may wait for it."""
+        """Wake the reader if it waits for this call, which has ended."""
         # The reader names it first and then looks; we end it first and then look.
         if self._awaited is call:
             self._opened.put(None)
@@ -82,7 +82,7 @@ class MapCall:
         self._engine = engine
         self._gate = gate
         self._started = False
-        #: Whoever takes what is in it settles the call: the loop, or `cancel` in any thread.
+        #: The thread that takes the element settles the call: the loop's, or any in `cancel`.
         self._unsettled = [True]
         #: The outcome, its value (in a tuple), or why there is none.
         self.end: Outcome | tuple[Any] | BaseException | None = None
@@ -93,7 +93,7 @@ class MapCall:
     # The reader's thread.
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value, or what the call raised; waits for it."""
+        """Return the value, or raise the call's exception; waits."""
         if self.end is None:
             self._gate.wait(self, timeout)
         end, self.end = self.end, _READ
@@ -120,19 +120,19 @@ class MapCall:
         return settled
 
     def is_queued(self) -> bool:
-        """Whether no worker has it yet and nobody cancelled it."""
+        """Return whether the call has no worker yet and is not cancelled."""
         return self.end is None and not self._started
 
     def running(self) -> bool:
-        """Whether a worker has it, or had."""
+        """Return whether a worker has, or had, the call."""
         return self._started
 
     def is_over(self) -> bool:
-        """Whether it was cancelled."""
+        """Return whether the call was cancelled."""
         return self.end is not None
 
     def abandon(self, error: BaseException) -> None:
-        """In a fork: nobody is left who could end it otherwise."""
+        """Fail the call in a fork, where it cannot end otherwise."""
         self._settle(error)
 
     def _settle(self, end: Outcome | tuple[Any] | BaseException) -> bool:
@@ -147,16 +147,16 @@ class MapCall:
     # Loop thread.
 
     def started(self) -> None:
-        """A worker has it."""
+        """A worker has received the call."""
         self._started = True
 
     def told(self, line: str) -> None:
-        """Show how its environment gets on."""
+        """Show the progress of the environment."""
         if self.wants_output and self._engine.narrates(self):
             show_line(self._engine, line)
 
     def environment_ready(self) -> None:
-        """It waits for a slot."""
+        """The call waits for a slot."""
         self._engine.environment_ready(self)
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
@@ -164,17 +164,17 @@ class MapCall:
         show(self._engine, chunk, stderr=stderr)
 
     def item(self, _body: bytes, fds: tuple[int, ...]) -> None:
-        """Not asked for."""
+        """Ignore items."""
         close_all(fds)
 
     def closing(self) -> None:
-        """Its end comes as any other's."""
+        """Do nothing: the call ends as usual."""
 
     def done(self, outcome: Outcome) -> None:
         """The end."""
         self._engine.ended(self)
         if outcome.fds:
-            # Results that nobody reads for a while must not hold descriptors.
+            # Results that are not read for a while must not hold descriptors.
             self._engine.deliver(self._load, outcome)
         else:
             self._settle(outcome)
@@ -189,7 +189,7 @@ class MapCall:
         self._settle((value,) if error is None else error)
 
     def fail(self, error: BaseException) -> None:
-        """There will be no outcome."""
+        """Fail the call: there will be no outcome."""
         self._settle(error)
 
 
@@ -210,11 +210,11 @@ class Failed:
         raise self._error
 
     def running(self) -> bool:
-        """It never is."""
+        """Return False: the call never runs."""
         return False
 
     def cancel(self) -> bool:
-        """There is nothing to end."""
+        """Do nothing: no call exists."""
         return False
 
 
@@ -222,7 +222,7 @@ AnyCall = MapCall | Failed
 
 
 def check_sizes(chunksize: int, buffersize: int | None) -> None:
-    """Raise ValueError (TypeError for what is no number) unless both are at least 1."""
+    """Raise ValueError (TypeError for values that are not numbers) unless both are at least 1."""
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1")
     if buffersize is None:
@@ -265,7 +265,7 @@ def _in_order(
     try:
         while waiting:
             waiting.extend(islice(rest, 1))
-            # No name for the future nor for its result: whoever gets it has the only one.
+            # No variable holds the future or its result, so the caller has the only reference.
             yield _result(waiting, deadline)
     except KeyboardInterrupt:
         interrupts.cancel(waiting)

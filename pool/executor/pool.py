@@ -48,10 +48,10 @@ MAX_CALLS_WITH_MEMORY: Final = 256
 
 
 class PoolBase(Executor):
-    """What a pool and its views have in common."""
+    """What a pool and its views share."""
 
     _options: CallOptions
-    #: What the calls' environment is made of; None: the base environment.
+    #: The packages of the calls' environment; None: the base environment.
     _spec: Spec | None
     _limits: CallLimits
     #: The variables that its calls set.
@@ -98,9 +98,9 @@ class PoolBase(Executor):
     ) -> Iterator[T]:
         """Like the built-in ``map``, in parallel; results in order.
 
-        Each call has a process of its own; with ``chunksize`` n, n calls share one, which
-        makes small calls cheap. All are submitted at once, or ``buffersize`` chunks ahead
-        of the reader. A failure, the timeout or closing the iterator cancels the rest.
+        Each call has a process of its own; with ``chunksize`` n, n calls share one, which makes
+        small calls cheap. All calls are submitted at once, or ``buffersize`` chunks ahead of the
+        reader. A failure, the timeout or closing the iterator cancels the remaining calls.
         """
         parallel_map.check_sizes(chunksize, buffersize)
         engine = self._pool()._engine_to_submit()
@@ -132,7 +132,7 @@ class PoolBase(Executor):
         rebuild: bool = False,
         **options: Unpack[CallKeywords],
     ) -> RemoteInstance:
-        """An object of that class in a worker of its own; see `RemoteInstance`.
+        """Create an object of a class in a worker of its own; see `RemoteInstance`.
 
         ``cls(*args)`` is called there with the first call of a method; for keywords pass a
         `functools.partial`. ``options`` are those of `options`, and hold for all its calls.
@@ -173,7 +173,7 @@ class PoolBase(Executor):
         return task
 
     def _dumps(self) -> pickling.Dumps:
-        """How to pickle for the Python that the calls run in."""
+        """Return the pickling function for the Python that the calls run in."""
         base_python = self._pool()._config.base_python
         return pickling.dumps_for(cross_version.wanted(self._options.python_version, base_python))
 
@@ -217,7 +217,7 @@ class PoolBase(Executor):
         try:
             engine.submit(task, call)
         except KeyboardInterrupt:
-            # Half-way: it may run, and nobody will read the result.
+            # Interrupted half-way: the call may run, and its result would never be read.
             interrupts.cancel((task,))
             raise
         except BaseException:
@@ -229,18 +229,17 @@ class PoolBase(Executor):
 class Pool(PoolLife, PoolBase):
     """Runs calls, each in a process of its own, several at a time.
 
-    ``max_workers`` calls run at once (default: one per usable core). ``timeout`` seconds
-    and ``memory_mb`` are the defaults for calls that do not bring their own through
-    `options`, as are ``dependencies``, ``python_version`` and ``system_dependencies``, what
-    the environment of calls is made of. What calls print shows on this program's standard output, unless
-    ``show_output`` is False; every future has it as ``output`` either way. Everything
-    else that can be set is in `PoolConfig`, and given as a keyword.
+    ``max_workers`` calls run at once (default: one per usable core). ``timeout`` (seconds),
+    ``memory_mb``, ``dependencies``, ``python_version`` and ``system_dependencies`` are the defaults
+    for calls that do not set their own through `options`. The output of calls is shown on this
+    program's standard output, unless ``show_output`` is False; every future has it as ``output``
+    either way. All other settings are fields of `PoolConfig`, and are given as keywords.
 
-    Nothing starts before the first call. ``with Pool() as pool:`` waits at the end for
-    all calls; when an exception leaves the block, for those that run (``on_error="finish"``),
-    or ends them (``"terminate"``). Ctrl-C and `SystemExit` end them at once, see `stopping`.
-    A pool that is dropped, or left open when the interpreter exits, finishes
-    what was submitted and leaves nothing behind.
+    Nothing starts before the first call. ``with Pool() as pool:`` waits at the end for all calls.
+    If an exception leaves the block, calls that wait are cancelled, and calls that run finish
+    (``on_error="finish"``) or are stopped (``"terminate"``). Ctrl-C and `SystemExit` stop them at
+    once, see `stopping`. A pool that is dropped, or still open when the interpreter exits, finishes
+    the submitted calls and leaves no process behind.
     """
 
     def __init__(
@@ -274,9 +273,9 @@ class Pool(PoolLife, PoolBase):
             del settings[name]
         self._use(CallOptions().merged(options))
         settings.setdefault("queue_limit", None)
-        # A program's calls are not all for GPUs: those that are say so.
+        # Not all calls of a program use GPUs: those that do say so.
         settings.setdefault("gpus_per_call", 0)
-        # Whoever holds an instance says when it may go.
+        # The holder of an instance decides when it is closed.
         settings.setdefault("instances", WORKERS_MAX)
         settings.setdefault("instance_idle_s", None)
         settings.setdefault("worker_env", dict(os.environ))
@@ -295,8 +294,8 @@ class Pool(PoolLife, PoolBase):
         return self
 
     def _make_backend(self) -> Backend:
-        """What runs its calls."""
-        # Where nothing is shown, or all in one place, workers are spared a second pipe.
+        """Create the backend that runs its calls."""
+        # If output is not shown, or all in one place, workers need no second pipe.
         split = self.show_output and shown_output.streams_differ()
         return Supervisor(replace(self._config, split_output=split), self._environments)
 

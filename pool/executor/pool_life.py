@@ -22,7 +22,7 @@ from .engine import Engine
 
 
 class PoolLife(Executor):
-    """Begins with the first call, and ends with `shutdown` or earlier."""
+    """The life of a pool: begins with the first call, and ends with `shutdown` or earlier."""
 
     _config: PoolConfig
 
@@ -30,17 +30,17 @@ class PoolLife(Executor):
         self._on_error = on_error
         self._engine: Engine | None = None
         self._closed = False
-        #: Held while the engine is started. Reentrant: a signal handler may shut us down
-        #: in the middle of that, in the same thread.
+        #: Held while the engine is started. Reentrant: a signal handler may call `shutdown`
+        #: meanwhile, in the same thread.
         self._lock = threading.RLock()
         _pools.add(self)
 
     def _make_backend(self) -> Backend:
-        """What runs its calls."""
+        """Create the backend that runs its calls."""
         raise NotImplementedError
 
     def _engine_to_submit(self) -> Engine:
-        """The engine, started by whoever comes first.
+        """Return the engine, which the first caller starts.
 
         Raises:
             EnvironmentStartFailed: the pool's interpreter does not come up.
@@ -62,7 +62,8 @@ class PoolLife(Executor):
         self._check_open()
         engine = Engine(self._make_backend(), self._config.slots, self._config.grace_s)
         engine.start()
-        # The engine's threads keep it alive; when the pool goes, it finishes and goes.
+        # The engine's threads keep it alive; when the pool is collected, the engine finishes its
+        # calls and exits.
         weakref.finalize(self, engine.close).atexit = False
         self._engine = engine
         try:
@@ -82,7 +83,7 @@ class PoolLife(Executor):
         try:
             self._finish(wait, cancel_futures)
         except (KeyboardInterrupt, SystemExit) as error:
-            # Whoever waits here for calls does not want to wait for them any more.
+            # The thread that waits here for calls must not wait any longer.
             self._end_now(f"{type(error).__name__} came while a Pool waited for its calls")
             raise
 
@@ -129,23 +130,23 @@ class PoolLife(Executor):
     def cancel(self, call_id: int) -> bool:
         """Cancel the call of that id, queued or running; see `CallFuture.call_id`.
 
-        Its future is cancelled, and the process tree of a running call is killed. False when
-        there is no such call, or it has ended.
+        The call's future is cancelled, and the process tree of a running call is killed. Return
+        False if the call does not exist or has ended.
         """
         engine = self._engine
         task = engine.find(call_id) if engine is not None else None
         return task is not None and task.cancel()
 
     def terminate_workers(self) -> None:
-        """Take no more calls, cancel those that wait, and send SIGTERM to those that run.
+        """Accept no more calls, cancel those that wait, and send SIGTERM to those that run.
 
-        Running calls fail as `Cancelled`. What has not exited after ``grace_s`` is killed. Does
-        not wait, as in Python 3.14's `ProcessPoolExecutor`.
+        Running calls fail as `Cancelled`. Processes that have not exited after ``grace_s`` are
+        killed. Does not wait, like Python 3.14's `ProcessPoolExecutor`.
         """
         self._force_shutdown("terminate_workers", None)
 
     def kill_workers(self) -> None:
-        """The same with SIGKILL: running calls have no say."""
+        """Do the same with SIGKILL, without a grace for running calls."""
         self._force_shutdown("kill_workers", 0.0)
 
     def _force_shutdown(self, name: str, grace_s: float | None) -> None:

@@ -1,4 +1,4 @@
-"""What `Pool` takes beside `max_workers`: names, kinds of values, and a refusal in words.
+"""Parameters of `Pool` beside `max_workers`: names, kinds of values, and messages of refusals.
 
     Pool(queue_limit=-1) -> InvalidRequest: queue_limit must be a whole number, 0 or more, or None;
                             got -1
@@ -35,7 +35,9 @@ from .call_options import check_env, check_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterKind:
-    """What a parameter accepts; ``read`` makes it the setting's value, or raises."""
+    """The values that a parameter accepts; ``read`` converts one to the setting's
+    value, or raises.
+    """
 
     accepts: str
     read: Callable[[Any], Any]
@@ -89,7 +91,7 @@ def _some_of(*words: str) -> ParameterKind:
 
 def _list_of(what: str) -> ParameterKind:
     def read(value: Any) -> tuple[str, ...]:
-        # One string is a list of letters, which nobody means.
+        # A single string would be read as a list of letters.
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise TypeError
         return tuple(map(_path, value))
@@ -186,7 +188,7 @@ OWN: Final = (
     "show_output",
     "on_error",
 )
-#: Settings that `Pool` makes of its own parameters, or not at all.
+#: Settings that `Pool` derives from its own parameters, or does not accept.
 TAKEN: Final = ("slots", "call_timeout_s", "memory_mb", "sharing", "split_output")
 
 

@@ -4,9 +4,9 @@
     counter.inc(5)  ->  CallFuture     made on the first call, in a worker that then stays
     counter.close()                    its close() runs there, and the worker goes
 
-The object is never here: a `RemoteInstance` knows its class, the constructor's arguments
-and a name. Whoever drops it, or leaves its ``with`` block, has no more use for the object,
-which is closed once the calls already made have ended.
+The object is never in this process: a `RemoteInstance` knows its class, the constructor's arguments
+and a name. When the `RemoteInstance` is dropped, or its ``with`` block ends, the object is closed
+once the calls already made have ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class InstancePool(Protocol):
 
 
 class InstanceSubmitter(Protocol):
-    """What takes the calls of an instance: a pool, or a view of one."""
+    """Submits the calls of an instance: a pool, or a view of one."""
 
     def _pool(self) -> InstancePool: ...
 
@@ -54,8 +54,8 @@ class RemoteInstance:
     together, up to ``max_concurrency``. The result of a generator method is a
     `RemoteIterator`.
 
-    When its worker died, or it was closed to make room, its calls raise `InstanceLost`,
-    which says why: its state is gone. With ``rebuild`` the next call makes it anew.
+    If the worker died, or was closed to make room, calls raise `InstanceLost` with the reason: the
+    state is lost. With ``rebuild`` the next call creates the object again.
     """
 
     def __init__(
@@ -81,7 +81,9 @@ class RemoteInstance:
         self._let_go.atexit = False
 
     def _packed(self, args: tuple[Any, ...]) -> bytes:
-        """What a worker makes it of; in one piece, as it may be made more than once."""
+        """Return what a worker creates the object from, in one piece, because that may happen more
+        than once.
+        """
         cls = payload.pack(self._class, self._dumps, out_of_band=False)
         arguments = payload.pack((args, {}), self._dumps, out_of_band=False)
         return payload.pack_call(cls, arguments)[0]
@@ -118,7 +120,7 @@ class RemoteInstance:
         want = InstanceRequest(
             instance=self._name,
             class_name=self._class_name,
-            # Nobody else knows this name.
+            # No other code knows this name.
             code=None,
             method=method,
             concurrency=self._concurrency,

@@ -1,10 +1,10 @@
-"""What calls write, shown on this program's own standard streams.
+"""Shows the output of calls on this program's own standard streams.
 
     loop thread: show(chunk) -> delivery thread: sys.stdout or sys.stderr, as each is by then
 
-Where both are one file, as on a terminal, workers have one pipe for both, so that lines stand
-in the order in which they were written, and all of it goes to standard output: nobody could
-tell. Elsewhere each stream has its order, and there is none between the two.
+If both streams are one file, as on a terminal, workers use one pipe for both, so that lines stay in
+the order in which they were written, and all output goes to standard output. Otherwise each stream
+keeps its own order, and there is no order between the two.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ OUTPUT_BACKLOG = 16 * 1024 * 1024
 
 
 def streams_differ() -> bool:
-    """Whether what is written to this program's stderr lands elsewhere than what goes to stdout."""
+    """Return whether this program's stderr leads to another file than its stdout."""
     streams: tuple[object, object] = sys.stdout, sys.stderr
     try:
         here, there = (os.fstat(one.fileno()) for one in streams if isinstance(one, TextIOWrapper))
     except (OSError, ValueError):
-        # One is an object of another kind, which knows where its text goes: a notebook's have
-        # a descriptor as well, and show nothing that is written to that. Or one is closed.
+        # A stream of another kind decides itself where its text goes: a notebook's has a
+        # descriptor, but shows nothing that is written to it. Or a stream is closed.
         return streams[0] is not streams[1]
     return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
 
@@ -39,7 +39,7 @@ class _Output:
         self._dropped = 0
 
     def add(self, engine: Engine, chunk: bytes, stderr: bool) -> None:
-        """Have it written by the delivery thread."""
+        """Have the delivery thread write the output."""
         if self._waiting + len(chunk) > OUTPUT_BACKLOG:
             self._dropped += len(chunk)
             return
@@ -72,5 +72,5 @@ def show(engine: Engine, chunk: bytes, *, stderr: bool = False) -> None:
 
 
 def show_line(engine: Engine, line: str) -> None:
-    """The same for words of ours. Loop thread."""
+    """Show a line of flashpool itself. Loop thread."""
     show(engine, f"{line}\n".encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""What ends a pool's calls before their time, and what the user hears of it on stderr.
+"""Ends a pool's calls early, and tells the user on stderr.
 
 the `with` block is left by           calls that have not begun    calls that run
 ----------------------------------    -------------------------    ----------------------
@@ -16,19 +16,19 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-#: What `Pool(on_error=...)` takes.
+#: Values of `Pool(on_error=...)`.
 FINISH: Final = "finish"
 TERMINATE: Final = "terminate"
-#: Seconds after which the user is told what is waited for. Most calls exit in less.
+#: Seconds after which the user is told what the pool waits for. Most calls exit earlier.
 PATIENCE_S: Final = 1.0
 
 
 class OpenCalls(NamedTuple):
     """The calls that a pool had when it was told to stop."""
 
-    #: Those that run, or have a free slot waiting for them.
+    #: Calls that run, or for which a slot is free.
     running: int = 0
-    #: Those that had not begun, and were cancelled.
+    #: Calls that had not begun, and were cancelled.
     cancelled: int = 0
 
 
@@ -47,14 +47,14 @@ class Stoppable(Protocol):
 
 
 def at_once(error: BaseException) -> bool:
-    """Whether an exception that leaves a pool's block means that its calls end now."""
+    """Return whether an exception that leaves a pool's block stops its calls now."""
     if isinstance(error, asyncio.CancelledError):
         return _is_task_cancelled()
     return isinstance(error, (KeyboardInterrupt, SystemExit))
 
 
 def _is_task_cancelled() -> bool:
-    """Whether somebody cancelled this task: ``asyncio.run`` does when Ctrl-C is pressed.
+    """Return whether this task was cancelled: ``asyncio.run`` does that when Ctrl-C is pressed.
 
     Otherwise the task awaited something that was cancelled, which is an error like others.
     """
@@ -68,7 +68,7 @@ def _is_task_cancelled() -> bool:
 
 
 def end_now(engines: Sequence[Stoppable], what: str) -> None:
-    """End all calls, say so, and wait for them; one more Ctrl-C kills what is left.
+    """Stop all calls, report that, and wait for them; a further Ctrl-C kills the remaining ones.
 
     ``what`` happened, for the message.
     """
@@ -130,7 +130,7 @@ def _calls(number: int, kind: str, *, may: bool = False) -> str:
 
 def _say(words: str) -> None:
     try:
-        # One write: other threads' lines come before or after it.
+        # One write: lines of other threads come before or after it.
         sys.stderr.write(f"flashpool: {words}\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):

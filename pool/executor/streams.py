@@ -26,7 +26,7 @@ from . import interrupts, tracebacks
 from .engine import Engine, close_all
 from .tasks import Task
 
-#: Items read before the worker is told; a message for each would be wasteful.
+#: Items that are read before the worker is credited; a message for each would be wasteful.
 _CREDIT_EVERY = wire.WINDOW // 2
 
 _Item = tuple[bytes, tuple[int, ...]]
@@ -35,8 +35,8 @@ _Item = tuple[bytes, tuple[int, ...]]
 class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
     """Iterates over what a call yields while it yields it; synchronous and asynchronous.
 
-    What the generator raises is raised where it happened: after the items before it.
-    `close` ends the call; so does dropping the last reference.
+    An exception of the generator is raised where it happened: after the items before it. `close`
+    cancels the call; so does dropping the last reference.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -59,12 +59,12 @@ class RemoteIterator(Iterator[Any], AsyncIterator[Any]):
         self._stream.close()
 
     async def aclose(self) -> None:
-        """The same, for ``contextlib.aclosing``."""
+        """Close the iterator, for ``contextlib.aclosing``."""
         self._stream.close()
 
     @property
     def receipt(self) -> Receipt | None:
-        """What the call cost; None until it ended."""
+        """What the call cost; None before its end."""
         return self._stream.receipt
 
     def __del__(self) -> None:
@@ -115,7 +115,7 @@ class Stream:
             )
 
     def fail(self, error: BaseException) -> None:
-        """There will be no outcome."""
+        """Fail the stream: there will be no outcome."""
         self._end(error)
 
     def _end(self, error: BaseException | Outcome | None) -> None:
@@ -131,13 +131,13 @@ class Stream:
             try:
                 loop.call_soon_threadsafe(_resolve, waiter)
             except RuntimeError:
-                # That loop is closed: nobody waits on it any more.
+                # That loop is closed, so nothing waits on it any more.
                 pass
 
     # The reader's threads.
 
     def take(self) -> _Item:
-        """The next item; waits for it. Raises StopIteration, or what the generator raised.
+        """Wait for the next item. Raises StopIteration, or the generator's exception.
 
         An interrupt (Ctrl-C) of the wait ends the call.
         """
@@ -151,7 +151,7 @@ class Stream:
         return item
 
     async def take_async(self) -> _Item:
-        """The same without blocking the event loop."""
+        """Wait for the next item without blocking the event loop."""
         loop = asyncio.get_running_loop()
         while True:
             with self._changed:
@@ -182,7 +182,7 @@ class Stream:
             return self._items.popleft()
         if not self._ended:
             return None
-        # As with a local generator: what it raised is raised once.
+        # As with a local generator, its exception is raised once.
         error, self._error = self._error, None
         if isinstance(error, Outcome):
             return tracebacks.restore(error)
@@ -194,15 +194,15 @@ class Stream:
         self._uncredited = 0
 
     def running(self) -> bool:
-        """Whether it may yield more."""
+        """Return whether the generator may yield more."""
         return not self._ended
 
     def close(self) -> None:
-        """Drop what is there, end the call."""
+        """Drop unread items, and cancel the call."""
         self.cancel()
 
     def cancel(self) -> bool:
-        """The same; False if it has ended."""
+        """Close the stream; return False if it has ended."""
         with self._changed:
             items, self._items = self._items, deque()
             running = not self._ended
@@ -227,6 +227,6 @@ def _resolve(waiter: asyncio.Future[None]) -> None:
 
 
 def _load(item: _Item) -> Any:
-    """Unpickle an item; in the reader's thread, so that it costs nobody else anything."""
+    """Unpickle an item in the reader's thread, so that it delays no other code."""
     body, fds = item
     return payload.load_result(body, list(fds))

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """A call as the engine knows it: the sink, and what to tell when there is no call."""
+    """A call as the engine knows it: the sink, and the end of a call that never started."""
 
     wants_output: bool
-    #: What its environment is made of, as long as it waits for that.
+    #: The environment that it waits for, if any.
     waits_for: Spec | None
     #: Set by the engine once the backend took the call.
     call_id: int | None
@@ -30,16 +30,16 @@ class Task(Protocol):
     def done(self, outcome: Outcome) -> None: ...
 
     def fail(self, error: BaseException) -> None:
-        """It ended without an outcome. Delivery thread."""
+        """End without an outcome. Delivery thread."""
 
     def is_queued(self) -> bool:
-        """Whether it may be cancelled without killing anything."""
+        """Return whether it may be cancelled without killing anything."""
 
     def running(self) -> bool:
-        """Whether a worker has it."""
+        """Return whether a worker has it."""
 
     def is_over(self) -> bool:
-        """Whether nobody waits for its end any more: it was cancelled."""
+        """Return whether its end is no longer awaited, because it was cancelled."""
 
     def cancel(self) -> bool:
         """Cancel its future, or what that has become; False if it has ended."""
@@ -48,4 +48,4 @@ class Task(Protocol):
         """The pool is closing and waits for this call. Loop thread."""
 
     def abandon(self, error: BaseException) -> None:
-        """This process is a fork of the one that made the call."""
+        """Fail in a process that is a fork of the one that made the call."""

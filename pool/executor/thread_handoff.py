@@ -1,12 +1,12 @@
-"""From any thread to the loop's, and from the loop's to one that runs what is the user's.
+"""Passes functions from any thread to the loop's, and from the loop's to a thread for user code.
 
     any thread                     loop thread                     delivery thread
     ----------                     -----------                     ---------------
     Inbox.post(f, ..) --wake-->    f(..)
                                    Deliveries.deliver(g, ..) -->   g(..)
 
-What is posted while the loop is awake costs no wake-up; what is delivered in one turn of
-the loop costs one. Both keep the order.
+Posting while the loop is awake costs no wake-up; deliveries of one turn of the loop cost one
+together. Both keep the order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Inbox:
         self._woken = False
 
     def post(self, function: Callable[..., None], *args: Any) -> bool:
-        """Have the loop thread call a function; False when the loop has ended: see `unread`."""
+        """Have the loop thread call a function; return False if the loop has ended: see
+        `unread`.
+        """
         self._jobs.append((function, args))
         if not self._woken:
             # Another thread may do the same now: one wake-up too many does no harm. One
@@ -52,12 +54,13 @@ class Inbox:
             try:
                 function(*args)
             except Exception:  # noqa: BLE001 - one job's trouble must not hold up the others
-                # Behind it wait jobs that nobody would wake the loop for again.
+                # A failure must not end this: the loop would not be woken again for jobs behind it.
                 _log.exception("a job for the pool's loop failed: %s", function)
 
     def unread(self) -> Iterator[Job]:
         """Take out what was posted too late. Any thread, and several at once."""
-        # First: who posts from here on finds out by itself, what is there already is ours.
+        # First: a thread that posts from now on wakes the loop again, and earlier jobs are handled
+        # here.
         self._woken = False
         while True:
             try:
@@ -75,7 +78,7 @@ class Deliveries:
         self._turns: SimpleQueue[list[Job] | None] = SimpleQueue()
 
     def deliver(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the delivery thread call a function, with the rest of this turn's."""
+        """Have the delivery thread call a function, with others of this turn."""
         self._turn.append((function, args))
         if len(self._turn) == 1:
             self._loop.call_soon(self._flush)
@@ -86,7 +89,7 @@ class Deliveries:
             self._turn = []
 
     def close(self) -> None:
-        """There is no more: the thread may end."""
+        """Close the queue: the thread may end."""
         self._flush()
         self._turns.put(None)
 
@@ -98,7 +101,7 @@ class Deliveries:
                 return
             jobs.reverse()
             while jobs:
-                # Nothing of a job may stay in a variable while we wait for the next.
+                # No variable may hold a job while the thread waits for the next.
                 _run(*jobs.pop())
 
 

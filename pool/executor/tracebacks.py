@@ -4,9 +4,9 @@
        |            `-- cannot be rebuilt here --> RemoteException
        `------ ended by the pool --> errors.BY_NAME[error_type], details and all
 
-The text of the remote traceback goes along as the cause at the end of the exception's
-own chain of causes, so that an uncaught error prints it, with source lines this machine
-does not have. Only a program that made the call comes here: unpickling runs code.
+The text of the remote traceback becomes the cause at the end of the exception's own chain of
+causes, so that an uncaught error prints it, with source lines that this machine does not have. Only
+the program that made the call does this: unpickling runs code.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flashpool.pool.errors import BY_NAME, CallError, FlashpoolError, RemoteExce
 from flashpool.pool.exit_causes import TAIL_HEADING
 from flashpool.pool.workers.ends import outcomes
 
-#: Advice in a request's words, and in those of `Pool`.
+#: Advice for requests, and the same for `Pool`.
 _ADVICE: Final = {
     "Raise timeout_s": "Raise timeout",
     "give the server more slots": "give the pool more max_workers",
     "raise FLASHPOOL_QUEUE_LIMIT": "raise queue_limit",
 }
-#: What to do about a module that is not there.
+#: Advice for a module that is not installed.
 _REMEDY: Final = 'name the package that provides it, as in pool.options(dependencies=["a-package"])'
 
 
@@ -67,7 +67,7 @@ def refused(error: Exception) -> Exception:
 
 
 def _advising(message: str) -> str:
-    """What to change, by the names it has in a program; the call's last output is left alone."""
+    """Replace advice by that for programs; the call's last output stays unchanged."""
     words, heading, output = message.partition(TAIL_HEADING)
     for name, ours in _ADVICE.items():
         words = words.replace(name, ours)
@@ -117,7 +117,7 @@ def _attach(exception: BaseException, text: RemoteTraceback) -> None:
 
 
 def unexpected(error: BaseException) -> FlashpoolError:
-    """For futures that the pool itself failed: its loop ended with this error."""
+    """Return the error for futures that the pool failed because its loop ended with this error."""
     failure = WorkerCrashed(f"the pool's own thread failed, and this call with it: {say(error)}")
     failure.__cause__ = error
     return failure

@@ -1,1 +1,1 @@
-"""GPUs and MIG: which there are, who has one, and how a call gets to see its own."""
+"""GPUs and MIG devices: their list, their leases, and the variables that show them to calls."""

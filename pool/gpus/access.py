@@ -1,4 +1,4 @@
-"""What calls may have of the GPUs: how many each gets, and the variables that show it them.
+"""GPUs of calls: how many each gets, and the variables that show them.
 
 The supervisor's side of GPUs, in one place: the table (`table`), which the scheduler decides
 with, and the watch (`monitor`), which keeps it in step with the driver.
@@ -19,7 +19,7 @@ from .monitor import GpuMonitor
 from .states import MIB, Gpu, GpuPolicy
 from .table import GpuTable
 
-#: With this order, numbers mean to CUDA what they mean to everybody else.
+#: With this order, CUDA counts devices like all other tools.
 _ORDER: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 #: Variables of which each call for GPUs has its own value.
@@ -65,7 +65,7 @@ class GpuAccess:
         return ""
 
     def number(self, asked: int | None) -> int:
-        """How many a call gets.
+        """Return how many GPUs a call gets.
 
         Raises:
             InvalidRequest: it asks for more than there are.
@@ -89,7 +89,9 @@ class GpuAccess:
         return number
 
     def variables(self, uuids: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
-        """The variables of a call that has these devices; its own never name other ones."""
+        """Return the variables of a call with these devices; its own variables cannot
+        name others.
+        """
         if not self.watch.expected:
             return dict(env)
         threads = self._threads(len(uuids))
@@ -110,7 +112,9 @@ class GpuAccess:
         return self.table.usable * self._config.calls_per_gpu // max(1, self.per_call)
 
     def free_calls(self, given_up: int) -> int:
-        """Those that could begin now, when so many shares more are given up for them."""
+        """Return how many calls could begin now if so many further shares were released
+        for them.
+        """
         free = sum(self.table.shares_left(gpu) for gpu in self.table)
         return (free + given_up) // max(1, self.per_call)
 
@@ -135,13 +139,13 @@ class GpuAccess:
         )
 
     def _sharing(self, number: int) -> int:
-        """How many calls for so many GPUs can be there at once."""
+        """Return how many calls for so many GPUs can run at once."""
         return max(1, len(self.table) * self._config.calls_per_gpu // number)
 
     def _threads(self, number: int) -> dict[str, str]:
         """A call's part of the cores is as large as that of the GPUs, unless the server says.
 
-        Where it is that of its zygote, nothing is to be said: libraries may have read it already.
+        A value equal to the zygote's is left out: libraries may have read it already.
         """
         cores, usual = usable_cores(), self.for_zygotes()
         limits = thread_limits(cores, self._sharing(number) if number else self._config.slots)

@@ -1,4 +1,4 @@
-"""What is known of GPUs, as plain data: `Device`, `Inventory`, `Reading`, `GpuHealth`.
+"""Facts about GPUs as plain data: `Device`, `Inventory`, `Reading`, `GpuHealth`.
 
 `nvml` fills them in, `visible_devices` chooses among them, `table` decides with them; `GpuHealth` is
 for operators only.
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A GPU, or a MIG device: a part of one that is a device of its own."""
+    """A GPU, or a MIG device, which is a part of a GPU."""
 
     uuid: str
     #: NVML's number, in the order of the PCI bus; that of the whole GPU for a MIG device.
     index: int
     name: str
-    #: None where the driver cannot say: such a device is never judged by its memory.
+    #: None if the driver cannot say: such a device is never judged by its memory.
     memory_bytes: int | None
-    #: When it was listed.
+    #: Bytes in use when it was listed.
     used_bytes: int = 0
     #: The UUID of the GPU it is a part of.
     parent: str | None = None
@@ -29,12 +29,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """All devices NVML shows, or why there are none."""
+    """All devices that NVML lists, or why there are none."""
 
     devices: tuple[Device, ...] = ()
-    #: Why there are none; empty when there are some.
+    #: Why there are none; empty if there are some.
     reason: str = ""
-    #: There should be some, by all signs: asking again later may find them.
+    #: Whether devices should exist, so that a later query may find them.
     ill: bool = False
     driver: str = ""
     #: Devices that are there and could not be read, each with the reason.
@@ -43,24 +43,24 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One look at a device."""
+    """One reading of a device."""
 
     uuid: str
     #: None: it could not be read, because of ``failure``.
     used_bytes: int | None
     failure: str = ""
-    #: Processes on it and what each holds; None when nobody asked, or the driver does not say.
-    #: In a container they may be missing, or be numbers of another namespace.
+    #: Processes on the device and the bytes of each; None if the driver was not asked, or does not
+    #: say. In a container they may be missing, or be numbers of another namespace.
     processes: tuple[tuple[int, int | None], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuHealth:
-    """What operators see of a device. None: the driver does not say."""
+    """Health of a device, for operators. None: the driver does not say."""
 
-    #: Of the device itself.
+    #: Bytes in use on the device itself.
     used_bytes: int | None = None
-    #: These are of the whole GPU: a MIG device has none of its own.
+    #: These describe the whole GPU: MIG devices have none of their own.
     utilization_percent: int | None = None
     temperature_c: int | None = None
     #: ECC errors since the driver was loaded.

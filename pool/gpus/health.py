@@ -1,8 +1,8 @@
 """Looks at GPUs for operators: utilisation, temperature, memory, ECC and Xid errors.
 
-Nothing is decided by these figures. One task of the supervisor's loop asks the driver's thread,
-one device a question, so that a look never holds up a device that settles. On a machine
-without GPUs there is no task.
+No decision depends on these figures. One task on the supervisor's loop queries the driver's thread,
+one device per query, so that it never delays a device that settles. On a machine without GPUs there
+is no task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two looks.
 LOOK_S: Final = 5.0
-#: What is known of a device that nobody has looked at.
+#: The health of a device that was never queried.
 _UNKNOWN: Final = GpuHealth()
 
 
@@ -49,11 +49,13 @@ class HealthWatch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def of(self, device: Device) -> GpuHealth:
-        """Its health at the latest look."""
+        """Return its latest health."""
         return self._latest.get(device.uuid, _UNKNOWN)
 
     def xids(self, device: Device) -> tuple[int, int | None]:
-        """How many Xid errors its GPU had since the pool started, and the code of the latest."""
+        """Return how many Xid errors its GPU had since the pool started, and the code of the
+        latest.
+        """
         gpu = device.parent or device.uuid
         return self._xids[gpu], self._last_xid.get(gpu)
 
@@ -66,7 +68,7 @@ class HealthWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self, devices: list[Device]) -> None:
-        """Look at all of them once."""
+        """Query all devices once."""
         gpus = {device.parent or device.uuid for device in devices}
         for uuid, code in await self._nvml.xids(gpus):
             self._xids[uuid] += 1

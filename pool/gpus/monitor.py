@@ -1,11 +1,11 @@
-"""Keeps the table of GPUs in step with the driver: what there is, what is in use.
+"""Keeps the table of GPUs in step with the driver: which devices exist, and their used memory.
 
     GpuTable -- looks --> GpuMonitor --> Nvml (a thread)
              <-- read ---
 
-One task of the supervisor's loop. It sleeps until the next look is due, or until it is told
-(`poke`) that a device was given back, which is looked at at once. On a machine without GPUs
-there is no task, no thread, and nothing imported.
+One task on the supervisor's loop. It sleeps until the next reading is due, or until a device was
+returned (`poke`), which is read at once. On a machine without GPUs there is no task, no thread, and
+no import.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class GpuMonitor:
 
     def __init__(self, table: GpuTable, now: Callable[[], float]) -> None:
         self.table = table
-        #: Told when devices became free, or were lost: calls may go, or never go.
+        #: Called when devices became free, or were lost: waiting calls may begin, or never can.
         self.on_change: Callable[[], None] = lambda: None
         #: Why there are no devices.
         self.reason = ""
-        #: There should be some: calls for them may be served by another machine.
+        #: Whether devices should exist but do not: another machine may serve calls for them.
         self.ill = False
-        #: Whether there are any, or should be.
+        #: Whether there are devices, or should be.
         self.expected = False
         self.driver = ""
         self._now = now
         self._nvml = Nvml()
-        #: What operators see of the devices.
+        #: Health of the devices, for operators.
         self.health = HealthWatch(self._nvml)
         self._poked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     async def open(self, environ: Mapping[str, str]) -> None:
-        """List the devices that are ours, and watch them from now on."""
+        """List the devices that this pod may use, and watch them from now on."""
         await self._find(environ)
         if self.expected:
             self._task = asyncio.ensure_future(self._watch(environ))
@@ -72,7 +72,9 @@ class GpuMonitor:
         self._poked.set()
 
     async def held(self, uuids: Iterable[str]) -> dict[str, Reading]:
-        """What is in use on these devices now, and by whom; empty when the driver is silent."""
+        """Return the memory in use on these devices, and its processes; empty if the driver does
+        not answer.
+        """
         wanted = list(uuids)
         readings = await self._nvml.read(wanted, processes=set(wanted))
         return {one.uuid: one for one in readings}
@@ -92,7 +94,7 @@ class GpuMonitor:
             try:
                 await self._turn(environ)
             except Exception:  # noqa: BLE001 - told, and tried again
-                # Devices that nobody looks at any more would never be free again.
+                # Devices that are no longer read would never become free again.
                 _log.exception("Checking the GPUs failed; retrying")
                 await self._wait(FIND_AGAIN_S)
 

@@ -1,11 +1,11 @@
-"""Asks NVIDIA's driver about GPUs, through pynvml. Nothing else does, and no worker ever.
+"""Queries NVIDIA's driver about GPUs through pynvml. No other module does, and no worker.
 
     supervisor's loop --question--> one thread --> pynvml --> libnvidia-ml.so.1
                       <--answer----
 
-Calls into an ill driver may never return. So they are made on a thread of their own, and
-the loop waits for an answer no longer than a deadline. While a question is overdue, further
-ones fail at once, instead of waiting behind it; when it comes back, all goes on.
+Calls into a faulty driver may never return. So a separate thread makes them, and the loop waits
+only until a deadline. While a query is overdue, further ones fail at once, instead of waiting
+behind it; after it returns, queries work again.
 
 pynvml is a large module. It is imported when the library itself could be loaded, so a pod
 without GPUs pays one failed look-up.
@@ -29,12 +29,12 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 LIBRARY: Final = "libnvidia-ml.so.1"
-#: Seconds for one question. The first may take longer, where the driver has to wake every
-#: device for it: then the list of devices is there when it is asked for again.
+#: Seconds for one query. The first may take longer, if the driver must wake every device for it:
+#: then the list of devices is ready for the next query.
 DEADLINE_S: Final = 5.0
-#: Xid errors that one question takes at most; the driver keeps the others for the next one.
+#: Most Xid errors that one query takes; the driver keeps the others for the next.
 XIDS_AT_ONCE: Final = 100
-#: No driver, no library of it, no permission to see one: a machine without GPUs, for us.
+#: Errors that mean a machine without GPUs: no driver, no library, no permission.
 _NO_GPUS: Final = frozenset({9, 12})
 #: The driver does not do this on this device, or not for us: no sign of an illness.
 _WILL_NOT_SAY: Final = frozenset({3, 4, 13})
@@ -53,11 +53,11 @@ class NvmlError(Exception):
 
 
 class NvmlSilent(NvmlError):
-    """It did not answer in time."""
+    """The driver did not answer in time."""
 
 
 def library_is_there() -> bool:
-    """Whether the driver's library is installed, which says nothing of a GPU."""
+    """Return whether the driver's library is installed, which says nothing about GPUs."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:
@@ -110,7 +110,7 @@ class Nvml:
             return []
 
     def close(self) -> None:
-        """Let the thread go, when it has answered. One that hangs goes with the process."""
+        """End the thread after its query. A thread that hangs ends with the process."""
         if self._thread is not None:
             self._questions.put(None)
             self._thread = None
@@ -144,7 +144,7 @@ class Nvml:
 
 
 class _Question:
-    """Something to ask on the thread, and the future that waits for it on the loop."""
+    """A query for the thread, and the future that awaits it on the loop."""
 
     def __init__(self, ask: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self._ask = ask
@@ -154,7 +154,7 @@ class _Question:
         self.done = threading.Event()
 
     def put(self) -> None:
-        """Ask, and hand the answer over; the loop may have given up, or be closed."""
+        """Run the query, and deliver the answer; the loop may have given up, or be closed."""
         try:
             hand_over = partial(self._settle, self._ask())
         except NvmlError as error:
@@ -206,7 +206,7 @@ class _Driver:
         )
 
     def read(self, uuid: str, *, processes: bool) -> Reading:
-        """One look; an error is told in the reading."""
+        """Read a device; an error becomes part of the reading."""
         try:
             nvml = self._open()
             handle = self._handle(uuid)
@@ -220,7 +220,7 @@ class _Driver:
         return Reading(uuid=uuid, used_bytes=used, processes=holders)
 
     def health(self, device: str, gpu: str) -> GpuHealth:
-        """What the driver says of it; a figure that it refuses is None."""
+        """Return the driver's health figures; a figure that it refuses is None."""
         nvml = self._open()
         handle, whole = self._handle(device), self._handle(gpu)
         memory = self._optional(nvml.nvmlDeviceGetMemoryInfo, handle)
@@ -262,7 +262,7 @@ class _Driver:
         return found
 
     def close(self) -> None:
-        """Forget all; the next question begins anew."""
+        """Forget everything; the next query begins anew."""
         nvml, self._nvml = self._nvml, None
         self._handles.clear()
         events, self._events = self._events, None

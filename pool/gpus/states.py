@@ -1,4 +1,4 @@
-"""What the table of GPUs (`table`) is made of: policy, leases, states, evidence."""
+"""Types of the table of GPUs (`table`): policy, leases, states, evidence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GpuPolicy:
 
 
 class GpuState(enum.Enum):
-    """Whether a device may be given out."""
+    """Whether a device may be leased."""
 
     FREE = "free"
     SETTLING = "settling"
@@ -49,7 +49,7 @@ class Evidence:
 
     level_bytes: int
     used_bytes: int | None
-    #: What the driver knows of processes on it; may be nothing, in a container.
+    #: The driver's list of processes on the device; may be empty in a container.
     processes: tuple[tuple[int, int | None], ...] = ()
     failure: str = ""
 
@@ -74,7 +74,7 @@ class Look:
 
 
 class GpuChange(enum.Enum):
-    """What a reading brought about."""
+    """The effects of a reading."""
 
     FREED = "freed"
     QUARANTINED = "quarantined"
@@ -83,20 +83,20 @@ class GpuChange(enum.Enum):
 
 @dataclass(slots=True)
 class Gpu:
-    """One device in the table. For others to read, not to write."""
+    """One device in the table. Other modules may read it, but not write."""
 
     device: Device
     state: GpuState = GpuState.FREE
     shares_out: int = 0
-    #: What was in use at the latest look.
+    #: Bytes in use at the latest reading.
     used_bytes: int = 0
-    #: What is in use without us; None: unknown.
+    #: Bytes in use without calls; None: unknown.
     level_bytes: int | None = None
-    #: When it was last given out or back: a look before that says nothing of it now.
+    #: When it was last leased or returned: an earlier reading says nothing about now.
     changed_at: float = 0.0
     last_used: float = 0.0
     next_look: float = 0.0
-    #: When it is to be back, while it settles.
+    #: Until when its memory must be free, while it settles.
     deadline: float = 0.0
     looks: int = 0
     evidence: Evidence | None = None
@@ -109,7 +109,7 @@ class Gpu:
 
     @property
     def measurable(self) -> bool:
-        """Whether its memory says anything."""
+        """Whether its used memory is known."""
         return self.device.memory_bytes is not None
 
     @property

@@ -1,26 +1,24 @@
-"""Which call gets which GPUs: decisions only. No clock, no descriptor, no driver in here.
+"""Decides which call gets which GPUs. Contains no clock, descriptor or driver.
 
     claim, withdraw, take, release   --->   grants, wanted   (for the scheduler)
     read                             --->   looks, next_look (for whoever reads the driver)
 
-A device has as many shares as calls may be on it at once. A lease is one share on each of
-as many different devices as its call asked for; it is given out by `take` and back by
-`release`, once.
+A device has as many shares as calls may be on it at once. A lease is one share on each of as many
+different devices as its call asked for; `take` issues it, and `release` returns it, once.
 
     free --take--> (shares out) --release of the last--> settling --memory is back--> free
                                                             |                          ^
                                                             `--not within a bound--> quarantined
 
-Settling: a driver frees what a process held some time after it is dead, and sometimes
-never. The next call must not meet that. A device is free again when its used memory is back
-at its level, give or take a tolerance. If that has not come about in time it is quarantined,
-with the evidence; it is looked at again in growing intervals, and is free when its memory
-came back after all. While one call is left on a device, nobody can tell whose memory is
-whose: it is judged when the last one has gone.
+Settling: a driver frees the memory of a dead process some time later, and sometimes never. The next
+call must not meet that. A device is free again when its used memory is back at its level, within a
+tolerance. If that does not happen in time it is quarantined, with the evidence; it is read again at
+growing intervals, and becomes free when its memory is back. While calls are left on a device,
+memory cannot be attributed: the device is judged when the last of them has ended.
 
-The level is what was in use when none of our calls was there. What a call leaves within the
-tolerance does not raise it, so many small leaks add up to a large one. What comes and goes
-while a device is idle does: that is another program's.
+The level is the memory in use without calls of this pool. Memory that a call leaves within the
+tolerance does not raise the level, so many small leaks add up to a large one. Memory that other
+programs allocate or free while a device is idle changes the level.
 
 The rules of who is next:
 
@@ -61,7 +59,7 @@ class GpuTable:
         self.add(devices)
 
     def add(self, devices: Iterable[Device]) -> None:
-        """These may be leased from now on."""
+        """Allow these devices to be leased from now on."""
         for device in devices:
             used = device.used_bytes
             gpu = Gpu(device, used_bytes=used, level_bytes=used)
@@ -72,7 +70,7 @@ class GpuTable:
     def claim(self, claim: int, number: int, arrived: float) -> None:
         """Wait for so many devices, behind all that arrived earlier.
 
-        ``claim`` is any number of the caller's; those of one instant are served by it.
+        ``claim`` is a number of the caller's; claims of the same instant are served in its order.
         """
         if claim in self._arrivals:
             return
@@ -81,7 +79,9 @@ class GpuTable:
         bisect.insort(self.queue, place)
 
     def has(self, number: int) -> bool:
-        """Whether a claim for so many could be taken at once: nobody waits, and they are free."""
+        """Return whether a claim for so many could be taken at once: no claim waits, and they are
+        free.
+        """
         return not self.queue and sum(map(self._has_share, self._gpus.values())) >= number
 
     def withdraw(self, claim: int) -> bool:
@@ -95,7 +95,7 @@ class GpuTable:
     def grants(self) -> list[tuple[int, tuple[str, ...]]]:
         """The claims that could be taken now, in order, and what each would get.
 
-        All of them can be taken, in any order: what each would get is kept for it.
+        Each of these claims can be taken, in any order: the devices of each are reserved for it.
         """
         if not self.queue:
             return []
@@ -135,7 +135,7 @@ class GpuTable:
         return lease
 
     def release(self, lease: GpuLease, now: float) -> None:
-        """Give it back: nothing of its call is left.
+        """Return a lease: no process of its call is left.
 
         Raises:
             LookupError: it was released before.
@@ -154,7 +154,7 @@ class GpuTable:
     def wanted(self) -> int:
         """Devices that the first claim in the queue needs beyond those free, or settling.
 
-        More than 0: who holds a lease and could do without it should give it back.
+        More than 0: leases that are not needed should be returned.
         """
         usable = self.usable
         number = next((number for _at, _claim, number in self.queue if number <= usable), 0)
@@ -169,12 +169,12 @@ class GpuTable:
         """The devices to be read now; answer with `read` for each."""
         due = [gpu for gpu in self._gpus.values() if self._watched(gpu) and gpu.next_look <= now]
         for gpu in due:
-            # Not again before it is answered: `read` says when.
+            # Not again before the answer: `read` sets the next time.
             gpu.next_look = now + self.policy.retry_most_s
         return [Look(uuid=gpu.uuid, processes=self._is_suspect(gpu, now)) for gpu in due]
 
     def next_look(self) -> float | None:
-        """When `looks` will have something."""
+        """Return when `looks` will have something."""
         return min(
             (gpu.next_look for gpu in self._gpus.values() if self._watched(gpu)), default=None
         )
@@ -183,8 +183,8 @@ class GpuTable:
         """A device was looked at: asked for at ``looked_at``, answered now."""
         gpu = self._gpus[reading.uuid]
         if looked_at < gpu.changed_at:
-            # It was read before a call had it, and the answer comes after the call's end:
-            # that the memory was free then says nothing.
+            # The device was read before a call had it, and the answer arrived after the call's end:
+            # it says nothing about its memory now.
             gpu.next_look = min(gpu.next_look, now + self.policy.idle_look_s)
             return None
         gpu.looks += 1
@@ -215,7 +215,7 @@ class GpuTable:
         return self.policy.calls_per_gpu - gpu.shares_out if self._has_share(gpu) else 0
 
     def has_share(self, uuid: str) -> bool:
-        """Whether a call could be put on this device now."""
+        """Return whether a call could be put on this device now."""
         return self._has_share(self._gpus[uuid])
 
     @property

@@ -1,15 +1,15 @@
-"""Which of the machine's GPUs this pod may use, by the variables it inherited.
+"""Selects the GPUs that this pod may use, by the variables that it inherited.
 
     devices that NVML shows --NVIDIA_VISIBLE_DEVICES--CUDA_VISIBLE_DEVICES--> ours, in order
 
 ``NVIDIA_VISIBLE_DEVICES`` says what the container was given. Normally NVML shows no more
 than that, and it changes nothing; in a privileged container NVML shows all.
 
-``CUDA_VISIBLE_DEVICES`` is read as CUDA reads it: numbers, UUIDs or unique beginnings of
-UUIDs, by commas; the first entry that names no device ends the list; a device named twice
-makes it empty. Numbers count in the order of ``CUDA_DEVICE_ORDER``. By default CUDA puts
-the fastest GPU first, an order only CUDA knows. It is the order of the PCI bus, which NVML
-uses, when all GPUs are of one kind; else we take that order too, and say so.
+``CUDA_VISIBLE_DEVICES`` is read as CUDA reads it: numbers, UUIDs or unique prefixes of UUIDs,
+separated by commas; the first entry that names no device ends the list; a device named twice makes
+it empty. Numbers count in the order of ``CUDA_DEVICE_ORDER``. By default CUDA puts the fastest GPU
+first, an order that only CUDA knows. If all GPUs are of one kind, it is the order of the PCI bus,
+which NVML uses; otherwise that order is used nevertheless, with a warning.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Visible:
     """The devices we may use, in the order calls would see them."""
 
     devices: tuple[Device, ...]
-    #: Why there are none, when the variables are the reason.
+    #: Why no device is visible, if the variables are the reason.
     reason: str = ""
     warnings: tuple[str, ...] = ()
 
 
 def visible(devices: Sequence[Device], environ: Mapping[str, str]) -> Visible:
-    """Those of the devices that the variables leave."""
+    """Return those of the devices that the variables allow."""
     warnings: list[str] = []
     given = _given(devices, environ.get(NVIDIA), warnings)
     if devices and not given:
@@ -79,7 +79,9 @@ def _given(devices: Sequence[Device], text: str | None, warnings: list[str]) -> 
 def _given_by_number(
     devices: Sequence[Device], entries: list[str], warnings: list[str]
 ) -> tuple[Device, ...]:
-    """Numbers are the host's. Inside, devices are counted anew, and only ours are there."""
+    """Numbers are the host's. Inside a container, only its own devices exist, and are
+    counted anew.
+    """
     gpus = {device.parent or device.uuid for device in devices}
     if len(gpus) <= len({entry.split(":")[0] for entry in entries}):
         return tuple(devices)
@@ -97,7 +99,7 @@ def _is_numbered(device: Device, entry: str) -> bool:
 
 
 def _is(device: Device, entry: str) -> bool:
-    """Whether the entry is the device's UUID, or that of the GPU it is a part of."""
+    """Return whether the entry is the device's UUID, or that of its GPU."""
     wanted = entry.lower()
     return wanted in {device.uuid.lower(), (device.parent or "").lower()}
 

@@ -1,11 +1,11 @@
-"""What becomes known of residents: what they send, their deaths, the calls that end in them.
+"""Handles events of residents: their frames, their deaths, the calls that end in them.
 
     LOADED, RESULT, ITEM, OUTPUT                --> ends of calls, and what may begin next
     death, loss of its zygote, a spoilt channel --> the calls that ran in it have ended
     its process tree is gone                    --> it may be made anew
 
-Of the calls, the one that its end is due to hears its own cause; its siblings, which did
-nothing, that they may be sent again.
+The call that caused the end gets its own cause; the others in the same resident are told that they
+may be sent again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WHY: Final = 2000
 
 
 class Carrier(Protocol):
-    """What follows from it; `runner.ResidentRunner` does that."""
+    """Acts on events: `runner.ResidentRunner`."""
 
     def do(self, commands: Iterable[states.Command]) -> None:
         """Carry out what the table says."""
@@ -54,7 +54,7 @@ class Carrier(Protocol):
         """Stop a resident, and so all calls in it."""
 
     def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
-        """Those of an instance that this worker is to make for the call.
+        """Return the variables of an instance that this worker creates for the call.
 
         Raises:
             OSError: its scratch directory cannot be made.
@@ -65,23 +65,23 @@ class Carrier(Protocol):
 
 
 class Host(Protocol):
-    """What the supervisor does for residents."""
+    """The supervisor's part in residents."""
 
     def do(self, commands: Iterable[Command]) -> None:
         """Carry out what the scheduler says."""
 
     def want(self, key: ZygoteKey | None) -> None:
-        """Have a zygote up, though nothing needs it yet."""
+        """Keep a zygote running, even if no call needs it yet."""
 
     def changed(self) -> None:
-        """Something happened that somebody may wait for."""
+        """Notify waiters that something may have changed."""
 
     def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
-        """What a call imported and changed; what its caller should know of that."""
+        """Learn from what a call imported and changed; return warnings for its caller."""
 
 
 class ResidentEvents:
-    """What is heard of all residents of a pool."""
+    """Handles events of all residents of a pool."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class ResidentEvents:
     ) -> None:
         name = worker.instance
         assert name is not None
-        # May raise: while the call is still known to be in it.
+        # May raise, so the call is still registered.
         warnings = self._host.learn(running.call, worker.zygote, meta) if meta.more else ()
         del worker.calls[call_id]
         poisoned = meta.more.get("poisoned")
@@ -188,9 +188,10 @@ class ResidentEvents:
         self._to.do(self._table.answered(call_id, self._now()))
 
     def _instance_in(self, worker: Worker) -> Instance | None:
-        """The instance that it has; None when another worker has, or makes, the one of that name.
+        """Return the worker's instance; None if another worker has, or creates, the one of that
+        name.
 
-        What is heard of a worker may be late: one that could not be killed was given up.
+        Events of a worker may be late: one that could not be killed was given up.
         """
         name = worker.instance
         if name is None or name not in self._loaded or self._loaded[name].worker is not worker:
@@ -215,7 +216,7 @@ class ResidentEvents:
     # Ends.
 
     def died(self, worker: Worker, death: wire.Exited, oom: exit_causes.OomKill | None) -> None:
-        """It is dead."""
+        """Note that its worker is dead."""
         cause = exit_causes.of_death(
             death.status,
             stop=worker.stop,
@@ -226,7 +227,7 @@ class ResidentEvents:
         self.lost(worker, cause, death)
 
     def lost(self, worker: Worker, cause: Cause, death: wire.Exited | None) -> None:
-        """The calls in it end; `gone` follows when its tree is gone."""
+        """End the calls in it; `gone` follows when its process tree is gone."""
         name = worker.instance
         instance = self._instance_in(worker)
         if name is None or instance is None:
@@ -250,10 +251,10 @@ class ResidentEvents:
         cause: Cause,
         death: wire.Exited | None,
     ) -> None:
-        # Of one that went with its zygote nobody can tell, unless it never read its LOAD.
+        # If it died with its zygote, whether it began is unknown, unless it never read its LOAD.
         began = not worker.link.unread if death is None else death.began
         if not began and (worker.stop is None or worker.stop.error_type != "OutOfMemory"):
-            # Nothing of the user's ran: whoever waits goes on waiting, for the next one.
+            # No user code ran: waiting calls wait for the next instance.
             loaded.unmade = True
             return
         crashed_at = None if worker.stopping or death is None else self._now()
@@ -271,7 +272,7 @@ class ResidentEvents:
         death: wire.Exited | None,
     ) -> None:
         if worker.culprit is not None and worker.culprit != call_id:
-            # It was to end for a reason of its own, or did nothing to cause this.
+            # It was stopped for a reason of its own, or did nothing to cause this.
             cause = _cause(running.stop or outcomes.sibling_lost(cause.message.partition("\n")[0]))
         self._to.do(self._table.answered(call_id, self._now()))
         want = running.call.want
@@ -281,7 +282,7 @@ class ResidentEvents:
             try:
                 self._to.submit(call_id)
             except FlashpoolError as error:
-                # There is another one of its name by now.
+                # Another instance of that name exists by now.
                 self._calls.finish(call_id, outcomes.refused(error))
             return
         outcome = outcomes.failed(running, cause, self._now(), death)
@@ -300,7 +301,7 @@ class ResidentEvents:
         loaded = self._loaded.pop(name)
         reason = instance.why_closed or loaded.reason or "its worker is gone"
         if worker.aside:
-            # Nobody else hears of it: what close() or a thread of its own printed.
+            # Output of close() or its own threads is shown nowhere else.
             _log.info(
                 "Instance %r wrote output outside of calls: %s",
                 name,

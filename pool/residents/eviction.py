@@ -1,4 +1,4 @@
-"""Which idle instances go, and why: decisions only, for `InstanceTable`."""
+"""Decides which idle instances are closed, and why, for `InstanceTable`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from .states import UNNAMED_IDLE_S, Instance, InstanceState, ResidentPolicy
 
 
 def dispensable(instance: Instance) -> tuple[bool, float]:
-    """Who goes first: those that nobody is likely to call again, then those idle for longest."""
+    """Sort idle instances: first those that are unlikely to be called again, then those idle for
+    longest.
+    """
     return not instance.passing, instance.last_used
 
 
 def due(instances: Iterable[Instance], policy: ResidentPolicy, now: float) -> dict[str, str]:
-    """Those that nobody called for long, and what is too much: the name of each, and why."""
+    """Return names and reasons of instances to close: idle for too long, or using too much."""
     found = list(instances)
     going = {
         one.name: f"it had no call for {one_s:g} s" for one, one_s in _late(found, policy, now)
@@ -41,7 +43,9 @@ def _late(
 
 
 def _too_much(found: list[Instance], limit: int, size: Callable[[Instance], int]) -> list[str]:
-    """Idle ones to close until the rest, without those that close, keeps to the limit."""
+    """Return idle instances to close until the others, without those that are closing, keep the
+    limit.
+    """
     used = sum(size(one) for one in found if one.state is not InstanceState.CLOSING)
     names = []
     for one in sorted((one for one in found if one.idle and size(one)), key=dispensable):

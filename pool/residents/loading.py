@@ -30,7 +30,7 @@ from .table import InstanceTable
 
 
 class ResidentLoads:
-    """All instances of a pool that are being made."""
+    """All instances of a pool that are being created."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class ResidentLoads:
         try:
             gpus = self._gpus.number(first.call.gpus)
         except FlashpoolError as error:
-            # They were there when its calls were accepted.
+            # They existed when its calls were accepted.
             self._not_loaded(name, outcomes.refused(error))
             return
         load_id = self._calls.new_id()
@@ -114,7 +114,7 @@ class ResidentLoads:
         self._limit_memory(loaded)
 
     def _limit_memory(self, loaded: LoadedInstance) -> None:
-        """Limit what its constructor uses as the call's that it is made for."""
+        """Apply the memory limit of the call for which it is created to its constructor."""
         worker, limit_mb = loaded.worker, loaded.limit_mb
         if limit_mb is None:
             return
@@ -131,12 +131,12 @@ class ResidentLoads:
         self._calls.memory_watch.add(limit)
 
     def not_started(self, load_id: int, key: ZygoteKey, reason: str) -> None:
-        """No worker can be had for a load."""
+        """Fail a load: no worker is available."""
         name = self._loads.pop(load_id)
         self._not_loaded(name, outcomes.start_failed(key.environment, reason))
 
     def _not_loaded(self, name: str, outcome: Outcome) -> None:
-        """No worker has begun with it, nor will."""
+        """Handle a load that no worker has begun, or will."""
         reason = outcome.error or ""
         for call_id in self._table.not_loaded(name, reason):
             self._calls.finish(call_id, outcome)
@@ -146,7 +146,7 @@ class ResidentLoads:
 def call_meta(
     call: Call, result_limit: int | None = None, env: Mapping[str, str] | None = None
 ) -> bytes:
-    """How a resident is to load or run it, for the wire."""
+    """Pack how a resident is to load or run it."""
     return wire.pack_call_meta(
         pickled=call.codec is Codec.PICKLE,
         stream=call.stream,

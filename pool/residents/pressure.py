@@ -1,11 +1,11 @@
-"""Who has to go when something is short: memory, GPUs, environments.
+"""Chooses residents to close when memory, GPUs or environments run short.
 
     measure        every second: what residents use, of GPUs too; more than they may
                    -> InstanceTable.tick
     give_up        a call waits for GPUs that idle residents hold, or
                    its zygote cannot start, because residents keep other ones up
 
-Only idle ones go, whoever was called longest ago first.
+Only idle ones are closed, the least recently called first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOOKS: Final = 16
 
 
 class ResidentPressure:
-    """What all residents of a pool take of what is short."""
+    """The shares of scarce resources that all residents of a pool use."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ResidentPressure:
     # Memory.
 
     def measure(self) -> None:
-        """Look at those that were called since, or not for longest."""
+        """Measure residents that were called since, or not measured for longest."""
         used = [
             loaded for loaded in self._loaded.values() if loaded.used and not loaded.worker.stopping
         ]
@@ -110,7 +110,7 @@ class ResidentPressure:
         self._do(self._table.tick(self._now()))
 
     def _of_tree(self, reading: Reading | None, pids: set[int]) -> int:
-        """What these processes hold of a device.
+        """Return what these processes hold of a device.
 
         In a container the driver may not name them. Then all that is in use there beyond what
         was before counts, for each who is on the device: too much, where several are.
@@ -137,7 +137,7 @@ class ResidentPressure:
             self.evict_environment()
 
     def evict_for_process(self) -> None:
-        """Close one, for there is no room for another process."""
+        """Close one resident to make room for another process."""
         if not any(one.state is InstanceState.CLOSING for one in self._table):
             self._do(self._table.needed(self._loaded, "there was no room for another process"))
 
@@ -153,7 +153,9 @@ class ResidentPressure:
         return instance is not None and instance.idle
 
     def evict_for_gpus(self) -> None:
-        """Close what is idle, as far as the first call that waits for GPUs needs what it holds."""
+        """Close idle residents, as far as the first call that waits for GPUs needs
+        their devices.
+        """
         missing = self._gpus.wanted() - len(self._held(closing=True))
         while missing > 0:
             held = self._held(closing=False)
@@ -165,7 +167,9 @@ class ResidentPressure:
             self._do(commands)
 
     def _held(self, *, closing: bool) -> dict[str, str]:
-        """Devices with no share left -> an instance that holds one, of those that close or stay."""
+        """Map devices without a free share to an instance that holds one, among those that close or
+        stay.
+        """
         held: dict[str, str] = {}
         for name, loaded in self._loaded.items():
             instance = self._table.get(name)
@@ -194,7 +198,7 @@ class ResidentPressure:
         return True
 
     def in_environment(self, environment: str) -> list[Instance]:
-        """Those that have a worker in it."""
+        """Return instances with a worker in that environment."""
         found = []
         for name, loaded in self._loaded.items():
             instance = self._table.get(name)

@@ -4,8 +4,8 @@
                                     ^    |                                              |
             LOADED, RESULT, death --'    '--Invoke--> CALL --> worker <-----------------'
 
-The scheduler knows a load as a call of its own number, and a loaded instance as a worker
-that gives its slot back and asks for it again.
+To the scheduler, a load is a call with a number of its own, and a loaded instance is a worker that
+releases its slot and asks for it again.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class ResidentRunner:
             self.stop_worker(worker.instance, call_id, stop, stop.message, grace=grace)
 
     def _interrupt(self, call_id: int, worker: Worker, stop: Stop | None, reason: str) -> None:
-        """Cancel one call of several; where that does not help, and else, end them all."""
+        """Cancel one of several calls; if that does not help or apply, stop all of them."""
         name = worker.instance
         assert name is not None
         instance = self.table.get(name)
@@ -196,7 +196,7 @@ class ResidentRunner:
         self._loop.call_later(grace_s, still_there, self._now() + grace_s)
 
     def credit(self, call_id: int, worker: Worker, items: int) -> None:
-        """Let a generator of its yield that many more."""
+        """Let its generator yield that many more items."""
         meta = wire.numbered(call_id, wire.CREDIT_META.pack(items))
         self._worker_set.send(worker, wire.CREDIT, meta)
 
@@ -259,7 +259,7 @@ class ResidentRunner:
         self._calls.handed_over(running)
 
     def _output_of(self, running: ActiveCall, loaded: LoadedInstance) -> OutputBuffer:
-        """What a call writes; before it, for the first one, what the constructor wrote."""
+        """Return a call's output; the first call's begins with the constructor's output."""
         fresh = OutputBuffer(self._config.output_limit)
         if loaded.heard:
             return fresh
@@ -272,7 +272,7 @@ class ResidentRunner:
         return written
 
     def _close(self, command: states.Close) -> None:
-        """Ask it; `WorkerSet.check` sees to it that it goes."""
+        """Ask an instance to close; `WorkerSet.check` makes sure that it exits."""
         worker = self._loaded[command.instance].worker
         _log.info("The instance %s is closed: %s", command.instance, command.reason)
         worker.state.move(WorkerState.EXITING)
@@ -288,7 +288,7 @@ class ResidentRunner:
         *,
         grace: float | None = None,
     ) -> None:
-        """Stop its worker, because of one of its calls or because nobody waits for it."""
+        """Stop its worker, because of one of its calls or because it is no longer needed."""
         loaded = self._loaded[name]
         worker = loaded.worker
         self.table.closing(name, reason)
@@ -299,16 +299,16 @@ class ResidentRunner:
     # Time.
 
     def tick(self) -> None:
-        """Close what is idle for too long, or too much."""
+        """Close instances that are idle for too long, or use too much."""
         self.pressure.measure()
         self.do(self.table.tick(self._now()))
 
     def close_idle(self, reason: str) -> None:
-        """Close all that nobody needs now."""
+        """Close all instances that are not needed now."""
         self.do(self.table.close_idle(reason))
 
     def release(self, name: str, reason: str) -> None:
-        """Close one when its calls are over: whoever made it has no more use for it."""
+        """Close an instance when its calls are over: its owner no longer needs it."""
         self.do(self.table.release(name, reason, self._now()))
 
     def release_all(self, reason: str) -> None:
@@ -318,12 +318,12 @@ class ResidentRunner:
 
     @property
     def any_remaining(self) -> bool:
-        """Whether there are any, closing ones included."""
+        """Return whether there are instances, including closing ones."""
         return len(self.table) > 0
 
     @property
     def any_closing(self) -> bool:
-        """Whether a resident is closing."""
+        """Return whether a resident is closing."""
         return any(one.state is InstanceState.CLOSING for one in self.table)
 
     def gpus_of(self, instance: Instance) -> tuple[str, ...]:
@@ -332,14 +332,14 @@ class ResidentRunner:
         return loaded.gpus if loaded is not None else ()
 
     def worker_of(self, instance: Instance) -> Worker | None:
-        """The worker that has it, if one does."""
+        """Return its worker, if it has one."""
         loaded = self._loaded.get(instance.name)
         return loaded.worker if loaded is not None else None
 
     # Parts.
 
     def variables(self, worker: Worker, call: Call, gpus: tuple[str, ...]) -> Mapping[str, str]:
-        """Those of an instance that this worker is to make for the call.
+        """Return the variables of an instance that this worker creates for the call.
 
         Raises:
             OSError: its scratch directory cannot be made.
@@ -351,8 +351,8 @@ class ResidentRunner:
         return self._scratch.variables(worker.scratch, env)
 
     def limit_waiting(self, call_id: int, running: ActiveCall, instance: Instance | None) -> None:
-        """How long it may wait: for its instance to be made as long as it may run, else as
-        for a slot.
+        """Limit how long a call may wait: for the creation of its instance as long as it may run,
+        else as for a slot.
         """
         if instance is not None and instance.state is InstanceState.LOADING:
             self._calls.limit(running, running.limits.run_s, self._load_too_long, call_id)

@@ -1,4 +1,4 @@
-"""What `InstanceTable` speaks of: commands, states, wants, instances."""
+"""Types of `InstanceTable`: commands, states, requests, instances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from flashpool.pool.calls import InstanceRequest
 
-#: Deaths while loading within `CRASH_WINDOW_S`, past which nobody tries again.
+#: Deaths while loading within `CRASH_WINDOW_S` after which no further attempt is made.
 CRASHES: Final = 3
 CRASH_WINDOW_S: Final = 60.0
 #: Seconds after which one closes that was called once, by a caller that gave it no name.
@@ -25,21 +25,21 @@ class Load(NamedTuple):
 
 
 class Abandon(NamedTuple):
-    """Nobody waits for it any more: take `Load` back, which no worker has begun with."""
+    """Withdraw a `Load` that no worker has begun, because it is no longer needed."""
 
     instance: str
 
 
 class WantSlot(NamedTuple):
-    """Calls wait for it since that time; answer with `granted`."""
+    """Ask for a slot: calls wait for it since that time; answer with `granted`."""
 
     instance: str
     since: float
 
 
 class KeepSlot(NamedTuple):
-    """The next of its calls, that waits since then, may have its slot, unless somebody else
-    has waited for longer; answer with `granted`.
+    """Pass its slot to its next call, which waits since then, unless another has waited longer;
+    answer with `granted`.
     """
 
     instance: str
@@ -47,7 +47,7 @@ class KeepSlot(NamedTuple):
 
 
 class ReleaseSlot(NamedTuple):
-    """Nothing runs in it: give its slot back."""
+    """Release its slot: nothing runs in it."""
 
     instance: str
 
@@ -75,7 +75,7 @@ class Refuse(NamedTuple):
 
 
 class Lose(NamedTuple):
-    """End a waiting call: the instance it insisted on is no more, because of ``reason``."""
+    """End a waiting call: the instance that it requires no longer exists, because of ``reason``."""
 
     call: int
     instance: str
@@ -86,16 +86,16 @@ Command = Load | Abandon | WantSlot | KeepSlot | ReleaseSlot | Invoke | Close | 
 
 
 class InstanceState(enum.Enum):
-    """Of one instance."""
+    """States of an instance."""
 
-    #: Called for; there is no room for it, or its former worker is not gone yet.
+    #: It was called; there is no room for it, or its previous worker has not exited yet.
     PENDING = "pending"
     #: It waits for a worker.
     WANTED = "wanted"
     LOADING = "loading"
     READY = "ready"
-    #: Told to close, or its worker is being stopped; the worker's process tree is not gone yet.
-    #: The stats document calls it ``leaving``.
+    #: It was asked to close, or its worker is being stopped; its process tree still exists. The
+    #: stats document calls this state ``leaving``.
     CLOSING = "leaving"
 
 
@@ -109,16 +109,16 @@ class ResidentPolicy:
     idle_s: float | None = 900.0
     #: Bytes that all together may use before idle ones are closed; None: no limit.
     memory_bytes: int | None = None
-    #: The same of the memory of GPUs.
+    #: The same for GPU memory.
     gpu_bytes: int | None = None
 
 
 class Conflict(Exception):
-    """There is an instance of that name with other code."""
+    """An instance of that name with other code exists."""
 
 
 class NotThere(Exception):
-    """The call asked for an instance that must be there, and is not; says what became of it."""
+    """The instance that a call requires does not exist; the message says what happened to it."""
 
 
 @dataclass(slots=True)
@@ -127,33 +127,33 @@ class WaitingCall:
 
     want: InstanceRequest
     since: float
-    #: It is for an instance that is made for it: the one that is there has to go first.
+    #: Whether the call needs a new instance: an existing one must be closed first.
     anew: bool
 
 
 @dataclass(slots=True)
 class Instance:
-    """What is known of one instance: its name, and the one that is made under it now."""
+    """One instance name, and the instance that exists under it now."""
 
     name: str
-    #: The call's that it is, or was last, made of.
+    #: The request from which it is, or was last, created.
     want: InstanceRequest
     generation: int
-    #: Why there is none of the generation before any more; None: this is the first.
+    #: Why the previous generation ended; None: this is the first.
     rebuilt_because: str | None = None
     state: InstanceState = InstanceState.PENDING
     last_used: float = 0.0
-    #: Calls that began in it, in this generation.
+    #: Calls that began in this generation.
     calls: int = 0
-    #: In the order of their arrival.
+    #: Waiting calls, in the order of their arrival.
     waiting: dict[int, WaitingCall] = field(default_factory=dict)
-    #: Those that run in it, and whether they may overlap.
+    #: Running calls, and whether they may overlap.
     running: dict[int, bool] = field(default_factory=dict)
     #: Methods whose calls may overlap; known once it is loaded.
     overlapping: frozenset[str] = frozenset()
     has_slot: bool = False
     asked_slot: bool = False
-    #: Why nobody has a use for it once its calls are over; or nothing.
+    #: Why it is closed once its calls are over; or empty.
     released: str = ""
     why_closed: str = ""
     crashes: deque[float] = field(default_factory=deque)
@@ -162,22 +162,22 @@ class Instance:
 
     @property
     def passing(self) -> bool:
-        """Whether it is likely that nobody calls it again: nobody gave it a name, or used it."""
+        """Return whether it is unlikely to be called again: unnamed, or never used."""
         return self.want.unnamed and self.calls <= 1
 
     @property
     def idle(self) -> bool:
-        """Loaded, and nobody needs it now."""
+        """Return whether it is loaded and not needed now."""
         return self.state is InstanceState.READY and not self.running and not self.waiting
 
     @property
     def since(self) -> float:
-        """When the first of those that wait for it came."""
+        """Return when the first waiting call arrived."""
         return next((one.since for one in self.waiting.values()), self.last_used)
 
     @property
     def next_is_anew(self) -> bool:
-        """Whether it has to go before any of those that wait can begin."""
+        """Return whether it must be closed before any waiting call can begin."""
         return next((one.anew for one in self.waiting.values()), False)
 
     @property
@@ -192,7 +192,9 @@ class Instance:
         return self.want.code
 
     def heir(self, call: int) -> WaitingCall | None:
-        """Who gets what was to be made for a call that is withdrawn: the next behind it."""
+        """Return the call that gets what was to be created for a withdrawn call: the next one
+        behind it.
+        """
         if not self.waiting[call].anew:
             return None
         calls = list(self.waiting)
@@ -200,9 +202,9 @@ class Instance:
         return self.waiting[calls[behind]] if behind < len(calls) else None
 
     def insisting(self) -> list[int]:
-        """Calls that wait for it and no other, now that it is gone.
+        """Return calls that require this instance, now that it is gone.
 
-        Who stands behind a replacement and takes any generation may have that one.
+        Calls behind a replacement that accept any generation may use the new one.
         """
         found = []
         replaced = False
@@ -214,16 +216,16 @@ class Instance:
 
 
 class Past(NamedTuple):
-    """What is remembered of an instance that is no more."""
+    """What is remembered of an instance that no longer exists."""
 
-    #: Of the last one that was made, or begun to be; 0: none was.
+    #: Of the last instance that was created, or begun; 0: none.
     generation: int
     reason: str
     crashes: deque[float]
 
 
 class History:
-    """What became of instances: the latest so many, by name."""
+    """The past of instances, by name: the latest ones, up to a limit."""
 
     def __init__(self) -> None:
         self._past: OrderedDict[str, Past] = OrderedDict()
@@ -242,7 +244,7 @@ class History:
         return Instance(want.instance, want, past.generation + 1, because, crashes=crashes)
 
     def remember(self, instance: Instance, reason: str, *, made: bool) -> None:
-        """It is no more; ``made``: its making had at least begun."""
+        """Remember an instance that has ended; ``made``: its creation had begun."""
         generation = instance.generation if made else instance.generation - 1
         if not generation and not instance.crashes:
             return
@@ -252,7 +254,7 @@ class History:
             self._past.popitem(last=False)
 
     def crash_loop(self, instance: Instance, now: float) -> str:
-        """Why one that died so often while it was loaded is not tried now; or nothing."""
+        """Return why an instance that died repeatedly while loading is not tried now; or empty."""
         crashes = instance.crashes
         while crashes and now - crashes[0] > CRASH_WINDOW_S:
             crashes.popleft()
@@ -268,7 +270,7 @@ class History:
 
 
 def check_there(want: InstanceRequest, instance: Instance | None, past: Past | None) -> None:
-    """Whether a call that insists on its instance may join its wait queue.
+    """Check whether a call that requires an existing instance may wait for it.
 
     Raises:
         NotThere: it is not there.

@@ -66,7 +66,7 @@ class InstanceTable:
         #: Calls that wait for an instance, or in one.
         self.waiting = 0
         self._instances: dict[str, Instance] = {}
-        #: Those of them that wait for room.
+        #: Instances that wait for room.
         self._pending: dict[str, Instance] = {}
         self._of_call: dict[int, Instance] = {}
         self._history = History()
@@ -78,7 +78,7 @@ class InstanceTable:
         return len(self._instances)
 
     def get(self, name: str) -> Instance | None:
-        """One by its name."""
+        """Return the instance of that name."""
         return self._instances.get(name)
 
     # Calls.
@@ -143,7 +143,7 @@ class InstanceTable:
         return first
 
     def loaded(self, name: str, overlapping: Iterable[str], now: float) -> list[Command]:
-        """It can be called; these methods may overlap."""
+        """Note that it can be called; these methods may overlap."""
         instance = self._instances[name]
         instance.state = InstanceState.READY
         instance.overlapping = frozenset(overlapping)
@@ -152,7 +152,7 @@ class InstanceTable:
         return self._settle(instance, now) + self._fill_room()
 
     def not_loaded(self, name: str, reason: str, crashed_at: float | None = None) -> list[int]:
-        """It could not be loaded; those that waited, to be told. `gone` follows.
+        """Note that it could not be loaded; return its waiting calls. `gone` follows.
 
         ``crashed_at``: when its worker died of it.
         """
@@ -166,14 +166,14 @@ class InstanceTable:
         return calls
 
     def closing(self, name: str, reason: str) -> None:
-        """It closes, or its worker is stopped: no more calls for it. `gone` follows."""
+        """Note that it closes, or its worker is stopped: it gets no more calls. `gone` follows."""
         instance = self._instances[name]
         self._pending.pop(name, None)
         instance.state = InstanceState.CLOSING
         instance.why_closed = instance.why_closed or reason
 
     def gone(self, name: str, reason: str, now: float, *, unmade: bool = False) -> list[Command]:
-        """Its worker's process tree is no more, and the calls that ran in it have ended.
+        """Note that its process tree is gone, and the calls that ran in it have ended.
 
         ``unmade``: its worker died by itself before it began to make it.
         """
@@ -190,11 +190,11 @@ class InstanceTable:
         return commands + self._fill_room()
 
     def granted(self, name: str, now: float) -> list[Command]:
-        """It has a slot."""
+        """Note that it has a slot."""
         instance = self._instances[name]
         instance.asked_slot = False
         if instance.state is not InstanceState.READY:
-            # It was closed meanwhile, because those that had asked for it were cancelled.
+            # It was closed meanwhile, because its calls were cancelled.
             return [ReleaseSlot(name)]
         instance.has_slot = True
         return self._settle(instance, now)
@@ -202,33 +202,37 @@ class InstanceTable:
     # Eviction.
 
     def tick(self, now: float) -> list[Command]:
-        """Close what nobody called for long, and what is too much. Every second or so."""
+        """Close instances that are idle for too long, or use too much. Call it about
+        every second.
+        """
         commands: list[Command] = []
         for name, reason in due(self, self.policy, now).items():
             commands += self._close(self._instances[name], reason)
         return commands
 
     def measured(self, name: str, memory_bytes: int) -> None:
-        """What its process tree uses."""
+        """Record the memory of its process tree."""
         instance = self._instances.get(name)
         if instance is not None:
             instance.memory_bytes = memory_bytes
 
     def measured_on_gpus(self, name: str, gpu_bytes: int) -> None:
-        """What its process tree uses of the memory of GPUs."""
+        """Record the GPU memory of its process tree."""
         instance = self._instances.get(name)
         if instance is not None:
             instance.gpu_bytes = gpu_bytes
 
     def needed(self, holders: Iterable[str], reason: str) -> list[Command]:
-        """One of these holds what a call waits for: close the one idle for longest, if any."""
+        """Close the instance of these that is idle longest, if any, because a call needs what it
+        holds.
+        """
         idle = [one for name in holders if (one := self._instances.get(name)) and one.idle]
         return self._close(min(idle, key=dispensable), reason) if idle else []
 
     def close_idle(
         self, reason: str, which: Callable[[Instance], bool] | None = None
     ) -> list[Command]:
-        """Close all, of which that holds, that nobody needs now."""
+        """Close all idle instances among these that are not needed now."""
         return [
             command
             for instance in list(self._instances.values())
@@ -237,7 +241,7 @@ class InstanceTable:
         ]
 
     def release(self, name: str, reason: str, now: float) -> list[Command]:
-        """Its owner has no more use for it: close it when its calls are over."""
+        """Close it when its calls are over: its owner no longer needs it."""
         instance = self._instances.get(name)
         if instance is None:
             return []
@@ -247,7 +251,7 @@ class InstanceTable:
     # Decisions.
 
     def _wanted(self, want: InstanceRequest) -> tuple[Instance, bool]:
-        """The instance of a call, and whether it has to be made for it first."""
+        """Return the instance of a call, and whether it must first be created for it."""
         instance = self._instances.get(want.instance)
         if want.must_exist:
             check_there(want, instance, self._history.of(want.instance))
@@ -258,7 +262,7 @@ class InstanceTable:
         unmade = instance.state is InstanceState.CLOSING and not instance.waiting
         if not (want.anew or unmade) and want.code != instance.code_at_the_end:
             raise Conflict
-        # The next one that is made is for whoever comes first, whatever it asks for.
+        # The next instance goes to the first waiting call, whatever that asks for.
         return instance, want.anew and not unmade
 
     def _refuse(self, instance: Instance, reason: str) -> list[Command]:
@@ -269,7 +273,7 @@ class InstanceTable:
         return refused
 
     def _settle(self, instance: Instance, now: float) -> list[Command]:
-        """What can be done for one instance that is loaded."""
+        """Return the commands that are possible for one loaded instance."""
         if instance.state is not InstanceState.READY:
             return []
         if not instance.running and instance.next_is_anew:
@@ -290,8 +294,8 @@ class InstanceTable:
     def _release_slot(self, instance: Instance) -> list[Command]:
         """Give the slot back when nothing runs.
 
-        Also when more calls wait: those of others may have waited for longer. One whose
-        worker is being stopped keeps it until that is gone.
+        Also if more calls wait, because calls of others may have waited longer. An instance whose
+        worker is being stopped keeps its slot until the worker is gone.
         """
         if instance.running or not instance.has_slot or instance.state is not InstanceState.READY:
             return []
@@ -299,7 +303,7 @@ class InstanceTable:
         return [ReleaseSlot(instance.name)]
 
     def _invoke(self, instance: Instance, now: float) -> list[Command]:
-        """Begin with the calls that may run now, in the order of their arrival."""
+        """Begin the calls that may run now, in the order of their arrival."""
         commands: list[Command] = []
         concurrency = instance.want.concurrency
         while (call := next(iter(instance.waiting), None)) is not None:
@@ -318,7 +322,7 @@ class InstanceTable:
         return commands
 
     def _fill_room(self) -> list[Command]:
-        """Load those that wait for room, the longest first, and make room for the rest."""
+        """Load instances that wait for room, the longest first, and make room for the others."""
         if not self._pending:
             return []
         commands: list[Command] = []
@@ -342,7 +346,7 @@ class InstanceTable:
         return [*commands, Close(instance.name, reason)]
 
     def _again(self, instance: Instance, reason: str, now: float, *, made: bool) -> list[Command]:
-        """It is gone, and calls wait for it: have it loaded anew, unless that is hopeless."""
+        """Load an instance that is gone again if calls wait for it, unless that is hopeless."""
         lost: list[Command] = []
         for call in instance.insisting() if made else ():
             self._forget(instance, call)
@@ -366,7 +370,7 @@ class InstanceTable:
         return lost + (self._refuse(fresh, refusal) if refusal else [])
 
     def _end(self, instance: Instance, reason: str, *, made: bool = True) -> None:
-        """It is no more; ``made``: its making had at least begun."""
+        """End an instance; ``made``: its creation had begun."""
         self._drop(instance)
         self._history.remember(instance, reason, made=made)
 
@@ -381,7 +385,7 @@ class InstanceTable:
 
 
 def _goes_on(instance: Instance) -> bool:
-    """Whether the next of its calls could begin at once."""
+    """Return whether its next call could begin at once."""
     ready = instance.state is InstanceState.READY and instance.has_slot and not instance.running
     return ready and bool(instance.waiting) and not instance.next_is_anew
 

@@ -1,9 +1,9 @@
-"""What the scheduler and the supervisor say to each other: keys, commands, and the policy.
+"""Types that scheduler and supervisor exchange: keys, commands, and the policy.
 
     Supervisor -- an event, at a time --> Scheduler -- a list of commands --> Supervisor
 
-A command is plain data: it names calls, workers and zygotes, and says what is to be done
-with them. Each tells in its docstring which events answer it.
+A command is plain data: it names calls, workers and zygotes, and what to do with them. Each
+docstring says which events answer the command.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class ZygoteKey(NamedTuple):
-    """Which zygote: an environment, and what is preloaded in it (0: nothing)."""
+    """Identifies a zygote: an environment, and its set of preloaded modules (0: none)."""
 
     environment: str
     profile: int = 0
@@ -77,7 +77,7 @@ class SchedulerPolicy:
     queue_limit: int | None = None
     max_spares: int = 8
     spare_idle_s: float = 60.0
-    #: Environments beside the base that may be up at once.
+    #: Environments beside the base that may run at once.
     max_environments: int = 32
     environment_idle_s: float = 900.0
 

@@ -1,9 +1,9 @@
-"""Which sources a zygote compiles ahead of the calls that bring them. Decisions only.
+"""Decides which sources a zygote compiles ahead of the calls that bring them.
 
-A function that is called again and again comes with the same source each time, and to
-compile it is a fifth of a small call's work. One that has run a few times is compiled in the
-zygote, where all workers forked from then on find it. Not at once: most sources come once,
-and one that breaks the compiler must break a worker first.
+A function that is called repeatedly brings the same source each time, and compiling it is a fifth
+of a small call's work. After a few runs the source is compiled in the zygote, where all workers
+forked from then on find it. Not earlier: most sources come once, and a source that breaks the
+compiler must break a worker first.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class CompileAhead:
 
     def __init__(self) -> None:
         self._runs: OrderedDict[Hashable, int] = OrderedDict()
-        #: As the zygote has them: the oldest goes first.
+        #: The sources that the zygote keeps: the oldest is dropped first.
         self.compiled: OrderedDict[Hashable, None] = OrderedDict()
 
     def ran(self, source: Hashable) -> bool:
-        """A call of it had a result; True when it is to be compiled now."""
+        """Count a successful call; return True if its source must be compiled now."""
         if source in self.compiled:
             return False
         runs = self._runs.pop(source, 0) + 1

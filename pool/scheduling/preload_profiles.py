@@ -1,4 +1,4 @@
-"""What is known of functions, of loaded zygotes, and of what their imports read. Facts, no decisions.
+"""Facts about functions, loaded zygotes, and what their imports read. No decisions.
 
 Environment
   |-- Function   what its calls import, and what they touch
@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-#: As many standard modules as a call may import without being sent to a loaded zygote.
+#: Standard modules that a call may import without being sent to a loaded zygote.
 CHEAP: Final = 8
 #: Touched by what may put any module in place of another.
 ANY_PACKAGE: Final = "package:*"
@@ -27,31 +27,31 @@ class LearnedFunction:
     needs: dict[str, None] = field(default_factory=dict)
     #: Packages that its source names.
     imports: frozenset[str] = frozenset()
-    #: What its calls said that they touch, and what they were seen to touch.
+    #: What its calls said, or were seen, to touch.
     touches: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
     #: Whether a profile was started for it.
     tried: bool = False
-    #: How often it would have been better off with a profile that there is no room for.
+    #: How often a profile would have helped for which there is no room.
     missed: int = 0
-    #: Where its calls go, by what they touch; as of a version of its environment.
+    #: The profiles of its calls, by what they touch; valid for a version of its environment.
     routes: dict[frozenset[str], tuple[int, Profile | None]] = field(default_factory=dict)
     version: int = -1
 
 
 @dataclass(slots=True)
 class Profile:
-    """What one loaded zygote has preloaded, or will have."""
+    """The modules that one loaded zygote has preloaded, or will preload."""
 
     names: tuple[str, ...]
     modules: frozenset[str]
-    #: Those that are not the standard library's.
+    #: Those that do not belong to the standard library.
     outside: frozenset[str]
     up: bool = False
     used: int = 0
     #: Packages that the source of the function names which it was made for.
     entries: frozenset[str] = frozenset()
-    #: Whether it was learned at another time: its functions are known by their entries.
+    #: Whether it was learned by an earlier process: its functions are known by their entries.
     seeded: bool = False
 
 
@@ -62,7 +62,7 @@ class LearnedEnvironment:
     #: Modules that are not preloaded, and why.
     denied: dict[str, str] = field(default_factory=dict)
     #: What imports read of their surroundings, and a module of each package that does.
-    #: ``set:NAME``: a variable that one sets.
+    #: ``set:NAME``: a variable that an import sets.
     reads: dict[str, dict[str, str]] = field(default_factory=dict)
     last_profile: int = 0
     uses: int = 0
@@ -71,7 +71,7 @@ class LearnedEnvironment:
 
     @property
     def pending(self) -> bool:
-        """Whether a profile is on its way."""
+        """Return whether a profile is starting."""
         return any(not profile.up for profile in self.profiles.values())
 
 
@@ -124,7 +124,7 @@ def profile_of(names: Sequence[str]) -> Profile:
 
 
 def touched_by(known: LearnedEnvironment, one: LearnedFunction | None) -> set[str]:
-    """All that a function's calls touch, but for what the imports in them did."""
+    """Return what a function's calls touch, apart from effects of their imports."""
     if one is None:
         return set()
     by_imports = {what for what in one.seen if f"set:{what.partition(':')[2]}" in known.reads}
@@ -132,7 +132,9 @@ def touched_by(known: LearnedEnvironment, one: LearnedFunction | None) -> set[st
 
 
 def _meet(touched: str, read: str) -> bool:
-    """Whether what is touched is what is read; a name may end with a star on either side."""
+    """Return whether something touched equals something read; a name may end with a star on either
+    side.
+    """
     if touched == read:
         return True
     if touched.endswith(_ALL) and read.startswith(touched[:-1]):
@@ -150,7 +152,7 @@ def why_not(hit: PreloadConflict) -> str:
 def conflict(
     known: LearnedEnvironment, touches: Iterable[str], modules: Iterable[str]
 ) -> PreloadConflict | None:
-    """What a call touches that the import of preloaded modules had read."""
+    """Return what a call touches that imports of preloaded modules had read."""
     packages = {package_of(name) for name in modules}
     for what in sorted(touches):
         kind, _, name = what.partition(":")
@@ -159,8 +161,8 @@ def conflict(
         if what in {"path", ANY_PACKAGE} or (kind == "package" and name in packages):
             return PreloadConflict(what, name if name in packages else min(packages))
         for read, readers in known.reads.items():
-            # Where an import sets a variable, a call that sets it, too, would find its own value
-            # there in the end, and one that looks at it would find it there too early.
+            # If an import sets a variable, a call that sets it, too, would find its own value there
+            # in the end, and a call that reads it would find the import's value too early.
             kind, _, name = read.partition(":")
             found = kind == "set" and what == f"look:{name}"
             found = found or _meet(what, f"env:{name}" if kind == "set" else read)

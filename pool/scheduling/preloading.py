@@ -1,16 +1,16 @@
-"""What to preload, and for whom: learned from what calls imported. Decisions only.
+"""Decides what to preload, and for which calls: learned from what calls imported.
 
-An environment has a lean zygote (profile 0) and a few loaded ones. A loaded zygote serves the
-functions that import all of what it has preloaded, as far as packages go: in a worker of it they
-find what their own imports would have left, no less and no more. All others stay on the lean one,
-whose forks do not pay for pages that they do not need.
+An environment has a lean zygote (profile 0) and a few loaded ones. A loaded zygote serves functions
+that import everything that it has preloaded, as far as packages are concerned: in its workers they
+find exactly the modules that their own imports would have loaded. All other functions use the lean
+zygote, whose forks do not pay for pages that they do not need.
 
     a call ran --observed--> its function's needs --> a profile to start
     a zygote came up --skipped, read--> what cannot be preloaded, and what imports looked at
     a call comes --route--> the zygote; a lean one where the call touches what imports read
 
-A call *touches* what its request or its source changes, or what it was seen to change: names as
-`_child.surroundings` has them, and ``package:NAME`` for a module it brings in place of another.
+A call *touches* what its request or its source changes, or what it was seen to change: names as in
+`_child.surroundings`, and ``package:NAME`` for a module that it brings in place of another.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MISSES: Final = 3
 #: Modules preloaded in one zygote, and characters of the name of one.
 MODULES: Final = 4000
 NAME: Final = 500
-#: What one call may be seen to change, at most.
+#: Most changes that are recorded of one call.
 CHANGES: Final = 100
 #: A zygote that has preloaded nothing, where the lean one preloads what the settings say.
 BARE: Final = -1
@@ -61,7 +61,7 @@ class PreloadLearner:
         self._patterns = tuple(patterns)
         #: Loaded zygotes of one environment, at most.
         self._profiles = profiles
-        #: What every zygote preloads but a bare one.
+        #: Modules that every zygote preloads, apart from a bare one.
         self._preload = tuple(preload)
         #: Environments of whose calls something is known.
         self.known: dict[str, LearnedEnvironment] = {}
@@ -148,7 +148,7 @@ class PreloadLearner:
         one = known.functions.pop(function, None) or LearnedFunction()
         known.functions[function] = one
         before = len(one.needs), len(one.touches)
-        # What was there already it may have needed, too.
+        # It may also have needed modules that were preloaded.
         one.needs.update(dict.fromkeys((*self.modules(key), *names)))
         one.imports = imports
         one.touches.update(list(touches)[:CHANGES])
@@ -162,7 +162,7 @@ class PreloadLearner:
     def changed(
         self, key: ZygoteKey, function: Hashable, changes: Iterable[str]
     ) -> list[PreloadConflict]:
-        """A call in a worker of this zygote was seen to change something that imports read."""
+        """A call in a worker of this zygote changed something that imports read."""
         known = self.known.get(key.environment)
         if function is None or not (changes := list(changes)[:CHANGES]):
             return []
@@ -189,7 +189,7 @@ class PreloadLearner:
             return None
         touched = touched_by(known, one)
         if not one.tried:
-            # Which variables imports set themselves, nobody knows before a zygote tried.
+            # The variables that imports set themselves are unknown before a zygote has tried.
             touched = {what for what in touched if not what.startswith("native:")}
         if touched & {"path", ANY_PACKAGE} or conflict(known, touched, wanted):
             return None
@@ -198,8 +198,8 @@ class PreloadLearner:
         if is_cheap([name for name in wanted if name not in there]):
             return None
         if len(wanted) <= len(there & one.needs.keys()):
-            # It would be retired as soon as it is up: what is there spares as much, with modules
-            # that could not be preloaded again.
+            # It would be retired at once: the present zygote saves as much, with modules that could
+            # not be preloaded again.
             return None
         if len(known.profiles) >= self._profiles:
             # Another one makes room, if it is of less use.
@@ -217,7 +217,7 @@ class PreloadLearner:
         return known.uses - oldest >= UNUSED
 
     def modules(self, key: ZygoteKey) -> tuple[str, ...]:
-        """What the zygote of this key preloads because calls imported it."""
+        """Return what the zygote of this key preloads because calls imported it."""
         known = self.known.get(key.environment)
         profile = known.profiles.get(key.profile) if known is not None else None
         return profile.names if profile is not None else ()
@@ -229,7 +229,7 @@ class PreloadLearner:
         return tuple(sorted(profile.entries)) if profile is not None else ()
 
     def started(self, key: ZygoteKey) -> list[ZygoteKey]:
-        """The profile is up; those that nobody needs any more, itself perhaps."""
+        """The profile is ready; return profiles that are no longer needed, perhaps itself."""
         known = self.known.get(key.environment)
         if known is None or key.profile not in known.profiles:
             return []
@@ -255,7 +255,7 @@ class PreloadLearner:
         return [ZygoteKey(key.environment, number) for number in over]
 
     def behind(self, environment: str) -> ZygoteKey | None:
-        """The next profile to start, when functions seen meanwhile need more."""
+        """Return the next profile to start, if functions seen meanwhile need more."""
         known = self.known.get(environment)
         for one in reversed(known.functions.values()) if known is not None else ():
             if (key := self._grow(environment, known, one)) is not None:  # type: ignore[arg-type]
@@ -270,11 +270,11 @@ class PreloadLearner:
         profile = known.profiles.pop(key.profile, None)
         known.version += 1
         for name in (module,) if module else profile.names if profile is not None else ():
-            # The whole package: the next of its modules would fail for the same reason.
+            # The whole package: its next module would fail for the same reason.
             known.denied[package_of(name)] = why
 
     def skip(self, key: ZygoteKey, modules: Iterable[str], why: str) -> None:
-        """These are not preloaded there, nor anywhere else."""
+        """Record modules that are not preloaded there, nor elsewhere."""
         known = self.known.setdefault(key.environment, LearnedEnvironment())
         skipped = set(modules)
         known.denied.update(dict.fromkeys(skipped, why))
@@ -288,7 +288,7 @@ class PreloadLearner:
             known.profiles[key.profile] = left
 
     def read(self, key: ZygoteKey, reads: dict[str, list[str]]) -> None:
-        """What imports of modules that are preloaded there looked at, and which modules."""
+        """Record what imports of preloaded modules read, with the modules."""
         known = self.known.setdefault(key.environment, LearnedEnvironment())
         for what, modules in reads.items():
             known.reads.setdefault(what, {}).update((package_of(one), one) for one in modules)
@@ -297,7 +297,8 @@ class PreloadLearner:
     # What was learned at other times.
 
     def seed(self, environment: str, modules: Iterable[str], entries: Iterable[str] = ()) -> None:
-        """What calls of a new environment imported elsewhere: a zygote has it from the start.
+        """Record what calls of a new environment imported elsewhere: a zygote preloads it from the
+        start.
 
         ``entries``: the packages that the sources of those calls name.
         """
@@ -312,7 +313,7 @@ class PreloadLearner:
             self.known[environment] = known
 
     def forget(self, environment: str) -> None:
-        """It is used no more."""
+        """Forget an environment that is no longer used."""
         self.known.pop(environment, None)
 
     # For stats.
@@ -331,8 +332,8 @@ class PreloadLearner:
         return found
 
     def _may_be_named(self, name: str) -> bool:
-        # Whoever needs an inner module imports it, at the right moment: `_asyncio` imported before
-        # `asyncio` leaves it broken.
+        # Modules that need an inner module import it at the right moment: `_asyncio` imported
+        # before `asyncio` leaves it broken.
         if name.startswith("_") or len(name) > NAME:
             return False
         top = package_of(name)

@@ -1,4 +1,4 @@
-"""Who runs next: decisions only. No clock, no descriptor, no process in here.
+"""Decides what runs next. Contains no clock, descriptor or process.
 
     submitted, withdrawn, ended            StartZygote, RetireZygote
     zygote_ready, zygote_lost      --->    ForkWorkers, DismissWorker
@@ -67,7 +67,7 @@ from .wait_queue import WaitQueue
 from .zygote_lifecycle import ZygoteLifecycle
 from .zygote_table import ZygoteTable
 
-#: How often `tick` expects to be called, at least.
+#: `tick` must be called at least this often.
 TICK_S: Final = 1.0
 
 
@@ -99,7 +99,7 @@ class Scheduler:
     # Calls.
 
     def check_room(self, gpus: int = 0, beside: int = 0) -> None:
-        """Whether one more call may wait; ``beside`` wait elsewhere.
+        """Check whether one more call may wait; ``beside`` wait elsewhere.
 
         Raises:
             QueueFull: the queue is at its limit.
@@ -123,7 +123,7 @@ class Scheduler:
     ) -> list[Command]:
         """A call arrived, for so many GPUs; ``again`` when its worker died before it began.
 
-        ``beside``: calls that wait elsewhere, or None when the queue's limit is of no concern.
+        ``beside``: calls that wait elsewhere, or None if the queue's limit does not apply.
 
         Raises:
             QueueFull: the queue is at its limit; nothing was changed.
@@ -148,14 +148,14 @@ class Scheduler:
     # Zygotes.
 
     def wanted(self, key: ZygoteKey, now: float) -> list[Command]:
-        """Have this zygote up, though no call needs it yet."""
+        """Keep this zygote running, even if no call needs it yet."""
         zygote = self._zygote_table.entry(key)
         zygote.last_used = now
         zygote.peak = max(zygote.peak, 1)
         return self._lifecycle.start(zygote, now) + self._slots.fork(zygote)
 
     def zygote_ready(self, key: ZygoteKey, now: float) -> list[Command]:
-        """It is up and can fork. One that nobody waits for any more is to leave."""
+        """The zygote can fork. If no call needs it any more, it is told to exit."""
         zygote = self._zygote_table.entries.get(key)
         if zygote is None or not zygote.starting or zygote.exiting:
             return [] if zygote is not None and zygote.up else [RetireZygote(key)]
@@ -173,11 +173,10 @@ class Scheduler:
         killed: bool = False,
         short: bool = False,
     ) -> list[Command]:
-        """It died, or never came up; `worker_gone` follows for each worker that had a call.
+        """The zygote died, or did not start; `worker_gone` follows for each worker that had a call.
 
-        ``curable``: it would come up if it were started again, differently; ``short``: if the
-        machine had room for it. ``killed``: from outside, which says nothing of whether it
-        comes up.
+        ``curable``: another kind of start would succeed; ``short``: the machine lacked resources.
+        ``killed``: from outside, which says nothing about whether it can start.
         """
         zygote = self._zygote_table.entries.get(key)
         if zygote is None:
@@ -190,12 +189,12 @@ class Scheduler:
             zygote.postpone_start(now)
         self._wait_queue.claim_gpus(zygote)
         if zygote.retiring and zygote.needed:
-            # Calls came for it while it left: it is needed again.
+            # Calls came while it was exiting: it is needed again.
             zygote.retiring = False
         if zygote.retiring:
             commands = self._lifecycle.retire_if_done(zygote)
         elif failed_start and not (curable or short or (killed and zygote.is_hopeful(now))):
-            # What it met it will meet again: whoever waits is told now.
+            # A further start would fail in the same way: fail its waiting calls now.
             commands = self._lifecycle.fail_waiting(zygote)
         else:
             commands = self._lifecycle.settle(zygote, now)
@@ -203,7 +202,7 @@ class Scheduler:
         return commands + self._slots.dispatch(now) + self._lifecycle.start_held_up(now)
 
     def retire(self, key: ZygoteKey, heir: ZygoteKey, now: float) -> list[Command]:
-        """It is replaced: its waiting calls go to the heir, it ends with its last worker."""
+        """Replace a zygote: its waiting calls go to the heir, and it exits with its last worker."""
         zygote = self._zygote_table.entries.get(key)
         if zygote is None or zygote.retiring:
             return []
@@ -217,7 +216,9 @@ class Scheduler:
         )
 
     def rerouted(self, calls: Iterable[int], key: ZygoteKey, now: float) -> list[Command]:
-        """These go to another zygote, if they wait for a slot still; their turn is what it was."""
+        """Move these calls to another zygote, if they still wait for a slot; they keep
+        their turn.
+        """
         after = self._zygote_table.entry(key)
         self._wait_queue.reroute(calls, after)
         return self._lifecycle.settle(after, now)
@@ -225,7 +226,7 @@ class Scheduler:
     # Workers.
 
     def worker_ready(self, worker: int, key: ZygoteKey, now: float) -> list[Command]:
-        """A spare was forked and can take a call; one that nobody asked for is to leave."""
+        """A spare was forked and can take a call; a spare that is not needed is dismissed."""
         zygote = self._zygote_table.entries.get(key)
         if worker in self._zygote_of:
             return []
@@ -252,7 +253,7 @@ class Scheduler:
         return self._lifecycle.settle(zygote, now)
 
     def release_early(self, worker: int, now: float) -> list[Command]:
-        """It has answered, used little, and ends now."""
+        """A worker has answered, used little memory, and exits now."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None:
@@ -265,7 +266,7 @@ class Scheduler:
         return self._slots.dispatch(now) if somebody_waits else []
 
     def worker_gone(self, worker: int, now: float) -> list[Command]:
-        """Its whole process tree is gone: the slot it held is free."""
+        """A worker's whole process tree is gone: its slot is free."""
         key = self._zygote_of.pop(worker, None)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None:
@@ -293,7 +294,7 @@ class Scheduler:
     # Residents.
 
     def release_slot(self, worker: int, now: float) -> list[Command]:
-        """It has nothing to do for now, and stays; its slot is free, its GPUs are not."""
+        """A resident has nothing to do for now: its slot is free, its GPUs are not."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None or not self._slots.release_slot(worker, zygote):
@@ -301,7 +302,7 @@ class Scheduler:
         return self._slots.dispatch(now)
 
     def wants_slot(self, worker: int, since: float, now: float) -> list[Command]:
-        """It has something to do, since then. One that has GPUs needs no slot."""
+        """A resident has had something to do since that time. One with GPUs needs no slot."""
         key = self._zygote_of.get(worker)
         zygote = self._zygote_table.entries.get(key) if key is not None else None
         if zygote is None or not self._slots.is_resident(worker):
@@ -310,7 +311,7 @@ class Scheduler:
         return self._slots.dispatch(now) if self._slots.ask_slot(worker, since) else [Grant(worker)]
 
     def may_go_on(self, worker: int) -> bool:
-        """Whether a resident may keep what it holds for its next call: nobody else waits."""
+        """Return whether a resident may keep its slot for its next call: no other call waits."""
         return not self._wait_queue.calls and self._slots.keeps(worker)
 
     # GPUs.
@@ -338,20 +339,20 @@ class Scheduler:
         return self._lifecycle.retire_environment(group) + self._lifecycle.start_held_up(now)
 
     def is_idle(self, environment: str) -> bool:
-        """Whether it could be let go of now."""
+        """Return whether an environment could be stopped now."""
         return self._zygote_table.group(environment).idle
 
     def is_kept_by_residents(self, environment: str) -> bool:
-        """Whether it could be let go of, were it not for its residents."""
+        """Return whether an environment could be stopped if it had no residents."""
         return self._zygote_table.group(environment).kept_by_residents
 
     def kept_by_residents(self) -> list[str]:
-        """While calls wait for the room of an environment: those that residents keep up."""
+        """Return environments that only residents keep running, while calls wait for their room."""
         self._lifecycle.crowded = self._zygote_table.crowded()
         return self._zygote_table.kept_by_residents() if self.crowded else []
 
     def uses(self, environment: str) -> bool:
-        """Whether it has a zygote, or a call that waits for one."""
+        """Return whether an environment has a zygote, or a call that waits for one."""
         return any(key.environment == environment for key in self._zygote_table.entries)
 
     # Views, for stats and tests.
@@ -363,7 +364,9 @@ class Scheduler:
 
     @property
     def crowded(self) -> bool:
-        """Whether calls may be waiting for the room of an environment; `kept_by_residents` looks."""
+        """Return whether calls may be waiting for the room of an environment; `kept_by_residents`
+        checks.
+        """
         return self._lifecycle.crowded
 
     @property
@@ -372,15 +375,15 @@ class Scheduler:
         return len(self._wait_queue.calls)
 
     def waiting_since(self) -> float | None:
-        """When the oldest waiting call arrived."""
+        """Return when the oldest waiting call arrived."""
         return self._wait_queue.since
 
     def knows(self, key: ZygoteKey) -> bool:
-        """Whether it is up, or may be started again."""
+        """Return whether a zygote runs, or may be started again."""
         return key in self._zygote_table.entries
 
     def is_up(self, key: ZygoteKey) -> bool:
-        """Whether calls may be sent its way without waiting for a start."""
+        """Return whether calls may be sent to a zygote without waiting for a start."""
         zygote = self._zygote_table.entries.get(key)
         return zygote is not None and zygote.can_fork
 
@@ -394,5 +397,5 @@ class Scheduler:
         return self._slots.gpus_of(worker)
 
     def keys(self) -> Iterable[ZygoteKey]:
-        """All zygotes known."""
+        """Return the keys of all known zygotes."""
         return self._zygote_table.entries.keys()

@@ -1,14 +1,14 @@
-"""Who gets a slot, a GPU or a spare next, and who holds them.
+"""Decides which call gets a slot, a GPU or a spare next, and records their holders.
 
     a call that waits + a spare of its zygote + a slot     --> Dispatch
     a call for GPUs   + a spare of its zygote + its GPUs   --> Dispatch
     a resident that asks                      + a slot     --> Grant
     a zygote that has fewer spares than it could use       --> ForkWorkers
 
-Oldest first among the calls whose zygote has a spare. A worker holds what it was given
-until its process tree is gone, but for one that has answered and is small: the next call
-begins while it leaves, of as many at once as there are slots. A resident gives its slot
-back each time it rests, and keeps its GPUs.
+Oldest first among the calls whose zygote has a spare. A worker holds its slot or GPUs until its
+process tree is gone, except a small one that has answered: the next call begins while it exits, for
+as many at once as there are slots. A resident releases its slot each time it rests, and keeps its
+GPUs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Slots:
         self._wait_queue = wait_queue
         self._gpus = gpus
         self._time_slicing = time_slicing
-        #: Slots that nobody holds.
+        #: Free slots.
         self.free = policy.slots
         #: Workers that hold a slot, and those that hold GPUs.
         self._holding: set[int] = set()
@@ -56,7 +56,7 @@ class Slots:
         return self._policy.slots - self.free
 
     def could_run_now(self, gpus: int) -> bool:
-        """Whether there is room for one more call, were its zygote up."""
+        """Return whether one more call could run if its zygote were ready."""
         return self._gpus.has(gpus) if gpus else self.free > 0
 
     # Given out.
@@ -64,10 +64,10 @@ class Slots:
     def dispatch(self, now: float, settling: ZygoteRow | None = None) -> list[Command]:
         """Pair waiting calls with spares while there are GPUs and slots, oldest call first.
 
-        Zygotes fork as far as that asks for it; ``settling`` is one that may have to in any case.
+        Zygotes fork as needed for that; ``settling`` is one that may have to fork in any case.
         """
         touched = [settling] if settling is not None else []
-        # With more to do than can be done, no slot is free at most events.
+        # Under load, no slot is free at most events.
         if not (self._wait_queue.calls or self.asking) or not (self.free > 0 or self._gpus.queue):
             return self.fork(settling) if settling is not None else []
         commands = self._dispatch_to_gpus(touched, now) if self._gpus.queue else []
@@ -84,7 +84,7 @@ class Slots:
             if zygote not in touched:
                 touched.append(zygote)
         if self._wait_queue.calls and (self.free > 0 or self._gpus.queue):
-            # One is free for calls whose zygotes have not forked for want of it.
+            # One became free for calls whose zygotes have not forked for lack of it.
             touched = [
                 zygote for zygote in self._zygote_table if zygote.needed or zygote in touched
             ]
@@ -108,7 +108,7 @@ class Slots:
     def begin(
         self, call: int, zygote: ZygoteRow, now: float, lease: GpuLease | None = None
     ) -> Dispatch:
-        """A spare gets the call, and GPUs or else a slot, which is free."""
+        """Give a spare the call, and GPUs or else a free slot."""
         zygote.busy += 1
         zygote.peak = max(zygote.peak, zygote.busy - zygote.answered)
         zygote.last_used = now
@@ -133,7 +133,9 @@ class Slots:
         return min(able, key=lambda zygote: next(iter(zygote.waiting.values())), default=None)
 
     def _longest_asking(self, rival: ZygoteRow | None) -> int | None:
-        """The resident that wants a slot for longest, if for longer than the rival's call."""
+        """Return the resident that has waited longest for a slot, if longer than the
+        rival's call.
+        """
         worker = min(self.asking, key=self.asking.__getitem__)
         return None if rival and rival.since < self.asking[worker] else worker
 
@@ -146,7 +148,7 @@ class Slots:
     # Asked for, and given back.
 
     def release_early(self, worker: int, zygote: ZygoteRow) -> bool:
-        """It has answered, and has little to clear away; whether that freed a slot.
+        """A worker has answered, and has little to clear away; return whether that freed a slot.
 
         Bounded, because what it started may be slower to go than calls are to come.
         """
@@ -166,7 +168,7 @@ class Slots:
         return True
 
     def release_slot(self, worker: int, zygote: ZygoteRow) -> bool:
-        """It has nothing to do for now, and stays; whether that freed a slot."""
+        """A resident rests; return whether that freed a slot."""
         if not (worker in self._holding or worker in self._leases):
             return False
         if worker not in self._residents:
@@ -180,11 +182,11 @@ class Slots:
         return True
 
     def is_resident(self, worker: int) -> bool:
-        """Whether it stays between its calls."""
+        """Return whether a worker stays between its calls."""
         return worker in self._residents
 
     def keeps(self, worker: int) -> bool:
-        """Whether it is a resident and no other one asks."""
+        """Return whether a worker is a resident and no other resident waits for a slot."""
         return worker in self._residents and not self.asking
 
     def gpus_of(self, worker: int) -> tuple[str, ...]:
@@ -193,7 +195,7 @@ class Slots:
         return lease.uuids if lease is not None else ()
 
     def gone(self, worker: int, zygote: ZygoteRow, now: float) -> None:
-        """Its process tree is gone: what it held is free."""
+        """A worker's process tree is gone: free what it held."""
         if lease := self._leases.pop(worker, None):
             self._gpus.release(lease, now)
         elif worker in self._holding:
@@ -215,7 +217,7 @@ class Slots:
     # Spares.
 
     def fork(self, zygote: ZygoteRow) -> list[Command]:
-        """Have as many spares as it could use."""
+        """Have a zygote fork as many spares as it could use."""
         if not zygote.up or zygote.retiring:
             return []
         have = len(zygote.spares) + zygote.forking
@@ -229,7 +231,7 @@ class Slots:
         return [ForkWorkers(zygote.key, missing)]
 
     def surplus(self, zygote: ZygoteRow, now: float) -> list[int]:
-        """Take away spares that it has not needed of late; call it every second or so."""
+        """Return spares that were not needed recently; call it about every second."""
         idle = now - zygote.last_used
         zygote.peak = max(
             zygote.busy - zygote.answered,
@@ -240,7 +242,8 @@ class Slots:
         return [zygote.spares.popleft() for _ in range(number)]
 
     def _spares_wanted(self, zygote: ZygoteRow, able: int) -> int:
-        """A multiple of those that ran at once of late, or one for each that could run now.
+        """Return a multiple of the recent peak of running calls, or one per call that could run
+        now.
 
         Two for a single caller, who comes back before the next one is forked.
         """

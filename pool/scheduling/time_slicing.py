@@ -1,8 +1,8 @@
-"""Who makes room when more environments have calls than may be up: they take turns.
+"""Decides which environment makes room when more have calls than may run: they take turns.
 
-An idle environment goes at once, the least recently used first. While none is idle, the
-calls of the one that needs room wait, for `TURN_S` at most. Then the one that is up for
-longest *yields*: it takes no call that came after those, and goes when it is idle.
+An idle environment is stopped at once, the least recently used first. If none is idle, the calls of
+the environment that needs room wait, for `TURN_S` at most. Then the one that has run longest
+*yields*: it takes no call that came after those, and is stopped when it is idle.
 
     up --TURN_S over, another one waits for as long--> yielding --idle--> let go
      ^                                                    |
@@ -17,19 +17,21 @@ from typing import Final, NamedTuple
 
 from .zygote_table import EnvironmentRows, ZygoteRow, ZygoteTable
 
-#: How long calls wait for an environment to become idle before one has to.
+#: How long calls wait for an environment to become idle before one must yield.
 TURN_S: Final = 2.0
 
 
 class Turn(NamedTuple):
-    """Who goes now; without one, whether other calls may be dispatched than before."""
+    """The environment to stop now; without one, whether other calls may be dispatched
+    than before.
+    """
 
     goes: EnvironmentRows | None = None
     changed: bool = False
 
 
 class TimeSlicing:
-    """Which environments yield, and to whom."""
+    """Records which environments yield, and to which."""
 
     def __init__(self, zygote_table: ZygoteTable) -> None:
         self._zygote_table = zygote_table
@@ -37,12 +39,12 @@ class TimeSlicing:
         self.yielding: dict[str, float] = {}
 
     def yields(self, zygote: ZygoteRow, since: float) -> bool:
-        """Whether a call that came then has to wait until the environment's next turn."""
+        """Return whether a call of that time must wait until the environment's next turn."""
         limit = self.yielding.get(zygote.key.environment)
         return limit is not None and since > limit
 
     def who_goes(self, zygote: ZygoteRow, now: float) -> Turn:
-        """A zygote is to start, and there is no room for it."""
+        """Choose what to stop: a zygote must start, and there is no room for it."""
         live = [group for group in self._zygote_table.beside_base() if group.live]
         if any(group.is_exiting for group in live):
             return Turn()
@@ -53,7 +55,7 @@ class TimeSlicing:
         return self._yield_to(zygote.since, live, now)
 
     def _yield_to(self, since: float, live: list[EnvironmentRows], now: float) -> Turn:
-        """Have one environment run what came before ``since``, and go then."""
+        """Let one environment run the calls from before ``since``, and then stop."""
         changed = False
         for group in self._chosen(live, now):
             environment = group.environment
@@ -66,7 +68,7 @@ class TimeSlicing:
         return Turn(changed=changed)
 
     def _chosen(self, live: list[EnvironmentRows], now: float) -> list[EnvironmentRows]:
-        """Those that yield already; else the one that is up for longest, if for long enough."""
+        """Return those that yield already; else the one that has run longest, if long enough."""
         able = [
             group
             for group in live
@@ -80,11 +82,11 @@ class TimeSlicing:
         return chosen
 
     def end_if_over(self, held_up: list[ZygoteRow]) -> bool:
-        """Nobody yields any more, once those that wait for a start have room: then True."""
+        """End yielding once environments that wait for a start have room; return True then."""
         if not self.yielding:
             return False
         if not all(self._zygote_table.has_room(zygote.key.environment) for zygote in held_up):
             return False
-        # Those it was for have their turn, or went away.
+        # The environments that they yielded to had their turn, or need none.
         self.yielding.clear()
         return True

@@ -1,4 +1,4 @@
-"""What a source changes of its process that imports read, as far as its text tells.
+"""Finds what a source changes in its process that imports read, as far as its text says.
 
     os.environ["HF_HOME"] = ...           env:HF_HOME
     os.environ.update(...), putenv(name)  env:*        any variable
@@ -9,8 +9,9 @@
     os.environ.get("X")                   look:X   where an import sets it, it would be there too early
     sys.path.insert(...), gevent          package:*    any module may be another one
 
-Read as text: a server does not parse what strangers send. What only looks at variables, or appends
-to the search path, changes nothing that is imported; whatever is not understood counts as a change.
+The source is searched as text: a server does not parse what others send. Code that only reads
+variables, or appends to the search path, changes nothing for imports; code that is not understood
+counts as a change.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _OTHERS: Final = {
     ),
 }
 _TEXT: Final = r"""\s*(?:["'](\w+)["'])"""
-#: What follows the name of the table of variables, where it is looked at only.
+#: What follows the name of the table of variables if it is only read.
 _ONLY_READ: Final = re.compile(
     r"""\s*\[\s*[^\]\n]*\](?!\s*(?:=(?!=)|[-+|*/&%^@]=|<<=|>>=|//=|\*\*=))"""
     r"""|\s*\.\s*(?:get|copy|items|keys|values|__contains__|__getitem__)\s*\("""
@@ -66,7 +67,7 @@ _ANY: Final = "env:*"
 
 
 def touches(text: str) -> set[str]:
-    """What the source may change, by the names of `preloading`."""
+    """Return what the source may change, as names of `preloading`."""
     if _SUSPICIOUS.search(text) is None:
         return set()
     found = set(_variables(text))

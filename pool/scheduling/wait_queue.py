@@ -1,4 +1,4 @@
-"""The calls that wait: each at the entry of its zygote, and those for GPUs in the GPUs' queue.
+"""The waiting calls: each at the entry of its zygote, and calls for GPUs also in the GPUs' queue.
 
     join --> waits at its zygote's entry --> remove (it goes to a worker, or is withdrawn)
                      |      ^
@@ -31,7 +31,7 @@ class WaitQueue:
         self.calls: dict[int, ZygoteKey] = {}
 
     def join(self, call: int, zygote: ZygoteRow, now: float, *, gpus: int, again: bool) -> None:
-        """It waits for this zygote; in front of all others, when it was dispatched before."""
+        """Add a call to a zygote's entry; in front of all others if it was dispatched before."""
         self.calls[call] = zygote.key
         if gpus:
             zygote.for_gpus[call] = now, gpus
@@ -43,7 +43,7 @@ class WaitQueue:
             zygote.waiting[call] = now
 
     def remove(self, call: int) -> ZygoteRow | None:
-        """It waits no more; the zygote that it waited for, if it did."""
+        """Remove a call; return the zygote that it waited for, if any."""
         key = self.calls.pop(call, None)
         if key is None:
             return None
@@ -66,7 +66,7 @@ class WaitQueue:
         return self._zygote_table.entries[self.calls[call]]
 
     def hand_on(self, zygote: ZygoteRow, heir: ZygoteRow) -> None:
-        """Its calls wait for another one, in the order in which they came."""
+        """Move the calls of a zygote to another one, in the order in which they came."""
         self.calls.update(dict.fromkeys((*zygote.waiting, *zygote.for_gpus), heir.key))
         heir.waiting = _in_order({**zygote.waiting, **heir.waiting})
         heir.for_gpus = _in_order({**zygote.for_gpus, **heir.for_gpus})
@@ -75,7 +75,7 @@ class WaitQueue:
         self.claim_gpus(heir)
 
     def reroute(self, calls: Iterable[int], heir: ZygoteRow) -> None:
-        """Those of them that wait for a slot wait for another one; their turn is what it was."""
+        """Move those of the calls that wait for a slot to another zygote; they keep their turn."""
         moved: dict[int, float] = {}
         for call in calls:
             key = self.calls.get(call)
@@ -88,7 +88,7 @@ class WaitQueue:
         heir.waiting = _in_order({**moved, **heir.waiting})
 
     def claim_gpus(self, zygote: ZygoteRow) -> None:
-        """Have its calls stand in line for GPUs exactly while it can fork for them."""
+        """Keep the calls of a zygote in the queue for GPUs exactly while the zygote can fork."""
         for call, (since, number) in zygote.for_gpus.items():
             if zygote.can_fork:
                 self._gpus.claim(call, number, since)
@@ -97,10 +97,10 @@ class WaitQueue:
 
     @property
     def since(self) -> float | None:
-        """When the oldest of all came."""
+        """Return when the oldest of all calls arrived."""
         return min((zygote.since for zygote in self._zygote_table if zygote.needed), default=None)
 
 
 def _in_order(calls: dict[int, _Since]) -> dict[int, _Since]:
-    """As they came."""
+    """Return the calls in the order of their arrival."""
     return dict(sorted(calls.items(), key=lambda item: item[1]))

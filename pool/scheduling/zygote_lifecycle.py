@@ -1,12 +1,12 @@
-"""Which zygotes are up: when one starts, who makes room for it, when one may leave.
+"""Decides which zygotes run: when one starts, what makes room for it, when one may exit.
 
     a call waits --> start --> StartZygote       unless it is broken, pauses, or has no room
     no room      --> TimeSlicing --> let_go, or somebody yields
     let_go       --> DismissWorker of its spares, RetireZygote when its last worker is gone
 
-A zygote that does not come up, or comes to no worker, is started a bounded number of times
-in `RESTART_WINDOW_S`; then its calls fail with the reason. One that was killed although it
-works, or while it started, is always started again, after a pause when that happens often.
+A zygote that does not start, or never forks a worker, is started a bounded number of times in
+`RESTART_WINDOW_S`; then its calls fail with the reason. One that was killed although it works, or
+while it started, is always started again, after a pause if that happens often.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class ZygoteLifecycle:
         return [*commands, StartZygote(zygote.key)]
 
     def fail_waiting(self, zygote: ZygoteRow) -> list[Command]:
-        """It cannot be started: its calls hear why."""
+        """Fail the waiting calls of a zygote that cannot be started."""
         calls = self._wait_queue.remove_all(zygote)
         return [Fail(call, zygote.key, zygote.last_failure) for call in calls]
 
     def _make_room_for(self, zygote: ZygoteRow, now: float) -> list[Command]:
-        """Let an environment go when there is no room, or have one yield."""
+        """Stop an environment if there is no room, or make one yield."""
         if self._zygote_table.has_room(zygote.key.environment):
             return []
         turn = self._time_slicing.who_goes(zygote, now)
@@ -94,7 +94,7 @@ class ZygoteLifecycle:
     # Ends.
 
     def retire_environment(self, group: EnvironmentRows) -> list[Command]:
-        """Its zygotes take no more calls, and leave with their last workers."""
+        """Stop its zygotes from taking calls; they exit with their last workers."""
         commands: list[Command] = []
         for zygote in group.zygotes:
             if zygote.retiring:
@@ -105,17 +105,17 @@ class ZygoteLifecycle:
         return commands
 
     def dismiss_spares(self, zygote: ZygoteRow) -> list[Command]:
-        """End those that wait for a call."""
+        """Dismiss spares that wait for a call."""
         commands: list[Command] = [DismissWorker(worker) for worker in zygote.spares]
         zygote.spares.clear()
         return commands
 
     def retire_if_done(self, zygote: ZygoteRow) -> list[Command]:
-        """A zygote that retires leaves when no worker of it is left."""
+        """Let a retiring zygote exit if no worker of it is left."""
         if zygote.exiting or not zygote.empty:
             return []
         if zygote.up or zygote.starting:
-            # Whoever starts it has a process that must not come up for nobody.
+            # A start that is under way is no longer needed.
             zygote.exiting = True
             return [RetireZygote(zygote.key)]
         if zygote.needed:
@@ -125,10 +125,10 @@ class ZygoteLifecycle:
         return []
 
     def retire_unused(self, now: float) -> list[Command]:
-        """Let go of environments that had no call for long."""
+        """Stop environments that had no call for long."""
         commands: list[Command] = []
         for group in self._zygote_table.beside_base():
-            # One that does not come up is remembered for as long as its starts count.
+            # A zygote that does not start is remembered as long as its starts count.
             limit = 0.0 if group.live else RESTART_WINDOW_S
             age = now - group.last_used
             if age > max(limit, self._policy.environment_idle_s) and group.idle:

@@ -1,12 +1,12 @@
-"""What is known of each zygote, and what follows for its environment. Facts, no decisions.
+"""Facts about each zygote and each environment. No decisions.
 
     ZygoteTable
       '-- ZygoteRow        one zygote: is it up, who waits for it, its spares, how many run
       '-- EnvironmentRows  all rows of one environment: does it take room, could it go
 
-The scheduler writes rows; the questions here are what its rules are made of.
-Environments other than the base's share a bounded number of places: one takes a place
-while it has a zygote that is up or starts, and was not told to leave yet.
+The scheduler writes rows; the questions here make up its rules. Environments other than the base
+share a bounded number of places: an environment takes a place while it has a zygote that runs or
+starts, and was not told to exit.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from .commands import ZygoteKey
 #: Starts of one zygote within `RESTART_WINDOW_S`, past which it counts as broken.
 RESTART_LIMIT: Final = 5
 RESTART_WINDOW_S: Final = 60.0
-#: Before the next start of one that the machine had no room for.
+#: Pause before the next start of a zygote for which the machine had no resources.
 NO_ROOM_PAUSE_S: Final = 0.5
-#: Before the next start of one that was killed: by how often it was, in that window, since a
-#: call was answered in it.
+#: Pauses before the next start of a zygote that was killed: by how often that happened in the
+#: window since a call was last answered in it.
 RESTART_PAUSES_S: Final = (0.0, 0.0, 0.0, 0.5, 1.0)
 
 
 @dataclass(slots=True, eq=False)
 class ZygoteRow:
-    """What is known of one zygote."""
+    """Facts about one zygote."""
 
     key: ZygoteKey
     up: bool = False
     starting: bool = False
     retiring: bool = False
-    #: It was told to leave; `zygote_lost` follows.
+    #: It was told to exit; `zygote_lost` follows.
     exiting: bool = False
-    #: When it was started, without those starts that came to a worker.
+    #: Times of its starts, without those that produced a worker.
     starts: deque[float] = field(default_factory=deque)
-    #: Whether this start came to a worker; when those that did were killed, or starts were.
+    #: Whether this start produced a worker; when zygotes of such starts, or starts, were killed.
     proven: bool = False
     kills: deque[float] = field(default_factory=deque)
-    #: When the first of those starts began of which each was killed.
+    #: The first of the consecutive starts that were all killed.
     hopeful_since: float | None = None
-    #: No start before that: the machine had no room for it.
+    #: No start before that time: the machine lacked resources.
     postponed_until: float = 0.0
     last_failure: str = ""
     last_used: float = 0.0
@@ -64,29 +64,29 @@ class ZygoteRow:
     answered: int = 0
     #: Workers that stay between calls.
     residents: int = 0
-    #: Most busy at once, of late.
+    #: Recent peak of busy workers.
     peak: int = 0
 
     @property
     def needed(self) -> bool:
-        """Whether calls wait for it."""
+        """Return whether calls wait for it."""
         return bool(self.waiting or self.for_gpus)
 
     @property
     def since(self) -> float:
-        """When the oldest call that waits for it came; only while it is `needed`."""
+        """Return when the oldest call that waits for it came; only while it is `needed`."""
         first = [next(iter(self.waiting.values()))] if self.waiting else []
         first += [next(iter(self.for_gpus.values()))[0]] if self.for_gpus else []
         return min(first)
 
     @property
     def can_fork(self) -> bool:
-        """Whether calls may be sent its way."""
+        """Return whether calls may be sent to it."""
         return self.up and not self.retiring
 
     @property
     def empty(self) -> bool:
-        """Whether no worker of it is left, or on its way."""
+        """Return whether it has no worker, not even one that is being forked."""
         return not (self.busy or self.residents or self.forking)
 
     def forget_old_starts(self, now: float) -> None:
@@ -99,11 +99,11 @@ class ZygoteRow:
 
     @property
     def broken(self) -> bool:
-        """Whether it was started too often, and came to nothing."""
+        """Return whether it was started too often without success."""
         return len(self.starts) >= RESTART_LIMIT
 
     def pauses(self, now: float) -> bool:
-        """Whether its next start must wait a little: it was killed often, or had no room."""
+        """Return whether its next start must wait: it was killed often, or lacked resources."""
         if now < self.postponed_until:
             return True
         if not self.kills:
@@ -112,11 +112,11 @@ class ZygoteRow:
         return now - self.kills[-1] < pause
 
     def is_hopeful(self, now: float) -> bool:
-        """Whether calls wait for the next start, though this one was killed."""
+        """Return whether calls wait for the next start, although this one was killed."""
         return self.hopeful_since is None or now - self.hopeful_since < RESTART_WINDOW_S
 
     def lost(self, reason: str, now: float, *, killed: bool = False) -> None:
-        """It is down, and its spares and forks with it; ``killed``: by something outside."""
+        """Note that it is lost with its spares and forks; ``killed``: from outside."""
         if (self.proven or killed) and not self.retiring:
             self.kills.append(now)
         if killed and not self.proven and (self.up or self.starting) and self.starts:
@@ -142,7 +142,7 @@ class ZygoteRow:
             self.starts.pop()
 
     def discard(self, worker: int) -> None:
-        """It is no spare of this one any more."""
+        """Forget a worker that is no longer its spare."""
         try:
             self.spares.remove(worker)
         except ValueError:
@@ -158,12 +158,12 @@ class EnvironmentRows:
 
     @property
     def live(self) -> bool:
-        """Whether it takes room; what leaves does not."""
+        """Return whether it takes room; exiting zygotes do not."""
         return any((z.up or z.starting) and not z.exiting for z in self.zygotes)
 
     @property
     def in_use(self) -> bool:
-        """Whether it has calls, or is starting; residents aside."""
+        """Return whether it has calls, or is starting; residents do not count."""
         return any(z.needed or z.busy or z.starting for z in self.zygotes)
 
     @property
@@ -172,17 +172,17 @@ class EnvironmentRows:
 
     @property
     def idle(self) -> bool:
-        """Whether it could be let go of now."""
+        """Return whether it could be stopped now."""
         return not self.in_use and not self.has_residents
 
     @property
     def kept_by_residents(self) -> bool:
-        """Whether it could be let go of, were it not for its residents."""
+        """Return whether it could be stopped if it had no residents."""
         return self.has_residents and not self.in_use
 
     @property
     def is_exiting(self) -> bool:
-        """Whether it is on its way out: no call is in it, and no zygote of it stays."""
+        """Return whether it is exiting: it has no call, and none of its zygotes stays."""
         return all(z.retiring or not z.up for z in self.zygotes) and not any(
             z.busy or z.residents or z.starting for z in self.zygotes
         )
@@ -193,12 +193,12 @@ class EnvironmentRows:
 
     @property
     def up_since(self) -> float:
-        """When the first of those that are up came up."""
+        """Return when the first of its running zygotes started."""
         return min(z.up_since for z in self.zygotes if z.up)
 
 
 class ZygoteTable:
-    """All zygotes that are known."""
+    """All known zygotes."""
 
     def __init__(self, max_environments: int) -> None:
         self._max_environments = max_environments
@@ -208,7 +208,7 @@ class ZygoteTable:
         return iter(self.entries.values())
 
     def entry(self, key: ZygoteKey) -> ZygoteRow:
-        """Its entry; a new one, when it is unknown."""
+        """Return its entry, creating one if it is unknown."""
         entry = self.entries.get(key)
         if entry is None:
             entry = self.entries[key] = ZygoteRow(key)
@@ -219,7 +219,7 @@ class ZygoteTable:
         return EnvironmentRows(environment, [z for z in self if z.key.environment == environment])
 
     def beside_base(self) -> list[EnvironmentRows]:
-        """All environments but the base."""
+        """Return all environments but the base."""
         found: dict[str, EnvironmentRows] = {}
         for key, zygote in self.entries.items():
             if key.environment != BASE_ENVIRONMENT:
@@ -228,20 +228,20 @@ class ZygoteTable:
         return list(found.values())
 
     def held_up(self) -> list[ZygoteRow]:
-        """Those with calls that wait for a start."""
+        """Return environments with calls that wait for a start."""
         down = [z for z in self.entries.values() if not (z.up or z.starting)]
         return [zygote for zygote in down if zygote.needed]
 
     # Room for environments.
 
     def has_room(self, environment: str) -> bool:
-        """Whether it is up, or may be."""
+        """Return whether it runs, or may run."""
         live = [group.environment for group in self.beside_base() if group.live]
         beside = environment != BASE_ENVIRONMENT and environment not in live
         return not beside or len(live) < self._max_environments
 
     def is_next(self, zygote: ZygoteRow, now: float) -> bool:
-        """Whether the room there is goes to no environment whose calls wait for longer."""
+        """Return whether no environment has calls that have waited longer for the free room."""
         environment = zygote.key.environment
         beside = self.beside_base()
         live = [group.environment for group in beside if group.live]
@@ -257,14 +257,14 @@ class ZygoteTable:
         return len(before) < max(1, self._max_environments - len(live))
 
     def crowded(self) -> bool:
-        """Whether calls wait for the room of an environment."""
+        """Return whether calls wait for the room of an environment."""
         beside = [zygote.key.environment for zygote in self.held_up()]
         return any(not self.has_room(environment) for environment in dict.fromkeys(beside))
 
     def kept_by_residents(self) -> list[str]:
-        """Environments that residents keep up: rather those that nothing else does.
+        """Return environments that residents keep running; preferably those that nothing else does.
 
-        None, when one is about to leave.
+        None if one is about to exit.
         """
         beside = self.beside_base()
         if any(group.live and group.is_exiting for group in beside):

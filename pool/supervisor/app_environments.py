@@ -1,10 +1,10 @@
-"""Where the workers of each app come from: a zygote of its own, which has the app's directory.
+"""Gives the workers of each app a zygote of their own, which has the app's directory.
 
     find(app) --no packages named--> the base's interpreter      --> a name in EnvironmentRegistry
               --a spec-------------> the store's environment ----'
 
-An app's name lasts as long as the pool knows it: while there are processes of it, and its zygote
-is not idle for too long. The next worker after that gets another one.
+The name of an app's environment lasts as long as the pool knows it: while it has processes, and its
+zygote is not idle for too long. The next worker after that gets a new name.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class AppEnvironments:
         self._registry = registry
         self._base_python = base_python
         self._provisioning = provisioning
-        #: The last name of each app; an app is one that was opened, and no other like it.
+        #: The last name of each app; apps are compared by identity.
         self._names: dict[int, tuple[App, str]] = {}
         self._numbers = itertools.count(1)
 
     async def find(self, app: App) -> str:
-        """The name; something of it has to be started in the same turn of the loop.
+        """Return the name; the caller must start something in it in the same turn of the loop.
 
         Raises:
             InvalidRequest, EnvironmentError, Timeout: it cannot be had.

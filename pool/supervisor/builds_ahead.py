@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from .environment_leases import EnvironmentLeases
 
 _log = logging.getLogger(__name__)
-#: Of a build's name.
+#: Length of a build's key.
 _KEY: Final = 12
 
 
 def key_of(spec: Spec) -> str:
-    """What names a build: the same for requests that are written alike."""
+    """Return the key of a build: the same for requests that are written alike."""
     return hashlib.sha256(repr(spec).encode("utf-8", "replace")).hexdigest()[:_KEY]
 
 
 class BuildAhead:
-    """One of them."""
+    """A build without a call."""
 
     def __init__(self, spec: Spec, environments: EnvironmentLeases) -> None:
         self.spec = spec
@@ -49,7 +49,7 @@ class BuildAhead:
         self.progress = line
 
     def view(self, key: str) -> BuildView:
-        """As an operator sees it."""
+        """Return what operators see of it."""
         return BuildView(
             key=key,
             requirements=self.spec.requirements,
@@ -61,19 +61,20 @@ class BuildAhead:
 
 
 class BuildsAhead:
-    """All that are under way."""
+    """All builds without a call that are under way."""
 
     def __init__(self) -> None:
         self._builds: dict[str, BuildAhead] = {}
 
     def views(self) -> list[BuildView]:
-        """As an operator sees them."""
+        """Return what operators see of them."""
         return [one.view(key) for key, one in self._builds.items()]
 
     async def build(
         self, spec: Spec, environments: EnvironmentLeases, wait_s: float
     ) -> Mapping[str, Any]:
-        """Have one made, or join who waits for it; what it is, or its key if that takes longer.
+        """Build an environment, or join its build; return its facts, or its key if that takes
+        longer.
 
         Raises:
             FlashpoolError: it cannot be had.

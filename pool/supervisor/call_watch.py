@@ -1,7 +1,7 @@
 """Looking into the calls of a pool: `watching.CallWatching` of the supervisor.
 
-What is asked is answered from what there is already: a call that nobody watches costs nothing. Who
-follows a call's output stands between the call and its sink from then on.
+Questions are answered from state that exists already: a call that is not watched costs nothing. A
+feed for a call's output is placed between the call and its sink.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class FollowedSink:
         self.item = sink.item
         self.environment_ready = sink.environment_ready
         self.started: Callable[[], None] | None = getattr(sink, "started", None)
-        #: What was told while its environment was made.
+        #: Progress lines of its environment.
         self.notes: bytes = getattr(sink, "notes", b"")
 
     def told(self, line: str) -> None:
-        """Its environment is being made."""
+        """Record progress of the environment."""
         for feed in self.feeds:
             feed.put(f"{line}\n".encode("utf-8", "replace"))
         self._sink.told(line)
 
     def output(self, chunk: bytes, *, stderr: bool = False) -> None:
-        """It wrote that."""
+        """Record output."""
         for feed in self.feeds:
             feed.put(chunk, stderr=stderr)
         if self._sink.wants_output:
@@ -109,13 +109,13 @@ class CallWatch:
         return list(self._components.calls.by_id.values())
 
     def calls(self) -> list[CallView]:
-        """All that have not ended, oldest first, then the latest that have."""
+        """Return all calls that have not ended, oldest first, then the latest that have."""
         found = [*self._building(), *map(self._of_active, self._active())]
         found.sort(key=lambda one: one.number)
         return [*found, *map(_of_ended, self._components.calls.history)]
 
     def call(self, number: int) -> CallView | None:
-        """One of them."""
+        """Return one call."""
         running = self._components.calls.get(number)
         if running is not None:
             return self._of_active(running)
@@ -159,7 +159,7 @@ class CallWatch:
     # What it writes.
 
     def follow(self, number: int) -> OutputFeed | None:
-        """What it wrote as far as kept, and what it writes from now on."""
+        """Return a feed of its kept and further output."""
         running = self._components.calls.get(number)
         if running is not None:
             sink = running.sink = _followed(running.sink)
@@ -194,7 +194,7 @@ class CallWatch:
     # Where it is.
 
     async def stacks(self, number: int) -> Stacks | None:
-        """The stacks of its process' threads."""
+        """Return the stacks of its process's threads."""
         running = self._components.calls.get(number)
         worker = None if running is None else running.worker
         if running is None:
@@ -230,11 +230,11 @@ class CallWatch:
         return None if provisioning is None else provisioning.cancel_build(key, reason)
 
     async def build(self, spec: Spec, wait_s: float) -> Mapping[str, Any]:
-        """Make an environment ahead of its first call."""
+        """Build an environment ahead of its first call."""
         return await self._open_provisioning().build_ahead(spec, wait_s)
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """What making it would take."""
+        """Explain what building it would install."""
         return await self._open_provisioning().explain(spec)
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ class CallWatch:
         return await self._open_provisioning().lock_of(digest)
 
     async def environments(self) -> Mapping[str, Any]:
-        """What the store holds."""
+        """List the store's environments."""
         return await self._open_provisioning().listing()
 
 

@@ -3,8 +3,8 @@
     at once          scheduler, learner, recorder, gpus (a table so far)
     with the loop    poller <- worker_set <- zygote_set, calls <- residents, apps; watchdog over the first
 
-The supervisor, and what it is divided into, reach each other through here. What
-each component is for is told at the top of its own module.
+The supervisor and its parts reach each other through this object. Each component's own module
+explains its purpose.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ BASE: Final = ZygoteKey(BASE_ENVIRONMENT)
 
 
 class PoolListener(ZygoteListener, WorkerListener, Protocol):
-    """Who hears of zygotes and workers."""
+    """Receives events of zygotes and workers."""
 
 
 class Components:
-    """What a pool consists of."""
+    """The parts of a pool."""
 
     loop: asyncio.AbstractEventLoop
     poller: Poller
@@ -59,7 +59,7 @@ class Components:
 
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
-        # Not the loop's time, which is that of its last turn.
+        # Not the loop's time, which stands still during a turn.
         self.running_time = RunningTime()
         self.now = self.running_time.now
         self.gpus = GpuAccess(config, self.now)
@@ -79,13 +79,13 @@ class Components:
         self.oom = OomWatch()
         self.shortages = Shortages(self.now)
         self.scratch = ScratchDirectories(config.worker_env)
-        #: Nothing new begins any more.
+        #: Whether nothing new may begin.
         self.closed = False
 
     async def open(
         self, *, listener: PoolListener, host: Host, call_ended: Callable[[], None]
     ) -> None:
-        """Make those that need the running loop."""
+        """Create the parts that need the running loop."""
         self.loop = asyncio.get_running_loop()
         self.poller = Poller(self.loop, self.recorder)
         await self.gpus.open()
@@ -147,7 +147,7 @@ class Components:
         )
 
     async def close(self) -> None:
-        """All processes are gone: close what is left."""
+        """Close what is left when all processes are gone."""
         await self.residents.pressure.close()
         await self.calls.close()
         await self.scratch.close()
@@ -167,7 +167,7 @@ class ChangeSignal:
         self._event.set()
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Until then, or so long."""
+        """Wait for a condition, for a limited time."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except asyncio.TimeoutError:

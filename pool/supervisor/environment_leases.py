@@ -7,8 +7,8 @@
                            runs in the old one finishes, and new calls get a name and processes anew
     on_learned(...)        noted in the store, preloaded next time, elsewhere too
 
-A call that names nothing never comes here, and the store is opened by the first that does.
-What goes wrong there becomes one of the pool's errors, in the store's words.
+Calls without packages never come here; the first call with packages opens the store. Errors there
+become errors of the pool, with the store's message.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class EnvironmentLeases(Protocol):
         """Make the environment, for calls to come; raises as `resolve` does."""
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """What making it would take, package by package; raises as `resolve` does."""
+        """Explain what building it would install, package by package; raises like `resolve`."""
 
     async def listing(self) -> Mapping[str, Any]:
-        """What the store holds; raises as `resolve` does."""
+        """List the store's environments; raises like `resolve`."""
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
         """The exact versions in an environment; nothing where it is gone."""
@@ -72,10 +72,10 @@ class EnvironmentLeases(Protocol):
         """The name of an environment for the workers of this app only; raises as `resolve`."""
 
     def is_lost(self, name: str) -> bool:
-        """Whether new processes must not start in it."""
+        """Return whether new processes must not start in it."""
 
     def stores(self) -> list[StoreStats]:
-        """How the places of environments are that are open."""
+        """Return the state of each open store."""
 
     async def published(self) -> None:
         """Wait until what was made here is there for other machines too."""
@@ -92,12 +92,12 @@ class StoredEnvironments:
         self._base_python = settings.base_python
         self._limit_s = settings.build_timeout_s
         self._registry = registry
-        #: One lease for each environment that the pool knows, by its name there.
+        #: One lease per environment that the pool knows, by its name in the pool.
         self._held: dict[str, Lease] = {}
         #: The names of second and later copies, for new calls; and how many there were.
         self._names: dict[str, str] = {}
         self._copies = itertools.count(2)
-        #: Names of copies that are lost: no new call goes there.
+        #: Names of lost copies, which get no new calls.
         self._lost: set[str] = set()
         self._provider: Provider | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -111,7 +111,7 @@ class StoredEnvironments:
         self._store.on_shortage(registry.short)
 
     async def resolve(self, spec: Spec, report: Report) -> Provision:
-        """The environment, held until the pool has no more use for it."""
+        """Return the environment, held until the pool no longer needs it."""
         self._loop = asyncio.get_running_loop()
         with self._in_the_pools_words():
             return await self._leased(await self._store.acquire(spec, progress=report))
@@ -125,17 +125,17 @@ class StoredEnvironments:
         return _provision(lease.environment, lease.environment.digest)
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """What the store would do."""
+        """Explain what the store would do."""
         with self._in_the_pools_words():
             return asdict(await self._store.explain(spec))
 
     async def listing(self) -> Mapping[str, Any]:
-        """What the store holds, packages by name."""
+        """List the store's environments, with packages by name."""
         with self._in_the_pools_words():
             return asdict(await operations.listing(self._store))
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
-        """As its facts have them."""
+        """Return the locked packages from its facts."""
         try:
             return (await operations.show(self._store, digest)).facts.lock
         except EnvironmentFailure as failure:
@@ -147,7 +147,7 @@ class StoredEnvironments:
         try:
             yield
         except EnvironmentFailure as failure:
-            # Its words have all there is to say; our own frames would bury them.
+            # The message says everything; frames of flashpool would hide it.
             raise self._error(failure) from None
 
     async def _leased(self, lease: Lease) -> Provision:
@@ -183,17 +183,17 @@ class StoredEnvironments:
         return name
 
     def is_lost(self, name: str) -> bool:
-        """Whether new processes must not start in it."""
+        """Return whether new processes must not start in it."""
         return name in self._lost
 
     def _name(self, digest: str) -> str:
-        """What the pool calls the copy that new calls run in."""
+        """Return the pool's name of the copy in which new calls run."""
         return self._names.get(digest, digest)
 
     async def _introduce(self, digest: str, lease: Lease) -> None:
         """Make it known to the pool, with what its calls imported at other times."""
         with contextlib.ExitStack() as unless_kept:
-            # Also when the caller leaves meanwhile, and this is cancelled.
+            # Also if the caller is cancelled meanwhile.
             unless_kept.callback(lease.release)
             learned = await self._store.preloads(digest)
             await self._watch_pressure()
@@ -202,8 +202,8 @@ class StoredEnvironments:
             unless_kept.pop_all()
         before = self._name(digest)
         if before in self._held:
-            # It is lost, or elsewhere: its volume went, and it was made again on local disk.
-            # Whoever runs in what was there finishes; that knows no module of the new copy.
+            # It is lost, or elsewhere: its volume disappeared, and it was built again on local
+            # disk. Processes in the old copy finish; they know no module of the new one.
             self._names[digest] = f"{digest}{COPY}{next(self._copies)}"
             self._registry.supersede(before)
         name = self._name(digest)
@@ -231,7 +231,7 @@ class StoredEnvironments:
         )
 
     def stores(self) -> list[StoreStats]:
-        """How the places of environments are that are open."""
+        """Return the state of each open store."""
         return [
             StoreStats(
                 root=pulse.root,
@@ -284,7 +284,7 @@ class StoredEnvironments:
             provider.on_pressure(self._pressed)
 
     def _pressed(self, digests: tuple[str, ...]) -> list[str]:
-        """They would be deleted for room, were they not in use: idle ones are not worth it."""
+        """Stop idle environments that would be deleted for room if they were not in use."""
         copies: dict[str, list[str]] = {}
         for name in self._held:
             if (digest := _digest(name)) in digests:
@@ -297,7 +297,7 @@ class StoredEnvironments:
         return [digest for digest, names in copies.items() if all(map(idle.get, names))]
 
     def _found_lost(self, digest: str) -> None:
-        """It is not where it was, a thread of the store says."""
+        """Handle a lost environment, reported by a thread of the store."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._lose, digest)
@@ -316,7 +316,7 @@ class StoredEnvironments:
         await self._store.published()
 
     async def close(self) -> None:
-        """Cancel builds, release what is held."""
+        """Cancel builds, and release all leases."""
         self._closing = True
         for task in list(self._tasks):
             task.cancel()

@@ -4,7 +4,7 @@
              |
              '-- a zygote preloads what its calls import --> on_learned
 
-Whoever adds one keeps what the name stands for, until `on_unused` is told of it.
+The code that adds an environment keeps its files until `on_unused` is called.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .components import Components
 
 
 class EnvironmentRegistry:
-    """The base, and those that were added."""
+    """The base, and the environments that were added."""
 
     def __init__(self, components: Components, actions: CommandRunner) -> None:
         self._components = components
         self._actions = actions
-        #: Told when one that was added has no process and no call left.
+        #: Called when an added environment has no process and no call left.
         self.on_unused: Callable[[str], None] = _nobody
-        #: Told which modules an environment's calls import, when a zygote preloads them, and
-        #: which packages the sources of those calls name.
+        #: Called with modules that an environment's calls import, when a zygote preloads them, and
+        #: packages that the sources of those calls name.
         self.on_learned: Callable[[str, tuple[str, ...], tuple[str, ...]], None] = _nobody
-        #: To be let go of when what keeps them up is gone.
+        #: Environments to stop when nothing keeps them running any more.
         self.unwanted: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -39,7 +39,7 @@ class EnvironmentRegistry:
     def add(
         self, name: str, python: str, preload: Iterable[str] = (), entries: Iterable[str] = ()
     ) -> None:
-        """Calls may name it from now on; one that is known may have come to another place.
+        """Add an environment that calls may name; a known one may have moved.
 
         A call must be submitted in the same turn of the loop, or the environment may be unused
         before it is used. ``preload``: what its calls imported at another time; ``entries``: the
@@ -49,7 +49,7 @@ class EnvironmentRegistry:
         if name not in self:
             self._components.learner.seed(name, preload, entries)
         elif pythons[name] != python and not self.retire_idle(name):
-            # What runs there goes on, and its processes go when nothing does.
+            # Running calls continue; its processes exit when none is left.
             self.unwanted.add(name)
         pythons[name] = python
 
@@ -59,14 +59,18 @@ class EnvironmentRegistry:
         self._components.zygote_set.pythons[name] = python
 
     def learned(self, key: ZygoteKey, modules: tuple[str, ...]) -> None:
-        """A zygote of its has preloaded these; none, when it was better without."""
-        # What an app imports is no news of the environment that it has in common with others.
+        """Report the modules that a zygote of this environment has preloaded; an empty tuple if
+        preloading was given up.
+        """
+        # Imports of an app say nothing about the environment that it shares with others.
         if key.environment not in (BASE_ENVIRONMENT, *self._components.zygote_set.apps):
             entries = self._components.learner.entries(key) if modules else ()
             self.on_learned(key.environment, modules, entries)
 
     def short(self, who: str, what: str) -> None:
-        """Whoever makes an environment has too little of something; of nothing, once it has enough."""
+        """Report the resource that is missing for an environment; empty when the
+        shortage is over.
+        """
         shortages = self._components.shortages
         if what:
             shortages.met(who, what)
@@ -86,12 +90,14 @@ class EnvironmentRegistry:
         reason = "its environment is to be deleted, to make room on the disk"
         if not self._components.residents.pressure.close_in_environment(name, reason):
             return False
-        # It goes when they have closed themselves.
+        # It is stopped when they have closed.
         self.unwanted.add(name)
         return True
 
     def supersede(self, name: str) -> None:
-        """Calls from now on have another copy of it: its processes go when none runs there."""
+        """From now on calls use another copy: processes of the old one exit when no
+        call is left.
+        """
         scheduler = self._components.scheduler
         if scheduler.is_idle(name):
             self._actions.do(scheduler.retire_idle(name, self._components.now()))
@@ -99,14 +105,14 @@ class EnvironmentRegistry:
             self.unwanted.add(name)
 
     def settle(self, name: str) -> None:
-        """Something of it has come to rest: nobody may want it, and nothing keep it up."""
+        """Check whether an environment that came to rest is unused, so that it can be stopped."""
         scheduler = self._components.scheduler
         if name in self.unwanted and scheduler.is_idle(name):
             self.unwanted.remove(name)
             self._actions.do(scheduler.retire_idle(name, self._components.now()))
 
     def forget_unused(self, *names: str) -> None:
-        """These, or all, that have neither a process nor a call."""
+        """Forget these environments, or all, if they have neither a process nor a call."""
         components = self._components
         if components.closed:
             return
@@ -119,4 +125,4 @@ class EnvironmentRegistry:
 
 
 def _nobody(*_told: object) -> None:
-    """Nobody has asked to be told."""
+    """Do nothing: no listener is set."""

@@ -1,4 +1,4 @@
-"""What zygotes and workers report, and what follows: an event for the scheduler, a call's end.
+"""Handles reports of zygotes and workers: events for the scheduler, and ends of calls.
 
     ZygoteSet -- zygote_ready, zygote_lost, not_forked ----------.
     WorkerSet -- worker_ready, item, result, died, worker_gone --+--> ProcessEvents
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 #: After a fork failed for want of processes or descriptors.
 _FORK_AGAIN_S: Final = 0.5
-#: The same for the start of a zygote with preloads.
+#: The same pause for the start of a zygote with preloads.
 _START_AGAIN_S: Final = 1.0
 #: Peak resident KiB up to which a worker that has answered is as good as gone: its memory is
 #: back before the next call could want it.
@@ -54,7 +54,7 @@ class ProcessEvents:
     # Zygotes.
 
     def zygote_ready(self, zygote: ZygoteProcess) -> None:
-        """It can fork; what it replaces may go."""
+        """The zygote can fork; a zygote that it replaces may exit."""
         key, learner = zygote.key, self._components.learner
         self._do(self._scheduler.zygote_ready(key, self._now()))
         unneeded = learner.started(key)
@@ -71,13 +71,13 @@ class ProcessEvents:
     def zygote_lost(
         self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str, *, short: bool = False
     ) -> None:
-        """It is gone: its workers' calls fail, or wait for the next start."""
+        """The zygote is gone: calls of its workers fail, or wait for the next start."""
         curable = zygote is not None and zygote.curable
         killed = zygote is not None and zygote.was_killed and not short
         if key.profile and short:
             self._components.loop.call_later(_START_AGAIN_S, self._start_again, key)
         elif key.profile and (zygote is None or not zygote.forked):
-            # What it should have preloaded may be to blame: calls need not have it.
+            # Its preloads may be the cause: calls can do without them.
             self._actions.retire(key)
         commands = self._scheduler.zygote_lost(
             key, reason, self._now(), curable=curable, killed=killed, short=short
@@ -98,12 +98,14 @@ class ProcessEvents:
         comes_back = curable or killed or (zygote is not None and zygote.ready_at is not None)
         if key == BASE and comes_back:
             self._actions.want(key)
-        # Not with the next tick: somebody may wait for the room that it takes.
+        # Not with the next tick: a call may wait for the room that it takes.
         self._environments.forget_unused(key.environment)
         self._actions.changed()
 
     def _start_again(self, key: ZygoteKey) -> None:
-        """No call waits for one that preloads: without this nobody would ask for it again."""
+        """Start a zygote that preloads again: no call waits for it, so it would not be started
+        otherwise.
+        """
         if self._scheduler.knows(key):
             self._actions.want(key)
 
@@ -118,8 +120,8 @@ class ProcessEvents:
             self._components.exits.died(worker)
         if running is None or running.done:
             return
-        # Nobody can tell any more whether it began, unless its worker never read it. (Of a
-        # stream the last that it was sent may have been a credit.)
+        # Whether it began is unknown, unless its worker never read it. (In a stream, the last frame
+        # sent to it may have been a credit.)
         unread = worker.link.unread and not running.call.stream
         if unread and running.may_run_again(began=False):
             self._again(running)
@@ -142,17 +144,19 @@ class ProcessEvents:
     # Spares.
 
     def worker_ready(self, worker: Worker) -> None:
-        """It waits for a call."""
+        """A worker waits for a call."""
         commands = self._scheduler.worker_ready(worker.id, worker.zygote.key, self._now())
         if commands:
             self._do(commands)
 
     def worker_not_ready(self, worker: Worker) -> None:
-        """It will never take one."""
+        """A worker will never take a call."""
         self._do(self._scheduler.worker_not_ready(worker.zygote.key, self._now()))
 
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
-        """It ended before user code began: calls need not have what its zygote preloaded."""
+        """A worker ended before user code began: its zygote's preloads may be the cause, and calls
+        can do without them.
+        """
         zygote = worker.zygote
         if self._components.zygote_set.stillborn(zygote, exit_causes.exit_words(death.status)):
             self._actions.retire(zygote.key)
@@ -171,7 +175,7 @@ class ProcessEvents:
         exiting = bool(meta.more) and meta.more.get("exiting") is True
         worker.small = meta.rss_kb <= SMALL_KB
         if not exiting:
-            # First of all the next call, which begins while this one's end is told.
+            # First the next call, which begins while the end of this one is reported.
             self.exit_over(worker)
         call, zygote = running.call, worker.zygote
         warnings = self._actions.learn(call, zygote, meta) if meta.more else ()
@@ -184,15 +188,15 @@ class ProcessEvents:
             self._components.calls.finish(running.id, outcome)
 
     def exit_told(self, worker: Worker, frame: wire.Frame) -> None:
-        """It sees to what its call left."""
+        """A worker reports its exit."""
         self._components.exits.told(worker, frame)
 
     def exit_died(self, worker: Worker) -> None:
-        """Its exit is over, one way or another."""
+        """A worker's exit is over, regularly or not."""
         self._components.exits.died(worker)
 
     def exit_over(self, worker: Worker) -> None:
-        """It has nothing to do any more but to exit."""
+        """A worker has nothing left to do but to exit."""
         if worker.small and (commands := self._scheduler.release_early(worker.id, self._now())):
             self._do(commands)
 
@@ -201,7 +205,7 @@ class ProcessEvents:
         self._fail(running, exit_causes.of_bad_frame(problem, _said(worker)))
 
     def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
-        """A worker died without a result: once more, if nothing of the call had run."""
+        """A worker died without a result: try again if nothing of the call had run."""
         if _not_its_fault(worker, death) and running.may_run_again(began=death.began):
             self._again(running)
             return
@@ -216,7 +220,7 @@ class ProcessEvents:
         self._fail(running, cause, death)
 
     def _again(self, running: ActiveCall) -> None:
-        # Not where it was: that zygote may be on its way out.
+        # Perhaps elsewhere: that zygote may be exiting.
         key = self._components.learner.route(running.call)
         if running.worker is not None:
             running.worker.running = None  # what it, or what it left, still sends is for nobody
@@ -235,7 +239,7 @@ class ProcessEvents:
         self._components.calls.finish(running.id, outcome)
 
     def worker_failed(self, worker: Worker, error: Exception) -> None:
-        """A mistake of ours: who waits for it is told."""
+        """Flashpool failed: fail calls that wait for the worker."""
         cause, running = exit_causes.of_mistake(error), worker.running
         if worker.instance is not None:
             self._components.residents.events.lost(worker, cause, None)
@@ -245,7 +249,7 @@ class ProcessEvents:
             self._fail(running, cause)
 
     def worker_stuck(self, worker: Worker) -> None:
-        """It cannot be killed now: who waits for it is told, or served by another one."""
+        """A worker cannot be killed now: fail its calls, or serve them with another worker."""
         if worker.stuck is not None:
             cause = exit_causes.of_stuck(worker.stop, worker.pid, _said(worker))
             _log.warning(
@@ -262,7 +266,7 @@ class ProcessEvents:
         running, residents = worker.running, self._components.residents
         if worker.instance is not None:
             residents.events.lost(worker, cause, None)
-            # Another process may have an instance of its name, though this one is not gone.
+            # Another process may have an instance of its name, although this one is not gone.
             residents.events.gone(worker)
         elif running is None:
             if not worker.prepared:
@@ -276,11 +280,11 @@ class ProcessEvents:
                 self._fail(running, cause)
 
     def worker_dead(self, worker: Worker) -> None:
-        """It is no spare any more, but its slot is not free yet."""
+        """A dead worker is no spare any more, but its slot is not free yet."""
         self._scheduler.spare_died(worker.id)
 
     def worker_gone(self, worker: Worker) -> None:
-        """Its slot is free, and its GPUs are to be looked at."""
+        """A worker's slot is free, and its GPUs must be checked."""
         self._do(self._scheduler.worker_gone(worker.id, self._now()))
         components = self._components
         if worker.scratch is not None:
@@ -299,11 +303,11 @@ class ProcessEvents:
     # Residents.
 
     def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
-        """Something of one of its calls."""
+        """Handle a frame of one of a resident's calls."""
         self._components.residents.events.sent(worker, frame)
 
     def resident_spoilt(self, worker: Worker, problem: str) -> None:
-        """Something else than a frame came over its channel."""
+        """Bytes on a resident's channel are not a frame."""
         cause = exit_causes.of_bad_frame(problem, "")
         if worker.app is not None:
             worker.app.died(worker, cause)
@@ -311,7 +315,7 @@ class ProcessEvents:
         self._components.residents.events.lost(worker, cause, None)
 
     def resident_died(self, worker: Worker, death: wire.Exited) -> None:
-        """It died, with the calls in it."""
+        """A resident died, with the calls in it."""
         if worker.app is not None:
             oom = self._components.oom.rose()
             worker.app.died(worker, exit_causes.of_app(death.status, worker.stop, oom))
@@ -320,12 +324,14 @@ class ProcessEvents:
 
 
 def _said(worker: Worker) -> str:
-    """The last that it printed."""
+    """Return the last output of a worker."""
     output = worker.link.output
     return output.tail(exit_causes.TAIL) if output is not None else ""
 
 
 def _not_its_fault(worker: Worker, death: wire.Exited) -> bool:
-    """Whether the call had no part in its worker's death; a large one needs memory to begin."""
+    """Return whether the call had no part in its worker's death; a large one needs
+    memory to begin.
+    """
     stop = worker.stop
     return stop is None or (not death.began and stop.error_type != "OutOfMemory")

@@ -8,9 +8,10 @@
                              ^                     |
                              '-- ZygoteSet, WorkerSet (over one Poller)
 
-One thread, on an asyncio loop it shares with the front-end. It never runs, unpickles or
-even reads what a user sent: bytes go from the front-end to a worker and back. Here is what
-others may ask of it, and its life: `start`, a tick each second, `drain`, `stop`.
+The supervisor runs in one thread, on an asyncio loop that it shares with the front-end. It never
+runs, unpickles or reads what a user sent: bytes go from the front-end to a worker and back. This
+class has the interface for others, and the supervisor's life: `start`, a tick each second, `drain`,
+`stop`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 class Supervisor:
     """The `Backend` of this machine: runs calls in forked workers.
 
-    All methods belong to the loop's thread.
+    All methods run on the loop's thread.
     """
 
     #: Workers are on this machine.
@@ -64,18 +65,18 @@ class Supervisor:
         """``environments``: where those of calls with a spec are kept; None: by the variables."""
         self.config = config
         self.draining = False
-        #: It drains for good: `stop` follows.
+        #: Whether the drain is final: `stop` follows.
         self._leaving = False
         self._components = components = Components(config)
         self._change = ChangeSignal()
-        #: When those that were asked to exit are killed, once the pool stops.
+        #: When processes that were asked to exit are killed, once the pool stops.
         self._exit_by = math.inf
         self._stopped = asyncio.Event()
         self._actions = CommandRunner(components, self._change)
         self.environments = EnvironmentRegistry(components, self._actions)
         self._ticking = Ticking(components, self._actions, self.environments)
         self._env_settings = environments
-        #: Made by the first call, or app, that names packages.
+        #: Created by the first call, or app, that names packages.
         self._provisioning: Provisioning | None = None
         self._app_environments = AppEnvironments(
             self.environments, config.base_python, self._open_provisioning
@@ -101,13 +102,13 @@ class Supervisor:
 
     def _call_ended(self) -> None:
         if self._components.gpus.table.waiting:
-            # It may have been the first in line, and what was kept for it is for others now.
+            # It may have been the first in the queue: GPUs reserved for it are free for others.
             self._components.loop.call_soon(self._gpus_changed)
         if self.draining:
             self._change.tell()
 
     async def wait_ready(self) -> None:
-        """Until the base zygote is up.
+        """Wait until the base zygote is ready.
 
         Raises:
             EnvironmentStartFailed: it did not come up.
@@ -151,7 +152,7 @@ class Supervisor:
         return published and not self.unfinished
 
     async def _close_residents(self, reason: str) -> None:
-        """Let instances close themselves, and apps shut down, those that nobody calls."""
+        """Let idle instances and apps close themselves."""
         now, residents = self._components.now, self._components.residents
         apps = self._components.apps
         residents.close_idle(reason)
@@ -178,8 +179,8 @@ class Supervisor:
     ) -> None:
         """End every call as cancelled and every process; returns when all is gone.
 
-        Who runs is asked to end (SIGTERM) and has the grace for that. With a ``grace_s`` of 0
-        nobody is asked. Another `stop` can shorten the grace of the first.
+        Running calls get SIGTERM, and have the grace to exit. With a ``grace_s`` of 0 they are
+        killed at once. A second `stop` can shorten the grace of the first.
         """
         components = self._components
         if grace_s is None:
@@ -223,7 +224,7 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether a call would find its zygote up, and a GPU that may be used if it needs one."""
+        """Return whether a call would find its zygote ready, and a usable GPU if it needs one."""
         return (
             self._components.scheduler.is_up(BASE)
             and not self.draining
@@ -270,7 +271,7 @@ class Supervisor:
     # Calls.
 
     def submit(self, call: Call, sink: Sink, call_id: int | None = None) -> int:
-        """Take a call; its sink hears of it from now on. Returns its id.
+        """Accept a call; its sink is notified from now on. Returns the call's id.
 
         ``call_id`` is that of a call which was taken before its environment was there.
 
@@ -293,7 +294,7 @@ class Supervisor:
             gpus = components.gpus.number(call.gpus)
         if call.spec is not None:
             return self._provide(call, call.spec, sink)
-        # Where nothing is known of an environment's calls, they go to its lean zygote.
+        # If nothing is known of an environment's calls, they go to its lean zygote.
         environment = call.provision.environment
         known = environment in components.learner.known
         key = components.learner.route(call) if known else ZygoteKey(environment)
@@ -316,7 +317,7 @@ class Supervisor:
         return running.id
 
     def _provide(self, call: Call, spec: Spec, sink: Sink) -> int:
-        """Have its environment found first; it comes back with the id that it has from here."""
+        """Find its environment first; the call comes back with the id that it gets here."""
         provisioning, call_id = self._open_provisioning(), self._components.calls.new_id()
         provisioning.add(call_id, call, spec, sink)
         return call_id
@@ -355,7 +356,7 @@ class Supervisor:
         running.gpus_wanted = gpus
         beside = residents.table.waiting
         if beside:
-            # Those that have a load in the scheduler's queue are counted there.
+            # Those with a load in the scheduler's queue are counted there.
             beside -= len(residents.loading)
         if running.call.want is not None:
             components.scheduler.check_room(gpus, beside)
@@ -369,7 +370,7 @@ class Supervisor:
             components.calls.waits(running.id)
 
     def cancel(self, call_id: int, reason: str = "cancelled") -> None:
-        """End a call; its sink hears of it at once, its process tree goes meanwhile."""
+        """Cancel a call; its sink is notified at once, while its process tree is being stopped."""
         provisioning = self._provisioning
         if provisioning is not None and provisioning.cancel(call_id, reason):
             return

@@ -1,4 +1,4 @@
-"""What the supervisor does by the clock: beats of the pool's time, and a look around each second."""
+"""Periodic work of the supervisor: beats of the pool's clock, and checks each second."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Ticking:
         components.running_time.beat()
 
     def _tick(self) -> None:
-        """What is late, idle or forgotten."""
+        """Handle what is late, idle or forgotten."""
         components = self._components
         self._timers[TICK_S] = components.loop.call_later(TICK_S, self._tick)
-        # None of these is to be the end of those behind it.
+        # A failure of one must not stop the others.
         for part in (
             self._tick_scheduler,
             self._environments.forget_unused,
@@ -63,5 +63,6 @@ class Ticking:
             # Without it no probe says "ready", and so no call comes that would start it.
             self._actions.want(BASE)
         if not components.calls:
-            # With nothing running, a kill that the kernel counted was of nobody of ours.
+            # No call is running, so the OOM kill that the kernel counted was not one of our
+            # workers.
             components.oom.rose()

@@ -24,7 +24,7 @@ class AppSet:
     def __init__(self, pool: AppSurroundings) -> None:
         self._pool = pool
         self._apps: list[AppRunner] = []
-        #: Numbers of workers, by the names of apps: an app that replaces one goes on counting.
+        #: Numbers of workers, by the names of apps: an app that replaces one continues counting.
         self._numbers: dict[str, Iterator[int]] = {}
 
     def open(self, app: App, find: Callable[[App], Awaitable[str]]) -> AppRunner:
@@ -46,7 +46,7 @@ class AppSet:
     # What the scheduler decided of loads.
 
     def takes(self, load_id: int) -> bool:
-        """Whether it is the load of an app."""
+        """Return whether a number is the load of an app."""
         return load_id in self._pool.loads
 
     def dispatched(self, load_id: int, worker: Worker, gpus: tuple[str, ...]) -> None:
@@ -54,11 +54,11 @@ class AppSet:
         self._pool.loads.pop(load_id)(worker, gpus, "")
 
     def not_started(self, load_id: int, reason: str) -> None:
-        """No worker can be had for a load."""
+        """Fail a load: no worker is available."""
         self._pool.loads.pop(load_id)(None, (), reason)
 
     def stats(self) -> list[AppStats]:
-        """Of each of them, for people."""
+        """Return the statistics of each app."""
         return [one.stats() for one in self._apps if not one.is_over]
 
     # Ends.
@@ -70,12 +70,12 @@ class AppSet:
 
     @property
     def any_remaining(self) -> bool:
-        """Whether there are workers, closing ones included."""
+        """Return whether there are workers, including closing ones."""
         return any(len(one.workers) for one in self._apps)
 
     @property
     def any_closing(self) -> bool:
-        """Whether a worker of an app that was closed is not gone."""
+        """Return whether a worker of a closed app has not exited."""
         return any(one.table.closing and len(one.workers) for one in self._apps)
 
     def drain(self) -> None:

@@ -1,4 +1,4 @@
-"""What is said of requests that the app has not answered."""
+"""Messages for requests that the app has not answered."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _HOW = {
 
 
 def of_task(how: int) -> AppEnd | None:
-    """Its task is over, ``how`` as its worker says it; None where that says nothing."""
+    """Return the end of a request whose task is over; ``how`` is the worker's report; None if it is
+    no failure.
+    """
     found = _HOW.get(how)
     return None if found is None else AppEnd(kind=found[0], error_type=found[1], began=True)
 
 
 def late(live: LiveRequest, queue_timeout_s: float | None) -> AppEnd:
-    """Its time is over."""
+    """Return the end of a request whose time is over."""
     limit = live.limit_s
     if live.worker is None:
         phase = "queue"
@@ -42,7 +44,7 @@ def late(live: LiveRequest, queue_timeout_s: float | None) -> AppEnd:
 
 
 def lost(command: states.LoseRequest, cause: Cause) -> AppEnd:
-    """Its worker died of this."""
+    """Return the end of a request whose worker died of this cause."""
     message, kind, error_type = cause.message, EndKind.CRASHED, cause.error_type
     if command.sibling:
         message = f"its worker was ended because of another request: {cause.message}"
@@ -57,12 +59,12 @@ def not_loaded(failure: str) -> AppEnd:
 
 
 def refused(why: str) -> AppEnd:
-    """There is no room for it, or the pool stops."""
+    """Return the end of a request for which there is no room, or because the pool stops."""
     return AppEnd(kind=EndKind.REFUSED, error_type="Overloaded", message=why)
 
 
 def too_many(waiting: int) -> AppEnd:
-    """As many wait as may."""
+    """Return the end of a request if the wait queue is full."""
     return refused(f"{waiting} requests wait already")
 
 

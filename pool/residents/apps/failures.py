@@ -1,4 +1,4 @@
-"""Why an app cannot be loaded: through its own fault, or for want of what may come back."""
+"""Decides whether an app's own fault keeps it from loading, or something temporary."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Final
 
 from flashpool.pool.exit_causes import Cause
 
-#: A detail of the cause when no worker can be had.
+#: A detail of the cause if no worker is available.
 NO_WORKER: Final = "no_worker"
-#: Failures of an environment that it will have again, unless what is asked for changes.
+#: Failures of an environment that repeat unless the request changes.
 _OWN: Final = frozenset(
     {
         *("InterpreterMissing", "ResolutionFailed", "SourceRefused", "VerificationFailed"),
@@ -18,10 +18,11 @@ _OWN: Final = frozenset(
 
 
 def passes(cause: Cause) -> bool:
-    """Whether loading it may go well later, with everything of the app as it is.
+    """Return whether loading may succeed later, with an unchanged app.
 
-    What the app does itself, a death included, is its own fault: of an environment, what the index
-    or its packages say; not that the index, the volume, room on a disk or a GPU is missing.
+    What the app itself does, including a death, is its own fault. So are failures of its
+    environment that the index or packages report; not so a missing index, volume, disk space or
+    GPU.
     """
     details = cause.details
     if "kind" in details:

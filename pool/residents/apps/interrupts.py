@@ -29,7 +29,7 @@ _IDLE = 1001
 
 
 class Interrupts:
-    """Of one app."""
+    """The interrupts of one app."""
 
     def __init__(
         self,
@@ -87,11 +87,11 @@ class Interrupts:
                 self.leave(live.number, code, reason)
 
     def late(self, live: LiveRequest) -> None:
-        """Its time is over."""
+        """Handle a request whose time is over."""
         number, sink = live.number, live.sink
         end = endings.late(live, self._app.queue_timeout_s)
         if live.socket:
-            # Nothing of it holds anybody up: it is closed, as if its client had left.
+            # It delays nothing: it is closed, as if its client had left.
             self.leave(number, _IDLE, end.message)
         elif live.isolated:
             live.sink = None
@@ -128,7 +128,7 @@ class Interrupts:
     # What the table decided.
 
     def interrupt(self, command: states.Interrupt) -> None:
-        """Have its task cancelled, and look again after the grace."""
+        """Cancel its task, and check again after the grace."""
         number = command.request
         self._workers.send(command.worker, wire.CANCEL, wire.NUMBER.pack(number))
         self._loop.call_later(self._grace_s, self._grace_over, number)
@@ -141,7 +141,7 @@ class Interrupts:
         self._do(self._table.grace_over(number))
 
     def kill(self, command: states.KillWorker) -> None:
-        """End a worker that one request does not leave."""
+        """Kill a worker that a request does not leave."""
         live = self._traffic.get(command.culprit)
         what = endings.target(live.fields) if live is not None else "a request"
         message = (

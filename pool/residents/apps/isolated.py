@@ -1,15 +1,15 @@
-"""Requests that run each in a process of their own: forked, loaded, asked once, closed.
+"""Runs requests in processes of their own: forked, loaded, used once, closed.
 
-The app's module is loaded in that process, and in no zygote: threads that it starts and devices that it
-opens are that process's own. What it imports from elsewhere is in the zygote as far as forks may
-inherit it; so most of a start-up is spared, and `slow_because` says why where it is not.
+That process loads the app's module, and no zygote does: threads that it starts and devices that it
+opens belong to the process. Modules that it imports from elsewhere are in the zygote if forks may
+inherit them. So most of the start-up is saved; if not, `slow_because` says why.
 
     take --start--> loading --loaded--> running --answered, its task over--> closing --> gone
       |                |                   |
       '-- no room      '-- it dies: 503    '-- it dies: 502; too long: cancelled, then killed
 
-Each holds a slot, and its GPUs, until it is gone; so at most as many run as the pool has slots, and
-the others wait as loads do. Nobody else is in such a process: no other request is lost with it.
+Each process holds a slot, and its GPUs, until it has exited; so at most as many run as the pool has
+slots, and others wait like loads. No other request is in such a process, so none is lost with it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from .workers import AppWorkers
 
 _log = logging.getLogger(__name__)
 
-#: Seconds of loading from which on it is said what each request pays.
+#: Seconds of loading from which on the cost of each request is reported.
 _SLOW_S: Final = 0.1
-#: Of modules that are not imported ahead, because there are none of the name.
+#: The reason of modules that are not preloaded because they do not exist.
 _NOT_THERE: Final = "ModuleNotFoundError"
 
 #: Modules that a reason names.
@@ -55,7 +55,7 @@ def slow_because(zygote: ZygoteProcess) -> str:
 
 
 class IsolatedRequests:
-    """Of one app."""
+    """The isolated requests of one app."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class IsolatedRequests:
         workers: AppWorkers,
         start: Callable[[int], None],
     ) -> None:
-        """``start`` has a worker of that number started, once its environment is there."""
+        """``start`` starts a worker with a number, once its environment is ready."""
         self.app = app
         self._grace_s = grace_s
         self._numbers = numbers
@@ -75,7 +75,7 @@ class IsolatedRequests:
         self._workers = workers
         self._start = start
         self._loop = asyncio.get_running_loop()
-        #: The request of each worker, by their numbers; None: it is over, or nobody waits for it.
+        #: The request of each worker, by their numbers; None: it is over, or not awaited.
         self._loading: dict[int, int] = {}
         self._running: dict[int, int] = {}
         #: Workers that have answered.
@@ -95,7 +95,7 @@ class IsolatedRequests:
         return len(self._loading) + len(self._running)
 
     def stats(self) -> IsolatedStats:
-        """As it is now."""
+        """Return the present figures."""
         return IsolatedStats(
             waiting=len(self._loading),
             running=len(self._running),
@@ -107,7 +107,7 @@ class IsolatedRequests:
     # Requests.
 
     def take(self, live: LiveRequest) -> None:
-        """One that is to have a process of its own."""
+        """Accept a request that is to have a process of its own."""
         live.isolated = True
         if len(self._loading) >= self.app.queue_limit:
             self._traffic.end(live, endings.too_many(self.app.queue_limit))
@@ -118,7 +118,7 @@ class IsolatedRequests:
         self._start(worker)
 
     def leave(self, live: LiveRequest, code: int, reason: str) -> None:
-        """Nobody waits for it any more, and its sink is gone."""
+        """Drop a request whose client has left."""
         if live.worker is None:
             self._traffic.forget(live)  # its worker is closed when it is loaded
             return
@@ -129,7 +129,7 @@ class IsolatedRequests:
         self._loop.call_later(self._grace_s, self._cancel, live.worker, live.number, "left")
 
     def late(self, live: LiveRequest) -> None:
-        """Its time is over, which its client was told."""
+        """Drop a request whose time is over, as its client was told."""
         if live.worker is None:
             self._traffic.forget(live)
         else:
@@ -147,7 +147,7 @@ class IsolatedRequests:
             self._workers.kill(worker, stop)
 
     def close(self) -> None:
-        """No more are to run: end those that load, and let those that run shut down."""
+        """Run no more: stop those that load, and let those that run shut down."""
         for worker in [*self._loading, *self._running]:
             if self._loading.pop(worker, None) is not None:
                 self._closing.add(worker)
@@ -156,7 +156,7 @@ class IsolatedRequests:
     # What is heard of its workers.
 
     def worker_loaded(self, worker: int, load_s: float) -> None:
-        """It takes its request."""
+        """A worker is loaded and takes its request."""
         self._note_load(worker, load_s)
         live = self._traffic.get(self._loading.pop(worker))
         if live is None:
@@ -176,7 +176,7 @@ class IsolatedRequests:
                 _log.warning(text, self.app.name, load_s * 1000, why)
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
-        """A frame of its request.
+        """Handle a frame of a worker's request.
 
         Raises:
             BadFrame: it is none that a worker sends.
@@ -197,7 +197,7 @@ class IsolatedRequests:
         self._workers.close(worker)
 
     def worker_died(self, worker: int, cause: Cause) -> None:
-        """It is dead, or was not to be had."""
+        """A worker died, or was not available."""
         loading = self._loading.pop(worker, None)
         if loading is not None and (live := self._traffic.get(loading)) is not None:
             self._traffic.end(live, endings.not_loaded(cause.message))

@@ -23,26 +23,26 @@ class SplitNews:
         return isolated if isolated is not None and worker in isolated else None
 
     def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
-        """It takes requests."""
+        """A worker is loaded and takes requests."""
         if isolated := self._of(worker):
             isolated.worker_loaded(worker, load_s)
         else:
             self._shared.worker_loaded(worker, routes, load_s)
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
-        """A frame of one of its requests."""
+        """Handle a frame of a worker's request."""
         if isolated := self._of(worker):
             isolated.worker_sent(worker, frame)
         else:
             self._shared.worker_sent(worker, frame)
 
     def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
-        """It is dead, or was not to be had."""
+        """A worker died, or was not available."""
         if isolated := self._of(worker):
             isolated.worker_died(worker, cause)
         else:
             self._shared.worker_died(worker, cause, ours=ours)
 
     def worker_gone(self, worker: int) -> None:
-        """Its process tree is gone."""
+        """The process tree of a worker is gone."""
         self._shared.worker_gone(worker)

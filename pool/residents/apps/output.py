@@ -1,4 +1,4 @@
-"""What apps print, line by line, in the server's log.
+"""Writes the output of apps, line by line, to the server's log.
 
 Lines that were printed in the context of a request come with its id; others, such as those of child
 processes, are read from a descriptor that all of the worker writes to, and say nothing of a request.
@@ -18,12 +18,12 @@ _log = logging.getLogger("flashpool.app")
 _LINE: Final = 8192
 #: Lines of one read that are logged one by one; more go as one record.
 _SINGLY: Final = 100
-#: Last lines kept, for what is told of a death.
+#: Number of last lines kept, for the report of a death.
 _LAST: Final = 20
 
 
 class AppOutput:
-    """What one worker prints."""
+    """The output of one worker."""
 
     def __init__(self, name: str, pid: int) -> None:
         self._name = name
@@ -44,7 +44,7 @@ class AppOutput:
         self._tell(without_our_frames(chunk).split(b"\n"), request_id)
 
     def close(self) -> None:
-        """Log what is left."""
+        """Log the unfinished line."""
         if self._rest:
             self._tell([self._rest])
             self._rest = b""

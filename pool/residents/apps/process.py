@@ -1,4 +1,4 @@
-"""One process of an app: its worker, its ledger, and what it prints."""
+"""One process of an app: its worker, its ledger, and its output."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class AppProcess:
 
     def __init__(self, number: int, worker: Worker, slots: int, name: str, *, once: bool) -> None:
         self.number = number
-        #: Whether it is there for one request.
+        #: Whether the process serves a single request.
         self.once = once
         self.worker = worker
         self.output = AppOutput(name, worker.pid)
-        #: When it was loaded, for people.
+        #: When it was loaded, in seconds since 1970.
         self.loaded_at: float | None = None
         self.dead = False
         #: Whether it was asked to shut down.
@@ -44,10 +44,10 @@ class AppProcess:
         except BaseException:
             os.close(fd)
             raise
-        #: The ledger's descriptor, until the worker has it.
+        #: The ledger's descriptor, until it is sent to the worker.
         self.ledger_fd = fd
 
     def has_begun(self, slot: int, number: int) -> bool:
-        """Whether a request entered the application."""
+        """Return whether a request has entered the application."""
         (found,) = app_messages.ENTRY.unpack_from(self.ledger, slot * app_messages.ENTRY.size)
         return bool(found == number)

@@ -4,9 +4,9 @@
        |                 |
        '-- queue limit   '-- limit: until the first of the answer, and again until each further piece
 
-The clock of a request stands while it is its client that is waited for: for the rest of its body, or
-to take what was answered. All clocks are looked at together, some fifty times a second while there
-are any: most requests are over before their first look, and none needs a timer of its own.
+The clock of a request stops while its client is waited for: to send the rest of its body, or to
+read the answer. All clocks are checked together, some fifty times a second while there are any:
+most requests end before their first check, and none needs a timer of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LiveRequest:
     def __init__(self, number: int, request: AppRequest, sink: AppSink) -> None:
         self.number = number
         self.fields = request.fields
-        #: Pieces of its body that may be needed again: None once it is known to have begun.
+        #: Pieces of its body that may be needed again; None once it is known to have begun.
         self.held: list[bytes] | None = [request.body]
         self.more = request.more
         self.on_demand = request.on_demand
@@ -58,24 +58,25 @@ class LiveRequest:
         self.whole = request.whole
         #: Whether it is a WebSocket's; its sink is a `SocketSink` then.
         self.socket = request.socket
-        #: Whether what applies to its route does apply to it.
+        #: Whether the rules of its route apply.
         self.routed = False
         #: Whether it has a process of its own.
         self.isolated = False
-        #: None once nobody waits for it any more.
+        #: None once its outcome is no longer awaited.
         self.sink: AppSink | None = sink
-        #: The worker that has it, and its place in that one's ledger.
+        #: The worker that has it, and its place in that worker's ledger.
         self.worker: int | None = None
         self.slot = 0
         self.started = False
-        #: Bytes of its body that may be sent to it, and of its answer that its client has not taken.
+        #: Bytes of its body that may be sent to the worker, and of its answer that the client has
+        #: not read.
         self.room = (0 if request.on_demand else app_messages.WINDOW) - len(request.body)
         self.out = 0
         self.deadline = math.inf
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether its application can do nothing for now."""
+        """Return whether the application cannot continue before the client does."""
         return (self.more and self.room > 0) or self.out >= app_messages.WINDOW
 
 
@@ -90,7 +91,7 @@ class AppClock:
         self._next_look: asyncio.TimerHandle | None = None
 
     def set(self, request: LiveRequest, seconds: float | None) -> None:
-        """It is late so many seconds from now."""
+        """Set the limit to so many seconds from now."""
         if seconds is None:
             request.deadline = math.inf
             return
@@ -100,12 +101,12 @@ class AppClock:
             self._next_look = self._loop.call_later(LOOK_S, self._look)
 
     def restart(self, request: LiveRequest) -> None:
-        """It got on: its limit begins anew, unless that is for all of it."""
+        """Restart the limit after progress, unless it covers the whole request."""
         if not request.whole:
             self.set(request, request.limit_s)
 
     def forget(self, request: LiveRequest) -> None:
-        """It has ended."""
+        """Forget a request that has ended."""
         self._timed.pop(request.number, None)
 
     def _look(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 class Retirement:
-    """Of one app."""
+    """The retirement of one app."""
 
     def __init__(self, close: Callable[[], None], cut: Callable[[], None]) -> None:
         """``cut`` ends the requests that are left when the time is over."""
@@ -23,7 +23,7 @@ class Retirement:
 
     @property
     def begun(self) -> bool:
-        """Whether it takes no requests any more."""
+        """Whether it accepts no more requests."""
         return self._timer is not None
 
     def begin(self, within_s: float, then: Callable[[], None]) -> None:
@@ -53,7 +53,7 @@ class Retirement:
 
 
 class SettlingWaiters:
-    """Those who wait until something is so."""
+    """Waiters for a condition."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []

@@ -1,4 +1,4 @@
-"""What applies to each request of an app, by the routes that its workers tell of."""
+"""Applies the rules of routes to each request of an app; its workers report the routes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AppRouting:
 
     @property
     def is_known(self) -> bool:
-        """Whether it can be said what applies to a request."""
+        """Return whether the rules for requests are known."""
         return self._make is None or self._policies is not None
 
     def loaded(self, routes: Routes) -> None:
@@ -48,7 +48,7 @@ class AppRouting:
             self._routes, self._policies = routes, self._make(routes)
 
     def apply(self, live: LiveRequest) -> bool:
-        """Give a request its limit, and say whether it has a process of its own."""
+        """Set a request's limit, and return whether it has a process of its own."""
         if self._policies is None:
             return False
         _, method, _, path, *_ = live.fields

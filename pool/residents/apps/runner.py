@@ -1,11 +1,11 @@
-"""One app: its requests to its workers, and the answers to whoever asked (`apps.AppService`).
+"""One app: sends requests to its workers, and answers to their senders (`apps.AppService`).
 
     AppService.request --> AppTable.requested --SendRequest--> REQUEST --> worker
          sink <-- response, piece <-- RESPONSE, PIECE <---------------'
          sink <-- ended <-- REQUEST_OVER, a death (`workers`), a clock (`requests`)
 
-The table decides, and this carries out. A request has one end: what comes for it later is of no
-concern to anybody but the table, which counts what a worker still has to do.
+The table decides, and this class acts. A request has one end: frames that come for it later concern
+only the table, which counts what a worker still has to do.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class AppRunner:
         )
         #: Requests that came before it was known what applies to them.
         self._unrouted: list[LiveRequest] = []
-        #: As whoever asks for answers knows it.
+        #: Passes a piece of a request's body on.
         self.body = self._traffic.body
         self.credit = self._traffic.credit
         self.leave = self._interrupts.leave
@@ -113,7 +113,7 @@ class AppRunner:
         #: Tasks that outlived their requests' answers, and the workers they are in.
         self._lingering: dict[int, int] = {}
         self._causes: dict[int, Cause] = {}
-        #: Whether the machine, and not the app, is the cause of its failure.
+        #: Whether the machine, and not the app, caused its failure.
         self.failure_passes = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._carry_out: dict[type[states.Command], Callable[[Any], None]] = {

@@ -1,4 +1,4 @@
-"""What stats tell of an app."""
+"""Statistics of an app."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _MORE = app_messages.MORE
 
 
 class SocketTraffic:
-    """Carries messages; whose they are is for whoever has the requests."""
+    """Carries messages of WebSockets; their owner keeps the requests."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class SocketTraffic:
         self._send(live.worker, wire.MESSAGE, meta, piece)
 
     def close(self, live: LiveRequest, code: int, reason: str) -> None:
-        """Its client has closed it, or is gone."""
+        """Close a WebSocket whose client has closed it, or has left."""
         assert live.worker is not None
         meta = app_messages.pack_closing(live.number, code, reason)
         self._send(live.worker, wire.CLOSING, meta)
 
     def take(self, worker: int, frame: wire.Frame) -> bool:
-        """Act on a frame; False when it is none of a WebSocket.
+        """Handle a frame; return False if it does not belong to a WebSocket.
 
         Raises:
             BadFrame: it is malformed.
@@ -68,7 +68,7 @@ class SocketTraffic:
             number, code, reason = app_messages.unpack_closing(frame.meta)
             live = self._of(worker, number)
             if live is not None and (sink := self._sink(live)):
-                # What its task does from here on concerns nobody who is connected.
+                # The rest of its task does not concern the client.
                 live.sink = None
                 self._clock.forget(live)
                 sink.closed(code, reason)
@@ -86,7 +86,7 @@ class SocketTraffic:
             sink.message(piece, bool(flags & _MORE), bool(flags & app_messages.TEXT))
 
     def _sink(self, live: LiveRequest) -> SocketSink | None:
-        """Who hears of it, if somebody does: its limit begins again."""
+        """Return the receiver of a WebSocket's events, if any; its limit restarts."""
         if live.sink is None:
             return None
         self._clock.set(live, live.limit_s)

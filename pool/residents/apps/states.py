@@ -1,4 +1,4 @@
-"""What `AppTable` speaks of: commands, the states of workers, policy."""
+"""Types of `AppTable`: commands, states of workers, policy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TryLater(NamedTuple):
 
 
 class SendRequest(NamedTuple):
-    """Hand the request to the worker, at that slot of its ledger."""
+    """Send the request to the worker, with a slot of its ledger."""
 
     request: int
     worker: int
@@ -48,14 +48,14 @@ class LoseRequest(NamedTuple):
     """End a request whose worker died."""
 
     request: int
-    #: Whether it had begun.
+    #: Whether the request had begun.
     began: bool
-    #: Whether the worker was ended for another request's sake.
+    #: Whether the worker was stopped because of another request.
     sibling: bool
 
 
 class Interrupt(NamedTuple):
-    """Have the worker cancel its task; `answered` follows, or `grace_over` is to be called."""
+    """Have the worker cancel its task; `answered` follows, or `grace_over` must be called."""
 
     request: int
     worker: int
@@ -81,7 +81,7 @@ Command = (
 
 
 class AppWorkerState(enum.Enum):
-    """Of one worker."""
+    """States of a worker."""
 
     #: It waits for a process, which then loads the app.
     STARTING = "starting"
@@ -105,25 +105,25 @@ class AppWorkerRow:
     """One worker."""
 
     worker: int
-    #: Slots of its ledger that no request has.
+    #: Free slots of its ledger.
     slots: list[int]
-    #: The same for WebSockets.
+    #: Free slots for WebSockets.
     socket_slots: list[int] = field(default_factory=list)
     state: AppWorkerState = AppWorkerState.STARTING
-    #: Requests in it that are not answered, and their slots.
+    #: Requests that it has not answered, and their slots.
     requests: dict[int, int] = field(default_factory=dict)
     #: Those of them that are WebSockets.
     sockets: set[int] = field(default_factory=set)
-    #: Tasks of requests that were answered, or given up, and go on.
+    #: Tasks that continue after their requests were answered or given up.
     lingering: int = 0
     #: Requests whose cancelling is not over yet.
     doubts: set[int] = field(default_factory=set)
-    #: Requests it ever had.
+    #: Requests since its start.
     served: int = 0
     #: The request it is killed for.
     culprit: int | None = None
 
     @property
     def load(self) -> int:
-        """What it has to do, but for WebSockets, which mostly wait."""
+        """Return its load without WebSockets, which mostly wait."""
         return len(self.requests) - len(self.sockets) + self.lingering

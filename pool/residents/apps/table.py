@@ -1,4 +1,4 @@
-"""Which worker of an app gets which request, and what follows from deaths: decisions only.
+"""Decides which worker of an app gets which request, and what follows from deaths.
 
     start, loaded, died, retry        StartWorker, TryLater
     requested, withdrawn, answered    SendRequest, TurnAway, Hopeless, LoseRequest
@@ -51,14 +51,14 @@ class AppTable:
         self.workers: dict[int, AppWorkerRow] = {}
         #: Oldest first.
         self.waiting: deque[int] = deque()
-        #: The worker of each request that one has.
+        #: The worker of each request that has one.
         self._where: dict[int, AppWorkerRow] = {}
         #: Requests whose worker died before they had begun in it.
         self._once_more: set[int] = set()
         #: Why it could not be loaded, when it was last tried; or nothing.
         self.failure = ""
         self._failures: deque[float] = deque()
-        #: Whether a `retry` is to come.
+        #: Number of pending calls of `retry`.
         self._pausing = 0
         self.closing = False
         #: Workers that died, and why the last of them did.
@@ -69,12 +69,12 @@ class AppTable:
 
     @property
     def is_served(self) -> bool:
-        """Whether a worker is ready."""
+        """Return whether a worker is ready."""
         return any(one.state is AppWorkerState.READY for one in self.workers.values())
 
     @property
     def is_complete(self) -> bool:
-        """Whether all workers are ready."""
+        """Return whether all workers are ready."""
         ready = [one for one in self.workers.values() if one.state is AppWorkerState.READY]
         return len(ready) >= self.policy.workers
 
@@ -86,7 +86,7 @@ class AppTable:
     # Workers.
 
     def start(self) -> list[Command]:
-        """Have all workers."""
+        """Start all workers."""
         return [self._another() for _ in range(self.policy.workers)]
 
     def _another(self) -> Command:
@@ -97,7 +97,7 @@ class AppTable:
         return StartWorker(worker)
 
     def loaded(self, worker: int) -> list[Command]:
-        """It takes requests from now on."""
+        """Note that a worker takes requests from now on."""
         self.workers[worker].state = AppWorkerState.READY
         self.failure = ""
         return self._dispatch()
@@ -105,9 +105,10 @@ class AppTable:
     def died(
         self, worker: int, begun: Collection[int], reason: str, now: float, *, ours: bool = False
     ) -> list[Command]:
-        """It is dead, or could not load the app; ``begun``: its requests that had begun.
+        """Note that a worker died, or could not load the app; ``begun``: its requests that had
+        begun.
 
-        ``ours``: it was ended, or lost, through no fault of the app's.
+        ``ours``: the worker was stopped, or lost, through no fault of the app.
         """
         row = self.workers.pop(worker)
         commands: list[Command] = []
@@ -160,7 +161,9 @@ class AppTable:
     # Requests.
 
     def requested(self, request: int, *, socket: bool = False) -> list[Command]:
-        """One arrived; ``socket``: for a WebSocket, which may last, so that none waits for its end."""
+        """Accept a request; ``socket``: a WebSocket, which may last, so that no request waits for
+        its end.
+        """
         if self.failure and not self.is_served:
             return [Hopeless(request)]
         if socket:
@@ -179,13 +182,13 @@ class AppTable:
         return [self._send(request, row, socket=True)]
 
     def withdrawn(self, request: int) -> None:
-        """Nobody waits any more for one that waits for a worker."""
+        """Drop a request that waits for a worker."""
         if request in self.waiting:
             self.waiting.remove(request)
         self._once_more.discard(request)
 
     def abandoned(self, request: int) -> None:
-        """Nobody waits any more for one that a worker has: no other worker gets it."""
+        """Give up a request that a worker has: no other worker gets it."""
         self._once_more.add(request)
 
     def answered(self, request: int) -> list[Command]:
@@ -203,7 +206,7 @@ class AppTable:
             row.doubts.discard(request)
 
     def lingers(self, worker: int) -> None:
-        """The task of one that is answered goes on."""
+        """Note that the task of an answered request continues."""
         self.workers[worker].lingering += 1
 
     def no_longer(self, worker: int) -> list[Command]:
@@ -215,9 +218,9 @@ class AppTable:
     # Limits.
 
     def late(self, request: int, *, began: bool) -> list[Command]:
-        """Its time is over: it has no claim to its worker, which may not be fit for others.
+        """Give up a request whose time is over; its worker may be unfit for others.
 
-        One that has not begun does no harm: it is not to begin.
+        A request that has not begun does no harm: it will not begin.
         """
         row = self._where.get(request)
         if row is None:
@@ -229,7 +232,7 @@ class AppTable:
         return [Interrupt(request, row.worker)]
 
     def grace_over(self, request: int) -> list[Command]:
-        """Its task went on for all of the grace."""
+        """Note that its task continued for the whole grace."""
         row = self._where.get(request)
         if row is None or request not in row.doubts or row.state is not AppWorkerState.READY:
             return []
@@ -238,12 +241,12 @@ class AppTable:
         return [KillWorker(row.worker, request)]
 
     def has_others(self, request: int) -> bool:
-        """Whether requests are in its worker that nobody has given up."""
+        """Return whether its worker has requests that are not given up."""
         row = self._where.get(request)
         return row is not None and any(one not in row.doubts for one in row.requests)
 
     def condemned(self, worker: int) -> None:
-        """It is being killed for another reason."""
+        """Note that a worker is being killed for another reason."""
         row = self.workers[worker]
         if row.state is AppWorkerState.READY:
             row.state = AppWorkerState.CONDEMNED

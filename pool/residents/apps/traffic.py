@@ -3,8 +3,8 @@
     sink's body  --> hand_over, body --> REQUEST, BODY --> worker    as far as the worker gives credit
     sink         <-- response, piece <-- RESPONSE, PIECE <--'        as far as the sink gives credit
 
-A request has one end, after which its sink hears nothing. What a request that has not begun was sent
-is kept, for the worker that may get it next.
+A request has one end, after which its sink is not notified. Data that was sent for a request which
+has not begun is kept, for the next worker that may get it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class AppTraffic:
         return self._live.get(number)
 
     def add(self, request: AppRequest, sink: AppSink) -> LiveRequest:
-        """One arrived."""
+        """Add a request."""
         number = next(call_ids.numbers)
         live = self._live[number] = LiveRequest(number, request, sink)
         return live
@@ -69,7 +69,7 @@ class AppTraffic:
     # Its way to a worker.
 
     def hand_over(self, live: LiveRequest, worker: int, slot: int) -> None:
-        """A worker gets it, with what is there of its body."""
+        """Send a request to a worker, with the part of its body that is here."""
         live.worker, live.slot = worker, slot
         assert live.held is not None
         first, *rest = live.held
@@ -86,7 +86,7 @@ class AppTraffic:
             self._send(worker, wire.BODY, app_messages.pack_flags(live.number, more), piece)
 
     def back_to_queue(self, live: LiveRequest, limit_s: float | None) -> None:
-        """Its worker died before it had begun."""
+        """Return a request to the queue: its worker died before the request had begun."""
         live.worker = None
         self.clock.set(live, limit_s)
 
@@ -104,7 +104,7 @@ class AppTraffic:
             self._send(live.worker, wire.BODY, app_messages.pack_flags(number, more), piece)
 
     def credit(self, number: int, size: int) -> None:
-        """So many bytes of an answer were passed on."""
+        """Credit so many bytes of an answer that were passed on."""
         live = self._live.get(number)
         if live is None or live.worker is None:
             return
@@ -121,7 +121,7 @@ class AppTraffic:
         return live if live is not None and live.worker == worker else None
 
     def take(self, worker: int, frame: wire.Frame) -> bool:
-        """Act on a frame; False when it is none of a body or an answer.
+        """Handle a frame; return False if it is not part of a body or an answer.
 
         Raises:
             BadFrame: it is malformed.
@@ -172,7 +172,7 @@ class AppTraffic:
             sink.piece(body, more)
 
     def _count(self, live: LiveRequest, size: int, more: bool) -> None:
-        """A part of its answer came, perhaps the last one."""
+        """Count a part of an answer, perhaps the last."""
         if not more:
             self.forget(live)
             self._answered(live)
@@ -186,13 +186,13 @@ class AppTraffic:
     # Ends.
 
     def end(self, live: LiveRequest, end: AppEnd) -> None:
-        """It has no answer, or not all of one."""
+        """End a request without a complete answer."""
         self.forget(live)
         if live.sink is not None:
             live.sink.ended(end)
 
     def forget(self, live: LiveRequest) -> None:
-        """It is over."""
+        """Forget a request that is over."""
         del self._live[live.number]
         self.clock.forget(live)
         if not self._live:

@@ -1,11 +1,11 @@
-"""The processes of one app: had from the scheduler, loaded, and heard of until they are gone.
+"""The processes of one app: requested from the scheduler, loaded, and watched until they are gone.
 
     start --> Scheduler --Dispatch--> LOAD_APP --> LOADED --> frames of its requests
                           (ledger)       |            |
                                          '------------'--> died --> gone
 
-A worker of the app has a number of its own, which the table knows it by. It holds a slot while it
-loads, and its GPUs for as long as it lives.
+A worker of the app has a number of its own, which the table uses. It holds a slot while it loads,
+and its GPUs as long as it lives.
 """
 
 from __future__ import annotations
@@ -45,32 +45,32 @@ from .routing import Routes, routes_told
 
 _log = logging.getLogger(__name__)
 
-#: Seconds a load takes at least for what it imports beside that to be worth another zygote.
+#: Least seconds of a load whose other imports are worth a zygote of their own.
 _WORTH_LEARNING_S: Final = 1.0
-#: Of what a load failed with, in the log.
+#: Characters of a failed load's error in the log.
 _TOLD: Final = 16 * 1024
 _PRINTED: Final = (wire.OUTPUT, wire.ERRORS)
 
 
 class AppNews(Protocol):
-    """Who hears of the workers: `runner.AppRunner`."""
+    """Receives events of the workers: `runner.AppRunner`."""
 
     def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
-        """It takes requests; it took so long to load."""
+        """A worker takes requests; it took so long to load."""
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
-        """A frame of one of its requests."""
+        """Handle a frame of one of its requests."""
 
     def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
-        """It is dead, or was not to be had; ``ours``: through no fault of the app's."""
+        """A worker died, or was not available; ``ours``: through no fault of the app."""
 
     def worker_gone(self, worker: int) -> None:
-        """Its process tree is gone."""
+        """The process tree of a worker is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSurroundings:
-    """What the workers of apps have of their pool."""
+    """Parts of the pool that workers of apps use."""
 
     config: PoolConfig
     scheduler: Scheduler
@@ -80,7 +80,7 @@ class AppSurroundings:
     learner: PreloadLearner
     now: Clock
     host: Host
-    #: Who is to be told of a load's worker, or why there is none, by its number.
+    #: By number, the function to call with a load's worker, or with why there is none.
     loads: dict[int, Callable[[Worker | None, tuple[str, ...], str], None]] = field(
         default_factory=dict
     )
@@ -113,7 +113,9 @@ class AppWorkers:
     # Births.
 
     def start(self, number: int, environment: str, *, once: bool = False) -> None:
-        """Have one, in the environment of that name; ``once``: for one request, as a call has one."""
+        """Start a worker in the environment of that name; ``once``: for one request,
+        like a call.
+        """
         try:
             gpus = self._pool.gpus.number(self._app.gpus)
         except FlashpoolError as error:
@@ -140,7 +142,7 @@ class AppWorkers:
         )
 
     def _as_call(self, environment: str) -> Call:
-        """Its loading, as what is known of imports is asked for it."""
+        """Return the load in the form of a call, to ask for its preloads."""
         app = self._app
         return Call(
             codec=Codec.FLASH,
@@ -151,7 +153,9 @@ class AppWorkers:
         )
 
     def _learn(self, worker: Worker, meta: wire.ResultMeta) -> None:
-        """Have what it imported preloaded for the next worker: a crash costs that much less."""
+        """Have modules that it imported preloaded for the next worker, which makes a
+        crash cheaper.
+        """
         if worker.zygote.method == "fork" and (modules := meta.texts("modules")):
             if worker.zygote.has_preloaded and meta.run_s < _WORTH_LEARNING_S:
                 return
@@ -166,7 +170,7 @@ class AppWorkers:
         _log.error("%s: %s", self._app.name, message)
         details = {failures.NO_WORKER: True}
         cause = Cause(error_type="EnvironmentStartFailed", message=message, details=details)
-        # Not at once: it is told to whoever asks for a worker just now.
+        # Not at once: the caller is just asking for a worker.
         self._loop.call_soon(lambda: self._to.worker_died(number, cause, ours=False))
 
     def _load(self, number: int, worker: Worker, gpus: tuple[str, ...], *, once: bool) -> None:
@@ -240,11 +244,11 @@ class AppWorkers:
         self._pool.worker_set.send(self._by_number[number].worker, kind, meta, body)
 
     def kill(self, number: int, stop: Stop) -> None:
-        """End one of them at once, with all that it started."""
+        """Kill a worker at once, with all processes that it started."""
         self._pool.worker_set.stop(self._by_number[number].worker, stop, grace=0.0, dump=False)
 
     def close(self, number: int) -> None:
-        """Let it shut down; `WorkerSet.check` sees to it that it goes."""
+        """Let a worker shut down; `WorkerSet.check` makes sure that it exits."""
         process = self._by_number.get(number)
         if process is None or process.worker.state.now is not WorkerState.BUSY:
             return
@@ -258,7 +262,7 @@ class AppWorkers:
         self._pool.worker_set.send(worker, wire.CLOSE, b"")
 
     def abandon_loads(self) -> None:
-        """Want none of those that no process was found for."""
+        """Withdraw loads that have no process yet."""
         for load_id in self._own_loads:
             self._pool.loads.pop(load_id, None)
             self._pool.scheduler.withdrawn(load_id)
@@ -267,7 +271,7 @@ class AppWorkers:
     # News (`workers.worker.AppKeeper`).
 
     def sent(self, worker: Worker, frame: wire.Frame) -> None:
-        """A frame of it.
+        """Handle a frame of a worker.
 
         Raises:
             BadFrame: it is none that an app worker sends.
@@ -312,12 +316,14 @@ class AppWorkers:
         return told.partition("\n")[0]
 
     def printed(self, worker: Worker, chunk: bytes) -> None:
-        """It printed something."""
+        """Handle output of a worker."""
         worker.link.output = None  # it is logged, and not kept
         self._by_worker[worker.id].output.take(chunk)
 
     def died(self, worker: Worker, cause: Cause, *, told: bool = False) -> None:
-        """It is dead, or its channel cannot be read; ``told``: the log has its cause already."""
+        """A worker is dead, or its channel cannot be read; ``told``: the log has its
+        cause already.
+        """
         process = self._by_worker[worker.id]
         if process.dead:
             return
@@ -341,10 +347,10 @@ class AppWorkers:
         del self._by_number[number]
 
     def gone(self, worker: Worker) -> None:
-        """Its process tree is gone."""
+        """The process tree of a worker is gone."""
         process = self._by_worker.pop(worker.id)
         if not process.dead:
-            # It had nothing left to say, and nobody reported its death apart from that.
+            # It had nothing more to send, and no other report of its death came.
             self._by_worker[worker.id] = process
             self.died(worker, exit_causes.of_app(worker.status, worker.stop, None))
             del self._by_worker[worker.id]
@@ -354,7 +360,7 @@ class AppWorkers:
 
 
 def _request_id(frame: wire.Frame) -> str:
-    """Whose request printed that.
+    """Return the id of the request that printed a line.
 
     Raises:
         BadFrame: it names none.
