@@ -38,36 +38,54 @@ def runtime_pins() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvSettings:
-    """Everything that can be set; the defaults suit a pod."""
+    """Everything that can be set; the defaults suit a pod. Times in seconds, sizes in MiB."""
 
+    #: Interpreter of calls that name no packages; environments are built on top of its packages.
     base_python: Path = field(default_factory=lambda: Path(sys.executable))
-    #: None: `/runpod-volume` if it is mounted, else only the local directory.
+    #: Volume on which servers share environments. None: `/runpod-volume` if it is mounted, else
+    #: only the local directory.
     volume: Path | None = None
     #: Local disk: fallback store, and where archives are unpacked. None: the user's cache.
     local: Path | None = None
+    #: Whether environments lie in place on the volume, or there as archives; `auto`: by the volume's
+    #: file system.
     mode: Mode = "auto"
+    #: Path of the uv program. None: the program that is installed with flashpool.
     uv: Path | None = None
 
+    #: Package index in place of PyPI.
     index_url: str | None = None
+    #: Further package indexes.
     extra_index_urls: tuple[str, ...] = ()
+    #: Directories or pages with further packages.
     find_links: tuple[str, ...] = ()
+    #: Build without network access.
     offline: bool = False
+    #: Kinds of direct reference that a spec may use: `url`, `vcs`, `local`.
     references: frozenset[str] = REFERENCE_KINDS
+    #: Download a requested version of Python that is not installed.
     allow_python_downloads: bool = False
+    #: Install build-essential when a package needs a compiler and none is installed.
     auto_build_tools: bool = False
+    #: Requirements that every environment gets, because caller and call must agree on them.
     runtime_pins: tuple[str, ...] = field(default_factory=runtime_pins)
     #: How files are copied from uv's cache. `auto`: so that no call can write to the cache's own
     #: files.
     link_mode: Literal["auto", "hardlink", "copy", "clone"] = "auto"
+    #: Compile the modules of a new environment ahead of calls.
     compile_bytecode: bool = True
 
+    #: Disk space that environments may use; 0: no limit.
     quota_mb: int = 0
     #: How long a new environment waits for leases to be released if the quota is full.
     room_wait_s: float = 10.0
+    #: Disk space that is kept free where environments are stored.
     min_free_mb: int = 256
+    #: Time without use after which an environment is deleted; 0: age deletes none.
     max_age_s: float = 0.0
     #: Builds at once, on this pod; more of them wait in a queue.
     builds: int = 4
+    #: How long a build may take.
     build_timeout_s: float = 600.0
     #: Whether a build that has begun continues without waiters.
     builds_go_on: bool = False
@@ -77,11 +95,13 @@ class EnvSettings:
     failure_s: float = 60.0
     #: How long an environment stays held after its last lease was released.
     hold_s: float = 10.0
+    #: Time between two heartbeats of this pod on the volume.
     heartbeat_s: float = 2.0
     #: A holder on another machine is dead after this long without a heartbeat.
     stale_s: float = 60.0
     #: A claim is taken over after this long without a heartbeat, also from a stopped process.
     claim_stale_s: float = 15.0
+    #: Key that signs environments on a shared volume; without it only accidental damage is detected.
     volume_key: bytes | None = field(default=None, repr=False)
 
     @property

@@ -1,12 +1,13 @@
 """docs/protocol.md lists request fields, errors, figures and messages; CONTRIBUTING.md, files."""
 
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-from flashpool import pool
+from flashpool import envs, pool
 from flashpool.frontends.admin.stats_document import StatsDocument
 from flashpool.frontends.schema import FunctionRequest
 from flashpool.pool import errors
@@ -15,6 +16,12 @@ from flashpool.pool._child import wire
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+#: What the reference makes of docstrings: classes, and modules with everything in them.
+REFERENCE = {
+    name
+    for page in (ROOT / "docs" / "reference").glob("*.md")
+    for name in re.findall(r"^::: (\S+)$", page.read_text("utf-8"), re.MULTILINE)
+}
 #: Words in backticks in the first column of a table.
 LISTED = {
     word
@@ -68,3 +75,12 @@ def test_each_kind_of_frame_has_a_row(name):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w.]+/[\w./]*)`", CONTRIBUTING))))
 def test_each_file_that_a_recipe_names_exists(path):
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize(
+    "name", [f"{one.__name__}.{name}" for one in (pool, envs) for name in one.__all__]
+)
+def test_each_public_name_of_the_library_is_in_the_reference(name: str) -> None:
+    package, _, short = name.rpartition(".")
+    in_errors = hasattr(importlib.import_module(f"{package}.errors"), short)
+    assert name in REFERENCE or (in_errors and f"{package}.errors" in REFERENCE)
