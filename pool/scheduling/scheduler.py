@@ -216,9 +216,7 @@ class Scheduler:
         )
 
     def rerouted(self, calls: Iterable[int], key: ZygoteKey, now: float) -> list[Command]:
-        """Move these calls to another zygote, if they still wait for a slot; they keep
-        their turn.
-        """
+        """Move calls that wait for a slot to another zygote; they keep their turn."""
         after = self._zygote_table.entry(key)
         self._wait_queue.reroute(calls, after)
         return self._lifecycle.settle(after, now)
@@ -364,9 +362,7 @@ class Scheduler:
 
     @property
     def crowded(self) -> bool:
-        """Return whether calls may be waiting for the room of an environment; `kept_by_residents`
-        checks.
-        """
+        """Return whether calls may wait for an environment's room (`kept_by_residents` checks)."""
         return self._lifecycle.crowded
 
     @property

@@ -5,8 +5,8 @@
                                         v
                                     sink.told
 
-Any number of calls may wait for one environment, but only one question is asked for them. The
-last call that is cancelled ends the question, and with it a build that nobody else wants.
+Any number of calls may wait for one environment, but only one question is asked for them.
+Cancelling the last of these calls cancels the question, and a build that no other question needs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 #: Calls that may wait for environments at once where the queue is bounded, unless that is
 #: longer; one more is refused.
 MOST_WAITING: Final = 1000
-#: A caller who waited for so long is told why, whoever built what it waited for.
+#: Waits from this length on are reported to the caller, whoever built the environment.
 NOTEWORTHY_S: Final = 1.0
 
 
@@ -77,18 +77,18 @@ class _EnvironmentQuestion:
         self.calls: dict[int, UnprovidedCall] = {}
         self.task: asyncio.Task[None] | None = None
         self._notes = ProgressNotes()
-        #: What was told last.
+        #: The latest progress line.
         self.progress = ""
         self.since = time.monotonic()
 
     def report(self, line: str) -> None:
-        """The store tells how it gets on."""
+        """Receive a progress line of the store."""
         self.progress = line = self._notes.add(line)
         for waiting in list(self.calls.values()):
             waiting.sink.told(line)
 
     def notes(self) -> bytes:
-        """All that was told, as it stands before a call's output."""
+        """Return all progress lines as text, to be placed before a call's output."""
         return self._notes.text()
 
 
@@ -110,12 +110,12 @@ class Provisioning:
         self._recorder = recorder
         self._history = history
         self._limit = None if queue_limit is None else max(queue_limit, MOST_WAITING)
-        #: Told after each call that ended here.
+        #: Called after each call that ended here.
         self._settled = settled
         self._questions: dict[Spec, _EnvironmentQuestion] = {}
         #: The question of each call that waits, by the call's id.
         self._waiting: dict[int, _EnvironmentQuestion] = {}
-        #: Every question that has not ended, those that nobody waits for included.
+        #: Every question that has not ended, including those without waiting calls.
         self._tasks: set[asyncio.Task[None]] = set()
         self.ahead = BuildsAhead()
 
@@ -124,11 +124,11 @@ class Provisioning:
         return len(self._waiting)
 
     def stores(self) -> list[StoreStats]:
-        """How the places of environments are that are open."""
+        """Return the state of each open store."""
         return self._environments.stores()
 
     def add(self, call_id: int, call: Call, spec: Spec, sink: Sink) -> None:
-        """Have the call submitted, or ended, when its environment is known.
+        """Submit or end the call when its environment is known.
 
         Raises:
             Overloaded: too many wait.
@@ -147,9 +147,9 @@ class Provisioning:
         self._waiting[call_id] = question
 
     async def open_app(self, app: App) -> str:
-        """An environment for the workers of an app, by the name that the pool has for it.
+        """Return an environment for the workers of an app, by its name in the pool.
 
-        Something of it has to be started in the same turn of the loop, or it may be unused.
+        The caller must start something in it in the same turn of the loop, or it may become unused.
 
         Raises:
             InvalidRequest, EnvironmentError, Timeout: it cannot be had.
@@ -157,7 +157,7 @@ class Provisioning:
         return await self._environments.open_app(app, lambda _line: None)
 
     def is_lost(self, name: str) -> bool:
-        """Whether new processes must not start in the environment of that name."""
+        """Return whether new processes must not start in the environment of that name."""
         return self._environments.is_lost(name)
 
     def cancel(self, call_id: int, reason: str) -> bool:
@@ -167,7 +167,7 @@ class Provisioning:
             return False
         waiting = self._take(call_id, question)
         if not question.calls and question.task is not None:
-            # The next call with this spec asks anew: this answer will be "cancelled".
+            # The next call with this spec asks again: this answer will be "cancelled".
             self._forget(question)
             question.task.cancel()
         error = Cancelled(f"the call was cancelled: {reason}", reason=reason)
@@ -186,22 +186,22 @@ class Provisioning:
     # For those who watch.
 
     def waiting(self) -> list[UnprovidedCall]:
-        """All calls that wait, oldest first."""
+        """Return all waiting calls, oldest first."""
         return [self._waiting[call_id].calls[call_id] for call_id in sorted(self._waiting)]
 
     def waiting_call(self, call_id: int) -> UnprovidedCall | None:
-        """One of them."""
+        """Return one waiting call."""
         question = self._waiting.get(call_id)
         return None if question is None else question.calls.get(call_id)
 
     def follow(self, call_id: int, sink: Sink) -> bytes:
-        """Have this in place of the call's sink; what was told so far."""
+        """Replace the call's sink; return the progress so far."""
         question = self._waiting[call_id]
         question.calls[call_id] = replace(question.calls[call_id], sink=sink)
         return question.notes()
 
     def builds(self) -> list[BuildView]:
-        """What calls wait for, and what is built ahead."""
+        """Return builds that calls wait for, and builds ahead of calls."""
         found = [
             BuildView(
                 key=key_of(spec),
@@ -216,7 +216,9 @@ class Provisioning:
         return [*found, *self.ahead.views()]
 
     def cancel_build(self, key: str, reason: str) -> int | None:
-        """Cancel all calls that wait for one; how many. None: there is no such build."""
+        """Cancel all calls that wait for a build; return their number. None: there is no such
+        build.
+        """
         cancelled = self.ahead.cancel(key, reason)
         found = [one for spec, one in self._questions.items() if key_of(spec) == key]
         if not (found or cancelled):
@@ -231,7 +233,7 @@ class Provisioning:
         return await self.ahead.build(spec, self._environments, wait_s)
 
     async def explain(self, spec: Spec) -> Mapping[str, Any]:
-        """What making it would take."""
+        """Explain what building it would install."""
         return await self._environments.explain(spec)
 
     async def lock_of(self, digest: str) -> tuple[str, ...]:
@@ -239,7 +241,7 @@ class Provisioning:
         return await self._environments.lock_of(digest)
 
     async def listing(self) -> Mapping[str, Any]:
-        """What the store holds."""
+        """List the store's environments."""
         return await self._environments.listing()
 
     async def published(self, limit_s: float) -> bool:
@@ -251,7 +253,7 @@ class Provisioning:
         return True
 
     async def close(self) -> None:
-        """End what is under way, release every lease; the pool's processes are gone."""
+        """Cancel questions and release all leases; the pool's processes are gone."""
         self.refuse_all()
         await self.ahead.close()
         tasks = list(self._tasks)
@@ -273,7 +275,7 @@ class Provisioning:
             _log.exception("Finding an environment failed")
             what = f"{type(error).__name__}: {error}"
             failure = EnvironmentError(f"the store of environments failed: {what}")
-        # No await from here on: the environment is known as long as nobody lets it go.
+        # No await from here on: the environment is known only until it is released.
         self._forget(question)
         notes = question.notes() if question.calls else b""
         for call_id in list(question.calls):
@@ -292,7 +294,7 @@ class Provisioning:
         waited = time.monotonic() - waiting.since
         call, sink = waiting.call.provided(provision, waited), waiting.sink
         sink.environment_ready()
-        # What is said while an environment is looked up quickly is nobody's news, but for warnings.
+        # Progress lines of a quick look-up are dropped, except warnings.
         if provision.origin != "built" and waited <= NOTEWORTHY_S:
             notes = _warnings(notes)
         if notes:
@@ -300,7 +302,7 @@ class Provisioning:
         try:
             self._submit(call, sink, call_id)
         except FlashpoolError as error:
-            # It was no call of the pool's, and is not counted as one.
+            # It never became a call of the pool, and is not counted.
             self._end(waiting, error, b"", NOWHERE)
 
     def _fail(
@@ -311,10 +313,10 @@ class Provisioning:
         notes: bytes,
         phase: str = "build",
     ) -> None:
-        """Its environment is not to be had."""
+        """End calls whose environment is not available."""
         spent = unprovided(time.monotonic() - waiting.since, phase)
         outcome = self._end(waiting, error, notes, spent)
-        # What was refused as it stood was no call.
+        # A request that was refused as it stands was no call.
         if isinstance(error, CallError):
             self._recorder.unprovided(call_id, waiting.call.label, outcome)
 
@@ -340,7 +342,7 @@ class Provisioning:
         return question.calls.pop(call_id)
 
     def _forget(self, question: _EnvironmentQuestion) -> None:
-        """Whoever has this spec from now on asks anew."""
+        """The next call with this spec asks again."""
         if self._questions.get(question.spec) is question:
             del self._questions[question.spec]
 
@@ -351,7 +353,7 @@ def _warnings(notes: bytes) -> bytes:
 
 
 class _SinkWithNotes:
-    """A call's sink, whose outcome begins with what was told while its environment was made."""
+    """A call's sink; the progress lines of its environment are placed before its output."""
 
     __slots__ = (
         "_done",

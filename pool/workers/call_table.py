@@ -4,7 +4,7 @@
                | too long      | ran too long, used too much: WorkerSet.stop
                '-> finish      '-> again (its worker died before it began) -> waits
 
-One call ends in one place, `finish`: what comes for it later is ignored.
+Every call ends in `finish`: events that come for it later are ignored.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class CallTable:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._now = now
-        #: The same, for what is compared with a limit: it notices a pause.
+        #: The clock for limits: it notices pauses.
         self.beat = beat
-        #: Told after the end of a call that no worker had; and of each, while somebody waits for
-        #: the last one.
+        #: Called after the end of a call that no worker had; and of every call while a caller waits
+        #: for the last.
         self._ended = ended
         self.awaited = False
         self._defaults = CallLimits(
@@ -90,7 +90,7 @@ class CallTable:
     def accept(
         self, call: Call, sink: Sink, key: ZygoteKey, call_id: int | None = None
     ) -> ActiveCall:
-        """It has an id, a new one unless it brings one, and no worker yet."""
+        """Give a call an id, unless it brings one; it has no worker yet."""
         if call_id is None:
             call_id = next(call_ids.numbers)
         if call.limits is not self._usual[0]:
@@ -100,12 +100,16 @@ class CallTable:
         return running
 
     def refuse(self, call_id: int, *, full: bool = False) -> None:
-        """It was not accepted after all; its sink hears nothing. Only a full queue counts."""
+        """Remove a call that was not accepted; its sink is not notified. Only a full queue is
+        counted.
+        """
         del self._calls[call_id]
         self._recorder.refused += full
 
     def waits(self, call_id: int) -> None:
-        """It was offered to the scheduler: limit its wait, if it has not begun or ended."""
+        """Limit the wait of a call that was offered to the scheduler, if it has not
+        begun or ended.
+        """
         running = self._calls.get(call_id)
         if running is not None and running.worker is None:
             self.limit(running, running.limits.queue_s, self._queued_too_long, call_id)
@@ -113,7 +117,9 @@ class CallTable:
     def limit(
         self, running: ActiveCall, seconds: float | None, late: Callable[[int], None], call_id: int
     ) -> None:
-        """Have this told of it after so many seconds, in place of what was to be told before."""
+        """Restart the call's timer: the function runs after so many seconds, and replaces the
+        previous one.
+        """
         if running.timer is not None:
             running.cancel_timer()
         if seconds is not None:
@@ -125,7 +131,9 @@ class CallTable:
         running.timer = self._loop.call_later(seconds, self._due, running, due, late)
 
     def _due(self, running: ActiveCall, due: float, late: Callable[[int], None]) -> None:
-        """By the pool's clock; time in which this process did not run is nobody's."""
+        """Handle a timer by the pool's clock, which does not count time in which this process was
+        suspended.
+        """
         ends = partial(self.failed, running.id)
         with self._recorder.counted(f"a limit of call {running.id}", ends):
             left = due - self.beat()
@@ -135,7 +143,7 @@ class CallTable:
                 late(running.id)
 
     def handed_over(self, running: ActiveCall) -> None:
-        """A worker has it: its limits run from now on."""
+        """Start the limits of a call that a worker has received."""
         started = getattr(running.sink, "started", None)
         if started is not None:
             started()
@@ -148,7 +156,7 @@ class CallTable:
             self._limit_memory(running.id, running, limits.memory_mb)
 
     def again(self, call_id: int, key: ZygoteKey) -> None:
-        """Its worker is lost, and it goes back to the queue."""
+        """Return a call to the queue: its worker was lost."""
         running = self._calls[call_id]
         running.try_again()
         running.key = key
@@ -181,9 +189,9 @@ class CallTable:
             self._ended()
 
     def cancel(self, call_id: int, reason: str, grace_s: float | None = None) -> None:
-        """End it; its sink hears of it at once, its process tree goes meanwhile.
+        """Cancel a call; its sink is notified at once, while its process tree is being stopped.
 
-        Its process has ``grace_s`` to exit in; None: the pool's grace.
+        Its process has ``grace_s`` to exit; None: the pool's grace.
         """
         running = self._calls.get(call_id)
         if running is None:
@@ -208,7 +216,7 @@ class CallTable:
     # Limits.
 
     def failed(self, call_id: int, error: Exception) -> None:
-        """What was to be done for it raised this, a mistake of ours: it ends."""
+        """End a call for which flashpool's own code raised this error."""
         running = self._calls.get(call_id)
         if running is None:
             return
@@ -225,7 +233,7 @@ class CallTable:
         worker = running.worker
         if worker is None:
             return
-        # Its result may be here, if it was this process that was held up.
+        # Its result may have arrived, if this process was delayed.
         self._worker_set.catch_up(worker)
         limit = running.limits.run_s
         if not running.done and limit is not None and not worker.stopping:

@@ -18,14 +18,14 @@ from .output_buffer import OutputBuffer
 
 #: Largest frame a worker may send; large buffers travel in descriptors.
 RESULT_LIMIT: Final = 4 << 30
-#: Room for a pickled exception, beside the limit of a result.
+#: Reserve for a pickled exception, beyond the limit of a result.
 EXCEPTION_LIMIT: Final = 32 << 20
 _INT: Final = struct.Struct("i")
 #: Most bytes of frames, and of output, read from one worker before others get their turn.
 _CHANNEL_TURN: Final = 1024 * 1024
 _OUTPUT_TURN: Final = 256 * 1024
 _OUTPUT_CHUNK: Final = 64 * 1024
-#: What an end whose other one is closed answers.
+#: Errors of writing to a channel whose other end is closed.
 GONE: Final = (BrokenPipeError, ConnectionResetError)
 
 
@@ -58,20 +58,20 @@ class WorkerChannel:
         self.outputs = output_fds
         #: The one of these that is for errors alone.
         self.errors = output_fds[1] if len(output_fds) > 1 else None
-        # Nothing comes after an end: whoever asks once more shall not ask the kernel.
+        # Nothing follows an end: a later read need not ask the kernel.
         self._ended = False
         self._outputs_ended: tuple[int, ...] = ()
-        #: Whether the worker is known to have ended without reading all that it was sent.
+        #: Whether the worker is known to have ended without reading everything that was sent.
         self.unread = False
-        #: What was printed, once anything was: most calls print nothing.
+        #: The output, once there is any: most calls print nothing.
         self.output: OutputBuffer | None = None
         self.output_limit = output_limit
         self.reader = framing.FrameReader(body_limit)
-        #: What waits to be sent; descriptors, our own copies, with the first byte of a part.
+        #: Data that waits to be sent; descriptors (own copies) go with the first byte of a part.
         self.unsent: list[tuple[memoryview, list[int]]] = []
 
     def send(self, kind: int, meta: bytes, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
-        """Send a frame, as much of it as the socket takes; `flush` sends the rest.
+        """Send a frame, as far as the socket accepts it; `flush` sends the rest.
 
         Raises:
             OSError: nothing of it was sent. `GONE`: the worker is; its zygote reports that.
@@ -132,8 +132,8 @@ class WorkerChannel:
     def read_last(self) -> Iterator[wire.Frame]:
         """Frames of a dead worker.
 
-        No more than had arrived by now, and what comes along with it: a process that it
-        left may go on writing for ever.
+        Reads only what has arrived by now, and what comes with it: a process that the worker left
+        may write forever.
 
         Raises:
             BadFrame: as `read` does.
@@ -145,7 +145,7 @@ class WorkerChannel:
             yield from self.reader.feed(*arrived)
 
     def _receive(self) -> tuple[bytes, list[int]] | None:
-        """Bytes and descriptors; None where there are none, or the end."""
+        """Return bytes and descriptors; None if there are none, or at the end."""
         if self._ended:
             return None
         try:
@@ -153,7 +153,7 @@ class WorkerChannel:
         except BlockingIOError:
             return None
         except ConnectionResetError:
-            # So says the kernel of an end that was closed with something in it.
+            # The kernel reports so if an end was closed with unread data.
             self.unread = True
             data, fds = b"", []
         if not data:
@@ -162,7 +162,7 @@ class WorkerChannel:
         return data, fds
 
     def output_ended(self, fd: int) -> bool:
-        """Whether nothing more comes from one of the outputs."""
+        """Return whether nothing more comes from one of the outputs."""
         return fd in self._outputs_ended
 
     def read_output(self, fd: int) -> bytes | None:
@@ -189,7 +189,7 @@ class WorkerChannel:
         return b"".join(chunks)
 
     def close(self) -> None:
-        """Let go of both ends, and of descriptors nobody will receive."""
+        """Close both ends, and descriptors that no process will receive."""
         unused = self.reader.fds
         for _, fds in self.unsent:
             unused += fds
@@ -201,7 +201,7 @@ class WorkerChannel:
 
 
 def _copies(fds: tuple[int, ...]) -> list[int]:
-    """All of them, or none."""
+    """Duplicate all of them, or none."""
     copies: list[int] = []
     try:
         copies.extend(map(os.dup, fds))  # those before one that failed are in it

@@ -1,4 +1,4 @@
-"""Who hears of zygotes and workers: what follows from it is decided above this folder."""
+"""Interfaces for events of zygotes and workers; code above this folder decides what follows."""
 
 from __future__ import annotations
 
@@ -12,75 +12,77 @@ from .zygote import ZygoteProcess
 
 
 class ZygoteListener(Protocol):
-    """Who hears of zygotes."""
+    """Receives events of zygotes."""
 
     def zygote_ready(self, zygote: ZygoteProcess) -> None:
-        """It can fork."""
+        """The zygote can fork."""
 
     def zygote_lost(
         self, key: ZygoteKey, zygote: ZygoteProcess | None, reason: str, *, short: bool = False
     ) -> None:
-        """It, and every process below it, is gone; None when it never was.
+        """The zygote and every process below it are gone; None if it never started.
 
         ``short``: it could not start, for want of descriptors, processes or memory.
         """
 
     def not_forked(self, zygote: ZygoteProcess, number: int) -> None:
-        """It could not fork that many."""
+        """The zygote could not fork so many workers."""
 
 
 class WorkerListener(Protocol):
-    """Who hears of workers."""
+    """Receives events of workers."""
 
     def worker_ready(self, worker: Worker) -> None:
-        """It waits for its call."""
+        """The worker waits for its call."""
 
     def worker_not_ready(self, worker: Worker) -> None:
-        """It died before it could take one."""
+        """The worker died before it could take a call."""
 
     def item(self, worker: Worker, running: ActiveCall, frame: wire.Frame) -> None:
-        """Its call yielded."""
+        """The worker's call yielded an item."""
 
     def result(
         self, worker: Worker, running: ActiveCall, frame: wire.Frame, meta: wire.ResultMeta
     ) -> None:
-        """Its call ended."""
+        """The worker's call ended."""
 
     def exit_told(self, worker: Worker, frame: wire.Frame) -> None:
-        """How the exit of one gets on whose call ended."""
+        """A worker whose call ended reports its exit."""
 
     def exit_over(self, worker: Worker) -> None:
-        """One has nothing to do any more but to exit."""
+        """A worker has nothing left to do but to exit."""
 
     def exit_died(self, worker: Worker) -> None:
-        """One died whose call had ended, whether its exit was over or not."""
+        """A worker whose call had ended died, whether its exit was over or not."""
 
     def spoilt(self, worker: Worker, running: ActiveCall, problem: str) -> None:
-        """Something else than a frame came over its channel."""
+        """Bytes on the channel are not a frame."""
 
     def stillborn(self, worker: Worker, death: wire.Exited) -> None:
-        """It ended though nobody asked it to, before user code began in it."""
+        """The worker ended unasked, before user code began in it."""
 
     def died(self, worker: Worker, running: ActiveCall, death: wire.Exited) -> None:
-        """It died without a result."""
+        """The worker died without a result."""
 
     def resident_sent(self, worker: Worker, frame: wire.Frame) -> None:
-        """Something of one of its calls."""
+        """A resident sent a frame of one of its calls."""
 
     def resident_spoilt(self, worker: Worker, problem: str) -> None:
-        """Something else than a frame came over its channel."""
+        """Bytes on a resident's channel are not a frame."""
 
     def resident_died(self, worker: Worker, death: wire.Exited) -> None:
-        """It died, with the calls in it."""
+        """A resident died, with the calls in it."""
 
     def worker_failed(self, worker: Worker, error: Exception) -> None:
-        """What was to be done for it raised this, a mistake of ours: its calls end."""
+        """Flashpool's own code for the worker raised this error: its calls end."""
 
     def worker_stuck(self, worker: Worker) -> None:
-        """It was killed and is still there, or gone without a word: its call ends."""
+        """The worker was killed and still exists, or disappeared without a report: its
+        call ends.
+        """
 
     def worker_dead(self, worker: Worker) -> None:
-        """It is dead, or as good as that; it, or some of what it started, is not gone."""
+        """The worker is dead, or considered dead; processes of it may remain."""
 
     def worker_gone(self, worker: Worker) -> None:
-        """It and all that it started are gone."""
+        """The worker and all processes that it started are gone."""

@@ -1,4 +1,6 @@
-"""What a call wrote, bounded: its first and its last bytes, and how much is missing."""
+"""Keeps the output of a call within a bound: its first and last bytes, and the number of missing
+ones.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,9 @@ class OutputBuffer:
             self._cut += len(gone)
 
     def value(self, *, ours: bool = True) -> bytes:
-        """All that is kept, with a line in the middle that says how much is not.
+        """Return the kept output, with a line in the middle that says how much is missing.
 
-        Without ``ours``, stacks in it show the user's code only, and have all the room.
+        Without ``ours``, stacks in it show only the user's code, and get the whole room.
         """
         head, tail = b"".join(self._head), b"".join(self._tail)
         if not ours:
@@ -73,7 +75,7 @@ class OutputBuffer:
         return whole[: self._half], whole[self._half :]
 
     def streams(self) -> list[tuple[bytes, bool]]:
-        """All that is kept, for a sink: what was written, and whether to stderr."""
+        """Return the kept output for a sink: the bytes, and whether they are stderr."""
         return [(self.value(), False)]
 
     def tail(self, size: int) -> str:
@@ -82,7 +84,7 @@ class OutputBuffer:
 
 
 class SplitBuffer(OutputBuffer):
-    """Also keeps what was written to either of two streams."""
+    """Also keeps the output of two streams separately."""
 
     __slots__ = ("_errors", "_output")
 
@@ -96,6 +98,6 @@ class SplitBuffer(OutputBuffer):
         (self._errors if stderr else self._output).append(chunk)
 
     def streams(self) -> list[tuple[bytes, bool]]:
-        """What each of them has, if anything."""
+        """Return the output of each stream that has any."""
         kept = ((self._output, False), (self._errors, True))
         return [(buffer.value(), stderr) for buffer, stderr in kept if buffer]

@@ -34,7 +34,7 @@ class Poller:
         self._loop = loop
         self._recorder = recorder
         self._epoll = select.epoll()
-        #: By descriptor: whose it is, what is called for it, and when that raised.
+        #: By descriptor: the owner, the function to call, and the function for its errors.
         self._watched: dict[int, tuple[Any, Callable[..., None], Callable[..., None]]] = {}
         loop.add_reader(self._epoll.fileno(), self._serve)
 
@@ -72,7 +72,7 @@ class Poller:
         self._epoll.close()
 
     def _serve(self) -> None:
-        """One round: level-triggered, so what is not served now is reported again.
+        """Serve one round: level-triggered, so events that are not served now are reported again.
 
         A handler may have closed a descriptor that is further down the list, and a new
         one may have its number: handlers bear being called for nothing.

@@ -1,9 +1,10 @@
-"""Directories of calls of their own: working directory and ``TMPDIR``, gone with their workers.
+"""Directories of single calls, used as working directory and ``TMPDIR``, and deleted with their
+workers.
 
     make -> <temporary>/flashpool-scratch-PID-*/WORKER --the worker's tree is gone--> remove
 
-The supervisor makes and removes them, so a call that crashed or was killed leaves nothing. What a
-supervisor left that was killed itself, the next one on the machine removes.
+The supervisor creates and deletes them, so a call that crashed or was killed leaves nothing. The
+next supervisor on the machine deletes those of a supervisor that was killed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME: Final = re.compile(rf"{_PREFIX}(\d+)-\w+")
 
 
 class ScratchDirectories:
-    """Those of one pool."""
+    """The directories of one pool."""
 
     def __init__(self, worker_env: Mapping[str, str]) -> None:
         """``worker_env``: the variables of calls, whose ``TMPDIR`` they lie in."""
@@ -38,7 +39,7 @@ class ScratchDirectories:
         Raises:
             OSError: it cannot be made.
         """
-        # Whoever cleans temporary directories up takes one that was not used for days.
+        # Programs that clean temporary directories delete one that was unused for days.
         if self._root is None or not self._root.is_dir():
             self._sweep()
             made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=self._parent)
@@ -59,7 +60,7 @@ class ScratchDirectories:
         removing.add_done_callback(self._removing.discard)
 
     async def close(self) -> None:
-        """Nothing of it stays."""
+        """Delete everything."""
         if self._removing:
             await asyncio.wait(self._removing)
         if self._root is not None:
@@ -72,6 +73,6 @@ class ScratchDirectories:
             if found is None or os.path.exists(f"/proc/{found[1]}"):
                 continue
             with contextlib.suppress(FileNotFoundError):  # another server removes it
-                # Of ours only: anybody may make one of such a name in a directory for all.
+                # Only this user's: anyone may create such a name in a shared directory.
                 if one.lstat().st_uid == os.getuid():
                     trees.remove(str(one))

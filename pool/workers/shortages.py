@@ -1,4 +1,4 @@
-"""What the machine is short of now, and for whom: for stats, and one line of the log each.
+"""Resources that the machine lacks now, and for what: for statistics, and one log line each.
 
 met ("zygote base#0", "processes") --> a line in the log, an entry in stats
 over("zygote base#0")              --> a line in the log
@@ -40,7 +40,7 @@ class Shortages:
         known.times += 1
 
     def over(self, who: str) -> None:
-        """It has what it was short of, or needs it no more."""
+        """End a shortage: the resource is available, or no longer needed."""
         known = self.known.pop(who, None)
         if known is not None:
             seconds = self._now() - known.since

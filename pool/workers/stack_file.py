@@ -7,12 +7,12 @@ import fcntl
 import os
 from typing import Final
 
-#: Bytes of it that are read: user code may write to it, too.
+#: Most bytes that are read: user code may write to the file, too.
 _LIMIT: Final = 1024 * 1024
 
 
 class StackFile:
-    """Every writer appends to the file; ``turn`` is held by whoever asks a worker for its stacks."""
+    """Every writer appends to the file; ``turn`` is held while a worker is asked for its stacks."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()

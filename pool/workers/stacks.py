@@ -1,13 +1,14 @@
-"""The Python stacks of a worker, now: asked of its zygote, read from the file that both share.
+"""The current Python stacks of a worker: requested from its zygote, read from the file that both
+share.
 
     here: empty the file --STACK--> zygote --signal--> worker's C handler writes, and the call goes on
           read once the handler has returned <---------'
 
-The handler writes piece by piece, and a busy machine may stop the worker between two pieces. While the
-handler runs, the kernel blocks the signal in its thread, the main one unless that blocks the signal of its
-own accord: /proc shows when the dump is whole.
-Nothing of it shows in the call's output. Where no stack comes, the kernel knows why: the process
-blocks the signal, ignores it, is stopped, or is another program by now.
+The handler writes piece by piece, and a busy machine may stop the worker between two pieces. While
+the handler runs, the kernel blocks the signal in its thread, the main one unless that thread itself
+blocks the signal: /proc shows when the dump is complete. The dump does not appear in the call's
+output. If no stack comes, the kernel knows why: the process blocks the signal, ignores it, is
+stopped, or has become another program.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flashpool.pool._child.fork_server import stack_dumps
 from .output_buffer import without_our_frames
 from .worker import Worker
 
-#: Seconds in which a dump has to begin, and in which it has to be whole.
+#: Seconds in which a dump must begin, and in which it must be complete.
 ANSWER_S: Final = 2.0
 _WHOLE_S: Final = 8.0
 #: Seconds between two looks; looks without news after which a dump is whole, if no handler runs.
@@ -34,7 +35,7 @@ _NAME: Final = stack_dumps.SIGNAL.name
 
 
 async def of_worker(worker: Worker) -> tuple[str, str]:
-    """The stacks; or nothing, and why there are none."""
+    """Return the stacks; or nothing, and why there are none."""
     zygote, file = worker.zygote, worker.zygote.stack_file
     if file.fd < 0:
         return "", "this system has no files in memory (memfd_create), which stacks are written to"
@@ -56,7 +57,7 @@ def _is_there(worker: Worker) -> bool:
 
 
 async def _arriving(worker: Worker, blocked: bool) -> str:
-    """The dump; ``blocked``: the main thread blocks the signal of its own accord."""
+    """Wait for the dump; ``blocked``: the main thread itself blocks the signal."""
     file = worker.zygote.stack_file
     began = time.monotonic()
     size = quiet = 0
@@ -94,7 +95,7 @@ def _why_silent(pid: int) -> str:
 
 
 def _has(pid: int, mask: str) -> bool:
-    """Whether the signal is in one of the masks of a process' main thread."""
+    """Return whether the signal is in one of the masks of a process's main thread."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
     except OSError:

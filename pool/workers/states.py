@@ -27,7 +27,7 @@ class WorkerState(enum.Enum):
     PREPARING = "preparing"
     SPARE = "spare"
     BUSY = "busy"
-    #: Told to stop, or its result is here; its process has not been reported dead.
+    #: It was told to stop, or its result is here; its process has not been reported dead.
     EXITING = "ending"
     GONE = "gone"
 
@@ -55,7 +55,7 @@ S = TypeVar("S", ZygoteState, WorkerState)
 
 
 class StateMachine(Generic[S]):
-    """A state that only makes the moves of its table, and remembers them."""
+    """A state that allows only the moves in its table, and remembers them."""
 
     __slots__ = ("_history", "_moves", "_who", "now")
 

@@ -18,39 +18,39 @@ from .output_buffer import OutputBuffer, without_our_frames
 from .states import WORKER_MOVES, StateMachine, WorkerState
 from .zygote import ZygoteProcess
 
-#: Workers a call may be handed to that die before they begin with it.
+#: How often a call is given to workers that die before they begin it.
 ATTEMPTS: Final = 3
-#: A call that ran into its limit in less has no say about why it had not begun.
+#: A call with a shorter time limit cannot be asked why it had not begun.
 TO_BEGIN_S: Final = 1.0
 
 
 class CallKeeper(Protocol):
-    """What becomes of calls of instances, whose workers live on: `residents.runner`."""
+    """Handles calls of instances, whose workers live on: `residents.runner`."""
 
     def withdraw(self, call_id: int, running: ActiveCall) -> None:
-        """One that may not have begun has ended."""
+        """Withdraw a call that may not have begun."""
 
     def cancel(self, call_id: int, running: ActiveCall, reason: str) -> None:
-        """Nobody waits for it any more."""
+        """Cancel a call that is no longer awaited."""
 
     def stop(self, call_id: int, running: ActiveCall, stop: Stop, *, grace: float) -> None:
-        """It went too far."""
+        """Stop a call that exceeded a limit."""
 
 
 class AppKeeper(Protocol):
-    """Who minds an app worker: `residents.apps.workers`."""
+    """Handles events of an app worker: `residents.apps.workers`."""
 
     def sent(self, worker: Worker, frame: wire.Frame) -> None:
-        """A frame of it."""
+        """The worker sent a frame."""
 
     def printed(self, worker: Worker, chunk: bytes) -> None:
-        """It printed something."""
+        """The worker printed something."""
 
     def died(self, worker: Worker, cause: Cause) -> None:
-        """It is dead, or its channel cannot be read."""
+        """The worker is dead, or its channel cannot be read."""
 
     def gone(self, worker: Worker) -> None:
-        """Its process tree is gone."""
+        """The worker's process tree is gone."""
 
 
 class ActiveCall:
@@ -91,13 +91,13 @@ class ActiveCall:
         self.submitted_at = now
         self.dispatched_at: float | None = None
         self.worker: Worker | None = None
-        #: Of one for an instance: who minds it there.
+        #: For a call of an instance: its keeper.
         self.keeper: CallKeeper | None = None
-        #: In a resident: what it wrote; else its worker writes for it alone.
+        #: In a resident: the call's output; other workers have the output of a single call.
         self.own_output: OutputBuffer | None = None
-        #: In a resident: why it is being ended there, when its caller is to hear of it.
+        #: In a resident: why the call is being stopped there, if its caller should get that.
         self.stop: Stop | None = None
-        #: How many devices it needs; those it has, from when it has a worker.
+        #: How many GPUs it needs; and those it has, once it has a worker.
         self.gpus_wanted = 0
         self.gpus: tuple[str, ...] = ()
         self.timer: asyncio.TimerHandle | None = None
@@ -106,32 +106,32 @@ class ActiveCall:
         #: Items its worker may still send: what was asked for, and has not come.
         self.room = wire.WINDOW if call.stream else 0
         self.streaming = False
-        #: Its function has returned, and its process sees to what that left.
+        #: Whether its function has returned, and its process is exiting.
         self.exiting = False
         self.done = False
 
     @property
     def phase(self) -> Phase:
-        """Where it is."""
+        """Return its phase."""
         if self.worker is None:
             return Phase.QUEUE
         return Phase.EXIT if self.exiting else Phase.RUN
 
     @property
     def written(self) -> OutputBuffer | None:
-        """What it wrote so far."""
+        """Return its output so far."""
         if self.own_output is not None or self.worker is None:
             return self.own_output
         return self.worker.link.output
 
     def fds_of(self, frame: wire.Frame) -> tuple[int, ...]:
-        """Descriptors of its item or result, for its sink: only pickles come with any."""
+        """Return descriptors of its item or result, for its sink: only pickles come with any."""
         if frame.fds and self.call.codec is Codec.PICKLE:
             return frame.take_fds()
         return ()
 
     def take_item(self, frame: wire.Frame) -> None:
-        """It yielded.
+        """Take an item that it yielded.
 
         Raises:
             BadFrame: nobody asked for as much. Its runtime waits; user code wrote this.
@@ -143,10 +143,12 @@ class ActiveCall:
         self.sink.item(frame.body, self.fds_of(frame))
 
     def may_run_again(self, *, began: bool) -> bool:
-        """Whether its worker's death may be made good: nothing of it ran, or it says so."""
+        """Return whether it may be tried again after its worker's death: none of it ran, or it is
+        idempotent.
+        """
         if not began:
             return self.attempts < ATTEMPTS
-        # What came in descriptors may have been written to.
+        # Memory behind descriptors may have been written to.
         once_more = self.call.idempotent and self.attempts == 1
         return once_more and not self.streaming and not self.call.fds
 
@@ -168,27 +170,27 @@ class ActiveCall:
             self.soft_timer = None
 
     def close_fds(self) -> None:
-        """Its descriptors are not needed for another attempt."""
+        """Close its descriptors, which no further attempt needs."""
         for fd in self.call.fds:
             os.close(fd)
 
 
 @dataclass(slots=True, eq=False)
 class LoadedInstance:
-    """One instance in its worker, beside what the table of instances knows of it."""
+    """One instance in its worker, beside its row in the table of instances."""
 
     worker: Worker
     gpus: tuple[str, ...]
-    #: What its constructor may use.
+    #: Memory limit of its constructor.
     limit_mb: int | None
     created_at: float = field(default_factory=time.time)
-    #: Whether a call has what its constructor wrote.
+    #: Whether a call has got its constructor's output.
     heard: bool = False
-    #: Whether it was called since its memory was measured; that measure, and when.
+    #: Whether it was called since its memory was measured; the result, and when that was.
     used: bool = True
     memory_bytes: int = 0
     measured_at: float = 0.0
-    #: Its worker died before it began to make it.
+    #: Whether its worker died before it began to create the instance.
     unmade: bool = False
     #: Why it ended.
     reason: str = ""
@@ -196,7 +198,7 @@ class LoadedInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckWorker:
-    """What is known of one that cannot be killed, once its call is forgotten."""
+    """What is known of a worker that cannot be killed, after its call was forgotten."""
 
     since: float
     call: int | None
@@ -204,7 +206,7 @@ class StuckWorker:
 
 
 class Worker:
-    """A forked process, from its zygote's report of it to that of its tree's end."""
+    """A forked process, from its zygote's report of it to the end of its process tree."""
 
     __slots__ = (
         "app",
@@ -253,34 +255,34 @@ class Worker:
         self.since = now
         first = WorkerState.SPARE if prepared else WorkerState.PREPARING
         self.state = StateMachine(f"worker {pid}", first, WORKER_MOVES)
-        #: Whether it ever was ready for a call.
+        #: Whether it was ever ready for a call.
         self.prepared = prepared
         self.running: ActiveCall | None = None
-        #: Of a resident: its instance, the calls in it, and the one it is being ended for.
+        #: Of a resident: its instance, the calls in it, and the call for which it is being stopped.
         self.instance: str | None = None
         self.calls: dict[int, ActiveCall] = {}
-        #: Of an app worker: who minds it.
+        #: Of an app worker: its keeper.
         self.app: AppKeeper | None = None
         self.culprit: int | None = None
-        #: Whether it makes its instance just now.
+        #: Whether it is creating its instance now.
         self.loading = False
-        #: Of a resident: what it prints while no call is in it.
+        #: Of a resident: output while no call runs in it.
         self.aside: OutputBuffer | None = None
-        #: Set when the supervisor ends it: why, if the call is to hear of it.
+        #: Set when the supervisor stops it: why, if its call should get that.
         self.stop: Stop | None = None
         self.stopping = False
         #: Since when its process should be gone.
         self.exiting_since: float | None = None
-        #: When it last took a part of its call, and whether it was asked if it had begun.
+        #: When it last read a part of its call, and whether it was asked if it had begun.
         self.fed_at = now
         self.doubted = False
-        #: Whether it was looked at since, and then was stopped (SIGSTOP) from outside.
+        #: Whether it was checked since, and was then stopped (SIGSTOP) from outside.
         self.looked_at = self.stopped = False
-        #: When its channel came to its end.
+        #: When its channel ended.
         self.hung_up_at: float | None = None
-        #: The directory of its own, if its call wants one.
+        #: Its own directory, if its call needs one.
         self.scratch: str | None = None
-        #: Whether the call that it ended used little memory.
+        #: Whether the call that ended in it used little memory.
         self.small = False
         #: Its wait status once it is dead, and since when that is known.
         self.status: int | None = None
@@ -293,7 +295,7 @@ class Worker:
         return f"<worker {self.pid} {self.state.now.value} call={call}>"
 
     def should_have_begun(self, now: float) -> bool:
-        """Whether it is odd that it ended before user code began in it."""
+        """Return whether it is odd that it ended before user code began in it."""
         if self.stopped:
             return False  # from outside, which is no fault of what its zygote preloaded
         if self.doubted:
@@ -304,12 +306,16 @@ class Worker:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing that it sends or prints is of use to anybody: it has no call, or had one."""
+        """Return whether its frames and output are of no further use: it has no call, or its call
+        has ended.
+        """
         running = self.running
         return self.instance is None and (running is None or (running.done and not running.exiting))
 
     def taker(self) -> OutputBuffer:
-        """Of a resident: who gets what is printed now, the call that began first."""
+        """Of a resident: return the call that gets the output now, which is the one that began
+        first.
+        """
         for running in self.calls.values():
             if running.own_output is not None:
                 return running.own_output
@@ -317,7 +323,7 @@ class Worker:
         return self.aside
 
     def read(self, fd: int) -> bytes | None:
-        """Take what it printed to one of its outputs; None at its end."""
+        """Read what it printed to one of its outputs; return None at its end."""
         running = self.running
         if self.app is not None:
             if chunk := self.link.read_output(fd):
@@ -342,7 +348,7 @@ class Worker:
         return found
 
     def take(self, running: ActiveCall, now: float) -> None:
-        """It gets this call."""
+        """Give it this call."""
         self.state.move(WorkerState.BUSY)
         self.running = running
         running.worker = self

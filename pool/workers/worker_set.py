@@ -32,7 +32,7 @@ from .states import WorkerState
 from .worker import ActiveCall, Worker
 from .zygote import ZygoteProcess
 
-#: Turns of reading what a dead worker had printed: more than a pipe holds.
+#: Rounds of reading a dead worker's output: more than a pipe holds.
 _LAST_TURNS: Final = 16
 
 
@@ -65,7 +65,9 @@ class WorkerSet:
     def welcome(
         self, zygote: ZygoteProcess, pids: list[int], fds: list[int], *, ready: bool
     ) -> int:
-        """A zygote forked these; how many are new. ``fds`` is left with what nobody took."""
+        """Register workers that a zygote forked; return how many are new. ``fds`` keeps descriptors
+        that were not taken.
+        """
         now = self._now()
         each = len(fds) // len(pids)
         workers = []
@@ -97,7 +99,9 @@ class WorkerSet:
         return len(workers)
 
     def _is_new(self, zygote: ZygoteProcess, pid: int) -> bool:
-        """Whether a number names no worker that is known to live, as when it is told twice."""
+        """Return whether a pid belongs to no living worker, which it does if it is
+        reported twice.
+        """
         before = self._by_pid.get((zygote.process.pid, pid))
         if before is not None and before.status is not None:
             self.forget(before)
@@ -137,7 +141,7 @@ class WorkerSet:
         worker.link.hang_up()
 
     def stop(self, worker: Worker, stop: Stop | None, *, grace: float, dump: bool = False) -> None:
-        """End it and its tree; ``stop`` says why, if its call is to hear of it."""
+        """Stop a worker and its process tree; ``stop`` says why, if its call should get that."""
         worker.stop = worker.stop or stop
         worker.stopping = True
         if worker.state.now is WorkerState.SPARE:
@@ -161,7 +165,7 @@ class WorkerSet:
         except GONE:
             return  # It died: EXITED follows, and a call that had not begun is tried again.
         except OSError as error:
-            # It lives, and would wait for this for ever.
+            # It lives, and would wait for this forever.
             self.stop(worker, exit_causes.not_handed_over(error), grace=0.0)
             return
         if worker.link.unsent:
@@ -178,7 +182,7 @@ class WorkerSet:
             self._on_bad_frame(worker, str(error))
             return
         if frames is None:
-            # Its end, or its channel was closed by user code: EXITED says which.
+            # The worker has ended, or user code closed its channel: EXITED says which.
             self._poller.forget(worker.link.channel_fd)
             worker.hung_up_at = self._now()
             if worker.state.now is WorkerState.SPARE:
@@ -200,13 +204,13 @@ class WorkerSet:
             self._poller.want_to_write(worker.link.channel_fd, False)
 
     def _on_frame(self, worker: Worker, frame: wire.Frame) -> None:
-        """Act on it, and close those of its descriptors that nobody takes."""
+        """Handle a frame, and close those of its descriptors that are not taken."""
         running = worker.running
         try:
             if worker.app is not None:
                 worker.app.sent(worker, frame)
             elif worker.instance is not None:
-                # What it printed before, above all for the call that this frame ends.
+                # Read earlier output first, above all for the call that this frame ends.
                 worker.read_all()
                 self._listener.resident_sent(worker, frame)
             elif frame.kind == wire.WORKER_READY and worker.state.now is WorkerState.PREPARING:
@@ -220,7 +224,7 @@ class WorkerSet:
                 pass  # Its call was cancelled meanwhile, or its time is up: too late.
             elif frame.kind == wire.RESULT:
                 meta = wire.ResultMeta.unpack(frame.meta)
-                # What it printed before its result is in the pipe by now.
+                # Output before its result is in the pipe by now.
                 worker.read_all()
                 self._listener.result(worker, running, frame, meta)
                 if not running.exiting:
@@ -232,7 +236,9 @@ class WorkerSet:
                 os.close(fd)
 
     def leaves(self, worker: Worker) -> None:
-        """It has nothing left to do: its zygote tells when it is dead; what it sends until then is nobody's."""
+        """A worker has nothing left to do: its zygote reports its death; later frames
+        are ignored.
+        """
         if worker.state.now is WorkerState.BUSY:
             worker.state.move(WorkerState.EXITING)
             worker.exiting_since = self._now()
@@ -259,7 +265,7 @@ class WorkerSet:
             self._poller.forget(fd)
 
     def failed(self, worker: Worker, error: Exception) -> None:
-        """What was to be done for it raised this: it ends, and its call with it."""
+        """Stop a worker for which flashpool's own code raised this error, with its call."""
         if worker.id not in self.by_id:
             return
         self._poller.forget(worker.link.channel_fd, *worker.link.outputs)
@@ -308,7 +314,9 @@ class WorkerSet:
             self._listener.worker_not_ready(worker)
 
     def _go_on_reading(self, worker: Worker) -> None:
-        """What it left may print while it ends, and is not to wait for that."""
+        """Keep reading the output, which its processes may write while they end, so that they do
+        not block.
+        """
         if worker.running is None or not worker.running.done:
             return
         for fd in worker.link.outputs:
@@ -326,7 +334,7 @@ class WorkerSet:
                 worker.state.move(WorkerState.EXITING)
 
     def is_stuck(self, worker: Worker) -> None:
-        """It was killed long ago and is still there, or some of what it left is."""
+        """Give up a worker that was killed long ago, if it or its orphans still exist."""
         if not stuck.remains(worker, {one.pid for one in self}):
             self._lost(worker)
             return
@@ -339,7 +347,7 @@ class WorkerSet:
         worker.running = None  # whatever it sends when it goes on is for nobody
 
     def _lost(self, worker: Worker) -> None:
-        """It is gone, and perhaps nobody told of its death."""
+        """Handle a worker that is gone, perhaps without a report of its death."""
         if worker.status is None and worker.stuck is None:
             if not worker.is_over:
                 self.read_last(worker)
@@ -347,7 +355,7 @@ class WorkerSet:
         self.forget(worker)
 
     def gone(self, zygote: ZygoteProcess, pid: int) -> None:
-        """What a dead worker had left is gone too."""
+        """The orphans of a dead worker are gone, too."""
         worker = self._by_pid.get((zygote.process.pid, pid))
         if worker is not None:
             self._lost(worker)
@@ -357,7 +365,7 @@ class WorkerSet:
         return [worker for worker in self if worker.zygote is zygote]
 
     def forget(self, worker: Worker) -> None:
-        """It and all that it left is gone."""
+        """Forget a worker that is gone with all its orphans."""
         if worker.id not in self.by_id:
             return
         if not worker.is_over:

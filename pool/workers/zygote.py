@@ -1,4 +1,4 @@
-"""The supervisor's end of one zygote: its process, its control socket, its last words."""
+"""The supervisor's end of one zygote: its process, its control socket, and its last messages."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ from .zygote_packets import fork_packet, in_packets, packet
 _BOOT: Final = Path(_child.__file__).with_name("boot.py")
 _FLAGS: Final = ("-I", "-S", str(_BOOT))
 _WORDS_LIMIT: Final = 16 * 1024
-#: A program on local disk that becomes the one that is named behind it.
+#: A program on local disk that executes the program named behind it.
 _STEP: Final = shutil.which("nice")
 
 
 class ZygoteProcess:
-    """One exec'd guard with its zygote. The guard's exit means all below it is gone."""
+    """An executed guard with its zygote. The guard's exit means that all processes below it are
+    gone.
+    """
 
     def __init__(
         self,
@@ -51,41 +53,41 @@ class ZygoteProcess:
         self.python = python
         self.method = method
         self.preload = preload
-        #: Seconds it may take to come up, and for each module that it preloads.
+        #: Seconds in which it must start, and import each module that it preloads.
         self.start_limit_s = config.start_timeout_s
-        #: When it was started, or last said that it gets on.
+        #: When it was started, or last reported progress.
         self.started_at = self.progress_at = now
         self.ready_at: float | None = None
         self.pid: int | None = None
         self.version = ""
         self.skipped: dict[str, str] = {}
-        #: Whether there are modules that its workers find imported.
+        #: Whether its workers find modules preloaded.
         self.has_preloaded = False
-        #: Memory tricks that it uses.
+        #: Memory tricks in use.
         self.memory_tricks: tuple[str, ...] = ()
         self.loading: str | None = None
         self.unsafe: tuple[str, str] | None = None
-        #: What the machine is short of, by its last word.
+        #: The resource that the machine lacks, by its last message.
         self.short_of = ""
         #: Requests it has not answered, and when it last did answer: a stopped zygote
         #: shows by leaving them.
         self._forks = 0
-        #: Whether a PING is among them, and when it last answered one.
+        #: Whether a PING is unanswered, and when the last was answered.
         self._pinged = False
         self.ponged_at = now
         #: Since when it is stopped (SIGSTOP), as far as is known.
         self.stopped_since: float | None = None
-        #: Whether the pool itself killed it, and not because something outside had stopped it.
+        #: Whether the pool itself killed it, and not because it had been stopped from outside.
         self.failed = False
-        #: When it was killed, by the pool.
+        #: When the pool killed it.
         self.killed_at: float | None = None
-        #: Whether it forked workers; whether user code began in one; how many ended since
-        #: without that.
+        #: Whether it forked workers; whether user code began in one; how many ended since without
+        #: that.
         self.forked = False
         self.proven = False
         self.stillborn = 0
         self.sources = CompileAhead()
-        #: When its control socket came to its end; when it was asked to leave.
+        #: When its control socket ended; when it was asked to exit.
         self.hung_up_at: float | None = None
         self.exiting_at = now
         self.answered_at = now
@@ -111,7 +113,7 @@ class ZygoteProcess:
             theirs.callback(os.close, words_w)
             unless_up.callback(os.close, self.words_fd)
             unless_up.callback(self.stack_file.close)
-            # Its calls are to have the limit that this process was started with.
+            # Its calls get the limit with which this process was started.
             descriptors = processes.descriptors_of_children() or 0
             stacks = self.stack_file.fd
             arguments = map(str, (far.fileno(), os.getpid(), descriptors, self._files, stacks))
@@ -135,18 +137,18 @@ class ZygoteProcess:
         os.set_blocking(self.words_fd, False)
 
     def _step(self) -> list[str]:
-        """What is executed first, and becomes the interpreter.
+        """Return the program that is executed first, and becomes the interpreter.
 
-        Until a child has executed something, the thread that started it stands still, and with it
-        this whole process: on a volume that hangs, for as long as that does. So the child first
-        becomes a program of this machine's own, and waits for the volume alone.
+        Until a child has executed a program, the thread that started it stands still, and with it
+        this whole process: if a volume hangs, indefinitely. So the child first becomes a program on
+        local disk, and waits for the volume alone.
         """
         apart = self.key.environment != BASE_ENVIRONMENT and _STEP is not None
         return [str(_STEP), "-n", "0"] if apart else []
 
     def _environ(self, config: PoolConfig) -> dict[str, str]:
-        # Symbols that are bound when first used are bound by each worker again, on pages of
-        # its own; the zygote hides this from calls.
+        # Each worker would bind symbols again that are bound at first use, in pages of its own; the
+        # zygote hides this variable from calls.
         return {**config.zygote_env(), wire.BIND_NOW: "1"}
 
     def send(self, op: str, **fields: object) -> None:
@@ -155,12 +157,12 @@ class ZygoteProcess:
         self.flush()
 
     def ask_to_preload(self, names: tuple[str, ...]) -> None:
-        """Name the modules that it is to import before it starts."""
+        """Name the modules that it imports before it starts."""
         for modules in in_packets(names):
             self.send(wire.PRELOAD, modules=modules)
 
     def fork(self, number: int, practise: str, now: float) -> None:
-        """Have it fork spares, which limber up for this codec unless it is empty."""
+        """Have it fork spares, which warm up for this codec unless it is empty."""
         if self.unanswered == 0:
             self.answered_at = now
         self._forks += number
@@ -178,7 +180,7 @@ class ZygoteProcess:
         self.send(wire.PING)
 
     def answered_ping(self, now: float) -> None:
-        """It lives."""
+        """It answered a PING, so it lives."""
         self._pinged = False
         self.ponged_at = now
 
@@ -188,21 +190,23 @@ class ZygoteProcess:
         return self._forks + self._pinged
 
     def answered_forks(self, number: int) -> int:
-        """It answered so many; of how many that was not known. An answer may come twice."""
+        """It answered about so many forks. An answer may come twice, so only known ones are
+        counted.
+        """
         number = min(number, self._forks)
         self._forks -= number
         return number
 
     def stop_worker(self, pid: int, *, grace: float, dump: bool) -> None:
-        """Have it end a worker and its tree."""
+        """Have it stop a worker and its process tree."""
         self.send(wire.STOP, worker=pid, grace=grace, dump=dump)
 
     def soften_worker(self, pid: int) -> None:
-        """Have it tell a worker that its call's soft limit has passed."""
+        """Have it signal a worker whose call's soft limit has passed."""
         self.send(wire.SOFT, worker=pid)
 
     def ask_for_stacks(self, pid: int) -> None:
-        """Have it tell a worker to write its stacks."""
+        """Have it signal a worker to write its stacks."""
         self.send(wire.STACK, worker=pid)
 
     def drop_worker(self, pid: int) -> None:
@@ -218,7 +222,7 @@ class ZygoteProcess:
                 self._poller.want_to_write(self.control_fd, True)
                 return
             except OSError:
-                # It is gone, which its pidfd tells with more certainty.
+                # It is gone; its pidfd reports that more reliably.
                 self._unsent.clear()
                 break
             self._unsent.popleft()
@@ -249,26 +253,28 @@ class ZygoteProcess:
 
     @property
     def curable(self) -> bool:
-        """Whether it would come up if its workers were spawned."""
+        """Return whether it would start if its workers were spawned."""
         return self.unsafe is not None and self.key.profile == 0 and self.ready_at is None
 
     @property
     def was_killed(self) -> bool:
-        """Whether something outside ended it: no fault of its own, as far as one can tell."""
+        """Return whether it was ended from outside, and not by a fault of its own, as far as is
+        known.
+        """
         code = self.process.returncode
         killed = code is not None and (code < 0 or code == 128 + signal.SIGKILL)
         return killed and not self.failed
 
     @property
     def met_shortage(self) -> bool:
-        """Whether it did not come up because the machine is short of something."""
+        """Return whether it did not start because the machine lacks a resource."""
         short = self.short_of or self.process.returncode == shortage.EXIT_STATUS
         return bool(short) and self.ready_at is None
 
     def kill(self, why: str, now: float, *, failed: bool = True) -> None:
         """End it at once; the guard cleans up below it, and its exit tells when.
 
-        ``failed``: it did not work; else something outside kept it from that.
+        ``failed``: it did not work; else it was hindered from outside.
         """
         if not self._words_said:
             self.words.append(f"\n{why}".encode())
@@ -281,20 +287,23 @@ class ZygoteProcess:
             processes.send(self.process.pid, signal.SIGKILL)
 
     def kill_with_guard(self) -> None:
-        """The same when the guard itself does not act (somebody stopped it)."""
+        """Kill it together with a guard that does not act, because the guard was stopped."""
         for pid in (*processes.descendants(self.process.pid), self.process.pid):
             processes.send(pid, signal.SIGKILL)
 
     @property
     def cannot_exit(self) -> bool:
-        """Whether its guard waits for what no signal ends: a volume that hangs, most likely."""
+        """Return whether its guard waits for something that no signal ends, probably a volume that
+        hangs.
+        """
         return self.killed_at is not None and processes.state(self.process.pid) == "D"
 
     def kill_left(self, workers: list[int]) -> None:
-        """Its guard was killed, and so perhaps the zygote with it: end what nobody else ends."""
+        """Kill processes left behind if its guard was killed, perhaps together with the zygote."""
         if (self.process.returncode or 0) >= 0:
             return
-        # A zygote that was stopped as it started has not told its number; its forks have its name.
+        # A zygote that was stopped during its start has not reported its pid; its forks have its
+        # name.
         for root in (*processes.named(self._files), *workers):
             for pid in (*reversed(processes.descendants(root)), root):
                 processes.send(pid, signal.SIGKILL)
@@ -307,12 +316,12 @@ class ZygoteProcess:
         return list(filter(os.path.isdir, call_files.paths_of(self._files, self._tmpdir)))
 
     def close(self) -> None:
-        """Collect the guard, which has exited, and let go of every descriptor."""
+        """Collect the guard, which has exited, and close all descriptors."""
         self.process.wait()
         self._close_descriptors()
 
     def leave(self) -> None:
-        """Let go of every descriptor, though the guard cannot exit; nobody collects it."""
+        """Close all descriptors although the guard cannot exit, and is not collected."""
         self.process.returncode = -signal.SIGKILL
         self._close_descriptors()
 
@@ -323,7 +332,7 @@ class ZygoteProcess:
         self.stack_file.close()
 
     def reason(self) -> str:
-        """Why it ended, in words, as far as is known."""
+        """Return why it ended, as far as is known."""
         if self.unsafe:
             what = f"module {self.unsafe[0]!r}" if self.unsafe[0] else "what it preloaded"
             return f"{what}: {self.unsafe[1]}"

@@ -1,7 +1,7 @@
-"""What became of a pool's zygotes: how often each was started, why starts failed, why it was lost.
+"""The past of a pool's zygotes: numbers of starts, reasons of failed starts, reasons of losses.
 
-Kept for as long as calls may name the environment: the next start goes by it (whether its workers
-are spawned), and so do the words that calls and stats have for a zygote that is not there.
+Kept as long as calls may name the environment: the next start depends on it (whether its workers
+are spawned), and so do messages of calls and statistics about a zygote that does not run.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ class ZygoteHistory:
     def __init__(self) -> None:
         #: Environments whose workers are spawned, and why.
         self.spawned: dict[str, str] = {}
-        #: How often each was started, why that failed last, and why it was lost when it was up.
+        #: By zygote: the number of starts, why the latest failed, and why it was lost while it ran.
         self.starts: dict[ZygoteKey, int] = {}
         self.failures: dict[ZygoteKey, str] = {}
         self.losses: dict[ZygoteKey, str] = {}
         self._lost_at: dict[ZygoteKey, deque[float]] = {}
 
     def started(self, key: ZygoteKey) -> None:
-        """It is started once more: why it failed before is no news any more."""
+        """It is started once more, so its earlier failure is forgotten."""
         self.starts[key] = self.starts.get(key, 0) + 1
         self.failures.pop(key, None)
 
     def lost(self, key: ZygoteKey, reason: str, now: float) -> str:
-        """It was up, and is lost; the reason, and how often that was so of late."""
+        """It was lost while it ran: record the reason, and return how often that
+        happened recently.
+        """
         times = self._lost_at.setdefault(key, deque())
         times.append(now)
         while times[-1] - times[0] > RESTART_WINDOW_S:
@@ -42,7 +44,7 @@ class ZygoteHistory:
         return reason
 
     def forget(self, environment: str) -> None:
-        """Nothing of it is left, and no call will ask for it under this name."""
+        """Forget an environment that has no process, and whose name no call will use again."""
         self.spawned.pop(environment, None)
         for key in [key for key in self.starts if key.environment == environment]:
             del self.starts[key]

@@ -1,4 +1,4 @@
-"""What the supervisor asks of a zygote, as packets of its control socket."""
+"""Requests of the supervisor to a zygote, as packets of its control socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fork_packet(number: int, practise: str) -> bytes:
 
 
 def in_packets(names: tuple[str, ...]) -> Iterator[list[str]]:
-    """As many at a time as one packet is sure to take, however JSON writes them."""
+    """Yield parts that fit one packet each, however JSON encodes them."""
     part: list[str] = []
     size = 0
     for name in names:

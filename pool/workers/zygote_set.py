@@ -46,7 +46,7 @@ STUCK_S: Final = 1.0
 
 
 class ZygoteSet:
-    """All zygotes of a pool. Decisions are the scheduler's and the learner's."""
+    """All zygotes of a pool. The scheduler and the learner decide."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class ZygoteSet:
         self._loop = asyncio.get_running_loop()
         self._up: dict[ZygoteKey, ZygoteProcess] = {}
         self._exiting: list[ZygoteProcess] = []
-        #: Killed, and held by what no signal ends: nobody waits for them.
+        #: Killed zygotes that cannot exit, for which nothing waits.
         self._given_up: list[ZygoteProcess] = []
-        #: The interpreter of each environment; the app of those that are for one's workers only.
+        #: The interpreter of each environment; and the app of environments for one app's workers.
         self.pythons: dict[str, str] = {BASE_ENVIRONMENT: config.base_python}
         self.apps: dict[str, App] = {}
         self.history = ZygoteHistory()
@@ -92,7 +92,7 @@ class ZygoteSet:
 
     @property
     def all_exited(self) -> bool:
-        """Whether no zygote is left of those that were asked to leave."""
+        """Return whether no zygote is left of those that were asked to exit."""
         return not self._exiting
 
     def start(self, key: ZygoteKey) -> None:
@@ -138,9 +138,9 @@ class ZygoteSet:
         self._shortages.met(_named(key), what)
 
     def not_started(self, key: ZygoteKey, reason: str) -> None:
-        """Its interpreter cannot be executed; or we made a mistake."""
+        """Report that its interpreter cannot be executed, or that flashpool failed."""
         self.history.failures[key] = reason
-        # Told from the loop: the scheduler is in the middle of an event.
+        # From the loop, because the scheduler is handling an event.
         self._loop.call_soon(self._tell_not_started, key, reason)
 
     def _tell_not_started(self, key: ZygoteKey, reason: str) -> None:
@@ -148,18 +148,20 @@ class ZygoteSet:
             self._listener.zygote_lost(key, None, reason)
 
     def fork(self, key: ZygoteKey, number: int, practise: str) -> None:
-        """Have it fork spares, which limber up for this codec unless it is empty."""
+        """Have a zygote fork spares, which warm up for this codec unless it is empty."""
         zygote = self._up.get(key)
         if zygote is not None:  # else the pool stops, and all were asked to leave
             zygote.fork(number, practise, self._now())
 
     def ran(self, zygote: ZygoteProcess, call: Call) -> None:
-        """A call of this source had a result in one of its workers."""
+        """Count a call of this source that had a result in one of the zygote's workers."""
         if zygote in self and zygote.sources.ran(call.function_key):
             zygote.send(wire.COMPILE, name=call.label, source=call.source.decode())
 
     def stillborn(self, zygote: ZygoteProcess, how: str) -> bool:
-        """One of its workers ended before user code began, so: whether its preload is to blame."""
+        """A worker ended before user code began: return whether the zygote's preloads may be the
+        cause.
+        """
         zygote.stillborn += 1
         why = f"{zygote.stillborn} workers in a row ended before user code began in them: {how}"
         if zygote not in self:
@@ -174,7 +176,7 @@ class ZygoteSet:
         return True
 
     def _spawn_instead(self, zygote: ZygoteProcess, why: str) -> None:
-        """No fork of this interpreter lives, for reasons of its own."""
+        """Spawn workers from now on, because forks of this interpreter do not survive."""
         if zygote.stillborn == STILLBORN_LEAN and zygote.method == "fork" and not zygote.proven:
             self.history.spawned[zygote.key.environment] = why
             zygote.kill(why, self._now())
@@ -189,13 +191,15 @@ class ZygoteSet:
             zygote.send(wire.LEAVE)
 
     def forget(self, environment: str) -> None:
-        """Nothing of it is left, and no call will ask for it under this name."""
+        """Forget an environment that has no process, and whose name no call will use again."""
         del self.pythons[environment]
         self.apps.pop(environment, None)
         self.history.forget(environment)
 
     def retire_all(self) -> None:
-        """Ask every one to leave; kill those that are still preparing and could not hear it."""
+        """Ask every zygote to exit; kill those that are still preparing and could not read the
+        request.
+        """
         for zygote in list(self._up.values()):
             self.retire(zygote)
             if zygote.ready_at is None:
@@ -203,20 +207,22 @@ class ZygoteSet:
                 zygote.killed_at = zygote.killed_at or self._now()
 
     def kill_exiting(self) -> None:
-        """Kill those that were asked to leave and have not."""
+        """Kill zygotes that were asked to exit and have not."""
         for zygote in self._exiting:
             zygote.kill_with_guard()
             zygote.killed_at = zygote.killed_at or self._now()
 
     def give_up_stuck(self) -> None:
-        """Wait no more for those that were told to leave, were killed, and cannot exit."""
+        """Stop waiting for zygotes that were told to exit, were killed, and cannot exit."""
         for zygote in list(self._exiting):
             late = zygote.killed_at is not None and self._now() - zygote.killed_at > STUCK_S
             if late and zygote.cannot_exit:
                 self.give_up(zygote)
 
     def give_up(self, zygote: ZygoteProcess) -> None:
-        """Wait for it no more: it waits for a volume that hangs, and will exit with that."""
+        """Stop waiting for a zygote: it waits for a volume that hangs, and will exit when that
+        answers.
+        """
         reason = "it waits for a volume that hangs, and was killed in vain"
         _log.error("%r is left to the kernel: %s", zygote, reason)
         self._given_up.append(zygote)
@@ -228,7 +234,7 @@ class ZygoteSet:
         self._listener.zygote_lost(zygote.key, zygote, reason)
 
     def close(self) -> None:
-        """Let go of what is left of those that cannot exit."""
+        """Close what is left of zygotes that cannot exit."""
         for zygote in self._given_up:
             self._poller.forget(zygote.control_fd, zygote.words_fd, zygote.guard_fd)
             zygote.leave()
@@ -247,7 +253,7 @@ class ZygoteSet:
             try:
                 self._on_message(zygote, message, fds)
             except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
-                # Those behind it are of other calls.
+                # Later messages concern other calls.
                 self._recorder.callback_failed(f"a message of {zygote!r}", error)
                 self.failed(zygote, error)
                 for fd in fds:
@@ -269,7 +275,9 @@ class ZygoteSet:
             self._on_rare_message(zygote, message["op"], message)
 
     def failed(self, zygote: ZygoteProcess, error: Exception) -> None:
-        """What was to be done for it raised this, a mistake of ours: it ends, with all below it."""
+        """Kill a zygote for which flashpool's own code raised this error, with all processes below
+        it.
+        """
         zygote.kill(f"it was killed because of a bug in flashpool: {error!r}", self._now())
 
     def _on_spares(self, zygote: ZygoteProcess, message: wire.Meta, fds: list[int]) -> None:
@@ -313,7 +321,7 @@ class ZygoteSet:
             self.history.failures[zygote.key] = f"it cannot fork: {message['why']}"
             self._listener.not_forked(zygote, zygote.answered_forks(message["n"]))
         elif op == wire.READY and zygote.state.now is ZygoteState.STARTING:
-            # In any other state it was told to leave meanwhile.
+            # In any other state it was told to exit meanwhile.
             zygote.is_ready(message, self._now())
             _log.debug("%r is ready in %.3f s", zygote, self._now() - zygote.started_at)
             self._listener.zygote_ready(zygote)
@@ -331,7 +339,7 @@ class ZygoteSet:
             self._poller.forget(zygote.words_fd)
 
     def _on_guard_exit(self, zygote: ZygoteProcess, _fd: int, _writable: bool) -> None:
-        """All below the guard is gone, and what it told last is in the sockets."""
+        """All processes below the guard are gone, and its last messages are in the sockets."""
         if zygote.process.poll() is None:
             return  # The event was for an earlier holder of this descriptor's number.
         self._on_control(zygote, zygote.control_fd, False)

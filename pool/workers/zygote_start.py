@@ -1,4 +1,6 @@
-"""What a zygote is started with: the pool's own, and what the app has whose workers it forks."""
+"""Settings with which a zygote starts: the pool's own, and those of the app whose
+workers it forks.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from .ends import outcomes
 def config_of(config: PoolConfig, app: App | None) -> PoolConfig:
     """The app's variables are its zygote's, because modules read them when they are imported.
 
-    So is its start limit: what it preloads is what the app would import by itself.
+    So is its start limit: it preloads what the app would import by itself.
     """
     if app is None:
         return config

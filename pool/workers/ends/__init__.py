@@ -1,1 +1,1 @@
-"""How calls and workers end: exits, limits of time and memory, the outcome in words for the caller."""
+"""How calls and workers end: exits, limits of time and memory, and outcomes for the caller."""

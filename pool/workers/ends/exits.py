@@ -6,7 +6,7 @@
                          |                        answered yet              v with its slot and GPUs
                          '-- exit_s later ------------------------> WorkerSet.stop, log, stats
 
-What is ended there is logged with the call's id and kept for the stats: nothing is lost in silence.
+What is stopped at the limit is logged with the call's id and kept for the statistics.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 #: A worker tells by itself what runs when its answer is due, and ends what it may leave behind.
 #: After so much more it is not waited for.
 MARGIN_S: Final = 0.1
-#: In place of what runs, until a worker has told.
+#: Shown before a worker has reported what runs.
 _FLUSHING: Final = "files"
 
 
@@ -45,17 +45,17 @@ class CallExit:
     def __init__(self, worker: Worker, running: ActiveCall, outcome: Outcome, now: float) -> None:
         self.worker = worker
         self.running = running
-        #: What it answers; with what is told of its exit then.
+        #: Its outcome; warnings about the exit are added.
         self.outcome = outcome
         self.since = now
-        #: What its worker sees to just now, in words.
+        #: What its exit is doing now, in words.
         self.runs = _FLUSHING
-        #: Its answer is due; its time is over.
+        #: Timers for its answer, and for the end of its exit.
         self.due: asyncio.TimerHandle | None = None
         self.bound: asyncio.TimerHandle | None = None
 
     def cancel_timers(self) -> None:
-        """Nothing more is to come of it."""
+        """Cancel its timers."""
         for timer in (self.due, self.bound):
             if timer is not None:
                 timer.cancel()
@@ -75,7 +75,7 @@ class Exits:
         over: Callable[[Worker], None],
         ended: Callable[[], None],
     ) -> None:
-        """``over`` is told of a worker that has nothing left to do but to exit; ``ended``, after that."""
+        """``over`` is called with a worker that only has to exit; ``ended`` after that."""
         self._config = config
         self._worker_set = worker_set
         self._calls = calls
@@ -93,7 +93,7 @@ class Exits:
         return iter(self._by_worker.values())
 
     def begin(self, worker: Worker, running: ActiveCall, outcome: Outcome) -> None:
-        """Its function has returned, or raised."""
+        """Begin the exit of a call whose function has returned, or raised."""
         running.cancel_timer()
         one = CallExit(worker, running, outcome, self._now())
         running.exiting = True
@@ -112,7 +112,7 @@ class Exits:
             self._too_long(one)
 
     def told(self, worker: Worker, frame: wire.Frame) -> None:
-        """How it gets on.
+        """Record progress of an exit.
 
         Raises:
             BadFrame: that cannot be read.
@@ -135,7 +135,7 @@ class Exits:
             self._over(worker)
 
     def died(self, worker: Worker) -> None:
-        """Its process is gone, perhaps without a word that all is done."""
+        """End the exit of a process that is gone, perhaps without reporting its end."""
         one = self._by_worker.get(worker.id)
         if one is None:
             return
@@ -149,7 +149,7 @@ class Exits:
             self._leave(one, f"the exit was cut short ({words}) after")
 
     def answer_now(self, running: ActiveCall) -> None:
-        """Its caller waits no longer: it has a result, and its process goes on."""
+        """Answer now: the call has a result, and its process continues."""
         for one in list(self):
             if one.running is running:
                 self._answer(one)
@@ -164,17 +164,17 @@ class Exits:
     # Ends.
 
     def _due(self, late: Callable[[CallExit], None], one: CallExit) -> None:
-        """A timer of this exit: a mistake of ours in there ends it, and is counted."""
+        """Run a timer; an error of flashpool in it ends the exit, and is counted."""
         ends = partial(self._worker_set.failed, one.worker)
         with self._recorder.counted(f"a limit of the exit of call {one.running.id}", ends):
             late(one)
 
     def _answer(self, one: CallExit) -> None:
-        """It has waited long enough: say what still runs."""
+        """Answer after the longest wait, naming what still runs."""
         left_s = max(0.0, one.since + self._config.exit_s - self._now())
         single = one.runs.startswith("1 ")
         runs, they = ("runs", "it has") if single else ("run", "they have")
-        # Cut, not rounded: nothing has more time than is said.
+        # Cut, not rounded: the text must not promise more time than there is.
         self._finish(one, f"{one.runs} still {runs}; {they} {int(left_s * 10) / 10} s")
 
     def _finish(self, one: CallExit, note: str) -> None:
@@ -201,7 +201,7 @@ class Exits:
         )
 
     def _leave(self, one: CallExit, why: str) -> None:
-        """Its exit is over."""
+        """Finish an exit that is over."""
         del self._by_worker[one.worker.id]
         one.running.exiting = False
         one.cancel_timers()

@@ -1,4 +1,4 @@
-"""What a call's process tree uses, and whether the kernel took something for memory.
+"""Measures the memory of a call's process tree, and detects OOM kills by the kernel.
 
 A limit is enforced by looking: RLIMIT_AS would break CUDA's huge reservations.
 
@@ -28,7 +28,7 @@ _LOOK_S: Final = 0.05
 #: Looks take one part in so many of the loop's time, at most.
 _LOOK_SHARE: Final = 20
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-#: Where the kernel counts its kills: control groups, version 2, then 1.
+#: Files in which the kernel counts its kills: control groups, version 2, then 1.
 _COUNTERS: Final = (
     ("memory.events", "/sys/fs/cgroup/memory.events"),
     ("memory.oom_control", "/sys/fs/cgroup/memory/memory.oom_control"),
@@ -63,7 +63,9 @@ def _resident(pid: int) -> int:
 
 
 def proportional(pid: int) -> int:
-    """One process' share (PSS), or what is resident where the kernel does not say."""
+    """Return a process's proportional share (PSS), or its resident memory if the kernel does not
+    report that.
+    """
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             for line in file:
@@ -78,7 +80,7 @@ class Measures:
     """Exact measures, each on a thread: the loop would stand still for that long."""
 
     def __init__(self) -> None:
-        #: Who is to be told of a tree that is being measured, by its root and by who asked.
+        #: Functions to call with the result of a running measurement, by its root and by who asked.
         self._asked: dict[int, dict[Hashable, Callable[[int], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,7 +88,9 @@ class Measures:
         return len(self._tasks)
 
     def ask(self, pid: int, who: Hashable, tell: Callable[[int], None]) -> None:
-        """Have ``tell`` told what a tree uses; one measure of it is for all who ask meanwhile."""
+        """Measure a tree and call ``tell`` with the result; concurrent requests share a
+        measurement.
+        """
         asked = self._asked.get(pid)
         if asked is not None:
             asked[who] = tell
@@ -100,7 +104,7 @@ class Measures:
         try:
             found = await asyncio.to_thread(exact, pid)
         except RuntimeError:
-            # No thread is to be had, perhaps because of the very call that is measured.
+            # No thread can be started, perhaps because of the very call that is measured.
             found = exact(pid)
         finally:
             asked = self._asked.pop(pid)
@@ -113,7 +117,7 @@ class Measures:
             _log.error("The memory of calls could not be measured: %r", error)
 
     async def close(self) -> None:
-        """Tell nobody any more."""
+        """Drop all results."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -122,34 +126,34 @@ class Measures:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MemoryLimit:
-    """What the process tree of one call, or of one constructor, may use."""
+    """Memory limit of the process tree of one call, or of one constructor."""
 
     pid: int
     limit_mb: int
-    #: Whether it is still under way, in that process; once False, it is looked at no more.
+    #: Returns whether it still runs in that process; after False it is not measured again.
     applies: Callable[[], bool]
-    #: Called with the bytes measured when they are more than it may use.
+    #: Called with the measured bytes if they exceed the limit.
     exceeded: Callable[[int], None]
 
     def passed_by(self, used_bytes: int) -> bool:
-        """Whether so many bytes are too many."""
+        """Return whether so many bytes exceed the limit."""
         return used_bytes > self.limit_mb << 20
 
 
 class MemoryWatch:
-    """Looks at all that has a memory limit, while there is anything."""
+    """Watches everything with a memory limit, while there is anything."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.measures = Measures()
         self._recorder = recorder
         self._limits: list[MemoryLimit] = []
-        #: What could not be looked at, and whose next look may go better: told once.
+        #: Limits whose last measurement failed, which is logged once.
         self._failed: set[MemoryLimit] = set()
         self._loop = asyncio.get_running_loop()
         self._next_look: asyncio.TimerHandle | None = None
 
     def add(self, limit: MemoryLimit) -> None:
-        """Look at it from now on."""
+        """Watch a limit from now on."""
         self._limits.append(limit)
         if self._next_look is None:
             self._next_look = self._loop.call_later(_LOOK_S, self._look)
@@ -164,7 +168,9 @@ class MemoryWatch:
         self._next_look = self._loop.call_later(pause, self._look) if self._limits else None
 
     def _looked_at(self, limit: MemoryLimit) -> bool:
-        """False once there is nothing to look at. One that fails is no other one's end."""
+        """Measure once; return False if nothing is left to watch. A failure does not stop the
+        others.
+        """
         try:
             if not limit.applies():
                 return False
@@ -185,7 +191,7 @@ class MemoryWatch:
 
 
 def _measured(limit: MemoryLimit, used_bytes: int) -> None:
-    # It may have ended while it was measured, and its process may have another call.
+    # It may have ended during the measurement, and its process may have another call.
     if limit.passed_by(used_bytes) and limit.applies():
         limit.exceeded(used_bytes)
 

@@ -1,4 +1,4 @@
-"""The ends of calls as `Outcome`: what the supervisor decided, in words for the caller."""
+"""The ends of calls as `Outcome`: decisions of the supervisor, in words for the caller."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def answered(
 
 
 def told(outcome: Outcome, remedy: str) -> str:
-    """Its error; where a module was not there, with what to do about that as its last line."""
+    """Return an error; if a module is missing, with advice as its last line."""
     error, module = outcome.error or "", outcome.details.get("missing_module")
     if not (outcome.from_user and isinstance(module, str)):
         return error
@@ -68,7 +68,7 @@ def told(outcome: Outcome, remedy: str) -> str:
 
 
 def unserved(running: ActiveCall, outcome: Outcome, now: float) -> Outcome:
-    """The end of one that waits for a worker, with what it can tell: how long, and for what."""
+    """Return the end of a call that waits for a worker, with how long it waited, and for what."""
     return replace(outcome, receipt=receipt(running, now))
 
 
@@ -86,7 +86,7 @@ def failed(running: ActiveCall, cause: Cause, now: float, death: wire.Exited | N
 
 
 def cancelled(running: ActiveCall, reason: str, now: float) -> Outcome:
-    """The caller, or the pool, has no more use for it."""
+    """Return the end of a call that its caller, or the pool, no longer needs."""
     return Outcome(
         error_type="Cancelled",
         error=f"the call was cancelled: {reason}",
@@ -102,7 +102,7 @@ def _written(running: ActiveCall, *, ours: bool = True) -> bytes:
 
 
 def start_failed(environment: str, reason: str) -> Outcome:
-    """Its zygote does not come up."""
+    """Return the end of a call whose zygote does not start."""
     return Outcome(
         error_type="EnvironmentStartFailed",
         error=f"the interpreter of environment {environment!r} does not start: {reason}",
@@ -111,7 +111,7 @@ def start_failed(environment: str, reason: str) -> Outcome:
 
 
 def queued_too_long(running: ActiveCall, now: float) -> Outcome:
-    """It waited for a slot longer than it may."""
+    """Return the end of a call that waited too long for a slot."""
     waited = now - running.submitted_at
     number = running.gpus_wanted
     what = f"{number} free GPU{'s'[: number > 1]}" if number else "a free slot"
@@ -125,7 +125,7 @@ def queued_too_long(running: ActiveCall, now: float) -> Outcome:
 
 
 def no_scratch(error: OSError) -> Outcome:
-    """The directory that it wants cannot be made."""
+    """Return the end of a call whose directory cannot be created."""
     return Outcome(
         error_type="WorkerCrashed",
         error=f"the scratch directory of the call cannot be created: {error}. Does the "
@@ -136,7 +136,7 @@ def no_scratch(error: OSError) -> Outcome:
 
 
 def loaded_too_long(running: ActiveCall) -> Outcome:
-    """Its instance was not made in the time that the call may run."""
+    """Return the end of a call whose instance was not created within its time limit."""
     limit = running.limits.run_s
     return Outcome(
         error_type="Timeout",
@@ -147,14 +147,14 @@ def loaded_too_long(running: ActiveCall) -> Outcome:
 
 
 def refused(error: FlashpoolError) -> Outcome:
-    """What it needs is not there any more."""
+    """Return the end of a call whose requirements no longer exist."""
     return Outcome(
         error_type=type(error).__name__, error=error.message, details=dict(error.details)
     )
 
 
 def instance_refused(instance: str, reason: str) -> Outcome:
-    """Its instance cannot be made now."""
+    """Return the end of a call whose instance cannot be created now."""
     return Outcome(
         error_type="WorkerCrashed",
         error=f"the instance {instance!r} cannot be created: {reason}.",
@@ -163,7 +163,7 @@ def instance_refused(instance: str, reason: str) -> Outcome:
 
 
 def instance_lost_words(instance: str, reason: str) -> str:
-    """What a call hears that insists on an instance which is no more."""
+    """Return the message for a call that requires an instance which no longer exists."""
     return (
         f"the instance {instance!r} does not exist, and its state is lost: {reason}. To "
         "have it created again, leave out instance_must_exist in a request, or pass "
@@ -172,7 +172,7 @@ def instance_lost_words(instance: str, reason: str) -> str:
 
 
 def instance_lost(instance: str, reason: str) -> Outcome:
-    """Its instance went while it waited for it."""
+    """Return the end of a call whose instance ended while the call waited."""
     return Outcome(
         error_type="InstanceLost",
         error=instance_lost_words(instance, reason),
@@ -191,7 +191,7 @@ def sibling_lost(reason: str) -> Stop:
 
 
 def ran_too_long(limit: float) -> Stop:
-    """It ran longer than it may."""
+    """Return the end of a call that exceeded its time limit."""
     return Stop(
         error_type="Timeout",
         message=f"the call ran longer than its time limit of {limit:g} s (phase: run) and was stopped, with every process it had started. Raise "
@@ -201,7 +201,7 @@ def ran_too_long(limit: float) -> Stop:
 
 
 def used_too_much(limit_mb: int, measured: int) -> Stop:
-    """Its process tree used more memory than it may."""
+    """Return the end of a call whose process tree exceeded its memory limit."""
     # Rounded up: 100.3 MB against a limit of 100 is not "used 100 MB and may use 100 MB".
     measured_mb = -(-measured >> 20)
     evidence = f"its processes used {measured_mb} MB, and the limit is {limit_mb} MB"
@@ -230,7 +230,7 @@ def receipt(
     peak_rss_mb: float | None = None,
     exit_words: str | None = None,
 ) -> Receipt:
-    """What a call cost up to now."""
+    """Return what a call has cost up to now."""
     worker = running.worker
     dispatched = running.dispatched_at
     if worker is None or dispatched is None:
@@ -245,7 +245,7 @@ def receipt(
     ran = now - dispatched
     if run_s is not None and 0.0 <= run_s < ran:  # else user code changed its process' clock
         ran = run_s
-    # It may have come while its zygote was still starting.
+    # It may have arrived while its zygote was still starting.
     up_at = worker.zygote.ready_at or 0.0
     starting_s = max(0.0, min(up_at, dispatched) - running.submitted_at)
     return Receipt(

@@ -4,8 +4,8 @@
                                                                                 |
                  its call ends, alone; its slot and GPUs stay taken <-----------'
 
-A volume or a driver that hangs does that. The process goes when what it waits for answers;
-until then nothing can be done about it but to say so.
+A volume or a driver that hangs causes that. The process exits when the kernel operation returns;
+until then it can only be reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WHERE: Final = 100
 
 
 def of(worker: Worker, now: float) -> StuckWorker:
-    """It is stuck from now on."""
+    """Mark a worker as stuck from now on."""
     running = worker.running
     if running is None:
         return StuckWorker(since=now, call=None, label=worker.instance or "")
@@ -28,7 +28,9 @@ def of(worker: Worker, now: float) -> StuckWorker:
 
 
 def process_ids(worker: Worker, known: set[int]) -> list[int]:
-    """What there is of it: itself, or what it left, which are its zygote's children now."""
+    """Return its remaining processes: the worker, or its orphans, which are children of its zygote
+    now.
+    """
     if worker.status is None:
         return [worker.pid]
     zygote = worker.zygote.pid
@@ -36,14 +38,14 @@ def process_ids(worker: Worker, known: set[int]) -> list[int]:
 
 
 def remains(worker: Worker, known: set[int]) -> bool:
-    """Whether there is anything of it, or the news of its end was lost."""
+    """Return whether any process of it remains, or the report of its end was lost."""
     if worker.status is None:
         return processes.parent(worker.pid) == worker.zygote.pid
     return bool(process_ids(worker, known))
 
 
 def waits_for(pid: int) -> str:
-    """Where in the kernel a process waits, as far as the kernel tells."""
+    """Return where in the kernel a process waits, if the kernel says so."""
     try:
         with open(f"/proc/{pid}/wchan", encoding="ascii", errors="replace") as file:
             where = file.read(_WHERE)

@@ -1,4 +1,4 @@
-"""Ends what should have ended, answered or come up by now.
+"""Stops what should have ended, answered or started by now.
 
     a worker  that does not get ready, end, begin with its call, or say why it hung up --> stop, kill
     a worker  that outlives SIGKILL while its zygote answers                           --> stuck
@@ -7,9 +7,9 @@
 A zygote is judged by whether it answers, never by what becomes of a worker: a process that
 waits inside the kernel dies of no signal, and the zygote has done all that can be done.
 
-All that waits for a process waits for an event of it. Here is looked at, every second, what
-became of those from which none comes. Where this process itself stood still, as in a container
-that is paused, the others may have too: by the clock here (`running_time`) that is no time.
+Code that waits for a process waits for an event. The watchdog checks every second for processes
+from which no event comes. If this process itself was suspended, as in a paused container, the
+others may have been, too: the clock here (`running_time`) does not count that time.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from flashpool.pool.workers.worker_set import WorkerSet
 from flashpool.pool.workers.zygote import ZygoteProcess
 from flashpool.pool.workers.zygote_set import ZygoteSet
 
-#: A zygote that leaves a request unanswered this long is taken for stopped, and killed.
+#: A zygote that does not answer a request for so long is considered stopped, and killed.
 ANSWER_S: Final = 10.0
-#: One that something outside has stopped (SIGSTOP) for so long is killed.
+#: A zygote that was stopped from outside (SIGSTOP) for so long is killed.
 STOPPED_S: Final = 4.0
 #: From the SIGKILL of a zygote to its guard's exit, at most.
 KILLED_S: Final = 5.0
-#: From a zygote's death to its guard's exit, and from the end of a busy worker's channel to the
-#: report of its death, at most.
+#: Longest time from a zygote's death to its guard's exit, and from the end of a busy worker's
+#: channel to the report of its death.
 HUNG_UP_S: Final = 1.0
 #: A worker that has its call, and no user code running, this long is stopped or stuck.
 BEGIN_S: Final = 10.0
-#: After which it is looked at once: one that is stopped need not be waited for.
+#: After so long its state is checked: one that is stopped need not be waited for.
 LOOK_S: Final = 1.0
-#: Beyond a stop's grace, the time its zygote has to carry it out.
+#: Time for its zygote to carry out a stop, beyond the grace.
 STOP_MARGIN_S: Final = 5.0
 
 
 class Watchdog:
-    """Looks at all zygotes and workers of a pool."""
+    """Watches all zygotes and workers of a pool."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Watchdog:
         self._now = now
 
     def check(self) -> None:
-        """End those that are late. Call it every second or so."""
+        """Stop what is late. Call it about every second."""
         for worker in list(self._worker_set):
             check = self._check_worker if worker.status is None else self._check_left
             ends = partial(self._worker_set.failed, worker)
@@ -84,8 +84,8 @@ class Watchdog:
         elif worker.exiting_since is not None:
             self._check_ending(worker, now - worker.exiting_since)
         elif worker.hung_up_at is not None and now - worker.hung_up_at > HUNG_UP_S:
-            # It closed its channel and lives, or it died and its zygote does not say so:
-            # either way its call has no result to wait for.
+            # It closed its channel and lives, or it died and its zygote does not report that:
+            # either way no result will come.
             self._worker_set.stop(worker, exit_causes.CHANNEL_CLOSED, grace=grace_s)
         elif (worker.running is not None or worker.loading) and not worker.doubted:
             self._check_beginning(worker, now - worker.fed_at)
@@ -102,7 +102,9 @@ class Watchdog:
             worker.zygote.drop_worker(worker.pid)
 
     def _stop_stopped_spares(self, zygote: ZygoteProcess) -> None:
-        """Where one is stopped, others may be: no call is to find that out one by one."""
+        """Stop spares that were stopped from outside: if one is, others may be, and calls must not
+        discover that one by one.
+        """
         for worker in self._worker_set.of(zygote):
             if worker.state.now is WorkerState.SPARE and processes.state(worker.pid) == "T":
                 worker.stopped = True
@@ -115,17 +117,19 @@ class Watchdog:
             self._check_killed(worker, overdue_s - STOP_MARGIN_S)
 
     def _check_left(self, worker: Worker, now: float) -> None:
-        """It is dead, and what it left is not gone."""
+        """Check a dead worker whose orphans are not gone."""
         self._check_killed(worker, now - worker.dead_since - self._config.grace_s - STOP_MARGIN_S)
 
     def _check_killed(self, worker: Worker, overdue_s: float) -> None:
-        """It should be gone for so long: either its zygote is to blame, or nobody is."""
+        """Check a worker that should have been gone for long: its zygote may be the cause, or the
+        kernel.
+        """
         if overdue_s <= 0 or worker.stuck is not None:
             return
         if worker.zygote.ponged_at > self._now() - overdue_s:
             self._worker_set.is_stuck(worker)
         else:
-            # What it does not answer in `ANSWER_S` is its end.
+            # If it does not answer within `ANSWER_S`, it is killed.
             worker.zygote.ping(self._now())
 
     # Zygotes.
@@ -133,10 +137,11 @@ class Watchdog:
     def _check_zygote(self, zygote: ZygoteProcess) -> None:
         start_s = zygote.start_limit_s
         if zygote.hung_up_at is not None and self._age(zygote.hung_up_at) > HUNG_UP_S:
-            # It is dead, and its guard, which should have cleaned up and left, has not.
+            # The zygote is dead, and its guard, which should have cleaned up and exited, has not.
             zygote.kill_with_guard()
         if zygote.killed_at is not None and self._age(zygote.killed_at) > KILLED_S:
-            # It waits in the kernel itself, and its guard for it: without that it counts as gone.
+            # The zygote waits in the kernel, and its guard waits for it: without the guard it
+            # counts as gone.
             zygote.kill_with_guard()
             if zygote.cannot_exit:
                 self._zygote_set.give_up(zygote)
