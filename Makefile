@@ -23,8 +23,8 @@ PYTHON_VERSION ?= 3.12
 ENGINE ?= docker
 REPOSITORY ?= flashpool
 TAG ?= latest
-CPU_PACKAGES := numpy
-GPU_PACKAGES := numpy torch==2.9.1 torchvision==0.24.1 torchaudio==2.9.1
+CPU_PACKAGES := numpy runpod>=2.0.0rc2,<3
+GPU_PACKAGES := $(CPU_PACKAGES) torch==2.9.1 torchvision==0.24.1 torchaudio==2.9.1
 IMAGE = $(REPOSITORY)/$(1):py$(PYTHON_VERSION)-$(TAG)
 BUILD = $(ENGINE) build -f docker/Dockerfile --target $(2) -t $(call IMAGE,$(1)) \
   --build-arg PYTHON_VERSION=$(PYTHON_VERSION) --build-arg UV_VERSION=$(UV_VERSION) --build-arg BASE_PACKAGES='$(3)' .
@@ -86,7 +86,7 @@ build-wip: ## The four images, tagged wip
 	@$(MAKE) build TAG=wip
 
 print-cpu-packages print-gpu-packages:
-	@echo $(if $(findstring gpu,$@),$(GPU_PACKAGES),$(CPU_PACKAGES))
+	@echo '$(if $(findstring gpu,$@),$(GPU_PACKAGES),$(CPU_PACKAGES))'
 
 smoketest: ## tests/handlers inside flash-cpu, which build-cpu has made
 	$(call SMOKETEST,flash-cpu,queue)
@@ -130,10 +130,14 @@ coverage: build/interpreter $(UV_READY) ## Lines and branches that the tests run
 	@.venv-coverage/bin/python tests/support/client.py
 	@.venv-coverage/bin/python tests/support/measure_coverage.py $(AT_ONCE) -m 'not slow and not gpu' $(ARGS)
 
-lint: install ## ruff, and the direction of imports
+lint: install ## ruff, the direction of imports, shell scripts, the Dockerfile, workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/shellcheck docker/*.sh tests/support/*.sh
+	$(BIN)/shellcheck --shell=sh frontends/injection/inject.sh
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck .github/workflows/*.yml
 
 format: install ## Rewrite the sources as ruff likes them
 	$(BIN)/ruff check --fix
@@ -141,7 +145,7 @@ format: install ## Rewrite the sources as ruff likes them
 
 typecheck: install ## mypy
 	@$(BIN)/mypy -p flashpool.pool -p flashpool.envs -p flashpool.frontends | sed -E "s,build/__editable__[^/]*/flashpool/,,"
-	$(BIN)/mypy tests/support tests/handlers docker/build_tarball.py examples
+	$(BIN)/mypy tests/support tests/handlers docker/build_tarball.py docker/install_wheels.py examples
 
 bench: install ## Measure against the reference of each figure (table and JSON)
 	$(UV) sync -q --frozen --inexact --no-install-project --group bench

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Starts the injected server: makes its environment once, then becomes `flashpool serve auto`.
 #
-#   this folder: release, requirements.txt, wheels/   (the unpacked tarball)
+#   this folder: release, wheels/, install_wheels.py   (the unpacked tarball)
 #   env/         the server's own environment, made here of the wheels, without a network
 #
 # The server runs on a Python of the minor version that the wheels are for. The user's code runs on the
@@ -75,29 +75,13 @@ find_base_python() {
     printf '%s\n' "$(sed -n 's/^home = //p' "$here/env/pyvenv.cfg")/python$minor"
 }
 
-# uv is in a wheel, which is a zip archive.
-unpack_uv() {
-    "$python" -I -c '
-import glob, shutil, sys, zipfile
-(wheel,) = glob.glob(sys.argv[1] + "/wheels/uv-*.whl")
-with zipfile.ZipFile(wheel) as archive:
-    (name,) = [n for n in archive.namelist() if n.endswith(".data/scripts/uv")]
-    with archive.open(name) as source, open(sys.argv[2], "wb") as target:
-        shutil.copyfileobj(source, target)
-' "$here" "$1" && chmod 755 "$1"
-}
-
 # Of the wheels alone: no index, no configuration and no cache of the image's own has a say.
 make_environment() {
     sweep
     scratch=$(mktemp -d "$here/.env.$$.XXXXXX") || return 1
     trap 'rm -rf "$scratch"' EXIT
     trap 'exit 143' HUP INT TERM
-    unpack_uv "$scratch/uv" || return 1
-    set -- --quiet --offline --no-config --cache-dir "$scratch/cache" --no-python-downloads
-    "$scratch/uv" venv "$@" --relocatable --python "$python" "$scratch/env" || return 1
-    "$scratch/uv" pip install "$@" --no-index --find-links "$here/wheels" --no-deps \
-        --link-mode hardlink --python "$scratch/env" --requirement "$here/requirements.txt" || return 1
+    "$python" -I "$here/install_wheels.py" "$here/wheels" "$scratch/env" || return 1
     publish
     rm -rf "$scratch"
     trap - EXIT HUP INT TERM
@@ -129,7 +113,7 @@ if [ ! -x "$here/env/bin/python" ]; then
     if [ -d "$here/env" ]; then rm -rf "$here/env"; fi
     python=$(find_server_python) || exit 6
     say "making the environment of version $version, of $python"
-    make_environment || fail 7 "The server's environment cannot be made in $here; what uv said is above." \
+    make_environment || fail 7 "The server's environment cannot be made in $here; the reason is above." \
         "Is there room, and may $(id -un 2>/dev/null || id -u) write there?"
 fi
 if [ -z "${FLASHPOOL_BASE_PYTHON:-}" ]; then

@@ -3,7 +3,7 @@
 
     uv.lock --> what the server needs on that Python --> its wheels --> wheels/     -.
     sources --> uv build --------------------------------------------> wheels/      -+-> .tar.gz, .sha256
-    docker/bootstrap.sh, `release` (what is in it), requirements.txt (exact versions) -'
+    docker/bootstrap.sh, docker/install_wheels.py, `release` (what is in it) --------'
 
 One for each minor version of Python, for x86_64 and glibc 2.28 or later. Extras that other packages ask
 for are left out (``fastapi[all]``, ``aiohttp[speedups]``): the server imports none of them. The same
@@ -36,8 +36,10 @@ from packaging.utils import parse_wheel_filename
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", "pool", "envs", "frontends")
+#: What makes the server's environment of the wheels, and starts it.
+PROGRAMS: Final = ("bootstrap.sh", "install_wheels.py")
 #: Raised when the layout of the tarball changes.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: The platforms whose wheels may go in, the best first: glibc 2.28, and what is older.
 PLATFORMS: Final = [
     *(f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)),
@@ -201,8 +203,8 @@ def pack(folder: Path, target: Path) -> None:
     try:
         with (
             unfinished.open("wb") as raw,
-            # The wheels are compressed already: a higher level costs time at each start, and saves nothing.
-            gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=_TIME) as packed,
+            # The wheels are compressed already: a second time would save 2 % of the size and slow each start.
+            gzip.GzipFile("", "wb", compresslevel=0, fileobj=raw, mtime=_TIME) as packed,
             tarfile.open(mode="w", fileobj=packed, format=tarfile.GNU_FORMAT) as archive,
         ):
             for path in sorted(folder.rglob("*")):
@@ -250,9 +252,8 @@ def build(python: str, out: Path, *, uv: str, cache: Path) -> Path:
         wheels.mkdir(parents=True)
         fetch(packages, python, cache, wheels)
         build_wheel(uv, wheels)
-        shutil.copy(ROOT / "docker" / "bootstrap.sh", folder)
-        pins = [each.pin for each in packages] + [f"flashpool=={release['version']}"]
-        (folder / "requirements.txt").write_text("\n".join(pins) + "\n", "utf-8")
+        for name in PROGRAMS:
+            shutil.copy(ROOT / "docker" / name, folder)
         lines = [f"{name}={value}\n" for name, value in release.items()]
         (folder / "release").write_text("".join(lines), "utf-8")
         pack(folder, target)

@@ -17,7 +17,7 @@ from images.injected import answer, build, command_of, stop
 
 ROOT: Final = Path(__file__).parents[2]
 MINOR: Final = "{}.{}".format(*sys.version_info)
-#: Beside a Python: what bootstrap.sh calls. uv finds out about the system with some more.
+#: Beside a Python: what inject.sh and bootstrap.sh call.
 TOOLS: Final = (
     *("sh", "sed", "dirname", "mktemp", "mv", "rm", "chmod", "id"),
     *("tar", "gzip", "dd", "cut", "cp", "mkdir", "uname", "find", "sha256sum", "env", "cat", "ldd"),
@@ -36,9 +36,9 @@ def path_of(folder: Path, **more: str) -> str:
 def unpacked(folder: Path, python: str = MINOR) -> Path:
     """A tarball without wheels."""
     folder.mkdir()
-    shutil.copy(ROOT / "docker" / "bootstrap.sh", folder)
-    (folder / "release").write_text(f"format=1\nversion=0.0.1\npython={python}\n")
-    (folder / "requirements.txt").write_text("flashpool==0.0.1\n")
+    for name in ("bootstrap.sh", "install_wheels.py"):
+        shutil.copy(ROOT / "docker" / name, folder)
+    (folder / "release").write_text(f"format=2\nversion=0.0.1\npython={python}\n")
     (folder / "wheels").mkdir()
     return folder
 
@@ -75,8 +75,10 @@ def test_an_interpreter_that_does_not_start_is_told(tmp_path: Path) -> None:
 
 def test_an_environment_that_cannot_be_made(tmp_path: Path) -> None:
     folder = unpacked(tmp_path / "tarball")
+    (folder / "wheels" / "torn-1-py3-none-any.whl").write_bytes(b"PK half of a wheel")
     ended = start(folder, path_of(tmp_path / "bin", python3=sys.executable))
     assert ended.returncode == 7
+    assert "File is not a zip file" in ended.stderr
     assert "The server's environment cannot be made" in ended.stderr
     assert list(folder.glob(".env*")) == []
 
@@ -147,6 +149,11 @@ def test_the_real_server_starts_cold_then_warm(injected: Injected) -> None:
             assert said in injected.log()
         finally:
             stop(process)
+    (program,) = (injected.folder / "home").glob("*/env/bin/flashpool")
+    told = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout.startswith("flashpool ")
     assert [path.name for path in (injected.folder / "home").glob("*/.env*")] == []
 
 
@@ -157,7 +164,7 @@ def test_a_server_killed_while_its_environment_is_made_starts_again(injected: In
     until(lambda: list((injected.folder / "home").glob("*/.env.*/env")), 120)
     os.kill(process.pid, 9)
     process.wait()
-    # uv, which the killed shell had started, may still write there.
+    # The Python that the killed shell had started may still write there.
     process = injected.start()
     try:
         assert answer(process, injected.log) == [sys.base_prefix, MINOR]

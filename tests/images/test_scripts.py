@@ -1,4 +1,4 @@
-"""Files that nothing here runs are at least read: shell scripts by shellcheck, workflows for what they call."""
+"""Files that no test runs name targets, files and versions that there are. `make lint` checks their form."""
 
 import re
 import subprocess
@@ -8,23 +8,8 @@ from typing import Final
 import pytest
 import yaml
 
-from support import wants
-
 ROOT: Final = Path(__file__).parents[2]
-SCRIPTS: Final = sorted([*ROOT.glob("docker/*.sh"), *ROOT.glob("frontends/injection/*.sh")])
 WORKFLOWS: Final = sorted(ROOT.glob(".github/workflows/*.yml"))
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_clean_posix_shell(path: Path) -> None:
-    ended = subprocess.run(
-        [wants.program("shellcheck"), "--shell=sh", path],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -59,3 +44,19 @@ def test_the_version_of_uv_is_the_makefiles() -> None:
     assert found[0]
     assert found[1]
     assert found[0][1] == found[1][1]
+
+
+def test_images_bring_the_sdk_that_calls_get() -> None:
+    from flashpool.frontends.settings.table import Settings
+
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text("utf-8")
+    arguments = dict(re.findall(r'^ARG (\w+)="([^"]*)"$', dockerfile, re.MULTILINE))
+    (wanted,) = Settings.from_environ({}).calls_runpod
+    assert arguments["CALLS_RUNPOD"] == wanted
+    assert arguments["BASE_PACKAGES"].split() == ["numpy", wanted]
+    for target, more in (("print-cpu-packages", 0), ("print-gpu-packages", 3)):
+        told = subprocess.run(
+            ["make", "-s", target], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert told.stdout.split()[:2] == ["numpy", wanted]
+        assert len(told.stdout.split()) == 2 + more

@@ -27,7 +27,7 @@ twice() {
   "$@" ARGS="$arguments" && return
   failed=$(python3 -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' "$last_failed")
   [ -n "$failed" ] && [ "$(wc -l <<<"$failed")" -le 3 ] || return 1
-  failed=$(sed 's/^/UNSTEADY: /' <<<"$failed")
+  failed="UNSTEADY: ${failed//$'\n'/$'\n'UNSTEADY: }"
   printf '%s\n' "$failed" "== these a second time, alone"
   "$@" JOBS=0 ARGS="$arguments --last-failed --last-failed-no-failures=none"
   rows+=("$failed")
@@ -65,6 +65,8 @@ if system=$(PYTHON=/usr/bin/python3 bash tests/support/find_python.sh 2>/dev/nul
   tried+=" $(minor_of "$system")"
 fi
 
+# One argument for each.
+# shellcheck disable=SC2086
 other=$(whose_turn $tried)
 if [ -z "$other" ]; then
   echo "== no other minor version is installed"

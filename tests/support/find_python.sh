@@ -20,7 +20,7 @@ if found.startswith(os.path.join(sys.prefix, "")) and sys.prefix != sys.base_pre
     found = base
 print(found)'
 
-too_old= no_venv=
+too_old='' no_venv=''
 try() {
   local found status
   found=$("$1" -I -c "$probe" "${VERSION:-}" 2>/dev/null); status=$?
