@@ -1,9 +1,8 @@
 """The load-balanced front-end, live mode: ``POST /execute``, ``GET /ping``, ``GET /health``.
 
 An ASGI application that any server can host (``uvicorn module:app``); `server` hosts it with
-deadlines, signals and a drain. Its routes are plain ASGI inside Starlette: between socket and pool
-there is no model, dependency or middleware. FastAPI would add nothing here, and its import takes
-as long as all other imports of a start.
+deadlines, signals and a drain. Its routes are plain ASGI inside FastAPI: between socket and pool
+there is no model, dependency or middleware.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Protocol
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -270,8 +269,8 @@ async def _not_served(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": detail}, error.status_code, headers=error.headers)
 
 
-class LiveApp(Starlette):
-    """Starlette, and a table of routes that are served before its middleware and its router.
+class LiveApp(FastAPI):
+    """FastAPI, and a table of routes that are served before its middleware and its router.
 
     Those layers cost as much as all other work for a request, and routes without parameters do not
     need them.
@@ -280,12 +279,19 @@ class LiveApp(Starlette):
     def __init__(
         self,
         direct: Mapping[tuple[str, str], ASGIApp],
-        lifespan: Lifespan[Starlette],
+        lifespan: Lifespan[FastAPI],
         routes: LiveRoutes | None,
         *,
         access_log: bool,
     ) -> None:
-        super().__init__(lifespan=lifespan, exception_handlers={404: _not_served, 405: _not_served})
+        # No generated docs: clients of this port know the contract.
+        super().__init__(
+            lifespan=lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            exception_handlers={404: _not_served, 405: _not_served},
+        )
         self._direct = direct
         self._routes = routes
         self._access_log = access_log
@@ -312,11 +318,11 @@ def create_app(
     settings: Settings,
     admin: Admin | None = None,
     routes: LiveRoutes | None = None,
-) -> Starlette:
+) -> FastAPI:
     """The application; its lifespan starts and stops the service and the admin listener."""
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
         try:
             if admin is not None:
