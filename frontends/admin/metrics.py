@@ -101,13 +101,13 @@ def _server(stats: StatsDocument) -> Iterator[Metric]:
             "settings_digest": server.settings_digest,
         },
     )
-    yield _gauge("start_time_seconds", "When it started, since 1970.", server.started_at)
+    yield _gauge("start_time_seconds", "Start time in seconds since 1970.", server.started_at)
     yield _gauge("ready", "1 when calls start at once.", stats.ready)
     yield _gauge("draining", "1 when new calls are refused.", stats.draining)
     rss = process.rss_mb * 1e6
     yield _gauge("supervisor_resident_memory_bytes", "Resident memory of the server.", rss)
     yield _gauge("supervisor_open_fds", "Open descriptors of the server.", process.open_files)
-    what = "Mistakes of flashpool's own; each ended one call, worker or zygote."
+    what = "Errors of flashpool itself; each ended one call, worker or zygote."
     yield _count("internal_errors", what, process.callback_errors)
 
 
@@ -117,11 +117,13 @@ def _calls(stats: StatsDocument, exemplars: Exemplars) -> Iterator[Metric]:
     yield _gauge("slots_busy", "Slots in use.", stats.slots.busy)
     yield _gauge("queue_depth", "Calls that wait for a slot or a GPU.", queue.depth)
     if queue.limit is not None:
-        yield _gauge("queue_limit", "Calls that may wait; more are refused.", queue.limit)
+        yield _gauge("queue_limit", "Calls that may wait; further calls are refused.", queue.limit)
     oldest = queue.oldest_age_s or 0.0
-    yield _gauge("queue_oldest_age_seconds", "How long the oldest call waits.", oldest)
+    yield _gauge(
+        "queue_oldest_age_seconds", "Seconds that the oldest waiting call has waited.", oldest
+    )
     yield _count("queue_refused", "Calls refused because the queue was full.", queue.refused)
-    what = "Calls that ended, by how."
+    what = "Calls that ended, by outcome."
     yield _counts("calls", what, "outcome", stats.outcomes.items())
     family = HistogramMetricFamily(
         _PREFIX + "call_phase_seconds", "Seconds of calls in each phase.", labels=["phase"]
@@ -132,7 +134,7 @@ def _calls(stats: StatsDocument, exemplars: Exemplars) -> Iterator[Metric]:
         family.add_metric([phase], seen, latency.sum_s)
     yield family
     yield _gauge("exits_running", "Answered calls whose process still exits.", stats.exits.running)
-    what = "Things that calls left to be done at exit and that were ended at the limit."
+    what = "Exits of calls in which something was stopped at the limit."
     yield _count("exits_ended", what, stats.exits.ended)
 
 
@@ -154,7 +156,11 @@ def _processes(stats: StatsDocument) -> Iterator[Metric]:
     spawned = sum(one.start_method == "spawn" for one in zygotes)
     yield _gauge("zygotes_spawning", "Fork servers whose workers are spawned.", spawned)
     share = sum(one.pss_bytes or 0 for one in zygotes)
-    yield _gauge("zygotes_pss_bytes", "Memory of fork servers, shared pages by their part.", share)
+    yield _gauge(
+        "zygotes_pss_bytes",
+        "Memory of fork servers, with shared pages counted by their share.",
+        share,
+    )
     yield _gauge("spares", "Workers forked ahead of need.", sum(one.spares for one in zygotes))
     yield _gauge("workers", "Workers.", sum(one.workers for one in zygotes))
     what = "Class instances that live in workers."
@@ -172,7 +178,7 @@ def _processes(stats: StatsDocument) -> Iterator[Metric]:
     yield _count("app_worker_deaths", "Workers of apps that were lost.", deaths)
     yield from _routes([route for app in stats.apps for route in app.routes])
     yield _gauge("stuck_workers", "Killed workers that cannot be reaped.", len(stats.stuck))
-    yield _gauge("shortages", "Things the machine lacks just now.", len(stats.shortages))
+    yield _gauge("shortages", "Resources that the machine lacks now.", len(stats.shortages))
 
 
 def _routes(routes: list[RouteStats]) -> Iterator[Metric]:
@@ -201,7 +207,7 @@ def _gpus(stats: StatsDocument) -> Iterator[Metric]:
     yield _gauge("gpus_waiting_calls", "Calls that wait for GPUs.", gpus.waiting)
     yield _gauges("gpus", "GPUs.", "state", _tally(one.state for one in gpus.devices))
     used = [(one.uuid, one.used_bytes) for one in gpus.devices]
-    yield _gauges("gpu_memory_used_bytes", "Memory in use, at the latest look.", "gpu", used)
+    yield _gauges("gpu_memory_used_bytes", "Memory in use when last read.", "gpu", used)
     total = [(one.uuid, one.memory_bytes or 0) for one in gpus.devices]
     yield _gauges("gpu_memory_bytes", "Memory of the device.", "gpu", total)
     calls = [(one.uuid, one.calls) for one in gpus.devices]
@@ -216,7 +222,7 @@ def _gpus(stats: StatsDocument) -> Iterator[Metric]:
         for uuid, one in whole
         if one.utilization_percent is not None
     ]
-    what = "Part of the time in which the GPU computed, lately."
+    what = "Recent share of time in which the GPU computed."
     yield _gauges("gpu_utilization_ratio", what, "gpu", load)
     warm = [(uuid, one.temperature_c) for uuid, one in whole if one.temperature_c is not None]
     yield _gauges("gpu_temperature_celsius", "Temperature of the GPU.", "gpu", warm)
@@ -235,33 +241,33 @@ def _gpus(stats: StatsDocument) -> Iterator[Metric]:
 
 
 def _environments(stats: StatsDocument) -> Iterator[Metric]:
-    what = "Calls with packages, by where their environment was found."
+    what = "Calls with packages, by origin of their environment."
     yield _counts("environment_lookups", what, "origin", stats.environment_origins.items())
     ages = [(one.root, one.heartbeat_age_s) for one in stats.stores]
-    what = "Age of the heartbeat that keeps leases."
+    what = "Seconds since the last heartbeat, which keeps leases."
     yield _gauges("store_heartbeat_age_seconds", what, "store", ages)
     failures = [(one.root, one.failures) for one in stats.stores]
     yield _counts("store_failures", "Steps of the heartbeat that failed.", "store", failures)
     looked = [one for one in stats.stores if one.environments is not None]
     count = [(one.root, one.environments or 0) for one in looked]
-    yield _gauges("environments", "Environments that lie there.", "store", count)
+    yield _gauges("environments", "Environments in the store.", "store", count)
     size = [(one.root, one.bytes or 0) for one in looked]
-    yield _gauges("environments_bytes", "Bytes of their files.", "store", size)
+    yield _gauges("environments_bytes", "Bytes of the environments in the store.", "store", size)
     built = [(one.root, one.builds) for one in stats.stores]
     yield _counts("environment_builds", "Environments built by this server.", "store", built)
     failed = [(one.root, one.failed_builds) for one in stats.stores]
     what = "Environments that could not be resolved, fetched or built by this server."
     yield _counts("environment_builds_failed", what, "store", failed)
     evicted = [(one.root, one.evictions) for one in stats.stores]
-    what = "Environments that this server deleted for room, or for their age."
+    what = "Environments that this server deleted to free space, or because of their age."
     yield _counts("environment_evictions", what, "store", evicted)
     sound = [one for one in stats.storage if one.problem is None]
     free = [(one.place, one.free_bytes) for one in sound]
-    yield _gauges("storage_free_bytes", "Room left on the disk.", "place", free)
+    yield _gauges("storage_free_bytes", "Free bytes of the disk.", "place", free)
     size = [(one.place, one.size_bytes) for one in sound]
     yield _gauges("storage_size_bytes", "Size of the disk.", "place", size)
     age = [(one.place, one.age_s) for one in stats.storage]
-    what = "Since the disk was asked; one that grows says that it hangs."
+    what = "Seconds since the disk last answered; a growing age means that it hangs."
     yield _gauges("storage_age_seconds", what, "place", age)
 
 
@@ -269,8 +275,8 @@ def _jobs(jobs: JobsStats) -> Iterator[Metric]:
     yield _count("jobs_taken", "Jobs taken from the platform's queue.", jobs.taken)
     yield _gauge("jobs_running", "Jobs that have no report yet.", jobs.running)
     ends = [("done", jobs.done), ("failed", jobs.failed)]
-    yield _counts("jobs", "Jobs whose report was made, by what it says.", "result", ends)
-    what = "Reports that the platform has not taken yet."
+    yield _counts("jobs", "Jobs with a report, by its result.", "result", ends)
+    what = "Reports that the platform has not accepted yet."
     yield _gauge("job_reports_waiting", what, jobs.reports_waiting)
 
 
