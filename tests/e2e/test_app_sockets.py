@@ -200,3 +200,27 @@ def test_over_the_limit_of_websockets_is_503(tmp_path: Any) -> None:
         assert talked(server, "/ws/echo", second) == (503, 200)
         # There is room when the app's task has ended, which its client does not hear of.
         until(lambda: talked(server, "/ws/echo", _text) == "grüße")
+
+
+def test_operators_see_the_sockets_of_each_route(both: Both) -> None:
+    ours, _plain = both
+
+    def counts() -> dict[str, dict[str, int]]:
+        (app,) = ours.stats()["apps"]
+        return {one["route"]: dict(one["requests"]) for one in app["routes"]}
+
+    def of(route: str, kind: str) -> int:
+        return counts().get(route, {}).get(kind, 0)
+
+    kinds = {
+        "/ws/echo": ("/ws/echo", "1xx"),
+        "/ws/scope/a": ("/ws/scope/{name}", "1xx"),
+        "/ws/refuse": ("/ws/refuse", "4xx"),
+        "/ws/nowhere": ("(none)", "4xx"),
+    }
+    before = {place: of(*place) for place in kinds.values()}
+    for path in kinds:
+        talked(ours, path, _text)
+    for place in kinds.values():
+        until(lambda place=place: of(*place) == before[place] + 1)
+    assert "/ws/scope/a" not in counts()

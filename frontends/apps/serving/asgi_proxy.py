@@ -114,7 +114,9 @@ class AppProxy:
         """Handle one request or one WebSocket."""
         path = scope["path"]
         if scope["type"] == "websocket":
-            await self._serve_socket(scope, receive, send)
+            began = time.monotonic()
+            end = await self._serve_socket(scope, receive, send)
+            self._routes.ended(WEBSOCKET, path, end, time.monotonic() - began)
             return
         if self._access_log:
             send = logged(scope, send)
@@ -270,7 +272,7 @@ class AppProxy:
 
     # WebSockets.
 
-    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> str:
         await receive()  # it connects
         try:
             head = self._read_head(scope)
@@ -286,7 +288,7 @@ class AppProxy:
                 refused.error_type,
                 request_id=id_of(scope),
             )
-            return
+            return end_of(refused.status)
         socket = ProxiedSocket(asyncio.get_running_loop(), self._body_limit, head.given_id)
         socket.number = number = service.request(
             AppRequest(
@@ -309,6 +311,9 @@ class AppProxy:
                     end.phase,
                     request_id=socket.id,
                 )
+                return end_of(_STATUS[end.kind])
+            cut = socket.end is not None and socket.end.kind is not EndKind.ANSWERED
+            return CUT if cut else end_of(socket.status)
         finally:
             pump.cancel()
             service.leave(number)

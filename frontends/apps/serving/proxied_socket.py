@@ -57,6 +57,7 @@ class ProxiedSocket:
         "end",
         "given_id",
         "number",
+        "status",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, given_id: bytes = b"") -> None:
@@ -69,6 +70,8 @@ class ProxiedSocket:
         self._wider: asyncio.Future[None] | None = None
         self._room = app_messages.WINDOW
         self.number = 0
+        #: Of the answer to its client: 101, or that of the refusal; 0 as long as there is none.
+        self.status = 0
         self.end: AppEnd | None = None
 
     @property
@@ -82,6 +85,7 @@ class ProxiedSocket:
 
     def accepted(self, subprotocol: str, headers: Headers) -> None:
         """The app accepted the WebSocket."""
+        self.status = 101
         accept: Message = {"type": "websocket.accept", "headers": headers}
         self._hear(_Heard({**accept, "subprotocol": subprotocol or None}))
 
@@ -91,11 +95,13 @@ class ProxiedSocket:
 
     def closed(self, code: int, reason: str) -> None:
         """The app has closed it, or refused it."""
+        self.status = self.status or 403
         self._hear(_Heard(_close(code, reason)))
         self.ended(AppEnd(kind=EndKind.ANSWERED))
 
     def response(self, status: int, headers: Headers, body: bytes, more: bool) -> None:
         """An answer in its place."""
+        self.status = status
         kind = "websocket.http.response.start"
         self._hear(_Heard({"type": kind, "status": status, "headers": headers}))
         self.piece(body, more)
