@@ -24,6 +24,15 @@ TOKEN = "the-operator-s"
 CRASH = "import os\ndef crash():\n    print('last words', flush=True)\n    os._exit(3)"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 LIMIT_MS = 60_000
+MODEL = {
+    "execution_type": "class",
+    "class_name": "Model",
+    "class_code": "class Model:\n    def go(self): return 1",
+    "method_name": "go",
+    "instance_id": "model-a",
+    "create_new_instance": False,
+    "serialization_format": "json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +155,64 @@ def test_a_running_call_is_shown_while_it_runs(page: Page, server: Server) -> No
     finally:
         calling.join(60)
     expect(page.locator("#noRunning")).to_be_visible(timeout=LIMIT_MS)
+
+
+def test_cancel_and_evict_ask_first(page: Page, server: Server) -> None:
+    page.locator("#sign").click()
+    page.locator("#token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#sign")).to_have_text("Sign out", timeout=LIMIT_MS)
+    code = "import time\ndef endless():\n    print('at work', flush=True)\n    time.sleep(600)"
+    calling = threading.Thread(target=posted, args=(server, code))
+    calling.start()
+    try:
+        row = page.locator("#running tbody tr", has_text="endless")
+        row.get_by_role("button", name="Stacks").click()
+        expect(page.locator("#lookText")).to_contain_text(
+            'flash:endless", line 4', timeout=LIMIT_MS
+        )
+        page.locator("#look").get_by_role("button", name="Close").click()
+        row.get_by_role("button", name="Output").click()
+        expect(page.locator("#lookText")).to_contain_text("at work", timeout=LIMIT_MS)
+        page.locator("#look").get_by_role("button", name="Close").click()
+        # Whoever thinks better of it changes nothing.
+        row.get_by_role("button", name="Cancel").click()
+        page.locator("#confirmNo").click()
+        expect(row).to_be_visible()
+        row.get_by_role("button", name="Cancel").click()
+        sound(page)
+        page.locator("#confirmYes").click()
+        expect(page.locator("#running tbody tr", has_text="endless")).to_have_count(
+            0, timeout=LIMIT_MS
+        )
+    finally:
+        calling.join(60)
+    httpx.post(f"{server.url}/execute", json=MODEL, trust_env=False, timeout=60)
+    row = page.locator("#instances tbody tr", has_text="model-a")
+    row.get_by_role("button", name="Evict").click()
+    page.locator("#confirmYes").click()
+    expect(page.locator("#instances tbody tr", has_text="model-a")).to_have_count(
+        0, timeout=LIMIT_MS
+    )
+    assert server.stats()["instances"] == []
+
+
+def test_a_quarantined_gpu_says_why(browser: Browser, server: Server) -> None:
+    event = b"event: stats\ndata: " + msgspec.json.encode(document(Recorder())) + b"\n\n"
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(LIMIT_MS)
+        page.route(
+            "**/events", lambda asked: asked.fulfill(body=event, content_type="text/event-stream")
+        )
+        page.goto(server.admin)
+        card = page.locator("#gpus .gpu.bad")
+        expect(card).to_contain_text("memory did not come back", timeout=LIMIT_MS)
+        expect(card).to_contain_text("93 % busy, 71 °C")
+        expect(card).to_contain_text(
+            "ECC errors corrected: 6; not corrected: 1; Xid errors: 2, the latest 79"
+        )
+        sound(page)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -146,11 +146,17 @@ function showHour(minutes) {
   say("hourText", text); image.setAttribute("aria-label", `Calls by the minute. ${text}`);
 }
 
+// By its number, as the card of the GPU has it; a MIG device shares its number with others.
+function gpuName(uuid) {
+  const gpu = latest && latest.gpus.devices.find((one) => one.uuid === uuid);
+  return gpu && !gpu.parent ? String(gpu.index) : short(uuid);
+}
+
 function showRunning(calls) {
   by("noRunning").hidden = calls.length > 0;
   say("runningCount", calls.length ? `(${number(calls.length)})` : "");
   table("running", calls.slice(0, 100), (call) => call.id, [3, 4], (call) => [
-    make("span", { class: "mono" }, `#${call.id}`), call.label, tag(call.phase), seconds(call.age_s), call.pid === null ? "–" : String(call.pid), short(call.environment), call.gpus.map(short).join(", ") || "–",
+    make("span", { class: "mono" }, `#${call.id}`), call.label, tag(call.phase), seconds(call.age_s), call.pid === null ? "–" : String(call.pid), short(call.environment), call.gpus.map(gpuName).join(", ") || "–",
     make("div", { class: "buttons", "data-call": call.id }, ...["Output", "Stacks", "Cancel"].map((what) => make("button", { type: "button", class: `small${what === "Cancel" ? " danger" : ""}`, "data-do": what, "aria-label": `${what} of call ${call.id}` }, what))),
   ]);
 }
