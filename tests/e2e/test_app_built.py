@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from e2e.app_servers import serving_app
+from e2e.server import until
 
 pytestmark = pytest.mark.shared_pool
 
@@ -58,3 +59,37 @@ def test_the_guides_service_is_served_from_its_artifact(
         assert "/execute" not in http.get("/openapi.json").json()["paths"]
         assert http.post("/crash").status_code == 502
         assert http.get("/users").json() == []
+
+
+OWN = """
+import os
+import click
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/where")
+async def where():
+    return [os.getpid(), click.__file__]
+
+
+@app.post("/crash")
+def crash():
+    os._exit(3)
+"""
+
+
+def test_an_apps_own_copy_of_a_package_is_what_each_worker_imports(tmp_path: Path) -> None:
+    folder = tmp_path / "app"
+    (folder / "click").mkdir(parents=True)
+    (folder / "click" / "__init__.py").touch()
+    (folder / "handler_own.py").write_text(OWN)
+    with serving_app(tmp_path, folder) as server:
+        first = server.http.get("/where").json()
+        # A successor finds imported what the zygote has imported ahead.
+        until(lambda: any(one["profile"] and one["pid"] for one in server.stats()["zygotes"]), 60)
+        assert server.http.post("/crash").status_code == 502
+        second = server.http.get("/where").json()
+    assert first[0] != second[0]
+    assert first[1] == second[1] == str(folder / "click" / "__init__.py")
