@@ -41,7 +41,7 @@ unexport VIRTUAL_ENV
 
 .PHONY: check ci help install run test test-handler test-lb-handler \
   build build-gpu build-cpu build-lb build-lb-cpu build-wip print-cpu-packages print-gpu-packages smoketest smoketest-lb \
-  image-without-docker tarball test-on test-newest test-all test-gpu test-differential \
+  image-without-docker tarball test-on test-newest test-sdk test-all test-gpu test-differential \
   coverage lint format typecheck bench bench-against docs clean
 
 check: lint typecheck test ## Lint, types, tests (the default)
@@ -114,6 +114,12 @@ test-newest: install ## Process and contract tests, with the newest packages in 
 	  $(UV) pip freeze -q --python .venv-newest | grep -vxFf <($(UV) pip freeze -q --python $(VENV)) || true
 	.venv-newest/bin/pytest $(AT_ONCE) -m 'not slow and not gpu' tests/process tests/contract $(ARGS)
 
+test-sdk: install ## Tests of SDK 2.0, with the newest version of its client in place of the oldest
+	@$(UV) venv -q --clear --python "$$(<build/interpreter)" .venv-sdk
+	@$(UV) pip install -q --python .venv-sdk --upgrade -r tests/sdk2/client2/pyproject.toml
+	@$(UV) pip freeze -q --python .venv-sdk | grep '^runpod=='
+	SDK_PYTHON='$(CURDIR)/.venv-sdk/bin/python' $(BIN)/pytest $(AT_ONCE) -m 'not slow' tests/sdk2 $(ARGS)
+
 test-differential: install ## Programs in calls and in scripts, with a hundred packages (ARGS='-k data:' for one group)
 	@mkdir -p build
 	$(BIN)/pytest $(AT_ONCE) -m differential --differential-table=build/differential.txt $(ARGS)
@@ -162,7 +168,7 @@ docs: install ## Check the pages, and build them as a site in build/site
 
 clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-uv .venv-3.* .venv-on-* .venv-client-3.* .venv-client2-3.* build dist .mypy_cache .pytest_cache .ruff_cache \
-	  .import_linter_cache .hypothesis *.egg-info .venv-newest .venv-coverage
+	  .import_linter_cache .hypothesis *.egg-info .venv-newest .venv-sdk .venv-coverage
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV_READY):

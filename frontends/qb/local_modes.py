@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -42,6 +43,9 @@ _log = logging.getLogger(__name__)
 
 #: Exit status of uvicorn's own command when it cannot listen.
 _NOT_STARTED: Final = 3
+#: A path of the platform's API, and what the SDK calls it; those that the platform has as GET.
+_OF_PLATFORM: Final = re.compile(r"/v2/[^/]+(/(?:run|runsync|status/[^/]+|stream/[^/]+))")
+_ASKED: Final = ("/status/", "/stream/")
 #: Makes what runs jobs, and the admin listener of a server.
 Open = Callable[[], tuple[JobRunner, Admin | None]]
 
@@ -119,12 +123,32 @@ class LocalHandler:
         return await runner.results.report(job_id, outcome, streamed=False)
 
 
+class PlatformPaths:
+    """Serves the paths and methods of RunPod's own API too: clients of that can use a local queue.
+
+    POST /v2/<endpoint>/runsync      -> POST /runsync
+    GET  /v2/<endpoint>/status/<id>  -> POST /status/<id>, which is where the SDK's API runs the job
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle one request, or the server's start and stop."""
+        found = _OF_PLATFORM.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        if found is not None:
+            scope = {**scope, "path": found[1], "raw_path": found[1].encode()}
+            if found[1].startswith(_ASKED):
+                scope["method"] = "POST"
+        await self._app(scope, receive, send)
+
+
 class _ApiServer(uvicorn.Server):
     """uvicorn, which has the jobs stopped while it waits for their answers to be sent."""
 
     def __init__(self, app: Any, host: str, port: int, local: LocalHandler) -> None:
         level = os.environ.get("UVICORN_LOG_LEVEL", "info")
-        guarded = SameMachine(app, loopback=is_loopback(host))
+        guarded = SameMachine(PlatformPaths(app), loopback=is_loopback(host))
         super().__init__(
             uvicorn.Config(guarded, host=host, port=port, log_level=level, access_log=False)
         )

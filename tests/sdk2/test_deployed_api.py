@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import pytest
 from e2e.app_sockets import talked
-from e2e.server import FLASHPOOL, ServerProcess
+from e2e.server import FLASHPOOL, ServerProcess, until
 from sdk2.sdk_client import APPS, ApiCase, Told, call_api
 from websockets.asyncio.client import ClientConnection
 
@@ -174,6 +175,19 @@ def test_a_path_that_is_not_there_is_an_endpoint_that_is_not_found(told: Told) -
 
 def test_query_parameters(server: ServerProcess) -> None:
     assert server.http.get("/items/7", params={"double": "yes"}).json() == 14
+
+
+def test_ping_while_a_route_blocks(told: Told, server: ServerProcess, tmp_path: Path) -> None:
+    assert told.calls
+    own, other = tmp_path / "own", tmp_path / "other"
+    with ThreadPoolExecutor(1) as pool:
+        body = {"own": str(own), "other": str(other)}
+        blocked = pool.submit(server.http.post, "/meets", json=body)
+        until(own.exists)
+        assert server.http.get("/ping").status_code == 200
+        assert server.http.get("/n").json() == 100
+        other.touch()
+        assert blocked.result().json() == "met"
 
 
 def test_nobody_may_send_code(server: ServerProcess) -> None:

@@ -9,7 +9,7 @@ import pytest
 from e2e.endpoints import EndpointWorld
 from e2e.server import serving
 from sdk2.rp_command import build_artifact, run_rp
-from sdk2.sdk_client import REDIRECT
+from sdk2.sdk_client import APPS, REDIRECT
 
 from support.client import ROOT, sdk_python
 from support.cloud import Platform, Worker
@@ -57,6 +57,16 @@ def test_functions_of_a_dev_session(name: str, variables: dict[str, str], tmp_pa
         lines = run_rp(*command, folder=tmp_path, variables=platform.client_env())
         assert printed(lines, name) == PRINTED[name]
         assert platform.endpoints() == {}
+
+
+@pytest.mark.slow
+def test_a_function_that_calls_another_endpoint(variables: dict[str, str], tmp_path: Path) -> None:
+    """It finds that by its name, with the key of the account; each has its variables."""
+    with Platform(worker=WORKER, worker_variables=variables) as platform:
+        platform.pods.add_variables({"RUNPOD_API_BASE_URL": platform.urls().api})
+        command = ("flash", "dev", "--once", APPS / "dev_session.py")
+        lines = run_rp(*command, folder=tmp_path, variables=platform.client_env())
+    assert "['t1', 2]" in lines
 
 
 @pytest.mark.slow

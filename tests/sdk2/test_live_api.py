@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,6 +145,20 @@ def sync(server: Server, source: str, resource: str = "Counter", **fields: Any) 
     return server.http.post(
         "/_runpod/sync", json={"source": source, "resource": resource, **fields}
     )
+
+
+def test_ping_while_a_route_blocks(told: Told, server: Server, tmp_path: Path) -> None:
+    assert told.calls
+    assert sync(server, (APPS / "live_api.py").read_text()).status_code == 200
+    own, other = tmp_path / "own", tmp_path / "other"
+    with ThreadPoolExecutor(1) as pool:
+        body = {"own": str(own), "other": str(other)}
+        blocked = pool.submit(server.http.post, "/meets", json=body)
+        until(own.exists)
+        assert server.http.get("/ping").status_code == 200
+        assert server.http.get("/n").json() == 100
+        other.touch()
+        assert blocked.result().json() == "met"
 
 
 def test_a_source_that_breaks_is_refused_with_its_reason(told: Told, server: Server) -> None:

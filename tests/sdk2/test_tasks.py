@@ -29,7 +29,10 @@ CASES: Final[list[Case]] = [
     ("raises", "ends", "remote", ["raise"]),
     ("exits", "ends", "remote", ["exit"]),
     ("_exits", "ends", "remote", ["_exit"]),
+    ("segfault", "ends", "remote", ["segfault"]),
+    ("items", "items", "remote", [2]),
     ("spawned", "collect", "30", [[3]]),
+    ("too long", "ends", "1", ["sleep"]),
 ]
 SLEEPS: Final = {
     "function_name": "f",
@@ -95,6 +98,7 @@ def told(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> Told:
 def test_values(told: Told) -> None:
     """They are pickled: a set is one."""
     assert told.value("collected") == "{'set': {1, 2}}"
+    assert told.value("items") == "[0, 1]"
     assert told.value("spawned") == "{'set': {3}}"
 
 
@@ -104,11 +108,19 @@ def test_values(told: Told) -> None:
         ("raises", "ValueError: no such luck"),
         ("exits", "SystemExit: 3"),
         ("_exits", "exit code 7"),
+        ("segfault", "SIGSEGV"),
     ],
 )
 def test_failures_are_told(told: Told, call: str, text: str) -> None:
     assert told.text(call).startswith("task execution failed: ")
     assert text in told.text(call)
+
+
+def test_the_client_s_timeout_ends_a_task(told: Told, pod: Pod) -> None:
+    """The client gives up by itself at that time, and nothing runs on."""
+    assert told.calls["too long"]["raised"] == "TimeoutError"
+    done = until(lambda: _done(pod))
+    assert "its timeout of 1 s" in str(done["error"])
 
 
 def test_the_token_is_wanted_for_all_but_ping(pod: Pod) -> None:

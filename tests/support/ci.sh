@@ -3,6 +3,7 @@
 #
 #   lint, types, docs                the sources
 #   test-newest                      what an installation without the lock gets
+#   test-sdk                         SDK 2.0's newest client; `test` has the oldest one supported
 #   unit, contract and process       on the system's own Python: Debian's is linked statically,
 #                                    and runs a sitecustomize of its own
 #   the same                         on one more minor version: each has its turn
@@ -56,6 +57,8 @@ whose_turn() {
 
 row "lint, types and docs" make lint typecheck docs
 row "process and contract tests, with the newest packages" twice "" make test-newest
+
+row "tests of SDK 2.0, with its newest client" twice "" make test-sdk
 
 tried=$(minor_of "$default")
 if system=$(PYTHON=/usr/bin/python3 bash tests/support/find_python.sh 2>/dev/null) \

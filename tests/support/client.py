@@ -23,7 +23,12 @@ def client_python() -> Path:
 
 
 def sdk_python() -> Path:
-    """The interpreter of SDK 2.0's client."""
+    """The interpreter of SDK 2.0's client; its lock has the oldest version that is supported.
+
+    SDK_PYTHON names another one (`make test-sdk`).
+    """
+    if given := os.environ.get("SDK_PYTHON"):
+        return Path(given)
     return _python("client2", _SDK_PROJECT)
 
 

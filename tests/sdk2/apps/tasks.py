@@ -24,4 +24,11 @@ def ends(how):
         sys.exit(3)
     if how == "_exit":
         os._exit(7)
+    if how == "segfault":
+        os.kill(os.getpid(), 11)
     time.sleep(600)
+
+
+@app.task(cpu=CPU)
+def items(count):
+    yield from range(count)

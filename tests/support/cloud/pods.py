@@ -111,6 +111,10 @@ class Pods:
         self.workers: list[Worker] = []
         self._named = 0
 
+    def add_variables(self, variables: Mapping[str, str]) -> None:
+        """What later workers have in their environment besides."""
+        self._variables = {**self._variables, **variables}
+
     def name(self) -> str:
         self._named += 1
         return f"pod{self._named}"
