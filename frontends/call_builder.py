@@ -51,7 +51,7 @@ def spec_of(request: FunctionRequest) -> Spec | None:
 
 
 def trace_of(request: FunctionRequest) -> dict[str, str]:
-    """Its place in its caller's trace, as headers name that."""
+    """Return the request's place in its caller's trace, from its headers."""
     if not request.traceparent:
         return {}
     return {"traceparent": request.traceparent, "tracestate": request.tracestate or ""}

@@ -1,14 +1,15 @@
-"""Which instances live on which server: a file of each on the volume that they share.
+"""Which instances live on which server: one file per server, on the volume that they share.
 
     <volume>/flashpool/instances/<holder>.json
         {"pod": "x7k2", "instances": {"<hash of the instance's id>": [last used, lives]}}
 
-A server writes its own file and reads those of the others. Ids are hashed, so that a volume shows
-none of them. Whether a server is alive, its heartbeat in ``holders/`` says, as for environments. A
-file stays when its server has gone: that an instance lived there is what others want to know.
+A server writes its own file and reads those of the others. Ids are hashed, so that they are not
+readable on the volume. Heartbeats in ``holders/`` show whether a server is alive, as for
+environments. A file stays after its server is gone, because others need to know that an instance
+lived there.
 
-Anybody may have written what lies there. A file counts only if each part has the expected form,
-and files, entries and sizes are bounded.
+The files are not trusted. A file counts only if each part has the expected form, and the number of
+files, their entries and their sizes are bounded.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from flashpool.pool.instance_records import Elsewhere
 MOST_INSTANCES: Final = 1000
 #: Files of other servers that are read: those written last.
 MOST_FILES: Final = 64
-#: Bytes of a file; one that is full takes some 60,000.
+#: Largest size of a file in bytes; a full file has some 60,000.
 _LARGEST: Final = 1 << 17
 #: Seconds for which an instance that has ended is remembered.
 KEPT_S: Final = 7 * 86_400.0
@@ -48,12 +49,12 @@ _KEY: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def key_of(instance: str) -> str:
-    """What stands for an instance's id in a file."""
+    """Return the hash that stands for an instance's id in a file."""
     return hashlib.sha256(instance.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class Known(NamedTuple):
-    """What a server says of one of its instances."""
+    """What a server's file says about one of its instances."""
 
     last_used_at: float
     lives: bool
@@ -76,7 +77,7 @@ class InstanceFiles:
         )
         self._written: dict[str, Known] = {}
         self._beaten = False
-        #: What was read, by file: its time and size, and its content.
+        #: By file: its time and size when it was read, and its content.
         self._read: dict[str, tuple[tuple[int, int], _Content]] = {}
 
     def open(self) -> None:
@@ -85,7 +86,7 @@ class InstanceFiles:
             keep_apart(self._root)
 
     def exchange(self, mine: Mapping[str, Known]) -> dict[str, Elsewhere]:
-        """Write the own instances, by key; those of all other servers, by key."""
+        """Write this server's instances, by key; return those of all other servers, by key."""
         own = self._holders.me + _SUFFIX
         found = self._folder.files(_holder_of)
         others = [(name, status) for name, status in found if name != own and name[0] != "."]
@@ -127,11 +128,11 @@ class InstanceFiles:
         try:
             return parse(self._folder.read(name, _LARGEST))
         except OSError:
-            # It is gone, or too large to be ours.
+            # The file is gone, or larger than any file that a server writes.
             return _Content("", {})
 
     def _clean(self, others: list[tuple[str, Any]], unfinished: list[str]) -> None:
-        """Delete the files of servers that have gone: old ones, and those that nobody reads."""
+        """Delete files of servers that are gone: old files, and those beyond the bound."""
         if not self._beaten:
             return
         oldest = self._holders.now() - KEPT_S * 1e9
@@ -147,14 +148,16 @@ class InstanceFiles:
 
 
 class _Content(NamedTuple):
-    """One file."""
+    """The content of one file."""
 
     pod: str
     instances: Mapping[str, Known]
 
 
 def parse(data: bytes) -> _Content:
-    """What of a file has the expected form; nothing where the whole has not."""
+    """Parse the entries of a file that have the expected form; return nothing if the file as a
+    whole is invalid.
+    """
     value = parse_object(data) or {}
     pod, instances = value.get("pod"), value.get("instances")
     if not (isinstance(pod, str) and _POD.fullmatch(pod) and isinstance(instances, dict)):
@@ -175,7 +178,7 @@ def _sound(entries: Iterable[tuple[Any, Any]], latest: float) -> Iterator[tuple[
 
 
 def _merged(contents: Iterable[tuple[_Content, bool]]) -> dict[str, Elsewhere]:
-    """By key, the place where it lives, or else where it was used last."""
+    """Return, by key, the place where an instance lives, or else where it was used last."""
     oldest = time.time() - KEPT_S
     found: dict[str, Elsewhere] = {}
     for content, alive in contents:
@@ -194,7 +197,9 @@ def _rank(one: Elsewhere) -> tuple[bool, float]:
 
 
 def _holder_of(name: str) -> str:
-    """Whose file it is, also while that writes it; nobody's, if it is no such file."""
+    """Return the server that a file belongs to, also for a file that is being written; empty for
+    other files.
+    """
     found = _FILE.fullmatch(name)
     holder = "" if found is None else found[1] or found[2]
     return holder if parse_holder(holder) is not None else ""

@@ -1,11 +1,12 @@
-"""What this server knows of instances on other pods, and what it says of its own.
+"""Exchanges with other pods on the same volume which instances live where.
 
     submit --called--> own --each beat--> InstanceFiles.exchange --> others
     outcome --annotated--> the same, with where else its instance lives or lived
 
-Two pods that share a volume may both create an instance for one id, each with a state of its own;
-and a pod that goes takes the states of its instances along. Neither can be mended here, but a caller
-must learn of it. Files are read once a beat, in a thread; a call looks into a table.
+Two pods that share a volume may both create an instance for one id, each with its own state, and a
+pod that is removed takes the states of its instances along. Neither can be prevented here, but
+callers must be told. Files are exchanged once per heartbeat, in a thread; a call only looks into a
+table.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .logs.line_format import pod
 
 _log = logging.getLogger(__name__)
 
-#: Seconds: times are told in such steps, so that not every call has the file written again.
+#: Resolution of times in seconds, so that not every call causes the file to be written.
 _STEP_S: Final = 10.0
 #: Seconds that the end of the server waits for the volume.
 _CLOSE_S: Final = 2.0
@@ -42,13 +43,13 @@ class _Own:
     """An instance that was called here."""
 
     called_at: float = 0.0
-    #: Whether there ever was one: the first call may have been refused, or fail.
+    #: Whether the instance ever existed: its first call may have been refused, or have failed.
     was_there: bool = False
     lives: bool = False
 
 
 class InstanceNews:
-    """One server's. All methods belong to the loop."""
+    """The exchange of one server. All methods run on the loop."""
 
     def __init__(
         self, files: InstanceFiles, disk: DiskThreads, backend: Backend, period_s: float
@@ -59,8 +60,8 @@ class InstanceNews:
         self._period_s = period_s
         #: By id, the one called longest ago first.
         self._own: OrderedDict[str, _Own] = OrderedDict()
-        #: Ids that were made here, as the request had none. Each call may bring a new one, so these
-        #: are forgotten first.
+        #: Ids that the server generated for requests without one. Each call may bring a new one, so
+        #: these are forgotten first.
         self._unnamed: OrderedDict[str, None] = OrderedDict()
         self._others: dict[str, Elsewhere] = {}
         self._task: asyncio.Task[None] | None = None
@@ -69,7 +70,7 @@ class InstanceNews:
 
     @classmethod
     def of(cls, settings: EnvSettings, backend: Backend) -> InstanceNews | None:
-        """None where there is no volume: then nobody shares one."""
+        """Create the exchange; return None without a volume."""
         volume = volume_of(settings)
         if volume is None:
             return None
@@ -113,7 +114,7 @@ class InstanceNews:
             del self._own[oldest]
 
     def annotated(self, outcome: Outcome) -> Outcome:
-        """The outcome of a call, with what is known of its instance on other pods."""
+        """Return the outcome of a call with warnings about its instance on other pods."""
         record = outcome.instance
         if record is None:
             return outcome

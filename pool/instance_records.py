@@ -1,4 +1,4 @@
-"""The instance that a call ran in, as the call's answer tells of it."""
+"""The instance in which a call ran, as shown in the call's answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Elsewhere(NamedTuple):
     last_used_at: float
 
     def warning(self, instance: str) -> str:
-        """What a caller should know."""
+        """Return the warning for the caller."""
         if self.lives:
             return (
                 f"instance {instance!r} also lives on pod {self.pod}, with a state of its own: "

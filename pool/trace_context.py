@@ -1,7 +1,7 @@
-"""Where a call is in a distributed trace, in the words of W3C Trace Context.
+"""The place of a call in a distributed trace, in the terms of W3C Trace Context.
 
-A front-end that traces calls gives each one its place. The call's process has that place in its
-environment, where OpenTelemetry's SDKs and the programs that the call starts look for it.
+A front-end that traces calls gives each call its place. The call's environment variables hold that
+place, where OpenTelemetry's SDKs and programs that the call starts read it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ VARIABLES: Final = ("TRACEPARENT", "TRACESTATE")
 
 
 class TraceContext(NamedTuple):
-    """One place in a trace."""
+    """A place in a trace."""
 
     #: ``00-<trace id>-<span id>-<flags>``.
     traceparent: str
@@ -25,5 +25,5 @@ class TraceContext(NamedTuple):
         return self.traceparent.split("-")[1]
 
     def variables(self) -> dict[str, str]:
-        """As environment variables of the call's process."""
+        """Return the place as environment variables for the call's process."""
         return {name: value for name, value in zip(VARIABLES, self, strict=True) if value}

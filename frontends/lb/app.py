@@ -202,7 +202,7 @@ class Health:
 
 
 def _place_in_trace(headers: dict[bytes, bytes]) -> Mapping[str, str]:
-    """Those of a caller's headers that say where the request is in the caller's trace."""
+    """Return the caller's headers with the request's place in the caller's trace."""
     if b"traceparent" not in headers:
         return NO_TRACE
     return {

@@ -1,4 +1,4 @@
-"""Which exporters get the spans: ``OTEL_TRACES_EXPORTER``, as OpenTelemetry's own set-up reads it."""
+"""Chooses the exporters of spans by ``OTEL_TRACES_EXPORTER``, like OpenTelemetry's own set-up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 _GROUP: Final = "opentelemetry_traces_exporter"
 _OTLP: Final = "otlp"
-#: By protocol; the first one that is set counts.
+#: Variables that set the protocol; the first one that is set counts.
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _OF_PROTOCOL: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
@@ -20,7 +20,7 @@ class ExporterError(Exception):
 
 
 def exporters(environ: Mapping[str, str]) -> list[SpanExporter]:
-    """Those that the variables name; an empty list for ``none``.
+    """Return the exporters that the variables name; an empty list for ``none``.
 
     Raises:
         ExporterError: one of them is not installed, or refuses its variables.

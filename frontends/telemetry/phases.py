@@ -7,13 +7,13 @@ from typing import Final, NamedTuple
 from flashpool.pool.calls import Outcome, Receipt
 
 _NS: Final = 1_000_000_000
-#: Of the environment: these come first, before the pool has the call.
+#: Phases of the environment, which precede the call's time in the pool.
 _PROVISIONING: Final = ("resolve", "fetch", "build")
 _IN_POOL: Final = ("queue", "start", "run", "exit")
 
 
 class PhaseTimes(NamedTuple):
-    """One phase; nanoseconds since 1970."""
+    """Begin and end of one phase, in nanoseconds since 1970."""
 
     name: str
     start: int
@@ -47,7 +47,9 @@ def _ns(seconds: float) -> int:
 
 
 def failed_phase(outcome: Outcome, phases: list[PhaseTimes]) -> str:
-    """The phase in which a call failed: as its error says, or else its last one."""
+    """Return the phase in which a call failed: the one that its error names, or else
+    its last one.
+    """
     if outcome.ok or not phases:
         return ""
     names = [one.name for one in phases]

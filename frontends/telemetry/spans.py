@@ -1,7 +1,7 @@
 """From calls that have ended to spans: one for the call, and one below that for each phase.
 
-A server makes an `TracedCall` for each call, which costs little. The thread that exports makes all
-else out of that (`PhaseExporter`).
+A server creates a `TracedCall` for each call, which costs little. The thread that exports derives
+everything else from it (`PhaseExporter`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class TracedCall(ReadableSpan):
         self._outcome = outcome
 
     def spans(self, new_id: Callable[[], int]) -> Iterator[ReadableSpan]:
-        """The call with all that is known of it, then its phases in the order of time."""
+        """Return the span of the call with all known facts, then its phases in the
+        order of time.
+        """
         outcome, own = self._outcome, self.context
         error = "" if outcome.error_type is None else outcome.error_type[:_NAME]
         start, end = self._times
@@ -112,7 +114,7 @@ def _of_error(error: str) -> Mapping[str, AttributeValue]:
 
 
 def _status(error: str) -> Status:
-    # Without a description: an exception's words may hold secrets of the caller's.
+    # Without a description: an exception's message may hold secrets of the caller.
     return Status(StatusCode.ERROR) if error else Status(StatusCode.UNSET)
 
 
@@ -135,9 +137,9 @@ class PhaseExporter(SpanExporter):
         return self._inner.export(found)
 
     def shutdown(self) -> None:
-        """Give up what is still being sent."""
+        """Stop the export that is under way."""
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Nothing is kept here."""
+        """Pass the request on: this exporter buffers nothing itself."""
         return self._inner.force_flush(timeout_millis)

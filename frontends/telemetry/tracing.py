@@ -75,7 +75,7 @@ class Tracing:
         return CallSpan(self, own, parent if parent.is_valid else None, start)
 
     def ended(self, span: CallSpan, call: Call, call_id: int, outcome: Outcome) -> None:
-        """Have it exported."""
+        """Export a call that has ended."""
         end = time.time_ns()
         ended = TracedCall(
             call,
@@ -94,7 +94,7 @@ class Tracing:
             self.exemplars.add(outcome.receipt, span.trace.trace_id, end / 1e9)
 
     async def close(self) -> None:
-        """Export what is left, unless that takes too long."""
+        """Export what is left, for a limited time."""
         loop, closed = asyncio.get_running_loop(), asyncio.Event()
 
         def close() -> None:
@@ -124,20 +124,22 @@ class CallSpan:
         self.parent = parent
         #: Nanoseconds since 1970.
         self.start = start
-        #: The same for the call: what it traces comes below this span.
+        #: Place of the call in the trace: spans of the call are children of this span.
         self.trace = TraceContext(
             f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}",
             own.trace_state.to_header(),
         )
 
     def ended(self, call: Call, call_id: int, outcome: Outcome) -> None:
-        """Its call has its outcome."""
+        """Record the outcome of the call."""
         if self.own.trace_flags.sampled:
             self._tracing.ended(self, call, call_id, outcome)
 
 
 def _resource() -> Resource:
-    """Who traces; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES count more."""
+    """Return the resource of this service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take
+    precedence.
+    """
     ours = Resource(
         {
             "service.name": _NAME,

@@ -7,7 +7,7 @@
 
     modules that calls import --> PreloadLearner --> another zygote is wanted --> Scheduler
 
-Whoever tells the scheduler of an event gives what it returns to `do`.
+Code that reports an event to the scheduler passes the returned commands to `do`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _log = logging.getLogger(__name__)
 
 
 class CommandRunner:
-    """What the scheduler's commands do (and `residents.Host`)."""
+    """Carries out the scheduler's commands (and implements `residents.Host`)."""
 
     def __init__(self, components: Components, change: ChangeSignal) -> None:
         self._components = components
         self._change = change
-        #: Of the latest call: most likely that of the next.
+        #: Codec of the latest call, which the next call probably shares.
         self.codec = Codec.FLASH
 
     def do(self, commands: Iterable[Command]) -> None:
@@ -52,7 +52,7 @@ class CommandRunner:
             try:
                 self._do_one(command)
             except Exception as error:  # noqa: BLE001 - it is counted, and ends what it belongs to
-                # Those behind it are about others.
+                # Later commands concern other calls.
                 components.recorder.callback_failed(f"{command!r}", error)
                 with components.recorder.counted(f"the end of {command!r}"):
                     self._end(command, error)
@@ -79,7 +79,7 @@ class CommandRunner:
             self._fail(command)
 
     def _end(self, command: Command, error: Exception) -> None:
-        """A command could not be carried out, for a mistake of ours: end what it is about."""
+        """End what a command concerns that failed because of a bug in flashpool."""
         components = self._components
         if isinstance(command, Dispatch):
             if (worker := components.worker_set.by_id.get(command.worker)) is not None:
@@ -101,7 +101,7 @@ class CommandRunner:
         worker = components.worker_set.by_id[command.worker]
         running = components.calls.by_id.get(command.call)
         if running is None:
-            # A number that is no call's is a load's.
+            # A number that belongs to no call belongs to a load.
             if components.apps.takes(command.call):
                 components.apps.dispatched(command.call, worker, gpus)
                 return
@@ -131,7 +131,7 @@ class CommandRunner:
 
     def _fork(self, command: ForkWorkers) -> None:
         components = self._components
-        # Spares that somebody waits for already have no time to limber up.
+        # Spares for which calls wait already have no time to warm up.
         practise = "" if components.scheduler.waiting else self.codec.value
         components.zygote_set.fork(command.key, command.number, practise)
 
@@ -148,17 +148,17 @@ class CommandRunner:
     # Which zygote.
 
     def want(self, key: ZygoteKey | None) -> None:
-        """Have it up, though no call needs it yet."""
+        """Keep a zygote running, even if no call needs it yet."""
         if key is not None and not self._components.closed:
             self.do(self._components.scheduler.wanted(key, self._components.now()))
 
     def retire(self, key: ZygoteKey) -> None:
-        """Have the calls of its environment do without what it has preloaded."""
+        """Replace a zygote: calls of its environment do without its preloads."""
         lean = ZygoteKey(key.environment)
         self.do(self._components.scheduler.retire(key, lean, self._components.now()))
 
     def learn(self, call: Call, zygote: ZygoteProcess, meta: wire.ResultMeta) -> tuple[str, ...]:
-        """What a call imported and changed; what its caller should know of that."""
+        """Learn from what a call imported and changed; return warnings for its caller."""
         modules = meta.texts("modules")
         changes = [*meta.texts("changed"), *(f"native:{name}" for name in meta.texts("native"))]
         learner, function = self._components.learner, call.function_key
@@ -171,7 +171,7 @@ class CommandRunner:
         return tuple(map(str, conflicts))
 
     def reroute(self, key: ZygoteKey) -> None:
-        """Have calls that came before anybody knew what they import wait here, where it is.
+        """Move calls that came before their imports were known to this zygote.
 
         Else a thousand that came at once would all import it.
         """

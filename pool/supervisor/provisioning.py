@@ -245,7 +245,7 @@ class Provisioning:
         return await self._environments.listing()
 
     async def published(self, limit_s: float) -> bool:
-        """Wait until what was made is there for other machines too; False: not within the limit."""
+        """Wait until built environments are on the volume, too; return False after the limit."""
         try:
             await asyncio.wait_for(self._environments.published(), max(0.0, limit_s))
         except asyncio.TimeoutError:

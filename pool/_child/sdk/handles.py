@@ -26,15 +26,17 @@ _MOUNTS = "RUNPOD_MOUNTS"
 
 
 class NeedsResident(Exception):
-    """The function has a start hook: it has to run where that has run, and stays for later calls."""
+    """The function has a start hook: it must run where the hook has run, and stays for
+    later calls.
+    """
 
 
 class NeedsProcess(Exception):
-    """The function has no start hook, though it was taken for one that has: it does not stay."""
+    """The function has no start hook, although it was sent to a worker that stays."""
 
 
 def imports_sdk(code: CodeType) -> bool:
-    """Whether the code of a module imports the SDK itself, and not only in a function."""
+    """Return whether the top level of a module's code imports the SDK, and not only a function."""
     return any(name == _SDK or name.startswith(f"{_SDK}.") for name in code.co_names)
 
 
@@ -51,7 +53,8 @@ def bind_volumes() -> None:
 
 
 def function_of(module: ModuleType, name: str, found: Any) -> Any:
-    """What to call for what the module has under the name: a handle's function, or itself.
+    """Return the callable that a module has under a name: a handle's function, or the object
+    itself.
 
     Raises:
         NeedsResident: it cannot run here.
@@ -66,7 +69,7 @@ def function_of(module: ModuleType, name: str, found: Any) -> Any:
 
 
 def handle_of(module: ModuleType, name: str, found: Any) -> Any:
-    """The handle of the function of that name; None: it has none.
+    """Return the handle of the function of that name; None if it has none.
 
     Raises:
         BadRequest: it is the handle of an API.
@@ -88,5 +91,5 @@ def handle_of(module: ModuleType, name: str, found: Any) -> Any:
 
 
 def handles_in(module: ModuleType, kind: type[Any]) -> list[Any]:
-    """The handles of that kind that a module has names for."""
+    """Return the handles of that kind to which names of a module refer."""
     return [one for one in vars(module).values() if isinstance(one, kind)]

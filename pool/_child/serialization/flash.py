@@ -144,7 +144,7 @@ def load_class(body: bytes) -> tuple[type[Any], list[Any], dict[str, Any]]:
 
 
 def load_method(body: bytes, instance: object) -> Invocation:
-    """What a request calls in an instance that is there already.
+    """Return the method call that a request makes in an existing instance.
 
     Raises:
         BadRequest: the request is malformed, or the instance has no such method.
@@ -315,7 +315,7 @@ else:
 
 
 def dump_result(value: object, as_json: bool) -> bytes:
-    """A result as ASCII text: base64 of its pickle, or JSON.
+    """Encode a result as ASCII text: base64 of its pickle, or JSON.
 
     Raises:
         Unserializable: it cannot be, whatever its own code raised on the way.

@@ -55,7 +55,9 @@ class AppRunner:
         make_workers: Callable[[AppNews], AppWorkers],
         changed: Callable[[], None],
     ) -> None:
-        """``find`` makes sure of an app's environment, and names it; ``numbers``: of its workers."""
+        """``find`` makes sure that an app's environment exists, and returns its name; ``numbers``
+        yields numbers for its workers.
+        """
         self.app = app
         self._find = find
         self._changed = changed
@@ -143,7 +145,9 @@ class AppRunner:
 
     @property
     def busy(self) -> int:
-        """Requests that have not ended, and tasks of those that have."""
+        """Return the number of requests that have not ended, and of tasks that outlive their
+        requests.
+        """
         return len(self._traffic) + len(self._lingering) + self._isolated.busy
 
     def request(self, request: AppRequest, sink: AppSink) -> int:
@@ -194,7 +198,7 @@ class AppRunner:
     # Life.
 
     async def settled(self) -> AppState:
-        """Wait until all of its workers have loaded it, or one could not."""
+        """Wait until all workers have loaded the app, or one could not; return the state."""
         table = self.table
         await self._waiters.until(lambda: bool(table.failure) or table.is_complete or table.closing)
         return self.state if self.table.is_complete else AppState.FAILED
@@ -205,12 +209,12 @@ class AppRunner:
         self._look_around()
 
     def note(self, text: str) -> None:
-        """Have stats tell this of it; nothing where it is empty."""
+        """Set a remark for the app's statistics; an empty text removes it."""
         self._note = text or None
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it is left."""
+        """Return whether no process and no request of the app is left."""
         return self.table.closing and not self.busy and not len(self.workers)
 
     def _look_around(self) -> None:
@@ -220,7 +224,7 @@ class AppRunner:
         self._changed()
 
     def start(self) -> None:
-        """Have its workers."""
+        """Start its workers."""
         self._do(self.table.start())
 
     def close(self) -> None:
@@ -239,7 +243,7 @@ class AppRunner:
             self.workers.close(number)
 
     def finish(self) -> None:
-        """The pool stops now: end what is left."""
+        """Stop what is left: the pool stops now."""
         self._cut("the server stopped before it was answered")
         self._traffic.clock.close()
         self._retirement.abandon()
@@ -318,14 +322,14 @@ class AppRunner:
     # What is heard of workers (`workers.AppNews`).
 
     def worker_loaded(self, worker: int, routes: Routes, load_s: float) -> None:
-        """It takes requests."""
+        """A worker is loaded and takes requests."""
         self._routing.loaded(routes)
         self._do(self.table.loaded(worker))
         self._place_held()
         self._look_around()
 
     def worker_sent(self, worker: int, frame: wire.Frame) -> None:
-        """A frame of one of its requests.
+        """Handle a frame of one of a worker's requests.
 
         Raises:
             BadFrame: it is none that a worker sends.
@@ -355,7 +359,7 @@ class AppRunner:
             self._do(self.table.answered(number))
 
     def worker_died(self, worker: int, cause: Cause, *, ours: bool) -> None:
-        """It is dead, or was not to be had."""
+        """A worker died, or was not available."""
         self._causes[worker] = cause
         row = self.table.workers[worker]
         if row.state is states.AppWorkerState.STARTING:
@@ -379,7 +383,7 @@ class AppRunner:
         self._look_around()
 
     def worker_gone(self, worker: int) -> None:
-        """Its process tree is gone."""
+        """The process tree of a worker is gone."""
         self._look_around()
 
 
