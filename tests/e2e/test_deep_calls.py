@@ -9,82 +9,91 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from e2e.server import Server, serving, until
+from e2e.server import Server, alive, serving, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 DEPTH: Final = 1100
-LIMIT_S: Final = 15
-#: Forks itself; each process marks its group, and the last one says that all are there.
+#: The first in which a thousand processes begin counts: a busy machine needs the later ones.
+LIMITS_S: Final = (15, 30, 60)
+#: A script that starts itself, each hundredth time in another session; the last one says that all are
+#: there. It starts programs: the kernel takes minutes for as many forks of a Python.
+SCRIPT: Final = """
+if [ "$1" -gt 0 ]; then
+    if [ $(($1 % 100)) = 0 ]; then setsid sh "$0" $(($1 - 1)); else sh "$0" $(($1 - 1)); fi
+else
+    : > "$0.complete"
+    sleep 600
+fi
+exit 0
+"""
 NEST: Final = """
-def nest(depth, marker):
-    import os, time
-    os.setpgid(0, 0)
-    with open(marker, "w") as file:
-        file.write(str(os.getsid(0)))
-    for _ in range(depth):
-        if os.fork():
-            break
-    else:
-        os.rename(marker, marker + ".complete")
-    time.sleep(600)
+def nest(script, depth):
+    import os, subprocess
+    subprocess.run(["sh", script, str(depth)], env={**os.environ, "NESTED_SCRIPT": script})
 """
 ECHO: Final = "def echo(token):\n    import time\n    time.sleep(0.05)\n    return token"
 
 
-def in_session(session: int) -> list[int]:
-    """A worker and all that it forked: each worker begins a session."""
-    found = []
-    for one in filter(str.isdigit, os.listdir("/proc")):
+class Tree:
+    """The processes of one such call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.script = folder / "nest.sh"
+        self.script.write_text(SCRIPT)
+
+    def begin(self, server: Server, limit_s: float) -> dict[str, Any]:
+        return server.execute(NEST, str(self.script), DEPTH, timeout_s=limit_s)
+
+    def is_complete(self) -> bool:
+        return Path(f"{self.script}.complete").exists()
+
+    def alive(self) -> list[int]:
+        """Those below its worker: all of them have a variable that names the script."""
+        return [int(one) for one in filter(str.isdigit, os.listdir("/proc")) if self._has(one)]
+
+    def _has(self, pid: str) -> bool:
         try:
-            if os.getsid(int(one)) == session:
-                found.append(int(one))
-        except ProcessLookupError:
-            pass
-    return found
-
-
-def deep(server: Server, marker: Path) -> dict[str, Any]:
-    return server.execute(NEST, DEPTH, str(marker), timeout_s=LIMIT_S)
-
-
-def session_of(marker: Path) -> int:
-    complete = marker.with_name(f"{marker.name}.complete")
-    until(complete.exists, 60)
-    return int(complete.read_text())
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return f"NESTED_SCRIPT={self.script}".encode() in variables.split(b"\0")
 
 
 def test_it_ends_at_its_limit_and_its_neighbours_have_their_results(tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
+    tree = Tree(tmp_path)
     with (
         serving(tmp_path, FLASHPOOL_SLOTS="3", FLASHPOOL_GRACE_S="1") as server,
         ThreadPoolExecutor(1) as threads,
     ):
-        call, number = threads.submit(deep, server, marker), 0
-        while not call.done():
-            number += 1
-            answer = server.execute(ECHO, number, memory_mb=512)
-            assert answer["json_result"] == number, answer
-        assert call.result()["error_type"] == "Timeout"
-        assert number > 10
-        session = session_of(marker)
-        until(lambda: not in_session(session))
+        for limit_s in LIMITS_S:
+            call, number = threads.submit(tree.begin, server, limit_s), 0
+            while not call.done():
+                number += 1
+                answer = server.execute(ECHO, number, memory_mb=512)
+                assert answer["json_result"] == number, answer
+            assert call.result()["error_type"] == "Timeout"
+            assert number > 10
+            if tree.is_complete():
+                break
+        assert tree.is_complete()
+        until(lambda: not tree.alive())
         assert server.stats()["supervisor"]["callback_errors"] == 0
         assert "Traceback" not in server.log()
         assert server.stop() == 0
 
 
 def test_nothing_of_it_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
+    tree = Tree(tmp_path)
     with (
         serving(tmp_path, FLASHPOOL_SLOTS="3") as server,
         ThreadPoolExecutor(1) as threads,
     ):
-        call = threads.submit(deep, server, marker)
-        session = session_of(marker)
-        assert len(in_session(session)) > DEPTH
-        tree = [process.pid for process in server.tree()]
+        call = threads.submit(tree.begin, server, 2 * LIMITS_S[-1])
+        until(tree.is_complete, LIMITS_S[-1])
+        assert len(tree.alive()) > DEPTH
+        own = server.tree()
         server.process.send_signal(signal.SIGKILL)
         assert call.exception(60) is not None
-        until(lambda: not in_session(session))
-        until(lambda: not [pid for pid in tree if os.path.exists(f"/proc/{pid}")])
+        until(lambda: not tree.alive())
+        until(lambda: not alive(own))
