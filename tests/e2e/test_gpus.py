@@ -15,6 +15,7 @@ import httpx
 import pytest
 from e2e.server import Server, serving, until
 
+from support.hanging_file import HangingFile
 from support.nvml.scripted import GIB, ScriptedNvml
 
 Serve = Callable[..., AbstractContextManager[Server]]
@@ -39,6 +40,7 @@ HOLD = """def hold(seconds):
     time.sleep(seconds)
     return os.environ["CUDA_VISIBLE_DEVICES"], begun
 """
+TOUCH = "def touch(path):\n    import os\n    os.path.exists(path)"
 #: "Allocates" on its device: memory that goes when its process does, or never.
 ALLOCATE = """def allocate(folder, size, stuck=False):
     import os
@@ -126,6 +128,30 @@ def test_operators_see_the_health_of_each_device(pod: Serve, scripted: ScriptedN
         (running,) = server.stats()["running"]
         os.kill(running["pid"], 9)
         assert call.result()["error_type"] == "WorkerCrashed"
+
+
+def test_the_gpu_of_a_call_that_cannot_be_killed_is_for_nobody_else(
+    pod: Serve,
+    scripted: ScriptedNvml,
+    tmp_path: Path,
+) -> None:
+    uuids = set(scripted.gpus(2))
+    volume = HangingFile(tmp_path / "volume")
+    try:
+        with pod() as server:
+            hung = server.execute(TOUCH, volume.file, timeout_s=0.5)
+            assert hung["error_type"] == "Timeout", hung
+            (shown,) = server.stats()["stuck"]
+            assert shown["state"] == "D"
+            (other,) = uuids - set(hung["receipt"]["gpus"])
+            assert {result(server.execute(SEEN)) for _ in range(4)} == {other}
+            volume.release()
+            until(lambda: not server.stats()["stuck"])
+            (tmp_path / "met").mkdir()
+            met = together(server, 2, str(tmp_path / "met"))
+            assert {result(answer)[0] for answer in met} == uuids
+    finally:
+        volume.close()
 
 
 def test_a_call_cannot_choose_its_device_by_its_environment(

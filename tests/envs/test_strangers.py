@@ -21,22 +21,32 @@ ODD = ("x-²-1-y", "evicting.x-²-1-y", "a-" + "9" * 100 + "-1-b", "\udcff", "a\
 
 def vandalised(volume: Path, digest: str) -> None:
     """What whoever may write there can leave, in the places that are listed and read."""
+    # Made elsewhere: what lies in the trash is being removed as soon as it is there.
+    aside = volume.with_name("aside")
     for folder in ("holders", "scratch", "claims", "trash", "requests", f"leases/{digest}"):
+        aside.mkdir()
         for number, name in enumerate(ODD):
-            path = volume / folder / name
+            path = aside / name
             if number % 2:
                 (path / "inner").mkdir(parents=True)
             else:
                 path.touch()
-        os.mkfifo(volume / folder / "pipe")
-        (volume / folder / "zero").symlink_to("/dev/zero")
+        os.mkfifo(aside / "pipe")
+        (aside / "zero").symlink_to("/dev/zero")
+        if folder == "trash":
+            make_deep_tree(aside / "deep")
+        for path in list(aside.iterdir()):
+            path.rename(volume / folder / path.name)
+        aside.rmdir()
     (volume / "claims" / ("b" * 40)).symlink_to("x-²-1-y")
     for path in (volume / "requests").glob("*.json"):
         path.write_text(json.dumps({"digest": digest, "resolved": 10**400}))
     (volume / "preloads" / f"{digest}.json").symlink_to("/dev/zero")
-    here = volume / "trash" / "deep"
-    here.mkdir()
-    handle = os.open(here, os.O_RDONLY)
+
+
+def make_deep_tree(root: Path) -> None:
+    root.mkdir()
+    handle = os.open(root, os.O_RDONLY)
     for _ in range(1200):
         os.mkdir("d", dir_fd=handle)
         below = os.open("d", os.O_RDONLY, dir_fd=handle)
